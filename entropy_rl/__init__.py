@@ -1,0 +1,79 @@
+"""Reinforcement learning of language-model reasoning in JAX, with entropy-shaped advantages.
+
+The functional core, ready for notebooks. Everything is a pure function over arrays and pytrees:
+
+    model     = load_model(ModelConfig(path=...))             policy, parameters, tokenizer
+    generate  = make_generate(model.policy, ...)              prompts -> Rollout
+    advantage = chain(group_normalize(...), shape_by_entropy(...))
+    update    = make_update(model.policy, advantage, ...)     (state, batch) -> (state, metrics)
+
+Importing this package touches no device and loads neither transformers nor data libraries; a name is
+imported when it is first used.
+"""
+
+import importlib
+from typing import Any
+
+from entropy_rl.version import __version__
+
+# name -> module it lives in
+_PUBLIC = {
+    # models
+    "load_model": "loading",
+    "Model": "loading",
+    "ModelConfig": "config",
+    "load_hf": "models",
+    "save_hf": "models",
+    "make_policy": "models",
+    "DecoderConfig": "models",
+    # sampling
+    "make_generate": "rollout",
+    "encode_prompts": "prompts",
+    # verdicts
+    "load_task": "tasks",
+    "Problem": "tasks",
+    "Verdict": "tasks",
+    "score": "scoring",
+    # advantages
+    "Transform": "advantages",
+    "chain": "advantages",
+    "group_normalize": "advantages",
+    "group_center": "advantages",
+    "leave_one_out": "advantages",
+    "whiten": "advantages",
+    "shape_by_entropy": "advantages",
+    # log-probs, losses, updates
+    "log_prob_and_entropy": "distributions",
+    "log_prob_and_entropy_from_logits": "distributions",
+    "policy_loss": "losses",
+    "ppo_surrogate": "losses",
+    "kl_estimate": "losses",
+    "importance_weight": "losses",
+    "token_weights": "losses",
+    "LossConfig": "config",
+    "make_batch": "train_step",
+    "make_update": "train_step",
+    "init_state": "train_step",
+    # statistics
+    "pass_at_k": "passk",
+    "pass_at_k_curve": "passk",
+    "bootstrap_interval": "passk",
+    "paired_difference": "passk",
+    # values
+    "Policy": "types",
+    "Rollout": "types",
+    "TokenStats": "types",
+    "TrainBatch": "types",
+    "TrainState": "types",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'entropy_rl' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"entropy_rl.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,157 @@
+"""Baselines: what a reward is compared with.
+
+The group baselines take one reward for each row, f32[B, 1]; row b belongs to group b // G. They see the
+valid rows alone: a row without a judgement moves no mean, and its own advantage is 0. So is that of a row
+which is the only valid one of its group, as there is nothing to compare it with (veRL keeps its raw
+reward instead). Where all rewards of a group are equal the advantage is exactly 0.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from entropy_rl.advantages.transform import Transform
+from entropy_rl.masked import masked_center, masked_var
+from entropy_rl.types import TokenStats
+
+
+def group_normalize(group_size: int, eps: float = 1e-6, ddof: int = 1) -> Transform:
+    """Standardise the reward within its group.
+
+    Aᵢ = (rᵢ - mean(r)) / (std(r) + ε), over the valid rows of the group.
+
+    Source: GRPO, https://arxiv.org/abs/2402.03300, §4.1.2; Eq. 3 of https://arxiv.org/abs/2506.14758.
+    Neither says which standard deviation; ddof = 1 and ε = 1e-6 are veRL's.
+
+    Args:
+      group_size: Completions per prompt (G), at least 2.
+      eps: Added to the standard deviation.
+      ddof: 1 for the standard deviation of a sample, 0 for that of a population.
+
+    Returns:
+      A transform f32[B, 1] -> f32[B, 1] of scope "group".
+
+    Raises:
+      ValueError: An argument is out of range; when called: B is no multiple of G, or the input is not
+        [B, 1].
+    """
+    _check_group_size("group_normalize", group_size)
+    if not eps >= 0:
+        raise ValueError(f"group_normalize: eps={eps!r} is not allowed; eps >= 0")
+    if ddof not in (0, 1):
+        raise ValueError(f"group_normalize: ddof={ddof!r} is not allowed; allowed: 0, 1")
+
+    def normalize(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        rewards, judged = _in_groups("group_normalize", group_size, advantages, stats)
+        centered = masked_center(rewards, judged, axis=1)
+        std = jnp.sqrt(masked_var(rewards, judged, axis=1, ddof=ddof, keepdims=True))
+        # With eps = 0 equal rewards would be 0 / 0.
+        return (centered / jnp.where(std > 0, std + eps, 1)).reshape(advantages.shape)
+
+    return Transform(normalize, "group")
+
+
+def group_center(group_size: int) -> Transform:
+    """Subtract the group's mean reward: Aᵢ = rᵢ - mean(r), over the valid rows of the group.
+
+    Without the division by the standard deviation, prompts that are nearly always or nearly never solved
+    get no extra weight. Source: Dr. GRPO, https://arxiv.org/abs/2503.20783, where the loss is
+    divided by a constant in turn (`loss.aggregation: constant`).
+
+    Args:
+      group_size: Completions per prompt (G), at least 2.
+
+    Returns:
+      A transform f32[B, 1] -> f32[B, 1] of scope "group".
+
+    Raises:
+      ValueError: As `group_normalize`.
+    """
+    _check_group_size("group_center", group_size)
+
+    def center(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        rewards, judged = _in_groups("group_center", group_size, advantages, stats)
+        return masked_center(rewards, judged, axis=1).reshape(advantages.shape)
+
+    return Transform(center, "group")
+
+
+def leave_one_out(group_size: int) -> Transform:
+    """Subtract the mean reward of the group's other rows.
+
+    Aᵢ = rᵢ - mean(r_j, j ≠ i) = n / (n - 1) · (rᵢ - mean(r)), over the n valid rows of the group.
+
+    The baseline of a row does not depend on the row, so the policy gradient stays unbiased. Source: RLOO,
+    https://arxiv.org/abs/2402.14740.
+
+    Args:
+      group_size: Completions per prompt (G), at least 2.
+
+    Returns:
+      A transform f32[B, 1] -> f32[B, 1] of scope "group".
+
+    Raises:
+      ValueError: As `group_normalize`.
+    """
+    _check_group_size("leave_one_out", group_size)
+
+    def leave_out(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        rewards, judged = _in_groups("leave_one_out", group_size, advantages, stats)
+        n = jnp.sum(judged, axis=1, keepdims=True)
+        # A lone row is its own mean, so what max() makes of n = 1 is multiplied by 0.
+        return (masked_center(rewards, judged, axis=1) * n / jnp.maximum(n - 1, 1)).reshape(advantages.shape)
+
+    return Transform(leave_out, "group")
+
+
+def whiten(eps: float = 1e-8) -> Transform:
+    """Standardise the advantages over all tokens of the mini-batch.
+
+    A'ᵢₜ = (Aᵢₜ - mean(A)) / √(var(A) + ε), mean and variance (of a sample) over the tokens that count.
+
+    One advantage for each row is broadcast to its tokens first, so a long row weighs more than a short
+    one. Source: REINFORCE++, https://arxiv.org/abs/2501.03262; variance and ε as in veRL. Chain it before
+    `shape_by_entropy`, whose bound |A| / κ is meant for the advantage that meets the loss.
+
+    Args:
+      eps: Added to the variance.
+
+    Returns:
+      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "batch"; 0 at tokens that do not count.
+
+    Raises:
+      ValueError: `eps` is not positive.
+    """
+    if not eps > 0:
+        raise ValueError(f"whiten: eps={eps!r} is not allowed; eps > 0")
+
+    def standardize(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        advantages = jnp.broadcast_to(advantages, stats.mask.shape)
+        variance = masked_var(advantages, stats.mask, ddof=1)
+        return masked_center(advantages, stats.mask) * jax.lax.rsqrt(variance + eps)
+
+    return Transform(standardize, "batch")
+
+
+def _check_group_size(name: str, group_size: int) -> None:
+    if group_size < 2:
+        raise ValueError(
+            f"{name}: group_size={group_size!r} is not allowed; "
+            "a group baseline needs at least 2 completions per prompt (rollout.group_size)"
+        )
+
+
+def _in_groups(
+    name: str, group_size: int, advantages: jax.Array, stats: TokenStats
+) -> tuple[jax.Array, jax.Array]:
+    """Rewards f32[P, G] and which of them have a judgement, bool[P, G]."""
+    rows, columns = advantages.shape
+    if columns != 1:
+        raise ValueError(
+            f"{name}: got advantages of shape {advantages.shape}; expected {(rows, 1)}, one for each row. "
+            "A group baseline stands before the transforms that tell tokens apart"
+        )
+    if rows % group_size:
+        raise ValueError(f"{name}: {rows} rows are no multiple of group_size={group_size}")
+    return advantages.reshape(-1, group_size), stats.valid.reshape(-1, group_size)

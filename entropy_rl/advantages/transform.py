@@ -1,0 +1,121 @@
+"""`Transform`, a function (advantages, stats) -> advantages that knows its scope, and `chain`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import jax
+
+from entropy_rl.types import TokenStats
+
+AdvantageFn = Callable[[jax.Array, TokenStats], jax.Array]
+Scope = Literal["token", "group", "batch"]  # from narrow to wide
+_SCOPES = get_args(Scope)
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """A pure function of advantages and token statistics, in the manner of `optax.GradientTransformation`.
+
+    Factories take the hyper-parameters and return a `Transform`; calling it takes the data:
+
+        advantage = chain(group_normalize(group_size=8), shape_by_entropy(alpha=0.4, kappa=2.0))
+        advantages = advantage(rewards[:, None], stats)
+
+    The scope says what a value of the result depends on: "token", on its own token and row alone; "group",
+    on the rows of its group; "batch", on the whole mini-batch. A result must not depend on how a
+    mini-batch is split, so only "token" and "group" may be evaluated on a micro-batch of whole groups.
+
+    Attributes:
+      fn: (advantages f32[B, 1] or f32[B, N], stats) -> f32[B, 1] or f32[B, N].
+      scope: "token", "group" or "batch".
+      members: The members of a chain in order, none of them a chain; None for what is no chain.
+    """
+
+    fn: AdvantageFn
+    scope: Scope
+    members: tuple[Transform, ...] | None = None
+
+    def __post_init__(self):
+        if self.scope not in _SCOPES:
+            raise ValueError(f"Transform: scope={self.scope!r} is not allowed; allowed: {', '.join(_SCOPES)}")
+
+    def __call__(self, advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        """Transform the advantages.
+
+        Args:
+          advantages: f32[B, 1], one for each row, or f32[B, N], one for each token. A chain starts from
+            `rewards[:, None]`.
+          stats: Statistics of the same rows.
+
+        Returns:
+          f32[B, 1] or f32[B, N].
+
+        Raises:
+          ValueError: Input or output has neither of the two shapes.
+        """
+        _check_shape("got", advantages, stats)
+        result = self.fn(advantages, stats)
+        _check_shape(f"{getattr(self.fn, '__qualname__', self.fn)} returned", result, stats)
+        return result
+
+
+def chain(*transforms: Transform | AdvantageFn) -> Transform:
+    """Apply transforms one after the other: the left fold A ← fᵢ(A, stats).
+
+    Closed under composition: a chain is a `Transform` and may be a member of a chain. A chain of nothing
+    is the identity.
+
+    Args:
+      *transforms: Transforms, or plain functions (advantages, stats) -> advantages. Nothing is known of a
+        plain function, so it counts as "batch"; wrap it in a `Transform` to claim less.
+
+    Returns:
+      A transform with the widest scope of its members.
+
+    Raises:
+      TypeError: A member cannot be called.
+    """
+    members: list[Transform] = []
+    for i, transform in enumerate(transforms):
+        if not callable(transform):
+            raise TypeError(
+                f"chain: member {i} is {transform!r}; "
+                "expected a Transform or a function (advantages, stats) -> advantages"
+            )
+        if not isinstance(transform, Transform):
+            transform = Transform(transform, "batch")
+        members.extend((transform,) if transform.members is None else transform.members)
+
+    def fold(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        for member in members:
+            advantages = member(advantages, stats)
+        return advantages
+
+    scope = max((member.scope for member in members), key=_SCOPES.index, default="token")
+    return Transform(fold, scope, tuple(members))
+
+
+def baseline_and_shaping(transform: Transform) -> tuple[Transform, Transform]:
+    """Cut a chain before its first member of token scope: A = baseline(r), A' = shaping(A).
+
+    `chain(baseline, shaping)` is the whole again. With ψ = A' - A, the ratio |ψ| / |A| says how much of
+    the advantage is shaping.
+
+    Returns:
+      (baseline, shaping); a part without members is the identity.
+    """
+    members = (transform,) if transform.members is None else transform.members
+    first = next((i for i, member in enumerate(members) if member.scope == "token"), len(members))
+    return chain(*members[:first]), chain(*members[first:])
+
+
+def _check_shape(who: str, advantages: jax.Array, stats: TokenStats) -> None:
+    rows, tokens = stats.mask.shape
+    if advantages.shape not in ((rows, 1), (rows, tokens)):
+        raise ValueError(
+            f"advantage transform: {who} advantages of shape {advantages.shape}; "
+            f"expected {(rows, 1)} or {(rows, tokens)}, as stats.mask has shape {stats.mask.shape}"
+        )

@@ -1,0 +1,79 @@
+"""`entropy-rl <verb>`: reads the config, checks it, and calls the program.
+
+Exit codes: 0 done; 2 bad input, with one line that says what; 1 the machine said no (a full disk, no
+rights); 128 + N stopped by signal N with everything saved.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from entropy_rl.naming import unknown
+from entropy_rl.version import __version__
+
+# verb -> what it does; the module of the same name has `main(arguments)`.
+_VERBS = {
+    "train": "reinforcement learning; the same command again resumes the run",
+    "warmstart": "supervised training from scratch on a task's own demonstrations",
+    "evaluate": "Pass@K of a model or a run",
+    "export": "the newest checkpoint of a run as a Hugging Face directory",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program `entropy-rl`; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        verbs = "\n".join(f"  {verb:10} {text}" for verb, text in _VERBS.items())
+        print(f"usage: entropy-rl VERB [--config FILE] [--dotted.path VALUE ...]\n\n{verbs}\n")
+        print("`entropy-rl VERB --help` explains every setting.")
+        return 0
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    if arguments[0] not in _VERBS:
+        print(f"entropy-rl: {unknown('verb', arguments[0], _VERBS)}", file=sys.stderr)
+        return 2
+    return run(arguments[0], arguments[1:])
+
+
+def run(verb: str, arguments: Sequence[str]) -> int:
+    """Runs one verb and turns what can go wrong into one line and an exit code."""
+    from entropy_rl.interrupt import Interrupted
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    _quiet_libraries()
+    try:
+        importlib.import_module(f"entropy_rl.{verb}").main(arguments)
+    except Interrupted as interrupted:
+        print(f"entropy-rl {verb}: {interrupted}", file=sys.stderr)
+        return interrupted.exit_code
+    except ValueError as error:
+        if os.environ.get("ENTROPY_RL_TRACEBACK"):
+            raise
+        print(f"entropy-rl {verb}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if os.environ.get("ENTROPY_RL_TRACEBACK"):
+            raise
+        print(f"entropy-rl {verb}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _quiet_libraries() -> None:
+    """Libraries report their own doings at a level that would bury a run's own lines."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault(
+        "HF_HUB_OFFLINE", "1"
+    )  # nothing here asks a hub; without this a typo in a path would
+    for name in ("absl", "orbax", "jax"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

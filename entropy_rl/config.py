@@ -1,0 +1,409 @@
+"""The configuration of every program: frozen dataclasses that check themselves.
+
+Fields without a default decide the science and must stand in the config file. A `ValueError` raised
+here starts with the dotted path of the field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+
+def _require(condition: bool, path: str, value: Any, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"{path}: {value!r} is not allowed; allowed: {allowed}")
+
+
+def _require_at_least(minimum: int, section: str, config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value >= minimum, f"{section}{name}", value, f"whole numbers >= {minimum}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The policy.
+
+    Args:
+      path: A Hugging Face directory (config.json, *.safetensors, tokenizer), or `asset:NAME` for a
+        model that ships with the package.
+      compute_dtype: Type of activations and of the decoding weights. Master weights, logits,
+        log-probs, entropies and norms are float32 in any case.
+      remat: Recompute the layers in the backward pass instead of keeping their activations.
+    """
+
+    path: str
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """The task.
+
+    Args:
+      name: `countdown`, `maths`, or a class of your own as `module:Class`.
+      args: Keyword arguments of the task.
+      train_split: Split that RL samples its prompts from.
+    """
+
+    name: str
+    args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    train_split: str = "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+    """Sampling during training.
+
+    Args:
+      prompts: Prompts per step.
+      group_size: Completions per prompt (G).
+      max_prompt_tokens: Longer prompts are left out, and counted.
+      max_new_tokens: Limit of a completion, the end-of-sequence token included.
+      temperature: Divides the logits, in the sampler and in the trainer alike.
+      top_p: Nucleus mass; 1 samples from the whole distribution.
+    """
+
+    prompts: int
+    group_size: int
+    max_prompt_tokens: int
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def __post_init__(self):
+        _require_at_least(1, "rollout.", self, "prompts", "group_size", "max_prompt_tokens", "max_new_tokens")
+        _require(self.temperature > 0, "rollout.temperature", self.temperature, "numbers > 0")
+        _require(0 < self.top_p <= 1, "rollout.top_p", self.top_p, "0 < top_p <= 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """Reward of a verdict. A check that timed out or crashed has none: its sample is left out.
+
+    Args:
+      correct: Reward of a correct completion.
+      wrong: Reward of a wrong or unparsable one.
+    """
+
+    correct: float = 1.0
+    wrong: float = -1.0
+
+    def __post_init__(self):
+        _require(
+            self.correct > self.wrong,
+            "reward.correct",
+            self.correct,
+            f"numbers > reward.wrong ({self.wrong})",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The policy-gradient loss.
+
+    Args:
+      clip_low: Lower clip range ε_low of the ratio.
+      clip_high: Upper clip range ε_high.
+      dual_clip: Cap c > 1 on the ratio where the advantage is negative; null for none.
+      aggregation: How token losses become one number.
+      kl_coef: Weight of the KL term to the starting policy; 0 for none.
+      kl_estimator: Estimator of that KL.
+      entropy_coef: Weight of an entropy bonus, with gradient through the entropy (the max-entropy
+        baseline; not the entropy-shaped advantage).
+      old_log_probs: Where the ratio's denominator comes from: a forward pass of the trainer before the first
+        update, or the sampler's own record.
+      importance_cap: Cap of the truncated importance weight between sampler and trainer; null for none.
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    dual_clip: float | None = None
+    aggregation: Literal["token-mean", "sequence-mean", "constant"] = "token-mean"
+    kl_coef: float = 0.0
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    entropy_coef: float = 0.0
+    old_log_probs: Literal["trainer", "sampler"] = "trainer"
+    importance_cap: float | None = None
+
+    def __post_init__(self):
+        _require(0 < self.clip_low < 1, "loss.clip_low", self.clip_low, "0 < clip_low < 1")
+        _require(self.clip_high > 0, "loss.clip_high", self.clip_high, "numbers > 0")
+        _require(
+            self.dual_clip is None or self.dual_clip > 1,
+            "loss.dual_clip",
+            self.dual_clip,
+            "null or numbers > 1",
+        )
+        _require(self.kl_coef >= 0, "loss.kl_coef", self.kl_coef, "numbers >= 0")
+        _require(
+            self.importance_cap is None or self.importance_cap > 0,
+            "loss.importance_cap", self.importance_cap, "null or numbers > 0",
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a linear warm-up to a constant learning rate.
+
+    Args:
+      learning_rate: The rate after the warm-up.
+      warmup_updates: Optimizer steps from 0 to that rate.
+      weight_decay: Decoupled weight decay.
+      b1: Decay of the first moment.
+      b2: Decay of the second moment.
+      eps: Added to the root of the second moment.
+      max_grad_norm: Gradients are scaled down to this global norm.
+    """
+
+    learning_rate: float
+    warmup_updates: int = 0
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self):
+        _require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "numbers > 0")
+        _require_at_least(0, "optimizer.", self, "warmup_updates", "weight_decay")
+        for name in ("b1", "b2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"optimizer.{name}", value, f"0 <= {name} < 1")
+        _require(self.max_grad_norm > 0, "optimizer.max_grad_norm", self.max_grad_norm, "numbers > 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchingConfig:
+    """How the prompts of a rollout are cut into updates, and those into what fits the memory.
+
+    Args:
+      prompts_per_update: Prompts of one optimizer step (mini-batch).
+      prompts_per_micro_batch: Prompts whose gradient is computed at once. Changes memory and speed, and
+        no result.
+    """
+
+    prompts_per_update: int
+    prompts_per_micro_batch: int
+
+    def __post_init__(self):
+        _require_at_least(1, "batching.", self, "prompts_per_update", "prompts_per_micro_batch")
+        _require(
+            self.prompts_per_update % self.prompts_per_micro_batch == 0,
+            "batching.prompts_per_micro_batch",
+            self.prompts_per_micro_batch,
+            f"divisors of batching.prompts_per_update ({self.prompts_per_update})",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """Sampling for Pass@K.
+
+    Args:
+      split: Split of the task.
+      problems: The first so many problems of the split; null for all.
+      samples: Samples per problem (n); Pass@K is reported for K = 1, 2, 4 .. n.
+      max_new_tokens: Limit of a completion.
+      temperature: Divides the logits.
+      top_p: Nucleus mass.
+      rows_per_call: Completions that are sampled side by side. Changes memory and speed, and no result.
+    """
+
+    split: str
+    samples: int
+    max_new_tokens: int
+    problems: int | None = None
+    temperature: float = 0.6
+    top_p: float = 0.95
+    rows_per_call: int = 1024
+
+    def __post_init__(self):
+        _require_at_least(1, "evaluation.", self, "samples", "max_new_tokens", "rows_per_call")
+        _require(
+            self.problems is None or self.problems >= 1, "evaluation.problems", self.problems, "null or >= 1"
+        )
+        _require(self.temperature >= 0, "evaluation.temperature", self.temperature, "numbers >= 0")
+        _require(0 < self.top_p <= 1, "evaluation.top_p", self.top_p, "0 < top_p <= 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Where a run lives and how often it writes. The same command again resumes it.
+
+    Args:
+      directory: Everything of the run stands here.
+      checkpoint_every: Steps between two checkpoints; the last step has one in any case.
+      keep_checkpoints: The newest so many are kept.
+      samples_per_step: Completions written to samples.jsonl in each step.
+      evaluate_every: Steps between two evaluations; 0 evaluates before the first and after the last step.
+      wandb_project: Weights & Biases project; null for none (needs `pip install 'entropy_rl[wandb]'`).
+    """
+
+    directory: str
+    checkpoint_every: int = 10
+    keep_checkpoints: int = 2
+    samples_per_step: int = 4
+    evaluate_every: int = 0
+    wandb_project: str | None = None
+
+    def __post_init__(self):
+        _require(bool(self.directory), "run.directory", self.directory, "a path")
+        _require_at_least(1, "run.", self, "checkpoint_every", "keep_checkpoints")
+        _require_at_least(0, "run.", self, "samples_per_step", "evaluate_every")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Reinforcement learning: `entropy-rl train`.
+
+    Args:
+      seed: Fixes the order of the prompts and every sample.
+      steps: Rollouts.
+      model: The policy to start from.
+      task: Problems and judge.
+      rollout: Sampling.
+      advantage: Transforms in order, each as {name: FUNCTION, ARGUMENT: VALUE, ...}.
+      batching: Mini-batches and micro-batches.
+      optimizer: AdamW.
+      run: Where and how often.
+      reward: From verdict to number.
+      loss: The policy-gradient loss.
+      evaluation: Pass@K before and after; null for none.
+    """
+
+    seed: int
+    steps: int
+    model: ModelConfig
+    task: TaskConfig
+    rollout: RolloutConfig
+    advantage: list[dict[str, Any]]
+    batching: BatchingConfig
+    optimizer: OptimizerConfig
+    run: RunConfig
+    reward: RewardConfig = RewardConfig()
+    loss: LossConfig = LossConfig()
+    evaluation: EvaluationConfig | None = None
+
+    def __post_init__(self):
+        _require_at_least(0, "", self, "seed", "steps")
+        _require(
+            self.rollout.prompts % self.batching.prompts_per_update == 0,
+            "batching.prompts_per_update",
+            self.batching.prompts_per_update,
+            f"divisors of rollout.prompts ({self.rollout.prompts})",
+        )
+        _require(len(self.advantage) > 0, "advantage", self.advantage, "a list with at least one transform")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Pass@K of a model: `entropy-rl evaluate`.
+
+    Args:
+      seed: Fixes every sample.
+      model: A Hugging Face directory, `asset:NAME`, or the directory of a run (its newest checkpoint).
+      task: Problems and judge.
+      evaluation: Sampling.
+      output: Directory for the result and every sample.
+      max_prompt_tokens: Longer prompts are left out, and counted.
+    """
+
+    seed: int
+    model: ModelConfig
+    task: TaskConfig
+    evaluation: EvaluationConfig
+    output: str
+    max_prompt_tokens: int = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class ArchitectureConfig:
+    """A decoder to train from scratch, of the Qwen3 family (no bias, normalised queries and keys).
+
+    Args:
+      hidden_size: Width (D).
+      intermediate_size: Width of the gated MLP.
+      num_layers: Layers (L).
+      num_heads: Query heads (H).
+      num_kv_heads: Key and value heads (K).
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+
+    def __post_init__(self):
+        names = [field.name for field in dataclasses.fields(self)]
+        _require_at_least(1, "architecture.", self, *names)
+        _require(
+            self.hidden_size % (2 * self.num_heads) == 0,
+            "architecture.hidden_size",
+            self.hidden_size,
+            f"multiples of twice architecture.num_heads ({self.num_heads})",
+        )
+        _require(
+            self.num_heads % self.num_kv_heads == 0,
+            "architecture.num_kv_heads",
+            self.num_kv_heads,
+            f"divisors of architecture.num_heads ({self.num_heads})",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class GateConfig:
+    """What a warm start must have learned before RL may begin; shares are of emitted steps or completions.
+
+    Args:
+      at_least: Measure -> smallest allowed value.
+      at_most: Measure -> largest allowed value.
+    """
+
+    at_least: dict[str, float] = dataclasses.field(default_factory=dict)
+    at_most: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmstartConfig:
+    """Supervised training on a task's own demonstrations: `entropy-rl warmstart`.
+
+    Args:
+      seed: Fixes the weights before the first step and the demonstrations.
+      steps: Optimizer steps.
+      batch_size: Demonstrations per step.
+      length_buckets: Lengths to pad to, growing.
+      architecture: The model.
+      task: A task with demonstrations.
+      optimizer: Learning rate after the warm-up; it falls to `final_rate` of it along a cosine.
+      run: Where and how often.
+      final_rate: Share of the learning rate at the last step.
+      gate: What the result must be able to do; a warning names what it cannot.
+      evaluation: Sampling for the gate; null for none.
+    """
+
+    seed: int
+    steps: int
+    batch_size: int
+    length_buckets: list[int]
+    architecture: ArchitectureConfig
+    task: TaskConfig
+    optimizer: OptimizerConfig
+    run: RunConfig
+    final_rate: float = 0.02
+    gate: GateConfig = GateConfig()
+    evaluation: EvaluationConfig | None = None
+
+    def __post_init__(self):
+        _require_at_least(0, "", self, "seed")
+        _require_at_least(1, "", self, "steps", "batch_size")
+        _require(
+            len(self.length_buckets) > 0 and sorted(set(self.length_buckets)) == list(self.length_buckets),
+            "length_buckets",
+            self.length_buckets,
+            "a growing list of lengths",
+        )
+        _require(0 <= self.final_rate <= 1, "final_rate", self.final_rate, "0 <= final_rate <= 1")

@@ -1,0 +1,66 @@
+"""Pass@K of a model or a run, with intervals, and every sample on disk."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from entropy_rl.checkpoint import claim_directory, write_atomically
+from entropy_rl.cli import run
+from entropy_rl.config import EvaluateConfig
+from entropy_rl.config_file import parse_config
+from entropy_rl.evaluation import Evaluation, evaluate
+from entropy_rl.loading import load_model
+from entropy_rl.metrics import Progress, write_jsonl
+from entropy_rl.report import evaluation_table
+from entropy_rl.tasks import load_task
+
+RESULT_FILE = "evaluation.json"
+SAMPLES_FILE = "samples.jsonl"
+
+
+def evaluate_model(config: EvaluateConfig) -> Evaluation:
+    """Evaluates `config.model` and writes evaluation.json and samples.jsonl into `config.output`.
+
+    Raises:
+      ValueError: If something in the config cannot work; before any sampling.
+    """
+    task = load_task(config.task.name, config.task.args)
+    task.problems(config.evaluation.split)
+    model = load_model(config.model)
+    directory = Path(config.output)
+    claim_directory(directory, config)
+    samples = directory / SAMPLES_FILE
+    samples.unlink(missing_ok=True)
+
+    with Progress("samples", 1) as progress:
+
+        def on_rows(done: int, total: int, rows: list[dict[str, Any]]) -> None:
+            write_jsonl(samples, rows)
+            progress.show(done, "", total)
+
+        result = evaluate(
+            model,
+            model.params,
+            task,
+            config.evaluation,
+            seed=config.seed,
+            max_prompt_tokens=config.max_prompt_tokens,
+            on_rows=on_rows,
+        )
+    write_atomically(directory / RESULT_FILE, json.dumps(result.to_plain(), indent=1) + "\n")
+    return result
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The verb `evaluate` of the command line."""
+    config = parse_config(EvaluateConfig, "evaluate", arguments)
+    print(evaluation_table({config.model.path: evaluate_model(config)}))
+    print(f"\neverything: {Path(config.output) / RESULT_FILE} and {SAMPLES_FILE} beside it")
+
+
+if __name__ == "__main__":
+    sys.exit(run("evaluate", sys.argv[1:]))

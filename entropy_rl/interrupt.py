@@ -1,0 +1,53 @@
+"""Stopping when asked: SIGTERM and Ctrl-C end a run after the step at hand, with everything saved."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+
+class Interrupted(Exception):
+    """A run was asked to stop, and has saved its state.
+
+    Attributes:
+      exit_code: 128 + the signal's number, as a shell reports it; launchers restart on it.
+    """
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+class StopRequest:
+    """The first signal that came in, if any."""
+
+    signal_number: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal_number is not None
+
+    def act(self, message: str) -> None:
+        """Raises `Interrupted` if a stop was asked for."""
+        if self.signal_number is not None:
+            raise Interrupted(message, self.signal_number)
+
+
+@contextlib.contextmanager
+def catch_signals() -> Iterator[StopRequest]:
+    """Turns the first SIGTERM or SIGINT into a request; a second one acts at once."""
+    request = StopRequest()
+    previous = {}
+
+    def remember(number: int, _: object) -> None:
+        request.signal_number = number
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        previous[number] = signal.signal(number, remember)
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,137 @@
+"""Finding a model: a Hugging Face directory, one that ships with the package, or the directory of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from entropy_rl.checkpoint import restore_params
+from entropy_rl.config import ModelConfig
+from entropy_rl.models import DecoderConfig, load_hf, make_policy, read_config
+from entropy_rl.types import Params, Policy
+
+ASSETS = Path(__file__).parent / "assets"
+# config.json and tokenizer of a run's model; the weights are in its checkpoints.
+MODEL_DIRECTORY = "model"
+CHECKPOINT_DIRECTORY = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A policy with its parameters and its tokenizer."""
+
+    policy: Policy
+    params: Params
+    config: DecoderConfig
+    tokenizer: Any
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    directory: Path  # of config.json and the tokenizer
+
+
+def load_model(config: ModelConfig) -> Model:
+    """Loads a model from whatever `config.path` names.
+
+    Args:
+      config: The `model` section.
+
+    Returns:
+      The model; its parameters are float32.
+
+    Raises:
+      ValueError: If there is no usable model; the message says what is missing.
+    """
+    path = find_model(config.path)
+    directory = path / MODEL_DIRECTORY if is_run(path) else path
+    if directory != path:
+        decoder = read_config(directory)
+        policy = make_policy(decoder, jnp.dtype(config.compute_dtype), config.remat)
+        params = restore_params(path / CHECKPOINT_DIRECTORY, jax.eval_shape(policy.init, jax.random.key(0)))
+    else:
+        decoder, params = load_hf(directory)
+        policy = make_policy(decoder, jnp.dtype(config.compute_dtype), config.remat)
+    tokenizer = load_tokenizer(directory)
+    if len(tokenizer) > decoder.vocab_size:
+        raise ValueError(
+            f"{directory}: the tokenizer has {len(tokenizer)} tokens, but the model only {decoder.vocab_size}"
+        )
+    eos_ids = _eos_ids(directory, tokenizer)
+    # Padding is told by masks, never by its id, so any token can serve.
+    pad_id = eos_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return Model(policy, params, decoder, tokenizer, eos_ids, pad_id, directory)
+
+
+def find_model(path: str) -> Path:
+    """The directory that a `model.path` names.
+
+    Raises:
+      ValueError: If it does not exist.
+    """
+    if path.startswith("asset:"):
+        found = ASSETS / path.removeprefix("asset:")
+        names = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
+        if not found.is_dir():
+            raise ValueError(f"model.path: there is no {path}; there are: {', '.join(names) or 'none'}")
+        return found
+    found = Path(path)
+    if not found.is_dir():
+        raise ValueError(
+            f"model.path: {path} is no directory; allowed: a Hugging Face directory, asset:NAME or a run"
+        )
+    return found
+
+
+def is_run(path: Path) -> bool:
+    """True for the directory of a training run."""
+    return (path / CHECKPOINT_DIRECTORY).is_dir() and (path / MODEL_DIRECTORY).is_dir()
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a directory, without asking the network.
+
+    Raises:
+      ValueError: If there is none, or it cannot be read.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # or it warns that torch is missing
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{directory}: no usable tokenizer: {first_line}") from error
+
+
+def _eos_ids(directory: Path, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end a completion: the tokenizer's own first, then those of generation_config.json."""
+    ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    path = directory / "generation_config.json"
+    if path.exists():
+        more = json.loads(path.read_text()).get("eos_token_id") or []
+        ids += [more] if isinstance(more, int) else more
+    if not ids:
+        raise ValueError(
+            f"{directory}: the tokenizer has no end-of-sequence token, so no completion could end"
+        )
+    return tuple(dict.fromkeys(ids))
+
+
+def keep_model_files(model: Model, directory: Path) -> None:
+    """Copies config.json and the tokenizer into a run, so that the run can be loaded and exported by itself."""
+    target = directory / MODEL_DIRECTORY
+    if target.is_dir():
+        return
+    temporary = directory / (MODEL_DIRECTORY + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    for path in model.directory.iterdir():
+        if path.is_file() and ".safetensors" not in path.name:
+            shutil.copy(path, temporary)
+    temporary.replace(target)

@@ -1,0 +1,182 @@
+"""Writing numbers: one JSON line per step, TensorBoard, optionally Weights & Biases, and the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from entropy_rl.checkpoint import write_atomically
+
+METRICS_FILE = "metrics.jsonl"
+SAMPLES_FILE = "samples.jsonl"
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a JSONL file; a last line that was cut off while being written is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Adds rows to a JSONL file."""
+    with path.open("a") as file:
+        file.writelines(_line(row) for row in rows)
+
+
+def keep_steps(path: Path, last_step: int) -> None:
+    """Drops the lines after a step: those steps are about to be done again, with the same result."""
+    rows = [row for row in read_jsonl(path) if row["step"] <= last_step]
+    if path.exists():
+        write_atomically(path, "".join(_line(row) for row in rows))
+
+
+class RunLog:
+    """The records of a run, opened for going on after `last_step`.
+
+    Args:
+      directory: The run's directory.
+      last_step: The step that the run resumes from; later lines are dropped.
+      wandb_project: Weights & Biases project; None for none.
+      config: Stored with the Weights & Biases run.
+    """
+
+    def __init__(self, directory: Path, last_step: int, wandb_project: str | None, config: Mapping[str, Any]):
+        from tensorboardX import SummaryWriter  # slow to import, and needed by runs only
+
+        for name in (METRICS_FILE, SAMPLES_FILE):
+            keep_steps(directory / name, last_step)
+        self._metrics = (directory / METRICS_FILE).open("a")
+        self._samples = (directory / SAMPLES_FILE).open("a")
+        self._tensorboard = SummaryWriter(str(directory / "tensorboard"), purge_step=last_step + 1)
+        self._wandb = None
+        if wandb_project is not None:
+            try:
+                import wandb
+            except ImportError:
+                raise ValueError(
+                    "run.wandb_project: wandb is not installed; `pip install entropy_rl[wandb]`, or set null"
+                ) from None
+            self._wandb = wandb.init(
+                project=wandb_project,
+                dir=str(directory),
+                id=directory.resolve().name,
+                resume="allow",
+                config=dict(config),
+            )
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Records the numbers of one step."""
+        self._metrics.write(_line({"step": step} | dict(values)))
+        self._metrics.flush()
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
+
+    def samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Records completions; each row has its step."""
+        self._samples.writelines(_line(row) for row in rows)
+        self._samples.flush()
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._metrics.close()
+        self._samples.close()
+        self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+class Clock:
+    """Seconds per phase of a step, and tokens per second."""
+
+    def __init__(self):
+        self._start = time.perf_counter()
+        self._phases: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Times a phase, which must end with a result on the host: dispatch alone is no work done."""
+        start = time.perf_counter()
+        yield
+        self._phases[phase] = time.perf_counter() - start
+
+    def metrics(self, tokens: int) -> dict[str, float]:
+        """time/PHASE and time/step in seconds, and time/tokens_per_second of the whole step."""
+        step = time.perf_counter() - self._start
+        phases = {f"time/{phase}": seconds for phase, seconds in self._phases.items()}
+        return phases | {"time/step": step, "time/tokens_per_second": tokens / step}
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    # JSON has no NaN: null is what other programs can read.
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return json.dumps(plain) + "\n"
+
+
+class Progress:
+    """What a person sees: a live bar on a terminal, one plain line now and then elsewhere.
+
+    Args:
+      title: What is being done.
+      total: Steps in all.
+      start: Steps that are done already.
+      every: Steps between two plain lines.
+    """
+
+    def __init__(self, title: str, total: int, start: int = 0, every: int = 1):
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as RichProgress
+
+        self._title, self._total, self._every = title, total, every
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(title, total=total, completed=start, note="")
+
+    def __enter__(self) -> Progress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def note(self, text: str) -> None:
+        """Says what goes on between two steps; on a terminal only."""
+        if self._bar:
+            self._bar.update(self._task, note=text)
+
+    def show(self, done: int, note: str, total: int | None = None) -> None:
+        """Says how far things are, and how they stand; `total` corrects the number of steps."""
+        self._total = total or self._total
+        if self._bar:
+            self._bar.update(self._task, completed=done, total=self._total, note=note)
+        elif done % self._every == 0 or done == self._total:
+            print(f"{self._title} {done}/{self._total}  {note}", file=sys.stderr, flush=True)

@@ -1,0 +1,240 @@
+"""One decoder for Qwen2 / Qwen2.5, Qwen3 and Llama 3, and the `Policy` made of it.
+
+Submodules carry Hugging Face's names. One `Block` serves training, prefill and decoding: what its
+queries attend to is the caller's choice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from entropy_rl.models.attention import (
+    LayerCache,
+    Llama3RopeScaling,
+    apply_rope,
+    cached_attention,
+    causal_attention,
+    rope_frequencies,
+)
+from entropy_rl.types import Params, Policy
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """The switches that separate the supported families; names follow config.json where they can."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope_theta: float
+    norm_eps: float
+    qkv_bias: bool  # Qwen2
+    qk_norm: bool  # Qwen3
+    tie_embeddings: bool
+    rope_scaling: Llama3RopeScaling | None = None
+    sliding_window: int | None = None
+    sliding_layers: tuple[bool, ...] = ()  # per layer: is its attention limited to the window?
+    initializer_range: float = 0.02
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """The window of each layer; None where it sees everything."""
+        if self.sliding_window is None:
+            return (None,) * self.num_layers
+        return tuple(self.sliding_window if sliding else None for sliding in self.sliding_layers)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale, in float32 (arXiv 1910.07467)."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        y = x.astype(jnp.float32)  # the mean of squares loses too much in bfloat16
+        y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        # Rounded before the product, as the reference implementations do.
+        return scale.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,)) * y.astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Projections and rotary positions around an attention that the caller supplies."""
+
+    config: DecoderConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, positions: jax.Array, attend: Callable) -> tuple[jax.Array, Any]:
+        c = self.config
+        frequencies = rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+
+        def project(name: str, heads: int) -> jax.Array:
+            y = _dense(self, heads * c.head_dim, f"{name}_proj", use_bias=c.qkv_bias)(x)
+            return y.reshape(x.shape[:-1] + (heads, c.head_dim))
+
+        q, k, v = project("q", c.num_heads), project("k", c.num_kv_heads), project("v", c.num_kv_heads)
+        if c.qk_norm:
+            q, k = RMSNorm(c.norm_eps, name="q_norm")(q), RMSNorm(c.norm_eps, name="k_norm")(k)
+        out, extra = attend(apply_rope(q, positions, frequencies), apply_rope(k, positions, frequencies), v)
+        return _dense(self, c.hidden_size, "o_proj")(out.reshape(x.shape[:-1] + (-1,))), extra
+
+
+class MLP(nn.Module):
+    """down(silu(gate(x)) * up(x)) (arXiv 2002.05202)."""
+
+    config: DecoderConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size = self.config.intermediate_size
+        gated = nn.silu(_dense(self, size, "gate_proj")(x)) * _dense(self, size, "up_proj")(x)
+        return _dense(self, self.config.hidden_size, "down_proj")(gated)
+
+
+class Block(nn.Module):
+    """One pre-norm layer."""
+
+    config: DecoderConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, positions: jax.Array, attend: Callable) -> tuple[jax.Array, Any]:
+        """Runs the layer.
+
+        Args:
+          x: [..., D].
+          positions: int32[...].
+          attend: (q [..., H, h], k [..., K, h], v [..., K, h]) -> (output [..., H, h], extra).
+
+        Returns:
+          ([..., D], extra): what `attend` returned besides its output, such as a cache.
+        """
+        c = self.config
+        normed = RMSNorm(c.norm_eps, name="input_layernorm")(x)
+        attended, extra = Attention(c, self.dtype, name="self_attn")(normed, positions, attend)
+        x += attended
+        normed = RMSNorm(c.norm_eps, name="post_attention_layernorm")(x)
+        return x + MLP(c, self.dtype, name="mlp")(normed), extra
+
+
+def _dense(module: nn.Module, features: int, name: str, use_bias: bool = False) -> nn.Dense:
+    init = nn.initializers.normal(module.config.initializer_range)
+    return nn.Dense(features, use_bias=use_bias, dtype=module.dtype, kernel_init=init, name=name)
+
+
+@struct.dataclass
+class DecoderCache:
+    """State of decoding P*G rows."""
+
+    layers: tuple[LayerCache, ...]
+    prompt_mask: jax.Array  # bool[P, S]
+
+
+def make_policy(config: DecoderConfig, compute_dtype: Any = jnp.float32, remat: bool = False) -> Policy:
+    """The decoder as a `Policy`.
+
+    Training parameters are float32 with the layers stacked on a leading axis, so that one compiled
+    layer is scanned; decoding parameters are in `compute_dtype` with one entry per layer, because a
+    scan over layers would copy the whole cache in every step.
+
+    Args:
+      config: The architecture.
+      compute_dtype: Type of activations and decoding weights.
+      remat: Recompute each layer in the backward pass instead of keeping its activations.
+
+    Returns:
+      The policy.
+    """
+    block = Block(config, compute_dtype)
+    norm = RMSNorm(config.norm_eps)
+
+    def embed(params: Params, ids: jax.Array) -> jax.Array:
+        return jnp.take(params["embed_tokens"]["embedding"], ids, axis=0).astype(compute_dtype)
+
+    def final_norm(params: Params, x: jax.Array) -> jax.Array:
+        return norm.apply({"params": params["norm"]}, x)
+
+    def init(key: jax.Array) -> Params:
+        embed_key, head_key, *layer_keys = jax.random.split(key, 2 + config.num_layers)
+        x, positions = jnp.zeros((1, 1, config.hidden_size), compute_dtype), jnp.zeros((1, 1), jnp.int32)
+        attend = lambda q, k, v: (q, None)  # noqa: E731
+        layers = jax.vmap(lambda k: block.init(k, x, positions, attend)["params"])(jnp.stack(layer_keys))
+
+        def table(k: jax.Array) -> jax.Array:
+            return config.initializer_range * jax.random.normal(k, (config.vocab_size, config.hidden_size))
+
+        params = {
+            "embed_tokens": {"embedding": table(embed_key)},
+            "layers": layers,
+            "norm": {"scale": jnp.ones(config.hidden_size)},
+        }
+        return params if config.tie_embeddings else params | {"lm_head": {"kernel": table(head_key)}}
+
+    def apply(params: Params, ids: jax.Array) -> jax.Array:
+        positions = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
+
+        def layer(x: jax.Array, inputs: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
+            layer_params, window = inputs
+            attend = lambda q, k, v: (causal_attention(q, k, v, window), None)  # noqa: E731
+            return block.apply({"params": layer_params}, x, positions, attend)
+
+        windows = None
+        if any(config.windows):  # one number per layer, so that the layers stay one scan
+            windows = jnp.array([ids.shape[1] if w is None else w for w in config.windows], jnp.int32)
+        x, _ = jax.lax.scan(
+            jax.checkpoint(layer) if remat else layer, embed(params, ids), (params["layers"], windows)
+        )
+        return final_norm(params, x)
+
+    def head(params: Params) -> jax.Array:
+        return params["embed_tokens"]["embedding"] if config.tie_embeddings else params["lm_head"]["kernel"]
+
+    def to_decode(params: Params) -> Params:
+        cast = jax.tree.map(lambda x: x.astype(compute_dtype), params)
+        layers = tuple(jax.tree.map(lambda x, i=i: x[i], cast["layers"]) for i in range(config.num_layers))
+        return cast | {"layers": layers}
+
+    def prefill(
+        params: Params, prompt_ids: jax.Array, prompt_mask: jax.Array, group_size: int, max_new_tokens: int
+    ) -> tuple[jax.Array, DecoderCache]:
+        prompts, length = prompt_ids.shape
+        positions = jnp.broadcast_to(jnp.arange(length)[None], prompt_ids.shape)
+        x, caches = embed(params, prompt_ids), []
+        for layer_params, window in zip(params["layers"], config.windows, strict=True):
+            attend = lambda q, k, v, w=window: (causal_attention(q, k, v, w), (k, v))  # noqa: E731
+            x, kv = block.apply({"params": layer_params}, x, positions, attend)
+            prompt = jnp.concatenate(kv, axis=2).swapaxes(1, 2)  # [P, 2K, S, h]
+            shape = (prompts * group_size, 2 * config.num_kv_heads, max_new_tokens, config.head_dim)
+            caches.append(LayerCache(prompt=prompt, new=jnp.zeros(shape, compute_dtype)))
+        last = prompt_mask.sum(-1, dtype=jnp.int32) - 1
+        x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+        return final_norm(params, x), DecoderCache(tuple(caches), prompt_mask)
+
+    def decode(
+        params: Params, ids: jax.Array, t: jax.Array, cache: DecoderCache
+    ) -> tuple[jax.Array, DecoderCache]:
+        lengths = cache.prompt_mask.sum(-1, dtype=jnp.int32)
+        positions = jnp.repeat(lengths, ids.shape[0] // lengths.shape[0]) + t
+        x, caches = embed(params, ids), []
+        for layer_params, layer, window in zip(params["layers"], cache.layers, config.windows, strict=True):
+            attend = lambda q, k, v, c=layer, w=window: cached_attention(  # noqa: E731
+                q, k, v, c, t, cache.prompt_mask, w
+            )
+            x, layer = block.apply({"params": layer_params}, x, positions, attend)
+            caches.append(layer)
+        return final_norm(params, x), cache.replace(layers=tuple(caches))
+
+    return Policy(init=init, apply=apply, head=head, to_decode=to_decode, prefill=prefill, decode=decode)

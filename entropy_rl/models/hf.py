@@ -1,0 +1,319 @@
+"""Hugging Face directories in and out: config.json, *.safetensors, tokenizer files; without torch.
+
+Our tree carries Hugging Face's names, so that a checkpoint becomes ours in three steps: strip `model.`,
+transpose the kernels of the layers, stack the layers. `_tensor_names` and `_is_transposed` are the whole
+correspondence, and loading and saving both read it. The shapes are the decoder's own.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax.experimental import multihost_utils
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from entropy_rl.models.decoder import DecoderConfig, make_policy
+from entropy_rl.models.hf_config import config_json, read_config, read_json
+from entropy_rl.types import Params
+
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+
+
+# ---------------------------------------------------------------------------------------------------
+# The correspondence of names
+# ---------------------------------------------------------------------------------------------------
+
+
+def _leaf_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Path and shape of every parameter, such as `layers/mlp/up_proj/kernel`: (L, D, I)."""
+    tree = jax.eval_shape(make_policy(config).init, jax.random.key(0))
+    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()}
+
+
+def _tensor_names(path: str, num_layers: int) -> list[str]:
+    """Names of the tensors that a leaf consists of: one per layer, or one."""
+    *modules, leaf = path.split("/")
+    kind = "bias" if leaf == "bias" else "weight"
+    if modules[0] == "layers":
+        return [".".join(["model.layers", str(i), *modules[1:], kind]) for i in range(num_layers)]
+    return [".".join([*modules, kind] if modules[0] == "lm_head" else ["model", *modules, kind])]
+
+
+def _is_transposed(path: str) -> bool:
+    return path.startswith("layers/") and path.endswith("/kernel")
+
+
+def _tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of the checkpoint, in the order of our leaves."""
+    shapes = {}
+    for path, shape in _leaf_shapes(config).items():
+        shape = shape[1:] if path.startswith("layers/") else shape
+        for name in _tensor_names(path, config.num_layers):
+            shapes[name] = shape[::-1] if _is_transposed(path) else shape
+    return shapes
+
+
+# ---------------------------------------------------------------------------------------------------
+# Loading
+# ---------------------------------------------------------------------------------------------------
+
+
+def _open_tensors(directory: Path) -> dict[str, tuple[Path, Any]]:
+    """File and slice of every tensor, without reading any values."""
+    if (directory / _WEIGHTS).is_file():  # where there are both, transformers too prefers the single file
+        files = [directory / _WEIGHTS]
+    elif (directory / _INDEX).is_file():
+        weight_map = read_json(directory / _INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ValueError(
+                f"{directory / _INDEX}: weight_map: {weight_map!r}; allowed: tensor name -> file"
+            )
+        files = [directory / name for name in sorted(set(weight_map.values()))]
+    else:
+        raise FileNotFoundError(f"{directory}: has no {_WEIGHTS} and no {_INDEX}; other formats are not read")
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise FileNotFoundError(f"{directory}: {_INDEX} names files that are not there: {_some(absent)}")
+
+    tensors = {}
+    for file in files:
+        try:
+            handle = safe_open(file, framework="numpy")
+        except SafetensorError as error:
+            raise ValueError(f"{file}: is damaged or cut off: {error}") from None
+        for name in handle.keys():  # noqa: SIM118  (the handle is no mapping)
+            if name in tensors:
+                raise ValueError(f"{file}: tensor {name} is also in {tensors[name][0].name}")
+            tensors[name] = (file, handle.get_slice(name))
+    return tensors
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _check_tensors(directory: Path, config: DecoderConfig, tensors: dict[str, tuple[Path, Any]]) -> None:
+    expected = _tensor_shapes(config)
+    missing = expected.keys() - tensors.keys()
+    if missing:
+        raise ValueError(f"{directory}: missing tensors ({len(missing)}): {_some(missing)}")
+    # Older checkpoints carry buffers that follow from the config, or a second name for the tied table.
+    unexpected = {
+        name for name in tensors.keys() - expected.keys() if not name.endswith("rotary_emb.inv_freq")
+    }
+    if config.tie_embeddings:
+        unexpected.discard("lm_head.weight")
+    if unexpected:
+        raise ValueError(f"{directory}: unexpected tensors ({len(unexpected)}): {_some(unexpected)}")
+    for name, shape in expected.items():
+        file, tensor = tensors[name]
+        found = tuple(tensor.get_shape())
+        if found != shape:
+            raise ValueError(f"{file}: tensor {name} has shape {found}; by config.json it is {shape}")
+        if tensor.get_dtype() not in ("F32", "F16", "BF16"):
+            raise ValueError(f"{file}: tensor {name} has type {tensor.get_dtype()}; allowed: F32, F16, BF16")
+
+
+def _load_leaf(
+    path: str, shape: tuple[int, ...], slices: list[Any], dtype: Any, sharding: jax.sharding.Sharding | None
+) -> jax.Array:
+    """Reads one leaf, and of it only what the devices of this host hold."""
+
+    @functools.cache  # devices with the same block share one read
+    def read(bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
+        layers, *inner = bounds if path.startswith("layers/") else ((0, 1), *bounds)
+        index = tuple(slice(*bound) for bound in (inner[::-1] if _is_transposed(path) else inner))
+        block = np.empty([stop - start for start, stop in (layers, *inner)], dtype)
+        for row, tensor in zip(block, slices[slice(*layers)], strict=True):
+            row[...] = tensor[index].T if _is_transposed(path) else tensor[index]
+        return block if path.startswith("layers/") else block[0]
+
+    if sharding is None:
+        return jnp.asarray(read(tuple((0, n) for n in shape)))
+    return jax.make_array_from_callback(
+        shape,
+        sharding,
+        lambda index: read(tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))),
+    )
+
+
+def load_hf(
+    directory: str | Path,
+    dtype: Any = jnp.float32,
+    sharding: Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None = None,
+) -> tuple[DecoderConfig, Params]:
+    """Loads a checkpoint of Qwen2 / Qwen2.5, Qwen3 or Llama 3.
+
+    A host reads the blocks that its devices hold, one parameter after the other: neither the checkpoint
+    nor a sharded parameter is ever whole in its memory.
+
+    Args:
+      directory: config.json with model.safetensors, or with shards and their index; bfloat16, float16
+        or float32.
+      dtype: Type of the parameters.
+      sharding: (path such as `layers/self_attn/q_proj/kernel`, shape) -> where the parameter lives. None
+        for the default device.
+
+    Returns:
+      (The architecture, parameters for its policy.)
+
+    Raises:
+      FileNotFoundError: config.json, the weights or one of their shards are not there.
+      ValueError: The architecture is not supported, a file is damaged, or the tensors are not those
+        that config.json describes.
+    """
+    directory = Path(directory)
+    config = read_config(directory)
+    tensors = _open_tensors(directory)
+    _check_tensors(directory, config, tensors)
+    params = {}
+    for path, shape in _leaf_shapes(config).items():
+        slices = [tensors[name][1] for name in _tensor_names(path, config.num_layers)]
+        place = None if sharding is None else sharding(path, shape)
+        params[path] = _load_leaf(path, shape, slices, dtype, place)
+    return config, traverse_util.unflatten_dict(params, sep="/")
+
+
+# ---------------------------------------------------------------------------------------------------
+# Saving
+# ---------------------------------------------------------------------------------------------------
+
+
+def _host_tensors(config: DecoderConfig, params: Params, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+    """The checkpoint's tensors, one parameter at a time on the host. Every process must run through it."""
+    leaves = traverse_util.flatten_dict(params, sep="/")
+    for path in _leaf_shapes(config):
+        leaf = leaves[path]
+        if not getattr(leaf, "is_fully_addressable", True):
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        leaf = np.asarray(leaf).astype(dtype, copy=False)
+        layers = leaf if path.startswith("layers/") else leaf[None]
+        for name, tensor in zip(_tensor_names(path, config.num_layers), layers, strict=True):
+            # safetensors writes the buffer of a transposed view as it lies, without a warning.
+            yield name, np.ascontiguousarray(tensor.T if _is_transposed(path) else tensor)
+
+
+def _write_weights(
+    directory: Path,
+    shapes: dict[str, tuple[int, ...]],
+    tensors: Iterator[tuple[str, np.ndarray]],
+    itemsize: int,
+    max_shard_bytes: int,
+) -> None:
+    """Writes the tensors, which come in the order of `shapes`, with at most one file's worth in memory."""
+    sizes = {name: itemsize * math.prod(shape) for name, shape in shapes.items()}
+    shards, room = [], 0
+    for name, size in sizes.items():
+        if not shards or size > room:  # a file is larger than the limit only if its one tensor is
+            shards.append([])
+            room = max_shard_bytes
+        shards[-1].append(name)
+        room -= size
+    files = [_WEIGHTS]
+    if len(shards) > 1:
+        files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+        weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        _write_json(directory / _INDEX, index)
+    for file, names in zip(files, shards, strict=True):
+        shard = dict(itertools.islice(tensors, len(names)))
+        save_file(shard, directory / file, metadata={"format": "pt"})
+        (directory / file).chmod(0o644)  # safetensors makes it readable by the owner alone
+
+
+def _text_files(directory: Path) -> list[Path]:
+    files = [directory / name for name in _TEXT_FILES if (directory / name).is_file()]
+    if not any(file.name.startswith(("tokenizer.", "vocab.")) for file in files):
+        raise FileNotFoundError(f"{directory}: has no tokenizer.json, tokenizer.model or vocab.json")
+    return files
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def save_hf(
+    directory: str | Path,
+    config: DecoderConfig,
+    params: Params,
+    tokenizer_dir: str | Path | None = None,
+    dtype: str = "float32",
+    source_config: str | Path | None = None,
+    max_shard_bytes: int = 5 * 10**9,
+) -> None:
+    """Writes a directory that transformers and its kin load.
+
+    The directory appears whole or not at all. With several processes all must call this; the first one
+    writes.
+
+    Args:
+      directory: Where to; must not exist yet, or be empty.
+      config: The architecture.
+      params: Parameters of its policy, in the training layout.
+      tokenizer_dir: Its tokenizer files, chat template and generation_config.json are copied.
+      dtype: `float32` or `bfloat16`, the type of the tensors.
+      source_config: The directory the model came from. What its config.json says beyond the architecture
+        (max_position_embeddings, token ids) is kept.
+      max_shard_bytes: Beyond this many bytes of tensors the weights are split into several files.
+
+    Raises:
+      FileExistsError: `directory` holds something.
+      FileNotFoundError: `tokenizer_dir` has no tokenizer, or `source_config` no config.json.
+      ValueError: Another dtype, parameters of another model, or one that Hugging Face has no name for.
+    """
+    directory = Path(directory)
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype: {dtype!r} is not supported; allowed: float32, bfloat16")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise FileExistsError(f"{directory}: exists and is not an empty directory; nothing was written")
+    found = {path: np.shape(leaf) for path, leaf in traverse_util.flatten_dict(params, sep="/").items()}
+    wrong = {path for path, _ in found.items() ^ _leaf_shapes(config).items()}
+    if wrong:
+        raise ValueError(f"params are not those of this config; they differ in: {_some(wrong)}")
+    fields = config_json(config, dtype, source_config)
+    copies = [] if tokenizer_dir is None else _text_files(Path(tokenizer_dir))
+    multihost_utils.sync_global_devices("save_hf: checked")  # nobody looks at what the first one has begun
+
+    shapes, tensors = _tensor_shapes(config), _host_tensors(config, params, dtype)
+    if jax.process_index() == 0:
+        temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+        temporary.mkdir(parents=True)
+        try:
+            _write_weights(temporary, shapes, tensors, jnp.dtype(dtype).itemsize, max_shard_bytes)
+            _write_json(temporary / "config.json", fields)
+            for file in copies:
+                shutil.copyfile(file, temporary / file.name)
+            temporary.rename(directory)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    else:
+        for _ in tensors:  # takes part in the gathers
+            pass
+    multihost_utils.sync_global_devices("save_hf: written")  # whoever returns can read the directory

@@ -1,0 +1,102 @@
+"""From problems to token arrays: encoding, the length limit, and the order in which training sees them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from entropy_rl.tasks.task import Problem
+
+log = logging.getLogger(__name__)
+
+_LENGTH_MULTIPLE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptBatch:
+    """Right-padded prompts and the problems behind them."""
+
+    problems: list[Problem]
+    ids: np.ndarray  # int32[P, S]
+    mask: np.ndarray  # bool[P, S]
+    index: np.ndarray  # int32[P], the problems' ids
+
+
+class Prompts:
+    """The encoded problems of a split, in a seeded order that any step can be read from directly.
+
+    Args:
+      problems: The problems.
+      tokenizer: A Hugging Face tokenizer.
+      max_tokens: Problems with a longer prompt are left out, and `left_out` counts them.
+      seed: Seed of the order; None keeps that of the problems.
+
+    Raises:
+      ValueError: If no problem is left, or a chat prompt meets a tokenizer without a chat template.
+    """
+
+    def __init__(self, problems: Sequence[Problem], tokenizer, max_tokens: int, seed: int | None = None):
+        encoded = [(problem, encode_prompt(problem, tokenizer)) for problem in problems]
+        self._kept = [(problem, ids) for problem, ids in encoded if len(ids) <= max_tokens]
+        self.left_out = len(encoded) - len(self._kept)
+        if not self._kept:
+            raise ValueError(
+                f"no prompt is left: of {len(encoded)} problems, {self.left_out} have a prompt longer than "
+                f"max_prompt_tokens={max_tokens}"
+            )
+        if self.left_out:
+            log.warning(
+                "%d of %d problems are left out: their prompt is longer than max_prompt_tokens=%d",
+                self.left_out, len(encoded), max_tokens,
+            )  # fmt: skip
+        self._pad_id = tokenizer.pad_token_id
+        longest = max(len(ids) for _, ids in self._kept)
+        self.length = min(-(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE, max(max_tokens, longest))
+        self._order = self._kept
+        if seed is not None:
+            import grain  # here: it takes a second to import, and evaluation does without
+
+            # Reshuffled in every epoch; the i-th element is a pure function of (seed, i).
+            self._order = grain.MapDataset.source(self._kept).seed(seed).shuffle().repeat()
+
+    def __len__(self) -> int:
+        """Problems that are kept."""
+        return len(self._kept)
+
+    def batch(self, start: int, count: int) -> PromptBatch:
+        """The prompts from place `start` of the order on."""
+        return self._pad([self._order[i] for i in range(start, start + count)])
+
+    def _pad(self, rows: Sequence[tuple[Problem, list[int]]]) -> PromptBatch:
+        ids = np.full((len(rows), self.length), self._pad_id, np.int32)
+        mask = np.zeros((len(rows), self.length), bool)
+        for i, (_, row) in enumerate(rows):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = True
+        problems = [problem for problem, _ in rows]
+        return PromptBatch(problems, ids, mask, np.array([p.id for p in problems], np.int32))
+
+
+def encode_prompt(problem: Problem, tokenizer) -> list[int]:
+    """Token ids of a prompt exactly as the model sees it.
+
+    A chat prompt is wrapped by the tokenizer's chat template with the turn of the assistant opened; any
+    other is encoded as it stands, without special tokens added.
+
+    Raises:
+      ValueError: If a chat template is needed and missing.
+    """
+    if not problem.chat:
+        return tokenizer.encode(problem.prompt, add_special_tokens=False)
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"{tokenizer.name_or_path}: the tokenizer has no chat template; "
+            "set task.args.chat to false, or add one"
+        )
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": problem.prompt}], tokenize=False, add_generation_prompt=True
+    )
+    return tokenizer.encode(text, add_special_tokens=False)

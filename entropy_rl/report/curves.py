@@ -1,0 +1,60 @@
+"""The training curves of a run as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from entropy_rl.metrics import METRICS_FILE, read_jsonl
+
+CURVES_FILE = "curves.png"
+_PANELS = {
+    "correct": "share of correct completions",
+    "length": "response length (tokens)",
+    "entropy": "entropy (nats per token)",
+    "bonus_share": "entropy bonus, |ψ| / |A|",
+    "truncated": "cut off at the limit",
+    "grad_norm": "gradient norm before clipping",
+}
+
+
+def write_curves(directory: Path) -> Path:
+    """Draws metrics.jsonl of a run: each step thin, a running mean over a tenth of the run thick.
+
+    Args:
+      directory: The run.
+
+    Returns:
+      The picture's path.
+
+    Raises:
+      ImportError: Without matplotlib, which is in the extra `report`.
+      ValueError: If the run has no step yet.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = read_jsonl(directory / METRICS_FILE)
+    if not rows:
+        raise ValueError(f"{directory}: there are no metrics to draw yet")
+    steps = np.array([row["step"] for row in rows])
+    window = max(1, len(rows) // 10)
+    figure, axes = plt.subplots(2, 3, figsize=(11, 6), sharex=True, layout="constrained")
+    for axis, (name, title) in zip(axes.flat, _PANELS.items(), strict=True):
+        values = np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
+        axis.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1)
+        if len(rows) > window:
+            mean = np.convolve(values, np.ones(window) / window, mode="valid")
+            axis.plot(steps[window - 1 :], mean, color="tab:blue", linewidth=2)
+        axis.set_title(title, fontsize=10)
+        axis.grid(alpha=0.3)
+    for axis in axes[-1]:
+        axis.set_xlabel("step")
+    figure.suptitle(str(directory))
+    path = directory / CURVES_FILE
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path

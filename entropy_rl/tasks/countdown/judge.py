@@ -1,0 +1,189 @@
+"""Reading completions: `parse` knows the grammar, `replay` the game. Verdicts and skill measures follow."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from entropy_rl.tasks.countdown import game
+from entropy_rl.tasks.task import Verdict
+
+# Words are looked up, never converted: `²`, `+7`, `007` or a number of a million digits are no words.
+_NUMBERS = {str(number): number for number in range(game.MAX_NUMBER + 1)}
+_OPERATORS = {op: op for op in "+-*"}
+
+
+class Move(NamedTuple):
+    """One move and the state printed after it: a step, `undone` steps taken back, or (neither) a restart."""
+
+    step: tuple[int, str, int] | None  # a, op, b; the result is pool[0]
+    undone: int
+    pool: list[int]
+    target: int
+
+
+class Parsed(NamedTuple):
+    """A completion by the grammar. If `broken`, `moves` are those before the break."""
+
+    moves: list[Move]
+    end: str | None  # "done", "stop", or None where the completion is cut off or broken
+    broken: bool
+
+
+class Replayed(NamedTuple):
+    """A completion by the rules: what is right in it, as counts."""
+
+    steps: int
+    arithmetic: int  # steps with a op b == c
+    operands: int  # steps whose operands are in the pool
+    rules: int  # steps that the game admits (larger operand first, no multiplication by one, ...)
+    states: int  # printed states
+    pools: int  # printed states with the right pool and target
+    waits: int
+    undos: int  # words, not moves
+    solved: bool  # the live chain is flawless and ends on the target
+
+
+def parse(text: str) -> Parsed:
+    """Reads a completion by the grammar in `traces`. Linear in its length, for any string.
+
+    Args:
+      text: The completion, without special tokens. Words are parted by any white space.
+
+    Returns:
+      The moves that are complete. A text that breaks off is cut, not broken.
+    """
+    words = text.split()
+    moves: list[Move] = []
+    i = 0
+    try:
+        while i < len(words):
+            step, undone = None, 0
+            word = words[i]
+            if word in ("done", "stop"):
+                last = i + 1 == len(words)
+                return Parsed(moves, word if last else None, broken=not last)
+            if word == "wait":
+                i += 1
+            elif word == "undo":
+                while words[i] == "undo":
+                    i += 1
+                    undone += 1
+            else:
+                step = (_NUMBERS[word], _OPERATORS[words[i + 1]], _NUMBERS[words[i + 2]])
+                if words[i + 3] != "=":
+                    return Parsed(moves, None, broken=True)
+                i += 4
+            pool = [_NUMBERS[words[i]]]
+            i += 1
+            while words[i] != ":":
+                pool.append(_NUMBERS[words[i]])
+                i += 1
+            moves.append(Move(step, undone, pool, _NUMBERS[words[i + 1]]))
+            i += 2
+    except IndexError:  # the text ends within a move
+        return Parsed(moves, None, broken=False)
+    except KeyError:  # a word that cannot stand there
+        return Parsed(moves, None, broken=True)
+    return Parsed(moves, None, broken=False)
+
+
+def replay(numbers: Sequence[int], target: int, moves: Sequence[Move]) -> Replayed:
+    """Plays the moves, each from the state printed before it, so that one slip counts once.
+
+    A state is right if it shows the right numbers, in any order (the result of a step is first in any case:
+    it is what stands after `=`), and the right target. A step is flawless if arithmetic, operands, rules and
+    state are right. A flaw stays with the chain until `undo` takes the step back or `wait` starts again; an
+    undo of more steps than there are leaves a flaw that only `wait` heals.
+
+    Args:
+      numbers: The inputs.
+      target: The target.
+      moves: From `parse`.
+
+    Returns:
+      The counts.
+    """
+    pool, flawless = list(numbers), True
+    history: list[tuple[list[int], bool]] = []  # pool and flawlessness before each step of the live chain
+    steps = arithmetic = operands = rules = pools = waits = undos = 0
+    for move in moves:
+        if move.step is not None:
+            a, op, b = move.step
+            rest = list(pool)
+            available = True
+            for operand in (a, b):
+                if operand in rest:
+                    rest.remove(operand)
+                else:
+                    available = False
+            right = game.calculate(a, op, b) == move.pool[0]
+            admitted = game.is_legal(a, op, b)
+            printed = move.target == target and sorted(move.pool[1:]) == sorted(rest)
+            steps += 1
+            arithmetic += right
+            operands += available
+            rules += admitted
+            history.append((pool, flawless))
+            flawless = flawless and right and available and admitted and printed
+        else:
+            if move.undone:
+                undos += move.undone
+                possible = move.undone <= len(history)
+                pool, flawless = history[-move.undone] if possible else (pool, False)
+                del history[-move.undone :]
+            else:
+                waits += 1
+                possible = True
+                pool, flawless = list(numbers), True
+                history.clear()
+            printed = possible and move.target == target and sorted(move.pool) == sorted(pool)
+            flawless = flawless and printed
+        pool = move.pool
+        pools += printed
+    solved = flawless and pool == [target]
+    return Replayed(steps, arithmetic, operands, rules, len(moves), pools, waits, undos, solved)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def read_prompt(prompt: str) -> tuple[tuple[int, ...], int]:
+    """The inputs and the target of a prompt."""
+    numbers, _, target = prompt.removeprefix("<bos>").partition(":")
+    return tuple(map(int, numbers.split())), int(target)
+
+
+def judge_one(prompt: str, completion: str) -> Verdict:
+    """The verdict on one completion."""
+    parsed = parse(completion)
+    if parsed.broken:
+        return Verdict.UNPARSABLE
+    solved = parsed.end == "done" and replay(*read_prompt(prompt), parsed.moves).solved
+    return Verdict.CORRECT if solved else Verdict.WRONG
+
+
+def probe_all(prompts: Sequence[str], completions: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Skill measures as sums over all completions: name -> (numerator, denominator)."""
+    total = dict.fromkeys(Replayed._fields, 0)
+    false_done = stopped = broken = 0
+    for prompt, completion in zip(prompts, completions, strict=True):
+        parsed = parse(completion)
+        replayed = replay(*read_prompt(prompt), parsed.moves)
+        for name, count in replayed._asdict().items():
+            total[name] += count
+        false_done += parsed.end == "done" and not replayed.solved
+        stopped += parsed.end == "stop"
+        broken += parsed.broken
+    n = len(completions)
+    return {
+        "arithmetic": (total["arithmetic"], total["steps"]),
+        "operands": (total["operands"], total["steps"]),
+        "rules": (total["rules"], total["steps"]),
+        "pools": (total["pools"], total["states"]),
+        "false_done": (false_done, n),
+        "stopped": (stopped, n),
+        "format_errors": (broken, n),
+        "waits": (total["waits"], n),
+        "undos": (total["undos"], n),
+        "steps": (total["steps"], n),
+    }

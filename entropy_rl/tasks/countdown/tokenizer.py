@@ -1,0 +1,55 @@
+"""The tokenizer: one token for each word of the grammar, numbers included."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from entropy_rl.tasks.countdown.game import MAX_NUMBER
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# The order is the id; `,` stands in drills only.
+VOCABULARY = (
+    *("<pad>", "<bos>", "<eos>", "<unk>"),
+    *(":", "+", "-", "*", "=", ",", "wait", "undo", "stop", "done"),
+    *(str(number) for number in range(MAX_NUMBER + 1)),
+)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Makes the word-level tokenizer.
+
+    Text is split at white space and nothing is added: the `<bos>` of a prompt is the one written in it.
+    A word outside of the vocabulary becomes `<unk>`. That is deliberately an ordinary word and no special
+    token: decoding drops special tokens, and a completion must not get better by losing a word.
+
+    Returns:
+      The tokenizer; ids follow `VOCABULARY`.
+    """
+    import tokenizers  # here, so that the task itself runs without transformers
+    from transformers import PreTrainedTokenizerFast
+
+    core = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>")
+    )
+    core.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
+        padding_side="right",
+    )
+
+
+def save_tokenizer(directory: str | os.PathLike[str]) -> None:
+    """Writes the tokenizer's files, as `AutoTokenizer.from_pretrained` reads them.
+
+    Args:
+      directory: Where to; made if it is not there.
+    """
+    build_tokenizer().save_pretrained(os.fspath(directory))

@@ -1,0 +1,261 @@
+"""Reinforcement learning with verifiable rewards.
+
+One step, in this order:
+  1. prompts    the next problems of the seeded order
+  2. rollout    G completions of each, sampled by the policy as it is
+  3. verdicts   every completion is judged, and verdicts become rewards
+  4. updates    per mini-batch: token stats -> advantage -> loss -> gradient -> optimizer
+  5. records    metrics, a few samples, now and then a checkpoint
+A step is a pure function of the state, the config and the number of the step, so a run that was killed
+goes on from its last checkpoint as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from entropy_rl.advantages import build_advantage
+from entropy_rl.checkpoint import Checkpoints, claim_directory, to_plain
+from entropy_rl.cli import run
+from entropy_rl.config import TrainConfig
+from entropy_rl.config_file import parse_config
+from entropy_rl.evaluation import Evaluation, completion_rows, evaluate
+from entropy_rl.interrupt import StopRequest, catch_signals
+from entropy_rl.loading import CHECKPOINT_DIRECTORY, Model, keep_model_files, load_model
+from entropy_rl.metrics import Clock, Progress, RunLog
+from entropy_rl.optimizer import make_optimizer
+from entropy_rl.prompts import Prompts
+from entropy_rl.report import read_evaluation, run_summary, write_evaluation
+from entropy_rl.rollout import GenerateFn, make_generate
+from entropy_rl.scoring import Scores, probe_shares, score
+from entropy_rl.tasks import Task, load_task
+from entropy_rl.train_step import StatsFn, UpdateFn, init_state, make_batch, make_stats_pass, make_update
+from entropy_rl.types import FinishReason, Params, Rollout, TrainBatch, TrainState
+
+# Completions are cut to the longest of a step, rounded up to one of so many lengths: few programs to compile.
+_LENGTH_BUCKETS = 4
+
+
+def train(config: TrainConfig) -> TrainState:
+    """Trains, or goes on training, and returns the last state.
+
+    Args:
+      config: What to do. `run.directory` receives config.yaml, metrics.jsonl, samples.jsonl, checkpoints,
+        evaluations and curves.
+
+    Raises:
+      ValueError: If something in the config cannot work; before any training.
+      Interrupted: If the run was asked to stop; its state is saved.
+    """
+    # ---- Set up: whatever can be wrong is found here ----
+    task = load_task(config.task.name, config.task.args)
+    model = load_model(config.model)
+    problems = task.problems(config.task.train_split)
+    prompts = Prompts(problems, model.tokenizer, config.rollout.max_prompt_tokens, seed=config.seed)
+    programs = make_programs(config, model)
+    directory = Path(config.run.directory)
+    claim_directory(directory, config)
+    keep_model_files(model, directory)
+
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(catch_signals())
+        stack.callback(getattr(task, "close", lambda: None))
+        checkpoints = stack.enter_context(
+            Checkpoints(directory / CHECKPOINT_DIRECTORY, config.run.keep_checkpoints)
+        )
+
+        # ---- Start, or go on from the newest checkpoint ----
+        # A copy: updates donate the state, and the starting policy must stay what it was.
+        state = init_state(jax.tree.map(jnp.copy, model.params), programs.optimizer)
+        if checkpoints.latest is not None:
+            state = checkpoints.restore(state)
+            print(f"resuming {directory} after step {int(state.step)} of {config.steps}", file=sys.stderr)
+        first = int(state.step)
+        records = stack.enter_context(RunLog(directory, first, config.run.wandb_project, to_plain(config)))
+        progress = stack.enter_context(Progress("step", config.steps, first))
+        key = jax.random.key(config.seed)
+
+        for step in range(first, config.steps + 1):
+            # ---- Evaluate ----
+            if step in _evaluation_steps(config) and read_evaluation(directory, step) is None:
+                checkpoints.save(state)
+                result = _evaluate(config, model, state.params, task, progress, stop)
+                write_evaluation(directory, step, result)
+            if step == config.steps:
+                break
+
+            # ---- Prompts, rollout, verdicts ----
+            clock = Clock()
+            with clock("rollout"):
+                batch = prompts.batch(step * config.rollout.prompts, config.rollout.prompts)
+                rollout = programs.generate(
+                    state.params, batch.ids, batch.mask, batch.index, jax.random.fold_in(key, step)
+                )
+                rollout = jax.device_get(rollout)
+            with clock("verdicts"):
+                row_problems = [p for p in batch.problems for _ in range(config.rollout.group_size)]
+                scores = score(task, model.tokenizer, row_problems, rollout)
+
+            # ---- Updates ----
+            with clock("updates"):
+                data = _train_batch(config, programs, state.params, model, rollout, scores)
+                state, update_metrics = _run_updates(config, programs, state, data)
+
+            # ---- Records ----
+            metrics = _rollout_metrics(config, rollout, scores) | update_metrics
+            metrics |= clock.metrics(tokens=int(rollout.completion_mask.sum()))
+            records.metrics(step + 1, metrics)
+            kept = slice(0, config.run.samples_per_step)
+            rows = completion_rows(row_problems[kept], range(config.rollout.group_size), rollout, scores)
+            records.samples({"step": step + 1} | row for row in rows)
+            progress.show(step + 1, _note(metrics))
+            if stop or step + 1 == config.steps or (step + 1) % config.run.checkpoint_every == 0:
+                checkpoints.save(state)
+            stop.act(f"stopped after step {step + 1}; the same command goes on from there")
+    print(run_summary(directory, config.steps))
+    return state
+
+
+class Programs(NamedTuple):
+    """The compiled parts of a step."""
+
+    optimizer: optax.GradientTransformation
+    generate: GenerateFn
+    stats: StatsFn
+    update: UpdateFn
+
+
+def make_programs(config: TrainConfig, model: Model) -> Programs:
+    """Builds what a step runs on the device.
+
+    Raises:
+      ValueError: If the advantage cannot be built as the config says.
+    """
+    rollout, batching = config.rollout, config.batching
+    optimizer = make_optimizer(config.optimizer)
+    micro_batches = batching.prompts_per_update // batching.prompts_per_micro_batch
+    return Programs(
+        optimizer=optimizer,
+        generate=make_generate(
+            model.policy,
+            group_size=rollout.group_size,
+            max_new_tokens=rollout.max_new_tokens,
+            eos_ids=model.eos_ids,
+            pad_id=model.pad_id,
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+        ),
+        stats=jax.jit(
+            make_stats_pass(
+                model.policy,
+                temperature=rollout.temperature,
+                micro_batches=rollout.prompts // batching.prompts_per_micro_batch,
+            )
+        ),
+        update=make_update(
+            model.policy,
+            build_advantage(config.advantage, rollout.group_size),
+            optimizer,
+            config.loss,
+            temperature=rollout.temperature,
+            micro_batches=micro_batches,
+            max_new_tokens=rollout.max_new_tokens,
+        ),
+    )
+
+
+def _train_batch(
+    config: TrainConfig, programs: Programs, params: Params, model: Model, rollout: Rollout, scores: Scores
+) -> TrainBatch:
+    """The judged rollout as a batch, with the old and the reference log-probs that the loss asks for."""
+    new = config.rollout.max_new_tokens
+    bucket = -(-new // _LENGTH_BUCKETS)
+    length = min(new, -(-int(rollout.completion_mask.sum(-1).max()) // bucket) * bucket)
+    batch = make_batch(
+        rollout, scores.rewards(config.reward), scores.valid, pad_id=model.pad_id, max_length=length
+    )
+    if config.loss.old_log_probs == "trainer":
+        log_probs, entropy = programs.stats(params, batch)
+        batch = batch.replace(old_log_probs=log_probs, old_entropy=entropy)
+    if config.loss.kl_coef:
+        batch = batch.replace(ref_log_probs=programs.stats(model.params, batch)[0])
+    return batch
+
+
+def _run_updates(
+    config: TrainConfig, programs: Programs, state: TrainState, batch: TrainBatch
+) -> tuple[TrainState, dict[str, float]]:
+    """One optimizer step per mini-batch, in the order of the prompts; metrics are means over them."""
+    rows = config.batching.prompts_per_update * config.rollout.group_size
+    metrics = []
+    for start in range(0, batch.ids.shape[0], rows):
+        part = jax.tree.map(lambda x, a=start: x[a : a + rows], batch)
+        state, values = programs.update(state, part)
+        metrics.append(values)
+    metrics = jax.device_get(metrics)
+    means = {name: float(np.mean([values[name] for values in metrics])) for name in metrics[0]}
+    return state.replace(step=state.step + 1), means
+
+
+def _rollout_metrics(config: TrainConfig, rollout: Rollout, scores: Scores) -> dict[str, float]:
+    lengths = rollout.completion_mask.sum(-1)
+    correct = scores.correct.reshape(-1, config.rollout.group_size)
+    judged = scores.rewards(config.reward)[scores.valid]
+    return {
+        "reward": float(judged.mean()) if judged.size else float("nan"),
+        "correct": float(correct.mean()),
+        "groups_all_correct": float(correct.all(-1).mean()),
+        "groups_none_correct": float((~correct).all(-1).mean()),
+        "length": float(lengths.mean()),
+        "truncated": float((rollout.finish_reason == FinishReason.LENGTH).mean()),
+        **scores.verdict_shares(),
+        **probe_shares(scores.probe),
+    }
+
+
+def _evaluation_steps(config: TrainConfig) -> set[int]:
+    if config.evaluation is None:
+        return set()
+    every = config.run.evaluate_every
+    return {0, config.steps} | (set(range(0, config.steps, every)) if every else set())
+
+
+def _evaluate(
+    config: TrainConfig, model: Model, params: Params, task: Task, progress: Progress, stop: StopRequest
+) -> Evaluation:
+    def on_rows(done: int, total: int, _: Any) -> None:
+        progress.note(f"evaluation: {done}/{total} samples")
+        stop.act("stopped during an evaluation; the same command begins it anew")
+
+    return evaluate(
+        model,
+        params,
+        task,
+        config.evaluation,
+        seed=config.seed,
+        max_prompt_tokens=config.rollout.max_prompt_tokens,
+        on_rows=on_rows,
+    )
+
+
+def _note(metrics: dict[str, float]) -> str:
+    names = {"correct": ".3f", "length": ".1f", "entropy": ".3f", "bonus_share": ".3f", "time/step": ".1f"}
+    return "  ".join(f"{name.removeprefix('time/')} {metrics[name]:{form}}" for name, form in names.items())
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The verb `train` of the command line."""
+    train(parse_config(TrainConfig, "train", arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(run("train", sys.argv[1:]))

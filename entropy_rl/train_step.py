@@ -1,0 +1,272 @@
+"""One policy update: token stats -> advantage -> loss -> gradient -> optimizer, jitted and donated.
+
+What is computed does not depend on the number of micro-batches: counts are those of the whole
+mini-batch and are taken first, sums travel, and an advantage that needs the whole mini-batch is
+finished before the gradient pass begins.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from entropy_rl.advantages import Transform, baseline_and_shaping
+from entropy_rl.config import LossConfig
+from entropy_rl.distributions import log_prob_and_entropy
+from entropy_rl.losses import LossTerms, counts, policy_loss, token_weights
+from entropy_rl.masked import masked_sum
+from entropy_rl.types import Params, Policy, Rollout, TokenStats, TrainBatch, TrainState
+
+StatsFn = Callable[[Params, TrainBatch], tuple[jax.Array, jax.Array]]
+UpdateFn = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        params=params, opt_state=optimizer.init(params), step=jnp.int32(0), updates=jnp.int32(0)
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("pad_id", "max_length"))
+def make_batch(
+    rollout: Rollout, rewards: jax.Array, valid: jax.Array, *, pad_id: int, max_length: int
+) -> TrainBatch:
+    """A judged rollout as a batch to train on, with the sampler's log-probs as the old ones.
+
+    Args:
+      rollout: P prompts with G completions each.
+      rewards: f32[B].
+      valid: bool[B], False for rows without a judgement.
+      pad_id: Fills the end of the rows.
+      max_length: Columns of the completions that are kept; none of them may be longer.
+
+    Returns:
+      The batch.
+    """
+    cut = lambda x: x[:, :max_length]  # noqa: E731
+    completion_ids = cut(rollout.completion_ids)
+    ids, prompt_length = join_prompt_and_completion(
+        rollout.prompt_ids, rollout.prompt_mask, completion_ids, pad_id
+    )
+    return TrainBatch(
+        ids=ids,
+        prompt_length=prompt_length,
+        completion_ids=completion_ids,
+        completion_mask=cut(rollout.completion_mask),
+        old_log_probs=cut(rollout.log_probs),
+        old_entropy=cut(rollout.entropy),
+        sampler_log_probs=cut(rollout.log_probs),
+        rewards=rewards,
+        valid=valid,
+    )
+
+
+def join_prompt_and_completion(
+    prompt_ids: jax.Array, prompt_mask: jax.Array, completion_ids: jax.Array, pad_id: int
+) -> tuple[jax.Array, jax.Array]:
+    """Moves each completion right behind its prompt, so that a row is padded at its end only.
+
+    Args:
+      prompt_ids: int32[P, S], right-padded.
+      prompt_mask: bool[P, S].
+      completion_ids: int32[B, N], right-padded.
+      pad_id: Fills the end.
+
+    Returns:
+      (ids int32[B, S + N], prompt_length int32[B]).
+    """
+    rows, new = completion_ids.shape
+    prompts, length = prompt_ids.shape
+    prompt_length = jnp.repeat(prompt_mask.sum(-1, dtype=jnp.int32), rows // prompts)
+    ids = jnp.full((rows, length + new), pad_id, jnp.int32)
+    ids = ids.at[:, :length].set(
+        jnp.repeat(jnp.where(prompt_mask, prompt_ids, pad_id), rows // prompts, axis=0)
+    )
+    columns = prompt_length[:, None] + jnp.arange(new)[None]
+    return ids.at[jnp.arange(rows)[:, None], columns].set(completion_ids), prompt_length
+
+
+def make_token_stats(policy: Policy, temperature: float) -> StatsFn:
+    """Builds `(params, batch) -> (log_probs, entropy)`, f32[B, N] each: one forward pass, no micro-batches.
+
+    Args:
+      policy: The model.
+      temperature: That of the sampler; it divides the logits here too.
+
+    Returns:
+      The function; differentiable, zero off `batch.completion_mask`.
+    """
+
+    def token_stats(params: Params, batch: TrainBatch) -> tuple[jax.Array, jax.Array]:
+        hidden = policy.apply(params, batch.ids)
+        # The token at column c is predicted by the hidden state at column c - 1.
+        columns = batch.prompt_length[:, None] - 1 + jnp.arange(batch.completion_ids.shape[1])[None]
+        hidden = jnp.take_along_axis(hidden, columns[..., None], axis=1)
+        return log_prob_and_entropy(
+            hidden,
+            policy.head(params),
+            batch.completion_ids,
+            batch.completion_mask,
+            temperature=temperature,
+        )
+
+    return token_stats
+
+
+def in_micro_batches(batch: TrainBatch, count: int) -> TrainBatch:
+    """Folds the rows of every array into [count, B / count, ...], in order."""
+    return jax.tree.map(lambda x: x.reshape((count, x.shape[0] // count) + x.shape[1:]), batch)
+
+
+def make_stats_pass(policy: Policy, *, temperature: float, micro_batches: int) -> StatsFn:
+    """Builds the forward-only pass `(params, batch) -> (log_probs, entropy)` over a whole mini-batch.
+
+    Args:
+      policy: The model.
+      temperature: That of the sampler.
+      micro_batches: Parts that are computed one after the other.
+
+    Returns:
+      A function of arrays, to be jitted by the caller.
+    """
+    token_stats = make_token_stats(policy, temperature)
+
+    def stats_pass(params: Params, batch: TrainBatch) -> tuple[jax.Array, jax.Array]:
+        parts = in_micro_batches(batch, micro_batches)
+        stats = jax.lax.map(lambda part: token_stats(params, part), parts)
+        return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), stats)
+
+    return stats_pass
+
+
+def make_update(
+    policy: Policy,
+    advantage: Transform,
+    optimizer: optax.GradientTransformation,
+    loss: LossConfig,
+    *,
+    temperature: float,
+    micro_batches: int,
+    max_new_tokens: int,
+) -> UpdateFn:
+    """Builds the update on one mini-batch.
+
+    The entropy that shapes the advantage is that of the policy as it stands at this update.
+
+    Args:
+      policy: The model.
+      advantage: From `rewards[:, None]` to f32[B, 1] or f32[B, N]; a chain of token and group scope is
+        evaluated inside of the gradient pass, one of batch scope costs a forward pass before it.
+      optimizer: Its state lives in `TrainState.opt_state`.
+      loss: The loss.
+      temperature: That of the sampler.
+      micro_batches: Parts whose gradients are added up; each must hold whole groups.
+      max_new_tokens: Limit of new tokens, for the aggregation "constant".
+
+    Returns:
+      A jitted function `(state, batch: TrainBatch) -> (state, metrics: dict of f32[])`; the state is donated.
+    """
+    token_stats = make_token_stats(policy, temperature)
+    stats_pass = make_stats_pass(policy, temperature=temperature, micro_batches=micro_batches)
+    baseline, shaping = baseline_and_shaping(advantage)
+
+    def advantages_of(
+        batch: TrainBatch, log_probs: jax.Array, entropy: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The advantages before and after shaping, f32[B, N] each, as constants."""
+        stats = TokenStats(
+            log_probs=log_probs,
+            old_log_probs=batch.old_log_probs,
+            entropy=entropy,
+            old_entropy=batch.old_entropy,
+            mask=batch.completion_mask & batch.valid[:, None],
+            valid=batch.valid,
+        )
+        base = baseline(batch.rewards[:, None], stats)
+        shaped = shaping(base, stats)
+        return tuple(jax.lax.stop_gradient(jnp.broadcast_to(a, log_probs.shape)) for a in (base, shaped))
+
+    def update(state: TrainState, batch: TrainBatch) -> tuple[TrainState, dict[str, jax.Array]]:
+        tokens, sequences = counts(batch.completion_mask & batch.valid[:, None])
+        finished = None
+        if advantage.scope == "batch":
+            finished = advantages_of(batch, *stats_pass(state.params, batch))
+
+        def part_loss(params, part, finished_part):
+            log_probs, entropy = token_stats(params, part)
+            mask = part.completion_mask & part.valid[:, None]
+            if finished_part is None:
+                finished_part = advantages_of(part, log_probs, entropy)
+            base, shaped = finished_part
+            per_token, terms = policy_loss(
+                log_probs,
+                entropy,
+                shaped,
+                old_log_probs=part.old_log_probs,
+                mask=mask,
+                config=loss,
+                sampler_log_probs=part.sampler_log_probs,
+                ref_log_probs=part.ref_log_probs,
+            )
+            weights = token_weights(
+                mask, loss.aggregation, tokens=tokens, sequences=sequences, max_tokens=max_new_tokens
+            )
+            total = jnp.sum(weights * per_token)
+            return total, {"loss": total} | _metric_sums(part, mask, log_probs, entropy, base, shaped, terms)
+
+        def accumulate(sums, inputs):
+            (_, metrics), grads = jax.value_and_grad(part_loss, has_aux=True)(state.params, *inputs)
+            return jax.tree.map(jnp.add, sums, (grads, metrics)), None
+
+        parts = in_micro_batches(batch, micro_batches)
+        finished_parts = None if finished is None else in_micro_batches(finished, micro_batches)
+        first = jax.tree.map(lambda x: x[0], (parts, finished_parts))
+        shapes = jax.eval_shape(lambda p, *a: jax.grad(part_loss, has_aux=True)(p, *a), state.params, *first)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        (grads, sums), _ = jax.lax.scan(accumulate, zeros, (parts, finished_parts))
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        state = state.replace(
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            updates=state.updates + 1,
+        )
+        return state, _metrics(sums, tokens, optax.global_norm(grads), loss)
+
+    return jax.jit(update, donate_argnums=0)
+
+
+def _metric_sums(part, mask, log_probs, entropy, base, shaped, terms: LossTerms) -> dict[str, jax.Array]:
+    """Sums over the tokens of a part; they are divided once, when all parts have been added up."""
+    sums = {
+        "entropy": masked_sum(entropy, mask),
+        "bonus": masked_sum(jnp.abs(shaped - base), mask),
+        "magnitude": masked_sum(jnp.abs(base), mask),
+        "clip_low": masked_sum(terms.clipped.low, mask),
+        "clip_high": masked_sum(terms.clipped.high, mask),
+        "clip_dual": masked_sum(terms.clipped.dual, mask),
+        # k3 estimate of KL(old || current): never negative, so that it cannot hide in a mean of zero.
+        "kl_old": masked_sum(jnp.expm1(terms.log_ratio) - terms.log_ratio, mask),
+        "sampler_gap": masked_sum(jnp.abs(part.old_log_probs - part.sampler_log_probs), mask),
+    }
+    if terms.kl is not None:
+        sums["kl_reference"] = masked_sum(terms.kl, mask)
+    if terms.importance_weight is not None:
+        sums["importance_weight"] = masked_sum(terms.importance_weight, mask)
+    return sums
+
+
+def _metrics(sums: dict, tokens: jax.Array, grad_norm: jax.Array, loss: LossConfig) -> dict[str, jax.Array]:
+    """Means per token, the share |ψ| / |A| of the entropy bonus, and the gradient's norm before clipping."""
+    sums = dict(sums)
+    metrics = {"loss": sums.pop("loss"), "grad_norm": grad_norm}
+    bonus, magnitude = sums.pop("bonus"), sums.pop("magnitude")
+    metrics["bonus_share"] = jnp.where(magnitude > 0, bonus / jnp.where(magnitude > 0, magnitude, 1), 0)
+    if loss.dual_clip is None:
+        del sums["clip_dual"]
+    return metrics | {name: value / jnp.maximum(tokens, 1) for name, value in sums.items()}

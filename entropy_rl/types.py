@@ -1,0 +1,114 @@
+"""The values that travel between the stages: `Policy`, `Rollout`, `TokenStats`, `TrainBatch`, `TrainState`.
+
+Shapes: P prompts, G completions each, B = P*G rows (row b belongs to prompt b // G), S prompt length,
+N new tokens, T = S + N, V vocabulary, D hidden size. In every mask True means "this counts".
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import struct
+
+Params = Any  # a nest of dicts of arrays
+Cache = Any  # whatever a policy needs to go on decoding; opaque to everyone else
+
+
+class Policy(NamedTuple):
+    """A language model as pure functions, in the manner of `optax.GradientTransformation`.
+
+    Rows are right-padded: the model is causal, so a real token never sees padding and no mask is
+    needed. Nothing here returns logits: heads run on the hidden states of the tokens that count.
+
+    Attributes:
+      init: (key) -> params.
+      apply: (params, ids int32[B, T]) -> hidden [B, T, D]. The differentiable forward pass.
+      head: (params) -> head weights [V, D]; the logits of a token are `hidden @ weights.T`. Takes
+        training or decoding parameters.
+      to_decode: (params) -> decoding parameters: cast and laid out once, outside of every loop.
+      prefill: (decode_params, prompt_ids int32[P, S], prompt_mask bool[P, S], group_size, max_new_tokens)
+        -> (hidden [P, D] of each prompt's last token, cache for P*group_size rows). The prompt is
+        computed and kept once for its `group_size` rows.
+      decode: (decode_params, ids int32[B], t int32[], cache) -> (hidden [B, D], cache). Appends the
+        t-th new token (counting from 0) of every row.
+    """
+
+    init: Callable[[jax.Array], Params]
+    apply: Callable[[Params, jax.Array], jax.Array]
+    head: Callable[[Params], jax.Array]
+    to_decode: Callable[[Params], Params]
+    prefill: Callable[..., tuple[jax.Array, Cache]]
+    decode: Callable[[Params, jax.Array, jax.Array, Cache], tuple[jax.Array, Cache]]
+
+
+class FinishReason(enum.IntEnum):
+    """Why a completion ended."""
+
+    EOS = 0  # it produced an end-of-sequence token, which is part of the completion
+    LENGTH = 1  # it was cut off at the limit of new tokens
+
+
+@struct.dataclass
+class Rollout:
+    """Sampled completions. Prompts and completions are right-padded.
+
+    `log_probs` and `entropy` (nats) are those of the tempered, untruncated distribution, at the
+    tokens that count; zero elsewhere.
+    """
+
+    prompt_ids: jax.Array  # int32[P, S]
+    prompt_mask: jax.Array  # bool[P, S]
+    completion_ids: jax.Array  # int32[B, N]
+    completion_mask: jax.Array  # bool[B, N]; True up to and with the end-of-sequence token
+    log_probs: jax.Array  # f32[B, N]
+    entropy: jax.Array  # f32[B, N]
+    finish_reason: jax.Array  # int32[B], a FinishReason
+
+
+@struct.dataclass
+class TokenStats:
+    """All that a transform of the advantage may look at.
+
+    Entropies are of the full vocabulary, in nats. `valid` marks the rows that have a judgement: a
+    row whose verifier timed out or crashed is outside of every baseline and of the loss.
+    """
+
+    log_probs: jax.Array  # f32[B, N], of the policy that is being updated
+    old_log_probs: jax.Array  # f32[B, N], of the policy before the first update on this rollout
+    entropy: jax.Array  # f32[B, N], of the policy that is being updated
+    old_entropy: jax.Array  # f32[B, N]
+    mask: jax.Array  # bool[B, N]; False on every token of a row that is not valid
+    valid: jax.Array  # bool[B]
+
+
+@struct.dataclass
+class TrainBatch:
+    """One mini-batch of judged completions, as whole groups.
+
+    `ids` holds prompt and completion without a gap and right-padded; the t-th token of the
+    completion stands at column `prompt_length + t`.
+    """
+
+    ids: jax.Array  # int32[B, T]
+    prompt_length: jax.Array  # int32[B]
+    completion_ids: jax.Array  # int32[B, N]
+    completion_mask: jax.Array  # bool[B, N]
+    old_log_probs: jax.Array  # f32[B, N]
+    old_entropy: jax.Array  # f32[B, N]
+    sampler_log_probs: jax.Array  # f32[B, N]
+    rewards: jax.Array  # f32[B]
+    valid: jax.Array  # bool[B]
+    ref_log_probs: jax.Array | None = None  # f32[B, N]; of the reference policy, for the KL term
+
+
+@struct.dataclass
+class TrainState:
+    """What a training run is, between two steps. Everything else is derived from it and the config."""
+
+    params: Params
+    opt_state: Any
+    step: jax.Array  # int32[], rollouts done
+    updates: jax.Array  # int32[], optimizer steps done

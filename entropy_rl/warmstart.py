@@ -1,0 +1,178 @@
+"""Supervised training from scratch on a task's own demonstrations: the policy that RL starts from.
+
+One step: the next batch of demonstrations -> weighted cross-entropy -> optimizer. At the end the policy is
+evaluated and held against the gate: what it must be able to do before RL may begin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from entropy_rl.checkpoint import Checkpoints, claim_directory, to_plain, write_atomically
+from entropy_rl.cli import run
+from entropy_rl.config import GateConfig, WarmstartConfig
+from entropy_rl.config_file import parse_config
+from entropy_rl.demonstrations import BATCHES_PER_BLOCK, PieceEncoder, batch_block
+from entropy_rl.evaluation import Evaluation, evaluate
+from entropy_rl.interrupt import catch_signals
+from entropy_rl.loading import CHECKPOINT_DIRECTORY, MODEL_DIRECTORY, Model
+from entropy_rl.metrics import Clock, Progress, RunLog
+from entropy_rl.models import DecoderConfig, config_json, make_policy
+from entropy_rl.optimizer import make_optimizer
+from entropy_rl.report import evaluation_table, read_evaluation, write_evaluation
+from entropy_rl.supervised_step import make_supervised_step
+from entropy_rl.tasks import load_task
+from entropy_rl.tasks.task import DemonstratedTask
+from entropy_rl.train_step import init_state
+from entropy_rl.types import TrainState
+
+_LOG_EVERY = 50
+
+
+def warmstart(config: WarmstartConfig) -> TrainState:
+    """Trains from scratch, or goes on, and returns the last state.
+
+    Args:
+      config: What to do; the directory of the run is laid out as that of `train`.
+
+    Raises:
+      ValueError: If something in the config cannot work; before any training.
+      Interrupted: If the run was asked to stop; its state is saved.
+    """
+    task = load_task(config.task.name, config.task.args)
+    if not isinstance(task, DemonstratedTask):
+        raise ValueError(f"task.name: {config.task.name} has no demonstrations to train on")
+    directory = Path(config.run.directory)
+    claim_directory(directory, config)
+    model = _make_model(config, task, directory)
+    optimizer = make_optimizer(config.optimizer, decay_updates=config.steps, final_rate=config.final_rate)
+    step_fn = make_supervised_step(model.policy, optimizer)
+    encode = PieceEncoder(model.tokenizer)
+
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(catch_signals())
+        checkpoints = stack.enter_context(
+            Checkpoints(directory / CHECKPOINT_DIRECTORY, config.run.keep_checkpoints)
+        )
+        state = init_state(model.params, optimizer)
+        if checkpoints.latest is not None:
+            state = checkpoints.restore(state)
+            print(f"resuming {directory} after step {int(state.step)} of {config.steps}", file=sys.stderr)
+        first = int(state.step)
+        records = stack.enter_context(RunLog(directory, first, config.run.wandb_project, to_plain(config)))
+        progress = stack.enter_context(Progress("warm start", config.steps, first))
+
+        clock, tokens, batches, block = Clock(), 0, [], -1
+        for step in range(first, config.steps):
+            if step // BATCHES_PER_BLOCK != block:
+                block = step // BATCHES_PER_BLOCK
+                batches = batch_block(
+                    task,
+                    encode,
+                    seed=config.seed,
+                    block=block,
+                    batch_size=config.batch_size,
+                    length_buckets=config.length_buckets,
+                    pad_id=model.pad_id,
+                )
+            ids, weights = batches[step % BATCHES_PER_BLOCK]
+            state, metrics = step_fn(state, ids, weights)
+            tokens += ids.size
+            last = step + 1 == config.steps
+            if last or stop or (step + 1) % config.run.checkpoint_every == 0:
+                checkpoints.save(state)
+            if last or stop or (step + 1) % _LOG_EVERY == 0:
+                metrics = {name: float(value) for name, value in metrics.items()}
+                records.metrics(step + 1, metrics | clock.metrics(tokens))
+                progress.show(step + 1, f"loss {metrics['loss']:.3f}")
+                clock, tokens = Clock(), 0
+            stop.act(f"stopped after step {step + 1}; the same command goes on from there")
+
+        if config.evaluation is not None:
+            result = read_evaluation(directory, config.steps)
+            if result is None:
+                result = evaluate(
+                    model, state.params, task, config.evaluation, seed=config.seed, max_prompt_tokens=1024,
+                    on_rows=lambda done, total, _: progress.note(f"evaluation: {done}/{total} samples"),
+                )  # fmt: skip
+                write_evaluation(directory, config.steps, result)
+            print(evaluation_table({"warm start": result}))
+            for line in gate_failures(config.gate, result):
+                print(f"gate: {line}", file=sys.stderr)
+    print(f"\nnext: entropy-rl export --model {directory} --output DIRECTORY")
+    return state
+
+
+def gate_failures(gate: GateConfig, evaluation: Evaluation) -> list[str]:
+    """What an evaluation lacks to pass the gate, a line each; empty if it passes.
+
+    A measure is one of the task's skill measures, or `pass@K`.
+
+    Raises:
+      ValueError: If the gate names a measure that the evaluation does not have.
+    """
+    measures = evaluation.skill | {f"pass@{k}": value[0] for k, value in evaluation.pass_at_k.items()}
+    failures = []
+    for limits, word, fails in (
+        (gate.at_least, "at least", lambda value, limit: value < limit),
+        (gate.at_most, "at most", lambda value, limit: value > limit),
+    ):
+        for name, limit in limits.items():
+            if name not in measures:
+                raise ValueError(f"gate: {name!r} is no measure; allowed: {', '.join(measures)}")
+            if fails(measures[name], limit):
+                failures.append(f"{name} is {measures[name]:.4f}, and must be {word} {limit}")
+    return failures
+
+
+def _make_model(config: WarmstartConfig, task: DemonstratedTask, directory: Path) -> Model:
+    """The untrained model; config.json and the tokenizer are left in the run's directory."""
+    tokenizer = task.tokenizer()
+    shape = config.architecture
+    decoder = DecoderConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_layers=shape.num_layers,
+        num_heads=shape.num_heads,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.hidden_size // shape.num_heads,
+        rope_theta=1e4,
+        norm_eps=1e-6,
+        qkv_bias=False,
+        qk_norm=True,
+        tie_embeddings=True,
+        initializer_range=0.05,
+    )
+    target = directory / MODEL_DIRECTORY
+    target.mkdir(exist_ok=True)
+    tokenizer.save_pretrained(str(target))
+    write_atomically(
+        target / "config.json", json.dumps(config_json(decoder, "float32", None), indent=1) + "\n"
+    )
+    policy = make_policy(decoder, jnp.float32)
+    return Model(
+        policy=policy,
+        params=policy.init(jax.random.key(config.seed)),
+        config=decoder,
+        tokenizer=tokenizer,
+        eos_ids=(tokenizer.eos_token_id,),
+        pad_id=tokenizer.pad_token_id,
+        directory=target,
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The verb `warmstart` of the command line."""
+    warmstart(parse_config(WarmstartConfig, "warmstart", arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(run("warmstart", sys.argv[1:]))

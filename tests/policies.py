@@ -1,0 +1,51 @@
+"""Policies for tests: a table whose probabilities are known exactly, and a tiny decoder."""
+
+import jax
+import jax.numpy as jnp
+
+from entropy_rl.models.attention import Llama3RopeScaling
+from entropy_rl.models.decoder import DecoderConfig, make_policy
+from entropy_rl.types import Policy
+
+
+def table_policy(vocab_size: int) -> Policy:
+    """The next token depends on the current one alone: logits = params["table"][id]."""
+
+    def hidden(ids):
+        return jax.nn.one_hot(ids, vocab_size)
+
+    def prefill(params, prompt_ids, prompt_mask, group_size, max_new_tokens):
+        last = prompt_mask.sum(-1) - 1
+        return hidden(jnp.take_along_axis(prompt_ids, last[:, None], axis=1)[:, 0]), ()
+
+    return Policy(
+        init=lambda key: {"table": jax.random.normal(key, (vocab_size, vocab_size))},
+        apply=lambda params, ids: hidden(ids),
+        head=lambda params: params["table"].T,
+        to_decode=lambda params: params,
+        prefill=prefill,
+        decode=lambda params, ids, t, cache: (hidden(ids), cache),
+    )
+
+
+TINY = DecoderConfig(
+    vocab_size=37,  # like no other size, so that logits stand out among the shapes of a program
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    rope_theta=1e4,
+    norm_eps=1e-6,
+    qkv_bias=True,
+    qk_norm=True,
+    tie_embeddings=False,
+    rope_scaling=Llama3RopeScaling(8.0, 1.0, 4.0, 16),
+    initializer_range=0.3,
+)
+
+
+def tiny_policy(**kwargs) -> Policy:
+    """A decoder with every switch on, small enough to compile in a second."""
+    return make_policy(TINY, **kwargs)
