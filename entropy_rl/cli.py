@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from entropy_rl.naming import unknown
+from entropy_rl.factories import unknown
 from entropy_rl.version import __version__
 
 # verb -> what it does; the module of the same name has `main(arguments)`.
@@ -46,31 +46,25 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     from entropy_rl.interrupt import Interrupted
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    sys.path.insert(0, "")  # a user's own `module:function` lies where they are
     _quiet_libraries()
     try:
         importlib.import_module(f"entropy_rl.{verb}").main(arguments)
     except Interrupted as interrupted:
         print(f"entropy-rl {verb}: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("ENTROPY_RL_TRACEBACK"):
             raise
         print(f"entropy-rl {verb}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if os.environ.get("ENTROPY_RL_TRACEBACK"):
-            raise
-        print(f"entropy-rl {verb}: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ValueError | FileExistsError | FileNotFoundError) else 1
     return 0
 
 
 def _quiet_libraries() -> None:
     """Libraries report their own doings at a level that would bury a run's own lines."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault(
-        "HF_HUB_OFFLINE", "1"
-    )  # nothing here asks a hub; without this a typo in a path would
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are local: a mistyped path must not ask a hub
     for name in ("absl", "orbax", "jax"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

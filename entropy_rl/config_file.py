@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ArgumentParser
 
-from entropy_rl.naming import unknown
+from entropy_rl.factories import unknown
 
 Config = TypeVar("Config")
 

@@ -68,7 +68,8 @@ def batch_block(
     rows.sort(key=lambda row: len(row[0]))
     if len(rows[-1][0]) > length_buckets[-1]:
         raise ValueError(
-            f"length_buckets: the last one is {length_buckets[-1]}, but a demonstration has {len(rows[-1][0])} tokens"
+            f"length_buckets: a demonstration has {len(rows[-1][0])} tokens; "
+            f"the last one must not be less, and is {length_buckets[-1]}"
         )
     batches = []
     for start in range(0, size, batch_size):

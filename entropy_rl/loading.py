@@ -124,7 +124,7 @@ def _eos_ids(directory: Path, tokenizer: Any) -> tuple[int, ...]:
 
 
 def keep_model_files(model: Model, directory: Path) -> None:
-    """Copies config.json and the tokenizer into a run, so that the run can be loaded and exported by itself."""
+    """Copies config.json and the tokenizer into a run, which can then be loaded and exported by itself."""
     target = directory / MODEL_DIRECTORY
     if target.is_dir():
         return

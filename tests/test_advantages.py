@@ -469,17 +469,17 @@ def test_a_config_names_a_function_of_the_users_own(own_module):
     [
         (
             [{"name": "group_normalize"}, {"name": "shape_by_entropy", "alhpa": 0.4}],
-            "advantage[1].alhpa: unknown argument of shape_by_entropy; did you mean 'alpha'? "
+            "advantage[1].alhpa: 'alhpa' is not allowed; did you mean 'alpha'? "
             "allowed: alpha, kappa, entropy_source",
         ),
         (
             [{"name": "group_normalise"}],
-            "advantage[0].name: unknown transform 'group_normalise'; did you mean 'group_normalize'? "
+            "advantage[0].name: 'group_normalise' is not allowed; did you mean 'group_normalize'? "
             "allowed: group_normalize, group_center, leave_one_out, whiten, shape_by_entropy, "
             "or module:function for your own",
         ),
-        ([{"name": ["whiten"]}], "advantage[0].name: unknown transform ['whiten']"),
-        ([{"name": None}], "advantage[0].name: unknown transform None"),
+        ([{"name": ["whiten"]}], "advantage[0].name: ['whiten'] is not allowed"),
+        ([{"name": None}], "advantage[0].name: None is not allowed"),
         ([{"alpha": 0.4}], "advantage[0].name: missing; allowed: group_normalize"),
         (["whiten"], "advantage[0]: 'whiten' is no mapping; expected {name: ..., arguments}"),
         ({"name": "whiten"}, "advantage: {'name': 'whiten'} is no list"),
@@ -510,7 +510,7 @@ def test_a_config_names_a_function_of_the_users_own(own_module):
         ),
         (
             [{"name": "whiten", "group_size": 8}],
-            "advantage[0].group_size: unknown argument of whiten; allowed: eps",
+            "advantage[0].group_size: 'group_size' is not allowed; allowed: eps",
         ),
         (
             [{"name": "shape_by_entropy", "kappa": 0.5}],
@@ -527,7 +527,7 @@ def test_a_config_names_a_function_of_the_users_own(own_module):
             "advantage[0].name: 'USER:number' is 3; expected a function that returns a transform",
         ),
         ([{"name": "USER:makes_a_number"}], "advantage[0].name: USER:makes_a_number returned 3; expected"),
-        ([{"name": "USER:scale"}], "advantage[0].factor: missing; USER:scale needs it"),
+        ([{"name": "USER:scale"}], "advantage[0].factor: missing; it must be given"),
     ],
 )
 def test_a_config_error_names_the_place_the_value_and_the_way_out(specs, message, own_module):

@@ -418,7 +418,7 @@ def test_splits_are_files_and_ids_are_places(tmp_path):
     problems = task.problems("train")
     assert [(p.id, p.answer, p.chat) for p in problems] == [(0, "0", True), (1, "1", True), (2, "2", True)]
     assert task.problems("test")[0].prompt.startswith("t\n")
-    with pytest.raises(ValueError, match="task.args.validation: no file .*; given: train, test"):
+    with pytest.raises(ValueError, match=r"task.args.validation: no file .*; given: train, test"):
         task.problems("validation")
 
 
@@ -431,8 +431,8 @@ def test_splits_are_files_and_ids_are_places(tmp_path):
         ),
         (
             "dapo",
-            "Solve the following math problem step by step. The last line of your response should be of the form "
-            "Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n$P$\n\n"
+            "Solve the following math problem step by step. The last line of your response should be of the "
+            "form Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n$P$\n\n"
             'Remember to put your answer on its own line after "Answer:".',
         ),
         ("Q: {problem} {x} A:", "Q: $P$ {x} A:"),
@@ -445,7 +445,8 @@ def test_a_prompt_holds_the_problem_as_it_is(tmp_path, prompt, expected):
 
 
 def test_importing_the_task_is_light():
-    code = "import entropy_rl.tasks.maths, sys; print([m for m in ('jax', 'math_verify', 'sympy') if m in sys.modules])"
+    heavy = ("jax", "math_verify", "sympy", "transformers")
+    code = f"import entropy_rl.tasks.maths, sys; print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -23,9 +23,7 @@ def run_summary(directory: Path, steps: int) -> str:
     columns = {heading: found for heading, found in columns.items() if found is not None}
     if columns:
         parts.append(evaluation_table(columns))
-        parts.append(
-            "One run with one seed shows that the machinery works. It says nothing about which method is better."
-        )
+        parts.append("One run with one seed shows that the machinery works, not which method is better.")
     try:
         parts.append(f"curves:  {write_curves(directory)}")
     except ImportError:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
-from entropy_rl.naming import import_object, unknown
+from entropy_rl.factories import call_factory, import_object, unknown
 from entropy_rl.tasks.task import Demonstration, Problem, Task, Verdict
 
 __all__ = ["Demonstration", "Problem", "Task", "Verdict", "load_task"]
@@ -29,16 +28,7 @@ def load_task(name: str, args: dict[str, Any]) -> Task:
     if name not in _BUILT_IN and ":" not in name:
         raise ValueError(unknown("task.name", name, [*_BUILT_IN, "module:Class"]))
     factory = import_object("task.name", _BUILT_IN.get(name, name))
-    parameters = inspect.signature(factory).parameters.values()
-    allowed = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-        for argument in args:
-            if argument not in allowed:
-                raise ValueError(unknown(f"task.args.{argument}", argument, allowed))
-    missing = [p.name for p in parameters if p.default is p.empty and p.name in allowed and p.name not in args]
-    if missing:
-        raise ValueError(f"task.args: {', '.join(missing)} must be given for the task {name!r}")
-    task = factory(**args)
+    task = call_factory(factory, args, "task.args")
     for method in ("problems", "judge"):
         if not callable(getattr(task, method, None)):
             raise ValueError(f"task.name: {name!r} has no method {method!r}, which a task needs")

@@ -13,7 +13,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
-from entropy_rl.naming import import_object, unknown
+from entropy_rl.factories import import_object, unknown
 from entropy_rl.tasks.pool import VerifierPool
 from entropy_rl.tasks.task import Problem, Verdict
 

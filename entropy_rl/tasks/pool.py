@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
-from entropy_rl.naming import import_object
+from entropy_rl.factories import import_object
 from entropy_rl.tasks.task import Verdict
 
 logger = logging.getLogger(__name__)

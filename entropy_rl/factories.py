@@ -1,0 +1,109 @@
+"""From names and values in a config to objects: nearest matches, imports, checked calls.
+
+Every error is one line that begins with the dotted path of what is wrong.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+
+def unknown(path: str, name: object, allowed: Iterable[object]) -> str:
+    """The message for a name that does not exist, with the nearest one that does."""
+    allowed = [str(option) for option in allowed]
+    near = difflib.get_close_matches(str(name), allowed, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{path}: {name!r} is not allowed; {hint}allowed: {', '.join(allowed) or 'none'}"
+
+
+def import_object(path: str, reference: str) -> Any:
+    """Imports `module:attribute`.
+
+    Args:
+      path: Dotted path of the config field, for the error.
+      reference: The reference.
+
+    Raises:
+      ValueError: If the module or the attribute does not exist.
+    """
+    module, _, attribute = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: cannot import {reference!r}: {error}") from error
+
+
+def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], path: str) -> Any:
+    """Calls a factory with arguments from a config, after checking their names and types.
+
+    Args:
+      factory: A function or class. Its signature says which arguments there are, and its annotations,
+        where they are plain, what they may be; a number in a string becomes a float where one is wanted.
+      arguments: Keyword arguments.
+      path: Dotted path of the arguments.
+
+    Returns:
+      What the factory returns.
+
+    Raises:
+      ValueError: An argument is unknown, missing or of a wrong type. What the factory itself raises is
+        passed on.
+    """
+    parameters = inspect.signature(factory).parameters
+    named = [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    open_ended = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    names = [p.name for p in named]
+    for name in arguments:
+        if name not in names and not open_ended:
+            raise ValueError(unknown(f"{path}.{name}", name, names))
+    for parameter in named:
+        if parameter.default is parameter.empty and parameter.name not in arguments:
+            raise ValueError(f"{path}.{parameter.name}: missing; it must be given")
+    hints = _type_hints(factory)
+    return factory(**{n: _checked(value, hints.get(n), f"{path}.{n}") for n, value in arguments.items()})
+
+
+def _type_hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except (NameError, TypeError):  # somebody's annotations that cannot be read: nothing is checked
+        return {}
+
+
+def _checked(value: Any, type_: Any, path: str) -> Any:
+    """Return `value`, as a float where that is wanted, or raise if it is clearly not a `type_`."""
+    origin, options = typing.get_origin(type_), typing.get_args(type_)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in options:
+            return None
+        options = tuple(option for option in options if option is not type(None))
+        if len(options) != 1:
+            return value
+        return _checked(value, options[0], path)
+    if origin is Literal:
+        if value not in options:
+            raise ValueError(unknown(path, value, options))
+        return value
+    if type_ is float:
+        return _as_float(value, path)
+    # bool is a subclass of int, but `ddof: true` is a mistake
+    if type_ in (int, bool, str) and type(value) is not type_:
+        kind = {int: "a whole number", bool: "true or false", str: "a string"}[type_]
+        raise ValueError(f"{path}: {value!r} is not allowed; expected {kind}")
+    return value
+
+
+def _as_float(value: Any, path: str) -> float:
+    # YAML 1.1 reads 1e-6, without a dot, as a string.
+    try:
+        if not isinstance(value, bool):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"{path}: {value!r} is not allowed; expected a number")
