@@ -142,6 +142,11 @@ class LossConfig:
             self.importance_cap is None or self.importance_cap > 0,
             "loss.importance_cap", self.importance_cap, "null or numbers > 0",
         )  # fmt: skip
+        _require(
+            self.importance_cap is None or self.old_log_probs == "trainer",
+            "loss.importance_cap", self.importance_cap,
+            "null with loss.old_log_probs: sampler, as there is nothing to correct",
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

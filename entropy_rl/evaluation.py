@@ -30,7 +30,8 @@ class Evaluation:
       problems: Problems that were sampled.
       left_out: Problems with too long a prompt.
       samples: Samples per problem (n).
-      pass_at_k: K -> (estimate, low, high), unbiased.
+      pass_at_k: K -> (estimate, low, high), unbiased; from the samples with a judgement. K goes up to the
+        smallest number of them that a problem has.
       mean_length: (estimate, low, high), tokens of a completion.
       mean_entropy: (estimate, low, high), nats per token, of the tempered distribution.
       truncated: Share of completions cut off at the limit.

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,26 +52,12 @@ class RunLog:
     def __init__(self, directory: Path, last_step: int, wandb_project: str | None, config: Mapping[str, Any]):
         from tensorboardX import SummaryWriter  # slow to import, and needed by runs only
 
+        self._wandb = None if wandb_project is None else _start_wandb(wandb_project, directory, config)
         for name in (METRICS_FILE, SAMPLES_FILE):
             keep_steps(directory / name, last_step)
         self._metrics = (directory / METRICS_FILE).open("a")
         self._samples = (directory / SAMPLES_FILE).open("a")
         self._tensorboard = SummaryWriter(str(directory / "tensorboard"), purge_step=last_step + 1)
-        self._wandb = None
-        if wandb_project is not None:
-            try:
-                import wandb
-            except ImportError:
-                raise ValueError(
-                    "run.wandb_project: wandb is not installed; `pip install entropy_rl[wandb]`, or set null"
-                ) from None
-            self._wandb = wandb.init(
-                project=wandb_project,
-                dir=str(directory),
-                id=directory.resolve().name,
-                resume="allow",
-                config=dict(config),
-            )
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Records the numbers of one step."""
@@ -97,6 +84,21 @@ class RunLog:
             self._wandb.finish()
 
 
+def _start_wandb(project: str, directory: Path, config: Mapping[str, Any]) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise ValueError(
+            "run.wandb_project: wandb is not installed; `pip install entropy_rl[wandb]`, or set null"
+        ) from None
+    path = directory.resolve()
+    # From the whole path: a/seed_0 and b/seed_0 are two runs.
+    name = f"{path.name}-{zlib.crc32(str(path).encode()):08x}"
+    return wandb.init(
+        project=project, dir=str(directory), id=name, name=path.name, resume="allow", config=dict(config)
+    )
+
+
 class Clock:
     """Seconds per phase of a step, and tokens per second."""
 
@@ -119,9 +121,18 @@ class Clock:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    # JSON has no NaN: null is what other programs can read.
-    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-    return json.dumps(plain) + "\n"
+    return json.dumps(_finite(row)) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: null is what other programs can read."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
 
 
 class Progress:

@@ -14,24 +14,25 @@ def make_optimizer(
 
     Args:
       config: The `optimizer` section. The learning rate rises linearly over `warmup_updates`.
-      decay_updates: Updates after which it has fallen to `final_rate` of its value along a cosine; None
+      decay_updates: The update, counted from 1, that has `final_rate` of it, at the end of a cosine; None
         keeps it constant.
       final_rate: Share of the learning rate at the end.
 
     Returns:
       The transformation; its state is part of the training state.
     """
+    # The first update already moves: 1/n, 2/n, ... n/n of the rate. No warm-up is one of a single update.
+    warmup_updates = max(1, config.warmup_updates)
     if decay_updates is None:
         after = optax.constant_schedule(config.learning_rate)
     else:
-        steps = max(1, decay_updates - config.warmup_updates)
+        steps = max(1, decay_updates - warmup_updates)
         after = optax.cosine_decay_schedule(config.learning_rate, steps, alpha=final_rate)
     rate = after
-    if config.warmup_updates:
-        # The first update already moves: 1/n, 2/n, ... n/n of the rate.
-        first = config.learning_rate / config.warmup_updates
-        warmup = optax.linear_schedule(first, config.learning_rate, config.warmup_updates - 1)
-        rate = optax.join_schedules([warmup, after], [config.warmup_updates - 1])
+    if warmup_updates > 1:
+        first = config.learning_rate / warmup_updates
+        warmup = optax.linear_schedule(first, config.learning_rate, warmup_updates - 1)
+        rate = optax.join_schedules([warmup, after], [warmup_updates - 1])
     return optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.adamw(rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,10 +36,12 @@ class Prompts:
       seed: Seed of the order; None keeps that of the problems.
 
     Raises:
-      ValueError: If no problem is left, or a chat prompt meets a tokenizer without a chat template.
+      ValueError: If no problem is left, two have the same id, a prompt is empty, or a chat prompt meets a
+        tokenizer without a chat template.
     """
 
     def __init__(self, problems: Sequence[Problem], tokenizer, max_tokens: int, seed: int | None = None):
+        _check_ids(problems)
         encoded = [(problem, encode_prompt(problem, tokenizer)) for problem in problems]
         self._kept = [(problem, ids) for problem, ids in encoded if len(ids) <= max_tokens]
         self.left_out = len(encoded) - len(self._kept)
@@ -52,7 +55,8 @@ class Prompts:
                 "%d of %d problems are left out: their prompt is longer than max_prompt_tokens=%d",
                 self.left_out, len(encoded), max_tokens,
             )  # fmt: skip
-        self._pad_id = tokenizer.pad_token_id
+        # Padding is told by the mask, so any token can serve where a tokenizer has none for it.
+        self._pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         longest = max(len(ids) for _, ids in self._kept)
         self.length = min(-(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE, max(max_tokens, longest))
         self._order = self._kept
@@ -80,6 +84,13 @@ class Prompts:
         return PromptBatch(problems, ids, mask, np.array([p.id for p in problems], np.int32))
 
 
+def _check_ids(problems: Sequence[Problem]) -> None:
+    """Two problems of one id would share the randomness of their samples, and be counted as one."""
+    repeated = [i for i, count in Counter(problem.id for problem in problems).items() if count > 1]
+    if repeated:
+        raise ValueError(f"task: {len(repeated)} problem ids occur more than once, such as {repeated[0]}")
+
+
 def encode_prompt(problem: Problem, tokenizer) -> list[int]:
     """Token ids of a prompt exactly as the model sees it.
 
@@ -87,16 +98,19 @@ def encode_prompt(problem: Problem, tokenizer) -> list[int]:
     other is encoded as it stands, without special tokens added.
 
     Raises:
-      ValueError: If a chat template is needed and missing.
+      ValueError: If a chat template is needed and missing, or there is no token.
     """
-    if not problem.chat:
-        return tokenizer.encode(problem.prompt, add_special_tokens=False)
-    if not tokenizer.chat_template:
-        raise ValueError(
-            f"{tokenizer.name_or_path}: the tokenizer has no chat template; "
-            "set task.args.chat to false, or add one"
+    text = problem.prompt
+    if problem.chat:
+        if not tokenizer.chat_template:
+            raise ValueError(
+                f"{tokenizer.name_or_path}: the tokenizer has no chat template; "
+                "set task.args.chat to false, or add one"
+            )
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
         )
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": problem.prompt}], tokenize=False, add_generation_prompt=True
-    )
-    return tokenizer.encode(text, add_special_tokens=False)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    if not ids:
+        raise ValueError(f"task: the prompt of problem {problem.id} has no tokens: {problem.prompt!r}")
+    return ids

@@ -86,24 +86,36 @@ def test_splits_part_all_multisets():
         assert len(multisets) == len(set(multisets)) == count
 
 
-@pytest.mark.parametrize("split", game.SPLITS)
-def test_problems_lie_in_their_split_and_band_and_none_comes_twice(split):
+# What stands at place i of a split: (inputs, lowest p1, p1 below), with the bands in turn.
+MEDIUM = ((4, 0.05, 0.2), (5, 0.05, 0.2))
+DEFAULT_BANDS = {
+    "warmstart": MEDIUM,
+    "train": MEDIUM,
+    "validation": MEDIUM,
+    "test": (*MEDIUM, (4, 0.002, 0.006), (5, 0.0005, 0.003)),
+}
+
+
+@pytest.mark.parametrize(
+    ("split", "count"), [("warmstart", 256), ("train", 2048), ("validation", 128), ("test", 256)]
+)
+def test_problems_lie_in_their_split_and_in_the_bands_in_turn_and_none_comes_twice(split, count):
     problems = TASK.problems(split)
-    assert [problem.id for problem in problems] == list(range(len(problems)))
+    assert [problem.id for problem in problems] == list(range(count))
     seen = set()
-    for problem in problems:
+    for problem, (size, low, high) in zip(problems, itertools.cycle(DEFAULT_BANDS[split]), strict=False):
         numbers, target = judge.read_prompt(problem.answer)
         assert game.split_of(numbers) == split
-        p1 = game.target_probabilities(numbers)[target]
-        if split == "test":
-            low, high = {4: (0.002, 0.006), 5: (0.0005, 0.003)}[len(numbers)]
-        else:
-            low, high = 0.01, 0.05
-        assert low <= p1 < high
+        assert len(numbers) == size
+        assert low <= game.target_probabilities(numbers)[target] < high
         seen.add((tuple(sorted(numbers)), target))
-    assert len(seen) == len(problems)
-    sizes = [len(judge.read_prompt(problem.answer)[0]) for problem in problems]
-    assert sizes[:8] == ([4, 5, 5, 5] * 2 if split == "test" else [4, 5] * 4)
+    assert len(seen) == count
+
+
+def test_a_share_says_how_many_turns_a_band_has():
+    bands = [{"size": 4, "low": 0.05, "high": 0.2}, {"size": 5, "low": 0.001, "high": 0.2, "share": 3}]
+    problems = Countdown(bands={"train": bands}, counts={"train": 8}).problems("train")
+    assert [len(judge.read_prompt(problem.answer)[0]) for problem in problems] == [4, 5, 5, 5] * 2
 
 
 def test_a_longer_split_begins_with_the_shorter_one():
@@ -122,10 +134,10 @@ def test_512_problems_take_less_than_two_seconds():
 def test_problems_are_the_same_on_every_machine():
     first = {split: TASK.problems(split)[0].prompt for split in game.SPLITS}
     assert first == {
-        "test": "<bos> 8 9 3 10 : 3",
-        "validation": "<bos> 9 9 6 1 : 30",
-        "train": "<bos> 9 1 8 1 : 34",
-        "warmstart": "<bos> 1 1 6 5 : 22",
+        "test": "<bos> 10 8 3 9 : 30",
+        "validation": "<bos> 9 9 6 1 : 23",
+        "train": "<bos> 9 8 1 1 : 19",
+        "warmstart": "<bos> 5 6 1 1 : 3",
     }
 
 
@@ -500,6 +512,9 @@ def test_a_bad_argument_is_named(args, place):
 
 
 def test_a_split_that_runs_out_of_problems_says_how_many_there_are():
+    # The band that ends first is the third of four, with 462 problems: place 2 + 4 * 462 stays empty.
     task = Countdown(counts={"test": 10_000})
-    with pytest.raises(ValueError, match=r"^task.args.counts.test: 10000 .* at most \d+: "):
+    with pytest.raises(
+        ValueError, match=r"^task.args.counts.test: 10000 .* at most 1850: .*size=4, low=0.002"
+    ):
         task.problems("test")

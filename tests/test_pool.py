@@ -43,7 +43,7 @@ def act(kind: str, value: str = "") -> Verdict:
     elif kind == "memory":
         hoard = []
         while True:
-            hoard.append(bytearray(1 << 27))
+            hoard.append(bytes(1 << 27))
     elif kind == "raise":
         raise KeyError(value)
     elif kind == "text":
@@ -64,6 +64,14 @@ def act(kind: str, value: str = "") -> Verdict:
 
 def pids(pool: VerifierPool) -> list[int]:
     return [worker.process.pid for worker in pool._processes]
+
+
+def warm_up(pool: VerifierPool) -> None:
+    """Judges until every worker is ready: one that a test has killed is being replaced."""
+    number = 0
+    while not pool._processes or not all(worker.ready for worker in pool._processes):
+        pool.map([("sleep", f"0.01{number}")])
+        number += 1
 
 
 def alive(pid: int) -> bool:
@@ -165,7 +173,7 @@ def test_what_a_killed_check_has_started_dies_with_it(pool, tmp_path):
 
 
 def test_ctrl_c_does_not_reach_the_workers(pool):
-    pool.map([("right", "before")])
+    warm_up(pool)
     before = pids(pool)
     assert all(os.getsid(pid) == pid for pid in before)
     for pid in before:
@@ -195,7 +203,7 @@ def test_an_interrupted_call_leaves_no_answer_for_the_next_one(pool):
 
 
 def test_idle_workers_that_were_killed_are_replaced(pool):
-    pool.map([("right", "alive")])
+    warm_up(pool)
     for pid in pids(pool):
         os.kill(pid, signal.SIGKILL)
     wait_for_death(*pids(pool))

@@ -1,6 +1,7 @@
 """Maths problems with a final answer, from JSONL files, judged by math-verify, by DAPO's rule or by a user's.
 
-The verifiers are programs without a sandbox: they parse, they never run what the model wrote.
+The built-in verifiers run nothing of what the model wrote: math-verify parses LaTeX, and evaluates at most a
+text of digits and operators. The worker processes have limits, but they are no sandbox.
 """
 
 from __future__ import annotations
@@ -230,7 +231,15 @@ def _number(text: str) -> Fraction | None:
 
 
 def check_equal(gold: str, answer: str) -> Verdict:
-    """Compares two answers by math-verify. Runs in a worker of the pool, which alone limits its time."""
+    """Compares two answers by math-verify. Runs in a worker of the pool, which alone limits its time.
+
+    Args:
+      gold: The right answer. Where math-verify cannot read it, only the same text is correct.
+      answer: The given one, out of its box.
+
+    Returns:
+      CORRECT, WRONG, or UNPARSABLE where math-verify reads nothing.
+    """
     import logging
 
     from math_verify import parse, verify
@@ -341,7 +350,5 @@ def _row(line: bytes, problem_field: str, answer_field: str) -> tuple[str, str]:
         # Written out, without an exponent: 142.0 is "142".
         answer = str(int(answer)) if answer == int(answer) else f"{Decimal(repr(answer)):f}"
     if not isinstance(answer, str) or not answer.strip():
-        raise ValueError(
-            f"{answer_field!r} is {answer!r:.60}; allowed: a text that is not empty, or a number"
-        )
+        raise ValueError(f"{answer_field!r} is {answer!r:.60}; allowed: a number, or a non-empty text")
     return problem, answer.strip()

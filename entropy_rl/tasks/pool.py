@@ -36,6 +36,7 @@ _BOOT = (
     "import json, sys; fd, sys.path[:] = json.loads(sys.argv[1]); "
     "from entropy_rl.tasks.pool import _serve; _serve(fd)"
 )
+_MAX_REASONS = 10  # of crashes, that are logged
 _MAX_LOST = 3  # processes lost in a row, for each worker, without an item in their hands
 
 
@@ -85,7 +86,7 @@ class VerifierPool:
         self._lock = threading.Lock()
         self._closed = False
         self._lost = 0
-        self._last_crash = ""
+        self._reasons: set[str] = set()
         self._processes: list[_Worker] = []
         self._finalizer = weakref.finalize(self, _kill_all, self._processes)
 
@@ -204,10 +205,10 @@ class VerifierPool:
         return status
 
     def _note_crash(self, reason: str) -> None:
-        """Tells once why: a faulty verifier would otherwise only show as a count."""
-        if reason != self._last_crash:
+        """Tells each reason once, a few at most: a faulty verifier would otherwise only show as a count."""
+        if reason not in self._reasons and len(self._reasons) < _MAX_REASONS:
             logger.warning("verifier %s: a check crashed: %s", self._check, reason)
-            self._last_crash = reason
+            self._reasons.add(reason)
 
 
 class _Worker:

@@ -26,6 +26,7 @@ class Band:
     share: int = 1
 
 
+# A random search needs 5 to 20 attempts: a policy that has just been warm-started has rewards to learn from.
 _USUAL = (Band(4, 0.05, 0.2), Band(5, 0.05, 0.2))
 # Problems that a random search of a few hundred attempts still misses: Pass@K has room at large K.
 _HARD = (Band(4, 0.002, 0.006), Band(5, 0.0005, 0.003))
@@ -36,8 +37,12 @@ _COUNTS = {"warmstart": 256, "train": 2048, "validation": 128, "test": 256}
 class Countdown:
     """Combine 4 or 5 numbers by + - * so that all are used once and the last result is the target.
 
-    Problems are chosen by p1, the exact probability that one random legal attempt solves them. Splits
-    share no multiset of inputs, so no problem of one can be solved by what was learned by heart in another.
+    Problems are chosen by p1, the exact probability that one random legal attempt solves them. By default
+    every split has 0.05 <= p1 < 0.2, half of the problems with 4 and half with 5 numbers. So has one half of
+    "test"; the other half is hard: p1 in 0.002..0.006 with 4 numbers and in 0.0005..0.003 with 5.
+
+    Splits share no multiset of inputs, so no problem of one can be solved by what was learned by heart in
+    another.
 
     Args:
       seed: Draws problems and their order. Which inputs are in which split does not depend on it.

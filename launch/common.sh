@@ -1,0 +1,35 @@
+# Sourced by the other scripts: goes to the checkout and makes its own environment, .venv, once.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Compiled programs are kept, so that a second start takes seconds.
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-0.5}"
+
+find_python() {
+    local python
+    for python in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
+        if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$python"
+            return
+        fi
+    done
+    echo "launch: Python 3.11 or newer is needed; set PYTHON to one" >&2
+    return 1
+}
+
+# Installs the locked versions into .venv, unless that was done for this very lock.
+prepare_environment() {
+    local python stamp
+    stamp="$(cat requirements.lock setup.py | cksum)"
+    if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ]; then
+        python="$(find_python)"
+        echo "launch: installing into $PWD/.venv (some minutes, once)" >&2
+        "$python" -m venv --clear .venv
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+        echo "$stamp" >.venv/installed
+    fi
+}
+
+prepare_environment

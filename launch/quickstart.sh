@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# From nothing to a policy trained with the entropy-shaped advantage, on a CPU, in minutes:
+#   1. a few seconds of the supervised warm start, to show that stage;
+#   2. GRPO with the entropy-shaped advantage from the warm start that ships with the package,
+#      with Pass@K before and after.
+# SEED=1 bash launch/quickstart.sh takes another seed. A run that was interrupted goes on where it was.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+export PATH="$PWD/.venv/bin:$PATH"
+seed="${SEED:-0}"
+directory="runs/quickstart-seed$seed"
+
+echo "== 1/2  supervised warm start: the first 100 steps of 9000 (the whole of it ships as asset:countdown)"
+entropy-rl warmstart --config configs/countdown_warmstart.yaml \
+    --steps 100 --evaluation null --run.directory "$directory/warmstart"
+
+echo
+echo "== 2/2  GRPO with the entropy-shaped advantage"
+entropy-rl train --config configs/countdown_grpo_entropy.yaml \
+    --seed "$seed" --run.directory "$directory/grpo_entropy"
+
+echo
+echo "next: the same without the entropy-shaped advantage:"
+echo "  .venv/bin/entropy-rl train --config configs/countdown_grpo.yaml --seed $seed"

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Runs the style checks and the test suite. Arguments go to pytest, such as `-m slow` or a file.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+.venv/bin/python -m ruff check .
+.venv/bin/python -m ruff format --check .
+exec .venv/bin/python -m pytest "$@"

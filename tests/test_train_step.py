@@ -1,0 +1,248 @@
+"""One update against an independent float64 computation, and its independence of the micro-batches."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from policies import table_policy, tiny_policy
+
+from entropy_rl.advantages import chain, group_normalize, shape_by_entropy, whiten
+from entropy_rl.config import LossConfig
+from entropy_rl.rollout import make_generate
+from entropy_rl.train_step import (
+    init_state,
+    join_prompt_and_completion,
+    make_batch,
+    make_stats_pass,
+    make_update,
+)
+from entropy_rl.types import Rollout
+
+G, P, N, V = 4, 4, 6, 11
+PAD, EOS = 0, 1
+ALPHA, KAPPA = 0.4, 2.0
+SHAPED = chain(group_normalize(G), shape_by_entropy(ALPHA, KAPPA))
+ON_POLICY = LossConfig(old_log_probs="sampler")
+
+
+def make_rollout(seed=0):
+    """Random completions of different lengths behind prompts of different lengths."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, N + 1, P * G)
+    completion_mask = np.arange(N) < lengths[:, None]
+    prompt_mask = np.arange(3) < rng.integers(1, 4, P)[:, None]
+    return Rollout(
+        prompt_ids=jnp.array(np.where(prompt_mask, rng.integers(2, V, (P, 3)), PAD), jnp.int32),
+        prompt_mask=jnp.array(prompt_mask),
+        completion_ids=jnp.array(np.where(completion_mask, rng.integers(1, V, (P * G, N)), PAD), jnp.int32),
+        completion_mask=jnp.array(completion_mask),
+        log_probs=jnp.array(np.where(completion_mask, rng.normal(-2, 0.3, (P * G, N)), 0), jnp.float32),
+        entropy=jnp.zeros((P * G, N)),
+        finish_reason=jnp.zeros(P * G, jnp.int32),
+    )
+
+
+def make_data(seed=0, valid=None):
+    rewards = np.random.default_rng(seed + 1).integers(0, 2, P * G).astype(np.float32)
+    rewards[:G] = 1  # a group without contrast
+    valid = np.ones(P * G, bool) if valid is None else valid
+    return make_batch(make_rollout(seed), jnp.array(rewards), jnp.array(valid), pad_id=PAD, max_length=N)
+
+
+def sgd_update(
+    policy, data, params, *, advantage=SHAPED, loss=ON_POLICY, micro_batches=1, rate=1.0, temperature=1.0
+):
+    """The parameters after one step of plain gradient descent, and the metrics."""
+    optimizer = optax.sgd(rate)
+    update = make_update(
+        policy,
+        advantage,
+        optimizer,
+        loss,
+        temperature=temperature,
+        micro_batches=micro_batches,
+        max_new_tokens=N,
+    )
+    state, metrics = update(init_state(jax.tree.map(jnp.copy, params), optimizer), data)
+    return state.params, metrics
+
+
+def float64_gradient(table, data, temperature):
+    """d loss / d table of GRPO with the shaped advantage, token by token, in NumPy."""
+    table = np.asarray(table, np.float64)
+    log_p = table / temperature
+    log_p = log_p - np.log(np.exp(log_p).sum(-1, keepdims=True))
+    entropy = -(np.exp(log_p) * log_p).sum(-1)
+    ids, lengths = np.asarray(data.ids), np.asarray(data.prompt_length)
+    mask, valid = np.asarray(data.completion_mask), np.asarray(data.valid)
+    rewards, old = np.asarray(data.rewards, np.float64), np.asarray(data.old_log_probs, np.float64)
+    tokens = (mask & valid[:, None]).sum()
+    loss, grad, bonus, magnitude = 0.0, np.zeros_like(table), 0.0, 0.0
+    for b in range(P * G):
+        group = [i for i in range(b // G * G, b // G * G + G) if valid[i]]
+        if not valid[b] or len(group) < 2:
+            continue
+        r = rewards[group]
+        base = 0.0 if r.std() == 0 else (rewards[b] - r.mean()) / (r.std(ddof=1) + 1e-6)
+        for t in range(int(mask[b].sum())):
+            state, action = ids[b, lengths[b] + t - 1], ids[b, lengths[b] + t]
+            psi = min(ALPHA * entropy[state], abs(base) / KAPPA)
+            shaped = base + psi
+            ratio = np.exp(log_p[state, action] - old[b, t])
+            clipped = np.clip(ratio, 0.8, 1.28)
+            loss += max(-ratio * shaped, -clipped * shaped) / tokens
+            if -ratio * shaped >= -clipped * shaped:  # else the clip holds the token back
+                onehot = np.eye(V)[action]
+                grad[state] -= ratio * shaped / tokens * (onehot - np.exp(log_p[state])) / temperature
+            bonus, magnitude = bonus + psi, magnitude + abs(base)
+    return loss, grad, bonus / magnitude
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("some_without_judgement", [False, True])
+def test_loss_gradient_and_bonus_share_equal_a_float64_loop_over_tokens(
+    key, temperature, some_without_judgement
+):
+    valid = np.ones(P * G, bool)
+    if some_without_judgement:
+        valid[[5, 8, 9, 10]] = False  # the group 8-11 keeps one judged row: nothing to compare it with
+    policy, data = table_policy(V), make_data(valid=valid)
+    params = policy.init(key)
+    new, metrics = sgd_update(policy, data, params, temperature=temperature)
+    loss, grad, share = float64_gradient(params["table"], data, temperature)
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics["bonus_share"], share, rtol=1e-5)
+    np.testing.assert_allclose(params["table"] - new["table"], grad, atol=2e-6)
+    assert metrics["clip_high"] > 0 and metrics["clip_low"] > 0, "the case must reach both clips"
+
+
+def test_the_end_of_sequence_token_gets_a_gradient(key):
+    policy = table_policy(V)
+    rollout = make_rollout()
+    ids = jnp.full_like(rollout.completion_ids, PAD).at[:, 0].set(EOS)
+    rollout = rollout.replace(completion_ids=ids, completion_mask=ids == EOS, log_probs=jnp.zeros(ids.shape))
+    rewards = jnp.tile(jnp.array([1.0, 0, 0, 0]), P)
+    data = make_batch(rollout, rewards, jnp.ones(P * G, bool), pad_id=PAD, max_length=1)
+    params = policy.init(key)
+    data = data.replace(
+        old_log_probs=make_stats_pass(policy, temperature=1.0, micro_batches=1)(params, data)[0]
+    )
+    new, _ = sgd_update(policy, data, params, advantage=group_normalize(G))
+    last = data.ids[jnp.arange(P * G), data.prompt_length - 1]
+    # Ratio 1 everywhere and the same state within a group: its advantages cancel exactly ...
+    np.testing.assert_allclose(new["table"], params["table"], atol=1e-6)
+    # ... and with the shaping, which does not cancel, ending becomes more likely.
+    new, _ = sgd_update(policy, data, params)
+    assert (new["table"][last, EOS] > params["table"][last, EOS]).all()
+
+
+BATCH_SCOPE = chain(group_normalize(G), whiten(), shape_by_entropy(ALPHA, KAPPA))
+EVERY_TERM = LossConfig(entropy_coef=0.01, kl_coef=0.1, dual_clip=3.0, importance_cap=2.0)
+
+
+@pytest.mark.parametrize(
+    "policy, advantage, aggregation",
+    [
+        (table_policy(V), SHAPED, "token-mean"),
+        (table_policy(V), SHAPED, "sequence-mean"),
+        (table_policy(V), SHAPED, "constant"),
+        (table_policy(V), BATCH_SCOPE, "token-mean"),
+        (tiny_policy(), BATCH_SCOPE, "sequence-mean"),
+    ],
+)
+def test_four_micro_batches_give_what_one_gives(key, policy, advantage, aggregation):
+    loss = dataclasses.replace(EVERY_TERM, aggregation=aggregation)
+    data, params = make_data(valid=np.arange(P * G) != 6), policy.init(key)
+    data = data.replace(ref_log_probs=data.old_log_probs - 0.1)
+    one, four = (
+        sgd_update(policy, data, params, advantage=advantage, loss=loss, micro_batches=m) for m in (1, 4)
+    )
+    # Sums in another order, of gradients up to 1 in size; a count per micro-batch would be off by 0.1.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, four)
+
+
+def test_a_row_without_judgement_changes_nothing_whatever_it_holds(key):
+    policy, valid = table_policy(V), np.arange(P * G) != 9
+    data, params = make_data(valid=valid), policy.init(key)
+    other = data.replace(
+        rewards=data.rewards.at[9].set(jnp.nan),
+        completion_ids=data.completion_ids.at[9].set(3),
+        old_log_probs=data.old_log_probs.at[9].set(-jnp.inf),
+    )
+    one, two = sgd_update(policy, data, params), sgd_update(policy, other, params)
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_a_mini_batch_without_any_judgement_leaves_the_parameters_alone(key):
+    policy, data = table_policy(V), make_data(valid=np.zeros(P * G, bool))
+    params = policy.init(key)
+    new, metrics = sgd_update(policy, data, params)
+    np.testing.assert_array_equal(new["table"], params["table"])
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_the_second_update_is_shaped_by_the_entropy_of_the_policy_as_it_has_become(key):
+    policy, data = table_policy(V), make_data()
+    params = {"table": 4 * policy.init(key)["table"]}  # peaked enough for α·H to be the smaller term
+    first, _ = sgd_update(policy, data, params, rate=300.0)
+    _, metrics = sgd_update(policy, data, first)
+    _, _, share = float64_gradient(first["table"], data, 1.0)
+    _, _, stale = float64_gradient(params["table"], data, 1.0)
+    np.testing.assert_allclose(metrics["bonus_share"], share, rtol=1e-5)
+    assert abs(share - stale) > 0.01, "the two must differ for the test to say anything"
+
+
+def test_an_entropy_bonus_raises_the_entropy_and_a_shaped_advantage_has_no_gradient_through_it(key):
+    policy, data = table_policy(V), make_data()
+    data = data.replace(rewards=jnp.ones(P * G))  # no advantage anywhere
+    params = policy.init(key)
+    unmoved, _ = sgd_update(policy, data, params)
+    np.testing.assert_array_equal(unmoved["table"], params["table"])
+    raised, metrics = sgd_update(policy, data, params, loss=dataclasses.replace(ON_POLICY, entropy_coef=0.5))
+    _, entropy = make_stats_pass(policy, temperature=1.0, micro_batches=1)(raised, data)
+    assert entropy.sum() / data.completion_mask.sum() > metrics["entropy"]
+
+
+def test_parameters_and_optimizer_state_are_donated(key):
+    policy, optimizer, data = tiny_policy(), optax.adam(1e-3), make_data()
+    update = make_update(
+        policy, SHAPED, optimizer, ON_POLICY, temperature=1.0, micro_batches=2, max_new_tokens=N
+    )
+    state = init_state(policy.init(key), optimizer)
+    size = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state)))
+    assert update.lower(state, data).compile().memory_analysis().alias_size_in_bytes >= size
+
+
+def test_a_second_step_of_the_same_shape_compiles_nothing(key):
+    policy, optimizer = table_policy(V), optax.sgd(1.0)
+    update = make_update(
+        policy, SHAPED, optimizer, ON_POLICY, temperature=1.0, micro_batches=2, max_new_tokens=N
+    )
+    state = init_state(policy.init(key), optimizer)
+    for seed in range(3):
+        state, _ = update(state, make_data(seed))
+    assert update._cache_size() == 1 and int(state.updates) == 3
+
+
+def test_a_completion_follows_its_prompt_without_a_gap():
+    prompt_ids = jnp.array([[5, 6, 7], [8, 9, 9]])
+    prompt_mask = jnp.array([[True, True, True], [True, False, False]])
+    completions = jnp.array([[2, 3], [4, 1], [2, 1], [1, 0]])
+    ids, lengths = join_prompt_and_completion(prompt_ids, prompt_mask, completions, PAD)
+    assert ids.tolist() == [[5, 6, 7, 2, 3], [5, 6, 7, 4, 1], [8, 2, 1, 0, 0], [8, 1, 0, 0, 0]]
+    assert lengths.tolist() == [3, 3, 1, 1]
+
+
+def test_the_stats_pass_of_the_trainer_agrees_with_the_sampler(key):
+    policy = tiny_policy()
+    params = policy.init(key)
+    rollout = make_rollout()
+    run = make_generate(policy, group_size=G, max_new_tokens=N, eos_ids=[EOS], pad_id=PAD, temperature=0.8)
+    rollout = run(params, rollout.prompt_ids, rollout.prompt_mask, jnp.arange(P), key)
+    data = make_batch(rollout, jnp.zeros(P * G), jnp.ones(P * G, bool), pad_id=PAD, max_length=N)
+    log_probs, entropy = make_stats_pass(policy, temperature=0.8, micro_batches=2)(params, data)
+    np.testing.assert_allclose(log_probs, rollout.log_probs, atol=2e-5)
+    np.testing.assert_allclose(entropy, rollout.entropy, atol=2e-5)
