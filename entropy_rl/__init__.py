@@ -28,7 +28,7 @@ _PUBLIC = {
     "DecoderConfig": "models",
     # sampling
     "make_generate": "rollout",
-    "encode_prompts": "prompts",
+    "Prompts": "prompts",
     # verdicts
     "load_task": "tasks",
     "Problem": "tasks",
@@ -51,6 +51,7 @@ _PUBLIC = {
     "importance_weight": "losses",
     "token_weights": "losses",
     "LossConfig": "config",
+    "RewardConfig": "config",
     "make_batch": "train_step",
     "make_update": "train_step",
     "init_state": "train_step",

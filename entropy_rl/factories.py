@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -66,7 +67,7 @@ def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], path
         if parameter.default is parameter.empty and parameter.name not in arguments:
             raise ValueError(f"{path}.{parameter.name}: missing; it must be given")
     hints = _type_hints(factory)
-    return factory(**{n: _checked(value, hints.get(n), f"{path}.{n}") for n, value in arguments.items()})
+    return factory(**{n: check_value(value, hints.get(n), f"{path}.{n}") for n, value in arguments.items()})
 
 
 def _type_hints(factory: Callable[..., Any]) -> dict[str, Any]:
@@ -76,8 +77,20 @@ def _type_hints(factory: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _checked(value: Any, type_: Any, path: str) -> Any:
-    """Return `value`, as a float where that is wanted, or raise if it is clearly not a `type_`."""
+def check_value(value: Any, type_: Any, path: str) -> Any:
+    """Checks a plain value, as YAML holds it, against an annotation.
+
+    Args:
+      value: The value.
+      type_: The annotation. What is not plain (a union of several, a class) is not checked.
+      path: Where the value stands, for the error.
+
+    Returns:
+      The value, as a float where that is wanted.
+
+    Raises:
+      ValueError: If it is clearly not a `type_`.
+    """
     origin, options = typing.get_origin(type_), typing.get_args(type_)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in options:
@@ -85,25 +98,38 @@ def _checked(value: Any, type_: Any, path: str) -> Any:
         options = tuple(option for option in options if option is not type(None))
         if len(options) != 1:
             return value
-        return _checked(value, options[0], path)
+        return check_value(value, options[0], path)
     if origin is Literal:
         if value not in options:
             raise ValueError(unknown(path, value, options))
         return value
+    if origin is list and isinstance(value, list):
+        return [check_value(item, options[0], f"{path}[{i}]") for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {name: check_value(item, options[1], f"{path}.{name}") for name, item in value.items()}
     if type_ is float:
         return _as_float(value, path)
+    kind = origin or type_
     # bool is a subclass of int, but `ddof: true` is a mistake
-    if type_ in (int, bool, str) and type(value) is not type_:
-        kind = {int: "a whole number", bool: "true or false", str: "a string"}[type_]
-        raise ValueError(f"{path}: {value!r} is not allowed; expected {kind}")
+    if kind in _KINDS and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        raise ValueError(f"{path}: {value!r} is not allowed; expected {_KINDS[kind]}")
     return value
+
+
+_KINDS = {
+    int: "a whole number",
+    bool: "true or false",
+    str: "a text",
+    list: "a list",
+    dict: "a mapping",
+}
 
 
 def _as_float(value: Any, path: str) -> float:
     # YAML 1.1 reads 1e-6, without a dot, as a string.
     try:
-        if not isinstance(value, bool):
-            return float(value)
+        if not isinstance(value, bool) and not math.isnan(number := float(value)):
+            return number
     except (TypeError, ValueError):
         pass
     raise ValueError(f"{path}: {value!r} is not allowed; expected a number")

@@ -172,7 +172,7 @@ def token_weights(
     *,
     tokens: jax.Array | int,
     sequences: jax.Array | int,
-    max_tokens: int,
+    max_tokens: int | None = None,
 ) -> jax.Array:
     """Weights with which token losses become one number: loss = Σ weightsᵢₜ · lossᵢₜ.
 

@@ -25,6 +25,10 @@ class PromptBatch:
     mask: np.ndarray  # bool[P, S]
     index: np.ndarray  # int32[P], the problems' ids
 
+    def rows(self, group_size: int) -> list[Problem]:
+        """The problem of each of the P*G completions: row b belongs to prompt b // G."""
+        return [problem for problem in self.problems for _ in range(group_size)]
+
 
 class Prompts:
     """The encoded problems of a split, in a seeded order that any step can be read from directly.

@@ -102,7 +102,7 @@ def train(config: TrainConfig) -> TrainState:
                 )
                 rollout = jax.device_get(rollout)
             with clock("verdicts"):
-                row_problems = [p for p in batch.problems for _ in range(config.rollout.group_size)]
+                row_problems = batch.rows(config.rollout.group_size)
                 scores = score(task, model.tokenizer, row_problems, rollout)
 
             # ---- Updates ----

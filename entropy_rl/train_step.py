@@ -34,7 +34,7 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
 
 @functools.partial(jax.jit, static_argnames=("pad_id", "max_length"))
 def make_batch(
-    rollout: Rollout, rewards: jax.Array, valid: jax.Array, *, pad_id: int, max_length: int
+    rollout: Rollout, rewards: jax.Array, valid: jax.Array, *, pad_id: int, max_length: int | None = None
 ) -> TrainBatch:
     """A judged rollout as a batch to train on, with the sampler's log-probs as the old ones.
 
@@ -43,7 +43,7 @@ def make_batch(
       rewards: f32[B].
       valid: bool[B], False for rows without a judgement.
       pad_id: Fills the end of the rows.
-      max_length: Columns of the completions that are kept; none of them may be longer.
+      max_length: Columns of the completions that are kept, None for all; no completion may be longer.
 
     Returns:
       The batch.
@@ -148,11 +148,11 @@ def make_update(
     policy: Policy,
     advantage: Transform,
     optimizer: optax.GradientTransformation,
-    loss: LossConfig,
+    loss: LossConfig = LossConfig(),
     *,
-    temperature: float,
-    micro_batches: int,
-    max_new_tokens: int,
+    temperature: float = 1.0,
+    micro_batches: int = 1,
+    max_new_tokens: int | None = None,
 ) -> UpdateFn:
     """Builds the update on one mini-batch.
 
@@ -166,11 +166,16 @@ def make_update(
       loss: The loss.
       temperature: That of the sampler.
       micro_batches: Parts whose gradients are added up; each must hold whole groups.
-      max_new_tokens: Limit of new tokens, for the aggregation "constant".
+      max_new_tokens: Limit of new tokens; the aggregation "constant" divides by it.
 
     Returns:
       A jitted function `(state, batch: TrainBatch) -> (state, metrics: dict of f32[])`; the state is donated.
+
+    Raises:
+      ValueError: If the aggregation needs `max_new_tokens` and it is not given.
     """
+    if max_new_tokens is None and loss.aggregation == "constant":
+        raise ValueError("make_update: the aggregation 'constant' needs max_new_tokens")
     token_stats = make_token_stats(policy, temperature)
     stats_pass = make_stats_pass(policy, temperature=temperature, micro_batches=micro_batches)
     baseline, shaping = baseline_and_shaping(advantage)

@@ -116,7 +116,7 @@ def test_no_prompt_left_is_an_error_with_the_numbers():
     problems = [Problem(i, "<bos> 7 7", "") for i in range(4)]
     with pytest.raises(ValueError, match=r"^no prompt is left: of 4 problems, 4 .* max_prompt_tokens=2$"):
         Prompts(problems, WORDS, 2)
-    with pytest.raises(ValueError, match="^no prompt is left: of 0 problems, 0 "):
+    with pytest.raises(ValueError, match=r"^no prompt is left: of 0 problems, 0 "):
         Prompts([], WORDS, 2)
 
 
@@ -151,7 +151,7 @@ def test_a_tokenizer_without_padding_is_padded_with_some_token_under_the_mask():
     assert tokenizer.pad_token_id is None
     batch = Prompts([Problem(0, "<bos> 7", "")], tokenizer, 8).batch(0, 1)
     assert batch.ids[batch.mask].tolist() == [1, 21]
-    assert 0 <= batch.ids.min() and batch.ids.max() < len(tokenizer)
+    assert batch.ids.min() >= 0 and batch.ids.max() < len(tokenizer)
 
 
 # --- the encoding ------------------------------------------------------------------------------------------
@@ -205,5 +205,5 @@ def test_a_prompt_without_tokens_names_its_problem():
 
 def test_two_problems_of_one_id_are_refused():
     problems = [Problem(i, "<bos>", "") for i in (4, 5, 6, 5, 4, 5)]
-    with pytest.raises(ValueError, match="^task: 2 problem ids occur more than once, such as 4$"):
+    with pytest.raises(ValueError, match=r"^task: 2 problem ids occur more than once, such as 4$"):
         Prompts(problems, WORDS, 8)

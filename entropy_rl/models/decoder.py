@@ -216,9 +216,10 @@ def make_policy(config: DecoderConfig, compute_dtype: Any = jnp.float32, remat: 
         for layer_params, window in zip(params["layers"], config.windows, strict=True):
             attend = lambda q, k, v, w=window: (causal_attention(q, k, v, w), (k, v))  # noqa: E731
             x, kv = block.apply({"params": layer_params}, x, positions, attend)
-            prompt = jnp.concatenate(kv, axis=2).swapaxes(1, 2)  # [P, 2K, S, h]
-            shape = (prompts * group_size, 2 * config.num_kv_heads, max_new_tokens, config.head_dim)
-            caches.append(LayerCache(prompt=prompt, new=jnp.zeros(shape, compute_dtype)))
+            prompt_keys, prompt_values = (y.swapaxes(1, 2) for y in kv)  # [P, K, S, h]
+            shape = (prompts * group_size, config.num_kv_heads, max_new_tokens, config.head_dim)
+            empty = jnp.zeros(shape, compute_dtype)
+            caches.append(LayerCache(prompt_keys, prompt_values, keys=empty, values=empty))
         last = prompt_mask.sum(-1, dtype=jnp.int32) - 1
         x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
         return final_norm(params, x), DecoderCache(tuple(caches), prompt_mask)

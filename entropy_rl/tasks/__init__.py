@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from entropy_rl.factories import call_factory, import_object, unknown
@@ -15,7 +17,7 @@ _BUILT_IN = {
 }
 
 
-def load_task(name: str, args: dict[str, Any]) -> Task:
+def load_task(name: str, args: Mapping[str, Any] = MappingProxyType({})) -> Task:
     """Makes a task.
 
     Args:

@@ -30,7 +30,12 @@ class Band:
 _USUAL = (Band(4, 0.05, 0.2), Band(5, 0.05, 0.2))
 # Problems that a random search of a few hundred attempts still misses: Pass@K has room at large K.
 _HARD = (Band(4, 0.002, 0.006), Band(5, 0.0005, 0.003))
-_BANDS = {"warmstart": _USUAL, "train": _USUAL, "validation": _USUAL, "test": _USUAL + _HARD}
+_BANDS = {
+    "warmstart": _USUAL,
+    "train": _USUAL,
+    "validation": (*(dataclasses.replace(band, share=5) for band in _USUAL), *_HARD),
+    "test": _USUAL + _HARD,
+}
 _COUNTS = {"warmstart": 256, "train": 2048, "validation": 128, "test": 256}
 
 
