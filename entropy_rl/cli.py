@@ -9,18 +9,28 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from entropy_rl.factories import unknown
 from entropy_rl.version import __version__
 
-# verb -> what it does; the module of the same name has `main(arguments)`.
+# verb -> (its config, what it does); the module of the same name has `main(config)`.
 _VERBS = {
-    "train": "reinforcement learning; the same command again resumes the run",
-    "warmstart": "supervised training from scratch on a task's own demonstrations",
-    "evaluate": "Pass@K of a model or a run",
-    "export": "the newest checkpoint of a run as a Hugging Face directory",
+    "train": (
+        "entropy_rl.config:TrainConfig",
+        "reinforcement learning; the same command again resumes the run",
+    ),
+    "warmstart": (
+        "entropy_rl.config:WarmstartConfig",
+        "supervised training from scratch on a task's own demonstrations",
+    ),
+    "evaluate": ("entropy_rl.config:EvaluateConfig", "Pass@K of a model or a run"),
+    "export": (
+        "entropy_rl.export:ExportConfig",
+        "the newest checkpoint of a run as a Hugging Face directory",
+    ),
 }
 
 
@@ -28,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The program `entropy-rl`; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        verbs = "\n".join(f"  {verb:10} {text}" for verb, text in _VERBS.items())
+        verbs = "\n".join(f"  {verb:10} {text}" for verb, (_, text) in _VERBS.items())
         print(f"usage: entropy-rl VERB [--config FILE] [--dotted.path VALUE ...]\n\n{verbs}\n")
         print("`entropy-rl VERB --help` explains every setting.")
         return 0
@@ -43,22 +53,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(verb: str, arguments: Sequence[str]) -> int:
     """Runs one verb and turns what can go wrong into one line and an exit code."""
+    from entropy_rl.config_file import parse_config
     from entropy_rl.interrupt import Interrupted
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    sys.path.insert(0, "")  # a user's own `module:function` lies where they are
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a user's own `module:function` lies where they are
     _quiet_libraries()
     try:
-        importlib.import_module(f"entropy_rl.{verb}").main(arguments)
+        # The config comes first: help, and what is wrong with it, need not wait for jax to be imported.
+        module, _, name = _VERBS[verb][0].partition(":")
+        config = parse_config(getattr(importlib.import_module(module), name), verb, arguments)
+        importlib.import_module(f"entropy_rl.{verb}").main(config)
     except Interrupted as interrupted:
         print(f"entropy-rl {verb}: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
+    except KeyboardInterrupt:
+        print(f"entropy-rl {verb}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except (ValueError, OSError) as error:
         if os.environ.get("ENTROPY_RL_TRACEBACK"):
             raise
-        print(f"entropy-rl {verb}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError | FileExistsError | FileNotFoundError) else 1
+        print(f"entropy-rl {verb}: {_in_one_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, _BAD_INPUT) else 1
     return 0
+
+
+_BAD_INPUT = (ValueError, FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
+def _in_one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(line.strip() for line in str(error).splitlines()) or type(error).__name__
 
 
 def _quiet_libraries() -> None:

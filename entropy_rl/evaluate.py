@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from entropy_rl.checkpoint import claim_directory, write_atomically
 from entropy_rl.cli import run
 from entropy_rl.config import EvaluateConfig
-from entropy_rl.config_file import parse_config
 from entropy_rl.evaluation import Evaluation, evaluate
 from entropy_rl.loading import load_model
 from entropy_rl.metrics import Progress, write_jsonl
@@ -55,9 +53,8 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation:
     return result
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(config: EvaluateConfig) -> None:
     """The verb `evaluate` of the command line."""
-    config = parse_config(EvaluateConfig, "evaluate", arguments)
     print(evaluation_table({config.model.path: evaluate_model(config)}))
     print(f"\neverything: {Path(config.output) / RESULT_FILE} and {SAMPLES_FILE} beside it")
 

@@ -10,13 +10,17 @@ import jax
 import numpy as np
 
 from entropy_rl.config import EvaluationConfig
+from entropy_rl.interrupt import StopRequest
 from entropy_rl.loading import Model
+from entropy_rl.metrics import Progress
 from entropy_rl.passk import bootstrap_interval, pass_at_k_curve
 from entropy_rl.prompts import Prompts
 from entropy_rl.rollout import make_generate
 from entropy_rl.scoring import Scores, add_probes, probe_shares, score
 from entropy_rl.tasks.task import Problem, Task, Verdict
 from entropy_rl.types import FinishReason, Params, Rollout
+
+OnRows = Callable[[int, int, list[dict[str, Any]]], None]
 
 # Evaluations must not share the noise of training, whose keys are fold_in(key(seed), step).
 _STREAM = 2**31 - 1
@@ -62,7 +66,7 @@ def evaluate(
     *,
     seed: int,
     max_prompt_tokens: int,
-    on_rows: Callable[[int, int, list[dict[str, Any]]], None] | None = None,
+    on_rows: OnRows | None = None,
 ) -> Evaluation:
     """Samples and judges every problem of a split.
 
@@ -96,6 +100,16 @@ def evaluate(
         if on_rows is not None:
             on_rows(tally.rows, total, completion_rows(problems_of_rows, sample_index, rollout, scores))
     return tally.result(config.samples, prompts.left_out)
+
+
+def watch(progress: Progress, stop: StopRequest) -> OnRows:
+    """An `on_rows` that shows how far an evaluation is, and ends it when the run was asked to stop."""
+
+    def on_rows(done: int, total: int, _: list[dict[str, Any]]) -> None:
+        progress.note(f"evaluation: {done}/{total} samples")
+        stop.act("stopped during an evaluation; the same command begins it anew")
+
+    return on_rows
 
 
 def _rollouts(

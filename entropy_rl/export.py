@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from entropy_rl.cli import run
 from entropy_rl.config import ModelConfig
-from entropy_rl.config_file import parse_config
-from entropy_rl.loading import load_model
-from entropy_rl.models import save_hf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +36,9 @@ def export(config: ExportConfig) -> Path:
       ValueError: If there is no model to export.
       FileExistsError: If the directory holds something.
     """
+    from entropy_rl.loading import load_model  # here: `export --help` need not wait for jax
+    from entropy_rl.models import save_hf
+
     model = load_model(ModelConfig(path=config.model))
     save_hf(
         config.output,
@@ -52,9 +51,9 @@ def export(config: ExportConfig) -> Path:
     return Path(config.output)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(config: ExportConfig) -> None:
     """The verb `export` of the command line."""
-    print(f"wrote {export(parse_config(ExportConfig, 'export', arguments))}")
+    print(f"wrote {export(config)}")
 
 
 if __name__ == "__main__":

@@ -179,6 +179,13 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
+    def say(self, text: str) -> None:
+        """Says what begins now, in a line of its own."""
+        if self._bar:
+            self._bar.console.print(text, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
     def note(self, text: str) -> None:
         """Says what goes on between two steps; on a terminal only."""
         if self._bar:

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +26,8 @@ from entropy_rl.advantages import build_advantage
 from entropy_rl.checkpoint import Checkpoints, claim_directory, to_plain
 from entropy_rl.cli import run
 from entropy_rl.config import TrainConfig
-from entropy_rl.config_file import parse_config
-from entropy_rl.evaluation import Evaluation, completion_rows, evaluate
-from entropy_rl.interrupt import StopRequest, catch_signals
+from entropy_rl.evaluation import completion_rows, evaluate, watch
+from entropy_rl.interrupt import catch_signals
 from entropy_rl.loading import CHECKPOINT_DIRECTORY, Model, keep_model_files, load_model
 from entropy_rl.metrics import Clock, Progress, RunLog
 from entropy_rl.optimizer import make_optimizer
@@ -37,7 +35,7 @@ from entropy_rl.prompts import Prompts
 from entropy_rl.report import read_evaluation, run_summary, write_evaluation
 from entropy_rl.rollout import GenerateFn, make_generate
 from entropy_rl.scoring import Scores, probe_shares, score
-from entropy_rl.tasks import Task, load_task
+from entropy_rl.tasks import load_task
 from entropy_rl.train_step import StatsFn, UpdateFn, init_state, make_batch, make_stats_pass, make_update
 from entropy_rl.types import FinishReason, Params, Rollout, TrainBatch, TrainState
 
@@ -87,8 +85,18 @@ def train(config: TrainConfig) -> TrainState:
         for step in range(first, config.steps + 1):
             # ---- Evaluate ----
             if step in _evaluation_steps(config) and read_evaluation(directory, step) is None:
-                checkpoints.save(state)
-                result = _evaluate(config, model, state.params, task, progress, stop)
+                progress.say(f"evaluating at step {step}, on the split {config.evaluation.split!r}")
+                if step > 0:  # before the first step there is nothing to lose
+                    checkpoints.save(state)
+                result = evaluate(
+                    model,
+                    state.params,
+                    task,
+                    config.evaluation,
+                    seed=config.seed,
+                    max_prompt_tokens=config.rollout.max_prompt_tokens,
+                    on_rows=watch(progress, stop),
+                )
                 write_evaluation(directory, step, result)
             if step == config.steps:
                 break
@@ -114,8 +122,9 @@ def train(config: TrainConfig) -> TrainState:
             metrics = _rollout_metrics(config, rollout, scores) | update_metrics
             metrics |= clock.metrics(tokens=int(rollout.completion_mask.sum()))
             records.metrics(step + 1, metrics)
-            kept = slice(0, config.run.samples_per_step)
-            rows = completion_rows(row_problems[kept], range(config.rollout.group_size), rollout, scores)
+            kept = row_problems[: config.run.samples_per_step]
+            sample_index = [b % config.rollout.group_size for b in range(len(kept))]
+            rows = completion_rows(kept, sample_index, rollout, scores)
             records.samples({"step": step + 1} | row for row in rows)
             progress.show(step + 1, _note(metrics))
             if stop or step + 1 == config.steps or (step + 1) % config.run.checkpoint_every == 0:
@@ -229,32 +238,14 @@ def _evaluation_steps(config: TrainConfig) -> set[int]:
     return {0, config.steps} | (set(range(0, config.steps, every)) if every else set())
 
 
-def _evaluate(
-    config: TrainConfig, model: Model, params: Params, task: Task, progress: Progress, stop: StopRequest
-) -> Evaluation:
-    def on_rows(done: int, total: int, _: Any) -> None:
-        progress.note(f"evaluation: {done}/{total} samples")
-        stop.act("stopped during an evaluation; the same command begins it anew")
-
-    return evaluate(
-        model,
-        params,
-        task,
-        config.evaluation,
-        seed=config.seed,
-        max_prompt_tokens=config.rollout.max_prompt_tokens,
-        on_rows=on_rows,
-    )
-
-
 def _note(metrics: dict[str, float]) -> str:
     names = {"correct": ".3f", "length": ".1f", "entropy": ".3f", "bonus_share": ".3f", "time/step": ".1f"}
     return "  ".join(f"{name.removeprefix('time/')} {metrics[name]:{form}}" for name, form in names.items())
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(config: TrainConfig) -> None:
     """The verb `train` of the command line."""
-    train(parse_config(TrainConfig, "train", arguments))
+    train(config)
 
 
 if __name__ == "__main__":

@@ -248,6 +248,7 @@ def make_update(
 
 def _metric_sums(part, mask, log_probs, entropy, base, shaped, terms: LossTerms) -> dict[str, jax.Array]:
     """Sums over the tokens of a part; they are divided once, when all parts have been added up."""
+    to_sampler = jnp.where(mask, log_probs - part.sampler_log_probs, 0)
     sums = {
         "entropy": masked_sum(entropy, mask),
         "bonus": masked_sum(jnp.abs(shaped - base), mask),
@@ -255,8 +256,8 @@ def _metric_sums(part, mask, log_probs, entropy, base, shaped, terms: LossTerms)
         "clip_low": masked_sum(terms.clipped.low, mask),
         "clip_high": masked_sum(terms.clipped.high, mask),
         "clip_dual": masked_sum(terms.clipped.dual, mask),
-        # k3 estimate of KL(old || current): never negative, so that it cannot hide in a mean of zero.
-        "kl_old": masked_sum(jnp.expm1(terms.log_ratio) - terms.log_ratio, mask),
+        # KL(sampler || current) by k3, which is never negative: a mean of zero cannot hide anything.
+        "kl_sampler": masked_sum(jnp.expm1(to_sampler) - to_sampler, mask),
         "sampler_gap": masked_sum(jnp.abs(part.old_log_probs - part.sampler_log_probs), mask),
     }
     if terms.kl is not None:

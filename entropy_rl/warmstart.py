@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -18,9 +17,8 @@ import jax.numpy as jnp
 from entropy_rl.checkpoint import Checkpoints, claim_directory, to_plain, write_atomically
 from entropy_rl.cli import run
 from entropy_rl.config import GateConfig, WarmstartConfig
-from entropy_rl.config_file import parse_config
 from entropy_rl.demonstrations import BATCHES_PER_BLOCK, PieceEncoder, batch_block
-from entropy_rl.evaluation import Evaluation, evaluate
+from entropy_rl.evaluation import Evaluation, evaluate, watch
 from entropy_rl.interrupt import catch_signals
 from entropy_rl.loading import CHECKPOINT_DIRECTORY, MODEL_DIRECTORY, Model
 from entropy_rl.metrics import Clock, Progress, RunLog
@@ -98,10 +96,16 @@ def warmstart(config: WarmstartConfig) -> TrainState:
         if config.evaluation is not None:
             result = read_evaluation(directory, config.steps)
             if result is None:
+                progress.say(f"evaluating on the split {config.evaluation.split!r}")
                 result = evaluate(
-                    model, state.params, task, config.evaluation, seed=config.seed, max_prompt_tokens=1024,
-                    on_rows=lambda done, total, _: progress.note(f"evaluation: {done}/{total} samples"),
-                )  # fmt: skip
+                    model,
+                    state.params,
+                    task,
+                    config.evaluation,
+                    seed=config.seed,
+                    max_prompt_tokens=config.length_buckets[-1],
+                    on_rows=watch(progress, stop),
+                )
                 write_evaluation(directory, config.steps, result)
             print(evaluation_table({"warm start": result}))
             for line in gate_failures(config.gate, result):
@@ -169,9 +173,9 @@ def _make_model(config: WarmstartConfig, task: DemonstratedTask, directory: Path
     )
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(config: WarmstartConfig) -> None:
     """The verb `warmstart` of the command line."""
-    warmstart(parse_config(WarmstartConfig, "warmstart", arguments))
+    warmstart(config)
 
 
 if __name__ == "__main__":

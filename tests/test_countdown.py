@@ -88,11 +88,12 @@ def test_splits_part_all_multisets():
 
 # What stands at place i of a split: (inputs, lowest p1, p1 below), with the bands in turn.
 MEDIUM = ((4, 0.05, 0.2), (5, 0.05, 0.2))
+HARD = ((4, 0.002, 0.006), (5, 0.0005, 0.003))
 DEFAULT_BANDS = {
     "warmstart": MEDIUM,
     "train": MEDIUM,
-    "validation": MEDIUM,
-    "test": (*MEDIUM, (4, 0.002, 0.006), (5, 0.0005, 0.003)),
+    "validation": (*[MEDIUM[0]] * 5, *[MEDIUM[1]] * 5, *HARD),
+    "test": (*MEDIUM, *HARD),
 }
 
 

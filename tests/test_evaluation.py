@@ -4,6 +4,7 @@ import collections
 import functools
 import itertools
 import json
+import types
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 from policies import table_policy
 
 from entropy_rl.config import EvaluationConfig
-from entropy_rl.evaluation import completion_rows, evaluate
+from entropy_rl.evaluation import completion_rows, evaluate, watch
 from entropy_rl.loading import Model
 from entropy_rl.rollout import make_generate
 from entropy_rl.scoring import Scores
@@ -324,6 +325,23 @@ def test_a_result_without_a_listener_is_the_same(whole):
     assert (
         evaluate(MODEL, MODEL.params, FakeTask(), config, seed=11, max_prompt_tokens=MAX_PROMPT) == whole[0]
     )
+
+
+def test_an_evaluation_that_is_watched_shows_how_far_it_is_and_can_be_stopped():
+    class Stop:
+        calls = 0
+
+        def act(self, text):
+            self.calls += 1
+            if self.calls == 3:
+                raise KeyboardInterrupt(text)
+
+    progress = types.SimpleNamespace(said=[])
+    progress.note = progress.said.append
+    on_rows = watch(progress, Stop())
+    with pytest.raises(KeyboardInterrupt, match="stopped during an evaluation"):
+        run(rows_per_call=4, on_rows=lambda rows: on_rows(len(rows), 30, rows))
+    assert progress.said == [f"evaluation: {n}/30 samples" for n in (4, 2, 4)]
 
 
 def test_rows_are_plain_values_and_may_be_fewer_than_the_rollout_has():

@@ -202,6 +202,12 @@ def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys):
     assert err == "step 1/3  reward 0.5\nstep 2/3  reward 1.0\nstep 3/3  reward 1.5\n"
 
 
+def test_progress_says_what_begins_in_a_line_of_its_own(capsys):
+    with Progress("step", 3, every=10) as progress:
+        progress.say("evaluating at step 0, on the split 'test'")
+    assert capsys.readouterr() == ("", "evaluating at step 0, on the split 'test'\n")
+
+
 def test_plain_lines_come_now_and_then_and_at_the_end(capsys):
     with Progress("step", 25, start=7, every=10) as progress:
         for step in range(8, 26):

@@ -9,7 +9,7 @@ from entropy_rl.optimizer import make_optimizer
 
 
 def rates(config: OptimizerConfig, updates: int, **kwargs) -> list[float]:
-    """The learning rate of each update: without a gradient, a decay of 1 takes just that from a weight of 1."""
+    """The learning rate of each update: without a gradient, a decay of 1 takes that from a weight of 1."""
     optimizer = make_optimizer(config, **kwargs)
     params, zero = {"w": jnp.ones(1)}, {"w": jnp.zeros(1)}
     state = optimizer.init(params)

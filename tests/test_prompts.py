@@ -130,6 +130,11 @@ def test_rows_are_padded_on_the_right_and_the_mask_says_where():
     assert batch.index.tolist() == [8, 3]
 
 
+def test_each_problem_stands_beside_each_of_its_completions():
+    batch = Prompts(make_problems(3), WORDS, 8).batch(1, 2)
+    assert [problem.id for problem in batch.rows(3)] == [107, 107, 107, 114, 114, 114]
+
+
 @pytest.mark.parametrize(
     ("longest", "max_tokens", "length"), [(1, 100, 8), (8, 100, 8), (9, 100, 16), (9, 12, 12), (12, 12, 12)]
 )

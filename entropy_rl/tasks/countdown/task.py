@@ -43,8 +43,8 @@ class Countdown:
     """Combine 4 or 5 numbers by + - * so that all are used once and the last result is the target.
 
     Problems are chosen by p1, the exact probability that one random legal attempt solves them. By default
-    every split has 0.05 <= p1 < 0.2, half of the problems with 4 and half with 5 numbers. So has one half of
-    "test"; the other half is hard: p1 in 0.002..0.006 with 4 numbers and in 0.0005..0.003 with 5.
+    it is in 0.05..0.2, half of the problems with 4 and half with 5 numbers. But one half of "test" and one
+    sixth of "validation" are hard: p1 in 0.002..0.006 with 4 numbers and in 0.0005..0.003 with 5.
 
     Splits share no multiset of inputs, so no problem of one can be solved by what was learned by heart in
     another.

@@ -1,0 +1,87 @@
+"""The README and the recipes say what is true: the example runs, files exist, configs are accepted."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from entropy_rl.advantages import build_advantage
+from entropy_rl.config import EvaluateConfig, TrainConfig, WarmstartConfig
+from entropy_rl.config_file import parse_config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CLASSES = {"train": TrainConfig, "evaluate": EvaluateConfig, "warmstart": WarmstartConfig}
+
+
+def test_the_notebook_example_runs_as_it_is_written(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    names = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["metrics"]["bonus_share"] > 0
+    assert int(names["state"].updates) == 1
+    assert "bonus_share" in capsys.readouterr().out
+
+
+def test_every_file_and_folder_that_the_readme_names_exists():
+    names = set(re.findall(r"`((?:entropy_rl|configs|launch|tests)/[\w./*]+)`", README))
+    names |= {f"configs/{name}" for name in re.findall(r"`([\w*]+\.yaml)`", README) if name != "config.yaml"}
+    (tree,) = re.findall(r"```\nentropy_rl/\n(.*?)configs/", README, flags=re.S)
+    for line in tree.strip().splitlines():
+        names |= {f"entropy_rl/{word}" for word in line[:48].split() if word.endswith((".py", "/"))}
+    assert len(names) > 30
+    for name in names:
+        assert list(ROOT.glob(name)), name
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_recipe_is_a_page_with_a_header_and_is_accepted_by_its_own_command(path):
+    header = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    for word in ("hardware", "time", "command"):
+        assert f"#   {word}" in header, word
+    verb, file = re.search(r"entropy-rl (\w+) --config (\S+)", header).groups()
+    assert ROOT / file == path
+    config = parse_config(CLASSES[verb], verb, ["--config", str(path)])
+    if verb == "train":
+        build_advantage(config.advantage, config.rollout.group_size)
+
+
+def differences(one, other, path=""):
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in one.keys() | other.keys():
+            yield from differences(one.get(name), other.get(name), f"{path}.{name}".lstrip("."))
+    elif one != other:
+        yield path
+
+
+@pytest.mark.parametrize(
+    "baseline, recipe, science",
+    [
+        ("countdown_grpo", "countdown_grpo_entropy", "advantage"),
+        ("countdown_grpo", "countdown_grpo_entropy_bonus", "loss.entropy_coef"),
+        ("qwen2_5_7b_grpo", "qwen2_5_7b_grpo_entropy", "advantage"),
+        ("qwen2_5_math_7b_grpo", "qwen2_5_math_7b_grpo_entropy", "advantage"),
+    ],
+)
+def test_two_recipes_differ_in_the_one_line_that_differs_in_the_science(baseline, recipe, science):
+    one, other = (yaml.safe_load((ROOT / "configs" / f"{n}.yaml").read_text()) for n in (baseline, recipe))
+    assert set(differences(one, other)) == {science, "run.directory"}
+
+
+@pytest.mark.parametrize("model", ["qwen2_5_7b", "qwen2_5_math_7b"])
+def test_the_large_recipes_state_the_settings_of_the_paper(model):
+    # arXiv 2506.14758, section 4 and table 4.
+    config = parse_config(
+        TrainConfig, "train", ["--config", str(ROOT / f"configs/{model}_grpo_entropy.yaml")]
+    )
+    assert (config.rollout.prompts, config.rollout.group_size) == (512, 8)
+    assert config.rollout.prompts // config.batching.prompts_per_update == 16
+    assert config.rollout.max_new_tokens == 8192 and config.rollout.temperature == 1.0
+    assert (config.loss.clip_low, config.loss.clip_high) == (0.2, 0.28)
+    assert config.loss.aggregation == "token-mean"
+    assert config.loss.kl_coef == config.loss.entropy_coef == 0
+    assert config.optimizer.learning_rate == 1e-6
+    assert (config.reward.correct, config.reward.wrong) == (1.0, -1.0)
+    assert config.advantage[1] == {"name": "shape_by_entropy", "alpha": 0.4, "kappa": 2.0}

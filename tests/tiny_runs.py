@@ -1,0 +1,133 @@
+"""Runs that take seconds: a tiny random model, a task that rewards luck, and the command line around them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import yaml
+from conftest import CACHE
+
+from entropy_rl.models import DecoderConfig, make_policy, save_hf
+from entropy_rl.tasks.countdown import build_tokenizer, save_tokenizer
+
+ROOT = Path(__file__).parents[1]
+
+# A task of a user's own. Half of all completions are right, so that there is something to learn from.
+LUCK = '''
+import zlib
+from entropy_rl.tasks.countdown import Countdown
+from entropy_rl.tasks import Verdict
+
+class Luck(Countdown):
+    """The problems of Countdown; the judge tosses a coin that depends on the completion alone."""
+
+    def judge(self, problems, completions):
+        return [Verdict.CORRECT if zlib.crc32(text.encode()) % 2 else Verdict.WRONG for text in completions]
+'''
+
+TRAIN = {
+    "seed": 0,
+    "steps": 6,
+    "model": {"path": "model"},
+    "task": {"name": "luck:Luck", "args": {"counts": {"train": 16, "test": 4}}},
+    "rollout": {"prompts": 4, "group_size": 4, "max_prompt_tokens": 16, "max_new_tokens": 12},
+    "advantage": [{"name": "group_normalize"}, {"name": "shape_by_entropy", "alpha": 0.4, "kappa": 2.0}],
+    "batching": {"prompts_per_update": 2, "prompts_per_micro_batch": 1},
+    "optimizer": {"learning_rate": 0.01},
+    "run": {"directory": "run", "checkpoint_every": 2},
+}
+WARMSTART = {
+    "seed": 0,
+    "steps": 6,
+    "batch_size": 4,
+    "length_buckets": [176],
+    "architecture": {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "num_kv_heads": 1,
+    },
+    "task": {"name": "countdown"},
+    "optimizer": {"learning_rate": 0.01},
+    "run": {"directory": "warm", "checkpoint_every": 2},
+}
+EVALUATION = {"split": "test", "samples": 2, "max_new_tokens": 8, "problems": 3}
+
+
+def save_tiny_model(directory: Path) -> Path:
+    """Writes a Hugging Face directory of a random one-layer decoder with Countdown's tokenizer."""
+    config = DecoderConfig(
+        vocab_size=len(build_tokenizer()),
+        hidden_size=16,
+        intermediate_size=16,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        rope_theta=1e4,
+        norm_eps=1e-6,
+        qkv_bias=False,
+        qk_norm=True,
+        tie_embeddings=True,
+        initializer_range=0.05,
+    )
+    save_tokenizer(directory.with_name("tokenizer"))
+    params = make_policy(config).init(jax.random.key(0))
+    save_hf(directory, config, params, tokenizer_dir=directory.with_name("tokenizer"), dtype="float32")
+    return directory
+
+
+def make_workspace(directory: Path) -> Path:
+    """A user's working directory: model/, luck.py, train.yaml, warmstart.yaml."""
+    directory.mkdir(parents=True, exist_ok=True)
+    save_tiny_model(directory / "model")
+    (directory / "luck.py").write_text(LUCK)
+    write_yaml(directory / "train.yaml", TRAIN)
+    write_yaml(directory / "warmstart.yaml", WARMSTART)
+    return directory
+
+
+def write_yaml(path: Path, content: dict[str, Any]) -> Path:
+    """Writes a config."""
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def start(workspace: Path, *arguments: str, **options: Any) -> subprocess.Popen:
+    """Starts `entropy-rl ARGUMENTS` as a process of its own in a working directory."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
+    environment |= {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "entropy_rl.cli", *arguments],
+        cwd=workspace,
+        env=environment | options.pop("env", {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
+    """Waits for a process of `start`."""
+    try:
+        stdout, stderr = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def run(workspace: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess:
+    """`entropy-rl ARGUMENTS` from start to end."""
+    return finish(start(workspace, *arguments, **options))
