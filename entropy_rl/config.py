@@ -155,7 +155,7 @@ class OptimizerConfig:
 
     Args:
       learning_rate: The rate after the warm-up.
-      warmup_updates: Optimizer steps from 0 to that rate.
+      warmup_updates: Over so many optimizer steps the rate rises to that, the first of them at 1/n of it.
       weight_decay: Decoupled weight decay.
       b1: Decay of the first moment.
       b2: Decay of the second moment.
@@ -210,7 +210,8 @@ class EvaluationConfig:
     Args:
       split: Split of the task.
       problems: The first so many problems of the split; null for all.
-      samples: Samples per problem (n); Pass@K is reported for K = 1, 2, 4 .. n.
+      samples: Samples per problem (n); Pass@K is reported for K = 1, 2, 4, ... up to the fewest that a
+        problem has a judgement of.
       max_new_tokens: Limit of a completion.
       temperature: Divides the logits.
       top_p: Nucleus mass.

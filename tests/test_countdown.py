@@ -135,10 +135,10 @@ def test_512_problems_take_less_than_two_seconds():
 def test_problems_are_the_same_on_every_machine():
     first = {split: TASK.problems(split)[0].prompt for split in game.SPLITS}
     assert first == {
-        "test": "<bos> 10 8 3 9 : 30",
-        "validation": "<bos> 9 9 6 1 : 23",
-        "train": "<bos> 9 8 1 1 : 19",
-        "warmstart": "<bos> 5 6 1 1 : 3",
+        "test": "<bos> 5 3 6 3 : 30",
+        "validation": "<bos> 8 9 4 9 : 37",
+        "train": "<bos> 3 1 3 7 : 14",
+        "warmstart": "<bos> 6 4 7 8 : 30",
     }
 
 

@@ -141,7 +141,8 @@ class Countdown:
     def _candidates(self, split: str, band: Band) -> Iterator[tuple[list[int], int]]:
         """All problems of a band: one target of each multiset, then a second of each, and so on."""
         multisets = list(game.multisets(split, band.size))
-        Random(f"{self._seed} {split} {band.size}").shuffle(multisets)
+        # Each band has an order of its own: two bands of one size should not begin with the same inputs.
+        Random(f"{self._seed} {split} {band.size} {band.low}").shuffle(multisets)
         targets: dict[tuple[int, ...], list[int]] = {}
         for turn in itertools.count():
             found = False
