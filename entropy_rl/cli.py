@@ -48,10 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] not in _VERBS:
         print(f"entropy-rl: {unknown('verb', arguments[0], _VERBS)}", file=sys.stderr)
         return 2
-    return run(arguments[0], arguments[1:])
+    return run_verb(arguments[0], arguments[1:])
 
 
-def run(verb: str, arguments: Sequence[str]) -> int:
+def run_verb(verb: str, arguments: Sequence[str]) -> int:
     """Runs one verb and turns what can go wrong into one line and an exit code."""
     from entropy_rl.config_file import parse_config
     from entropy_rl.interrupt import Interrupted

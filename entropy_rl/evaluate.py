@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from entropy_rl.checkpoint import claim_directory, write_atomically
-from entropy_rl.cli import run
+from entropy_rl.cli import run_verb
 from entropy_rl.config import EvaluateConfig
 from entropy_rl.evaluation import Evaluation, evaluate
 from entropy_rl.loading import load_model
@@ -60,4 +60,4 @@ def main(config: EvaluateConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run("evaluate", sys.argv[1:]))
+    sys.exit(run_verb("evaluate", sys.argv[1:]))

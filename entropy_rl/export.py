@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from entropy_rl.cli import run
+from entropy_rl.cli import run_verb
 from entropy_rl.config import ModelConfig
 
 
@@ -57,4 +57,4 @@ def main(config: ExportConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run("export", sys.argv[1:]))
+    sys.exit(run_verb("export", sys.argv[1:]))

@@ -12,7 +12,6 @@ goes on from its last checkpoint as if nothing had happened.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -23,19 +22,19 @@ import numpy as np
 import optax
 
 from entropy_rl.advantages import build_advantage
-from entropy_rl.checkpoint import Checkpoints, claim_directory, to_plain
-from entropy_rl.cli import run
+from entropy_rl.checkpoint import claim_directory
+from entropy_rl.cli import run_verb
 from entropy_rl.config import TrainConfig
 from entropy_rl.evaluation import completion_rows, evaluate, watch
-from entropy_rl.interrupt import catch_signals
-from entropy_rl.loading import CHECKPOINT_DIRECTORY, Model, keep_model_files, load_model
-from entropy_rl.metrics import Clock, Progress, RunLog
+from entropy_rl.loading import Model, keep_model_files, load_model
+from entropy_rl.metrics import Clock
 from entropy_rl.optimizer import make_optimizer
 from entropy_rl.prompts import Prompts
 from entropy_rl.report import read_evaluation, run_summary, write_evaluation
 from entropy_rl.rollout import GenerateFn, make_generate
+from entropy_rl.run import open_run
 from entropy_rl.scoring import Scores, probe_shares, score
-from entropy_rl.tasks import load_task
+from entropy_rl.tasks import closing, load_task
 from entropy_rl.train_step import StatsFn, UpdateFn, init_state, make_batch, make_stats_pass, make_update
 from entropy_rl.types import FinishReason, Params, Rollout, TrainBatch, TrainState
 
@@ -64,30 +63,17 @@ def train(config: TrainConfig) -> TrainState:
     claim_directory(directory, config)
     keep_model_files(model, directory)
 
-    with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(catch_signals())
-        stack.callback(getattr(task, "close", lambda: None))
-        checkpoints = stack.enter_context(
-            Checkpoints(directory / CHECKPOINT_DIRECTORY, config.run.keep_checkpoints)
-        )
+    # A copy: updates donate the state, and the starting policy must stay what it was.
+    start = init_state(jax.tree.map(jnp.copy, model.params), programs.optimizer)
+    key = jax.random.key(config.seed)
 
-        # ---- Start, or go on from the newest checkpoint ----
-        # A copy: updates donate the state, and the starting policy must stay what it was.
-        state = init_state(jax.tree.map(jnp.copy, model.params), programs.optimizer)
-        if checkpoints.latest is not None:
-            state = checkpoints.restore(state)
-            print(f"resuming {directory} after step {int(state.step)} of {config.steps}", file=sys.stderr)
-        first = int(state.step)
-        records = stack.enter_context(RunLog(directory, first, config.run.wandb_project, to_plain(config)))
-        progress = stack.enter_context(Progress("step", config.steps, first))
-        key = jax.random.key(config.seed)
-
-        for step in range(first, config.steps + 1):
+    with closing(task), open_run(config, start, "step") as (run, state):
+        for step in range(int(state.step), config.steps + 1):
             # ---- Evaluate ----
             if step in _evaluation_steps(config) and read_evaluation(directory, step) is None:
-                progress.say(f"evaluating at step {step}, on the split {config.evaluation.split!r}")
+                run.progress.say(f"evaluating at step {step}, on the split {config.evaluation.split!r}")
                 if step > 0:  # before the first step there is nothing to lose
-                    checkpoints.save(state)
+                    run.save(state)
                 result = evaluate(
                     model,
                     state.params,
@@ -95,7 +81,7 @@ def train(config: TrainConfig) -> TrainState:
                     config.evaluation,
                     seed=config.seed,
                     max_prompt_tokens=config.rollout.max_prompt_tokens,
-                    on_rows=watch(progress, stop),
+                    on_rows=watch(run.progress, run.stop),
                 )
                 write_evaluation(directory, step, result)
             if step == config.steps:
@@ -121,15 +107,13 @@ def train(config: TrainConfig) -> TrainState:
             # ---- Records ----
             metrics = _rollout_metrics(config, rollout, scores) | update_metrics
             metrics |= clock.metrics(tokens=int(rollout.completion_mask.sum()))
-            records.metrics(step + 1, metrics)
+            run.records.metrics(step + 1, metrics)
             kept = row_problems[: config.run.samples_per_step]
             sample_index = [b % config.rollout.group_size for b in range(len(kept))]
             rows = completion_rows(kept, sample_index, rollout, scores)
-            records.samples({"step": step + 1} | row for row in rows)
-            progress.show(step + 1, _note(metrics))
-            if stop or step + 1 == config.steps or (step + 1) % config.run.checkpoint_every == 0:
-                checkpoints.save(state)
-            stop.act(f"stopped after step {step + 1}; the same command goes on from there")
+            run.records.samples({"step": step + 1} | row for row in rows)
+            run.progress.show(step + 1, _note(metrics))
+            run.end_step(state)
     print(run_summary(directory, config.steps))
     return state
 
@@ -249,4 +233,4 @@ def main(config: TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run("train", sys.argv[1:]))
+    sys.exit(run_verb("train", sys.argv[1:]))

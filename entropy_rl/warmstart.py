@@ -6,7 +6,6 @@ evaluated and held against the gate: what it must be able to do before RL may be
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -14,17 +13,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.checkpoint import Checkpoints, claim_directory, to_plain, write_atomically
-from entropy_rl.cli import run
+from entropy_rl.checkpoint import claim_directory, write_atomically
+from entropy_rl.cli import run_verb
 from entropy_rl.config import GateConfig, WarmstartConfig
 from entropy_rl.demonstrations import BATCHES_PER_BLOCK, PieceEncoder, batch_block
 from entropy_rl.evaluation import Evaluation, evaluate, watch
-from entropy_rl.interrupt import catch_signals
-from entropy_rl.loading import CHECKPOINT_DIRECTORY, MODEL_DIRECTORY, Model
-from entropy_rl.metrics import Clock, Progress, RunLog
+from entropy_rl.loading import MODEL_DIRECTORY, Model
+from entropy_rl.metrics import Clock
 from entropy_rl.models import DecoderConfig, config_json, make_policy
 from entropy_rl.optimizer import make_optimizer
 from entropy_rl.report import evaluation_table, read_evaluation, write_evaluation
+from entropy_rl.run import open_run
 from entropy_rl.supervised_step import make_supervised_step
 from entropy_rl.tasks import load_task
 from entropy_rl.tasks.task import DemonstratedTask
@@ -54,21 +53,9 @@ def warmstart(config: WarmstartConfig) -> TrainState:
     step_fn = make_supervised_step(model.policy, optimizer)
     encode = PieceEncoder(model.tokenizer)
 
-    with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(catch_signals())
-        checkpoints = stack.enter_context(
-            Checkpoints(directory / CHECKPOINT_DIRECTORY, config.run.keep_checkpoints)
-        )
-        state = init_state(model.params, optimizer)
-        if checkpoints.latest is not None:
-            state = checkpoints.restore(state)
-            print(f"resuming {directory} after step {int(state.step)} of {config.steps}", file=sys.stderr)
-        first = int(state.step)
-        records = stack.enter_context(RunLog(directory, first, config.run.wandb_project, to_plain(config)))
-        progress = stack.enter_context(Progress("warm start", config.steps, first))
-
+    with open_run(config, init_state(model.params, optimizer), "warm start") as (run, state):
         clock, tokens, batches, block = Clock(), 0, [], -1
-        for step in range(first, config.steps):
+        for step in range(int(state.step), config.steps):
             if step // BATCHES_PER_BLOCK != block:
                 block = step // BATCHES_PER_BLOCK
                 batches = batch_block(
@@ -83,20 +70,17 @@ def warmstart(config: WarmstartConfig) -> TrainState:
             ids, weights = batches[step % BATCHES_PER_BLOCK]
             state, metrics = step_fn(state, ids, weights)
             tokens += ids.size
-            last = step + 1 == config.steps
-            if last or stop or (step + 1) % config.run.checkpoint_every == 0:
-                checkpoints.save(state)
-            if last or stop or (step + 1) % _LOG_EVERY == 0:
+            if run.stop or step + 1 == config.steps or (step + 1) % _LOG_EVERY == 0:
                 metrics = {name: float(value) for name, value in metrics.items()}
-                records.metrics(step + 1, metrics | clock.metrics(tokens))
-                progress.show(step + 1, f"loss {metrics['loss']:.3f}")
+                run.records.metrics(step + 1, metrics | clock.metrics(tokens))
+                run.progress.show(step + 1, f"loss {metrics['loss']:.3f}")
                 clock, tokens = Clock(), 0
-            stop.act(f"stopped after step {step + 1}; the same command goes on from there")
+            run.end_step(state)
 
         if config.evaluation is not None:
             result = read_evaluation(directory, config.steps)
             if result is None:
-                progress.say(f"evaluating on the split {config.evaluation.split!r}")
+                run.progress.say(f"evaluating on the split {config.evaluation.split!r}")
                 result = evaluate(
                     model,
                     state.params,
@@ -104,7 +88,7 @@ def warmstart(config: WarmstartConfig) -> TrainState:
                     config.evaluation,
                     seed=config.seed,
                     max_prompt_tokens=config.length_buckets[-1],
-                    on_rows=watch(progress, stop),
+                    on_rows=watch(run.progress, run.stop),
                 )
                 write_evaluation(directory, config.steps, result)
             print(evaluation_table({"warm start": result}))
@@ -179,4 +163,4 @@ def main(config: WarmstartConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run("warmstart", sys.argv[1:]))
+    sys.exit(run_verb("warmstart", sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from entropy_rl.factories import call_factory, import_object, unknown
 from entropy_rl.tasks.task import Demonstration, Problem, Task, Verdict
 
-__all__ = ["Demonstration", "Problem", "Task", "Verdict", "load_task"]
+__all__ = ["Demonstration", "Problem", "Task", "Verdict", "closing", "load_task"]
 
 _BUILT_IN = {
     "countdown": "entropy_rl.tasks.countdown:Countdown",
@@ -35,3 +36,8 @@ def load_task(name: str, args: Mapping[str, Any] = MappingProxyType({})) -> Task
         if not callable(getattr(task, method, None)):
             raise ValueError(f"task.name: {name!r} has no method {method!r}, which a task needs")
     return task
+
+
+def closing(task: Task) -> contextlib.AbstractContextManager:
+    """Ends, on leaving, what a task keeps running, such as verifier processes."""
+    return contextlib.closing(task) if hasattr(task, "close") else contextlib.nullcontext()

@@ -1,0 +1,81 @@
+"""A run on disk: claimed, resumed from its newest checkpoint, recorded, and stopped when asked."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from entropy_rl.checkpoint import Checkpoints, to_plain
+from entropy_rl.config import TrainConfig, WarmstartConfig
+from entropy_rl.interrupt import StopRequest, catch_signals
+from entropy_rl.loading import CHECKPOINT_DIRECTORY
+from entropy_rl.metrics import Progress, RunLog
+from entropy_rl.types import TrainState
+
+
+class Run:
+    """What the steps of a run report to.
+
+    Attributes:
+      records: Metrics and samples.
+      progress: What a person sees.
+      stop: Whether the run was asked to stop.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig | WarmstartConfig,
+        checkpoints: Checkpoints,
+        records: RunLog,
+        progress: Progress,
+        stop: StopRequest,
+    ):
+        self.records, self.progress, self.stop = records, progress, stop
+        self._config, self._checkpoints = config, checkpoints
+
+    def save(self, state: TrainState) -> None:
+        """Saves the state, unless that of its step is there already."""
+        self._checkpoints.save(state)
+
+    def end_step(self, state: TrainState) -> None:
+        """Saves the state when that is due.
+
+        Raises:
+          Interrupted: If the run was asked to stop; the state is saved.
+        """
+        step = int(state.step)
+        if self.stop or step == self._config.steps or step % self._config.run.checkpoint_every == 0:
+            self.save(state)
+        self.stop.act(f"stopped after step {step}; the same command goes on from there")
+
+
+@contextlib.contextmanager
+def open_run(
+    config: TrainConfig | WarmstartConfig, start: TrainState, title: str
+) -> Iterator[tuple[Run, TrainState]]:
+    """Opens the run that lives in `config.run.directory`, which must be claimed already.
+
+    Args:
+      config: The run's config.
+      start: The state before the first step.
+      title: What a step is called on the terminal.
+
+    Yields:
+      The run, and the state to go on from: that of the newest checkpoint, or `start`.
+    """
+    directory = Path(config.run.directory)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(catch_signals())
+        checkpoints = stack.enter_context(
+            Checkpoints(directory / CHECKPOINT_DIRECTORY, config.run.keep_checkpoints)
+        )
+        state = start
+        if checkpoints.latest is not None:
+            state = checkpoints.restore(start)
+            print(f"resuming {directory} after step {int(state.step)} of {config.steps}", file=sys.stderr)
+        step = int(state.step)
+        records = stack.enter_context(RunLog(directory, step, config.run.wandb_project, to_plain(config)))
+        progress = stack.enter_context(Progress(title, config.steps, step))
+        yield Run(config, checkpoints, records, progress, stop), state
