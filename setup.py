@@ -29,7 +29,8 @@ setup(
         "grain>=0.2.18,<0.3",
         "safetensors>=0.8",
         "math-verify==0.9.0",
-        "jsonargparse[signatures]>=4.53,<5",
+        "docstring-parser>=0.16",
+        "pyyaml>=6",
         "jinja2>=3.1",  # chat templates; transformers does not require it
         "rich>=14",
         "tensorboardX>=2.6.5",
