@@ -53,7 +53,9 @@ _PUBLIC = {
     "LossConfig": "config",
     "RewardConfig": "config",
     "make_batch": "train_step",
+    "make_stats_pass": "train_step",
     "make_update": "train_step",
+    "mean_metrics": "train_step",
     "init_state": "train_step",
     # statistics
     "pass_at_k": "passk",

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +16,15 @@ import jax
 import orbax.checkpoint as ocp
 import yaml
 
+from entropy_rl.interrupt import Interrupted
 from entropy_rl.types import TrainState
 
 CONFIG_FILE = "config.yaml"
-# What may change between two starts of one run: it does not change any result.
-_FREE = ("steps", "run", "evaluation", "gate")
+# In the directory of a checkpoint: the state, and the size of each file of it.
+_STATE = "state"
+_SIZES_FILE = "sizes.json"
+# Beside the arrays, a checkpoint has descriptions of them.
+_DESCRIPTION_BYTES = 2**20
 
 
 class Checkpoints:
@@ -29,7 +38,14 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        self._directory = directory
+        self._saving = 0
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            cleanup_tmp_directories=True,  # of a process that was killed while it saved
+            enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._record_sizes),
+        )
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
 
     @property
@@ -38,73 +54,202 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
-        """Saves the state under its own step; a step that is there already is left alone."""
+        """Saves the state under its own step; a step that is there already is left alone.
+
+        Raises:
+          OSError: If there is no room, or an earlier checkpoint could not be written.
+        """
         step = int(state.step)
         if step == self.latest:
             return
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state))
+        with self._reported_failure():
+            self._manager.wait_until_finished()
+        self._check_room(state, step)
+        self._saving = step
+        args = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state)})
+        with self._reported_failure():
+            saved = self._manager.save(step, args=args, force=True)
         # orbax says no by a return value, for a step that is not newer than the last one.
-        if not self._manager.save(step, args=args, force=True):
+        if not saved:
             raise RuntimeError(f"the checkpoint of step {step} was not saved; the newest is {self.latest}")
 
     def restore(self, state: TrainState) -> TrainState:
-        """Reads the newest checkpoint into the shapes, types and placement of `state`."""
+        """Reads the newest checkpoint into the shapes, types and placement of `state`.
+
+        Raises:
+          ValueError: If it is damaged.
+        """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), state
         )
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return self._manager.restore(self.latest, args=args)["state"]
+        args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)})
+        with _checked(self._directory, self.latest):
+            return self._manager.restore(self.latest, args=args)[_STATE]
+
+    def _check_room(self, state: TrainState, step: int) -> None:
+        """A disk that fills up while orbax writes is reported by pages of its threads' tracebacks."""
+        needed = sum(x.nbytes for x in jax.tree.leaves(state)) + _DESCRIPTION_BYTES
+        free = shutil.disk_usage(self._directory).free
+        if free < needed:
+            raise OSError(
+                f"{self._directory}: no room for the checkpoint of step {step}: it takes {needed / 1e9:.3g} "
+                f"GB, free are {free / 1e9:.3g} GB; make room, and the same command goes on"
+            )
+
+    @contextlib.contextmanager
+    def _reported_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            code = re.search(r"os_error_code='(\d+)'|Errno (\d+)", str(error))  # tensorstore's, Python's
+            reason = os.strerror(int(code[1] or code[2])) if code else str(error).splitlines()[0]
+            raise OSError(
+                f"{self._directory}: a checkpoint could not be written: {reason}; "
+                "those before it are complete"
+            ) from error
+
+    def _record_sizes(self) -> None:
+        """Called by orbax when all is written, and the directory gets its final name next."""
+        (directory,) = self._directory.glob(f"{self._saving}.*")
+        write_atomically(directory / _SIZES_FILE, json.dumps(_sizes(directory)))
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        try:
+            with self._reported_failure():
+                self._manager.wait_until_finished()
+        except OSError:
+            # "stopped, everything saved" would not be true; any other error came first, and is told.
+            if error is None or isinstance(error, Interrupted):
+                raise
+        finally:
+            self._manager.close()
 
 
-def claim_directory(directory: Path, config: Any) -> None:
-    """Makes a directory this run's own, or goes on with it if it already is.
+def _sizes(directory: Path) -> dict[str, int]:
+    """Bytes of every file of the state; what orbax keeps beside it is not needed to read it."""
+    files = (path for path in sorted((directory / _STATE).rglob("*")) if path.is_file())
+    return {str(path.relative_to(directory)): path.stat().st_size for path in files}
+
+
+@contextlib.contextmanager
+def _checked(directory: Path, step: int) -> Iterator[None]:
+    """Reading the checkpoint of a step: damage is found before orbax meets it, or becomes one line after."""
+    checkpoint = directory / str(step)
+    before = [int(path.name) for path in directory.iterdir() if path.name.isdigit() and int(path.name) < step]
+    advice = f"delete this directory, and {f'that of step {max(before)}' if before else 'none'} is used"
+    path = checkpoint / _SIZES_FILE
+    if path.exists():
+        try:
+            sizes, found = json.loads(path.read_text()), _sizes(checkpoint)
+        except ValueError as error:
+            raise ValueError(f"{checkpoint}: damaged: {path.name} is no JSON; {advice}") from error
+        for name in sizes:
+            if found.get(name) != sizes[name]:
+                what = f"{name} has {found.get(name, 0)} bytes instead of {sizes[name]}"
+                raise ValueError(f"{checkpoint}: damaged: {what}; {advice}")
+    try:
+        yield
+    except Exception as error:  # orbax raises all kinds
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{checkpoint}: cannot be read: {reason:.200}; {advice}") from error
+
+
+# What may change between two starts of one run of RL: it does not change any result.
+_FREE = ("steps", "run", "evaluation")
+
+
+def check_directory(
+    directory: Path, config: Any, *, field: str = "run.directory", free: Collection[str] = _FREE
+) -> None:
+    """Checks that a directory is this run's own already, or can become it. Nothing is written.
 
     Args:
-      directory: The run's directory; made if it is not there.
-      config: The run's config, a dataclass. It is stored as config.yaml.
+      directory: The run's directory.
+      config: The run's config, a dataclass.
+      field: The config's field that names the directory, for the error.
+      free: Fields of the config that may change between two starts, as they do not change any result.
 
     Raises:
       ValueError: If the directory holds something else, with the first field that differs.
     """
     path = directory / CONFIG_FILE
-    ours = to_plain(config)
     if path.exists():
-        theirs = yaml.safe_load(path.read_text())
-        difference = _first_difference(_science(theirs), _science(ours))
+        try:
+            theirs = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: is no config: {error}") from error
+        if not isinstance(theirs, dict):
+            raise ValueError(f"{path}: is no config, but {theirs!r:.60}")
+        ours = to_plain(config)
+        science = [{k: v for k, v in config.items() if k not in free} for config in (theirs, ours)]
+        difference = _first_difference(*science)
         if difference:
             raise ValueError(
-                f"run.directory: {directory} holds another run ({difference}); "
+                f"{field}: {directory} holds another run ({difference}); "
                 "repeat its settings to resume it, or choose another directory"
             )
-    elif directory.exists() and any(directory.iterdir()):
-        raise ValueError(
-            f"run.directory: {directory} is not empty and holds no run; choose another directory"
-        )
+    elif directory.exists():
+        if not directory.is_dir():
+            raise ValueError(f"{field}: {directory} is a file; choose another directory")
+        # What was about to become a config.yaml is left by a process that was killed.
+        if any(path.name != CONFIG_FILE + _TEMPORARY for path in directory.iterdir()):
+            raise ValueError(f"{field}: {directory} is not empty and holds no run; choose another directory")
+
+
+def claim_directory(
+    directory: Path, config: Any, *, field: str = "run.directory", free: Collection[str] = _FREE
+) -> None:
+    """Makes a directory this run's own, or goes on with it if it already is.
+
+    Args:
+      directory: The run's directory; made if it is not there.
+      config: The run's config, a dataclass. It is stored as config.yaml.
+      field: As of `check_directory`.
+      free: As of `check_directory`.
+
+    Raises:
+      ValueError: If the directory holds something else, with the first field that differs.
+    """
+    check_directory(directory, config, field=field, free=free)
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, yaml.safe_dump(ours, sort_keys=False))
+    write_atomically(directory / CONFIG_FILE, yaml.safe_dump(to_plain(config), sort_keys=False))
+
+
+_TEMPORARY = ".tmp"
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a file as a whole: a reader sees the old or the new one, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    temporary = path.with_name(path.name + _TEMPORARY)
+    with naming(path):
+        try:
+            with temporary.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())  # or a crash of the machine could leave the new name without content
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the system says to which file it happened; those of a write do not by themselves."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.strerror is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def to_plain(config: Any) -> Any:
     """A config as dicts, lists and plain values, as YAML and JSON hold them."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def _science(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in _FREE}
 
 
 def _first_difference(theirs: Any, ours: Any, path: str = "") -> str | None:
@@ -127,10 +272,13 @@ def restore_params(directory: Path, abstract_params: Any) -> Any:
       abstract_params: Their shapes and types.
 
     Raises:
-      ValueError: If there is no complete checkpoint.
+      ValueError: If there is no complete checkpoint, or the newest is damaged.
     """
-    handlers = {"state": ocp.PyTreeCheckpointHandler()}
-    with ocp.CheckpointManager(directory.resolve(), item_handlers=handlers) as manager:
+    if not directory.is_dir():
+        raise ValueError(f"{directory}: there is no complete checkpoint yet")
+    handlers = {_STATE: ocp.PyTreeCheckpointHandler()}
+    options = ocp.CheckpointManagerOptions(read_only=True)  # the run may be in the middle of a save
+    with ocp.CheckpointManager(directory.resolve(), options=options, item_handlers=handlers) as manager:
         step = manager.latest_step()
         if step is None:
             raise ValueError(f"{directory}: there is no complete checkpoint yet")
@@ -140,4 +288,5 @@ def restore_params(directory: Path, abstract_params: Any) -> Any:
             restore_args=ocp.checkpoint_utils.construct_restore_args(target),
             partial_restore=True,
         )
-        return manager.restore(step, args=ocp.args.Composite(state=args))["state"]["params"]
+        with _checked(directory, step):
+            return manager.restore(step, args=ocp.args.Composite(**{_STATE: args}))[_STATE]["params"]

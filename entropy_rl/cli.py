@@ -11,7 +11,9 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from entropy_rl.factories import unknown
 from entropy_rl.version import __version__
@@ -71,7 +73,7 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"entropy-rl {verb}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("ENTROPY_RL_TRACEBACK"):
             raise
         print(f"entropy-rl {verb}: {_in_one_line(error)}", file=sys.stderr)
@@ -92,8 +94,18 @@ def _quiet_libraries() -> None:
     """Libraries report their own doings at a level that would bury a run's own lines."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are local: a mistyped path must not ask a hub
-    for name in ("absl", "orbax", "jax"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("jax").setLevel(logging.ERROR)
+    for name in ("absl", "orbax", "asyncio"):  # what they report as errors is raised as well
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # When a write fails, the threads of orbax say so once more, each for itself.
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _show_unraisable
+
+
+def _show_unraisable(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The configuration of every program: frozen dataclasses that check themselves.
 
-Fields without a default decide the science and must stand in the config file. A `ValueError` raised
+What has no neutral value (model, data, group size, learning rate) has no default. A `ValueError` raised
 here starts with the dotted path of the field.
 """
 
@@ -63,7 +63,8 @@ class RolloutConfig:
       max_prompt_tokens: Longer prompts are left out, and counted.
       max_new_tokens: Limit of a completion, the end-of-sequence token included.
       temperature: Divides the logits, in the sampler and in the trainer alike.
-      top_p: Nucleus mass; 1 samples from the whole distribution.
+      top_p: Nucleus mass; 1 samples from the whole distribution. Log-probs are those before the cut, so
+        with less than 1 the ratio is not that to the policy that sampled.
     """
 
     prompts: int
@@ -113,8 +114,6 @@ class LossConfig:
       kl_estimator: Estimator of that KL.
       entropy_coef: Weight of an entropy bonus, with gradient through the entropy (the max-entropy
         baseline; not the entropy-shaped advantage).
-      old_log_probs: Where the ratio's denominator comes from: a forward pass of the trainer before the first
-        update, or the sampler's own record.
       importance_cap: Cap of the truncated importance weight between sampler and trainer; null for none.
     """
 
@@ -125,7 +124,6 @@ class LossConfig:
     kl_coef: float = 0.0
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     entropy_coef: float = 0.0
-    old_log_probs: Literal["trainer", "sampler"] = "trainer"
     importance_cap: float | None = None
 
     def __post_init__(self):
@@ -141,11 +139,6 @@ class LossConfig:
         _require(
             self.importance_cap is None or self.importance_cap > 0,
             "loss.importance_cap", self.importance_cap, "null or numbers > 0",
-        )  # fmt: skip
-        _require(
-            self.importance_cap is None or self.old_log_probs == "trainer",
-            "loss.importance_cap", self.importance_cap,
-            "null with loss.old_log_probs: sampler, as there is nothing to correct",
         )  # fmt: skip
 
 
@@ -277,6 +270,8 @@ class TrainConfig:
       run: Where and how often.
       reward: From verdict to number.
       loss: The policy-gradient loss.
+      old_log_probs: Where the denominator of the ratio comes from: a forward pass of the trainer before the
+        first update, or the sampler's own record.
       evaluation: Pass@K before and after; null for none.
     """
 
@@ -291,10 +286,17 @@ class TrainConfig:
     run: RunConfig
     reward: RewardConfig = RewardConfig()
     loss: LossConfig = LossConfig()
+    old_log_probs: Literal["trainer", "sampler"] = "trainer"
     evaluation: EvaluationConfig | None = None
 
     def __post_init__(self):
         _require_at_least(0, "", self, "seed", "steps")
+        cap = self.loss.importance_cap
+        _require(
+            cap is None or (self.old_log_probs == "trainer" and self.rollout.top_p == 1),
+            "loss.importance_cap", cap,
+            "null, unless old_log_probs is trainer and rollout.top_p 1: else its weight is 1 or wrong",
+        )  # fmt: skip
         _require(
             self.rollout.prompts % self.batching.prompts_per_update == 0,
             "batching.prompts_per_update",

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from entropy_rl.checkpoint import claim_directory, write_atomically
+from entropy_rl.checkpoint import check_directory, claim_directory, write_atomically
 from entropy_rl.cli import run_verb
 from entropy_rl.config import EvaluateConfig
-from entropy_rl.evaluation import Evaluation, evaluate
+from entropy_rl.evaluation import Evaluation, evaluate, evaluation_prompts
 from entropy_rl.loading import load_model
 from entropy_rl.metrics import Progress, write_jsonl
 from entropy_rl.report import evaluation_table
-from entropy_rl.tasks import load_task
+from entropy_rl.tasks import closing, load_task
 
 RESULT_FILE = "evaluation.json"
 SAMPLES_FILE = "samples.jsonl"
@@ -26,27 +26,31 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation:
     Raises:
       ValueError: If something in the config cannot work; before any sampling.
     """
-    task = load_task(config.task.name, config.task.args)
-    task.problems(config.evaluation.split)
-    model = load_model(config.model)
     directory = Path(config.output)
-    claim_directory(directory, config)
+    ours = {"field": "output", "free": ("output",)}
+    check_directory(directory, config, **ours)
+    task = load_task(config.task.name, config.task.args)
+    task.problems(config.evaluation.split)  # whether there is such a split need not wait for the model
+    model = load_model(config.model)
+    prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, config.max_prompt_tokens)
+    claim_directory(directory, config, **ours)
     samples = directory / SAMPLES_FILE
     samples.unlink(missing_ok=True)
 
-    with Progress("samples", 1) as progress:
+    total = len(prompts) * config.evaluation.samples
+    with closing(task), Progress("samples", total, every=max(1, total // 20)) as progress:
 
-        def on_rows(done: int, total: int, rows: list[dict[str, Any]]) -> None:
+        def on_rows(done: int, _: int, rows: list[dict[str, Any]]) -> None:
             write_jsonl(samples, rows)
-            progress.show(done, "", total)
+            progress.show(done, "")
 
         result = evaluate(
             model,
             model.params,
             task,
+            prompts,
             config.evaluation,
             seed=config.seed,
-            max_prompt_tokens=config.max_prompt_tokens,
             on_rows=on_rows,
         )
     write_atomically(directory / RESULT_FILE, json.dumps(result.to_plain(), indent=1) + "\n")

@@ -34,8 +34,9 @@ class Evaluation:
       problems: Problems that were sampled.
       left_out: Problems with too long a prompt.
       samples: Samples per problem (n).
-      pass_at_k: K -> (estimate, low, high), unbiased; from the samples with a judgement. K goes up to the
-        smallest number of them that a problem has.
+      pass_at_k: K -> (estimate, low, high), unbiased; over the problems with K or more judged samples.
+      pass_at_k_problems: K -> how many these are.
+      unjudged: Problems without any judged sample: every check timed out or crashed.
       mean_length: (estimate, low, high), tokens of a completion.
       mean_entropy: (estimate, low, high), nats per token, of the tempered distribution.
       truncated: Share of completions cut off at the limit.
@@ -47,6 +48,8 @@ class Evaluation:
     left_out: int
     samples: int
     pass_at_k: dict[int, tuple[float, float, float]]
+    pass_at_k_problems: dict[int, int]
+    unjudged: int
     mean_length: tuple[float, float, float]
     mean_entropy: tuple[float, float, float]
     truncated: float
@@ -57,33 +60,32 @@ class Evaluation:
         """As JSON holds it."""
         return dataclasses.asdict(self)
 
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Evaluation:
+        """From what JSON held: its keys are texts, and its tuples lists."""
 
-def evaluate(
-    model: Model,
-    params: Params,
-    task: Task,
-    config: EvaluationConfig,
-    *,
-    seed: int,
-    max_prompt_tokens: int,
-    on_rows: OnRows | None = None,
-) -> Evaluation:
-    """Samples and judges every problem of a split.
+        def restored(value: Any) -> Any:
+            return tuple(value) if isinstance(value, list) else value
+
+        fields = {name: restored(value) for name, value in plain.items()}
+        for name in ("pass_at_k", "pass_at_k_problems"):
+            fields[name] = {int(k): restored(value) for k, value in fields[name].items()}
+        return cls(**fields)
+
+
+def evaluation_prompts(
+    config: EvaluationConfig, task: Task, tokenizer: Any, max_prompt_tokens: int
+) -> Prompts:
+    """The problems of an evaluation, encoded.
 
     Args:
-      model: Policy and tokenizer.
-      params: The parameters to evaluate.
-      task: Problems and judge.
       config: The `evaluation` section.
-      seed: With a problem's id and the number of the sample it fixes every sample.
+      task: Where they come from.
+      tokenizer: Encodes the prompts.
       max_prompt_tokens: Longer prompts are left out, and counted.
-      on_rows: Called after each batch with (rows done, rows in all, the rows as plain values).
-
-    Returns:
-      The result.
 
     Raises:
-      ValueError: If the split has too few problems, or a problem was never judged.
+      ValueError: If there is no such split, it has too few problems, or no prompt is short enough.
     """
     problems = list(task.problems(config.split))
     if config.problems is not None and config.problems > len(problems):
@@ -91,7 +93,36 @@ def evaluate(
             f"evaluation.problems: {config.problems} is not allowed; "
             f"the split {config.split!r} has {len(problems)} problems"
         )
-    prompts = Prompts(problems[: config.problems], model.tokenizer, max_prompt_tokens)
+    return Prompts(problems[: config.problems], tokenizer, max_prompt_tokens)
+
+
+def evaluate(
+    model: Model,
+    params: Params,
+    task: Task,
+    prompts: Prompts,
+    config: EvaluationConfig,
+    *,
+    seed: int,
+    on_rows: OnRows | None = None,
+) -> Evaluation:
+    """Samples and judges every problem.
+
+    Args:
+      model: Policy and tokenizer.
+      params: The parameters to evaluate.
+      task: The judge.
+      prompts: The problems, from `evaluation_prompts`.
+      config: The `evaluation` section.
+      seed: With a problem's id and the number of the sample it fixes every sample.
+      on_rows: Called after each batch with (rows done, rows in all, the rows as plain values).
+
+    Returns:
+      The result.
+
+    Raises:
+      RuntimeError: If no sample at all was judged.
+    """
     tally = _Tally()
     total = len(prompts) * config.samples
     for problems_of_rows, sample_index, rollout in _rollouts(model, params, prompts, config, seed):
@@ -137,16 +168,11 @@ def _rollouts(
             rollout = jax.device_get(rollout)
             row = np.arange(prompts_per_call * group)
             kept = row[(row // group + start >= first) & (row % group + sample < config.samples)]
-            fields = {
-                f.name: getattr(rollout, f.name)[kept]
-                for f in dataclasses.fields(rollout)
-                if not f.name.startswith("prompt_")
-            }
-            yield (
-                [batch.problems[b // group] for b in kept],
-                [int(b % group + sample) for b in kept],
-                rollout.replace(**fields),
+            # A prompt of its own for every row that is left: their number need not be whole groups.
+            rows = jax.tree.map(
+                lambda x, kept=kept, size=row.size: x[kept if len(x) == size else kept // group], rollout
             )
+            yield [batch.problems[b // group] for b in kept], [int(b % group + sample) for b in kept], rows
 
 
 def completion_rows(
@@ -195,19 +221,22 @@ class _Tally:
 
     def result(self, samples: int, left_out: int) -> Evaluation:
         judged, correct, rows, tokens, entropy = np.stack(list(self._counts.values())).T
-        if judged.min() == 0:
-            unjudged = [i for i, c in self._counts.items() if c[0] == 0]
-            raise ValueError(
-                f"{len(unjudged)} problems have no sample with a judgement (all timed out or crashed), "
-                f"such as problem {unjudged[0]}: Pass@K cannot be estimated"
-            )
-        curve = pass_at_k_curve(judged.astype(int), correct.astype(int))
-        pass_at_k = zip(curve.ks, curve.estimate, curve.low, curve.high, strict=True)
+        judged, correct = judged.astype(int), correct.astype(int)
+        if judged.max() == 0:
+            raise RuntimeError(f"none of {self.rows} samples was judged: every check timed out or crashed")
+        pass_at_k = {}
+        # For each K the problems that have so many judged samples: one lost check costs one problem.
+        for k in (2**i for i in range(int(judged.max()).bit_length())):
+            enough = judged >= k
+            curve = pass_at_k_curve(judged[enough], correct[enough], [k])
+            pass_at_k[k] = (float(curve.estimate[0]), float(curve.low[0]), float(curve.high[0]))
         return Evaluation(
             problems=len(rows),
             left_out=left_out,
             samples=samples,
-            pass_at_k={int(k): (float(e), float(lo), float(hi)) for k, e, lo, hi in pass_at_k},
+            pass_at_k=pass_at_k,
+            pass_at_k_problems={k: int((judged >= k).sum()) for k in pass_at_k},
+            unjudged=int((judged == 0).sum()),
             mean_length=_interval(tokens / rows),
             mean_entropy=_interval(entropy / tokens),
             truncated=self._truncated / self.rows,

@@ -5,6 +5,7 @@ Every error is one line that begins with the dotted path of what is wrong.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import inspect
@@ -56,6 +57,10 @@ def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], path
       ValueError: An argument is unknown, missing or of a wrong type. What the factory itself raises is
         passed on.
     """
+    if not callable(factory):
+        raise ValueError(
+            f"{path}: there are none for {factory!r:.80}, which is neither a function nor a class"
+        )
     parameters = inspect.signature(factory).parameters
     named = [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     open_ended = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
@@ -133,3 +138,21 @@ def _as_float(value: Any, path: str) -> float:
     except (TypeError, ValueError):
         pass
     raise ValueError(f"{path}: {value!r} is not allowed; expected a number")
+
+
+def section_of(hint: Any) -> type | None:
+    """The dataclass behind a type, if it is that of a section (or null)."""
+    for option in (hint, *typing.get_args(hint)):
+        if dataclasses.is_dataclass(option):
+            return option
+    return None
+
+
+def has_default(field: dataclasses.Field) -> bool:
+    """True for a field that need not be given."""
+    return not (field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING)
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    """The value of a field that is not given."""
+    return field.default_factory() if field.default is dataclasses.MISSING else field.default

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 
 
@@ -35,8 +36,14 @@ class StopRequest:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[StopRequest]:
-    """Turns the first SIGTERM or SIGINT into a request; a second one acts at once."""
+    """Turns the first SIGTERM or SIGINT into a request; a second one acts at once.
+
+    Only the main thread of a process can catch signals; in any other, nothing is changed.
+    """
     request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
     previous = {}
 
     def remember(number: int, _: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 from pathlib import Path
@@ -12,15 +11,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.checkpoint import restore_params
+from entropy_rl.checkpoint import CONFIG_FILE, restore_params
 from entropy_rl.config import ModelConfig
 from entropy_rl.models import DecoderConfig, load_hf, make_policy, read_config
+from entropy_rl.models.hf_config import read_json
 from entropy_rl.types import Params, Policy
 
 ASSETS = Path(__file__).parent / "assets"
 # config.json and tokenizer of a run's model; the weights are in its checkpoints.
 MODEL_DIRECTORY = "model"
 CHECKPOINT_DIRECTORY = "checkpoints"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_TEXT_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +52,8 @@ def load_model(config: ModelConfig) -> Model:
     """
     path = find_model(config.path)
     directory = path / MODEL_DIRECTORY if is_run(path) else path
-    if directory != path:
-        decoder = read_config(directory)
-        policy = make_policy(decoder, jnp.dtype(config.compute_dtype), config.remat)
-        params = restore_params(path / CHECKPOINT_DIRECTORY, jax.eval_shape(policy.init, jax.random.key(0)))
-    else:
-        decoder, params = load_hf(directory)
-        policy = make_policy(decoder, jnp.dtype(config.compute_dtype), config.remat)
+    # What is small comes first: weights may take minutes.
+    decoder = read_config(directory)
     tokenizer = load_tokenizer(directory)
     if len(tokenizer) > decoder.vocab_size:
         raise ValueError(
@@ -65,6 +62,11 @@ def load_model(config: ModelConfig) -> Model:
     eos_ids = _eos_ids(directory, tokenizer)
     # Padding is told by masks, never by its id, so any token can serve.
     pad_id = eos_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    policy = make_policy(decoder, jnp.dtype(config.compute_dtype), config.remat)
+    if directory == path:
+        _, params = load_hf(directory)
+    else:
+        params = restore_params(path / CHECKPOINT_DIRECTORY, jax.eval_shape(policy.init, jax.random.key(0)))
     return Model(policy, params, decoder, tokenizer, eos_ids, pad_id, directory)
 
 
@@ -89,8 +91,8 @@ def find_model(path: str) -> Path:
 
 
 def is_run(path: Path) -> bool:
-    """True for the directory of a training run."""
-    return (path / CHECKPOINT_DIRECTORY).is_dir() and (path / MODEL_DIRECTORY).is_dir()
+    """True for the directory of a training run, even if it has no checkpoint yet."""
+    return (path / CONFIG_FILE).is_file() and (path / MODEL_DIRECTORY).is_dir()
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -102,9 +104,12 @@ def load_tokenizer(directory: Path) -> Any:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # or it warns that torch is missing
     from transformers import AutoTokenizer
 
+    # Without any of them, transformers makes an empty tokenizer for some architectures.
+    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+        raise ValueError(f"{directory}: no usable tokenizer: there is no {' or '.join(_TOKENIZER_FILES)}")
     try:
         return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # several libraries read it, and each raises its own
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{directory}: no usable tokenizer: {first_line}") from error
 
@@ -114,8 +119,11 @@ def _eos_ids(directory: Path, tokenizer: Any) -> tuple[int, ...]:
     ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     path = directory / "generation_config.json"
     if path.exists():
-        more = json.loads(path.read_text()).get("eos_token_id") or []
-        ids += [more] if isinstance(more, int) else more
+        found = read_json(path).get("eos_token_id")
+        more = found if isinstance(found, list) else [] if found is None else [found]
+        if not all(type(token) is int for token in more):
+            raise ValueError(f"{path}: eos_token_id: {found!r} is not allowed; allowed: ids of tokens")
+        ids += more
     if not ids:
         raise ValueError(
             f"{directory}: the tokenizer has no end-of-sequence token, so no completion could end"
@@ -132,6 +140,7 @@ def keep_model_files(model: Model, directory: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     for path in model.directory.iterdir():
-        if path.is_file() and ".safetensors" not in path.name:
+        # Weights can lie there in more than one format.
+        if path.is_file() and path.suffix in _TEXT_SUFFIXES and ".safetensors" not in path.name:
             shutil.copy(path, temporary)
     temporary.replace(target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 import zlib
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from entropy_rl.checkpoint import write_atomically
+from entropy_rl.checkpoint import naming, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
@@ -27,8 +28,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Adds rows to a JSONL file."""
-    with path.open("a") as file:
+    """Adds rows to a JSONL file.
+
+    Raises:
+      OSError: With the file's name, if they cannot be written; at most a part of a line is left at the end.
+    """
+    with naming(path), path.open("a") as file:
         file.writelines(_line(row) for row in rows)
 
 
@@ -50,47 +55,91 @@ class RunLog:
     """
 
     def __init__(self, directory: Path, last_step: int, wandb_project: str | None, config: Mapping[str, Any]):
-        from tensorboardX import SummaryWriter  # slow to import, and needed by runs only
-
         self._wandb = None if wandb_project is None else _start_wandb(wandb_project, directory, config)
         for name in (METRICS_FILE, SAMPLES_FILE):
             keep_steps(directory / name, last_step)
-        self._metrics = (directory / METRICS_FILE).open("a")
-        self._samples = (directory / SAMPLES_FILE).open("a")
-        self._tensorboard = SummaryWriter(str(directory / "tensorboard"), purge_step=last_step + 1)
+        self._directory = directory
+        self._tensorboard = _TensorBoard(directory / "tensorboard", last_step + 1)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Records the numbers of one step."""
-        self._metrics.write(_line({"step": step} | dict(values)))
-        self._metrics.flush()
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+        write_jsonl(self._directory / METRICS_FILE, [{"step": step} | dict(values)])
+        self._tensorboard.scalars(step, values)
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
 
     def samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Records completions; each row has its step."""
-        self._samples.writelines(_line(row) for row in rows)
-        self._samples.flush()
+        write_jsonl(self._directory / SAMPLES_FILE, rows)
 
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._metrics.close()
-        self._samples.close()
         self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
 
 
-def _start_wandb(project: str, directory: Path, config: Mapping[str, Any]) -> Any:
+class _TensorBoard:
+    """Event files for TensorBoard, written at once.
+
+    The usual SummaryWriter hands events to a thread. If that cannot write any more, as on a full disk, it
+    dies, and the run waits for it forever.
+
+    Args:
+      directory: Where; made if it is not there.
+      first_step: TensorBoard forgets what earlier files have from this step on.
+    """
+
+    def __init__(self, directory: Path, first_step: int):
+        from tensorboardX.event_file_writer import EventsWriter  # slow to import, and needed by runs only
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        directory.mkdir(exist_ok=True)
+        self._directory = directory
+        self._event = Event
+        self._writer = EventsWriter(str(directory / "events"), f".{os.getpid()}")
+        self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the numbers of one step."""
+        event = self._event(step=step)
+        for name, value in values.items():
+            event.summary.value.add(tag=name, simple_value=value)
+        self._write(event)
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        with naming(self._directory):
+            self._writer.write_event(event)
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        with contextlib.suppress(OSError):  # everything is flushed, or its error has been told
+            self._writer.close()
+
+
+def check_wandb(project: str | None) -> None:
+    """Checks that metrics can go to a project of Weights & Biases; None needs nothing.
+
+    Raises:
+      ValueError: If wandb is not installed.
+    """
     try:
-        import wandb
+        if project is not None:
+            import wandb  # noqa: F401
     except ImportError:
         raise ValueError(
             "run.wandb_project: wandb is not installed; `pip install entropy_rl[wandb]`, or set null"
         ) from None
+
+
+def _start_wandb(project: str, directory: Path, config: Mapping[str, Any]) -> Any:
+    check_wandb(project)
+    import wandb
+
     path = directory.resolve()
     # From the whole path: a/seed_0 and b/seed_0 are two runs.
     name = f"{path.name}-{zlib.crc32(str(path).encode()):08x}"
@@ -156,7 +205,7 @@ class Progress:
         )
         from rich.progress import Progress as RichProgress
 
-        self._title, self._total, self._every = title, total, every
+        self._title, self._total, self._every, self._done = title, total, every, start
         self._bar = None
         if sys.stderr.isatty():
             self._bar = RichProgress(
@@ -191,10 +240,10 @@ class Progress:
         if self._bar:
             self._bar.update(self._task, note=text)
 
-    def show(self, done: int, note: str, total: int | None = None) -> None:
-        """Says how far things are, and how they stand; `total` corrects the number of steps."""
-        self._total = total or self._total
+    def show(self, done: int, note: str) -> None:
+        """Says how far things are, and how they stand."""
+        passed, self._done = done // self._every > self._done // self._every, done
         if self._bar:
-            self._bar.update(self._task, completed=done, total=self._total, note=note)
-        elif done % self._every == 0 or done == self._total:
+            self._bar.update(self._task, completed=done, note=note)
+        elif passed or done == self._total:
             print(f"{self._title} {done}/{self._total}  {note}", file=sys.stderr, flush=True)

@@ -40,12 +40,15 @@ class Prompts:
       seed: Seed of the order; None keeps that of the problems.
 
     Raises:
-      ValueError: If no problem is left, two have the same id, a prompt is empty, or a chat prompt meets a
-        tokenizer without a chat template.
+      ValueError: If no problem is left, an id is no number or occurs twice, a prompt is empty, a chat
+        prompt meets a tokenizer without a chat template, or the tokenizer ends every text as if it were
+        finished.
     """
 
     def __init__(self, problems: Sequence[Problem], tokenizer, max_tokens: int, seed: int | None = None):
         _check_ids(problems)
+        if tokenizer.encode("a")[-1:] == [tokenizer.eos_token_id]:
+            raise ValueError(f"{tokenizer.name_or_path}: the tokenizer ends every text with its end token")
         encoded = [(problem, encode_prompt(problem, tokenizer)) for problem in problems]
         self._kept = [(problem, ids) for problem, ids in encoded if len(ids) <= max_tokens]
         self.left_out = len(encoded) - len(self._kept)
@@ -74,6 +77,20 @@ class Prompts:
         """Problems that are kept."""
         return len(self._kept)
 
+    def step(self, step: int, count: int) -> PromptBatch:
+        """The prompts of a training step: epochs of whole steps, so that no problem comes twice in one.
+
+        What an epoch has left over after its whole steps is left out in that epoch; the next one has
+        another order.
+
+        Raises:
+          ValueError: If there are fewer problems than a step needs.
+        """
+        if count > len(self):
+            raise ValueError(f"rollout.prompts: {count} is not allowed; there are {len(self)} problems")
+        epoch, place = divmod(step, len(self) // count)
+        return self.batch(epoch * len(self) + place * count, count)
+
     def batch(self, start: int, count: int) -> PromptBatch:
         """The prompts from place `start` of the order on."""
         return self._pad([self._order[i] for i in range(start, start + count)])
@@ -90,6 +107,9 @@ class Prompts:
 
 def _check_ids(problems: Sequence[Problem]) -> None:
     """Two problems of one id would share the randomness of their samples, and be counted as one."""
+    for problem in problems:
+        if not isinstance(problem.id, int) or not 0 <= problem.id < 2**31:
+            raise ValueError(f"task: the problem id {problem.id!r} is not allowed; allowed: 0 .. 2^31 - 1")
     repeated = [i for i, count in Counter(problem.id for problem in problems).items() if count > 1]
     if repeated:
         raise ValueError(f"task: {len(repeated)} problem ids occur more than once, such as {repeated[0]}")
@@ -98,8 +118,9 @@ def _check_ids(problems: Sequence[Problem]) -> None:
 def encode_prompt(problem: Problem, tokenizer) -> list[int]:
     """Token ids of a prompt exactly as the model sees it.
 
-    A chat prompt is wrapped by the tokenizer's chat template with the turn of the assistant opened; any
-    other is encoded as it stands, without special tokens added.
+    A chat prompt is wrapped by the tokenizer's chat template with the turn of the assistant opened, and has
+    the template's special tokens only. Any other gets those that the tokenizer puts before a text, such as
+    Llama's <|begin_of_text|>.
 
     Raises:
       ValueError: If a chat template is needed and missing, or there is no token.
@@ -114,7 +135,7 @@ def encode_prompt(problem: Problem, tokenizer) -> list[int]:
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
         )
-    ids = tokenizer.encode(text, add_special_tokens=False)
+    ids = tokenizer.encode(text, add_special_tokens=not problem.chat)
     if not ids:
         raise ValueError(f"task: the prompt of problem {problem.id} has no tokens: {problem.prompt!r}")
     return ids

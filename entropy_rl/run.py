@@ -46,9 +46,11 @@ class Run:
           Interrupted: If the run was asked to stop; the state is saved.
         """
         step = int(state.step)
-        if self.stop or step == self._config.steps or step % self._config.run.checkpoint_every == 0:
+        stopping = bool(self.stop)  # once: a signal between two looks would stop without saving
+        if stopping or step == self._config.steps or step % self._config.run.checkpoint_every == 0:
             self.save(state)
-        self.stop.act(f"stopped after step {step}; the same command goes on from there")
+        if stopping:
+            self.stop.act(f"stopped after step {step}; the same command goes on from there")
 
 
 @contextlib.contextmanager

@@ -12,22 +12,22 @@ goes on from its last checkpoint as if nothing had happened.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from entropy_rl.advantages import build_advantage
-from entropy_rl.checkpoint import claim_directory
+from entropy_rl.checkpoint import check_directory, claim_directory
 from entropy_rl.cli import run_verb
 from entropy_rl.config import TrainConfig
-from entropy_rl.evaluation import completion_rows, evaluate, watch
+from entropy_rl.evaluation import completion_rows, evaluate, evaluation_prompts, watch
 from entropy_rl.loading import Model, keep_model_files, load_model
-from entropy_rl.metrics import Clock
+from entropy_rl.metrics import Clock, check_wandb
 from entropy_rl.optimizer import make_optimizer
 from entropy_rl.prompts import Prompts
 from entropy_rl.report import read_evaluation, run_summary, write_evaluation
@@ -35,7 +35,15 @@ from entropy_rl.rollout import GenerateFn, make_generate
 from entropy_rl.run import open_run
 from entropy_rl.scoring import Scores, probe_shares, score
 from entropy_rl.tasks import closing, load_task
-from entropy_rl.train_step import StatsFn, UpdateFn, init_state, make_batch, make_stats_pass, make_update
+from entropy_rl.train_step import (
+    StatsFn,
+    UpdateFn,
+    init_state,
+    make_batch,
+    make_stats_pass,
+    make_update,
+    mean_metrics,
+)
 from entropy_rl.types import FinishReason, Params, Rollout, TrainBatch, TrainState
 
 # Completions are cut to the longest of a step, rounded up to one of so many lengths: few programs to compile.
@@ -53,24 +61,33 @@ def train(config: TrainConfig) -> TrainState:
       ValueError: If something in the config cannot work; before any training.
       Interrupted: If the run was asked to stop; its state is saved.
     """
-    # ---- Set up: whatever can be wrong is found here ----
-    task = load_task(config.task.name, config.task.args)
-    model = load_model(config.model)
-    problems = task.problems(config.task.train_split)
-    prompts = Prompts(problems, model.tokenizer, config.rollout.max_prompt_tokens, seed=config.seed)
-    programs = make_programs(config, model)
+    # ---- Set up: whatever can be wrong is found here, and what is quick to find first ----
     directory = Path(config.run.directory)
+    check_directory(directory, config)
+    check_wandb(config.run.wandb_project)
+    build_advantage(config.advantage, config.rollout.group_size)
+    task = load_task(config.task.name, config.task.args)
+    problems = task.problems(config.task.train_split)
+    model = load_model(config.model)
+    limit = config.rollout.max_prompt_tokens
+    prompts = Prompts(problems, model.tokenizer, limit, seed=config.seed)
+    prompts.step(0, config.rollout.prompts)
+    if config.evaluation is not None:
+        test_prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, limit)
+    programs = make_programs(config, model)
     claim_directory(directory, config)
     keep_model_files(model, directory)
 
-    # A copy: updates donate the state, and the starting policy must stay what it was.
-    start = init_state(jax.tree.map(jnp.copy, model.params), programs.optimizer)
+    start = init_state(model.params, programs.optimizer)
+    if not config.loss.kl_coef:  # the starting policy is needed no more
+        model = dataclasses.replace(model, params=None)
+    evaluation_steps = _evaluation_steps(config)
     key = jax.random.key(config.seed)
 
     with closing(task), open_run(config, start, "step") as (run, state):
         for step in range(int(state.step), config.steps + 1):
             # ---- Evaluate ----
-            if step in _evaluation_steps(config) and read_evaluation(directory, step) is None:
+            if step in evaluation_steps and read_evaluation(directory, step) is None:
                 run.progress.say(f"evaluating at step {step}, on the split {config.evaluation.split!r}")
                 if step > 0:  # before the first step there is nothing to lose
                     run.save(state)
@@ -78,9 +95,9 @@ def train(config: TrainConfig) -> TrainState:
                     model,
                     state.params,
                     task,
+                    test_prompts,
                     config.evaluation,
                     seed=config.seed,
-                    max_prompt_tokens=config.rollout.max_prompt_tokens,
                     on_rows=watch(run.progress, run.stop),
                 )
                 write_evaluation(directory, step, result)
@@ -90,7 +107,7 @@ def train(config: TrainConfig) -> TrainState:
             # ---- Prompts, rollout, verdicts ----
             clock = Clock()
             with clock("rollout"):
-                batch = prompts.batch(step * config.rollout.prompts, config.rollout.prompts)
+                batch = prompts.step(step, config.rollout.prompts)
                 rollout = programs.generate(
                     state.params, batch.ids, batch.mask, batch.index, jax.random.fold_in(key, step)
                 )
@@ -176,7 +193,7 @@ def _train_batch(
     batch = make_batch(
         rollout, scores.rewards(config.reward), scores.valid, pad_id=model.pad_id, max_length=length
     )
-    if config.loss.old_log_probs == "trainer":
+    if config.old_log_probs == "trainer":
         log_probs, entropy = programs.stats(params, batch)
         batch = batch.replace(old_log_probs=log_probs, old_entropy=entropy)
     if config.loss.kl_coef:
@@ -194,20 +211,25 @@ def _run_updates(
         part = jax.tree.map(lambda x, a=start: x[a : a + rows], batch)
         state, values = programs.update(state, part)
         metrics.append(values)
-    metrics = jax.device_get(metrics)
-    means = {name: float(np.mean([values[name] for values in metrics])) for name in metrics[0]}
-    return state.replace(step=state.step + 1), means
+    metrics = mean_metrics(jax.device_get(metrics))
+    if not np.isfinite(metrics["grad_norm"]):
+        raise FloatingPointError(
+            f"step {int(state.step) + 1}: the gradient is not finite; the last checkpoint is from before"
+        )
+    return state.replace(step=state.step + 1), metrics
 
 
 def _rollout_metrics(config: TrainConfig, rollout: Rollout, scores: Scores) -> dict[str, float]:
     lengths = rollout.completion_mask.sum(-1)
     correct = scores.correct.reshape(-1, config.rollout.group_size)
+    valid = scores.valid.reshape(correct.shape)
     judged = scores.rewards(config.reward)[scores.valid]
     return {
         "reward": float(judged.mean()) if judged.size else float("nan"),
         "correct": float(correct.mean()),
-        "groups_all_correct": float(correct.all(-1).mean()),
-        "groups_none_correct": float((~correct).all(-1).mean()),
+        "groups_all_correct": float((valid.any(-1) & (correct | ~valid).all(-1)).mean()),
+        "groups_none_correct": float((valid.any(-1) & ~correct.any(-1)).mean()),
+        "groups_not_judged": float((~valid.any(-1)).mean()),
         "length": float(lengths.mean()),
         "truncated": float((rollout.finish_reason == FinishReason.LENGTH).mean()),
         **scores.verdict_shares(),

@@ -8,10 +8,12 @@ finished before the gradient pass begins.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from entropy_rl.advantages import Transform, baseline_and_shaping
@@ -26,7 +28,8 @@ UpdateFn = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.Ar
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step, with a copy of the parameters: updates donate the state."""
+    params = jax.tree.map(jnp.copy, params)
     return TrainState(
         params=params, opt_state=optimizer.init(params), step=jnp.int32(0), updates=jnp.int32(0)
     )
@@ -37,6 +40,9 @@ def make_batch(
     rollout: Rollout, rewards: jax.Array, valid: jax.Array, *, pad_id: int, max_length: int | None = None
 ) -> TrainBatch:
     """A judged rollout as a batch to train on, with the sampler's log-probs as the old ones.
+
+    Those of the trainer come from `make_stats_pass`, with the parameters as they are before the first
+    update; only with them can an `importance_cap` correct anything.
 
     Args:
       rollout: P prompts with G completions each.
@@ -119,7 +125,14 @@ def make_token_stats(policy: Policy, temperature: float) -> StatsFn:
 
 
 def in_micro_batches(batch: TrainBatch, count: int) -> TrainBatch:
-    """Folds the rows of every array into [count, B / count, ...], in order."""
+    """Folds the rows of every array into [count, B / count, ...], in order.
+
+    Raises:
+      ValueError: If the rows cannot be divided so.
+    """
+    rows = len(jax.tree.leaves(batch)[0])
+    if rows % count:
+        raise ValueError(f"micro_batches={count} is not allowed; allowed: divisors of the {rows} rows")
     return jax.tree.map(lambda x: x.reshape((count, x.shape[0] // count) + x.shape[1:]), batch)
 
 
@@ -236,11 +249,12 @@ def make_update(
         (grads, sums), _ = jax.lax.scan(accumulate, zeros, (parts, finished_parts))
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        state = state.replace(
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-            updates=state.updates + 1,
+        stepped = (optax.apply_updates(state.params, updates), opt_state)
+        # Without a token there is nothing to learn from; momentum and weight decay would move all the same.
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(tokens > 0, new, old), stepped, (state.params, state.opt_state)
         )
+        state = state.replace(params=params, opt_state=opt_state, updates=state.updates + 1)
         return state, _metrics(sums, tokens, optax.global_norm(grads), loss)
 
     return jax.jit(update, donate_argnums=0)
@@ -252,7 +266,7 @@ def _metric_sums(part, mask, log_probs, entropy, base, shaped, terms: LossTerms)
     sums = {
         "entropy": masked_sum(entropy, mask),
         "bonus": masked_sum(jnp.abs(shaped - base), mask),
-        "magnitude": masked_sum(jnp.abs(base), mask),
+        "advantage": masked_sum(jnp.abs(base), mask),
         "clip_low": masked_sum(terms.clipped.low, mask),
         "clip_high": masked_sum(terms.clipped.high, mask),
         "clip_dual": masked_sum(terms.clipped.dual, mask),
@@ -268,11 +282,36 @@ def _metric_sums(part, mask, log_probs, entropy, base, shaped, terms: LossTerms)
 
 
 def _metrics(sums: dict, tokens: jax.Array, grad_norm: jax.Array, loss: LossConfig) -> dict[str, jax.Array]:
-    """Means per token, the share |ψ| / |A| of the entropy bonus, and the gradient's norm before clipping."""
+    """Means per token, their number, the share |ψ| / |A|, and the gradient's norm before clipping."""
     sums = dict(sums)
-    metrics = {"loss": sums.pop("loss"), "grad_norm": grad_norm}
-    bonus, magnitude = sums.pop("bonus"), sums.pop("magnitude")
-    metrics["bonus_share"] = jnp.where(magnitude > 0, bonus / jnp.where(magnitude > 0, magnitude, 1), 0)
+    metrics = {"loss": sums.pop("loss"), "grad_norm": grad_norm, "tokens": tokens}
     if loss.dual_clip is None:
         del sums["clip_dual"]
-    return metrics | {name: value / jnp.maximum(tokens, 1) for name, value in sums.items()}
+    metrics |= {name: value / jnp.maximum(tokens, 1) for name, value in sums.items()}
+    return metrics | {"bonus_share": _share(metrics["bonus"], metrics["advantage"])}
+
+
+def _share(part: jax.Array, whole: jax.Array) -> jax.Array:
+    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0)
+
+
+def mean_metrics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The metrics of several updates as one: means per token are means over all their tokens.
+
+    Args:
+      metrics: What the updates returned, on the host.
+
+    Returns:
+      name -> value; loss and gradient norm are means over the updates, the tokens their sum.
+    """
+    tokens = np.array([values["tokens"] for values in metrics], np.float64)
+    means = {}
+    for name in metrics[0]:
+        values = np.array([row[name] for row in metrics], np.float64)
+        if name == "tokens":
+            means[name] = float(tokens.sum())
+        elif name in ("loss", "grad_norm"):
+            means[name] = float(values.mean())
+        else:
+            means[name] = float((values * tokens).sum() / max(tokens.sum(), 1))
+    return means | {"bonus_share": means["bonus"] / means["advantage"] if means["advantage"] else 0.0}

@@ -6,27 +6,30 @@ evaluated and held against the gate: what it must be able to do before RL may be
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from entropy_rl.checkpoint import claim_directory, write_atomically
+from entropy_rl.checkpoint import check_directory, claim_directory, write_atomically
 from entropy_rl.cli import run_verb
 from entropy_rl.config import GateConfig, WarmstartConfig
 from entropy_rl.demonstrations import BATCHES_PER_BLOCK, PieceEncoder, batch_block
-from entropy_rl.evaluation import Evaluation, evaluate, watch
+from entropy_rl.evaluation import Evaluation, evaluate, evaluation_prompts, watch
+from entropy_rl.factories import unknown
 from entropy_rl.loading import MODEL_DIRECTORY, Model
-from entropy_rl.metrics import Clock
+from entropy_rl.metrics import Clock, check_wandb
 from entropy_rl.models import DecoderConfig, config_json, make_policy
 from entropy_rl.optimizer import make_optimizer
 from entropy_rl.report import evaluation_table, read_evaluation, write_evaluation
 from entropy_rl.run import open_run
 from entropy_rl.supervised_step import make_supervised_step
 from entropy_rl.tasks import load_task
-from entropy_rl.tasks.task import DemonstratedTask
+from entropy_rl.tasks.task import DemonstratedTask, ProbedTask
 from entropy_rl.train_step import init_state
 from entropy_rl.types import TrainState
 
@@ -47,7 +50,15 @@ def warmstart(config: WarmstartConfig) -> TrainState:
     if not isinstance(task, DemonstratedTask):
         raise ValueError(f"task.name: {config.task.name} has no demonstrations to train on")
     directory = Path(config.run.directory)
-    claim_directory(directory, config)
+    free = ("run", "evaluation", "gate")  # not the steps: the learning rate depends on them
+    check_directory(directory, config, free=free)
+    check_wandb(config.run.wandb_project)
+    tokenizer = task.tokenizer()
+    _batches(config, task, PieceEncoder(tokenizer), 0, 0)  # do they fit into the buckets?
+    if config.evaluation is not None:
+        prompts = evaluation_prompts(config.evaluation, task, tokenizer, config.length_buckets[-1])
+        _check_gate(config, task)
+    claim_directory(directory, config, free=free)
     model = _make_model(config, task, directory)
     optimizer = make_optimizer(config.optimizer, decay_updates=config.steps, final_rate=config.final_rate)
     step_fn = make_supervised_step(model.policy, optimizer)
@@ -58,19 +69,11 @@ def warmstart(config: WarmstartConfig) -> TrainState:
         for step in range(int(state.step), config.steps):
             if step // BATCHES_PER_BLOCK != block:
                 block = step // BATCHES_PER_BLOCK
-                batches = batch_block(
-                    task,
-                    encode,
-                    seed=config.seed,
-                    block=block,
-                    batch_size=config.batch_size,
-                    length_buckets=config.length_buckets,
-                    pad_id=model.pad_id,
-                )
+                batches = _batches(config, task, encode, block, model.pad_id)
             ids, weights = batches[step % BATCHES_PER_BLOCK]
             state, metrics = step_fn(state, ids, weights)
             tokens += ids.size
-            if run.stop or step + 1 == config.steps or (step + 1) % _LOG_EVERY == 0:
+            if step + 1 == config.steps or (step + 1) % _LOG_EVERY == 0:
                 metrics = {name: float(value) for name, value in metrics.items()}
                 run.records.metrics(step + 1, metrics | clock.metrics(tokens))
                 run.progress.show(step + 1, f"loss {metrics['loss']:.3f}")
@@ -85,9 +88,9 @@ def warmstart(config: WarmstartConfig) -> TrainState:
                     model,
                     state.params,
                     task,
+                    prompts,
                     config.evaluation,
                     seed=config.seed,
-                    max_prompt_tokens=config.length_buckets[-1],
                     on_rows=watch(run.progress, run.stop),
                 )
                 write_evaluation(directory, config.steps, result)
@@ -96,6 +99,30 @@ def warmstart(config: WarmstartConfig) -> TrainState:
                 print(f"gate: {line}", file=sys.stderr)
     print(f"\nnext: entropy-rl export --model {directory} --output DIRECTORY")
     return state
+
+
+def _batches(
+    config: WarmstartConfig, task: DemonstratedTask, encode: PieceEncoder, block: int, pad_id: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    return batch_block(
+        task,
+        encode,
+        seed=config.seed,
+        block=block,
+        batch_size=config.batch_size,
+        length_buckets=config.length_buckets,
+        pad_id=pad_id,
+    )
+
+
+def _check_gate(config: WarmstartConfig, task: DemonstratedTask) -> None:
+    """A gate is held against the result after all the training: too late for a mistyped name."""
+    skill = task.probe([], []) if isinstance(task, ProbedTask) else {}
+    measures = [*skill, *(f"pass@{2**i}" for i in range(config.evaluation.samples.bit_length()))]
+    for section, limits in dataclasses.asdict(config.gate).items():
+        for name in limits:
+            if name not in measures:
+                raise ValueError(unknown(f"gate.{section}", name, measures))
 
 
 def gate_failures(gate: GateConfig, evaluation: Evaluation) -> list[str]:

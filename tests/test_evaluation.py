@@ -13,7 +13,7 @@ import pytest
 from policies import table_policy
 
 from entropy_rl.config import EvaluationConfig
-from entropy_rl.evaluation import completion_rows, evaluate, watch
+from entropy_rl.evaluation import Evaluation, completion_rows, evaluate, evaluation_prompts, watch
 from entropy_rl.loading import Model
 from entropy_rl.rollout import make_generate
 from entropy_rl.scoring import Scores
@@ -80,15 +80,9 @@ def run(task=None, *, params=MODEL.params, seed=11, on_rows=None, **changes):
         if on_rows:
             on_rows(rows)
 
-    result = evaluate(
-        MODEL,
-        params,
-        task or FakeTask(),
-        EvaluationConfig(**(settings | changes)),
-        seed=seed,
-        max_prompt_tokens=MAX_PROMPT,
-        on_rows=listen,
-    )
+    task, config = task or FakeTask(), EvaluationConfig(**(settings | changes))
+    prompts = evaluation_prompts(config, task, MODEL.tokenizer, MAX_PROMPT)
+    result = evaluate(MODEL, params, task, prompts, config, seed=seed, on_rows=listen)
     rows = [row for _, _, batch in calls for row in batch]
     assert [done for done, _, _ in calls] == np.cumsum([len(batch) for _, _, batch in calls]).tolist()
     assert {total for _, total, _ in calls} == {len(rows)}
@@ -289,18 +283,24 @@ def test_samples_without_a_judgement_are_outside_of_pass_at_k(whole):
     assert (result.mean_length, result.mean_entropy) == (whole[0].mean_length, whole[0].mean_entropy)
 
 
-@pytest.mark.parametrize("rows_per_call", [4, 1000])
-def test_problems_that_were_never_judged_are_an_error_after_all_samples_are_handed_out(rows_per_call):
-    written = []
+def test_problems_that_were_never_judged_are_counted_and_left_out_of_pass_at_k():
     task = FakeTask(lambda problem, text: Verdict.TIMEOUT if problem.id in (7, 55) else None)
-    with pytest.raises(
-        ValueError, match=r"^2 problems have no sample with a judgement .* such as problem 7:"
-    ):
-        run(task, rows_per_call=rows_per_call, on_rows=written.extend)
+    result, rows = run(task)
+    assert (result.unjudged, result.problems, len(rows)) == (2, 5, 30)
+    assert result.pass_at_k_problems == {1: 3, 2: 3, 4: 3}
+    judged = [row for row in rows if row["problem"] not in (7, 55)]
+    for k, (estimate, _, _) in result.pass_at_k.items():
+        assert estimate == pytest.approx(brute_force_pass_at_k(judged, k), abs=1e-12)
+
+
+def test_nothing_judged_at_all_is_an_error_after_all_samples_are_handed_out():
+    written = []
+    with pytest.raises(RuntimeError, match="none of 30 samples was judged"):
+        run(FakeTask(lambda problem, text: Verdict.CRASH), on_rows=written.extend)
     assert len(written) == 30
 
 
-def test_one_judgement_is_enough_for_pass_at_1():
+def test_a_lost_check_costs_its_problem_the_largest_k_and_nobody_else():
     seen = collections.Counter()
 
     def all_but_one(problem, text):
@@ -308,8 +308,14 @@ def test_one_judgement_is_enough_for_pass_at_1():
         return Verdict.TIMEOUT if problem.id == 7 and seen[7] != 5 else None
 
     result, rows = run(FakeTask(all_but_one))
-    assert list(result.pass_at_k) == [1]
+    assert result.pass_at_k_problems == {1: 5, 2: 4, 4: 4}
     assert result.pass_at_k[1][0] == pytest.approx(brute_force_pass_at_k(rows, 1), abs=1e-12)
+    others = [row for row in rows if row["problem"] != 7]
+    assert result.pass_at_k[4][0] == pytest.approx(brute_force_pass_at_k(others, 4), abs=1e-12)
+
+
+def test_a_result_is_the_same_after_it_was_written_and_read(whole):
+    assert Evaluation.from_plain(json.loads(json.dumps(whole[0].to_plain()))) == whole[0]
 
 
 # --- input -------------------------------------------------------------------------------------------------
@@ -322,9 +328,8 @@ def test_more_problems_than_the_split_has_is_an_error_with_both_numbers():
 
 def test_a_result_without_a_listener_is_the_same(whole):
     config = EvaluationConfig("dev", samples=6, max_new_tokens=NEW, temperature=0.8, top_p=0.9)
-    assert (
-        evaluate(MODEL, MODEL.params, FakeTask(), config, seed=11, max_prompt_tokens=MAX_PROMPT) == whole[0]
-    )
+    prompts = evaluation_prompts(config, FakeTask(), MODEL.tokenizer, MAX_PROMPT)
+    assert evaluate(MODEL, MODEL.params, FakeTask(), prompts, config, seed=11) == whole[0]
 
 
 def test_an_evaluation_that_is_watched_shows_how_far_it_is_and_can_be_stopped():

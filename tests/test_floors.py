@@ -22,7 +22,7 @@ FLOORS = {
     2: "models",
     3: "rollout train_step supervised_step optimizer",
     4: """tasks prompts demonstrations checkpoint metrics scoring loading evaluation interrupt config_file
-          report run""",
+          config_help report run""",
     5: "train warmstart evaluate export cli",
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -30,7 +30,7 @@ FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.spl
 ONLY_IN_MODELS = {"flax.linen", "safetensors"}
 ONLY_FROM_FLOOR_4 = {
     *("transformers", "tensorflow_datasets", "orbax", "grain"),
-    *("tensorboardX", "matplotlib", "yaml", "jsonargparse"),
+    *("tensorboardX", "matplotlib", "yaml", "docstring_parser"),
 }
 NOWHERE = {"torch", "tensorflow"}
 # What is imported under a name that is only known while the program runs; this test cannot see it.

@@ -107,6 +107,14 @@ def test_another_key_gives_other_samples_and_the_same_key_the_same(decoder, key)
     assert (one.completion_ids != other.completion_ids).any()
 
 
+def test_the_smallest_and_the_largest_uniform_draw_no_token_that_is_all_but_impossible(key, monkeypatch):
+    table = jnp.full((5, 5), -60.0).at[:, 2].set(0.0)
+    for edge in (0.0, 1 - 2.0**-23):  # of what jax.random.uniform can return
+        monkeypatch.setattr(jax.random, "uniform", lambda key, edge=edge: jnp.float32(edge))
+        out = generate(table_policy(5), {"table": table}, [[2]], key, group_size=1, new=3)
+        assert out.completion_ids.tolist() == [[2, 2, 2]]
+
+
 def test_no_buffer_of_the_compiled_rollout_holds_logits_of_all_positions():
     policy = tiny_policy()
     params = jax.eval_shape(policy.init, jax.random.key(0))

@@ -215,11 +215,12 @@ def test_plain_lines_come_now_and_then_and_at_the_end(capsys):
     assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == ["10/25", "20/25", "25/25"]
 
 
-def test_progress_learns_the_total_on_the_way(capsys):
-    with Progress("samples", 1, every=100) as progress:
-        progress.show(32, "", 64)
-        progress.show(64, "", 64)
-    assert capsys.readouterr().err == "samples 64/64  \n"
+def test_a_step_over_the_mark_counts_as_one_on_it(capsys):
+    with Progress("samples", 64, every=10) as progress:
+        for done in (8, 16, 24, 26, 32, 64):
+            progress.show(done, "")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["16/64", "24/64", "32/64", "64/64"]
 
 
 def test_progress_draws_a_bar_on_a_terminal(capsys, monkeypatch):

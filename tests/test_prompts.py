@@ -169,17 +169,50 @@ def test_a_plain_prompt_is_encoded_as_it_stands(chat_tokenizer):
     assert chat_tokenizer.decode(ids) == text
 
 
-def test_no_special_token_is_added_to_a_prompt():
+def tokenizer_that_adds(template):
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = build_tokenizer()
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)]
-    )
-    assert tokenizer.encode("7") == [1, 21, 2]
+    tokens = [("<bos>", 1), ("<eos>", 2)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=tokens)
     tokenizer.chat_template = "{% for message in messages %}{{ '<bos> ' + message['content'] }}{% endfor %}"
-    assert encode_prompt(Problem(0, "7", ""), tokenizer) == [21]
+    return tokenizer
+
+
+def test_a_plain_prompt_gets_the_beginning_of_its_tokenizer_and_a_chat_prompt_that_of_its_template():
+    tokenizer = tokenizer_that_adds("<bos> $A")
+    assert encode_prompt(Problem(0, "7", ""), tokenizer) == [1, 21]
     assert encode_prompt(Problem(0, "7", "", chat=True), tokenizer) == [1, 21]
+
+
+def test_a_tokenizer_that_ends_every_text_is_refused():
+    with pytest.raises(ValueError, match="the tokenizer ends every text with its end token"):
+        Prompts([Problem(0, "7", "")], tokenizer_that_adds("$A <eos>"), 8)
+
+
+@pytest.mark.parametrize("id", [-1, 2**31, "x1", None])
+def test_an_id_that_can_seed_no_samples_is_refused(id):
+    with pytest.raises(ValueError, match=r"the problem id .* is not allowed; allowed: 0 \.\. 2\^31 - 1"):
+        Prompts([Problem(id, "7", "")], WORDS, 8)
+
+
+@pytest.mark.parametrize("count", [3, 5, 7, 10])
+def test_no_step_has_a_problem_twice_and_an_epoch_has_none_twice_either(count):
+    prompts = Prompts(make_problems(10), WORDS, 8, seed=0)
+    steps = 10 // count
+    for epoch in range(4):
+        epoch_ids = []
+        for step in range(epoch * steps, (epoch + 1) * steps):
+            batch = prompts.step(step, count)
+            assert len(batch.problems) == count
+            epoch_ids += batch.index.tolist()
+        assert len(set(epoch_ids)) == len(epoch_ids) == steps * count
+    assert prompts.step(0, count).index.tolist() != prompts.step(steps, count).index.tolist()
+
+
+def test_a_step_of_more_prompts_than_there_are_is_refused():
+    with pytest.raises(ValueError, match=r"^rollout\.prompts: 11 is not allowed; there are 10 problems$"):
+        Prompts(make_problems(10), WORDS, 8, seed=0).step(0, 11)
 
 
 def test_a_chat_prompt_is_what_the_tokenizers_own_template_makes_of_it(chat_tokenizer):

@@ -18,6 +18,7 @@ from entropy_rl.train_step import (
     make_batch,
     make_stats_pass,
     make_update,
+    mean_metrics,
 )
 from entropy_rl.types import Rollout
 
@@ -25,7 +26,7 @@ G, P, N, V = 4, 4, 6, 11
 PAD, EOS = 0, 1
 ALPHA, KAPPA = 0.4, 2.0
 SHAPED = chain(group_normalize(G), shape_by_entropy(ALPHA, KAPPA))
-ON_POLICY = LossConfig(old_log_probs="sampler")
+ON_POLICY = LossConfig()
 
 
 def make_rollout(seed=0):
@@ -164,6 +165,68 @@ def test_four_micro_batches_give_what_one_gives(key, policy, advantage, aggregat
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, four)
 
 
+def test_columns_behind_the_longest_completion_change_nothing(key):
+    rollout, policy = make_rollout(), tiny_policy()
+    short = rollout.completion_mask & (jnp.arange(N)[None] < 4)
+    ids = jnp.where(short, rollout.completion_ids, PAD)
+    rollout = rollout.replace(completion_ids=ids, completion_mask=short)
+    rewards = jnp.tile(jnp.array([1.0, 0, 0, 1.0]), P)
+    params = policy.init(key)
+    whole, cut = (
+        sgd_update(
+            policy,
+            make_batch(rollout, rewards, jnp.ones(P * G, bool), pad_id=PAD, max_length=length),
+            params,
+            loss=LossConfig(aggregation="constant"),
+        )
+        for length in (N, 4)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole, cut)
+
+
+def test_metrics_of_several_updates_are_means_over_all_their_tokens():
+    one = {
+        "loss": 1.0,
+        "grad_norm": 2.0,
+        "tokens": 30,
+        "entropy": 1.0,
+        "bonus": 0.1,
+        "advantage": 1.0,
+        "bonus_share": 0.1,
+    }
+    two = {
+        "loss": 3.0,
+        "grad_norm": 4.0,
+        "tokens": 10,
+        "entropy": 2.0,
+        "bonus": 0.6,
+        "advantage": 2.0,
+        "bonus_share": 0.3,
+    }
+    expected = {
+        "loss": 2.0,
+        "grad_norm": 3.0,
+        "tokens": 40.0,
+        "entropy": 1.25,
+        "bonus": 0.225,
+        "advantage": 1.25,
+    }
+    assert mean_metrics([one, two]) == pytest.approx(expected | {"bonus_share": 0.18})
+
+
+def test_rows_that_cannot_be_divided_into_the_micro_batches_are_refused(key):
+    policy = table_policy(V)
+    with pytest.raises(ValueError, match=r"micro_batches=3 is not allowed; allowed: divisors of the 16 rows"):
+        sgd_update(policy, make_data(), policy.init(key), micro_batches=3)
+
+
+def test_the_parameters_given_to_init_state_outlive_the_donated_state(key):
+    policy, optimizer = table_policy(V), optax.sgd(1.0)
+    params = policy.init(key)
+    make_update(policy, SHAPED, optimizer)(init_state(params, optimizer), make_data())
+    assert np.isfinite(params["table"]).all()
+
+
 def test_a_row_without_judgement_changes_nothing_whatever_it_holds(key):
     policy, valid = table_policy(V), np.arange(P * G) != 9
     data, params = make_data(valid=valid), policy.init(key)
@@ -177,10 +240,13 @@ def test_a_row_without_judgement_changes_nothing_whatever_it_holds(key):
 
 
 def test_a_mini_batch_without_any_judgement_leaves_the_parameters_alone(key):
-    policy, data = table_policy(V), make_data(valid=np.zeros(P * G, bool))
-    params = policy.init(key)
-    new, metrics = sgd_update(policy, data, params)
-    np.testing.assert_array_equal(new["table"], params["table"])
+    # With momentum and weight decay, which would move them without any gradient.
+    policy, optimizer = table_policy(V), optax.adamw(1e-2, weight_decay=0.1)
+    update = make_update(policy, SHAPED, optimizer, temperature=1.0)
+    state, _ = update(init_state(policy.init(key), optimizer), make_data())
+    before = jax.tree.map(np.array, (state.params, state.opt_state))
+    state, metrics = update(state, make_data(valid=np.zeros(P * G, bool)))
+    jax.tree.map(np.testing.assert_array_equal, (state.params, state.opt_state), before)
     assert all(np.isfinite(value) for value in metrics.values())
 
 
@@ -236,13 +302,15 @@ def test_a_completion_follows_its_prompt_without_a_gap():
     assert lengths.tolist() == [3, 3, 1, 1]
 
 
-def test_the_stats_pass_of_the_trainer_agrees_with_the_sampler(key):
-    policy = tiny_policy()
+@pytest.mark.parametrize("dtype, limit", [(jnp.float32, 1e-5), (jnp.bfloat16, 3e-2)])
+def test_the_stats_pass_of_the_trainer_agrees_with_the_sampler(key, dtype, limit):
+    policy = tiny_policy(compute_dtype=dtype)
     params = policy.init(key)
     rollout = make_rollout()
     run = make_generate(policy, group_size=G, max_new_tokens=N, eos_ids=[EOS], pad_id=PAD, temperature=0.8)
     rollout = run(params, rollout.prompt_ids, rollout.prompt_mask, jnp.arange(P), key)
     data = make_batch(rollout, jnp.zeros(P * G), jnp.ones(P * G, bool), pad_id=PAD, max_length=N)
     log_probs, entropy = make_stats_pass(policy, temperature=0.8, micro_batches=2)(params, data)
-    np.testing.assert_allclose(log_probs, rollout.log_probs, atol=2e-5)
-    np.testing.assert_allclose(entropy, rollout.entropy, atol=2e-5)
+    tokens = data.completion_mask.sum()
+    assert abs(log_probs - rollout.log_probs).sum() / tokens < limit
+    assert abs(entropy - rollout.entropy).sum() / tokens < limit

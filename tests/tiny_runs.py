@@ -18,15 +18,38 @@ from entropy_rl.tasks.countdown import build_tokenizer, save_tokenizer
 ROOT = Path(__file__).parents[1]
 
 # A task of a user's own. Half of all completions are right, so that there is something to learn from.
+# It can also end its process, at a moment that the environment names.
 LUCK = '''
+import glob
+import os
+import signal
+import threading
 import zlib
 from entropy_rl.tasks.countdown import Countdown
 from entropy_rl.tasks import Verdict
 
+
+def die_where_it_exists(pattern):
+    while not glob.glob(pattern):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Luck(Countdown):
     """The problems of Countdown; the judge tosses a coin that depends on the completion alone."""
 
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.calls = 0
+        if "DIE_WHERE_IT_EXISTS" in os.environ:
+            pattern = os.environ["DIE_WHERE_IT_EXISTS"]
+            threading.Thread(target=die_where_it_exists, args=(pattern,), daemon=True).start()
+
     def judge(self, problems, completions):
+        self.calls += 1
+        name, _, call = os.environ.get("SIGNAL_AT_CALL", "").partition(":")
+        if name and self.calls == int(call):
+            os.kill(os.getpid(), signal.Signals[name])
         return [Verdict.CORRECT if zlib.crc32(text.encode()) % 2 else Verdict.WRONG for text in completions]
 '''
 
@@ -53,7 +76,7 @@ WARMSTART = {
         "num_heads": 2,
         "num_kv_heads": 1,
     },
-    "task": {"name": "countdown"},
+    "task": {"name": "luck:Luck"},
     "optimizer": {"learning_rate": 0.01},
     "run": {"directory": "warm", "checkpoint_every": 2},
 }

@@ -47,7 +47,10 @@ def write_curves(directory: Path) -> Path:
         values = np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
         axis.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1)
         if len(rows) > window:
-            mean = np.convolve(values, np.ones(window) / window, mode="valid")
+            # A step without a value is left out of the mean, not drawn as a gap of a whole window.
+            known = np.convolve(np.isfinite(values), np.ones(window), mode="valid")
+            total = np.convolve(np.nan_to_num(values), np.ones(window), mode="valid")
+            mean = np.divide(total, known, out=np.full(known.shape, np.nan), where=known > 0)
             axis.plot(steps[window - 1 :], mean, color="tab:blue", linewidth=2)
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)

@@ -23,8 +23,7 @@ def read_evaluation(directory: Path, step: int) -> Evaluation | None:
     if not path.exists():
         return None
     plain = json.loads(path.read_text())
-    plain["pass_at_k"] = {int(k): tuple(interval) for k, interval in plain["pass_at_k"].items()}
-    return Evaluation(**plain)
+    return Evaluation.from_plain(plain)
 
 
 def evaluation_table(columns: Mapping[str, Evaluation]) -> str:
@@ -39,7 +38,7 @@ def evaluation_table(columns: Mapping[str, Evaluation]) -> str:
     evaluations = list(columns.values())
     rows = [["", *columns]]
     for k in evaluations[0].pass_at_k:
-        rows.append([f"Pass@{k}", *(_interval(e.pass_at_k.get(k), ".3f") for e in evaluations)])
+        rows.append([f"Pass@{k}", *(_pass_at_k(e, k) for e in evaluations)])
     rows.append(["response length (tokens)", *(_interval(e.mean_length, ".1f") for e in evaluations)])
     rows.append(["entropy (nats per token)", *(_interval(e.mean_entropy, ".3f") for e in evaluations)])
     rows.append(["cut off at the limit", *(f"{e.truncated:.3f}" for e in evaluations)])
@@ -51,6 +50,12 @@ def evaluation_table(columns: Mapping[str, Evaluation]) -> str:
     first = evaluations[0]
     title = f"{first.problems} problems x {first.samples} samples; in brackets: 95% interval over problems"
     return "\n".join([title, *(line.rstrip() for line in lines)])
+
+
+def _pass_at_k(evaluation: Evaluation, k: int) -> str:
+    cell = _interval(evaluation.pass_at_k.get(k), ".3f")
+    problems = evaluation.pass_at_k_problems.get(k, evaluation.problems)
+    return cell if problems == evaluation.problems else f"{cell} ({problems} problems)"
 
 
 def _path(directory: Path, step: int) -> Path:

@@ -26,6 +26,8 @@ def run_summary(directory: Path, steps: int) -> str:
         parts.append("One run with one seed shows that the machinery works, not which method is better.")
     try:
         parts.append(f"curves:  {write_curves(directory)}")
+    except ValueError as error:
+        parts.append(f"curves:  not drawn, {error}")
     except ImportError:
         parts.append("curves:  not drawn, matplotlib is not installed (pip install 'entropy_rl[report]')")
     parts.append(f"samples: {directory / 'samples.jsonl'}")

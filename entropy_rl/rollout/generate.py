@@ -82,6 +82,7 @@ def make_generate(
                 hidden, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
             )
             uniforms = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, t)))(keys)
+            uniforms += 2.0**-24  # the middle of its cell: an exact 0 would draw a token of any small mass
             ids, log_probs, entropy = sample(logits, uniforms, temperature=temperature, top_p=top_p)
             ids = jnp.where(alive, ids, pad_id)
             column = (ids, alive, jnp.where(alive, log_probs, 0), jnp.where(alive, entropy, 0))

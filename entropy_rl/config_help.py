@@ -1,0 +1,77 @@
+"""What `entropy-rl VERB --help` prints, read off the config's dataclasses and their docstrings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import textwrap
+import typing
+from typing import Any
+
+import docstring_parser
+
+from entropy_rl.factories import default_of, has_default, section_of
+
+_ABOUT = (
+    "A setting stands in a YAML file, as those in configs/, or on the command line; what comes later on the "
+    "command line counts. Settings without a default are required."
+)
+_INDENT = 26
+_TYPES = {int: "INT", float: "NUMBER", str: "TEXT", bool: "{true,false}", list: "LIST", dict: "MAPPING"}
+
+
+def config_help(cls: type, verb: str) -> str:
+    """Every setting of a config with its type, its meaning and its default."""
+    width = min(110, shutil.get_terminal_size().columns)
+    lines = [
+        f"usage: entropy-rl {verb} [--config FILE] [--dotted.path VALUE ...]",
+        "",
+        *textwrap.wrap(f"{docstring_parser.parse(cls.__doc__).short_description} {_ABOUT}", width),
+        "",
+        *_entry("--config FILE", "A YAML file.", width),
+        *_entry("--print_config", "Print all settings as YAML, and exit.", width),
+        *_entry("--help", "Print this, and exit.", width),
+        "",
+    ]
+    hints, documents = typing.get_type_hints(cls), _documents(cls)
+    sections = {name: section_of(hint) for name, hint in hints.items()}
+    for field in dataclasses.fields(cls):
+        if sections[field.name] is None:
+            lines += _field(field, hints[field.name], field.name, documents[field.name], width)
+    for name, section in sections.items():
+        if section is None:
+            continue
+        lines += ["", *textwrap.wrap(f"{name}: {documents[name]}", width)]
+        inner_hints, inner_documents = typing.get_type_hints(section), _documents(section)
+        for field in dataclasses.fields(section):
+            path, document = f"{name}.{field.name}", inner_documents[field.name]
+            lines += _field(field, inner_hints[field.name], path, document, width)
+    return "\n".join(lines)
+
+
+def _documents(cls: type) -> dict[str, str]:
+    """What the class's docstring says of each field."""
+    return {p.arg_name: " ".join(p.description.split()) for p in docstring_parser.parse(cls.__doc__).params}
+
+
+def _field(field: dataclasses.Field, hint: Any, path: str, document: str, width: int) -> list[str]:
+    options = [option for option in typing.get_args(hint) if option is not type(None)]
+    if typing.get_origin(hint) is typing.Literal:
+        type_ = f"{{{','.join(options)}}}"
+    else:
+        inner = options[0] if len(options) < len(typing.get_args(hint)) else hint
+        type_ = _TYPES[typing.get_origin(inner) or inner]
+    if has_default(field):
+        value = default_of(field)
+        document += f" Default: {value if isinstance(value, str) else json.dumps(value)}."
+    return _entry(f"--{path} {type_}", document, width)
+
+
+def _entry(option: str, text: str, width: int) -> list[str]:
+    """An option, and what it means beside it or below."""
+    lines = textwrap.wrap(text, width - _INDENT)
+    head = f"  {option}"
+    if len(head) + 2 > _INDENT:
+        return [head, *(" " * _INDENT + line for line in lines)]
+    return [head.ljust(_INDENT) + lines[0], *(" " * _INDENT + line for line in lines[1:])]

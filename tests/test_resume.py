@@ -1,0 +1,225 @@
+"""A run that was killed, stopped or damaged goes on as if nothing had happened: identical to the bit."""
+
+import contextlib
+import json
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+import pytest
+from tiny_runs import EVALUATION, TRAIN, finish, make_workspace, run, start
+
+from entropy_rl.checkpoint import check_directory
+from entropy_rl.cli import main
+
+STEPS = TRAIN["steps"]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Path:
+    return make_workspace(tmp_path_factory.mktemp("resume") / "workspace")
+
+
+@pytest.fixture
+def here(workspace, monkeypatch) -> Path:
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr("entropy_rl.report.summary.write_curves", lambda directory: directory)  # slow
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def whole(workspace) -> Path:
+    """A run that was never interrupted."""
+    with contextlib.chdir(workspace):
+        assert main(train("whole")) == 0
+    return workspace / "whole"
+
+
+def train(directory: Path | str, *more: str) -> list[str]:
+    return ["train", "--config", "train.yaml", "--run.directory", str(directory), *more]
+
+
+def state_of(directory: Path, step: int = STEPS) -> Any:
+    """Parameters, optimizer state and counters of a checkpoint."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return jax.device_get(
+            checkpointer.restore((directory / "checkpoints" / str(step) / "state").resolve())
+        )
+
+
+def lines_of(path: Path) -> list[dict]:
+    """The rows of a JSONL file without what is measured with a clock."""
+    if path.name == "samples.jsonl" and not path.exists():
+        return []  # a warm start has none
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{name: v for name, v in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def assert_same_run(one: Path, other: Path, step: int = STEPS) -> None:
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        assert lines_of(one / name) == lines_of(other / name)
+    a, b = (jax.tree_util.tree_leaves_with_path(state_of(directory, step)) for directory in (one, other))
+    assert [path for path, _ in a] == [path for path, _ in b] and len(a) > 30
+    for (path, x), (_, y) in zip(a, b, strict=True):
+        assert x.dtype == y.dtype and x.tobytes() == y.tobytes(), path
+
+
+def test_what_is_compared_depends_on_every_step(whole):
+    rows = lines_of(whole / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert all(row["grad_norm"] > 0 and row["sampler_gap"] < 1e-4 for row in rows)
+    before, after = state_of(whole, 4), state_of(whole, 6)
+    assert all((x != y).any() for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
+
+
+# --- killed ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_never_was(whole, workspace, here, capsys):
+    for moment in ("config.yaml*", "checkpoints/4.*tmp*"):  # while it sets up; while it saves
+        result = run(workspace, *train("killed"), env={"DIE_WHERE_IT_EXISTS": f"killed/{moment}"})
+        assert result.returncode == -signal.SIGKILL, result.stderr
+    assert main(train("killed")) == 0
+    assert capsys.readouterr().err.startswith("resuming killed after step 2 of 6\n")
+    assert_same_run(whole, workspace / "killed")
+    assert sorted(path.name for path in (workspace / "killed" / "checkpoints").iterdir()) == ["4", "6"]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_ten_random_moments_ends_as_one_that_never_was(workspace, here):
+    longer = ["--steps", "400", "--run.checkpoint_every", "5"]
+    assert main(train("lucky", *longer)) == 0
+    moments, reached = random.Random(0), set()
+    for i in range(10):
+        process = start(workspace, *train("unlucky", *longer))
+        if i % 3:
+            next(line for line in process.stderr if line.startswith("step"))  # it trains
+        time.sleep(moments.uniform(0, 2 if i % 3 else 5))
+        process.kill()
+        finish(process)
+        reached |= {path.name for path in (workspace / "unlucky").glob("checkpoints/*")}
+    assert len(reached) > 4 and "400" not in reached
+    assert main(train("unlucky", *longer)) == 0
+    assert_same_run(workspace / "lucky", workspace / "unlucky", 400)
+
+
+def test_a_warm_start_that_is_killed_ends_as_one_that_never_was(workspace, here, capsys):
+    arguments = ["warmstart", "--config", "warmstart.yaml", "--run.directory"]
+    assert main([*arguments, "warm"]) == 0
+    moment = {"DIE_WHERE_IT_EXISTS": "cold/checkpoints/4.*tmp*"}
+    assert run(workspace, *arguments, "cold", env=moment).returncode == -9
+    assert main([*arguments, "cold"]) == 0
+    assert "resuming cold after step 2 of 6\n" in capsys.readouterr().err
+    assert_same_run(workspace / "warm", workspace / "cold")
+    # The learning rate depends on the number of steps.
+    assert main([*arguments, "warm", "--steps", "7"]) == 2
+    message = "run.directory: warm holds another run (its steps is 6, here it is 7); "
+    assert message in capsys.readouterr().err
+
+
+# --- stopped -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_asked_to_stop_saves_says_so_in_one_line_and_goes_on(whole, workspace, here, capsys):
+    result = run(workspace, *train("stopped"), env={"SIGNAL_AT_CALL": "SIGTERM:3"})
+    assert result.returncode == 143 and result.stdout == ""
+    *steps, line = result.stderr.splitlines()
+    assert [step[:8] for step in steps] == ["step 1/6", "step 2/6", "step 3/6"]
+    assert line == "entropy-rl train: stopped after step 3; the same command goes on from there"
+    assert main(train("stopped")) == 0
+    assert capsys.readouterr().err.startswith("resuming stopped after step 3 of 6\nstep 4/6")
+    assert_same_run(whole, workspace / "stopped")
+
+
+def test_ctrl_c_stops_a_run_and_an_evaluation_that_was_stopped_begins_anew(
+    workspace, here, capsys, monkeypatch
+):
+    evaluation = ["--evaluation", json.dumps(EVALUATION | {"rows_per_call": 2}), "--run.evaluate_every", "1"]
+    monkeypatch.setenv("SIGNAL_AT_CALL", f"SIGINT:{3 + 1 + 2}")  # 3 batches, 1 step, the 2nd of 3 batches
+    assert main(train("evaluated", *evaluation)) == 130
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line == "entropy-rl train: stopped during an evaluation; the same command begins it anew"
+    evaluations = workspace / "evaluated" / "evaluations"
+    assert [path.name for path in evaluations.iterdir()] == ["0.json"]
+    before = (evaluations / "0.json").read_bytes()
+    monkeypatch.delenv("SIGNAL_AT_CALL")
+    assert main(train("evaluated", *evaluation, "--steps", "1")) == 0
+    assert capsys.readouterr().err.startswith("resuming evaluated after step 1 of 1\n")
+    assert sorted(path.name for path in evaluations.iterdir()) == ["0.json", "1.json"]
+    assert (evaluations / "0.json").read_bytes() == before
+
+
+# --- changed -----------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_can_be_made_longer_with_the_result_of_one_that_was_planned_so(
+    whole, workspace, here, capsys
+):
+    assert main(train("longer", "--steps", "2")) == 0
+    assert main(train("longer")) == 0
+    assert "resuming longer after step 2 of 6\n" in capsys.readouterr().err
+    assert_same_run(whole, workspace / "longer")
+
+
+def test_what_a_killed_set_up_leaves_behind_is_no_obstacle(whole, workspace, here):
+    directory = workspace / "early"
+    directory.mkdir()
+    (directory / "config.yaml.tmp").write_text("seed: 0\nste")
+    check_directory(directory, None)
+    shutil.copy(whole / "config.yaml", directory)
+    (directory / "model.tmp").mkdir()
+    (directory / "model.tmp" / "config.json").write_text("{")
+    assert main(train("early", "--steps", "1")) == 0
+    assert not list(directory.rglob("*.tmp"))
+    files = [{path.name for path in (run / "model").iterdir()} for run in (directory, whole)]
+    assert files[0] == files[1]
+
+
+# --- damaged -----------------------------------------------------------------------------------------------
+
+
+def files_of(checkpoint: Path) -> list[Path]:
+    files = [path.relative_to(checkpoint) for path in sorted(checkpoint.rglob("*")) if path.is_file()]
+    # What orbax keeps beside the state is not needed to read it.
+    return [path for path in files if path.parts[0] in ("state", "sizes.json")]
+
+
+def test_every_truncated_file_of_a_checkpoint_is_found_before_it_is_read(whole, workspace, here, capsys):
+    checkpoint = shutil.copytree(whole, workspace / "damaged") / "checkpoints" / "6"
+    assert len(files_of(checkpoint)) > 8
+    for name in files_of(checkpoint):
+        content = (checkpoint / name).read_bytes()
+        for damage in (content[: len(content) // 2], b"", None):
+            (checkpoint / name).unlink()
+            if damage is not None:
+                (checkpoint / name).write_bytes(damage)
+            elif name.name == "sizes.json":
+                continue  # without it the checkpoint is read unchecked
+            assert main(["export", "--model", "damaged", "--output", "exported"]) == 2, name
+            out, err = capsys.readouterr()
+            assert out == "" and err.count("\n") == 1
+            assert err.startswith("entropy-rl export: damaged/checkpoints/6: damaged: ")
+            assert err.endswith("; delete this directory, and that of step 4 is used\n")
+        (checkpoint / name).write_bytes(content)
+    assert main(["export", "--model", "damaged", "--output", "exported"]) == 0
+
+
+def test_after_a_damaged_checkpoint_is_deleted_the_one_before_is_used(whole, workspace, here, capsys):
+    checkpoint = shutil.copytree(whole, workspace / "repaired") / "checkpoints" / "6"
+    (checkpoint / "state" / "manifest.ocdbt").write_bytes(b"")
+    assert main(train("repaired")) == 2
+    assert capsys.readouterr().err == (
+        "entropy-rl train: repaired/checkpoints/6: damaged: state/manifest.ocdbt has 0 bytes instead of "
+        f"{(whole / 'checkpoints/6/state/manifest.ocdbt').stat().st_size}; "
+        "delete this directory, and that of step 4 is used\n"
+    )
+    assert len(lines_of(workspace / "repaired" / "metrics.jsonl")) == 6
+    shutil.rmtree(checkpoint)
+    assert main(train("repaired")) == 0
+    assert "resuming repaired after step 4 of 6\n" in capsys.readouterr().err
+    assert_same_run(whole, workspace / "repaired")
