@@ -110,8 +110,8 @@ class Checkpoints:
 
     def _record_sizes(self) -> None:
         """Called by orbax when all is written, and the directory gets its final name next."""
-        (directory,) = self._directory.glob(f"{self._saving}.*")
-        write_atomically(directory / _SIZES_FILE, json.dumps(_sizes(directory)))
+        for directory in self._directory.glob(f"{self._saving}.*"):
+            write_atomically(directory / _SIZES_FILE, json.dumps(_sizes(directory)))
 
     def __enter__(self) -> Checkpoints:
         return self

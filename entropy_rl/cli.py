@@ -73,6 +73,9 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"entropy-rl {verb}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
+    except BrokenPipeError:  # whoever read our output has gone, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("ENTROPY_RL_TRACEBACK"):
             raise

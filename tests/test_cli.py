@@ -620,6 +620,34 @@ def test_a_full_disk_ends_the_run_with_everything_before_readable(small_disk, he
     assert f"resuming {run} after step 4 of 6" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [6_000, 20_000])
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(here, limit):
+    # As with a quota: there is room on the disk, and yet no file may be larger than so many bytes.
+    code = (
+        "import resource, runpy, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "runpy.run_module('entropy_rl.cli', run_name='__main__')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, "train", "--config", "train.yaml", "--run.directory", f"limit_{limit}"]
+        + ["--run.samples_per_step", "1"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "false"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    *steps, line = result.stderr.splitlines()
+    assert line == (
+        f"entropy-rl train: limit_{limit}/checkpoints: a checkpoint could not be written: File too large; "
+        "those before it are complete"
+    )
+    assert all(step.startswith("step ") for step in steps)
+    metrics = (here / f"limit_{limit}" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in metrics] == list(range(1, len(steps) + 1))
+
+
 # --- errors of ours ----------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ import glob
 import os
 import signal
 import threading
+import time
 import zlib
 from entropy_rl.tasks.countdown import Countdown
 from entropy_rl.tasks import Verdict
@@ -31,19 +32,19 @@ from entropy_rl.tasks import Verdict
 
 def die_where_it_exists(pattern):
     while not glob.glob(pattern):
-        pass
+        time.sleep(0.001)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+if "DIE_WHERE_IT_EXISTS" in os.environ:
+    pattern = os.environ["DIE_WHERE_IT_EXISTS"]
+    threading.Thread(target=die_where_it_exists, args=(pattern,), daemon=True).start()
 
 
 class Luck(Countdown):
     """The problems of Countdown; the judge tosses a coin that depends on the completion alone."""
 
-    def __init__(self, **arguments):
-        super().__init__(**arguments)
-        self.calls = 0
-        if "DIE_WHERE_IT_EXISTS" in os.environ:
-            pattern = os.environ["DIE_WHERE_IT_EXISTS"]
-            threading.Thread(target=die_where_it_exists, args=(pattern,), daemon=True).start()
+    calls = 0
 
     def judge(self, problems, completions):
         self.calls += 1
