@@ -191,8 +191,10 @@ def test_transformers_computes_the_same_with_an_export(exported):
     np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-4)
 
 
-EVALUATE = ["--seed", "0", "--task.name", "maths", "--task.args", "{test: test.jsonl, chat: true}"] + [
-    *("--evaluation", "{split: test, samples: 4, max_new_tokens: 16, temperature: 1.0, rows_per_call: 8}"),
+EVALUATE = [
+    *("--config", str(RECIPE.with_name("maths_evaluate.yaml")), "--task.args.chat", "true"),
+    *("--evaluation.samples", "4", "--evaluation.max_new_tokens", "16", "--evaluation.rows_per_call", "8"),
+    *("--evaluation.temperature", "1.0", "--evaluation.top_p", "1.0"),
 ]
 
 
