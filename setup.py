@@ -25,7 +25,6 @@ setup(
         "orbax-checkpoint>=0.12.8,<0.13",
         "transformers>=5.23,<6",
         "tensorflow-datasets>=4.9.10,<5",
-        "array-record>=0.8.3; sys_platform == 'linux'",
         "grain>=0.2.18,<0.3",
         "safetensors>=0.8",
         "math-verify==0.9.0",

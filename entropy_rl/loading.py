@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -16,6 +17,8 @@ from entropy_rl.config import ModelConfig
 from entropy_rl.models import DecoderConfig, load_hf, make_policy, read_config
 from entropy_rl.models.hf_config import read_json
 from entropy_rl.types import Params, Policy
+
+log = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
 # config.json and tokenizer of a run's model; the weights are in its checkpoints.
@@ -68,6 +71,18 @@ def load_model(config: ModelConfig) -> Model:
     else:
         params = restore_params(path / CHECKPOINT_DIRECTORY, jax.eval_shape(policy.init, jax.random.key(0)))
     return Model(policy, params, decoder, tokenizer, eos_ids, pad_id, directory)
+
+
+def check_length(model: Model, tokens: int) -> None:
+    """Warns where rows can get longer than what the model was made for.
+
+    Args:
+      model: The model; `max_position_embeddings` of its config.json is what counts.
+      tokens: Prompt and completion together.
+    """
+    made_for = read_json(model.directory / "config.json").get("max_position_embeddings")
+    if made_for is not None and tokens > made_for:
+        log.warning("%s was made for %d positions; rows can have %d here", model.directory, made_for, tokens)
 
 
 def find_model(path: str) -> Path:

@@ -26,7 +26,7 @@ from entropy_rl.checkpoint import check_directory, claim_directory
 from entropy_rl.cli import run_verb
 from entropy_rl.config import TrainConfig
 from entropy_rl.evaluation import completion_rows, evaluate, evaluation_prompts, watch
-from entropy_rl.loading import Model, keep_model_files, load_model
+from entropy_rl.loading import Model, check_length, keep_model_files, load_model
 from entropy_rl.metrics import Clock, check_wandb
 from entropy_rl.optimizer import make_optimizer
 from entropy_rl.prompts import Prompts
@@ -72,6 +72,7 @@ def train(config: TrainConfig) -> TrainState:
     limit = config.rollout.max_prompt_tokens
     prompts = Prompts(problems, model.tokenizer, limit, seed=config.seed)
     prompts.step(0, config.rollout.prompts)
+    check_length(model, prompts.length + config.rollout.max_new_tokens)
     if config.evaluation is not None:
         test_prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, limit)
     programs = make_programs(config, model)

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from entropy_rl.cli import main
 from entropy_rl.config import ModelConfig
-from entropy_rl.loading import load_model
+from entropy_rl.loading import check_length, load_model
 from entropy_rl.models import load_hf, make_policy
 
 RECIPE = Path(__file__).parents[1] / "configs" / "qwen2_5_math_7b_grpo_entropy.yaml"
@@ -154,6 +154,15 @@ def test_a_chat_prompt_is_sampled_as_the_template_has_it(here):
     )
     assert text.startswith("<|im_start|>system\nYou are") and text.endswith("<|im_start|>assistant\n")
     assert model.eos_ids == (383,) and model.tokenizer.decode([383]) == "<|im_end|>"
+
+
+def test_rows_longer_than_what_the_model_was_made_for_are_warned_of(here, caplog):
+    model = load_model(ModelConfig(path="model"))
+    made_for = json.loads((here / "model" / "config.json").read_text())["max_position_embeddings"]
+    check_length(model, made_for)
+    assert not caplog.records
+    check_length(model, made_for + 1)
+    assert f"was made for {made_for} positions; rows can have {made_for + 1} here" in caplog.text
 
 
 def test_an_export_is_the_trained_model(trained, exported, dtype, workspace):
