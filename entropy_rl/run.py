@@ -39,13 +39,16 @@ class Run:
         """Saves the state, unless that of its step is there already."""
         self._checkpoints.save(state)
 
-    def end_step(self, state: TrainState) -> None:
+    def end_step(self, step: int, state: TrainState) -> None:
         """Saves the state when that is due.
+
+        Args:
+          step: Steps that are done. It is the state's own, which would have to be waited for.
+          state: The state after them.
 
         Raises:
           Interrupted: If the run was asked to stop; the state is saved.
         """
-        step = int(state.step)
         stopping = bool(self.stop)  # once: a signal between two looks would stop without saving
         if stopping or step == self._config.steps or step % self._config.run.checkpoint_every == 0:
             self.save(state)

@@ -131,7 +131,7 @@ def train(config: TrainConfig) -> TrainState:
             rows = completion_rows(kept, sample_index, rollout, scores)
             run.records.samples({"step": step + 1} | row for row in rows)
             run.progress.show(step + 1, _note(metrics))
-            run.end_step(state)
+            run.end_step(step + 1, state)
     print(run_summary(directory, config.steps))
     return state
 

@@ -78,7 +78,7 @@ def warmstart(config: WarmstartConfig) -> TrainState:
                 run.records.metrics(step + 1, metrics | clock.metrics(tokens))
                 run.progress.show(step + 1, f"loss {metrics['loss']:.3f}")
                 clock, tokens = Clock(), 0
-            run.end_step(state)
+            run.end_step(step + 1, state)
 
         if config.evaluation is not None:
             result = read_evaluation(directory, config.steps)
@@ -95,9 +95,6 @@ def warmstart(config: WarmstartConfig) -> TrainState:
                 )
                 write_evaluation(directory, config.steps, result)
             print(evaluation_table({"warm start": result}))
-            for line in gate_failures(config.gate, result):
-                print(f"gate: {line}", file=sys.stderr)
-    print(f"\nnext: entropy-rl export --model {directory} --output DIRECTORY")
     return state
 
 
@@ -128,22 +125,20 @@ def _check_gate(config: WarmstartConfig, task: DemonstratedTask) -> None:
 def gate_failures(gate: GateConfig, evaluation: Evaluation) -> list[str]:
     """What an evaluation lacks to pass the gate, a line each; empty if it passes.
 
-    A measure is one of the task's skill measures, or `pass@K`.
-
-    Raises:
-      ValueError: If the gate names a measure that the evaluation does not have.
+    A measure is one of the task's skill measures, or `pass@K`. One that there was nothing to take from, such
+    as the arithmetic of a policy that makes no step, does not pass.
     """
     measures = evaluation.skill | {f"pass@{k}": value[0] for k, value in evaluation.pass_at_k.items()}
     failures = []
-    for limits, word, fails in (
-        (gate.at_least, "at least", lambda value, limit: value < limit),
-        (gate.at_most, "at most", lambda value, limit: value > limit),
+    for limits, word, passes in (
+        (gate.at_least, "at least", lambda value, limit: value >= limit),
+        (gate.at_most, "at most", lambda value, limit: value <= limit),
     ):
         for name, limit in limits.items():
-            if name not in measures:
-                raise ValueError(f"gate: {name!r} is no measure; allowed: {', '.join(measures)}")
-            if fails(measures[name], limit):
-                failures.append(f"{name} is {measures[name]:.4f}, and must be {word} {limit}")
+            value = measures.get(name)
+            if value is None or not passes(value, limit):
+                found = "could not be measured" if value is None else f"is {value:.4f}"
+                failures.append(f"{name} {found}, and must be {word} {limit}")
     return failures
 
 
@@ -185,8 +180,16 @@ def _make_model(config: WarmstartConfig, task: DemonstratedTask, directory: Path
 
 
 def main(config: WarmstartConfig) -> None:
-    """The verb `warmstart` of the command line."""
+    """The verb `warmstart` of the command line; exit code 1 if the gate is not passed."""
     warmstart(config)
+    directory = Path(config.run.directory)
+    result = read_evaluation(directory, config.steps)
+    failures = gate_failures(config.gate, result) if config.evaluation and result else []
+    for line in failures:
+        print(f"entropy-rl warmstart: gate: {line}", file=sys.stderr)
+    if failures:
+        sys.exit(1)
+    print(f"\nnext: entropy-rl export --model {directory} --output DIRECTORY")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from entropy_rl.cli import main
 from entropy_rl.config import GateConfig, WarmstartConfig
 from entropy_rl.config_file import parse_config
 from entropy_rl.demonstrations import BATCHES_PER_BLOCK, PieceEncoder, batch_block
@@ -15,6 +16,10 @@ from entropy_rl.models import load_hf
 from entropy_rl.tasks.countdown import Countdown
 from entropy_rl.warmstart import gate_failures, warmstart
 
+SMALL = [
+    *("--architecture.hidden_size=16", "--architecture.intermediate_size=32", "--architecture.num_layers=1"),
+    *("--optimizer.warmup_updates=2", "--length_buckets=[176]", "--batch_size=8"),
+]
 RECIPE = Path(__file__).parents[1] / "configs" / "countdown_warmstart.yaml"
 
 
@@ -69,16 +74,7 @@ def test_a_demonstration_that_fits_no_bucket_is_refused():
 
 
 def test_a_few_steps_lower_the_loss(tmp_path):
-    small = ["--architecture.hidden_size", "16", "--architecture.intermediate_size", "32"]
-    small += [
-        "--architecture.num_layers",
-        "1",
-        "--length_buckets",
-        "[176]",
-        "--optimizer.warmup_updates",
-        "5",
-    ]
-    config = recipe(tmp_path, "--steps", "60", "--batch_size", "8", "--evaluation", "null", *small)
+    config = recipe(tmp_path, "--steps=60", "--evaluation=null", *SMALL)
     state = warmstart(config)
     assert int(state.step) == 60
     first, last = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -108,8 +104,18 @@ def test_the_gate_names_each_measure_that_fails_with_its_limit():
         "pass@1 is 0.0500, and must be at least 0.1",
         "false_done is 0.2000, and must be at most 0.05",
     ]
-    with pytest.raises(ValueError, match="'arithmetics' is no measure; allowed: arithmetic"):
-        gate_failures(GateConfig(at_least={"arithmetics": 1.0}), evaluation)
+    assert gate_failures(GateConfig({"operands": 0.97}), evaluation) == [
+        "operands could not be measured, and must be at least 0.97"
+    ]
+
+
+def test_a_warm_start_that_fails_its_gate_says_so_and_ends_with_exit_code_1(tmp_path, capsys):
+    arguments = ["warmstart", "--config", str(RECIPE), "--run.directory", str(tmp_path), *SMALL, "--steps=2"]
+    arguments += ["--evaluation.problems=4", "--evaluation.samples=4", "--evaluation.rows_per_call=16"]
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--gate.at_least={arithmetic: 0.98}", "--gate.at_most={}"])
+    assert ended.value.code == 1
+    assert "entropy-rl warmstart: gate: arithmetic could not be measured" in capsys.readouterr().err
 
 
 @pytest.mark.slow
