@@ -1,25 +1,23 @@
-"""Checkpoints of a run, and who owns a directory."""
+"""Checkpoints of a run: complete, and checked when they are read."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-import yaml
 
+from entropy_rl.files import write_atomically
 from entropy_rl.interrupt import Interrupted
 from entropy_rl.types import TrainState
 
-CONFIG_FILE = "config.yaml"
 # In the directory of a checkpoint: the state, and the size of each file of it.
 _STATE = "state"
 _SIZES_FILE = "sizes.json"
@@ -155,113 +153,6 @@ def _checked(directory: Path, step: int) -> Iterator[None]:
     except Exception as error:  # orbax raises all kinds
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{checkpoint}: cannot be read: {reason:.200}; {advice}") from error
-
-
-# What may change between two starts of one run of RL: it does not change any result.
-_FREE = ("steps", "run", "evaluation")
-
-
-def check_directory(
-    directory: Path, config: Any, *, field: str = "run.directory", free: Collection[str] = _FREE
-) -> None:
-    """Checks that a directory is this run's own already, or can become it. Nothing is written.
-
-    Args:
-      directory: The run's directory.
-      config: The run's config, a dataclass.
-      field: The config's field that names the directory, for the error.
-      free: Fields of the config that may change between two starts, as they do not change any result.
-
-    Raises:
-      ValueError: If the directory holds something else, with the first field that differs.
-    """
-    path = directory / CONFIG_FILE
-    if path.exists():
-        try:
-            theirs = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: is no config: {error}") from error
-        if not isinstance(theirs, dict):
-            raise ValueError(f"{path}: is no config, but {theirs!r:.60}")
-        ours = to_plain(config)
-        science = [{k: v for k, v in config.items() if k not in free} for config in (theirs, ours)]
-        difference = _first_difference(*science)
-        if difference:
-            raise ValueError(
-                f"{field}: {directory} holds another run ({difference}); "
-                "repeat its settings to resume it, or choose another directory"
-            )
-    elif directory.exists():
-        if not directory.is_dir():
-            raise ValueError(f"{field}: {directory} is a file; choose another directory")
-        # What was about to become a config.yaml is left by a process that was killed.
-        if any(path.name != CONFIG_FILE + _TEMPORARY for path in directory.iterdir()):
-            raise ValueError(f"{field}: {directory} is not empty and holds no run; choose another directory")
-
-
-def claim_directory(
-    directory: Path, config: Any, *, field: str = "run.directory", free: Collection[str] = _FREE
-) -> None:
-    """Makes a directory this run's own, or goes on with it if it already is.
-
-    Args:
-      directory: The run's directory; made if it is not there.
-      config: The run's config, a dataclass. It is stored as config.yaml.
-      field: As of `check_directory`.
-      free: As of `check_directory`.
-
-    Raises:
-      ValueError: If the directory holds something else, with the first field that differs.
-    """
-    check_directory(directory, config, field=field, free=free)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(directory / CONFIG_FILE, yaml.safe_dump(to_plain(config), sort_keys=False))
-
-
-_TEMPORARY = ".tmp"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file as a whole: a reader sees the old or the new one, never a part."""
-    temporary = path.with_name(path.name + _TEMPORARY)
-    with naming(path):
-        try:
-            with temporary.open("w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())  # or a crash of the machine could leave the new name without content
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        temporary.replace(path)
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """An error of the system says to which file it happened; those of a write do not by themselves."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None or error.strerror is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def to_plain(config: Any) -> Any:
-    """A config as dicts, lists and plain values, as YAML and JSON hold them."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def _first_difference(theirs: Any, ours: Any, path: str = "") -> str | None:
-    """The first place at which two plain values differ, in words; None if there is none."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for name in [*theirs, *(n for n in ours if n not in theirs)]:
-            inner = f"{path}.{name}" if path else name
-            found = _first_difference(theirs.get(name), ours.get(name), inner)
-            if found:
-                return found
-        return None
-    return None if theirs == ours else f"its {path} is {theirs!r}, here it is {ours!r}"
 
 
 def restore_params(directory: Path, abstract_params: Any) -> Any:

@@ -7,17 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from entropy_rl.checkpoint import check_directory, claim_directory, write_atomically
 from entropy_rl.cli import run_verb
 from entropy_rl.config import EvaluateConfig
 from entropy_rl.evaluation import Evaluation, evaluate, evaluation_prompts
+from entropy_rl.files import write_atomically, write_jsonl
 from entropy_rl.loading import load_model
-from entropy_rl.metrics import Progress, write_jsonl
+from entropy_rl.metrics import Progress
 from entropy_rl.report import evaluation_table
+from entropy_rl.run_directory import SAMPLES_FILE, check_directory, claim_directory
 from entropy_rl.tasks import closing, load_task
 
 RESULT_FILE = "evaluation.json"
-SAMPLES_FILE = "samples.jsonl"
 
 
 def evaluate_model(config: EvaluateConfig) -> Evaluation:

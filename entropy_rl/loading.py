@@ -12,18 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.checkpoint import CONFIG_FILE, restore_params
+from entropy_rl.checkpoint import restore_params
 from entropy_rl.config import ModelConfig
 from entropy_rl.models import DecoderConfig, load_hf, make_policy, read_config
 from entropy_rl.models.hf_config import read_json
+from entropy_rl.run_directory import CHECKPOINT_DIRECTORY, CONFIG_FILE, MODEL_DIRECTORY
 from entropy_rl.types import Params, Policy
 
 log = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
-# config.json and tokenizer of a run's model; the weights are in its checkpoints.
-MODEL_DIRECTORY = "model"
-CHECKPOINT_DIRECTORY = "checkpoints"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _TEXT_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
 import sys
 import time
@@ -13,35 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from entropy_rl.checkpoint import naming, write_atomically
-
-METRICS_FILE = "metrics.jsonl"
-SAMPLES_FILE = "samples.jsonl"
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a JSONL file; a last line that was cut off while being written is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
-
-
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Adds rows to a JSONL file.
-
-    Raises:
-      OSError: With the file's name, if they cannot be written; at most a part of a line is left at the end.
-    """
-    with naming(path), path.open("a") as file:
-        file.writelines(_line(row) for row in rows)
-
-
-def keep_steps(path: Path, last_step: int) -> None:
-    """Drops the lines after a step: those steps are about to be done again, with the same result."""
-    rows = [row for row in read_jsonl(path) if row["step"] <= last_step]
-    if path.exists():
-        write_atomically(path, "".join(_line(row) for row in rows))
+from entropy_rl.files import keep_steps, naming, write_jsonl
+from entropy_rl.run_directory import METRICS_FILE, SAMPLES_FILE
 
 
 class RunLog:
@@ -167,21 +138,6 @@ class Clock:
         step = time.perf_counter() - self._start
         phases = {f"time/{phase}": seconds for phase, seconds in self._phases.items()}
         return phases | {"time/step": step, "time/tokens_per_second": tokens / step}
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(row)) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: null is what other programs can read."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return value
 
 
 class Progress:

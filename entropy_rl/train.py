@@ -22,7 +22,6 @@ import numpy as np
 import optax
 
 from entropy_rl.advantages import build_advantage
-from entropy_rl.checkpoint import check_directory, claim_directory
 from entropy_rl.cli import run_verb
 from entropy_rl.config import TrainConfig
 from entropy_rl.evaluation import completion_rows, evaluate, evaluation_prompts, watch
@@ -33,6 +32,7 @@ from entropy_rl.prompts import Prompts
 from entropy_rl.report import read_evaluation, run_summary, write_evaluation
 from entropy_rl.rollout import GenerateFn, make_generate
 from entropy_rl.run import open_run
+from entropy_rl.run_directory import check_directory, claim_directory
 from entropy_rl.scoring import Scores, probe_shares, score
 from entropy_rl.tasks import closing, load_task
 from entropy_rl.train_step import (

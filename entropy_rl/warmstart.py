@@ -15,18 +15,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_rl.checkpoint import check_directory, claim_directory, write_atomically
 from entropy_rl.cli import run_verb
 from entropy_rl.config import GateConfig, WarmstartConfig
 from entropy_rl.demonstrations import BATCHES_PER_BLOCK, PieceEncoder, batch_block
 from entropy_rl.evaluation import Evaluation, evaluate, evaluation_prompts, watch
 from entropy_rl.factories import unknown
-from entropy_rl.loading import MODEL_DIRECTORY, Model
+from entropy_rl.files import write_atomically
+from entropy_rl.loading import Model
 from entropy_rl.metrics import Clock, check_wandb
 from entropy_rl.models import DecoderConfig, config_json, make_policy
 from entropy_rl.optimizer import make_optimizer
 from entropy_rl.report import evaluation_table, read_evaluation, write_evaluation
 from entropy_rl.run import open_run
+from entropy_rl.run_directory import MODEL_DIRECTORY, check_directory, claim_directory
 from entropy_rl.supervised_step import make_supervised_step
 from entropy_rl.tasks import load_task
 from entropy_rl.tasks.task import DemonstratedTask, ProbedTask

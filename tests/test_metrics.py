@@ -7,16 +7,9 @@ import types
 
 import pytest
 
-from entropy_rl.metrics import (
-    METRICS_FILE,
-    SAMPLES_FILE,
-    Clock,
-    Progress,
-    RunLog,
-    keep_steps,
-    read_jsonl,
-    write_jsonl,
-)
+from entropy_rl.files import keep_steps, read_jsonl, write_jsonl
+from entropy_rl.metrics import Clock, Progress, RunLog
+from entropy_rl.run_directory import METRICS_FILE, SAMPLES_FILE
 
 
 def strict_lines(path) -> list:

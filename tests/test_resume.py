@@ -14,8 +14,8 @@ import orbax.checkpoint as ocp
 import pytest
 from tiny_runs import EVALUATION, TRAIN, finish, make_workspace, run, start
 
-from entropy_rl.checkpoint import check_directory
 from entropy_rl.cli import main
+from entropy_rl.run_directory import check_directory
 
 STEPS = TRAIN["steps"]
 

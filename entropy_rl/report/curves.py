@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from entropy_rl.metrics import METRICS_FILE, read_jsonl
+from entropy_rl.files import read_jsonl
+from entropy_rl.run_directory import METRICS_FILE
 
 CURVES_FILE = "curves.png"
 _PANELS = {

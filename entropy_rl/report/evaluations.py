@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from entropy_rl.checkpoint import write_atomically
 from entropy_rl.evaluation import Evaluation
+from entropy_rl.files import write_atomically
 
 
 def write_evaluation(directory: Path, step: int, evaluation: Evaluation) -> None:

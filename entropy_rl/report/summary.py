@@ -6,6 +6,7 @@ from pathlib import Path
 
 from entropy_rl.report.curves import write_curves
 from entropy_rl.report.evaluations import evaluation_table, read_evaluation
+from entropy_rl.run_directory import SAMPLES_FILE
 
 
 def run_summary(directory: Path, steps: int) -> str:
@@ -30,6 +31,6 @@ def run_summary(directory: Path, steps: int) -> str:
         parts.append(f"curves:  not drawn, {error}")
     except ImportError:
         parts.append("curves:  not drawn, matplotlib is not installed (pip install 'entropy_rl[report]')")
-    parts.append(f"samples: {directory / 'samples.jsonl'}")
+    parts.append(f"samples: {directory / SAMPLES_FILE}")
     parts.append(f"export:  entropy-rl export --model {directory} --output DIRECTORY")
     return "\n\n".join(parts[:-2]) + "\n" + "\n".join(parts[-2:])

@@ -1,0 +1,97 @@
+"""The directory of a run: what lies where, and whose it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from entropy_rl.files import TEMPORARY, write_atomically
+
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.jsonl"
+SAMPLES_FILE = "samples.jsonl"
+CHECKPOINT_DIRECTORY = "checkpoints"
+# config.json and tokenizer of the run's model; the weights are in its checkpoints.
+MODEL_DIRECTORY = "model"
+
+# What may change between two starts of one run of RL: it does not change any result.
+_FREE = ("steps", "run", "evaluation")
+
+
+def check_directory(
+    directory: Path, config: Any, *, field: str = "run.directory", free: Collection[str] = _FREE
+) -> None:
+    """Checks that a directory is this run's own already, or can become it. Nothing is written.
+
+    Args:
+      directory: The run's directory.
+      config: The run's config, a dataclass.
+      field: The config's field that names the directory, for the error.
+      free: Fields of the config that may change between two starts, as they do not change any result.
+
+    Raises:
+      ValueError: If the directory holds something else, with the first field that differs.
+    """
+    path = directory / CONFIG_FILE
+    if path.exists():
+        try:
+            theirs = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: is no config: {error}") from error
+        if not isinstance(theirs, dict):
+            raise ValueError(f"{path}: is no config, but {theirs!r:.60}")
+        ours = to_plain(config)
+        science = [{k: v for k, v in config.items() if k not in free} for config in (theirs, ours)]
+        difference = _first_difference(*science)
+        if difference:
+            raise ValueError(
+                f"{field}: {directory} holds another run ({difference}); "
+                "repeat its settings to resume it, or choose another directory"
+            )
+    elif directory.exists():
+        if not directory.is_dir():
+            raise ValueError(f"{field}: {directory} is a file; choose another directory")
+        # What was about to become a config.yaml is left by a process that was killed.
+        if any(path.name != CONFIG_FILE + TEMPORARY for path in directory.iterdir()):
+            raise ValueError(f"{field}: {directory} is not empty and holds no run; choose another directory")
+
+
+def claim_directory(
+    directory: Path, config: Any, *, field: str = "run.directory", free: Collection[str] = _FREE
+) -> None:
+    """Makes a directory this run's own, or goes on with it if it already is.
+
+    Args:
+      directory: The run's directory; made if it is not there.
+      config: The run's config, a dataclass. It is stored as config.yaml.
+      field: As of `check_directory`.
+      free: As of `check_directory`.
+
+    Raises:
+      ValueError: If the directory holds something else, with the first field that differs.
+    """
+    check_directory(directory, config, field=field, free=free)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / CONFIG_FILE, yaml.safe_dump(to_plain(config), sort_keys=False))
+
+
+def to_plain(config: Any) -> Any:
+    """A config as dicts, lists and plain values, as YAML and JSON hold them."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _first_difference(theirs: Any, ours: Any, path: str = "") -> str | None:
+    """The first place at which two plain values differ, in words; None if there is none."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for name in [*theirs, *(n for n in ours if n not in theirs)]:
+            inner = f"{path}.{name}" if path else name
+            found = _first_difference(theirs.get(name), ours.get(name), inner)
+            if found:
+                return found
+        return None
+    return None if theirs == ours else f"its {path} is {theirs!r}, here it is {ours!r}"
