@@ -25,7 +25,7 @@ _VERBS = {
         "reinforcement learning; the same command again resumes the run",
     ),
     "warmstart": (
-        "entropy_rl.config:WarmstartConfig",
+        "entropy_rl.warmstart_config:WarmstartConfig",
         "supervised training from scratch on a task's own demonstrations",
     ),
     "evaluate": ("entropy_rl.config:EvaluateConfig", "Pass@K of a model or a run"),

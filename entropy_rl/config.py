@@ -1,4 +1,4 @@
-"""The configuration of every program: frozen dataclasses that check themselves.
+"""The configuration of training and evaluation: frozen dataclasses that check themselves.
 
 What has no neutral value (model, data, group size, learning rate) has no default. A `ValueError` raised
 here starts with the dotted path of the field.
@@ -10,15 +10,17 @@ import dataclasses
 from typing import Any, Literal
 
 
-def _require(condition: bool, path: str, value: Any, allowed: str) -> None:
+def require(condition: bool, path: str, value: Any, allowed: str) -> None:
+    """Raises the `ValueError` of a field that is out of range."""
     if not condition:
         raise ValueError(f"{path}: {value!r} is not allowed; allowed: {allowed}")
 
 
-def _require_at_least(minimum: int, section: str, config: Any, *names: str) -> None:
+def require_at_least(minimum: int, section: str, config: Any, *names: str) -> None:
+    """Raises a `ValueError` if one of the named fields is below the minimum."""
     for name in names:
         value = getattr(config, name)
-        _require(value >= minimum, f"{section}{name}", value, f"whole numbers >= {minimum}")
+        require(value >= minimum, f"{section}{name}", value, f"whole numbers >= {minimum}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +77,9 @@ class RolloutConfig:
     top_p: float = 1.0
 
     def __post_init__(self):
-        _require_at_least(1, "rollout.", self, "prompts", "group_size", "max_prompt_tokens", "max_new_tokens")
-        _require(self.temperature > 0, "rollout.temperature", self.temperature, "numbers > 0")
-        _require(0 < self.top_p <= 1, "rollout.top_p", self.top_p, "0 < top_p <= 1")
+        require_at_least(1, "rollout.", self, "prompts", "group_size", "max_prompt_tokens", "max_new_tokens")
+        require(self.temperature > 0, "rollout.temperature", self.temperature, "numbers > 0")
+        require(0 < self.top_p <= 1, "rollout.top_p", self.top_p, "0 < top_p <= 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +95,7 @@ class RewardConfig:
     wrong: float = -1.0
 
     def __post_init__(self):
-        _require(
+        require(
             self.correct > self.wrong,
             "reward.correct",
             self.correct,
@@ -127,16 +129,16 @@ class LossConfig:
     importance_cap: float | None = None
 
     def __post_init__(self):
-        _require(0 < self.clip_low < 1, "loss.clip_low", self.clip_low, "0 < clip_low < 1")
-        _require(self.clip_high > 0, "loss.clip_high", self.clip_high, "numbers > 0")
-        _require(
+        require(0 < self.clip_low < 1, "loss.clip_low", self.clip_low, "0 < clip_low < 1")
+        require(self.clip_high > 0, "loss.clip_high", self.clip_high, "numbers > 0")
+        require(
             self.dual_clip is None or self.dual_clip > 1,
             "loss.dual_clip",
             self.dual_clip,
             "null or numbers > 1",
         )
-        _require(self.kl_coef >= 0, "loss.kl_coef", self.kl_coef, "numbers >= 0")
-        _require(
+        require(self.kl_coef >= 0, "loss.kl_coef", self.kl_coef, "numbers >= 0")
+        require(
             self.importance_cap is None or self.importance_cap > 0,
             "loss.importance_cap", self.importance_cap, "null or numbers > 0",
         )  # fmt: skip
@@ -165,12 +167,12 @@ class OptimizerConfig:
     max_grad_norm: float = 1.0
 
     def __post_init__(self):
-        _require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "numbers > 0")
-        _require_at_least(0, "optimizer.", self, "warmup_updates", "weight_decay")
+        require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "numbers > 0")
+        require_at_least(0, "optimizer.", self, "warmup_updates", "weight_decay")
         for name in ("b1", "b2"):
             value = getattr(self, name)
-            _require(0 <= value < 1, f"optimizer.{name}", value, f"0 <= {name} < 1")
-        _require(self.max_grad_norm > 0, "optimizer.max_grad_norm", self.max_grad_norm, "numbers > 0")
+            require(0 <= value < 1, f"optimizer.{name}", value, f"0 <= {name} < 1")
+        require(self.max_grad_norm > 0, "optimizer.max_grad_norm", self.max_grad_norm, "numbers > 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,8 +189,8 @@ class BatchingConfig:
     prompts_per_micro_batch: int
 
     def __post_init__(self):
-        _require_at_least(1, "batching.", self, "prompts_per_update", "prompts_per_micro_batch")
-        _require(
+        require_at_least(1, "batching.", self, "prompts_per_update", "prompts_per_micro_batch")
+        require(
             self.prompts_per_update % self.prompts_per_micro_batch == 0,
             "batching.prompts_per_micro_batch",
             self.prompts_per_micro_batch,
@@ -220,12 +222,12 @@ class EvaluationConfig:
     rows_per_call: int = 1024
 
     def __post_init__(self):
-        _require_at_least(1, "evaluation.", self, "samples", "max_new_tokens", "rows_per_call")
-        _require(
+        require_at_least(1, "evaluation.", self, "samples", "max_new_tokens", "rows_per_call")
+        require(
             self.problems is None or self.problems >= 1, "evaluation.problems", self.problems, "null or >= 1"
         )
-        _require(self.temperature >= 0, "evaluation.temperature", self.temperature, "numbers >= 0")
-        _require(0 < self.top_p <= 1, "evaluation.top_p", self.top_p, "0 < top_p <= 1")
+        require(self.temperature >= 0, "evaluation.temperature", self.temperature, "numbers >= 0")
+        require(0 < self.top_p <= 1, "evaluation.top_p", self.top_p, "0 < top_p <= 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,9 +251,9 @@ class RunConfig:
     wandb_project: str | None = None
 
     def __post_init__(self):
-        _require(bool(self.directory), "run.directory", self.directory, "a path")
-        _require_at_least(1, "run.", self, "checkpoint_every", "keep_checkpoints")
-        _require_at_least(0, "run.", self, "samples_per_step", "evaluate_every")
+        require(bool(self.directory), "run.directory", self.directory, "a path")
+        require_at_least(1, "run.", self, "checkpoint_every", "keep_checkpoints")
+        require_at_least(0, "run.", self, "samples_per_step", "evaluate_every")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,20 +292,20 @@ class TrainConfig:
     evaluation: EvaluationConfig | None = None
 
     def __post_init__(self):
-        _require_at_least(0, "", self, "seed", "steps")
+        require_at_least(0, "", self, "seed", "steps")
         cap = self.loss.importance_cap
-        _require(
+        require(
             cap is None or (self.old_log_probs == "trainer" and self.rollout.top_p == 1),
             "loss.importance_cap", cap,
             "null, unless old_log_probs is trainer and rollout.top_p 1: else its weight is 1 or wrong",
         )  # fmt: skip
-        _require(
+        require(
             self.rollout.prompts % self.batching.prompts_per_update == 0,
             "batching.prompts_per_update",
             self.batching.prompts_per_update,
             f"divisors of rollout.prompts ({self.rollout.prompts})",
         )
-        _require(len(self.advantage) > 0, "advantage", self.advantage, "a list with at least one transform")
+        require(len(self.advantage) > 0, "advantage", self.advantage, "a list with at least one transform")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,93 +327,3 @@ class EvaluateConfig:
     evaluation: EvaluationConfig
     output: str
     max_prompt_tokens: int = 1024
-
-
-@dataclasses.dataclass(frozen=True)
-class ArchitectureConfig:
-    """A decoder to train from scratch, of the Qwen3 family (no bias, normalised queries and keys).
-
-    Args:
-      hidden_size: Width (D).
-      intermediate_size: Width of the gated MLP.
-      num_layers: Layers (L).
-      num_heads: Query heads (H).
-      num_kv_heads: Key and value heads (K).
-    """
-
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-
-    def __post_init__(self):
-        names = [field.name for field in dataclasses.fields(self)]
-        _require_at_least(1, "architecture.", self, *names)
-        _require(
-            self.hidden_size % (2 * self.num_heads) == 0,
-            "architecture.hidden_size",
-            self.hidden_size,
-            f"multiples of twice architecture.num_heads ({self.num_heads})",
-        )
-        _require(
-            self.num_heads % self.num_kv_heads == 0,
-            "architecture.num_kv_heads",
-            self.num_kv_heads,
-            f"divisors of architecture.num_heads ({self.num_heads})",
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class GateConfig:
-    """What a warm start must have learned before RL may begin; shares are of emitted steps or completions.
-
-    Args:
-      at_least: Measure -> smallest allowed value.
-      at_most: Measure -> largest allowed value.
-    """
-
-    at_least: dict[str, float] = dataclasses.field(default_factory=dict)
-    at_most: dict[str, float] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class WarmstartConfig:
-    """Supervised training on a task's own demonstrations: `entropy-rl warmstart`.
-
-    Args:
-      seed: Fixes the weights before the first step and the demonstrations.
-      steps: Optimizer steps.
-      batch_size: Demonstrations per step.
-      length_buckets: Lengths to pad to, growing.
-      architecture: The model.
-      task: A task with demonstrations.
-      optimizer: Learning rate after the warm-up; it falls to `final_rate` of it along a cosine.
-      run: Where and how often.
-      final_rate: Share of the learning rate at the last step.
-      gate: What the result must be able to do; a warning names what it cannot.
-      evaluation: Sampling for the gate; null for none.
-    """
-
-    seed: int
-    steps: int
-    batch_size: int
-    length_buckets: list[int]
-    architecture: ArchitectureConfig
-    task: TaskConfig
-    optimizer: OptimizerConfig
-    run: RunConfig
-    final_rate: float = 0.02
-    gate: GateConfig = GateConfig()
-    evaluation: EvaluationConfig | None = None
-
-    def __post_init__(self):
-        _require_at_least(0, "", self, "seed")
-        _require_at_least(1, "", self, "steps", "batch_size")
-        _require(
-            len(self.length_buckets) > 0 and sorted(set(self.length_buckets)) == list(self.length_buckets),
-            "length_buckets",
-            self.length_buckets,
-            "a growing list of lengths",
-        )
-        _require(0 <= self.final_rate <= 1, "final_rate", self.final_rate, "0 <= final_rate <= 1")

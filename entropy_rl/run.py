@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from entropy_rl.checkpoint import Checkpoints
-from entropy_rl.config import TrainConfig, WarmstartConfig
+from entropy_rl.config import TrainConfig
 from entropy_rl.interrupt import StopRequest, catch_signals
 from entropy_rl.metrics import Progress, RunLog
 from entropy_rl.run_directory import CHECKPOINT_DIRECTORY, to_plain
 from entropy_rl.types import TrainState
+from entropy_rl.warmstart_config import WarmstartConfig
 
 
 class Run:

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_rl.cli import run_verb
-from entropy_rl.config import GateConfig, WarmstartConfig
 from entropy_rl.demonstrations import BATCHES_PER_BLOCK, PieceEncoder, batch_block
 from entropy_rl.evaluation import Evaluation, evaluate, evaluation_prompts, watch
 from entropy_rl.factories import unknown
@@ -33,6 +32,7 @@ from entropy_rl.tasks import load_task
 from entropy_rl.tasks.task import DemonstratedTask, ProbedTask
 from entropy_rl.train_step import init_state
 from entropy_rl.types import TrainState
+from entropy_rl.warmstart_config import GateConfig, WarmstartConfig
 
 _LOG_EVERY = 50
 

@@ -17,7 +17,7 @@ PACKAGE = Path(entropy_rl.__file__).parent
 
 # A name without a dot stands for a file, or for a folder with all that is in it.
 FLOORS = {
-    0: "types config factories version",
+    0: "types config warmstart_config factories version",
     1: "distributions advantages losses sampling masked passk",
     2: "models",
     3: "rollout train_step supervised_step optimizer",

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from entropy_rl.advantages import build_advantage
-from entropy_rl.config import EvaluateConfig, TrainConfig, WarmstartConfig
+from entropy_rl.config import EvaluateConfig, TrainConfig
 from entropy_rl.config_file import parse_config
+from entropy_rl.warmstart_config import WarmstartConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from entropy_rl.cli import main
-from entropy_rl.config import GateConfig, WarmstartConfig
 from entropy_rl.config_file import parse_config
 from entropy_rl.demonstrations import BATCHES_PER_BLOCK, PieceEncoder, batch_block
 from entropy_rl.evaluation import Evaluation
@@ -15,6 +14,7 @@ from entropy_rl.loading import ASSETS
 from entropy_rl.models import load_hf
 from entropy_rl.tasks.countdown import Countdown
 from entropy_rl.warmstart import gate_failures, warmstart
+from entropy_rl.warmstart_config import GateConfig, WarmstartConfig
 
 SMALL = [
     *("--architecture.hidden_size=16", "--architecture.intermediate_size=32", "--architecture.num_layers=1"),
