@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import optax
 
-from entropy_rl.advantages import build_advantage
+from entropy_rl.advantages import Transform, build_advantage
 from entropy_rl.cli import run_verb
 from entropy_rl.config import TrainConfig
 from entropy_rl.evaluation import completion_rows, evaluate, evaluation_prompts, watch
@@ -65,7 +65,7 @@ def train(config: TrainConfig) -> TrainState:
     directory = Path(config.run.directory)
     check_directory(directory, config)
     check_wandb(config.run.wandb_project)
-    build_advantage(config.advantage, config.rollout.group_size)
+    advantage = build_advantage(config.advantage, config.rollout.group_size)
     task = load_task(config.task.name, config.task.args)
     problems = task.problems(config.task.train_split)
     model = load_model(config.model)
@@ -75,7 +75,7 @@ def train(config: TrainConfig) -> TrainState:
     check_length(model, prompts.length + config.rollout.max_new_tokens)
     if config.evaluation is not None:
         test_prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, limit)
-    programs = make_programs(config, model)
+    programs = make_programs(config, model, advantage)
     claim_directory(directory, config)
     keep_model_files(model, directory)
 
@@ -145,12 +145,8 @@ class Programs(NamedTuple):
     update: UpdateFn
 
 
-def make_programs(config: TrainConfig, model: Model) -> Programs:
-    """Builds what a step runs on the device.
-
-    Raises:
-      ValueError: If the advantage cannot be built as the config says.
-    """
+def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Programs:
+    """Builds what a step runs on the device."""
     rollout, batching = config.rollout, config.batching
     optimizer = make_optimizer(config.optimizer)
     micro_batches = batching.prompts_per_update // batching.prompts_per_micro_batch
@@ -174,7 +170,7 @@ def make_programs(config: TrainConfig, model: Model) -> Programs:
         ),
         update=make_update(
             model.policy,
-            build_advantage(config.advantage, rollout.group_size),
+            advantage,
             optimizer,
             config.loss,
             temperature=rollout.temperature,

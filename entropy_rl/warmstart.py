@@ -10,6 +10,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,15 +56,15 @@ def warmstart(config: WarmstartConfig) -> TrainState:
     check_directory(directory, config, free=free)
     check_wandb(config.run.wandb_project)
     tokenizer = task.tokenizer()
-    _batches(config, task, PieceEncoder(tokenizer), 0, 0)  # do they fit into the buckets?
+    encode = PieceEncoder(tokenizer)
+    _batches(config, task, encode, 0, tokenizer.pad_token_id)  # do they fit into the buckets?
     if config.evaluation is not None:
         prompts = evaluation_prompts(config.evaluation, task, tokenizer, config.length_buckets[-1])
         _check_gate(config, task)
     claim_directory(directory, config, free=free)
-    model = _make_model(config, task, directory)
+    model = _make_model(config, tokenizer, directory)
     optimizer = make_optimizer(config.optimizer, decay_updates=config.steps, final_rate=config.final_rate)
     step_fn = make_supervised_step(model.policy, optimizer)
-    encode = PieceEncoder(model.tokenizer)
 
     with open_run(config, init_state(model.params, optimizer), "warm start") as (run, state):
         clock, tokens, batches, block = Clock(), 0, [], -1
@@ -143,9 +144,8 @@ def gate_failures(gate: GateConfig, evaluation: Evaluation) -> list[str]:
     return failures
 
 
-def _make_model(config: WarmstartConfig, task: DemonstratedTask, directory: Path) -> Model:
+def _make_model(config: WarmstartConfig, tokenizer: Any, directory: Path) -> Model:
     """The untrained model; config.json and the tokenizer are left in the run's directory."""
-    tokenizer = task.tokenizer()
     shape = config.architecture
     decoder = DecoderConfig(
         vocab_size=len(tokenizer),
