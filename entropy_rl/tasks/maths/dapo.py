@@ -1,0 +1,68 @@
+"""DAPO's rule: answers compared as texts after Minerva's normalisation."""
+
+from __future__ import annotations
+
+import re
+
+from entropy_rl.tasks.maths.answers import last_boxed
+from entropy_rl.tasks.task import Verdict
+
+
+def judge_dapo(completion: str, answer: str) -> Verdict:
+    r"""DAPO's rule: the text after the last `Answer:`, or a literally equal \boxed{}, near the end.
+
+    Args:
+      completion: Only its last 300 characters count (100 for the box).
+      answer: The right answer.
+
+    Returns:
+      CORRECT, WRONG, or UNPARSABLE where there is neither an answer line nor a box.
+    """
+    tail = completion[-300:]
+    lines = re.findall(r"answer\s*:\s*([^\n]+)", tail, re.IGNORECASE)
+    boxed = last_boxed(tail[-100:])
+    if boxed is not None and boxed == answer:
+        return Verdict.CORRECT
+    if not lines:
+        return Verdict.UNPARSABLE if boxed is None else Verdict.WRONG
+    right = normalise_minerva(answer)
+    return Verdict.CORRECT if right and normalise_minerva(lines[-1]) == right else Verdict.WRONG
+
+
+# Minerva's normalisation (arXiv 2206.14858, appendix D.1) with DAPO's tables. The order matters.
+_REPLACED = (
+    ("an ", ""), ("a ", ""), (".$", "$"), (r"\$", ""), ("\\ ", ""), (" ", ""), ("mbox", "text"),
+    (r",\text{and}", ","), (r"\text{and}", ","), (r"\text{m}", r"\text{}"),
+)  # fmt: skip
+_REMOVED = (
+    "square", "ways", "integers", "dollars", "mph", "inches", "hours", "km", "units", r"\ldots", "sue",
+    "points", "feet", "minutes", "digits", "cents", "degrees", "cm", "gm", "pounds", "meters", "meals",
+    "edges", "students", "childrentickets", "multiples", r"\text{s}", r"\text{.}", "\\text{\ns}",
+    r"\text{}^2", r"\text{}^3", "\\text{\n}", r"\text{}", r"\mathrm{th}", r"^\circ", r"^{\circ}", r"\;",
+    r",\!", "{,}", '"', r"\dots",
+)  # fmt: skip
+_UNWRAPPED = (
+    (re.compile(r"\\text\{([^}]*)\}"), r"\1"),
+    (re.compile(r"\\textbf\{([^}]*)\}"), r"\1"),
+    (re.compile(r"\\overline\{([^}]*)\}"), r"\1"),
+    (re.compile(r"\\boxed\{(.*)\}"), r"\1"),
+    (re.compile(r"frac([^{])(.)"), r"frac{\1}{\2}"),
+    (re.compile(r"sqrt([^{])"), r"sqrt{\1}"),
+)
+
+
+def normalise_minerva(answer: str) -> str:
+    """An answer in the form in which DAPO compares answers as texts."""
+    answer = answer.rpartition("=")[2]
+    for before, after in _REPLACED:
+        answer = answer.replace(before, after)
+    for text in _REMOVED:
+        answer = answer.replace(text, "")
+    formula = answer.split("$", 2)
+    if len(formula) == 3:
+        answer = f"${formula[1]}$"  # the first formula, without the words around it
+    for pattern, inner in _UNWRAPPED:
+        answer = pattern.sub(inner, answer)
+    answer = answer.replace("$", "")
+    digits = answer.replace(",", "")
+    return digits if digits.isdigit() else answer.strip()
