@@ -26,6 +26,8 @@ setup(
         "transformers>=5.23,<6",
         "tensorflow-datasets>=4.9.10,<5",
         "grain>=0.2.18,<0.3",
+        "pyarrow>=18",
+        "huggingface_hub>=1.31,<3",
         "safetensors>=0.8",
         "math-verify==0.9.0",
         "docstring-parser>=0.16",

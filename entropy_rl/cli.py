@@ -6,7 +6,6 @@ rights); 128 + N stopped by signal N with everything saved.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import signal
@@ -15,23 +14,60 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from entropy_rl.factories import unknown
+from entropy_rl.factories import import_object, unknown
 from entropy_rl.version import __version__
 
-# verb -> (its config, what it does); the module of the same name has `main(config)`.
+# verb -> (its config, its program `main(config)`, what it does). A verb of two words belongs to a group.
 _VERBS = {
     "train": (
         "entropy_rl.config:TrainConfig",
+        "entropy_rl.train:main",
         "reinforcement learning; the same command again resumes the run",
     ),
     "warmstart": (
         "entropy_rl.warmstart_config:WarmstartConfig",
+        "entropy_rl.warmstart:main",
         "supervised training from scratch on a task's own demonstrations",
     ),
-    "evaluate": ("entropy_rl.config:EvaluateConfig", "Pass@K of a model or a run"),
+    "evaluate": (
+        "entropy_rl.config:EvaluateConfig",
+        "entropy_rl.evaluate:main",
+        "Pass@K of a model or a run; the same command again resumes",
+    ),
+    "compare": (
+        "entropy_rl.compare:CompareConfig",
+        "entropy_rl.compare:main",
+        "two evaluations: paired tests, and controls for length and accuracy",
+    ),
     "export": (
         "entropy_rl.export:ExportConfig",
+        "entropy_rl.export:main",
         "the newest checkpoint of a run as a Hugging Face directory",
+    ),
+    "data list": (
+        "entropy_rl.data:ListConfig",
+        "entropy_rl.data:list_sets",
+        "the published maths sets, and which of them are prepared here",
+    ),
+    "data prepare": (
+        "entropy_rl.data:PrepareConfig",
+        "entropy_rl.data:prepare",
+        "a published set, or a file of your own, as an array_record data set",
+    ),
+    "data show": (
+        "entropy_rl.data:ShowConfig",
+        "entropy_rl.data:show",
+        "the first problems of a prepared set or a file",
+    ),
+    "data overlap": (
+        "entropy_rl.data:OverlapConfig",
+        "entropy_rl.data:overlap",
+        "which test problems occur in a training set, exactly or in part",
+    ),
+    "data prompts": (
+        "entropy_rl.data:PromptsConfig",
+        "entropy_rl.data:prompts",
+        "the first prompts of a recipe exactly as its model sees them",
     ),
 }
 
@@ -39,18 +75,29 @@ _VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program `entropy-rl`; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        verbs = "\n".join(f"  {verb:10} {text}" for verb, (_, text) in _VERBS.items())
-        print(f"usage: entropy-rl VERB [--config FILE] [--dotted.path VALUE ...]\n\n{verbs}\n")
-        print("`entropy-rl VERB --help` explains every setting.")
-        return 0
-    if arguments[0] == "--version":
+    if arguments == ["--version"]:
         print(__version__)
         return 0
-    if arguments[0] not in _VERBS:
-        print(f"entropy-rl: {unknown('verb', arguments[0], _VERBS)}", file=sys.stderr)
+    first = arguments[0] if arguments else ""
+    group = [verb for verb in _VERBS if verb.startswith(f"{first} ")]
+    rest = arguments[1:] if group else arguments
+    if not rest or rest[0] in ("-h", "--help"):
+        print(_usage(group or list(_VERBS)))
+        return 0
+    words = 2 if group else 1
+    verb = " ".join(arguments[:words])
+    if verb not in _VERBS:
+        print(f"entropy-rl: {unknown('verb', verb, _VERBS)}", file=sys.stderr)
         return 2
-    return run_verb(arguments[0], arguments[1:])
+    return run_verb(verb, arguments[words:])
+
+
+def _usage(verbs: Sequence[str]) -> str:
+    lines = "\n".join(f"  {verb:13} {_VERBS[verb][2]}" for verb in verbs)
+    return (
+        f"usage: entropy-rl VERB [--config FILE] [--dotted.path VALUE ...]\n\n{lines}\n\n"
+        "`entropy-rl VERB --help` explains every setting."
+    )
 
 
 def run_verb(verb: str, arguments: Sequence[str]) -> int:
@@ -62,11 +109,13 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     if "" not in sys.path:
         sys.path.insert(0, "")  # a user's own `module:function` lies where they are
     _quiet_libraries()
+    if verb != "data prepare":  # models are local: a mistyped path must not ask a hub
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         # The config comes first: help, and what is wrong with it, need not wait for jax to be imported.
-        module, _, name = _VERBS[verb][0].partition(":")
-        config = parse_config(getattr(importlib.import_module(module), name), verb, arguments)
-        importlib.import_module(f"entropy_rl.{verb}").main(config)
+        config, program, _ = _VERBS[verb]
+        config = parse_config(import_object("verb", config), verb, arguments)
+        import_object("verb", program)(config)
     except Interrupted as interrupted:
         print(f"entropy-rl {verb}: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
@@ -96,7 +145,6 @@ def _in_one_line(error: Exception) -> str:
 def _quiet_libraries() -> None:
     """Libraries report their own doings at a level that would bury a run's own lines."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are local: a mistyped path must not ask a hub
     logging.getLogger("jax").setLevel(logging.ERROR)
     for name in ("absl", "orbax", "asyncio"):  # what they report as errors is raised as well
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -319,6 +319,10 @@ class EvaluateConfig:
       evaluation: Sampling.
       output: Directory for the result and every sample.
       max_prompt_tokens: Longer prompts are left out, and counted.
+      shard: The part of the problems that this process samples, 0 .. shards - 1; null for the number of the
+        process under jax.distributed.
+      shards: Processes that share the problems and `output`; null for those of jax.distributed. May change
+        from one start to the next.
     """
 
     seed: int
@@ -327,3 +331,13 @@ class EvaluateConfig:
     evaluation: EvaluationConfig
     output: str
     max_prompt_tokens: int = 1024
+    shard: int | None = None
+    shards: int | None = None
+
+    def __post_init__(self):
+        require_at_least(0, "", self, "seed")
+        require((self.shard is None) == (self.shards is None), "shard", self.shard, "with shards, or neither")
+        if self.shards is not None:
+            require(
+                0 <= self.shard < self.shards, "shard", self.shard, f"0 <= shard < shards ({self.shards})"
+            )

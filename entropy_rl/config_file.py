@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from entropy_rl.config_help import config_help
+from entropy_rl.config_help import config_help, positional_fields
 from entropy_rl.factories import check_value, default_of, has_default, section_of, unknown
 
 Config = TypeVar("Config")
@@ -29,7 +29,9 @@ def parse_config(cls: type[Config], verb: str, arguments: Sequence[str]) -> Conf
     to a list.
 
     Args:
-      cls: The config's dataclass.
+      cls: The config's dataclass. Its class variable POSITIONAL, if there is one, names the fields that are
+        given without `--`, in order; its ALSO_READS has the configs whose files it can read as well: what
+        these have and `cls` has not is left out.
       verb: The verb of the command line, for its help.
       arguments: The command line after the verb.
 
@@ -49,7 +51,8 @@ def parse_config(cls: type[Config], verb: str, arguments: Sequence[str]) -> Conf
         raise SystemExit(0)
     missing = list(_missing(cls, given, ""))
     if missing:
-        raise ValueError(f"{' '.join(files) or 'no --config FILE'}: missing: {', '.join(missing)}")
+        where = " ".join(files) or ("the command line" if positional_fields(cls) else "no --config FILE")
+        raise ValueError(f"{where}: missing: {', '.join(missing)}")
     return _build(cls, given)
 
 
@@ -61,12 +64,19 @@ def parse_config(cls: type[Config], verb: str, arguments: Sequence[str]) -> Conf
 def _read_arguments(cls: type, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """What the command line and the files on it give, merged in order, and those files."""
     given, files = {}, []
-    rest = iter(arguments)
+    rest, positional = iter(arguments), iter(positional_fields(cls))
     for argument in rest:
         option, equals, value = argument.partition("=")
         name = option.removeprefix("--")
         if name == option or not name:
-            raise ValueError(f"{argument!r} is not allowed; allowed: --config FILE, --dotted.path VALUE")
+            field = next(positional, None)
+            if field is None or not name:
+                places = "".join(f"{field.upper()}, " for field in positional_fields(cls))
+                raise ValueError(
+                    f"{argument!r} is not allowed; allowed: {places}--config FILE, --dotted.path VALUE"
+                )
+            given[field] = _check(_type_at(cls, field, [field]), argument, field)
+            continue
         if option == _PRINT:
             raise ValueError(f"{argument!r} is not allowed; {_PRINT} takes no value")
         path = name.removesuffix("+").split(".")
@@ -123,6 +133,9 @@ def _read_file(cls: type, file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         names = ", ".join(f.name for f in dataclasses.fields(cls))
         raise ValueError(f"{file}: expected a mapping of {names}")
+    own = {field.name for field in dataclasses.fields(cls)}
+    others = {f.name for other in getattr(cls, "ALSO_READS", ()) for f in dataclasses.fields(other)}
+    content = {name: value for name, value in content.items() if name in own or name not in others}
     return _check(cls, content, f"{file}: ")
 
 

@@ -24,8 +24,9 @@ _TYPES = {int: "INT", float: "NUMBER", str: "TEXT", bool: "{true,false}", list: 
 def config_help(cls: type, verb: str) -> str:
     """Every setting of a config with its type, its meaning and its default."""
     width = min(110, shutil.get_terminal_size().columns)
+    places = "".join(f"{field.upper()} " for field in positional_fields(cls))
     lines = [
-        f"usage: entropy-rl {verb} [--config FILE] [--dotted.path VALUE ...]",
+        f"usage: entropy-rl {verb} {places}[--config FILE] [--dotted.path VALUE ...]",
         "",
         *textwrap.wrap(f"{docstring_parser.parse(cls.__doc__).short_description} {_ABOUT}", width),
         "",
@@ -48,6 +49,11 @@ def config_help(cls: type, verb: str) -> str:
             path, document = f"{name}.{field.name}", inner_documents[field.name]
             lines += _field(field, inner_hints[field.name], path, document, width)
     return "\n".join(lines)
+
+
+def positional_fields(cls: type) -> tuple[str, ...]:
+    """The fields of a config that are given without `--`, in order."""
+    return getattr(cls, "POSITIONAL", ())
 
 
 def _documents(cls: type) -> dict[str, str]:

@@ -2,65 +2,88 @@
 
 from __future__ import annotations
 
-import json
 import sys
+import time
 from pathlib import Path
-from typing import Any
+
+import jax
 
 from entropy_rl.cli import run_verb
 from entropy_rl.config import EvaluateConfig
-from entropy_rl.evaluation import Evaluation, evaluate, evaluation_prompts
-from entropy_rl.files import write_atomically, write_jsonl
+from entropy_rl.evaluation import Evaluation, evaluate_into, evaluation_prompts
+from entropy_rl.interrupt import catch_signals
 from entropy_rl.loading import load_model
 from entropy_rl.metrics import Progress
-from entropy_rl.report import evaluation_table
-from entropy_rl.run_directory import SAMPLES_FILE, check_directory, claim_directory
+from entropy_rl.report import evaluation_table, write_pass_at_k
+from entropy_rl.run_directory import check_directory, claim_directory
 from entropy_rl.tasks import closing, load_task
 
-RESULT_FILE = "evaluation.json"
 
+def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
+    """Evaluates `config.model` into `config.output`: every sample, and the result as JSON, CSV, curve.
 
-def evaluate_model(config: EvaluateConfig) -> Evaluation:
-    """Evaluates `config.model` and writes evaluation.json and samples.jsonl into `config.output`.
+    Samples that are there already are not drawn again. Several processes may share the work, each with a
+    `config.shard` of its own; the last one writes the result.
+
+    Returns:
+      The result; None while other processes have samples to add.
 
     Raises:
       ValueError: If something in the config cannot work; before any sampling.
+      Interrupted: If it was asked to stop; every finished sample is on disk.
     """
     directory = Path(config.output)
-    ours = {"field": "output", "free": ("output",)}
+    ours = {"field": "output", "free": ("output", "shard", "shards")}
     check_directory(directory, config, **ours)
     task = load_task(config.task.name, config.task.args)
     task.problems(config.evaluation.split)  # whether there is such a split need not wait for the model
     model = load_model(config.model)
     prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, config.max_prompt_tokens)
+    shard = (
+        jax.process_index() if config.shard is None else config.shard,
+        jax.process_count() if config.shards is None else config.shards,
+    )
+    prompts.shard(*shard)  # whether it can be shared out
     claim_directory(directory, config, **ours)
-    samples = directory / SAMPLES_FILE
-    samples.unlink(missing_ok=True)
 
-    total = len(prompts) * config.evaluation.samples
-    with closing(task), Progress("samples", total, every=max(1, total // 20)) as progress:
+    total = len(prompts.shard(*shard)) * config.evaluation.samples
+    start, begun = time.perf_counter(), None
+    with closing(task), catch_signals() as stop, Progress("samples", total, every=max(1, total // 20)) as bar:
 
-        def on_rows(done: int, _: int, rows: list[dict[str, Any]]) -> None:
-            write_jsonl(samples, rows)
-            progress.show(done, "")
+        def on_progress(done: int, total: int, waited: float) -> None:
+            nonlocal begun
+            begun = done if begun is None else begun
+            seconds = time.perf_counter() - start
+            speed = (
+                f"{(done - begun) / seconds:.1f}/s, waiting for verdicts {waited / seconds:.1%} of the time"
+            )
+            bar.show(done, speed)
+            stop.act(f"stopped after {done} of {total} samples; the same command goes on from there")
 
-        result = evaluate(
+        result = evaluate_into(
+            directory,
             model,
             model.params,
             task,
             prompts,
             config.evaluation,
             seed=config.seed,
-            on_rows=on_rows,
+            shard=shard,
+            on_progress=on_progress,
         )
-    write_atomically(directory / RESULT_FILE, json.dumps(result.to_plain(), indent=1) + "\n")
+    if result is not None:
+        write_pass_at_k(directory, {config.model.path: result})
     return result
 
 
 def main(config: EvaluateConfig) -> None:
     """The verb `evaluate` of the command line."""
-    print(evaluation_table({config.model.path: evaluate_model(config)}))
-    print(f"\neverything: {Path(config.output) / RESULT_FILE} and {SAMPLES_FILE} beside it")
+    result = evaluate_model(config)
+    if result is None:
+        print(f"done; other processes are still adding samples to {config.output}")
+        return
+    print(evaluation_table({config.model.path: result}))
+    print(f"\neverything is in {config.output}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ TEMPORARY = ".tmp"  # at the end of a name: about to become the file without it
 
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a file as a whole: a reader sees the old or the new one, never a part."""
-    temporary = path.with_name(path.name + TEMPORARY)
+    # A name of this process's own: several may write the same file, each as a whole.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     with naming(path):
         try:
             with temporary.open("w") as file:
@@ -65,15 +66,15 @@ def keep_steps(path: Path, last_step: int) -> None:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(row)) + "\n"
+    return json.dumps(finite(row)) + "\n"
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: null is what other programs can read."""
+def finite(value: Any) -> Any:
+    """A plain value with null for every NaN and infinity, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return value

@@ -52,7 +52,7 @@ def load_model(config: ModelConfig) -> Model:
       ValueError: If there is no usable model; the message says what is missing.
     """
     path = find_model(config.path)
-    directory = path / MODEL_DIRECTORY if is_run(path) else path
+    directory = model_files(path)
     # What is small comes first: weights may take minutes.
     decoder = read_config(directory)
     tokenizer = load_tokenizer(directory)
@@ -101,6 +101,11 @@ def find_model(path: str) -> Path:
             f"model.path: {path} is no directory; allowed: a Hugging Face directory, asset:NAME or a run"
         )
     return found
+
+
+def model_files(path: Path) -> Path:
+    """Where config.json and the tokenizer of a model or a run lie."""
+    return path / MODEL_DIRECTORY if is_run(path) else path
 
 
 def is_run(path: Path) -> bool:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from entropy_rl.files import keep_steps, naming, write_jsonl
 from entropy_rl.run_directory import METRICS_FILE, SAMPLES_FILE
@@ -133,11 +136,37 @@ class Clock:
         yield
         self._phases[phase] = time.perf_counter() - start
 
+    def add(self, phase: str, seconds: float) -> None:
+        """Records a phase that was timed elsewhere."""
+        self._phases[phase] = seconds
+
     def metrics(self, tokens: int) -> dict[str, float]:
         """time/PHASE and time/step in seconds, and time/tokens_per_second of the whole step."""
         step = time.perf_counter() - self._start
         phases = {f"time/{phase}": seconds for phase, seconds in self._phases.items()}
         return phases | {"time/step": step, "time/tokens_per_second": tokens / step}
+
+
+class DeviceWork:
+    """Work of the device that goes on while the host does something else.
+
+    Args:
+      arrays: What it will give.
+    """
+
+    def __init__(self, arrays: Any):
+        self._ready_at: float | None = None
+        threading.Thread(target=self._watch, args=(arrays,), daemon=True).start()
+
+    def _watch(self, arrays: Any) -> None:
+        with contextlib.suppress(Exception):  # it is raised where the arrays are used
+            jax.block_until_ready(arrays)
+        self._ready_at = time.perf_counter()
+
+    def waited(self) -> float:
+        """Seconds since the work was done, in which the device had nothing to do; 0 if it is still at it."""
+        ready_at = self._ready_at
+        return 0.0 if ready_at is None else time.perf_counter() - ready_at
 
 
 class Progress:

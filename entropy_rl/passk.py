@@ -1,4 +1,4 @@
-"""pass@k and its uncertainty.
+"""pass@k, its uncertainty, and tests of the difference of two runs.
 
 NumPy in float64 on the host: these are statistics of an evaluation, a few numbers for each problem, and
 JAX computes in float32 unless told otherwise, which loses the digits of a small pass@k.
@@ -130,54 +130,33 @@ def bootstrap_interval(
       ValueError: No problems, a value that is not finite, or an argument out of range.
     """
     values = np.asarray(values, np.float64)
-    if values.ndim < 1 or not len(values):
-        raise ValueError(f"bootstrap_interval: values of shape {values.shape}; expected [problems, ...]")
-    if not np.isfinite(values).all():
-        raise ValueError("bootstrap_interval: a value is not finite; leave out problems without a value")
-    if not 0 < confidence < 1:
-        raise ValueError(f"bootstrap_interval: confidence={confidence!r} is not allowed; 0 < confidence < 1")
-    if resamples < 1:
-        raise ValueError(f"bootstrap_interval: resamples={resamples!r} is not allowed; resamples >= 1")
-    problems = len(values)
-    # How often each problem was drawn says all about a resample, and needs no [resamples, problems, ...].
-    draws = np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=resamples)
-    means = np.tensordot(draws / problems, values, axes=1)
+    check_values("bootstrap_interval", values)
+    check_resampling("bootstrap_interval", confidence, resamples)
+    means = resampled_means(values, resamples, seed)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return Interval(values.mean(axis=0), low, high)
 
 
-def paired_difference(
-    values: ArrayLike,
-    baseline: ArrayLike,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Mean difference of two runs on the same problems, with its interval.
+def resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """f64[resamples, ...]: means of the problems drawn with replacement."""
+    problems = len(values)
+    # How often each problem was drawn says all about a resample, and needs no [resamples, problems, ...].
+    draws = np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=resamples)
+    return np.tensordot(draws / problems, values, axes=1)
 
-    What makes a problem hard for both runs cancels, so this is sharper than to compare two intervals.
 
-    Args:
-      values: f64[problems, ...] of the one run.
-      baseline: f64[problems, ...] of the other, of the same problems in the same order.
-      confidence: As in `bootstrap_interval`.
-      resamples: As in `bootstrap_interval`.
-      seed: As in `bootstrap_interval`.
+def check_values(where: str, values: np.ndarray) -> None:
+    if values.ndim < 1 or not len(values):
+        raise ValueError(f"{where}: values of shape {values.shape}; expected [problems, ...]")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{where}: a value is not finite; leave out problems without a value")
 
-    Returns:
-      The interval of mean(values - baseline).
 
-    Raises:
-      ValueError: The shapes differ; or as `bootstrap_interval`.
-    """
-    values, baseline = np.asarray(values, np.float64), np.asarray(baseline, np.float64)
-    if values.shape != baseline.shape:
-        raise ValueError(
-            f"paired_difference: values of shape {values.shape} and baseline of shape {baseline.shape}; "
-            "expected the same problems in both"
-        )
-    return bootstrap_interval(values - baseline, confidence=confidence, resamples=resamples, seed=seed)
+def check_resampling(where: str, confidence: float, resamples: int) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"{where}: confidence={confidence!r} is not allowed; 0 < confidence < 1")
+    if resamples < 1:
+        raise ValueError(f"{where}: resamples={resamples!r} is not allowed; resamples >= 1")
 
 
 def _require_all(condition: np.ndarray, rule: str, n: np.ndarray, c: np.ndarray, k: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections import Counter
@@ -77,19 +78,48 @@ class Prompts:
         """Problems that are kept."""
         return len(self._kept)
 
-    def step(self, step: int, count: int) -> PromptBatch:
+    @property
+    def problems(self) -> list[Problem]:
+        """The problems that are kept."""
+        return [problem for problem, _ in self._kept]
+
+    def step(self, step: int, count: int, shard: int = 0, shards: int = 1) -> PromptBatch:
         """The prompts of a training step: epochs of whole steps, so that no problem comes twice in one.
 
         What an epoch has left over after its whole steps is left out in that epoch; the next one has
-        another order.
+        another order. The prompts of a step are a function of (seed, step) alone: the number of the step is
+        all that a checkpoint needs, and any number of hosts may go on from it.
+
+        Args:
+          step: The number of the step, from 0.
+          count: Prompts of the step on all hosts.
+          shard: The number of this host: its prompts are those of a contiguous part of the step.
+          shards: The number of hosts.
 
         Raises:
-          ValueError: If there are fewer problems than a step needs.
+          ValueError: If there are fewer problems than a step needs, or they cannot be shared out evenly.
         """
         if count > len(self):
             raise ValueError(f"rollout.prompts: {count} is not allowed; there are {len(self)} problems")
+        if count % shards:
+            raise ValueError(f"rollout.prompts: {count} is not allowed on {shards} hosts; allowed: multiples")
         epoch, place = divmod(step, len(self) // count)
-        return self.batch(epoch * len(self) + place * count, count)
+        own = count // shards
+        return self.batch(epoch * len(self) + place * count + shard * own, own)
+
+    def shard(self, index: int, count: int) -> Prompts:
+        """Every count-th problem from the index-th on, padded as all of them; for orders without a seed.
+
+        Raises:
+          ValueError: If the index is out of range, or nothing would be left.
+        """
+        if not 0 <= index < count <= len(self):
+            raise ValueError(
+                f"shard: {index} of {count} is not allowed; 0 <= shard < shards <= {len(self)} (problems)"
+            )
+        part = copy.copy(self)
+        part._kept = part._order = self._kept[index::count]
+        return part
 
     def batch(self, start: int, count: int) -> PromptBatch:
         """The prompts from place `start` of the order on."""

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
+
 from entropy_rl.checkpoint import Checkpoints
 from entropy_rl.config import TrainConfig
+from entropy_rl.evaluation import Evaluation, evaluate_into, read_result
+from entropy_rl.files import write_atomically
 from entropy_rl.interrupt import StopRequest, catch_signals
+from entropy_rl.loading import Model
 from entropy_rl.metrics import Progress, RunLog
-from entropy_rl.run_directory import CHECKPOINT_DIRECTORY, to_plain
-from entropy_rl.types import TrainState
+from entropy_rl.prompts import Prompts
+from entropy_rl.run_directory import CHECKPOINT_DIRECTORY, CONFIG_FILE, EVALUATIONS_DIRECTORY, to_plain
+from entropy_rl.tasks import Task
+from entropy_rl.types import Params, TrainState
 from entropy_rl.warmstart_config import WarmstartConfig
 
 
@@ -40,6 +48,51 @@ class Run:
         """Saves the state, unless that of its step is there already."""
         self._checkpoints.save(state)
 
+    def evaluate(self, step: int, model: Model, params: Params, task: Task, prompts: Prompts) -> Evaluation:
+        """The evaluation of a step; one that is there already is not repeated, and one begun goes on.
+
+        Args:
+          step: Steps that are done.
+          model: Policy and tokenizer.
+          params: The parameters after them.
+          task: The judge.
+          prompts: The problems, from `evaluation_prompts`.
+
+        Raises:
+          Interrupted: If the run was asked to stop; every finished sample is on disk.
+        """
+        directory = evaluation_directory(self._config, step)
+        result = read_result(directory)
+        if result is not None:
+            return result
+        self.progress.say(f"evaluating at step {step}, on the split {self._config.evaluation.split!r}")
+        self._begin_evaluation(directory)
+
+        def on_progress(done: int, total: int, _: float) -> None:
+            self.progress.note(f"evaluation: {done}/{total} samples")
+            self.stop.act("stopped during an evaluation; the same command goes on from there")
+
+        return evaluate_into(
+            directory,
+            model,
+            params,
+            task,
+            prompts,
+            self._config.evaluation,
+            seed=self._config.seed,
+            on_progress=on_progress,
+        )
+
+    def _begin_evaluation(self, directory: Path) -> None:
+        """Samples that were drawn with other settings, which may change between two starts, are dropped."""
+        settings = directory / CONFIG_FILE
+        ours = yaml.safe_dump(to_plain(self._config.evaluation), sort_keys=False)
+        if directory.exists() and not (settings.exists() and settings.read_text() == ours):
+            self.progress.say(f"{directory} was begun with other settings, and begins anew")
+            shutil.rmtree(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(settings, ours)
+
     def end_step(self, step: int, state: TrainState) -> None:
         """Saves the state when that is due.
 
@@ -55,6 +108,11 @@ class Run:
             self.save(state)
         if stopping:
             self.stop.act(f"stopped after step {step}; the same command goes on from there")
+
+
+def evaluation_directory(config: TrainConfig | WarmstartConfig, step: int) -> Path:
+    """Where the evaluation of a step lies."""
+    return Path(config.run.directory) / EVALUATIONS_DIRECTORY / str(step)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 CHECKPOINT_DIRECTORY = "checkpoints"
+EVALUATIONS_DIRECTORY = "evaluations"  # of the steps: 0/, 10/, ...
 # config.json and tokenizer of the run's model; the weights are in its checkpoints.
 MODEL_DIRECTORY = "model"
 
@@ -57,7 +59,8 @@ def check_directory(
         if not directory.is_dir():
             raise ValueError(f"{field}: {directory} is a file; choose another directory")
         # What was about to become a config.yaml is left by a process that was killed.
-        if any(path.name != CONFIG_FILE + TEMPORARY for path in directory.iterdir()):
+        ours = re.compile(rf"{re.escape(CONFIG_FILE)}\.[0-9]+{re.escape(TEMPORARY)}")
+        if not all(ours.fullmatch(path.name) for path in directory.iterdir()):
             raise ValueError(f"{field}: {directory} is not empty and holds no run; choose another directory")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from entropy_rl.config import RewardConfig
-from entropy_rl.tasks.task import ProbedTask, Problem, Task, Verdict
+from entropy_rl.tasks.task import AnsweringTask, ProbedTask, Problem, Task, Verdict
 from entropy_rl.types import Rollout
 
 
@@ -19,6 +19,7 @@ class Scores:
 
     texts: list[str]
     verdicts: list[Verdict]
+    answers: list[str | None]  # final answers; None throughout for a task that has none
     probe: dict[str, tuple[float, float]]  # sums of the task's skill measures; empty without a probe
 
     @property
@@ -63,8 +64,9 @@ def score(task: Task, tokenizer, problems: Sequence[Problem], rollout: Rollout) 
             f"{type(task).__name__}.judge returned {len(verdicts)} values for {len(texts)} completions; "
             "it must return one Verdict for each"
         )
+    answers = task.final_answers(texts) if isinstance(task, AnsweringTask) else [None] * len(texts)
     probe = task.probe(problems, texts) if isinstance(task, ProbedTask) else {}
-    return Scores(texts, verdicts, probe)
+    return Scores(texts, verdicts, answers, probe)
 
 
 def decode_completions(tokenizer, rollout: Rollout) -> list[str]:

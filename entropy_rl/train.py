@@ -24,12 +24,12 @@ import optax
 from entropy_rl.advantages import Transform, build_advantage
 from entropy_rl.cli import run_verb
 from entropy_rl.config import TrainConfig
-from entropy_rl.evaluation import completion_rows, evaluate, evaluation_prompts, watch
+from entropy_rl.evaluation import completion_rows, evaluation_prompts
 from entropy_rl.loading import Model, check_length, keep_model_files, load_model
-from entropy_rl.metrics import Clock, check_wandb
+from entropy_rl.metrics import Clock, DeviceWork, check_wandb
 from entropy_rl.optimizer import make_optimizer
 from entropy_rl.prompts import Prompts
-from entropy_rl.report import read_evaluation, run_summary, write_evaluation
+from entropy_rl.report import run_summary
 from entropy_rl.rollout import GenerateFn, make_generate
 from entropy_rl.run import open_run
 from entropy_rl.run_directory import check_directory, claim_directory
@@ -88,20 +88,10 @@ def train(config: TrainConfig) -> TrainState:
     with closing(task), open_run(config, start, "step") as (run, state):
         for step in range(int(state.step), config.steps + 1):
             # ---- Evaluate ----
-            if step in evaluation_steps and read_evaluation(directory, step) is None:
-                run.progress.say(f"evaluating at step {step}, on the split {config.evaluation.split!r}")
+            if step in evaluation_steps:
                 if step > 0:  # before the first step there is nothing to lose
                     run.save(state)
-                result = evaluate(
-                    model,
-                    state.params,
-                    task,
-                    test_prompts,
-                    config.evaluation,
-                    seed=config.seed,
-                    on_rows=watch(run.progress, run.stop),
-                )
-                write_evaluation(directory, step, result)
+                run.evaluate(step, model, state.params, task, test_prompts)
             if step == config.steps:
                 break
 
@@ -113,18 +103,22 @@ def train(config: TrainConfig) -> TrainState:
                     state.params, batch.ids, batch.mask, batch.index, jax.random.fold_in(key, step)
                 )
                 rollout = jax.device_get(rollout)
+            data = _train_batch(config, programs, state.params, model, rollout)
+            work = DeviceWork(data)  # its log-probs, while the host judges
             with clock("verdicts"):
                 row_problems = batch.rows(config.rollout.group_size)
                 scores = score(task, model.tokenizer, row_problems, rollout)
+            clock.add("waiting_for_verdicts", work.waited())
 
             # ---- Updates ----
             with clock("updates"):
-                data = _train_batch(config, programs, state.params, model, rollout, scores)
+                data = data.replace(rewards=scores.rewards(config.reward), valid=scores.valid)
                 state, update_metrics = _run_updates(config, programs, state, data)
 
             # ---- Records ----
             metrics = _rollout_metrics(config, rollout, scores) | update_metrics
             metrics |= clock.metrics(tokens=int(rollout.completion_mask.sum()))
+            metrics |= _verdict_speed(metrics, len(scores.verdicts))
             run.records.metrics(step + 1, metrics)
             kept = row_problems[: config.run.samples_per_step]
             sample_index = [b % config.rollout.group_size for b in range(len(kept))]
@@ -181,14 +175,18 @@ def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Pr
 
 
 def _train_batch(
-    config: TrainConfig, programs: Programs, params: Params, model: Model, rollout: Rollout, scores: Scores
+    config: TrainConfig, programs: Programs, params: Params, model: Model, rollout: Rollout
 ) -> TrainBatch:
-    """The judged rollout as a batch, with the old and the reference log-probs that the loss asks for."""
+    """The rollout as a batch, not yet judged, with the old and the reference log-probs that the loss needs.
+
+    These are still being computed when it returns.
+    """
     new = config.rollout.max_new_tokens
     bucket = -(-new // _LENGTH_BUCKETS)
     length = min(new, -(-int(rollout.completion_mask.sum(-1).max()) // bucket) * bucket)
+    rows = rollout.completion_mask.shape[0]
     batch = make_batch(
-        rollout, scores.rewards(config.reward), scores.valid, pad_id=model.pad_id, max_length=length
+        rollout, np.zeros(rows, np.float32), np.zeros(rows, bool), pad_id=model.pad_id, max_length=length
     )
     if config.old_log_probs == "trainer":
         log_probs, entropy = programs.stats(params, batch)
@@ -231,6 +229,13 @@ def _rollout_metrics(config: TrainConfig, rollout: Rollout, scores: Scores) -> d
         "truncated": float((rollout.finish_reason == FinishReason.LENGTH).mean()),
         **scores.verdict_shares(),
         **probe_shares(scores.probe),
+    }
+
+
+def _verdict_speed(metrics: dict[str, float], verdicts: int) -> dict[str, float]:
+    return {
+        "time/verdicts_per_second": verdicts / metrics["time/verdicts"],
+        "time/share_waiting_for_verdicts": metrics["time/waiting_for_verdicts"] / metrics["time/step"],
     }
 
 

@@ -18,15 +18,15 @@ import numpy as np
 
 from entropy_rl.cli import run_verb
 from entropy_rl.demonstrations import BATCHES_PER_BLOCK, PieceEncoder, batch_block
-from entropy_rl.evaluation import Evaluation, evaluate, evaluation_prompts, watch
+from entropy_rl.evaluation import Evaluation, evaluation_prompts, read_result
 from entropy_rl.factories import unknown
 from entropy_rl.files import write_atomically
 from entropy_rl.loading import Model
 from entropy_rl.metrics import Clock, check_wandb
 from entropy_rl.models import DecoderConfig, config_json, make_policy
 from entropy_rl.optimizer import make_optimizer
-from entropy_rl.report import evaluation_table, read_evaluation, write_evaluation
-from entropy_rl.run import open_run
+from entropy_rl.report import evaluation_table
+from entropy_rl.run import evaluation_directory, open_run
 from entropy_rl.run_directory import MODEL_DIRECTORY, check_directory, claim_directory
 from entropy_rl.supervised_step import make_supervised_step
 from entropy_rl.tasks import load_task
@@ -83,19 +83,7 @@ def warmstart(config: WarmstartConfig) -> TrainState:
             run.end_step(step + 1, state)
 
         if config.evaluation is not None:
-            result = read_evaluation(directory, config.steps)
-            if result is None:
-                run.progress.say(f"evaluating on the split {config.evaluation.split!r}")
-                result = evaluate(
-                    model,
-                    state.params,
-                    task,
-                    prompts,
-                    config.evaluation,
-                    seed=config.seed,
-                    on_rows=watch(run.progress, run.stop),
-                )
-                write_evaluation(directory, config.steps, result)
+            result = run.evaluate(config.steps, model, state.params, task, prompts)
             print(evaluation_table({"warm start": result}))
     return state
 
@@ -184,7 +172,7 @@ def main(config: WarmstartConfig) -> None:
     """The verb `warmstart` of the command line; exit code 1 if the gate is not passed."""
     warmstart(config)
     directory = Path(config.run.directory)
-    result = read_evaluation(directory, config.steps)
+    result = read_result(evaluation_directory(config, config.steps))
     failures = gate_failures(config.gate, result) if config.evaluation and result else []
     for line in failures:
         print(f"entropy-rl warmstart: gate: {line}", file=sys.stderr)

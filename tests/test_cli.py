@@ -682,8 +682,15 @@ def test_the_help_lists_the_verbs(capsys, arguments):
     assert main(arguments) == 0
     out, err = capsys.readouterr()
     assert err == "" and out.startswith("usage: entropy-rl VERB ")
-    for verb in ("train", "warmstart", "evaluate", "export"):
+    for verb in ("train", "warmstart", "evaluate", "export", "compare", "data list", "data prepare"):
         assert f"\n  {verb} " in out
+
+
+@pytest.mark.parametrize("arguments", [["data"], ["data", "--help"]])
+def test_the_help_of_a_group_lists_its_verbs_only(capsys, arguments):
+    assert main(arguments) == 0
+    verbs = [line.split("  ")[1] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert verbs == [f"data {word}".strip() for word in ("list", "prepare", "show", "overlap", "prompts")]
 
 
 def leaves(config: dict, above: str = ""):
@@ -694,7 +701,7 @@ def leaves(config: dict, above: str = ""):
             yield f"{above}{name}"
 
 
-@pytest.mark.parametrize("verb", ["train", "warmstart", "evaluate", "export"])
+@pytest.mark.parametrize("verb", ["train", "warmstart", "evaluate", "export", "compare", "data prompts"])
 def test_the_help_of_a_verb_explains_every_setting_on_a_narrow_terminal(capsys, monkeypatch, verb):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as end:

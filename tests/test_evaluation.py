@@ -4,95 +4,37 @@ import collections
 import functools
 import itertools
 import json
-import types
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from policies import table_policy
+from fake_evaluation import EOS, MAX_PROMPT, MODEL, NEW, PROBLEMS, TOO_LONG, VOCAB, FakeTask
 
 from entropy_rl.config import EvaluationConfig
-from entropy_rl.evaluation import Evaluation, completion_rows, evaluate, evaluation_prompts, watch
-from entropy_rl.loading import Model
+from entropy_rl.evaluation import Evaluation, completion_rows, evaluate, evaluation_prompts, summarise
+from entropy_rl.evaluation.draw import draw_samples
 from entropy_rl.rollout import make_generate
 from entropy_rl.scoring import Scores
-from entropy_rl.tasks.countdown import Countdown, build_tokenizer
+from entropy_rl.tasks.countdown import Countdown
 from entropy_rl.tasks.countdown.tokenizer import VOCABULARY
-from entropy_rl.tasks.task import Problem, Verdict
+from entropy_rl.tasks.task import Verdict
 from entropy_rl.types import Rollout
 
-EOS, VOCAB, NEW = 2, len(VOCABULARY), 6
-# Not in the order of their places, and the prompts end with different words, so that the table answers each
-# in its own way. One prompt is longer than the limit that is used here.
-PROBLEMS = [
-    Problem(id, f"<bos> {' '.join(map(str, range(length)))} : {target}", str(target))
-    for id, length, target in [(40, 1, 9), (3, 4, 12), (21, 9, 20), (7, 2, 31), (0, 3, 42), (55, 1, 44)]
-]
-TOO_LONG = PROBLEMS[2]
-MAX_PROMPT = 8
 
-
-class FakeTask:
-    """Correct is what begins with a word in the first third of the numbers, or ends at once."""
-
-    def __init__(self, no_judgement=lambda problem, text: None):
-        self._no_judgement = no_judgement
-
-    def problems(self, split):
-        assert split == "dev"
-        return PROBLEMS
-
-    def judge(self, problems, completions):
-        return [
-            self._no_judgement(p, text) or self._verdict(text)
-            for p, text in zip(problems, completions, strict=True)
-        ]
-
-    def _verdict(self, text):
-        first = text.split(" ")[0]
-        if not first.isdigit():
-            return Verdict.UNPARSABLE
-        return Verdict.CORRECT if int(first) < 17 else Verdict.WRONG
-
-    def probe(self, problems, completions):
-        return {"digits": (sum("7" in text for text in completions), len(completions)), "never": (0, 0)}
-
-
-def make_model() -> Model:
-    policy = table_policy(VOCAB)
-    # Ends after three tokens or so, and differs between prompts.
-    table = 1.5 * policy.init(jax.random.key(5))["table"]
-    params = {"table": table.at[:, EOS].set(3.0)}
-    return Model(policy, params, None, build_tokenizer(), (EOS,), 0, Path())
-
-
-MODEL = make_model()
-
-
-def run(task=None, *, params=MODEL.params, seed=11, on_rows=None, **changes):
+def run(task=None, *, params=MODEL.params, seed=11, **changes):
     """The evaluation, and all rows as they came."""
     settings = {"split": "dev", "samples": 6, "max_new_tokens": NEW, "temperature": 0.8, "top_p": 0.9}
-    calls = []
-
-    def listen(done, total, rows):
-        calls.append((done, total, rows))
-        if on_rows:
-            on_rows(rows)
-
     task, config = task or FakeTask(), EvaluationConfig(**(settings | changes))
     prompts = evaluation_prompts(config, task, MODEL.tokenizer, MAX_PROMPT)
-    result = evaluate(MODEL, params, task, prompts, config, seed=seed, on_rows=listen)
-    rows = [row for _, _, batch in calls for row in batch]
-    assert [done for done, _, _ in calls] == np.cumsum([len(batch) for _, _, batch in calls]).tolist()
-    assert {total for _, total, _ in calls} == {len(rows)}
-    return result, rows
+    rows = [
+        row for drawn in draw_samples(MODEL, params, task, prompts, config, seed=seed) for row in drawn.rows
+    ]
+    return summarise(rows, task, prompts, config.samples), rows
 
 
 @pytest.fixture(scope="module", autouse=True)
 def each_sampler_is_compiled_once():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("entropy_rl.evaluation.make_generate", functools.cache(make_generate))
+        patch.setattr("entropy_rl.evaluation.draw.make_generate", functools.cache(make_generate))
         yield
 
 
@@ -293,11 +235,9 @@ def test_problems_that_were_never_judged_are_counted_and_left_out_of_pass_at_k()
         assert estimate == pytest.approx(brute_force_pass_at_k(judged, k), abs=1e-12)
 
 
-def test_nothing_judged_at_all_is_an_error_after_all_samples_are_handed_out():
-    written = []
+def test_nothing_judged_at_all_is_an_error():
     with pytest.raises(RuntimeError, match="none of 30 samples was judged"):
-        run(FakeTask(lambda problem, text: Verdict.CRASH), on_rows=written.extend)
-    assert len(written) == 30
+        run(FakeTask(lambda problem, text: Verdict.CRASH))
 
 
 def test_a_lost_check_costs_its_problem_the_largest_k_and_nobody_else():
@@ -326,27 +266,48 @@ def test_more_problems_than_the_split_has_is_an_error_with_both_numbers():
         run(problems=7)
 
 
-def test_a_result_without_a_listener_is_the_same(whole):
+def test_votes_answers_and_ngrams_are_counted_per_problem(whole):
+    result, rows = whole
+    answers, verdicts = by_problem(rows, "answer"), by_problem(rows, "verdict")
+    votes, unique = [], []
+    for given, judged in zip(answers, verdicts, strict=True):
+        count = collections.Counter(answer for answer in given if answer is not None)
+        best = [answer for answer in count if count[answer] == max(count.values())]
+        votes.append(np.mean([judged[given.index(answer)] == "correct" for answer in best] or [0]))
+        unique += [len(count) / count.total()] if count else []
+    assert result.maj_at_n[0] == pytest.approx(np.mean(votes), abs=1e-12)
+    assert result.unique_answers[0] == pytest.approx(np.mean(unique), abs=1e-12)
+    assert result.avg_at_n == pytest.approx(result.pass_at_k[1], abs=1e-12)
+
+    def grams(tokens, n):
+        return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+
+    for n, value in result.distinct.items():
+        pooled = [
+            [gram for tokens in group for gram in grams(tokens, n)] for group in by_problem(rows, "tokens")
+        ]
+        assert value[0] == pytest.approx(np.mean([len(set(g)) / len(g) for g in pooled]), abs=1e-12)
+    repeated = [
+        np.mean([1 - len(set(g)) / len(g) if (g := grams(tokens, 4)) else 0 for tokens in group])
+        for group in by_problem(rows, "tokens")
+    ]
+    assert result.repetition[0] == pytest.approx(np.mean(repeated), abs=1e-12)
+
+
+def test_a_task_without_answers_has_no_vote():
+    class Silent:
+        problems, judge = FakeTask.problems, FakeTask.judge
+        _no_judgement, _verdict = staticmethod(lambda problem, text: None), FakeTask._verdict
+
+    result, rows = run(Silent())
+    assert result.maj_at_n is None and result.unique_answers is None and result.skill == {}
+    assert {row["answer"] for row in rows} == {None}
+
+
+def test_an_evaluation_in_memory_is_the_summary_of_its_samples(whole):
     config = EvaluationConfig("dev", samples=6, max_new_tokens=NEW, temperature=0.8, top_p=0.9)
     prompts = evaluation_prompts(config, FakeTask(), MODEL.tokenizer, MAX_PROMPT)
     assert evaluate(MODEL, MODEL.params, FakeTask(), prompts, config, seed=11) == whole[0]
-
-
-def test_an_evaluation_that_is_watched_shows_how_far_it_is_and_can_be_stopped():
-    class Stop:
-        calls = 0
-
-        def act(self, text):
-            self.calls += 1
-            if self.calls == 3:
-                raise KeyboardInterrupt(text)
-
-    progress = types.SimpleNamespace(said=[])
-    progress.note = progress.said.append
-    on_rows = watch(progress, Stop())
-    with pytest.raises(KeyboardInterrupt, match="stopped during an evaluation"):
-        run(rows_per_call=4, on_rows=lambda rows: on_rows(len(rows), 30, rows))
-    assert progress.said == [f"evaluation: {n}/30 samples" for n in (4, 2, 4)]
 
 
 def test_rows_are_plain_values_and_may_be_fewer_than_the_rollout_has():
@@ -359,15 +320,18 @@ def test_rows_are_plain_values_and_may_be_fewer_than_the_rollout_has():
         entropy=np.array([[0.5, 1, 2], [3, 4, 9]], np.float32),
         finish_reason=np.array([1, 0], np.int32),
     )
-    scores = Scores(["7 +  ,", "2"], [Verdict.WRONG, Verdict.CRASH], {})
+    scores = Scores(["7 +  ,", "2"], [Verdict.WRONG, Verdict.CRASH], ["7", None], {})
     rows = completion_rows(PROBLEMS[:2], [4, 5], rollout, scores)
     assert rows[0] == {
         "problem": 40,
         "sample": 4,
         "prompt": "<bos> 0 : 9",
+        "right_answer": "9",
         "completion": "7 +  ,",
+        "answer": "7",
         "verdict": "wrong",
         "finish_reason": "length",
+        "length": 3,
         "tokens": [21, 5, 9],
         "log_probs": [-0.123457, -1.0, -2.0],
         "entropy": [0.5, 1.0, 2.0],

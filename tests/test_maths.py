@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from maths_files import write_parquet
 
 from entropy_rl.tasks.maths import Maths
 from entropy_rl.tasks.task import Problem, Task, Verdict
@@ -51,10 +52,27 @@ def test_a_verifier_of_ones_own_sees_prompt_completion_and_answer(tmp_path, monk
         ({"verifier": "math:f"}, "task.args.verifier: cannot import 'math:f': .* no attribute 'f'"),
         ({"verifier": "math:pi"}, "task.args.verifier: 'math:pi' is no function; allowed:"),
         ({"verifier": "__main__:f"}, "task.args.verifier: '__main__:f' is not allowed; allowed:"),
-        ({"prompt": "dapo"}, "task.args.verifier: 'math-verify' reads .*boxed.* allowed: 'dapo'"),
+        (
+            {"prompt": "dapo"},
+            r"task.args.verifier: 'math-verify' reads .boxed, and the prompt 'dapo' asks for none; allowed: "
+            "dapo, module:function, or another prompt",
+        ),
+        (
+            {"prompt": "Answer: {problem}"},
+            "task.args.verifier: 'math-verify' reads .*; allowed: dapo, module",
+        ),
+        (
+            {"prompt": "Q: {problem} A:", "verifier": "dapo"},
+            r"task.args.verifier: 'dapo' reads Answer: or .boxed, and the prompt 'Q: {problem} A:' asks for "
+            "none; allowed: module:function, or another prompt",
+        ),
         ({"prompt": "think"}, "task.args.prompt: 'think' is not allowed; allowed: boxed, dapo, .*{problem}"),
-        ({"train": "no/such.jsonl"}, "task.args.train: 'no/such.jsonl' is not a file; allowed: a JSONL file"),
+        (
+            {"train": "no/such.jsonl"},
+            "task.args.train: 'no/such.jsonl' is not a file, nor a prepared set; .* a JSONL or parquet file$",
+        ),
         ({"test": "."}, "task.args.test: '.' is not a file"),
+        ({"test": ""}, "task.args.test: '' is not a file"),
         ({"workers": 0}, "task.args.workers: 0 is not allowed"),
         ({"deadline_s": -1}, "task.args.deadline_s: -1 is not allowed"),
     ],
@@ -73,7 +91,7 @@ def test_a_wrong_argument_is_one_clear_line(arguments, message):
         (b"[1]", "list found; allowed: one JSON object per line"),
         (b'{"problem": "\xff", "answer": "1"}', "byte 14 is not UTF-8; allowed: UTF-8 text"),
         (b'{"question": "a", "answer": "1"}', "no field 'problem'; .*problem_field: .*'question', 'answer'"),
-        (b'{"problem": "a"}', "no field 'answer'; allowed as task.args.answer_field: .*'problem'"),
+        (b'{"problem": "a"}', "no field 'answer'; allowed as answer_field: .*'problem'"),
         (b'{"problem": " ", "answer": "1"}', "'problem' is ' '; allowed: a non-empty text"),
         (b'{"problem": [{"role": "user"}], "answer": "1"}', "'problem' is .*; allowed: a non-empty text"),
         (b'{"problem": "a", "answer": ""}', "'answer' is ''; allowed: a number, or a non-empty text"),
@@ -95,8 +113,63 @@ def test_a_faulty_line_is_named_with_what_is_allowed(tmp_path, line, message):
 def test_an_empty_file_is_refused(tmp_path):
     file = tmp_path / "data.jsonl"
     file.write_text("\n")
-    with pytest.raises(ValueError, match=rf"^{file}:1: the file is empty; allowed:"):
+    with pytest.raises(ValueError, match=rf"^{file}: the file is empty; allowed: at least one row"):
         Maths(train=str(file)).problems("train")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"question": "a", "answer": "1"},
+            "row 1: no field 'problem'; allowed as problem_field: .*'question'",
+        ),
+        ({"problem": "a", "answer": None}, "row 1: 'answer' is None; allowed: a number, or a non-empty text"),
+        ({"problem": ["a"], "answer": "1"}, r"row 1: 'problem' is \['a'\]; allowed: a non-empty text"),
+    ],
+)
+def test_a_faulty_row_of_a_parquet_file_is_named_with_what_is_allowed(tmp_path, row, message):
+    file = write_parquet(tmp_path / "data.parquet", [row])
+    with pytest.raises(ValueError, match=rf"^{file}: {message}") as error:
+        Maths(train=str(file)).problems("train")
+    assert "\n" not in str(error.value)
+
+
+def test_the_second_row_of_a_parquet_file_has_its_own_number(tmp_path):
+    rows = [{"problem": "a", "answer": 1.5}, {"problem": " ", "answer": 1.5}]
+    file = write_parquet(tmp_path / "data.parquet", rows)
+    with pytest.raises(ValueError, match=rf"^{file}: row 2: 'problem' is ' '; allowed:"):
+        Maths(train=str(file)).problems("train")
+
+
+def test_a_parquet_file_is_known_by_its_content(tmp_path):
+    file = write_parquet(tmp_path / "data", [{"problem": "a", "answer": 142.0}])
+    assert Maths(test=str(file)).problems("test")[0].answer == "142"
+    write(tmp_path / "b.parquet", {"problem": "a", "answer": 1})
+    with pytest.raises(ValueError, match=r"b.parquet: not a parquet file; allowed: "):
+        Maths(test=str(tmp_path / "b.parquet")).problems("test")
+
+
+@pytest.mark.parametrize("end", [10, -9], ids=["the beginning", "the end cut off"])
+def test_a_broken_parquet_file_is_one_line(tmp_path, end):
+    file = write_parquet(tmp_path / "data.parquet", [{"problem": "a", "answer": "1"}])
+    file.write_bytes(file.read_bytes()[:end])
+    with pytest.raises(
+        ValueError, match=rf"^{file}: cannot be read \(.*; allowed: a whole parquet file"
+    ) as e:
+        Maths(test=str(file)).problems("test")
+    assert "\n" not in str(e.value)
+
+
+def test_a_parquet_file_that_is_damaged_inside_is_one_line(tmp_path):
+    rows = [{"problem": f"{i} {i * i}", "answer": str(i)} for i in range(20_000)]
+    file = write_parquet(tmp_path / "data.parquet", rows)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 8 : len(content) // 4] = bytes(len(content) // 4 - len(content) // 8)
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{file}: after row \d+: cannot be read \(.*; allowed: ") as error:
+        Maths(test=str(file)).problems("test")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +189,7 @@ def test_splits_are_files_and_ids_are_places(tmp_path):
     problems = task.problems("train")
     assert [(p.id, p.answer, p.chat) for p in problems] == [(0, "0", True), (1, "1", True), (2, "2", True)]
     assert task.problems("test")[0].prompt.startswith("t\n")
-    with pytest.raises(ValueError, match=r"task.args.validation: no file .*; given: train, test"):
+    with pytest.raises(ValueError, match=r"task.args.validation: nothing is given .*; given: train, test"):
         task.problems("validation")
 
 
@@ -133,7 +206,7 @@ def test_splits_are_files_and_ids_are_places(tmp_path):
             "form Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n$P$\n\n"
             'Remember to put your answer on its own line after "Answer:".',
         ),
-        ("Q: {problem} {x} A:", "Q: $P$ {x} A:"),
+        ("Q: {problem} {x} Answer:", "Q: $P$ {x} Answer:"),
     ],
 )
 def test_a_prompt_holds_the_problem_as_it_is(tmp_path, prompt, expected):
@@ -142,8 +215,24 @@ def test_a_prompt_holds_the_problem_as_it_is(tmp_path, prompt, expected):
     assert task.problems("train")[0].prompt == expected.replace("$P$", latex)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "verifier"),
+    [
+        (r"{problem} \boxed{}", "math-verify"),
+        (r"{problem} \boxed{}", "dapo"),
+        ("{problem} Answer:", "dapo"),
+        ("dapo", "dapo"),
+        ("boxed", "dapo"),
+        ("{problem}", "math:isqrt"),
+    ],
+)
+def test_a_prompt_that_asks_for_what_the_verifier_reads_is_accepted(prompt, verifier):
+    Maths(prompt=prompt, verifier=verifier).close()
+
+
 def test_importing_the_task_is_light():
     heavy = ("jax", "math_verify", "sympy", "transformers")
+    heavy += ("tensorflow_datasets", "pyarrow", "huggingface_hub", "numpy")
     code = f"import entropy_rl.tasks.maths, sys; print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run(
         [sys.executable, "-c", code],

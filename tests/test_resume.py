@@ -136,22 +136,37 @@ def test_a_run_that_is_asked_to_stop_saves_says_so_in_one_line_and_goes_on(whole
     assert_same_run(whole, workspace / "stopped")
 
 
-def test_ctrl_c_stops_a_run_and_an_evaluation_that_was_stopped_begins_anew(
-    workspace, here, capsys, monkeypatch
-):
+def test_ctrl_c_during_an_evaluation_loses_no_sample(workspace, here, capsys, monkeypatch):
     evaluation = ["--evaluation", json.dumps(EVALUATION | {"rows_per_call": 2}), "--run.evaluate_every", "1"]
+    assert main(train("not-interrupted", *evaluation, "--steps", "1")) == 0
     monkeypatch.setenv("SIGNAL_AT_CALL", f"SIGINT:{3 + 1 + 2}")  # 3 batches, 1 step, the 2nd of 3 batches
+    capsys.readouterr()
     assert main(train("evaluated", *evaluation)) == 130
     *_, line = capsys.readouterr().err.splitlines()
-    assert line == "entropy-rl train: stopped during an evaluation; the same command begins it anew"
-    evaluations = workspace / "evaluated" / "evaluations"
-    assert [path.name for path in evaluations.iterdir()] == ["0.json"]
-    before = (evaluations / "0.json").read_bytes()
+    assert line == "entropy-rl train: stopped during an evaluation; the same command goes on from there"
+    names = ["config.yaml", "evaluation.json", "samples.jsonl"]
+    evaluations, wanted = (workspace / run / "evaluations" for run in ("evaluated", "not-interrupted"))
+    assert sorted(path.name for path in (evaluations / "0").iterdir()) == names
+    assert sorted(path.name for path in (evaluations / "1").iterdir()) == ["config.yaml", "samples.jsonl"]
+    assert len((evaluations / "1" / "samples.jsonl").read_text().splitlines()) == 4
     monkeypatch.delenv("SIGNAL_AT_CALL")
     assert main(train("evaluated", *evaluation, "--steps", "1")) == 0
     assert capsys.readouterr().err.startswith("resuming evaluated after step 1 of 1\n")
-    assert sorted(path.name for path in evaluations.iterdir()) == ["0.json", "1.json"]
-    assert (evaluations / "0.json").read_bytes() == before
+    for step in "01":
+        for name in names:
+            assert (evaluations / step / name).read_bytes() == (wanted / step / name).read_bytes()
+
+
+def test_an_evaluation_that_was_begun_with_other_settings_begins_anew(workspace, here, capsys, monkeypatch):
+    monkeypatch.setenv("SIGNAL_AT_CALL", "SIGINT:2")
+    assert main(train("changed", "--evaluation", json.dumps(EVALUATION | {"rows_per_call": 2}))) == 130
+    monkeypatch.delenv("SIGNAL_AT_CALL")
+    capsys.readouterr()
+    changed = json.dumps(EVALUATION | {"samples": 3})
+    assert main(train("changed", "--steps", "0", "--evaluation", changed)) == 0
+    assert "changed/evaluations/0 was begun with other settings, and begins anew\n" in capsys.readouterr().err
+    rows = (workspace / "changed" / "evaluations" / "0" / "samples.jsonl").read_text().splitlines()
+    assert len(rows) == 9
 
 
 # --- changed -----------------------------------------------------------------------------------------------
@@ -169,13 +184,13 @@ def test_a_finished_run_can_be_made_longer_with_the_result_of_one_that_was_plann
 def test_what_a_killed_set_up_leaves_behind_is_no_obstacle(whole, workspace, here):
     directory = workspace / "early"
     directory.mkdir()
-    (directory / "config.yaml.tmp").write_text("seed: 0\nste")
+    (directory / "config.yaml.123.tmp").write_text("seed: 0\nste")
     check_directory(directory, None)
     shutil.copy(whole / "config.yaml", directory)
     (directory / "model.tmp").mkdir()
     (directory / "model.tmp" / "config.json").write_text("{")
     assert main(train("early", "--steps", "1")) == 0
-    assert not list(directory.rglob("*.tmp"))
+    assert not (directory / "model.tmp").exists()
     files = [{path.name for path in (run / "model").iterdir()} for run in (directory, whole)]
     assert files[0] == files[1]
 

@@ -96,14 +96,14 @@ def test_a_judge_that_does_not_return_one_verdict_per_completion_is_named(verdic
 
 
 def test_only_timeout_and_crash_are_no_judgement_and_only_correct_is_correct():
-    scores = Scores([""] * 5, [CORRECT, WRONG, UNPARSABLE, TIMEOUT, CRASH], {})
+    scores = Scores([""] * 5, [CORRECT, WRONG, UNPARSABLE, TIMEOUT, CRASH], [None] * 5, {})
     assert scores.valid.tolist() == [True, True, True, False, False]
     assert scores.correct.tolist() == [True, False, False, False, False]
     assert scores.valid.dtype == scores.correct.dtype == bool
 
 
 def test_rewards_by_hand():
-    scores = Scores([""] * 4, [UNPARSABLE, CORRECT, WRONG, CORRECT], {})
+    scores = Scores([""] * 4, [UNPARSABLE, CORRECT, WRONG, CORRECT], [None] * 4, {})
     rewards = scores.rewards(RewardConfig())
     assert rewards.tolist() == [-1, 1, -1, 1] and rewards.dtype == np.float32
     assert scores.rewards(RewardConfig(correct=0.5, wrong=0.0)).tolist() == [0, 0.5, 0, 0.5]
@@ -111,11 +111,11 @@ def test_rewards_by_hand():
 
 def test_the_reward_of_a_row_without_a_judgement_is_at_least_finite():
     # 0 * NaN would get into sums that the row is outside of.
-    assert np.isfinite(Scores([""] * 2, [TIMEOUT, CRASH], {}).rewards(RewardConfig())).all()
+    assert np.isfinite(Scores([""] * 2, [TIMEOUT, CRASH], [None] * 2, {}).rewards(RewardConfig())).all()
 
 
 def test_the_shares_of_all_verdicts_add_up_to_one():
-    shares = Scores([""] * 4, [WRONG, TIMEOUT, WRONG, CORRECT], {}).verdict_shares()
+    shares = Scores([""] * 4, [WRONG, TIMEOUT, WRONG, CORRECT], [None] * 4, {}).verdict_shares()
     assert shares == {
         "verdict/correct": 0.25,
         "verdict/wrong": 0.5,

@@ -1,7 +1,16 @@
-"""What a run leaves for people: evaluations, a table, a plot of the curves."""
+"""What a run leaves for people: tables for the terminal, curves as pictures."""
 
+from entropy_rl.report.comparison import comparison_csv, comparison_text
 from entropy_rl.report.curves import write_curves
-from entropy_rl.report.evaluations import evaluation_table, read_evaluation, write_evaluation
+from entropy_rl.report.evaluations import evaluation_table
+from entropy_rl.report.pass_at_k import write_pass_at_k
 from entropy_rl.report.summary import run_summary
 
-__all__ = ["evaluation_table", "read_evaluation", "run_summary", "write_curves", "write_evaluation"]
+__all__ = [
+    "comparison_csv",
+    "comparison_text",
+    "evaluation_table",
+    "run_summary",
+    "write_curves",
+    "write_pass_at_k",
+]

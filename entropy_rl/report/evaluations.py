@@ -1,29 +1,10 @@
-"""Evaluations on disk, and as a table for the terminal."""
+"""Evaluations as a table for the terminal."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from entropy_rl.evaluation import Evaluation
-from entropy_rl.files import write_atomically
-
-
-def write_evaluation(directory: Path, step: int, evaluation: Evaluation) -> None:
-    """Writes evaluations/STEP.json of a run."""
-    path = _path(directory, step)
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, json.dumps(evaluation.to_plain(), indent=1) + "\n")
-
-
-def read_evaluation(directory: Path, step: int) -> Evaluation | None:
-    """Reads evaluations/STEP.json of a run; None if that step has not been evaluated."""
-    path = _path(directory, step)
-    if not path.exists():
-        return None
-    plain = json.loads(path.read_text())
-    return Evaluation.from_plain(plain)
 
 
 def evaluation_table(columns: Mapping[str, Evaluation]) -> str:
@@ -39,6 +20,12 @@ def evaluation_table(columns: Mapping[str, Evaluation]) -> str:
     rows = [["", *columns]]
     for k in evaluations[0].pass_at_k:
         rows.append([f"Pass@{k}", *(_pass_at_k(e, k) for e in evaluations)])
+    rows.append([f"avg@{evaluations[0].samples}", *(_interval(e.avg_at_n, ".3f") for e in evaluations)])
+    rows.append([f"maj@{evaluations[0].samples}", *(_interval(e.maj_at_n, ".3f") for e in evaluations)])
+    rows.append(["unique answers", *(_interval(e.unique_answers, ".3f") for e in evaluations)])
+    for n in evaluations[0].distinct:
+        rows.append([f"distinct-{n}", *(_interval(e.distinct[n], ".3f") for e in evaluations)])
+    rows.append(["repetition of 4-grams", *(_interval(e.repetition, ".3f") for e in evaluations)])
     rows.append(["response length (tokens)", *(_interval(e.mean_length, ".1f") for e in evaluations)])
     rows.append(["entropy (nats per token)", *(_interval(e.mean_entropy, ".3f") for e in evaluations)])
     rows.append(["cut off at the limit", *(f"{e.truncated:.3f}" for e in evaluations)])
@@ -56,10 +43,6 @@ def _pass_at_k(evaluation: Evaluation, k: int) -> str:
     cell = _interval(evaluation.pass_at_k.get(k), ".3f")
     problems = evaluation.pass_at_k_problems.get(k, evaluation.problems)
     return cell if problems == evaluation.problems else f"{cell} ({problems} problems)"
-
-
-def _path(directory: Path, step: int) -> Path:
-    return directory / "evaluations" / f"{step}.json"
 
 
 def _interval(value: tuple[float, float, float] | None, form: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from entropy_rl.evaluation import read_result
 from entropy_rl.report.curves import write_curves
-from entropy_rl.report.evaluations import evaluation_table, read_evaluation
-from entropy_rl.run_directory import SAMPLES_FILE
+from entropy_rl.report.evaluations import evaluation_table
+from entropy_rl.run_directory import EVALUATIONS_DIRECTORY, SAMPLES_FILE
 
 
 def run_summary(directory: Path, steps: int) -> str:
@@ -20,7 +21,8 @@ def run_summary(directory: Path, steps: int) -> str:
       Text for the terminal; the curves are drawn on the way.
     """
     parts = []
-    columns = {f"step {step}": read_evaluation(directory, step) for step in (0, steps)}
+    evaluations = directory / EVALUATIONS_DIRECTORY
+    columns = {f"step {step}": read_result(evaluations / str(step)) for step in (0, steps)}
     columns = {heading: found for heading, found in columns.items() if found is not None}
     if columns:
         parts.append(evaluation_table(columns))

@@ -72,6 +72,15 @@ class ProbedTask(Task, Protocol):
 
 
 @runtime_checkable
+class AnsweringTask(Task, Protocol):
+    """A task that can also say what a completion's final answer is, for votes and for counting answers."""
+
+    def final_answers(self, completions: Sequence[str]) -> list[str | None]:
+        """The final answer of each completion, None where there is none; equal answers are equal texts."""
+        ...
+
+
+@runtime_checkable
 class DemonstratedTask(Task, Protocol):
     """A task with worked examples for the supervised warm start."""
 

@@ -162,6 +162,29 @@ def judge_one(prompt: str, completion: str) -> Verdict:
     return Verdict.CORRECT if solved else Verdict.WRONG
 
 
+def claimed_steps(completion: str) -> str | None:
+    """The steps that lead to a claimed solution, sorted, so that equal solutions are equal texts.
+
+    Args:
+      completion: Any text.
+
+    Returns:
+      Such as `3 * 7, 21 - 5`; None where the completion does not end with `done`.
+    """
+    parsed = parse(completion)
+    if parsed.end != "done":
+        return None
+    chain: list[str] = []
+    for move in parsed.moves:
+        if move.step is not None:
+            chain.append(" ".join(map(str, move.step)))
+        elif move.undone:
+            del chain[-move.undone :]
+        else:
+            chain.clear()
+    return ", ".join(sorted(chain))
+
+
 def probe_all(prompts: Sequence[str], completions: Sequence[str]) -> dict[str, tuple[float, float]]:
     """Skill measures as sums over all completions: name -> (numerator, denominator)."""
     total = dict.fromkeys(Replayed._fields, 0)

@@ -102,6 +102,10 @@ class Countdown:
         """
         return [judge.judge_one(p.answer, text) for p, text in zip(problems, completions, strict=True)]
 
+    def final_answers(self, completions: Sequence[str]) -> list[str | None]:
+        """The steps of each claimed solution; None where nothing is claimed."""
+        return [judge.claimed_steps(text) for text in completions]
+
     def probe(
         self, problems: Sequence[Problem], completions: Sequence[str]
     ) -> dict[str, tuple[float, float]]:

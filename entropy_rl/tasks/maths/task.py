@@ -7,40 +7,42 @@ text of digits and operators. The worker processes have limits, but they are no 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from entropy_rl.factories import import_object, unknown
 from entropy_rl.tasks.maths.answers import check_equal, compare_simple, last_boxed
 from entropy_rl.tasks.maths.dapo import judge_dapo
-from entropy_rl.tasks.maths.files import read_problems
+from entropy_rl.tasks.maths.sets import DAPO_PROMPT, PUBLISHED, Source, find_source, read_source
 from entropy_rl.tasks.pool import VerifierPool
 from entropy_rl.tasks.task import Problem, Verdict
 
 PROMPTS = {
     # Qwen2.5-Math
     "boxed": "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}.",
-    # DAPO, arXiv 2503.14476
-    "dapo": (
-        "Solve the following math problem step by step. The last line of your response should be of the form "
-        "Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n{problem}\n\n"
-        'Remember to put your answer on its own line after "Answer:".'
-    ),
+    "dapo": DAPO_PROMPT,
 }
 SPLITS = ("train", "validation", "test")
+# What a built-in verifier reads, of which a prompt has to ask for one.
+_READS = {"math-verify": ("\\boxed",), "dapo": ("Answer:", "\\boxed")}
 
 
 class Maths:
-    """Maths problems from JSONL files: one object per line with a problem and its final answer.
+    """Maths problems with final answers, from prepared sets or from files.
+
+    A published set is also a split by its own name, as in `evaluation.split: aime_2024`. Of a set with two
+    splits, `train` takes the one to learn from, and all else the one to evaluate on.
 
     Args:
-      train: File of the split; null where there is none. `validation` and `test` likewise.
+      train: A set prepared by `entropy-rl data prepare`, or a JSONL or parquet file; null for none.
+      validation: As `train`.
+      test: As `train`.
       prompt: `boxed`, `dapo`, or a text of your own that holds `{problem}`.
       chat: Wrap the prompt by the tokenizer's chat template, as a user's message.
       verifier: `math-verify` reads the last \\boxed{...} and compares as mathematics; `dapo` reads the last
         `Answer: ...` and compares as text; or `module:function`, a function of yours
         (prompt, completion, answer) -> Verdict.
-      problem_field: Field of the problem's text.
-      answer_field: Field of the answer: a text or a number.
+      problem_field: Field of the problem's text in a file.
+      answer_field: Field of the answer in a file: a text or a number.
+      data_dir: Where prepared sets lie; null for TFDS' own place.
       deadline_s: Wall-clock seconds of one check.
       workers: Processes that check; they start at the first completion that needs them.
     """
@@ -55,27 +57,28 @@ class Maths:
         verifier: str = "math-verify",
         problem_field: str = "problem",
         answer_field: str = "answer",
+        data_dir: str | None = None,
         deadline_s: float = 5.0,
         workers: int = 2,
     ):
-        self._files = {
-            split: Path(path)
-            for split, path in zip(SPLITS, (train, validation, test), strict=True)
-            if path is not None
+        self._data_dir = data_dir
+        self._sources = {
+            split: find_source(f"task.args.{split}", given, _role(split), data_dir)
+            for split, given in zip(SPLITS, (train, validation, test), strict=True)
+            if given is not None
         }
-        for split, path in self._files.items():
-            if not path.is_file():
-                raise ValueError(f"task.args.{split}: {str(path)!r} is not a file; allowed: a JSONL file")
         self._template = PROMPTS.get(prompt, prompt)
         if "{problem}" not in self._template:
             raise ValueError(
                 f"task.args.prompt: {prompt!r} is not allowed; allowed: {', '.join(PROMPTS)}, or a text "
                 "that holds {problem}"
             )
-        if prompt == "dapo" and verifier == "math-verify":
+        fitting = [name for name, texts in _READS.items() if any(text in self._template for text in texts)]
+        if verifier in _READS and verifier not in fitting:
             raise ValueError(
-                "task.args.verifier: 'math-verify' reads \\boxed{}; the prompt 'dapo' asks for none; "
-                "allowed: 'dapo', 'module:function', or another prompt"
+                f"task.args.verifier: {verifier!r} reads {' or '.join(_READS[verifier])}, and the prompt "
+                f"{prompt!r:.60} asks for none; allowed: {', '.join([*fitting, 'module:function'])}, or "
+                "another prompt"
             )
         self._chat = chat
         self._fields = (problem_field, answer_field)
@@ -86,20 +89,28 @@ class Maths:
         self._splits: dict[str, list[Problem]] = {}
 
     def problems(self, split: str) -> Sequence[Problem]:
-        """The problems of a split, in the order of its file; the id is the place in it.
+        """The problems of a split, in the order of its source; the id is the place in it.
 
         Raises:
-          ValueError: The split has no file, or a line of the file is wrong, as `FILE:LINE: what; allowed`.
+          ValueError: The split has no source, or a row of the file is wrong, as `FILE:LINE: what; allowed`.
         """
-        if split not in self._files:
-            given = ", ".join(self._files) or "none"
-            raise ValueError(f"task.args.{split}: no file is given for this split; given: {given}")
         if split not in self._splits:
+            pairs = read_source(self._find(split), *self._fields)
             self._splits[split] = [
                 Problem(i, self._template.replace("{problem}", problem), answer, self._chat)
-                for i, (problem, answer) in enumerate(read_problems(self._files[split], *self._fields))
+                for i, (problem, answer) in enumerate(pairs)
             ]
         return self._splits[split]
+
+    def _find(self, split: str) -> Source:
+        if split in self._sources:
+            return self._sources[split]
+        if split in PUBLISHED:
+            return find_source("split", split, "test", self._data_dir)
+        if split in SPLITS:
+            given = ", ".join(self._sources) or "none"
+            raise ValueError(f"task.args.{split}: nothing is given for this split; given: {given}")
+        raise ValueError(unknown("split", split, [*SPLITS, *PUBLISHED]))
 
     def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
         """One verdict for each completion, in order."""
@@ -123,6 +134,10 @@ class Maths:
         """Ends the verifier processes."""
         if self._pool is not None:
             self._pool.close()
+
+
+def _role(split: str) -> str:
+    return "train" if split == "train" else "test"
 
 
 def _make_pool(verifier: str, deadline_s: float, workers: int) -> VerifierPool:

@@ -1,0 +1,205 @@
+"""From samples to the figures of an evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from entropy_rl.diversity import distinct_ngrams, majority_vote, repetition_rate, unique_answers
+from entropy_rl.passk import bootstrap_interval, pass_at_k_curve
+from entropy_rl.prompts import Prompts
+from entropy_rl.scoring import add_probes, probe_shares
+from entropy_rl.tasks.task import AnsweringTask, ProbedTask, Problem, Task, Verdict
+
+Interval = tuple[float, float, float]  # estimate, low, high
+
+DISTINCT = (1, 2, 3)  # the n of distinct-n
+REPETITION = 4  # the n of the repetition rate
+_PROBED_AT_ONCE = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation. Intervals are 95% bootstrap intervals over problems.
+
+    Attributes:
+      problems: Problems that were sampled.
+      left_out: Problems with too long a prompt.
+      samples: Samples per problem (n).
+      pass_at_k: K -> (estimate, low, high), unbiased; over the problems with K or more judged samples.
+      pass_at_k_problems: K -> how many these are.
+      unjudged: Problems without any judged sample: every check timed out or crashed.
+      avg_at_n: (estimate, low, high) of the share of correct among a problem's judged samples.
+      maj_at_n: Whether the most frequent answer of a problem is correct; None for a task without answers.
+      unique_answers: Distinct answers over samples with an answer, per problem; None as well.
+      distinct: n -> distinct n-grams over all n-grams of a problem's samples. Falls as samples are added, so
+        that only evaluations with the same number of samples can be compared.
+      repetition: Share of the 4-grams of a completion that it has had before.
+      mean_length: Tokens of a completion.
+      mean_entropy: Nats per token, of the tempered distribution.
+      truncated: Share of completions cut off at the limit.
+      verdicts: Verdict -> share.
+      skill: The task's own measures.
+    """
+
+    problems: int
+    left_out: int
+    samples: int
+    pass_at_k: dict[int, Interval]
+    pass_at_k_problems: dict[int, int]
+    unjudged: int
+    avg_at_n: Interval
+    maj_at_n: Interval | None
+    unique_answers: Interval | None
+    distinct: dict[int, Interval | None]
+    repetition: Interval
+    mean_length: Interval
+    mean_entropy: Interval
+    truncated: float
+    verdicts: dict[str, float]
+    skill: dict[str, float]
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Evaluation:
+        """From what JSON held: its keys are texts, and its tuples lists."""
+
+        def restored(value: Any) -> Any:
+            return tuple(value) if isinstance(value, list) else value
+
+        fields = {name: restored(value) for name, value in plain.items()}
+        for name in ("pass_at_k", "pass_at_k_problems", "distinct"):
+            fields[name] = {int(k): restored(value) for k, value in fields[name].items()}
+        return cls(**fields)
+
+
+def summarise(rows: Iterable[dict[str, Any]], task: Task, prompts: Prompts, samples: int) -> Evaluation:
+    """The figures of an evaluation.
+
+    Args:
+      rows: Every sample, as `completion_rows` gives them, in any order. The tokens of a problem are held
+        until all its samples have come.
+      task: Where the problems come from.
+      prompts: The problems.
+      samples: Samples per problem.
+
+    Returns:
+      The result.
+
+    Raises:
+      RuntimeError: If no sample at all was judged.
+    """
+    tallies = {problem.id: _Tally(samples) for problem in prompts.problems}
+    probe = _Probe(task, prompts.problems)
+    verdicts = Counter()
+    for row in rows:
+        tallies[row["problem"]].add(row)
+        probe.add(row)
+        verdicts[row["verdict"]] += 1
+    # In the order of the problems, whatever that of the samples: sums of floats depend on it.
+    done = [tally for tally in tallies.values() if tally.rows]
+    judged = np.array([tally.judged for tally in done])
+    correct = np.array([tally.correct for tally in done])
+    if judged.max() == 0:
+        raise RuntimeError(f"none of {verdicts.total()} samples was judged: every check timed out or crashed")
+    pass_at_k = {}
+    # For each K the problems that have so many judged samples: one lost check costs one problem.
+    for k in (2**i for i in range(int(judged.max()).bit_length())):
+        curve = pass_at_k_curve(judged[judged >= k], correct[judged >= k], [k])
+        pass_at_k[k] = (float(curve.estimate[0]), float(curve.low[0]), float(curve.high[0]))
+    answers = isinstance(task, AnsweringTask)
+    return Evaluation(
+        problems=len(done),
+        left_out=prompts.left_out,
+        samples=samples,
+        pass_at_k=pass_at_k,
+        pass_at_k_problems={k: int((judged >= k).sum()) for k in pass_at_k},
+        unjudged=int((judged == 0).sum()),
+        avg_at_n=_interval(correct[judged > 0] / judged[judged > 0]),
+        maj_at_n=_interval([tally.majority for tally in done if tally.judged]) if answers else None,
+        unique_answers=_interval([tally.unique for tally in done]) if answers else None,
+        distinct={n: _interval([tally.distinct[n] for tally in done]) for n in DISTINCT},
+        repetition=_interval([tally.repetition / tally.rows for tally in done]),
+        mean_length=_interval([tally.tokens / tally.rows for tally in done]),
+        mean_entropy=_interval([tally.entropy / tally.tokens for tally in done]),
+        truncated=sum(tally.truncated for tally in done) / verdicts.total(),
+        verdicts={v.value: verdicts[v.value] / verdicts.total() for v in Verdict},
+        skill={n.removeprefix("skill/"): v for n, v in probe_shares(probe.result()).items()},
+    )
+
+
+class _Tally:
+    """The samples of one problem, counted as they come."""
+
+    def __init__(self, samples: int):
+        self._samples = samples
+        self.rows = self.judged = self.correct = self.tokens = self.truncated = 0
+        self.entropy = self.repetition = 0.0
+        self.majority = self.unique = float("nan")
+        self.distinct: dict[int, float] = {}
+        # Judged or not, by the number of the sample: (answer, correct, judged), and the tokens.
+        self._answers: dict[int, tuple[str | None, bool, bool]] = {}
+        self._tokens: dict[int, np.ndarray] = {}
+
+    def add(self, row: dict[str, Any]) -> None:
+        verdict = Verdict(row["verdict"])
+        tokens = np.array(row["tokens"], np.int64)
+        self.rows += 1
+        self.judged += verdict.is_judgement
+        self.correct += verdict is Verdict.CORRECT
+        self.tokens += tokens.size
+        self.truncated += row["finish_reason"] == "length"
+        self.entropy += sum(row["entropy"])
+        self.repetition += repetition_rate(tokens, REPETITION)
+        self._answers[row["sample"]] = (row["answer"], verdict is Verdict.CORRECT, verdict.is_judgement)
+        self._tokens[row["sample"]] = tokens
+        if self.rows == self._samples:
+            self._close()
+
+    def _close(self) -> None:
+        judged = [(answer, correct) for answer, correct, judged in self._answers.values() if judged]
+        self.unique = unique_answers([answer for answer, _, _ in self._answers.values()])
+        if judged:
+            self.majority = majority_vote([a for a, _ in judged], np.array([c for _, c in judged], bool))
+        rows = list(self._tokens.values())
+        self.distinct = {n: distinct_ngrams(rows, n) for n in DISTINCT}
+        self._answers, self._tokens = {}, {}
+
+
+class _Probe:
+    """The task's skill measures, pooled over the samples, some at a time."""
+
+    def __init__(self, task: Task, problems: Sequence[Problem]):
+        self._probe: Callable | None = task.probe if isinstance(task, ProbedTask) else None
+        self._problems = {problem.id: problem for problem in problems}
+        self._waiting: list[tuple[Problem, str]] = []
+        self._sums: dict[str, tuple[float, float]] = {}
+
+    def add(self, row: dict[str, Any]) -> None:
+        if self._probe is not None:
+            self._waiting.append((self._problems[row["problem"]], row["completion"]))
+            if len(self._waiting) == _PROBED_AT_ONCE:
+                self._flush()
+
+    def result(self) -> dict[str, tuple[float, float]]:
+        self._flush()
+        return self._sums
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._sums = add_probes(self._sums, self._probe(*map(list, zip(*self._waiting, strict=True))))
+            self._waiting = []
+
+
+def _interval(values: Iterable[float]) -> Interval | None:
+    """Over the problems that have a value; None if there are none."""
+    values = np.asarray(list(values), np.float64)
+    values = values[~np.isnan(values)]
+    return tuple(float(x) for x in bootstrap_interval(values)) if values.size else None

@@ -1,0 +1,114 @@
+"""The samples of an evaluation on disk: one JSON line each, never lost, never twice.
+
+Several processes may share a directory, each with a part of the problems and a file of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from entropy_rl.evaluation.result import Evaluation
+from entropy_rl.files import naming, write_atomically
+from entropy_rl.run_directory import SAMPLES_FILE
+from entropy_rl.scoring import Scores
+from entropy_rl.tasks.task import Problem
+from entropy_rl.types import FinishReason, Rollout
+
+RESULT_FILE = "evaluation.json"
+
+Row = dict[str, Any]
+
+
+def completion_rows(
+    problems: Sequence[Problem], sample_index: Sequence[int], rollout: Rollout, scores: Scores
+) -> list[Row]:
+    """The first len(problems) rows as plain values, for a JSONL file."""
+    rows = []
+    for b, problem in enumerate(problems):
+        mask = rollout.completion_mask[b]
+        rows.append(
+            {
+                "problem": problem.id,
+                "sample": sample_index[b],
+                "prompt": problem.prompt,
+                "right_answer": problem.answer,
+                "completion": scores.texts[b],
+                "answer": scores.answers[b],
+                "verdict": scores.verdicts[b].value,
+                "finish_reason": FinishReason(int(rollout.finish_reason[b])).name.lower(),
+                "length": int(mask.sum()),
+                "tokens": rollout.completion_ids[b][mask].tolist(),
+                "log_probs": [round(float(x), 6) for x in rollout.log_probs[b][mask]],
+                "entropy": [round(float(x), 6) for x in rollout.entropy[b][mask]],
+            }
+        )
+    return rows
+
+
+def samples_file(directory: Path, shard: int, shards: int) -> Path:
+    """The file of one of several processes; a single one has samples.jsonl."""
+    if shards == 1:
+        return directory / SAMPLES_FILE
+    stem, _, suffix = SAMPLES_FILE.partition(".")
+    return directory / f"{stem}-{shard:05}-of-{shards:05}.{suffix}"
+
+
+def read_samples(directory: Path) -> Iterator[Row]:
+    """All samples of an evaluation, file by file, line by line.
+
+    Args:
+      directory: Of the evaluation.
+
+    Yields:
+      The complete lines; one that was cut off while being written is left out.
+
+    Raises:
+      ValueError: If a complete line is no sample.
+    """
+    stem, _, suffix = SAMPLES_FILE.partition(".")
+    for path in sorted(directory.glob(f"{stem}*.{suffix}")):
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    row = json.loads(line)
+                    row["problem"], row["sample"], row["verdict"]
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ValueError(f"{path}:{number}: this is no sample ({error})") from error
+                yield row
+
+
+def cut_broken_line(path: Path) -> None:
+    """Drops a last line that was cut off while being written, so that the next one begins a line."""
+    if not path.exists():
+        return
+    with naming(path), path.open("rb+") as file:
+        size = end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - (1 << 16))
+            file.seek(start)
+            at = file.read(end - start).rfind(b"\n")
+            if at >= 0:
+                end = start + at + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
+
+
+def write_result(directory: Path, evaluation: Evaluation) -> None:
+    """Writes evaluation.json."""
+    write_atomically(directory / RESULT_FILE, json.dumps(evaluation.to_plain(), indent=1) + "\n")
+
+
+def read_result(directory: Path) -> Evaluation | None:
+    """Reads evaluation.json; None where the evaluation is not there, or not complete."""
+    path = directory / RESULT_FILE
+    if not path.exists():
+        return None
+    return Evaluation.from_plain(json.loads(path.read_text()))

@@ -1,0 +1,98 @@
+"""A comparison of two runs as text for the terminal and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import textwrap
+
+from entropy_rl.evaluation import Comparison, Line
+from entropy_rl.evaluation.compare_runs import LEVEL
+
+# field of the comparison -> (its title, what is measured there)
+_TABLES = {
+    "pass_at_k": ("Pass@K", "Pass@K"),
+    "equal_budget": (
+        "Pass@K for equal tokens: samples are drawn until the budget is spent",
+        "the chance of a correct answer within a budget of tokens",
+    ),
+    "equal_length": (
+        "Pass@K over samples of equal lengths: strata of length, equally many samples from each",
+        "Pass@K over samples of equal lengths",
+    ),
+    "diversity": (
+        "Diversity at equal accuracy: as many correct and as many wrong samples of each problem",
+        "diversity at equal accuracy",
+    ),
+}
+_NOTES = f"""p: paired bootstrap over problems, two-sided; adjusted: Holm's correction over the lines of a
+table, with * where that is <= {LEVEL}. Sign flips: the p-value of a permutation test, as a check, not
+adjusted. Length is a result of training as well: equal length asks whether a gain is more than length, not
+whether it is real. The tests know two runs; whether others would do the same, only more seeds can say."""
+_WIDTH = 105
+_HEADINGS = ("", "A", "B", "B - A", "95% interval", "p", "p adjusted", "p sign flips", "problems")
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """The tables, and what follows from them in plain words."""
+    parts = [f"{comparison.problems} problems" + _alone(comparison)]
+    for field, (title, what) in _TABLES.items():
+        lines = getattr(comparison, field)
+        if lines:
+            conclusion = textwrap.fill(verdict(lines, what), _WIDTH, subsequent_indent="   ")
+            parts.append(f"{title}\n{_table(lines)}\n{conclusion}")
+    parts.append(_NOTES)
+    return "\n\n".join(parts)
+
+
+def verdict(lines: list[Line], what: str) -> str:
+    """What follows from a table, in a sentence."""
+    found = []
+    for winner, sign in (("A", -1), ("B", 1)):
+        names = [x.name for x in lines if x.is_significant and x.difference * sign > 0]
+        if names:
+            found.append(f"{winner} has significantly more at {', '.join(names)}")
+    if not found:
+        smallest = min(line.p_adjusted for line in lines)
+        return f"=> no significant difference in {what} (smallest adjusted p: {smallest:.2g})"
+    rest = sum(not line.is_significant for line in lines)
+    others = f"; no significant difference at the other {rest}" if rest else ""
+    return f"=> {'; '.join(found)}{others}"
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """All tables as one CSV: the field of the comparison, then those of its lines."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["table", *(field.name for field in dataclasses.fields(Line))])
+    for table in _TABLES:
+        writer.writerows([table, *dataclasses.astuple(line)] for line in getattr(comparison, table))
+    return text.getvalue()
+
+
+def _alone(comparison: Comparison) -> str:
+    return f" in both; {comparison.only_in_one} in one only" if comparison.only_in_one else " in both"
+
+
+def _table(lines: list[Line]) -> str:
+    rows = [_HEADINGS, *map(_cells, lines)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    )
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    return (
+        line.name,
+        f"{line.a:.3f}",
+        f"{line.b:.3f}",
+        f"{line.difference:+.3f}",
+        f"[{line.low:+.3f}, {line.high:+.3f}]",
+        f"{line.p_value:.2g}",
+        f"{line.p_adjusted:.2g}" + ("*" if line.is_significant else ""),
+        f"{line.p_sign_flips:.2g}",
+        str(line.problems),
+    )
