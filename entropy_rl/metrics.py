@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from entropy_rl.files import keep_steps, naming, write_jsonl
 from entropy_rl.run_directory import METRICS_FILE, SAMPLES_FILE
 
@@ -159,6 +157,8 @@ class DeviceWork:
         threading.Thread(target=self._watch, args=(arrays,), daemon=True).start()
 
     def _watch(self, arrays: Any) -> None:
+        import jax  # here: `data prepare` shows its progress without
+
         with contextlib.suppress(Exception):  # it is raised where the arrays are used
             jax.block_until_ready(arrays)
         self._ready_at = time.perf_counter()

@@ -196,6 +196,18 @@ def test_a_killed_preparation_leaves_nothing_that_looks_prepared(run, tmp_path, 
     assert "right answer '70'" in run("show", "math_500")
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing(run, tmp_path, math_500, monkeypatch):
+    def fail(self):
+        raise RuntimeError('Failed to write split "test": No space left on device; writing x; at byte 0')
+
+    monkeypatch.setattr("tensorflow_datasets.core.GeneratorBasedBuilder.download_and_prepare", fail)
+    assert run("prepare", "math_500", "--source", math_500, code=1) == (
+        f'{tmp_path / "data/math_500/1.0.0"}: cannot be written: Failed to write split "test": No space left '
+        "on device"
+    )
+    assert list((tmp_path / "data").iterdir()) == []
+
+
 def test_a_foreign_directory_is_not_replaced_without_being_asked(run, tmp_path, math_500):
     directory = tmp_path / "data" / "math_500" / "1.0.0"
     directory.mkdir(parents=True)

@@ -202,6 +202,7 @@ def test_transformers_computes_the_same_with_an_export(exported):
 
 EVALUATE = [
     *("--config", str(RECIPE.with_name("maths_evaluate.yaml")), "--task.args.chat", "true"),
+    *("--task.args.test", "test.jsonl", "--evaluation.split", "test"),
     *("--evaluation.samples", "4", "--evaluation.max_new_tokens", "16", "--evaluation.rows_per_call", "8"),
     *("--evaluation.temperature", "1.0", "--evaluation.top_p", "1.0"),
 ]

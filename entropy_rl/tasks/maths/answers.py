@@ -7,9 +7,12 @@ math-verify sees it. An answer whose text is that of the right one is never refu
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import unicodedata
+import zlib
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -113,6 +116,18 @@ _ROUNDING = Fraction(1, 100_000)  # relative: 0.000001 is no rounding of 1/10485
 
 def _same(gold: str, answer: str) -> bool | None:
     """Whether math-verify calls them equal; None where it reads no answer."""
+    parse, verify = _load()
+    right, given = parse(gold), parse(answer)
+    if not given:
+        return None
+    same = None if "%" in gold + answer else _compare_values(right[0], given[0])
+    # The comparison is not symmetric: the right answer comes first.
+    return verify(right, given) if same is None else same
+
+
+@functools.cache
+def _load() -> tuple[Callable, Callable]:
+    """math-verify's parse and verify, without limits of time; the first call takes seconds."""
     import logging
 
     from math_verify import LatexExtractionConfig, parse, verify
@@ -121,29 +136,43 @@ def _same(gold: str, answer: str) -> bool | None:
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     # As LaTeX or not at all: its other ways take the last number of any text that it cannot read.
     ways = [LatexExtractionConfig(boxed_match_priority=-1)]
-    right, given = (
-        parse(f"${text}$", ways, extraction_mode="first_match", parsing_timeout=None)
-        for text in (gold, answer)
-    )
-    if not given:
-        return None
-    # The comparison is not symmetric: the right answer comes first.
-    return verify(right, given, timeout_seconds=None, allow_set_relation_comp=True) and (
-        "%" in gold + answer or _same_size(right[0], given[0])
-    )
+
+    def read(text: str) -> list:
+        return parse(f"${text}$", ways, extraction_mode="first_match", parsing_timeout=None)
+
+    def compare(right: list, given: list) -> bool:
+        return verify(right, given, timeout_seconds=None, allow_set_relation_comp=True)
+
+    # What is imported and filled at first use costs no answer's time.
+    for gold, answer in ((r"\sin^2 x+\cos^2 x", "1"), ("[0,1)", r"0\le x<1"), ("x", "abc")):
+        compare(read(gold), read(answer))
+    return read, compare
 
 
-def _same_size(a: Any, b: Any) -> bool:
-    """False where only math-verify's 6 decimals make two numbers equal, as 2^{-30} and 0.0."""
-    from sympy import Expr
+def _compare_values(gold: Any, given: Any) -> bool | None:
+    """Compares two expressions where their variables have some values.
 
-    if not (isinstance(a, Expr) and isinstance(b, Expr) and a.is_number and b.is_number):
-        return True
+    It spares what is wrong a proof by `simplify`, which may take for ever. It does not confuse small numbers,
+    where math-verify's 6 decimals make 2^{-30} the same as 0.0. And what it says does not depend on what
+    sympy has in its caches, as math-verify's word on decimals in expressions does.
+
+    Returns:
+      False where the values differ, True for equal constants, None where it takes more than this.
+    """
+    from sympy import Expr, Rational, Symbol
+
+    if not all(isinstance(side, Expr) and not isinstance(side, Symbol) for side in (gold, given)):
+        return None  # a symbol may be a word
+    # The same value for the same name: the symbols of the two sides may be of different kinds.
+    variables = gold.free_symbols | given.free_symbols
+    point = {x: Rational(zlib.crc32(x.name.encode()) % 1000 + 501, 1000) for x in variables}
     try:
-        x, y = complex(a), complex(b)
-    except (OverflowError, TypeError):
-        return True
-    return abs(x - y) <= abs(x) * float(_ROUNDING)
+        a, b = gold.evalf(subs=point), given.evalf(subs=point)
+        if abs(a - b) > abs(a) * float(_ROUNDING) + 1e-15:
+            return False
+        return True if not variables and abs(a - b) < abs(a) * 1e-13 else None
+    except Exception:  # of any kind, by sympy: there is no value, so there is nothing to say
+        return None
 
 
 # --------------------------------------------------------------------------------------------- typography
@@ -323,6 +352,7 @@ _BASE = re.compile(r"[0-9]\s*_\s*\{?([0-9]+)\}?$")  # math-verify ignores it
 _HALF_DAY = re.compile(r"\b([ap])\.?\s?m\b", re.IGNORECASE)  # and this
 
 _MAX_DEPTH = 20  # of brackets
+_MAX_EXPONENTS = 2  # of exponents in exponents, as in 2^{2^{n}}
 _MAX_EXPONENT = 9999
 _FACTORIAL = re.compile(
     r"[0-9]{5,}[)}\]\s]*!"
@@ -335,11 +365,14 @@ _POWERS = re.compile(r"[0-9]*(?:\s*\^\s*-?[0-9]+!?)+")
 
 def _is_endless(text: str) -> bool:
     """Whether it holds a number with more digits than any answer has, or is nested deeper than any answer."""
-    depth = 0
-    for bracket in re.findall(r"[(\[{)\]}]", text):
-        depth += 1 if bracket in "([{" else -1
-        if depth > _MAX_DEPTH:
-            return True
+    nested = []  # the brackets around; True for those of an exponent
+    for bracket in re.findall(r"\^\s*[({]|[(\[{)\]}]", text):
+        if bracket[-1] in "([{":
+            nested.append(bracket[0] == "^")
+            if len(nested) > _MAX_DEPTH or sum(nested) > _MAX_EXPONENTS:
+                return True
+        elif nested:
+            nested.pop()
     if _FACTORIAL.search(text) or _BINOMIAL.search(text):
         return True
     flat = re.sub(r"[)}]", " ", re.sub(r"[({]", "", text.replace("**", "^")))
@@ -361,7 +394,7 @@ def _is_tower(run: str) -> bool:
 
 _GROUP = r"\\(?:text[a-z]*|mbox|math(?:rm|it|bf))\s*\{"
 _DROPPED = re.compile(_GROUP + r".*\}(?:\^[0-9]|\{\^[0-9]\})?$", re.DOTALL)  # by math-verify, as a unit
-_UNIT = re.compile(rf"(?:{_GROUP}[^{{}}0-9]*\}}\s*(?:\^\s*[0-9]|\^\s*\{{[0-9]\}})?\s*)+")
+_UNIT = re.compile(rf"(?:{_GROUP}[^{{}}0-9,;]*\}}\s*(?:\^\s*[0-9]|\^\s*\{{[0-9]\}})?\s*)+")
 _HEDGE = re.compile(r"\b(?:or|not|no|if|unless|except|maybe|perhaps|possibly|at (?:least|most))\b")
 
 
@@ -436,7 +469,55 @@ def _rounds_to(value: str, rounded: str) -> bool:
 
 # Those that math-verify does not know by itself, and those that it takes for variables.
 _UNITS = frozenset(
-    ["cent", "centimeter", "centimetre", "cm", "cubic", "day", "degree", "dollar", "dozen", "euro", "feet", "foot", "ft", "g", "gram", "hour", "inch", "item", "kg", "kilogram", "kilometer", "kilometre", "km", "m", "meter", "metre", "mile", "minute", "ml", "mm", "month", "mph", "people", "person", "point", "pound", "radian", "second", "sq", "square", "student", "time", "unit", "way", "week", "yard", "year"]
+    [
+        "cent",
+        "centimeter",
+        "centimetre",
+        "cm",
+        "cubic",
+        "day",
+        "degree",
+        "dollar",
+        "dozen",
+        "euro",
+        "feet",
+        "foot",
+        "ft",
+        "g",
+        "gram",
+        "hour",
+        "inch",
+        "item",
+        "kg",
+        "kilogram",
+        "kilometer",
+        "kilometre",
+        "km",
+        "m",
+        "meter",
+        "metre",
+        "mile",
+        "minute",
+        "ml",
+        "mm",
+        "month",
+        "mph",
+        "people",
+        "person",
+        "point",
+        "pound",
+        "radian",
+        "second",
+        "sq",
+        "square",
+        "student",
+        "time",
+        "unit",
+        "way",
+        "week",
+        "yard",
+        "year",
+    ]
 )
 _MEASURE = re.compile(
     r"(?:[€£¥]|USD )? *(?P<number>.*?[0-9}])(?: *\^ *\\circ| ?[€£¥]|(?P<space> *)(?P<words>[A-Za-z][A-Za-z. ]*)"

@@ -154,13 +154,14 @@ def _differ(answer: str, other: str) -> bool:
 
 def _describe(path: Path, first: Mapping, contradiction: Mapping) -> str | None:
     for key, later in contradiction.items():
-        said = [
-            f"{where.removeprefix(str(path)).replace(':', 'line ').replace('line  ', '')} has "
-            f"{row['answer']!r:.40}"
-            for where, row in (first[key], later)
-        ]
+        said = [f"{_place(where, path)} has {row['answer']!r:.40}" for where, row in (first[key], later)]
         return f"{', '.join(said)}: {key:.60}"
     return None
+
+
+def _place(where: str, path: Path) -> str:
+    place = where.removeprefix(f"{path}:")
+    return place.strip() if place.startswith(" ") else f"line {place}"
 
 
 def _longest(rows: list[dict[str, Any]]) -> dict[str, int]:
