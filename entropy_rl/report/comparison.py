@@ -85,12 +85,13 @@ def _table(lines: list[Line]) -> str:
 
 
 def _cells(line: Line) -> tuple[str, ...]:
+    digits = 3 if max(line.a, line.b) >= 0.05 else 5
     return (
         line.name,
-        f"{line.a:.3f}",
-        f"{line.b:.3f}",
-        f"{line.difference:+.3f}",
-        f"[{line.low:+.3f}, {line.high:+.3f}]",
+        f"{line.a:.{digits}f}",
+        f"{line.b:.{digits}f}",
+        f"{line.difference:+.{digits}f}",
+        f"[{line.low:+.{digits}f}, {line.high:+.{digits}f}]",
         f"{line.p_value:.2g}",
         f"{line.p_adjusted:.2g}" + ("*" if line.is_significant else ""),
         f"{line.p_sign_flips:.2g}",

@@ -24,7 +24,7 @@ def evaluation_table(columns: Mapping[str, Evaluation]) -> str:
     rows.append([f"maj@{evaluations[0].samples}", *(_interval(e.maj_at_n, ".3f") for e in evaluations)])
     rows.append(["unique answers", *(_interval(e.unique_answers, ".3f") for e in evaluations)])
     for n in evaluations[0].distinct:
-        rows.append([f"distinct-{n}", *(_interval(e.distinct[n], ".3f") for e in evaluations)])
+        rows.append([f"distinct-{n}", *(_interval(e.distinct[n], ".4f") for e in evaluations)])
     rows.append(["repetition of 4-grams", *(_interval(e.repetition, ".3f") for e in evaluations)])
     rows.append(["response length (tokens)", *(_interval(e.mean_length, ".1f") for e in evaluations)])
     rows.append(["entropy (nats per token)", *(_interval(e.mean_entropy, ".3f") for e in evaluations)])

@@ -45,7 +45,7 @@ def write_pass_at_k(directory: Path, evaluations: Mapping[str, Evaluation]) -> l
         (line,) = axis.plot(ks, estimate, marker="o", markersize=3, label=name)
         axis.fill_between(ks, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     axis.set_xscale("log", base=2)
-    axis.set_xticks(ks, [str(k) for k in ks])
+    axis.set_xticks(ks, [str(k) for k in ks], fontsize=8)
     axis.set_xlabel("K")
     axis.set_ylabel("Pass@K")
     axis.grid(alpha=0.3)
