@@ -181,21 +181,25 @@ class BatchingConfig:
 
     Args:
       prompts_per_update: Prompts of one optimizer step (mini-batch).
-      prompts_per_micro_batch: Prompts whose gradient is computed at once. Changes memory and speed, and
-        no result.
+      tokens_per_micro_batch: Tokens whose gradient is computed at once, padding included; rows of like length
+        are put together. Changes memory and speed, and no result.
     """
 
     prompts_per_update: int
-    prompts_per_micro_batch: int
+    tokens_per_micro_batch: int
 
     def __post_init__(self):
-        require_at_least(1, "batching.", self, "prompts_per_update", "prompts_per_micro_batch")
-        require(
-            self.prompts_per_update % self.prompts_per_micro_batch == 0,
-            "batching.prompts_per_micro_batch",
-            self.prompts_per_micro_batch,
-            f"divisors of batching.prompts_per_update ({self.prompts_per_update})",
-        )
+        require_at_least(1, "batching.", self, "prompts_per_update", "tokens_per_micro_batch")
+
+
+def check_batching(config: BatchingConfig, longest: int) -> None:
+    """Checks that a row of the greatest length, which the data decide, fits into a micro-batch.
+
+    Raises:
+      ValueError: If it does not.
+    """
+    tokens, allowed = config.tokens_per_micro_batch, f">= {longest}, the longest row of prompt and completion"
+    require(tokens >= longest, "batching.tokens_per_micro_batch", tokens, allowed)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ import optax
 
 from entropy_rl.advantages import Transform, build_advantage
 from entropy_rl.cli import run_verb
-from entropy_rl.config import TrainConfig
+from entropy_rl.config import TrainConfig, check_batching
 from entropy_rl.evaluation import completion_rows, evaluation_prompts
 from entropy_rl.loading import Model, check_length, keep_model_files, load_model
 from entropy_rl.metrics import Clock, DeviceWork, check_wandb
@@ -45,9 +45,6 @@ from entropy_rl.train_step import (
     mean_metrics,
 )
 from entropy_rl.types import FinishReason, Params, Rollout, TrainBatch, TrainState
-
-# Completions are cut to the longest of a step, rounded up to one of so many lengths: few programs to compile.
-_LENGTH_BUCKETS = 4
 
 
 def train(config: TrainConfig) -> TrainState:
@@ -72,7 +69,9 @@ def train(config: TrainConfig) -> TrainState:
     limit = config.rollout.max_prompt_tokens
     prompts = Prompts(problems, model.tokenizer, limit, seed=config.seed)
     prompts.step(0, config.rollout.prompts)
-    check_length(model, prompts.length + config.rollout.max_new_tokens)
+    longest = prompts.length + config.rollout.max_new_tokens
+    check_length(model, longest)
+    check_batching(config.batching, longest)
     if config.evaluation is not None:
         test_prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, limit)
     programs = make_programs(config, model, advantage)
@@ -141,9 +140,8 @@ class Programs(NamedTuple):
 
 def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Programs:
     """Builds what a step runs on the device."""
-    rollout, batching = config.rollout, config.batching
+    rollout = config.rollout
     optimizer = make_optimizer(config.optimizer)
-    micro_batches = batching.prompts_per_update // batching.prompts_per_micro_batch
     return Programs(
         optimizer=optimizer,
         generate=make_generate(
@@ -159,7 +157,7 @@ def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Pr
             make_stats_pass(
                 model.policy,
                 temperature=rollout.temperature,
-                micro_batches=rollout.prompts // batching.prompts_per_micro_batch,
+                tokens_per_micro_batch=config.batching.tokens_per_micro_batch,
             )
         ),
         update=make_update(
@@ -168,7 +166,7 @@ def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Pr
             optimizer,
             config.loss,
             temperature=rollout.temperature,
-            micro_batches=micro_batches,
+            tokens_per_micro_batch=config.batching.tokens_per_micro_batch,
             max_new_tokens=rollout.max_new_tokens,
         ),
     )
@@ -181,13 +179,8 @@ def _train_batch(
 
     These are still being computed when it returns.
     """
-    new = config.rollout.max_new_tokens
-    bucket = -(-new // _LENGTH_BUCKETS)
-    length = min(new, -(-int(rollout.completion_mask.sum(-1).max()) // bucket) * bucket)
     rows = rollout.completion_mask.shape[0]
-    batch = make_batch(
-        rollout, np.zeros(rows, np.float32), np.zeros(rows, bool), pad_id=model.pad_id, max_length=length
-    )
+    batch = make_batch(rollout, np.zeros(rows, np.float32), np.zeros(rows, bool), pad_id=model.pad_id)
     if config.old_log_probs == "trainer":
         log_probs, entropy = programs.stats(params, batch)
         batch = batch.replace(old_log_probs=log_probs, old_entropy=entropy)

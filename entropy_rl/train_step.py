@@ -1,8 +1,8 @@
 """One policy update: token stats -> advantage -> loss -> gradient -> optimizer, jitted and donated.
 
-What is computed does not depend on the number of micro-batches: counts are those of the whole
-mini-batch and are taken first, sums travel, and an advantage that needs the whole mini-batch is
-finished before the gradient pass begins.
+What is computed does not depend on the micro-batches: counts are those of the whole mini-batch and are
+taken first, sums travel, baselines are finished before the gradient pass begins, and so is all of an
+advantage that needs the whole mini-batch.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from entropy_rl.advantages import Transform, baseline_and_shaping
+from entropy_rl.advantages import NotYetKnown, Transform, baseline_and_shaping
 from entropy_rl.config import LossConfig
 from entropy_rl.distributions import log_prob_and_entropy
 from entropy_rl.losses import LossTerms, counts, policy_loss, token_weights
 from entropy_rl.masked import masked_sum
+from entropy_rl.micro_batches import fold_micro_batches
 from entropy_rl.types import Params, Policy, Rollout, TokenStats, TrainBatch, TrainState
 
 StatsFn = Callable[[Params, TrainBatch], tuple[jax.Array, jax.Array]]
@@ -35,10 +36,8 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
     )
 
 
-@functools.partial(jax.jit, static_argnames=("pad_id", "max_length"))
-def make_batch(
-    rollout: Rollout, rewards: jax.Array, valid: jax.Array, *, pad_id: int, max_length: int | None = None
-) -> TrainBatch:
+@functools.partial(jax.jit, static_argnames="pad_id")
+def make_batch(rollout: Rollout, rewards: jax.Array, valid: jax.Array, *, pad_id: int) -> TrainBatch:
     """A judged rollout as a batch to train on, with the sampler's log-probs as the old ones.
 
     Those of the trainer come from `make_stats_pass`, with the parameters as they are before the first
@@ -49,24 +48,21 @@ def make_batch(
       rewards: f32[B].
       valid: bool[B], False for rows without a judgement.
       pad_id: Fills the end of the rows.
-      max_length: Columns of the completions that are kept, None for all; no completion may be longer.
 
     Returns:
       The batch.
     """
-    cut = lambda x: x[:, :max_length]  # noqa: E731
-    completion_ids = cut(rollout.completion_ids)
     ids, prompt_length = join_prompt_and_completion(
-        rollout.prompt_ids, rollout.prompt_mask, completion_ids, pad_id
+        rollout.prompt_ids, rollout.prompt_mask, rollout.completion_ids, pad_id
     )
     return TrainBatch(
         ids=ids,
         prompt_length=prompt_length,
-        completion_ids=completion_ids,
-        completion_mask=cut(rollout.completion_mask),
-        old_log_probs=cut(rollout.log_probs),
-        old_entropy=cut(rollout.entropy),
-        sampler_log_probs=cut(rollout.log_probs),
+        completion_ids=rollout.completion_ids,
+        completion_mask=rollout.completion_mask,
+        old_log_probs=rollout.log_probs,
+        old_entropy=rollout.entropy,
+        sampler_log_probs=rollout.log_probs,
         rewards=rewards,
         valid=valid,
     )
@@ -124,35 +120,32 @@ def make_token_stats(policy: Policy, temperature: float) -> StatsFn:
     return token_stats
 
 
-def in_micro_batches(batch: TrainBatch, count: int) -> TrainBatch:
-    """Folds the rows of every array into [count, B / count, ...], in order.
-
-    Raises:
-      ValueError: If the rows cannot be divided so.
-    """
-    rows = len(jax.tree.leaves(batch)[0])
-    if rows % count:
-        raise ValueError(f"micro_batches={count} is not allowed; allowed: divisors of the {rows} rows")
-    return jax.tree.map(lambda x: x.reshape((count, x.shape[0] // count) + x.shape[1:]), batch)
-
-
-def make_stats_pass(policy: Policy, *, temperature: float, micro_batches: int) -> StatsFn:
+def make_stats_pass(
+    policy: Policy, *, temperature: float, tokens_per_micro_batch: int | None = None
+) -> StatsFn:
     """Builds the forward-only pass `(params, batch) -> (log_probs, entropy)` over a whole mini-batch.
 
     Args:
       policy: The model.
       temperature: That of the sampler.
-      micro_batches: Parts that are computed one after the other.
+      tokens_per_micro_batch: As of `make_update`.
 
     Returns:
-      A function of arrays, to be jitted by the caller.
+      A function of arrays, to be jitted by the caller; it looks at every row, judged or not.
     """
     token_stats = make_token_stats(policy, temperature)
 
     def stats_pass(params: Params, batch: TrainBatch) -> tuple[jax.Array, jax.Array]:
-        parts = in_micro_batches(batch, micro_batches)
-        stats = jax.lax.map(lambda part: token_stats(params, part), parts)
-        return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), stats)
+        def step(carry, part, _, rows):
+            values = token_stats(params, part)
+            return tuple(
+                whole.at[rows, : value.shape[1]].set(value, mode="drop")
+                for whole, value in zip(carry, values, strict=True)
+            )
+
+        zeros = jnp.zeros(batch.completion_ids.shape)
+        every = batch.completion_mask.any(-1)
+        return fold_micro_batches(step, (zeros, zeros), batch, (), every, tokens_per_micro_batch)
 
     return stats_pass
 
@@ -164,7 +157,7 @@ def make_update(
     loss: LossConfig = LossConfig(),
     *,
     temperature: float = 1.0,
-    micro_batches: int = 1,
+    tokens_per_micro_batch: int | None = None,
     max_new_tokens: int | None = None,
 ) -> UpdateFn:
     """Builds the update on one mini-batch.
@@ -173,12 +166,13 @@ def make_update(
 
     Args:
       policy: The model.
-      advantage: From `rewards[:, None]` to f32[B, 1] or f32[B, N]; a chain of token and group scope is
-        evaluated inside of the gradient pass, one of batch scope costs a forward pass before it.
+      advantage: From `rewards[:, None]` to f32[B, 1] or f32[B, N]. A chain of group baselines and then
+        transforms of token scope is evaluated as the gradient is; any other costs a forward pass before.
       optimizer: Its state lives in `TrainState.opt_state`.
       loss: The loss.
       temperature: That of the sampler.
-      micro_batches: Parts whose gradients are added up; each must hold whole groups.
+      tokens_per_micro_batch: The gradient is added up over parts of so many tokens, padding included;
+        None for all at once. Changes memory and speed, and no result.
       max_new_tokens: Limit of new tokens; the aggregation "constant" divides by it.
 
     Returns:
@@ -190,63 +184,62 @@ def make_update(
     if max_new_tokens is None and loss.aggregation == "constant":
         raise ValueError("make_update: the aggregation 'constant' needs max_new_tokens")
     token_stats = make_token_stats(policy, temperature)
-    stats_pass = make_stats_pass(policy, temperature=temperature, micro_batches=micro_batches)
+    stats_pass = make_stats_pass(
+        policy, temperature=temperature, tokens_per_micro_batch=tokens_per_micro_batch
+    )
     baseline, shaping = baseline_and_shaping(advantage)
-
-    def advantages_of(
-        batch: TrainBatch, log_probs: jax.Array, entropy: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """The advantages before and after shaping, f32[B, N] each, as constants."""
-        stats = TokenStats(
-            log_probs=log_probs,
-            old_log_probs=batch.old_log_probs,
-            entropy=entropy,
-            old_entropy=batch.old_entropy,
-            mask=batch.completion_mask & batch.valid[:, None],
-            valid=batch.valid,
-        )
-        base = baseline(batch.rewards[:, None], stats)
-        shaped = shaping(base, stats)
-        return tuple(jax.lax.stop_gradient(jnp.broadcast_to(a, log_probs.shape)) for a in (base, shaped))
+    is_local = baseline.scope != "batch" and shaping.scope == "token"
 
     def update(state: TrainState, batch: TrainBatch) -> tuple[TrainState, dict[str, jax.Array]]:
         tokens, sequences = counts(batch.completion_mask & batch.valid[:, None])
-        finished = None
-        if advantage.scope == "batch":
-            finished = advantages_of(batch, *stats_pass(state.params, batch))
+        if is_local:
+            unknown = NotYetKnown()
+            stats = _stats(batch, log_probs=unknown, entropy=unknown)
+            base, finished = baseline(batch.rewards[:, None], stats), None
+        else:
+            stats = _stats(batch, *stats_pass(state.params, batch))
+            base = baseline(batch.rewards[:, None], stats)
+            finished = shaping(base, stats)
 
-        def part_loss(params, part, finished_part):
+        def part_loss(params, part, advantages):
             log_probs, entropy = token_stats(params, part)
-            mask = part.completion_mask & part.valid[:, None]
-            if finished_part is None:
-                finished_part = advantages_of(part, log_probs, entropy)
-            base, shaped = finished_part
+            stats = _stats(part, log_probs, entropy)
+            base, shaped = advantages
+            if shaped is None:
+                shaped = shaping(base, stats)
+            base, shaped = (
+                jax.lax.stop_gradient(jnp.broadcast_to(a, log_probs.shape)) for a in (base, shaped)
+            )
             per_token, terms = policy_loss(
                 log_probs,
                 entropy,
                 shaped,
                 old_log_probs=part.old_log_probs,
-                mask=mask,
+                mask=stats.mask,
                 config=loss,
                 sampler_log_probs=part.sampler_log_probs,
                 ref_log_probs=part.ref_log_probs,
             )
             weights = token_weights(
-                mask, loss.aggregation, tokens=tokens, sequences=sequences, max_tokens=max_new_tokens
+                stats.mask, loss.aggregation, tokens=tokens, sequences=sequences, max_tokens=max_new_tokens
             )
             total = jnp.sum(weights * per_token)
-            return total, {"loss": total} | _metric_sums(part, mask, log_probs, entropy, base, shaped, terms)
+            sums = _metric_sums(part, stats.mask, log_probs, entropy, base, shaped, terms)
+            return total, {"loss": total} | sums
 
-        def accumulate(sums, inputs):
-            (_, metrics), grads = jax.value_and_grad(part_loss, has_aux=True)(state.params, *inputs)
-            return jax.tree.map(jnp.add, sums, (grads, metrics)), None
+        def gradient(part, advantages):
+            (_, metrics), grads = jax.value_and_grad(part_loss, has_aux=True)(state.params, part, advantages)
+            return grads, metrics
 
-        parts = in_micro_batches(batch, micro_batches)
-        finished_parts = None if finished is None else in_micro_batches(finished, micro_batches)
-        first = jax.tree.map(lambda x: x[0], (parts, finished_parts))
-        shapes = jax.eval_shape(lambda p, *a: jax.grad(part_loss, has_aux=True)(p, *a), state.params, *first)
+        def accumulate(sums, part, advantages, _):
+            return jax.tree.map(jnp.add, sums, gradient(part, advantages))
+
+        shapes = jax.eval_shape(gradient, batch, (base, finished))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        (grads, sums), _ = jax.lax.scan(accumulate, zeros, (parts, finished_parts))
+        needed = (batch.completion_mask & batch.valid[:, None]).any(-1)
+        grads, sums = fold_micro_batches(
+            accumulate, zeros, batch, (base, finished), needed, tokens_per_micro_batch
+        )
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         stepped = (optax.apply_updates(state.params, updates), opt_state)
@@ -258,6 +251,17 @@ def make_update(
         return state, _metrics(sums, tokens, optax.global_norm(grads), loss)
 
     return jax.jit(update, donate_argnums=0)
+
+
+def _stats(batch: TrainBatch, log_probs: Any, entropy: Any) -> TokenStats:
+    return TokenStats(
+        log_probs=log_probs,
+        old_log_probs=batch.old_log_probs,
+        entropy=entropy,
+        old_entropy=batch.old_entropy,
+        mask=batch.completion_mask & batch.valid[:, None],
+        valid=batch.valid,
+    )
 
 
 def _metric_sums(part, mask, log_probs, entropy, base, shaped, terms: LossTerms) -> dict[str, jax.Array]:

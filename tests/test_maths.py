@@ -9,7 +9,7 @@ import pytest
 from maths_files import write_parquet
 
 from entropy_rl.tasks.maths import Maths
-from entropy_rl.tasks.task import Problem, Task, Verdict
+from entropy_rl.tasks.task import AnsweringTask, Problem, Task, Verdict
 
 CORRECT, WRONG, UNPARSABLE = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSABLE
 CRASH = Verdict.CRASH
@@ -228,6 +228,15 @@ def test_a_prompt_holds_the_problem_as_it_is(tmp_path, prompt, expected):
 )
 def test_a_prompt_that_asks_for_what_the_verifier_reads_is_accepted(prompt, verifier):
     Maths(prompt=prompt, verifier=verifier).close()
+
+
+def test_final_answers_are_read_where_the_prompt_asks_for_them():
+    boxed, dapo = Maths(), Maths(prompt="dapo", verifier="dapo")
+    assert isinstance(boxed, AnsweringTask)
+    completions = [r"\boxed{0.5}", r"\boxed{1} no, \boxed{\frac12}", "Answer: 42", ""]
+    one, other, *nothing = boxed.final_answers(completions)
+    assert one == other == "1/2" and nothing == [None, None]
+    assert dapo.final_answers(completions)[2:] == ["42", None]
 
 
 def test_importing_the_task_is_light():

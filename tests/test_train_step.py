@@ -9,7 +9,7 @@ import optax
 import pytest
 from policies import table_policy, tiny_policy
 
-from entropy_rl.advantages import chain, group_normalize, shape_by_entropy, whiten
+from entropy_rl.advantages import Transform, chain, group_normalize, shape_by_entropy, whiten
 from entropy_rl.config import LossConfig
 from entropy_rl.rollout import make_generate
 from entropy_rl.train_step import (
@@ -50,11 +50,11 @@ def make_data(seed=0, valid=None):
     rewards = np.random.default_rng(seed + 1).integers(0, 2, P * G).astype(np.float32)
     rewards[:G] = 1  # a group without contrast
     valid = np.ones(P * G, bool) if valid is None else valid
-    return make_batch(make_rollout(seed), jnp.array(rewards), jnp.array(valid), pad_id=PAD, max_length=N)
+    return make_batch(make_rollout(seed), jnp.array(rewards), jnp.array(valid), pad_id=PAD)
 
 
 def sgd_update(
-    policy, data, params, *, advantage=SHAPED, loss=ON_POLICY, micro_batches=1, rate=1.0, temperature=1.0
+    policy, data, params, *, advantage=SHAPED, loss=ON_POLICY, tokens=None, rate=1.0, temperature=1.0
 ):
     """The parameters after one step of plain gradient descent, and the metrics."""
     optimizer = optax.sgd(rate)
@@ -64,7 +64,7 @@ def sgd_update(
         optimizer,
         loss,
         temperature=temperature,
-        micro_batches=micro_batches,
+        tokens_per_micro_batch=tokens,
         max_new_tokens=N,
     )
     state, metrics = update(init_state(jax.tree.map(jnp.copy, params), optimizer), data)
@@ -126,11 +126,9 @@ def test_the_end_of_sequence_token_gets_a_gradient(key):
     ids = jnp.full_like(rollout.completion_ids, PAD).at[:, 0].set(EOS)
     rollout = rollout.replace(completion_ids=ids, completion_mask=ids == EOS, log_probs=jnp.zeros(ids.shape))
     rewards = jnp.tile(jnp.array([1.0, 0, 0, 0]), P)
-    data = make_batch(rollout, rewards, jnp.ones(P * G, bool), pad_id=PAD, max_length=1)
+    data = make_batch(rollout, rewards, jnp.ones(P * G, bool), pad_id=PAD)
     params = policy.init(key)
-    data = data.replace(
-        old_log_probs=make_stats_pass(policy, temperature=1.0, micro_batches=1)(params, data)[0]
-    )
+    data = data.replace(old_log_probs=make_stats_pass(policy, temperature=1.0)(params, data)[0])
     new, _ = sgd_update(policy, data, params, advantage=group_normalize(G))
     last = data.ids[jnp.arange(P * G), data.prompt_length - 1]
     # Ratio 1 everywhere and the same state within a group: its advantages cancel exactly ...
@@ -154,34 +152,35 @@ EVERY_TERM = LossConfig(entropy_coef=0.01, kl_coef=0.1, dual_clip=3.0, importanc
         (tiny_policy(), BATCH_SCOPE, "sequence-mean"),
     ],
 )
-def test_four_micro_batches_give_what_one_gives(key, policy, advantage, aggregation):
+def test_micro_batches_of_any_size_give_what_one_gives(key, policy, advantage, aggregation):
     loss = dataclasses.replace(EVERY_TERM, aggregation=aggregation)
     data, params = make_data(valid=np.arange(P * G) != 6), policy.init(key)
     data = data.replace(ref_log_probs=data.old_log_probs - 0.1)
-    one, four = (
-        sgd_update(policy, data, params, advantage=advantage, loss=loss, micro_batches=m) for m in (1, 4)
+    whole, *parts = (
+        sgd_update(policy, data, params, advantage=advantage, loss=loss, tokens=m, rate=0.1)
+        for m in (None, 3 + N, 30)
     )
-    # Sums in another order, of gradients up to 1 in size; a count per micro-batch would be off by 0.1.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, four)
+    # Sums in another order, of gradients up to 10 in size; a count per micro-batch would be off by 0.1.
+    for part in parts:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole, part)
 
 
 def test_columns_behind_the_longest_completion_change_nothing(key):
     rollout, policy = make_rollout(), tiny_policy()
-    short = rollout.completion_mask & (jnp.arange(N)[None] < 4)
-    ids = jnp.where(short, rollout.completion_ids, PAD)
-    rollout = rollout.replace(completion_ids=ids, completion_mask=short)
+    wider = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 9))) if x.shape[1:] == (N,) else x, rollout)
     rewards = jnp.tile(jnp.array([1.0, 0, 0, 1.0]), P)
     params = policy.init(key)
-    whole, cut = (
+    narrow, wide = (
         sgd_update(
             policy,
-            make_batch(rollout, rewards, jnp.ones(P * G, bool), pad_id=PAD, max_length=length),
+            make_batch(r, rewards, jnp.ones(P * G, bool), pad_id=PAD),
             params,
             loss=LossConfig(aggregation="constant"),
+            tokens=40,
         )
-        for length in (N, 4)
+        for r in (rollout, wider)
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole, cut)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), narrow, wide)
 
 
 def test_metrics_of_several_updates_are_means_over_all_their_tokens():
@@ -214,10 +213,30 @@ def test_metrics_of_several_updates_are_means_over_all_their_tokens():
     assert mean_metrics([one, two]) == pytest.approx(expected | {"bonus_share": 0.18})
 
 
-def test_rows_that_cannot_be_divided_into_the_micro_batches_are_refused(key):
+def test_a_row_that_does_not_fit_into_a_micro_batch_is_refused(key):
     policy = table_policy(V)
-    with pytest.raises(ValueError, match=r"micro_batches=3 is not allowed; allowed: divisors of the 16 rows"):
-        sgd_update(policy, make_data(), policy.init(key), micro_batches=3)
+    with pytest.raises(ValueError, match=r"tokens_per_micro_batch: 8 is not allowed; allowed: >= 9, one row"):
+        sgd_update(policy, make_data(), policy.init(key), tokens=8)
+
+
+def test_a_baseline_that_reads_the_current_policy_must_say_that_it_needs_the_batch(key):
+    policy = table_policy(V)
+    read = lambda advantages, stats: advantages - stats.entropy  # noqa: E731
+    with pytest.raises(ValueError, match="not known to a transform of scope 'group'; allowed: the scope"):
+        sgd_update(policy, make_data(), policy.init(key), advantage=Transform(read, "group"))
+    sgd_update(policy, make_data(), policy.init(key), advantage=Transform(read, "batch"))
+
+
+def test_a_group_transform_behind_a_token_transform_sees_whole_groups(key):
+    policy, data, params = table_policy(V), make_data(), table_policy(V).init(key)
+
+    def center(advantages, stats):
+        mean = advantages.reshape(P, G, -1).mean(axis=1, keepdims=True)
+        return (advantages.reshape(P, G, -1) - mean).reshape(advantages.shape)
+
+    turned = chain(group_normalize(G), shape_by_entropy(ALPHA, KAPPA), Transform(center, "group"))
+    whole, parts = (sgd_update(policy, data, params, advantage=turned, tokens=m) for m in (None, 9))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole, parts)
 
 
 def test_the_parameters_given_to_init_state_outlive_the_donated_state(key):
@@ -268,14 +287,14 @@ def test_an_entropy_bonus_raises_the_entropy_and_a_shaped_advantage_has_no_gradi
     unmoved, _ = sgd_update(policy, data, params)
     np.testing.assert_array_equal(unmoved["table"], params["table"])
     raised, metrics = sgd_update(policy, data, params, loss=dataclasses.replace(ON_POLICY, entropy_coef=0.5))
-    _, entropy = make_stats_pass(policy, temperature=1.0, micro_batches=1)(raised, data)
+    _, entropy = make_stats_pass(policy, temperature=1.0)(raised, data)
     assert entropy.sum() / data.completion_mask.sum() > metrics["entropy"]
 
 
 def test_parameters_and_optimizer_state_are_donated(key):
     policy, optimizer, data = tiny_policy(), optax.adam(1e-3), make_data()
     update = make_update(
-        policy, SHAPED, optimizer, ON_POLICY, temperature=1.0, micro_batches=2, max_new_tokens=N
+        policy, SHAPED, optimizer, ON_POLICY, temperature=1.0, tokens_per_micro_batch=20, max_new_tokens=N
     )
     state = init_state(policy.init(key), optimizer)
     size = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state)))
@@ -285,7 +304,7 @@ def test_parameters_and_optimizer_state_are_donated(key):
 def test_a_second_step_of_the_same_shape_compiles_nothing(key):
     policy, optimizer = table_policy(V), optax.sgd(1.0)
     update = make_update(
-        policy, SHAPED, optimizer, ON_POLICY, temperature=1.0, micro_batches=2, max_new_tokens=N
+        policy, SHAPED, optimizer, ON_POLICY, temperature=1.0, tokens_per_micro_batch=20, max_new_tokens=N
     )
     state = init_state(policy.init(key), optimizer)
     for seed in range(3):
@@ -309,8 +328,8 @@ def test_the_stats_pass_of_the_trainer_agrees_with_the_sampler(key, dtype, limit
     rollout = make_rollout()
     run = make_generate(policy, group_size=G, max_new_tokens=N, eos_ids=[EOS], pad_id=PAD, temperature=0.8)
     rollout = run(params, rollout.prompt_ids, rollout.prompt_mask, jnp.arange(P), key)
-    data = make_batch(rollout, jnp.zeros(P * G), jnp.ones(P * G, bool), pad_id=PAD, max_length=N)
-    log_probs, entropy = make_stats_pass(policy, temperature=0.8, micro_batches=2)(params, data)
+    data = make_batch(rollout, jnp.zeros(P * G), jnp.ones(P * G, bool), pad_id=PAD)
+    log_probs, entropy = make_stats_pass(policy, temperature=0.8, tokens_per_micro_batch=20)(params, data)
     tokens = data.completion_mask.sum()
     assert abs(log_probs - rollout.log_probs).sum() / tokens < limit
     assert abs(entropy - rollout.entropy).sum() / tokens < limit

@@ -61,7 +61,7 @@ TRAIN = {
     "task": {"name": "luck:Luck", "args": {"counts": {"train": 16, "test": 4}}},
     "rollout": {"prompts": 4, "group_size": 4, "max_prompt_tokens": 16, "max_new_tokens": 12},
     "advantage": [{"name": "group_normalize"}, {"name": "shape_by_entropy", "alpha": 0.4, "kappa": 2.0}],
-    "batching": {"prompts_per_update": 2, "prompts_per_micro_batch": 1},
+    "batching": {"prompts_per_update": 2, "tokens_per_micro_batch": 64},
     "optimizer": {"learning_rate": 0.01},
     "run": {"directory": "run", "checkpoint_every": 2},
 }

@@ -6,6 +6,7 @@ from entropy_rl.advantages.baselines import leave_one_out as leave_one_out
 from entropy_rl.advantages.baselines import whiten as whiten
 from entropy_rl.advantages.build import build_advantage as build_advantage
 from entropy_rl.advantages.shaping import shape_by_entropy as shape_by_entropy
+from entropy_rl.advantages.transform import NotYetKnown as NotYetKnown
 from entropy_rl.advantages.transform import Transform as Transform
 from entropy_rl.advantages.transform import baseline_and_shaping as baseline_and_shaping
 from entropy_rl.advantages.transform import chain as chain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 
@@ -24,9 +24,11 @@ class Transform:
         advantage = chain(group_normalize(group_size=8), shape_by_entropy(alpha=0.4, kappa=2.0))
         advantages = advantage(rewards[:, None], stats)
 
-    The scope says what a value of the result depends on: "token", on its own token and row alone; "group",
-    on the rows of its group; "batch", on the whole mini-batch. A result must not depend on how a
-    mini-batch is split, so only "token" and "group" may be evaluated on a micro-batch of whole groups.
+    The scope says what a value of the result depends on, so that it does not depend on how a mini-batch is
+    split: "token", on its own token and row alone, of which it may read everything; "group", on what was
+    recorded of the rows of its group, which is all but `log_probs` and `entropy` of the policy that is
+    being updated; "batch", on anything in the whole mini-batch. Only "token" can be evaluated as the
+    gradient is; "batch" costs a forward pass before.
 
     Attributes:
       fn: (advantages f32[B, 1] or f32[B, N], stats) -> f32[B, 1] or f32[B, N].
@@ -60,6 +62,18 @@ class Transform:
         result = self.fn(advantages, stats)
         _check_shape(f"{getattr(self.fn, '__qualname__', self.fn)} returned", result, stats)
         return result
+
+
+class NotYetKnown:
+    """Stands for a statistic that there is only after the forward pass; to read it is an error."""
+
+    def _refuse(self, *_: object) -> Any:
+        raise ValueError(
+            "advantage transform: log_probs and entropy of the policy that is being updated are not known to "
+            "a transform of scope 'group'; allowed: the scope 'batch', or old_log_probs and old_entropy"
+        )
+
+    __getattr__ = __getitem__ = __neg__ = _refuse
 
 
 def chain(*transforms: Transform | AdvantageFn) -> Transform:

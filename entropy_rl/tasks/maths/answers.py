@@ -120,6 +120,8 @@ def _same(gold: str, answer: str) -> bool | None:
     right, given = parse(gold), parse(answer)
     if not given:
         return None
+    if not right:
+        return False
     same = None if "%" in gold + answer else _compare_values(right[0], given[0])
     # The comparison is not symmetric: the right answer comes first.
     return verify(right, given) if same is None else same
@@ -171,6 +173,8 @@ def _compare_values(gold: Any, given: Any) -> bool | None:
         if abs(a - b) > abs(a) * float(_ROUNDING) + 1e-15:
             return False
         return True if not variables and abs(a - b) < abs(a) * 1e-13 else None
+    except MemoryError:
+        raise
     except Exception:  # of any kind, by sympy: there is no value, so there is nothing to say
         return None
 
@@ -189,15 +193,17 @@ _SIGNS = str.maketrans(
     | dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff", "")  # of no width
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63", "-")
     | {
-        "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "θ": r"\theta ",
+        "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "π": r"\pi ",  # noqa: RUF001
         "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ",
-        "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ ", "⁄": "/", "∕": "/",
-        "…": r"\ldots ", "。": ".", "、": ",",
+        "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ ",  # noqa: RUF001
+        "⁄": "/", "∕": "/", "…": r"\ldots ", "θ": r"\theta ", "。": ".", "、": ",",  # noqa: RUF001
     }
 )  # fmt: skip
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ", "0123456789-n")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
+# math-verify takes 2(3) for 2 + 3. The 2 of \log_2(3) is no factor.
+_PRODUCT = r"(?<=[0-9)])(?<![_^][0-9])(?<!_[0-9][0-9])\s*\((?=-?[0-9.]+\))"
 _TYPOGRAPHY = [
     (re.compile(pattern), by)
     for pattern, by in [
@@ -208,7 +214,6 @@ _TYPOGRAPHY = [
         (r"\{\s*,\s*\}", ","),
         (r"(?<!\\)\\(?:[,;:> ]|q?quad(?![A-Za-z]))|(?<!\\)~", " "),
         (r"(?<!\\)%", r"\\%"),
-        (r"\\frac", r"\\frac"),
         (r"\\[dtc]frac", r"\\frac"),
         (r"\\frac\s*([0-9])\s*([0-9])", r"\\frac{\1}{\2}"),
         (r"\\frac\s*([0-9])\s*\{", r"\\frac{\1}{"),
@@ -219,7 +224,7 @@ _TYPOGRAPHY = [
         (r"\\(?:mathbf|boldsymbol|bm)\s*\{([A-Za-z])\}", r" \1"),
         (r",?\s*\\text\s*\{\s*(?:and|or)\s*\}|,?\s*(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])", ", "),
         (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
-        (r"(?<=[0-9)])\s*\((?=-?[0-9.]+\))", r"\\cdot ("),  # math-verify takes 2(3) for 2 + 3
+        (_PRODUCT, r"\\cdot ("),
         (r":\s*=|={2,}", "="),
     ]
 ]
@@ -230,6 +235,7 @@ _INFIX = re.compile(r"\\(?:choose|over|atop)(?![A-Za-z])")  # needs the braces a
 _LEAD = re.compile(r"(?:\+|=|\\approx(?![A-Za-z]))\s*")
 
 
+@functools.lru_cache(maxsize=4096)
 def _tidy(text: str) -> str:
     r"""The same LaTeX without its typography: spaces, \left, \text{} around the whole, signs of Unicode."""
     if not text.isascii():
@@ -295,6 +301,7 @@ _PERIODS = re.compile(r"([0-9]*?)([0-9]{1,6}?)\2{2,}")
 _MAX_NUMBER = 100  # characters; longer ones are no plain numbers
 
 
+@functools.lru_cache(maxsize=4096)
 def _value(tidy: str) -> Fraction | str:
     """A plain number as such; anything else as a text without spaces that is no LaTeX any more."""
     for pattern, by in _SQUEEZED:
@@ -322,7 +329,7 @@ def _value(tidy: str) -> Fraction | str:
     return (whole + Fraction(a, b)) * (-1 if match["sign"] else 1)
 
 
-# ----------------------------------------------------------------------- refusals, before math-verify is asked
+# -------------------------------------------------------------- refusals, before math-verify is asked
 
 
 def _refuse(gold: str, answer: str) -> Verdict | None:
@@ -330,7 +337,8 @@ def _refuse(gold: str, answer: str) -> Verdict | None:
     if any(unicodedata.category(c) in ("Cc", "Cf", "Cs") for c in answer) or _is_endless(answer):
         return Verdict.UNPARSABLE
     value = _read_chain(answer)[1]
-    if any(set(sign.findall(value)) - set(sign.findall(gold)) for sign in (_OPEN, _MISREAD)):
+    new = set(_OPEN.findall(value)).union(_MISREAD.findall(answer)).difference(_COMMAND.findall(gold))
+    if new or bool(_DOTS.search(gold)) != bool(_DOTS.search(value)):
         return Verdict.WRONG
     if _loses_maths(value) or _loses_maths(gold):
         return Verdict.WRONG
@@ -341,17 +349,16 @@ def _refuse(gold: str, answer: str) -> Verdict | None:
     return None
 
 
-# The task repeated instead of solved: sympy would solve it. And a list that goes on.
-_OPEN = re.compile(
-    r"\\(?:i{0,3}nt|oint|sum|prod|lim|max|min|sup|gcd|lcm|b?mod|det)(?![A-Za-z])"
-    r"|\\operatorname\*?\{\s*(?:max|min|gcd|lcm|det)\s*\}|\\[lc]?dots(?![A-Za-z])|\.\.\."
-)
-# math-verify looks at nothing but the frame, takes \not= for =, and the last backslash for the end.
+# A task that is repeated instead of solved: sympy would solve it.
+_OPEN = re.compile(r"\\(?:i{0,3}nt|oint|sum|prod|lim|max|min|sup|gcd|lcm|b?mod|det|operatorname)(?![A-Za-z])")
+# math-verify looks at nothing but the frame, takes \not= for =, and a backslash for no end.
 _MISREAD = re.compile(r"\\(?:fbox|not)(?![A-Za-z])|\\$")
+_COMMAND = re.compile(r"\\[A-Za-z]+|\\$")
+_DOTS = re.compile(r"\\[lc]?dots(?![A-Za-z])|\.\.\.")  # math-verify deletes them
 _BASE = re.compile(r"[0-9]\s*_\s*\{?([0-9]+)\}?$")  # math-verify ignores it
 _HALF_DAY = re.compile(r"\b([ap])\.?\s?m\b", re.IGNORECASE)  # and this
 
-_MAX_DEPTH = 20  # of brackets
+_MAX_DEPTH = 10  # of brackets; the time to parse them grows exponentially
 _MAX_EXPONENTS = 2  # of exponents in exponents, as in 2^{2^{n}}
 _MAX_EXPONENT = 9999
 _FACTORIAL = re.compile(
@@ -360,11 +367,12 @@ _FACTORIAL = re.compile(
     r"|![)}\]\s]*!"  # of a factorial; math-verify takes n!! for it, too
 )
 _BINOMIAL = re.compile(r"binom\s*\{?\s*[0-9]{5,}\s*\}?\s*\{?\s*[0-9]{4,}")
+_FLAT = str.maketrans({"(": "", "{": "", ")": " ", "}": " "})
 _POWERS = re.compile(r"[0-9]*(?:\s*\^\s*-?[0-9]+!?)+")
 
 
 def _is_endless(text: str) -> bool:
-    """Whether it holds a number with more digits than any answer has, or is nested deeper than any answer."""
+    """Whether it is nested deeper than any answer, or holds a number of more digits than any answer has."""
     nested = []  # the brackets around; True for those of an exponent
     for bracket in re.findall(r"\^\s*[({]|[(\[{)\]}]", text):
         if bracket[-1] in "([{":
@@ -375,7 +383,7 @@ def _is_endless(text: str) -> bool:
             nested.pop()
     if _FACTORIAL.search(text) or _BINOMIAL.search(text):
         return True
-    flat = re.sub(r"[)}]", " ", re.sub(r"[({]", "", text.replace("**", "^")))
+    flat = text.replace("**", "^").translate(_FLAT)
     return any(_is_tower(run[0]) for run in _POWERS.finditer(flat))
 
 
@@ -394,8 +402,8 @@ def _is_tower(run: str) -> bool:
 
 _GROUP = r"\\(?:text[a-z]*|mbox|math(?:rm|it|bf))\s*\{"
 _DROPPED = re.compile(_GROUP + r".*\}(?:\^[0-9]|\{\^[0-9]\})?$", re.DOTALL)  # by math-verify, as a unit
-_UNIT = re.compile(rf"(?:{_GROUP}[^{{}}0-9,;]*\}}\s*(?:\^\s*[0-9]|\^\s*\{{[0-9]\}})?\s*)+")
-_HEDGE = re.compile(r"\b(?:or|not|no|if|unless|except|maybe|perhaps|possibly|at (?:least|most))\b")
+_UNIT = re.compile(rf"(?:{_GROUP}[^{{}}0-9,;]*\}}\s*(?:\^\s*[0-9]|\^\s*\{{-?[0-9]\}})?\s*)+")
+_HEDGE = re.compile(r"\b(?:or|not|if|unless|except|maybe|perhaps|possibly|at (?:least|most))\b")
 
 
 def _loses_maths(text: str) -> bool:
@@ -410,9 +418,7 @@ def _loses_maths(text: str) -> bool:
 
 
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|[<>!]=|.", re.DOTALL)
-_DEPTH = dict.fromkeys(["(", "[", "{", r"\{", r"\begin"], 1) | dict.fromkeys(
-    [")", "]", "}", r"\}", r"\end"], -1
-)
+_DEPTH = {"(": 1, "[": 1, "{": 1, r"\{": 1, r"\begin": 1, ")": -1, "]": -1, "}": -1, r"\}": -1, r"\end": -1}
 _EQUAL = ("=", r"\equiv")
 _ROUNDED = (r"\approx", r"\thickapprox", r"\simeq")
 _NO_CHAIN = (
@@ -467,66 +473,21 @@ def _rounds_to(value: str, rounded: str) -> bool:
     return abs(a - b) < Fraction(1, 10 ** len(rounded.partition(".")[2]))
 
 
-# Those that math-verify does not know by itself, and those that it takes for variables.
-_UNITS = frozenset(
-    [
-        "cent",
-        "centimeter",
-        "centimetre",
-        "cm",
-        "cubic",
-        "day",
-        "degree",
-        "dollar",
-        "dozen",
-        "euro",
-        "feet",
-        "foot",
-        "ft",
-        "g",
-        "gram",
-        "hour",
-        "inch",
-        "item",
-        "kg",
-        "kilogram",
-        "kilometer",
-        "kilometre",
-        "km",
-        "m",
-        "meter",
-        "metre",
-        "mile",
-        "minute",
-        "ml",
-        "mm",
-        "month",
-        "mph",
-        "people",
-        "person",
-        "point",
-        "pound",
-        "radian",
-        "second",
-        "sq",
-        "square",
-        "student",
-        "time",
-        "unit",
-        "way",
-        "week",
-        "yard",
-        "year",
-    ]
+# Those that math-verify does not know, and those that it takes for variables.
+_UNIT_WORD = re.compile(
+    r"(?:cent|centi?met(?:er|re)|cm|cubic|day|degree|dollar|euro|feet|foot|ft|g|gram|hour|inch|inche|item|kg"
+    r"|kilogram|kilomet(?:er|re)|km|m|met(?:er|re)|mile|minute|ml|mm|month|mph|people|person|point|pound"
+    r"|radian|second|sq|square|student|time|unit|way|week|yard|year)s?"
 )
 _MEASURE = re.compile(
-    r"(?:[€£¥]|USD )? *(?P<number>.*?[0-9}])(?: *\^ *\\circ| ?[€£¥]|(?P<space> *)(?P<words>[A-Za-z][A-Za-z. ]*)"
-    r"(?:\^\{?[23]\}?)?)?"
+    r"(?:[€£¥]|USD )? *(?P<number>.*?[0-9}])"
+    r"(?: *\^ *\\circ| ?[€£¥]|(?P<space> *)(?P<words>[A-Za-z][A-Za-z. ]*)(?:\^\{?[23]\}?)?)?"
 )
 _UNIT_TAIL = re.compile(rf"(?<=\S)\s*{_UNIT.pattern}$")
 
 
 def _without_unit(text: str) -> str:
+    """The text without a unit at its end, in words or signs."""
     tail = _UNIT_TAIL.search(text)
     if tail:
         text = text[: tail.start()]
@@ -534,13 +495,12 @@ def _without_unit(text: str) -> str:
     if match is None or isinstance(_value(match["number"]), str):
         return text
     words = (match["words"] or "").replace(".", " ").split()
-    known = all({word, word.removesuffix("s"), word.removesuffix("es")} & _UNITS for word in words)
-    if not known or (len(words) == 1 and len(words[0]) == 1 and not match["space"]):
+    if not all(map(_UNIT_WORD.fullmatch, words)) or (match["space"] == "" and len(match["words"]) == 1):
         return text  # 2m is a product
     return match["number"]
 
 
-_WORDS = re.compile(r"(?=(?:[^A-Za-z]*[A-Za-z]){3})[A-Za-z .'-]+")
+_WORDS = re.compile(r"(?=(?:[^A-Za-z]*[A-Za-z]){3})[A-Za-z .'-]+")  # two letters may be two variables
 
 
 def _letters(text: str) -> str:

@@ -7,9 +7,14 @@ import re
 from entropy_rl.tasks.maths.answers import last_boxed
 from entropy_rl.tasks.task import Verdict
 
+_ANSWER = re.compile(r"answer\s*:\s*([^\n]+)", re.IGNORECASE)
+
 
 def judge_dapo(completion: str, answer: str) -> Verdict:
-    r"""DAPO's rule: the text after the last `Answer:`, or a literally equal \boxed{}, near the end.
+    r"""DAPO's rule: the text after the last `Answer:`, or else the last \boxed{}, near the end.
+
+    The box is compared as it is, and only where there is no answer line: with both, a policy would have two
+    tries.
 
     Args:
       completion: Only its last 300 characters count (100 for the box).
@@ -18,15 +23,33 @@ def judge_dapo(completion: str, answer: str) -> Verdict:
     Returns:
       CORRECT, WRONG, or UNPARSABLE where there is neither an answer line nor a box.
     """
+    given, is_line = _find(completion)
+    if given is None:
+        return Verdict.UNPARSABLE
+    right = normalise_minerva(answer) if is_line else answer
+    return Verdict.CORRECT if right and given == right else Verdict.WRONG
+
+
+def last_answer(completion: str) -> str | None:
+    r"""The text that `judge_dapo` compares with the right answer, for votes and for counts.
+
+    Args:
+      completion: A completion.
+
+    Returns:
+      The normalised text of the last answer line, or the content of the last \boxed{}; None where it holds
+      neither. The text is empty where nothing of the line is left.
+    """
+    return _find(completion)[0]
+
+
+def _find(completion: str) -> tuple[str | None, bool]:
+    """What is compared, and whether it comes from an answer line."""
     tail = completion[-300:]
-    lines = re.findall(r"answer\s*:\s*([^\n]+)", tail, re.IGNORECASE)
-    boxed = last_boxed(tail[-100:])
-    if boxed is not None and boxed == answer:
-        return Verdict.CORRECT
-    if not lines:
-        return Verdict.UNPARSABLE if boxed is None else Verdict.WRONG
-    right = normalise_minerva(answer)
-    return Verdict.CORRECT if right and normalise_minerva(lines[-1]) == right else Verdict.WRONG
+    lines = _ANSWER.findall(tail)
+    if lines:
+        return normalise_minerva(lines[-1]), True
+    return last_boxed(tail[-100:]), False
 
 
 # Minerva's normalisation (arXiv 2206.14858, appendix D.1) with DAPO's tables. The order matters.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from entropy_rl.factories import import_object, unknown
-from entropy_rl.tasks.maths.answers import check_equal, compare_simple, last_boxed
-from entropy_rl.tasks.maths.dapo import judge_dapo
+from entropy_rl.tasks.maths.answers import canonical, check_equal, compare_simple, last_boxed
+from entropy_rl.tasks.maths.dapo import judge_dapo, last_answer
 from entropy_rl.tasks.maths.sets import DAPO_PROMPT, PUBLISHED, Source, find_source, read_source
 from entropy_rl.tasks.pool import VerifierPool
 from entropy_rl.tasks.task import Problem, Verdict
@@ -129,6 +129,13 @@ class Maths:
         for i, verdict in zip(hard, judged, strict=True):
             verdicts[i] = verdict
         return verdicts
+
+    def final_answers(self, completions: Sequence[str]) -> list[str | None]:
+        """The answer of each completion, where the prompt asks for it, in a form that equal ones share."""
+        if r"\boxed" not in self._template:
+            return [last_answer(completion) for completion in completions]
+        boxed = map(last_boxed, completions)
+        return [None if answer is None else canonical(answer) for answer in boxed]
 
     def close(self) -> None:
         """Ends the verifier processes."""
