@@ -1,7 +1,7 @@
 """Maths problems with a final answer, judged by math-verify, by DAPO's rule or by a user's.
 
-The built-in verifiers run nothing of what the model wrote: math-verify parses LaTeX, and evaluates at most a
-text of digits and operators. The worker processes have limits, but they are no sandbox.
+The built-in verifiers run nothing of what the model wrote: math-verify parses LaTeX, and its ways to evaluate
+plain text are off. The worker processes have limits, but they are no sandbox.
 """
 
 from __future__ import annotations
