@@ -62,7 +62,6 @@ _PUBLIC = {
     "pass_at_k_curve": "passk",
     "bootstrap_interval": "passk",
     "paired_bootstrap": "significance",
-    "paired_difference": "significance",
     "sign_flip_p_value": "significance",
     "holm": "significance",
     "distinct_ngrams": "diversity",

@@ -31,18 +31,23 @@ class CompareConfig:
 def main(config: CompareConfig) -> None:
     """The verb `compare` of the command line."""
     # Here: `compare --help` need not wait for jax.
-    from entropy_rl.evaluation import compare_runs, find_evaluation, read_result
+    from entropy_rl.evaluation import compare_runs, find_evaluation
+    from entropy_rl.evaluation.samples import RESULT_FILE
     from entropy_rl.files import write_atomically
     from entropy_rl.report import comparison_csv, comparison_text, write_pass_at_k
+    from entropy_rl.run_directory import CONFIG_FILE
 
     runs = [find_evaluation(Path(path)) for path in (config.run_a, config.run_b)]
-    comparison = compare_runs(*runs)
     directory = Path(config.output)
+    if (directory / RESULT_FILE).exists() or (directory / CONFIG_FILE).exists():
+        raise ValueError(f"output: {directory} holds a run; choose another directory")
+    comparison = compare_runs(*runs)
     directory.mkdir(parents=True, exist_ok=True)
     plain = {"run_a": str(runs[0]), "run_b": str(runs[1])} | comparison.to_plain()
     write_atomically(directory / "comparison.json", json.dumps(plain, indent=1) + "\n")
     write_atomically(directory / "comparison.csv", comparison_csv(comparison))
-    write_pass_at_k(directory, {f"{n}: {run}": read_result(run) for n, run in zip("AB", runs, strict=True)})
+    names = [f"{arm}: {run}" for arm, run in zip("AB", runs, strict=True)]
+    write_pass_at_k(directory, dict(zip(names, comparison.curves, strict=True)))
     print(f"A: {runs[0]}\nB: {runs[1]}\n")
     print(comparison_text(comparison))
     print(f"\nnumbers and curves are in {directory}")

@@ -56,8 +56,8 @@ def pass_at_budget(
       f64[budgets], which grows with the budget.
 
     Raises:
-      ValueError: A budget above all tokens of the samples: they would run out, and the estimate be too low
-        (`largest_budget`); or arrays that do not fit.
+      ValueError: A budget above all tokens of the samples: they would run out, and the estimate be too
+        low; or arrays that do not fit.
     """
     correct, lengths = _check("pass_at_budget", correct, lengths)
     budgets = np.asarray(budgets, np.float64)
@@ -86,24 +86,6 @@ def pass_at_budget(
         for budget in np.maximum(budgets, -1)
     ]
     return np.minimum(values, 1.0)
-
-
-def largest_budget(*arms: Sequence[ArrayLike]) -> int:
-    """Largest budget that `pass_at_budget` allows for all problems of all arms.
-
-    Args:
-      arms: For each arm and each problem, int[n] tokens of the samples.
-
-    Returns:
-      The smallest total of tokens.
-
-    Raises:
-      ValueError: No problem at all.
-    """
-    totals = [int(np.sum(lengths)) for arm in arms for lengths in arm]
-    if not totals:
-        raise ValueError("largest_budget: no problems; expected one or more")
-    return min(totals)
 
 
 def pass_at_k_at_equal_length(

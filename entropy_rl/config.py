@@ -209,12 +209,13 @@ class EvaluationConfig:
     Args:
       split: Split of the task.
       problems: The first so many problems of the split; null for all.
-      samples: Samples per problem (n); Pass@K is reported for K = 1, 2, 4, ... up to the fewest that a
-        problem has a judgement of.
+      samples: Samples per problem (n); Pass@K is reported for K = 1, 2, 4, ... up to n, each over the
+        problems that have so many judged samples.
       max_new_tokens: Limit of a completion.
       temperature: Divides the logits.
       top_p: Nucleus mass.
-      rows_per_call: Completions that are sampled side by side. Changes memory and speed, and no result.
+      rows_per_call: Completions that are sampled side by side. Changes memory and speed, and no result but
+        the last digits of log-probs and entropies.
     """
 
     split: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from entropy_rl.evaluation import Evaluation, evaluate_into, evaluation_prompts
 from entropy_rl.interrupt import catch_signals
 from entropy_rl.loading import load_model
 from entropy_rl.metrics import Progress
-from entropy_rl.report import evaluation_table, write_pass_at_k
+from entropy_rl.report import curve_of, evaluation_table, write_pass_at_k
 from entropy_rl.run_directory import check_directory, claim_directory
 from entropy_rl.tasks import closing, load_task
 
@@ -33,7 +34,7 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
       Interrupted: If it was asked to stop; every finished sample is on disk.
     """
     directory = Path(config.output)
-    ours = {"field": "output", "free": ("output", "shard", "shards")}
+    ours = {"field": "output", "free": ("output", "shard", "shards", "evaluation.rows_per_call")}
     check_directory(directory, config, **ours)
     task = load_task(config.task.name, config.task.args)
     task.problems(config.evaluation.split)  # whether there is such a split need not wait for the model
@@ -44,7 +45,8 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
         jax.process_count() if config.shards is None else config.shards,
     )
     prompts.shard(*shard)  # whether it can be shared out
-    claim_directory(directory, config, **ours)
+    # The config of the whole, whoever of those that share it comes last.
+    claim_directory(directory, dataclasses.replace(config, shard=None, shards=None), **ours)
 
     total = len(prompts.shard(*shard)) * config.evaluation.samples
     start, begun = time.perf_counter(), None
@@ -72,7 +74,7 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
             on_progress=on_progress,
         )
     if result is not None:
-        write_pass_at_k(directory, {config.model.path: result})
+        write_pass_at_k(directory, {config.model.path: curve_of(result)})
     return result
 
 

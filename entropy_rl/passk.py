@@ -1,4 +1,4 @@
-"""pass@k, its uncertainty, and tests of the difference of two runs.
+"""pass@k and its uncertainty.
 
 NumPy in float64 on the host: these are statistics of an evaluation, a few numbers for each problem, and
 JAX computes in float32 unless told otherwise, which loses the digits of a small pass@k.

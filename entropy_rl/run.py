@@ -18,7 +18,13 @@ from entropy_rl.interrupt import StopRequest, catch_signals
 from entropy_rl.loading import Model
 from entropy_rl.metrics import Progress, RunLog
 from entropy_rl.prompts import Prompts
-from entropy_rl.run_directory import CHECKPOINT_DIRECTORY, CONFIG_FILE, EVALUATIONS_DIRECTORY, to_plain
+from entropy_rl.run_directory import (
+    CHECKPOINT_DIRECTORY,
+    CONFIG_FILE,
+    EVALUATIONS_DIRECTORY,
+    check_directory,
+    to_plain,
+)
 from entropy_rl.tasks import Task
 from entropy_rl.types import Params, TrainState
 from entropy_rl.warmstart_config import WarmstartConfig
@@ -64,6 +70,8 @@ class Run:
         directory = evaluation_directory(self._config, step)
         result = read_result(directory)
         if result is not None:
+            if not self._has_our_settings(directory):
+                self.progress.say(f"{directory} was made with other settings, and is kept")
             return result
         self.progress.say(f"evaluating at step {step}, on the split {self._config.evaluation.split!r}")
         self._begin_evaluation(directory)
@@ -85,13 +93,19 @@ class Run:
 
     def _begin_evaluation(self, directory: Path) -> None:
         """Samples that were drawn with other settings, which may change between two starts, are dropped."""
-        settings = directory / CONFIG_FILE
-        ours = yaml.safe_dump(to_plain(self._config.evaluation), sort_keys=False)
-        if directory.exists() and not (settings.exists() and settings.read_text() == ours):
+        if directory.exists() and not self._has_our_settings(directory):
             self.progress.say(f"{directory} was begun with other settings, and begins anew")
             shutil.rmtree(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(settings, ours)
+        settings = yaml.safe_dump(to_plain(self._config.evaluation), sort_keys=False)
+        write_atomically(directory / CONFIG_FILE, settings)
+
+    def _has_our_settings(self, directory: Path) -> bool:
+        try:
+            check_directory(directory, self._config.evaluation, free=("rows_per_call",))
+        except ValueError:
+            return False
+        return (directory / CONFIG_FILE).exists()
 
     def end_step(self, step: int, state: TrainState) -> None:
         """Saves the state when that is due.

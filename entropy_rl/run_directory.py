@@ -34,7 +34,7 @@ def check_directory(
       directory: The run's directory.
       config: The run's config, a dataclass.
       field: The config's field that names the directory, for the error.
-      free: Fields of the config that may change between two starts, as they do not change any result.
+      free: Dotted paths in the config that may change between two starts, as they do not change any result.
 
     Raises:
       ValueError: If the directory holds something else, with the first field that differs.
@@ -47,9 +47,7 @@ def check_directory(
             raise ValueError(f"{path}: is no config: {error}") from error
         if not isinstance(theirs, dict):
             raise ValueError(f"{path}: is no config, but {theirs!r:.60}")
-        ours = to_plain(config)
-        science = [{k: v for k, v in config.items() if k not in free} for config in (theirs, ours)]
-        difference = _first_difference(*science)
+        difference = _first_difference(_without(theirs, free), _without(to_plain(config), free))
         if difference:
             raise ValueError(
                 f"{field}: {directory} holds another run ({difference}); "
@@ -86,6 +84,16 @@ def claim_directory(
 def to_plain(config: Any) -> Any:
     """A config as dicts, lists and plain values, as YAML and JSON hold them."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _without(plain: dict[str, Any], free: Collection[str]) -> dict[str, Any]:
+    """The same without what stands at some dotted paths."""
+    kept = {}
+    for name, value in plain.items():
+        if name not in free:
+            inner = [path.removeprefix(f"{name}.") for path in free if path.startswith(f"{name}.")]
+            kept[name] = _without(value, inner) if inner and isinstance(value, dict) else value
+    return kept
 
 
 def _first_difference(theirs: Any, ours: Any, path: str = "") -> str | None:

@@ -195,6 +195,10 @@ def test_bad_yaml_is_refused_with_file_and_line(refused, here, text, message):
             ["--batching.prompts_per_update", "3"],
             "batching.prompts_per_update: 3 is not allowed; all",
         ),
+        (
+            ["--batching.tokens_per_micro_batch", "19"],
+            "batching.tokens_per_micro_batch: 19 is not allowed; allowed: >= 20, the longest row of prompt",
+        ),
         (["--run.directory", ""], "run.directory: '' is not allowed; allowed: a path"),
         (["--advantage", "[]"], "advantage: [] is not allowed; allowed: a list with at least one transform"),
         (

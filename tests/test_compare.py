@@ -131,6 +131,49 @@ def test_samples_without_a_judgement_are_left_out(tmp_path):
     judged = (correct_of(rows) > 0).sum()
     assert found.pass_at_k[0].problems == judged and found.pass_at_k[0].b == 1
     assert found.pass_at_k[3].problems == (correct_of(rows) >= 8).sum() < judged
+    assert found.problems == judged and found.not_judged == PROBLEMS - judged
+    assert found.unjudged_samples == (0, PROBLEMS * SAMPLES - correct_of(rows).sum())
+    assert f"no verifier could judge, 0 of A and {found.unjudged_samples[1]} of B" in comparison_text(found)
+
+
+def test_where_nothing_can_be_compared_that_is_said(tmp_path):
+    # Of the one run no sample is as short as any of the other; one has nothing but correct samples.
+    write_evaluation(tmp_path / "a", 0, gain=0.9)
+    write_evaluation(tmp_path / "b", 1, gain=0.9, longer=20)
+    found = compare_runs(tmp_path / "a", tmp_path / "b")
+    assert found.equal_length == []
+    assert "=> nothing can be said of Pass@K over samples of equal lengths" in comparison_text(found)
+
+
+def test_one_sample_of_each_problem_can_be_compared(tmp_path):
+    for name in "ab":
+        rows = write_evaluation(tmp_path / name, 0 if name == "a" else 1, gain=0.4, longer=5)
+        (tmp_path / name / "samples.jsonl").unlink()
+        write_jsonl(tmp_path / name / "samples.jsonl", [row for row in rows if row["sample"] == 0])
+    found = compare_runs(tmp_path / "a", tmp_path / "b")
+    assert [line.name for line in found.pass_at_k] == ["Pass@1"] and comparison_text(found)
+
+
+def test_a_problem_with_few_tokens_limits_no_budget_but_its_own(runs, tmp_path):
+    directory, rows = runs
+    shutil.copytree(directory / "base", tmp_path / "one_short")
+    few = [row | {"verdict": "timeout"} if (row["problem"], row["sample"] > 0) == (3, True) else row
+           for row in rows["base"]]  # fmt: skip
+    (tmp_path / "one_short" / "samples.jsonl").unlink()
+    write_jsonl(tmp_path / "one_short" / "samples.jsonl", few)
+    found = compare_runs(tmp_path / "one_short", directory / "better")
+    assert [line.problems for line in found.equal_budget][-1] == PROBLEMS - 1
+
+
+def test_settings_that_differ_are_named(runs, tmp_path):
+    directory, _ = runs
+    for name, temperature in (("hot", 2.0), ("cold", 0.6)):
+        shutil.copytree(directory / "base", tmp_path / name)
+        settings = f"{{temperature: {temperature}, rows_per_call: {temperature}}}"
+        (tmp_path / name / "config.yaml").write_text(f"task: {{name: maths}}\nevaluation: {settings}\n")
+    found = compare_runs(tmp_path / "hot", tmp_path / "cold")
+    assert found.settings == ["evaluation.temperature: 2.0 in A, 0.6 in B"]
+    assert "settings differ: evaluation.temperature: 2.0 in A, 0.6 in B\n" in comparison_text(found)
 
 
 def test_the_program_leaves_numbers_and_curves_and_says_what_follows(runs, tmp_path, capsys):
@@ -139,7 +182,7 @@ def test_the_program_leaves_numbers_and_curves_and_says_what_follows(runs, tmp_p
     names = [str(directory / name) for name in ("base", "better")]
     assert main(["compare", *names, "--output", str(output)]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"A: {names[0]}\nB: {names[1]}\n\n24 problems in both\n\nPass@K\n")
+    assert out.startswith(f"A: {names[0]}\nB: {names[1]}\n\n24 problems\n\nPass@K\n")
     assert "B has significantly more at Pass@1" in out and str(output) in out
     assert max(map(len, out.splitlines()[3:-1])) <= 110
     written = {path.name for path in output.iterdir()}
@@ -187,3 +230,9 @@ def test_what_cannot_be_compared_is_refused_in_a_line(runs, tmp_path, capsys, mo
     assert refused(base, "other").endswith(
         "problem 7 is not the same in both; allowed: evaluations of the same problems"
     )
+    (other / "samples.jsonl").write_text(text.replace('"right_answer": "1"', '"right_answer": "2"'))
+    assert "is not the same in both" in refused(base, "other")
+    for broken in ('"verdict": "yes"', '"verdikt": "wrong"'):
+        (other / "samples.jsonl").write_text(text.replace('"verdict": "wrong"', broken))
+        assert refused(base, "other").startswith("other/samples.jsonl:2: this is no sample (")
+    assert refused(base, base, "--output", base).endswith("holds a run; choose another directory")

@@ -9,7 +9,6 @@ import pytest
 from entropy_rl.comparison import (
     ProblemSamples,
     diversity_at_equal_accuracy,
-    largest_budget,
     pass_at_budget,
     pass_at_k_at_equal_length,
 )
@@ -91,10 +90,7 @@ def test_pass_at_budget_grows_with_the_budget_up_to_certainty():
     assert values[0] == 0 and values[-1] == pytest.approx(1, rel=1e-12)
 
 
-def test_the_largest_budget_is_the_smallest_total_and_more_is_refused():
-    a, b = [[5, 5], [9, 9, 9]], [[4, 5], [100]]
-    assert largest_budget(a, b) == 9
-    assert largest_budget(a) == 10
+def test_a_budget_above_all_tokens_is_refused():
     pass_at_budget([True, False], [4, 5], [9])
     with pytest.raises(ValueError, match=r"budgets=\[9.5\] is not allowed; \[budgets\], each <= 9"):
         pass_at_budget([True, False], [4, 5], [9.5])
@@ -308,7 +304,6 @@ TWO = samples([True, False])
         (lambda: pass_at_budget([True], [3], [math.nan]), "is not allowed"),
         (lambda: pass_at_budget([True], [3], 3), r"budgets=3.0 is not allowed; \[budgets\]"),
         (lambda: pass_at_budget([True], [3], [3], orders=0), "orders=0 is not allowed; orders >= 1"),
-        (lambda: largest_budget([], []), "largest_budget: no problems"),
         (lambda: pass_at_k_at_equal_length(TWO, TWO, [0]), r"ks=\[0\] is not allowed; each >= 1"),
         (lambda: pass_at_k_at_equal_length(TWO, TWO, [1], strata=0), "strata=0"),
         (lambda: diversity_at_equal_accuracy(TWO, TWO, draws=0), "draws=0 is not allowed; draws >= 1"),

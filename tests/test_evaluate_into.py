@@ -1,5 +1,6 @@
 """An evaluation on disk: whatever ends it, and whoever shares it, no sample is lost or drawn twice."""
 
+import dataclasses
 import functools
 import json
 import random
@@ -25,7 +26,7 @@ class Killed(Exception):
     """Ends an evaluation where a signal would."""
 
 
-def run(directory, task=None, *, shard=(0, 1), kill_at=None, config=CONFIG):
+def run(directory, task=None, *, shard=(0, 1), kill_at=None, config=CONFIG, params=MODEL.params):
     """Evaluates into a directory; `kill_at` ends it at that call of on_progress."""
     directory.mkdir(exist_ok=True)
     task = task or FakeTask()
@@ -38,7 +39,7 @@ def run(directory, task=None, *, shard=(0, 1), kill_at=None, config=CONFIG):
             raise Killed
 
     result = evaluate_into(
-        directory, MODEL, MODEL.params, task, prompts, config, seed=3, shard=shard, on_progress=on_progress
+        directory, MODEL, params, task, prompts, config, seed=3, shard=shard, on_progress=on_progress
     )
     return result, [done for done, _, _ in calls]
 
@@ -122,12 +123,43 @@ def test_more_processes_than_problems_are_refused(tmp_path):
         run(tmp_path, shard=(0, 6))
 
 
+def test_samples_of_other_weights_or_problems_are_not_mixed(tmp_path, whole):
+    with pytest.raises(Killed):
+        run(tmp_path, kill_at=3)
+    other = {"table": MODEL.params["table"] + 0.1}
+    with pytest.raises(ValueError, match="holds samples of other weights than these, which have changed"):
+        run(tmp_path, params=other)
+
+    class Edited(FakeTask):
+        def problems(self, split):
+            first, *rest = super().problems(split)
+            return [dataclasses.replace(first, answer="10"), *rest]
+
+    with pytest.raises(ValueError, match="holds samples of other problems than these"):
+        run(tmp_path, Edited())
+    (tmp_path / "origin.json").unlink()
+    with pytest.raises(ValueError, match="holds samples of unknown origin; choose another directory"):
+        run(tmp_path)
+
+
+def test_a_second_process_on_the_same_part_is_refused(tmp_path):
+    class Twice(FakeTask):
+        def judge(self, problems, completions):
+            with pytest.raises(ValueError, match=r"samples\.jsonl: another process is adding samples"):
+                run(tmp_path)
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path, Twice())
+    assert run(tmp_path)[0] is not None
+
+
 def test_samples_of_other_settings_and_damaged_lines_are_named(tmp_path, whole):
     run(tmp_path)
     file = tmp_path / "samples.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join([*lines, lines[7]]))
-    with pytest.raises(ValueError, match=r"sample 1 of problem 3 is there twice$"):
+    with pytest.raises(ValueError, match=r"sample 1 of problem 3 is there twice, as"):
         run(tmp_path)
     file.write_text("".join([*lines, json.dumps(json.loads(lines[0]) | {"sample": 6}) + "\n"]))
     with pytest.raises(ValueError, match=r"sample 6 of problem 40 is of other settings$"):

@@ -144,10 +144,11 @@ def test_ctrl_c_during_an_evaluation_loses_no_sample(workspace, here, capsys, mo
     assert main(train("evaluated", *evaluation)) == 130
     *_, line = capsys.readouterr().err.splitlines()
     assert line == "entropy-rl train: stopped during an evaluation; the same command goes on from there"
-    names = ["config.yaml", "evaluation.json", "samples.jsonl"]
+    names = ["config.yaml", "evaluation.json", "origin.json", "samples.jsonl"]
     evaluations, wanted = (workspace / run / "evaluations" for run in ("evaluated", "not-interrupted"))
     assert sorted(path.name for path in (evaluations / "0").iterdir()) == names
-    assert sorted(path.name for path in (evaluations / "1").iterdir()) == ["config.yaml", "samples.jsonl"]
+    names_of_one_begun = [name for name in names if name != "evaluation.json"]
+    assert sorted(path.name for path in (evaluations / "1").iterdir()) == names_of_one_begun
     assert len((evaluations / "1" / "samples.jsonl").read_text().splitlines()) == 4
     monkeypatch.delenv("SIGNAL_AT_CALL")
     assert main(train("evaluated", *evaluation, "--steps", "1")) == 0

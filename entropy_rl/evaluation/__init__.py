@@ -1,12 +1,13 @@
 """Pass@K and its companions: every problem sampled n times, every sample on disk, and the statistics."""
 
-from entropy_rl.evaluation.compare_runs import Comparison, Line, compare_runs, find_evaluation
+from entropy_rl.evaluation.compare_runs import Comparison, Curve, Line, compare_runs, find_evaluation
 from entropy_rl.evaluation.evaluate import evaluate, evaluate_into, evaluation_prompts
 from entropy_rl.evaluation.result import Evaluation, summarise
 from entropy_rl.evaluation.samples import completion_rows, read_result, read_samples
 
 __all__ = [
     "Comparison",
+    "Curve",
     "Evaluation",
     "Line",
     "compare_runs",

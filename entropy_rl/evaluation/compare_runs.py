@@ -5,25 +5,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 
 from entropy_rl.comparison import (
     ProblemSamples,
     diversity_at_equal_accuracy,
-    largest_budget,
     pass_at_budget,
     pass_at_k_at_equal_length,
 )
 from entropy_rl.evaluation.samples import RESULT_FILE, read_samples
 from entropy_rl.files import finite
-from entropy_rl.passk import pass_at_k
-from entropy_rl.run_directory import EVALUATIONS_DIRECTORY
+from entropy_rl.passk import bootstrap_interval, pass_at_k
+from entropy_rl.run_directory import CONFIG_FILE, EVALUATIONS_DIRECTORY
 from entropy_rl.significance import holm, paired_bootstrap, sign_flip_p_value
 from entropy_rl.tasks.task import Verdict
 
 LEVEL = 0.05  # of significance, for adjusted p-values
+
+Curve = dict[int, tuple[float, float, float, int]]  # K -> (Pass@K, low, high, problems)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,16 +67,25 @@ class Comparison:
     """Two evaluations of the same problems.
 
     Attributes:
-      problems: Problems that both have.
-      only_in_one: Problems that one of them lacks.
+      problems: Problems with a judged sample in both; all tables are about these.
+      only_in_one: Problems that one of the evaluations lacks.
+      not_judged: Problems in both of which one has no judged sample.
+      unjudged_samples: Samples without a judgement, of A and of B.
+      settings: How the settings of the evaluations differ, a line each.
+      curves: Of A and of B, K -> (Pass@K, low, high, problems), over the same problems.
       pass_at_k: Pass@K.
       equal_budget: Pass@budget: K times the mean length of both runs, in tokens.
-      equal_length: Pass@K over samples of equal lengths.
-      diversity: Unique answers and distinct-n over equally many correct and equally many wrong samples.
+      equal_length: Pass@K over samples of equal lengths; empty where there are none.
+      diversity: Unique answers and distinct-n over equally many correct and equally many wrong samples; empty
+        where there are none.
     """
 
     problems: int
     only_in_one: int
+    not_judged: int
+    unjudged_samples: tuple[int, int]
+    settings: list[str]
+    curves: tuple[Curve, Curve]
     pass_at_k: list[Line]
     equal_budget: list[Line]
     equal_length: list[Line]
@@ -94,8 +105,9 @@ def find_evaluation(path: Path) -> Path:
     if (path / RESULT_FILE).is_file():
         return path
     inside = [found.parent for found in (path / EVALUATIONS_DIRECTORY).glob(f"*/{RESULT_FILE}")]
-    if inside:
-        return max(inside, key=lambda directory: int(directory.name))
+    steps = [directory for directory in inside if directory.name.isdecimal()]
+    if steps:
+        return max(steps, key=lambda directory: int(directory.name))
     what = "holds no complete evaluation" if path.is_dir() else "is no directory"
     raise ValueError(f"{path}: {what}; allowed: what `evaluate` wrote, or a run with evaluations")
 
@@ -113,47 +125,89 @@ def compare_runs(a: Path, b: Path) -> Comparison:
     Raises:
       ValueError: If they are not evaluations of the same problems.
     """
-    (prompts_a, arm_a), (prompts_b, arm_b) = _read(a), _read(b)
-    both = [problem for problem in arm_a if problem in arm_b]
-    other = next((p for p in both if prompts_a[p] != prompts_b[p]), None)
-    if other is not None:
-        raise ValueError(
-            f"{a} and {b}: problem {other} is not the same in both; allowed: evaluations of the same problems"
-        )
+    one, other = _read(a), _read(b)
+    for problem in one.problems.keys() & other.problems.keys():
+        if one.problems[problem] != other.problems[problem]:
+            raise ValueError(
+                f"{a} and {b}: problem {problem} is not the same in both; allowed: evaluations of the same "
+                "problems"
+            )
+    both = [problem for problem in one.arms if problem in other.arms]
     if not both:
         raise ValueError(f"{a} and {b} have no judged problem in common; allowed: the same problems")
-    pairs = [(arm_a[problem], arm_b[problem]) for problem in both]
+    pairs = [(one.arms[problem], other.arms[problem]) for problem in both]
     most = max(min(len(x.correct), len(y.correct)) for x, y in pairs)
     ks = [2**i for i in range(most.bit_length())]
     names = [f"Pass@{k}" for k in ks]
+    values = [(_pass_at_ks(x, ks), _pass_at_ks(y, ks)) for x, y in pairs]
     return Comparison(
         problems=len(both),
-        only_in_one=len(set(arm_a) ^ set(arm_b)),
-        pass_at_k=_table(names, [(_pass_at_ks(x, ks), _pass_at_ks(y, ks)) for x, y in pairs]),
+        only_in_one=len(one.problems.keys() ^ other.problems.keys()),
+        not_judged=len(one.problems.keys() & other.problems.keys()) - len(both),
+        unjudged_samples=(one.unjudged, other.unjudged),
+        settings=_settings_that_differ(a, b),
+        curves=tuple(_curve(ks, [pair[arm] for pair in values]) for arm in (0, 1)),
+        pass_at_k=_table(names, values),
         equal_budget=_equal_budget(pairs, ks),
         equal_length=_table(names, [pass_at_k_at_equal_length(x, y, ks) for x, y in pairs]),
         diversity=_diversity(pairs),
     )
 
 
-def _read(directory: Path) -> tuple[dict[int, str], dict[int, ProblemSamples]]:
-    """The prompt, and the judged samples in the order of their numbers, of each problem that has any."""
-    prompts: dict[int, str] = {}
+class _Arm(NamedTuple):
+    """One evaluation: problem -> (prompt, right answer); -> its judged samples, if any; the rest, counted."""
+
+    problems: dict[int, tuple[str, str]]
+    arms: dict[int, ProblemSamples]
+    unjudged: int
+
+
+def _read(directory: Path) -> _Arm:
+    problems: dict[int, tuple[str, str]] = {}
     rows: dict[int, dict[int, tuple]] = {}
+    unjudged = 0
     for row in read_samples(directory):
-        prompts[row["problem"]] = row["prompt"]
+        problems[row["problem"]] = (row["prompt"], row["right_answer"])
         verdict = Verdict(row["verdict"])
         if verdict.is_judgement:
             tokens = np.array(row["tokens"], np.int32)
             kept = (verdict is Verdict.CORRECT, tokens.size, row["answer"], tokens)
             rows.setdefault(row["problem"], {})[row["sample"]] = kept
+        unjudged += not verdict.is_judgement
     arms = {}
     for problem in sorted(rows):
-        correct, lengths, answers, tokens = zip(
-            *(kept for _, kept in sorted(rows[problem].items())), strict=True
-        )
+        samples = [kept for _, kept in sorted(rows[problem].items())]
+        correct, lengths, answers, tokens = zip(*samples, strict=True)
         arms[problem] = ProblemSamples(np.array(correct, bool), np.array(lengths), answers, tokens)
-    return prompts, arms
+    return _Arm(problems, arms, unjudged)
+
+
+def _settings_that_differ(a: Path, b: Path) -> list[str]:
+    """Settings of sampling and judging; what is not written down in both cannot be compared."""
+    one, other = (_settings(directory / CONFIG_FILE) for directory in (a, b))
+    lines = []
+    for section in ("task", "evaluation"):
+        if section in one and section in other:
+            for name in sorted(one[section].keys() | other[section].keys()):
+                x, y = one[section].get(name), other[section].get(name)
+                if x != y and name not in ("rows_per_call", "train_split"):
+                    lines.append(f"{section}.{name}: {x!r} in A, {y!r} in B")
+    return lines
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    plain = yaml.safe_load(path.read_text()) if path.exists() else {}
+    # A training run keeps the section alone.
+    return plain if "evaluation" in plain else {"evaluation": plain} if plain else {}
+
+
+def _curve(ks: Sequence[int], values: Sequence[np.ndarray]) -> Curve:
+    values = np.array(values)
+    curve = {}
+    for i, k in enumerate(ks):
+        known = values[~np.isnan(values[:, i]), i]
+        curve[k] = (*map(float, bootstrap_interval(known)), known.size)
+    return curve
 
 
 def _pass_at_ks(samples: ProblemSamples, ks: Sequence[int]) -> np.ndarray:
@@ -163,10 +217,20 @@ def _pass_at_ks(samples: ProblemSamples, ks: Sequence[int]) -> np.ndarray:
 
 
 def _equal_budget(pairs: Sequence[tuple[ProblemSamples, ProblemSamples]], ks: Sequence[int]) -> list[Line]:
-    most = largest_budget(*([samples.lengths for samples in arm] for arm in zip(*pairs, strict=True)))
+    """For budgets that most problems have enough samples for; the others are not in the line."""
     mean = np.mean([np.mean(samples.lengths) for pair in pairs for samples in pair])
-    budgets = [round(k * mean) for k in ks if round(k * mean) <= most]
-    values = [tuple(pass_at_budget(s.correct, s.lengths, budgets) for s in pair) for pair in pairs]
+    totals = np.array([min(np.sum(samples.lengths) for samples in pair) for pair in pairs])
+    budgets = [round(k * mean) for k in ks if np.mean(totals >= round(k * mean)) > 0.5]
+
+    def within_budgets(samples: ProblemSamples, total: int) -> np.ndarray:
+        spent = [budget for budget in budgets if budget <= total]
+        values = pass_at_budget(samples.correct, samples.lengths, spent) if spent else []
+        return np.append(values, np.full(len(budgets) - len(spent), np.nan))
+
+    values = [
+        (within_budgets(x, total), within_budgets(y, total))
+        for (x, y), total in zip(pairs, totals.tolist(), strict=True)
+    ]
     return _table([f"Pass@{budget} tokens" for budget in budgets], values)
 
 
@@ -184,6 +248,8 @@ def _table(names: Sequence[str], values: Sequence[tuple[np.ndarray, np.ndarray]]
       names: Of the measures.
       values: For each problem, f64[measures] of A and of B; NaN where there is none.
     """
+    if not names:
+        return []
     of_a, of_b = (np.array(arm, np.float64).reshape(-1, len(names)) for arm in zip(*values, strict=True))
     known = ~np.isnan(of_a) & ~np.isnan(of_b)
     lines: dict[int, Line] = {}

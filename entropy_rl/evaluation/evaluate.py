@@ -8,6 +8,7 @@ from typing import Any
 
 from entropy_rl.config import EvaluationConfig
 from entropy_rl.evaluation.draw import draw_samples
+from entropy_rl.evaluation.origin import check_origin, exclusive
 from entropy_rl.evaluation.result import Evaluation, summarise
 from entropy_rl.evaluation.samples import cut_broken_line, read_samples, samples_file, write_result
 from entropy_rl.files import write_jsonl
@@ -97,24 +98,25 @@ def evaluate_into(
       The result; None while other processes have samples to add.
 
     Raises:
-      ValueError: If the directory holds other samples than these, or one twice.
+      ValueError: If the directory holds samples of other weights or problems, or one twice, or another
+        process is writing this part.
       RuntimeError: If no sample at all was judged.
     """
     file = samples_file(directory, *shard)
-    cut_broken_line(file)
-    done = _samples_on_disk(directory, prompts, config.samples)
     own = prompts.shard(*shard)
-    ids = {problem.id for problem in own.problems}
-    count, total = sum(problem in ids for problem, _ in done), len(own) * config.samples
-    waited = 0.0
-    on_progress(count, total, waited)
-    for drawn in draw_samples(model, params, task, own, config, seed=seed, done=done):
-        write_jsonl(file, drawn.rows)
-        count, waited = count + len(drawn.rows), waited + drawn.waited
+    with exclusive(file):
+        check_origin(directory, params, prompts.problems)
+        cut_broken_line(file)
+        done = _samples_on_disk(directory, prompts, config.samples)
+        ids = {problem.id for problem in own.problems}
+        count, total = sum(problem in ids for problem, _ in done), len(own) * config.samples
+        waited = 0.0
         on_progress(count, total, waited)
-    if shard[1] > 1:
-        count = len(_samples_on_disk(directory, prompts, config.samples))
-    if count < len(prompts) * config.samples:
+        for drawn in draw_samples(model, params, task, own, config, seed=seed, done=done):
+            write_jsonl(file, drawn.rows)
+            count, waited = count + len(drawn.rows), waited + drawn.waited
+            on_progress(count, total, waited)
+    if len(_samples_on_disk(directory, prompts, config.samples)) < len(prompts) * config.samples:
         return None
     result = summarise(read_samples(directory), task, prompts, config.samples)
     write_result(directory, result)
@@ -126,7 +128,10 @@ def _samples_on_disk(directory: Path, prompts: Prompts, samples: int) -> set[tup
     for row in read_samples(directory):
         sample = (row["problem"], row["sample"])
         if sample in found:
-            raise ValueError(f"{directory}: sample {sample[1]} of problem {sample[0]} is there twice")
+            raise ValueError(
+                f"{directory}: sample {sample[1]} of problem {sample[0]} is there twice, as processes with "
+                "different numbers of shards have written at once; allowed: one of these samples files"
+            )
         if sample[0] not in ids or not 0 <= sample[1] < samples:
             raise ValueError(f"{directory}: sample {sample[1]} of problem {sample[0]} is of other settings")
         found.add(sample)

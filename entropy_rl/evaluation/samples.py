@@ -15,10 +15,11 @@ from entropy_rl.evaluation.result import Evaluation
 from entropy_rl.files import naming, write_atomically
 from entropy_rl.run_directory import SAMPLES_FILE
 from entropy_rl.scoring import Scores
-from entropy_rl.tasks.task import Problem
+from entropy_rl.tasks.task import Problem, Verdict
 from entropy_rl.types import FinishReason, Rollout
 
 RESULT_FILE = "evaluation.json"
+_FIELDS = {"problem", "sample", "prompt", "right_answer", "answer", "verdict", "length", "tokens", "entropy"}
 
 Row = dict[str, Any]
 
@@ -77,9 +78,13 @@ def read_samples(directory: Path) -> Iterator[Row]:
                     break
                 try:
                     row = json.loads(line)
-                    row["problem"], row["sample"], row["verdict"]
+                    missing = _FIELDS - set(row)
+                    hash((row["problem"], row["sample"]))
+                    Verdict(row["verdict"])
                 except (ValueError, KeyError, TypeError) as error:
                     raise ValueError(f"{path}:{number}: this is no sample ({error})") from error
+                if missing:
+                    raise ValueError(f"{path}:{number}: this is no sample (without {min(missing)!r})")
                 yield row
 
 
@@ -107,8 +112,15 @@ def write_result(directory: Path, evaluation: Evaluation) -> None:
 
 
 def read_result(directory: Path) -> Evaluation | None:
-    """Reads evaluation.json; None where the evaluation is not there, or not complete."""
+    """Reads evaluation.json; None where the evaluation is not there, or not complete.
+
+    Raises:
+      ValueError: If it cannot be read.
+    """
     path = directory / RESULT_FILE
     if not path.exists():
         return None
-    return Evaluation.from_plain(json.loads(path.read_text()))
+    try:
+        return Evaluation.from_plain(json.loads(path.read_text()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: this is no result of an evaluation ({error})") from error

@@ -3,12 +3,13 @@
 from entropy_rl.report.comparison import comparison_csv, comparison_text
 from entropy_rl.report.curves import write_curves
 from entropy_rl.report.evaluations import evaluation_table
-from entropy_rl.report.pass_at_k import write_pass_at_k
+from entropy_rl.report.pass_at_k import curve_of, write_pass_at_k
 from entropy_rl.report.summary import run_summary
 
 __all__ = [
     "comparison_csv",
     "comparison_text",
+    "curve_of",
     "evaluation_table",
     "run_summary",
     "write_curves",

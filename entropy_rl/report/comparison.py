@@ -36,18 +36,20 @@ _HEADINGS = ("", "A", "B", "B - A", "95% interval", "p", "p adjusted", "p sign f
 
 def comparison_text(comparison: Comparison) -> str:
     """The tables, and what follows from them in plain words."""
-    parts = [f"{comparison.problems} problems" + _alone(comparison)]
+    parts = ["\n".join(_header(comparison))]
     for field, (title, what) in _TABLES.items():
         lines = getattr(comparison, field)
-        if lines:
-            conclusion = textwrap.fill(verdict(lines, what), _WIDTH, subsequent_indent="   ")
-            parts.append(f"{title}\n{_table(lines)}\n{conclusion}")
+        table = f"{_table(lines)}\n" if lines else ""
+        conclusion = textwrap.fill(verdict(lines, what), _WIDTH, subsequent_indent="   ")
+        parts.append(f"{title}\n{table}{conclusion}")
     parts.append(_NOTES)
     return "\n\n".join(parts)
 
 
 def verdict(lines: list[Line], what: str) -> str:
     """What follows from a table, in a sentence."""
+    if not lines:
+        return f"=> nothing can be said of {what}: no problem has such samples in both"
     found = []
     for winner, sign in (("A", -1), ("B", 1)):
         names = [x.name for x in lines if x.is_significant and x.difference * sign > 0]
@@ -71,8 +73,16 @@ def comparison_csv(comparison: Comparison) -> str:
     return text.getvalue()
 
 
-def _alone(comparison: Comparison) -> str:
-    return f" in both; {comparison.only_in_one} in one only" if comparison.only_in_one else " in both"
+def _header(comparison: Comparison) -> list[str]:
+    lines = [f"{comparison.problems} problems"]
+    if comparison.only_in_one:
+        lines.append(f"left out: {comparison.only_in_one} problems that only one of them has")
+    if comparison.not_judged:
+        lines.append(f"left out: {comparison.not_judged} problems without a judged sample in one of them")
+    if any(comparison.unjudged_samples):
+        a, b = comparison.unjudged_samples
+        lines.append(f"left out: samples that no verifier could judge, {a} of A and {b} of B")
+    return lines + [f"settings differ: {line}" for line in comparison.settings]
 
 
 def _table(lines: list[Line]) -> str:

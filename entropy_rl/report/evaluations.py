@@ -17,11 +17,11 @@ def evaluation_table(columns: Mapping[str, Evaluation]) -> str:
       Aligned plain text. Intervals are 95% bootstrap intervals over problems.
     """
     evaluations = list(columns.values())
-    rows = [["", *columns]]
-    for k in evaluations[0].pass_at_k:
+    rows = [["", *columns], ["problems x samples", *(f"{e.problems} x {e.samples}" for e in evaluations)]]
+    for k in sorted({k for e in evaluations for k in e.pass_at_k}):
         rows.append([f"Pass@{k}", *(_pass_at_k(e, k) for e in evaluations)])
-    rows.append([f"avg@{evaluations[0].samples}", *(_interval(e.avg_at_n, ".3f") for e in evaluations)])
-    rows.append([f"maj@{evaluations[0].samples}", *(_interval(e.maj_at_n, ".3f") for e in evaluations)])
+    rows.append(["avg@n", *(_interval(e.avg_at_n, ".3f") for e in evaluations)])
+    rows.append(["maj@n", *(_interval(e.maj_at_n, ".3f") for e in evaluations)])
     rows.append(["unique answers", *(_interval(e.unique_answers, ".3f") for e in evaluations)])
     for n in evaluations[0].distinct:
         rows.append([f"distinct-{n}", *(_interval(e.distinct[n], ".4f") for e in evaluations)])
@@ -34,9 +34,7 @@ def evaluation_table(columns: Mapping[str, Evaluation]) -> str:
         rows.append([name.replace("_", " "), *cells])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    first = evaluations[0]
-    title = f"{first.problems} problems x {first.samples} samples; in brackets: 95% interval over problems"
-    return "\n".join([title, *(line.rstrip() for line in lines)])
+    return "\n".join(["In brackets: 95% interval over problems", *(line.rstrip() for line in lines)])
 
 
 def _pass_at_k(evaluation: Evaluation, k: int) -> str:

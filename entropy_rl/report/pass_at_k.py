@@ -7,18 +7,23 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from entropy_rl.evaluation import Evaluation
+from entropy_rl.evaluation import Curve, Evaluation
 from entropy_rl.files import write_atomically
 
 _STEM = "pass_at_k"
 
 
-def write_pass_at_k(directory: Path, evaluations: Mapping[str, Evaluation]) -> list[Path]:
+def curve_of(evaluation: Evaluation) -> Curve:
+    """The curve of one evaluation."""
+    return {k: (*v, evaluation.pass_at_k_problems[k]) for k, v in evaluation.pass_at_k.items()}
+
+
+def write_pass_at_k(directory: Path, curves: Mapping[str, Curve]) -> list[Path]:
     """Writes pass_at_k.csv, and with matplotlib pass_at_k.png and pass_at_k.svg.
 
     Args:
       directory: Where.
-      evaluations: Name -> evaluation.
+      curves: Name -> K -> (Pass@K, low, high, problems).
 
     Returns:
       What was written; without matplotlib, which is in the extra `report`, only the numbers.
@@ -26,9 +31,8 @@ def write_pass_at_k(directory: Path, evaluations: Mapping[str, Evaluation]) -> l
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["name", "k", "pass_at_k", "low", "high", "problems"])
-    for name, evaluation in evaluations.items():
-        for k, values in evaluation.pass_at_k.items():
-            writer.writerow([name, k, *values, evaluation.pass_at_k_problems[k]])
+    for name, curve in curves.items():
+        writer.writerows([name, k, *values] for k, values in curve.items())
     written = [directory / f"{_STEM}.csv"]
     write_atomically(written[0], table.getvalue())
     try:
@@ -39,20 +43,19 @@ def write_pass_at_k(directory: Path, evaluations: Mapping[str, Evaluation]) -> l
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    for name, evaluation in evaluations.items():
-        ks = list(evaluation.pass_at_k)
-        estimate, low, high = zip(*evaluation.pass_at_k.values(), strict=True)
-        (line,) = axis.plot(ks, estimate, marker="o", markersize=3, label=name)
-        axis.fill_between(ks, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    ks = sorted({k for curve in curves.values() for k in curve})
+    for name, curve in curves.items():
+        estimate, low, high, problems = zip(*curve.values(), strict=True)
+        label = f"{name} ({max(problems)} problems)"
+        (line,) = axis.plot(list(curve), estimate, marker="o", markersize=3, label=label)
+        axis.fill_between(list(curve), low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     axis.set_xscale("log", base=2)
     axis.set_xticks(ks, [str(k) for k in ks], fontsize=8)
     axis.set_xlabel("K")
     axis.set_ylabel("Pass@K")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    first = next(iter(evaluations.values()))
-    title = f"{first.problems} problems x {first.samples} samples; bands: 95% over problems"
-    axis.set_title(title, fontsize=10)
+    axis.set_title("bands: 95% bootstrap intervals over problems", fontsize=9)
     for suffix in ("png", "svg"):
         written.append(directory / f"{_STEM}.{suffix}")
         figure.savefig(written[-1], dpi=130)
