@@ -215,7 +215,7 @@ def test_a_run_and_its_export_have_the_same_evaluation(trained, exported, dtype,
         arguments = ["--model.path", str(model), "--model.compute_dtype", dtype, "--output", str(output)]
         assert main(["evaluate", *EVALUATE, *arguments]) == 0
         out = capsys.readouterr().out
-        assert "5 problems x 4 samples" in out and "Pass@4" in out and str(output) in out
+        assert "  5 x 4\n" in out and "Pass@4" in out and str(output) in out
         result = json.loads((output / "evaluation.json").read_text())
         samples = rows_of(output / "samples.jsonl")
         assert [(s["problem"], s["sample"]) for s in samples] == [(p, s) for p in range(5) for s in range(4)]

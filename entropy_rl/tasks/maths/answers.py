@@ -21,6 +21,9 @@ from entropy_rl.tasks.task import Verdict
 MAX_BOXED = 300  # characters; the longest answer of MATH-500 has 159
 
 
+_BOX = re.compile(r"\\boxed\s*\{")
+
+
 def last_boxed(text: str) -> str | None:
     r"""The content of the last \boxed{...}.
 
@@ -33,10 +36,9 @@ def last_boxed(text: str) -> str | None:
       The content; None where there is no box, or the last one is empty, not closed or longer than
       `MAX_BOXED` characters.
     """
-    start = text.rfind(r"\boxed{")
+    *_, start = [-1, *(match.end() for match in _BOX.finditer(text))]
     if start < 0:
         return None
-    start += len(r"\boxed{")
     end = closing_brace(text[start : start + MAX_BOXED + 1])
     if end is None:
         return None
@@ -92,13 +94,14 @@ def check_equal(gold: str, answer: str) -> Verdict:
     """
     gold, answer = tidy(gold), tidy(answer)
     names, value, rounded = read_chain(answer)
-    for name in names:
+    is_equation = bool(read_chain(gold)[0])
+    for name in [] if is_equation else names:
         # math-verify looks at the last part alone, so that 41 = 42 would be 42.
         if not (is_name(name) or _same(value, name)):
             return Verdict.WRONG
     if not all(rounds_to(value, text) for text in rounded):
         return Verdict.WRONG
-    if names and read_chain(gold)[0]:
+    if names and is_equation:
         value = f"{names[0]}={value}"  # the right answer is an equation, too
     gold, value = _without_unit(gold), _without_unit(tidy(value))
     verdict = compare_simple(gold, value)
@@ -152,16 +155,16 @@ def _load() -> tuple[Callable, Callable]:
 
 
 def _compare_values(gold: Any, given: Any) -> bool | None:
-    """Compares two expressions where their variables have some values.
+    """Compares two expressions by their values; where they have variables, at one point.
 
-    It spares what is wrong a proof by `simplify`, which may take for ever. It does not confuse small numbers,
-    where math-verify's 6 decimals make 2^{-30} the same as 0.0. And what it says does not depend on what
-    sympy has in its caches, as math-verify's word on decimals in expressions does.
+    It spares what is wrong a proof by `simplify`, which may take for ever. It confuses neither small numbers,
+    where math-verify's 6 decimals make 2^{-30} the same as 0.0, nor large ones that differ by one. And what
+    it says does not depend on what sympy has in its caches, as math-verify's word on decimals does.
 
     Returns:
       False where the values differ, True for equal constants, None where it takes more than this.
     """
-    from sympy import Expr, Rational, Symbol
+    from sympy import Expr, Float, Rational, Symbol, log
 
     if not all(isinstance(side, Expr) and not isinstance(side, Symbol) for side in (gold, given)):
         return None  # a symbol may be a word
@@ -169,14 +172,37 @@ def _compare_values(gold: Any, given: Any) -> bool | None:
     variables = gold.free_symbols | given.free_symbols
     point = {x: Rational(zlib.crc32(x.name.encode()) % 1000 + 501, 1000) for x in variables}
     try:
-        a, b = gold.evalf(subs=point), given.evalf(subs=point)
-        if abs(a - b) > abs(a) * float(_ROUNDING) + 1e-15:
+        if variables:
+            a, b = gold.evalf(50, subs=point), given.evalf(50, subs=point)
+            noise = 1e-15 if gold.has(Float) or given.has(Float) else 1e-40
+            return False if abs(a - b) > max(abs(a) * float(_ROUNDING), noise) else None
+        if gold.has(Float) or given.has(Float):
+            a, b = gold.evalf(), given.evalf()
+            # A decimal may be the rounding of what is right.
+            if abs(a - b) > abs(a) * float(_ROUNDING):
+                return False
+            return True if abs(a - b) <= abs(a) * 1e-13 else None
+        a, b = gold.evalf(), given.evalf()
+        if abs(a - b) > max(abs(a) * float(_ROUNDING), 1e-30):
             return False
-        return True if not variables and abs(a - b) < abs(a) * 1e-13 else None
+        sizes = [int(log(abs(side), 10).evalf()) for side in (a, b) if side != 0]
+        if max([0, *sizes]) > _MAX_DIGITS:
+            return None
+        a, b = gold.doit(), given.doit()
+        if a.is_Rational and b.is_Rational:
+            return bool(a == b)
+        # Enough digits for all that stand before the point, and for what is small beside one.
+        digits = _DIGITS + max([0, *sizes])
+        a, b = a.evalf(digits), b.evalf(digits)
+        return bool(abs(a - b) <= min(abs(a), 1) * Rational(10) ** -(_DIGITS // 2))
     except MemoryError:
         raise
     except Exception:  # of any kind, by sympy: there is no value, so there is nothing to say
         return None
+
+
+_DIGITS = 120
+_MAX_DIGITS = 50_000  # of numbers that are computed exactly
 
 
 _UNIT_WORD = re.compile(

@@ -168,8 +168,19 @@ _NO_CHAIN = (
     r"\geqslant", r"\ne", r"\neq", r"\in",
 )  # fmt: skip
 _SYMBOL = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?'*(?:\([^()]*\))?")
-_LETTER = re.compile(r"[A-Za-z_]")
-_ARITHMETIC = re.compile(r"\\(?:frac|cdot|times|div|sqrt|pi|binom|dbinom)(?![A-Za-z])")
+_LETTER = re.compile(r"[A-Za-z]")
+_NOT_OF_A_NAME = [
+    (re.compile(pattern), by)
+    for pattern, by in [
+        (r"_(?:\{[^{}]*\}|\w)|\^(?:\{[0-9a-z]\}|[0-9a-z])|\[[0-9]\]", ""),  # x_1, x^2, a third root
+        (r"(?<=[A-Za-z])\([^()]*\)", ""),  # of a function
+        (r"\((?:\s*[A-Za-z]\s*,)+\s*[A-Za-z]\s*\)", "x"),  # (x, y)
+        (r"\\(?:frac|cdot|times|div|sqrt|pi|d?binom)(?![A-Za-z])", " "),  # arithmetic alone is no name
+    ]
+]
+_NO_NAME = re.compile(
+    r"[0-9,;]|\b(?:or|and|if|not|unless|except)\b|\\(?:to|q?quad|i(?:mplies|ff)|(?:Long)?(?:left)?[Rr]ightarrow)\b"
+)
 
 
 def read_chain(text: str) -> tuple[list[str], str, list[str]]:
@@ -203,8 +214,13 @@ def read_chain(text: str) -> tuple[list[str], str, list[str]]:
 
 
 def is_name(text: str) -> bool:
-    """Whether something like x, f(3) or the area of ABC, which a value may be given to."""
-    return _LETTER.search(_ARITHMETIC.sub("", text)) is not None
+    """Whether something like x, f(3), a+b, x^2+y^2 or the area of ABC, which a value may be given to.
+
+    A number beside a variable makes it an equation that is not solved, and an `or` a second answer.
+    """
+    for pattern, by in _NOT_OF_A_NAME:
+        text = pattern.sub(by, text)
+    return bool(_LETTER.search(text)) and not _NO_NAME.search(text)
 
 
 def rounds_to(value: str, rounded: str) -> bool:

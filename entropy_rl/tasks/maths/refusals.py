@@ -27,6 +27,8 @@ def refuse(gold: str, answer: str) -> Verdict | None:
     new = set(_OPEN.findall(value)).union(_MISREAD.findall(answer)).difference(_COMMAND.findall(gold))
     if new or bool(_DOTS.search(gold)) != bool(_DOTS.search(value)):
         return Verdict.WRONG
+    if any(len(sign.findall(value)) > len(sign.findall(gold)) for sign in (_DERIVATIVE, _ENVIRONMENT)):
+        return Verdict.WRONG
     if _loses_maths(value) or _loses_maths(gold):
         return Verdict.WRONG
     for sign in (_BASE, _HALF_DAY):
@@ -40,6 +42,10 @@ def refuse(gold: str, answer: str) -> Verdict | None:
 _OPEN = re.compile(r"\\(?:i{0,3}nt|oint|sum|prod|lim|max|min|sup|gcd|lcm|b?mod|det|operatorname)(?![A-Za-z])")
 # math-verify looks at nothing but the frame, takes \not= for =, and a backslash for no end.
 _MISREAD = re.compile(r"\\(?:fbox|not)(?![A-Za-z])|\\$")
+_DERIVATIVE = re.compile(
+    r"\\frac\s*\{\s*(?:\\partial|d(?![A-Za-z]))|\\frac\s*\{\s*d[^{}]*\}\s*\{\s*d\s*[A-Za-z]\s*\}"
+)
+_ENVIRONMENT = re.compile(r"\\begin\s*\{[vV]matrix|\\end\s*\{")  # a determinant; a product of matrices
 _COMMAND = re.compile(r"\\[A-Za-z]+|\\$")
 _DOTS = re.compile(r"\\[lc]?dots(?![A-Za-z])|\.\.\.")  # math-verify deletes them
 _BASE = re.compile(r"[0-9]\s*_\s*\{?([0-9]+)\}?$")  # math-verify ignores it
