@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from entropy_rl.cli import main
-from entropy_rl.config import EvaluateConfig, ModelConfig, TaskConfig, TrainConfig, require_at_least
+from entropy_rl.config import EvaluateConfig, ModelConfig, TaskConfig, TrainConfig, require, require_at_least
 
 # ---------------------------------------------------------------------------------------------------
 # prepare
@@ -45,10 +45,12 @@ class PrepareConfig:
 
 def prepare(config: PrepareConfig) -> None:
     """The verb `data prepare`."""
+    from entropy_rl.interrupt import ending_on_sigterm
     from entropy_rl.tasks.maths import sets
     from entropy_rl.tasks.maths.prepare import prepare
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(ending_on_sigterm("stopped; nothing of it is left"))
         done = prepare(**dataclasses.asdict(config), watch=functools.partial(_watch, stack))
     metadata = sets.read_metadata(config.name, config.data_dir)
     if not done:
@@ -303,10 +305,16 @@ def _contamination(name: str, data_dir: str | None) -> Iterator[str]:
         if (train[2], test[2]) == ("train", "test") and train[:2] != test[:2] and name in (train[0], test[0])
     ]
     words = {}
-    for part in {part[:2] for pair in pairs for part in pair}:
-        rows = sets.read_prepared(sets.set_directory(part[0], data_dir), part[1])
+    for part in sorted({part[:2] for pair in pairs for part in pair}):
+        try:
+            rows = sets.read_prepared(sets.set_directory(part[0], data_dir), part[1])
+        except ValueError as error:
+            yield _entry("overlap", f"not looked for in {part[0]}: {error}")
+            continue
         words[part] = [split_words(row["problem"]) for row in rows]
     for train, test in pairs:
+        if train[:2] not in words or test[:2] not in words:
+            continue
         counts = count_matches(find_overlap(words[train[:2]], words[test[:2]]))
         yield _entry(
             "overlap",
@@ -334,6 +342,7 @@ class PromptsConfig:
       split: Split of the task; null for `task.train_split`.
       count: How many.
       tokens: Show every token with its id, one per line.
+      data_dir: Where prepared sets lie, for the task `maths`; null for what `task.args` says.
     """
 
     ALSO_READS: ClassVar = (TrainConfig, EvaluateConfig)
@@ -343,9 +352,11 @@ class PromptsConfig:
     split: str | None = None
     count: int = 2
     tokens: bool = False
+    data_dir: str | None = None
 
     def __post_init__(self):
         require_at_least(1, "", self, "count")
+        require(self.data_dir is None or self.task.name == "maths", "data_dir", self.data_dir, "null")
 
 
 def prompts(config: PromptsConfig) -> None:
@@ -354,7 +365,8 @@ def prompts(config: PromptsConfig) -> None:
     from entropy_rl.prompts import encode_prompt
     from entropy_rl.tasks import closing, load_task
 
-    task = load_task(config.task.name, config.task.args)
+    where = {} if config.data_dir is None else {"data_dir": config.data_dir}
+    task = load_task(config.task.name, config.task.args | where)
     split = config.split or config.task.train_split
     with closing(task):
         problems = task.problems(split)

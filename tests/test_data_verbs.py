@@ -446,3 +446,54 @@ def test_the_place_of_tfds_is_the_default(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert main(["data", "list"]) == 0
     assert f"prepared sets lie in {tmp_path}/tensorflow_datasets" in capsys.readouterr().out
+
+
+# --- what is damaged ---------------------------------------------------------------------------------------
+
+
+def verb(capsys, *arguments):
+    code = main(["data", *map(str, arguments)])
+    return code, *capsys.readouterr()
+
+
+def test_a_damaged_set_is_named_and_hinders_no_other(tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"problem": "What is 1 + 1?", "answer": 2}\n')
+    where = ("--source", rows, "--data_dir", tmp_path / "sets")
+    assert verb(capsys, "prepare", "broken", *where)[0] == 0
+    (record,) = (tmp_path / "sets").rglob("*.array_record*")
+    record.write_bytes(record.read_bytes()[:1000])
+    code, _, err = verb(capsys, "show", "broken", "--data_dir", tmp_path / "sets")
+    assert code == 2 and err.count("\n") == 1
+    assert "this prepared set is damaged (" in err and "prepare it again with --overwrite true" in err
+    code, out, err = verb(capsys, "prepare", "other", *where)
+    assert (code, err) == (0, "") and "not looked for in broken: " in " ".join(out.split())
+    assert verb(capsys, "prepare", "broken", *where, "--overwrite", "true")[0] == 0
+    assert "What is 1 + 1?" in verb(capsys, "show", "broken", "--data_dir", tmp_path / "sets")[1]
+
+
+def test_sigterm_ends_a_preparation_with_one_line_and_leaves_nothing(tmp_path, capsys, monkeypatch):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"problem": "a", "answer": 2}\n')
+    prepared = "entropy_rl.tasks.maths.builders.MathsBuilder._collect"
+    monkeypatch.setattr(prepared, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    code, out, err = verb(capsys, "prepare", "mine", "--source", rows, "--data_dir", tmp_path / "sets")
+    assert (code, out) == (143, "")
+    assert err == "entropy-rl data prepare: stopped; nothing of it is left\n"
+    assert not [path for path in (tmp_path / "sets").rglob("*") if path.is_file()]
+
+
+def test_half_a_character_is_named_with_its_line(tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"problem": "a", "answer": 2}\n{"problem": "b\\ud800", "answer": 2}\n')
+    for arguments in (("show", rows), ("prepare", "mine", "--source", rows, "--data_dir", tmp_path / "sets")):
+        code, _, err = verb(capsys, *arguments)
+        assert code == 2 and f"{rows}:2: 'problem' holds '\\ud800', half of a character; allowed:" in err
+
+
+def test_a_data_dir_that_cannot_be_one_is_named(tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"problem": "a", "answer": 2}\n')
+    for directory in (rows, "/proc/none"):
+        code, _, err = verb(capsys, "prepare", "mine", "--source", rows, "--data_dir", directory)
+        assert code == 2 and err.startswith(f"entropy-rl data prepare: data_dir: '{directory}' ")

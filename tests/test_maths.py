@@ -1,10 +1,13 @@
 """The maths task: its files, its prompts, and what it refuses."""
 
+import decimal
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from maths_files import write_parquet
 
@@ -251,3 +254,12 @@ def test_importing_the_task_is_light():
         cwd=Path(__file__).parents[1],
     )
     assert run.stdout == "[]\n"
+
+
+def test_a_decimal_of_a_parquet_file_is_a_number(tmp_path):
+    answers = [decimal.Decimal(x) for x in ("1.50", "142.00", "-0.25")]
+    pyarrow.parquet.write_table(
+        pyarrow.table({"problem": list("abc"), "answer": answers}), tmp_path / "a.parquet"
+    )
+    problems = Maths(test=str(tmp_path / "a.parquet")).problems("test")
+    assert [problem.answer for problem in problems] == ["1.5", "142", "-0.25"]

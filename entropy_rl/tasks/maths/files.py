@@ -163,6 +163,7 @@ def take_text(row: dict[str, Any], field: str) -> str:
     text = row[field]
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"{field!r} is {text!r:.60}; allowed: a non-empty text")
+    _check_unicode(field, text)
     return text
 
 
@@ -173,9 +174,21 @@ def take_answer(row: dict[str, Any], field: str) -> str:
       ValueError: If it is neither.
     """
     answer = row[field]
+    if isinstance(answer, Decimal) and answer.is_finite():
+        answer = str(int(answer)) if answer == int(answer) else f"{answer.normalize():f}"
     if isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer):
         # Without an exponent: 142.0 is "142".
         answer = str(int(answer)) if answer == int(answer) else f"{Decimal(repr(answer)):f}"
     if not isinstance(answer, str) or not answer.strip():
         raise ValueError(f"{field!r} is {answer!r:.60}; allowed: a number, or a non-empty text")
+    _check_unicode(field, answer)
     return answer.strip()
+
+
+def _check_unicode(field: str, text: str) -> None:
+    """JSON can hold halves of characters, which can neither be printed nor stored."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise ValueError(f"{field!r} holds {half!r}, half of a character; allowed: Unicode text") from error

@@ -103,7 +103,10 @@ def _build(name: str, directory: Path, arguments: Mapping[str, Any], fields: lis
     from entropy_rl.tasks.maths.builders import BUILDERS, UserMaths
 
     root = directory.parents[1 if name in BUILDERS else 2]
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"data_dir: {str(root)!r} cannot be made: {error.strerror}") from error
     # Made aside and moved when it is whole: TFDS would delete the old set before it reads the new file.
     with tempfile.TemporaryDirectory(prefix=f"incomplete.{name}.", dir=root) as aside:
         if name in BUILDERS:
@@ -120,9 +123,15 @@ def _build(name: str, directory: Path, arguments: Mapping[str, Any], fields: lis
                 f"{directory}: cannot be written: {str(error).partition('; writing ')[0]}"
             ) from error
         directory.parent.mkdir(parents=True, exist_ok=True)
+        replaced = Path(aside, "replaced")
         if directory.exists():
-            directory.rename(Path(aside, "replaced"))
-        Path(builder.data_dir).rename(directory)
+            directory.rename(replaced)
+        try:
+            Path(builder.data_dir).rename(directory)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(directory)  # or the old set would go with what is aside
+            raise
 
 
 # ---------------------------------------------------------------------------------------------------

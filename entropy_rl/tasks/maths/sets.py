@@ -185,7 +185,12 @@ def data_root(data_dir: str | None) -> Path:
     given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     if "://" in given:
         raise ValueError(f"data_dir: {given!r} is not allowed; allowed: a directory of this machine")
-    return Path(given).expanduser()
+    path = Path(given).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ValueError(
+            f"data_dir: {given!r} is no directory; allowed: one, or a path where one can be made"
+        )
+    return path
 
 
 def set_directory(name: str, data_dir: str | None) -> Path:
@@ -307,10 +312,21 @@ def read_source(source: Source, problem_field: str, answer_field: str) -> list[t
 
 
 def read_prepared(directory: Path, split: str) -> list[dict[str, Any]]:
-    """The rows of one split of a prepared set, by id, which is the order of the published file."""
+    """The rows of one split of a prepared set, by id, which is the order of the published file.
+
+    Raises:
+      ValueError: If it is damaged.
+    """
     import tensorflow_datasets as tfds  # slow to import
 
-    rows = tfds.builder_from_directory(directory).as_data_source(split)
+    try:
+        rows = list(tfds.builder_from_directory(directory).as_data_source(split))
+    except Exception as error:  # of TFDS, array_record or the system, each its own
+        reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+        raise ValueError(
+            f"{directory}: this prepared set is damaged ({reason:.80}); allowed: prepare it again with "
+            "--overwrite true"
+        ) from error
     # TFDS may write in another order than it was given; texts come back as bytes.
     return sorted(
         ({name: v.decode() if isinstance(v, bytes) else v for name, v in row.items()} for row in rows),
