@@ -177,3 +177,13 @@ def test_other_fields_can_be_named(tmp_path, capsys):
 def test_all_pairs_of_words_that_differ_by_an_operator_are_no_exact_match():
     texts = [f"x {a} y {b} z" for a, b in itertools.product("+-*/=<>^!|%", repeat=2)]
     assert len({split_words(text) for text in texts}) == len(texts)
+
+
+def test_signs_of_languages_without_spaces_are_words():
+    assert split_words("求 x 的值, find 値") == ("求", "x", "的", "值", "find", "値")
+    one, other = (
+        split_words("已知三角形的面积是十二, 求它的周长。"),
+        split_words("已知三角形的面积是十二, 求它的高。"),
+    )
+    (match,) = find_overlap([one], [other], n=5)
+    assert not match.exact and 0.5 < match.share < 1

@@ -15,8 +15,11 @@ _SPACING = re.compile(
 )
 _SPELLINGS = (("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\N{MINUS SIGN}", "-"))
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:,|\{,\})(?=[0-9]{3}(?![0-9]))")
+_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # Japanese, Chinese, Korean: each sign is a word
 # Commands, numbers, words and operators; braces, dollars and punctuation are left out.
-_WORD = re.compile(r"\\[a-z]+|[0-9]+(?:\.[0-9]+)?|[^\W\d_]+|[-+*/=<>^!|%]")
+_WORD = re.compile(
+    rf"\\[a-z]+|[0-9]+(?:\.[0-9]+)?|[{_UNSPACED}]|(?:(?![{_UNSPACED}])[^\W\d_])+|[-+*/=<>^!|%]"
+)
 
 
 @dataclasses.dataclass(frozen=True)
