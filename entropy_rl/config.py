@@ -56,6 +56,37 @@ class TaskConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """Which rows of a rollout are decoded when. Changes memory and speed, and no result but the last digits.
+
+    Args:
+      kind: static, all rows to the end of the longest; shrink, all rows, moved together as they end; refill,
+        fewer slots than rows, each taking the next row when its own has ended; auto, shrink if the cache of
+        all rows fits, and otherwise refill.
+      slots: Slots of refill; null for as many as fit.
+      memory_share: What the cache of the rows may take of the memory of the devices.
+      chunk_steps: Tokens after which the host has a look: the cache grows as it fills, progress is shown, and
+        stop strings and signals are noticed. null decodes in one program.
+    """
+
+    kind: Literal["auto", "static", "shrink", "refill"] = "auto"
+    slots: int | None = None
+    memory_share: float = 0.4
+    chunk_steps: int | None = 128
+
+    def __post_init__(self):
+        require(self.slots is None or self.slots >= 1, "schedule.slots", self.slots, "null or >= 1")
+        require(
+            self.slots is None or self.kind == "refill", "schedule.slots", self.slots, "null, or kind refill"
+        )
+        require(0 < self.memory_share <= 1, "schedule.memory_share", self.memory_share, "0 < share <= 1")
+        require(
+            self.chunk_steps is None or self.chunk_steps >= 1,
+            "schedule.chunk_steps", self.chunk_steps, "null or >= 1",
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
 class RolloutConfig:
     """Sampling during training.
 

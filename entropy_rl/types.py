@@ -14,7 +14,25 @@ import jax
 from flax import struct
 
 Params = Any  # a nest of dicts of arrays
-Cache = Any  # whatever a policy needs to go on decoding; opaque to everyone else
+
+# The axes of a mesh: rows are split over the first two, parameters over the last two.
+DATA_AXES = ("data", "fsdp")
+FSDP_AXIS = "fsdp"
+TENSOR_AXIS = "tensor"
+
+
+@struct.dataclass
+class DecodeCache:
+    """What a policy needs to go on decoding R rows.
+
+    Only the policy knows what the leaves hold. Whoever decodes knows their leading axes, and so can move
+    rows about: row r reads entry r // (R / Q) of the prompts. Q is the number of prompts where the rows of a
+    group stand together, and R where every row has a copy of its own.
+    """
+
+    prompts: Any  # leaves [Q, ...]
+    prompt_mask: jax.Array  # bool[Q, S]
+    rows: Any  # leaves [R, ...], with room for so many new tokens
 
 
 class Policy(NamedTuple):
@@ -29,19 +47,21 @@ class Policy(NamedTuple):
       head: (params) -> head weights [V, D]; the logits of a token are `hidden @ weights.T`. Takes
         training or decoding parameters.
       to_decode: (params) -> decoding parameters: cast and laid out once, outside of every loop.
-      prefill: (decode_params, prompt_ids int32[P, S], prompt_mask bool[P, S], group_size, max_new_tokens)
-        -> (hidden [P, D] of each prompt's last token, cache for P*group_size rows). The prompt is
-        computed and kept once for its `group_size` rows.
-      decode: (decode_params, ids int32[B], t int32[], cache) -> (hidden [B, D], cache). Appends the
-        t-th new token (counting from 0) of every row.
+      prefill: (decode_params, prompt_ids int32[P, S], prompt_mask bool[P, S]) -> (hidden [P, D] of each
+        prompt's last token, leaves [P, ...] for `DecodeCache.prompts`).
+      empty_rows: (rows, columns) -> leaves [R, ...] for `DecodeCache.rows`, without a token yet. Leaves for
+        more columns begin with what leaves for fewer hold.
+      decode: (decode_params, ids int32[R], t int32[] or int32[R], cache) -> (hidden [R, D], cache). Appends a
+        new token to every row, the t-th (counting from 0); t < columns.
     """
 
     init: Callable[[jax.Array], Params]
     apply: Callable[[Params, jax.Array], jax.Array]
     head: Callable[[Params], jax.Array]
     to_decode: Callable[[Params], Params]
-    prefill: Callable[..., tuple[jax.Array, Cache]]
-    decode: Callable[[Params, jax.Array, jax.Array, Cache], tuple[jax.Array, Cache]]
+    prefill: Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, Any]]
+    empty_rows: Callable[[int, int], Any]
+    decode: Callable[[Params, jax.Array, jax.Array, DecodeCache], tuple[jax.Array, DecodeCache]]
 
 
 class FinishReason(enum.IntEnum):
@@ -49,6 +69,7 @@ class FinishReason(enum.IntEnum):
 
     EOS = 0  # it produced an end-of-sequence token, which is part of the completion
     LENGTH = 1  # it was cut off at the limit of new tokens
+    STOP = 2  # its text came to contain a stop string, with whose last token it ends
 
 
 @struct.dataclass
@@ -62,7 +83,7 @@ class Rollout:
     prompt_ids: jax.Array  # int32[P, S]
     prompt_mask: jax.Array  # bool[P, S]
     completion_ids: jax.Array  # int32[B, N]
-    completion_mask: jax.Array  # bool[B, N]; True up to and with the end-of-sequence token
+    completion_mask: jax.Array  # bool[B, N]; True up to and with the token that ends it
     log_probs: jax.Array  # f32[B, N]
     entropy: jax.Array  # f32[B, N]
     finish_reason: jax.Array  # int32[B], a FinishReason

@@ -14,7 +14,7 @@ def table_policy(vocab_size: int) -> Policy:
     def hidden(ids):
         return jax.nn.one_hot(ids, vocab_size)
 
-    def prefill(params, prompt_ids, prompt_mask, group_size, max_new_tokens):
+    def prefill(params, prompt_ids, prompt_mask):
         last = prompt_mask.sum(-1) - 1
         return hidden(jnp.take_along_axis(prompt_ids, last[:, None], axis=1)[:, 0]), ()
 
@@ -24,6 +24,7 @@ def table_policy(vocab_size: int) -> Policy:
         head=lambda params: params["table"].T,
         to_decode=lambda params: params,
         prefill=prefill,
+        empty_rows=lambda rows, columns: (),
         decode=lambda params, ids, t, cache: (hidden(ids), cache),
     )
 

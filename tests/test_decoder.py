@@ -9,6 +9,7 @@ import pytest
 from policies import TINY
 
 from entropy_rl.models.decoder import make_policy
+from entropy_rl.types import DecodeCache
 
 VARIANTS = {
     "every switch on": TINY,
@@ -26,7 +27,8 @@ def test_prefill_and_cached_decoding_agree_with_the_full_forward_pass(name, key)
     ids[1::2, :8] = ids[::2, :8]  # the two rows of a group share their prompt
     full = policy.apply(params, jnp.array(ids))
     prompt_mask = jnp.arange(8)[None] < jnp.array(lengths)[:, None]
-    hidden, cache = policy.prefill(policy.to_decode(params), jnp.array(ids[::2, :8]), prompt_mask, group, new)
+    hidden, prompts = policy.prefill(policy.to_decode(params), jnp.array(ids[::2, :8]), prompt_mask)
+    cache = DecodeCache(prompts, prompt_mask, policy.empty_rows(6, new))
     for p, n in enumerate(lengths):
         np.testing.assert_allclose(hidden[p], full[2 * p, n - 1], atol=2e-5)
     decode = jax.jit(policy.decode)

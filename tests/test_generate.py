@@ -122,7 +122,7 @@ def test_no_buffer_of_the_compiled_rollout_holds_logits_of_all_positions():
     run = make_generate(policy, group_size=group, max_new_tokens=new, eos_ids=[1], pad_id=0)
     i32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
     mask = jax.ShapeDtypeStruct((prompts, length), bool)
-    lowered = run.lower(params, i32(prompts, length), mask, i32(prompts), jax.random.key(0))
+    lowered = jax.jit(run).lower(params, i32(prompts, length), mask, i32(prompts), jax.random.key(0))
     shapes = set(re.findall(r"f32\[([\d,]+)\]", lowered.compile().as_text()))
     assert f"{prompts * group},{vocab}" in shapes
     for positions in (length, length - 1, new, new - 1):

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file
 
 from entropy_rl.models import hf, load_hf, make_policy, read_config, save_hf
+from entropy_rl.types import DecodeCache
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -38,7 +39,8 @@ def greedy(policy, params, ids, lengths, steps: int, group_size: int) -> np.ndar
     """The most likely continuations int32[P * G, steps], through the cache."""
     params = policy.to_decode(params)
     mask = np.arange(ids.shape[1])[None] < lengths[:, None]
-    hidden, cache = jax.jit(policy.prefill, static_argnums=(3, 4))(params, ids, mask, group_size, steps)
+    hidden, prompts = jax.jit(policy.prefill)(params, ids, mask)
+    cache = DecodeCache(prompts, jnp.array(mask), policy.empty_rows(len(ids) * group_size, steps))
     pick = jax.jit(lambda params, hidden: jnp.argmax(hidden @ policy.head(params).T, -1).astype(jnp.int32))
     decode = jax.jit(policy.decode)
     tokens = [jnp.repeat(pick(params, hidden), group_size)]

@@ -13,17 +13,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import struct
 
-from entropy_rl.models.attention import (
-    LayerCache,
-    Llama3RopeScaling,
-    apply_rope,
-    cached_attention,
-    causal_attention,
-    rope_frequencies,
-)
-from entropy_rl.types import Params, Policy
+from entropy_rl.models.attention import Llama3RopeScaling, apply_rope, causal_attention, rope_frequencies
+from entropy_rl.models.cached_attention import PromptCache, RowCache, cached_attention
+from entropy_rl.types import DecodeCache, Params, Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +67,7 @@ class Attention(nn.Module):
 
     config: DecoderConfig
     dtype: Any
+    fused: bool  # one matrix for queries, keys and values
 
     @nn.compact
     def __call__(self, x: jax.Array, positions: jax.Array, attend: Callable) -> tuple[jax.Array, Any]:
@@ -84,7 +78,11 @@ class Attention(nn.Module):
             y = _dense(self, heads * c.head_dim, f"{name}_proj", use_bias=c.qkv_bias)(x)
             return y.reshape(x.shape[:-1] + (heads, c.head_dim))
 
-        q, k, v = project("q", c.num_heads), project("k", c.num_kv_heads), project("v", c.num_kv_heads)
+        if self.fused:
+            ends = (c.num_heads, c.num_heads + c.num_kv_heads)
+            q, k, v = jnp.split(project("qkv", c.num_heads + 2 * c.num_kv_heads), ends, axis=-2)
+        else:
+            q, k, v = project("q", c.num_heads), project("k", c.num_kv_heads), project("v", c.num_kv_heads)
         if c.qk_norm:
             q, k = RMSNorm(c.norm_eps, name="q_norm")(q), RMSNorm(c.norm_eps, name="k_norm")(k)
         out, extra = attend(apply_rope(q, positions, frequencies), apply_rope(k, positions, frequencies), v)
@@ -96,12 +94,16 @@ class MLP(nn.Module):
 
     config: DecoderConfig
     dtype: Any
+    fused: bool  # one matrix for gate and up
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         size = self.config.intermediate_size
-        gated = nn.silu(_dense(self, size, "gate_proj")(x)) * _dense(self, size, "up_proj")(x)
-        return _dense(self, self.config.hidden_size, "down_proj")(gated)
+        if self.fused:
+            gate, up = jnp.split(_dense(self, 2 * size, "gate_up_proj")(x), 2, axis=-1)
+        else:
+            gate, up = _dense(self, size, "gate_proj")(x), _dense(self, size, "up_proj")(x)
+        return _dense(self, self.config.hidden_size, "down_proj")(nn.silu(gate) * up)
 
 
 class Block(nn.Module):
@@ -109,6 +111,7 @@ class Block(nn.Module):
 
     config: DecoderConfig
     dtype: Any
+    fused: bool = False  # matrices that read the same input are one
 
     @nn.compact
     def __call__(self, x: jax.Array, positions: jax.Array, attend: Callable) -> tuple[jax.Array, Any]:
@@ -124,10 +127,10 @@ class Block(nn.Module):
         """
         c = self.config
         normed = RMSNorm(c.norm_eps, name="input_layernorm")(x)
-        attended, extra = Attention(c, self.dtype, name="self_attn")(normed, positions, attend)
+        attended, extra = Attention(c, self.dtype, self.fused, name="self_attn")(normed, positions, attend)
         x += attended
         normed = RMSNorm(c.norm_eps, name="post_attention_layernorm")(x)
-        return x + MLP(c, self.dtype, name="mlp")(normed), extra
+        return x + MLP(c, self.dtype, self.fused, name="mlp")(normed), extra
 
 
 def _dense(module: nn.Module, features: int, name: str, use_bias: bool = False) -> nn.Dense:
@@ -135,12 +138,17 @@ def _dense(module: nn.Module, features: int, name: str, use_bias: bool = False) 
     return nn.Dense(features, use_bias=use_bias, dtype=module.dtype, kernel_init=init, name=name)
 
 
-@struct.dataclass
-class DecoderCache:
-    """State of decoding P*G rows."""
+def _fuse(layer: Params) -> Params:
+    """The parameters of a fused layer: fewer and larger matrix products, for decoding."""
+    attention, mlp = dict(layer["self_attn"]), dict(layer["mlp"])
 
-    layers: tuple[LayerCache, ...]
-    prompt_mask: jax.Array  # bool[P, S]
+    def join(module: dict, names: tuple[str, ...]) -> Params:
+        parts = [module.pop(f"{name}_proj") for name in names]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *parts)
+
+    attention["qkv_proj"] = join(attention, ("q", "k", "v"))
+    mlp["gate_up_proj"] = join(mlp, ("gate", "up"))
+    return {**layer, "self_attn": attention, "mlp": mlp}
 
 
 def make_policy(config: DecoderConfig, compute_dtype: Any = jnp.float32, remat: bool = False) -> Policy:
@@ -158,7 +166,7 @@ def make_policy(config: DecoderConfig, compute_dtype: Any = jnp.float32, remat: 
     Returns:
       The policy.
     """
-    block = Block(config, compute_dtype)
+    block, fused_block = Block(config, compute_dtype), Block(config, compute_dtype, fused=True)
     norm = RMSNorm(config.norm_eps)
 
     def embed(params: Params, ids: jax.Array) -> jax.Array:
@@ -204,38 +212,55 @@ def make_policy(config: DecoderConfig, compute_dtype: Any = jnp.float32, remat: 
 
     def to_decode(params: Params) -> Params:
         cast = jax.tree.map(lambda x: x.astype(compute_dtype), params)
-        layers = tuple(jax.tree.map(lambda x, i=i: x[i], cast["layers"]) for i in range(config.num_layers))
-        return cast | {"layers": layers}
+        layers = (jax.tree.map(lambda x, i=i: x[i], cast["layers"]) for i in range(config.num_layers))
+        return cast | {"layers": tuple(_fuse(layer) for layer in layers)}
 
     def prefill(
-        params: Params, prompt_ids: jax.Array, prompt_mask: jax.Array, group_size: int, max_new_tokens: int
-    ) -> tuple[jax.Array, DecoderCache]:
-        prompts, length = prompt_ids.shape
-        positions = jnp.broadcast_to(jnp.arange(length)[None], prompt_ids.shape)
+        params: Params, prompt_ids: jax.Array, prompt_mask: jax.Array
+    ) -> tuple[jax.Array, tuple[PromptCache, ...]]:
+        positions = jnp.broadcast_to(jnp.arange(prompt_ids.shape[1])[None], prompt_ids.shape)
         x, caches = embed(params, prompt_ids), []
         for layer_params, window in zip(params["layers"], config.windows, strict=True):
             attend = lambda q, k, v, w=window: (causal_attention(q, k, v, w), (k, v))  # noqa: E731
-            x, kv = block.apply({"params": layer_params}, x, positions, attend)
-            prompt_keys, prompt_values = (y.swapaxes(1, 2) for y in kv)  # [P, K, S, h]
-            shape = (prompts * group_size, config.num_kv_heads, max_new_tokens, config.head_dim)
-            empty = jnp.zeros(shape, compute_dtype)
-            caches.append(LayerCache(prompt_keys, prompt_values, keys=empty, values=empty))
+            x, (k, v) = fused_block.apply({"params": layer_params}, x, positions, attend)
+            caches.append(PromptCache(keys=jnp.moveaxis(k, 1, -1), values=v.swapaxes(1, 2)))
         last = prompt_mask.sum(-1, dtype=jnp.int32) - 1
         x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
-        return final_norm(params, x), DecoderCache(tuple(caches), prompt_mask)
+        return final_norm(params, x), tuple(caches)
+
+    def empty_rows(rows: int, columns: int) -> tuple[RowCache, ...]:
+        heads, h = config.num_kv_heads, config.head_dim
+
+        def layer() -> RowCache:
+            return RowCache(
+                keys=jnp.zeros((rows, heads, h, columns), compute_dtype),
+                values=jnp.zeros((rows, heads, columns, h), compute_dtype),
+            )
+
+        return tuple(layer() for _ in range(config.num_layers))
 
     def decode(
-        params: Params, ids: jax.Array, t: jax.Array, cache: DecoderCache
-    ) -> tuple[jax.Array, DecoderCache]:
+        params: Params, ids: jax.Array, t: jax.Array, cache: DecodeCache
+    ) -> tuple[jax.Array, DecodeCache]:
         lengths = cache.prompt_mask.sum(-1, dtype=jnp.int32)
         positions = jnp.repeat(lengths, ids.shape[0] // lengths.shape[0]) + t
         x, caches = embed(params, ids), []
-        for layer_params, layer, window in zip(params["layers"], cache.layers, config.windows, strict=True):
-            attend = lambda q, k, v, c=layer, w=window: cached_attention(  # noqa: E731
-                q, k, v, c, t, cache.prompt_mask, w
+        for layer_params, prompts, rows, window in zip(
+            params["layers"], cache.prompts, cache.rows, config.windows, strict=True
+        ):
+            attend = lambda q, k, v, p=prompts, r=rows, w=window: cached_attention(  # noqa: E731
+                q, k, v, p, r, t, cache.prompt_mask, w
             )
-            x, layer = block.apply({"params": layer_params}, x, positions, attend)
-            caches.append(layer)
-        return final_norm(params, x), cache.replace(layers=tuple(caches))
+            x, rows = fused_block.apply({"params": layer_params}, x, positions, attend)
+            caches.append(rows)
+        return final_norm(params, x), cache.replace(rows=tuple(caches))
 
-    return Policy(init=init, apply=apply, head=head, to_decode=to_decode, prefill=prefill, decode=decode)
+    return Policy(
+        init=init,
+        apply=apply,
+        head=head,
+        to_decode=to_decode,
+        prefill=prefill,
+        empty_rows=empty_rows,
+        decode=decode,
+    )

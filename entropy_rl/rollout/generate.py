@@ -1,32 +1,28 @@
-"""Sampling completions: prefill once per prompt, then one jitted loop that ends when every row has ended."""
+"""`make_generate`: samplers that differ in how the work is scheduled, and in nothing that they return.
+
+  static   all rows to the end of the longest; one program, and the reference of the others
+  shrink   all rows from the start; those that are still alive move into fewer slots as others end
+  refill   fewer slots than rows; a slot whose row has ended takes the next one that waits
+
+One step of decoding serves all of them (`decode.py`). With `chunk_steps` the host looks at the state now and
+then: it lets the cache grow with the rows instead of attending to all of it, reports how far things are, and
+looks for stop strings. Without, everything is one program.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
-from entropy_rl.sampling import sample
-from entropy_rl.types import FinishReason, Params, Policy, Rollout
+from entropy_rl.config import ScheduleConfig
+from entropy_rl.rollout.chunks import Stage, StopRule, generate_in_chunks
+from entropy_rl.rollout.programs import Programs
+from entropy_rl.rollout.state import Sampling
+from entropy_rl.types import Params, Policy, Rollout
 
 GenerateFn = Callable[..., Rollout]
-
-
-def sample_keys(key: jax.Array, prompt_index: jax.Array, sample_index: jax.Array) -> jax.Array:
-    """One key per row from what the row is, not from where it stands.
-
-    Args:
-      key: The key of the step: fold_in(key(seed), step).
-      prompt_index: int32[P], which problem each prompt is.
-      sample_index: int32[G], which of its samples.
-
-    Returns:
-      key[P*G]. The key of the t-th token is fold_in(row key, t).
-    """
-    fold = jax.random.fold_in
-    keys = jax.vmap(lambda p: jax.vmap(lambda s: fold(fold(key, p), s))(sample_index))(prompt_index)
-    return keys.reshape(-1)
 
 
 def make_generate(
@@ -38,8 +34,10 @@ def make_generate(
     pad_id: int,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    schedule: ScheduleConfig = ScheduleConfig(),
+    stop: StopRule | None = None,
 ) -> GenerateFn:
-    """Compiles a sampler.
+    """Makes a sampler. Its programs are compiled when they are first needed.
 
     Args:
       policy: The model.
@@ -49,20 +47,28 @@ def make_generate(
       pad_id: Fills the columns after the end.
       temperature: Divides the logits; 0 takes the most likely token.
       top_p: Nucleus mass.
+      schedule: Which rows are decoded when. Changes memory and speed, and no result but the last digits.
+      stop: Ends completions at strings of the user; needs `schedule.chunk_steps`.
 
     Returns:
-      A jitted function `(params, prompt_ids int32[P, S], prompt_mask bool[P, S], prompt_index int32[P], key,
-      first_sample=0) -> Rollout` of P*G rows. A sample depends on (key, prompt_index, sample index, t) and
-      the parameters alone; `first_sample` is the index of the first of the G samples.
+      A function `(params, prompt_ids int32[P, S], prompt_mask bool[P, S], prompt_index int32[P], key,
+      first_sample=0, *, limits=None, on_chunk=None) -> Rollout` of P*G rows. A sample depends on (key,
+      prompt_index, sample index, t) and the parameters alone; `first_sample` is the index of the first of the
+      G samples. `limits` int32[P] gives each prompt a limit of new tokens of its own, at most N.
+      `on_chunk` is called with a `Stage` whenever the host has a look; what it raises ends the rollout. A
+      schedule that is one program can itself be part of a jitted function.
 
     Raises:
-      ValueError: If nothing can end a completion.
+      ValueError: If nothing can end a completion, or stop strings would have to be found by the device.
     """
     if not eos_ids:
         raise ValueError("eos_ids: at least one end-of-sequence token is needed")
-    eos = jnp.array(sorted(set(eos_ids)), jnp.int32)
+    if stop is not None and (schedule.chunk_steps is None or schedule.kind == "static"):
+        raise ValueError("stop: stop strings need a schedule with chunk_steps, which is not static")
+    eos = tuple(sorted(set(eos_ids)))
+    sampling = Sampling(group_size, max_new_tokens, eos, pad_id, temperature, top_p)
+    programs = Programs(policy, sampling)
 
-    @jax.jit
     def generate(
         params: Params,
         prompt_ids: jax.Array,
@@ -70,54 +76,16 @@ def make_generate(
         prompt_index: jax.Array,
         key: jax.Array,
         first_sample: jax.Array | int = 0,
+        *,
+        limits: jax.Array | None = None,
+        on_chunk: Callable[[Stage], None] | None = None,
     ) -> Rollout:
-        rows = prompt_ids.shape[0] * group_size
-        keys = sample_keys(key, prompt_index, first_sample + jnp.arange(group_size))
-        decode_params = policy.to_decode(params)
-        head = policy.head(decode_params)
-
-        def draw(hidden, t, alive, out):
-            """Samples column t of the rows that are alive; returns the tokens and who goes on."""
-            logits = jax.lax.dot_general(
-                hidden, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-            )
-            uniforms = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, t)))(keys)
-            uniforms += 2.0**-24  # the middle of its cell: an exact 0 would draw a token of any small mass
-            ids, log_probs, entropy = sample(logits, uniforms, temperature=temperature, top_p=top_p)
-            ids = jnp.where(alive, ids, pad_id)
-            column = (ids, alive, jnp.where(alive, log_probs, 0), jnp.where(alive, entropy, 0))
-            out = tuple(
-                jax.lax.dynamic_update_slice(o, c[:, None], (0, t)) for o, c in zip(out, column, strict=True)
-            )
-            return ids, alive & ~jnp.isin(ids, eos), out
-
-        shape = (rows, max_new_tokens)
-        out = (jnp.full(shape, pad_id, jnp.int32), jnp.zeros(shape, bool), jnp.zeros(shape), jnp.zeros(shape))
-        with jax.named_scope("prefill"):
-            hidden, cache = policy.prefill(decode_params, prompt_ids, prompt_mask, group_size, max_new_tokens)
-        ids, alive, out = draw(jnp.repeat(hidden, group_size, axis=0), 0, jnp.ones(rows, bool), out)
-
-        def go_on(carry):
-            t, _, alive, _, _ = carry
-            return (t < max_new_tokens) & alive.any()
-
-        def step(carry):
-            t, ids, alive, out, cache = carry
-            hidden, cache = policy.decode(decode_params, ids, t - 1, cache)
-            ids, alive, out = draw(hidden, t, alive, out)
-            return t + 1, ids, alive, out, cache
-
-        with jax.named_scope("decode"):
-            _, _, alive, out, _ = jax.lax.while_loop(go_on, step, (jnp.int32(1), ids, alive, out, cache))
-        completion_ids, completion_mask, log_probs, entropy = out
-        return Rollout(
-            prompt_ids=prompt_ids,
-            prompt_mask=prompt_mask,
-            completion_ids=completion_ids,
-            completion_mask=completion_mask,
-            log_probs=log_probs,
-            entropy=entropy,
-            finish_reason=jnp.where(alive, FinishReason.LENGTH, FinishReason.EOS).astype(jnp.int32),
-        )
+        if limits is None:
+            limits = np.full(len(prompt_ids), max_new_tokens, np.int32)
+        plan = programs.plan(schedule, params, prompt_ids)
+        prompts = (prompt_ids, prompt_mask, prompt_index, limits)
+        if plan.chunk_steps is None:
+            return programs.whole(plan, params, prompts, key, first_sample)
+        return generate_in_chunks(programs, plan, params, prompts, key, first_sample, on_chunk, stop)
 
     return generate

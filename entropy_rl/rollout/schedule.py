@@ -1,0 +1,92 @@
+"""Which rows are decoded when, and with how much room: chosen by memory, and by what is left to do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from typing import Literal, NamedTuple
+
+import jax
+
+from entropy_rl.config import ScheduleConfig
+from entropy_rl.types import Params, Policy
+
+# Attention is over the smallest of these shares of the columns that holds what there is. Each is a program
+_COLUMN_SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
+_COLUMN_MULTIPLE = 16
+# of its own, and so is each number of slots; they fall by a factor. Large models take long to compile.
+_SHRINK = {"cpu": 2}
+_SHRINK_OTHERWISE = 4
+_LEAST_ROWS = 8
+
+
+class Schedule(NamedTuple):
+    """How a rollout of B rows is done.
+
+    Attributes:
+      kind: "static", "shrink" or "refill".
+      slots: Rows decoded side by side at first.
+      chunk_steps: Steps after which the host has a look; None does everything in one program.
+    """
+
+    kind: Literal["static", "shrink", "refill"]
+    slots: int
+    chunk_steps: int | None
+
+
+def choose(config: ScheduleConfig, rows: int, bytes_per_row: int, shared_bytes: int, memory: int) -> Schedule:
+    """Turns a config into a schedule: all rows at once if they fit, and otherwise as many as do.
+
+    Moving rows into other slots needs room for those that move: a cache counts one and a half times.
+
+    Args:
+      config: The `schedule` section.
+      rows: B.
+      bytes_per_row: Of the cache of a row, its own copy of the prompt included.
+      shared_bytes: Of what is there once, such as the cache of the prompts.
+      memory: Bytes of all devices that share the rows.
+    """
+    fits = int((config.memory_share * memory - shared_bytes) / (1.5 * max(bytes_per_row, 1)))
+    kind = config.kind
+    if kind == "auto":
+        kind = "shrink" if rows <= fits else "refill"
+    if kind == "static":
+        return Schedule("static", rows, None)
+    slots = rows
+    if kind == "refill":
+        slots = config.slots if config.slots is not None else max(fits, 1)
+        if slots > _LEAST_ROWS:
+            slots -= slots % _LEAST_ROWS
+    return Schedule(kind, min(slots, rows), config.chunk_steps)
+
+
+def cache_bytes(policy: Policy, params: Params, length: int, columns: int) -> int:
+    """Bytes of the cache of one row, with `length` tokens of prompt and room for `columns` more."""
+    ids = jax.ShapeDtypeStruct((1, length), "int32")
+    mask = jax.ShapeDtypeStruct((1, length), "bool")
+    _, prompt = jax.eval_shape(lambda p, i, m: policy.prefill(policy.to_decode(p), i, m), params, ids, mask)
+    rows = jax.eval_shape(lambda: policy.empty_rows(1, columns))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((prompt, rows)))
+
+
+def device_memory(devices: Collection[jax.Device]) -> int:
+    """Bytes of memory of some devices. It is that of the machine for CPU devices, which share it."""
+    if next(iter(devices)).platform == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return sum(device.memory_stats()["bytes_limit"] for device in devices)
+
+
+def row_counts(slots: int) -> list[int]:
+    """The numbers of slots that are compiled, from all of them down."""
+    factor = _SHRINK.get(jax.default_backend(), _SHRINK_OTHERWISE)
+    counts = [slots]
+    while counts[-1] > _LEAST_ROWS:
+        fewer = -(-counts[-1] // factor)
+        counts.append(-(-fewer // _LEAST_ROWS) * _LEAST_ROWS)
+    return counts
+
+
+def column_counts(columns: int) -> list[int]:
+    """The room for new tokens that is compiled, from little to all."""
+    counts = {-(-int(share * columns) // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE for share in _COLUMN_SHARES}
+    return sorted({min(count, columns) for count in counts} - {0})
