@@ -86,6 +86,12 @@ class ScheduleConfig:
         )  # fmt: skip
 
 
+def check_stop(stop: list[str], path: str, schedule: ScheduleConfig) -> None:
+    """Checks that stop strings, which the host looks for, can be found."""
+    allowed = "none, unless schedule.chunk_steps is a number and schedule.kind not static"
+    require(not stop or (schedule.chunk_steps is not None and schedule.kind != "static"), path, stop, allowed)
+
+
 @dataclasses.dataclass(frozen=True)
 class RolloutConfig:
     """Sampling during training.
@@ -98,6 +104,7 @@ class RolloutConfig:
       temperature: Divides the logits, in the sampler and in the trainer alike.
       top_p: Nucleus mass; 1 samples from the whole distribution. Log-probs are those before the cut, so
         with less than 1 the ratio is not that to the policy that sampled.
+      stop: Texts that end a completion, with the token that completes one of them.
     """
 
     prompts: int
@@ -106,11 +113,13 @@ class RolloutConfig:
     max_new_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
+    stop: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self):
         require_at_least(1, "rollout.", self, "prompts", "group_size", "max_prompt_tokens", "max_new_tokens")
         require(self.temperature > 0, "rollout.temperature", self.temperature, "numbers > 0")
         require(0 < self.top_p <= 1, "rollout.top_p", self.top_p, "0 < top_p <= 1")
+        require(all(self.stop), "rollout.stop", self.stop, "texts that are not empty")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,8 +254,9 @@ class EvaluationConfig:
       max_new_tokens: Limit of a completion.
       temperature: Divides the logits.
       top_p: Nucleus mass.
-      rows_per_call: Completions that are sampled side by side. Changes memory and speed, and no result but
-        the last digits of log-probs and entropies.
+      stop: Texts that end a completion, with the token that completes one of them.
+      rows_per_call: Completions that are sampled in one go; they are judged while the next are sampled. Changes
+        memory and speed, and no result but the last digits of log-probs and entropies.
     """
 
     split: str
@@ -255,6 +265,7 @@ class EvaluationConfig:
     problems: int | None = None
     temperature: float = 0.6
     top_p: float = 0.95
+    stop: list[str] = dataclasses.field(default_factory=list)
     rows_per_call: int = 1024
 
     def __post_init__(self):
@@ -264,6 +275,7 @@ class EvaluationConfig:
         )
         require(self.temperature >= 0, "evaluation.temperature", self.temperature, "numbers >= 0")
         require(0 < self.top_p <= 1, "evaluation.top_p", self.top_p, "0 < top_p <= 1")
+        require(all(self.stop), "evaluation.stop", self.stop, "texts that are not empty")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,6 +323,7 @@ class TrainConfig:
       old_log_probs: Where the denominator of the ratio comes from: a forward pass of the trainer before the
         first update, or the sampler's own record.
       evaluation: Pass@K before and after; null for none.
+      schedule: How rollouts and evaluations share the device among their rows.
     """
 
     seed: int
@@ -326,8 +339,11 @@ class TrainConfig:
     loss: LossConfig = LossConfig()
     old_log_probs: Literal["trainer", "sampler"] = "trainer"
     evaluation: EvaluationConfig | None = None
+    schedule: ScheduleConfig = ScheduleConfig()
 
     def __post_init__(self):
+        check_stop(self.rollout.stop, "rollout.stop", self.schedule)
+        check_stop(self.evaluation.stop if self.evaluation else [], "evaluation.stop", self.schedule)
         require_at_least(0, "", self, "seed", "steps")
         cap = self.loss.importance_cap
         require(
@@ -355,6 +371,7 @@ class EvaluateConfig:
       evaluation: Sampling.
       output: Directory for the result and every sample.
       max_prompt_tokens: Longer prompts are left out, and counted.
+      schedule: How the samples of a call share the device.
       shard: The part of the problems that this process samples, 0 .. shards - 1; null for the number of the
         process under jax.distributed.
       shards: Processes that share the problems and `output`; null for those of jax.distributed. May change
@@ -367,11 +384,13 @@ class EvaluateConfig:
     evaluation: EvaluationConfig
     output: str
     max_prompt_tokens: int = 1024
+    schedule: ScheduleConfig = ScheduleConfig()
     shard: int | None = None
     shards: int | None = None
 
     def __post_init__(self):
         require_at_least(0, "", self, "seed")
+        check_stop(self.evaluation.stop, "evaluation.stop", self.schedule)
         require((self.shard is None) == (self.shards is None), "shard", self.shard, "with shards, or neither")
         if self.shards is not None:
             require(

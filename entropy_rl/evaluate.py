@@ -34,7 +34,7 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
       Interrupted: If it was asked to stop; every finished sample is on disk.
     """
     directory = Path(config.output)
-    ours = {"field": "output", "free": ("output", "shard", "shards", "evaluation.rows_per_call")}
+    ours = {"field": "output", "free": ("output", "shard", "shards", "evaluation.rows_per_call", "schedule")}
     check_directory(directory, config, **ours)
     task = load_task(config.task.name, config.task.args)
     task.problems(config.evaluation.split)  # whether there is such a split need not wait for the model
@@ -70,6 +70,7 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
             prompts,
             config.evaluation,
             seed=config.seed,
+            schedule=config.schedule,
             shard=shard,
             on_progress=on_progress,
         )

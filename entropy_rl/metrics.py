@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,18 +149,16 @@ class DeviceWork:
     """Work of the device that goes on while the host does something else.
 
     Args:
-      arrays: What it will give.
+      wait: Returns when the work is done.
     """
 
-    def __init__(self, arrays: Any):
+    def __init__(self, wait: Callable[[], Any]):
         self._ready_at: float | None = None
-        threading.Thread(target=self._watch, args=(arrays,), daemon=True).start()
+        threading.Thread(target=self._watch, args=(wait,), daemon=True).start()
 
-    def _watch(self, arrays: Any) -> None:
-        import jax  # here: `data prepare` shows its progress without
-
-        with contextlib.suppress(Exception):  # it is raised where the arrays are used
-            jax.block_until_ready(arrays)
+    def _watch(self, wait: Callable[[], Any]) -> None:
+        with contextlib.suppress(Exception):  # it is raised where the result is used
+            wait()
         self._ready_at = time.perf_counter()
 
     def waited(self) -> float:

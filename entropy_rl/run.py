@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
 
 from entropy_rl.checkpoint import Checkpoints
-from entropy_rl.config import TrainConfig
+from entropy_rl.config import ScheduleConfig, TrainConfig
 from entropy_rl.evaluation import Evaluation, evaluate_into, read_result
 from entropy_rl.files import write_atomically
 from entropy_rl.interrupt import StopRequest, catch_signals
 from entropy_rl.loading import Model
 from entropy_rl.metrics import Progress, RunLog
 from entropy_rl.prompts import Prompts
+from entropy_rl.rollout import Stage
 from entropy_rl.run_directory import (
     CHECKPOINT_DIRECTORY,
     CONFIG_FILE,
@@ -88,6 +89,7 @@ class Run:
             prompts,
             self._config.evaluation,
             seed=self._config.seed,
+            schedule=getattr(self._config, "schedule", ScheduleConfig()),  # a warm start has none
             on_progress=on_progress,
         )
 
@@ -106,6 +108,21 @@ class Run:
         except ValueError:
             return False
         return (directory / CONFIG_FILE).exists()
+
+    def rollout_watch(self, state: TrainState) -> Callable[[Stage], None]:
+        """What a rollout calls now and then: it says how far things are, and stops when that is asked for.
+
+        Args:
+          state: The state before the step, which is then saved.
+        """
+
+        def watch(stage: Stage) -> None:
+            self.progress.note(f"rollout: {stage.finished}/{stage.rows} ended, longest {stage.tokens}")
+            if self.stop:
+                self.save(state)
+                self.stop.act("stopped during a rollout; the same command repeats it and goes on")
+
+        return watch
 
     def end_step(self, step: int, state: TrainState) -> None:
         """Saves the state when that is due.

@@ -22,7 +22,7 @@ EVALUATIONS_DIRECTORY = "evaluations"  # of the steps: 0/, 10/, ...
 MODEL_DIRECTORY = "model"
 
 # What may change between two starts of one run of RL: it does not change any result.
-_FREE = ("steps", "run", "evaluation")
+_FREE = ("steps", "run", "evaluation", "schedule")
 
 
 def check_directory(

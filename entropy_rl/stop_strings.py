@@ -40,3 +40,8 @@ class StopStrings:
     def _found(self, ids: Sequence[int]) -> bool:
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
         return any(string in text for string in self._strings)
+
+
+def stop_rule(tokenizer: Any, strings: Sequence[str]) -> StopStrings | None:
+    """The rule of some stop strings; None if there are none."""
+    return StopStrings(tokenizer, strings) if strings else None

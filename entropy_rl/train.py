@@ -13,6 +13,7 @@ goes on from its last checkpoint as if nothing had happened.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +35,7 @@ from entropy_rl.rollout import GenerateFn, make_generate
 from entropy_rl.run import open_run
 from entropy_rl.run_directory import check_directory, claim_directory
 from entropy_rl.scoring import Scores, probe_shares, score
+from entropy_rl.stop_strings import stop_rule
 from entropy_rl.tasks import closing, load_task
 from entropy_rl.train_step import (
     StatsFn,
@@ -99,11 +101,17 @@ def train(config: TrainConfig) -> TrainState:
             with clock("rollout"):
                 batch = prompts.step(step, config.rollout.prompts)
                 rollout = programs.generate(
-                    state.params, batch.ids, batch.mask, batch.index, jax.random.fold_in(key, step)
+                    state.params,
+                    batch.ids,
+                    batch.mask,
+                    batch.index,
+                    jax.random.fold_in(key, step),
+                    on_chunk=run.rollout_watch(state),
                 )
                 rollout = jax.device_get(rollout)
             data = _train_batch(config, programs, state.params, model, rollout)
-            work = DeviceWork(data)  # its log-probs, while the host judges
+            # Its log-probs, while the host judges.
+            work = DeviceWork(functools.partial(jax.block_until_ready, data))
             with clock("verdicts"):
                 row_problems = batch.rows(config.rollout.group_size)
                 scores = score(task, model.tokenizer, row_problems, rollout)
@@ -152,6 +160,8 @@ def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Pr
             pad_id=model.pad_id,
             temperature=rollout.temperature,
             top_p=rollout.top_p,
+            schedule=config.schedule,
+            stop=stop_rule(model.tokenizer, rollout.stop),
         ),
         stats=jax.jit(
             make_stats_pass(

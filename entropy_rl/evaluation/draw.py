@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYetDone
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from entropy_rl.config import EvaluationConfig
+from entropy_rl.config import EvaluationConfig, ScheduleConfig
 from entropy_rl.evaluation.samples import Row, completion_rows
 from entropy_rl.loading import Model
 from entropy_rl.metrics import DeviceWork
 from entropy_rl.prompts import PromptBatch, Prompts
-from entropy_rl.rollout import make_generate
+from entropy_rl.rollout import GenerateFn, Stage, make_generate
 from entropy_rl.scoring import score
+from entropy_rl.stop_strings import stop_rule
 from entropy_rl.tasks.task import Task
 from entropy_rl.types import Params, Rollout
 
 # Evaluations must not share the noise of training, whose keys are fold_in(key(seed), step).
 _STREAM = 2**31 - 1
+_PATIENCE = 0.2  # seconds between two looks at the stage of a call
 
 
 class Drawn(NamedTuple):
@@ -42,7 +46,9 @@ def draw_samples(
     config: EvaluationConfig,
     *,
     seed: int,
+    schedule: ScheduleConfig = ScheduleConfig(),
     done: Collection[tuple[int, int]] = frozenset(),
+    on_chunk: Callable[[Stage], None] = lambda stage: None,
 ) -> Iterator[Drawn]:
     """Samples and judges every problem, at most `rows_per_call` samples at a time.
 
@@ -53,19 +59,35 @@ def draw_samples(
       prompts: The problems.
       config: The `evaluation` section.
       seed: With a problem's id and the number of the sample it fixes every sample.
+      schedule: How the samples of a call share the device.
       done: Samples that are there already, as (problem id, number of the sample).
+      on_chunk: Called with the stage of the call at hand, in this thread; what it raises ends the evaluation.
 
     Yields:
       The samples that are not, always in the same order.
     """
-    waiting = None
-    for call in _calls(model, params, prompts, config, seed, done):
-        # The next samples are on their way before the host turns to those that came before.
+    generate = make_generate(
+        model.policy,
+        group_size=min(config.samples, config.rows_per_call),
+        max_new_tokens=config.max_new_tokens,
+        eos_ids=model.eos_ids,
+        pad_id=model.pad_id,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        schedule=schedule,
+        stop=stop_rule(model.tokenizer, config.stop),
+    )
+    key = jax.random.fold_in(jax.random.key(seed), _STREAM)
+    with _Sampler(generate, params, key, on_chunk) as sampler:
+        waiting = None
+        for call in _calls(prompts, config, done):
+            # The next samples are on their way before the host turns to those that came before.
+            rollout = sampler.begin(call)
+            if waiting is not None:
+                yield _judge(model, task, *waiting, DeviceWork(rollout.result))
+            waiting = call, sampler.wait(rollout)
         if waiting is not None:
-            yield _judge(model, task, waiting, DeviceWork(call.rollout))
-        waiting = call
-    if waiting is not None:
-        yield _judge(model, task, waiting, None)
+            yield _judge(model, task, *waiting, None)
 
 
 class _Call(NamedTuple):
@@ -73,39 +95,20 @@ class _Call(NamedTuple):
 
     Attributes:
       batch: Its prompts.
-      rollout: What it gives, still being computed.
       rows: The rows of it that are wanted.
       group: Samples per prompt.
       first_sample: The number of the first of them.
     """
 
     batch: PromptBatch
-    rollout: Rollout
     rows: np.ndarray
     group: int
     first_sample: int
 
 
-def _calls(
-    model: Model,
-    params: Params,
-    prompts: Prompts,
-    config: EvaluationConfig,
-    seed: int,
-    done: Collection[tuple[int, int]],
-) -> Iterator[_Call]:
+def _calls(prompts: Prompts, config: EvaluationConfig, done: Collection[tuple[int, int]]) -> Iterator[_Call]:
     group = min(config.samples, config.rows_per_call)
     count = min(len(prompts), max(1, config.rows_per_call // group))
-    generate = make_generate(
-        model.policy,
-        group_size=group,
-        max_new_tokens=config.max_new_tokens,
-        eos_ids=model.eos_ids,
-        pad_id=model.pad_id,
-        temperature=config.temperature,
-        top_p=config.top_p,
-    )
-    key = jax.random.fold_in(jax.random.key(seed), _STREAM)
     for first in range(0, len(prompts), count):
         # The last batch is moved back so that it is full; what it has twice is dropped.
         start = min(first, len(prompts) - count)
@@ -118,12 +121,61 @@ def _calls(
                 and (batch.problems[b // group].id, b % group + sample) not in done
             ]
             if wanted:
-                rollout = generate(params, batch.ids, batch.mask, batch.index, key, sample)
-                yield _Call(batch, rollout, np.array(wanted), group, sample)
+                yield _Call(batch, np.array(wanted), group, sample)
 
 
-def _judge(model: Model, task: Task, call: _Call, next_work: DeviceWork | None) -> Drawn:
-    rollout, rows, group = jax.device_get(call.rollout), call.rows, call.group
+class _Sampler:
+    """Draws in a thread of its own: its host's part must go on while this thread judges.
+
+    Args:
+      generate: The sampler.
+      params: The parameters.
+      key: Of the evaluation.
+      on_chunk: Called by `wait`, in the caller's thread.
+    """
+
+    def __init__(
+        self, generate: GenerateFn, params: Params, key: jax.Array, on_chunk: Callable[[Stage], None]
+    ):
+        self._generate, self._params, self._key, self._on_chunk = generate, params, key, on_chunk
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._stage: Stage | None = None
+        self._closed = False
+
+    def begin(self, call: _Call) -> Future[Rollout]:
+        """Starts to draw."""
+        batch = call.batch
+        arguments = (self._params, batch.ids, batch.mask, batch.index, self._key, call.first_sample)
+        return self._thread.submit(self._draw, arguments)
+
+    def _draw(self, arguments: tuple) -> Rollout:
+        return jax.block_until_ready(self._generate(*arguments, on_chunk=self._look))
+
+    def _look(self, stage: Stage) -> None:
+        if self._closed:
+            raise RuntimeError("the evaluation has ended")  # nobody will hear it
+        self._stage = stage
+
+    def wait(self, rollout: Future[Rollout]) -> Rollout:
+        """The samples, when they are there; `on_chunk` hears of new stages until then."""
+        while True:
+            try:
+                return rollout.result(timeout=_PATIENCE)
+            except NotYetDone:
+                stage, self._stage = self._stage, None
+                if stage is not None:
+                    self._on_chunk(stage)
+
+    def __enter__(self) -> _Sampler:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed = True
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+def _judge(model: Model, task: Task, call: _Call, rollout: Rollout, next_work: DeviceWork | None) -> Drawn:
+    rollout, rows, group = jax.device_get(rollout), call.rows, call.group
     size = len(rollout.completion_ids)
     # A prompt of its own for every row that is left: their number need not be whole groups.
     rollout = jax.tree.map(lambda x: x[rows if len(x) == size else rows // group], rollout)

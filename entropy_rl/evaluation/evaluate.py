@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from entropy_rl.config import EvaluationConfig
+from entropy_rl.config import EvaluationConfig, ScheduleConfig
 from entropy_rl.evaluation.draw import draw_samples
 from entropy_rl.evaluation.origin import check_origin, exclusive
 from entropy_rl.evaluation.result import Evaluation, summarise
@@ -76,6 +76,7 @@ def evaluate_into(
     config: EvaluationConfig,
     *,
     seed: int,
+    schedule: ScheduleConfig = ScheduleConfig(),
     shard: tuple[int, int] = (0, 1),
     on_progress: OnProgress = lambda done, total, waited: None,
 ) -> Evaluation | None:
@@ -90,9 +91,10 @@ def evaluate_into(
       prompts: All problems, from `evaluation_prompts`.
       config: The `evaluation` section.
       seed: With a problem's id and the number of the sample it fixes every sample.
+      schedule: How the samples of a call share the device.
       shard: The part of the problems that this process samples, as (index, count).
-      on_progress: Called at the start, and after each batch is on disk; what it raises ends the evaluation,
-        and the next call goes on from there.
+      on_progress: Called at the start, while samples are drawn, and after each batch is on disk; what it raises
+        ends the evaluation, and the next call goes on from there.
 
     Returns:
       The result; None while other processes have samples to add.
@@ -110,12 +112,23 @@ def evaluate_into(
         done = _samples_on_disk(directory, prompts, config.samples)
         ids = {problem.id for problem in own.problems}
         count, total = sum(problem in ids for problem, _ in done), len(own) * config.samples
-        waited = 0.0
-        on_progress(count, total, waited)
-        for drawn in draw_samples(model, params, task, own, config, seed=seed, done=done):
+        progress = [count, total, 0.0]
+        on_progress(*progress)
+        for drawn in draw_samples(
+            model,
+            params,
+            task,
+            own,
+            config,
+            seed=seed,
+            schedule=schedule,
+            done=done,
+            on_chunk=lambda _: on_progress(*progress),
+        ):
             write_jsonl(file, drawn.rows)
-            count, waited = count + len(drawn.rows), waited + drawn.waited
-            on_progress(count, total, waited)
+            progress[0] += len(drawn.rows)
+            progress[2] += drawn.waited
+            on_progress(*progress)
     if len(_samples_on_disk(directory, prompts, config.samples)) < len(prompts) * config.samples:
         return None
     result = summarise(read_samples(directory), task, prompts, config.samples)
