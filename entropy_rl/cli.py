@@ -109,6 +109,7 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     if "" not in sys.path:
         sys.path.insert(0, "")  # a user's own `module:function` lies where they are
     _quiet_libraries()
+    _keep_compiled_programs()
     if verb != "data prepare":  # models are local: a mistyped path must not ask a hub
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
@@ -140,6 +141,13 @@ def _in_one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(line.strip() for line in str(error).splitlines()) or type(error).__name__
+
+
+def _keep_compiled_programs() -> None:
+    """Lets jax, not yet imported, keep its programs where the user's caches are, or where they say."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(base, "entropy_rl", "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
 def _quiet_libraries() -> None:

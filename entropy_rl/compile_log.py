@@ -3,50 +3,54 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
-import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import jax
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _FROM_CACHE = "/jax/compilation_cache/cache_hits"
-_WORTH_NAMING = 0.5  # seconds
+_WORTH_TELLING = 1.0  # seconds
+_NAMED = 5  # programs
 
 _listeners: list[CompileLog] = []
 _is_registered = False
 
 
 class CompileLog:
-    """Programs that were compiled, or read from the cache, since it was made."""
+    """Programs that were compiled, or read from the cache, since the last report."""
 
     def __init__(self):
-        self.seconds: dict[str, float] = {}
-        self.programs = self.cached = 0
-        self._start = time.perf_counter()
-        self._hits = threading.local()
+        self._hit = threading.local()  # each thread compiles one program at a time
+        self._clear()
 
-    def line(self) -> str:
-        """One line for a person: how many programs, how long, which took longest."""
-        total = sum(self.seconds.values())
-        slow = sorted(((s, name) for name, s in self.seconds.items() if s >= _WORTH_NAMING), reverse=True)
-        names = ", ".join(f"{name} {seconds:.1f} s" for seconds, name in slow)
-        return (
-            f"compiled {self.programs} programs in {total:.1f} s, {self.cached} of them from the cache"
-            f"{': ' if names else ''}{names}; first step {time.perf_counter() - self._start:.1f} s"
-        )
+    def _clear(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._programs = self._cached = 0
+
+    def report(self, say: Callable[[str], None]) -> None:
+        """Says in one line what was compiled, if that took a while.
+
+        Args:
+          say: Shows a line to a person.
+        """
+        total = sum(self._seconds.values())
+        if total < _WORTH_TELLING:
+            return
+        slowest = sorted(self._seconds.items(), key=lambda item: -item[1])[:_NAMED]
+        names = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in slowest)
+        say(f"compiled {self._programs} programs in {total:.1f} s ({self._cached} from the cache): {names}")
+        self._clear()
 
     def _on_hit(self) -> None:
-        self._hits.last = True
+        self._hit.value = True
 
     def _on_compiled(self, name: str, seconds: float) -> None:
-        self.programs += 1
-        self.cached += getattr(self._hits, "last", False)
-        self._hits.last = False
+        self._programs += 1
+        self._cached += getattr(self._hit, "value", False)
+        self._hit.value = False
         name = name.removeprefix("jit(").removesuffix(")")
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
 
 @contextlib.contextmanager
@@ -75,13 +79,3 @@ def _hear_duration(event: str, seconds: float, **about: object) -> None:
     if event == _COMPILED:
         for log in _listeners:
             log._on_compiled(str(about.get("fun_name", "a program")), seconds)
-
-
-def keep_compiled_programs() -> None:
-    """Lets jax keep what it compiles in the user's cache directory, unless they chose another place.
-
-    Must be called before jax is first used.
-    """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(base / "entropy_rl" / "jax"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")

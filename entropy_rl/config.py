@@ -255,7 +255,7 @@ class EvaluationConfig:
       temperature: Divides the logits.
       top_p: Nucleus mass.
       stop: Texts that end a completion, with the token that completes one of them.
-      rows_per_call: Completions that are sampled in one go; they are judged while the next are sampled. Changes
+      rows_per_call: Completions that are sampled in one go, and judged while the next are sampled. Changes
         memory and speed, and no result but the last digits of log-probs and entropies.
     """
 

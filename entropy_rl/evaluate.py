@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 
 from entropy_rl.cli import run_verb
+from entropy_rl.compile_log import compile_log
 from entropy_rl.config import EvaluateConfig
 from entropy_rl.evaluation import Evaluation, evaluate_into, evaluation_prompts
 from entropy_rl.interrupt import catch_signals
@@ -50,7 +51,12 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
 
     total = len(prompts.shard(*shard)) * config.evaluation.samples
     start, begun = time.perf_counter(), None
-    with closing(task), catch_signals() as stop, Progress("samples", total, every=max(1, total // 20)) as bar:
+    with (
+        closing(task),
+        catch_signals() as stop,
+        compile_log() as compiled,
+        Progress("samples", total, every=max(1, total // 20)) as bar,
+    ):
 
         def on_progress(done: int, total: int, waited: float) -> None:
             nonlocal begun
@@ -59,6 +65,7 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
             speed = (
                 f"{(done - begun) / seconds:.1f}/s, waiting for verdicts {waited / seconds:.1%} of the time"
             )
+            compiled.report(bar.say)
             bar.show(done, speed)
             stop.act(f"stopped after {done} of {total} samples; the same command goes on from there")
 

@@ -24,6 +24,7 @@ import optax
 
 from entropy_rl.advantages import Transform, build_advantage
 from entropy_rl.cli import run_verb
+from entropy_rl.compile_log import compile_log
 from entropy_rl.config import TrainConfig, check_batching
 from entropy_rl.evaluation import completion_rows, evaluation_prompts
 from entropy_rl.loading import Model, check_length, keep_model_files, load_model
@@ -86,7 +87,7 @@ def train(config: TrainConfig) -> TrainState:
     evaluation_steps = _evaluation_steps(config)
     key = jax.random.key(config.seed)
 
-    with closing(task), open_run(config, start, "step") as (run, state):
+    with closing(task), compile_log() as compiled, open_run(config, start, "step") as (run, state):
         for step in range(int(state.step), config.steps + 1):
             # ---- Evaluate ----
             if step in evaluation_steps:
@@ -131,6 +132,7 @@ def train(config: TrainConfig) -> TrainState:
             sample_index = [b % config.rollout.group_size for b in range(len(kept))]
             rows = completion_rows(kept, sample_index, rollout, scores)
             run.records.samples({"step": step + 1} | row for row in rows)
+            compiled.report(run.progress.say)
             run.progress.show(step + 1, _note(metrics))
             run.end_step(step + 1, state)
     print(run_summary(directory, config.steps))

@@ -22,7 +22,7 @@ FLOORS = {
     2: "models",
     3: "rollout train_step micro_batches supervised_step optimizer",
     4: """tasks prompts demonstrations checkpoint metrics scoring loading evaluation interrupt config_file
-          config_help files report run run_directory stop_strings""",
+          config_help files report run run_directory stop_strings compile_log""",
     5: "train warmstart evaluate export data compare cli",
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}

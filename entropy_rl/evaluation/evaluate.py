@@ -93,8 +93,8 @@ def evaluate_into(
       seed: With a problem's id and the number of the sample it fixes every sample.
       schedule: How the samples of a call share the device.
       shard: The part of the problems that this process samples, as (index, count).
-      on_progress: Called at the start, while samples are drawn, and after each batch is on disk; what it raises
-        ends the evaluation, and the next call goes on from there.
+      on_progress: Called at the start, while samples are drawn, and after each batch is on disk; what it
+        raises ends the evaluation, and the next call goes on from there.
 
     Returns:
       The result; None while other processes have samples to add.
