@@ -15,14 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from entropy_rl.models.attention import (
-    LayerCache,
-    Llama3RopeScaling,
-    apply_rope,
-    cached_attention,
-    causal_attention,
-    rope_frequencies,
-)
+from entropy_rl.models.attention import causal_attention
+from entropy_rl.models.cached_attention import LayerCache, cached_attention
+from entropy_rl.models.rope import Llama3RopeScaling, apply_rope, rope_frequencies
 from entropy_rl.types import Params, Policy
 
 
