@@ -33,11 +33,14 @@ class ModelConfig:
       compute_dtype: Type of activations and of the decoding weights. Master weights, logits,
         log-probs, entropies and norms are float32 in any case.
       remat: Recompute the layers in the backward pass instead of keeping their activations.
+      attention: Implementation of the attention in training and over prompts: `xla` runs everywhere, `cudnn`
+        on NVIDIA GPUs in bfloat16, `splash` on TPUs; `auto` takes the one of the backend.
     """
 
     path: str
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
 
 
 @dataclasses.dataclass(frozen=True)

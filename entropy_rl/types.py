@@ -16,6 +16,11 @@ from flax import struct
 Params = Any  # a nest of dicts of arrays
 Cache = Any  # whatever a policy needs to go on decoding; opaque to everyone else
 
+# The axes of a mesh. Rows are sharded over the data axes, heads and features over the tensor axis.
+DATA_AXES = ("data", "fsdp")
+FSDP_AXIS = "fsdp"
+TENSOR_AXIS = "tensor"
+
 
 class Policy(NamedTuple):
     """A language model as pure functions, in the manner of `optax.GradientTransformation`.

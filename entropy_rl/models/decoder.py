@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import Mesh
 
-from entropy_rl.models.attention import causal_attention
+from entropy_rl.models.attention import causal_attention, resolve_attention
 from entropy_rl.models.cached_attention import LayerCache, cached_attention
 from entropy_rl.models.rope import Llama3RopeScaling, apply_rope, rope_frequencies
 from entropy_rl.types import Params, Policy
@@ -138,7 +140,13 @@ class DecoderCache:
     prompt_mask: jax.Array  # bool[P, S]
 
 
-def make_policy(config: DecoderConfig, compute_dtype: Any = jnp.float32, remat: bool = False) -> Policy:
+def make_policy(
+    config: DecoderConfig,
+    compute_dtype: Any = jnp.float32,
+    remat: bool = False,
+    attention: str = "auto",
+    mesh: Mesh | None = None,
+) -> Policy:
     """The decoder as a `Policy`.
 
     Training parameters are float32 with the layers stacked on a leading axis, so that one compiled
@@ -149,10 +157,27 @@ def make_policy(config: DecoderConfig, compute_dtype: Any = jnp.float32, remat: 
       config: The architecture.
       compute_dtype: Type of activations and decoding weights.
       remat: Recompute each layer in the backward pass instead of keeping its activations.
+      attention: Implementation of the attention of whole rows: auto, xla, cudnn or splash. `auto` is looked
+        up when a function of the policy is traced.
+      mesh: The mesh that the policy runs on, for kernels that the compiler cannot partition; None for one
+        device.
 
     Returns:
       The policy.
+
+    Raises:
+      ValueError: If the implementation of the attention cannot serve the model.
     """
+    windows = config.windows
+    find_attention = partial(resolve_attention, attention, compute_dtype, config.head_dim, windows)
+    if attention != "auto":
+        find_attention()  # fails now, without a device, and not when it is first traced
+
+    def attend_causally(
+        q: jax.Array, k: jax.Array, v: jax.Array, window: int | jax.Array | None
+    ) -> jax.Array:
+        return causal_attention(q, k, v, window=window, implementation=find_attention(), mesh=mesh)
+
     block = Block(config, compute_dtype)
     norm = RMSNorm(config.norm_eps)
 
@@ -183,15 +208,15 @@ def make_policy(config: DecoderConfig, compute_dtype: Any = jnp.float32, remat: 
 
         def layer(x: jax.Array, inputs: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
             layer_params, window = inputs
-            attend = lambda q, k, v: (causal_attention(q, k, v, window), None)  # noqa: E731
+            window = windows[0] if window is None else window
+            attend = lambda q, k, v: (attend_causally(q, k, v, window), None)  # noqa: E731
             return block.apply({"params": layer_params}, x, positions, attend)
 
-        windows = None
-        if any(config.windows):  # one number per layer, so that the layers stay one scan
-            windows = jnp.array([ids.shape[1] if w is None else w for w in config.windows], jnp.int32)
-        x, _ = jax.lax.scan(
-            jax.checkpoint(layer) if remat else layer, embed(params, ids), (params["layers"], windows)
-        )
+        per_layer = None
+        if len(set(windows)) > 1:  # one number per layer, so that the layers stay one scan
+            per_layer = jnp.array([ids.shape[1] if w is None else w for w in windows], jnp.int32)
+        layers = (params["layers"], per_layer)
+        x, _ = jax.lax.scan(jax.checkpoint(layer) if remat else layer, embed(params, ids), layers)
         return final_norm(params, x)
 
     def head(params: Params) -> jax.Array:
@@ -209,7 +234,7 @@ def make_policy(config: DecoderConfig, compute_dtype: Any = jnp.float32, remat: 
         positions = jnp.broadcast_to(jnp.arange(length)[None], prompt_ids.shape)
         x, caches = embed(params, prompt_ids), []
         for layer_params, window in zip(params["layers"], config.windows, strict=True):
-            attend = lambda q, k, v, w=window: (causal_attention(q, k, v, w), (k, v))  # noqa: E731
+            attend = lambda q, k, v, w=window: (attend_causally(q, k, v, w), (k, v))  # noqa: E731
             x, kv = block.apply({"params": layer_params}, x, positions, attend)
             prompt_keys, prompt_values = (y.swapaxes(1, 2) for y in kv)  # [P, K, S, h]
             shape = (prompts * group_size, config.num_kv_heads, max_new_tokens, config.head_dim)

@@ -1,0 +1,63 @@
+"""Programs for TPUs are compiled by the real compiler, ahead of time and without a TPU; needs libtpu."""
+
+import dataclasses
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from policies import TINY
+
+from entropy_rl.models.attention import causal_attention
+from entropy_rl.models.decoder import make_policy
+from entropy_rl.types import DATA_AXES, TENSOR_AXIS
+
+pytestmark = pytest.mark.tpu_compiler
+
+ROWS, HEADS = PartitionSpec(DATA_AXES), PartitionSpec(DATA_AXES, None, TENSOR_AXIS)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    """Two by two chips that nobody has."""
+    pytest.importorskip("libtpu", reason="libtpu is not installed: no TPU compiler")
+    from jax.experimental import topologies
+
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # or it looks for a TPU over the network
+    devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
+    # The cache of compiled programs is for devices that exist.
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield Mesh(np.reshape(devices, (1, 2, 2)), (*DATA_AXES, TENSOR_AXIS), axis_types=(AxisType.Auto,) * 3)
+    jax.config.update("jax_enable_compilation_cache", before)
+
+
+def on(mesh, shape, dtype, spec):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+
+@pytest.mark.parametrize(("h", "window"), [(64, None), (128, 300)])
+def test_splash_attention_and_its_gradient_compile(h, window, mesh):
+    q = on(mesh, (4, 1024, 8, h), jnp.bfloat16, HEADS)
+    k = on(mesh, (4, 1024, 2, h), jnp.bfloat16, HEADS)
+
+    def loss(q, k, v):
+        out = causal_attention(q, k, v, window=window, implementation="splash", mesh=mesh)
+        return out.astype(jnp.float32).sum()
+
+    text = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2))).lower(q, k, k).compile().as_text()
+    assert text.count("tpu_custom_call") >= 3  # forward, gradient of q, gradient of k and v
+
+
+def test_the_gradient_of_the_decoder_compiles_with_splash(mesh):
+    config = dataclasses.replace(TINY, hidden_size=256, num_heads=4, num_kv_heads=2, head_dim=64)
+    policy = make_policy(config, jnp.bfloat16, remat=True, attention="splash", mesh=mesh)
+    params = jax.tree.map(
+        lambda x: on(mesh, x.shape, x.dtype, PartitionSpec()),
+        jax.eval_shape(policy.init, jax.random.key(0)),
+    )
+    loss = lambda params, ids: policy.apply(params, ids).astype(jnp.float32).sum()  # noqa: E731
+    compiled = jax.jit(jax.grad(loss)).lower(params, on(mesh, (4, 256), jnp.int32, ROWS)).compile()
+    assert "tpu_custom_call" in compiled.as_text()
