@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from entropy_rl.models.attention import causal_attention, resolve_attention
 from entropy_rl.models.cached_attention import LayerCache, cached_attention
+from entropy_rl.models.remat import rematerialize
 from entropy_rl.models.rope import Llama3RopeScaling, apply_rope, rope_frequencies
 from entropy_rl.types import Params, Policy
 
@@ -143,7 +144,7 @@ class DecoderCache:
 def make_policy(
     config: DecoderConfig,
     compute_dtype: Any = jnp.float32,
-    remat: bool = False,
+    remat: str = "none",
     attention: str = "auto",
     mesh: Mesh | None = None,
 ) -> Policy:
@@ -156,7 +157,7 @@ def make_policy(
     Args:
       config: The architecture.
       compute_dtype: Type of activations and decoding weights.
-      remat: Recompute each layer in the backward pass instead of keeping its activations.
+      remat: What the layers keep for the backward pass: none, dots or full (see `rematerialize`).
       attention: Implementation of the attention of whole rows: auto, xla, cudnn or splash. `auto` is looked
         up when a function of the policy is traced.
       mesh: The mesh that the policy runs on, for kernels that the compiler cannot partition; None for one
@@ -166,8 +167,9 @@ def make_policy(
       The policy.
 
     Raises:
-      ValueError: If the implementation of the attention cannot serve the model.
+      ValueError: If the implementation of the attention cannot serve the model, or there is no such remat.
     """
+    rematerialize(lambda: None, remat)  # fails now
     windows = config.windows
     find_attention = partial(resolve_attention, attention, compute_dtype, config.head_dim, windows)
     if attention != "auto":
@@ -216,7 +218,7 @@ def make_policy(
         if len(set(windows)) > 1:  # one number per layer, so that the layers stay one scan
             per_layer = jnp.array([ids.shape[1] if w is None else w for w in windows], jnp.int32)
         layers = (params["layers"], per_layer)
-        x, _ = jax.lax.scan(jax.checkpoint(layer) if remat else layer, embed(params, ids), layers)
+        x, _ = jax.lax.scan(rematerialize(layer, remat), embed(params, ids), layers)
         return final_norm(params, x)
 
     def head(params: Params) -> jax.Array:

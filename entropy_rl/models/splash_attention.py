@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from entropy_rl.models.remat import ATTENTION_RESIDUALS
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
 
 _LANES = 128
@@ -96,6 +97,7 @@ def _splash(q: jax.Array, k: jax.Array, v: jax.Array, window: int | None, interp
             block_q_dkv=block, block_kv_dkv=block,
             block_q_dq=block, block_kv_dq=block,
         ),
+        residual_checkpoint_name=ATTENTION_RESIDUALS,
         interpret=interpret,
     )  # fmt: skip
     out = jax.vmap(kernel)(pad(q * h**-0.5), pad(k), pad(v))
