@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from policies import TINY
 
 from entropy_rl.models.attention import causal_attention
 from entropy_rl.models.decoder import make_policy
+from entropy_rl.models.ragged_attention import ragged_attention
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
 
 pytestmark = pytest.mark.tpu_compiler
@@ -53,7 +55,7 @@ def test_splash_attention_and_its_gradient_compile(h, window, mesh):
 
 def test_the_gradient_of_the_decoder_compiles_with_splash(mesh):
     config = dataclasses.replace(TINY, hidden_size=256, num_heads=4, num_kv_heads=2, head_dim=64)
-    policy = make_policy(config, jnp.bfloat16, remat=True, attention="splash", mesh=mesh)
+    policy = make_policy(config, jnp.bfloat16, remat="dots", attention="splash", mesh=mesh)
     params = jax.tree.map(
         lambda x: on(mesh, x.shape, x.dtype, PartitionSpec()),
         jax.eval_shape(policy.init, jax.random.key(0)),
@@ -61,3 +63,31 @@ def test_the_gradient_of_the_decoder_compiles_with_splash(mesh):
     loss = lambda params, ids: policy.apply(params, ids).astype(jnp.float32).sum()  # noqa: E731
     compiled = jax.jit(jax.grad(loss)).lower(params, on(mesh, (4, 256), jnp.int32, ROWS)).compile()
     assert "tpu_custom_call" in compiled.as_text()
+
+
+@pytest.mark.parametrize(
+    ("r", "h", "dtype"), [(7, 128, jnp.bfloat16), (4, 64, jnp.bfloat16), (6, 128, jnp.float32)]
+)
+def test_ragged_attention_compiles_and_a_decode_loop_never_copies_its_cache(r, h, dtype, mesh):
+    rows, kv_heads, columns = 8, 4, 2048 + 128
+
+    def decode(q, keys, values):
+        def step(state):
+            t, keys, values, total = state
+            new = q[:, :, :1] + t.astype(dtype)
+            keys, values = (jax.lax.dynamic_update_slice(x, new, (0, 0, t, 0)) for x in (keys, values))
+            length = jnp.full(rows, t + 1)
+            part = ragged_attention(q, keys, values, jnp.zeros_like(length), length, mesh=mesh)
+            return t + 1, keys, values, total + part.out
+
+        start = (jnp.int32(0), keys, values, jnp.zeros(q.shape))
+        return jax.lax.while_loop(lambda state: state[0] < columns, step, start)[3]
+
+    spec = PartitionSpec(DATA_AXES, TENSOR_AXIS)
+    q, cache = (on(mesh, (rows, kv_heads, n, h), dtype, spec) for n in (r, columns))
+    text = jax.jit(decode).lower(q, cache, cache).compile().as_text()
+    loop, _, program = text.partition("\nENTRY ")
+    assert " while(" in program and "ragged_attention" in loop
+    # With h = 64 there is one before the loop: the kernel's layout fills the 128 lanes.
+    copies = re.compile(rf",{columns},{h}\].* (copy|copy-start|transpose)\(")
+    assert not [line for line in loop.splitlines() if copies.search(line)]
