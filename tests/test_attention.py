@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from policies import TINY
 
+from entropy_rl import loading
+from entropy_rl.config import ModelConfig
 from entropy_rl.models.attention import causal_attention, check_backend, resolve_attention
 from entropy_rl.models.decoder import make_policy
 from entropy_rl.models.splash_attention import splash_attention
@@ -178,9 +180,10 @@ def test_a_policy_refuses_before_it_computes():
         make_policy(TINY, attention="cudnn")
 
 
-def test_a_backend_without_the_kernel_is_refused_in_a_line():
+def test_a_backend_without_the_kernel_is_refused_in_a_line_before_weights_are_read(monkeypatch):
+    monkeypatch.setattr(loading, "load_hf", None)
     with pytest.raises(ValueError, match=r"'splash' is not allowed on the backend cpu; allowed: auto, xla$"):
-        check_backend("splash")
+        loading.load_model(ModelConfig("asset:countdown", attention="splash"))
     check_backend("auto")
 
 

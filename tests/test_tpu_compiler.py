@@ -1,4 +1,8 @@
-"""Programs for TPUs are compiled by the real compiler, ahead of time and without a TPU; needs libtpu."""
+"""Programs for TPUs are compiled by the real compiler, ahead of time and without a TPU.
+
+That is libtpu, in the version that jax[tpu] asks for: `pip install --target DIRECTORY libtpu==0.0.42.*`, and
+DIRECTORY on PYTHONPATH, leaves the environment as it is.
+"""
 
 import dataclasses
 import os
