@@ -32,12 +32,20 @@ class ModelConfig:
         model that ships with the package.
       compute_dtype: Type of activations and of the decoding weights. Master weights, logits,
         log-probs, entropies and norms are float32 in any case.
-      remat: Recompute the layers in the backward pass instead of keeping their activations.
+      remat: Named after what is computed again in the backward pass instead of being kept: `none`, which
+        takes the most memory; `dots`, all but the products with weight matrices; `full`, whole layers, which
+        takes the least memory and a third more time.
+      attention: Implementation of the attention in training and over prompts: `xla` runs everywhere, `cudnn`
+        on NVIDIA GPUs in bfloat16, `splash` on TPUs; `auto` takes the one of the backend.
+      decode_attention: Implementation of the attention of new tokens to their row: `xla` runs everywhere and
+        reads all of the cache there is room for, `ragged` on TPUs what is filled.
     """
 
     path: str
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
+    remat: Literal["none", "dots", "full"] = "none"
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    decode_attention: Literal["xla", "ragged"] = "xla"
 
 
 @dataclasses.dataclass(frozen=True)

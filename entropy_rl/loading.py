@@ -11,10 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from entropy_rl.checkpoint import restore_params
 from entropy_rl.config import ModelConfig
 from entropy_rl.models import DecoderConfig, load_hf, make_policy, read_config
+from entropy_rl.models.attention import check_backend
 from entropy_rl.models.hf_config import read_json
 from entropy_rl.run_directory import CHECKPOINT_DIRECTORY, CONFIG_FILE, MODEL_DIRECTORY
 from entropy_rl.types import Params, Policy
@@ -39,17 +41,18 @@ class Model:
     directory: Path  # of config.json and the tokenizer
 
 
-def load_model(config: ModelConfig) -> Model:
+def load_model(config: ModelConfig, mesh: Mesh | None = None) -> Model:
     """Loads a model from whatever `config.path` names.
 
     Args:
       config: The `model` section.
+      mesh: The mesh that the policy will run on; None for one device.
 
     Returns:
       The model; its parameters are float32.
 
     Raises:
-      ValueError: If there is no usable model; the message says what is missing.
+      ValueError: If there is no usable model, or it cannot run as the config says; the message says why.
     """
     path = find_model(config.path)
     directory = model_files(path)
@@ -63,7 +66,15 @@ def load_model(config: ModelConfig) -> Model:
     eos_ids = _eos_ids(directory, tokenizer)
     # Padding is told by masks, never by its id, so any token can serve.
     pad_id = eos_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    policy = make_policy(decoder, jnp.dtype(config.compute_dtype), config.remat)
+    check_backend(config.attention, config.decode_attention)
+    policy = make_policy(
+        decoder,
+        jnp.dtype(config.compute_dtype),
+        remat=config.remat,
+        attention=config.attention,
+        decode_attention=config.decode_attention,
+        mesh=mesh,
+    )
     if directory == path:
         _, params = load_hf(directory)
     else:

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.models.attention import Llama3RopeScaling
 from entropy_rl.models.decoder import DecoderConfig, make_policy
+from entropy_rl.models.rope import Llama3RopeScaling
 from entropy_rl.types import Policy
 
 

@@ -99,7 +99,8 @@ def test_an_unknown_verb_is_refused_with_the_nearest_one(capsys, arguments, mess
         (["--steps=2.5"], "--steps: 2.5 is not allowed; expected a whole number"),
         (["--steps"], "--steps: a value is missing"),
         (["--steps", "--seed", "3"], "--steps: a value is missing"),
-        (["--model.remat", "maybe"], "--model.remat: 'maybe' is not allowed; expected true or false"),
+        (["--model.remat", "true"], "--model.remat: True is not allowed; allowed: none, dots, full"),
+        (["--model.attention", "flash"], "allowed: auto, xla, cudnn, splash"),
         (["--model.compute_dtype", "float31"], "did you mean 'float32'? allowed: float32, bfloat16"),
         (
             ["--optimizer.learning_rate", "fast"],

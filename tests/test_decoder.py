@@ -50,11 +50,36 @@ def test_a_token_sees_neither_the_future_nor_the_padding_after_it(name, key):
 
 
 def test_rematerialisation_changes_neither_values_nor_gradients(key):
-    ids = jax.random.randint(key, (2, 12), 0, 32)
-    plain, remat = make_policy(TINY), make_policy(TINY, remat=True)
-    params = plain.init(key)
-    grads = [jax.grad(lambda p, m=m: (m.apply(p, ids) ** 2).sum())(params) for m in (plain, remat)]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *grads)
+    ids, config = jax.random.randint(key, (2, 12), 0, 32), VARIANTS["sliding window in one layer"]
+    params = make_policy(config).init(key)
+
+    def value_and_gradients(remat):
+        policy = make_policy(config, remat=remat)
+        return jax.jit(jax.value_and_grad(lambda p: (policy.apply(p, ids) ** 2).sum()))(params)
+
+    expected = value_and_gradients("none")
+    assert_same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)  # noqa: E731
+    for remat in ("dots", "full"):
+        jax.tree.map(assert_same, value_and_gradients(remat), expected)
+
+
+def test_rematerialisation_takes_less_memory_the_more_is_computed_again():
+    config = dataclasses.replace(TINY, num_layers=8, hidden_size=64, intermediate_size=192, head_dim=16)
+    ids = jax.ShapeDtypeStruct((2, 256), jnp.int32)
+
+    def temporary_bytes(remat):
+        policy = make_policy(config, remat=remat)
+        params = jax.eval_shape(policy.init, jax.random.key(0))
+        gradient = jax.jit(jax.grad(lambda params, ids: policy.apply(params, ids).sum()))
+        return gradient.lower(params, ids).compile().memory_analysis().temp_size_in_bytes
+
+    none, dots, full = (temporary_bytes(remat) for remat in ("none", "dots", "full"))
+    assert none > 2 * dots > 2 * full
+
+
+def test_an_unknown_rematerialisation_is_refused_in_a_line():
+    with pytest.raises(ValueError, match=r"^model\.remat: True is not allowed; allowed: none, dots, full$"):
+        make_policy(TINY, remat=True)
 
 
 def test_bfloat16_compute_stays_close_to_float32_and_keeps_float32_masters(key):

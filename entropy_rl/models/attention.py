@@ -1,78 +1,161 @@
-"""Rotary positions, and attention over whole rows."""
+"""Causal attention of whole rows, of training and of prompts: which implementation computes it."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.sharding import Mesh
+
+from entropy_rl.models.splash_attention import splash_attention
+from entropy_rl.models.xla_attention import xla_attention
+
+Implementation = Literal["xla", "cudnn", "splash"]
+
+_BY_BACKEND = {"tpu": "splash", "gpu": "cudnn"}
+_CUDNN_DTYPES = ("bfloat16", "float16")
 
 
-@dataclasses.dataclass(frozen=True)
-class Llama3RopeScaling:
-    """Llama 3's stretch of the low rotary frequencies; field names are those of config.json."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
-
-
-def rope_frequencies(head_dim: int, theta: float, scaling: Llama3RopeScaling | None) -> np.ndarray:
-    """Angles per position: f_i = θ^(-2i/h), and with Llama 3's scaling low frequencies are divided.
-
-    Wavelengths longer than `original / low_freq_factor` are stretched by `factor`, those shorter than
-    `original / high_freq_factor` are kept, and in between the two are blended linearly in 1/wavelength.
-
-    Returns:
-      f32[h/2].
-    """
-    frequencies = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
-    if scaling is None:
-        return frequencies.astype(np.float32)
-    wavelength = 2 * math.pi / frequencies
-    kept = (scaling.original_max_position_embeddings / wavelength - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
-    )
-    kept = np.clip(kept, 0.0, 1.0)
-    return (frequencies * (kept + (1 - kept) / scaling.factor)).astype(np.float32)
-
-
-def apply_rope(x: jax.Array, positions: jax.Array, frequencies: np.ndarray) -> jax.Array:
-    """Rotates the halves of each head, as Hugging Face's `rotate_half` does.
-
-    Args:
-      x: [..., T, heads, h].
-      positions: int32[..., T].
-      frequencies: f32[h/2].
-
-    Returns:
-      [..., T, heads, h] in x's type.
-    """
-    # float32: bfloat16 cannot tell position 256 from 257.
-    frequencies = frequencies.reshape((1,) * positions.ndim + (1, -1))
-    angles = positions.astype(jnp.float32)[..., None, None] * frequencies
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x.dtype)
-
-
-def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, window: jax.Array | None = None) -> jax.Array:
+def causal_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    lengths: jax.Array | None = None,
+    window: int | jax.Array | None = None,
+    implementation: Implementation = "xla",
+    mesh: Mesh | None = None,
+) -> jax.Array:
     """Attention of every token of a row to itself and the tokens before it.
+
+        out_t = Σ_s softmax_s(q_t · k_s / √h) v_s    over s <= t, and s > t - window where there is one
+
+    Rows are right-padded, so that no real token sees padding, with or without `lengths`.
 
     Args:
       q: [B, T, H, h].
-      k: [B, T, K, h].
+      k: [B, T, K, h]; K divides H.
       v: [B, T, K, h].
-      window: int32[] or None. Tokens further back than window - 1 are not seen.
+      lengths: int32[B] or None. The output is zero from there on; cudnn computes nothing there either.
+      window: Tokens further back than window - 1 are not seen. An array, such as one of a scan over layers
+        with different windows, is for xla only.
+      implementation: `xla` runs everywhere, `cudnn` on NVIDIA GPUs, `splash` on TPUs.
+      mesh: Where q, k and v are sharded over a mesh, that mesh; splash needs it.
 
     Returns:
       [B, T, H, h].
+
+    Raises:
+      ValueError: If the implementation cannot compute this.
     """
-    if window is None:
-        return jax.nn.dot_product_attention(q, k, v, is_causal=True)
-    distance = jnp.arange(q.shape[1])[:, None] - jnp.arange(q.shape[1])[None, :]
-    mask = (distance >= 0) & (distance < window)
-    return jax.nn.dot_product_attention(q, k, v, mask=mask[None, None])
+    if implementation == "xla":
+        out = xla_attention(q, k, v, window)
+    else:
+        _require_static(window, implementation)
+        reason = _refusal(implementation, q.dtype, q.shape[-1], (window,))
+        if reason is not None:
+            raise ValueError(f"causal_attention: implementation: {reason}")
+        attend = _cudnn_attention if implementation == "cudnn" else splash_attention
+        out = attend(q, k, v, lengths=lengths, window=window, mesh=mesh)
+    if lengths is None:
+        return out
+    # Not a product with the mask: what an implementation leaves behind the end may be NaN.
+    real = jnp.arange(q.shape[1])[None] < lengths[:, None]
+    return jnp.where(real[:, :, None, None], out, 0)
+
+
+def resolve_attention(
+    name: str, dtype: Any, head_dim: int, windows: tuple[int | None, ...] = (None,)
+) -> Implementation:
+    """The implementation that a `model.attention` stands for, with a model that it can serve.
+
+    `auto` is splash on TPUs, cudnn on GPUs and xla elsewhere; and xla where those cannot serve the model.
+    It starts the backend; the other names do not.
+
+    Args:
+      name: auto, xla, cudnn or splash.
+      dtype: Type of activations.
+      head_dim: h.
+      windows: The window of each layer.
+
+    Returns:
+      The name of the implementation.
+
+    Raises:
+      ValueError: If the implementation cannot serve the model.
+    """
+    if name == "auto":
+        preferred = _BY_BACKEND.get(jax.default_backend(), "xla")
+        return preferred if _refusal(preferred, dtype, head_dim, windows) is None else "xla"
+    reason = _refusal(name, dtype, head_dim, windows)
+    if reason is not None:
+        raise ValueError(f"model.attention: {reason}")
+    return name
+
+
+def check_backend(name: str, decode_name: str = "xla") -> None:
+    """Checks that this machine has the devices that a `model.attention` and `model.decode_attention` are for.
+
+    Raises:
+      ValueError: If it has not.
+    """
+    backend = jax.default_backend()
+    if name not in ("auto", "xla", _BY_BACKEND.get(backend)):
+        allowed = ", ".join(filter(None, ("auto", "xla", _BY_BACKEND.get(backend))))
+        raise ValueError(
+            f"model.attention: {name!r} is not allowed on the backend {backend}; allowed: {allowed}"
+        )
+    if decode_name == "ragged" and backend != "tpu":
+        raise ValueError(
+            f"model.decode_attention: 'ragged' is not allowed on the backend {backend}; allowed: xla"
+        )
+
+
+def _refusal(name: str, dtype: Any, head_dim: int, windows: tuple[int | None, ...]) -> str | None:
+    """Why an implementation cannot serve such layers, as 'found; allowed'; None if it can."""
+    if name == "xla":
+        return None
+    if name not in _BY_BACKEND.values():
+        return f"{name!r} is not allowed; allowed: auto, xla, cudnn, splash"
+    if len(set(windows)) > 1:  # they are one compiled layer, whose window is then a traced number
+        return (
+            f"{name!r} is not allowed where the layers have different sliding windows "
+            f"({', '.join(sorted({str(w) for w in windows}))}); allowed: auto, xla"
+        )
+    if name == "cudnn" and jnp.dtype(dtype).name not in _CUDNN_DTYPES:
+        return (
+            f"'cudnn' is not allowed with {jnp.dtype(dtype).name}; allowed: auto, xla, "
+            "or model.compute_dtype bfloat16"
+        )
+    if name == "cudnn" and (head_dim > 256 or head_dim % 8):
+        return (
+            f"'cudnn' is not allowed with heads of {head_dim} dimensions; allowed: auto, xla, "
+            "or multiples of 8 up to 256"
+        )
+    return None
+
+
+def _require_static(window: int | jax.Array | None, implementation: str) -> None:
+    if not (window is None or isinstance(window, int)):
+        raise ValueError(
+            f"causal_attention: window: a traced array is not allowed with {implementation}; "
+            "allowed: None, an int, or implementation 'xla'"
+        )
+
+
+def _cudnn_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, lengths: jax.Array | None, window: int | None, mesh: Any
+) -> jax.Array:
+    del mesh  # its custom call knows how to be partitioned
+    # Never `mask`: it would become a [B, H, T, T] bias.
+    return jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        is_causal=True,
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        local_window_size=None if window is None else (window - 1, 0),
+        implementation="cudnn",
+    )

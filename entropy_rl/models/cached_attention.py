@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import Mesh
 
-_MASKED = jnp.finfo(jnp.float32).min  # not -inf: a row with nothing to see must not become NaN
+from entropy_rl.models.attention_parts import Part, attention_part, merge_parts
+from entropy_rl.models.ragged_attention import ragged_attention
 
-
-# Keys have their columns last: the scores of a row are then sums of whole vectors, which costs a CPU a third
-# of what dot products along the last axis do.
+DecodeImplementation = Literal["xla", "ragged"]
 
 
 @struct.dataclass
 class PromptCache:
-    """Keys and values of the prompts in one layer."""
+    """Keys and values of the prompts in one layer.
+
+    With its columns last, a row's scores are sums of whole vectors, which costs a CPU a third of what dot
+    products along the last axis do.
+    """
 
     keys: jax.Array  # [Q, K, h, S]
     values: jax.Array  # [Q, K, S, h]
@@ -27,48 +31,28 @@ class PromptCache:
 class RowCache:
     """Keys and values of the new tokens in one layer."""
 
-    keys: jax.Array  # [R, K, h, N]
+    keys: jax.Array  # [R, K, h, N]; [R, K, N, h] for the ragged implementation
     values: jax.Array  # [R, K, N, h]
 
 
-class AttentionPart(NamedTuple):
-    """Attention over one region, before it is divided: o = Σ exp(s - m) v, m = max s, l = Σ exp(s - m)."""
-
-    out: jax.Array  # f32[..., h]
-    peak: jax.Array  # f32[...]
-    total: jax.Array  # f32[...]
-
-
-def attention_part(scores: jax.Array, seen: jax.Array, values: jax.Array, equation: str) -> AttentionPart:
-    """Attention over one region from its scores.
+def empty_row_cache(
+    shape: tuple[int, int, int, int], dtype: Any, implementation: DecodeImplementation
+) -> RowCache:
+    """The cache of rows without a new token.
 
     Args:
-      scores: f32[..., columns].
-      seen: bool, broadcast to the scores.
-      values: The values.
-      equation: The einsum of weights and values.
+      shape: (R, K, N, h).
+      dtype: Of keys and values.
+      implementation: Which attention will read it.
     """
-    scores = jnp.where(seen, scores, _MASKED)
-    peak = jnp.max(scores, axis=-1)
-    weights = jnp.exp(scores - peak[..., None])
-    out = jnp.einsum(equation, weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
-    return AttentionPart(out, peak, jnp.sum(weights, axis=-1))
+    rows, heads, columns, h = shape
+    keys = shape if implementation == "ragged" else (rows, heads, h, columns)
+    return RowCache(keys=jnp.zeros(keys, dtype), values=jnp.zeros(shape, dtype))
 
 
-def merge_parts(one: AttentionPart, other: AttentionPart) -> jax.Array:
-    """One softmax over both regions: with M = max(m₁, m₂), Σ exp(mᵢ - M) oᵢ / Σ exp(mᵢ - M) lᵢ.
-
-    A region that sees nothing has the lowest possible m and no weight beside one that does.
-
-    Returns:
-      f32[..., h].
-    """
-    peak = jnp.maximum(one.peak, other.peak)
-    a, b = jnp.exp(one.peak - peak), jnp.exp(other.peak - peak)
-    return (a[..., None] * one.out + b[..., None] * other.out) / (a * one.total + b * other.total)[..., None]
-
-
-def append(cache: RowCache, k: jax.Array, v: jax.Array, t: jax.Array) -> RowCache:
+def append(
+    cache: RowCache, k: jax.Array, v: jax.Array, t: jax.Array, implementation: DecodeImplementation
+) -> RowCache:
     """Writes the keys and values of a token into column t of every row.
 
     Args:
@@ -76,17 +60,21 @@ def append(cache: RowCache, k: jax.Array, v: jax.Array, t: jax.Array) -> RowCach
       k: [R, K, h].
       v: [R, K, h].
       t: int32[], the same column everywhere, or int32[R].
+      implementation: Which attention will read it.
     """
+    columns_last = implementation != "ragged"
     if jnp.ndim(t) == 0:  # one slice for all rows: a TPU scatters row by row
-        return RowCache(
-            keys=jax.lax.dynamic_update_slice(cache.keys, k[..., None], (0, 0, 0, t)),
-            values=jax.lax.dynamic_update_slice(cache.values, v[:, :, None], (0, 0, t, 0)),
+        put = jax.lax.dynamic_update_slice
+        keys = (
+            put(cache.keys, k[..., None], (0, 0, 0, t))
+            if columns_last
+            else put(cache.keys, k[:, :, None], (0, 0, t, 0))
         )
+        return RowCache(keys, put(cache.values, v[:, :, None], (0, 0, t, 0)))
     rows = jnp.arange(len(t))
     how = dict(unique_indices=True, indices_are_sorted=True, mode="promise_in_bounds")
-    return RowCache(
-        keys=cache.keys.at[rows, :, :, t].set(k, **how), values=cache.values.at[rows, :, t].set(v, **how)
-    )
+    place = (rows, slice(None), slice(None), t) if columns_last else (rows, slice(None), t)
+    return RowCache(cache.keys.at[place].set(k, **how), cache.values.at[rows, :, t].set(v, **how))
 
 
 def cached_attention(
@@ -98,6 +86,9 @@ def cached_attention(
     t: jax.Array,
     prompt_mask: jax.Array,
     window: int | None = None,
+    *,
+    implementation: DecodeImplementation = "xla",
+    mesh: Mesh | None = None,
 ) -> tuple[jax.Array, RowCache]:
     """Attention of the t-th new token of each row to its prompt and to the new tokens up to itself.
 
@@ -108,38 +99,55 @@ def cached_attention(
       k: [R, K, h], to be appended at column t.
       v: [R, K, h], likewise.
       prompts: The prompts' cache; R is a multiple of its Q, and rows of a prompt stand together.
-      rows: The rows' cache.
+      rows: The rows' cache, as `empty_row_cache` makes it for this implementation.
       t: int32[] or int32[R].
       prompt_mask: bool[Q, S].
       window: Tokens further back than window - 1 are not seen.
+      implementation: `xla` reads all columns of the rows' cache, `ragged` those that are filled, on TPUs.
+      mesh: For `ragged`, as there.
 
     Returns:
       ([R, H, h], the rows' cache with the column written).
     """
     count, heads, h = q.shape
-    entries, length = prompt_mask.shape
-    kv_heads = k.shape[1]
-    rows = append(rows, k, v, t)
-    per_row_t = jnp.broadcast_to(t, (count,))
-
-    # K heads x (rows of a prompt x H/K queries) against S prompt columns, and per row against N new columns.
-    q = (q * h**-0.5).reshape(count, kv_heads, heads // kv_heads, h)
-    grouped_q = q.reshape(entries, count // entries, kv_heads, heads // kv_heads, h)
-    f32 = dict(preferred_element_type=jnp.float32)
-    prompt_scores = jnp.einsum("qgkrh,qkhs->qgkrs", grouped_q, prompts.keys, **f32)
-    row_scores = jnp.einsum("bkrh,bkhn->bkrn", q, rows.keys, **f32)
-
-    columns = jnp.arange(rows.keys.shape[-1])[None]
-    seen_prompt = jnp.broadcast_to(prompt_mask[:, None], (entries, count // entries, length))
-    seen_row = columns <= per_row_t[:, None]
-    if window is not None:
-        first = prompt_mask.sum(-1, dtype=jnp.int32)[:, None] + per_row_t.reshape(entries, -1) - window
-        seen_prompt &= jnp.arange(length)[None, None] > first[..., None]
-        seen_row &= columns > per_row_t[:, None] - window
-    prompt_part = attention_part(
-        prompt_scores, seen_prompt[:, :, None, None], prompts.values, "qgkrs,qksh->qgkrh"
-    )
-    row_part = attention_part(row_scores, seen_row[:, None, None], rows.values, "bkrn,bknh->bkrh")
-    prompt_part = AttentionPart(*(x.reshape(y.shape) for x, y in zip(prompt_part, row_part, strict=True)))
-    out = merge_parts(prompt_part, row_part)
+    kv_heads, per_head = k.shape[1], heads // k.shape[1]
+    rows = append(rows, k, v, t, implementation)
+    t = jnp.broadcast_to(t, (count,))
+    row_q = q.reshape(count, kv_heads, per_head, h)
+    if implementation == "ragged":
+        first = jnp.zeros_like(t) if window is None else t + 1 - window
+        row_part = ragged_attention(row_q, rows.keys, rows.values, first, t + 1, mesh=mesh)
+    else:
+        columns = jnp.arange(rows.values.shape[2])[None]
+        seen = columns <= t[:, None]
+        if window is not None:
+            seen &= columns > t[:, None] - window
+        row_part = attention_part(row_q, rows.keys, rows.values, seen[:, None, None], columns_last=True)
+    prompt_part = _prompt_part(row_q, prompts, t, prompt_mask, window)
+    out = merge_parts([prompt_part, row_part])
     return out.reshape(count, heads, h).astype(v.dtype), rows
+
+
+def _prompt_part(
+    q: jax.Array, prompts: PromptCache, t: jax.Array, prompt_mask: jax.Array, window: int | None
+) -> Part:
+    """The part over the prompts: all queries that read the same one are rows of one matrix."""
+    count, kv_heads, per_head, _ = q.shape
+    entries, length = prompt_mask.shape
+    group = count // entries
+
+    def gather(x: jax.Array) -> jax.Array:  # [R, K, r, ...] -> [Q, K, G r, ...]
+        x = x.reshape((entries, group) + x.shape[1:]).swapaxes(1, 2)
+        return x.reshape((entries, kv_heads, group * per_head) + x.shape[4:])
+
+    def spread(x: jax.Array) -> jax.Array:
+        x = x.reshape((entries, kv_heads, group, per_head) + x.shape[3:]).swapaxes(1, 2)
+        return x.reshape((count, kv_heads, per_head) + x.shape[4:])
+
+    seen = prompt_mask[:, None, None]
+    if window is not None:
+        first = prompt_mask.sum(-1, dtype=jnp.int32)[:, None] + t.reshape(entries, group) - window
+        first = jnp.repeat(first, per_head, axis=1)[:, None, :, None]
+        seen &= jnp.arange(length)[None, None, None] > first
+    part = attention_part(gather(q), prompts.keys, prompts.values, seen, columns_last=True)
+    return Part(*(spread(x) for x in part))

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from entropy_rl.models.attention import Llama3RopeScaling, apply_rope, causal_attention, rope_frequencies
-from entropy_rl.models.cached_attention import PromptCache, RowCache, cached_attention
-from entropy_rl.types import DecodeCache, Params, Policy
+from entropy_rl.models.attention import causal_attention, resolve_attention
+from entropy_rl.models.cached_attention import (
+    DecodeImplementation,
+    PromptCache,
+    RowCache,
+    cached_attention,
+    empty_row_cache,
+)
+from entropy_rl.models.remat import rematerialize
+from entropy_rl.models.rope import Llama3RopeScaling, apply_rope, rope_frequencies
+from entropy_rl.types import TENSOR_AXIS, DecodeCache, Params, Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +161,14 @@ def _fuse(layer: Params) -> Params:
     return {**layer, "self_attn": attention, "mlp": mlp}
 
 
-def make_policy(config: DecoderConfig, compute_dtype: Any = jnp.float32, remat: bool = False) -> Policy:
+def make_policy(
+    config: DecoderConfig,
+    compute_dtype: Any = jnp.float32,
+    remat: str = "none",
+    attention: str = "auto",
+    decode_attention: DecodeImplementation = "xla",
+    mesh: Mesh | None = None,
+) -> Policy:
     """The decoder as a `Policy`.
 
     Training parameters are float32 with the layers stacked on a leading axis, so that one compiled
@@ -161,12 +178,33 @@ def make_policy(config: DecoderConfig, compute_dtype: Any = jnp.float32, remat: 
     Args:
       config: The architecture.
       compute_dtype: Type of activations and decoding weights.
-      remat: Recompute each layer in the backward pass instead of keeping its activations.
+      remat: What the layers keep for the backward pass: none, dots or full (see `rematerialize`).
+      attention: Implementation of the attention of whole rows: auto, xla, cudnn or splash. `auto` is looked
+        up when a function of the policy is traced.
+      decode_attention: That of new tokens to the cache of their row: xla, or ragged on TPUs.
+      mesh: The mesh that the policy runs on, for kernels that the compiler cannot partition; None for one
+        device.
 
     Returns:
       The policy.
+
+    Raises:
+      ValueError: If the implementation of the attention cannot serve the model, or there is no such remat.
     """
-    block, fused_block = Block(config, compute_dtype), Block(config, compute_dtype, fused=True)
+    rematerialize(lambda: None, remat)  # fails now
+    windows = config.windows
+    find_attention = partial(resolve_attention, attention, compute_dtype, config.head_dim, windows)
+    if attention != "auto":
+        find_attention()  # fails now, without a device, and not when it is first traced
+
+    def attend_causally(
+        q: jax.Array, k: jax.Array, v: jax.Array, window: int | jax.Array | None
+    ) -> jax.Array:
+        return causal_attention(q, k, v, window=window, implementation=find_attention(), mesh=mesh)
+
+    # Columns of one matrix that are split over devices could not be taken apart without moving them.
+    fused = mesh is None or mesh.shape[TENSOR_AXIS] == 1
+    block, decode_block = Block(config, compute_dtype), Block(config, compute_dtype, fused)
     norm = RMSNorm(config.norm_eps)
 
     def embed(params: Params, ids: jax.Array) -> jax.Array:
@@ -196,15 +234,15 @@ def make_policy(config: DecoderConfig, compute_dtype: Any = jnp.float32, remat: 
 
         def layer(x: jax.Array, inputs: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
             layer_params, window = inputs
-            attend = lambda q, k, v: (causal_attention(q, k, v, window), None)  # noqa: E731
+            window = windows[0] if window is None else window
+            attend = lambda q, k, v: (attend_causally(q, k, v, window), None)  # noqa: E731
             return block.apply({"params": layer_params}, x, positions, attend)
 
-        windows = None
-        if any(config.windows):  # one number per layer, so that the layers stay one scan
-            windows = jnp.array([ids.shape[1] if w is None else w for w in config.windows], jnp.int32)
-        x, _ = jax.lax.scan(
-            jax.checkpoint(layer) if remat else layer, embed(params, ids), (params["layers"], windows)
-        )
+        per_layer = None
+        if len(set(windows)) > 1:  # one number per layer, so that the layers stay one scan
+            per_layer = jnp.array([ids.shape[1] if w is None else w for w in windows], jnp.int32)
+        layers = (params["layers"], per_layer)
+        x, _ = jax.lax.scan(rematerialize(layer, remat), embed(params, ids), layers)
         return final_norm(params, x)
 
     def head(params: Params) -> jax.Array:
@@ -213,7 +251,7 @@ def make_policy(config: DecoderConfig, compute_dtype: Any = jnp.float32, remat: 
     def to_decode(params: Params) -> Params:
         cast = jax.tree.map(lambda x: x.astype(compute_dtype), params)
         layers = (jax.tree.map(lambda x, i=i: x[i], cast["layers"]) for i in range(config.num_layers))
-        return cast | {"layers": tuple(_fuse(layer) for layer in layers)}
+        return cast | {"layers": tuple(_fuse(layer) if fused else layer for layer in layers)}
 
     def prefill(
         params: Params, prompt_ids: jax.Array, prompt_mask: jax.Array
@@ -221,23 +259,18 @@ def make_policy(config: DecoderConfig, compute_dtype: Any = jnp.float32, remat: 
         positions = jnp.broadcast_to(jnp.arange(prompt_ids.shape[1])[None], prompt_ids.shape)
         x, caches = embed(params, prompt_ids), []
         for layer_params, window in zip(params["layers"], config.windows, strict=True):
-            attend = lambda q, k, v, w=window: (causal_attention(q, k, v, w), (k, v))  # noqa: E731
-            x, (k, v) = fused_block.apply({"params": layer_params}, x, positions, attend)
+            attend = lambda q, k, v, w=window: (attend_causally(q, k, v, w), (k, v))  # noqa: E731
+            x, (k, v) = decode_block.apply({"params": layer_params}, x, positions, attend)
             caches.append(PromptCache(keys=jnp.moveaxis(k, 1, -1), values=v.swapaxes(1, 2)))
         last = prompt_mask.sum(-1, dtype=jnp.int32) - 1
         x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
         return final_norm(params, x), tuple(caches)
 
     def empty_rows(rows: int, columns: int) -> tuple[RowCache, ...]:
-        heads, h = config.num_kv_heads, config.head_dim
-
-        def layer() -> RowCache:
-            return RowCache(
-                keys=jnp.zeros((rows, heads, h, columns), compute_dtype),
-                values=jnp.zeros((rows, heads, columns, h), compute_dtype),
-            )
-
-        return tuple(layer() for _ in range(config.num_layers))
+        shape = (rows, config.num_kv_heads, columns, config.head_dim)
+        return tuple(
+            empty_row_cache(shape, compute_dtype, decode_attention) for _ in range(config.num_layers)
+        )
 
     def decode(
         params: Params, ids: jax.Array, t: jax.Array, cache: DecodeCache
@@ -249,9 +282,9 @@ def make_policy(config: DecoderConfig, compute_dtype: Any = jnp.float32, remat: 
             params["layers"], cache.prompts, cache.rows, config.windows, strict=True
         ):
             attend = lambda q, k, v, p=prompts, r=rows, w=window: cached_attention(  # noqa: E731
-                q, k, v, p, r, t, cache.prompt_mask, w
+                q, k, v, p, r, t, cache.prompt_mask, w, implementation=decode_attention, mesh=mesh
             )
-            x, rows = fused_block.apply({"params": layer_params}, x, positions, attend)
+            x, rows = decode_block.apply({"params": layer_params}, x, positions, attend)
             caches.append(rows)
         return final_norm(params, x), cache.replace(rows=tuple(caches))
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from entropy_rl.models.attention import Llama3RopeScaling
 from entropy_rl.models.decoder import DecoderConfig
+from entropy_rl.models.rope import Llama3RopeScaling
 
 _ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
 # What the decoder does in one way only. Absent from config.json means just that.
