@@ -13,13 +13,20 @@ from entropy_rl.config import ScheduleConfig
 from entropy_rl.models.decoder import make_policy
 from entropy_rl.rollout import make_generate
 from entropy_rl.rollout.programs import Programs
-from entropy_rl.rollout.schedule import Schedule, choose, column_counts, row_counts
+from entropy_rl.rollout.schedule import (
+    Schedule,
+    cache_bytes,
+    choose,
+    column_counts,
+    row_counts,
+    rows_that_fit,
+)
 from entropy_rl.rollout.state import Sampling
 from entropy_rl.stop_strings import StopStrings
 from entropy_rl.types import FinishReason
 
 EOS, PAD, V = 1, 0, TINY.vocab_size
-PROMPTS, GROUP, NEW = 5, 4, 40  # 20 rows: more than the fewest slots, so that there is something to shrink
+PROMPTS, GROUP, NEW = 5, 4, 72  # rows and columns to shrink and to grow
 
 SCHEDULES = {
     "shrink in one program": ScheduleConfig("shrink", chunk_steps=None),
@@ -73,7 +80,7 @@ def references(model):
 def test_the_lengths_of_the_reference_are_spread(references):
     for reference in references:
         lengths = reference.completion_mask.sum(-1)
-        assert lengths.min() < 8 and lengths.max() > 30 and len(set(lengths)) > 8
+        assert lengths.min() < 8 and lengths.max() == NEW and len(set(lengths)) > 8
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -127,7 +134,7 @@ def test_rows_of_one_token_and_rows_that_never_end_are_no_special_case(name):
 
 @pytest.mark.parametrize("name", ["shrink in chunks of 7", "refill of 8 slots in one program"])
 def test_each_prompt_can_have_a_limit_of_its_own(model, references, name):
-    limits = np.array([1, 3, 40, 1000, 9], np.int32)
+    limits = np.array([1, 3, NEW, 1000, 9], np.int32)
     out = run(*model, SCHEDULES[name], limits=limits)
     per_row = np.repeat(np.minimum(limits, NEW), GROUP)
     whole = references[0].completion_mask.sum(-1)
@@ -143,8 +150,8 @@ def test_the_cache_grows_and_the_slots_shrink_as_rows_end(model, references):
     seen = []
     run(*model, SCHEDULES["shrink in chunks of 7"], on_chunk=seen.append)
     slots, columns = [stage.slots for stage in seen], [stage.columns for stage in seen]
-    assert slots == sorted(slots, reverse=True) and slots[0] == 20 and slots[-1] == 8
-    assert columns == sorted(columns) and columns[0] == 16 and columns[-1] == 40
+    assert slots == sorted(slots, reverse=True) and (slots[0], slots[-1]) == (20, 16)
+    assert columns == sorted(columns) and (columns[0], columns[-1]) == (64, 72)
     assert [stage.finished for stage in seen] == sorted(stage.finished for stage in seen)
     assert seen[-1].finished == seen[-1].rows == 20
     assert seen[-1].tokens <= references[0].completion_mask.sum(-1).max()
@@ -199,25 +206,38 @@ def test_the_state_is_donated_and_the_cache_is_not_copied_in_a_step(model):
 # --- what is chosen ----------------------------------------------------------------------------------------
 
 
-def test_all_rows_are_in_flight_if_one_and_a_half_caches_fit_and_otherwise_as_many_as_do():
-    sizes = dict(rows=64, bytes_per_row=100, shared_bytes=400)
-    fits = ScheduleConfig(memory_share=0.5)
-    assert choose(fits, memory=2 * (64 * 150 + 400), **sizes) == Schedule("shrink", 64, 128)
-    assert choose(fits, memory=2 * (64 * 150 + 400) - 2, **sizes) == Schedule("refill", 56, 128)
-    assert choose(fits, memory=2 * (5 * 150 + 400), **sizes) == Schedule("refill", 5, 128)
-    assert choose(fits, memory=1, **sizes) == Schedule("refill", 1, 128)
-    assert choose(ScheduleConfig("shrink"), memory=1, **sizes) == Schedule("shrink", 64, 128)
-    assert choose(ScheduleConfig("static"), memory=1, **sizes) == Schedule("static", 64, None)
-    assert choose(ScheduleConfig("refill", slots=12), memory=1, **sizes) == Schedule("refill", 8, 128)
-    assert choose(ScheduleConfig("refill", slots=99), memory=1, **sizes) == Schedule("refill", 64, 128)
+def test_all_rows_are_in_flight_if_they_fit_and_otherwise_as_many_as_do():
+    def chosen(config, fits):
+        return choose(config, 64, lambda: fits)
+
+    assert chosen(ScheduleConfig(), 64) == Schedule("shrink", 64, 128)
+    assert chosen(ScheduleConfig(), 63) == Schedule("refill", 56, 128)
+    assert chosen(ScheduleConfig(), 5) == Schedule("refill", 5, 128)
+    assert chosen(ScheduleConfig(), 0) == Schedule("refill", 1, 128)
+    assert chosen(ScheduleConfig("shrink"), 0) == Schedule("shrink", 64, 128)
+    assert chosen(ScheduleConfig("static"), 0) == Schedule("static", 64, None)
+    assert chosen(ScheduleConfig("refill", slots=12), 0) == Schedule("refill", 8, 128)
+    assert chosen(ScheduleConfig("refill", slots=99), 0) == Schedule("refill", 64, 128)
+
+
+def test_a_cache_counts_one_and_a_half_times_because_rows_move():
+    assert rows_that_fit(memory=64 * 150 + 400, shared_bytes=400, bytes_per_row=100) == 64
+    assert rows_that_fit(memory=64 * 150 + 399, shared_bytes=400, bytes_per_row=100) == 63
+    assert rows_that_fit(memory=300, shared_bytes=400, bytes_per_row=100) == 0
+
+
+def test_the_cache_of_a_row_is_counted_from_the_model(model):
+    policy, params = model
+    per_token = 2 * TINY.num_layers * TINY.num_kv_heads * TINY.head_dim * 4  # keys and values, float32
+    assert cache_bytes(policy, params, 5, 0) == 5 * per_token
+    assert cache_bytes(policy, params, 5, 30) == 35 * per_token
 
 
 def test_few_shapes_are_compiled():
-    assert row_counts(256) == [256, 128, 64, 32, 16, 8]
-    assert row_counts(20) == [20, 16, 8] and row_counts(8) == [8] and row_counts(3) == [3]
+    assert row_counts(256) == [256, 128, 64, 32, 16] and row_counts(100) == [100, 56, 32, 16]
+    assert row_counts(20) == [20, 16] and row_counts(16) == [16] and row_counts(3) == [3]
     assert column_counts(8192) == [1024, 2048, 4096, 8192]
-    assert column_counts(160) == [32, 48, 80, 160] and column_counts(40) == [16, 32, 40]
-    assert column_counts(3) == [3]
+    assert column_counts(160) == [64, 128, 160] and column_counts(40) == [40]
 
 
 # --- stop strings ------------------------------------------------------------------------------------------

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 
 from entropy_rl.config import ScheduleConfig
 from entropy_rl.rollout.decode import advance, sample_keys, start
-from entropy_rl.rollout.schedule import Schedule, cache_bytes, choose, device_memory, row_counts
+from entropy_rl.rollout.schedule import (
+    Schedule,
+    cache_bytes,
+    choose,
+    device_memory,
+    row_counts,
+    rows_that_fit,
+)
 from entropy_rl.rollout.state import (
     Request,
     Sampling,
@@ -97,13 +104,16 @@ class Programs:
         devices = jax.devices()[:1]
         if isinstance(prompt_ids, jax.Array) and not isinstance(prompt_ids, jax.core.Tracer):
             devices = prompt_ids.devices()
+        columns = self.sampling.max_new_tokens
+
+        def fits() -> int:
+            return rows_that_fit(
+                config.memory_share * device_memory(devices),
+                prompts * cache_bytes(self.policy, params, length, 0),
+                cache_bytes(self.policy, params, length, columns),
+            )
+
         shape = (prompts, length, frozenset(devices))
         if shape not in self._plans:
-            self._plans[shape] = choose(
-                config,
-                rows=prompts * self.sampling.group_size,
-                bytes_per_row=cache_bytes(self.policy, params, length, self.sampling.max_new_tokens),
-                shared_bytes=prompts * cache_bytes(self.policy, params, length, 0),
-                memory=device_memory(devices),
-            )
+            self._plans[shape] = choose(config, prompts * self.sampling.group_size, fits)
         return self._plans[shape]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Literal, NamedTuple
 
 import jax
@@ -11,13 +11,16 @@ import jax
 from entropy_rl.config import ScheduleConfig
 from entropy_rl.types import Params, Policy
 
-# Attention is over the smallest of these shares of the columns that holds what there is. Each is a program
+# Attention is over the smallest of these shares of the columns that holds what there is, and the number of
+# slots falls by a factor. Each combination that occurs is a program to be compiled: for large models that
+# takes long.
 _COLUMN_SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
-_COLUMN_MULTIPLE = 16
-# of its own, and so is each number of slots; they fall by a factor. Large models take long to compile.
+_COLUMN_MULTIPLE = 64
 _SHRINK = {"cpu": 2}
 _SHRINK_OTHERWISE = 4
-_LEAST_ROWS = 8
+_LEAST_ROWS = 16  # fewer take as long
+_ROW_MULTIPLE = 8
+_MOVING = 1.5  # rows that move into fewer slots are there twice
 
 
 class Schedule(NamedTuple):
@@ -34,30 +37,36 @@ class Schedule(NamedTuple):
     chunk_steps: int | None
 
 
-def choose(config: ScheduleConfig, rows: int, bytes_per_row: int, shared_bytes: int, memory: int) -> Schedule:
+def choose(config: ScheduleConfig, rows: int, fits: Callable[[], int]) -> Schedule:
     """Turns a config into a schedule: all rows at once if they fit, and otherwise as many as do.
-
-    Moving rows into other slots needs room for those that move: a cache counts one and a half times.
 
     Args:
       config: The `schedule` section.
       rows: B.
-      bytes_per_row: Of the cache of a row, its own copy of the prompt included.
-      shared_bytes: Of what is there once, such as the cache of the prompts.
-      memory: Bytes of all devices that share the rows.
+      fits: Finds out how many rows the memory holds.
     """
-    fits = int((config.memory_share * memory - shared_bytes) / (1.5 * max(bytes_per_row, 1)))
     kind = config.kind
     if kind == "auto":
-        kind = "shrink" if rows <= fits else "refill"
+        kind = "shrink" if rows <= fits() else "refill"
     if kind == "static":
         return Schedule("static", rows, None)
     slots = rows
     if kind == "refill":
-        slots = config.slots if config.slots is not None else max(fits, 1)
-        if slots > _LEAST_ROWS:
-            slots -= slots % _LEAST_ROWS
+        slots = max(1, fits()) if config.slots is None else config.slots
+        if slots > _ROW_MULTIPLE:
+            slots -= slots % _ROW_MULTIPLE
     return Schedule(kind, min(slots, rows), config.chunk_steps)
+
+
+def rows_that_fit(memory: float, shared_bytes: int, bytes_per_row: int) -> int:
+    """How many rows can be decoded side by side.
+
+    Args:
+      memory: Bytes for all of it.
+      shared_bytes: Of the cache of the prompts, which is there once.
+      bytes_per_row: Of the cache of a row, its own copy of the prompt included.
+    """
+    return max(0, int((memory - shared_bytes) / (_MOVING * max(bytes_per_row, 1))))
 
 
 def cache_bytes(policy: Policy, params: Params, length: int, columns: int) -> int:
@@ -70,10 +79,17 @@ def cache_bytes(policy: Policy, params: Params, length: int, columns: int) -> in
 
 
 def device_memory(devices: Collection[jax.Device]) -> int:
-    """Bytes of memory of some devices. It is that of the machine for CPU devices, which share it."""
+    """Bytes of memory of some devices. It is that of the machine for CPU devices, which share it.
+
+    Raises:
+      ValueError: If a device does not tell.
+    """
     if next(iter(devices)).platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return sum(device.memory_stats()["bytes_limit"] for device in devices)
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
+    if None in limits:
+        raise ValueError("schedule.kind: the device hides its memory; allowed: shrink, static, refill")
+    return sum(limits)
 
 
 def row_counts(slots: int) -> list[int]:
@@ -82,7 +98,7 @@ def row_counts(slots: int) -> list[int]:
     counts = [slots]
     while counts[-1] > _LEAST_ROWS:
         fewer = -(-counts[-1] // factor)
-        counts.append(-(-fewer // _LEAST_ROWS) * _LEAST_ROWS)
+        counts.append(max(-(-fewer // _ROW_MULTIPLE) * _ROW_MULTIPLE, _LEAST_ROWS))
     return counts
 
 
