@@ -138,3 +138,78 @@ def test_outside_of_the_loops_weights_are_gathered_once_a_pass_and_each_gradient
         ("reduce-scatter", ("f32[32,12]",)),
     ]
     assert len(collectives(compiled_text("backward", mesh), in_loops=False)) <= 5
+
+
+def gradients(loss_of):
+    """The program for the gradients of a loss of (log_prob, entropy), and its arguments."""
+    hidden, weights, ids, mask, cotangents = make_inputs(4, 16, 8, 512)
+
+    def loss(h, w):
+        return loss_of(*log_prob_and_entropy(h, w, ids, mask, chunk_size=16), cotangents).sum()
+
+    return jax.jit(jax.grad(loss, (0, 1))), (hidden, weights)
+
+
+LOG_PROB_ALONE = gradients(lambda log_prob, entropy, g: g[0] * log_prob)
+ENTROPY_ALONE = gradients(lambda log_prob, entropy, g: g[1] * entropy)
+BOTH = gradients(lambda log_prob, entropy, g: g[0] * log_prob + g[1] * entropy)
+SHAPED = gradients(  # as a shaped advantage has it
+    lambda log_prob, entropy, g: (g[0] + jnp.minimum(0.4 * jax.lax.stop_gradient(entropy), 1.0)) * log_prob
+)
+
+
+def work_in_the_loop_of_the_gradient(program):
+    """Elementwise operations per logit, as they are written, in the loop that has the three products."""
+
+    def equations(jaxpr):
+        for equation in jaxpr.eqns:
+            yield equation
+            for sub in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+                if inner := getattr(sub, "jaxpr", sub if hasattr(sub, "eqns") else None):
+                    yield from equations(inner)
+
+    function, arguments = program
+    loops = [
+        list(equations(equation.params["body_jaxpr"].jaxpr))
+        for equation in equations(jax.make_jaxpr(function)(*arguments).jaxpr)
+        if equation.primitive.name == "while"
+    ]
+    (body,) = [body for body in loops if sum(e.primitive.name == "dot_general" for e in body) == 3]
+    names = [e.primitive.name for e in body if e.outvars[0].aval.shape == (16, 512)]
+    return {name: names.count(name) for name in ("exp", "mul", "eq")}
+
+
+def test_an_entropy_whose_gradient_is_not_used_has_no_term_in_the_backward_pass_nor_has_a_log_prob():
+    # -g p (log p + H) are two products more than g (onehot - p); only the latter compares with the ids.
+    assert work_in_the_loop_of_the_gradient(BOTH) == {"exp": 1, "mul": 3, "eq": 1}
+    assert work_in_the_loop_of_the_gradient(LOG_PROB_ALONE) == {"exp": 1, "mul": 1, "eq": 1}
+    assert work_in_the_loop_of_the_gradient(SHAPED) == {"exp": 1, "mul": 1, "eq": 1}
+    assert work_in_the_loop_of_the_gradient(ENTROPY_ALONE) == {"exp": 1, "mul": 2, "eq": 0}
+
+
+def test_compiled_programs_without_a_term_have_fewer_operations():
+    def flops(program):
+        function, arguments = program
+        return function.lower(*arguments).compile().cost_analysis()["flops"]  # of a loop body once
+
+    logits = 16 * 512
+    assert flops(LOG_PROB_ALONE) <= flops(BOTH) - 3 * logits
+    assert flops(SHAPED) <= flops(BOTH) - 3 * logits
+    assert flops(ENTROPY_ALONE) <= flops(BOTH) - logits
+
+
+def test_gradients_of_one_output_are_those_of_both_with_a_zero_for_the_other():
+    hidden, weights, ids, mask, cotangents = make_inputs(4, 16, 8, 512)
+    _, pull = jax.vjp(lambda h, w: log_prob_and_entropy(h, w, ids, mask, chunk_size=16), hidden, weights)
+    zero = jnp.zeros(ids.shape)
+    for (function, arguments), given in (
+        (LOG_PROB_ALONE, (cotangents[0], zero)),
+        (ENTROPY_ALONE, (zero, cotangents[1])),
+        (BOTH, tuple(cotangents)),
+    ):
+        for got, want in zip(function(*arguments), pull(given), strict=True):
+            assert_relatively_close(got, want, 1e-6)
+    entropy = log_prob_and_entropy(hidden, weights, ids, mask, chunk_size=16)[1]
+    shaped = cotangents[0] + jnp.minimum(0.4 * entropy, 1.0)
+    for got, want in zip(SHAPED[0](*SHAPED[1]), pull((shaped, zero)), strict=True):
+        assert_relatively_close(got, want, 1e-6)
