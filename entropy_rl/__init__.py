@@ -45,6 +45,7 @@ _PUBLIC = {
     # log-probs, losses, updates
     "log_prob_and_entropy": "distributions",
     "log_prob_and_entropy_from_logits": "distributions",
+    "fused_head_loss": "fused_loss",
     "policy_loss": "losses",
     "ppo_surrogate": "losses",
     "kl_estimate": "losses",

@@ -231,10 +231,13 @@ class BatchingConfig:
       prompts_per_update: Prompts of one optimizer step (mini-batch).
       tokens_per_micro_batch: Tokens whose gradient is computed at once, padding included; rows of like length
         are put together. Changes memory and speed, and no result.
+      fused_loss: Compute loss and gradient of the head in one pass over the vocabulary instead of two. Needs
+        an advantage that is known token by token. Changes speed and memory, and no result.
     """
 
     prompts_per_update: int
     tokens_per_micro_batch: int
+    fused_loss: bool = False
 
     def __post_init__(self):
         require_at_least(1, "batching.", self, "prompts_per_update", "tokens_per_micro_batch")

@@ -38,6 +38,7 @@ from entropy_rl.run_directory import check_directory, claim_directory
 from entropy_rl.scoring import Scores, probe_shares, score
 from entropy_rl.stop_strings import stop_rule
 from entropy_rl.tasks import closing, load_task
+from entropy_rl.token_loss import check_fused_loss
 from entropy_rl.train_step import (
     StatsFn,
     UpdateFn,
@@ -66,6 +67,8 @@ def train(config: TrainConfig) -> TrainState:
     check_directory(directory, config)
     check_wandb(config.run.wandb_project)
     advantage = build_advantage(config.advantage, config.rollout.group_size)
+    if config.batching.fused_loss:
+        check_fused_loss(advantage)
     task = load_task(config.task.name, config.task.args)
     problems = task.problems(config.task.train_split)
     model = load_model(config.model)
@@ -180,6 +183,7 @@ def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Pr
             temperature=rollout.temperature,
             tokens_per_micro_batch=config.batching.tokens_per_micro_batch,
             max_new_tokens=rollout.max_new_tokens,
+            fused_loss=config.batching.fused_loss,
         ),
     )
 

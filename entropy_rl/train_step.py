@@ -16,12 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from entropy_rl.advantages import NotYetKnown, Transform, baseline_and_shaping
+from entropy_rl.advantages import NotYetKnown, Transform, baseline_and_shaping, is_local
 from entropy_rl.config import LossConfig
 from entropy_rl.distributions import log_prob_and_entropy
-from entropy_rl.losses import LossTerms, counts, policy_loss, token_weights
+from entropy_rl.fused_loss import fused_head_loss
+from entropy_rl.losses import LossTerms, counts, token_weights
 from entropy_rl.masked import masked_sum
 from entropy_rl.micro_batches import fold_micro_batches
+from entropy_rl.token_loss import KnownOfToken, check_fused_loss, make_token_loss, of_single_tokens
 from entropy_rl.types import Params, Policy, Rollout, TokenStats, TrainBatch, TrainState
 
 StatsFn = Callable[[Params, TrainBatch], tuple[jax.Array, jax.Array]]
@@ -105,12 +107,8 @@ def make_token_stats(policy: Policy, temperature: float) -> StatsFn:
     """
 
     def token_stats(params: Params, batch: TrainBatch) -> tuple[jax.Array, jax.Array]:
-        hidden = policy.apply(params, batch.ids)
-        # The token at column c is predicted by the hidden state at column c - 1.
-        columns = batch.prompt_length[:, None] - 1 + jnp.arange(batch.completion_ids.shape[1])[None]
-        hidden = jnp.take_along_axis(hidden, columns[..., None], axis=1)
         return log_prob_and_entropy(
-            hidden,
+            _completion_hidden(policy, params, batch),
             policy.head(params),
             batch.completion_ids,
             batch.completion_mask,
@@ -118,6 +116,14 @@ def make_token_stats(policy: Policy, temperature: float) -> StatsFn:
         )
 
     return token_stats
+
+
+def _completion_hidden(policy: Policy, params: Params, batch: TrainBatch) -> jax.Array:
+    """The hidden states [B, N, D] that predict the tokens of the completions."""
+    hidden = policy.apply(params, batch.ids)
+    # The token at column c is predicted by the hidden state at column c - 1.
+    columns = batch.prompt_length[:, None] - 1 + jnp.arange(batch.completion_ids.shape[1])[None]
+    return jnp.take_along_axis(hidden, columns[..., None], axis=1)
 
 
 def make_stats_pass(
@@ -159,6 +165,7 @@ def make_update(
     temperature: float = 1.0,
     tokens_per_micro_batch: int | None = None,
     max_new_tokens: int | None = None,
+    fused_loss: bool = False,
 ) -> UpdateFn:
     """Builds the update on one mini-batch.
 
@@ -167,20 +174,26 @@ def make_update(
     Args:
       policy: The model.
       advantage: From `rewards[:, None]` to f32[B, 1] or f32[B, N]. A chain of group baselines and then
-        transforms of token scope is evaluated as the gradient is; any other costs a forward pass before.
+        transforms of token or row scope is evaluated as the gradient is; any other costs a forward pass
+        before.
       optimizer: Its state lives in `TrainState.opt_state`.
       loss: The loss.
       temperature: That of the sampler.
       tokens_per_micro_batch: The gradient is added up over parts of so many tokens, padding included;
         None for all at once. Changes memory and speed, and no result.
       max_new_tokens: Limit of new tokens; the aggregation "constant" divides by it.
+      fused_loss: Compute the loss in the loop of the head, with `fused_head_loss`; what is evaluated as the
+        gradient is must then be of token scope. Changes speed and memory, and no result.
 
     Returns:
       A jitted function `(state, batch: TrainBatch) -> (state, metrics: dict of f32[])`; the state is donated.
 
     Raises:
-      ValueError: If the aggregation needs `max_new_tokens` and it is not given.
+      ValueError: If the aggregation needs `max_new_tokens` and it is not given, or the advantage does not
+        admit a fused loss.
     """
+    if fused_loss:
+        check_fused_loss(advantage)
     if max_new_tokens is None and loss.aggregation == "constant":
         raise ValueError("make_update: the aggregation 'constant' needs max_new_tokens")
     token_stats = make_token_stats(policy, temperature)
@@ -188,11 +201,12 @@ def make_update(
         policy, temperature=temperature, tokens_per_micro_batch=tokens_per_micro_batch
     )
     baseline, shaping = baseline_and_shaping(advantage)
-    is_local = baseline.scope != "batch" and shaping.scope == "token"
+    local = is_local(baseline, shaping)
+    token_loss = make_token_loss(shaping, loss)
 
     def update(state: TrainState, batch: TrainBatch) -> tuple[TrainState, dict[str, jax.Array]]:
         tokens, sequences = counts(batch.completion_mask & batch.valid[:, None])
-        if is_local:
+        if local:
             unknown = NotYetKnown()
             stats = _stats(batch, log_probs=unknown, entropy=unknown)
             base, finished = baseline(batch.rewards[:, None], stats), None
@@ -202,29 +216,36 @@ def make_update(
             finished = shaping(base, stats)
 
         def part_loss(params, part, advantages):
-            log_probs, entropy = token_stats(params, part)
-            stats = _stats(part, log_probs, entropy)
-            base, shaped = advantages
-            if shaped is None:
-                shaped = shaping(base, stats)
-            base, shaped = (
-                jax.lax.stop_gradient(jnp.broadcast_to(a, log_probs.shape)) for a in (base, shaped)
+            mask = part.completion_mask & part.valid[:, None]
+            weights = token_weights(
+                mask, loss.aggregation, tokens=tokens, sequences=sequences, max_tokens=max_new_tokens
             )
-            per_token, terms = policy_loss(
-                log_probs,
-                entropy,
-                shaped,
+            known = KnownOfToken(
                 old_log_probs=part.old_log_probs,
-                mask=stats.mask,
-                config=loss,
+                old_entropy=part.old_entropy,
                 sampler_log_probs=part.sampler_log_probs,
                 ref_log_probs=part.ref_log_probs,
+                mask=mask,
+                valid=part.valid[:, None],
+                weights=weights,
+                base=advantages[0],
+                shaped=advantages[1],
             )
-            weights = token_weights(
-                stats.mask, loss.aggregation, tokens=tokens, sequences=sequences, max_tokens=max_new_tokens
-            )
-            total = jnp.sum(weights * per_token)
-            sums = _metric_sums(part, stats.mask, log_probs, entropy, base, shaped, terms)
+            if fused_loss:
+                total, log_probs, entropy, terms = fused_head_loss(
+                    _completion_hidden(policy, params, part),
+                    policy.head(params),
+                    part.completion_ids,
+                    mask,
+                    of_single_tokens(token_loss),
+                    jax.tree.map(lambda x: jnp.broadcast_to(x, mask.shape), known),
+                    temperature=temperature,
+                )
+            else:
+                log_probs, entropy = token_stats(params, part)
+                per_token, terms = token_loss(log_probs, entropy, known)
+                total = jnp.sum(per_token)
+            sums = _metric_sums(part, mask, log_probs, entropy, *terms)
             return total, {"loss": total} | sums
 
         def gradient(part, advantages):

@@ -13,6 +13,11 @@ from typing import Any, NamedTuple
 import jax
 from flax import struct
 
+# The axes of a mesh. Tokens are split over the first two, by the leading axis of their arrays.
+DATA_AXES = ("data", "fsdp")
+FSDP_AXIS = "fsdp"
+TENSOR_AXIS = "tensor"
+
 Params = Any  # a nest of dicts of arrays
 
 # The axes of a mesh: rows are split over the first two, parameters over the last two.

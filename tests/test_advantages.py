@@ -381,6 +381,9 @@ def test_a_chain_cuts_into_baseline_and_shaping():
     assert (baseline.members, shaping.members) == ((a,), ())
     baseline, shaping = baseline_and_shaping(c)
     assert (baseline.members, shaping.members) == ((), (c,))
+    row = Transform(lambda advantages, stats: advantages, "row")
+    baseline, shaping = baseline_and_shaping(chain(a, row, c))
+    assert (baseline.members, shaping.members) == ((a,), (row, c)) and shaping.scope == "row"
 
 
 def test_chain_refuses_what_cannot_be_called():
@@ -389,8 +392,8 @@ def test_chain_refuses_what_cannot_be_called():
 
 
 def test_an_unknown_scope_is_refused():
-    with pytest.raises(ValueError, match="scope='row' is not allowed; allowed: token, group, batch"):
-        Transform(lambda advantages, stats: advantages, "row")
+    with pytest.raises(ValueError, match="scope='line' is not allowed; allowed: token, row, group, batch"):
+        Transform(lambda advantages, stats: advantages, "line")
 
 
 def test_wrong_shapes_are_refused_with_both_shapes():

@@ -18,7 +18,8 @@ PACKAGE = Path(entropy_rl.__file__).parent
 # A name without a dot stands for a file, or for a folder with all that is in it.
 FLOORS = {
     0: "types config warmstart_config factories version",
-    1: "distributions advantages losses sampling masked passk significance diversity comparison",
+    1: """distributions fused_head fused_loss head_layout advantages losses token_loss sampling masked
+          passk significance diversity comparison""",
     2: "models",
     3: "rollout train_step micro_batches supervised_step optimizer",
     4: """tasks prompts demonstrations checkpoint metrics scoring loading evaluation interrupt config_file

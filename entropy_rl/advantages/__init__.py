@@ -10,3 +10,4 @@ from entropy_rl.advantages.transform import NotYetKnown as NotYetKnown
 from entropy_rl.advantages.transform import Transform as Transform
 from entropy_rl.advantages.transform import baseline_and_shaping as baseline_and_shaping
 from entropy_rl.advantages.transform import chain as chain
+from entropy_rl.advantages.transform import is_local as is_local

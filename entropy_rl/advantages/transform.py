@@ -11,7 +11,7 @@ import jax
 from entropy_rl.types import TokenStats
 
 AdvantageFn = Callable[[jax.Array, TokenStats], jax.Array]
-Scope = Literal["token", "group", "batch"]  # from narrow to wide
+Scope = Literal["token", "row", "group", "batch"]  # from narrow to wide
 _SCOPES = get_args(Scope)
 
 
@@ -25,14 +25,15 @@ class Transform:
         advantages = advantage(rewards[:, None], stats)
 
     The scope says what a value of the result depends on, so that it does not depend on how a mini-batch is
-    split: "token", on its own token and row alone, of which it may read everything; "group", on what was
-    recorded of the rows of its group, which is all but `log_probs` and `entropy` of the policy that is
-    being updated; "batch", on anything in the whole mini-batch. Only "token" can be evaluated as the
-    gradient is; "batch" costs a forward pass before.
+    split: "token", on its own token alone, of which it may read everything; "row", on the tokens of its own
+    row, likewise; "group", on what was recorded of the rows of its group, which is all but `log_probs` and
+    `entropy` of the policy that is being updated; "batch", on anything in the whole mini-batch. "token" and
+    "row" can be evaluated as the gradient is, "token" even where tokens of a row are apart: it is given them
+    as rows of one token each. "batch" costs a forward pass before.
 
     Attributes:
       fn: (advantages f32[B, 1] or f32[B, N], stats) -> f32[B, 1] or f32[B, N].
-      scope: "token", "group" or "batch".
+      scope: "token", "row", "group" or "batch".
       members: The members of a chain in order, none of them a chain; None for what is no chain.
     """
 
@@ -113,7 +114,7 @@ def chain(*transforms: Transform | AdvantageFn) -> Transform:
 
 
 def baseline_and_shaping(transform: Transform) -> tuple[Transform, Transform]:
-    """Cut a chain before its first member of token scope: A = baseline(r), A' = shaping(A).
+    """Cut a chain before its first member of token or row scope: A = baseline(r), A' = shaping(A).
 
     `chain(baseline, shaping)` is the whole again. With ψ = A' - A, the ratio |ψ| / |A| says how much of
     the advantage is shaping.
@@ -122,8 +123,13 @@ def baseline_and_shaping(transform: Transform) -> tuple[Transform, Transform]:
       (baseline, shaping); a part without members is the identity.
     """
     members = (transform,) if transform.members is None else transform.members
-    first = next((i for i, member in enumerate(members) if member.scope == "token"), len(members))
+    first = next((i for i, member in enumerate(members) if member.scope in ("token", "row")), len(members))
     return chain(*members[:first]), chain(*members[first:])
+
+
+def is_local(baseline: Transform, shaping: Transform) -> bool:
+    """Whether the two parts of a chain can be evaluated as the gradient is, without a forward pass before."""
+    return baseline.scope != "batch" and shaping.scope in ("token", "row")
 
 
 def _check_shape(who: str, advantages: jax.Array, stats: TokenStats) -> None:
