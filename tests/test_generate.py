@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from policies import TINY, table_policy, tiny_policy
 
+from entropy_rl.config import ScheduleConfig
 from entropy_rl.distributions import log_prob_and_entropy
 from entropy_rl.rollout import make_generate
 from entropy_rl.types import FinishReason
@@ -119,7 +120,14 @@ def test_no_buffer_of_the_compiled_rollout_holds_logits_of_all_positions():
     policy = tiny_policy()
     params = jax.eval_shape(policy.init, jax.random.key(0))
     prompts, length, group, new, vocab = 2, 11, 3, 13, TINY.vocab_size
-    run = make_generate(policy, group_size=group, max_new_tokens=new, eos_ids=[1], pad_id=0)
+    run = make_generate(
+        policy,
+        group_size=group,
+        max_new_tokens=new,
+        eos_ids=[1],
+        pad_id=0,
+        schedule=ScheduleConfig("shrink", chunk_steps=None),
+    )
     i32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
     mask = jax.ShapeDtypeStruct((prompts, length), bool)
     lowered = jax.jit(run).lower(params, i32(prompts, length), mask, i32(prompts), jax.random.key(0))

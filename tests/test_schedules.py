@@ -27,6 +27,7 @@ from entropy_rl.types import FinishReason
 
 EOS, PAD, V = 1, 0, TINY.vocab_size
 PROMPTS, GROUP, NEW = 5, 4, 72  # rows and columns to shrink and to grow
+SEEDS = (4, 2)
 
 SCHEDULES = {
     "shrink in one program": ScheduleConfig("shrink", chunk_steps=None),
@@ -53,7 +54,7 @@ def sampler(policy, schedule, stop=None):
     return make_generate(policy, **settings, schedule=schedule, stop=stop)
 
 
-def run(policy, params, schedule, seed=0, stop=None, **kwargs):
+def run(policy, params, schedule, seed=SEEDS[0], stop=None, **kwargs):
     generate = sampler(policy, schedule, stop)
     return jax.device_get(generate(params, *prompts(seed), jax.random.key(seed), **kwargs))
 
@@ -74,7 +75,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def references(model):
-    return [run(*model, ScheduleConfig("static"), seed) for seed in range(3)]
+    return [run(*model, ScheduleConfig("static"), seed) for seed in SEEDS]
 
 
 def test_the_lengths_of_the_reference_are_spread(references):
@@ -86,7 +87,7 @@ def test_the_lengths_of_the_reference_are_spread(references):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_schedule_gives_the_samples_of_the_static_one(model, references, name):
     policy, params = model
-    for seed, reference in enumerate(references):
+    for seed, reference in zip(SEEDS, references, strict=True):
         assert_same(run(policy, params, SCHEDULES[name], seed), reference)
 
 
@@ -275,7 +276,7 @@ def stopped(ids, reason):
 )
 def test_a_completion_ends_with_the_token_that_completes_a_stop_string(model, references, schedule):
     rule = StopStrings(Letters(), STOPS)
-    for seed, reference in enumerate(references):
+    for seed, reference in zip(SEEDS, references, strict=True):
         out = run(*model, schedule, seed, stop=rule)
         reasons = []
         for b, mask in enumerate(reference.completion_mask):
