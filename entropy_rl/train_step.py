@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from entropy_rl.advantages import NotYetKnown, Transform, baseline_and_shaping, is_local
 from entropy_rl.config import LossConfig
@@ -95,12 +96,13 @@ def join_prompt_and_completion(
     return ids.at[jnp.arange(rows)[:, None], columns].set(completion_ids), prompt_length
 
 
-def make_token_stats(policy: Policy, temperature: float) -> StatsFn:
+def make_token_stats(policy: Policy, temperature: float, mesh: Mesh | None = None) -> StatsFn:
     """Builds `(params, batch) -> (log_probs, entropy)`, f32[B, N] each: one forward pass, no micro-batches.
 
     Args:
       policy: The model.
       temperature: That of the sampler; it divides the logits here too.
+      mesh: The mesh that the arrays are sharded over; None for one device.
 
     Returns:
       The function; differentiable, zero off `batch.completion_mask`.
@@ -113,6 +115,7 @@ def make_token_stats(policy: Policy, temperature: float) -> StatsFn:
             batch.completion_ids,
             batch.completion_mask,
             temperature=temperature,
+            mesh=mesh,
         )
 
     return token_stats
@@ -127,7 +130,11 @@ def _completion_hidden(policy: Policy, params: Params, batch: TrainBatch) -> jax
 
 
 def make_stats_pass(
-    policy: Policy, *, temperature: float, tokens_per_micro_batch: int | None = None
+    policy: Policy,
+    *,
+    temperature: float,
+    tokens_per_micro_batch: int | None = None,
+    mesh: Mesh | None = None,
 ) -> StatsFn:
     """Builds the forward-only pass `(params, batch) -> (log_probs, entropy)` over a whole mini-batch.
 
@@ -135,11 +142,12 @@ def make_stats_pass(
       policy: The model.
       temperature: That of the sampler.
       tokens_per_micro_batch: As of `make_update`.
+      mesh: As of `make_update`.
 
     Returns:
       A function of arrays, to be jitted by the caller; it looks at every row, judged or not.
     """
-    token_stats = make_token_stats(policy, temperature)
+    token_stats = make_token_stats(policy, temperature, mesh)
 
     def stats_pass(params: Params, batch: TrainBatch) -> tuple[jax.Array, jax.Array]:
         def step(carry, part, _, rows):
@@ -166,6 +174,7 @@ def make_update(
     tokens_per_micro_batch: int | None = None,
     max_new_tokens: int | None = None,
     fused_loss: bool = False,
+    mesh: Mesh | None = None,
 ) -> UpdateFn:
     """Builds the update on one mini-batch.
 
@@ -184,6 +193,7 @@ def make_update(
       max_new_tokens: Limit of new tokens; the aggregation "constant" divides by it.
       fused_loss: Compute the loss in the loop of the head, with `fused_head_loss`; what is evaluated as the
         gradient is must then be of token scope. Changes speed and memory, and no result.
+      mesh: The mesh that the arrays are sharded over; None for one device.
 
     Returns:
       A jitted function `(state, batch: TrainBatch) -> (state, metrics: dict of f32[])`; the state is donated.
@@ -196,9 +206,9 @@ def make_update(
         check_fused_loss(advantage)
     if max_new_tokens is None and loss.aggregation == "constant":
         raise ValueError("make_update: the aggregation 'constant' needs max_new_tokens")
-    token_stats = make_token_stats(policy, temperature)
+    token_stats = make_token_stats(policy, temperature, mesh)
     stats_pass = make_stats_pass(
-        policy, temperature=temperature, tokens_per_micro_batch=tokens_per_micro_batch
+        policy, temperature=temperature, tokens_per_micro_batch=tokens_per_micro_batch, mesh=mesh
     )
     baseline, shaping = baseline_and_shaping(advantage)
     local = is_local(baseline, shaping)
@@ -240,6 +250,7 @@ def make_update(
                     of_single_tokens(token_loss),
                     jax.tree.map(lambda x: jnp.broadcast_to(x, mask.shape), known),
                     temperature=temperature,
+                    mesh=mesh,
                 )
             else:
                 log_probs, entropy = token_stats(params, part)

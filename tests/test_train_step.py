@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from policies import table_policy, tiny_policy
 
 from entropy_rl.advantages import Transform, chain, group_normalize, shape_by_entropy, whiten
@@ -20,7 +21,7 @@ from entropy_rl.train_step import (
     make_update,
     mean_metrics,
 )
-from entropy_rl.types import Rollout
+from entropy_rl.types import DATA_AXES, TENSOR_AXIS, Rollout
 
 G, P, N, V = 4, 4, 6, 11
 PAD, EOS = 0, 1
@@ -163,6 +164,24 @@ def test_micro_batches_of_any_size_give_what_one_gives(key, policy, advantage, a
     # Sums in another order, of gradients up to 10 in size; a count per micro-batch would be off by 0.1.
     for part in parts:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole, part)
+
+
+@pytest.mark.parametrize(("fused_loss", "tokens"), [(False, 30), (True, None)])
+def test_a_mesh_of_eight_devices_gives_what_one_device_gives(key, fused_loss, tokens):
+    axes = (*DATA_AXES, TENSOR_AXIS)
+    mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    rows, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((DATA_AXES,), ()))
+    policy, optimizer = tiny_policy(), optax.sgd(0.1)
+    data, params = make_data(valid=np.arange(P * G) != 6), policy.init(key)
+    results = []
+    for where, batch in ((None, data), (mesh, jax.device_put(data, rows))):
+        update = make_update(
+            policy, SHAPED, optimizer, tokens_per_micro_batch=tokens, fused_loss=fused_loss, mesh=where
+        )
+        state = init_state(params, optimizer)
+        state, metrics = update(state if where is None else jax.device_put(state, whole), batch)
+        results.append(jax.device_get((state.params, metrics)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *results)
 
 
 def test_columns_behind_the_longest_completion_change_nothing(key):
