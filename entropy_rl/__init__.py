@@ -28,6 +28,8 @@ _PUBLIC = {
     "DecoderConfig": "models",
     # sampling
     "make_generate": "rollout",
+    "ScheduleConfig": "config",
+    "StopStrings": "stop_strings",
     "Prompts": "prompts",
     # verdicts
     "load_task": "tasks",
