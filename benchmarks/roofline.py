@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import json
 import os
 import shlex
@@ -58,7 +59,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="default bfloat16, on CPUs float32; masters are float32",
     )
     add("--attention", default="auto", help="of whole rows: auto, xla, cudnn or splash; default auto")
-    add("--decode-attention", default="xla", help="of new tokens: xla, or ragged on TPUs; default xla")
+    add("--decode-attention", choices=("xla", "ragged"), default="xla", help="of new tokens; ragged for TPUs")
     add("--remat", default="dots", choices=("none", "dots", "full"), help="default dots")
     add("--fused-loss", action="store_true", help="loss and gradient of the head in one pass")
     add("--batch", type=_count, nargs="+", help="rows; default: decode 64 256, train 128, step 256")
@@ -149,7 +150,7 @@ def plan(options: argparse.Namespace, work: str, memory: int | None) -> Any:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Measures what the options ask for.
+    """Measures what the options ask for; what runs out of memory does not stop the rest.
 
     Raises:
       ValueError: If something is unknown here, or does not fit.
@@ -158,6 +159,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     import roofline_machine
     import roofline_model
     import roofline_train
+    from jax.errors import JaxRuntimeError
 
     from entropy_rl.models.attention import check_backend
 
@@ -167,52 +169,34 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     setups = {work: plan(options, work, memory) for work in options.works}
     machine = roofline_machine.measure_machine(options.runs)
     all_layers = roofline_model.SHAPES[options.shape].num_layers
-    lines = []
+    lines, failures = [], []
     for work, setup in setups.items():
         setup = dataclasses.replace(setup, machine=machine)
         for rows in options.batches[work]:
-            if work == "decode":
-                results = roofline_decode.decode(setup, rows, options.steps, options.room)
-            else:
-                run = {"train": roofline_train.train, "step": roofline_train.step}[work]
-                results = run(setup, rows, options.micro_batch, options.fused_loss)
+            gc.collect()  # nothing of the last work may take memory from this one
+            try:
+                if work == "decode":
+                    results = roofline_decode.decode(setup, rows, options.steps, options.room)
+                else:
+                    run = {"train": roofline_train.train, "step": roofline_train.step}[work]
+                    results = run(setup, rows, options.micro_batch, options.fused_loss)
+            except JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                reason = "out of memory; allowed: smaller shapes, or fewer --layers"
+                failures.append({"what": f"{work}, B={rows}", "error": reason})
+                continue
             layers = {"layers": setup.config.num_layers, "all_layers": all_layers}
             lines += [{"work": work, **result, **layers} for result in results]
-    about = ("shape", "attention", "decode_attention", "remat", "mean", "full")
+    told = ("output", "command", "works", "batch", "layers", "dtype")
     return {
         "command": options.command,
         **roofline_machine.describe(),
         "machine": machine._asdict(),
-        "options": {"dtype": setup.dtype} | {name: getattr(options, name) for name in about},
+        "options": {"dtype": setup.dtype} | {k: v for k, v in vars(options).items() if k not in told},
         "measurements": lines,
+        "failures": failures,
     }
-
-
-def table(result: dict[str, Any]) -> str:
-    """The result as text."""
-    machine, device, options = result["machine"], result["device"], result["options"]
-    rates = ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in machine["matmul"].items())
-    head = f"{'':20} {'layers':>7} {'ms, median [min, max]':>27} {'tokens/s':>9} {'GB/s':>7} {'of copy':>8}"
-    lines = [
-        f"{device['kind']}, 1 of {device['visible']} visible; jax {result['versions']['jax']}",
-        f"{options['shape']}, products in {options['dtype']}, remat {options['remat']}, "
-        f"attention {options['attention']} and {options['decode_attention']}",
-        f"copy {machine['bandwidth'] / 1e9:.4g} GB/s; matmul, TFLOP/s: {rates}",
-        "",
-        f"{head} {'TFLOP/s':>8} {'of matmul':>9} {'roofline ms':>12} {'of roofline':>11}",
-    ]
-    for x in result["measurements"]:
-        ms = f"{1e3 * x['median']:.4g} [{1e3 * x['min']:.4g}, {1e3 * x['max']:.4g}]"
-        layers = f"{x['layers']}/{x['all_layers']}"
-        lines.append(
-            f"{x['what']:20} {layers:>7} {ms:>27} {x['tokens_per_second']:>9.4g} "
-            f"{x['bytes'] / x['median'] / 1e9:>7.4g} {x['share_of_bandwidth']:>8.1%} "
-            f"{x['flops'] / x['median'] / 1e12:>8.3g} {x['share_of_matmul']:>9.1%} "
-            f"{1e3 * x['roofline_seconds']:>12.4g} {x['share_of_roofline']:>11.1%}"
-        )
-    if any(x["layers"] < x["all_layers"] for x in result["measurements"]):
-        lines.append("\nFewer layers than the model has: not its speed.")
-    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -222,25 +206,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"roofline.py: --output: {options.output.parent} is not a directory", file=sys.stderr)
         return 2
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")  # on GPUs; before jax starts
-    from jax.errors import JaxRuntimeError
+    from roofline_table import table
 
     try:
         result = measure(options)
     except ValueError as error:
         print(f"roofline.py: {error}", file=sys.stderr)
         return 2
-    except JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        first = str(error).splitlines()[0]
-        print(
-            f"roofline.py: out of memory; allowed: smaller shapes, fewer --layers: {first}", file=sys.stderr
-        )
-        return 2
     print(table(result))
     if options.output is not None:
         options.output.write_text(json.dumps(result, indent=2) + "\n")
-    return 0
+    return 1 if result["failures"] else 0
 
 
 if __name__ == "__main__":

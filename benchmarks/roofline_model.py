@@ -22,13 +22,13 @@ _USABLE = 0.9  # of the memory; the rest is lost between blocks, and to kernels
 _HEAD_BYTES = GiB  # a few float32 chunks of logits
 
 
-def random_params(shapes: Any, dtype: Any, key: jax.Array) -> Any:
+def random_params(shapes: Any, dtype: Any, seed: int) -> Any:
     """Random parameters, made leaf by leaf on the device in the type in which they are needed.
 
     Args:
       shapes: The tree, as of `jax.eval_shape`.
       dtype: Of all leaves.
-      key: Random key.
+      seed: Of the numbers.
     """
 
     def leaf(path: tuple, shape: jax.ShapeDtypeStruct, key: jax.Array) -> jax.Array:
@@ -38,7 +38,8 @@ def random_params(shapes: Any, dtype: Any, key: jax.Array) -> Any:
         return _normal(key, shape.shape, jnp.dtype(dtype).name)
 
     leaves, tree = jax.tree.flatten_with_path(shapes)
-    keys = jax.random.split(key, len(leaves))
+    # The generator of the hardware: billions of numbers take a moment, and reproducing them is of no use.
+    keys = jax.random.split(jax.random.key(seed, impl="rbg"), len(leaves))
     return tree.unflatten([leaf(path, shape, k) for (path, shape), k in zip(leaves, keys, strict=True)])
 
 

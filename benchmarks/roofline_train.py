@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import counting
@@ -36,7 +35,7 @@ def _update(setup: Setup, micro_batch: int, fused_loss: bool) -> tuple[Any, Trai
         fused_loss=fused_loss,
     )
     shapes = jax.eval_shape(setup.policy.init, jax.random.key(0))
-    params = model.random_params(shapes, "float32", jax.random.key(1))
+    params = model.random_params(shapes, "float32", seed=1)
     # Donated: beside the copy that it makes there might be no room for the first one.
     return update, jax.jit(lambda p: init_state(p, optimizer), donate_argnums=0)(params)
 
@@ -48,16 +47,10 @@ def _check(metrics: dict[str, jax.Array], tokens: int) -> None:
         raise ValueError(f"update: {found} tokens of {tokens}, with a gradient of norm {norm}")
 
 
-def _update_line(setup: Setup, seconds: Sequence[float], lengths: np.ndarray, **more) -> dict:
-    """An update: matrix products, then the optimizer. Tokens are those of prompts and completions."""
-    prompt_lengths = np.full(len(lengths), setup.prompt)
-    costs = (
-        Cost(counting.training_flops(setup.config, prompt_lengths, lengths), 0.0),
-        Cost(0.0, counting.optimizer_bytes(setup.config)),
-    )
-    live = int(prompt_lengths.sum() + lengths.sum())
-    facts = dict(rows=len(lengths), response_tokens=int(lengths.sum()), context=setup.context)
-    return measurement(setup, f"update, B={len(lengths)}", seconds, live, *costs, **facts, **more)
+def _update_costs(setup: Setup, lengths: np.ndarray) -> tuple[Cost, Cost]:
+    """Of an update with completions of these lengths: the products, then the optimizer."""
+    flops = counting.training_flops(setup.config, np.full(len(lengths), setup.prompt), lengths)
+    return Cost(flops, 0.0), Cost(0.0, counting.optimizer_bytes(setup.config))
 
 
 def train(setup: Setup, rows: int, micro_batch: int, fused_loss: bool) -> list[dict]:
@@ -93,7 +86,17 @@ def train(setup: Setup, rows: int, micro_batch: int, fused_loss: bool) -> list[d
 
     seconds, (_, metrics) = timed(run, setup.runs)
     _check(metrics, int(lengths.sum()))
-    return [_update_line(setup, seconds, lengths, micro_batch=micro_batch, fused_loss=fused_loss)]
+    live = int(batch.prompt_length.sum() + lengths.sum())
+    facts = dict(
+        tokens_are="of prompts and completions",
+        rows=rows,
+        context=setup.context,
+        response_tokens=int(lengths.sum()),
+        micro_batch=micro_batch,
+        fused_loss=fused_loss,
+    )
+    costs = _update_costs(setup, lengths)
+    return [measurement(setup, f"update, B={rows}", seconds, live, *costs, **facts)]
 
 
 def _rewards(rows: int) -> np.ndarray:
@@ -140,29 +143,27 @@ def step(setup: Setup, rows: int, micro_batch: int, fused_loss: bool) -> list[di
     seconds, (lengths, metrics) = timed(run, setup.runs)
     phases = {name: values[1:] for name, values in phases.items()}  # without the first, which compiles
     _check(metrics, int(lengths.sum()))
-    return _step_lines(
-        setup, rows, lengths, seconds, phases, dict(micro_batch=micro_batch, fused_loss=fused_loss)
-    )
-
-
-def _step_lines(
-    setup: Setup, rows: int, lengths: np.ndarray, seconds: list[float], phases: dict[str, list], facts: dict
-) -> list[dict]:
-    """The whole step and its phases."""
-    c, tokens, size = setup.config, int(lengths.sum()), setup.itemsize
-    prompt_lengths = np.full(rows, setup.prompt)
-    update = _update_line(setup, phases["update"], lengths, **facts)
+    size = setup.itemsize
     sampling = (
         counting.cast_weights(c, size),
         counting.prefill(c, rows // setup.group, setup.prompt, rows, size),
         counting.decode_rows(c, lengths, setup.group, setup.prompt, size),
     )
-    stats = Cost(counting.forward_flops(c, prompt_lengths, lengths), 0.0)
-    training = (Cost(3 * stats.flops, 0.0), Cost(0.0, counting.optimizer_bytes(c)))
-    shape = dict(rows=rows, mean_length=tokens / rows, longest=int(lengths.max()), context=setup.context)
-    lines = [
-        measurement(setup, f"step, B={rows}", seconds, tokens, *sampling, stats, *training, **shape, **facts)
-    ]
-    for name, costs in (("rollout", sampling), ("stats", (stats,))):
-        lines.append(measurement(setup, f"  its {name}", phases[name], tokens, *costs, **shape))
-    return [*lines, update | {"what": "  its update"}]
+    costs = {
+        "rollout": sampling,
+        "stats": (Cost(counting.forward_flops(c, np.full(rows, setup.prompt), lengths), 0.0),),
+        "update": _update_costs(setup, lengths),
+    }
+    facts = dict(
+        tokens_are="of completions",
+        rows=rows,
+        context=setup.context,
+        mean_length=float(lengths.mean()),
+        longest=int(lengths.max()),
+        micro_batch=micro_batch,
+        fused_loss=fused_loss,
+    )
+    parts = [(f"step, B={rows}", seconds, sum(costs.values(), ()))]
+    parts += [(f"  its {name}", phases[name], costs[name]) for name in phases]
+    tokens = int(lengths.sum())
+    return [measurement(setup, what, times, tokens, *cost, **facts) for what, times, cost in parts]

@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from policies import TINY, tiny_policy
 
 from entropy_rl.models.decoder import make_policy
+from entropy_rl.types import DecodeCache
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -18,6 +21,7 @@ import counting  # noqa: E402
 import roofline  # noqa: E402
 import roofline_machine  # noqa: E402
 import roofline_model  # noqa: E402
+import roofline_train  # noqa: E402
 from counting import Cost  # noqa: E402
 
 SMALL, LARGE = roofline_model.SHAPES["1.5b"], roofline_model.SHAPES["7b"]
@@ -45,6 +49,48 @@ def test_a_layer_counts_every_matrix_of_the_policy():
     kernels = [x.size for path, x in jax.tree.leaves_with_path(shapes["layers"]) if path[-1].key == "kernel"]
     assert len(kernels) == 7
     assert counting.layer_weights(TINY) * TINY.num_layers == sum(kernels)
+
+
+def dot_flops(jaxpr) -> int:
+    """Operations of the matrix products in a traced function, those of loops as often as they run."""
+    total = 0
+    for equation in jaxpr.eqns:
+        parts = [getattr(value, "jaxpr", value) for value in equation.params.values()]
+        inner = sum(dot_flops(part) for part in parts if hasattr(part, "eqns"))
+        total += inner * equation.params.get("length", 1)
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            (out,), left = equation.outvars, equation.invars[0].aval.shape
+            total += 2 * out.aval.size * math.prod(left[axis] for axis in contracted)
+    return total
+
+
+def test_a_step_of_decoding_computes_what_the_traced_program_computes():
+    rows, columns, prompts, length = 6, 9, 2, 5
+    policy = tiny_policy()
+
+    def step(params, ids, cache):
+        hidden, cache = policy.decode(params, ids, jnp.int32(columns - 1), cache)
+        return hidden @ policy.head(params).T
+
+    params = jax.eval_shape(lambda key: policy.to_decode(policy.init(key)), jax.random.key(0))
+    ids, mask = (jax.ShapeDtypeStruct((prompts, length), dtype) for dtype in ("int32", "bool"))
+    _, prompt_cache = jax.eval_shape(policy.prefill, params, ids, mask)
+    cache = DecodeCache(prompt_cache, mask, jax.eval_shape(lambda: policy.empty_rows(rows, columns)))
+    traced = jax.make_jaxpr(step)(params, jax.ShapeDtypeStruct((rows,), "int32"), cache)
+    assert counting.decode_step(TINY, rows, columns, prompts, length, 4).flops == dot_flops(traced.jaxpr)
+
+
+def test_training_computes_what_the_traced_program_computes():
+    rows, length = 3, 10
+    policy = tiny_policy()
+    shapes = jax.eval_shape(policy.init, jax.random.key(0))
+    ids = jax.ShapeDtypeStruct((rows, length), "int32")
+    traced = jax.make_jaxpr(jax.grad(lambda params, ids: policy.apply(params, ids).sum()))(shapes, ids)
+    counted = counting.training_flops(TINY, np.full(rows, length), np.zeros(rows, int))
+    # In plain XLA short rows compute the pairs behind the causal mask, too.
+    masked = rows * (length**2 - counting.causal_pairs(length))
+    assert counted + 3 * counting.attention_flops(TINY, masked) == dot_flops(traced.jaxpr)
 
 
 def test_a_token_of_cache_has_2_keys_and_values_of_every_kv_head_and_layer():
@@ -166,6 +212,19 @@ def test_the_program_measures_every_work_and_writes_it_down(tmp_path, capsys):
     assert "Fewer layers than the model has" in printed
 
 
+def test_what_runs_out_of_memory_is_told_and_does_not_stop_the_rest(tmp_path, capsys, monkeypatch):
+    def exhausted(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+
+    monkeypatch.setattr(roofline_train, "train", exhausted)
+    file = tmp_path / "roofline.json"
+    assert roofline.main([*QUICK, "decode", "train", "--output", str(file)]) == 1
+    result = json.loads(file.read_text())
+    assert [line["work"] for line in result["measurements"]] == ["decode"]
+    assert [failure["what"] for failure in result["failures"]] == ["train, B=4"]
+    assert "train, B=4           out of memory; allowed: smaller shapes" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -178,6 +237,9 @@ def test_the_program_measures_every_work_and_writes_it_down(tmp_path, capsys):
         (["--micro-batch", "16"], "--micro-batch: 16 is not allowed; allowed: >= --context"),
         (["--layers", "3"], "--layers: 3 is not allowed; allowed: 1 to 2"),
         (["--attention", "splash"], "'splash' is not allowed on the backend cpu"),
+        (["--attention", "flash"], "'flash' is not allowed on the backend cpu; allowed: auto, xla"),
+        (["--decode-attention", "paged"], "invalid choice: 'paged'"),
+        (["--decode-attention", "ragged"], "'ragged' is not allowed on the backend cpu"),
         (["--room", "8"], "--room: 8 is not allowed; allowed: >= 25"),
         (["--steps", "48"], "--steps: 48 is not allowed; allowed: less than twice the 24"),
         (["decode", "--shape", "1.5b"], "decode: needs at least 8.6 GiB of 2.0 GiB; allowed: a smaller"),
