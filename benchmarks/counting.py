@@ -1,0 +1,182 @@
+"""What a decoder must compute and move, counted from its shape: the numerators of every share of a roofline.
+
+A product [m, k] x [k, n] is 2 m k n operations. Only matrix products and attention are counted, attention
+over the pairs that a causal mask leaves, and nothing that is computed a second time to save memory. Bytes are
+those of what is too large to stay on the chip, read or written once; logits of the sampler count as both. All
+layers are taken to have full attention.
+
+Arguments may be arrays of numpy, for many steps at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from entropy_rl.models.decoder import DecoderConfig
+
+F32 = 4  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Operations and bytes of a piece of work."""
+
+    flops: Any
+    bytes: Any
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.flops + other.flops, self.bytes + other.bytes)
+
+    def total(self) -> Cost:
+        """The sum over all steps."""
+        return Cost(float(np.sum(self.flops)), float(np.sum(self.bytes)))
+
+    def seconds(self, rate: float, bandwidth: float) -> float:
+        """The roofline: of every step the longer of computing (FLOP/s) and moving (bytes/s), added up."""
+        return float(np.sum(np.maximum(self.flops / rate, self.bytes / bandwidth)))
+
+
+# --- the model ---------------------------------------------------------------------------------------------
+
+
+def layer_weights(c: DecoderConfig) -> int:
+    """Entries of the seven matrices of one layer."""
+    heads, kv_heads = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    attention = c.hidden_size * (heads + 2 * kv_heads) + heads * c.hidden_size
+    return attention + 3 * c.hidden_size * c.intermediate_size
+
+
+def head_weights(c: DecoderConfig) -> int:
+    """Entries of the matrix from hidden states to logits."""
+    return c.vocab_size * c.hidden_size
+
+
+def matmul_weights(c: DecoderConfig) -> int:
+    """Entries of all matrices that a token is multiplied by: N of the rule of 2 N operations per token."""
+    return c.num_layers * layer_weights(c) + head_weights(c)
+
+
+def parameters(c: DecoderConfig) -> int:
+    """All parameters; a table that is embedding and head counts once."""
+    biases = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim if c.qkv_bias else 0
+    norms = 2 * c.hidden_size + (2 * c.head_dim if c.qk_norm else 0)
+    tables = (1 if c.tie_embeddings else 2) * head_weights(c)
+    return c.num_layers * (layer_weights(c) + biases + norms) + c.hidden_size + tables
+
+
+def kv_bytes(c: DecoderConfig, itemsize: int) -> int:
+    """Keys and values of one token in all layers, bytes."""
+    return 2 * c.num_kv_heads * c.head_dim * c.num_layers * itemsize
+
+
+def attention_flops(c: DecoderConfig, pairs: Any) -> Any:
+    """Scores and weighted sums in all layers, for so many pairs of a query and a key that it sees."""
+    return 4 * c.num_heads * c.head_dim * c.num_layers * pairs
+
+
+def causal_pairs(lengths: Any) -> Any:
+    """Pairs of a token and one that it sees, itself included, in rows of such lengths."""
+    return lengths * (lengths + 1) / 2
+
+
+# --- sampling ----------------------------------------------------------------------------------------------
+
+
+def _read_weights(c: DecoderConfig, itemsize: int) -> int:
+    # Of an embedding that is not the head as well, only the rows of the tokens are read.
+    unread = 0 if c.tie_embeddings else head_weights(c)
+    return (parameters(c) - unread) * itemsize
+
+
+def _logits(c: DecoderConfig, rows: Any) -> Cost:
+    """The products of the head, without its weights; float32 logits are written, and read to sample."""
+    return Cost(2 * head_weights(c) * rows, 2 * F32 * c.vocab_size * rows)
+
+
+def decode_step(
+    c: DecoderConfig, rows: Any, columns: Any, prompts: Any, prompt_tokens: int, itemsize: int
+) -> Cost:
+    """One token for every row.
+
+    Weights are read once; keys and values of the new tokens once per row, of a prompt once per copy of it.
+
+    Args:
+      c: The model.
+      rows: Rows that are decoded.
+      columns: New tokens that each attends to, the one that is computed included.
+      prompts: Copies of a prompt that are read: one per group that shares it, or one per row.
+      prompt_tokens: Tokens of a prompt.
+      itemsize: Bytes of a weight, key or value.
+    """
+    read = rows * columns + prompts * prompt_tokens
+    moved = (read + rows) * kv_bytes(c, itemsize) + rows * c.hidden_size * itemsize
+    flops = 2 * c.num_layers * layer_weights(c) * rows
+    flops = flops + attention_flops(c, rows * (columns + prompt_tokens))
+    return Cost(flops, _read_weights(c, itemsize) + moved) + _logits(c, rows)
+
+
+def prefill(c: DecoderConfig, prompts: int, prompt_tokens: int, rows: int, itemsize: int) -> Cost:
+    """All prompts once, and the first token of every row of theirs."""
+    tokens = prompts * prompt_tokens
+    flops = 2 * c.num_layers * layer_weights(c) * tokens
+    flops += attention_flops(c, prompts * causal_pairs(prompt_tokens))
+    return Cost(flops, _read_weights(c, itemsize) + tokens * kv_bytes(c, itemsize)) + _logits(c, rows)
+
+
+def decode_rows(
+    c: DecoderConfig, lengths: np.ndarray, group_size: int, prompt_tokens: int, itemsize: int
+) -> Cost:
+    """All steps after the first token of rows of these lengths, as arrays over the steps.
+
+    A row costs nothing after its end. The rows of a group share a copy of their prompt.
+
+    Args:
+      c: The model.
+      lengths: int[B], tokens of each completion; those of a group stand together.
+      group_size: Rows of a group.
+      prompt_tokens: Tokens of a prompt.
+      itemsize: Bytes of a weight, key or value.
+    """
+    longest = lengths.reshape(-1, group_size).max(-1)
+    step = np.arange(1, lengths.max())  # computes token `step`, from the `step` tokens before it
+    alive, prompts = ((x[:, None] > step[None]).sum(0).astype(float) for x in (lengths, longest))
+    return decode_step(c, alive, step, prompts, prompt_tokens, itemsize)
+
+
+def cast_weights(c: DecoderConfig, itemsize: int) -> Cost:
+    """Decoding parameters out of float32 masters, if they are another type: each is read and written once."""
+    return Cost(0.0, parameters(c) * (F32 + itemsize) if itemsize < F32 else 0)
+
+
+# --- training ----------------------------------------------------------------------------------------------
+
+
+def forward_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndarray) -> float:
+    """A forward pass over rows of prompt and completion; the head on the tokens of completions only.
+
+    Args:
+      c: The model.
+      prompt_lengths: int[B], tokens.
+      lengths: int[B], tokens of each completion.
+    """
+    whole = np.asarray(prompt_lengths, float) + lengths
+    layers = 2 * c.num_layers * layer_weights(c) * whole.sum()
+    head = 2 * head_weights(c) * float(np.sum(lengths))
+    return float(layers + head + attention_flops(c, causal_pairs(whole).sum()))
+
+
+def training_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndarray) -> float:
+    """Forward and backward: a product has two more in its backward pass. The rule of 6 N, and attention."""
+    return 3 * forward_flops(c, prompt_lengths, lengths)
+
+
+def optimizer_bytes(c: DecoderConfig) -> int:
+    """AdamW in float32 behind a clip by global norm.
+
+    The norm reads the gradients; then parameters, two moments and gradients are read, and all but the
+    gradients written.
+    """
+    return parameters(c) * F32 * (1 + 4 + 3)
