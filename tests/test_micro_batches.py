@@ -81,7 +81,7 @@ def test_nothing_that_counts_is_no_part_at_all():
 
 def test_the_shapes_are_few_and_keep_to_the_budget():
     shapes = [tuple(bucket) for bucket in buckets(4096, 10_240, 81_920)]
-    assert shapes == [(1280, 64), (2560, 32), (5120, 16), (10_240, 8)]
+    assert shapes == [(2560, 32), (5120, 16), (10_240, 8)]
     assert [tuple(b) for b in buckets(3, 20, 40)] == [(8, 3), (16, 2), (20, 2)]
     assert [tuple(b) for b in buckets(7, 20, None)] == [(20, 7)]
     with pytest.raises(ValueError, match="tokens_per_micro_batch: 19 is not allowed; allowed: >= 20"):

@@ -26,7 +26,7 @@ from entropy_rl.stop_strings import StopStrings
 from entropy_rl.types import FinishReason
 
 EOS, PAD, V = 1, 0, TINY.vocab_size
-PROMPTS, GROUP, NEW = 5, 4, 72  # rows and columns to shrink and to grow
+PROMPTS, GROUP, NEW = 5, 4, 96  # rows and columns to shrink and to grow
 SEEDS = (4, 2)
 
 SCHEDULES = {
@@ -152,7 +152,7 @@ def test_the_cache_grows_and_the_slots_shrink_as_rows_end(model, references):
     run(*model, SCHEDULES["shrink in chunks of 7"], on_chunk=seen.append)
     slots, columns = [stage.slots for stage in seen], [stage.columns for stage in seen]
     assert slots == sorted(slots, reverse=True) and (slots[0], slots[-1]) == (20, 16)
-    assert columns == sorted(columns) and (columns[0], columns[-1]) == (64, 72)
+    assert columns == sorted(columns) and (columns[0], columns[-1]) == (64, 96)
     assert [stage.finished for stage in seen] == sorted(stage.finished for stage in seen)
     assert seen[-1].finished == seen[-1].rows == 20
     assert seen[-1].tokens <= references[0].completion_mask.sum(-1).max()
@@ -238,7 +238,8 @@ def test_few_shapes_are_compiled():
     assert row_counts(256) == [256, 128, 64, 32, 16] and row_counts(100) == [100, 56, 32, 16]
     assert row_counts(20) == [20, 16] and row_counts(16) == [16] and row_counts(3) == [3]
     assert column_counts(8192) == [1024, 2048, 4096, 8192]
-    assert column_counts(160) == [64, 128, 160] and column_counts(40) == [40]
+    assert column_counts(256) == [64, 128, 256] and column_counts(160) == [64, 160]
+    assert column_counts(72) == [72]
 
 
 # --- stop strings ------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from entropy_rl.models.cached_attention import (
     cached_attention,
     empty_row_cache,
 )
+from entropy_rl.models.linear import Dense
 from entropy_rl.models.remat import rematerialize
 from entropy_rl.models.rope import Llama3RopeScaling, apply_rope, rope_frequencies
 from entropy_rl.types import TENSOR_AXIS, DecodeCache, Params, Policy
@@ -143,9 +144,9 @@ class Block(nn.Module):
         return x + MLP(c, self.dtype, self.fused, name="mlp")(normed), extra
 
 
-def _dense(module: nn.Module, features: int, name: str, use_bias: bool = False) -> nn.Dense:
+def _dense(module: nn.Module, features: int, name: str, use_bias: bool = False) -> Dense:
     init = nn.initializers.normal(module.config.initializer_range)
-    return nn.Dense(features, use_bias=use_bias, dtype=module.dtype, kernel_init=init, name=name)
+    return Dense(features, use_bias, module.dtype, init, name=name)
 
 
 def _fuse(layer: Params) -> Params:
@@ -230,7 +231,7 @@ def make_policy(
         return params if config.tie_embeddings else params | {"lm_head": {"kernel": table(head_key)}}
 
     def apply(params: Params, ids: jax.Array) -> jax.Array:
-        positions = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
+        positions = jnp.arange(ids.shape[1])[None]  # the same in every row: its angles are computed once
 
         def layer(x: jax.Array, inputs: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
             layer_params, window = inputs
@@ -256,7 +257,7 @@ def make_policy(
     def prefill(
         params: Params, prompt_ids: jax.Array, prompt_mask: jax.Array
     ) -> tuple[jax.Array, tuple[PromptCache, ...]]:
-        positions = jnp.broadcast_to(jnp.arange(prompt_ids.shape[1])[None], prompt_ids.shape)
+        positions = jnp.arange(prompt_ids.shape[1])[None]
         x, caches = embed(params, prompt_ids), []
         for layer_params, window in zip(params["layers"], config.windows, strict=True):
             attend = lambda q, k, v, w=window: (attend_causally(q, k, v, w), (k, v))  # noqa: E731

@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import jax
 
+# `Dense` gives its product this name.
+WEIGHT_PRODUCTS = "weight_products"
 # Kernels give their residuals (the output and a number per head and token) this name.
 ATTENTION_RESIDUALS = "attention_residuals"
 
 _SAVED = jax.checkpoint_policies
 _POLICIES = {
     "none": None,
-    "dots": _SAVED.save_from_both_policies(
-        _SAVED.dots_with_no_batch_dims_saveable, _SAVED.save_only_these_names(ATTENTION_RESIDUALS)
-    ),
+    "dots": _SAVED.save_only_these_names(WEIGHT_PRODUCTS, ATTENTION_RESIDUALS),
     "full": _SAVED.nothing_saveable,
 }
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 _CHUNK = 512
 _STRIPES = 4
+_LEAST_STRIPE = 128  # queries; less is not worth a program
 
 
 def xla_attention(
@@ -14,9 +15,9 @@ def xla_attention(
 ) -> jax.Array:
     """`causal_attention` in memory O(chunk * T) per head, backward pass included.
 
-    Rows of up to `chunk` tokens are computed at once. Longer ones go chunk by chunk of queries, and the
-    backward pass computes the scores of a chunk again. A row is cut into a few stripes of chunks, and a
-    stripe leaves out the keys after its end: of the T x T scores, 5/8 are computed.
+    A row is cut into a few stripes of queries, and a stripe leaves out the keys after its end: of the T x T
+    scores, 5/8 are computed. Rows of up to `chunk` tokens keep them for the backward pass. The stripes of
+    longer ones go chunk by chunk, and the backward pass computes the scores of a chunk again.
 
     Args:
       q: [B, T, H, h].
@@ -30,7 +31,10 @@ def xla_attention(
     """
     rows, length, heads, h = q.shape
     if length <= chunk:
-        return _attend(jnp.int32(0), q, k, v, window)
+        stripe = max(_LEAST_STRIPE, -(-length // _STRIPES))
+        parts = [(i, min(i + stripe, length)) for i in range(0, length, stripe)]
+        outs = [_attend(jnp.int32(i), q[:, i:j], k[:, :j], v[:, :j], window) for i, j in parts]
+        return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=1)
     chunks = -(-length // chunk)
     q = jnp.pad(q, ((0, 0), (0, chunks * chunk - length), (0, 0), (0, 0)))
     q = q.reshape(rows, chunks, chunk, heads, h).swapaxes(0, 1)

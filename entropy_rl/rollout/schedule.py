@@ -16,6 +16,7 @@ from entropy_rl.types import Params, Policy
 # takes long.
 _COLUMN_SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
 _COLUMN_MULTIPLE = 64
+_WORTH_LESS = 3 / 4  # of all columns: more would save little
 _SHRINK = {"cpu": 2}
 _SHRINK_OTHERWISE = 4
 _LEAST_ROWS = 16  # fewer take as long
@@ -105,4 +106,4 @@ def row_counts(slots: int) -> list[int]:
 def column_counts(columns: int) -> list[int]:
     """The room for new tokens that is compiled, from little to all."""
     counts = {-(-int(share * columns) // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE for share in _COLUMN_SHARES}
-    return sorted({min(count, columns) for count in counts} - {0})
+    return [*sorted(count for count in counts if 0 < count <= _WORTH_LESS * columns), columns]
