@@ -65,8 +65,13 @@ def _run(command: list[str]) -> None:
 
 
 def environment_of(system: str) -> dict[str, str]:
-    """The variables of its process: nothing that another's packages or compiled programs could come in by."""
+    """The variables of its process: nothing that another's packages or compiled programs could come in by.
+
+    Threads of OpenMP (torch) sleep while they wait. By default they spin, which costs CPU-seconds, and the
+    more of them the busier the machine is with other work.
+    """
     foreign = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "JAX_", "XLA_", "OMP_", "MKL_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     paths = {"PYTHONPATH": str(ROOT)} if system == "ours" else {}
-    return kept | paths | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    fixed = {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return kept | paths | fixed | {"OMP_WAIT_POLICY": "PASSIVE"}

@@ -1,8 +1,8 @@
 """What every system is given: sizes, prompts, one fixed batch, and a random model that knows how to stop.
 
 A random model hardly ever ends a completion. Here one end-of-sequence token is made likely enough that
-lengths are geometric, with a mean of 0.44 of the limit: so every system stops each row by its own logic. The
-padding token is made impossible, because some systems take a sampled one for padding.
+lengths are geometric, with a mean of 0.44 of the limit or another share: so every system stops each row by
+its own logic. The padding token is made impossible, because some systems take a sampled one for padding.
 
 Only numpy is needed to read a workload; making a model needs this library.
 """
@@ -23,7 +23,7 @@ CLIP = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """A model and the work for it; `samples` completions of each prompt."""
+    """A model and the work for it: `samples` completions of each prompt, of `mean_share` of `new_tokens`."""
 
     layers: int
     hidden: int
@@ -35,6 +35,7 @@ class Size:
     samples: int = 8
     prompt_tokens: int = 64
     new_tokens: int = 256
+    mean_share: float = MEAN_SHARE
 
     @property
     def rows(self) -> int:
@@ -75,11 +76,16 @@ class Batch:
 def stop_probability(mean: float, limit: int) -> float:
     """The p of a geometric law that, cut off at `limit`, has the mean (1 - (1 - p)^limit) / p.
 
+    Returns:
+      The probability; 0 if the mean is the limit.
+
     Raises:
       ValueError: If no p has this mean.
     """
-    if not 1 <= mean < limit:
-        raise ValueError(f"mean: {mean} is not allowed; allowed: >= 1 and < {limit}")
+    if not 1 <= mean <= limit:
+        raise ValueError(f"mean: {mean} is not allowed; allowed: >= 1 and <= {limit}")
+    if mean == limit:
+        return 0.0
     low, high = 1e-9, 1.0
     for _ in range(100):
         p = (low + high) / 2
@@ -90,6 +96,8 @@ def stop_probability(mean: float, limit: int) -> float:
 def draw_lengths(seed: int, rows: int, mean: float, limit: int) -> np.ndarray:
     """Geometric lengths int[rows], cut off at the limit."""
     p = stop_probability(mean, limit)
+    if p == 0:
+        return np.full(rows, limit)
     return np.minimum(np.random.default_rng(seed).geometric(p, rows), limit)
 
 
@@ -103,7 +111,7 @@ def make_batch(size: Size, seed: int = 10, lengths: np.ndarray | None = None) ->
     rng = np.random.default_rng(seed + 1)
     prompts = rng.integers(FIRST_WORD, size.vocab, (size.prompts, size.prompt_tokens), dtype=np.int32)
     if lengths is None:
-        lengths = draw_lengths(seed, size.rows, MEAN_SHARE * size.new_tokens, size.new_tokens)
+        lengths = draw_lengths(seed, size.rows, size.mean_share * size.new_tokens, size.new_tokens)
     columns = np.arange(size.new_tokens)[None]
     ids = rng.integers(FIRST_WORD, size.vocab, (size.rows, size.new_tokens), dtype=np.int32)
     ids[(columns == lengths[:, None] - 1) & (lengths[:, None] < size.new_tokens)] = EOS
@@ -171,13 +179,14 @@ def make_model(size: Size, seed: int = 0):
     table = params["embed_tokens"]["embedding"]
     others = np.log(np.exp(hidden @ table[FIRST_WORD:].T).sum(1))
     along = hidden @ direction
-    wanted = stop_probability(MEAN_SHARE * size.new_tokens, size.new_tokens)
+    wanted = stop_probability(size.mean_share * size.new_tokens, size.new_tokens)
     low, high = 0.0, 100.0
     for _ in range(60):
         far = (low + high) / 2
         mean = (1 / (1 + np.exp(others - far * along))).mean()
         low, high = (far, high) if mean < wanted else (low, far)
-    table[EOS], table[PAD] = far * direction, -20 / along.mean() * direction
+    table[PAD] = -20 / along.mean() * direction
+    table[EOS] = far * direction if wanted else table[PAD]
     return config, params
 
 
