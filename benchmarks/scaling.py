@@ -215,14 +215,21 @@ def main(argv: list[str] | None = None) -> int:
     add("--output", type=Path, help="a JSON file for the points and lines")
     add("--plot", type=Path, help="a PNG of them")
     add("--markdown", action="store_true", help="print what stands in the README")
+    add("--show", type=Path, help="run nothing; print the tables of this JSON file, and plot it")
     arguments = parser.parse_args(argv)
     if arguments.runs < 1:
         parser.error(f"--runs: {arguments.runs} is not allowed; allowed: >= 1")
-    result = side_by_side.header("scaling.py") | {"runs": arguments.runs, "factors": {}}
-    for name in arguments.factors:
-        side_by_side.say(name)
-        works = {work: sweep(FACTORS[name], work, arguments.runs) for work in arguments.work}
-        result["factors"][name] = works
+    if arguments.show:
+        try:
+            result = json.loads(arguments.show.read_text())
+        except (OSError, ValueError) as error:
+            parser.error(f"--show: {error}")
+    else:
+        result = side_by_side.header("scaling.py") | {"runs": arguments.runs, "factors": {}}
+        for name in arguments.factors:
+            side_by_side.say(name)
+            works = {work: sweep(FACTORS[name], work, arguments.runs) for work in arguments.work}
+            result["factors"][name] = works
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")
     if arguments.plot:

@@ -208,9 +208,9 @@ def _train(directory: Path, rows: int) -> Callable[[int], int]:
 
 
 def _step(directory: Path, rows: int) -> Callable[[int], int]:
-    """The inner loop of its `train`: the first of the training steps generates for all."""
+    """The inner loop of its `train`: the first training step generates for all, with the cheaper cache."""
     size, batch = workload.load(directory)
-    trainer = _trainer(directory, size, rows)
+    trainer = _trainer(directory, size, rows, cache="static")
     (lengths,) = trainer.reward_funcs
     prompts = [{"prompt": " ".join(map(str, row))} for row in batch.prompts for _ in range(size.samples)]
 
