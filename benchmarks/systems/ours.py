@@ -1,0 +1,155 @@
+"""This library, by its public functions, as its own trainer composes them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import workload
+
+import entropy_rl as er
+
+# Tokens of a part of the log-prob pass and of the update, padding included.
+TOKENS_PER_MICRO_BATCH = 4096
+
+
+def versions() -> dict[str, str]:
+    return {"entropy_rl": er.__version__, "jax": jax.__version__}
+
+
+def _load(directory: Path):
+    size, batch = workload.load(directory)
+    config, params = er.load_hf(directory / "model")
+    return size, batch, er.make_policy(config), params
+
+
+def _train_batch(size: workload.Size, batch: workload.Batch, old_log_probs=None) -> er.TrainBatch:
+    zeros = np.zeros(batch.mask.shape, np.float32)
+    old = zeros if old_log_probs is None else old_log_probs
+    prompts = np.repeat(batch.prompts, len(batch.rewards) // len(batch.prompts), axis=0)
+    return er.TrainBatch(
+        ids=jnp.asarray(np.concatenate([prompts, batch.completion_ids], 1)),
+        prompt_length=jnp.full(len(prompts), size.prompt_tokens, jnp.int32),
+        completion_ids=jnp.asarray(batch.completion_ids),
+        completion_mask=jnp.asarray(batch.mask),
+        old_log_probs=old,
+        old_entropy=zeros,
+        sampler_log_probs=old,
+        rewards=jnp.asarray(batch.rewards),
+        valid=jnp.ones(len(prompts), bool),
+    )
+
+
+def _stats_pass(policy: er.Policy):
+    parts = TOKENS_PER_MICRO_BATCH
+    return jax.jit(er.make_stats_pass(policy, temperature=1.0, tokens_per_micro_batch=parts))
+
+
+def _update(policy: er.Policy, size: workload.Size, optimizer, shape: bool = True):
+    advantage = er.group_normalize(group_size=size.samples)
+    if shape:
+        advantage = er.chain(advantage, er.shape_by_entropy(alpha=0.4, kappa=2.0))
+    loss = er.LossConfig(clip_low=workload.CLIP, clip_high=workload.CLIP)
+    parts = TOKENS_PER_MICRO_BATCH
+    return er.make_update(policy, advantage, optimizer, loss, tokens_per_micro_batch=parts)
+
+
+def probe(directory: Path) -> dict:
+    size, batch, policy, params = _load(directory)
+    group = slice(0, size.samples)
+    parts = {name: value[group] for name, value in vars(batch).items() if name != "prompts"}
+    data = _train_batch(size, workload.Batch(batch.prompts[:1], **parts))
+    log_probs, entropy = _stats_pass(policy)(params, data)
+    data = data.replace(old_log_probs=log_probs, sampler_log_probs=log_probs)
+    optimizer = optax.sgd(0.0)
+    # Without the shaping, which the others do not have: the same loss must have the same gradient.
+    update = _update(policy, size, optimizer, shape=False)
+    _, metrics = update(er.init_state(params, optimizer), data)
+    return {
+        "log_probs": np.asarray(log_probs),
+        "entropy": np.asarray(entropy),
+        "grad_norm": float(metrics["grad_norm"]),
+    }
+
+
+def options(directory: Path, work: str) -> dict[str, Callable]:
+    name = "default" if work == "rollout" else f"parts of {TOKENS_PER_MICRO_BATCH} tokens"
+    make = {"rollout": _rollout, "score": _score, "update": _train, "step": _step}[work]
+    return {name: functools.partial(make, directory)}
+
+
+def _generate(size: workload.Size, policy: er.Policy):
+    return er.make_generate(
+        policy,
+        group_size=size.samples,
+        max_new_tokens=size.new_tokens,
+        eos_ids=(workload.EOS,),
+        pad_id=workload.PAD,
+    )
+
+
+def _sampler(size: workload.Size, batch: workload.Batch, policy: er.Policy):
+    generate = _generate(size, policy)
+    prompts, index = jnp.asarray(batch.prompts), jnp.arange(size.prompts)
+    return lambda params, number: generate(
+        params, prompts, jnp.ones(prompts.shape, bool), index, jax.random.key(number)
+    )
+
+
+def _rollout(directory: Path) -> Callable[[int], int]:
+    size, batch, policy, params = _load(directory)
+    sample = _sampler(size, batch, policy)
+    return lambda number: int(sample(params, number).completion_mask.sum())
+
+
+def _score(directory: Path) -> Callable[[int], int]:
+    size, batch, policy, params = _load(directory)
+    stats, data = _stats_pass(policy), _train_batch(size, batch)
+
+    def run(_: int) -> int:
+        jax.block_until_ready(stats(params, data))
+        return batch.tokens
+
+    return run
+
+
+def _train(directory: Path) -> Callable[[int], int]:
+    size, batch, policy, params = _load(directory)
+    optimizer = optax.adamw(workload.LEARNING_RATE)
+    update = _update(policy, size, optimizer)
+    log_probs, _ = _stats_pass(policy)(params, _train_batch(size, batch))
+    data = _train_batch(size, batch, log_probs)
+    state = er.init_state(params, optimizer)
+
+    def run(_: int) -> int:
+        nonlocal state
+        state, metrics = jax.block_until_ready(update(state, data))
+        return int(metrics["tokens"])
+
+    return run
+
+
+def _step(directory: Path) -> Callable[[int], int]:
+    """As the trainer does it by default, the pass for the old log-probs included."""
+    size, batch, policy, params = _load(directory)
+    sample, stats = _sampler(size, batch, policy), _stats_pass(policy)
+    optimizer = optax.adamw(workload.LEARNING_RATE)
+    update = _update(policy, size, optimizer)
+    state = er.init_state(params, optimizer)
+
+    def run(number: int) -> int:
+        nonlocal state
+        rollout = jax.device_get(sample(state.params, number))
+        rewards = workload.rewards_of(rollout.completion_mask.sum(-1))
+        data = er.make_batch(rollout, rewards, np.ones(size.rows, bool), pad_id=workload.PAD)
+        log_probs, entropy = stats(state.params, data)
+        data = data.replace(old_log_probs=log_probs, old_entropy=entropy)
+        state, metrics = jax.block_until_ready(update(state, data))
+        return int(metrics["tokens"])
+
+    return run

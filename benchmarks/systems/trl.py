@@ -1,0 +1,225 @@
+"""TRL by its own GRPOTrainer, with Hugging Face's `generate` (vLLM is for GPUs).
+
+Chosen to its advantage: float32 without autocast; no gradient checkpointing, as memory suffices; as many
+threads as there are cores; no reference model; no logging; no clipping of the gradient. The kind of cache,
+the head and the rows that are computed at once are tried out, see `options`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import numpy as np
+import tokenizers
+import torch
+import transformers
+import workload
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import selective_log_softmax_and_entropy
+
+torch.set_num_threads(os.cpu_count() or 1)
+transformers.logging.set_verbosity_error()
+
+
+def versions() -> dict[str, str]:
+    packages = ("trl", "torch", "transformers")
+    return {package: importlib.metadata.version(package) for package in packages}
+
+
+def _tokenizer(size: workload.Size) -> transformers.PreTrainedTokenizerFast:
+    """Text is the numbers of its tokens."""
+    words = tokenizers.models.WordLevel({str(i): i for i in range(size.vocab)}, unk_token=str(workload.PAD))
+    backend = tokenizers.Tokenizer(words)
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    special = {"pad_token": str(workload.PAD), "eos_token": str(workload.EOS)}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+
+
+class _Lengths:
+    """The reward, which also keeps how many tokens there were."""
+
+    __name__ = "odd_number_of_tokens"
+
+    def __init__(self):
+        self.tokens = 0
+
+    def __call__(self, completion_ids: list[list[int]], **_) -> list[float]:
+        lengths = np.array([len(ids) for ids in completion_ids])  # the end-of-sequence token included
+        self.tokens = int(lengths.sum())
+        return workload.rewards_of(lengths).tolist()
+
+
+def _trainer(directory: Path, size: workload.Size, rows: int, cache: str | None = None) -> GRPOTrainer:
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory / "model", dtype=torch.float32)
+    arguments = GRPOConfig(
+        output_dir=tempfile.mkdtemp(),
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=size.rows // rows,
+        num_generations=size.samples,
+        max_completion_length=size.new_tokens,
+        cache_implementation=cache,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        beta=0.0,
+        epsilon=workload.CLIP,
+        loss_type="dapo",  # its default: the mean over all tokens
+        learning_rate=workload.LEARNING_RATE,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        max_steps=10**6,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=_Lengths(),
+        args=arguments,
+        train_dataset=datasets.Dataset.from_dict({"prompt": ["2"] * size.prompts}),
+        processing_class=_tokenizer(size),
+    )
+    trainer.create_optimizer_and_scheduler(num_training_steps=10**6)
+    trainer.current_gradient_accumulation_steps = size.rows // rows  # its training loop sets it
+    trainer.model.train()
+    return trainer
+
+
+def _inputs(size: workload.Size, batch: workload.Batch, part: slice) -> dict[str, torch.Tensor]:
+    """Of these rows what its `_generate_and_score_completions` returns."""
+    prompts = torch.from_numpy(np.repeat(batch.prompts, size.samples, axis=0)[part]).long()
+    return {
+        "prompt_ids": prompts,
+        "prompt_mask": torch.ones_like(prompts),
+        "completion_ids": torch.from_numpy(batch.completion_ids[part]).long(),
+        "completion_mask": torch.from_numpy(batch.mask[part]).long(),
+        "advantages": torch.from_numpy(batch.advantages[part]),
+        "num_items_in_batch": torch.tensor(batch.tokens),
+    }
+
+
+def probe(directory: Path) -> dict:
+    size, batch = workload.load(directory)
+    trainer = _trainer(directory, size, size.rows)
+    inputs = _inputs(size, batch, slice(0, size.samples))
+    mask = inputs["completion_mask"]
+    with torch.no_grad():
+        log_probs, entropy = _fused(trainer, inputs, size.samples)
+    trainer.compute_loss(trainer.model, inputs | {"num_items_in_batch": mask.sum()}).backward()
+    squares = [p.grad.square().sum() for p in trainer.model.parameters() if p.grad is not None]
+    return {
+        "log_probs": (log_probs * mask).numpy(),
+        "entropy": (entropy * mask).numpy(),
+        "grad_norm": float(torch.stack(squares).sum().sqrt()),
+    }
+
+
+def options(directory: Path, work: str) -> dict[str, Callable]:
+    """Ways that a knowledgeable user would try on a CPU."""
+    size, _ = workload.load(directory)
+    if work == "rollout":
+        caches = {"dynamic cache": None, "static cache": "static"}
+        return {name: functools.partial(_rollout, directory, cache) for name, cache in caches.items()}
+    if work == "score":
+        heads = {"fused head": _fused, "logits": _logits}
+        return {
+            f"{name}, {rows} rows at once": functools.partial(_score, directory, rows, head)
+            for name, head in heads.items()
+            for rows in size.rows_at_once
+        }
+    make = {"update": _train, "step": _step}[work]
+    return {f"{rows} rows at once": functools.partial(make, directory, rows) for rows in size.rows_at_once}
+
+
+def _rollout(directory: Path, cache: str | None) -> Callable[[int], int]:
+    size, batch = workload.load(directory)
+    trainer = _trainer(directory, size, size.rows, cache)
+    prompts = [row.tolist() for row in batch.prompts for _ in range(size.samples)]
+
+    def run(number: int) -> int:
+        torch.manual_seed(number)
+        completions, _ = trainer._generate_single_turn(prompts, None, {}, size.samples)
+        return sum(map(len, completions))
+
+    return run
+
+
+def _joined(inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, int]:
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+    return ids, mask, inputs["completion_ids"].shape[1]
+
+
+def _fused(trainer: GRPOTrainer, inputs: dict[str, torch.Tensor], rows: int):
+    """What its trainer calls, in the loss and for the old log-probs."""
+    ids, mask, new = _joined(inputs)
+    log_probs, entropy, _ = trainer._get_per_token_logps_and_entropies(
+        trainer.model, ids, mask, new, batch_size=rows, compute_entropy=True
+    )
+    return log_probs, entropy
+
+
+def _logits(trainer: GRPOTrainer, inputs: dict[str, torch.Tensor], rows: int):
+    """Its functions for logits that are there: only those of the completion, as `generate` would ask for."""
+    ids, mask, new = _joined(inputs)
+    parts = []
+    for start in range(0, len(ids), rows):
+        part = slice(start, start + rows)
+        output = trainer.model(input_ids=ids[part], attention_mask=mask[part], logits_to_keep=new + 1)
+        logits = output.logits[:, :-1]
+        parts.append(selective_log_softmax_and_entropy(logits, ids[part, -new:], entropy_requires_grad=False))
+    log_probs, entropy = zip(*parts, strict=True)
+    return torch.cat(log_probs), torch.cat(entropy)
+
+
+def _score(directory: Path, rows: int, head: Callable) -> Callable[[int], int]:
+    size, batch = workload.load(directory)
+    trainer, inputs = _trainer(directory, size, size.rows), _inputs(size, batch, slice(None))
+
+    def run(_: int) -> int:
+        with torch.inference_mode():
+            head(trainer, inputs, rows)
+        return batch.tokens
+
+    return run
+
+
+def _train(directory: Path, rows: int) -> Callable[[int], int]:
+    size, batch = workload.load(directory)
+    trainer = _trainer(directory, size, rows)
+    parts = [_inputs(size, batch, slice(start, start + rows)) for start in range(0, size.rows, rows)]
+
+    def run(_: int) -> int:
+        for part in parts:
+            trainer.accelerator.backward(trainer.compute_loss(trainer.model, part))
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+        return batch.tokens
+
+    return run
+
+
+def _step(directory: Path, rows: int) -> Callable[[int], int]:
+    """The inner loop of its `train`: the first training step generates for all, with the cheaper cache."""
+    size, batch = workload.load(directory)
+    trainer = _trainer(directory, size, rows, cache="static")
+    (lengths,) = trainer.reward_funcs
+    prompts = [{"prompt": " ".join(map(str, row))} for row in batch.prompts for _ in range(size.samples)]
+
+    def run(number: int) -> int:
+        torch.manual_seed(number)
+        for _ in range(size.rows // rows):
+            trainer.training_step(trainer.model, prompts, None)
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+        return lengths.tokens
+
+    return run

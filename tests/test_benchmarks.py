@@ -1,0 +1,217 @@
+"""The benchmarks measure what they say: ratios, lengths, the model that stops, slopes; the program runs."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import entropy_rl as er
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """The modules of benchmarks/, which is no package."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import environments
+        import report
+        import scaling
+        import side_by_side
+        import worker
+        import workload
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    modules = (environments, report, scaling, side_by_side, worker, workload)
+    return type("Bench", (), {module.__name__: module for module in modules})
+
+
+def runs(cpu, tokens=(1, 1, 1), peak=(1, 1, 1)):
+    return [
+        {"cpu": c, "wall": 2 * c, "tokens": n, "peak_rss": p}
+        for c, n, p in zip(cpu, tokens, peak, strict=True)
+    ]
+
+
+# --- the workload ------------------------------------------------------------------------------------------
+
+
+def test_the_stop_probability_gives_the_mean_of_the_cut_off_law(bench):
+    p = bench.workload.stop_probability(113, 256)
+    mean = sum(min(n, 256) * p * (1 - p) ** (n - 1) for n in range(1, 20000))
+    assert mean == pytest.approx(113, abs=1e-6)
+    assert bench.workload.stop_probability(1, 256) == pytest.approx(1)
+    assert bench.workload.stop_probability(256, 256) == 0
+    with pytest.raises(ValueError, match="allowed: >= 1 and <= 256"):
+        bench.workload.stop_probability(257, 256)
+
+
+def test_lengths_are_geometric_up_to_the_limit(bench):
+    lengths = bench.workload.draw_lengths(0, 20000, 113, 256)
+    assert lengths.min() >= 1 and lengths.max() == 256
+    assert lengths.mean() == pytest.approx(113, rel=0.02)
+    p = bench.workload.stop_probability(113, 256)
+    assert (lengths == 256).mean() == pytest.approx((1 - p) ** 255, rel=0.1)
+    assert (lengths <= 50).mean() == pytest.approx(1 - (1 - p) ** 50, rel=0.05)
+    assert (bench.workload.draw_lengths(0, 3, 256, 256) == 256).all()
+
+
+def test_a_batch_ends_each_row_with_eos_unless_it_is_cut_off(bench):
+    size = dataclasses.replace(bench.workload.SIZES["tiny"], prompts=8)
+    batch = bench.workload.make_batch(size)
+    lengths = batch.mask.sum(1)
+    last = batch.completion_ids[np.arange(size.rows), lengths - 1]
+    assert ((last == bench.workload.EOS) == (lengths < size.new_tokens)).all()
+    assert (lengths == size.new_tokens).any() and (lengths < size.new_tokens).any()
+    assert (batch.completion_ids[~batch.mask] == bench.workload.PAD).all()
+    assert not np.isin(batch.completion_ids[batch.mask], bench.workload.PAD).any()
+    assert batch.tokens == lengths.sum()
+    assert (batch.rewards == lengths % 2).all()
+    groups = batch.advantages.reshape(size.prompts, size.samples)
+    np.testing.assert_allclose(groups.mean(1), 0, atol=1e-6)
+
+
+def test_the_models_of_the_benchmark_stop_as_often_as_they_should(bench):
+    size = dataclasses.replace(bench.workload.SIZES["tiny"], prompts=64, new_tokens=48)
+    config, params = bench.workload.make_model(size)
+    generate = er.make_generate(
+        er.make_policy(config),
+        group_size=8,
+        max_new_tokens=48,
+        eos_ids=[bench.workload.EOS],
+        pad_id=bench.workload.PAD,
+    )
+    prompts = bench.workload.make_batch(size).prompts
+    rollout = generate(params, prompts, np.ones(prompts.shape, bool), np.arange(64), jax.random.key(0))
+    lengths = np.asarray(rollout.completion_mask.sum(-1))
+    # 512 rows with a deviation of 17 tokens: 0.75 of the mean's error.
+    assert lengths.mean() == pytest.approx(bench.workload.MEAN_SHARE * 48, abs=3)
+    assert not (np.asarray(rollout.completion_ids)[np.asarray(rollout.completion_mask)] == 0).any()
+
+
+def test_what_is_held_at_once_fits_into_memory(bench):
+    sizes = bench.workload.SIZES
+    assert sizes["small"].rows_at_once == (16, 128)  # 128 * 320 * 8192 * 4 bytes = 1.34 GB
+    assert sizes["medium"].rows_at_once == (32,)  # 32 * 320 * 32768 * 4 bytes = 1.34 GB
+
+
+# --- the figures -------------------------------------------------------------------------------------------
+
+
+def test_a_ratio_is_the_median_of_the_rounds_and_counts_useful_tokens(bench):
+    theirs = runs(cpu=(6, 20, 9), tokens=(2, 4, 3), peak=(300, 500, 400))  # 3, 5, 3 per token
+    ours = runs(cpu=(2, 2, 6), tokens=(2, 1, 2), peak=(100, 250, 100))  # 1, 2, 3 per token
+    found = bench.report.ratios(theirs, ours)
+    assert found == {"cpu": 2.5, "wall": 2.5, "memory": 3}  # of 3, 2.5, 1 and of 3, 2, 4
+    with pytest.raises(ValueError):
+        bench.report.ratio([1.0], [1.0, 2.0])
+
+
+def test_the_spread_is_least_median_most(bench):
+    assert bench.report.spread([3, 1, 2, 10]) == (1, 2.5, 10)
+
+
+def test_numbers_are_short_and_have_no_exponent(bench):
+    assert [bench.report._short(x) for x in (0.01234, 1.2345, 47.51, 1234.5)] == [
+        "0.0123",
+        "1.23",
+        "47.5",
+        "1234",
+    ]
+
+
+def test_the_table_says_what_failed(bench):
+    first = {"cpu": 9.0, "wall": 10.0}
+    ours = {"runs": [r | {"rss_before": 0} for r in runs((1, 1, 1), peak=(2**20,) * 3)], "first": first}
+    case = {"systems": {"ours": ours, "trl": {"error": "RuntimeError: no memory"}}}
+    table = bench.report.case_table(case)
+    assert "| trl | RuntimeError: no memory |" in table
+    assert "| ours | 1 | 1 / 1 / 1 | 2 / 2 / 2 | 1 | 1 (1) | 9 (10) |" in table
+    assert "---" not in bench.report.aligned(table)
+
+
+def test_a_slope_and_its_bends(bench):
+    fit = bench.scaling.fit
+    line = fit([0, 1, 3], [2, 5, 11])
+    assert line.slope == pytest.approx(3) and line.start == pytest.approx(2) and line.bends == ()
+    assert fit([0, 1, 2, 3], [1, 2, 3, 6]).bends == (2,)  # slopes 1, 1, 3
+    assert fit([0, 1, 2, 3], [1, 2, 3.2, 4.4]).bends == ()  # 1, 1.2, 1.2: below a quarter
+    assert fit([0, 1, 2], [100, 100.1, 99.9]).bends == ()  # flat, but for noise
+    with pytest.raises(ValueError, match="ascending"):
+        fit([0, 0, 1], [1, 2, 3])
+
+
+# --- the programs ------------------------------------------------------------------------------------------
+
+
+def test_an_option_is_chosen_by_its_second_run_and_one_that_fails_is_named(bench):
+    def make(seconds):
+        def run(number):
+            sum(range(int(seconds * 10**8)))  # about so many of CPU
+            return 5 + number
+
+        return run
+
+    def fail():
+        raise MemoryError("too large\nby far")
+
+    options = {"slow": lambda: make(0.02), "fails": fail, "fast": lambda: make(0.001)}
+    run, answer = bench.worker.choose(options)
+    assert answer["option"] == "fast" and answer["first"]["tokens"] == 5 and run(3) == 8
+    assert answer["options"]["fails"] == "MemoryError: too large"
+    with pytest.raises(MemoryError):
+        bench.worker.choose({"fails": fail})
+
+
+def test_an_environment_that_cannot_be_made_is_told_in_a_line_and_leaves_no_stamp(
+    bench, monkeypatch, tmp_path
+):
+    environments, commands = bench.environments, []
+    code = "import sys; sys.exit('WARNING: slow\\nERROR: no such version\\nhint: none')"
+
+    def run(command):
+        commands.append(command[1:3])
+        if command[2] == "pip":
+            real([sys.executable, "-c", code])
+
+    real = environments._run
+    monkeypatch.setattr(environments, "_run", run)
+    with pytest.raises(environments.EnvironmentFailed, match=r"^ERROR: no such version$"):
+        environments.python_of("trl", tmp_path)
+    assert commands == [["-m", "venv"], ["-m", "pip"], ["-m", "pip"]]  # both sources of torch, and no more
+    assert not (tmp_path / "trl" / "installed").exists()
+    assert environments.python_of("ours", tmp_path) == Path(sys.executable)
+
+
+def test_the_comparison_runs_and_shows_what_it_wrote(bench, tmp_path, capsys):
+    file = tmp_path / "results.json"
+    command = [sys.executable, str(BENCHMARKS / "side_by_side.py"), "--systems", "ours", "--sizes", "tiny"]
+    command += ["--work", "rollout", "--runs", "2", "--envs", str(tmp_path), "--output", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    (case,) = result["cases"]
+    ours = case["systems"]["ours"]
+    assert (case["size"], case["work"], len(ours["runs"])) == ("tiny", "rollout", 2)
+    assert all(run["cpu"] > 0 and 16 <= run["tokens"] <= 16 * 24 for run in ours["runs"])
+    assert {"command", "date", "commit", "machine", "versions"} <= result.keys()
+    assert bench.side_by_side.main(["--show", str(file), "--markdown"]) == 0
+    assert "| ours |" in capsys.readouterr().out
+
+
+def test_the_log_prob_pass_counts_the_tokens_of_the_fixed_batch(bench, tmp_path):
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        from systems import ours
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    directory = bench.workload.prepare(tmp_path, bench.workload.SIZES["tiny"])
+    _, batch = bench.workload.load(directory)
+    (make,) = ours.options(directory, "score").values()
+    assert make()(0) == batch.tokens
