@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from entropy_rl.types import TrainBatch
 
-# Lengths that are compiled, as shares of the longest possible: each costs a compilation, and compiling is most
-# of what the first step of a small model takes.
+# Lengths that are compiled, as shares of the longest possible: each costs a compilation, and compiling is
+# most of what the first step of a small model takes.
 _SHARES = (1 / 4, 1 / 2, 1)
 _LENGTH_MULTIPLE = 8
 

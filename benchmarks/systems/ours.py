@@ -15,7 +15,7 @@ import workload
 import entropy_rl as er
 
 # Tokens of a part of the log-prob pass and of the update, padding included.
-TOKENS_PER_MICRO_BATCH = 4096
+TOKENS_PER_MICRO_BATCH = 1280
 
 
 def versions() -> dict[str, str]:
