@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from entropy_rl.head_layout import HeadLayout, pad_axis
 from entropy_rl.types import DATA_AXES, FSDP_AXIS, TENSOR_AXIS
 
-# Logits of one chunk: 2^23 numbers are 32 MiB, small beside any model and large enough for a GEMM.
+# Logits of one chunk: 2^21 numbers are 8 MiB, small beside any model and large enough for a GEMM.
 # CPU-seconds for values and gradients, D = 256, float32, 2 cores of an AMD EPYC, least of several, ±10%:
 #
 #     tokens per chunk             64     128    256    512    1024
@@ -34,7 +34,7 @@ from entropy_rl.types import DATA_AXES, FSDP_AXIS, TENSOR_AXIS
 #
 # It is flat from 128 on, and the minimum is above that: each chunk reads and writes the whole gradient of
 # the weights, which an accelerator, with more arithmetic for each byte, is to feel sooner.
-_CHUNK_LOGITS = 2**23
+_CHUNK_LOGITS = 2**21
 _MIN_CHUNK = 256
 
 # Stands for the logit of a word that only fills up the vocabulary. Finite: 0 · inf would be NaN.
