@@ -34,7 +34,7 @@ import workload  # noqa: E402
 
 WORK = ("rollout", "score", "update")
 BEND = 0.25  # share by which a slope must differ from the one before
-NOISE = 0.05  # of the cost: a change of slope that adds less than this is none
+NOISE = 0.1  # of the cost: a change of slope that adds less than this is none
 
 BASE = workload.Size(
     layers=2,
@@ -61,7 +61,7 @@ class Factor(NamedTuple):
 
 FACTORS = {
     "live tokens": Factor(
-        "live tokens",
+        "response tokens",
         1000,
         {share: dataclasses.replace(BASE, mean_share=share) for share in (0.05, 0.2, 0.4, 0.7, 1.0)},
         is_tokens=True,
@@ -166,13 +166,17 @@ def markdown(result: dict[str, Any]) -> str:
             "| --- | --- | --- | --- |",
         ]
         for work, found in works.items():
-            points = ", ".join(f"{p['x']:.5g}: {p['cpu']:.3g}" for p in found["points"])
+            points = ", ".join(f"{_number(p['x'])}: {p['cpu']:.3g}" for p in found["points"])
             per = f"{factor.per:g} {factor.unit}" if factor.per != 1 else "unit"
-            bends = ", ".join(f"{x:.5g}" for x in found["bends"]) or "none"
-            slope = f"{found['start']:.2g} + {found['slope']:.2g} CPU-s per {per}"
+            bends = ", ".join(_number(x) for x in found["bends"]) or "none"
+            slope = f"{found['start']:.2g} {found['slope']:+.2g} CPU-s per {per}"
             lines.append(f"| {report.TITLES[work]} | {points} | {slope} | {bends} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _number(x: float) -> str:
+    return f"{x:.0f}" if x >= 100 else f"{x:g}"
 
 
 def plot(result: dict[str, Any], file: Path) -> None:

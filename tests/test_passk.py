@@ -67,7 +67,9 @@ def test_pass_at_k_is_unbiased(p):
 
 
 def test_pass_at_k_has_exact_ends():
-    np.testing.assert_array_equal(pass_at_k(8, [0, 5, 6, 8], 3), [0, 1 - 1 / 56, 1, 1])
+    np.testing.assert_array_equal(pass_at_k(8, [0, 6, 8], 3), [0, 1, 1])
+    # Between the ends, log1p and expm1 differ by a last digit from one processor to another.
+    np.testing.assert_allclose(pass_at_k(8, 5, 3), 1 - 1 / 56, rtol=3e-16)
     assert not np.signbit(pass_at_k(8, 0, 3))
     np.testing.assert_allclose(pass_at_k(8, np.arange(9), 1), np.arange(9) / 8, rtol=1e-15)
 
