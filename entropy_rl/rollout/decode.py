@@ -5,7 +5,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.rollout.state import Columns, Queue, Request, Sampling, Slots, State, empty_columns
+from entropy_rl.rollout.state import (
+    Columns,
+    Queue,
+    Request,
+    Sampling,
+    Slots,
+    State,
+    empty_columns,
+    take_rows,
+)
 from entropy_rl.sampling import sample
 from entropy_rl.types import DecodeCache, FinishReason, Params, Policy
 
@@ -47,7 +56,7 @@ def start(
         hidden, prompts = _prefill(policy, params, request)
     row = jnp.arange(slots, dtype=jnp.int32)
     shared = slots == rows  # the rows of a group stand together and read one copy of the prompt
-    own = (lambda tree: tree) if shared else (lambda tree: _take(tree, row // group))
+    own = (lambda tree: tree) if shared else (lambda tree: take_rows(tree, row // group))
     fresh = Slots(
         row=row,
         t=jnp.int32(0) if shared else jnp.zeros(slots, jnp.int32),
@@ -108,10 +117,6 @@ def advance(
 
     with jax.named_scope("decode"):
         return jax.lax.while_loop(go_on, step, (jnp.int32(0), state))[1]
-
-
-def _take(tree, numbers):
-    return jax.tree.map(lambda x: jnp.take(x, numbers, axis=0), tree)
 
 
 def _prefill(policy: Policy, params: Params, request: Request):

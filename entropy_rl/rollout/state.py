@@ -97,6 +97,11 @@ def empty_columns(rows: int, columns: int) -> Columns:
     )
 
 
+def take_rows(tree: Any, numbers: jax.Array) -> Any:
+    """Some rows of every array of a tree; what is one number for all rows stays."""
+    return jax.tree.map(lambda x: x if x.ndim == 0 else jnp.take(x, numbers, axis=0), tree)
+
+
 def view(state: State) -> View:
     """Looks at a state."""
     slots = state.slots
@@ -129,13 +134,10 @@ def rearrange(policy: Policy, state: State, rows: int, columns: int) -> State:
         order = jnp.argsort(~slots.alive, stable=True)[:rows]
         shared = len(slots.row) // len(cache.prompt_mask)
 
-        def take(tree: Any, numbers: jax.Array) -> Any:
-            return jax.tree.map(lambda x: x if x.ndim == 0 else jnp.take(x, numbers, axis=0), tree)
-
         cache = DecodeCache(
-            *take((cache.prompts, cache.prompt_mask), order // shared), take(cache.rows, order)
+            *take_rows((cache.prompts, cache.prompt_mask), order // shared), take_rows(cache.rows, order)
         )
-        slots = take(slots.replace(cache=None), order)
+        slots = take_rows(slots.replace(cache=None), order)
     wanted = jax.eval_shape(lambda: policy.empty_rows(rows, columns))
     cache = cache.replace(
         rows=jax.tree.map(
