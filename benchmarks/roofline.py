@@ -113,8 +113,8 @@ def plan(options: argparse.Namespace, work: str, memory: int | None) -> Any:
     import roofline_model as model
     from roofline_setup import Setup
 
-    from entropy_rl.config import ScheduleConfig
     from entropy_rl.models.decoder import make_policy
+    from entropy_rl.sampling_config import ScheduleConfig
 
     whole = model.SHAPES[options.shape]
     dtype = options.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")

@@ -28,7 +28,7 @@ _PUBLIC = {
     "DecoderConfig": "models",
     # sampling
     "make_generate": "rollout",
-    "ScheduleConfig": "config",
+    "ScheduleConfig": "sampling_config",
     "StopStrings": "stop_strings",
     "Prompts": "prompts",
     # verdicts

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from entropy_rl.cli import main
-from entropy_rl.config import EvaluateConfig, ModelConfig, TaskConfig, TrainConfig, require, require_at_least
+from entropy_rl.config import EvaluateConfig, ModelConfig, TaskConfig, TrainConfig
+from entropy_rl.config_checks import require, require_at_least
 
 # ---------------------------------------------------------------------------------------------------
 # prepare

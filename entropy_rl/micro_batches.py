@@ -1,8 +1,9 @@
-"""A mini-batch in parts that fit the memory, each of rows of like length.
+"""A mini-batch in parts that fit the memory.
 
-Padding costs as much as tokens do. So rows are taken longest first, as many at a time as a budget of tokens
-allows, and cut to one of a few lengths: these are the shapes that are compiled, and how often each is run is
-decided on the device. What is computed does not depend on it, but for the order of sums.
+A part is a list of live tokens, and takes as many rows as fit into it: so many tokens are computed whatever
+the lengths are. Rows come longest first, because attention, which needs them side by side, is computed in
+the smallest of a few shapes that holds the rows of a part. How often which shape runs is decided on the
+device. What is computed does not depend on it, but for the order of sums.
 """
 
 from __future__ import annotations
@@ -13,87 +14,128 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.types import TrainBatch
+from entropy_rl.packing import list_tokens
+from entropy_rl.types import LiveTokens
 
-# Lengths that are compiled, as shares of the longest possible: each costs a compilation, and compiling is
-# most of what the first step of a small model takes.
-_SHARES = (1 / 4, 1 / 2, 1)
+# Lengths that are compiled, as shares of the longest possible.
+_SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 _LENGTH_MULTIPLE = 8
+# Columns of a shape over the live tokens of a part: how many rows attention has room for.
+_COLUMNS_PER_TOKEN = 2
 
-Step = Callable[[Any, TrainBatch, Any, jax.Array], Any]
+
+class Rows(NamedTuple):
+    """Rows, and which columns of them are to be computed."""
+
+    arrays: Any  # a nest of [B, ...]
+    first: jax.Array  # int32[B]
+    last: jax.Array  # int32[B]; first where a row is not needed
 
 
-class Bucket(NamedTuple):
-    """The shape of a part."""
+class Part(NamedTuple):
+    """Some of the rows. One that only fills up has no live token, and zeros in its arrays."""
 
-    length: int
+    arrays: Any
+    numbers: jax.Array | None  # int32[C, R / C], those of the rows in their share; None for the whole
+    live: LiveTokens | None  # None for everything
+
+    def take(self, whole: jax.Array) -> jax.Array:
+        """The part's rows [R, ...] of an array [B, ...]; zeros where a row only fills up."""
+        return _take(whole, self.numbers)
+
+    def put(self, whole: jax.Array, values: jax.Array) -> jax.Array:
+        """Writes values [R, ...] into the part's rows of an array [B, ...]."""
+        if self.numbers is None:
+            return values
+        put = jax.vmap(lambda w, n, v: w.at[n].set(v, mode="drop"))
+        split = lambda x: x.reshape((self.numbers.shape[0], -1) + x.shape[1:])  # noqa: E731
+        return put(split(whole), self.numbers, split(values)).reshape(whole.shape)
+
+
+def _take(x: jax.Array, numbers: jax.Array) -> jax.Array:
+    x = x.reshape((numbers.shape[0], -1) + x.shape[1:])
+    x = jax.vmap(lambda y, n: jnp.take(y, n, axis=0, mode="fill", fill_value=0))(x, numbers)
+    return x.reshape((-1,) + x.shape[2:])
+
+
+class Shape(NamedTuple):
+    """Rows side by side, in each share."""
+
+    columns: int
     rows: int
 
 
-def buckets(rows: int, length: int, tokens: int | None) -> tuple[Bucket, ...]:
+def part_shapes(
+    rows: int, length: int, tokens: int, shares: tuple[float, ...] = _SHARES
+) -> tuple[Shape, ...]:
     """The shapes of parts, from short to long.
 
     Args:
-      rows: Rows of the whole.
-      length: Length of its rows, prompt and completion.
-      tokens: Tokens of a part, padding included; None for all rows at once.
+      rows: Rows of a share.
+      length: Length of the longest.
+      tokens: Live tokens of a part, in each share.
+      shares: Lengths, as shares of `length`.
 
     Raises:
       ValueError: If not even one row fits.
     """
-    if tokens is None:
-        return (Bucket(length, rows),)
     if tokens < length:
         raise ValueError(f"tokens_per_micro_batch: {tokens} is not allowed; allowed: >= {length}, one row")
     multiple = _LENGTH_MULTIPLE
-    lengths = {min(length, -(-int(share * length) // multiple) * multiple) for share in _SHARES} - {0}
-    return tuple(Bucket(cut, min(rows, tokens // cut)) for cut in sorted(lengths))
+    lengths = {min(length, -(-int(share * length) // multiple) * multiple) for share in shares} - {0}
+    return tuple(
+        Shape(columns, min(rows, _COLUMNS_PER_TOKEN * tokens // columns)) for columns in sorted(lengths)
+    )
 
 
 def fold_micro_batches(
-    step: Step, start: Any, batch: TrainBatch, extra: Any, counts: jax.Array, tokens: int | None
+    step: Callable[[Any, Part], Any],
+    start: Any,
+    rows: Rows,
+    shapes: tuple[Shape, ...],
+    tokens: int,
+    shares: int = 1,
 ) -> Any:
     """Folds a function over the parts of a mini-batch.
 
     Args:
-      step: (carry, part, extra of the part, numbers of its rows) -> carry. Each part has the rows of the
-        batch with these numbers, its columns cut to what they need. A row that fills up a part has a number
-        out of range and nothing in it that counts. A step must not change the carry's shapes.
+      step: (carry, part) -> carry; each row with a live token is in one part.
       start: The first carry.
-      batch: The mini-batch.
-      extra: More arrays of it, a nest of [B], [B, 1] or [B, N].
-      counts: bool[B], the rows that are needed.
-      tokens: Tokens of a part, padding included; None for all rows at once.
+      rows: The mini-batch.
+      shapes: From `part_shapes`.
+      tokens: Live tokens of a part, in each share.
+      shares: Equal shares in which the rows lie on the devices; a part takes its rows from all of them.
 
     Returns:
       The last carry.
     """
-    rows, length = batch.ids.shape
-    new = batch.completion_ids.shape[1]
-    shapes = buckets(rows, length, tokens)
-    lengths = batch.prompt_length + batch.completion_mask.sum(-1, dtype=jnp.int32)
-    lengths = jnp.where(counts, lengths, 0)
-    order = jnp.argsort(-lengths, stable=True).astype(jnp.int32)
-    order = jnp.where(jnp.arange(rows) < counts.sum(), order, rows)
-    order = jnp.pad(order, (0, max(bucket.rows for bucket in shapes)), constant_values=rows)
+    live, last = ((x.reshape(shares, -1)) for x in (rows.last - rows.first, rows.last))
+    in_share = live.shape[1]
+    needed = (live > 0).sum(-1)
+    lengths = jnp.where(live > 0, last, 0)
+    order = jnp.argsort(-lengths, axis=1, stable=True).astype(jnp.int32)
+    lengths, live = (jnp.take_along_axis(x, order, axis=1) for x in (lengths, live))
+    begin = jnp.pad(jnp.cumsum(live, axis=1), ((0, 0), (1, 0)))  # live tokens of the rows before
+    most = max(shape.rows for shape in shapes)
+    order = jnp.pad(order, ((0, 0), (0, most)), constant_values=in_share)
+    lengths = jnp.pad(lengths, ((0, 0), (0, 1)))
 
-    def take(x: jax.Array, numbers: jax.Array, cut: int) -> jax.Array:
-        if x.ndim > 1:
-            x = x[:, : {length: cut, new: min(cut, new)}.get(x.shape[1])]
-        return jnp.take(x, numbers, axis=0, mode="fill", fill_value=0)
-
-    def run(bucket: Bucket, first: jax.Array, carry: Any) -> tuple[jax.Array, Any]:
-        numbers = jax.lax.dynamic_slice_in_dim(order, first, bucket.rows)
-        part, more = jax.tree.map(lambda x: take(x, numbers, bucket.length), (batch, extra))
-        part = part.replace(prompt_length=jnp.maximum(part.prompt_length, 1))  # a prompt has a last token
-        return first + bucket.rows, step(carry, part, more, numbers)
+    def at(x: jax.Array, place: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x, place[:, None], axis=1)[:, 0]
 
     def next_part(state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
-        first, carry = state
-        longest = lengths[order[first]]
-        which = jnp.searchsorted(jnp.array([bucket.length for bucket in shapes]), longest)
-        branches = [lambda f, c, bucket=bucket: run(bucket, f, c) for bucket in shapes]
-        return jax.lax.switch(which, branches, first, carry)
+        place, carry = state
+        which = jnp.searchsorted(jnp.array([s.columns for s in shapes]), at(lengths, place).max())
+        full = jax.vmap(lambda b, limit: jnp.searchsorted(b, limit, side="right") - 1)(
+            begin, at(begin, place) + tokens
+        )
+        stop = jnp.minimum(jnp.minimum(full, place + jnp.array([s.rows for s in shapes])[which]), needed)
+        numbers = jax.vmap(lambda o, p: jax.lax.dynamic_slice_in_dim(o, p, most))(order, place)
+        numbers = jnp.where(place[:, None] + jnp.arange(most)[None] < stop[:, None], numbers, in_share)
+        arrays, first, last = jax.tree.map(lambda x: _take(x, numbers), rows)
+        tokens_of_part = list_tokens(first, last, which, shapes, room=tokens, shares=shares)
+        return stop, step(carry, Part(arrays, numbers, tokens_of_part))
 
-    _, carry = jax.lax.while_loop(lambda state: state[0] < counts.sum(), next_part, (jnp.int32(0), start))
+    place = jnp.zeros(shares, needed.dtype)
+    _, carry = jax.lax.while_loop(lambda state: (state[0] < needed).any(), next_part, (place, start))
     return carry

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from entropy_rl.checkpoint import Checkpoints
-from entropy_rl.config import ScheduleConfig, TrainConfig
+from entropy_rl.config import TrainConfig
 from entropy_rl.evaluation import Evaluation, evaluate_into, read_result
 from entropy_rl.files import write_atomically
 from entropy_rl.interrupt import StopRequest, catch_signals
@@ -26,6 +26,7 @@ from entropy_rl.run_directory import (
     check_directory,
     to_plain,
 )
+from entropy_rl.sampling_config import ScheduleConfig
 from entropy_rl.tasks import Task
 from entropy_rl.types import Params, TrainState
 from entropy_rl.warmstart_config import WarmstartConfig

@@ -153,7 +153,11 @@ class Programs(NamedTuple):
 
 def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Programs:
     """Builds what a step runs on the device."""
-    rollout = config.rollout
+    rollout, batching = config.rollout, config.batching
+    parts = dict(
+        tokens_per_micro_batch=batching.tokens_per_micro_batch,
+        group_size=rollout.group_size if batching.share_prompts else None,
+    )
     optimizer = make_optimizer(config.optimizer)
     return Programs(
         optimizer=optimizer,
@@ -172,7 +176,7 @@ def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Pr
             make_stats_pass(
                 model.policy,
                 temperature=rollout.temperature,
-                tokens_per_micro_batch=config.batching.tokens_per_micro_batch,
+                **parts,
             )
         ),
         update=make_update(
@@ -181,9 +185,9 @@ def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Pr
             optimizer,
             config.loss,
             temperature=rollout.temperature,
-            tokens_per_micro_batch=config.batching.tokens_per_micro_batch,
+            **parts,
             max_new_tokens=rollout.max_new_tokens,
-            fused_loss=config.batching.fused_loss,
+            fused_loss=batching.fused_loss,
         ),
     )
 

@@ -18,14 +18,24 @@ import optax
 from jax.sharding import Mesh
 
 from entropy_rl.advantages import NotYetKnown, Transform, baseline_and_shaping, is_local
+from entropy_rl.batch_parts import BatchParts
 from entropy_rl.config import LossConfig
 from entropy_rl.distributions import log_prob_and_entropy
 from entropy_rl.fused_loss import fused_head_loss
+from entropy_rl.head_layout import HeadLayout
 from entropy_rl.losses import LossTerms, counts, token_weights
 from entropy_rl.masked import masked_sum
-from entropy_rl.micro_batches import fold_micro_batches
+from entropy_rl.micro_batches import Part
 from entropy_rl.token_loss import KnownOfToken, check_fused_loss, make_token_loss, of_single_tokens
-from entropy_rl.types import Params, Policy, Rollout, TokenStats, TrainBatch, TrainState
+from entropy_rl.types import (
+    DATA_AXES,
+    Params,
+    Policy,
+    Rollout,
+    TokenStats,
+    TrainBatch,
+    TrainState,
+)
 
 StatsFn = Callable[[Params, TrainBatch], tuple[jax.Array, jax.Array]]
 UpdateFn = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.Array]]]
@@ -96,44 +106,12 @@ def join_prompt_and_completion(
     return ids.at[jnp.arange(rows)[:, None], columns].set(completion_ids), prompt_length
 
 
-def make_token_stats(policy: Policy, temperature: float, mesh: Mesh | None = None) -> StatsFn:
-    """Builds `(params, batch) -> (log_probs, entropy)`, f32[B, N] each: one forward pass, no micro-batches.
-
-    Args:
-      policy: The model.
-      temperature: That of the sampler; it divides the logits here too.
-      mesh: The mesh that the arrays are sharded over; None for one device.
-
-    Returns:
-      The function; differentiable, zero off `batch.completion_mask`.
-    """
-
-    def token_stats(params: Params, batch: TrainBatch) -> tuple[jax.Array, jax.Array]:
-        return log_prob_and_entropy(
-            _completion_hidden(policy, params, batch),
-            policy.head(params),
-            batch.completion_ids,
-            batch.completion_mask,
-            temperature=temperature,
-            mesh=mesh,
-        )
-
-    return token_stats
-
-
-def _completion_hidden(policy: Policy, params: Params, batch: TrainBatch) -> jax.Array:
-    """The hidden states [B, N, D] that predict the tokens of the completions."""
-    hidden = policy.apply(params, batch.ids)
-    # The token at column c is predicted by the hidden state at column c - 1.
-    columns = batch.prompt_length[:, None] - 1 + jnp.arange(batch.completion_ids.shape[1])[None]
-    return jnp.take_along_axis(hidden, columns[..., None], axis=1)
-
-
 def make_stats_pass(
     policy: Policy,
     *,
     temperature: float,
     tokens_per_micro_batch: int | None = None,
+    group_size: int | None = None,
     mesh: Mesh | None = None,
 ) -> StatsFn:
     """Builds the forward-only pass `(params, batch) -> (log_probs, entropy)` over a whole mini-batch.
@@ -142,24 +120,31 @@ def make_stats_pass(
       policy: The model.
       temperature: That of the sampler.
       tokens_per_micro_batch: As of `make_update`.
+      group_size: As of `make_update`.
       mesh: As of `make_update`.
 
     Returns:
       A function of arrays, to be jitted by the caller; it looks at every row, judged or not.
     """
-    token_stats = make_token_stats(policy, temperature, mesh)
+    shares = HeadLayout(mesh).size(*DATA_AXES)
 
     def stats_pass(params: Params, batch: TrainBatch) -> tuple[jax.Array, jax.Array]:
-        def step(carry, part, _, rows):
-            values = token_stats(params, part)
+        parts = BatchParts(policy, batch, batch.completion_mask, tokens_per_micro_batch, group_size, shares)
+        prefix = parts.prefix(params)
+
+        def step(carry: tuple, part: Part) -> tuple:
+            rows = part.arrays
+            at = parts.hidden(params, prefix, part, rows)
+            ids, mask = at.pack(rows.completion_ids), at.pack(rows.completion_mask)
+            values = log_prob_and_entropy(
+                at.hidden, policy.head(params), ids, mask, temperature=temperature, mesh=mesh
+            )
             return tuple(
-                whole.at[rows, : value.shape[1]].set(value, mode="drop")
-                for whole, value in zip(carry, values, strict=True)
+                part.put(whole, at.unpack(value)) for whole, value in zip(carry, values, strict=True)
             )
 
         zeros = jnp.zeros(batch.completion_ids.shape)
-        every = batch.completion_mask.any(-1)
-        return fold_micro_batches(step, (zeros, zeros), batch, (), every, tokens_per_micro_batch)
+        return parts.fold(step, (zeros, zeros), batch)
 
     return stats_pass
 
@@ -172,6 +157,7 @@ def make_update(
     *,
     temperature: float = 1.0,
     tokens_per_micro_batch: int | None = None,
+    group_size: int | None = None,
     max_new_tokens: int | None = None,
     fused_loss: bool = False,
     mesh: Mesh | None = None,
@@ -188,8 +174,10 @@ def make_update(
       optimizer: Its state lives in `TrainState.opt_state`.
       loss: The loss.
       temperature: That of the sampler.
-      tokens_per_micro_batch: The gradient is added up over parts of so many tokens, padding included;
-        None for all at once. Changes memory and speed, and no result.
+      tokens_per_micro_batch: The gradient is added up over parts of so many tokens, on each device that rows
+        are split over; None for all rows at once, padding included. Changes memory and speed, and no result.
+      group_size: Rows that stand together and have the same prompt, which is then computed once for them;
+        None: with each row. Only with `tokens_per_micro_batch`. Changes memory and speed, and no result.
       max_new_tokens: Limit of new tokens; the aggregation "constant" divides by it.
       fused_loss: Compute the loss in the loop of the head, with `fused_head_loss`; what is evaluated as the
         gradient is must then be of token scope. Changes speed and memory, and no result.
@@ -206,16 +194,21 @@ def make_update(
         check_fused_loss(advantage)
     if max_new_tokens is None and loss.aggregation == "constant":
         raise ValueError("make_update: the aggregation 'constant' needs max_new_tokens")
-    token_stats = make_token_stats(policy, temperature, mesh)
     stats_pass = make_stats_pass(
-        policy, temperature=temperature, tokens_per_micro_batch=tokens_per_micro_batch, mesh=mesh
+        policy,
+        temperature=temperature,
+        tokens_per_micro_batch=tokens_per_micro_batch,
+        group_size=group_size,
+        mesh=mesh,
     )
+    shares = HeadLayout(mesh).size(*DATA_AXES)
     baseline, shaping = baseline_and_shaping(advantage)
     local = is_local(baseline, shaping)
     token_loss = make_token_loss(shaping, loss)
 
     def update(state: TrainState, batch: TrainBatch) -> tuple[TrainState, dict[str, jax.Array]]:
-        tokens, sequences = counts(batch.completion_mask & batch.valid[:, None])
+        judged = batch.completion_mask & batch.valid[:, None]
+        tokens, sequences = counts(judged)
         if local:
             unknown = NotYetKnown()
             stats = _stats(batch, log_probs=unknown, entropy=unknown)
@@ -225,7 +218,11 @@ def make_update(
             base = baseline(batch.rewards[:, None], stats)
             finished = shaping(base, stats)
 
-        def part_loss(params, part, advantages):
+        parts = BatchParts(policy, batch, judged, tokens_per_micro_batch, group_size, shares)
+        prefix = parts.prefix(state.params)
+
+        def part_loss(params, prefix, of_batch):
+            part, advantages = of_batch.arrays
             mask = part.completion_mask & part.valid[:, None]
             weights = token_weights(
                 mask, loss.aggregation, tokens=tokens, sequences=sequences, max_tokens=max_new_tokens
@@ -241,37 +238,33 @@ def make_update(
                 base=advantages[0],
                 shaped=advantages[1],
             )
+            at = parts.hidden(params, prefix, of_batch, part)
+            of_head = at.hidden, policy.head(params), at.pack(part.completion_ids), at.pack(mask)
             if fused_loss:
-                total, log_probs, entropy, terms = fused_head_loss(
-                    _completion_hidden(policy, params, part),
-                    policy.head(params),
-                    part.completion_ids,
-                    mask,
-                    of_single_tokens(token_loss),
-                    jax.tree.map(lambda x: jnp.broadcast_to(x, mask.shape), known),
-                    temperature=temperature,
-                    mesh=mesh,
+                known = jax.tree.map(lambda x: at.pack(jnp.broadcast_to(x, mask.shape)), known)
+                total, *values = fused_head_loss(
+                    *of_head, of_single_tokens(token_loss), known, temperature=temperature, mesh=mesh
                 )
+                log_probs, entropy, terms = jax.tree.map(at.unpack, tuple(values))
             else:
-                log_probs, entropy = token_stats(params, part)
+                values = log_prob_and_entropy(*of_head, temperature=temperature, mesh=mesh)
+                log_probs, entropy = (at.unpack(value) for value in values)
                 per_token, terms = token_loss(log_probs, entropy, known)
                 total = jnp.sum(per_token)
             sums = _metric_sums(part, mask, log_probs, entropy, *terms)
             return total, {"loss": total} | sums
 
-        def gradient(part, advantages):
-            (_, metrics), grads = jax.value_and_grad(part_loss, has_aux=True)(state.params, part, advantages)
-            return grads, metrics
-
-        def accumulate(sums, part, advantages, _):
-            return jax.tree.map(jnp.add, sums, gradient(part, advantages))
-
-        shapes = jax.eval_shape(gradient, batch, (base, finished))
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        needed = (batch.completion_mask & batch.valid[:, None]).any(-1)
-        grads, sums = fold_micro_batches(
-            accumulate, zeros, batch, (base, finished), needed, tokens_per_micro_batch
+        gradient = jax.grad(part_loss, argnums=(0, 1), has_aux=True)
+        whole = (batch, (base, finished))
+        shapes = jax.eval_shape(gradient, state.params, None, Part(whole, None, None))
+        (grads, _), sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        start = (grads, jax.tree.map(jnp.zeros_like, prefix)), sums
+        (grads, of_prefix), sums = parts.fold(
+            lambda carry, part: jax.tree.map(jnp.add, carry, gradient(state.params, prefix, part)),
+            start,
+            whole,
         )
+        grads = parts.add_gradient_of_prefix(grads, state.params, of_prefix)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         stepped = (optax.apply_updates(state.params, updates), opt_state)

@@ -13,11 +13,6 @@ from typing import Any, NamedTuple
 import jax
 from flax import struct
 
-# The axes of a mesh. Tokens are split over the first two, by the leading axis of their arrays.
-DATA_AXES = ("data", "fsdp")
-FSDP_AXIS = "fsdp"
-TENSOR_AXIS = "tensor"
-
 Params = Any  # a nest of dicts of arrays
 
 # The axes of a mesh: rows are split over the first two, parameters over the last two.
@@ -40,6 +35,25 @@ class DecodeCache:
     rows: Any  # leaves [R, ...], with room for so many new tokens
 
 
+@struct.dataclass
+class LiveTokens:
+    """Tokens of R rows in lists [C, M] without padding: what is computed token by token costs nothing more.
+
+    Of row r the list of its share holds the columns first[r] <= t < last[r], behind those of the rows before
+    it. The rows lie in C equal shares, one for each group of devices with rows of its own. Where first[r] is
+    not 0, keys and values of the columns before are in `prefix`.
+    """
+
+    row: jax.Array  # int32[C, M], the row of a token in its share; R / C where the list has no token
+    column: jax.Array  # int32[C, M]; 0 where the list has no token
+    first: jax.Array  # int32[R]
+    last: jax.Array  # int32[R]
+    which: jax.Array  # int32[], the first of the shapes that holds all live tokens
+    shapes: tuple[tuple[int, int], ...] = struct.field(pytree_node=False)  # (columns, rows of a share)
+    prefix: Any = None  # leaves [P, ...] from `Policy.prefix`, in shares like the rows
+    prompt: jax.Array | None = None  # int32[R], the entry of a row in its share of `prefix`
+
+
 class Policy(NamedTuple):
     """A language model as pure functions, in the manner of `optax.GradientTransformation`.
 
@@ -49,6 +63,10 @@ class Policy(NamedTuple):
     Attributes:
       init: (key) -> params.
       apply: (params, ids int32[B, T]) -> hidden [B, T, D]. The differentiable forward pass.
+      apply_packed: (params, ids int32[C, M], live: LiveTokens) -> hidden [C, M, D]. The same for tokens in
+        lists; anything finite where a list has no token.
+      prefix: (params, ids int32[C, M], live, columns) -> leaves f32[R, ...], differentiable. What rows that
+        begin with these tokens, so many at most, need of them; for `LiveTokens.prefix`.
       head: (params) -> head weights [V, D]; the logits of a token are `hidden @ weights.T`. Takes
         training or decoding parameters.
       to_decode: (params) -> decoding parameters: cast and laid out once, outside of every loop.
@@ -62,6 +80,8 @@ class Policy(NamedTuple):
 
     init: Callable[[jax.Array], Params]
     apply: Callable[[Params, jax.Array], jax.Array]
+    apply_packed: Callable[[Params, jax.Array, LiveTokens], jax.Array]
+    prefix: Callable[[Params, jax.Array, LiveTokens, int], Any]
     head: Callable[[Params], jax.Array]
     to_decode: Callable[[Params], Params]
     prefill: Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, Any]]

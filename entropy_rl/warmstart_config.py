@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from entropy_rl.config import (
-    EvaluationConfig,
-    OptimizerConfig,
-    RunConfig,
-    TaskConfig,
-    require,
-    require_at_least,
-)
+from entropy_rl.config import OptimizerConfig, RunConfig, TaskConfig
+from entropy_rl.config_checks import require, require_at_least
+from entropy_rl.sampling_config import EvaluationConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,8 @@ def table_policy(vocab_size: int) -> Policy:
     return Policy(
         init=lambda key: {"table": jax.random.normal(key, (vocab_size, vocab_size))},
         apply=lambda params, ids: hidden(ids),
+        apply_packed=lambda params, ids, live: hidden(ids),
+        prefix=lambda params, ids, live, columns: (),
         head=lambda params: params["table"].T,
         to_decode=lambda params: params,
         prefill=prefill,

@@ -8,9 +8,9 @@ import random
 import pytest
 from fake_evaluation import MAX_PROMPT, MODEL, NEW, FakeTask
 
-from entropy_rl.config import EvaluationConfig
 from entropy_rl.evaluation import evaluate_into, evaluation_prompts, read_result, read_samples
 from entropy_rl.rollout import make_generate
+from entropy_rl.sampling_config import EvaluationConfig
 
 CONFIG = EvaluationConfig("dev", samples=6, max_new_tokens=NEW, rows_per_call=4)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from fake_evaluation import EOS, MAX_PROMPT, MODEL, NEW, PROBLEMS, TOO_LONG, VOCAB, FakeTask
 
-from entropy_rl.config import EvaluationConfig
 from entropy_rl.evaluation import Evaluation, completion_rows, evaluate, evaluation_prompts, summarise
 from entropy_rl.evaluation.draw import draw_samples
 from entropy_rl.rollout import make_generate
+from entropy_rl.sampling_config import EvaluationConfig
 from entropy_rl.scoring import Scores
 from entropy_rl.tasks.countdown import Countdown
 from entropy_rl.tasks.countdown.tokenizer import VOCABULARY

@@ -17,11 +17,11 @@ PACKAGE = Path(entropy_rl.__file__).parent
 
 # A name without a dot stands for a file, or for a folder with all that is in it.
 FLOORS = {
-    0: "types config warmstart_config factories version",
-    1: """distributions fused_head fused_loss head_layout advantages losses token_loss sampling masked
+    0: "types config config_checks sampling_config warmstart_config factories version",
+    1: """packing distributions fused_head fused_loss head_layout advantages losses token_loss sampling masked
           passk significance diversity comparison""",
     2: "models",
-    3: "rollout train_step micro_batches supervised_step optimizer",
+    3: "rollout train_step batch_parts micro_batches supervised_step optimizer",
     4: """tasks prompts demonstrations checkpoint metrics scoring loading evaluation interrupt config_file
           config_help files report run run_directory stop_strings compile_log""",
     5: "train warmstart evaluate export data compare cli",

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from policies import TINY, table_policy, tiny_policy
 
-from entropy_rl.config import ScheduleConfig
 from entropy_rl.distributions import log_prob_and_entropy
 from entropy_rl.rollout import make_generate
+from entropy_rl.sampling_config import ScheduleConfig
 from entropy_rl.types import FinishReason
 
 EOS, PAD = 1, 0

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from policies import TINY, table_policy, tiny_policy
 
-from entropy_rl.config import ScheduleConfig
 from entropy_rl.models.decoder import make_policy
 from entropy_rl.rollout import make_generate
 from entropy_rl.rollout.programs import Programs
@@ -22,6 +21,7 @@ from entropy_rl.rollout.schedule import (
     rows_that_fit,
 )
 from entropy_rl.rollout.state import Sampling
+from entropy_rl.sampling_config import ScheduleConfig
 from entropy_rl.stop_strings import StopStrings
 from entropy_rl.types import FinishReason
 

@@ -55,7 +55,16 @@ def make_data(seed=0, valid=None):
 
 
 def sgd_update(
-    policy, data, params, *, advantage=SHAPED, loss=ON_POLICY, tokens=None, rate=1.0, temperature=1.0
+    policy,
+    data,
+    params,
+    *,
+    advantage=SHAPED,
+    loss=ON_POLICY,
+    tokens=None,
+    group_size=None,
+    rate=1.0,
+    temperature=1.0,
 ):
     """The parameters after one step of plain gradient descent, and the metrics."""
     optimizer = optax.sgd(rate)
@@ -66,6 +75,7 @@ def sgd_update(
         loss,
         temperature=temperature,
         tokens_per_micro_batch=tokens,
+        group_size=group_size,
         max_new_tokens=N,
     )
     state, metrics = update(init_state(jax.tree.map(jnp.copy, params), optimizer), data)
@@ -158,16 +168,16 @@ def test_micro_batches_of_any_size_give_what_one_gives(key, policy, advantage, a
     data, params = make_data(valid=np.arange(P * G) != 6), policy.init(key)
     data = data.replace(ref_log_probs=data.old_log_probs - 0.1)
     whole, *parts = (
-        sgd_update(policy, data, params, advantage=advantage, loss=loss, tokens=m, rate=0.1)
-        for m in (None, 3 + N, 30)
+        sgd_update(policy, data, params, advantage=advantage, loss=loss, tokens=m, group_size=g, rate=0.1)
+        for m, g in ((None, None), (3 + N, None), (30, None), (3 + N, G), (30, G))
     )
     # Sums in another order, of gradients up to 10 in size; a count per micro-batch would be off by 0.1.
     for part in parts:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole, part)
 
 
-@pytest.mark.parametrize(("fused_loss", "tokens"), [(False, 30), (True, None)])
-def test_a_mesh_of_eight_devices_gives_what_one_device_gives(key, fused_loss, tokens):
+@pytest.mark.parametrize(("fused_loss", "tokens", "group_size"), [(False, 15, G), (True, 15, None)])
+def test_a_mesh_of_eight_devices_gives_what_one_device_gives(key, fused_loss, tokens, group_size):
     axes = (*DATA_AXES, TENSOR_AXIS)
     mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
     rows, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((DATA_AXES,), ()))
@@ -176,7 +186,13 @@ def test_a_mesh_of_eight_devices_gives_what_one_device_gives(key, fused_loss, to
     results = []
     for where, batch in ((None, data), (mesh, jax.device_put(data, rows))):
         update = make_update(
-            policy, SHAPED, optimizer, tokens_per_micro_batch=tokens, fused_loss=fused_loss, mesh=where
+            policy,
+            SHAPED,
+            optimizer,
+            tokens_per_micro_batch=tokens,
+            group_size=group_size,
+            fused_loss=fused_loss,
+            mesh=where,
         )
         state = init_state(params, optimizer)
         state, metrics = update(state if where is None else jax.device_put(state, whole), batch)

@@ -14,7 +14,7 @@ import workload
 
 import entropy_rl as er
 
-# Tokens of a part of the log-prob pass and of the update, padding included.
+# Tokens of a part of the log-prob pass and of the update.
 TOKENS_PER_MICRO_BATCH = 1280
 
 
@@ -45,9 +45,12 @@ def _train_batch(size: workload.Size, batch: workload.Batch, old_log_probs=None)
     )
 
 
-def _stats_pass(policy: er.Policy):
-    parts = TOKENS_PER_MICRO_BATCH
-    return jax.jit(er.make_stats_pass(policy, temperature=1.0, tokens_per_micro_batch=parts))
+def _parts(size: workload.Size) -> dict:
+    return dict(tokens_per_micro_batch=TOKENS_PER_MICRO_BATCH, group_size=size.samples)
+
+
+def _stats_pass(policy: er.Policy, size: workload.Size):
+    return jax.jit(er.make_stats_pass(policy, temperature=1.0, **_parts(size)))
 
 
 def _update(policy: er.Policy, size: workload.Size, optimizer, shape: bool = True):
@@ -55,8 +58,7 @@ def _update(policy: er.Policy, size: workload.Size, optimizer, shape: bool = Tru
     if shape:
         advantage = er.chain(advantage, er.shape_by_entropy(alpha=0.4, kappa=2.0))
     loss = er.LossConfig(clip_low=workload.CLIP, clip_high=workload.CLIP)
-    parts = TOKENS_PER_MICRO_BATCH
-    return er.make_update(policy, advantage, optimizer, loss, tokens_per_micro_batch=parts)
+    return er.make_update(policy, advantage, optimizer, loss, **_parts(size))
 
 
 def probe(directory: Path) -> dict:
@@ -64,7 +66,7 @@ def probe(directory: Path) -> dict:
     group = slice(0, size.samples)
     parts = {name: value[group] for name, value in vars(batch).items() if name != "prompts"}
     data = _train_batch(size, workload.Batch(batch.prompts[:1], **parts))
-    log_probs, entropy = _stats_pass(policy)(params, data)
+    log_probs, entropy = _stats_pass(policy, size)(params, data)
     data = data.replace(old_log_probs=log_probs, sampler_log_probs=log_probs)
     optimizer = optax.sgd(0.0)
     # Without the shaping, which the others do not have: the same loss must have the same gradient.
@@ -109,7 +111,7 @@ def _rollout(directory: Path) -> Callable[[int], int]:
 
 def _score(directory: Path) -> Callable[[int], int]:
     size, batch, policy, params = _load(directory)
-    stats, data = _stats_pass(policy), _train_batch(size, batch)
+    stats, data = _stats_pass(policy, size), _train_batch(size, batch)
 
     def run(_: int) -> int:
         jax.block_until_ready(stats(params, data))
@@ -122,7 +124,7 @@ def _train(directory: Path) -> Callable[[int], int]:
     size, batch, policy, params = _load(directory)
     optimizer = optax.adamw(workload.LEARNING_RATE)
     update = _update(policy, size, optimizer)
-    log_probs, _ = _stats_pass(policy)(params, _train_batch(size, batch))
+    log_probs, _ = _stats_pass(policy, size)(params, _train_batch(size, batch))
     data = _train_batch(size, batch, log_probs)
     state = er.init_state(params, optimizer)
 
@@ -137,7 +139,7 @@ def _train(directory: Path) -> Callable[[int], int]:
 def _step(directory: Path) -> Callable[[int], int]:
     """As the trainer does it by default, the pass for the old log-probs included."""
     size, batch, policy, params = _load(directory)
-    sample, stats = _sampler(size, batch, policy), _stats_pass(policy)
+    sample, stats = _sampler(size, batch, policy), _stats_pass(policy, size)
     optimizer = optax.adamw(workload.LEARNING_RATE)
     update = _update(policy, size, optimizer)
     state = er.init_state(params, optimizer)

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from entropy_rl.config import EvaluationConfig, ScheduleConfig
 from entropy_rl.evaluation.samples import Row, completion_rows
 from entropy_rl.loading import Model
 from entropy_rl.metrics import DeviceWork
 from entropy_rl.prompts import PromptBatch, Prompts
 from entropy_rl.rollout import GenerateFn, Stage, make_generate
+from entropy_rl.sampling_config import EvaluationConfig, ScheduleConfig
 from entropy_rl.scoring import score
 from entropy_rl.stop_strings import stop_rule
 from entropy_rl.tasks.task import Task

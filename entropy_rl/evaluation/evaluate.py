@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from entropy_rl.config import EvaluationConfig, ScheduleConfig
 from entropy_rl.evaluation.draw import draw_samples
 from entropy_rl.evaluation.origin import check_origin, exclusive
 from entropy_rl.evaluation.result import Evaluation, summarise
@@ -14,6 +13,7 @@ from entropy_rl.evaluation.samples import cut_broken_line, read_samples, samples
 from entropy_rl.files import write_jsonl
 from entropy_rl.loading import Model
 from entropy_rl.prompts import Prompts
+from entropy_rl.sampling_config import EvaluationConfig, ScheduleConfig
 from entropy_rl.tasks.task import Task
 from entropy_rl.types import Params
 

@@ -25,9 +25,13 @@ from entropy_rl.models.cached_attention import (
     empty_row_cache,
 )
 from entropy_rl.models.linear import Dense
+from entropy_rl.models.packed_attention import make_packed_attention
 from entropy_rl.models.remat import rematerialize
 from entropy_rl.models.rope import Llama3RopeScaling, apply_rope, rope_frequencies
-from entropy_rl.types import TENSOR_AXIS, DecodeCache, Params, Policy
+from entropy_rl.packing import make_packing
+from entropy_rl.types import TENSOR_AXIS, DecodeCache, LiveTokens, Params, Policy
+
+_FAR = 2**30  # a window that sees everything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +166,15 @@ def _fuse(layer: Params) -> Params:
     return {**layer, "self_attn": attention, "mlp": mlp}
 
 
+def _before_rows(x: jax.Array, live: LiveTokens) -> jax.Array:
+    """The prompts' keys or values [P, L, S, K, h] -> [L, R, S, K, h], those before a row's live tokens."""
+    shares = live.row.shape[0]
+    x = x.reshape((shares, -1) + x.shape[1:])
+    x = jax.vmap(lambda y, n: jnp.take(y, n, axis=0, mode="clip"))(x, live.prompt.reshape(shares, -1))
+    x = jnp.moveaxis(x.reshape((-1,) + x.shape[2:]), 1, 0)
+    return jnp.where((jnp.arange(x.shape[2])[None] < live.first[:, None])[None, :, :, None, None], x, 0)
+
+
 def make_policy(
     config: DecoderConfig,
     compute_dtype: Any = jnp.float32,
@@ -203,6 +216,8 @@ def make_policy(
     ) -> jax.Array:
         return causal_attention(q, k, v, window=window, implementation=find_attention(), mesh=mesh)
 
+    attend_in_lists = make_packed_attention(attend_causally)
+
     # Columns of one matrix that are split over devices could not be taken apart without moving them.
     fused = mesh is None or mesh.shape[TENSOR_AXIS] == 1
     block, decode_block = Block(config, compute_dtype), Block(config, compute_dtype, fused)
@@ -230,21 +245,47 @@ def make_policy(
         }
         return params if config.tie_embeddings else params | {"lm_head": {"kernel": table(head_key)}}
 
-    def apply(params: Params, ids: jax.Array) -> jax.Array:
-        positions = jnp.arange(ids.shape[1])[None]  # the same in every row: its angles are computed once
+    def run_layers(
+        params: Params, x: jax.Array, positions: jax.Array, attend: Callable, before: Any = None
+    ) -> tuple[jax.Array, Any]:
+        """A scan over the layers; `attend` takes (q, k, v, what the layer has of `before`, its window)."""
 
-        def layer(x: jax.Array, inputs: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
-            layer_params, window = inputs
+        def layer(x: jax.Array, inputs: tuple) -> tuple[jax.Array, Any]:
+            layer_params, window, before = inputs
             window = windows[0] if window is None else window
-            attend = lambda q, k, v: (attend_causally(q, k, v, window), None)  # noqa: E731
-            return block.apply({"params": layer_params}, x, positions, attend)
+            return block.apply(
+                {"params": layer_params}, x, positions, lambda q, k, v: attend(q, k, v, before, window)
+            )
 
         per_layer = None
         if len(set(windows)) > 1:  # one number per layer, so that the layers stay one scan
-            per_layer = jnp.array([ids.shape[1] if w is None else w for w in windows], jnp.int32)
-        layers = (params["layers"], per_layer)
-        x, _ = jax.lax.scan(rematerialize(layer, remat), embed(params, ids), layers)
+            per_layer = jnp.array([_FAR if w is None else w for w in windows], jnp.int32)
+        return jax.lax.scan(rematerialize(layer, remat), x, (params["layers"], per_layer, before))
+
+    def apply(params: Params, ids: jax.Array) -> jax.Array:
+        positions = jnp.arange(ids.shape[1])[None]  # the same in every row: its angles are computed once
+        attend = lambda q, k, v, _, window: (attend_causally(q, k, v, window), None)  # noqa: E731
+        x, _ = run_layers(params, embed(params, ids), positions, attend)
         return final_norm(params, x)
+
+    def apply_packed(params: Params, ids: jax.Array, live: LiveTokens) -> jax.Array:
+        def attend(q, k, v, before, window):
+            return attend_in_lists(q, k, v, before, window, live), None
+
+        before = None if live.prefix is None else jax.tree.map(partial(_before_rows, live=live), live.prefix)
+        x, _ = run_layers(params, embed(params, ids), live.column, attend, before)
+        return final_norm(params, x)
+
+    def prefix(params: Params, ids: jax.Array, live: LiveTokens, columns: int) -> tuple[jax.Array, jax.Array]:
+        packing = make_packing(live, columns)
+
+        def attend(q, k, v, _, window):
+            # float32: the gradient is a sum over the rows that share a prompt.
+            kept = tuple(packing.unpack(x.astype(jnp.float32)) for x in (k, v))
+            return attend_in_lists(q, k, v, None, window, live), kept
+
+        _, caches = run_layers(params, embed(params, ids), live.column, attend)
+        return jax.tree.map(lambda x: x.swapaxes(0, 1), caches)
 
     def head(params: Params) -> jax.Array:
         return params["embed_tokens"]["embedding"] if config.tie_embeddings else params["lm_head"]["kernel"]
@@ -292,6 +333,8 @@ def make_policy(
     return Policy(
         init=init,
         apply=apply,
+        apply_packed=apply_packed,
+        prefix=prefix,
         head=head,
         to_decode=to_decode,
         prefill=prefill,

@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from entropy_rl.config import ScheduleConfig
 from entropy_rl.rollout.chunks import Stage, StopRule, generate_in_chunks
 from entropy_rl.rollout.programs import Programs
 from entropy_rl.rollout.state import Sampling
+from entropy_rl.sampling_config import ScheduleConfig
 from entropy_rl.types import Params, Policy, Rollout
 
 GenerateFn = Callable[..., Rollout]

@@ -7,7 +7,6 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.config import ScheduleConfig
 from entropy_rl.rollout.decode import advance, sample_keys, start
 from entropy_rl.rollout.schedule import (
     Schedule,
@@ -28,6 +27,7 @@ from entropy_rl.rollout.state import (
     trim,
     view,
 )
+from entropy_rl.sampling_config import ScheduleConfig
 from entropy_rl.types import Params, Policy, Rollout
 
 

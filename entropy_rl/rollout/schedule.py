@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import jax
 
-from entropy_rl.config import ScheduleConfig
+from entropy_rl.sampling_config import ScheduleConfig
 from entropy_rl.types import Params, Policy
 
 # Attention is over the smallest of these shares of the columns that holds what there is, and the number of

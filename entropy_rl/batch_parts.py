@@ -1,0 +1,143 @@
+"""A mini-batch of completions in parts, in which a prompt is computed once for its whole group.
+
+The keys and values of the prompts come first; every part reads them; and when the parts have said how the
+loss depends on them, the prompts have a backward pass of their own:
+
+    ∂L/∂θ = Σ_parts ∂L_part/∂θ|_prefix  +  (∂prefix/∂θ)ᵀ Σ_parts ∂L_part/∂prefix
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from entropy_rl.micro_batches import Part, Rows, fold_micro_batches, part_shapes
+from entropy_rl.packing import list_tokens, make_packing
+from entropy_rl.types import Params, Policy, TrainBatch
+
+
+class PredictingHidden(NamedTuple):
+    """The hidden states that predict the tokens of completions, in rows [R, N] or in lists [C, M]."""
+
+    hidden: jax.Array  # [R, N, D] or [C, M, D]
+    pack: Callable[[jax.Array], jax.Array]  # an array of tokens in rows -> where the hidden states are
+    unpack: Callable[[jax.Array], jax.Array]  # and back
+
+
+class BatchParts:
+    """The parts of one mini-batch. They are planned here, and run by `fold`."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        batch: TrainBatch,
+        mask: jax.Array,
+        tokens: int | None,
+        group_size: int | None,
+        shares: int,
+    ):
+        """Plans the parts.
+
+        Args:
+          policy: The model.
+          batch: The mini-batch.
+          mask: bool[B, N], the tokens of the completions that are needed.
+          tokens: Live tokens of a part, in each share; None for the whole as one part, padding included.
+          group_size: Rows that stand together and have one prompt, which is computed once; None: with each.
+            Without parts it does not matter.
+          shares: Equal shares of the rows that lie on different devices.
+
+        Raises:
+          ValueError: If the longest row does not fit into a part.
+        """
+        rows, length = batch.ids.shape
+        self._policy, self._tokens, self._shares = policy, tokens, shares
+        self._group_size = None if tokens is None else group_size
+        if tokens is None:
+            return
+        self._shapes = part_shapes(rows // shares, length, tokens)
+        needed = mask.any(-1)
+        # The last token of a row predicts nothing, and that of a prompt the first of each completion.
+        first, last = (
+            jnp.zeros_like(batch.prompt_length),
+            batch.prompt_length + mask.sum(-1, dtype=jnp.int32) - 1,
+        )
+        if group_size is not None:
+            first, last_known = batch.prompt_length - 1, batch.prompt_length[::group_size] - 1
+            prompts = batch.ids[::group_size, : length - batch.completion_ids.shape[1]]
+            ends = jnp.where(needed.reshape(-1, group_size).any(-1), last_known, 0)
+            self._prompts = Rows(prompts, jnp.zeros_like(ends), ends)
+            self._prompt_shapes = part_shapes(len(ends) // shares, prompts.shape[1], tokens, (1.0,))
+        self._first, self._last = first, jnp.where(needed, last, first)
+
+    def fold(self, step: Callable[[Any, Part], Any], start: Any, arrays: Any) -> Any:
+        """`fold_micro_batches` over arrays of the mini-batch, a nest of [B, ...]."""
+        if self._tokens is None:
+            return step(start, Part(arrays, None, None))
+        rows = Rows(arrays, self._first, self._last)
+        return fold_micro_batches(step, start, rows, self._shapes, self._tokens, self._shares)
+
+    def hidden(self, params: Params, prefix: Any, part: Part, batch: TrainBatch) -> PredictingHidden:
+        """A forward pass over a part.
+
+        Args:
+          params: The parameters.
+          prefix: From `prefix`, for the same parameters.
+          part: The part.
+          batch: Its rows of the mini-batch.
+        """
+        new, live = batch.completion_ids.shape[1], part.live
+        # The token at column c is predicted by the hidden state at column c - 1.
+        begin = batch.prompt_length - 1
+        if live is None:
+            hidden = self._policy.apply(params, batch.ids)
+            columns = begin[:, None] + jnp.arange(new)[None]
+            hidden = jnp.take_along_axis(hidden, columns[..., None], axis=1)
+            return PredictingHidden(hidden, lambda x: x, lambda x: x)
+        if prefix is not None:
+            live = live.replace(prefix=prefix, prompt=part.numbers.reshape(-1) // self._group_size)
+        ids = make_packing(live, batch.ids.shape[1]).pack(batch.ids)
+        hidden = self._policy.apply_packed(params, ids, live)
+        packing = make_packing(live, new, begin=begin)
+        return PredictingHidden(hidden, packing.pack, packing.unpack)
+
+    def prefix(self, params: Params) -> Any:
+        """Keys and values of the prompts; None if each row computes its own."""
+        if self._group_size is None:
+            return None
+
+        def step(carry: Any, part: Part) -> Any:
+            return jax.tree.map(part.put, carry, self._prefix_of(params, part))
+
+        rows, shapes = self._prompts, self._prompt_shapes
+        live = list_tokens(rows.first, rows.last, 0, shapes, room=self._tokens, shares=self._shares)
+        like = jax.eval_shape(self._prefix_of, params, Part(rows.arrays, None, live))
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
+        return fold_micro_batches(step, zeros, rows, shapes, self._tokens, self._shares)
+
+    def _prefix_of(self, params: Params, part: Part) -> Any:
+        columns = part.arrays.shape[1]
+        ids = make_packing(part.live, columns).pack(part.arrays)
+        return self._policy.prefix(params, ids, part.live, columns)
+
+    def add_gradient_of_prefix(self, gradient: Params, params: Params, cotangent: Any) -> Params:
+        """Adds what the loss owes to the parameters through the prompts.
+
+        Args:
+          gradient: To add to.
+          params: The parameters.
+          cotangent: The gradient with respect to `prefix(params)`.
+        """
+        if self._group_size is None:
+            return gradient
+
+        def step(carry: Params, part: Part) -> Params:
+            _, pull = jax.vjp(lambda p: self._prefix_of(p, part), params)
+            return jax.tree.map(jnp.add, carry, pull(jax.tree.map(part.take, cotangent))[0])
+
+        return fold_micro_batches(
+            step, gradient, self._prompts, self._prompt_shapes, self._tokens, self._shares
+        )
