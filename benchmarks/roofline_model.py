@@ -69,7 +69,7 @@ def training_bytes(c: DecoderConfig, tokens: int, remat: str, size: int) -> int:
 
     Args:
       c: The model.
-      tokens: Per micro-batch, padding included.
+      tokens: Live tokens of a micro-batch.
       remat: none, dots or full.
       size: Bytes of an activation.
     """

@@ -44,31 +44,36 @@ class BatchParts:
         Args:
           policy: The model.
           batch: The mini-batch.
-          mask: bool[B, N], the tokens of the completions that are needed.
+          mask: bool[B, N], the tokens of the completions that are needed: all of a row, or none.
           tokens: Live tokens of a part, in each share; None for the whole as one part, padding included.
           group_size: Rows that stand together and have one prompt, which is computed once; None: with each.
             Without parts it does not matter.
           shares: Equal shares of the rows that lie on different devices.
 
         Raises:
-          ValueError: If the longest row does not fit into a part.
+          ValueError: If the longest row does not fit into a part, or the rows into equal shares, of whole
+            groups where they share prompts.
         """
         rows, length = batch.ids.shape
         self._policy, self._tokens, self._shares = policy, tokens, shares
         self._group_size = None if tokens is None else group_size
         if tokens is None:
             return
+        unit = shares * (group_size or 1)
+        if rows % unit:
+            raise ValueError(
+                f"{rows} rows are not allowed in {shares} shares of devices; allowed: multiples of {unit}"
+            )
         self._shapes = part_shapes(rows // shares, length, tokens)
         needed = mask.any(-1)
         # The last token of a row predicts nothing, and that of a prompt the first of each completion.
-        first, last = (
-            jnp.zeros_like(batch.prompt_length),
-            batch.prompt_length + mask.sum(-1, dtype=jnp.int32) - 1,
-        )
+        behind_prompt = batch.prompt_length - 1
+        first, last = jnp.zeros_like(behind_prompt), behind_prompt + mask.sum(-1, dtype=jnp.int32)
         if group_size is not None:
-            first, last_known = batch.prompt_length - 1, batch.prompt_length[::group_size] - 1
+            first = behind_prompt
             prompts = batch.ids[::group_size, : length - batch.completion_ids.shape[1]]
-            ends = jnp.where(needed.reshape(-1, group_size).any(-1), last_known, 0)
+            used = needed.reshape(-1, group_size).any(-1)
+            ends = jnp.where(used, behind_prompt[::group_size], 0)
             self._prompts = Rows(prompts, jnp.zeros_like(ends), ends)
             self._prompt_shapes = part_shapes(len(ends) // shares, prompts.shape[1], tokens, (1.0,))
         self._first, self._last = first, jnp.where(needed, last, first)

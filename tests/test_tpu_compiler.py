@@ -11,15 +11,18 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from policies import TINY
+from test_train_step import SHAPED, G, N, make_data
 
 from entropy_rl.models.attention import causal_attention
 from entropy_rl.models.decoder import make_policy
 from entropy_rl.models.ragged_attention import ragged_attention
 from entropy_rl.rollout.programs import Programs
 from entropy_rl.rollout.state import Sampling
+from entropy_rl.train_step import init_state, make_update
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
 
 pytestmark = pytest.mark.tpu_compiler
@@ -69,6 +72,23 @@ def test_the_gradient_of_the_decoder_compiles_with_splash(mesh):
     loss = lambda params, ids: policy.apply(params, ids).astype(jnp.float32).sum()  # noqa: E731
     compiled = jax.jit(jax.grad(loss)).lower(params, on(mesh, (4, 256), jnp.int32, ROWS)).compile()
     assert "tpu_custom_call" in compiled.as_text()
+
+
+def test_the_update_compiles_with_splash_in_lists_of_live_tokens(mesh):
+    config = dataclasses.replace(TINY, hidden_size=256, num_heads=4, num_kv_heads=2, head_dim=64)
+    policy = make_policy(config, jnp.bfloat16, remat="full", attention="splash", mesh=mesh)
+    optimizer = optax.adam(1e-3)
+    update = make_update(policy, SHAPED, optimizer, tokens_per_micro_batch=512, group_size=G, mesh=mesh)
+    rows, prompt, new = 4 * G, 128, 384
+    place = lambda spec: lambda x: on(mesh, x.shape, x.dtype, spec)  # noqa: E731
+    state = jax.eval_shape(lambda k: init_state(policy.init(k), optimizer), jax.random.key(0))
+    batch = make_data()
+    wide = lambda x: jax.ShapeDtypeStruct(  # noqa: E731
+        (rows,) if x.ndim == 1 else (rows, new if x.shape[1] == N else prompt + new), x.dtype
+    )
+    batch = jax.tree.map(place(ROWS), jax.tree.map(wide, batch))
+    text = update.lower(jax.tree.map(place(PartitionSpec()), state), batch).compile().as_text()
+    assert text.count("tpu_custom_call") >= 3
 
 
 @pytest.mark.parametrize(
