@@ -11,6 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.advantages.groups import check_group_size, in_groups, over_std
 from entropy_rl.advantages.transform import Transform
 from entropy_rl.masked import masked_center, masked_var
 from entropy_rl.types import TokenStats
@@ -36,18 +37,16 @@ def group_normalize(group_size: int, eps: float = 1e-6, ddof: int = 1) -> Transf
       ValueError: An argument is out of range; when called: B is no multiple of G, or the input is not
         [B, 1].
     """
-    _check_group_size("group_normalize", group_size)
+    check_group_size("group_normalize", group_size)
     if not eps >= 0:
         raise ValueError(f"group_normalize: eps={eps!r} is not allowed; eps >= 0")
     if ddof not in (0, 1):
         raise ValueError(f"group_normalize: ddof={ddof!r} is not allowed; allowed: 0, 1")
 
     def normalize(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = _in_groups("group_normalize", group_size, advantages, stats)
+        rewards, judged = in_groups("group_normalize", group_size, advantages, stats)
         centered = masked_center(rewards, judged, axis=1)
-        std = jnp.sqrt(masked_var(rewards, judged, axis=1, ddof=ddof, keepdims=True))
-        # With eps = 0 equal rewards would be 0 / 0.
-        return (centered / jnp.where(std > 0, std + eps, 1)).reshape(advantages.shape)
+        return over_std(centered, rewards, judged, eps=eps, ddof=ddof).reshape(advantages.shape)
 
     return Transform(normalize, "group")
 
@@ -68,10 +67,10 @@ def group_center(group_size: int) -> Transform:
     Raises:
       ValueError: As `group_normalize`.
     """
-    _check_group_size("group_center", group_size)
+    check_group_size("group_center", group_size)
 
     def center(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = _in_groups("group_center", group_size, advantages, stats)
+        rewards, judged = in_groups("group_center", group_size, advantages, stats)
         return masked_center(rewards, judged, axis=1).reshape(advantages.shape)
 
     return Transform(center, "group")
@@ -94,10 +93,10 @@ def leave_one_out(group_size: int) -> Transform:
     Raises:
       ValueError: As `group_normalize`.
     """
-    _check_group_size("leave_one_out", group_size)
+    check_group_size("leave_one_out", group_size)
 
     def leave_out(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = _in_groups("leave_one_out", group_size, advantages, stats)
+        rewards, judged = in_groups("leave_one_out", group_size, advantages, stats)
         n = jnp.sum(judged, axis=1, keepdims=True)
         # A lone row is its own mean, so what max() makes of n = 1 is multiplied by 0.
         return (masked_center(rewards, judged, axis=1) * n / jnp.maximum(n - 1, 1)).reshape(advantages.shape)
@@ -132,26 +131,3 @@ def whiten(eps: float = 1e-8) -> Transform:
         return masked_center(advantages, stats.mask) * jax.lax.rsqrt(variance + eps)
 
     return Transform(standardize, "batch")
-
-
-def _check_group_size(name: str, group_size: int) -> None:
-    if group_size < 2:
-        raise ValueError(
-            f"{name}: group_size={group_size!r} is not allowed; "
-            "a group baseline needs at least 2 completions per prompt (rollout.group_size)"
-        )
-
-
-def _in_groups(
-    name: str, group_size: int, advantages: jax.Array, stats: TokenStats
-) -> tuple[jax.Array, jax.Array]:
-    """Rewards f32[P, G] and which of them have a judgement, bool[P, G]."""
-    rows, columns = advantages.shape
-    if columns != 1:
-        raise ValueError(
-            f"{name}: got advantages of shape {advantages.shape}; expected {(rows, 1)}, one for each row. "
-            "A group baseline stands before the transforms that tell tokens apart"
-        )
-    if rows % group_size:
-        raise ValueError(f"{name}: {rows} rows are no multiple of group_size={group_size}")
-    return advantages.reshape(-1, group_size), stats.valid.reshape(-1, group_size)
