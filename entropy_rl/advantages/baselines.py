@@ -104,6 +104,66 @@ def leave_one_out(group_size: int) -> Transform:
     return Transform(leave_out, "group")
 
 
+def length_weighted_center(group_size: int) -> Transform:
+    """Subtract the group's mean reward, in which a row weighs as much as it has tokens.
+
+    Aᵢ = rᵢ - Σ_j |o_j| r_j / Σ_j |o_j|, over the valid rows of the group, |o| the number of tokens.
+
+    Where the squared norm of a row's gradient is proportional to its length, this is the baseline of least
+    variance. Source: OPO, https://arxiv.org/abs/2505.23585.
+
+    Args:
+      group_size: Completions per prompt (G), at least 2.
+
+    Returns:
+      A transform f32[B, 1] -> f32[B, 1] of scope "group".
+
+    Raises:
+      ValueError: As `group_normalize`.
+    """
+    check_group_size("length_weighted_center", group_size)
+
+    def center(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        rewards, judged = in_groups("length_weighted_center", group_size, advantages, stats)
+        lengths = jnp.sum(stats.mask, axis=1).reshape(rewards.shape)
+        # From the plain mean, so that equal rewards are exact zeros before they are weighed.
+        centered = masked_center(rewards, judged, axis=1)
+        weighted = jnp.sum(lengths * centered, axis=1, keepdims=True)
+        total = jnp.maximum(jnp.sum(lengths, axis=1, keepdims=True), 1)
+        return jnp.where(judged, centered - weighted / total, 0).reshape(advantages.shape)
+
+    return Transform(center, "group")
+
+
+def rescaled_group_center(group_size: int) -> Transform:
+    """Subtract the group's mean reward, and make up for the rewards that are zero.
+
+    Aᵢ = B / #{j : r_j ≠ 0} · (rᵢ - mean(r)), the mean over the valid rows of the group, B and the count
+    over those of the mini-batch.
+
+    Source: GPG, https://arxiv.org/abs/2504.02546, as veRL has it, with its F_norm = 1; the paper's own
+    count has not been compared. It is meant for rewards of 0 and 1: with -1 and 1 the factor is 1.
+
+    Args:
+      group_size: Completions per prompt (G), at least 2.
+
+    Returns:
+      A transform f32[B, 1] -> f32[B, 1] of scope "batch".
+
+    Raises:
+      ValueError: As `group_normalize`.
+    """
+    check_group_size("rescaled_group_center", group_size)
+
+    def center(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        rewards, judged = in_groups("rescaled_group_center", group_size, advantages, stats)
+        nonzero = jnp.sum(judged & (rewards != 0))
+        scale = jnp.sum(judged) / jnp.maximum(nonzero, 1)
+        return (scale * masked_center(rewards, judged, axis=1)).reshape(advantages.shape)
+
+    return Transform(center, "batch")
+
+
 def whiten(eps: float = 1e-8) -> Transform:
     """Standardise the advantages over all tokens of the mini-batch.
 
