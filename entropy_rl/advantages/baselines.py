@@ -11,6 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.advantages.groups import check_group_size, in_groups, over_std
 from entropy_rl.advantages.transform import Transform
 from entropy_rl.masked import masked_center, masked_var
 from entropy_rl.types import TokenStats
@@ -36,18 +37,16 @@ def group_normalize(group_size: int, eps: float = 1e-6, ddof: int = 1) -> Transf
       ValueError: An argument is out of range; when called: B is no multiple of G, or the input is not
         [B, 1].
     """
-    _check_group_size("group_normalize", group_size)
+    check_group_size("group_normalize", group_size)
     if not eps >= 0:
         raise ValueError(f"group_normalize: eps={eps!r} is not allowed; eps >= 0")
     if ddof not in (0, 1):
         raise ValueError(f"group_normalize: ddof={ddof!r} is not allowed; allowed: 0, 1")
 
     def normalize(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = _in_groups("group_normalize", group_size, advantages, stats)
+        rewards, judged = in_groups("group_normalize", group_size, advantages, stats)
         centered = masked_center(rewards, judged, axis=1)
-        std = jnp.sqrt(masked_var(rewards, judged, axis=1, ddof=ddof, keepdims=True))
-        # With eps = 0 equal rewards would be 0 / 0.
-        return (centered / jnp.where(std > 0, std + eps, 1)).reshape(advantages.shape)
+        return over_std(centered, rewards, judged, eps=eps, ddof=ddof).reshape(advantages.shape)
 
     return Transform(normalize, "group")
 
@@ -68,10 +67,10 @@ def group_center(group_size: int) -> Transform:
     Raises:
       ValueError: As `group_normalize`.
     """
-    _check_group_size("group_center", group_size)
+    check_group_size("group_center", group_size)
 
     def center(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = _in_groups("group_center", group_size, advantages, stats)
+        rewards, judged = in_groups("group_center", group_size, advantages, stats)
         return masked_center(rewards, judged, axis=1).reshape(advantages.shape)
 
     return Transform(center, "group")
@@ -94,15 +93,75 @@ def leave_one_out(group_size: int) -> Transform:
     Raises:
       ValueError: As `group_normalize`.
     """
-    _check_group_size("leave_one_out", group_size)
+    check_group_size("leave_one_out", group_size)
 
     def leave_out(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = _in_groups("leave_one_out", group_size, advantages, stats)
+        rewards, judged = in_groups("leave_one_out", group_size, advantages, stats)
         n = jnp.sum(judged, axis=1, keepdims=True)
         # A lone row is its own mean, so what max() makes of n = 1 is multiplied by 0.
         return (masked_center(rewards, judged, axis=1) * n / jnp.maximum(n - 1, 1)).reshape(advantages.shape)
 
     return Transform(leave_out, "group")
+
+
+def length_weighted_center(group_size: int) -> Transform:
+    """Subtract the group's mean reward, in which a row weighs as much as it has tokens.
+
+    Aᵢ = rᵢ - Σ_j |o_j| r_j / Σ_j |o_j|, over the valid rows of the group, |o| the number of tokens.
+
+    Where the squared norm of a row's gradient is proportional to its length, this is the baseline of least
+    variance. Source: OPO, https://arxiv.org/abs/2505.23585.
+
+    Args:
+      group_size: Completions per prompt (G), at least 2.
+
+    Returns:
+      A transform f32[B, 1] -> f32[B, 1] of scope "group".
+
+    Raises:
+      ValueError: As `group_normalize`.
+    """
+    check_group_size("length_weighted_center", group_size)
+
+    def center(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        rewards, judged = in_groups("length_weighted_center", group_size, advantages, stats)
+        lengths = jnp.sum(stats.mask, axis=1).reshape(rewards.shape)
+        # From the plain mean, so that equal rewards are exact zeros before they are weighed.
+        centered = masked_center(rewards, judged, axis=1)
+        weighted = jnp.sum(lengths * centered, axis=1, keepdims=True)
+        total = jnp.maximum(jnp.sum(lengths, axis=1, keepdims=True), 1)
+        return jnp.where(judged, centered - weighted / total, 0).reshape(advantages.shape)
+
+    return Transform(center, "group")
+
+
+def rescaled_group_center(group_size: int) -> Transform:
+    """Subtract the group's mean reward, and make up for the rewards that are zero.
+
+    Aᵢ = B / #{j : r_j ≠ 0} · (rᵢ - mean(r)), the mean over the valid rows of the group, B and the count
+    over those of the mini-batch.
+
+    Source: GPG, https://arxiv.org/abs/2504.02546, as veRL has it, with its F_norm = 1; the paper's own
+    count has not been compared. It is meant for rewards of 0 and 1: with -1 and 1 the factor is 1.
+
+    Args:
+      group_size: Completions per prompt (G), at least 2.
+
+    Returns:
+      A transform f32[B, 1] -> f32[B, 1] of scope "batch".
+
+    Raises:
+      ValueError: As `group_normalize`.
+    """
+    check_group_size("rescaled_group_center", group_size)
+
+    def center(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        rewards, judged = in_groups("rescaled_group_center", group_size, advantages, stats)
+        nonzero = jnp.sum(judged & (rewards != 0))
+        scale = jnp.sum(judged) / jnp.maximum(nonzero, 1)
+        return (scale * masked_center(rewards, judged, axis=1)).reshape(advantages.shape)
+
+    return Transform(center, "batch")
 
 
 def whiten(eps: float = 1e-8) -> Transform:
@@ -132,26 +191,3 @@ def whiten(eps: float = 1e-8) -> Transform:
         return masked_center(advantages, stats.mask) * jax.lax.rsqrt(variance + eps)
 
     return Transform(standardize, "batch")
-
-
-def _check_group_size(name: str, group_size: int) -> None:
-    if group_size < 2:
-        raise ValueError(
-            f"{name}: group_size={group_size!r} is not allowed; "
-            "a group baseline needs at least 2 completions per prompt (rollout.group_size)"
-        )
-
-
-def _in_groups(
-    name: str, group_size: int, advantages: jax.Array, stats: TokenStats
-) -> tuple[jax.Array, jax.Array]:
-    """Rewards f32[P, G] and which of them have a judgement, bool[P, G]."""
-    rows, columns = advantages.shape
-    if columns != 1:
-        raise ValueError(
-            f"{name}: got advantages of shape {advantages.shape}; expected {(rows, 1)}, one for each row. "
-            "A group baseline stands before the transforms that tell tokens apart"
-        )
-    if rows % group_size:
-        raise ValueError(f"{name}: {rows} rows are no multiple of group_size={group_size}")
-    return advantages.reshape(-1, group_size), stats.valid.reshape(-1, group_size)

@@ -6,14 +6,35 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from entropy_rl.advantages.baselines import group_center, group_normalize, leave_one_out, whiten
-from entropy_rl.advantages.shaping import shape_by_entropy
+from entropy_rl.advantages.baselines import (
+    group_center,
+    group_normalize,
+    leave_one_out,
+    length_weighted_center,
+    rescaled_group_center,
+    whiten,
+)
+from entropy_rl.advantages.entropy_rewards import row_entropy_rewards, token_entropy_rewards
+from entropy_rl.advantages.rarity import favor_rare_correct, mine_solved_groups
+from entropy_rl.advantages.risk_baselines import (
+    asymmetric_normalize,
+    best_minus_second,
+    pass_at_k_normalize,
+    quantile_normalize,
+)
+from entropy_rl.advantages.shaping import amplify_by_entropy, shape_by_entropy
 from entropy_rl.advantages.transform import Transform, chain
 from entropy_rl.factories import call_factory, import_object, unknown
 
 _FACTORIES: dict[str, Callable[..., Transform]] = {
     factory.__name__: factory
-    for factory in (group_normalize, group_center, leave_one_out, whiten, shape_by_entropy)
+    for factory in (
+        *(group_normalize, group_center, leave_one_out, whiten, shape_by_entropy),
+        *(length_weighted_center, rescaled_group_center),
+        *(pass_at_k_normalize, best_minus_second, quantile_normalize, asymmetric_normalize),
+        *(favor_rare_correct, mine_solved_groups, token_entropy_rewards, row_entropy_rewards),
+        amplify_by_entropy,
+    )
 }
 _NAMES = (*_FACTORIES, "module:function")
 
