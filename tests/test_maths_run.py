@@ -94,7 +94,7 @@ def here(workspace, monkeypatch) -> Path:
     return workspace
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(scope="module", params=["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def dtype(request) -> str:
     return request.param
 
