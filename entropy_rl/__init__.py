@@ -68,6 +68,7 @@ _PUBLIC = {
     "RewardConfig": "config",
     "make_batch": "train_step",
     "make_stats_pass": "train_step",
+    "make_gradient": "train_step",
     "make_update": "train_step",
     "mean_metrics": "train_step",
     "init_state": "train_step",

@@ -39,6 +39,11 @@ _VERBS = {
         "entropy_rl.compare:main",
         "two evaluations: paired tests, and controls for length and accuracy",
     ),
+    "replay": (
+        "entropy_rl.replay:ReplayConfig",
+        "entropy_rl.replay:main",
+        "an update that was not applied, looked into",
+    ),
     "export": (
         "entropy_rl.export:ExportConfig",
         "entropy_rl.export:main",

@@ -159,15 +159,19 @@ class BatchingConfig:
         part of the tokens. Changes memory and speed, and no result.
       fused_loss: Compute loss and gradient of the head in one pass over the vocabulary instead of two. Needs
         an advantage that is known token by token. Changes speed and memory, and no result.
+      max_bad_updates: An update whose gradient is not finite is not applied, and put into bad_updates/ of the
+        run, for `entropy-rl replay`. When so many lie there, the run stops.
     """
 
     prompts_per_update: int
     tokens_per_micro_batch: int
     share_prompts: bool = False
     fused_loss: bool = False
+    max_bad_updates: int = 3
 
     def __post_init__(self):
-        require_at_least(1, "batching.", self, "prompts_per_update", "tokens_per_micro_batch")
+        names = ("prompts_per_update", "tokens_per_micro_batch", "max_bad_updates")
+        require_at_least(1, "batching.", self, *names)
 
 
 def check_batching(config: BatchingConfig, longest: int) -> None:

@@ -66,20 +66,34 @@ def load_model(config: ModelConfig, mesh: Mesh | None = None) -> Model:
     eos_ids = _eos_ids(directory, tokenizer)
     # Padding is told by masks, never by its id, so any token can serve.
     pad_id = eos_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    policy = model_policy(config, path, mesh)
+    if directory == path:
+        _, params = load_hf(directory)
+    else:
+        params = restore_params(path / CHECKPOINT_DIRECTORY, jax.eval_shape(policy.init, jax.random.key(0)))
+    return Model(policy, params, decoder, tokenizer, eos_ids, pad_id, directory)
+
+
+def model_policy(config: ModelConfig, path: Path, mesh: Mesh | None = None) -> Policy:
+    """The policy of a model, without its parameters.
+
+    Args:
+      config: The `model` section; another directory may stand in for its path.
+      path: A Hugging Face directory or a run.
+      mesh: As of `load_model`.
+
+    Raises:
+      ValueError: As `load_model`.
+    """
     check_backend(config.attention, config.decode_attention)
-    policy = make_policy(
-        decoder,
+    return make_policy(
+        read_config(model_files(path)),
         jnp.dtype(config.compute_dtype),
         remat=config.remat,
         attention=config.attention,
         decode_attention=config.decode_attention,
         mesh=mesh,
     )
-    if directory == path:
-        _, params = load_hf(directory)
-    else:
-        params = restore_params(path / CHECKPOINT_DIRECTORY, jax.eval_shape(policy.init, jax.random.key(0)))
-    return Model(policy, params, decoder, tokenizer, eos_ids, pad_id, directory)
 
 
 def check_length(model: Model, tokens: int) -> None:

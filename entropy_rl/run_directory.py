@@ -17,12 +17,13 @@ CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 CHECKPOINT_DIRECTORY = "checkpoints"
+BAD_UPDATES_DIRECTORY = "bad_updates"
 EVALUATIONS_DIRECTORY = "evaluations"  # of the steps: 0/, 10/, ...
 # config.json and tokenizer of the run's model; the weights are in its checkpoints.
 MODEL_DIRECTORY = "model"
 
 # What may change between two starts of one run of RL: it does not change any result.
-_FREE = ("steps", "run", "evaluation", "schedule")
+_FREE = ("steps", "run", "evaluation", "schedule", "batching.max_bad_updates")
 
 
 def check_directory(

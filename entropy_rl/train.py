@@ -23,6 +23,7 @@ import numpy as np
 import optax
 
 from entropy_rl.advantages import Transform, build_advantage
+from entropy_rl.bad_updates import BadUpdates
 from entropy_rl.cli import run_verb
 from entropy_rl.compile_log import compile_log
 from entropy_rl.config import TrainConfig, check_batching
@@ -81,6 +82,7 @@ def train(config: TrainConfig) -> TrainState:
     if config.evaluation is not None:
         test_prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, limit)
     programs = make_programs(config, model, advantage)
+    bad_updates = BadUpdates(directory, config.batching.max_bad_updates)
     claim_directory(directory, config)
     keep_model_files(model, directory)
 
@@ -124,7 +126,7 @@ def train(config: TrainConfig) -> TrainState:
             # ---- Updates ----
             with clock("updates"):
                 data = data.replace(rewards=scores.rewards(config.reward), valid=scores.valid)
-                state, update_metrics = _run_updates(config, programs, state, data)
+                state, update_metrics = _run_updates(config, programs, state, data, bad_updates)
 
             # ---- Records ----
             metrics = _rollout_metrics(config, rollout, scores) | update_metrics
@@ -210,21 +212,20 @@ def _train_batch(
 
 
 def _run_updates(
-    config: TrainConfig, programs: Programs, state: TrainState, batch: TrainBatch
+    config: TrainConfig, programs: Programs, state: TrainState, batch: TrainBatch, bad_updates: BadUpdates
 ) -> tuple[TrainState, dict[str, float]]:
-    """One optimizer step per mini-batch, in the order of the prompts; metrics are means over them."""
+    """One optimizer step per mini-batch, in the order of the prompts; metrics: means over those applied."""
     rows = config.batching.prompts_per_update * config.rollout.group_size
     metrics = []
     for start in range(0, batch.ids.shape[0], rows):
         part = jax.tree.map(lambda x, a=start: x[a : a + rows], batch)
         state, values = programs.update(state, part)
-        metrics.append(values)
-    metrics = mean_metrics(jax.device_get(metrics))
-    if not np.isfinite(metrics["grad_norm"]):
-        raise FloatingPointError(
-            f"step {int(state.step) + 1}: the gradient is not finite; the last checkpoint is from before"
-        )
-    return state.replace(step=state.step + 1), metrics
+        metrics.append(values := jax.device_get(values))
+        if not np.isfinite(values["grad_norm"]):
+            bad_updates.keep(state, part)
+    applied = [values for values in metrics if np.isfinite(values["grad_norm"])]
+    means = mean_metrics(applied or metrics) | {"bad_updates": float(len(metrics) - len(applied))}
+    return state.replace(step=state.step + 1), means
 
 
 def _rollout_metrics(config: TrainConfig, rollout: Rollout, scores: Scores) -> dict[str, float]:

@@ -38,6 +38,7 @@ from entropy_rl.types import (
 )
 
 StatsFn = Callable[[Params, TrainBatch], tuple[jax.Array, jax.Array]]
+GradientFn = Callable[[Params, TrainBatch], tuple[Params, dict[str, jax.Array]]]
 UpdateFn = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -149,10 +150,9 @@ def make_stats_pass(
     return stats_pass
 
 
-def make_update(
+def make_gradient(
     policy: Policy,
     advantage: Transform,
-    optimizer: optax.GradientTransformation,
     loss: LossConfig = LossConfig(),
     *,
     temperature: float = 1.0,
@@ -161,8 +161,8 @@ def make_update(
     max_new_tokens: int | None = None,
     fused_loss: bool = False,
     mesh: Mesh | None = None,
-) -> UpdateFn:
-    """Builds the update on one mini-batch.
+) -> GradientFn:
+    """Builds the gradient of the loss of one mini-batch.
 
     The entropy that shapes the advantage is that of the policy as it stands at this update.
 
@@ -171,7 +171,6 @@ def make_update(
       advantage: From `rewards[:, None]` to f32[B, 1] or f32[B, N]. A chain of group baselines and then
         transforms of token or row scope is evaluated as the gradient is; any other costs a forward pass
         before.
-      optimizer: Its state lives in `TrainState.opt_state`.
       loss: The loss.
       temperature: That of the sampler.
       tokens_per_micro_batch: The gradient is added up over parts of so many tokens, on each device that rows
@@ -184,7 +183,7 @@ def make_update(
       mesh: The mesh that the arrays are sharded over; None for one device.
 
     Returns:
-      A jitted function `(state, batch: TrainBatch) -> (state, metrics: dict of f32[])`; the state is donated.
+      A function `(params, batch: TrainBatch) -> (gradient, metrics: dict of f32[])`, to be jitted.
 
     Raises:
       ValueError: If the aggregation needs `max_new_tokens` and it is not given, or the advantage does not
@@ -193,7 +192,7 @@ def make_update(
     if fused_loss:
         check_fused_loss(advantage)
     if max_new_tokens is None and loss.aggregation == "constant":
-        raise ValueError("make_update: the aggregation 'constant' needs max_new_tokens")
+        raise ValueError("make_gradient: the aggregation 'constant' needs max_new_tokens")
     stats_pass = make_stats_pass(
         policy,
         temperature=temperature,
@@ -206,7 +205,7 @@ def make_update(
     local = is_local(baseline, shaping)
     token_loss = make_token_loss(shaping, loss)
 
-    def update(state: TrainState, batch: TrainBatch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def gradient(params: Params, batch: TrainBatch) -> tuple[Params, dict[str, jax.Array]]:
         judged = batch.completion_mask & batch.valid[:, None]
         tokens, sequences = counts(judged)
         if local:
@@ -214,12 +213,12 @@ def make_update(
             stats = _stats(batch, log_probs=unknown, entropy=unknown)
             base, finished = baseline(batch.rewards[:, None], stats), None
         else:
-            stats = _stats(batch, *stats_pass(state.params, batch))
+            stats = _stats(batch, *stats_pass(params, batch))
             base = baseline(batch.rewards[:, None], stats)
             finished = shaping(base, stats)
 
         parts = BatchParts(policy, batch, judged, tokens_per_micro_batch, group_size, shares)
-        prefix = parts.prefix(state.params)
+        prefix = parts.prefix(params)
 
         def part_loss(params, prefix, of_batch):
             part, advantages = of_batch.arrays
@@ -254,26 +253,57 @@ def make_update(
             sums = _metric_sums(part, mask, log_probs, entropy, *terms)
             return total, {"loss": total} | sums
 
-        gradient = jax.grad(part_loss, argnums=(0, 1), has_aux=True)
+        of_part = jax.grad(part_loss, argnums=(0, 1), has_aux=True)
         whole = (batch, (base, finished))
-        shapes = jax.eval_shape(gradient, state.params, None, Part(whole, None, None))
+        shapes = jax.eval_shape(of_part, params, None, Part(whole, None, None))
         (grads, _), sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         start = (grads, jax.tree.map(jnp.zeros_like, prefix)), sums
         (grads, of_prefix), sums = parts.fold(
-            lambda carry, part: jax.tree.map(jnp.add, carry, gradient(state.params, prefix, part)),
-            start,
-            whole,
+            lambda carry, part: jax.tree.map(jnp.add, carry, of_part(params, prefix, part)), start, whole
         )
-        grads = parts.add_gradient_of_prefix(grads, state.params, of_prefix)
+        grads = parts.add_gradient_of_prefix(grads, params, of_prefix)
+        return grads, _metrics(sums, tokens, optax.global_norm(grads), loss)
 
+    return gradient
+
+
+def make_update(
+    policy: Policy,
+    advantage: Transform,
+    optimizer: optax.GradientTransformation,
+    loss: LossConfig = LossConfig(),
+    **settings: Any,
+) -> UpdateFn:
+    """Builds the update on one mini-batch: its gradient, applied by an optimizer.
+
+    An update whose gradient is not finite, or without a judged token, leaves parameters and optimizer alone.
+
+    Args:
+      policy: The model.
+      advantage: As of `make_gradient`.
+      optimizer: Its state lives in `TrainState.opt_state`.
+      loss: The loss.
+      **settings: The others of `make_gradient`.
+
+    Returns:
+      A jitted function `(state, batch: TrainBatch) -> (state, metrics: dict of f32[])`; the state is donated.
+
+    Raises:
+      ValueError: As of `make_gradient`.
+    """
+    gradient = make_gradient(policy, advantage, loss, **settings)
+
+    def update(state: TrainState, batch: TrainBatch) -> tuple[TrainState, dict[str, jax.Array]]:
+        grads, metrics = gradient(state.params, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         stepped = (optax.apply_updates(state.params, updates), opt_state)
         # Without a token there is nothing to learn from; momentum and weight decay would move all the same.
+        learn = (metrics["tokens"] > 0) & jnp.isfinite(metrics["grad_norm"])
         params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(tokens > 0, new, old), stepped, (state.params, state.opt_state)
+            lambda new, old: jnp.where(learn, new, old), stepped, (state.params, state.opt_state)
         )
         state = state.replace(params=params, opt_state=opt_state, updates=state.updates + 1)
-        return state, _metrics(sums, tokens, optax.global_norm(grads), loss)
+        return state, metrics
 
     return jax.jit(update, donate_argnums=0)
 

@@ -22,9 +22,9 @@ FLOORS = {
           passk significance diversity comparison""",
     2: "models",
     3: "rollout train_step batch_parts micro_batches supervised_step optimizer",
-    4: """tasks prompts demonstrations checkpoint metrics scoring loading evaluation interrupt config_file
-          config_help files report run run_directory stop_strings compile_log""",
-    5: "train warmstart evaluate export data compare cli",
+    4: """tasks prompts demonstrations checkpoint bad_updates metrics scoring loading evaluation interrupt
+          config_file config_help files report run run_directory stop_strings compile_log""",
+    5: "train replay warmstart evaluate export data compare cli",
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 

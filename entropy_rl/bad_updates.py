@@ -1,0 +1,94 @@
+"""Updates whose gradient was not finite: they are not applied, and kept to be looked into."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from entropy_rl.files import TEMPORARY, naming
+from entropy_rl.run_directory import BAD_UPDATES_DIRECTORY
+from entropy_rl.types import Params, TrainBatch, TrainState
+
+_BATCH_FILE = "batch.npz"
+_PARAMS = "params"
+
+
+class BadUpdates:
+    """The directory of a run in which they lie, each under the number of its step and update.
+
+    Args:
+      run: The run's directory.
+      limit: The run stops when so many lie there.
+
+    Raises:
+      ValueError: If so many do already.
+    """
+
+    def __init__(self, run: Path, limit: int):
+        self._directory, self._limit = run / BAD_UPDATES_DIRECTORY, limit
+        if self._count() >= limit:
+            raise ValueError(
+                f"{self._directory} holds {self._count()} updates that were not applied; "
+                f"look at them with `entropy-rl replay {self._directory}/NAME`, then delete them, "
+                "or raise batching.max_bad_updates"
+            )
+
+    def keep(self, state: TrainState, batch: TrainBatch) -> None:
+        """Writes down an update.
+
+        Args:
+          state: The state, which the update has left alone.
+          batch: The mini-batch.
+
+        Raises:
+          FloatingPointError: If the limit is reached: the run is to stop.
+          OSError: If it cannot be written.
+        """
+        # The counter of updates counts this one too.
+        path = self._directory / f"step_{int(state.step) + 1}_update_{int(state.updates)}"
+        if not path.exists():  # a run that was killed repeats its steps
+            temporary = path.with_name(path.name + TEMPORARY)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            with naming(temporary):
+                np.savez(temporary / _BATCH_FILE, **_named(jax.device_get(batch)))
+            with ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(temporary.resolve() / _PARAMS, state.params)
+            temporary.replace(path)
+        if self._count() >= self._limit:
+            raise FloatingPointError(
+                f"{self._directory} holds {self._count()} updates whose gradient was not finite "
+                f"(batching.max_bad_updates); none was applied; see `entropy-rl replay {path}`"
+            )
+
+    def _count(self) -> int:
+        return sum(not path.name.endswith(TEMPORARY) for path in self._directory.glob("step_*"))
+
+
+def read_bad_update(path: Path, abstract_params: Any) -> tuple[Params, TrainBatch]:
+    """The parameters and the mini-batch of an update that was not applied.
+
+    Args:
+      path: Its directory.
+      abstract_params: Shapes and types of the parameters.
+
+    Raises:
+      ValueError: If there is none.
+    """
+    if not (path / _BATCH_FILE).is_file():
+        raise ValueError(f"{path}: holds no update; allowed: a directory RUN/{BAD_UPDATES_DIRECTORY}/NAME")
+    with np.load(path / _BATCH_FILE) as arrays:
+        batch = TrainBatch(**arrays)
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(path.resolve() / _PARAMS, abstract_params), batch
+
+
+def _named(batch: TrainBatch) -> dict[str, np.ndarray]:
+    fields = ((field.name, getattr(batch, field.name)) for field in dataclasses.fields(batch))
+    return {name: array for name, array in fields if array is not None}
