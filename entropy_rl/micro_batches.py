@@ -109,7 +109,7 @@ def fold_micro_batches(
     Returns:
       The last carry.
     """
-    live, last = ((x.reshape(shares, -1)) for x in (rows.last - rows.first, rows.last))
+    live, last = (x.reshape(shares, -1) for x in (rows.last - rows.first, rows.last))
     in_share = live.shape[1]
     needed = (live > 0).sum(-1)
     lengths = jnp.where(live > 0, last, 0)
