@@ -44,6 +44,7 @@ def replay(dump: Path) -> str:
     from entropy_rl.config_file import parse_config
     from entropy_rl.loading import model_policy
     from entropy_rl.run_directory import CONFIG_FILE
+    from entropy_rl.train import gradient_settings, stats_settings
     from entropy_rl.train_step import make_gradient, make_stats_pass
 
     run = dump.resolve().parent.parent
@@ -52,18 +53,9 @@ def replay(dump: Path) -> str:
     config = parse_config(TrainConfig, "train", ["--config", str(run / CONFIG_FILE)])
     policy = model_policy(config.model, run)
     params, batch = read_bad_update(dump, jax.eval_shape(policy.init, jax.random.key(0)))
-    settings: dict[str, Any] = dict(
-        temperature=config.rollout.temperature,
-        tokens_per_micro_batch=config.batching.tokens_per_micro_batch,
-    )
-    log_probs, entropy = jax.jit(make_stats_pass(policy, **settings))(params, batch)
-    gradient = make_gradient(
-        policy,
-        build_advantage(config.advantage, config.rollout.group_size),
-        config.loss,
-        max_new_tokens=config.rollout.max_new_tokens,
-        **settings,
-    )
+    log_probs, entropy = jax.jit(make_stats_pass(policy, **stats_settings(config)))(params, batch)
+    advantage = build_advantage(config.advantage, config.rollout.group_size)
+    gradient = make_gradient(policy, advantage, config.loss, **gradient_settings(config))
     grads, metrics = jax.jit(gradient)(params, batch)
     recorded = {name: value for name, value in vars(batch).items() if value is not None}
     stages = {

@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -155,11 +155,7 @@ class Programs(NamedTuple):
 
 def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Programs:
     """Builds what a step runs on the device."""
-    rollout, batching = config.rollout, config.batching
-    parts = dict(
-        tokens_per_micro_batch=batching.tokens_per_micro_batch,
-        group_size=rollout.group_size if batching.share_prompts else None,
-    )
+    rollout = config.rollout
     optimizer = make_optimizer(config.optimizer)
     return Programs(
         optimizer=optimizer,
@@ -174,23 +170,25 @@ def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Pr
             schedule=config.schedule,
             stop=stop_rule(model.tokenizer, rollout.stop),
         ),
-        stats=jax.jit(
-            make_stats_pass(
-                model.policy,
-                temperature=rollout.temperature,
-                **parts,
-            )
-        ),
-        update=make_update(
-            model.policy,
-            advantage,
-            optimizer,
-            config.loss,
-            temperature=rollout.temperature,
-            **parts,
-            max_new_tokens=rollout.max_new_tokens,
-            fused_loss=batching.fused_loss,
-        ),
+        stats=jax.jit(make_stats_pass(model.policy, **stats_settings(config))),
+        update=make_update(model.policy, advantage, optimizer, config.loss, **gradient_settings(config)),
+    )
+
+
+def stats_settings(config: TrainConfig) -> dict[str, Any]:
+    """What a config says to `make_stats_pass`."""
+    rollout, batching = config.rollout, config.batching
+    return dict(
+        temperature=rollout.temperature,
+        tokens_per_micro_batch=batching.tokens_per_micro_batch,
+        group_size=rollout.group_size if batching.share_prompts else None,
+    )
+
+
+def gradient_settings(config: TrainConfig) -> dict[str, Any]:
+    """What a config says to `make_gradient`, beside advantage and loss."""
+    return stats_settings(config) | dict(
+        max_new_tokens=config.rollout.max_new_tokens, fused_loss=config.batching.fused_loss
     )
 
 

@@ -120,9 +120,9 @@ def make_stats_pass(
     Args:
       policy: The model.
       temperature: That of the sampler.
-      tokens_per_micro_batch: As of `make_update`.
-      group_size: As of `make_update`.
-      mesh: As of `make_update`.
+      tokens_per_micro_batch: As of `make_gradient`.
+      group_size: As of `make_gradient`.
+      mesh: As of `make_gradient`.
 
     Returns:
       A function of arrays, to be jitted by the caller; it looks at every row, judged or not.
