@@ -12,8 +12,10 @@ from entropy_rl import loading
 from entropy_rl.config import ModelConfig
 from entropy_rl.models.attention import causal_attention, check_backend, resolve_attention
 from entropy_rl.models.decoder import make_policy
+from entropy_rl.models.packed_attention import make_packed_attention
 from entropy_rl.models.splash_attention import splash_attention
 from entropy_rl.models.xla_attention import xla_attention
+from entropy_rl.packing import list_tokens, make_packing
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
 
 
@@ -245,3 +247,26 @@ def test_a_kernel_on_its_device_agrees_with_xla(implementation, backend, window,
     # bfloat16 has 8 bits: of values of order 1, and of gradients that are sums of some of them.
     assert_close(out, expected, atol=2e-2)
     assert_close(grads, expected_grads, atol=1e-1)
+
+
+@pytest.mark.parametrize("implementation", ["xla", "cudnn"])
+def test_lists_agree_with_whole_rows_in_xla(implementation, key):
+    if implementation == "cudnn" and jax.default_backend() != "gpu":
+        pytest.skip(f"cudnn needs the backend gpu, this is {jax.default_backend()}")
+    lengths = np.array([600, 1, 77, 300])
+    x = qkv(key, rows=4, length=600, heads=4, kv_heads=2, h=64, dtype=jnp.bfloat16)
+    shapes = ((512, 4), (640, 4))
+    first = jnp.zeros(4, jnp.int32)
+    live = list_tokens(first, jnp.array(lengths), jnp.int32(1), shapes, room=1024, shares=1)
+    packing = make_packing(live, 600)
+
+    def in_lists(q, k, v):
+        attend = make_packed_attention(
+            lambda q, k, v, window: causal_attention(q, k, v, window=window, implementation=implementation)
+        )
+        return packing.unpack(attend(*(packing.pack(y) for y in (q, k, v)), None, None, live))
+
+    expected = value_and_gradients(lambda *x: causal_attention(*x, lengths=jnp.array(lengths)), *x)
+    out, grads = value_and_gradients(in_lists, *x)
+    assert_close(out, expected[0], atol=2e-2)
+    assert_close(grads, expected[1], atol=1e-1)
