@@ -12,6 +12,7 @@ from policies import TINY
 from entropy_rl.models import cached_attention, make_policy
 from entropy_rl.models.attention_parts import Part, attention_part, merge_parts
 from entropy_rl.models.ragged_attention import ragged_attention
+from entropy_rl.models.ragged_gpu import ragged_attention_gpu
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS, DecodeCache
 
 
@@ -163,3 +164,34 @@ def test_the_decoder_decodes_the_same_with_the_kernel(key, window, monkeypatch):
         outputs.append((hidden, per_row))
     for one, other in zip(*outputs, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+# --- the kernel for GPUs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("splits", [None, 1, 2, 7])
+@pytest.mark.parametrize("r", [1, 6])
+def test_the_kernel_for_gpus_is_the_reference(r, splits, key):
+    """Seven programs for a row of five blocks: some have nothing to do."""
+    x = case(key, r=r)
+    run = jax.jit(partial(ragged_attention_gpu, splits=splits, interpret=True))
+    assert_same_part(run(*x), reference(*x), atol=2e-5)
+
+
+def test_the_kernel_for_gpus_does_not_read_what_is_not_seen(key):
+    q, k, v, first, length = case(key)
+    hidden = ~seen_columns(k, first, length)[:, :, 0, :, None]
+    spoilt = (jnp.where(hidden, jnp.nan, x) for x in (k, v))
+    run = jax.jit(partial(ragged_attention_gpu, interpret=True))
+    assert_same_part(run(q, *spoilt, first, length), reference(q, k, v, first, length), atol=2e-5)
+
+
+@pytest.mark.parametrize("rows", [5, 300])
+def test_the_kernel_for_gpus_on_its_device_is_the_reference(rows, key):
+    if jax.default_backend() != "gpu":
+        pytest.skip(f"the kernel needs the backend gpu, this is {jax.default_backend()}")
+    x = case(key, rows=rows, r=6, columns=700, h=128, dtype=jnp.bfloat16)
+    actual, expected = jax.jit(ragged_attention)(*x), reference(*x)
+    # bfloat16 has 8 bits: the weights are rounded to it before the product with the values.
+    np.testing.assert_allclose(merge_parts([actual]), merge_parts([expected]), atol=1e-2, rtol=0)
+    np.testing.assert_allclose(actual.sum, expected.sum, rtol=1e-2)

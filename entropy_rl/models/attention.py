@@ -106,7 +106,7 @@ def check_backend(name: str, decode_name: str = "xla") -> None:
         raise ValueError(
             f"model.attention: {name!r} is not allowed on the backend {backend}; allowed: {allowed}"
         )
-    if decode_name == "ragged" and backend != "tpu":
+    if decode_name == "ragged" and backend not in _BY_BACKEND:
         raise ValueError(
             f"model.decode_attention: 'ragged' is not allowed on the backend {backend}; allowed: xla"
         )

@@ -39,12 +39,16 @@ def merge_parts(parts: Sequence[Part]) -> jax.Array:
     Returns:
       f32[R, K, r, h]; zero where no part saw anything.
     """
-    highest = jnp.stack([part.max for part in parts]).max(0)
-    weights = [jnp.exp(part.max - highest) for part in parts]
-    total = sum(w * part.sum for w, part in zip(weights, parts, strict=True))
-    out = sum(w[..., None] * part.out for w, part in zip(weights, parts, strict=True))
+    part = merge_statistics(jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts))
     # The sum of a part that saw something is at least 1.
-    return out / jnp.where(total > 0, total, 1.0)[..., None]
+    return part.out / jnp.where(part.sum > 0, part.sum, 1.0)[..., None]
+
+
+def merge_statistics(parts: Part) -> Part:
+    """The part over the columns of all parts, which are stacked along a first axis."""
+    highest = parts.max.max(0)
+    weights = jnp.exp(parts.max - highest[None])
+    return Part((weights[..., None] * parts.out).sum(0), highest, (weights * parts.sum).sum(0))
 
 
 def attention_part(

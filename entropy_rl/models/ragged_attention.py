@@ -1,4 +1,4 @@
-"""The part of an attention that is a row's own cache, by a kernel for TPUs that reads what is filled."""
+"""The part of an attention that is a row's own cache, by kernels that read what is filled: that for TPUs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from entropy_rl.models.attention_parts import MASKED, Part
+from entropy_rl.models.ragged_gpu import ragged_attention_gpu
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
 
 _LANES = 128
@@ -30,7 +31,7 @@ def ragged_attention(
 ) -> Part:
     """`attention_part` over the columns first, ..., length - 1 of each row, which reads no others.
 
-    A kernel for TPUs: the columns go through fast memory in blocks, and a block in which a row sees
+    Kernels for TPUs and GPUs: the columns go through fast memory in blocks, and a block in which a row sees
     nothing is neither fetched nor computed. A row with nothing to see (length <= first) costs nothing.
 
     Args:
@@ -40,8 +41,8 @@ def ragged_attention(
       first: int32[R], the first column seen.
       length: int32[R], one more than the last column seen.
       mesh: The mesh that the rows (data axes) and the KV heads (tensor axis) are sharded over.
-      block: Columns per block, a multiple of 128; None for about half a MiB of keys.
-      interpret: Run the kernel without a TPU, slowly.
+      block: Columns per block on TPUs, a multiple of 128; None for about half a MiB of keys.
+      interpret: Run the kernel for TPUs without one, slowly.
 
     Returns:
       The part.
@@ -49,7 +50,13 @@ def ragged_attention(
     Raises:
       ValueError: If rows or KV heads do not divide over the mesh.
     """
-    run = partial(_ragged_attention, block=block, interpret=interpret)
+    on_tpu = partial(_ragged_attention, block=block, interpret=interpret)
+
+    def run(*arrays: jax.Array) -> Part:
+        if interpret:
+            return on_tpu(*arrays)
+        return jax.lax.platform_dependent(*arrays, tpu=on_tpu, cuda=ragged_attention_gpu)
+
     if mesh is None:
         return run(q, keys, values, first, length)
     for what, size, axes in (("rows", q.shape[0], DATA_AXES), ("KV heads", q.shape[1], (TENSOR_AXIS,))):
