@@ -59,7 +59,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="default bfloat16, on CPUs float32; masters are float32",
     )
     add("--attention", default="auto", help="of whole rows: auto, xla, cudnn or splash; default auto")
-    add("--decode-attention", choices=("xla", "ragged"), default="xla", help="of new tokens; ragged for TPUs")
+    add("--decode-attention", choices=("auto", "xla", "ragged"), default="auto", help="of new tokens")
     add("--remat", default="dots", choices=("none", "dots", "full"), help="default dots")
     add("--fused-loss", action="store_true", help="loss and gradient of the head in one pass")
     add("--batch", type=_count, nargs="+", help="rows; default: decode 64 256, train 128, step 256")

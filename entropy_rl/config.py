@@ -28,14 +28,15 @@ class ModelConfig:
       attention: Implementation of the attention in training and over prompts: `xla` runs everywhere, `cudnn`
         on NVIDIA GPUs in bfloat16, `splash` on TPUs; `auto` takes the one of the backend.
       decode_attention: Implementation of the attention of new tokens to their row: `xla` runs everywhere and
-        reads all of the cache there is room for, `ragged` on TPUs what is filled.
+        reads all of the cache there is room for, `ragged` on GPUs and TPUs what is filled; `auto` takes ragged
+        on GPUs and xla elsewhere.
     """
 
     path: str
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "dots", "full"] = "none"
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
-    decode_attention: Literal["xla", "ragged"] = "xla"
+    decode_attention: Literal["auto", "xla", "ragged"] = "auto"
 
 
 @dataclasses.dataclass(frozen=True)

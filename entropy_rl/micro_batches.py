@@ -120,8 +120,6 @@ def fold_micro_batches(
     order = jnp.pad(order, ((0, 0), (0, most)), constant_values=in_share)
     lengths = jnp.pad(lengths, ((0, 0), (0, 1)))
 
-    run = _step_of_one_shape if jax.default_backend() == "gpu" else _step_of_all_shapes
-
     def at(x: jax.Array, place: jax.Array) -> jax.Array:
         return jnp.take_along_axis(x, place[:, None], axis=1)[:, 0]
 
@@ -135,30 +133,9 @@ def fold_micro_batches(
         numbers = jax.vmap(lambda o, p: jax.lax.dynamic_slice_in_dim(o, p, most))(order, place)
         numbers = jnp.where(place[:, None] + jnp.arange(most)[None] < stop[:, None], numbers, in_share)
         arrays, first, last = jax.tree.map(lambda x: _take(x, numbers), rows)
-        in_lists = list_tokens(first, last, which, shapes, room=tokens, shares=shares)
-        return stop, run(step, carry, Part(arrays, numbers, in_lists))
+        tokens_of_part = list_tokens(first, last, which, shapes, room=tokens, shares=shares)
+        return stop, step(carry, Part(arrays, numbers, tokens_of_part))
 
     place = jnp.zeros(shares, needed.dtype)
     _, carry = jax.lax.while_loop(lambda state: (state[0] < needed).any(), next_part, (place, start))
     return carry
-
-
-def _step_of_all_shapes(step: Callable[[Any, Part], Any], carry: Any, part: Part) -> Any:
-    """The shape is chosen where it matters, in each layer's attention; the layers are compiled once."""
-    return step(carry, part)
-
-
-def _step_of_one_shape(step: Callable[[Any, Part], Any], carry: Any, part: Part) -> Any:
-    """The shape is chosen once, and the layers are compiled for each.
-
-    A GPU asks its host which branch is to run, and stands still meanwhile: once for a part is enough.
-    """
-
-    def with_shape(shape: Shape) -> Callable[[Any, Part], Any]:
-        def run(carry: Any, part: Part) -> Any:
-            live = part.live.replace(which=jnp.int32(0), shapes=(shape,))
-            return step(carry, part._replace(live=live))
-
-        return run
-
-    return jax.lax.switch(part.live.which, [with_shape(s) for s in part.live.shapes], carry, part)

@@ -10,7 +10,12 @@ from policies import TINY
 
 from entropy_rl import loading
 from entropy_rl.config import ModelConfig
-from entropy_rl.models.attention import causal_attention, check_backend, resolve_attention
+from entropy_rl.models.attention import (
+    causal_attention,
+    check_backend,
+    resolve_attention,
+    resolve_decode_attention,
+)
 from entropy_rl.models.decoder import make_policy
 from entropy_rl.models.packed_attention import make_packed_attention
 from entropy_rl.models.splash_attention import splash_attention
@@ -187,6 +192,15 @@ def test_a_backend_without_the_kernel_is_refused_in_a_line_before_weights_are_re
     with pytest.raises(ValueError, match=r"'splash' is not allowed on the backend cpu; allowed: auto, xla$"):
         loading.load_model(ModelConfig("asset:countdown", attention="splash"))
     check_backend("auto")
+
+
+def test_new_tokens_are_read_by_the_kernel_on_gpus_where_its_blocks_fit(monkeypatch):
+    found = {}
+    for backend in ("cpu", "tpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda b=backend: b)
+        found[backend] = [resolve_decode_attention("auto", h) for h in (128, 80, 8)]
+    assert found == {"cpu": ["xla"] * 3, "tpu": ["xla"] * 3, "gpu": ["ragged", "xla", "xla"]}
+    assert resolve_decode_attention("ragged", 80) == "ragged"
 
 
 @pytest.mark.parametrize("implementation", ["cudnn", "splash"])

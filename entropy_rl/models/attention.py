@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from entropy_rl.models.cached_attention import DecodeImplementation
 from entropy_rl.models.splash_attention import splash_attention
 from entropy_rl.models.xla_attention import xla_attention
 
@@ -108,8 +109,26 @@ def check_backend(name: str, decode_name: str = "xla") -> None:
         )
     if decode_name == "ragged" and backend not in _BY_BACKEND:
         raise ValueError(
-            f"model.decode_attention: 'ragged' is not allowed on the backend {backend}; allowed: xla"
+            f"model.decode_attention: 'ragged' is not allowed on the backend {backend}; allowed: auto, xla"
         )
+
+
+def resolve_decode_attention(name: str, head_dim: int) -> DecodeImplementation:
+    """The implementation that a `model.decode_attention` stands for.
+
+    `auto` is ragged on GPUs, and xla elsewhere and where that cannot serve the model. It starts the backend.
+
+    Args:
+      name: auto, xla or ragged.
+      head_dim: h.
+
+    Returns:
+      The name of the implementation.
+    """
+    if name != "auto":
+        return name
+    power_of_two = head_dim >= 16 and head_dim & (head_dim - 1) == 0  # what a block of the kernel must be
+    return "ragged" if jax.default_backend() == "gpu" and power_of_two else "xla"
 
 
 def _refusal(name: str, dtype: Any, head_dim: int, windows: tuple[int | None, ...]) -> str | None:

@@ -16,9 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from entropy_rl.models.attention import causal_attention, resolve_attention
+from entropy_rl.models.attention import causal_attention, resolve_attention, resolve_decode_attention
 from entropy_rl.models.cached_attention import (
-    DecodeImplementation,
     PromptCache,
     RowCache,
     cached_attention,
@@ -180,7 +179,7 @@ def make_policy(
     compute_dtype: Any = jnp.float32,
     remat: str = "none",
     attention: str = "auto",
-    decode_attention: DecodeImplementation = "xla",
+    decode_attention: str = "auto",
     mesh: Mesh | None = None,
 ) -> Policy:
     """The decoder as a `Policy`.
@@ -194,8 +193,8 @@ def make_policy(
       compute_dtype: Type of activations and decoding weights.
       remat: What the layers keep for the backward pass: none, dots or full (see `rematerialize`).
       attention: Implementation of the attention of whole rows: auto, xla, cudnn or splash. `auto` is looked
-        up when a function of the policy is traced.
-      decode_attention: That of new tokens to the cache of their row: xla, or ragged on TPUs.
+        up when a function of the policy is traced, here and in `decode_attention`.
+      decode_attention: That of new tokens to the cache of their row: auto, xla, or ragged on GPUs and TPUs.
       mesh: The mesh that the policy runs on, for kernels that the compiler cannot partition; None for one
         device.
 
@@ -208,6 +207,7 @@ def make_policy(
     rematerialize(lambda: None, remat)  # fails now
     windows = config.windows
     find_attention = partial(resolve_attention, attention, compute_dtype, config.head_dim, windows)
+    find_decode_attention = partial(resolve_decode_attention, decode_attention, config.head_dim)
     if attention != "auto":
         find_attention()  # fails now, without a device, and not when it is first traced
 
@@ -311,7 +311,7 @@ def make_policy(
     def empty_rows(rows: int, columns: int) -> tuple[RowCache, ...]:
         shape = (rows, config.num_kv_heads, columns, config.head_dim)
         return tuple(
-            empty_row_cache(shape, compute_dtype, decode_attention) for _ in range(config.num_layers)
+            empty_row_cache(shape, compute_dtype, find_decode_attention()) for _ in range(config.num_layers)
         )
 
     def decode(
@@ -324,7 +324,7 @@ def make_policy(
             params["layers"], cache.prompts, cache.rows, config.windows, strict=True
         ):
             attend = lambda q, k, v, p=prompts, r=rows, w=window: cached_attention(  # noqa: E731
-                q, k, v, p, r, t, cache.prompt_mask, w, implementation=decode_attention, mesh=mesh
+                q, k, v, p, r, t, cache.prompt_mask, w, implementation=find_decode_attention(), mesh=mesh
             )
             x, rows = decode_block.apply({"params": layer_params}, x, positions, attend)
             caches.append(rows)
