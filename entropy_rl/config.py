@@ -28,8 +28,8 @@ class ModelConfig:
       attention: Implementation of the attention in training and over prompts: `xla` runs everywhere, `cudnn`
         on NVIDIA GPUs in bfloat16, `splash` on TPUs; `auto` takes the one of the backend.
       decode_attention: Implementation of the attention of new tokens to their row: `xla` runs everywhere and
-        reads all of the cache there is room for, `ragged` on GPUs and TPUs what is filled; `auto` takes ragged
-        on GPUs and xla elsewhere.
+        reads all of the cache there is room for, `ragged` on GPUs and TPUs what is filled; `auto` takes
+        ragged on GPUs and xla elsewhere.
     """
 
     path: str
