@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from entropy_rl import hosts
 from entropy_rl.files import TEMPORARY, naming
 from entropy_rl.run_directory import BAD_UPDATES_DIRECTORY
 from entropy_rl.types import Params, TrainBatch, TrainState
@@ -54,13 +54,18 @@ class BadUpdates:
         path = self._directory / f"step_{int(state.step) + 1}_update_{int(state.updates)}"
         if not path.exists():  # a run that was killed repeats its steps
             temporary = path.with_name(path.name + TEMPORARY)
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            with naming(temporary):
-                np.savez(temporary / _BATCH_FILE, **_named(jax.device_get(batch)))
+            batch = hosts.fetch(batch)
+            if hosts.is_first():
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+                with naming(temporary):
+                    np.savez(temporary / _BATCH_FILE, **_named(batch))
+            hosts.wait_for_all("bad update: batch")
             with ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(temporary.resolve() / _PARAMS, state.params)
-            temporary.replace(path)
+            if hosts.is_first():
+                temporary.replace(path)
+            hosts.wait_for_all("bad update: parameters")
         if self._count() >= self._limit:
             raise FloatingPointError(
                 f"{self._directory} holds {self._count()} updates whose gradient was not finite "

@@ -77,6 +77,9 @@ _VERBS = {
 }
 
 
+_ON_SEVERAL_HOSTS = ("train", "evaluate")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program `entropy-rl`; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -121,7 +124,12 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
         # The config comes first: help, and what is wrong with it, need not wait for jax to be imported.
         config, program, _ = _VERBS[verb]
         config = parse_config(import_object("verb", config), verb, arguments)
-        import_object("verb", program)(config)
+        program = import_object("verb", program)
+        if verb in _ON_SEVERAL_HOSTS:
+            from entropy_rl import hosts
+
+            hosts.join()
+        program(config)
     except Interrupted as interrupted:
         print(f"entropy-rl {verb}: {interrupted}", file=sys.stderr)
         return interrupted.exit_code

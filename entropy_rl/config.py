@@ -186,6 +186,27 @@ def check_batching(config: BatchingConfig, longest: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How the devices of all hosts share the work. -1, for one axis, takes all devices that are left.
+
+    Args:
+      data: Copies of the parameters; rows are split over them.
+      fsdp: Parts of each copy along this axis, gathered layer by layer; rows are split over them too.
+      tensor: Parts of heads, MLP and vocabulary, which work on the same rows; within one host.
+    """
+
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+
+    def __post_init__(self):
+        sizes = dataclasses.asdict(self)
+        for name, size in sizes.items():
+            require(size == -1 or size >= 1, f"mesh.{name}", size, "-1 or numbers >= 1")
+        require(list(sizes.values()).count(-1) <= 1, "mesh", sizes, "-1 for one axis only")
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """Where a run lives and how often it writes. The same command again resumes it.
 
@@ -231,6 +252,7 @@ class TrainConfig:
         first update, or the sampler's own record.
       evaluation: Pass@K before and after; null for none.
       schedule: How rollouts and evaluations share the device among their rows.
+      mesh: How the devices share the work. Changes speed and memory, and no result but the last digits.
     """
 
     seed: int
@@ -247,6 +269,7 @@ class TrainConfig:
     old_log_probs: Literal["trainer", "sampler"] = "trainer"
     evaluation: EvaluationConfig | None = None
     schedule: ScheduleConfig = ScheduleConfig()
+    mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
         check_stop(self.rollout.stop, "rollout.stop", self.schedule)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from entropy_rl.models import DecoderConfig, load_hf, make_policy, read_config
 from entropy_rl.models.attention import check_backend
 from entropy_rl.models.hf_config import read_json
 from entropy_rl.run_directory import CHECKPOINT_DIRECTORY, CONFIG_FILE, MODEL_DIRECTORY
-from entropy_rl.types import Params, Policy
+from entropy_rl.sharding import Placement
+from entropy_rl.types import TENSOR_AXIS, Params, Policy
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +33,54 @@ _TEXT_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt")
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A policy with its parameters and its tokenizer."""
+    """A policy with its parameters and its tokenizer.
+
+    Attributes:
+      policy: For training, on all devices of the mesh.
+      sampler: The same for decoding on the devices of this process, with the parameters that `to_decode`
+        returns.
+      to_decode: (params) -> parameters for `sampler`.
+      placement: Where arrays lie.
+      params: For `policy`.
+      config: The architecture.
+      tokenizer: Of Hugging Face.
+      eos_ids: Tokens that end a completion.
+      pad_id: Fills the end of rows.
+      directory: Of config.json and the tokenizer.
+    """
 
     policy: Policy
+    sampler: Policy
+    to_decode: Callable[[Params], Params]
+    placement: Placement
     params: Params
     config: DecoderConfig
     tokenizer: Any
     eos_ids: tuple[int, ...]
     pad_id: int
-    directory: Path  # of config.json and the tokenizer
+    directory: Path
+
+
+def make_model(
+    make: Callable[[Mesh | None], Policy],
+    params: Params,
+    config: DecoderConfig,
+    placement: Placement | None = None,
+    **files: Any,
+) -> Model:
+    """A `Model` of a policy that is made once for training and once for decoding.
+
+    Args:
+      make: (mesh) -> policy.
+      params: The parameters.
+      config: The architecture.
+      placement: Where arrays lie; None for one device.
+      **files: The other attributes: tokenizer, eos_ids, pad_id, directory.
+    """
+    placement = placement or Placement()
+    policy = make(placement.mesh)
+    sampler = make(placement.local_mesh)._replace(to_decode=lambda params: params)
+    return Model(policy, sampler, placement.make_to_decode(policy), placement, params, config, **files)
 
 
 def load_model(config: ModelConfig, mesh: Mesh | None = None) -> Model:
@@ -66,12 +108,24 @@ def load_model(config: ModelConfig, mesh: Mesh | None = None) -> Model:
     eos_ids = _eos_ids(directory, tokenizer)
     # Padding is told by masks, never by its id, so any token can serve.
     pad_id = eos_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    policy = model_policy(config, path, mesh)
+    make = functools.partial(model_policy, config, path)
+    _check_heads(decoder, mesh)
+    placement = Placement(mesh, decoder.num_kv_heads)
+    shapes = jax.eval_shape(make(None).init, jax.random.key(0))
     if directory == path:
-        _, params = load_hf(directory)
+        _, params = load_hf(directory, sharding=None if mesh is None else placement.of_path)
     else:
-        params = restore_params(path / CHECKPOINT_DIRECTORY, jax.eval_shape(policy.init, jax.random.key(0)))
-    return Model(policy, params, decoder, tokenizer, eos_ids, pad_id, directory)
+        params = restore_params(path / CHECKPOINT_DIRECTORY, placement.abstract(shapes))
+    files = dict(tokenizer=tokenizer, eos_ids=eos_ids, pad_id=pad_id, directory=directory)
+    return make_model(make, params, decoder, placement, **files)
+
+
+def _check_heads(config: DecoderConfig, mesh: Mesh | None) -> None:
+    if mesh is not None and config.num_heads % mesh.shape[TENSOR_AXIS]:
+        raise ValueError(
+            f"mesh.tensor: {mesh.shape[TENSOR_AXIS]} is not allowed; allowed: divisors of the model's "
+            f"{config.num_heads} heads"
+        )
 
 
 def model_policy(config: ModelConfig, path: Path, mesh: Mesh | None = None) -> Policy:

@@ -53,6 +53,22 @@ class RunLog:
             self._wandb.finish()
 
 
+class NoLog:
+    """Takes the place of a `RunLog` in a process that writes nothing."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Drops them."""
+
+    def samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Drops them."""
+
+    def __enter__(self) -> NoLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 class _TensorBoard:
     """Event files for TensorBoard, written at once.
 
@@ -175,9 +191,10 @@ class Progress:
       total: Steps in all.
       start: Steps that are done already.
       every: Steps between two plain lines.
+      silent: Another process says it.
     """
 
-    def __init__(self, title: str, total: int, start: int = 0, every: int = 1):
+    def __init__(self, title: str, total: int, start: int = 0, every: int = 1, silent: bool = False):
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -189,8 +206,8 @@ class Progress:
         from rich.progress import Progress as RichProgress
 
         self._title, self._total, self._every, self._done = title, total, every, start
-        self._bar = None
-        if sys.stderr.isatty():
+        self._bar, self._silent = None, silent
+        if sys.stderr.isatty() and not silent:
             self._bar = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
@@ -215,7 +232,7 @@ class Progress:
         """Says what begins now, in a line of its own."""
         if self._bar:
             self._bar.console.print(text, highlight=False)
-        else:
+        elif not self._silent:
             print(text, file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
@@ -228,5 +245,5 @@ class Progress:
         passed, self._done = done // self._every > self._done // self._every, done
         if self._bar:
             self._bar.update(self._task, completed=done, note=note)
-        elif passed or done == self._total:
+        elif (passed or done == self._total) and not self._silent:
             print(f"{self._title} {done}/{self._total}  {note}", file=sys.stderr, flush=True)

@@ -83,7 +83,7 @@ class Prompts:
         """The problems that are kept."""
         return [problem for problem, _ in self._kept]
 
-    def step(self, step: int, count: int, shard: int = 0, shards: int = 1) -> PromptBatch:
+    def step(self, step: int, count: int, shard: int = 0, shards: int = 1, updates: int = 1) -> PromptBatch:
         """The prompts of a training step: epochs of whole steps, so that no problem comes twice in one.
 
         What an epoch has left over after its whole steps is left out in that epoch; the next one has
@@ -93,19 +93,25 @@ class Prompts:
         Args:
           step: The number of the step, from 0.
           count: Prompts of the step on all hosts.
-          shard: The number of this host: its prompts are those of a contiguous part of the step.
+          shard: The number of this host: its prompts are those of a contiguous part of each update.
           shards: The number of hosts.
+          updates: Equal parts of the step that are trained on one after the other.
 
         Raises:
           ValueError: If there are fewer problems than a step needs, or they cannot be shared out evenly.
         """
         if count > len(self):
             raise ValueError(f"rollout.prompts: {count} is not allowed; there are {len(self)} problems")
-        if count % shards:
-            raise ValueError(f"rollout.prompts: {count} is not allowed on {shards} hosts; allowed: multiples")
+        of_update = count // updates
+        if of_update % shards:
+            raise ValueError(
+                f"{'rollout.prompts' if updates == 1 else 'batching.prompts_per_update'}: {of_update} is not "
+                f"allowed on {shards} hosts; allowed: multiples"
+            )
         epoch, place = divmod(step, len(self) // count)
-        own = count // shards
-        return self.batch(epoch * len(self) + place * count + shard * own, own)
+        own, first = of_update // shards, epoch * len(self) + place * count
+        starts = (first + update * of_update + shard * own for update in range(updates))
+        return self._pad([self._order[i] for start in starts for i in range(start, start + own)])
 
     def shard(self, index: int, count: int) -> Prompts:
         """Every count-th problem from the index-th on, padded as all of them; for orders without a seed.

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import yaml
 
+from entropy_rl import hosts
 from entropy_rl.checkpoint import Checkpoints
 from entropy_rl.config import TrainConfig
-from entropy_rl.evaluation import Evaluation, evaluate_into, read_result
+from entropy_rl.evaluation import Evaluation, OnProgress, evaluate_into, read_result
 from entropy_rl.files import write_atomically
-from entropy_rl.interrupt import StopRequest, catch_signals
+from entropy_rl.interrupt import Interrupted, StopRequest, catch_signals
 from entropy_rl.loading import Model
-from entropy_rl.metrics import Progress, RunLog
+from entropy_rl.metrics import NoLog, Progress, RunLog
 from entropy_rl.prompts import Prompts
 from entropy_rl.rollout import Stage
 from entropy_rl.run_directory import (
@@ -45,7 +46,7 @@ class Run:
         self,
         config: TrainConfig | WarmstartConfig,
         checkpoints: Checkpoints,
-        records: RunLog,
+        records: RunLog | NoLog,
         progress: Progress,
         stop: StopRequest,
     ):
@@ -55,6 +56,12 @@ class Run:
     def save(self, state: TrainState) -> None:
         """Saves the state, unless that of its step is there already."""
         self._checkpoints.save(state)
+
+    def asked_to_stop(self) -> bool:
+        """Whether any process was asked to stop; every process must ask."""
+        numbers = hosts.gather(self.stop.signal_number or 0)
+        self.stop.signal_number = max(numbers) or None
+        return bool(self.stop)
 
     def evaluate(self, step: int, model: Model, params: Params, task: Task, prompts: Prompts) -> Evaluation:
         """The evaluation of a step; one that is there already is not repeated, and one begun goes on.
@@ -75,24 +82,46 @@ class Run:
             if not self._has_our_settings(directory):
                 self.progress.say(f"{directory} was made with other settings, and is kept")
             return result
+        hosts.wait_for_all("no result yet")  # before one is there, all have looked
         self.progress.say(f"evaluating at step {step}, on the split {self._config.evaluation.split!r}")
-        self._begin_evaluation(directory)
+        if hosts.is_first():
+            self._begin_evaluation(directory)
+        hosts.wait_for_all("evaluation begins")
+        stopped = "stopped during an evaluation; the same command goes on from there"
+        begun = hosts.count() == 1  # where there are more, first all of them share out the parameters
 
         def on_progress(done: int, total: int, _: float) -> None:
+            nonlocal begun
             self.progress.note(f"evaluation: {done}/{total} samples")
-            self.stop.act("stopped during an evaluation; the same command goes on from there")
+            if begun:
+                self.stop.act(stopped)
+            begun = True
 
-        return evaluate_into(
-            directory,
-            model,
-            params,
-            task,
-            prompts,
-            self._config.evaluation,
-            seed=self._config.seed,
-            schedule=getattr(self._config, "schedule", ScheduleConfig()),  # a warm start has none
-            on_progress=on_progress,
-        )
+        def draw(on_progress: OnProgress) -> Evaluation | None:
+            return evaluate_into(
+                directory,
+                model,
+                params,
+                task,
+                prompts,
+                self._config.evaluation,
+                seed=self._config.seed,
+                schedule=getattr(self._config, "schedule", ScheduleConfig()),  # a warm start has none
+                shard=(hosts.index(), hosts.count()),
+                on_progress=on_progress,
+            )
+
+        # The others must not wait in vain for a process that stops: all meet, and then all stop.
+        with contextlib.ExitStack() as stack:
+            if hosts.count() > 1:
+                stack.enter_context(contextlib.suppress(Interrupted))
+            result = draw(on_progress)
+        if hosts.count() > 1:
+            if self.asked_to_stop():
+                self.stop.act(stopped)
+            # When the last samples came in at once, nobody saw all of them.
+            result = draw(lambda done, total, waited: None)
+        return result
 
     def _begin_evaluation(self, directory: Path) -> None:
         """Samples that were drawn with other settings, which may change between two starts, are dropped."""
@@ -119,7 +148,7 @@ class Run:
 
         def watch(stage: Stage) -> None:
             self.progress.note(f"rollout: {stage.finished}/{stage.rows} ended, longest {stage.tokens}")
-            if self.stop:
+            if self.stop and hosts.count() == 1:  # others do not look at this moment
                 self.save(state)
                 self.stop.act("stopped during a rollout; the same command repeats it and goes on")
 
@@ -135,7 +164,7 @@ class Run:
         Raises:
           Interrupted: If the run was asked to stop; the state is saved.
         """
-        stopping = bool(self.stop)  # once: a signal between two looks would stop without saving
+        stopping = self.asked_to_stop()  # once: a signal between two looks would stop without saving
         if stopping or step == self._config.steps or step % self._config.run.checkpoint_every == 0:
             self.save(state)
         if stopping:
@@ -170,8 +199,13 @@ def open_run(
         state = start
         if checkpoints.latest is not None:
             state = checkpoints.restore(start)
-            print(f"resuming {directory} after step {int(state.step)} of {config.steps}", file=sys.stderr)
+            if hosts.is_first():
+                print(f"resuming {directory} after step {int(state.step)} of {config.steps}", file=sys.stderr)
         step = int(state.step)
-        records = stack.enter_context(RunLog(directory, step, config.run.wandb_project, to_plain(config)))
-        progress = stack.enter_context(Progress(title, config.steps, step))
+        if hosts.is_first():
+            records = RunLog(directory, step, config.run.wandb_project, to_plain(config))
+        else:
+            records = NoLog()
+        records = stack.enter_context(records)
+        progress = stack.enter_context(Progress(title, config.steps, step, silent=not hosts.is_first()))
         yield Run(config, checkpoints, records, progress, stop), state

@@ -23,7 +23,7 @@ EVALUATIONS_DIRECTORY = "evaluations"  # of the steps: 0/, 10/, ...
 MODEL_DIRECTORY = "model"
 
 # What may change between two starts of one run of RL: it does not change any result.
-_FREE = ("steps", "run", "evaluation", "schedule", "batching.max_bad_updates")
+_FREE = ("steps", "run", "evaluation", "schedule", "mesh", "batching.max_bad_updates")
 
 
 def check_directory(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,11 +34,6 @@ class Scores:
     def rewards(self, config: RewardConfig) -> np.ndarray:
         """f32[B]; the value of a row that is not valid is never looked at."""
         return np.where(self.correct, config.correct, config.wrong).astype(np.float32)
-
-    def verdict_shares(self) -> dict[str, float]:
-        """The share of each verdict, under names for metrics."""
-        found = Counter(self.verdicts)
-        return {f"verdict/{v.value}": found[v] / len(self.verdicts) for v in Verdict}
 
 
 def score(task: Task, tokenizer, problems: Sequence[Problem], rollout: Rollout) -> Scores:

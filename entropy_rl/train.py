@@ -22,6 +22,7 @@ import jax
 import numpy as np
 import optax
 
+from entropy_rl import hosts
 from entropy_rl.advantages import Transform, build_advantage
 from entropy_rl.bad_updates import BadUpdates
 from entropy_rl.cli import run_verb
@@ -34,9 +35,11 @@ from entropy_rl.optimizer import make_optimizer
 from entropy_rl.prompts import Prompts
 from entropy_rl.report import run_summary
 from entropy_rl.rollout import GenerateFn, make_generate
+from entropy_rl.rollout_metrics import gather_judged, judged_rows, rollout_metrics
 from entropy_rl.run import open_run
 from entropy_rl.run_directory import check_directory, claim_directory
-from entropy_rl.scoring import Scores, probe_shares, score
+from entropy_rl.scoring import Scores, score
+from entropy_rl.sharding import check_rows, make_mesh
 from entropy_rl.stop_strings import stop_rule
 from entropy_rl.tasks import closing, load_task
 from entropy_rl.token_loss import check_fused_loss
@@ -49,7 +52,7 @@ from entropy_rl.train_step import (
     make_update,
     mean_metrics,
 )
-from entropy_rl.types import FinishReason, Params, Rollout, TrainBatch, TrainState
+from entropy_rl.types import Params, Rollout, TrainBatch, TrainState
 
 
 def train(config: TrainConfig) -> TrainState:
@@ -66,27 +69,35 @@ def train(config: TrainConfig) -> TrainState:
     # ---- Set up: whatever can be wrong is found here, and what is quick to find first ----
     directory = Path(config.run.directory)
     check_directory(directory, config)
+    mesh = make_mesh(config.mesh)
+    batching, group_size = config.batching, config.rollout.group_size
+    check_rows(mesh, batching.prompts_per_update, group_size, batching.share_prompts)
     check_wandb(config.run.wandb_project)
-    advantage = build_advantage(config.advantage, config.rollout.group_size)
-    if config.batching.fused_loss:
+    advantage = build_advantage(config.advantage, group_size)
+    if batching.fused_loss:
         check_fused_loss(advantage)
     task = load_task(config.task.name, config.task.args)
     problems = task.problems(config.task.train_split)
-    model = load_model(config.model)
+    model = load_model(config.model, mesh)
     limit = config.rollout.max_prompt_tokens
     prompts = Prompts(problems, model.tokenizer, limit, seed=config.seed)
-    prompts.step(0, config.rollout.prompts)
+    # Those of this process, of each update.
+    updates = config.rollout.prompts // batching.prompts_per_update
+    of_step = (config.rollout.prompts, hosts.index(), hosts.count(), updates)
+    prompts.step(0, *of_step)
     longest = prompts.length + config.rollout.max_new_tokens
     check_length(model, longest)
-    check_batching(config.batching, longest)
+    check_batching(batching, longest)
     if config.evaluation is not None:
         test_prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, limit)
     programs = make_programs(config, model, advantage)
-    bad_updates = BadUpdates(directory, config.batching.max_bad_updates)
-    claim_directory(directory, config)
-    keep_model_files(model, directory)
+    bad_updates = BadUpdates(directory, batching.max_bad_updates)
+    if hosts.is_first():
+        claim_directory(directory, config)
+        keep_model_files(model, directory)
+    hosts.wait_for_all("directory")
 
-    start = init_state(model.params, programs.optimizer)
+    start = init_state(model.params, programs.optimizer, model.placement.constrain if mesh else None)
     if not config.loss.kl_coef:  # the starting policy is needed no more
         model = dataclasses.replace(model, params=None)
     evaluation_steps = _evaluation_steps(config)
@@ -105,36 +116,35 @@ def train(config: TrainConfig) -> TrainState:
             # ---- Prompts, rollout, verdicts ----
             clock = Clock()
             with clock("rollout"):
-                batch = prompts.step(step, config.rollout.prompts)
+                batch = prompts.step(step, *of_step)
                 rollout = programs.generate(
-                    state.params,
-                    batch.ids,
-                    batch.mask,
-                    batch.index,
+                    model.to_decode(state.params),
+                    *model.placement.put_prompts((batch.ids, batch.mask, batch.index)),
                     jax.random.fold_in(key, step),
                     on_chunk=run.rollout_watch(state),
                 )
                 rollout = jax.device_get(rollout)
-            data = _train_batch(config, programs, state.params, model, rollout)
+            data = _train_batches(config, programs, state.params, model, rollout, updates)
             # Its log-probs, while the host judges.
             work = DeviceWork(functools.partial(jax.block_until_ready, data))
             with clock("verdicts"):
-                row_problems = batch.rows(config.rollout.group_size)
+                row_problems = batch.rows(group_size)
                 scores = score(task, model.tokenizer, row_problems, rollout)
             clock.add("waiting_for_verdicts", work.waited())
 
             # ---- Updates ----
             with clock("updates"):
-                data = data.replace(rewards=scores.rewards(config.reward), valid=scores.valid)
-                state, update_metrics = _run_updates(config, programs, state, data, bad_updates)
+                data = _judged(config, model, data, scores)
+                state, update_metrics = _run_updates(programs, state, data, bad_updates)
 
             # ---- Records ----
-            metrics = _rollout_metrics(config, rollout, scores) | update_metrics
-            metrics |= clock.metrics(tokens=int(rollout.completion_mask.sum()))
+            judged = gather_judged(judged_rows(rollout, scores, config.reward))
+            metrics = rollout_metrics(judged, group_size) | update_metrics
+            metrics |= clock.metrics(tokens=int(judged.lengths.sum()))
             metrics |= _verdict_speed(metrics, len(scores.verdicts))
             run.records.metrics(step + 1, metrics)
             kept = row_problems[: config.run.samples_per_step]
-            sample_index = [b % config.rollout.group_size for b in range(len(kept))]
+            sample_index = [b % group_size for b in range(len(kept))]
             rows = completion_rows(kept, sample_index, rollout, scores)
             run.records.samples({"step": step + 1} | row for row in rows)
             compiled.report(run.progress.say)
@@ -155,12 +165,12 @@ class Programs(NamedTuple):
 
 def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Programs:
     """Builds what a step runs on the device."""
-    rollout = config.rollout
+    rollout, mesh = config.rollout, model.placement.mesh
     optimizer = make_optimizer(config.optimizer)
     return Programs(
         optimizer=optimizer,
         generate=make_generate(
-            model.policy,
+            model.sampler,
             group_size=rollout.group_size,
             max_new_tokens=rollout.max_new_tokens,
             eos_ids=model.eos_ids,
@@ -170,8 +180,16 @@ def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Pr
             schedule=config.schedule,
             stop=stop_rule(model.tokenizer, rollout.stop),
         ),
-        stats=jax.jit(make_stats_pass(model.policy, **stats_settings(config))),
-        update=make_update(model.policy, advantage, optimizer, config.loss, **gradient_settings(config)),
+        stats=jax.jit(make_stats_pass(model.policy, mesh=mesh, **stats_settings(config))),
+        update=make_update(
+            model.policy,
+            advantage,
+            optimizer,
+            config.loss,
+            mesh=mesh,
+            constrain=model.placement.constrain,
+            **gradient_settings(config),
+        ),
     )
 
 
@@ -192,56 +210,53 @@ def gradient_settings(config: TrainConfig) -> dict[str, Any]:
     )
 
 
-def _train_batch(
-    config: TrainConfig, programs: Programs, params: Params, model: Model, rollout: Rollout
-) -> TrainBatch:
-    """The rollout as a batch, not yet judged, with the old and the reference log-probs that the loss needs.
+def _train_batches(
+    config: TrainConfig, programs: Programs, params: Params, model: Model, rollout: Rollout, updates: int
+) -> list[TrainBatch]:
+    """The rollout as the mini-batches of the updates, not yet judged, with the log-probs that the loss needs.
 
     These are still being computed when it returns.
     """
-    rows = rollout.completion_mask.shape[0]
-    batch = make_batch(rollout, np.zeros(rows, np.float32), np.zeros(rows, bool), pad_id=model.pad_id)
-    if config.old_log_probs == "trainer":
-        log_probs, entropy = programs.stats(params, batch)
-        batch = batch.replace(old_log_probs=log_probs, old_entropy=entropy)
-    if config.loss.kl_coef:
-        batch = batch.replace(ref_log_probs=programs.stats(model.params, batch)[0])
-    return batch
+    batches = []
+    for part in _split(rollout, updates):
+        rows = len(part.completion_ids)
+        batch = make_batch(part, np.zeros(rows, np.float32), np.zeros(rows, bool), pad_id=model.pad_id)
+        batch = model.placement.put_rows(batch)
+        if config.old_log_probs == "trainer":
+            log_probs, entropy = programs.stats(params, batch)
+            batch = batch.replace(old_log_probs=log_probs, old_entropy=entropy)
+        if config.loss.kl_coef:
+            batch = batch.replace(ref_log_probs=programs.stats(model.params, batch)[0])
+        batches.append(batch)
+    return batches
+
+
+def _split(rows: Any, parts: int) -> list[Any]:
+    """A nest of host arrays in equal parts along the first axis, in order."""
+    cut = lambda i: lambda x: x[i * len(x) // parts : (i + 1) * len(x) // parts]  # noqa: E731
+    return [jax.tree.map(cut(i), rows) for i in range(parts)]
+
+
+def _judged(config: TrainConfig, model: Model, data: list[TrainBatch], scores: Scores) -> list[TrainBatch]:
+    """The mini-batches with their rewards."""
+    rewards = _split((scores.rewards(config.reward), scores.valid), len(data))
+    rewards = [model.placement.put_rows(part) for part in rewards]
+    return [batch.replace(rewards=r, valid=v) for batch, (r, v) in zip(data, rewards, strict=True)]
 
 
 def _run_updates(
-    config: TrainConfig, programs: Programs, state: TrainState, batch: TrainBatch, bad_updates: BadUpdates
+    programs: Programs, state: TrainState, data: list[TrainBatch], bad_updates: BadUpdates
 ) -> tuple[TrainState, dict[str, float]]:
     """One optimizer step per mini-batch, in the order of the prompts; metrics: means over those applied."""
-    rows = config.batching.prompts_per_update * config.rollout.group_size
     metrics = []
-    for start in range(0, batch.ids.shape[0], rows):
-        part = jax.tree.map(lambda x, a=start: x[a : a + rows], batch)
-        state, values = programs.update(state, part)
+    for batch in data:
+        state, values = programs.update(state, batch)
         metrics.append(values := jax.device_get(values))
         if not np.isfinite(values["grad_norm"]):
-            bad_updates.keep(state, part)
+            bad_updates.keep(state, batch)
     applied = [values for values in metrics if np.isfinite(values["grad_norm"])]
     means = mean_metrics(applied or metrics) | {"bad_updates": float(len(metrics) - len(applied))}
     return state.replace(step=state.step + 1), means
-
-
-def _rollout_metrics(config: TrainConfig, rollout: Rollout, scores: Scores) -> dict[str, float]:
-    lengths = rollout.completion_mask.sum(-1)
-    correct = scores.correct.reshape(-1, config.rollout.group_size)
-    valid = scores.valid.reshape(correct.shape)
-    judged = scores.rewards(config.reward)[scores.valid]
-    return {
-        "reward": float(judged.mean()) if judged.size else float("nan"),
-        "correct": float(correct.mean()),
-        "groups_all_correct": float((valid.any(-1) & (correct | ~valid).all(-1)).mean()),
-        "groups_none_correct": float((valid.any(-1) & ~correct.any(-1)).mean()),
-        "groups_not_judged": float((~valid.any(-1)).mean()),
-        "length": float(lengths.mean()),
-        "truncated": float((rollout.finish_reason == FinishReason.LENGTH).mean()),
-        **scores.verdict_shares(),
-        **probe_shares(scores.probe),
-    }
 
 
 def _verdict_speed(metrics: dict[str, float], verdicts: int) -> dict[str, float]:

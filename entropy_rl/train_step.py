@@ -42,12 +42,24 @@ GradientFn = Callable[[Params, TrainBatch], tuple[Params, dict[str, jax.Array]]]
 UpdateFn = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step, with a copy of the parameters: updates donate the state."""
-    params = jax.tree.map(jnp.copy, params)
-    return TrainState(
-        params=params, opt_state=optimizer.init(params), step=jnp.int32(0), updates=jnp.int32(0)
-    )
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, constrain: Callable[[Any], Any] | None = None
+) -> TrainState:
+    """The state before the first step, with a copy of the parameters: updates donate the state.
+
+    Args:
+      params: The parameters.
+      optimizer: The optimizer.
+      constrain: As of `make_gradient`.
+    """
+
+    def init(params: Params) -> TrainState:
+        counts = dict(step=jnp.int32(0), updates=jnp.int32(0))
+        return TrainState(params=params, opt_state=optimizer.init(params), **counts)
+
+    if constrain is not None:
+        return jax.jit(lambda params: constrain(init(jax.tree.map(lambda x: x + 0, params))))(params)
+    return init(jax.tree.map(jnp.copy, params))
 
 
 @functools.partial(jax.jit, static_argnames="pad_id")
@@ -161,6 +173,7 @@ def make_gradient(
     max_new_tokens: int | None = None,
     fused_loss: bool = False,
     mesh: Mesh | None = None,
+    constrain: Callable[[Any], Any] | None = None,
 ) -> GradientFn:
     """Builds the gradient of the loss of one mini-batch.
 
@@ -181,6 +194,8 @@ def make_gradient(
       fused_loss: Compute the loss in the loop of the head, with `fused_head_loss`; what is evaluated as the
         gradient is must then be of token scope. Changes speed and memory, and no result.
       mesh: The mesh that the arrays are sharded over; None for one device.
+      constrain: Says how a tree with the names of the parameters lies on the mesh, and returns it, as
+        `Placement.constrain` does; None leaves it to the compiler.
 
     Returns:
       A function `(params, batch: TrainBatch) -> (gradient, metrics: dict of f32[])`, to be jitted.
@@ -204,6 +219,7 @@ def make_gradient(
     baseline, shaping = baseline_and_shaping(advantage)
     local = is_local(baseline, shaping)
     token_loss = make_token_loss(shaping, loss)
+    constrain = constrain or (lambda tree: tree)
 
     def gradient(params: Params, batch: TrainBatch) -> tuple[Params, dict[str, jax.Array]]:
         judged = batch.completion_mask & batch.valid[:, None]
@@ -257,11 +273,11 @@ def make_gradient(
         whole = (batch, (base, finished))
         shapes = jax.eval_shape(of_part, params, None, Part(whole, None, None))
         (grads, _), sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        start = (grads, jax.tree.map(jnp.zeros_like, prefix)), sums
+        start = (constrain(grads), jax.tree.map(jnp.zeros_like, prefix)), sums
         (grads, of_prefix), sums = parts.fold(
             lambda carry, part: jax.tree.map(jnp.add, carry, of_part(params, prefix, part)), start, whole
         )
-        grads = parts.add_gradient_of_prefix(grads, params, of_prefix)
+        grads = constrain(parts.add_gradient_of_prefix(grads, params, of_prefix))
         return grads, _metrics(sums, tokens, optax.global_norm(grads), loss)
 
     return gradient
@@ -292,6 +308,7 @@ def make_update(
       ValueError: As of `make_gradient`.
     """
     gradient = make_gradient(policy, advantage, loss, **settings)
+    constrain = settings.get("constrain") or (lambda tree: tree)
 
     def update(state: TrainState, batch: TrainBatch) -> tuple[TrainState, dict[str, jax.Array]]:
         grads, metrics = gradient(state.params, batch)
@@ -303,7 +320,7 @@ def make_update(
             lambda new, old: jnp.where(learn, new, old), stepped, (state.params, state.opt_state)
         )
         state = state.replace(params=params, opt_state=opt_state, updates=state.updates + 1)
-        return state, metrics
+        return constrain(state), metrics
 
     return jax.jit(update, donate_argnums=0)
 

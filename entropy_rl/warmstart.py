@@ -7,6 +7,7 @@ evaluated and held against the gate: what it must be able to do before RL may be
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from entropy_rl.demonstrations import BATCHES_PER_BLOCK, PieceEncoder, batch_blo
 from entropy_rl.evaluation import Evaluation, evaluation_prompts, read_result
 from entropy_rl.factories import unknown
 from entropy_rl.files import write_atomically
-from entropy_rl.loading import Model
+from entropy_rl.loading import Model, make_model
 from entropy_rl.metrics import Clock, check_wandb
 from entropy_rl.models import DecoderConfig, config_json, make_policy
 from entropy_rl.optimizer import make_optimizer
@@ -156,11 +157,11 @@ def _make_model(config: WarmstartConfig, tokenizer: Any, directory: Path) -> Mod
     write_atomically(
         target / "config.json", json.dumps(config_json(decoder, "float32", None), indent=1) + "\n"
     )
-    policy = make_policy(decoder, jnp.float32)
-    return Model(
-        policy=policy,
-        params=policy.init(jax.random.key(config.seed)),
-        config=decoder,
+    make = functools.partial(make_policy, decoder, jnp.float32)
+    return make_model(
+        lambda mesh: make(mesh=mesh),
+        make().init(jax.random.key(config.seed)),
+        decoder,
         tokenizer=tokenizer,
         eos_ids=(tokenizer.eos_token_id,),
         pad_id=tokenizer.pad_token_id,

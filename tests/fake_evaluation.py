@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 from policies import table_policy
 
+from entropy_rl import loading
 from entropy_rl.loading import Model
 from entropy_rl.tasks.countdown import build_tokenizer
 from entropy_rl.tasks.countdown.tokenizer import VOCABULARY
@@ -55,7 +56,8 @@ def make_model() -> Model:
     # Ends after three tokens or so, and differs between prompts.
     table = 1.5 * policy.init(jax.random.key(5))["table"]
     params = {"table": table.at[:, EOS].set(3.0)}
-    return Model(policy, params, None, build_tokenizer(), (EOS,), 0, Path())
+    files = dict(tokenizer=build_tokenizer(), eos_ids=(EOS,), pad_id=0, directory=Path())
+    return loading.make_model(lambda mesh: policy, params, None, **files)
 
 
 MODEL = make_model()

@@ -20,10 +20,11 @@ FLOORS = {
     0: "types config config_checks sampling_config warmstart_config factories version",
     1: """packing distributions fused_head fused_loss head_layout advantages losses token_loss sampling masked
           passk significance diversity comparison""",
-    2: "models",
+    2: "models sharding",
     3: "rollout train_step batch_parts micro_batches supervised_step optimizer",
     4: """tasks prompts demonstrations checkpoint bad_updates metrics scoring loading evaluation interrupt
-          config_file config_help files report run run_directory stop_strings compile_log""",
+          config_file config_help files report run run_directory stop_strings compile_log hosts
+          rollout_metrics""",
     5: "train replay warmstart evaluate export data compare cli",
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}

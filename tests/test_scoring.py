@@ -1,9 +1,12 @@
 """From tokens to texts, verdicts and rewards, on rollouts written by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from entropy_rl.config import RewardConfig
+from entropy_rl.rollout_metrics import judged_rows, rollout_metrics
 from entropy_rl.scoring import Scores, add_probes, decode_completions, probe_shares, score
 from entropy_rl.tasks.countdown import Countdown, build_tokenizer
 from entropy_rl.tasks.task import Problem, Verdict
@@ -115,8 +118,10 @@ def test_the_reward_of_a_row_without_a_judgement_is_at_least_finite():
 
 
 def test_the_shares_of_all_verdicts_add_up_to_one():
-    shares = Scores([""] * 4, [WRONG, TIMEOUT, WRONG, CORRECT], [None] * 4, {}).verdict_shares()
-    assert shares == {
+    scores = Scores([""] * 4, [WRONG, TIMEOUT, WRONG, CORRECT], [None] * 4, {})
+    rollout = SimpleNamespace(completion_mask=np.ones((4, 2), bool), finish_reason=np.zeros(4, int))
+    metrics = rollout_metrics(judged_rows(rollout, scores, RewardConfig()), group_size=2)
+    assert {name: value for name, value in metrics.items() if name.startswith("verdict/")} == {
         "verdict/correct": 0.25,
         "verdict/wrong": 0.5,
         "verdict/unparsable": 0,

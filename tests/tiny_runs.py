@@ -64,6 +64,7 @@ TRAIN = {
     "batching": {"prompts_per_update": 2, "tokens_per_micro_batch": 64},
     "optimizer": {"learning_rate": 0.01},
     "run": {"directory": "run", "checkpoint_every": 2},
+    "mesh": {"fsdp": 1},
 }
 WARMSTART = {
     "seed": 0,

@@ -1,7 +1,7 @@
 """Pass@K and its companions: every problem sampled n times, every sample on disk, and the statistics."""
 
 from entropy_rl.evaluation.compare_runs import Comparison, Curve, Line, compare_runs, find_evaluation
-from entropy_rl.evaluation.evaluate import evaluate, evaluate_into, evaluation_prompts
+from entropy_rl.evaluation.evaluate import OnProgress, evaluate, evaluate_into, evaluation_prompts
 from entropy_rl.evaluation.result import Evaluation, summarise
 from entropy_rl.evaluation.samples import completion_rows, read_result, read_samples
 
@@ -10,6 +10,7 @@ __all__ = [
     "Curve",
     "Evaluation",
     "Line",
+    "OnProgress",
     "compare_runs",
     "completion_rows",
     "evaluate",

@@ -17,6 +17,7 @@ from entropy_rl.prompts import PromptBatch, Prompts
 from entropy_rl.rollout import GenerateFn, Stage, make_generate
 from entropy_rl.sampling_config import EvaluationConfig, ScheduleConfig
 from entropy_rl.scoring import score
+from entropy_rl.sharding import Placement
 from entropy_rl.stop_strings import stop_rule
 from entropy_rl.tasks.task import Task
 from entropy_rl.types import Params, Rollout
@@ -67,7 +68,7 @@ def draw_samples(
       The samples that are not, always in the same order.
     """
     generate = make_generate(
-        model.policy,
+        model.sampler,
         group_size=min(config.samples, config.rows_per_call),
         max_new_tokens=config.max_new_tokens,
         eos_ids=model.eos_ids,
@@ -78,7 +79,7 @@ def draw_samples(
         stop=stop_rule(model.tokenizer, config.stop),
     )
     key = jax.random.fold_in(jax.random.key(seed), _STREAM)
-    with _Sampler(generate, params, key, on_chunk) as sampler:
+    with _Sampler(generate, model.to_decode(params), model.placement, key, on_chunk) as sampler:
         waiting = None
         for call in _calls(prompts, config, done):
             # The next samples are on their way before the host turns to those that came before.
@@ -129,15 +130,22 @@ class _Sampler:
 
     Args:
       generate: The sampler.
-      params: The parameters.
+      params: Its parameters.
+      placement: Where its prompts lie.
       key: Of the evaluation.
       on_chunk: Called by `wait`, in the caller's thread.
     """
 
     def __init__(
-        self, generate: GenerateFn, params: Params, key: jax.Array, on_chunk: Callable[[Stage], None]
+        self,
+        generate: GenerateFn,
+        params: Params,
+        placement: Placement,
+        key: jax.Array,
+        on_chunk: Callable[[Stage], None],
     ):
         self._generate, self._params, self._key, self._on_chunk = generate, params, key, on_chunk
+        self._placement = placement
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._stage: Stage | None = None
         self._closed = False
@@ -145,7 +153,8 @@ class _Sampler:
     def begin(self, call: _Call) -> Future[Rollout]:
         """Starts to draw."""
         batch = call.batch
-        arguments = (self._params, batch.ids, batch.mask, batch.index, self._key, call.first_sample)
+        prompts = self._placement.put_prompts((batch.ids, batch.mask, batch.index))
+        arguments = (self._params, *prompts, self._key, call.first_sample)
         return self._thread.submit(self._draw, arguments)
 
     def _draw(self, arguments: tuple) -> Rollout:
