@@ -144,6 +144,19 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
             raise
         print(f"entropy-rl {verb}: {_in_one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, _BAD_INPUT) else 1
+    except RuntimeError as error:
+        from entropy_rl import hosts
+
+        if type(error).__name__ != "JaxRuntimeError" or hosts.count() == 1:
+            raise
+        # The others may be gone: to leave in good order would be to wait for them.
+        print(
+            f"entropy-rl {verb}: process {hosts.index()} of {hosts.count()} cannot go on: "
+            f"{_in_one_line(error):.300}; if another process has ended, its log says why",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
     return 0
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from typing import Any
 
 import jax
@@ -30,7 +32,7 @@ def join() -> None:
     if "cpu" in (jax.config.jax_platforms or ""):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if value == "auto":
-        jax.distributed.initialize()
+        _initialize()
         return
     address, *numbers = value.split(",")
     if ":" not in address or len(numbers) != 2 or not all(number.isdigit() for number in numbers):
@@ -40,7 +42,14 @@ def join() -> None:
     count, index = map(int, numbers)
     if index >= count:
         raise ValueError(f"{VARIABLE}: process {index} of {count} is not allowed; allowed: 0 to {count - 1}")
-    jax.distributed.initialize(address, num_processes=count, process_id=index)
+    _initialize(coordinator_address=address, num_processes=count, process_id=index)
+
+
+def _initialize(**arguments: Any) -> None:
+    jax.distributed.initialize(**arguments)
+    # jax's own handler only notes the signal; until a run catches it, it is to end the process.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def count() -> int:
