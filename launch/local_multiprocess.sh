@@ -42,20 +42,21 @@ free_port() {
 }
 
 port="$(free_port)"
-commands() { # of process $1, into COMMAND
+command_of() { # of process $1, into COMMAND
     COMMAND=(
-        env JAX_PLATFORMS=cpu "XLA_FLAGS=${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=$devices"
+        env --default-signal=INT JAX_PLATFORMS=cpu "XLA_FLAGS=${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=$devices"
         "ENTROPY_RL_DISTRIBUTED=127.0.0.1:$port,$processes,$1" entropy-rl train "${@:2}"
     )
 }
 if [ "$DRY_RUN" = 1 ]; then
     for ((i = 0; i < processes; i++)); do
-        commands "$i" "$@"
+        command_of "$i" "$@"
         run "${COMMAND[@]}"
     done
     exit
 fi
 
+command -v entropy-rl >/dev/null || die "entropy-rl is not on the PATH; for example: source .venv/bin/activate"
 if [ -z "$logs" ]; then logs="$(mktemp -d)"; fi
 mkdir -p "$logs"
 pids=() codes=() asked=0
@@ -65,16 +66,26 @@ forward() { # SIGNAL, to those that are left
         if [ -z "${codes[i]:-}" ]; then kill "-$1" "${pids[i]}" 2>/dev/null || true; fi
     done
 }
+badness() {
+    case "$1" in
+        0) echo 0 ;;
+        130 | 143) echo 1 ;; # stopped by SIGINT or SIGTERM
+        2) echo 3 ;;
+        *) echo 2 ;;
+    esac
+}
+# shellcheck disable=SC2329
 on_signal() {
     say "$1: passed on to every process"
     asked=1
     forward "$1"
 }
-trap 'on_signal TERM' TERM
+trap 'on_signal TERM' TERM HUP
 trap 'on_signal INT' INT
+trap 'forward TERM' EXIT
 
 for ((i = 0; i < processes; i++)); do
-    commands "$i" "$@"
+    command_of "$i" "$@"
     # In a session of its own, so that Ctrl-C reaches it once, from here.
     setsid "${COMMAND[@]}" >"$logs/process-$i.log" 2>&1 </dev/null &
     pids+=("$!")
@@ -89,9 +100,11 @@ while ((left > 0)); do
         wait "${pids[i]}" || codes[i]=$?
         left=$((left - 1))
         say "process $i ended with exit code ${codes[i]}"
-        if ((codes[i] != 0 && asked == 0 && left > 0 && deadline == 0)); then
+        bad="$(badness "${codes[i]}")"
+        if ((left > 0 && deadline == 0 && (bad > 1 || (bad == 1 && asked == 0)))); then
             say "process $i died by itself: ending the others"
-            forward TERM
+            # Who was asked to stop is saving already, and a second signal would end that.
+            if [ "$asked" = 0 ]; then forward TERM; fi
             deadline=$((SECONDS + GRACE))
         fi
     done
@@ -105,12 +118,6 @@ done
 
 worst=0
 for code in "${codes[@]}"; do
-    case "$code:$worst" in
-        0:* | *:2) ;;                                    # no failure; nothing is worse than 2
-        2:*) worst=2 ;;
-        130:0 | 143:0 | *:130 | *:143) worst="$code" ;; # a stop is better than a failure
-        130:* | 143:*) ;;
-        *:0) worst="$code" ;;
-    esac
+    if (($(badness "$code") > $(badness "$worst"))); then worst="$code"; fi
 done
 exit "$worst"
