@@ -16,7 +16,7 @@ die() { say "$*" && exit 2; }
 give_up() { say "$*" && exit 1; }
 
 # The comment at the head of the script.
-usage() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"; }
+usage() { awk 'NR > 1 { if (!/^#( |$)/) exit; sub(/^# ?/, ""); print }' "$0"; }
 
 # Words as a shell takes them back, whatever is in them; those that need no quotes get none.
 quote() {

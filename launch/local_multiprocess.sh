@@ -11,8 +11,8 @@
 #   --logs DIR      one file per process; a new directory in /tmp if not said
 #
 # SIGTERM and Ctrl-C go to every process: they save and end, and the same command resumes. If a process dies by
-# itself, the others are ended: SIGTERM, and SIGKILL after GRACE seconds (30). The exit code is that of the worst:
-# 2 before any other failure, then 128 + a signal that was asked for, then 0.
+# itself, the others are ended: SIGTERM, and SIGKILL after GRACE seconds (30). The exit code is that of the
+# worst: 2, then any other failure, then 128 + the signal that was asked for, then 0.
 # shellcheck source=launch/cloud.sh
 source "$(dirname "${BASH_SOURCE[0]}")/cloud.sh"
 
@@ -92,15 +92,18 @@ for ((i = 0; i < processes; i++)); do
     say "process $i: $logs/process-$i.log"
 done
 
-left=$processes deadline=0
+left=$processes deadline=0 worst=0
 while ((left > 0)); do
     for i in "${!pids[@]}"; do
         if [ -n "${codes[i]:-}" ] || kill -0 "${pids[i]}" 2>/dev/null; then continue; fi
         codes[i]=0
-        wait "${pids[i]}" || codes[i]=$?
+        { wait "${pids[i]}" || codes[i]=$?; } 2>/dev/null # bash would say "Killed"
         left=$((left - 1))
         say "process $i ended with exit code ${codes[i]}"
+        # What we ended ourselves is nobody's fault.
+        if ((deadline > 0 && (codes[i] == 137 || codes[i] == 143))); then continue; fi
         bad="$(badness "${codes[i]}")"
+        if ((bad > $(badness "$worst"))); then worst="${codes[i]}"; fi
         if ((left > 0 && deadline == 0 && (bad > 1 || (bad == 1 && asked == 0)))); then
             say "process $i died by itself: ending the others"
             # Who was asked to stop is saving already, and a second signal would end that.
@@ -116,8 +119,4 @@ while ((left > 0)); do
     if ((left > 0)); then sleep 0.1 || true; fi
 done
 
-worst=0
-for code in "${codes[@]}"; do
-    if (($(badness "$code") > $(badness "$worst"))); then worst="$code"; fi
-done
 exit "$worst"

@@ -63,12 +63,14 @@ state="${XDG_STATE_HOME:-$HOME/.local/state}/entropy_rl/$ZONE/$TPU_NAME"
 # remember FILE NAME...: variables and arrays, for `recall FILE`.
 remember() {
     if [ "$DRY_RUN" = 1 ]; then return; fi
-    local file="$1" name
+    local file="$1" name value
     shift
     (umask 077 && mkdir -p "$state")
     for name in "$@"; do
         local -n values="$name"
-        printf '%s=(' "$name" && printf ' %q' "${values[@]}" && printf ' )\n'
+        printf '%s=(' "$name"
+        for value in "${values[@]}"; do printf ' %q' "$value"; done
+        printf ' )\n'
     done >"$state/$file.new"
     mv "$state/$file.new" "$state/$file"
 }
