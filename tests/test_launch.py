@@ -1,7 +1,7 @@
 """The launch scripts, run for real on a cloud that is not there: stubs on the PATH record their arguments.
 
-The stub of gcloud has two workers, each a directory that is its HOME: it copies files there and runs there what
-is sent by ssh.
+The stub of gcloud has two workers, each a directory that is its HOME: it copies files there and runs there
+what is sent by ssh.
 """
 
 import json
@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 LAUNCH = Path(__file__).parents[1] / "launch"
-SCRIPTS = "tpu_pod.sh tpu_worker.sh gke.sh xpk.sh slurm.sbatch local_multiprocess.sh".split()
+SCRIPTS = ["tpu_pod.sh", "tpu_worker.sh", "gke.sh", "xpk.sh", "slurm.sbatch", "local_multiprocess.sh"]
 AWKWARD = 'it\'s "quoted"; $(touch pwned) `id` & | > \\ * $HOME $$ ${NAME}'
 HOSTILE = ["--config", "a b.yaml", "--x", AWKWARD, "--empty", ""]
 SECRET = "hush-hush-42"
@@ -39,6 +39,11 @@ if fails "$4"; then echo "ERROR: transient" >&2; exit 1; fi
 case "$3 $4" in
     "queued-resources create") mkdir -p "$STUB/vm/0" "$STUB/vm/1"; echo "${CREATED:-ACTIVE}" >"$STUB/state" ;;
     "queued-resources describe")
+        if [ -e "$STUB/preempt" ]; then
+            for pid in "$STUB"/vm/*/entropy_rl/runs/*/pid; do kill -KILL "$(cat "$pid")"; done
+            rm -rf "$STUB/vm" "$STUB/preempt"
+            echo SUSPENDED >"$STUB/state"
+        fi
         if [ ! -e "$STUB/state" ]; then echo "ERROR: NOT_FOUND: Resource" >&2; exit 1; fi
         cat "$STUB/state" ;;
     "queued-resources delete") rm -rf "$STUB/vm" "$STUB/state" ;;
@@ -54,7 +59,8 @@ case "$3 $4" in
         exit "$code" ;;
 esac
 """
-STUBS = "gcloud kubectl ssh scp sbatch srun scancel scontrol squeue sky xpk uv entropy-rl".split()
+STUBS = ["gcloud", "kubectl", "xpk", "sky", "sbatch", "srun", "scancel", "scontrol", "squeue"]
+STUBS += ["ssh", "scp", "uv", "entropy-rl"]
 # What the stub of entropy-rl does unless a test says otherwise: run until it is told to stop.
 FOREVER = "trap 'exit 143' TERM INT; while :; do sleep 0.05; done"
 
@@ -213,11 +219,8 @@ def test_a_preempted_slice_is_asked_for_again_and_the_run_resumes_there(cloud):
     watcher = cloud.start("tpu_pod.sh", "run", "--config", "c", ACCELERATOR_TYPE="", RUNTIME_VERSION="")
     until(lambda: len(cloud.calls("gcloud", "ssh")) > 3)  # asked, installed, started, asked again
     assert len(trained(cloud)) == 2
-    for vm in cloud.workers():
-        subprocess.run(["kill", "-KILL", *(pid.read_text().strip() for pid in vm.rglob("pid"))], check=True)
-    shutil.rmtree(cloud.path / "vm")
     cloud.does("entropy-rl", "")
-    (cloud.path / "state").write_text("SUSPENDED\n")
+    (cloud.path / "preempt").touch()
     _, err = watcher.communicate(timeout=20)
     assert watcher.returncode == 0, err
     assert "SUSPENDED" in err and "restart 1 of 20" in err
