@@ -7,7 +7,6 @@ set -euo pipefail
 DRY_RUN=0
 TRIES="${TRIES:-5}"  # of a command that may fail for a while
 PAUSE="${PAUSE:-10}" # seconds before the second try; doubled each time, 300 at most
-exec 3>&1            # where --dry-run prints, also from within $(...)
 
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 # What was achieved, which a dry run has not.
@@ -29,7 +28,7 @@ quote() {
 
 # Runs a command, or prints it.
 run() {
-    if [ "$DRY_RUN" = 1 ]; then quote "$@" >&3; else "$@"; fi
+    if [ "$DRY_RUN" = 1 ]; then quote "$@"; else "$@"; fi
 }
 
 # need NAME WHAT EXAMPLE: a variable of the environment that must be set.

@@ -252,26 +252,34 @@ case "$verb" in
     run)
         recall slice
         recall setup
-        given=("$@") ARGUMENTS=()
-        if [ "$new" = 0 ] && [ -e "$state/run" ]; then
+        given=("$@") given_id="${RUN_ID:-}" given_runs="${RUNS:-}" ARGUMENTS=()
+        if [ "$DRY_RUN" = 0 ]; then
+            mkdir -p "$state"
+            exec 9>>"$state/lock"
+            flock --nonblock 9 || die "another \`run\` watches $TPU_NAME already"
+        fi
+        if [ -e "$state/run" ]; then
             recall run
-            if ((${#given[@]} > 0)) && [ "$(quote "${given[@]}")" != "$(quote "${ARGUMENTS[@]}")" ]; then
+            if [ "$new" = 1 ] && [ "$DRY_RUN" = 0 ] && ask_workers && [[ "$TOLD" == *running* ]]; then
+                die "$RUN_ID still runs on $TPU_NAME; \`stop\` it first"
+            fi
+        fi
+        if [ "$new" = 0 ] && [ -e "$state/run" ]; then
+            if ((${#given[@]} > 0)) && [ "$(quote "${given[@]}")" != "$(quote "${ARGUMENTS[@]}")" ] ||
+                [ "${given_id:-$RUN_ID}" != "$RUN_ID" ]; then
                 die "$TPU_NAME has the run $RUN_ID with other settings; \`run\` alone resumes it, \`run --new\` starts another"
             fi
             say "resuming $RUN_ID at commit ${COMMIT:0:12}"
             set_train "${ARGUMENTS[@]}"
         else
             take_commit
-            RUN_ID="${RUN_ID:-$TPU_NAME-$(date -u +%Y%m%d-%H%M%S)}" ARGUMENTS=("${given[@]}")
+            RUNS="$given_runs" RUN_ID="${given_id:-$TPU_NAME-$(date -u +%Y%m%d-%H%M%S)}"
+            ARGUMENTS=("${given[@]}")
             set_train "${ARGUMENTS[@]}"
             remember run RUN_ID COMMIT RUNS ARGUMENTS
             say "run $RUN_ID at commit ${COMMIT:0:12}"
         fi
-        if [ "$DRY_RUN" = 0 ]; then
-            exec 9>>"$state/lock"
-            flock --nonblock 9 || die "another \`run\` watches $TPU_NAME already"
-            rm -f "$state/stopped"
-        fi
+        if [ "$DRY_RUN" = 0 ]; then rm -f "$state/stopped"; fi
         supervise
         ;;
     status | logs | stop)

@@ -153,7 +153,7 @@ def cloud(tmp_path, checkout):
     yield cloud
     for process in cloud.processes:  # nothing outlives its test
         process.kill()
-        process.communicate()
+        process.communicate(timeout=10)
     for vm in cloud.workers():
         for pid in vm.glob("entropy_rl/runs/*/pid"):
             subprocess.run(["kill", "-KILL", pid.read_text().strip()], check=False, capture_output=True)
@@ -186,7 +186,7 @@ def test_a_run_on_a_pod_from_create_to_delete(cloud):
 
     printed += cloud.run("tpu_pod.sh", "status")
     assert printed.count("running") == 2 and "ACTIVE" in printed and "my-run" in printed
-    cloud.run("tpu_pod.sh", "run", "--config", "other", code=2)  # another run, or another watcher
+    assert "watches my-pod already" in cloud.run("tpu_pod.sh", "run", code=2)
 
     printed += cloud.run("tpu_pod.sh", "stop")
     assert printed.count("exited 143") == 2
@@ -211,6 +211,24 @@ def test_a_run_on_a_pod_from_create_to_delete(cloud):
     assert "my-run" in state
     for text in (printed, state, (cloud.path / "calls").read_text()):
         assert SECRET not in text
+
+
+def test_a_pod_has_one_run_at_a_time_and_another_is_asked_for(cloud):
+    cloud.does("entropy-rl", FOREVER)
+    cloud.run("tpu_pod.sh", "create")
+    watcher = cloud.start("tpu_pod.sh", "run", "--config", "c", RUN_ID="first")
+    until(lambda: len(cloud.calls("gcloud", "ssh")) > 3)
+    watcher.kill()  # as Ctrl-C: the run goes on
+    watcher.communicate(timeout=10)
+    assert "first still runs" in cloud.run("tpu_pod.sh", "run", "--new", "--config", "other", code=2)
+    cloud.run("tpu_pod.sh", "stop")
+    cloud.does("entropy-rl", "")
+    assert "other settings" in cloud.run("tpu_pod.sh", "run", "--config", "other", code=2)
+    assert "other settings" in cloud.run("tpu_pod.sh", "run", code=2, RUN_ID="second")
+    assert len(trained(cloud)) == 2
+    other = cloud.run("tpu_pod.sh", "run", "--new", "--config", "other", RUN_ID="second", RUNS="gs://b")
+    assert "second is done: gs://b/second" in other
+    assert trained(cloud)[2:] == [["train", "--config", "other", "--run.directory", "gs://b/second"]] * 2
 
 
 def test_a_preempted_slice_is_asked_for_again_and_the_run_resumes_there(cloud):
