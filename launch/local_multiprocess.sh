@@ -25,7 +25,10 @@ while (($# > 0)); do
             [[ "${2:-}" =~ ^[1-9][0-9]*$ ]] || die "$1 takes a number"
             declare "${1#--}=$2"
             ;;
-        --logs) logs="${2:?--logs takes a directory}" ;;
+        --logs)
+            [ -n "${2:-}" ] || die "--logs takes a directory"
+            logs="$2"
+            ;;
         *) break ;;
     esac
     shift 2

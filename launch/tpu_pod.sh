@@ -18,7 +18,7 @@
 #   ACCELERATOR_TYPE, RUNTIME_VERSION   for create: v4-32, tpu-ubuntu2204-base
 #   RUNS                    for run: where runs go, seen by every worker: gs://BUCKET/runs
 #   PREPARE                 for setup, optional: shell text each worker runs once, to fetch data and models
-#   ENV_FILE                for setup, optional: a file of NAME=value lines for the run, secrets among them
+#   ENV_FILE                for setup, optional: a file of NAME=value lines for PREPARE and the run, secrets among them
 #   RUN_ID                  for run, optional: TPU_NAME and the time if not said
 #   POLL, PATIENCE          seconds between two looks (30), and for a slice to come (86400)
 #   TRIES, PAUSE            of a command that fails (5), and seconds before the second try (10, then doubled)
@@ -60,12 +60,13 @@ for name in TPU_NAME ZONE; do
 done
 state="${XDG_STATE_HOME:-$HOME/.local/state}/entropy_rl/$ZONE/$TPU_NAME"
 
+make_state() { (umask 077 && mkdir -p "$state"); }
 # remember FILE NAME...: variables and arrays, for `recall FILE`.
 remember() {
     if [ "$DRY_RUN" = 1 ]; then return; fi
     local file="$1" name value
     shift
-    (umask 077 && mkdir -p "$state")
+    make_state
     for name in "$@"; do
         local -n values="$name"
         printf '%s=(' "$name"
@@ -79,7 +80,7 @@ recall() {
     if [ -e "$state/$1" ]; then source "$state/$1"; fi
 }
 mark_stopped() {
-    if [ "$DRY_RUN" = 0 ]; then mkdir -p "$state" && touch "$state/stopped"; fi
+    if [ "$DRY_RUN" = 0 ]; then make_state && touch "$state/stopped"; fi
 }
 
 tpu() { run gcloud compute tpus "$@" "--zone=$ZONE" ${PROJECT:+"--project=$PROJECT"} --quiet; }
@@ -108,7 +109,8 @@ describe() {
 }
 look() { retry "the state of $TPU_NAME" describe || give_up "cannot see $TPU_NAME; what runs there goes on"; }
 
-# Returns when the slice is there; asks for it if it is not, and again if it was lost.
+# Returns when the slice is there. Asks for it, if that is what we are here for or it was taken from us: a slice
+# that somebody else deleted stays deleted.
 ensure_slice() {
     local asked=0 since=$SECONDS last=""
     while look && [ "$SLICE" != ACTIVE ]; do
@@ -117,6 +119,7 @@ ensure_slice() {
         leave_if_stopped
         case "$SLICE" in
             NONE)
+                [ "$replace" = 1 ] || give_up "there is no $TPU_NAME; \`create\` asks for it"
                 if ((++asked > TRIES)); then give_up "$TPU_NAME was lost $TRIES times before it was there"; fi
                 if ((asked > 1)); then pause "$((asked - 1))"; fi
                 need ACCELERATOR_TYPE "the slice's type" v4-32
@@ -127,10 +130,12 @@ ensure_slice() {
                 )
                 if [ "$SPOT" = 1 ]; then command+=(--spot); fi
                 retry "asking for $TPU_NAME" "${command[@]}" "${CREATE_FLAGS[@]}" || give_up "$TPU_NAME was refused"
+                replace=0
                 ;;
             FAILED | SUSPENDED)
                 retry "removing $TPU_NAME" tpu queued-resources delete "$TPU_NAME" --force ||
                     give_up "$TPU_NAME is $SLICE and cannot be removed"
+                replace=1
                 ;;
             *) # on its way in or out
                 if ((SECONDS - since >= PATIENCE)); then
@@ -154,14 +159,13 @@ take_commit() {
 
 # Puts the commit and its environment on every worker; what is there already is left alone.
 deploy() {
-    local archive="$state/$COMMIT.tar.gz"
+    local archive="$state/commit.tar.gz" there="entropy_rl/$COMMIT"
     run git -C "$root" archive --format=tar.gz "--output=$archive" "$COMMIT" || return
     tpu tpu-vm scp "$archive" "$TPU_NAME:" --worker=all || return
     if [ -n "$ENV_FILE" ]; then
         tpu tpu-vm scp --scp-flag=-p "$ENV_FILE" "$TPU_NAME:.entropy_rl.env" --worker=all || return
     fi
-    local there="entropy_rl/$COMMIT"
-    on all "mkdir -p $there && tar -xzf $COMMIT.tar.gz -C $there && $(worker_script install "$PREPARE")"
+    on all "mkdir -p $there && tar -xzf commit.tar.gz -C $there && $(worker_script install "$PREPARE")"
 }
 
 # Sets RUN_STATE to what the workers say in sum: absent, running, done, refused, or broken; and TOLD to their lines.
@@ -190,10 +194,10 @@ supervise() {
         ensure_slice
         leave_if_stopped
         if ! ask_workers; then
-            if ((++unheard > MAX_RESTARTS)); then give_up "the workers do not answer; the same command watches again"; fi
+            if ((++unheard > 4 * TRIES)); then give_up "the workers do not answer; the same command watches again"; fi
             # A preempted node may still be listed as an active resource.
             case "$(tpu tpu-vm describe "$TPU_NAME" "--format=value(state)" || true)" in
-                PREEMPTED | TERMINATED) tpu queued-resources delete "$TPU_NAME" --force || true ;;
+                PREEMPTED | TERMINATED) tpu queued-resources delete "$TPU_NAME" --force && replace=1 ;;
                 *) pause "$unheard" ;;
             esac
             continue
@@ -228,13 +232,13 @@ supervise() {
     done
 }
 
-SPOT_ASKED="$SPOT" SPOT=0 CREATE_FLAGS=() PRETEND=ACTIVE COMMIT="" TOLD=""
+SPOT_ASKED="$SPOT" SPOT=0 CREATE_FLAGS=() replace=0 PRETEND=ACTIVE COMMIT="" TOLD=""
 PREPARE="${PREPARE:-}" ENV_FILE="${ENV_FILE:-}"
 case "$verb" in
     create)
         need ACCELERATOR_TYPE "the slice's type" v4-32
         need RUNTIME_VERSION "the slice's software" tpu-ubuntu2204-base
-        SPOT="$SPOT_ASKED" CREATE_FLAGS=("$@") PRETEND=NONE
+        SPOT="$SPOT_ASKED" CREATE_FLAGS=("$@") PRETEND=NONE replace=1
         remember slice ACCELERATOR_TYPE RUNTIME_VERSION SPOT CREATE_FLAGS
         ensure_slice
         tell "$TPU_NAME is there; next: setup"
@@ -245,6 +249,7 @@ case "$verb" in
             [ -r "$ENV_FILE" ] || die "ENV_FILE=$ENV_FILE cannot be read"
             ENV_FILE="$(realpath "$ENV_FILE")"
         fi
+        refuse_secrets "$PREPARE"
         remember setup PREPARE ENV_FILE
         retry "setting up $TPU_NAME" deploy || give_up "$TPU_NAME is not set up; the same command goes on"
         tell "$TPU_NAME has ${COMMIT:0:12}; next: run"
@@ -254,7 +259,7 @@ case "$verb" in
         recall setup
         given=("$@") given_id="${RUN_ID:-}" given_runs="${RUNS:-}" ARGUMENTS=()
         if [ "$DRY_RUN" = 0 ]; then
-            mkdir -p "$state"
+            make_state
             exec 9>>"$state/lock"
             flock --nonblock 9 || die "another \`run\` watches $TPU_NAME already"
         fi

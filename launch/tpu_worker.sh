@@ -9,7 +9,7 @@
 #   tpu_worker.sh log RUN_ID                  follows its output
 #
 # A run leaves its output and its exit code in ~/entropy_rl/runs/RUN_ID. Variables for it, secrets among them,
-# are read from ~/.entropy_rl.env (NAME=value lines) if that is there.
+# are read from ~/.entropy_rl.env (NAME=value lines, as bash reads them) if that is there.
 set -euo pipefail
 checkout="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 verb="${1:---help}"

@@ -285,12 +285,19 @@ def test_workers_that_do_not_answer_are_asked_again_and_not_for_ever(cloud):
     (cloud.path / "fail-ssh").write_text("2")
     cloud.run("tpu_pod.sh", "run", "--config", "c")
     (cloud.path / "fail-ssh").write_text("99")
-    printed = cloud.run("tpu_pod.sh", "run", code=1, MAX_RESTARTS="3")
+    printed = cloud.run("tpu_pod.sh", "run", code=1, TRIES="1")
     assert "do not answer" in printed and not cloud.calls("gcloud", "delete")
     # A node that was preempted, while its request is still said to be active.
     (cloud.path / "fail-ssh").write_text("1")
     cloud.run("tpu_pod.sh", "run", NODE="PREEMPTED")
     assert len(cloud.calls("gcloud", "create")) == 2
+
+
+def test_a_slice_that_somebody_deleted_is_not_asked_for_by_a_run(cloud):
+    cloud.run("tpu_pod.sh", "create")
+    cloud.run("tpu_pod.sh", "delete")
+    assert "`create` asks for it" in cloud.run("tpu_pod.sh", "run", "--config", "c", code=1)
+    assert len(cloud.calls("gcloud", "create")) == 1
 
 
 def test_logs_follow_one_worker(cloud):
@@ -365,6 +372,8 @@ def test_a_secret_in_the_command_is_refused_and_not_repeated(cloud, script):
     env = {**GKE, **XPK, "SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(cloud.checkout), "HF_TOKEN": SECRET}
     arguments = ["run"] if script == "tpu_pod.sh" else []
     printed = cloud.run(script, *arguments, "--x", f"a{SECRET}", code=2, **env)
+    if script == "tpu_pod.sh":
+        printed += cloud.run(script, "setup", code=2, HF_TOKEN=SECRET, PREPARE=f"hf login {SECRET}")
     assert "HF_TOKEN" in printed and SECRET not in printed
     assert not (cloud.path / "calls").exists()
 
