@@ -100,7 +100,7 @@ while ((left > 0)); do
     for i in "${!pids[@]}"; do
         if [ -n "${codes[i]:-}" ] || kill -0 "${pids[i]}" 2>/dev/null; then continue; fi
         codes[i]=0
-        { wait "${pids[i]}" || codes[i]=$?; } 2>/dev/null # bash would say "Killed"
+        wait "${pids[i]}" || codes[i]=$?
         left=$((left - 1))
         say "process $i ended with exit code ${codes[i]}"
         # What we ended ourselves is nobody's fault.
