@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# One training in several processes on this machine, each with CPU devices of its own: what a pod does, to try on a
+# laptop. The settings are those of `entropy-rl train`:
+#
+#   local_multiprocess.sh [--processes N] [--devices D] [--logs DIR] [--dry-run] SETTINGS
+#   local_multiprocess.sh --processes 2 --devices 2 --config configs/countdown_grpo_entropy.yaml \
+#       --run.directory runs/two --mesh.fsdp -1
+#
+#   --processes N   2 if not said
+#   --devices D     of each process, 2 if not said
+#   --logs DIR      one file per process; a new directory in /tmp if not said
+#
+# SIGTERM and Ctrl-C go to every process: they save and end, and the same command resumes. If a process dies by
+# itself, the others are ended: SIGTERM, and SIGKILL after GRACE seconds (30). The exit code is that of the
+# worst: 2, then any other failure, then 128 + the signal that was asked for, then 0.
+# shellcheck source=launch/cloud.sh
+source "$(dirname "${BASH_SOURCE[0]}")/cloud.sh"
+
+processes=2 devices=2 logs="" GRACE="${GRACE:-30}"
+while (($# > 0)); do
+    case "$1" in
+        -h | --help) usage && exit 0 ;;
+        --dry-run) DRY_RUN=1 && shift && continue ;;
+        --processes | --devices)
+            [[ "${2:-}" =~ ^[1-9][0-9]*$ ]] || die "$1 takes a number"
+            declare "${1#--}=$2"
+            ;;
+        --logs)
+            [ -n "${2:-}" ] || die "--logs takes a directory"
+            logs="$2"
+            ;;
+        *) break ;;
+    esac
+    shift 2
+done
+(($# > 0)) || die "nothing to run; give the settings of entropy-rl train, such as --config FILE (--help explains)"
+
+free_port() {
+    local port
+    while :; do
+        port=$((20000 + RANDOM % 12000))
+        # Nobody answers: it is free.
+        if ! (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then echo "$port" && return; fi
+    done
+}
+
+port="$(free_port)"
+command_of() { # of process $1, into COMMAND
+    COMMAND=(
+        env --default-signal=INT JAX_PLATFORMS=cpu "XLA_FLAGS=${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=$devices"
+        "ENTROPY_RL_DISTRIBUTED=127.0.0.1:$port,$processes,$1" entropy-rl train "${@:2}"
+    )
+}
+if [ "$DRY_RUN" = 1 ]; then
+    for ((i = 0; i < processes; i++)); do
+        command_of "$i" "$@"
+        run "${COMMAND[@]}"
+    done
+    exit
+fi
+
+command -v entropy-rl >/dev/null || die "entropy-rl is not on the PATH; for example: source .venv/bin/activate"
+if [ -z "$logs" ]; then logs="$(mktemp -d)"; fi
+mkdir -p "$logs"
+pids=() codes=() asked=0
+forward() { # SIGNAL, to those that are left
+    local i
+    for i in "${!pids[@]}"; do
+        if [ -z "${codes[i]:-}" ]; then kill "-$1" "${pids[i]}" 2>/dev/null || true; fi
+    done
+}
+badness() {
+    case "$1" in
+        0) echo 0 ;;
+        130 | 143) echo 1 ;; # stopped by SIGINT or SIGTERM
+        2) echo 3 ;;
+        *) echo 2 ;;
+    esac
+}
+# shellcheck disable=SC2329
+on_signal() {
+    say "$1: passed on to every process"
+    asked=1
+    forward "$1"
+}
+trap 'on_signal TERM' TERM HUP
+trap 'on_signal INT' INT
+trap 'forward TERM' EXIT
+
+for ((i = 0; i < processes; i++)); do
+    command_of "$i" "$@"
+    # In a session of its own, so that Ctrl-C reaches it once, from here.
+    setsid "${COMMAND[@]}" >"$logs/process-$i.log" 2>&1 </dev/null &
+    pids+=("$!")
+    say "process $i: $logs/process-$i.log"
+done
+
+left=$processes deadline=0 worst=0
+while ((left > 0)); do
+    for i in "${!pids[@]}"; do
+        if [ -n "${codes[i]:-}" ] || kill -0 "${pids[i]}" 2>/dev/null; then continue; fi
+        codes[i]=0
+        wait "${pids[i]}" || codes[i]=$?
+        left=$((left - 1))
+        say "process $i ended with exit code ${codes[i]}"
+        # What we ended ourselves is nobody's fault.
+        if ((deadline > 0 && (codes[i] == 137 || codes[i] == 143))); then continue; fi
+        bad="$(badness "${codes[i]}")"
+        if ((bad > $(badness "$worst"))); then worst="${codes[i]}"; fi
+        if ((left > 0 && deadline == 0 && (bad > 1 || (bad == 1 && asked == 0)))); then
+            say "process $i died by itself: ending the others"
+            # Who was asked to stop is saving already, and a second signal would end that.
+            if [ "$asked" = 0 ]; then forward TERM; fi
+            deadline=$((SECONDS + GRACE))
+        fi
+    done
+    if ((deadline > 0 && SECONDS >= deadline && left > 0)); then
+        say "still there after $GRACE s: killed"
+        forward KILL
+        deadline=$((SECONDS + GRACE))
+    fi
+    if ((left > 0)); then sleep 0.1 || true; fi
+done
+
+exit "$worst"

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# What launch/tpu_pod.sh runs on each worker of a slice; it lies in the checkout ~/entropy_rl/COMMIT.
+#
+#   tpu_worker.sh install [PREPARE]           Python, the locked versions, then the shell text PREPARE; once
+#   tpu_worker.sh start RUN_ID COMMAND...     the command in the background, unless it runs already
+#   tpu_worker.sh status RUN_ID               one line: absent, running, lost, or exited CODE
+#   tpu_worker.sh stop RUN_ID SECONDS         SIGTERM, and SIGKILL to what is still there after SECONDS
+#   tpu_worker.sh clear RUN_ID SECONDS        the same without the SIGTERM: waits for it to end by itself
+#   tpu_worker.sh log RUN_ID                  follows its output
+#
+# A run leaves its output and its exit code in ~/entropy_rl/runs/RUN_ID. Variables for it, secrets among them,
+# are read from ~/.entropy_rl.env (NAME=value lines, as bash reads them) if that is there.
+set -euo pipefail
+checkout="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+verb="${1:---help}"
+case "$verb" in
+    install | start | status | stop | clear | log | hold) shift ;;
+    *) awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0" && exit 0 ;;
+esac
+
+enter() {
+    cd "$checkout"
+    export PATH="$checkout/.venv/bin:$HOME/.local/bin:$PATH"
+    if [ -e "$HOME/.entropy_rl.env" ]; then
+        set -a
+        # shellcheck disable=SC1091
+        source "$HOME/.entropy_rl.env"
+        set +a
+    fi
+}
+
+if [ "$verb" = install ]; then
+    enter
+    stamp="$(printf '%s\n' "$@" | cat requirements.lock setup.py - | cksum)"
+    if [ "$(cat .installed 2>/dev/null)" != "$stamp" ]; then
+        command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
+        uv venv --quiet --clear --python 3.12 .venv
+        uv pip install --quiet --python .venv/bin/python -c requirements.lock --editable '.[tpu]'
+        if [ -n "${1:-}" ]; then bash -euo pipefail -c "$1"; fi
+        echo "$stamp" >.installed
+    fi
+    exit
+fi
+
+run="$HOME/entropy_rl/runs/${1:?RUN_ID}"
+shift
+mkdir -p "$run"
+
+# Whoever holds the lock is the run; a number of a process could be another's after a reboot.
+running() { ! flock --shared --nonblock "$run/lock" true; }
+exited() { [ -e "$run/exit" ]; }
+report() { echo "entropy_rl-worker: $(hostname) $*"; }
+
+case "$verb" in
+    start)
+        if running; then report running && exit; fi
+        rm -f "$run/exit" "$run/pid"
+        setsid nohup bash "${BASH_SOURCE[0]}" hold "$(basename "$run")" "$@" >>"$run/log" 2>&1 </dev/null &
+        for ((tenths = 0; tenths < 300; tenths++)); do
+            if [ -e "$run/pid" ]; then report started && exit; fi
+            sleep 0.1
+        done
+        report "did not start, see $run/log" && exit 1
+        ;;
+    hold) # internal: in the background, for as long as the run lives
+        exec 9>>"$run/lock"
+        flock --timeout 5 9 || exit 0
+        enter
+        export ENTROPY_RL_DISTRIBUTED=auto
+        printf '== %s' "$(date -u +%FT%TZ)" && printf ' %q' "$@" && echo
+        "$@" 9>&- &
+        echo $! >"$run/pid"
+        code=0
+        wait $! || code=$?
+        echo "$code" >"$run/exit.new" && mv "$run/exit.new" "$run/exit"
+        echo "== $(date -u +%FT%TZ) exit code $code"
+        ;;
+    status)
+        if running; then
+            report running
+        elif exited; then
+            report exited "$(cat "$run/exit")"
+        elif [ -e "$run/pid" ]; then
+            report lost # the machine went down under it
+        else
+            report absent
+        fi
+        ;;
+    stop | clear)
+        if running && [ "$verb" = stop ]; then kill -TERM "$(cat "$run/pid")" || true; fi
+        for ((tenths = 0; tenths < ${1:?SECONDS} * 10; tenths++)); do
+            running || break
+            sleep 0.1
+        done
+        if running; then
+            report "still there after $1 s: killed"
+            kill -KILL "$(cat "$run/pid")" || true
+            while running; do sleep 0.1; done
+        fi
+        bash "${BASH_SOURCE[0]}" status "$(basename "$run")"
+        ;;
+    log)
+        exec tail -n 200 -F "$run/log"
+        ;;
+esac
