@@ -4,7 +4,7 @@ Pure functions of responses: no files, no models. NumPy in float64 on the host, 
 evaluations.
 """
 
-from entropy_rl.analysis.analyse import Analysis, RareBehaviours, analyse, find_rare
+from entropy_rl.analysis.analyses import Analysis, RareBehaviours, analyse, find_rare
 from entropy_rl.analysis.behaviours import (
     Annotated,
     annotate,
@@ -12,8 +12,8 @@ from entropy_rl.analysis.behaviours import (
     pivotal_contrasts,
     reflective_contrast,
 )
-from entropy_rl.analysis.contrast import Contrast, Group, Summary, contrast
-from entropy_rl.analysis.dynamics import Point, dynamics, point
+from entropy_rl.analysis.contrasts import Contrast, Group, Summary, contrast
+from entropy_rl.analysis.over_steps import Point, dynamics, point
 from entropy_rl.analysis.rare import Rare, mean_nearest_distance, principal_components, rare_sentences, tf_idf
 from entropy_rl.analysis.responses import Response, TokenSpans
 from entropy_rl.analysis.sentences import REFLECTIVE, compile_patterns, split_sentences

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from entropy_rl.analysis.contrast import Contrast, Group, adjusted, contrast
+from entropy_rl.analysis.contrasts import Contrast, Group, adjusted, contrast
 from entropy_rl.analysis.responses import Response
 from entropy_rl.analysis.sentences import SentenceEntropy, sentence_entropies
 from entropy_rl.analysis.words import Pivotal, find_pivotal

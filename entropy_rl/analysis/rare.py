@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from entropy_rl.analysis.contrast import Contrast, Group, adjusted, contrast
+from entropy_rl.analysis.contrasts import Contrast, Group, adjusted, contrast
 
 Vectors = np.ndarray | sparse.csr_array  # f[n, features], rows of norm 1, or 0 for a text without words
 

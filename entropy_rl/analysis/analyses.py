@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from entropy_rl.analysis.behaviours import Annotated, gather, pivotal_contrasts, reflective_contrast
-from entropy_rl.analysis.contrast import Contrast, Group
+from entropy_rl.analysis.contrasts import Contrast, Group
 from entropy_rl.analysis.rare import Vectors, rare_sentences, tf_idf
 from entropy_rl.analysis.words import TokenCount, most_entropic
 

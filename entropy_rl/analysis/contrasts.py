@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike
 
 from entropy_rl.significance import holm, paired_bootstrap, sign_flip_p_value
 
-_RESAMPLES = 4000
 _NAN = float("nan")
 
 
@@ -72,7 +71,9 @@ class Contrast:
     p_adjusted: float = _NAN
 
 
-def contrast(name: str, group: Group, against: str, other: Group, *, seed: int = 0) -> Contrast:
+def contrast(
+    name: str, group: Group, against: str, other: Group, *, resamples: int = 4000, seed: int = 0
+) -> Contrast:
     """Compares two groups of values that come in problems.
 
     With x̄_c and ȳ_c the means of the groups in problem c, and C problems that have both:
@@ -81,14 +82,25 @@ def contrast(name: str, group: Group, against: str, other: Group, *, seed: int =
 
     A permutation of labels among tokens would take tokens for independent; a sign belongs to a problem. The
     interval is that of `paired_bootstrap` over problems, and those of the means draw problems with all their
-    values. Sources: Cohen (1988), section 2.2; superiority: McGraw & Wong, Psychological Bulletin 111 (1992).
+    values.
+
+    How often p <= 0.05 came out without a difference, which should be 0.05: exponential entropies, log-normal
+    scales of problems (σ = 0.7), 1 to 7 values of the group and 100 others in each; 1,000 simulations
+    (standard error 0.007). "Habits": in each problem the group's mean is Gamma(4, 1/4) times the others'.
+
+      problems               10     30    100     with habits:    10     30    100
+      sign flips          0.061  0.067  0.060                  0.085  0.081  0.059
+      t-test of tokens    0.118  0.081  0.070                  0.172  0.144  0.125
+
+    Sources: Cohen (1988), section 2.2; superiority: McGraw & Wong, Psychological Bulletin 111 (1992).
 
     Args:
       name: Of the group.
       group: Values and their problems.
       against: Name of the other group.
       other: Values and their problems.
-      seed: Of the resampling.
+      resamples: Of the bootstrap, and sign patterns.
+      seed: Of both.
 
     Returns:
       The contrast, not yet adjusted. With five problems or fewer it is never significant at 0.05.
@@ -96,11 +108,11 @@ def contrast(name: str, group: Group, against: str, other: Group, *, seed: int =
     ids = np.union1d(group.problems, other.problems)
     one, two = (_Moments.of(g, ids) for g in (group, other))
     both = (one.count > 0) & (two.count > 0)
-    summaries = _summary(one, seed), _summary(two, seed)
+    summaries = _summary(one, resamples, seed), _summary(two, resamples, seed)
     if not both.any():
         return Contrast(name, against, *summaries, 0, *(_NAN,) * 6)
     means = [moments.total[both] / moments.count[both] for moments in (one, two)]
-    test = paired_bootstrap(*means, resamples=_RESAMPLES, seed=seed)
+    test = paired_bootstrap(*means, resamples=resamples, seed=seed)
     return Contrast(
         name=name,
         against=against,
@@ -112,7 +124,7 @@ def contrast(name: str, group: Group, against: str, other: Group, *, seed: int =
         high=float(test.high),
         cohens_d=_cohens_d(group.values, other.values),
         superiority=_mean_superiority(group, other, ids[both]),
-        p_value=float(sign_flip_p_value(*means, patterns=_RESAMPLES, seed=seed)),
+        p_value=float(sign_flip_p_value(*means, patterns=resamples, seed=seed)),
     )
 
 
@@ -142,14 +154,14 @@ class _Moments(NamedTuple):
         return cls(*(np.bincount(place, w, len(ids)) for w in (np.ones(len(place)), group.values)))
 
 
-def _summary(moments: _Moments, seed: int) -> Summary:
+def _summary(moments: _Moments, resamples: int, seed: int) -> Summary:
     """Mean of all values, with a percentile bootstrap that draws problems: a ratio of two sums."""
     here = moments.count > 0
     count, total = moments.count[here], moments.total[here]
     if not len(count):
         return Summary(0, 0, _NAN, _NAN, _NAN)
     draws = np.random.default_rng(seed).multinomial(
-        len(count), np.full(len(count), 1 / len(count)), size=_RESAMPLES
+        len(count), np.full(len(count), 1 / len(count)), size=resamples
     )
     low, high = np.quantile((draws @ total) / (draws @ count), [0.025, 0.975])
     return Summary(int(count.sum()), len(count), float(total.sum() / count.sum()), float(low), float(high))
