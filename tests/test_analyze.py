@@ -53,7 +53,7 @@ def write_samples(path, tokenizer, rare=False, problems=12):
                 pieces = tokenizer.encode(f" {sentence}" if tokens else sentence)
                 high = draw.exponential(0.3, len(pieces))
                 high += {"W": 1.0, "Z": 1.5}.get(sentence[0], 0)
-                high[0] += 1.5 * (sentence[0] == "H")
+                high[:2] += 1.5 * (sentence[0] == "H")  # the space may be a token of its own
                 tokens, entropy = tokens + pieces, entropy + high.tolist()
             rows.append(
                 {
