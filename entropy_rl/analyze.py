@@ -6,9 +6,8 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from entropy_rl.analysis import REFLECTIVE, WORDS, Annotated, Response, compile_patterns
 from entropy_rl.analysis.behaviours import ALL_CLASSES, REFLECTIVE_NAME
@@ -16,9 +15,6 @@ from entropy_rl.cli import run_verb
 from entropy_rl.config import ModelConfig
 from entropy_rl.config_checks import require, require_at_least
 from entropy_rl.version import __version__
-
-if TYPE_CHECKING:
-    from entropy_rl.recorded import Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +82,6 @@ def main(config: AnalyzeConfig) -> None:
     from entropy_rl.evaluation.samples import RESULT_FILE
     from entropy_rl.files import finite, write_atomically
     from entropy_rl.loading import is_run
-    from entropy_rl.recorded import read_rows
     from entropy_rl.report import analysis_text, write_analysis_figures, write_sentences
     from entropy_rl.run_directory import CONFIG_FILE, to_plain
     from entropy_rl.run_dynamics import run_dynamics
@@ -97,17 +92,15 @@ def main(config: AnalyzeConfig) -> None:
     words, reflective = word_patterns(config.words), compile_patterns(config.reflective)
     responses_of = _make_responses_of(config)
 
-    def annotated(rows: Sequence[Row], origin: Path) -> list[Annotated]:
-        return [annotate(response, words, reflective) for response in responses_of(rows, origin)]
+    def annotated(path: Path) -> list[Annotated]:
+        return [annotate(response, words, reflective) for response in responses_of(path)]
 
-    rows = read_rows(path)
-    base_rows = None if config.base is None else read_rows(Path(config.base))
-    own = annotated(rows, path)
+    own = annotated(path)
     result = analyse(own, min_count=config.min_count, seed=config.seed)
-    if base_rows is not None:
+    if config.base is not None:
         rare = find_rare(
             own,
-            annotated(base_rows, Path(config.base)),
+            annotated(Path(config.base)),
             neighbours=config.neighbours,
             share=config.rare_share,
             max_sentences=config.max_sentences,
@@ -128,27 +121,26 @@ def main(config: AnalyzeConfig) -> None:
     print(f"\nnumbers{' and figures' if figures else ''} are in {directory}")
 
 
-def _make_responses_of(config: AnalyzeConfig) -> Callable[[Sequence[Row], Path], list[Response]]:
-    """From rows and where they were read to responses; a model is loaded once, and if it is needed."""
+def _make_responses_of(config: AnalyzeConfig) -> Callable[[Path], list[Response]]:
+    """From files to responses; a model is loaded once, and only if it is needed."""
     from entropy_rl.loading import find_model, load_model, load_tokenizer, model_files
-    from entropy_rl.recorded import model_of, responses_of
+    from entropy_rl.recorded import model_of, read_rows, responses_of
     from entropy_rl.text_scoring import score_rows
 
     load = functools.cache(load_model)
 
-    def of_rows(rows: Sequence[Row], origin: Path) -> list[Response]:
+    def of_path(path: Path) -> list[Response]:
+        rows = read_rows(path)
         if rows[0].tokens is not None:
-            path = model_of(origin) if config.model is None else find_model(config.model.path)
-            return responses_of(rows, load_tokenizer(model_files(path)))
+            model = model_of(path) if config.model is None else find_model(config.model.path)
+            return responses_of(rows, load_tokenizer(model_files(model)))
         if config.model is None:
-            raise ValueError(
-                f"{origin}: has no entropies; give --model.path, the model to score its texts with"
-            )
+            raise ValueError(f"{path}: has no entropies; give --model.path, a model to score its texts")
         model = load(config.model)
         settings = dict(temperature=config.temperature, tokens_per_micro_batch=config.tokens_per_micro_batch)
         return responses_of(score_rows(rows, model, **settings), model.tokenizer)
 
-    return of_rows
+    return of_path
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from pathlib import Path
 from entropy_rl.analysis import Annotated, Point, dynamics, point
 from entropy_rl.evaluation import read_result
 from entropy_rl.files import read_jsonl
-from entropy_rl.recorded import Row, read_rows
 from entropy_rl.run_directory import EVALUATIONS_DIRECTORY, METRICS_FILE
 
 # Of the trainer, over all responses of a step; the samples that are recorded are a few of them.
@@ -38,14 +37,14 @@ class RunDynamics:
 def run_dynamics(
     directory: Path,
     training: Sequence[Annotated],
-    annotate_rows: Callable[[Sequence[Row]], list[Annotated]],
+    annotated: Callable[[Path], Sequence[Annotated]],
 ) -> RunDynamics:
     """Reads how a run went.
 
     Args:
       directory: Of the run.
       training: Its own samples.
-      annotate_rows: Decodes and annotates those of its evaluations.
+      annotated: Reads the samples of an evaluation.
 
     Raises:
       ValueError: One of its files cannot be read.
@@ -57,9 +56,12 @@ def run_dynamics(
         if result is not None:  # complete
             step = int(path.name)
             pass_at_k[step] = result.pass_at_k
-            evaluations.append(point(step, annotate_rows(read_rows(path))))
-    metrics = [
-        {"step": row["step"]} | {name: row.get(name) for name in METRICS}
-        for row in read_jsonl(directory / METRICS_FILE)
-    ]
+            evaluations.append(point(step, annotated(path)))
+    file = directory / METRICS_FILE
+    try:
+        metrics = [
+            {"step": row["step"]} | {name: row.get(name) for name in METRICS} for row in read_jsonl(file)
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: these are no metrics of a run ({error})") from error
     return RunDynamics(metrics, dynamics(training), evaluations, pass_at_k)

@@ -24,7 +24,7 @@ SENTENCES = (
     "However, that is too large.",
     "Wait, let me check.",
     "The answer is 24.",
-    "Therefore we try again.",
+    "Therefore we go on.",
 )
 RARE = "Zebras quietly juggle purple quaternions."
 
