@@ -25,6 +25,8 @@ class AnalyzeConfig:
       samples: What is analysed: what `evaluate` wrote, a training run, one of its evaluations, or a file with
         recorded samples, or with texts as {"prompt": .., "completion": ..}, one a line.
       base: The same of the base model, to tell what is rare; null leaves that out.
+      encoder: A Hugging Face directory of a BERT model, such as all-MiniLM-L6-v2, whose sentence vectors tell
+        distances; null for TF-IDF.
       output: Directory for analysis.json, the sentences on the map, and the figures.
       model: Scores texts that have no entropies. Recorded samples need it only where nothing beside them says
         whose tokens they are.
@@ -41,6 +43,7 @@ class AnalyzeConfig:
 
     samples: str
     base: str | None = None
+    encoder: str | None = None
     output: str = "analysis"
     model: ModelConfig | None = None
     temperature: float = 1.0
@@ -69,6 +72,8 @@ class AnalyzeConfig:
         except ValueError as error:
             raise ValueError(f"reflective: {error}") from None
         require(self.base != self.samples, "base", self.base, "other samples than those that are analysed")
+        without = self.encoder is None or self.base is not None
+        require(without, "encoder", self.encoder, "null, unless there is a base")
         require(self.temperature > 0, "temperature", self.temperature, "numbers > 0")
         require(0 < self.rare_share < 1, "rare_share", self.rare_share, "0 < rare_share < 1")
         require_at_least(1, "", self, "tokens_per_micro_batch", "min_count", "neighbours", "max_sentences")
@@ -78,18 +83,20 @@ class AnalyzeConfig:
 def main(config: AnalyzeConfig) -> None:
     """The verb `analyze` of the command line."""
     # Here: `analyze --help` need not wait for jax.
-    from entropy_rl.analysis import analyse, annotate, find_rare, word_patterns
+    from entropy_rl.analysis import analyse, annotate, find_rare, tf_idf, word_patterns
     from entropy_rl.evaluation.samples import RESULT_FILE
     from entropy_rl.files import finite, write_atomically
     from entropy_rl.loading import is_run
     from entropy_rl.report import analysis_text, write_analysis_figures, write_sentences
     from entropy_rl.run_directory import CONFIG_FILE, to_plain
     from entropy_rl.run_dynamics import run_dynamics
+    from entropy_rl.sentence_encoder import load_embedding
 
     directory, path = Path(config.output), Path(config.samples)
     if (directory / RESULT_FILE).exists() or (directory / CONFIG_FILE).exists():
         raise ValueError(f"output: {directory} holds a run; choose another directory")
     words, reflective = word_patterns(config.words), compile_patterns(config.reflective)
+    embed = tf_idf if config.encoder is None else load_embedding(Path(config.encoder))
     responses_of = _make_responses_of(config)
 
     def annotated(path: Path) -> list[Annotated]:
@@ -101,6 +108,7 @@ def main(config: AnalyzeConfig) -> None:
         rare = find_rare(
             own,
             annotated(Path(config.base)),
+            embed=embed,
             neighbours=config.neighbours,
             share=config.rare_share,
             max_sentences=config.max_sentences,

@@ -4,19 +4,24 @@ import contextlib
 import csv
 import io
 import json
+import types
 from pathlib import Path
 
 import hf_fixtures
 import numpy as np
 import pytest
+from fake_evaluation import FakeTask
 from tiny_runs import make_workspace
 
 from entropy_rl.cli import main
 from entropy_rl.config import ModelConfig
 from entropy_rl.distributions import log_prob_and_entropy_from_logits
+from entropy_rl.evaluation import summarise
+from entropy_rl.evaluation.samples import write_result
 from entropy_rl.files import write_jsonl
 from entropy_rl.loading import load_model, load_tokenizer
 from entropy_rl.recorded import read_rows, responses_of
+from entropy_rl.tasks.task import Problem
 from entropy_rl.text_scoring import score_rows
 
 SENTENCES = (
@@ -161,6 +166,13 @@ def test_texts_are_analysed_with_a_model_and_refused_without(model, tmp_path, ca
 # --- a run ---
 
 
+def of_evaluation(sample):
+    """What a row of an evaluation has more: the first sample is correct."""
+    verdict = ("correct", "wrong")[sample]
+    return {"sample": sample, "verdict": verdict, "right_answer": "", "answer": "8", "length": 7,
+            "finish_reason": "eos"}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     return make_workspace(tmp_path_factory.mktemp("analyze") / "workspace")
@@ -182,6 +194,15 @@ def test_a_run_is_analysed_over_its_steps_and_empty_classes_are_no_crash(workspa
     write_jsonl(run / "samples.jsonl", [row | {"step": s, "entropy": entropy} for s in (1, 1, 2)])
     write_jsonl(run / "metrics.jsonl", [{"step": s, "entropy": 0.3, "length": 7.0} for s in (1, 2)])
 
+    evaluated = [row | {"entropy": entropy, **of_evaluation(sample)} for sample in (0, 1)]
+    for step in (0, 2, 4):
+        directory = run / "evaluations" / str(step)
+        directory.mkdir(parents=True)
+        write_jsonl(directory / "samples.jsonl", evaluated)
+        if step < 4:  # the last one is not complete
+            prompts = types.SimpleNamespace(problems=[Problem(1, row["prompt"], "")], left_out=0)
+            write_result(directory, summarise(evaluated, FakeTask(), prompts, 2))
+
     assert analyze("--samples", "run") == 0
     said = capsys.readouterr().out
     assert "nothing can be said of causal, contrastive, sequential, reasoning verbs" in said
@@ -190,7 +211,10 @@ def test_a_run_is_analysed_over_its_steps_and_empty_classes_are_no_crash(workspa
         "step": 1, "correct": None, "length": 7.0, "entropy": 0.3, "bonus_share": None
     }  # fmt: skip
     assert [(p["step"], p["responses"], p["length"]) for p in found["training"]] == [(1, 2, 7.0), (2, 1, 7.0)]
-    assert found["evaluations"] == [] and found["pass_at_k"] == {}
+    assert [(p["step"], p["responses"]) for p in found["evaluations"]] == [(0, 2), (2, 2)]
+    assert {step: curve["1"][0] for step, curve in found["pass_at_k"].items()} == {"0": 0.5, "2": 0.5}
+    figures = {path.name for path in Path("analysis").glob("*.png")}
+    assert figures == {"entropy_of_behaviours.png", "dynamics.png"}
 
     words = '{operators: ["+"], results: ["="]}'
     assert analyze("--samples", "run", "--words", words, "--reflective", "[wait]") == 0

@@ -165,11 +165,8 @@ def _dynamics(course: RunDynamics) -> Any:
         _clean(axis)
     for axis in axes[1]:
         axis.set_xlabel("step")
-    figure.supxlabel(
-        "lines: training, running means over a tenth of the run;  dots: evaluations, of the same problems each time",
-        fontsize=8,
-        color=_DARK,
-    )
+    note = "lines: training, running means over a tenth of the run;  dots: evaluations, of the same problems"
+    figure.supxlabel(note, fontsize=8, color=_DARK)
     return figure
 
 
