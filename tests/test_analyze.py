@@ -10,6 +10,7 @@ from pathlib import Path
 import hf_fixtures
 import numpy as np
 import pytest
+from bert_fixture import make_encoder_dir
 from fake_evaluation import FakeTask
 from tiny_runs import make_workspace
 
@@ -21,6 +22,7 @@ from entropy_rl.evaluation.samples import write_result
 from entropy_rl.files import write_jsonl
 from entropy_rl.loading import load_model, load_tokenizer
 from entropy_rl.recorded import read_rows, responses_of
+from entropy_rl.sentence_encoder import load_embedding
 from entropy_rl.tasks.task import Problem
 from entropy_rl.text_scoring import score_rows
 
@@ -308,3 +310,16 @@ def test_an_analysis_never_writes_into_a_run(samples, model, tmp_path, capsys):
     assert analyze("--samples", samples, "--output", tmp_path, "--model.path", model) == 2
     assert "holds a run" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_an_encoder_tells_the_distances_where_one_is_given(analysed, samples, model, tmp_path):
+    encoder = make_encoder_dir(tmp_path / "encoder")
+    write_samples(tmp_path / "base.jsonl", load_tokenizer(model))
+    arguments = ("--samples", samples, "--base", tmp_path / "base.jsonl", "--output", tmp_path / "out")
+    assert analyze(*arguments, "--model.path", model, "--encoder", encoder) == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "sentences.csv").open()))
+    texts = [row["text"] for row in rows]
+    vectors = load_embedding(encoder)(texts)
+    nearest = np.sort(1 - vectors[:132] @ vectors[132:].T, axis=1)[:, :5].mean(axis=1)
+    np.testing.assert_allclose([float(row["distance"]) for row in rows[:132]], nearest, atol=1e-5)
+    assert [row["distance"] for row in rows[132:]] == [""] * 120
