@@ -9,7 +9,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from entropy_rl.analysis import REFLECTIVE, WORDS, Annotated, Response, compile_patterns
+import numpy as np
+
+from entropy_rl.analysis import (
+    REFLECTIVE,
+    WORDS,
+    Annotated,
+    Response,
+    analyse,
+    annotate,
+    compile_patterns,
+    find_rare,
+    tf_idf,
+    word_patterns,
+)
 from entropy_rl.analysis.behaviours import ALL_CLASSES, REFLECTIVE_NAME
 from entropy_rl.cli import run_verb
 from entropy_rl.config import ModelConfig
@@ -83,7 +96,8 @@ class AnalyzeConfig:
 def main(config: AnalyzeConfig) -> None:
     """The verb `analyze` of the command line."""
     # Here: `analyze --help` need not wait for jax.
-    from entropy_rl.analysis import analyse, annotate, find_rare, tf_idf, word_patterns
+    import jax
+
     from entropy_rl.evaluation.samples import RESULT_FILE
     from entropy_rl.files import finite, write_atomically
     from entropy_rl.loading import is_run
@@ -118,13 +132,18 @@ def main(config: AnalyzeConfig) -> None:
     course = run_dynamics(path, own, annotated) if is_run(path) else None
 
     directory.mkdir(parents=True, exist_ok=True)
-    plain = {"version": __version__, "settings": to_plain(config)} | dataclasses.asdict(result)
+    versions = {"entropy_rl": __version__, "numpy": np.__version__, "jax": jax.__version__}
+    plain = {"versions": versions, "settings": to_plain(config)} | dataclasses.asdict(result)
     plain["dynamics"] = None if course is None else dataclasses.asdict(course)
     if result.rare is not None:
         del plain["rare"]["placed"]
         write_sentences(directory, result.rare)
     write_atomically(directory / "analysis.json", json.dumps(finite(plain), indent=1) + "\n")
     print(analysis_text(result))
+    if config.base is not None and result.rare is None:
+        print(
+            "\n=> nothing can be said of rare sentences: there are none, or too few of the base to compare with"
+        )
     figures = write_analysis_figures(directory, result, course)
     print(f"\nnumbers{' and figures' if figures else ''} are in {directory}")
 

@@ -21,7 +21,7 @@ _ALLOWED = "allowed: a JSONL file, or the directory of an evaluation or a traini
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A line of a file. Texts to be scored have a prompt, recorded samples the other three."""
+    """A line of a file; of a text that is to be scored, tokens and entropy are None."""
 
     where: str  # file and line, for errors
     problem: int
@@ -39,15 +39,15 @@ def read_rows(path: Path) -> list[Row]:
       path: A JSONL file, or a directory with samples.jsonl or its shards.
 
     Returns:
-      All complete lines; either all recorded, or all texts. What has no number of a problem has that of its
-      prompt, by order of appearance.
+      All complete lines; either all recorded, or all texts. Problems are numbered by appearance, and told
+      apart by what is called "problem", or by their prompts.
 
     Raises:
       ValueError: There is no such file, it holds nothing, or a line is neither; with the line.
     """
-    rows, prompts = [], {}
+    rows, problems = [], {}
     for where, plain in _lines(path):
-        row = _row(where, plain, prompts)
+        row = _row(where, plain, problems)
         if rows and (row.tokens is None) != (rows[0].tokens is None):
             raise ValueError(f"{where}: allowed: a file with entropies in all its lines, or in none")
         rows.append(row)
@@ -63,20 +63,18 @@ def model_of(path: Path) -> Path:
       ValueError: It is not known, or not there.
     """
     directory = path if path.is_dir() else path.parent
-    above = [directory, directory.parent.parent]
-    if directory.parent.name != EVALUATIONS_DIRECTORY:
-        del above[1]
-    for run in above:
+    inside = directory.parent.name == EVALUATIONS_DIRECTORY
+    for run in (directory, directory.parent.parent) if inside else (directory,):
         if is_run(run):
             return run
     config = directory / CONFIG_FILE
-    plain = yaml.safe_load(config.read_text()) if config.is_file() else None
     try:
-        return find_model(plain["model"]["path"])
-    except (TypeError, KeyError):
-        raise ValueError(
-            f"model.path: missing: nothing beside {path} says which model its tokens are of"
-        ) from None
+        named = yaml.safe_load(config.read_text())["model"]["path"] if config.is_file() else None
+    except (yaml.YAMLError, TypeError, KeyError):
+        named = None
+    if not isinstance(named, str):
+        raise ValueError(f"model.path: missing: nothing beside {path} says which model its tokens are of")
+    return find_model(named)
 
 
 def responses_of(rows: list[Row], tokenizer: Any) -> list[Response]:
@@ -116,16 +114,16 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
                 yield f"{file}:{number}", plain
 
 
-def _row(where: str, plain: Any, prompts: dict[str, int]) -> Row:
+def _row(where: str, plain: Any, problems: dict[int | str, int]) -> Row:
     if not isinstance(plain, dict):
         raise ValueError(f"{where}: {plain!r:.60} is not allowed; allowed: a JSON object")
     for name in ("prompt", "completion"):
         if not isinstance(plain.get(name), str):
             raise ValueError(f"{where}: {name}: {plain.get(name)!r:.60} is not allowed; allowed: a text")
-    problem = plain.get("problem", prompts.setdefault(plain["prompt"], len(prompts)))
+    problem = plain.get("problem", plain["prompt"])
     tokens, entropy, step = (plain.get(name) for name in ("tokens", "entropy", "step"))
-    if not _is_whole(problem):
-        raise ValueError(f"{where}: problem: {problem!r:.60} is not allowed; allowed: a whole number")
+    if not (_is_whole(problem) or isinstance(problem, str)):
+        raise ValueError(f"{where}: problem: {problem!r:.60} is not allowed; allowed: a number or a text")
     if not (step is None or _is_whole(step)):
         raise ValueError(f"{where}: step: {step!r:.60} is not allowed; allowed: a whole number")
     if entropy is None:
@@ -137,7 +135,8 @@ def _row(where: str, plain: Any, prompts: dict[str, int]) -> Row:
             f"{where}: entropy: {entropy!r:.60} is not allowed; allowed: a number >= 0 for each of the "
             f"{len(tokens)} tokens"
         )
-    return Row(where, problem, plain["prompt"], plain["completion"], tokens, entropy, step)
+    number = problems.setdefault(problem, len(problems))
+    return Row(where, number, plain["prompt"], plain["completion"], tokens, entropy, step)
 
 
 def _is_whole(value: Any) -> bool:

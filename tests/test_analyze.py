@@ -101,7 +101,9 @@ def test_the_program_finds_what_was_planted_and_says_so(analysed):
     assert lines["contrastive", "other tokens"]["group"]["count"] == 24
     assert lines["contrastive", "other tokens"]["p_adjusted"] < 0.05
     assert found["reflective"]["difference"] > 0 and found["reflective"]["group"]["count"] == 24
-    assert found["settings"]["min_count"] == 5 and found["version"] and found["dynamics"] is None
+    assert (
+        found["settings"]["min_count"] == 5 and found["versions"]["entropy_rl"] and found["dynamics"] is None
+    )
     assert "contrastive" in said and "significantly more entropy than other tokens" in said
     assert "12 problems, 24 responses" in said
 
@@ -208,6 +210,7 @@ def test_a_run_is_analysed_over_its_steps_and_empty_classes_are_no_crash(workspa
     assert analyze("--samples", "run") == 0
     said = capsys.readouterr().out
     assert "nothing can be said of causal, contrastive, sequential, reasoning verbs" in said
+    assert "evaluations of the run" in said and "reflective" in said.split("evaluations of the run")[1]
     found = json.loads(Path("analysis/analysis.json").read_text())["dynamics"]
     assert found["metrics"][0] == {
         "step": 1, "correct": None, "length": 7.0, "entropy": 0.3, "bonus_share": None
@@ -278,7 +281,7 @@ def test_wrong_settings_are_refused_in_one_line(arguments, message, tmp_path, mo
         ([GOOD | {"entropy": [0.1, float("nan")]}], "s.jsonl:1: entropy: [0.1, nan]"),
         ([GOOD | {"entropy": [0.1, "a"]}], "s.jsonl:1: entropy:"),
         ([GOOD | {"tokens": "ab"}], "s.jsonl:1: tokens: 'ab' is not allowed"),
-        ([GOOD | {"problem": "seven"}], "s.jsonl:1: problem: 'seven' is not allowed"),
+        ([GOOD | {"problem": [7]}], "s.jsonl:1: problem: [7] is not allowed; allowed: a number or a text"),
         ([GOOD, {"prompt": "p", "completion": "c"}], "s.jsonl:2: allowed: a file with entropies in all"),
         ([GOOD], "model.path: missing: nothing beside"),
         (
@@ -323,3 +326,19 @@ def test_an_encoder_tells_the_distances_where_one_is_given(analysed, samples, mo
     nearest = np.sort(1 - vectors[:132] @ vectors[132:].T, axis=1)[:, :5].mean(axis=1)
     np.testing.assert_allclose([float(row["distance"]) for row in rows[:132]], nearest, atol=1e-5)
     assert [row["distance"] for row in rows[132:]] == [""] * 120
+
+
+def test_of_a_base_with_too_few_sentences_nothing_is_said(samples, model, tmp_path, capsys):
+    lines = (samples / "samples.jsonl").read_text().splitlines()
+    (tmp_path / "base.jsonl").write_text(lines[0] + "\n")
+    arguments = ("--samples", samples, "--base", tmp_path / "base.jsonl", "--output", tmp_path / "out")
+    assert analyze(*arguments, "--model.path", model, "--neighbours", 7) == 0
+    assert "nothing can be said of rare sentences" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "analysis.json").read_text())["rare"] is None
+
+
+def test_problems_are_told_apart_by_their_names_or_their_prompts(tmp_path):
+    names = [{"problem": 10**30}, {"problem": "b"}, {"problem": 10**30}]
+    rows = [{"prompt": "p", "completion": "c"} | name for name in names]
+    write_jsonl(tmp_path / "t.jsonl", [*rows, *({"prompt": p, "completion": "c"} for p in "pqp")])
+    assert [row.problem for row in read_rows(tmp_path / "t.jsonl")] == [0, 1, 0, 2, 3, 2]

@@ -38,11 +38,11 @@ class Annotated(NamedTuple):
 
 
 def annotate(
-    response: Response, words: Mapping[str, re.Pattern[str]], reflective: re.Pattern[str]
+    response: Response, words: Mapping[str, re.Pattern[str]], reflective: Sequence[re.Pattern[str]]
 ) -> Annotated:
     """Finds the tokens of each class of words, and the sentences with a reflective expression."""
     sentences = sentence_entropies(response)
-    is_reflective = np.array([reflective.search(s.text) is not None for s in sentences], bool)
+    is_reflective = np.array([any(p.search(s.text) for p in reflective) for s in sentences], bool)
     return Annotated(response, find_pivotal(response, words), sentences, is_reflective)
 
 

@@ -113,7 +113,8 @@ def mean_nearest_distance(vectors: Vectors, base: Vectors, k: int = 5) -> np.nda
         products = products.toarray() if sparse.issparse(products) else products
         nearest = np.partition(products, products.shape[1] - k, axis=1)[:, -k:]
         distances[rows] = 1 - nearest.astype(np.float64).mean(axis=1)
-    return np.maximum(distances, 0)
+    # Sentences that are equal tie, whatever the order of sums made of them.
+    return np.maximum(distances.round(6), 0)
 
 
 def most_distant(distances: np.ndarray, share: float) -> np.ndarray:

@@ -38,7 +38,7 @@ _ABBREVIATION = re.compile(
 )
 _BEFORE_NUMBER = re.compile(r"\b(?:eqs?|figs?|nos?|secs?|thms?|lem|props?|defs?|ch|pp?)\Z", re.IGNORECASE)
 _LONGEST_ABBREVIATION = 12
-_END = re.compile(r"[.!?…]+[\"'”’)\]*_]*(?=\s|\Z)|[。！？]+[”’」』）]*|\n")  # noqa: RUF001
+_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]*_]*+(?=\s|\Z)|[。！？]+[”’」』）]*|\n")  # noqa: RUF001
 _FORMULA = "\ufffc"  # stands for the characters of a formula: no letter, no sign, no space
 
 
@@ -157,17 +157,18 @@ def sentence_entropies(response: Response) -> list[SentenceEntropy]:
     ]
 
 
-def compile_patterns(patterns: Sequence[str]) -> re.Pattern[str]:
-    """Several regular expressions as one, whatever the case.
+def compile_patterns(patterns: Sequence[str]) -> tuple[re.Pattern[str], ...]:
+    """Regular expressions that are found whatever the case.
 
     Raises:
       ValueError: One that is no regular expression, by its name.
     """
+    compiled = []
     for pattern in patterns:
         try:
-            re.compile(pattern)
+            compiled.append(re.compile(pattern, re.IGNORECASE))
         except re.error as error:
             raise ValueError(
                 f"{pattern!r} is not allowed: {error}; allowed: regular expressions of Python"
             ) from None
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
+    return tuple(compiled)

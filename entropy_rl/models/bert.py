@@ -53,7 +53,7 @@ def load_encoder(directory: Path) -> tuple[EncoderConfig, EncoderParams]:
     file = directory / "config.json"
     raw = {"layer_norm_eps": 1e-12} | read_json(file)
     for name, allowed in {"model_type": "bert", **_FIXED}.items():
-        if raw.get(name, allowed) != allowed:
+        if raw.get(name) not in (None, allowed):
             raise ValueError(f"{file}: {name}: {raw[name]!r} is not supported; allowed: {allowed!r}")
     names = [field.name for field in dataclasses.fields(EncoderConfig)]
     absent = [name for name in ("model_type", *names) if raw.get(name) is None]

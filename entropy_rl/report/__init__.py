@@ -1,6 +1,6 @@
 """What a run leaves for people: tables for the terminal, curves as pictures."""
 
-from entropy_rl.report.analysis import analysis_text, write_sentences
+from entropy_rl.report.analysis import analysis_text, dynamics_text, write_sentences
 from entropy_rl.report.analysis_figures import write_analysis_figures
 from entropy_rl.report.comparison import comparison_csv, comparison_text
 from entropy_rl.report.curves import write_curves
@@ -13,6 +13,7 @@ __all__ = [
     "comparison_csv",
     "comparison_text",
     "curve_of",
+    "dynamics_text",
     "evaluation_table",
     "run_summary",
     "write_analysis_figures",

@@ -14,6 +14,7 @@ from entropy_rl.analysis import Analysis, Contrast, RareBehaviours
 from entropy_rl.evaluation.compare_runs import LEVEL
 from entropy_rl.files import write_atomically
 from entropy_rl.report.table import aligned
+from entropy_rl.run_dynamics import RunDynamics
 
 SENTENCES_FILE = "sentences.csv"
 _WIDTH = 105
@@ -48,6 +49,28 @@ def analysis_text(analysis: Analysis) -> str:
         )
         parts.append(_section(title, [a.rare.contrast]))
     return "\n\n".join([*parts, _NOTES])
+
+
+def dynamics_text(course: RunDynamics) -> str:
+    """A run's evaluations step by step; without any, its first and its last samples."""
+    points = course.evaluations or [*course.training[:1], *course.training[1:][-1:]]
+    title = "evaluations of the run" if course.evaluations else "first and last recorded samples of the run"
+    names = list(points[0].behaviours) if points else []
+    rows = [("step", "responses", "length", "entropy", "repetition", "Pass@1", *names)]
+    for point in points:
+        curve = course.pass_at_k.get(point.step, {})
+        rows.append(
+            (
+                str(point.step),
+                str(point.responses),
+                f"{point.length:.1f}",
+                f"{point.entropy:.3f}",
+                f"{point.repetition:.3f}",
+                f"{curve[1][0]:.3f}" if 1 in curve else "-",
+                *(f"{rate.per_response:.2f} ({rate.entropy:.2f})" for rate in point.behaviours.values()),
+            )
+        )
+    return f"Behaviours per response (and their entropy), {title}\n{aligned(rows)}"
 
 
 def conclusions(lines: Sequence[Contrast]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from entropy_rl.analysis import Analysis, Contrast, Point, RareBehaviours
+from entropy_rl.evaluation.compare_runs import LEVEL
 from entropy_rl.report.curves import running_mean
 from entropy_rl.run_dynamics import RunDynamics
 
@@ -74,7 +75,7 @@ def _behaviours(analysis: Analysis) -> Any:
         two = [(line.name, line.group, _COLOURS[0]), (line.against, line.other, _GREY)]
         _draw_bars(axis, two, f"{line.name} sentences", [line])
     figure.supxlabel(
-        f"95% bootstrap intervals over {analysis.problems} problems;  * adjusted p ≤ 0.05 within problems",
+        f"95% bootstrap intervals over {analysis.problems} problems;  * adjusted p ≤ {LEVEL} within problems",
         fontsize=8,
         color=_DARK,
     )
@@ -82,7 +83,7 @@ def _behaviours(analysis: Analysis) -> Any:
 
 
 def _draw_bars(axis: Any, bars: Sequence[tuple], title: str, lines: Sequence[Contrast]) -> None:
-    significant = {line.name for line in lines if line.p_adjusted <= 0.05}
+    significant = {line.name for line in lines if line.p_adjusted <= LEVEL}
     for place, (name, summary, colour) in enumerate(bars):
         if not summary.count:
             axis.text(place, 0, "none", ha="center", va="bottom", fontsize=8, color=_DARK)
