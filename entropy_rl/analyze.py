@@ -141,9 +141,9 @@ def main(config: AnalyzeConfig) -> None:
     write_atomically(directory / "analysis.json", json.dumps(finite(plain), indent=1) + "\n")
     print(analysis_text(result))
     if config.base is not None and result.rare is None:
-        print(
-            "\n=> nothing can be said of rare sentences: there are none, or too few of the base to compare with"
-        )
+        print("\n=> nothing can be said of rare sentences: none to look at, or too few of the base")
+    if course is not None:
+        print(f"\n{dynamics_text(course)}")
     figures = write_analysis_figures(directory, result, course)
     print(f"\nnumbers{' and figures' if figures else ''} are in {directory}")
 
