@@ -101,7 +101,7 @@ def main(config: AnalyzeConfig) -> None:
     from entropy_rl.evaluation.samples import RESULT_FILE
     from entropy_rl.files import finite, write_atomically
     from entropy_rl.loading import is_run
-    from entropy_rl.report import analysis_text, write_analysis_figures, write_sentences
+    from entropy_rl.report import analysis_text, dynamics_text, write_analysis_figures, write_sentences
     from entropy_rl.run_directory import CONFIG_FILE, to_plain
     from entropy_rl.run_dynamics import run_dynamics
     from entropy_rl.sentence_encoder import load_embedding

@@ -123,8 +123,8 @@ def _rare_map(rare: RareBehaviours) -> Any:
     left.legend(fontsize=8, frameon=False, loc="best")
     left.set_title("sentences", fontsize=10)
     edges = np.linspace(0, max(s.distance for s in (*common, *found)) or 1, 31)
-    for sentences, colour in ((common, _COLOURS[4]), (found, _COLOURS[1])):
-        right.hist([s.distance for s in sentences], edges, color=colour)
+    distances = [[s.distance for s in sentences] for sentences in (common, found)]
+    right.hist(distances, edges, color=[_COLOURS[4], _COLOURS[1]], stacked=True)
     right.axvline(rare.threshold, color=_DARK, linewidth=1, linestyle="--")
     right.set_xlabel("mean distance to the base model's nearest")
     right.set_ylabel("sentences")
