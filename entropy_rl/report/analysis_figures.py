@@ -97,6 +97,7 @@ def _draw_bars(axis: Any, bars: Sequence[tuple], title: str, lines: Sequence[Con
             )
     labels = [f"{name.replace(' ', chr(10))}\n{summary.count:,}" for name, summary, _ in bars]
     axis.set_xticks(range(len(bars)), labels, fontsize=8)
+    axis.set_xlim(-0.6, len(bars) - 0.4)
     axis.set_title(title, fontsize=10)
     axis.margins(y=0.12)
     axis.set_ylim(bottom=0)
