@@ -160,6 +160,8 @@ def _summary(moments: _Moments, resamples: int, seed: int) -> Summary:
     count, total = moments.count[here], moments.total[here]
     if not len(count):
         return Summary(0, 0, _NAN, _NAN, _NAN)
+    if len(count) == 1:  # its spread says nothing of other problems
+        return Summary(int(count[0]), 1, float(total[0] / count[0]), -np.inf, np.inf)
     draws = np.random.default_rng(seed).multinomial(
         len(count), np.full(len(count), 1 / len(count)), size=resamples
     )

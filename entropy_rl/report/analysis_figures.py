@@ -90,7 +90,8 @@ def _draw_bars(axis: Any, bars: Sequence[tuple], title: str, lines: Sequence[Con
             continue
         axis.bar(place, summary.mean, color=colour, width=0.7)
         reach = [[summary.mean - summary.low], [summary.high - summary.mean]]
-        axis.errorbar(place, summary.mean, np.maximum(reach, 0), color="black", capsize=3, linewidth=1)
+        if np.isfinite(reach).all():
+            axis.errorbar(place, summary.mean, np.maximum(reach, 0), color="black", capsize=3, linewidth=1)
         if name in significant:
             axis.annotate(
                 "*", (place, summary.high), (0, 1), textcoords="offset points", ha="center", fontsize=12
