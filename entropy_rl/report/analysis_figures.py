@@ -35,6 +35,8 @@ def write_analysis_figures(directory: Path, analysis: Analysis, course: RunDynam
     except ImportError:
         return []
     matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
     figures = {"entropy_of_behaviours": _behaviours(analysis)}
     if analysis.rare is not None:
         figures["rare_map"] = _rare_map(analysis.rare)
@@ -45,9 +47,7 @@ def write_analysis_figures(directory: Path, analysis: Analysis, course: RunDynam
         for suffix in ("png", "svg"):
             written.append(directory / f"{name}.{suffix}")
             figure.savefig(written[-1], dpi=_DPI)
-    import matplotlib.pyplot as plt
-
-    plt.close("all")
+        plt.close(figure)
     return written
 
 
@@ -75,7 +75,7 @@ def _behaviours(analysis: Analysis) -> Any:
         two = [(line.name, line.group, _COLOURS[0]), (line.against, line.other, _GREY)]
         _draw_bars(axis, two, f"{line.name} sentences", [line])
     figure.supxlabel(
-        f"95% bootstrap intervals over {analysis.problems} problems;  * adjusted p ≤ {LEVEL} within problems",
+        f"95% bootstrap intervals over {analysis.problems} problems;  * adjusted p ≤ {LEVEL} within problems, classes against {against[0]}",
         fontsize=8,
         color=_DARK,
     )
