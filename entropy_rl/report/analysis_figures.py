@@ -74,11 +74,9 @@ def _behaviours(analysis: Analysis) -> Any:
     for axis, line in zip(axes[1:], pairs, strict=True):
         two = [(line.name, line.group, _COLOURS[0]), (line.against, line.other, _GREY)]
         _draw_bars(axis, two, f"{line.name} sentences", [line])
-    figure.supxlabel(
-        f"95% bootstrap intervals over {analysis.problems} problems;  * adjusted p ≤ {LEVEL} within problems, classes against {against[0]}",
-        fontsize=8,
-        color=_DARK,
-    )
+    intervals = f"95% bootstrap intervals over {analysis.problems} problems"
+    stars = f"* adjusted p ≤ {LEVEL} within problems, classes against {against[0]}"
+    figure.supxlabel(f"{intervals};  {stars}", fontsize=8, color=_DARK)
     return figure
 
 
