@@ -32,6 +32,7 @@ setup(
         "math-verify==0.9.0",
         "docstring-parser>=0.16",
         "pyyaml>=6",
+        "scipy>=1.13",  # sparse vectors of sentences; jax requires it too
         "jinja2>=3.1",  # chat templates; transformers does not require it
         "rich>=14",
         "tensorboardX>=2.6.5",

@@ -39,6 +39,11 @@ _VERBS = {
         "entropy_rl.compare:main",
         "two evaluations: paired tests, and controls for length and accuracy",
     ),
+    "analyze": (
+        "entropy_rl.analyze:AnalyzeConfig",
+        "entropy_rl.analyze:main",
+        "entropy of pivotal tokens, reflective actions and rare behaviours",
+    ),
     "replay": (
         "entropy_rl.replay:ReplayConfig",
         "entropy_rl.replay:main",

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from entropy_rl.advantages import build_advantage
+from entropy_rl.analyze import AnalyzeConfig
 from entropy_rl.config import EvaluateConfig, TrainConfig
 from entropy_rl.config_file import parse_config
 from entropy_rl.warmstart_config import WarmstartConfig
@@ -14,7 +15,12 @@ from entropy_rl.warmstart_config import WarmstartConfig
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-CLASSES = {"train": TrainConfig, "evaluate": EvaluateConfig, "warmstart": WarmstartConfig}
+CLASSES = {
+    "analyze": AnalyzeConfig,
+    "evaluate": EvaluateConfig,
+    "train": TrainConfig,
+    "warmstart": WarmstartConfig,
+}
 
 
 def test_the_notebook_example_runs_as_it_is_written(capsys):

@@ -1,7 +1,17 @@
 """Models as a `Policy`, and Hugging Face directories in and out."""
 
+from entropy_rl.models.bert import encode, load_encoder
 from entropy_rl.models.decoder import DecoderConfig, make_policy
 from entropy_rl.models.hf import load_hf, save_hf
 from entropy_rl.models.hf_config import config_json, read_config
 
-__all__ = ["DecoderConfig", "config_json", "load_hf", "make_policy", "read_config", "save_hf"]
+__all__ = [
+    "DecoderConfig",
+    "config_json",
+    "encode",
+    "load_encoder",
+    "load_hf",
+    "make_policy",
+    "read_config",
+    "save_hf",
+]

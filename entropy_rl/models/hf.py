@@ -83,8 +83,8 @@ def _tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
 # ---------------------------------------------------------------------------------------------------
 
 
-def _open_tensors(directory: Path) -> dict[str, tuple[Path, Any]]:
-    """File and slice of every tensor, without reading any values."""
+def open_tensors(directory: Path) -> dict[str, tuple[Path, Any]]:
+    """File and slice of every tensor of a checkpoint, without reading any values."""
     if (directory / _WEIGHTS).is_file():  # where there are both, transformers too prefers the single file
         files = [directory / _WEIGHTS]
     elif (directory / _INDEX).is_file():
@@ -190,7 +190,7 @@ def load_hf(
     """
     directory = Path(directory)
     config = read_config(directory)
-    tensors = _open_tensors(directory)
+    tensors = open_tensors(directory)
     _check_tensors(directory, config, tensors)
     params = {}
     for path, shape in _leaf_shapes(config).items():

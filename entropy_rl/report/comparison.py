@@ -9,6 +9,7 @@ import textwrap
 
 from entropy_rl.evaluation import Comparison, Line
 from entropy_rl.evaluation.compare_runs import LEVEL
+from entropy_rl.report.table import aligned
 
 # field of the comparison -> (its title, what is measured there)
 _TABLES = {
@@ -86,12 +87,7 @@ def _header(comparison: Comparison) -> list[str]:
 
 
 def _table(lines: list[Line]) -> str:
-    rows = [_HEADINGS, *map(_cells, lines)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    )
+    return aligned([_HEADINGS, *map(_cells, lines)])
 
 
 def _cells(line: Line) -> tuple[str, ...]:

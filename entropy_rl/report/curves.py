@@ -48,11 +48,7 @@ def write_curves(directory: Path) -> Path:
         values = np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
         axis.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1)
         if len(rows) > window:
-            # A step without a value is left out of the mean, not drawn as a gap of a whole window.
-            known = np.convolve(np.isfinite(values), np.ones(window), mode="valid")
-            total = np.convolve(np.nan_to_num(values), np.ones(window), mode="valid")
-            mean = np.divide(total, known, out=np.full(known.shape, np.nan), where=known > 0)
-            axis.plot(steps[window - 1 :], mean, color="tab:blue", linewidth=2)
+            axis.plot(steps[window - 1 :], running_mean(values, window), color="tab:blue", linewidth=2)
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
     for axis in axes[-1]:
@@ -62,3 +58,13 @@ def write_curves(directory: Path) -> Path:
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """f[n - window + 1]: means over windows, of what is known in each; NaN where nothing is.
+
+    A step without a value is left out of the mean, not drawn as a gap of a whole window.
+    """
+    known = np.convolve(np.isfinite(values), np.ones(window), mode="valid")
+    total = np.convolve(np.nan_to_num(values), np.ones(window), mode="valid")
+    return np.divide(total, known, out=np.full(known.shape, np.nan), where=known > 0)

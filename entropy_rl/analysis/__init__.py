@@ -1,0 +1,54 @@
+"""What kinds of tokens and sentences a model is undecided at: the analysis of arXiv 2506.14758, section 2.
+
+Pure functions of responses: no files, no models. NumPy in float64 on the host, as for all statistics of
+evaluations.
+"""
+
+from entropy_rl.analysis.analyses import Analysis, RareBehaviours, analyse, find_rare
+from entropy_rl.analysis.behaviours import (
+    Annotated,
+    annotate,
+    gather,
+    pivotal_contrasts,
+    reflective_contrast,
+)
+from entropy_rl.analysis.contrasts import Contrast, Group, Summary, contrast
+from entropy_rl.analysis.over_steps import Point, dynamics, point
+from entropy_rl.analysis.rare import Rare, mean_nearest_distance, principal_components, rare_sentences, tf_idf
+from entropy_rl.analysis.responses import Response, TokenSpans
+from entropy_rl.analysis.sentences import REFLECTIVE, compile_patterns, split_sentences
+from entropy_rl.analysis.words import WORDS, TokenCount, find_pivotal, most_entropic, word_patterns
+
+__all__ = [
+    "REFLECTIVE",
+    "WORDS",
+    "Analysis",
+    "Annotated",
+    "Contrast",
+    "Group",
+    "Point",
+    "Rare",
+    "RareBehaviours",
+    "Response",
+    "Summary",
+    "TokenCount",
+    "TokenSpans",
+    "analyse",
+    "annotate",
+    "compile_patterns",
+    "contrast",
+    "dynamics",
+    "find_pivotal",
+    "find_rare",
+    "gather",
+    "mean_nearest_distance",
+    "most_entropic",
+    "pivotal_contrasts",
+    "point",
+    "principal_components",
+    "rare_sentences",
+    "reflective_contrast",
+    "split_sentences",
+    "tf_idf",
+    "word_patterns",
+]

@@ -1,0 +1,145 @@
+"""An entropy analysis as text for the terminal, and its sentences as CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from entropy_rl.analysis import Analysis, Contrast, RareBehaviours
+from entropy_rl.evaluation.compare_runs import LEVEL
+from entropy_rl.files import write_atomically
+from entropy_rl.report.table import aligned
+from entropy_rl.run_dynamics import RunDynamics
+
+SENTENCES_FILE = "sentences.csv"
+_WIDTH = 105
+_HEADINGS = ("", "count", "entropy", "95% interval", "difference", "95% interval")
+_HEADINGS += ("d", "P(more)", "p adjusted", "problems")
+_NOTES = f"""Entropy in nats. Difference, P(more) and p compare within each problem, and then over problems:
+tokens of one problem are not independent. P(more): how often a value of the row is above one of the others;
+0.5 is no difference. d: Cohen's, over all values. p: sign flips over problems, two-sided, after Holm's
+correction over the rows of the table, with * where it is <= {LEVEL}. The lists and expressions are this
+library's, or yours: the paper's are not published. None of this says that entropy causes a behaviour."""
+_MOST_TOKENS = 10
+
+
+def analysis_text(analysis: Analysis) -> str:
+    """The tables, and what follows from them in plain words."""
+    a = analysis
+    parts = [
+        f"{a.problems} problems, {a.responses} responses, {a.tokens} tokens, {a.sentences} sentences; "
+        f"mean entropy {a.entropy:.3f}"
+    ]
+    against = list(dict.fromkeys(line.against for line in a.pivotal))
+    parts += [
+        _section(f"Pivotal tokens against {name}", [x for x in a.pivotal if x.against == name])
+        for name in against
+    ]
+    parts.append(_most_entropic(a))
+    parts.append(_section("Reflective sentences against other sentences", [a.reflective]))
+    if a.rare is not None:
+        title = (
+            f"Rare sentences (distance >= {a.rare.threshold:.3f} from {a.rare.base_sentences} of the base) "
+            "against common sentences"
+        )
+        parts.append(_section(title, [a.rare.contrast]))
+    return "\n\n".join([*parts, _NOTES])
+
+
+def dynamics_text(course: RunDynamics) -> str:
+    """A run's evaluations step by step; without any, its first and its last samples."""
+    points = course.evaluations or [*course.training[:1], *course.training[1:][-1:]]
+    title = "evaluations of the run" if course.evaluations else "first and last recorded samples of the run"
+    names = list(points[0].behaviours) if points else []
+    rows = [("step", "responses", "length", "entropy", "repetition", "Pass@1", *names)]
+    for point in points:
+        curve = course.pass_at_k.get(point.step, {})
+        rows.append(
+            (
+                str(point.step),
+                str(point.responses),
+                f"{point.length:.1f}",
+                f"{point.entropy:.3f}",
+                f"{point.repetition:.3f}",
+                f"{curve[1][0]:.3f}" if 1 in curve else "-",
+                *(f"{rate.per_response:.2f} ({rate.entropy:.2f})" for rate in point.behaviours.values()),
+            )
+        )
+    return f"Behaviours per response (and their entropy), {title}\n{aligned(rows)}"
+
+
+def conclusions(lines: Sequence[Contrast]) -> list[str]:
+    """What follows from a table, in a sentence or two."""
+    against = lines[0].against
+    found = [
+        f"{_names(group)} {'have' if len(group) > 1 else 'has'} significantly {how} entropy than {against}"
+        for how, sign in (("more", 1), ("less", -1))
+        if (group := [x for x in lines if x.p_adjusted <= LEVEL and x.difference * sign > 0])
+    ]
+    unclear = [x for x in lines if x.problems and not x.p_adjusted <= LEVEL]
+    if unclear:
+        found.append(f"no significant difference to {against} for {_names(unclear)}")
+    unsaid = [x for x in lines if not x.problems]
+    absent = [x for x in unsaid if not x.group.count]
+    apart = [x for x in unsaid if x.group.count]
+    if absent:
+        found.append(f"nothing can be said of {_names(absent)}: there are none")
+    if apart:
+        found.append(f"nothing can be said of {_names(apart)}: no problem has both them and {against}")
+    return found
+
+
+def _names(lines: Sequence[Contrast]) -> str:
+    return ", ".join(line.name for line in lines)
+
+
+def write_sentences(directory: Path, rare: RareBehaviours) -> Path:
+    """Writes the sentences of the map as CSV, the most distant first, those of the base model last."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    fields = ("distance", "rare", "entropy", "x", "y", "text")
+    writer.writerow(fields)
+    order = sorted(rare.placed, key=lambda s: -math.inf if s.distance is None else s.distance, reverse=True)
+    plain = map(dataclasses.asdict, order)
+    writer.writerows(["" if s[name] is None else s[name] for name in fields] for s in plain)
+    write_atomically(directory / SENTENCES_FILE, text.getvalue())
+    return directory / SENTENCES_FILE
+
+
+def _section(title: str, lines: Sequence[Contrast]) -> str:
+    other = lines[0].other
+    if other.count:
+        title += f" ({other.count}, entropy {other.mean:.3f} [{other.low:.3f}, {other.high:.3f}])"
+    table = [_HEADINGS, *(_cells(line) for line in lines if line.group.count)]
+    said = [textwrap.fill(f"=> {one}", _WIDTH, subsequent_indent="   ") for one in conclusions(lines)]
+    return "\n".join([title, *([aligned(table)] if len(table) > 1 else []), *said])
+
+
+def _cells(line: Contrast) -> tuple[str, ...]:
+    group = line.group
+    mean = line.name, str(group.count), f"{group.mean:.3f}", f"[{group.low:.3f}, {group.high:.3f}]"
+    if not line.problems:
+        return (*mean, *("-",) * 5, "0")
+    return (
+        *mean,
+        f"{line.difference:+.3f}",
+        f"[{line.low:+.3f}, {line.high:+.3f}]",
+        "-" if math.isnan(line.cohens_d) else f"{line.cohens_d:+.2f}",
+        f"{line.superiority:.2f}",
+        f"{line.p_adjusted:.2g}" + ("*" if line.p_adjusted <= LEVEL else ""),
+        str(line.problems),
+    )
+
+
+def _most_entropic(analysis: Analysis) -> str:
+    title = "Most entropic tokens"
+    tokens = analysis.most_entropic[:_MOST_TOKENS]
+    if not tokens:
+        return f"{title}\n=> none occurs often enough (min_count)"
+    rows = [(repr(t.text), str(t.count), f"{t.entropy:.3f}", str(t.problems)) for t in tokens]
+    return f"{title}\n{aligned([('', 'count', 'entropy', 'problems'), *rows])}"

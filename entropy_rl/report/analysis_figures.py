@@ -1,0 +1,211 @@
+"""The figures of an entropy analysis, as PNG and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from entropy_rl.analysis import Analysis, Contrast, Point, RareBehaviours
+from entropy_rl.evaluation.compare_runs import LEVEL
+from entropy_rl.report.curves import running_mean
+from entropy_rl.run_dynamics import RunDynamics
+
+# Okabe & Ito's colours, which people with any colour vision can tell apart.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+_GREY, _DARK = "#B5B5B5", "#444444"
+_DPI = 160
+
+
+def write_analysis_figures(directory: Path, analysis: Analysis, course: RunDynamics | None) -> list[Path]:
+    """Draws the entropies of the behaviours, the map of the sentences, and how a run went.
+
+    Args:
+      directory: Where.
+      analysis: The analysis.
+      course: Of the run that was analysed; None if it was none.
+
+    Returns:
+      What was written; nothing without matplotlib, which is in the extra `report`.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        return []
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figures = {"entropy_of_behaviours": _behaviours(analysis)}
+    if analysis.rare is not None:
+        figures["rare_map"] = _rare_map(analysis.rare)
+    if course is not None and course.metrics:
+        figures["dynamics"] = _dynamics(course)
+    written = []
+    for name, figure in figures.items():
+        for suffix in ("png", "svg"):
+            written.append(directory / f"{name}.{suffix}")
+            figure.savefig(written[-1], dpi=_DPI)
+        plt.close(figure)
+    return written
+
+
+def _behaviours(analysis: Analysis) -> Any:
+    """Mean entropies with intervals: classes of words, reflective and rare sentences."""
+    import matplotlib.pyplot as plt
+
+    pairs = [analysis.reflective, *([] if analysis.rare is None else [analysis.rare.contrast])]
+    against = list(dict.fromkeys(line.against for line in analysis.pivotal))
+    lines = [line for line in analysis.pivotal if line.against == against[0]]
+    others = [next(line for line in analysis.pivotal if line.against == name) for name in against]
+    bars = [(line.name, line.group, _COLOURS[0]) for line in lines]
+    bars += [(line.against, line.other, _GREY) for line in others]
+    figure, axes = plt.subplots(
+        1,
+        1 + len(pairs),
+        figsize=(0.9 + 0.85 * len(bars) + 2.2 * len(pairs), 3.4),
+        width_ratios=[len(bars), *[3] * len(pairs)],
+        layout="constrained",
+    )
+    axes = np.atleast_1d(axes)
+    _draw_bars(axes[0], bars, "pivotal tokens", lines)
+    axes[0].set_ylabel("mean entropy (nats)")
+    for axis, line in zip(axes[1:], pairs, strict=True):
+        two = [(line.name, line.group, _COLOURS[0]), (line.against, line.other, _GREY)]
+        _draw_bars(axis, two, f"{line.name} sentences", [line])
+    intervals = f"95% bootstrap intervals over {analysis.problems} problems"
+    stars = f"* adjusted p ≤ {LEVEL} within problems, classes against {against[0]}"
+    figure.supxlabel(f"{intervals};  {stars}", fontsize=8, color=_DARK)
+    return figure
+
+
+def _draw_bars(axis: Any, bars: Sequence[tuple], title: str, lines: Sequence[Contrast]) -> None:
+    significant = {line.name for line in lines if line.p_adjusted <= LEVEL}
+    for place, (name, summary, colour) in enumerate(bars):
+        if not summary.count:
+            axis.text(place, 0, "none", ha="center", va="bottom", fontsize=8, color=_DARK)
+            continue
+        axis.bar(place, summary.mean, color=colour, width=0.7)
+        reach = [[summary.mean - summary.low], [summary.high - summary.mean]]
+        if np.isfinite(reach).all():
+            axis.errorbar(place, summary.mean, np.maximum(reach, 0), color="black", capsize=3, linewidth=1)
+        if name in significant:
+            axis.annotate(
+                "*", (place, summary.high), (0, 1), textcoords="offset points", ha="center", fontsize=12
+            )
+    labels = [f"{name.replace(' ', chr(10))}\n{summary.count:,}" for name, summary, _ in bars]
+    axis.set_xticks(range(len(bars)), labels, fontsize=8)
+    axis.set_xlim(-0.6, len(bars) - 0.4)
+    axis.set_title(title, fontsize=10)
+    axis.margins(y=0.12)
+    axis.set_ylim(bottom=0)
+    _clean(axis)
+
+
+def _rare_map(rare: RareBehaviours) -> Any:
+    """Sentences by their two principal components, and their distances beside."""
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.9), width_ratios=[3, 2], layout="constrained")
+    base = [s for s in rare.placed if s.rare is None]
+    common = [s for s in rare.placed if s.rare is False]
+    found = [s for s in rare.placed if s.rare]
+    for sentences, label, style in (
+        (base, "base model", {"color": _GREY, "s": 10, "alpha": 0.5}),
+        (common, "common", {"color": _COLOURS[4], "s": 10, "alpha": 0.6}),
+        (found, "rare", {"color": _COLOURS[1], "s": 22, "marker": "^", "alpha": 0.8}),
+    ):
+        places = np.array([(s.x, s.y) for s in sentences]).reshape(-1, 2)
+        left.scatter(*places.T, linewidths=0, label=f"{label} ({len(sentences):,})", **style)
+    left.set_xlabel("first principal component")
+    left.set_ylabel("second principal component")
+    left.legend(fontsize=8, frameon=False, loc="best")
+    left.set_title("sentences", fontsize=10)
+    edges = np.linspace(0, max(s.distance for s in (*common, *found)) or 1, 31)
+    distances = [[s.distance for s in sentences] for sentences in (common, found)]
+    right.hist(distances, edges, color=[_COLOURS[4], _COLOURS[1]], stacked=True)
+    right.axvline(rare.threshold, color=_DARK, linewidth=1, linestyle="--")
+    right.set_xlabel("mean distance to the base model's nearest")
+    right.set_ylabel("sentences")
+    right.set_title("what is called rare", fontsize=10)
+    for axis in (left, right):
+        _clean(axis)
+    return figure
+
+
+def _dynamics(course: RunDynamics) -> Any:
+    """Six panels over the steps; evaluations, whose problems are always the same, as dots."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 3, figsize=(11.5, 6.2), sharex=True, layout="constrained")
+    names = list((course.training or course.evaluations)[0].behaviours)
+    for i, name in enumerate(names):
+        style = {"color": _COLOURS[i % len(_COLOURS)], "label": name}
+        _draw_points(axes[0, 0], course, lambda p, n=name: p.behaviours[n].per_response, **style)
+        _draw_points(axes[0, 1], course, lambda p, n=name: p.behaviours[n].entropy, **style)
+    axes[0, 0].set_title("behaviours per response", fontsize=10)
+    axes[0, 1].set_title("their mean entropy (nats)", fontsize=10)
+    axes[0, 0].legend(fontsize=7, frameon=False)
+    for i, (k, curve) in enumerate(_pass_at_k(course).items()):
+        steps, estimate, low, high = np.array(curve).T
+        colour = _COLOURS[i % len(_COLOURS)]
+        axes[0, 2].plot(steps, estimate, marker="o", markersize=3, color=colour, label=f"Pass@{k}")
+        axes[0, 2].fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes[0, 2].set_title("Pass@K (95% intervals over problems)", fontsize=10)
+    if course.pass_at_k:
+        axes[0, 2].legend(fontsize=7, frameon=False)
+    _draw_metric(axes[1, 0], course, "length", "response length (tokens)")
+    _draw_metric(axes[1, 1], course, "entropy", "entropy (nats per token)")
+    _draw_points(axes[1, 0], course, lambda p: p.length, training=False, color=_DARK)
+    _draw_points(axes[1, 1], course, lambda p: p.entropy, training=False, color=_DARK)
+    _draw_points(axes[1, 2], course, lambda p: p.repetition, color=_COLOURS[0], label="repeated 4-grams")
+    _draw_metric(axes[1, 2], course, "bonus_share", "repetition, and entropy bonus", _COLOURS[1])
+    axes[1, 2].legend(fontsize=7, frameon=False)
+    for axis in axes.flat:
+        _clean(axis)
+    for axis in axes[1]:
+        axis.set_xlabel("step")
+    note = "lines: training, running means over a tenth of the run;  dots: evaluations, of the same problems"
+    figure.supxlabel(note, fontsize=8, color=_DARK)
+    return figure
+
+
+def _draw_points(
+    axis: Any, course: RunDynamics, value_of: Callable[[Point], float], training: bool = True, **style: Any
+) -> None:
+    if training and course.training:
+        steps = np.array([point.step for point in course.training])
+        _draw_running(axis, steps, np.array([value_of(point) for point in course.training]), **style)
+    label = {} if training and course.training else {"label": style.get("label")}
+    steps = [point.step for point in course.evaluations]
+    values = [value_of(point) for point in course.evaluations]
+    axis.plot(steps, values, "o:", markersize=4, linewidth=1, color=style["color"], **label)
+
+
+def _draw_metric(axis: Any, course: RunDynamics, name: str, title: str, colour: str = _COLOURS[0]) -> None:
+    steps = np.array([row["step"] for row in course.metrics])
+    values = np.array([np.nan if row[name] is None else row[name] for row in course.metrics], float)
+    _draw_running(axis, steps, values, color=colour, label="|ψ| / |A|" if name == "bonus_share" else None)
+    axis.set_title(title, fontsize=10)
+
+
+def _draw_running(axis: Any, steps: np.ndarray, values: np.ndarray, **style: Any) -> None:
+    window = max(1, len(steps) // 10)
+    axis.plot(steps[window - 1 :], running_mean(values, window), linewidth=1.8, **style)
+
+
+def _pass_at_k(course: RunDynamics) -> dict[int, list[tuple[float, ...]]]:
+    """K -> (step, Pass@K, low, high) of each evaluation; of many K the first, a middle one and the last."""
+    ks = sorted({k for of_step in course.pass_at_k.values() for k in of_step})
+    kept = sorted({ks[0], ks[len(ks) // 2], ks[-1]}) if ks else []
+    return {
+        k: [(step, *of_step[k]) for step, of_step in course.pass_at_k.items() if k in of_step] for k in kept
+    }
+
+
+def _clean(axis: Any) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8)
+    axis.grid(axis="y", alpha=0.25, linewidth=0.6)
+    axis.set_axisbelow(True)
