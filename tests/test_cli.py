@@ -708,7 +708,7 @@ def test_the_help_of_a_group_lists_its_verbs_only(capsys, arguments):
 
 def leaves(config: dict, above: str = ""):
     for name, value in config.items():
-        if isinstance(value, dict) and name not in ("args", "at_least", "at_most"):
+        if isinstance(value, dict) and name not in ("args", "surrogate", "at_least", "at_most"):
             yield from leaves(value, f"{above}{name}.")
         else:
             yield f"{above}{name}"

@@ -82,7 +82,8 @@ def opefo(score: Literal["paper", "first_order"] = "paper") -> Selection:
     wₜ = 1 + λ where dₜ > 0, 1 - λ where dₜ < 0, else 1;   λ = (N - P) / (N + P)
     P = Σ dₜ over dₜ > 0,   N = Σ |dₜ| over dₜ < 0, over the mini-batch
 
-    so that the weighted changes of the entropy add up to nothing: (1 + λ) P = (1 - λ) N.
+    so that the weighted changes of the entropy add up to nothing: (1 + λ) P = (1 - λ) N. Where all changes
+    have one sign, none of them is left.
 
     "paper":        dₜ = -Aₜ (1 - pₜ)² (log pₜ + Hₜ)
     "first_order":  dₜ = -Aₜ pₜ (log pₜ + Hₜ), the change by one step on logits of a table, from one sample
