@@ -74,7 +74,6 @@ _PUBLIC = {
     # token selections and weights
     "Selection": "selection",
     "TokenWeights": "selection",
-    "combine": "selection",
     "build_selection": "selection",
     "forking_tokens": "selection",
     "erc": "selection",

@@ -196,6 +196,10 @@ def test_bad_yaml_is_refused_with_file_and_line(refused, here, text, message):
             "loss.surrogate: ppo_clip.clip_low: -0.1 is not allowed; allowed: 0 < clip_low < 1",
         ),
         (
+            ["--loss.surrogate", "{name: gspo}", "--batching.fused_loss", "true"],
+            "batching.fused_loss: true is not allowed with loss.surrogate of scope 'row', which",
+        ),
+        (
             ["--loss.selection+", "{name: token_tis}", "--rollout.top_p", "0.9"],
             "loss.selection: ['token_tis'] is not allowed; allowed: weights against the sampler with old_log",
         ),

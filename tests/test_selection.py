@@ -266,17 +266,20 @@ def test_clip_cov_leaves_out_as_many_as_it_says_of_those_it_may():
 def test_the_random_choice_hits_every_candidate_equally_often():
     advantages, stats = make_tokens()
     candidates, _ = candidates_of(advantages, stats, 0.1, 1.0)
-    draws, hits = 600, np.zeros((B, N))
-    for seed in range(draws):
-        # another rollout: the same tokens with other records
-        other = stats.replace(sampler_log_probs=stats.sampler_log_probs - 1e-3 * seed)
-        hits += np.asarray(stats.mask) - np.asarray(
-            clip_cov(ppo_clip(), 1e-4, low=0.1, high=1.0)(advantages, other).weight
-        )
+    selection, draws = clip_cov(ppo_clip(), 1e-4, low=0.1, high=1.0), 600
+
+    def left_out(rollout):
+        # Others are certain of all tokens but the first: that tokens have equal records makes no difference.
+        first = jnp.arange(N)[None] == 0
+        recorded = jnp.where(first, stats.sampler_log_probs - 1e-3 * rollout, 0)
+        weight = selection(advantages, stats.replace(sampler_log_probs=recorded)).weight
+        return stats.mask - weight
+
+    hits = np.asarray(jax.jit(jax.vmap(left_out))(jnp.arange(draws)).sum(0))
     share = 1 / len(candidates)
     spread = math.sqrt(share * (1 - share) / draws)
     assert hits.sum() == draws
-    assert all(abs(hits[p] / draws - share) < 4.5 * spread for p in candidates)
+    assert all(abs(hits[p] / draws - share) < 4 * spread for p in candidates)
 
 
 @pytest.mark.parametrize("score", ["paper", "first_order"])
@@ -303,7 +306,7 @@ def test_the_first_order_score_is_the_change_of_the_entropy_of_a_table():
 
         log_p, h = jax.nn.log_softmax(logits), entropy(logits)
         p = jnp.exp(log_p)
-        step = p * advantage  # natural for one sample of each action: d z_a = p_a A_a
+        step = p * advantage  # a sampled action raises its own logit by its advantage
         change = jnp.sum(jax.grad(entropy)(logits) * step)
         np.testing.assert_allclose(jnp.sum(p * (-advantage * p * (log_p + h))), change, rtol=1e-12)
 

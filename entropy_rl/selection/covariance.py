@@ -27,8 +27,8 @@ def clip_cov(
     (`clip_cov`), where the recipe for 7B models has a clip range of 1 above.
 
     The choice must be random, and yet the same however the mini-batch is split. So each token draws a number
-    from a key that is folded with the bits of its log-prob as the sampler recorded it: it depends on neither
-    position, shape nor device, and is another one in every rollout.
+    from a key that is folded with the bits of its row's log-probs, as the sampler recorded them, and with its
+    place in the row: it depends on neither padding, other rows nor devices, and is another in every rollout.
 
     Args:
       surrogate: That of the loss, which is asked for what it clips; a config does not name it.
@@ -91,13 +91,18 @@ def _covariance(advantages: jax.Array, stats: TokenStats) -> jax.Array:
 
 
 def _count(fraction: float, stats: TokenStats) -> jax.Array:
-    # A hair more, so that the rounding of 0.29 · 100 does not cost a token.
+    # A hair above it is rounded down, so that float32 makes no 28 of 0.29 · 100.
     return jnp.maximum(jnp.floor(fraction * jnp.sum(stats.mask, dtype=jnp.float32) * (1 + 3e-7)), 1)
 
 
 def _random_numbers(seed: int, recorded: jax.Array) -> jax.Array:
-    """A uniform number for each token, from its own recorded log-prob."""
-    key = jax.random.key(seed)
+    """A uniform number for each token, from the recorded log-probs of its row and its place there."""
+    key, places = jax.random.key(seed), jnp.arange(recorded.shape[1])
     bits = jax.lax.bitcast_convert_type(recorded, jnp.uint32)
-    draw = jax.vmap(lambda b: jax.random.uniform(jax.random.fold_in(key, b)))
-    return draw(bits.reshape(-1)).reshape(recorded.shape)
+    rows = jnp.sum(bits, axis=1, dtype=jnp.uint32)  # of whole numbers, so in any order and with any padding
+
+    def of_row(row: jax.Array) -> jax.Array:
+        row_key = jax.random.fold_in(key, row)
+        return jax.vmap(lambda t: jax.random.uniform(jax.random.fold_in(row_key, t)))(places)
+
+    return jax.vmap(of_row)(rows)

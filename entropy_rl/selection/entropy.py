@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from entropy_rl.config_checks import require
 from entropy_rl.masked import masked_sum
 from entropy_rl.selection.selection import Selection, top
+from entropy_rl.token_inputs import rounded_up
 from entropy_rl.types import TokenStats
 
 
@@ -37,9 +38,8 @@ def forking_tokens(fraction: float = 0.2) -> Selection:
     require(0 < fraction <= 1, "forking_tokens.fraction", fraction, "0 < fraction <= 1")
 
     def select(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        tokens = jnp.sum(stats.mask, dtype=jnp.float32)
-        # A hair less, so that the rounding of 0.3 · 10 does not add a token.
-        kept = jnp.ceil(fraction * tokens * (1 - 3e-7))
+        tokens = jnp.sum(stats.mask)
+        kept = rounded_up(fraction, tokens)
         return top(stats.entropy, stats.mask, kept) * (tokens / jnp.maximum(kept, 1))
 
     return Selection(select, "batch")
@@ -53,7 +53,8 @@ def erc(low: float = 0.95, high: float = 1.05) -> Selection:
     The ratio stands for all tokens of the vocabulary, that of PPO for the sampled one; both clips act.
     Source: https://arxiv.org/abs/2512.05591, the range from the scripts of
     https://github.com/Kwai-Klear/ERC. There the loss that is reported, unlike its gradient, keeps the tokens
-    that are left out.
+    that are left out. The range is narrow: with entropies recorded by a sampler of lower precision, rounding
+    alone can leave it.
 
     Args:
       low: Lower bound, 0 ≤ low < 1.

@@ -14,7 +14,7 @@ from entropy_rl.config_checks import require
 from entropy_rl.masked import masked_mean
 from entropy_rl.surrogates.ratio import check_clip_range, clipped_loss
 from entropy_rl.surrogates.surrogate import ClipMasks, Surrogate
-from entropy_rl.token_inputs import log_ratio
+from entropy_rl.token_inputs import log_ratio, rounded_up
 from entropy_rl.types import TokenStats
 
 
@@ -130,7 +130,7 @@ def s_trace(decay: float, fraction: float = 1.0, clip_low: float = 0.2, clip_hig
         entropy = jnp.where(stats.mask, stats.old_entropy, -jnp.inf)
         place = jnp.argsort(jnp.argsort(-entropy, axis=1, stable=True), axis=1)
         length = jnp.sum(stats.mask, axis=1, keepdims=True)
-        traced = (stats.mask & (place < jnp.ceil(fraction * length))).astype(jnp.float32)
+        traced = (stats.mask & (place < rounded_up(fraction, length))).astype(jnp.float32)
         total = faded(traced)
         d = faded(traced * log_ratio(stats.log_probs, stats.old_log_probs))
         ratio = _with_gradient_of(d / jnp.where(total > 0, total, 1), stats.log_probs)
