@@ -80,40 +80,26 @@ class LossConfig:
     """The policy-gradient loss.
 
     Args:
-      clip_low: Lower clip range ε_low of the ratio.
-      clip_high: Upper clip range ε_high.
-      dual_clip: Cap c > 1 on the ratio where the advantage is negative; null for none.
+      surrogate: What is minimised, as {name: FUNCTION, ARGUMENT: VALUE, ...}; docs/methods.md lists them.
+      selection: Which tokens it is minimised over and with what weights, each as {name: FUNCTION, ...}.
       aggregation: How token losses become one number.
       kl_coef: Weight of the KL term to the starting policy; 0 for none.
       kl_estimator: Estimator of that KL.
       entropy_coef: Weight of an entropy bonus, with gradient through the entropy (the max-entropy
         baseline; not the entropy-shaped advantage).
-      importance_cap: Cap of the truncated importance weight between sampler and trainer; null for none.
     """
 
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    dual_clip: float | None = None
+    surrogate: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {"name": "ppo_clip", "clip_low": 0.2, "clip_high": 0.28}
+    )
+    selection: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     aggregation: Literal["token-mean", "sequence-mean", "constant"] = "token-mean"
     kl_coef: float = 0.0
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     entropy_coef: float = 0.0
-    importance_cap: float | None = None
 
     def __post_init__(self):
-        require(0 < self.clip_low < 1, "loss.clip_low", self.clip_low, "0 < clip_low < 1")
-        require(self.clip_high > 0, "loss.clip_high", self.clip_high, "numbers > 0")
-        require(
-            self.dual_clip is None or self.dual_clip > 1,
-            "loss.dual_clip",
-            self.dual_clip,
-            "null or numbers > 1",
-        )
         require(self.kl_coef >= 0, "loss.kl_coef", self.kl_coef, "numbers >= 0")
-        require(
-            self.importance_cap is None or self.importance_cap > 0,
-            "loss.importance_cap", self.importance_cap, "null or numbers > 0",
-        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +145,8 @@ class BatchingConfig:
         compilation, and memory for keys and values of all prompts of an update; pays where prompts are a good
         part of the tokens. Changes memory and speed, and no result.
       fused_loss: Compute loss and gradient of the head in one pass over the vocabulary instead of two. Needs
-        an advantage that is known token by token. Changes speed and memory, and no result.
+        an advantage, a surrogate and selections that are known token by token. Changes speed and memory, and
+        no result.
       max_bad_updates: An update whose gradient is not finite is not applied, and put into bad_updates/ of the
         run, for `entropy-rl replay`. When so many lie there, the run stops.
     """
@@ -275,12 +262,6 @@ class TrainConfig:
         check_stop(self.rollout.stop, "rollout.stop", self.schedule)
         check_stop(self.evaluation.stop if self.evaluation else [], "evaluation.stop", self.schedule)
         require_at_least(0, "", self, "seed", "steps")
-        cap = self.loss.importance_cap
-        require(
-            cap is None or (self.old_log_probs == "trainer" and self.rollout.top_p == 1),
-            "loss.importance_cap", cap,
-            "null, unless old_log_probs is trainer and rollout.top_p 1: else its weight is 1 or wrong",
-        )  # fmt: skip
         require(
             self.rollout.prompts % self.batching.prompts_per_update == 0,
             "batching.prompts_per_update",

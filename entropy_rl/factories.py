@@ -75,6 +75,61 @@ def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], path
     return factory(**{n: check_value(value, hints.get(n), f"{path}.{n}") for n, value in arguments.items()})
 
 
+def build_named(
+    spec: Any,
+    path: str,
+    factories: Mapping[str, Callable[..., Any]],
+    *,
+    returns: str,
+    given: Mapping[str, tuple[Any, str]] = types.MappingProxyType({}),
+) -> Callable[..., Any]:
+    """Builds what an entry {name: ..., arguments} of a config asks for.
+
+    Args:
+      spec: The entry. Its name is one of the factories, or `module:function` for a factory of the user's own,
+        which is imported and called with the arguments.
+      path: Dotted path of the entry.
+      factories: The factories of the library, by name.
+      returns: What a factory returns, for an error.
+      given: Arguments that the run itself decides, each with the path of where: passed to a factory that
+        has such an argument.
+
+    Returns:
+      What the factory returns; it can be called.
+
+    Raises:
+      ValueError: A name, an argument or a value is wrong; the message starts with its dotted path.
+    """
+    names = (*factories, "module:function")
+    if not isinstance(spec, Mapping):
+        raise ValueError(f"{path}: {spec!r} is no mapping; expected {{name: ..., arguments}}")
+    if "name" not in spec:
+        raise ValueError(f"{path}.name: missing; allowed: {', '.join(names)}")
+    name = spec["name"]
+    if isinstance(name, str) and name in factories:
+        factory = factories[name]
+    elif isinstance(name, str) and ":" in name:
+        factory = import_object(f"{path}.name", name)
+    else:
+        raise ValueError(unknown(f"{path}.name", name, names))
+    if not callable(factory):
+        raise ValueError(f"{path}.name: {name!r} is {factory!r}; expected a function that returns {returns}")
+    arguments = {key: value for key, value in spec.items() if key != "name"}
+    parameters = inspect.signature(factory).parameters
+    for key, (value, origin) in given.items():
+        if key in parameters and arguments.setdefault(key, value) != value:
+            raise ValueError(
+                f"{path}.{key}: {arguments[key]!r} differs from {origin}, which is {value}; leave it out"
+            )
+    try:
+        built = call_factory(factory, arguments, path)
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(path) else f"{path}: {error}") from error
+    if not callable(built):
+        raise ValueError(f"{path}.name: {name} returned {built!r}; expected {returns}")
+    return built
+
+
 def _type_hints(factory: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)

@@ -6,7 +6,7 @@
     loss = Σ token_weights(...) · policy_loss(...)       # the sums of the parts add up to that of the whole
 
 Only the log-probs of the policy that is being updated carry a gradient, and its entropy where it has a
-coefficient. Advantages, the old, the sampler's and the reference's log-probs are constants here.
+coefficient. Advantages, weights, the old, the sampler's and the reference's log-probs are constants here.
 """
 
 from __future__ import annotations
@@ -17,75 +17,19 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.config import LossConfig
-
-# exp(20) = 5e8 is far outside of any clip range, and float32 does not overflow.
-_MAX_LOG_RATIO = 20.0
-
-
-class ClipMasks(NamedTuple):
-    """Which tokens the clipping of the surrogate acts on; none of them has a gradient."""
-
-    low: jax.Array  # bool[B, N]; ratio < 1 - ε_low and A < 0
-    high: jax.Array  # bool[B, N]; ratio > 1 + ε_high and A > 0
-    dual: jax.Array  # bool[B, N]; ratio > c and A < 0
+from entropy_rl.selection import TokenWeights
+from entropy_rl.surrogates import ClipMasks, Surrogate
+from entropy_rl.token_inputs import MAX_LOG_RATIO, check_shapes
+from entropy_rl.types import TokenStats
 
 
 class LossTerms(NamedTuple):
     """The terms of `policy_loss` before they are weighted, for metrics. 0 or False off the mask."""
 
     surrogate: jax.Array  # f32[B, N]
-    log_ratio: jax.Array  # f32[B, N], log_probs - old_log_probs
     clipped: ClipMasks
     kl: jax.Array | None  # f32[B, N]; None without a KL term
-    importance_weight: jax.Array | None  # f32[B, N]; None without a cap
-
-
-def ppo_surrogate(
-    log_probs: jax.Array,
-    old_log_probs: jax.Array,
-    advantages: jax.Array,
-    *,
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None = None,
-) -> tuple[jax.Array, ClipMasks]:
-    """Clipped surrogate of PPO with two clip ranges, and the dual clip.
-
-    ρₜ = exp(log π(oₜ) - log π_old(oₜ))
-    Lₜ = max(-ρₜ Aₜ, -clip(ρₜ, 1 - ε_low, 1 + ε_high) Aₜ)
-    Lₜ ← min(Lₜ, -c Aₜ) where Aₜ < 0, with a dual clip
-
-    Source: PPO, Eq. 7 of https://arxiv.org/abs/1707.06347; ε_high > ε_low: DAPO, §3.1 of
-    https://arxiv.org/abs/2503.14476; dual clip: https://arxiv.org/abs/1912.09729. The log-ratio
-    is clamped to ±20 as in veRL.
-
-    Args:
-      log_probs: f32[B, N] of the policy that is being updated.
-      old_log_probs: f32[B, N] of the policy before the first update on the rollout.
-      advantages: f32[B, N] or f32[B, 1].
-      clip_low: ε_low.
-      clip_high: ε_high.
-      dual_clip: c > 1; None for none.
-
-    Returns:
-      (loss f32[B, N], the tokens on which a clip acts).
-
-    Raises:
-      ValueError: Shapes do not fit.
-    """
-    _check_shapes("ppo_surrogate", log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
-    advantages = jax.lax.stop_gradient(advantages)
-    log_ratio = log_probs - jax.lax.stop_gradient(old_log_probs)
-    ratio = jnp.exp(jnp.clip(log_ratio, -_MAX_LOG_RATIO, _MAX_LOG_RATIO))
-    loss = jnp.maximum(-ratio * advantages, -jnp.clip(ratio, 1 - clip_low, 1 + clip_high) * advantages)
-    negative = advantages < 0
-    dual = jnp.zeros_like(ratio, bool)
-    if dual_clip is not None:
-        dual = negative & (ratio > dual_clip)
-        loss = jnp.where(negative, jnp.minimum(loss, -dual_clip * advantages), loss)
-    low = negative & (ratio < 1 - clip_low)
-    high = (advantages > 0) & (ratio > 1 + clip_high)
-    return loss, ClipMasks(low, high, dual)
+    weights: TokenWeights | None  # None without a selection
 
 
 def kl_estimate(log_probs: jax.Array, ref_log_probs: jax.Array, kind: Literal["k1", "k2", "k3"]) -> jax.Array:
@@ -117,7 +61,7 @@ def kl_estimate(log_probs: jax.Array, ref_log_probs: jax.Array, kind: Literal["k
     Raises:
       ValueError: Shapes differ, or `kind` is unknown.
     """
-    _check_shapes("kl_estimate", log_probs=log_probs, ref_log_probs=ref_log_probs)
+    check_shapes("kl_estimate", log_probs=log_probs, ref_log_probs=ref_log_probs)
     d = jax.lax.stop_gradient(ref_log_probs) - log_probs
     if kind == "k1":
         return -d
@@ -125,33 +69,10 @@ def kl_estimate(log_probs: jax.Array, ref_log_probs: jax.Array, kind: Literal["k
         return 0.5 * jnp.square(d)
     if kind == "k3":
         # Only from above: exp must not overflow, while a large negative d is where the KL must act.
-        d = jnp.minimum(d, _MAX_LOG_RATIO)
+        d = jnp.minimum(d, MAX_LOG_RATIO)
         # expm1, as exp(d) - 1 loses all digits of a small d
         return jnp.expm1(d) - d
     raise ValueError(f"kl_estimate: kind={kind!r} is not allowed; allowed: k1, k2, k3")
-
-
-def importance_weight(old_log_probs: jax.Array, sampler_log_probs: jax.Array, cap: float) -> jax.Array:
-    """Truncated importance weight between the trainer's old policy and the sampler.
-
-    wₜ = min(exp(log π_old(oₜ) - log π_sampler(oₜ)), C), a constant factor of the surrogate.
-
-    It corrects for a sampler whose numbers are not quite those of the trainer. Source: Token-TIS,
-    https://fengyao.notion.site/off-policy-rl; C = 2 in veRL and slime.
-
-    Args:
-      old_log_probs: f32[B, N], by the trainer.
-      sampler_log_probs: f32[B, N], as recorded while sampling.
-      cap: C.
-
-    Returns:
-      f32[B, N].
-
-    Raises:
-      ValueError: Shapes differ.
-    """
-    _check_shapes("importance_weight", old_log_probs=old_log_probs, sampler_log_probs=sampler_log_probs)
-    return jax.lax.stop_gradient(jnp.minimum(jnp.exp(old_log_probs - sampler_log_probs), cap))
 
 
 def counts(mask: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -215,31 +136,27 @@ def token_weights(
 
 
 def policy_loss(
-    log_probs: jax.Array,
-    entropy: jax.Array,
     advantages: jax.Array,
+    stats: TokenStats,
     *,
-    old_log_probs: jax.Array,
-    mask: jax.Array,
+    surrogate: Surrogate,
     config: LossConfig,
-    sampler_log_probs: jax.Array | None = None,
+    weights: TokenWeights | None = None,
     ref_log_probs: jax.Array | None = None,
 ) -> tuple[jax.Array, LossTerms]:
     """Compose the loss of a token from the terms that the config asks for.
 
-    Lₜ = wₜ · PPOₜ + kl_coef · KLₜ - entropy_coef · Hₜ
+    Lₜ = wₜ · (Sₜ + cₜ |log π(oₜ) - log π_old(oₜ)|) + kl_coef · KLₜ - entropy_coef · Hₜ
 
-    w is 1 without an `importance_cap`. The entropy enters with its gradient, and only if `entropy_coef`
-    is not 0; a shaped advantage is a constant.
+    with S the surrogate, w and c the weights of the selection; w is 1 and c is 0 without one. The entropy
+    enters with its gradient, and only if `entropy_coef` is not 0; a shaped advantage is a constant.
 
     Args:
-      log_probs: f32[B, N] of the policy that is being updated.
-      entropy: f32[B, N] of it, nats.
       advantages: f32[B, N] or f32[B, 1].
-      old_log_probs: f32[B, N], denominator of the ratio.
-      mask: bool[B, N]; True for the tokens in the loss.
-      config: The `loss` section of the config.
-      sampler_log_probs: f32[B, N] as recorded while sampling; needed with an `importance_cap`.
+      stats: Log-probs, entropies and the mask of the same tokens; `log_probs` and `entropy` have a gradient.
+      surrogate: The surrogate.
+      config: The `loss` section of the config, of which the KL term and the entropy bonus are read here.
+      weights: From a selection; None for none.
       ref_log_probs: f32[B, N] of the reference; needed with a `kl_coef`.
 
     Returns:
@@ -248,65 +165,27 @@ def policy_loss(
     Raises:
       ValueError: Shapes do not fit, or an array that the config needs is missing.
     """
-    optional = {"sampler_log_probs": sampler_log_probs, "ref_log_probs": ref_log_probs}
-    _check_shapes(
-        "policy_loss",
-        log_probs=log_probs,
-        entropy=entropy,
-        advantages=advantages,
-        old_log_probs=old_log_probs,
-        mask=mask,
-        **{name: array for name, array in optional.items() if array is not None},
-    )
+    mask = stats.mask
 
     def off_mask_zero(x: jax.Array) -> jax.Array:
+        # The inputs are cleaned, not only the result: 0 times the gradient of a NaN is NaN.
         return jnp.where(mask, x, 0)
 
-    # The inputs are cleaned, not only the result: 0 times the gradient of a NaN is NaN.
-    log_probs, old_log_probs = off_mask_zero(log_probs), off_mask_zero(old_log_probs)
-    advantages = off_mask_zero(advantages)
-    surrogate, clipped = ppo_surrogate(
-        log_probs,
-        old_log_probs,
-        advantages,
-        clip_low=config.clip_low,
-        clip_high=config.clip_high,
-        dual_clip=config.dual_clip,
-    )
-    loss = surrogate
-    weight = kl = None
-    if config.importance_cap is not None:
-        sampler_log_probs = _required(sampler_log_probs, "loss.importance_cap", "sampler_log_probs")
-        weight = importance_weight(old_log_probs, off_mask_zero(sampler_log_probs), config.importance_cap)
-        weight = off_mask_zero(weight)
-        loss = weight * loss
+    loss, clipped = surrogate(advantages, stats)
+    terms = LossTerms(loss, clipped, None, weights)
+    log_probs = off_mask_zero(stats.log_probs)
+    if weights is not None:
+        if weights.drift is not None:
+            drift = log_probs - jax.lax.stop_gradient(off_mask_zero(stats.old_log_probs))
+            # sign(0) = 0: a token that has not moved is not pushed, which the derivative of abs would do.
+            loss = loss + weights.drift * jax.lax.stop_gradient(jnp.sign(drift)) * drift
+        loss = weights.weight * loss
     if config.kl_coef:
-        ref_log_probs = _required(ref_log_probs, "loss.kl_coef", "ref_log_probs")
+        if ref_log_probs is None:
+            raise ValueError("policy_loss: loss.kl_coef is set, but ref_log_probs is missing")
+        check_shapes("policy_loss", mask=mask, ref_log_probs=ref_log_probs)
         kl = kl_estimate(log_probs, off_mask_zero(ref_log_probs), config.kl_estimator)
-        loss = loss + config.kl_coef * kl
+        loss, terms = loss + config.kl_coef * kl, terms._replace(kl=kl)
     if config.entropy_coef:
-        loss = loss - config.entropy_coef * off_mask_zero(entropy)
-    terms = LossTerms(surrogate, log_probs - old_log_probs, clipped, kl, weight)
+        loss = loss - config.entropy_coef * off_mask_zero(stats.entropy)
     return loss, jax.lax.stop_gradient(terms)
-
-
-def _required(array: jax.Array | None, field: str, name: str) -> jax.Array:
-    if array is None:
-        raise ValueError(f"policy_loss: {field} is set, but {name} is missing")
-    return array
-
-
-def _check_shapes(who: str, **arrays: jax.Array) -> None:
-    """Raise unless the first array is [B, N] and the others have its shape; `advantages` may be [B, 1]."""
-    (first, reference), *others = arrays.items()
-    if reference.ndim != 2:
-        raise ValueError(f"{who}: {first} has shape {reference.shape}; expected [B, N]")
-    for name, array in others:
-        allowed = [reference.shape]
-        if name == "advantages":
-            allowed.append((reference.shape[0], 1))
-        if array.shape not in allowed:
-            raise ValueError(
-                f"{who}: {name} of shape {array.shape} does not fit {first} of shape {reference.shape}; "
-                f"expected {' or '.join(map(str, allowed))}"
-            )

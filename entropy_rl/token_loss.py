@@ -1,4 +1,4 @@
-"""The loss of a token: the advantage shaped by the policy as it is, then the policy loss, then its weight."""
+"""The loss of a token: the advantage shaped and the token selected by the policy as it is, then its loss."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from entropy_rl.advantages import Transform, baseline_and_shaping, is_local
 from entropy_rl.config import LossConfig
 from entropy_rl.losses import LossTerms, policy_loss
+from entropy_rl.selection import Selection, TokenWeights
+from entropy_rl.surrogates import Surrogate
 from entropy_rl.types import TokenStats
 
 
@@ -26,6 +28,7 @@ class KnownOfToken(NamedTuple):
     weights: jax.Array  # from `token_weights`
     base: jax.Array  # the advantage before the shaping
     shaped: jax.Array | None  # and after; None if it is still to be shaped
+    selected: TokenWeights | None  # None if it is still to be selected, or if there is no selection
 
 
 class TokenTerms(NamedTuple):
@@ -39,11 +42,15 @@ class TokenTerms(NamedTuple):
 TokenLoss = Callable[[jax.Array, jax.Array, KnownOfToken], tuple[jax.Array, TokenTerms]]
 
 
-def make_token_loss(shaping: Transform, config: LossConfig) -> TokenLoss:
+def make_token_loss(
+    shaping: Transform, surrogate: Surrogate, selection: Selection | None, config: LossConfig
+) -> TokenLoss:
     """Builds `(log_probs f32[B, N], entropy f32[B, N], known) -> (weighted loss f32[B, N], terms)`.
 
     Args:
       shaping: Of token or row scope, where there are advantages that are still to be shaped.
+      surrogate: The surrogate.
+      selection: Of token or row scope, where there are tokens that are still to be selected; None for none.
       config: The `loss` section of the config.
 
     Returns:
@@ -53,28 +60,28 @@ def make_token_loss(shaping: Transform, config: LossConfig) -> TokenLoss:
     def token_loss(
         log_probs: jax.Array, entropy: jax.Array, known: KnownOfToken
     ) -> tuple[jax.Array, TokenTerms]:
-        shaped = known.shaped
-        if shaped is None:
-            stats = TokenStats(
-                log_probs=log_probs,
-                old_log_probs=known.old_log_probs,
-                entropy=entropy,
-                old_entropy=known.old_entropy,
-                mask=known.mask,
-                valid=known.valid.any(-1),
-            )
-            shaped = shaping(known.base, stats)
+        stats = TokenStats(
+            log_probs=log_probs,
+            old_log_probs=known.old_log_probs,
+            entropy=entropy,
+            old_entropy=known.old_entropy,
+            mask=known.mask,
+            valid=known.valid.any(-1),
+            sampler_log_probs=known.sampler_log_probs,
+        )
+        shaped = shaping(known.base, stats) if known.shaped is None else known.shaped
         base, shaped = (
             jax.lax.stop_gradient(jnp.broadcast_to(a, log_probs.shape)) for a in (known.base, shaped)
         )
+        weights = known.selected
+        if weights is None and selection is not None:
+            weights = selection(shaped, stats)
         per_token, terms = policy_loss(
-            log_probs,
-            entropy,
             shaped,
-            old_log_probs=known.old_log_probs,
-            mask=known.mask,
+            stats,
+            surrogate=surrogate,
             config=config,
-            sampler_log_probs=known.sampler_log_probs,
+            weights=weights,
             ref_log_probs=known.ref_log_probs,
         )
         return known.weights * per_token, TokenTerms(base, shaped, terms)
@@ -92,15 +99,26 @@ def of_single_tokens(token_loss: TokenLoss) -> Callable[[jax.Array, jax.Array, A
     return of_tokens
 
 
-def check_fused_loss(advantage: Transform) -> None:
-    """Checks that the advantage of a token is known, when its loss is, from this token alone.
+def needs_whole_batch(baseline: Transform, shaping: Transform, selection: Selection | None) -> bool:
+    """Whether advantages or weights are finished, after a forward pass, before the gradient pass begins."""
+    return not is_local(baseline, shaping) or (selection is not None and selection.scope == "batch")
+
+
+def check_fused_loss(advantage: Transform, surrogate: Surrogate, selection: Selection | None) -> None:
+    """Checks that the loss of a token is known from this token alone, and from what is finished before.
 
     Raises:
       ValueError: If it is not.
     """
     baseline, shaping = baseline_and_shaping(advantage)
-    if is_local(baseline, shaping) and shaping.scope != "token":
-        raise ValueError(
-            f"batching.fused_loss: true is not allowed with a transform of scope {shaping.scope!r}, which "
-            "reads other tokens of its row; allowed: the scope 'token', or 'batch', which is finished before"
-        )
+    scopes = {"loss.surrogate": surrogate.scope}
+    if not needs_whole_batch(baseline, shaping, selection):
+        scopes["a transform"] = shaping.scope
+    if selection is not None:
+        scopes["loss.selection"] = selection.scope
+    for what, scope in scopes.items():
+        if scope == "row":
+            raise ValueError(
+                f"batching.fused_loss: true is not allowed with {what} of scope {scope!r}, which reads other "
+                "tokens of its row; allowed: the scope 'token', or 'batch', which is finished before"
+            )

@@ -28,6 +28,7 @@ from entropy_rl.bad_updates import BadUpdates
 from entropy_rl.cli import run_verb
 from entropy_rl.compile_log import compile_log
 from entropy_rl.config import TrainConfig, check_batching
+from entropy_rl.config_checks import require
 from entropy_rl.evaluation import completion_rows, evaluation_prompts
 from entropy_rl.loading import Model, check_length, keep_model_files, load_model
 from entropy_rl.metrics import Clock, DeviceWork, check_wandb
@@ -39,8 +40,10 @@ from entropy_rl.rollout_metrics import gather_judged, judged_rows, rollout_metri
 from entropy_rl.run import open_run
 from entropy_rl.run_directory import check_directory, claim_directory
 from entropy_rl.scoring import Scores, score
+from entropy_rl.selection import Selection, build_selection
 from entropy_rl.sharding import check_rows, make_mesh
 from entropy_rl.stop_strings import stop_rule
+from entropy_rl.surrogates import build_surrogate
 from entropy_rl.tasks import closing, load_task
 from entropy_rl.token_loss import check_fused_loss
 from entropy_rl.train_step import (
@@ -74,8 +77,11 @@ def train(config: TrainConfig) -> TrainState:
     check_rows(mesh, batching.prompts_per_update, group_size, batching.share_prompts)
     check_wandb(config.run.wandb_project)
     advantage = build_advantage(config.advantage, group_size)
+    surrogate = build_surrogate(config.loss.surrogate)
+    selection = build_selection(config.loss.selection, surrogate)
     if batching.fused_loss:
-        check_fused_loss(advantage)
+        check_fused_loss(advantage, surrogate, selection)
+    _check_sampler_correction(config, selection)
     task = load_task(config.task.name, config.task.args)
     problems = task.problems(config.task.train_split)
     model = load_model(config.model, mesh)
@@ -190,6 +196,18 @@ def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Pr
             constrain=model.placement.constrain,
             **gradient_settings(config),
         ),
+    )
+
+
+def _check_sampler_correction(config: TrainConfig, selection: Selection | None) -> None:
+    """Checks that a weight against the sampler has something to compare, and the right thing."""
+    require(
+        selection is None
+        or not selection.corrects_sampler
+        or (config.old_log_probs == "trainer" and config.rollout.top_p == 1),
+        "loss.selection",
+        [spec["name"] for spec in config.loss.selection],
+        "weights against the sampler with old_log_probs: trainer and rollout.top_p: 1; else 1 or wrong",
     )
 
 

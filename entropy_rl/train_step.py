@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from entropy_rl.advantages import NotYetKnown, Transform, baseline_and_shaping, is_local
+from entropy_rl.advantages import NotYetKnown, Transform, baseline_and_shaping
 from entropy_rl.batch_parts import BatchParts
 from entropy_rl.config import LossConfig
 from entropy_rl.distributions import log_prob_and_entropy
@@ -26,7 +26,15 @@ from entropy_rl.head_layout import HeadLayout
 from entropy_rl.losses import LossTerms, counts, token_weights
 from entropy_rl.masked import masked_sum
 from entropy_rl.micro_batches import Part
-from entropy_rl.token_loss import KnownOfToken, check_fused_loss, make_token_loss, of_single_tokens
+from entropy_rl.selection import build_selection
+from entropy_rl.surrogates import build_surrogate
+from entropy_rl.token_loss import (
+    KnownOfToken,
+    check_fused_loss,
+    make_token_loss,
+    needs_whole_batch,
+    of_single_tokens,
+)
 from entropy_rl.types import (
     DATA_AXES,
     Params,
@@ -67,7 +75,7 @@ def make_batch(rollout: Rollout, rewards: jax.Array, valid: jax.Array, *, pad_id
     """A judged rollout as a batch to train on, with the sampler's log-probs as the old ones.
 
     Those of the trainer come from `make_stats_pass`, with the parameters as they are before the first
-    update; only with them can an `importance_cap` correct anything.
+    update; only with them can a weight against the sampler correct anything.
 
     Args:
       rollout: P prompts with G completions each.
@@ -184,7 +192,7 @@ def make_gradient(
       advantage: From `rewards[:, None]` to f32[B, 1] or f32[B, N]. A chain of group baselines and then
         transforms of token or row scope is evaluated as the gradient is; any other costs a forward pass
         before.
-      loss: The loss.
+      loss: The loss; a selection of batch scope costs that forward pass as well.
       temperature: That of the sampler.
       tokens_per_micro_batch: The gradient is added up over parts of so many tokens, on each device that rows
         are split over; None for all rows at once, padding included. Changes memory and speed, and no result.
@@ -192,7 +200,8 @@ def make_gradient(
         None: with each row. Only with `tokens_per_micro_batch`. Changes memory and speed, and no result.
       max_new_tokens: Limit of new tokens; the aggregation "constant" divides by it.
       fused_loss: Compute the loss in the loop of the head, with `fused_head_loss`; what is evaluated as the
-        gradient is must then be of token scope. Changes speed and memory, and no result.
+        gradient is must then be of token scope, the surrogate among it. Changes speed and memory, and no
+        result.
       mesh: The mesh that the arrays are sharded over; None for one device.
       constrain: Says how a tree with the names of the parameters lies on the mesh, and returns it, as
         `Placement.constrain` does; None leaves it to the compiler.
@@ -201,11 +210,13 @@ def make_gradient(
       A function `(params, batch: TrainBatch) -> (gradient, metrics: dict of f32[])`, to be jitted.
 
     Raises:
-      ValueError: If the aggregation needs `max_new_tokens` and it is not given, or the advantage does not
-        admit a fused loss.
+      ValueError: If the aggregation needs `max_new_tokens` and it is not given, if what `loss` names cannot
+        be built, or if something does not admit a fused loss.
     """
+    surrogate = build_surrogate(loss.surrogate)
+    selection = build_selection(loss.selection, surrogate)
     if fused_loss:
-        check_fused_loss(advantage)
+        check_fused_loss(advantage, surrogate, selection)
     if max_new_tokens is None and loss.aggregation == "constant":
         raise ValueError("make_gradient: the aggregation 'constant' needs max_new_tokens")
     stats_pass = make_stats_pass(
@@ -217,27 +228,29 @@ def make_gradient(
     )
     shares = HeadLayout(mesh).size(*DATA_AXES)
     baseline, shaping = baseline_and_shaping(advantage)
-    local = is_local(baseline, shaping)
-    token_loss = make_token_loss(shaping, loss)
+    whole_batch = needs_whole_batch(baseline, shaping, selection)
+    token_loss = make_token_loss(shaping, surrogate, selection, loss)
     constrain = constrain or (lambda tree: tree)
 
     def gradient(params: Params, batch: TrainBatch) -> tuple[Params, dict[str, jax.Array]]:
         judged = batch.completion_mask & batch.valid[:, None]
         tokens, sequences = counts(judged)
-        if local:
-            unknown = NotYetKnown()
-            stats = _stats(batch, log_probs=unknown, entropy=unknown)
-            base, finished = baseline(batch.rewards[:, None], stats), None
-        else:
+        if whole_batch:
             stats = _stats(batch, *stats_pass(params, batch))
             base = baseline(batch.rewards[:, None], stats)
-            finished = shaping(base, stats)
+            shaped = shaping(base, stats)
+            select_now = selection is not None and selection.scope == "batch"
+            finished = base, shaped, selection(shaped, stats) if select_now else None
+        else:
+            unknown = NotYetKnown()
+            stats = _stats(batch, log_probs=unknown, entropy=unknown)
+            finished = baseline(batch.rewards[:, None], stats), None, None
 
         parts = BatchParts(policy, batch, judged, tokens_per_micro_batch, group_size, shares)
         prefix = parts.prefix(params)
 
         def part_loss(params, prefix, of_batch):
-            part, advantages = of_batch.arrays
+            part, (base, shaped, selected) = of_batch.arrays
             mask = part.completion_mask & part.valid[:, None]
             weights = token_weights(
                 mask, loss.aggregation, tokens=tokens, sequences=sequences, max_tokens=max_new_tokens
@@ -250,8 +263,9 @@ def make_gradient(
                 mask=mask,
                 valid=part.valid[:, None],
                 weights=weights,
-                base=advantages[0],
-                shaped=advantages[1],
+                base=base,
+                shaped=shaped,
+                selected=selected,
             )
             at = parts.hidden(params, prefix, of_batch, part)
             of_head = at.hidden, policy.head(params), at.pack(part.completion_ids), at.pack(mask)
@@ -270,7 +284,7 @@ def make_gradient(
             return total, {"loss": total} | sums
 
         of_part = jax.grad(part_loss, argnums=(0, 1), has_aux=True)
-        whole = (batch, (base, finished))
+        whole = (batch, finished)
         shapes = jax.eval_shape(of_part, params, None, Part(whole, None, None))
         (grads, _), sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         start = (constrain(grads), jax.tree.map(jnp.zeros_like, prefix)), sums
@@ -278,7 +292,7 @@ def make_gradient(
             lambda carry, part: jax.tree.map(jnp.add, carry, of_part(params, prefix, part)), start, whole
         )
         grads = constrain(parts.add_gradient_of_prefix(grads, params, of_prefix))
-        return grads, _metrics(sums, tokens, optax.global_norm(grads), loss)
+        return grads, _metrics(sums, tokens, optax.global_norm(grads))
 
     return gradient
 
@@ -333,6 +347,7 @@ def _stats(batch: TrainBatch, log_probs: Any, entropy: Any) -> TokenStats:
         old_entropy=batch.old_entropy,
         mask=batch.completion_mask & batch.valid[:, None],
         valid=batch.valid,
+        sampler_log_probs=batch.sampler_log_probs,
     )
 
 
@@ -345,24 +360,26 @@ def _metric_sums(part, mask, log_probs, entropy, base, shaped, terms: LossTerms)
         "advantage": masked_sum(jnp.abs(base), mask),
         "clip_low": masked_sum(terms.clipped.low, mask),
         "clip_high": masked_sum(terms.clipped.high, mask),
-        "clip_dual": masked_sum(terms.clipped.dual, mask),
         # KL(sampler || current) by k3, which is never negative: a mean of zero cannot hide anything.
         "kl_sampler": masked_sum(jnp.expm1(to_sampler) - to_sampler, mask),
         "sampler_gap": masked_sum(jnp.abs(part.old_log_probs - part.sampler_log_probs), mask),
     }
+    if terms.clipped.dual is not None:
+        sums["clip_dual"] = masked_sum(terms.clipped.dual, mask)
     if terms.kl is not None:
         sums["kl_reference"] = masked_sum(terms.kl, mask)
-    if terms.importance_weight is not None:
-        sums["importance_weight"] = masked_sum(terms.importance_weight, mask)
+    if terms.weights is not None:
+        sums["token_weight"] = masked_sum(terms.weights.weight, mask)
+        sums["tokens_kept"] = masked_sum(terms.weights.weight != 0, mask)
+        if terms.weights.drift is not None:
+            sums["tokens_held"] = masked_sum(terms.weights.drift != 0, mask)
     return sums
 
 
-def _metrics(sums: dict, tokens: jax.Array, grad_norm: jax.Array, loss: LossConfig) -> dict[str, jax.Array]:
+def _metrics(sums: dict, tokens: jax.Array, grad_norm: jax.Array) -> dict[str, jax.Array]:
     """Means per token, their number, the share |ψ| / |A|, and the gradient's norm before clipping."""
     sums = dict(sums)
     metrics = {"loss": sums.pop("loss"), "grad_norm": grad_norm, "tokens": tokens}
-    if loss.dual_clip is None:
-        del sums["clip_dual"]
     metrics |= {name: value / jnp.maximum(tokens, 1) for name, value in sums.items()}
     return metrics | {"bonus_share": _share(metrics["bonus"], metrics["advantage"])}
 

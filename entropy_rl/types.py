@@ -116,7 +116,7 @@ class Rollout:
 
 @struct.dataclass
 class TokenStats:
-    """All that a transform of the advantage may look at.
+    """All that a transform of the advantage, a surrogate or a selection may look at.
 
     Entropies are of the full vocabulary, in nats. `valid` marks the rows that have a judgement: a
     row whose verifier timed out or crashed is outside of every baseline and of the loss.
@@ -128,6 +128,7 @@ class TokenStats:
     old_entropy: jax.Array  # f32[B, N]
     mask: jax.Array  # bool[B, N]; False on every token of a row that is not valid
     valid: jax.Array  # bool[B]
+    sampler_log_probs: jax.Array | None = None  # f32[B, N], as recorded while sampling
 
 
 @struct.dataclass

@@ -526,7 +526,7 @@ def test_a_config_names_a_function_of_the_users_own(own_module):
         ([{"name": "USER:nothing"}], "advantage[0].name: cannot import 'USER:nothing'"),
         (
             [{"name": "USER:number"}],
-            "advantage[0].name: 'USER:number' is 3; expected a function that returns a transform",
+            "advantage[0].name: 'USER:number' is 3; expected a function that returns a Transform",
         ),
         ([{"name": "USER:makes_a_number"}], "advantage[0].name: USER:makes_a_number returned 3; expected"),
         ([{"name": "USER:scale"}], "advantage[0].factor: missing; it must be given"),

@@ -191,7 +191,18 @@ def test_bad_yaml_is_refused_with_file_and_line(refused, here, text, message):
         (["--rollout.group_size", "0"], "rollout.group_size: 0 is not allowed; allowed: whole numbers >= 1"),
         (["--rollout.temperature", "-1"], "rollout.temperature: -1.0 is not allowed; allowed: numbers > 0"),
         (["--rollout.top_p", "1.5"], "rollout.top_p: 1.5 is not allowed; allowed: 0 < top_p <= 1"),
-        (["--loss.clip_low", "-0.1"], "loss.clip_low: -0.1 is not allowed; allowed: 0 < clip_low < 1"),
+        (
+            ["--loss.surrogate", "{name: ppo_clip, clip_low: -0.1}"],
+            "loss.surrogate: ppo_clip.clip_low: -0.1 is not allowed; allowed: 0 < clip_low < 1",
+        ),
+        (
+            ["--loss.surrogate", "{name: gspo}", "--batching.fused_loss", "true"],
+            "batching.fused_loss: true is not allowed with loss.surrogate of scope 'row', which",
+        ),
+        (
+            ["--loss.selection+", "{name: token_tis}", "--rollout.top_p", "0.9"],
+            "loss.selection: ['token_tis'] is not allowed; allowed: weights against the sampler with old_log",
+        ),
         (
             ["--batching.prompts_per_update", "3"],
             "batching.prompts_per_update: 3 is not allowed; all",
@@ -701,7 +712,7 @@ def test_the_help_of_a_group_lists_its_verbs_only(capsys, arguments):
 
 def leaves(config: dict, above: str = ""):
     for name, value in config.items():
-        if isinstance(value, dict) and name not in ("args", "at_least", "at_most"):
+        if isinstance(value, dict) and name not in ("args", "surrogate", "at_least", "at_most"):
             yield from leaves(value, f"{above}{name}.")
         else:
             yield f"{above}{name}"

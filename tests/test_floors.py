@@ -18,8 +18,8 @@ PACKAGE = Path(entropy_rl.__file__).parent
 # A name without a dot stands for a file, or for a folder with all that is in it.
 FLOORS = {
     0: "types config config_checks sampling_config warmstart_config factories version",
-    1: """packing distributions fused_head fused_loss head_layout advantages losses token_loss sampling masked
-          passk significance diversity comparison""",
+    1: """packing distributions fused_head fused_loss head_layout advantages surrogates selection token_inputs
+          losses token_loss sampling masked passk significance diversity comparison""",
     2: "models sharding",
     3: "rollout train_step batch_parts micro_batches supervised_step optimizer analysis",
     4: """tasks prompts demonstrations checkpoint bad_updates metrics scoring loading evaluation interrupt

@@ -31,6 +31,10 @@ def update_once(policy, data, params, *, fused_loss, advantage=SHAPED, loss=Loss
     return state.params, metrics
 
 
+def selecting(surrogate, *selections):
+    return LossConfig(surrogate={"name": surrogate}, selection=[{"name": name} for name in selections])
+
+
 CASES = [
     (table_policy(V), SHAPED, EVERY_TERM, "token-mean", None),
     (table_policy(V), SHAPED, EVERY_TERM, "sequence-mean", 9),
@@ -38,6 +42,9 @@ CASES = [
     (table_policy(V), group_normalize(G), LossConfig(), "token-mean", 30),
     (table_policy(V), BATCH_SCOPE, EVERY_TERM, "token-mean", 30),  # finished before the gradient pass begins
     (tiny_policy(), SHAPED, LossConfig(), "token-mean", 30),
+    (table_policy(V), SHAPED, selecting("cispo", "forking_tokens", "token_tis"), "token-mean", 30),
+    (table_policy(V), SHAPED, selecting("unclipped", "kl_cov"), "token-mean", None),
+    (table_policy(V), group_normalize(G), selecting("sapo", "icepop"), "sequence-mean", 30),
 ]
 
 
@@ -88,6 +95,29 @@ def test_a_shaping_that_reads_its_row_is_refused_and_is_evaluated_as_the_gradien
     # "batch" counts the whole change as baseline, so the metrics of the shaping differ.
     for other in (batch, fused):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), row[0], other[0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (
+            selecting("gspo"),
+            "batching.fused_loss: true is not allowed with loss.surrogate of scope 'row', which",
+        ),
+        (
+            selecting("gmpo", "forking_tokens"),
+            "batching.fused_loss: true is not allowed with loss.surrogate of",
+        ),
+        (
+            selecting("sapo", "erc", "sequence_tis"),
+            "batching.fused_loss: true is not allowed with loss.selection",
+        ),
+    ],
+)
+def test_a_surrogate_or_a_selection_that_reads_its_row_is_refused(loss, message):
+    with pytest.raises(ValueError) as error:
+        make_update(table_policy(V), SHAPED, optax.sgd(0.1), loss, fused_loss=True)
+    assert str(error.value).startswith(message)
 
 
 def test_the_fused_update_computes_the_logits_once():

@@ -8,21 +8,16 @@ import numpy as np
 import pytest
 
 from entropy_rl.config import LossConfig
-from entropy_rl.losses import (
-    counts,
-    importance_weight,
-    kl_estimate,
-    policy_loss,
-    ppo_surrogate,
-    token_weights,
-)
+from entropy_rl.losses import counts, kl_estimate, policy_loss, token_weights
+from entropy_rl.selection import TokenWeights
+from entropy_rl.surrogates import ppo_clip
+from entropy_rl.types import TokenStats
 
-CLIP = {"clip_low": 0.2, "clip_high": 0.28}
 AGGREGATIONS = ["token-mean", "sequence-mean", "constant"]
 
 
 def random_arrays(rows=16, tokens=8, seed=0) -> dict[str, jax.Array]:
-    """The arrays of `policy_loss`, by name; the mask is ragged and has an empty row."""
+    """Arrays of tokens, by name; the mask is ragged and has an empty row."""
     rng = np.random.default_rng(seed)
     log_probs = -rng.exponential(1, (rows, tokens))
     others = ("old_log_probs", "sampler_log_probs", "ref_log_probs")
@@ -30,7 +25,10 @@ def random_arrays(rows=16, tokens=8, seed=0) -> dict[str, jax.Array]:
         "log_probs": log_probs,
         **{name: log_probs + rng.normal(0, 0.5, (rows, tokens)) for name in others},
         "entropy": rng.exponential(1, (rows, tokens)),
+        "old_entropy": rng.exponential(1, (rows, tokens)),
         "advantages": rng.normal(size=(rows, tokens)),
+        "weight": rng.exponential(1, (rows, tokens)),
+        "drift": rng.exponential(1, (rows, tokens)),
     }
     mask = np.arange(tokens) < rng.integers(0, tokens + 1, (rows, 1))
     mask[3] = False
@@ -40,104 +38,12 @@ def random_arrays(rows=16, tokens=8, seed=0) -> dict[str, jax.Array]:
 ARRAYS = random_arrays()
 
 
-def surrogate_of_one(log_ratio, advantage, **kwargs):
-    """Loss, its gradient in the log-prob, and the clip masks of a single token."""
-
-    def loss(log_prob):
-        value, clipped = ppo_surrogate(
-            log_prob.reshape(1, 1), jnp.zeros((1, 1)), jnp.full((1, 1), advantage), **{**CLIP, **kwargs}
-        )
-        return value[0, 0], clipped
-
-    (value, clipped), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.float32(log_ratio))
-    return float(value), float(gradient), tuple(bool(x[0, 0]) for x in clipped)
+def stats_of(arrays) -> TokenStats:
+    names = ("log_probs", "old_log_probs", "entropy", "old_entropy", "mask", "sampler_log_probs")
+    return TokenStats(valid=jnp.any(arrays["mask"], axis=1), **{name: arrays[name] for name in names})
 
 
-# -------------------------------------------------------------------------------------- the surrogate
-
-
-def loop_over_tokens(log_probs, old_log_probs, advantages, low, high, dual):
-    """The clipped surrogate once more, one token at a time in float64, by cases and without max or min."""
-    loss = np.zeros(log_probs.shape)
-    for i, row in enumerate(np.asarray(log_probs, np.float64)):
-        for t, log_prob in enumerate(row):
-            ratio = math.exp(log_prob - float(old_log_probs[i, t]))
-            a = float(advantages[i, t])
-            if a >= 0:
-                used = ratio if ratio <= 1 + high else 1 + high
-            else:
-                used = ratio if ratio >= 1 - low else 1 - low
-                if dual is not None and used > dual:
-                    used = dual
-            loss[i, t] = -used * a
-    return loss
-
-
-@pytest.mark.parametrize("dual", [None, 1.5])
-@pytest.mark.parametrize("low, high", [(0.2, 0.2), (0.2, 0.28), (0.05, 1.0)])
-def test_the_surrogate_equals_a_loop_over_tokens_in_float64(low, high, dual):
-    log_probs, old, advantages = (ARRAYS[x] for x in ("log_probs", "old_log_probs", "advantages"))
-    loss, clipped = ppo_surrogate(log_probs, old, advantages, clip_low=low, clip_high=high, dual_clip=dual)
-    np.testing.assert_allclose(
-        loss, loop_over_tokens(log_probs, old, advantages, low, high, dual), rtol=1e-5, atol=1e-6
-    )
-    ratio = np.exp(np.asarray(log_probs) - np.asarray(old))
-    np.testing.assert_array_equal(clipped.low, (ratio < 1 - low) & (np.asarray(advantages) < 0))
-    np.testing.assert_array_equal(clipped.high, (ratio > 1 + high) & (np.asarray(advantages) > 0))
-    expected = (ratio > dual) & (np.asarray(advantages) < 0) if dual else np.zeros_like(ratio, bool)
-    np.testing.assert_array_equal(clipped.dual, expected)
-
-
-@pytest.mark.parametrize(
-    "ratio, advantage, value, gradient, clipped",
-    [
-        (1.0, 2.0, -2.0, -2.0, ""),
-        (1.0, -2.0, 2.0, 2.0, ""),
-        (1.27, 2.0, -2.54, -2.54, ""),
-        (1.5, 2.0, -2.56, 0.0, "high"),  # -1.28 · 2
-        (0.5, -2.0, 1.6, 0.0, "low"),  # 0.8 · 2
-        (0.5, 2.0, -1.0, -1.0, ""),  # moved the wrong way: no clip holds it back
-        (1.5, -2.0, 3.0, 3.0, ""),
-        (1.5, 0.0, 0.0, 0.0, ""),
-    ],
-)
-def test_the_surrogate_has_no_gradient_exactly_where_it_is_clipped(
-    ratio, advantage, value, gradient, clipped
-):
-    got = surrogate_of_one(math.log(ratio), advantage)
-    assert got[0] == pytest.approx(value, rel=1e-6)
-    assert got[1] == pytest.approx(gradient, rel=1e-6)
-    assert got[2] == (clipped == "low", clipped == "high", False)
-
-
-@pytest.mark.parametrize(
-    "ratio, advantage, value, gradient, dual",
-    [(5.0, -2.0, 6.0, 0.0, True), (2.0, -2.0, 4.0, 4.0, False), (5.0, 2.0, -2.56, 0.0, False)],
-)
-def test_the_dual_clip_bounds_the_loss_of_negative_advantages_alone(ratio, advantage, value, gradient, dual):
-    got = surrogate_of_one(math.log(ratio), advantage, dual_clip=3.0)
-    assert got[0] == pytest.approx(value, rel=1e-6)
-    assert got[1] == pytest.approx(gradient, rel=1e-6)
-    assert got[2][2] == dual
-
-
-@pytest.mark.parametrize("log_ratio", [-1e4, 1e4])
-@pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
-def test_a_huge_log_ratio_keeps_loss_and_gradient_finite(log_ratio, advantage):
-    value, gradient, _ = surrogate_of_one(log_ratio, advantage)
-    assert math.isfinite(value)
-    assert gradient == 0
-
-
-def test_one_advantage_for_each_row_is_shared_by_its_tokens():
-    log_probs, old, advantages = (ARRAYS[x] for x in ("log_probs", "old_log_probs", "advantages"))
-    column = advantages[:, :1]
-    narrow, _ = ppo_surrogate(log_probs, old, column, **CLIP)
-    wide, _ = ppo_surrogate(log_probs, old, jnp.broadcast_to(column, log_probs.shape), **CLIP)
-    np.testing.assert_array_equal(narrow, wide)
-
-
-# ------------------------------------------------------------------------------------- KL and weights
+# ------------------------------------------------------------------------------------- the KL term
 
 
 def test_kl_estimators_have_their_values_and_gradients():
@@ -211,13 +117,6 @@ def test_an_unknown_kl_estimator_is_refused():
         kl_estimate(jnp.zeros((1, 1)), jnp.zeros((1, 1)), "k4")
 
 
-def test_the_importance_weight_is_the_truncated_ratio_and_a_constant():
-    old, sampler = jnp.log(jnp.array([[0.5, 0.5, 0.5]])), jnp.log(jnp.array([[0.5, 0.4, 0.1]]))
-    np.testing.assert_allclose(importance_weight(old, sampler, 2.0), [[1, 1.25, 2]], rtol=1e-6)
-    gradients = jax.grad(lambda *x: jnp.sum(importance_weight(*x, 2.0)), argnums=(0, 1))(old, sampler)
-    np.testing.assert_array_equal(gradients, 0)
-
-
 # ---------------------------------------------------------------------------------------- aggregation
 
 MASK = jnp.array([[True, True, True, False], [True, False, False, False], [False] * 4])
@@ -246,7 +145,9 @@ def test_micro_batches_add_up_to_the_whole_in_value_and_gradient(aggregation):
     @jax.jit
     @jax.value_and_grad
     def loss(scale, log_probs, old, advantages, mask):
-        per_token, _ = ppo_surrogate(scale * log_probs, old, advantages, **CLIP)
+        zeros = jnp.zeros_like(old)
+        stats = TokenStats(scale * log_probs, old, zeros, zeros, mask, mask.any(1))
+        per_token, _ = ppo_clip()(advantages, stats)
         weights = token_weights(mask, aggregation, tokens=tokens, sequences=sequences, max_tokens=8)
         return jnp.sum(weights * per_token)
 
@@ -271,31 +172,55 @@ def test_an_unknown_aggregation_is_refused():
 
 # ------------------------------------------------------------------------------- the composed loss
 
-FULL = LossConfig(dual_clip=3.0, kl_coef=0.1, kl_estimator="k2", entropy_coef=0.01, importance_cap=2.0)
+FULL = LossConfig(kl_coef=0.1, kl_estimator="k2", entropy_coef=0.01)
 
 
 def compose(config=FULL, **changes):
-    return policy_loss(**{**ARRAYS, **changes}, config=config)
+    arrays = {**ARRAYS, **changes}
+    weights = None if arrays["weight"] is None else TokenWeights(arrays["weight"], arrays["drift"])
+    return policy_loss(
+        arrays["advantages"],
+        stats_of(arrays),
+        surrogate=ppo_clip(),
+        config=config,
+        weights=weights,
+        ref_log_probs=arrays["ref_log_probs"],
+    )
 
 
 def test_the_policy_loss_is_the_weighted_sum_of_its_terms():
-    log_probs, old, sampler, ref, entropy, advantages, mask = map(np.asarray, ARRAYS.values())
-    surrogate = loop_over_tokens(log_probs, old, advantages, 0.2, 0.28, 3.0)
-    weight = np.minimum(np.exp(old - sampler), 2.0)
-    kl = 0.5 * (log_probs - ref) ** 2
+    array = {name: np.asarray(x, np.float64) for name, x in ARRAYS.items()}
+    mask, d = np.asarray(ARRAYS["mask"]), array["log_probs"] - array["old_log_probs"]
+    a, ratio = array["advantages"], np.exp(d)
+    surrogate = np.where(a >= 0, -np.minimum(ratio, 1.28) * a, -np.maximum(ratio, 0.8) * a)
+    kl = 0.5 * (array["log_probs"] - array["ref_log_probs"]) ** 2
     loss, terms = compose()
-    expected = np.where(mask, weight * surrogate + 0.1 * kl - 0.01 * entropy, 0)
+    selected = array["weight"] * (surrogate + array["drift"] * abs(d))
+    expected = np.where(mask, selected + 0.1 * kl - 0.01 * array["entropy"], 0)
     np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(terms.surrogate, np.where(mask, surrogate, 0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(terms.kl, np.where(mask, kl, 0), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(terms.importance_weight, np.where(mask, weight, 0), rtol=1e-5)
-    np.testing.assert_allclose(terms.log_ratio, np.where(mask, log_probs - old, 0), atol=1e-6)
 
 
 def test_terms_that_are_off_are_absent_and_need_no_arrays():
-    loss, terms = compose(LossConfig(), sampler_log_probs=None, ref_log_probs=None)
-    assert terms.kl is None and terms.importance_weight is None
+    loss, terms = compose(LossConfig(), weight=None, ref_log_probs=None)
+    assert terms.kl is None and terms.weights is None and terms.clipped.dual is None
     np.testing.assert_array_equal(loss, terms.surrogate)
+
+
+def test_the_part_that_holds_a_token_pulls_its_log_prob_to_the_old_one():
+    arrays = {name: jnp.ones((1, 3)) for name in ("advantages", "weight", "drift")}
+    arrays |= {"log_probs": jnp.array([[-1.0, -2.0, -3.0]]), "old_log_probs": jnp.full((1, 3), -2.0)}
+    arrays |= {"mask": jnp.ones((1, 3), bool)}
+    arrays |= {name: jnp.zeros((1, 3)) for name in ("entropy", "old_entropy", "sampler_log_probs")}
+
+    def loss(log_probs, drift):
+        changes = {**arrays, "log_probs": log_probs, "drift": drift, "ref_log_probs": None}
+        return jnp.sum(compose(LossConfig(), **changes)[0])
+
+    held = jax.grad(loss)(arrays["log_probs"], jnp.full((1, 3), 0.5))
+    free = jax.grad(loss)(arrays["log_probs"], jnp.zeros((1, 3)))
+    np.testing.assert_allclose(held - free, [[0.5, 0.0, -0.5]], rtol=1e-6)
 
 
 CONSTANTS = ["advantages", "old_log_probs", "sampler_log_probs", "ref_log_probs"]
@@ -325,8 +250,8 @@ def test_the_terms_have_no_gradient():
 
 
 def test_what_is_off_the_mask_reaches_neither_loss_nor_gradient():
-    mask = ARRAYS["mask"]
-    dirty = {name: jnp.where(mask, x, jnp.nan) for name, x in ARRAYS.items() if name != "mask"}
+    mask, not_cleaned = ARRAYS["mask"], ("mask", "weight", "drift")  # a selection cleans its weights
+    dirty = {name: jnp.where(mask, x, jnp.nan) for name, x in ARRAYS.items() if name not in not_cleaned}
     loss, gradient = jax.value_and_grad(lambda x: jnp.sum(compose(**{**dirty, "log_probs": x})[0]))(
         dirty["log_probs"]
     )
@@ -344,16 +269,23 @@ def test_the_jitted_policy_loss_equals_the_eager_one():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"sampler_log_probs": None}, "loss.importance_cap is set, but sampler_log_probs is missing"),
-        ({"ref_log_probs": None}, "loss.kl_coef is set, but ref_log_probs is missing"),
-        ({"log_probs": jnp.zeros(8)}, "log_probs has shape (8,); expected [B, N]"),
-        ({"mask": jnp.ones((16, 1), bool)}, "mask of shape (16, 1) does not fit log_probs of shape (16, 8)"),
-        ({"ref_log_probs": jnp.zeros((16, 1))}, "ref_log_probs of shape (16, 1) does not fit log_probs"),
+        ({"ref_log_probs": None}, "policy_loss: loss.kl_coef is set, but ref_log_probs is missing"),
+        (
+            {"mask": jnp.ones((16, 1), bool)},
+            "surrogate: advantages of shape (16, 8) does not fit mask of shape",
+        ),
+        (
+            {"log_probs": jnp.zeros((16, 1))},
+            "surrogate: log_probs of shape (16, 1) does not fit mask of shape",
+        ),
+        (
+            {"ref_log_probs": jnp.zeros((16, 1))},
+            "policy_loss: ref_log_probs of shape (16, 1) does not fit mask",
+        ),
         ({"advantages": jnp.zeros((1, 8))}, "expected (16, 8) or (16, 1)"),
     ],
 )
 def test_arrays_that_are_missing_or_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError) as error:
         compose(**changes)
-    assert str(error.value).startswith("policy_loss: ")
     assert message in str(error.value)

@@ -86,7 +86,12 @@ def test_the_large_recipes_state_the_settings_of_the_paper(model):
     assert (config.rollout.prompts, config.rollout.group_size) == (512, 8)
     assert config.rollout.prompts // config.batching.prompts_per_update == 16
     assert config.rollout.max_new_tokens == 8192 and config.rollout.temperature == 1.0
-    assert (config.loss.clip_low, config.loss.clip_high) == (0.2, 0.28)
+    assert config.loss.surrogate == {
+        "name": "ppo_clip",
+        "clip_low": 0.2,
+        "clip_high": 0.28,
+        "dual_clip": 3.0,
+    }
     assert config.loss.aggregation == "token-mean"
     assert config.loss.kl_coef == config.loss.entropy_coef == 0
     assert config.optimizer.learning_rate == 1e-6

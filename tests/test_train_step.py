@@ -150,7 +150,12 @@ def test_the_end_of_sequence_token_gets_a_gradient(key):
 
 
 BATCH_SCOPE = chain(group_normalize(G), whiten(), shape_by_entropy(ALPHA, KAPPA))
-EVERY_TERM = LossConfig(entropy_coef=0.01, kl_coef=0.1, dual_clip=3.0, importance_cap=2.0)
+EVERY_TERM = LossConfig(
+    surrogate={"name": "ppo_clip", "dual_clip": 3.0},
+    selection=[{"name": "token_tis", "cap": 2.0}, {"name": "erc"}],
+    entropy_coef=0.01,
+    kl_coef=0.1,
+)
 
 
 @pytest.mark.parametrize(

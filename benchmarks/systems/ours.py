@@ -57,7 +57,8 @@ def _update(policy: er.Policy, size: workload.Size, optimizer, shape: bool = Tru
     advantage = er.group_normalize(group_size=size.samples)
     if shape:
         advantage = er.chain(advantage, er.shape_by_entropy(alpha=0.4, kappa=2.0))
-    loss = er.LossConfig(clip_low=workload.CLIP, clip_high=workload.CLIP)
+    clip = {"clip_low": workload.CLIP, "clip_high": workload.CLIP}
+    loss = er.LossConfig(surrogate={"name": "ppo_clip", **clip})
     return er.make_update(policy, advantage, optimizer, loss, **_parts(size))
 
 

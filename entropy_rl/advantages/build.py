@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ from entropy_rl.advantages.risk_baselines import (
 )
 from entropy_rl.advantages.shaping import amplify_by_entropy, shape_by_entropy
 from entropy_rl.advantages.transform import Transform, chain
-from entropy_rl.factories import call_factory, import_object, unknown
+from entropy_rl.factories import build_named
 
 _FACTORIES: dict[str, Callable[..., Transform]] = {
     factory.__name__: factory
@@ -36,7 +35,6 @@ _FACTORIES: dict[str, Callable[..., Transform]] = {
         amplify_by_entropy,
     )
 }
-_NAMES = (*_FACTORIES, "module:function")
 
 
 def build_advantage(specs: Sequence[Mapping[str, Any]], group_size: int) -> Transform:
@@ -62,41 +60,11 @@ def build_advantage(specs: Sequence[Mapping[str, Any]], group_size: int) -> Tran
     """
     if isinstance(specs, str | Mapping) or not isinstance(specs, Sequence):
         raise ValueError(f"advantage: {specs!r} is no list; expected a list of {{name: ..., arguments}}")
-    return chain(*(_build(spec, f"advantage[{i}]", group_size) for i, spec in enumerate(specs)))
-
-
-def _build(spec: Mapping[str, Any], path: str, group_size: int) -> Callable[..., Any]:
-    if not isinstance(spec, Mapping):
-        raise ValueError(f"{path}: {spec!r} is no mapping; expected {{name: ..., arguments}}")
-    if "name" not in spec:
-        raise ValueError(f"{path}.name: missing; allowed: {', '.join(_NAMES)}")
-    name = spec["name"]
-    factory = _find_factory(name, f"{path}.name")
-    arguments = {key: value for key, value in spec.items() if key != "name"}
-    takes_group_size = "group_size" in inspect.signature(factory).parameters
-    if takes_group_size and arguments.setdefault("group_size", group_size) != group_size:
-        raise ValueError(
-            f"{path}.group_size: {arguments['group_size']!r} differs from rollout.group_size, which is "
-            f"{group_size}; leave it out"
+    given = {"group_size": (group_size, "rollout.group_size")}
+    returns = "a Transform or a function (advantages, stats) -> advantages"
+    return chain(
+        *(
+            build_named(spec, f"advantage[{i}]", _FACTORIES, returns=returns, given=given)
+            for i, spec in enumerate(specs)
         )
-    try:
-        transform = call_factory(factory, arguments, path)
-    except ValueError as error:
-        raise ValueError(str(error) if str(error).startswith(path) else f"{path}: {error}") from error
-    if not callable(transform):
-        raise ValueError(
-            f"{path}.name: {name} returned {transform!r}; "
-            "expected a Transform or a function (advantages, stats) -> advantages"
-        )
-    return transform
-
-
-def _find_factory(name: Any, path: str) -> Callable[..., Any]:
-    if isinstance(name, str) and name in _FACTORIES:
-        return _FACTORIES[name]
-    if not isinstance(name, str) or ":" not in name:
-        raise ValueError(unknown(path, name, _NAMES))
-    factory = import_object(path, name)
-    if not callable(factory):
-        raise ValueError(f"{path}: {name!r} is {factory!r}; expected a function that returns a transform")
-    return factory
+    )

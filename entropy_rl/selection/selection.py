@@ -1,0 +1,118 @@
+"""`Selection`, a function (advantages, stats) -> weights of tokens that knows its scope, and `combine`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+
+from entropy_rl.token_inputs import token_inputs
+from entropy_rl.types import TokenStats
+
+
+class TokenWeights(NamedTuple):
+    """What a token contributes to the loss: weight · (surrogate + drift · |log π - log π_old|)."""
+
+    weight: jax.Array  # f32[B, N]; 0 leaves the token out
+    drift: jax.Array | None = None  # f32[B, N]; None for none
+
+
+SelectionFn = Callable[[jax.Array, TokenStats], jax.Array | TokenWeights]
+Scope = Literal["token", "row", "batch"]  # from narrow to wide
+_SCOPES = get_args(Scope)
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Weights of tokens in the loss, in the manner of `Transform`; they are constants of the loss.
+
+    Factories take the hyper-parameters and return a `Selection`; calling it takes the data:
+
+        selection = combine(forking_tokens(fraction=0.2), token_tis(cap=2.0))
+        weights = selection(advantages, stats)
+
+    Advantages are the shaped ones. Tokens that do not count hold zeros when `fn` is called, and what it
+    returns of them is not read. The normaliser of the loss is that of all tokens, whatever is left out.
+
+    Attributes:
+      fn: (advantages f32[B, N], stats) -> weight f32[B, N], or `TokenWeights`.
+      scope: What a weight depends on: "token", on its own token; "row", on the tokens of its row; "batch", on
+        anything in the whole mini-batch, which costs a forward pass before the gradient pass.
+      corrects_sampler: It compares the old policy of the trainer with the policy as the sampler computed it,
+        and does nothing where these are the same numbers.
+    """
+
+    fn: SelectionFn
+    scope: Scope
+    corrects_sampler: bool = False
+
+    def __post_init__(self):
+        if self.scope not in _SCOPES:
+            raise ValueError(f"Selection: scope={self.scope!r} is not allowed; allowed: {', '.join(_SCOPES)}")
+
+    def __call__(self, advantages: jax.Array, stats: TokenStats) -> TokenWeights:
+        """Computes the weights.
+
+        Args:
+          advantages: f32[B, N] or f32[B, 1].
+          stats: Statistics of the same tokens.
+
+        Returns:
+          The weights; 0 off the mask, and without a gradient.
+
+        Raises:
+          ValueError: Shapes do not fit, or a statistic that the selection needs is missing.
+        """
+        advantages, stats = token_inputs("selection", advantages, stats)
+        weights = self.fn(advantages, stats)
+        if not isinstance(weights, TokenWeights):
+            weights = TokenWeights(weights)
+        for x in jax.tree.leaves(weights):
+            if jnp.shape(x) != stats.mask.shape:
+                name = getattr(self.fn, "__qualname__", self.fn)
+                raise ValueError(
+                    f"selection: {name} returned weights of shape {jnp.shape(x)}; expected {stats.mask.shape}"
+                )
+        return jax.tree.map(lambda x: jax.lax.stop_gradient(jnp.where(stats.mask, x, 0.0)), weights)
+
+
+def combine(*selections: Selection) -> Selection:
+    """Applies several selections to the same tokens: weights are multiplied, drift coefficients added.
+
+    Each sees all tokens, also those that another leaves out, so their order does not matter.
+
+    Args:
+      *selections: At least one.
+
+    Returns:
+      A selection with the widest scope of its members.
+    """
+
+    def product(advantages: jax.Array, stats: TokenStats) -> TokenWeights:
+        weights = [selection(advantages, stats) for selection in selections]
+        drifts = [w.drift for w in weights if w.drift is not None]
+        return TokenWeights(math.prod(w.weight for w in weights), sum(drifts) if drifts else None)
+
+    scope = max((selection.scope for selection in selections), key=_SCOPES.index)
+    return Selection(product, scope, any(selection.corrects_sampler for selection in selections))
+
+
+def top(scores: jax.Array, among: jax.Array, count: jax.Array) -> jax.Array:
+    """The `count` tokens with the highest scores; of equal ones the first, row by row.
+
+    Args:
+      scores: f32[B, N].
+      among: bool[B, N], which tokens can be taken.
+      count: f32[].
+
+    Returns:
+      bool[B, N]; fewer where not so many can be taken.
+    """
+    scores = jnp.where(among, scores, -jnp.inf).reshape(-1)
+    order = jnp.argsort(-scores, stable=True)
+    place = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)))
+    return among & (place.reshape(among.shape) < count)

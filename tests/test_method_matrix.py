@@ -1,0 +1,378 @@
+"""Baselines x shapings x surrogates x selections: every combination has a finite loss and gradient, and the
+same ones in micro-batches and on eight devices.
+
+The members that a program could have are the branches of a `lax.switch`, and which of them acts is an
+argument of it: so a program is compiled once, and run for every combination.
+"""
+
+import functools
+import itertools
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from policies import table_policy
+
+from entropy_rl.advantages import (
+    Transform,
+    amplify_by_entropy,
+    asymmetric_normalize,
+    best_minus_second,
+    chain,
+    favor_rare_correct,
+    group_center,
+    group_normalize,
+    leave_one_out,
+    length_weighted_center,
+    mine_solved_groups,
+    pass_at_k_normalize,
+    quantile_normalize,
+    rescaled_group_center,
+    row_entropy_rewards,
+    shape_by_entropy,
+    token_entropy_rewards,
+    whiten,
+)
+from entropy_rl.config import LossConfig
+from entropy_rl.selection import (
+    Selection,
+    TokenWeights,
+    clip_cov,
+    combine,
+    erc,
+    forking_tokens,
+    geometric_rejection,
+    icepop,
+    kl_cov,
+    opefo,
+    sequence_tis,
+    token_tis,
+)
+from entropy_rl.surrogates import (
+    Surrogate,
+    ce_gppo,
+    cispo,
+    dppo_tv,
+    flexible_clip,
+    gmpo,
+    gppo,
+    gspo,
+    ppo_clip,
+    s_trace,
+    sapo,
+    unclipped,
+)
+from entropy_rl.train_step import make_gradient, make_stats_pass
+from entropy_rl.types import DATA_AXES, TENSOR_AXIS, TrainBatch
+
+P, G, N, V = 4, 4, 6, 128
+ROWS = P * G
+
+GROUP_BASELINES = {
+    "group_normalize": group_normalize(G),
+    "group_center": group_center(G),
+    "leave_one_out": leave_one_out(G),
+    "length_weighted_center": length_weighted_center(G),
+    "pass_at_k_normalize": pass_at_k_normalize(G, k=2),
+    "best_minus_second": best_minus_second(G),
+    "quantile_normalize": quantile_normalize(G),
+    "asymmetric_normalize": asymmetric_normalize(G),
+    "row_entropy_rewards": row_entropy_rewards(G),
+    "favor_rare_correct": chain(group_normalize(G), favor_rare_correct(G)),
+}
+BATCH_BASELINES = {
+    "whiten": whiten(),
+    "center and whiten": chain(group_center(G), whiten()),
+    "rescaled_group_center": rescaled_group_center(G),
+    "mine_solved_groups": mine_solved_groups(G),
+    "token_entropy_rewards": token_entropy_rewards(G),
+}
+LOCAL_SHAPINGS = {
+    "none": chain(),
+    "shape_by_entropy": shape_by_entropy(),
+    "shape by old entropy": shape_by_entropy(entropy_source="old"),
+    "amplify_by_entropy, row": amplify_by_entropy(statistics="row"),
+}
+BATCH_SHAPINGS = {"amplify_by_entropy": amplify_by_entropy()}
+SURROGATES = {
+    "ppo_clip": ppo_clip(),
+    "ppo_clip, dual": ppo_clip(dual_clip=1.5),
+    "unclipped": unclipped(),
+    "flexible_clip": flexible_clip(-0.4, 0.5),
+    "gspo": gspo(),
+    "gmpo": gmpo(),
+    "s_trace": s_trace(0.8, 0.5),
+    "cispo": cispo(1.2),
+    "sapo": sapo(),
+    "dppo_tv": dppo_tv(0.1, 0.1),
+    "ce_gppo": ce_gppo(),
+    "gppo": gppo(),
+}
+LOCAL_SELECTIONS = {
+    "none": Selection(lambda a, stats: jnp.ones_like(a), "token"),
+    "token_tis": token_tis(1.2),
+    "sequence_tis": sequence_tis(1.2),
+    "icepop": icepop(0.7, 1.3),
+    "geometric_rejection": geometric_rejection(0.9, 1.1),
+    "erc": erc(),
+    "erc and token_tis": combine(erc(), token_tis(1.2)),
+}
+# Clip-Cov asks the surrogate for what it clips: the one that acts.
+BATCH_SELECTIONS = {
+    "forking_tokens": forking_tokens(),
+    "opefo": opefo(),
+    "opefo, first order": opefo("first_order"),
+    "clip_cov": clip_cov(Surrogate(lambda *x: _acting_surrogate(*x), "row"), 0.1, 0.1),
+    "kl_cov": kl_cov(0.1),
+    "forking_tokens and token_tis": combine(forking_tokens(), token_tis(1.2)),
+}
+
+# Without a forward pass before the gradient pass; with one for the advantage; with one for the selection.
+PROGRAMS = {
+    "local": (GROUP_BASELINES, LOCAL_SHAPINGS, SURROGATES, LOCAL_SELECTIONS),
+    "batch advantage": (BATCH_BASELINES, LOCAL_SHAPINGS | BATCH_SHAPINGS, SURROGATES, LOCAL_SELECTIONS),
+    "batch selection": (
+        GROUP_BASELINES | BATCH_BASELINES,
+        LOCAL_SHAPINGS | BATCH_SHAPINGS,
+        SURROGATES,
+        BATCH_SELECTIONS,
+    ),
+}
+every_program = pytest.mark.parametrize("program", PROGRAMS)
+
+
+class Acting:
+    """Of the program that is being traced: its members, and the numbers of those that act, int32[4]."""
+
+    members = numbers = None
+
+
+def _switch(kind, branches):
+    return jax.lax.switch(Acting.numbers[kind], branches)
+
+
+def _acting_transform(kind):
+    def transform(advantages, stats):
+        def branch(member):
+            return lambda: jnp.broadcast_to(member(advantages, stats), stats.mask.shape)
+
+        return _switch(kind, [branch(member) for member in Acting.members[kind].values()])
+
+    return transform
+
+
+def _acting_surrogate(advantages, stats):
+    def branch(member):
+        def call():
+            loss, masks = member(advantages, stats)
+            return loss, masks._replace(dual=None)
+
+        return call
+
+    return _switch(2, [branch(member) for member in Acting.members[2].values()])
+
+
+def _acting_selection(advantages, stats):
+    def branch(member):
+        def call():
+            weights = member(advantages, stats)
+            drift = jnp.zeros_like(weights.weight) if weights.drift is None else weights.drift
+            return TokenWeights(weights.weight, drift)
+
+        return call
+
+    return _switch(3, [branch(member) for member in Acting.members[3].values()])
+
+
+def acting_surrogate():
+    return Surrogate(_acting_surrogate, "row")
+
+
+def acting_selection(scope: str):
+    return Selection(_acting_selection, scope)
+
+
+def make_data() -> TrainBatch:
+    """Rows of many lengths; no token twice, so that hardly two entropies are equal."""
+    rng = np.random.default_rng(0)
+    mask = np.arange(N) < rng.integers(1, N + 1, (ROWS, 1))
+    ids = np.zeros((ROWS, 2 + N), np.int32)
+    ids[:, :2] = np.repeat(rng.integers(0, V, (P, 2)), G, axis=0)
+    ids[:, 2:] = np.where(mask, rng.permutation(V)[: ROWS * N].reshape(ROWS, N), 0)
+    rewards = np.array([1, 0, 0, 1] + [1, 1, 1, 1] + [0, 1, 0, 0] + [1, 1, 0, 1], np.float32)
+    zeros = jnp.zeros((ROWS, N))
+    return TrainBatch(
+        ids=jnp.asarray(ids),
+        prompt_length=jnp.full(ROWS, 2, jnp.int32),
+        completion_ids=jnp.asarray(ids[:, 2:]),
+        completion_mask=jnp.asarray(mask),
+        old_log_probs=zeros,
+        old_entropy=zeros,
+        sampler_log_probs=zeros,
+        rewards=jnp.asarray(rewards),
+        valid=jnp.asarray(np.arange(ROWS) != 10),
+    )
+
+
+@functools.cache
+def problem():
+    """Policy, parameters, a batch whose old and sampler's log-probs are of others nearby, directions."""
+    policy, batch = table_policy(V), make_data()
+    keys = jax.random.split(jax.random.key(1), 4)
+    params = {"table": 2 * policy.init(keys[0])["table"]}
+    old = {"table": params["table"] + 0.2 * jax.random.normal(keys[1], (V, V))}
+    log_probs, entropy = jax.jit(make_stats_pass(policy, temperature=1.0))(old, batch)
+    noise = 0.15 * jax.random.normal(keys[2], log_probs.shape)
+    batch = batch.replace(old_log_probs=log_probs, old_entropy=entropy, sampler_log_probs=log_probs + noise)
+    directions = jax.random.normal(keys[3], (V, V, 3))
+    return policy, params, batch, directions
+
+
+@functools.cache
+def combinations(program: str, every: bool = False) -> np.ndarray:
+    """All, or so many in a random order that every two members of different kinds meet; int32[C, 4]."""
+    product = list(itertools.product(*(range(len(members)) for members in PROGRAMS[program])))
+    if every:
+        return np.array(product, np.int32)
+    random.Random(0).shuffle(product)
+    met, chosen = set(), []
+    for combination in product:
+        pairs = set(itertools.combinations(enumerate(combination), 2))
+        if pairs - met:
+            met |= pairs
+            chosen.append(combination)
+    return np.array(chosen, np.int32)
+
+
+@functools.cache
+def run(program: str, tokens: int | None, devices: int, every: bool = False) -> dict[str, np.ndarray]:
+    """For every combination its metrics, and the products of its gradient with fixed directions."""
+    policy, params, batch, directions = problem()
+    mesh = None
+    if devices > 1:
+        axes = (*DATA_AXES, TENSOR_AXIS)
+        mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+        rows, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((DATA_AXES,), ()))
+        batch, (params, directions) = jax.device_put(batch, rows), jax.device_put((params, directions), whole)
+    scope = {"local": "group", "batch advantage": "batch", "batch selection": "batch"}[program]
+    shaping_scope = "batch" if program == "batch advantage" else "row"
+    advantage = chain(Transform(_acting_transform(0), scope), Transform(_acting_transform(1), shaping_scope))
+    selection = {"scope": "batch" if program == "batch selection" else "row"}
+    gradient = make_gradient(
+        policy,
+        advantage,
+        LossConfig(
+            surrogate={"name": f"{__name__}:acting_surrogate"},
+            selection=[{"name": f"{__name__}:acting_selection", **selection}],
+        ),
+        tokens_per_micro_batch=tokens,
+        mesh=mesh,
+    )
+
+    @jax.jit
+    def all_of_them(params, batch, directions, numbers):
+        def one(acting):
+            Acting.members, Acting.numbers = PROGRAMS[program], acting
+            grads, metrics = gradient(params, batch)
+            return metrics | {"along": jnp.einsum("ij,ijk->k", grads["table"], directions)}
+
+        return jax.lax.map(one, numbers)
+
+    return jax.device_get(all_of_them(params, batch, directions, combinations(program, every)))
+
+
+def names_of(program: str, combination: np.ndarray) -> list[str]:
+    return [list(m)[k] for m, k in zip(PROGRAMS[program], combination, strict=True)]
+
+
+def assert_finite(program: str, every: bool = False) -> None:
+    result = run(program, None, 1, every)
+    for i, combination in enumerate(combinations(program, every)):
+        names = names_of(program, combination)
+        for metric, values in result.items():
+            assert np.isfinite(values[i]).all(), f"{names}: {metric}"
+        # best_minus_second pays a single row of a group, which a clip or a selection may leave out.
+        assert result["grad_norm"][i] > 0 or "best_minus_second" in names, f"{names}: no gradient"
+
+
+def assert_same(program: str, tokens: int, devices: int, every: bool = False) -> None:
+    one, two = run(program, None, 1, every), run(program, tokens, devices, every)
+    for i, combination in enumerate(combinations(program, every)):
+        names = names_of(program, combination)
+        if "token_entropy_rewards" in names and {"gmpo", "opefo", "opefo, first order"} & set(names):
+            continue  # some advantages of that baseline are 0 up to rounding, and these go by their sign
+        for metric in (
+            "loss",
+            "grad_norm",
+            "along",
+            "token_weight",
+            "tokens_kept",
+            "tokens_held",
+            "clip_low",
+        ):
+            np.testing.assert_allclose(
+                one[metric][i], two[metric][i], rtol=2e-5, atol=2e-5, err_msg=f"{names}: {metric}"
+            )
+
+
+def test_more_than_two_hundred_combinations_are_run_and_every_two_members_meet():
+    numbers = {program: combinations(program) for program in PROGRAMS}
+    assert sum(map(len, numbers.values())) >= 200
+    for program, chosen in numbers.items():
+        sizes = [len(members) for members in PROGRAMS[program]]
+        for one, two in itertools.combinations(range(4), 2):
+            assert len({tuple(row) for row in chosen[:, [one, two]]}) == sizes[one] * sizes[two]
+
+
+@every_program
+def test_every_combination_has_a_finite_loss_and_gradient(program):
+    assert_finite(program)
+    along = run(program, None, 1)["along"]
+    assert len({tuple(row) for row in along.round(6)}) > 0.9 * len(along), (
+        "the switches must tell members apart"
+    )
+
+
+@every_program
+def test_every_combination_is_the_same_in_micro_batches(program):
+    assert_same(program, tokens=20, devices=1)
+
+
+@every_program
+def test_every_combination_is_the_same_on_eight_devices(program):
+    assert_same(program, tokens=15, devices=8)
+
+
+@pytest.mark.slow
+@every_program
+def test_the_whole_product_is_finite_and_the_same_in_micro_batches(program):
+    assert_finite(program, every=True)
+    assert_same(program, tokens=20, devices=1, every=True)
+
+
+def alone(kind: int, member: str):
+    """A factory for a config: one of the members above as it is."""
+    kinds = (SURROGATES, LOCAL_SELECTIONS | BATCH_SELECTIONS)
+    return kinds[kind][member]
+
+
+@every_program
+def test_a_member_behind_a_switch_is_the_member_alone_in_its_own_scope(program):
+    policy, params, batch, directions = problem()
+    result = run(program, None, 1)
+    for i in (0, 7):
+        baseline, shaping, surrogate, selection = names_of(program, combinations(program)[i])
+        if selection.startswith("clip_cov"):
+            continue  # it asks the surrogate behind the switch
+        loss = LossConfig(
+            surrogate={"name": f"{__name__}:alone", "kind": 0, "member": surrogate},
+            selection=[{"name": f"{__name__}:alone", "kind": 1, "member": selection}],
+        )
+        advantage = chain(PROGRAMS[program][0][baseline], PROGRAMS[program][1][shaping])
+        grads, metrics = jax.jit(make_gradient(policy, advantage, loss))(params, batch)
+        along = jnp.einsum("ij,ijk->k", grads["table"], directions)
+        np.testing.assert_allclose(along, result["along"][i], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(metrics["loss"], result["loss"][i], rtol=1e-5, atol=1e-6)
