@@ -23,8 +23,8 @@ FLOORS = {
     2: "models sharding",
     3: "rollout train_step batch_parts micro_batches supervised_step optimizer analysis",
     4: """tasks prompts demonstrations checkpoint bad_updates metrics scoring loading evaluation interrupt
-          config_file config_help files report run run_directory stop_strings compile_log hosts rollout_metrics
-          recorded text_scoring run_dynamics sentence_encoder""",
+          config_file config_help files report run run_directory stop_strings compile_log hosts
+          rollout_metrics recorded text_scoring run_dynamics sentence_encoder""",
     5: "train replay warmstart evaluate export data compare analyze cli",
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
