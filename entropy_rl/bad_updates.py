@@ -16,7 +16,8 @@ from entropy_rl.run_directory import BAD_UPDATES_DIRECTORY
 from entropy_rl.types import Params, TrainBatch, TrainState
 
 _BATCH_FILE = "batch.npz"
-_PARAMS = "params"
+# Of the policy, or of the critic.
+_PARAMS, _CRITIC = "params", "critic"
 
 
 class BadUpdates:
@@ -51,7 +52,15 @@ class BadUpdates:
           OSError: If it cannot be written.
         """
         # The counter of updates counts this one too.
-        path = self._directory / f"step_{int(state.step) + 1}_update_{int(state.updates)}"
+        name = f"step_{int(state.step) + 1}_update_{int(state.updates)}"
+        self._keep(name, _PARAMS, state.params, batch)
+
+    def keep_of_critic(self, state: TrainState, number: int, batch: TrainBatch) -> None:
+        """Writes down an update of the critic, the `number`-th of its step; otherwise as `keep`."""
+        self._keep(f"step_{int(state.step) + 1}_critic_{number}", _CRITIC, state.critic.params, batch)
+
+    def _keep(self, name: str, whose: str, params: Params, batch: TrainBatch) -> None:
+        path = self._directory / name
         if not path.exists():  # a run that was killed repeats its steps
             temporary = path.with_name(path.name + TEMPORARY)
             batch = hosts.fetch(batch)
@@ -62,7 +71,7 @@ class BadUpdates:
                     np.savez(temporary / _BATCH_FILE, **_named(batch))
             hosts.wait_for_all("bad update: batch")
             with ocp.StandardCheckpointer() as checkpointer:
-                checkpointer.save(temporary.resolve() / _PARAMS, state.params)
+                checkpointer.save(temporary.resolve() / whose, params)
             if hosts.is_first():
                 temporary.replace(path)
             hosts.wait_for_all("bad update: parameters")
@@ -76,12 +85,17 @@ class BadUpdates:
         return sum(not path.name.endswith(TEMPORARY) for path in self._directory.glob("step_*"))
 
 
+def is_of_critic(path: Path) -> bool:
+    """Whether an update that was not applied is one of the critic."""
+    return (path / _CRITIC).is_dir()
+
+
 def read_bad_update(path: Path, abstract_params: Any) -> tuple[Params, TrainBatch]:
     """The parameters and the mini-batch of an update that was not applied.
 
     Args:
       path: Its directory.
-      abstract_params: Shapes and types of the parameters.
+      abstract_params: Shapes and types of the parameters, the policy's or the critic's.
 
     Raises:
       ValueError: If there is none.
@@ -91,7 +105,8 @@ def read_bad_update(path: Path, abstract_params: Any) -> tuple[Params, TrainBatc
     with np.load(path / _BATCH_FILE) as arrays:
         batch = TrainBatch(**arrays)
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(path.resolve() / _PARAMS, abstract_params), batch
+        whose = _CRITIC if is_of_critic(path) else _PARAMS
+        return checkpointer.restore(path.resolve() / whose, abstract_params), batch
 
 
 def _named(batch: TrainBatch) -> dict[str, np.ndarray]:

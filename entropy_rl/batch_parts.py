@@ -27,8 +27,11 @@ class PredictingHidden(NamedTuple):
     unpack: Callable[[jax.Array], jax.Array]  # and back
 
 
+ReadFn = Callable[[Params, PredictingHidden, TrainBatch], tuple[jax.Array, ...]]
+
+
 class BatchParts:
-    """The parts of one mini-batch. They are planned here, and run by `fold`."""
+    """The parts of one mini-batch. They are planned here, and run by `map_tokens` and `gradient`."""
 
     def __init__(
         self,
@@ -85,6 +88,58 @@ class BatchParts:
         rows = Rows(arrays, self._first, self._last)
         return fold_micro_batches(step, start, rows, self._shapes, self._tokens, self._shares)
 
+    def map_tokens(
+        self, read: ReadFn, params: Params, batch: TrainBatch, outputs: int
+    ) -> tuple[jax.Array, ...]:
+        """A forward pass over all parts.
+
+        Args:
+          read: (params, hidden states, their rows of the mini-batch) -> arrays of tokens, where the hidden
+            states are.
+          params: The parameters.
+          batch: The mini-batch.
+          outputs: How many arrays `read` returns.
+
+        Returns:
+          The arrays as f32[B, N]; 0 in rows that are not needed.
+        """
+        prefix = self.prefix(params)
+
+        def step(carry: tuple, part: Part) -> tuple:
+            at = self.hidden(params, prefix, part, part.arrays)
+            arrays = read(params, at, part.arrays)
+            return tuple(part.put(whole, at.unpack(x)) for whole, x in zip(carry, arrays, strict=True))
+
+        return self.fold(step, (jnp.zeros(batch.completion_ids.shape),) * outputs, batch)
+
+    def gradient(
+        self,
+        loss: Callable[[Params, Any, Part], tuple[jax.Array, Any]],
+        params: Params,
+        arrays: Any,
+        constrain: Callable[[Any], Any],
+    ) -> tuple[Params, Any]:
+        """The gradient of a loss that is a sum over parts.
+
+        Args:
+          loss: (params, prefix, part) -> (loss, a nest of sums), of one part.
+          params: The parameters.
+          arrays: What the parts take their rows from, a nest of [B, ...].
+          constrain: Says how a tree with the names of the parameters lies on a mesh.
+
+        Returns:
+          (gradient, the sums over all parts).
+        """
+        prefix = self.prefix(params)
+        of_part = jax.grad(loss, argnums=(0, 1), has_aux=True)
+        shapes = jax.eval_shape(of_part, params, None, Part(arrays, None, None))
+        (grads, _), sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        start = (constrain(grads), jax.tree.map(jnp.zeros_like, prefix)), sums
+        (grads, of_prefix), sums = self.fold(
+            lambda carry, part: jax.tree.map(jnp.add, carry, of_part(params, prefix, part)), start, arrays
+        )
+        return constrain(self._add_gradient_of_prefix(grads, params, of_prefix)), sums
+
     def hidden(self, params: Params, prefix: Any, part: Part, batch: TrainBatch) -> PredictingHidden:
         """A forward pass over a part.
 
@@ -128,7 +183,7 @@ class BatchParts:
         ids = make_packing(part.live, columns).pack(part.arrays)
         return self._policy.prefix(params, ids, part.live, columns)
 
-    def add_gradient_of_prefix(self, gradient: Params, params: Params, cotangent: Any) -> Params:
+    def _add_gradient_of_prefix(self, gradient: Params, params: Params, cotangent: Any) -> Params:
         """Adds what the loss owes to the parameters through the prompts.
 
         Args:

@@ -162,14 +162,54 @@ class BatchingConfig:
         require_at_least(1, "batching.", self, *names)
 
 
-def check_batching(config: BatchingConfig, longest: int) -> None:
+@dataclasses.dataclass(frozen=True)
+class CriticConfig:
+    """The critic of PPO: a model of its own that says what reward is still to be expected at a token.
+
+    Args:
+      learning_rate: Of its AdamW, whose betas, eps and weight decay are those of `optimizer`.
+      path: Where its weights begin, as a `model.path` with the same tokenizer; null for the policy's. What
+        else `model` says holds for it too.
+      warmup_steps: In the first so many steps only the critic is updated, on rollouts of the policy as it is.
+      warmup_updates: Over so many of its updates its learning rate rises linearly, as of `optimizer`.
+      max_grad_norm: Its gradients are scaled down to this global norm.
+      clip_range: A value gains nothing by moving further than this from the one before the first update on
+        a rollout; in units of the reward.
+      gamma: Discount per token, here and in the advantage.
+      lam: λ of its targets; that of the advantage stands there.
+      tokens_per_micro_batch: As of `batching`; null for the same number.
+    """
+
+    learning_rate: float
+    path: str | None = None
+    warmup_steps: int = 0
+    warmup_updates: int = 0
+    max_grad_norm: float = 1.0
+    clip_range: float = 0.5
+    gamma: float = 1.0
+    lam: float = 1.0
+    tokens_per_micro_batch: int | None = None
+
+    def __post_init__(self):
+        for name in ("learning_rate", "max_grad_norm", "clip_range"):
+            value = getattr(self, name)
+            require(value > 0, f"critic.{name}", value, "numbers > 0")
+        require_at_least(0, "critic.", self, "warmup_steps", "warmup_updates")
+        require(0 < self.gamma <= 1, "critic.gamma", self.gamma, "0 < gamma <= 1")
+        require(0 <= self.lam <= 1, "critic.lam", self.lam, "0 <= lam <= 1")
+
+
+def check_micro_batches(config: TrainConfig, longest: int) -> None:
     """Checks that a row of the greatest length, which the data decide, fits into a micro-batch.
 
     Raises:
       ValueError: If it does not.
     """
-    tokens, allowed = config.tokens_per_micro_batch, f">= {longest}, the longest row of prompt and completion"
-    require(tokens >= longest, "batching.tokens_per_micro_batch", tokens, allowed)
+    sections = {"batching": config.batching, "critic": config.critic}
+    for name, section in sections.items():
+        tokens = section and section.tokens_per_micro_batch
+        allowed = f">= {longest}, the longest row of prompt and completion"
+        require(tokens is None or tokens >= longest, f"{name}.tokens_per_micro_batch", tokens, allowed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,6 +280,7 @@ class TrainConfig:
       evaluation: Pass@K before and after; null for none.
       schedule: How rollouts and evaluations share the device among their rows.
       mesh: How the devices share the work. Changes speed and memory, and no result but the last digits.
+      critic: The critic, for an advantage that reads its values, such as {name: gae}; null for none.
     """
 
     seed: int
@@ -257,6 +298,7 @@ class TrainConfig:
     evaluation: EvaluationConfig | None = None
     schedule: ScheduleConfig = ScheduleConfig()
     mesh: MeshConfig = MeshConfig()
+    critic: CriticConfig | None = None
 
     def __post_init__(self):
         check_stop(self.rollout.stop, "rollout.stop", self.schedule)

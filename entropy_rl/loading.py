@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from entropy_rl.checkpoint import restore_params
 from entropy_rl.config import ModelConfig
-from entropy_rl.models import DecoderConfig, load_hf, make_policy, read_config
+from entropy_rl.models import DecoderConfig, load_hf, make_policy, read_config, trunk_params
 from entropy_rl.models.attention import check_backend
 from entropy_rl.models.hf_config import read_json
 from entropy_rl.run_directory import CHECKPOINT_DIRECTORY, CONFIG_FILE, MODEL_DIRECTORY
@@ -118,6 +118,35 @@ def load_model(config: ModelConfig, mesh: Mesh | None = None) -> Model:
         params = restore_params(path / CHECKPOINT_DIRECTORY, placement.abstract(shapes))
     files = dict(tokenizer=tokenizer, eos_ids=eos_ids, pad_id=pad_id, directory=directory)
     return make_model(make, params, decoder, placement, **files)
+
+
+class Trunk(NamedTuple):
+    """A model without its head over the vocabulary."""
+
+    policy: Policy
+    params: Params
+
+
+def load_trunk(path: str | None, config: ModelConfig, model: Model) -> Trunk:
+    """Loads the trunk of a critic.
+
+    Args:
+      path: As a `model.path`; None for that of the policy, whose arrays are then shared.
+      config: The `model` section, of which all but the path holds for the critic too.
+      model: The policy.
+
+    Raises:
+      ValueError: As `load_model`, or if the tokenizer is another one.
+    """
+    if path is None:
+        return Trunk(model.policy, trunk_params(model.params))
+    try:
+        found = load_model(dataclasses.replace(config, path=path), model.placement.mesh)
+    except ValueError as error:
+        raise ValueError(f"critic.path: {str(error).removeprefix('model.path: ')}") from error
+    if found.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+        raise ValueError(f"critic.path: {path} has another tokenizer than {config.path}; allowed: the same")
+    return Trunk(found.policy, trunk_params(found.params))
 
 
 def _check_heads(config: DecoderConfig, mesh: Mesh | None) -> None:

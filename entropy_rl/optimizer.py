@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import optax
 
-from entropy_rl.config import OptimizerConfig
+from entropy_rl.config import OptimizerConfig, TrainConfig
 
 
 def make_optimizer(
@@ -37,3 +39,10 @@ def make_optimizer(
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.adamw(rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay),
     )
+
+
+def critic_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """The critic's: AdamW as of the policy, with its own learning rate, warm-up and clip."""
+    names = ("learning_rate", "warmup_updates", "max_grad_norm")
+    own = {name: getattr(config.critic, name) for name in names}
+    return make_optimizer(dataclasses.replace(config.optimizer, **own))

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from entropy_rl.cli import run_verb
+
+if TYPE_CHECKING:
+    import jax
+
+    from entropy_rl.config import TrainConfig
+    from entropy_rl.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,30 +45,24 @@ def replay(dump: Path) -> str:
     import jax  # here: `replay --help` need not wait for it
     import jax.numpy as jnp
 
-    from entropy_rl.advantages import build_advantage
-    from entropy_rl.bad_updates import read_bad_update
+    from entropy_rl.bad_updates import is_of_critic, read_bad_update
     from entropy_rl.config import TrainConfig
     from entropy_rl.config_file import parse_config
-    from entropy_rl.loading import model_policy
     from entropy_rl.run_directory import CONFIG_FILE
-    from entropy_rl.train import gradient_settings, stats_settings
-    from entropy_rl.train_step import make_gradient, make_stats_pass
 
     run = dump.resolve().parent.parent
     if not (run / CONFIG_FILE).is_file():
         raise ValueError(f"{dump}: is not in the directory of a run; allowed: RUN/bad_updates/NAME")
     config = parse_config(TrainConfig, "train", ["--config", str(run / CONFIG_FILE)])
-    policy = model_policy(config.model, run)
-    params, batch = read_bad_update(dump, jax.eval_shape(policy.init, jax.random.key(0)))
-    log_probs, entropy = jax.jit(make_stats_pass(policy, **stats_settings(config)))(params, batch)
-    advantage = build_advantage(config.advantage, config.rollout.group_size)
-    gradient = make_gradient(policy, advantage, config.loss, **gradient_settings(config))
+    init, forward, gradient = (_critic if is_of_critic(dump) else _policy)(config, run)
+    params, batch = read_bad_update(dump, jax.eval_shape(init, jax.random.key(0)))
+    found = jax.jit(forward)(params, batch)
     grads, metrics = jax.jit(gradient)(params, batch)
     recorded = {name: value for name, value in vars(batch).items() if value is not None}
     stages = {
         "parameters": params,
         "the recorded batch": recorded,
-        "the forward pass": {"log_probs": log_probs, "entropy": entropy},
+        "the forward pass": found,
         "metrics": metrics,
         "the gradient": grads,
     }
@@ -76,6 +77,43 @@ def replay(dump: Path) -> str:
     if jnp.isfinite(metrics["grad_norm"]):
         lines.append("the gradient is finite here: it may have overflowed on other hardware")
     return "\n".join(lines)
+
+
+def _policy(config: TrainConfig, run: Path) -> tuple[Callable, Callable, Callable]:
+    """(key -> params; (params, batch) -> what the forward pass finds; and -> the gradient) of the policy."""
+    from entropy_rl.advantages import build_advantage
+    from entropy_rl.loading import model_policy
+    from entropy_rl.train import gradient_settings, stats_settings
+    from entropy_rl.train_step import make_gradient, make_stats_pass
+
+    policy = model_policy(config.model, run)
+    stats = make_stats_pass(policy, **stats_settings(config))
+    gamma = config.critic and config.critic.gamma
+    advantage = build_advantage(config.advantage, config.rollout.group_size, gamma)
+    gradient = make_gradient(policy, advantage, config.loss, **gradient_settings(config))
+    return policy.init, lambda *x: dict(zip(("log_probs", "entropy"), stats(*x), strict=True)), gradient
+
+
+def _critic(config: TrainConfig, run: Path) -> tuple[Callable, Callable, Callable]:
+    """The same of the critic."""
+    import optax
+
+    from entropy_rl.critic_step import init_critic, make_critic_gradient, make_values_pass
+    from entropy_rl.loading import find_model, model_policy
+    from entropy_rl.models import trunk_params
+    from entropy_rl.train import critic_settings
+
+    trunk = model_policy(config.model, find_model(config.critic.path) if config.critic.path else run)
+    settings, limit = critic_settings(config), config.rollout.max_new_tokens
+    values = make_values_pass(trunk, **settings)
+    gradient = make_critic_gradient(
+        trunk, config.critic, config.loss.aggregation, max_new_tokens=limit, **settings
+    )
+
+    def init(key: jax.Array) -> Params:
+        return init_critic(trunk, trunk_params(trunk.init(key)), optax.identity()).params
+
+    return init, lambda *x: {"values": values(*x)}, gradient
 
 
 def _first(x: Any) -> str:

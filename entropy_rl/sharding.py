@@ -34,7 +34,7 @@ _RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"(q|k|v|qkv|gate|up|gate_up)_proj/kernel", (FSDP_AXIS, TENSOR_AXIS)),
     (r"(o|down)_proj/kernel", (TENSOR_AXIS, FSDP_AXIS)),
     (r"(q|k|v|qkv)_proj/bias", (TENSOR_AXIS,)),
-    (r"(norm|layernorm)/scale", ()),
+    (r"(norm|layernorm)/scale|value_head/kernel", ()),
 )
 _OF_KV_HEADS = re.compile(r"(^|/)[kv]_proj/")
 

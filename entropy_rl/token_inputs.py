@@ -40,7 +40,7 @@ def token_inputs(who: str, advantages: jax.Array, stats: TokenStats) -> tuple[ja
     """
     arrays = {
         name: getattr(stats, name)
-        for name in ("log_probs", "old_log_probs", "entropy", "old_entropy", "sampler_log_probs")
+        for name in ("log_probs", "old_log_probs", "entropy", "old_entropy", "sampler_log_probs", "values")
     }
     arrays = {name: array for name, array in arrays.items() if array is not None}
     check_shapes(who, mask=stats.mask, advantages=advantages, **arrays)

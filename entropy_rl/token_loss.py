@@ -23,6 +23,7 @@ class KnownOfToken(NamedTuple):
     old_entropy: jax.Array
     sampler_log_probs: jax.Array
     ref_log_probs: jax.Array | None
+    values: jax.Array | None
     mask: jax.Array
     valid: jax.Array
     weights: jax.Array  # from `token_weights`
@@ -68,6 +69,7 @@ def make_token_loss(
             mask=known.mask,
             valid=known.valid.any(-1),
             sampler_log_probs=known.sampler_log_probs,
+            values=known.values,
         )
         shaped = shaping(known.base, stats) if known.shaped is None else known.shaped
         base, shaped = (

@@ -4,7 +4,8 @@ One step, in this order:
   1. prompts    the next problems of the seeded order
   2. rollout    G completions of each, sampled by the policy as it is
   3. verdicts   every completion is judged, and verdicts become rewards
-  4. updates    per mini-batch: token stats -> advantage -> loss -> gradient -> optimizer
+  4. updates    per mini-batch: token stats -> advantage -> loss -> gradient -> optimizer; a critic, whose
+                values are among the token stats, has its own update before
   5. records    metrics, a few samples, now and then a checkpoint
 A step is a pure function of the state, the config and the number of the step, so a run that was killed
 goes on from its last checkpoint as if nothing had happened.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,12 +29,19 @@ from entropy_rl.advantages import Transform, build_advantage
 from entropy_rl.bad_updates import BadUpdates
 from entropy_rl.cli import run_verb
 from entropy_rl.compile_log import compile_log
-from entropy_rl.config import TrainConfig, check_batching
+from entropy_rl.config import TrainConfig, check_micro_batches
 from entropy_rl.config_checks import require
+from entropy_rl.critic_step import (
+    ValuesFn,
+    init_critic,
+    make_critic_update,
+    make_values_pass,
+    mean_critic_metrics,
+)
 from entropy_rl.evaluation import completion_rows, evaluation_prompts
-from entropy_rl.loading import Model, check_length, keep_model_files, load_model
+from entropy_rl.loading import Model, check_length, keep_model_files, load_model, load_trunk
 from entropy_rl.metrics import Clock, DeviceWork, check_wandb
-from entropy_rl.optimizer import make_optimizer
+from entropy_rl.optimizer import critic_optimizer, make_optimizer
 from entropy_rl.prompts import Prompts
 from entropy_rl.report import run_summary
 from entropy_rl.rollout import GenerateFn, make_generate
@@ -55,7 +64,9 @@ from entropy_rl.train_step import (
     make_update,
     mean_metrics,
 )
-from entropy_rl.types import Params, Rollout, TrainBatch, TrainState
+from entropy_rl.types import Policy, Rollout, TrainBatch, TrainState
+
+Metrics = dict[str, float]
 
 
 def train(config: TrainConfig) -> TrainState:
@@ -76,7 +87,7 @@ def train(config: TrainConfig) -> TrainState:
     batching, group_size = config.batching, config.rollout.group_size
     check_rows(mesh, batching.prompts_per_update, group_size, batching.share_prompts)
     check_wandb(config.run.wandb_project)
-    advantage = build_advantage(config.advantage, group_size)
+    advantage = build_advantage(config.advantage, group_size, config.critic and config.critic.gamma)
     surrogate = build_surrogate(config.loss.surrogate)
     selection = build_selection(config.loss.selection, surrogate)
     if batching.fused_loss:
@@ -85,6 +96,7 @@ def train(config: TrainConfig) -> TrainState:
     task = load_task(config.task.name, config.task.args)
     problems = task.problems(config.task.train_split)
     model = load_model(config.model, mesh)
+    trunk = load_trunk(config.critic.path, config.model, model) if config.critic else None
     limit = config.rollout.max_prompt_tokens
     prompts = Prompts(problems, model.tokenizer, limit, seed=config.seed)
     # Those of this process, of each update.
@@ -93,17 +105,21 @@ def train(config: TrainConfig) -> TrainState:
     prompts.step(0, *of_step)
     longest = prompts.length + config.rollout.max_new_tokens
     check_length(model, longest)
-    check_batching(batching, longest)
+    check_micro_batches(config, longest)
     if config.evaluation is not None:
         test_prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, limit)
-    programs = make_programs(config, model, advantage)
+    programs = make_programs(config, model, advantage, trunk and trunk.policy)
     bad_updates = BadUpdates(directory, batching.max_bad_updates)
     if hosts.is_first():
         claim_directory(directory, config)
         keep_model_files(model, directory)
     hosts.wait_for_all("directory")
 
-    start = init_state(model.params, programs.optimizer, model.placement.constrain if mesh else None)
+    constrain = model.placement.constrain if mesh else None
+    start = init_state(model.params, programs.optimizer, constrain)
+    if trunk is not None:
+        start = start.replace(critic=init_critic(*trunk, programs.critic.optimizer, constrain))
+        trunk = None  # the state has a copy
     if not config.loss.kl_coef:  # the starting policy is needed no more
         model = dataclasses.replace(model, params=None)
     evaluation_steps = _evaluation_steps(config)
@@ -130,8 +146,8 @@ def train(config: TrainConfig) -> TrainState:
                     on_chunk=run.rollout_watch(state),
                 )
                 rollout = jax.device_get(rollout)
-            data = _train_batches(config, programs, state.params, model, rollout, updates)
-            # Its log-probs, while the host judges.
+            data = _train_batches(config, programs, state, model, rollout, updates)
+            # Its log-probs and values, while the host judges.
             work = DeviceWork(functools.partial(jax.block_until_ready, data))
             with clock("verdicts"):
                 row_problems = batch.rows(group_size)
@@ -141,7 +157,8 @@ def train(config: TrainConfig) -> TrainState:
             # ---- Updates ----
             with clock("updates"):
                 data = _judged(config, model, data, scores)
-                state, update_metrics = _run_updates(programs, state, data, bad_updates)
+                only_critic = config.critic is not None and step < config.critic.warmup_steps
+                state, update_metrics = _run_updates(programs, state, data, bad_updates, only_critic)
 
             # ---- Records ----
             judged = gather_judged(judged_rows(rollout, scores, config.reward))
@@ -160,6 +177,14 @@ def train(config: TrainConfig) -> TrainState:
     return state
 
 
+class CriticPrograms(NamedTuple):
+    """The compiled parts of a step that belong to a critic."""
+
+    optimizer: optax.GradientTransformation
+    values: ValuesFn
+    update: UpdateFn
+
+
 class Programs(NamedTuple):
     """The compiled parts of a step."""
 
@@ -167,10 +192,13 @@ class Programs(NamedTuple):
     generate: GenerateFn
     stats: StatsFn
     update: UpdateFn
+    critic: CriticPrograms | None
 
 
-def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Programs:
-    """Builds what a step runs on the device."""
+def make_programs(
+    config: TrainConfig, model: Model, advantage: Transform, trunk: Policy | None = None
+) -> Programs:
+    """Builds what a step runs on the device; `trunk` is that of the critic, if there is one."""
     rollout, mesh = config.rollout, model.placement.mesh
     optimizer = make_optimizer(config.optimizer)
     return Programs(
@@ -195,6 +223,25 @@ def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Pr
             mesh=mesh,
             constrain=model.placement.constrain,
             **gradient_settings(config),
+        ),
+        critic=None if trunk is None else _make_critic_programs(config, model, trunk),
+    )
+
+
+def _make_critic_programs(config: TrainConfig, model: Model, trunk: Policy) -> CriticPrograms:
+    settings = critic_settings(config) | dict(mesh=model.placement.mesh)
+    optimizer = critic_optimizer(config)
+    return CriticPrograms(
+        optimizer=optimizer,
+        values=jax.jit(make_values_pass(trunk, **settings)),
+        update=make_critic_update(
+            trunk,
+            optimizer,
+            config.critic,
+            config.loss.aggregation,
+            max_new_tokens=config.rollout.max_new_tokens,
+            constrain=model.placement.constrain,
+            **settings,
         ),
     )
 
@@ -228,10 +275,20 @@ def gradient_settings(config: TrainConfig) -> dict[str, Any]:
     )
 
 
+def critic_settings(config: TrainConfig) -> dict[str, Any]:
+    """What a config says to `make_values_pass`."""
+    batching = config.batching
+    return dict(
+        tokens_per_micro_batch=config.critic.tokens_per_micro_batch or batching.tokens_per_micro_batch,
+        group_size=config.rollout.group_size if batching.share_prompts else None,
+    )
+
+
 def _train_batches(
-    config: TrainConfig, programs: Programs, params: Params, model: Model, rollout: Rollout, updates: int
+    config: TrainConfig, programs: Programs, state: TrainState, model: Model, rollout: Rollout, updates: int
 ) -> list[TrainBatch]:
-    """The rollout as the mini-batches of the updates, not yet judged, with the log-probs that the loss needs.
+    """The rollout as the mini-batches of the updates, not yet judged, with the log-probs and the values that
+    the losses need.
 
     These are still being computed when it returns.
     """
@@ -241,10 +298,12 @@ def _train_batches(
         batch = make_batch(part, np.zeros(rows, np.float32), np.zeros(rows, bool), pad_id=model.pad_id)
         batch = model.placement.put_rows(batch)
         if config.old_log_probs == "trainer":
-            log_probs, entropy = programs.stats(params, batch)
+            log_probs, entropy = programs.stats(state.params, batch)
             batch = batch.replace(old_log_probs=log_probs, old_entropy=entropy)
         if config.loss.kl_coef:
             batch = batch.replace(ref_log_probs=programs.stats(model.params, batch)[0])
+        if programs.critic is not None:
+            batch = batch.replace(values=programs.critic.values(state.critic.params, batch))
         batches.append(batch)
     return batches
 
@@ -263,18 +322,36 @@ def _judged(config: TrainConfig, model: Model, data: list[TrainBatch], scores: S
 
 
 def _run_updates(
-    programs: Programs, state: TrainState, data: list[TrainBatch], bad_updates: BadUpdates
+    programs: Programs,
+    state: TrainState,
+    data: list[TrainBatch],
+    bad_updates: BadUpdates,
+    only_critic: bool = False,
 ) -> tuple[TrainState, dict[str, float]]:
     """One optimizer step per mini-batch, in the order of the prompts; metrics: means over those applied."""
-    metrics = []
-    for batch in data:
-        state, values = programs.update(state, batch)
-        metrics.append(values := jax.device_get(values))
-        if not np.isfinite(values["grad_norm"]):
-            bad_updates.keep(state, batch)
-    applied = [values for values in metrics if np.isfinite(values["grad_norm"])]
-    means = mean_metrics(applied or metrics) | {"bad_updates": float(len(metrics) - len(applied))}
-    return state.replace(step=state.step + 1), means
+    of_policy, of_critic = [], []
+    for number, batch in enumerate(data, 1):
+        if programs.critic is not None:
+            state, metrics = programs.critic.update(state, batch)
+            of_critic.append(metrics := jax.device_get(metrics))
+            if not _is_finite(metrics):
+                bad_updates.keep_of_critic(state, number, batch)
+        if not only_critic:
+            state, metrics = programs.update(state, batch)
+            of_policy.append(metrics := jax.device_get(metrics))
+            if not _is_finite(metrics):
+                bad_updates.keep(state, batch)
+    bad = sum(not _is_finite(metrics) for metrics in of_policy + of_critic)
+    means = _mean_over_applied(mean_metrics, of_policy) | _mean_over_applied(mean_critic_metrics, of_critic)
+    return state.replace(step=state.step + 1), means | {"bad_updates": float(bad)}
+
+
+def _is_finite(metrics: Metrics) -> bool:
+    return bool(np.isfinite(metrics["grad_norm"]))
+
+
+def _mean_over_applied(mean: Callable[[list[Metrics]], Metrics], metrics: list[Metrics]) -> Metrics:
+    return mean([row for row in metrics if _is_finite(row)] or metrics) if metrics else {}
 
 
 def _verdict_speed(metrics: dict[str, float], verdicts: int) -> dict[str, float]:
@@ -292,8 +369,12 @@ def _evaluation_steps(config: TrainConfig) -> set[int]:
 
 
 def _note(metrics: dict[str, float]) -> str:
-    names = {"correct": ".3f", "length": ".1f", "entropy": ".3f", "bonus_share": ".3f", "time/step": ".1f"}
-    return "  ".join(f"{name.removeprefix('time/')} {metrics[name]:{form}}" for name, form in names.items())
+    forms = {
+        **{"correct": ".3f", "length": ".1f", "entropy": ".3f", "bonus_share": ".3f"},
+        **{"explained_variance": ".3f", "time/step": ".1f"},
+    }
+    found = {name: f"{metrics[name]:{form}}" for name, form in forms.items() if name in metrics}
+    return "  ".join(f"{name.removeprefix('time/')} {text}" for name, text in found.items())
 
 
 def main(config: TrainConfig) -> None:

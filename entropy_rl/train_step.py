@@ -18,14 +18,13 @@ import optax
 from jax.sharding import Mesh
 
 from entropy_rl.advantages import NotYetKnown, Transform, baseline_and_shaping
-from entropy_rl.batch_parts import BatchParts
+from entropy_rl.batch_parts import BatchParts, PredictingHidden
 from entropy_rl.config import LossConfig
 from entropy_rl.distributions import log_prob_and_entropy
 from entropy_rl.fused_loss import fused_head_loss
 from entropy_rl.head_layout import HeadLayout
 from entropy_rl.losses import LossTerms, counts, token_weights
 from entropy_rl.masked import masked_sum
-from entropy_rl.micro_batches import Part
 from entropy_rl.selection import build_selection
 from entropy_rl.surrogates import build_surrogate
 from entropy_rl.token_loss import (
@@ -149,23 +148,14 @@ def make_stats_pass(
     """
     shares = HeadLayout(mesh).size(*DATA_AXES)
 
+    def read(params: Params, at: PredictingHidden, rows: TrainBatch) -> tuple[jax.Array, jax.Array]:
+        ids, mask = at.pack(rows.completion_ids), at.pack(rows.completion_mask)
+        head = policy.head(params)
+        return log_prob_and_entropy(at.hidden, head, ids, mask, temperature=temperature, mesh=mesh)
+
     def stats_pass(params: Params, batch: TrainBatch) -> tuple[jax.Array, jax.Array]:
         parts = BatchParts(policy, batch, batch.completion_mask, tokens_per_micro_batch, group_size, shares)
-        prefix = parts.prefix(params)
-
-        def step(carry: tuple, part: Part) -> tuple:
-            rows = part.arrays
-            at = parts.hidden(params, prefix, part, rows)
-            ids, mask = at.pack(rows.completion_ids), at.pack(rows.completion_mask)
-            values = log_prob_and_entropy(
-                at.hidden, policy.head(params), ids, mask, temperature=temperature, mesh=mesh
-            )
-            return tuple(
-                part.put(whole, at.unpack(value)) for whole, value in zip(carry, values, strict=True)
-            )
-
-        zeros = jnp.zeros(batch.completion_ids.shape)
-        return parts.fold(step, (zeros, zeros), batch)
+        return parts.map_tokens(read, params, batch, outputs=2)
 
     return stats_pass
 
@@ -247,7 +237,6 @@ def make_gradient(
             finished = baseline(batch.rewards[:, None], stats), None, None
 
         parts = BatchParts(policy, batch, judged, tokens_per_micro_batch, group_size, shares)
-        prefix = parts.prefix(params)
 
         def part_loss(params, prefix, of_batch):
             part, (base, shaped, selected) = of_batch.arrays
@@ -260,6 +249,7 @@ def make_gradient(
                 old_entropy=part.old_entropy,
                 sampler_log_probs=part.sampler_log_probs,
                 ref_log_probs=part.ref_log_probs,
+                values=part.values,
                 mask=mask,
                 valid=part.valid[:, None],
                 weights=weights,
@@ -283,15 +273,7 @@ def make_gradient(
             sums = _metric_sums(part, mask, log_probs, entropy, *terms)
             return total, {"loss": total} | sums
 
-        of_part = jax.grad(part_loss, argnums=(0, 1), has_aux=True)
-        whole = (batch, finished)
-        shapes = jax.eval_shape(of_part, params, None, Part(whole, None, None))
-        (grads, _), sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        start = (constrain(grads), jax.tree.map(jnp.zeros_like, prefix)), sums
-        (grads, of_prefix), sums = parts.fold(
-            lambda carry, part: jax.tree.map(jnp.add, carry, of_part(params, prefix, part)), start, whole
-        )
-        grads = constrain(parts.add_gradient_of_prefix(grads, params, of_prefix))
+        grads, sums = parts.gradient(part_loss, params, (batch, finished), constrain)
         return grads, _metrics(sums, tokens, optax.global_norm(grads))
 
     return gradient
@@ -326,17 +308,37 @@ def make_update(
 
     def update(state: TrainState, batch: TrainBatch) -> tuple[TrainState, dict[str, jax.Array]]:
         grads, metrics = gradient(state.params, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        stepped = (optax.apply_updates(state.params, updates), opt_state)
-        # Without a token there is nothing to learn from; momentum and weight decay would move all the same.
-        learn = (metrics["tokens"] > 0) & jnp.isfinite(metrics["grad_norm"])
-        params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(learn, new, old), stepped, (state.params, state.opt_state)
-        )
+        params, opt_state = apply_gradient(optimizer, grads, state.params, state.opt_state, metrics)
         state = state.replace(params=params, opt_state=opt_state, updates=state.updates + 1)
         return constrain(state), metrics
 
     return jax.jit(update, donate_argnums=0)
+
+
+def apply_gradient(
+    optimizer: optax.GradientTransformation,
+    grads: Params,
+    params: Params,
+    opt_state: Any,
+    metrics: Mapping[str, jax.Array],
+) -> tuple[Params, Any]:
+    """One step of an optimizer, or none if the gradient is not finite or there was no token.
+
+    Args:
+      optimizer: The optimizer.
+      grads: The gradient.
+      params: The parameters.
+      opt_state: The optimizer's state.
+      metrics: `grad_norm` f32[] and `tokens` int32[] of the gradient.
+
+    Returns:
+      (params, opt_state).
+    """
+    updates, new_opt_state = optimizer.update(grads, opt_state, params)
+    stepped = (optax.apply_updates(params, updates), new_opt_state)
+    # Without a token there is nothing to learn from; momentum and weight decay would move all the same.
+    learn = (metrics["tokens"] > 0) & jnp.isfinite(metrics["grad_norm"])
+    return jax.tree.map(lambda new, old: jnp.where(learn, new, old), stepped, (params, opt_state))
 
 
 def _stats(batch: TrainBatch, log_probs: Any, entropy: Any) -> TokenStats:
@@ -348,6 +350,7 @@ def _stats(batch: TrainBatch, log_probs: Any, entropy: Any) -> TokenStats:
         mask=batch.completion_mask & batch.valid[:, None],
         valid=batch.valid,
         sampler_log_probs=batch.sampler_log_probs,
+        values=batch.values,
     )
 
 
@@ -397,6 +400,12 @@ def mean_metrics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     Returns:
       name -> value; loss and gradient norm are means over the updates, the tokens their sum.
     """
+    means = mean_over_updates(metrics)
+    return means | {"bonus_share": means["bonus"] / means["advantage"] if means["advantage"] else 0.0}
+
+
+def mean_over_updates(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """`mean_metrics` without what is derived from the means."""
     tokens = np.array([values["tokens"] for values in metrics], np.float64)
     means = {}
     for name in metrics[0]:
@@ -407,4 +416,4 @@ def mean_metrics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             means[name] = float(values.mean())
         else:
             means[name] = float((values * tokens).sum() / max(tokens.sum(), 1))
-    return means | {"bonus_share": means["bonus"] / means["advantage"] if means["advantage"] else 0.0}
+    return means

@@ -129,6 +129,7 @@ class TokenStats:
     mask: jax.Array  # bool[B, N]; False on every token of a row that is not valid
     valid: jax.Array  # bool[B]
     sampler_log_probs: jax.Array | None = None  # f32[B, N], as recorded while sampling
+    values: jax.Array | None = None  # f32[B, N], of the critic before the first update on this rollout
 
 
 @struct.dataclass
@@ -149,6 +150,15 @@ class TrainBatch:
     rewards: jax.Array  # f32[B]
     valid: jax.Array  # bool[B]
     ref_log_probs: jax.Array | None = None  # f32[B, N]; of the reference policy, for the KL term
+    values: jax.Array | None = None  # f32[B, N]; of the critic before the first update on this rollout
+
+
+@struct.dataclass
+class CriticState:
+    """The part of a `TrainState` that belongs to a critic."""
+
+    params: Params  # those of its trunk, and value_head/kernel f32[D]
+    opt_state: Any
 
 
 @struct.dataclass
@@ -158,4 +168,5 @@ class TrainState:
     params: Params
     opt_state: Any
     step: jax.Array  # int32[], rollouts done
-    updates: jax.Array  # int32[], optimizer steps done
+    updates: jax.Array  # int32[], optimizer steps done on the policy
+    critic: CriticState | None = None

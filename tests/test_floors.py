@@ -19,9 +19,9 @@ PACKAGE = Path(entropy_rl.__file__).parent
 FLOORS = {
     0: "types config config_checks sampling_config warmstart_config factories version",
     1: """packing distributions fused_head fused_loss head_layout advantages surrogates selection token_inputs
-          losses token_loss sampling masked passk significance diversity comparison""",
+          losses token_loss returns sampling masked passk significance diversity comparison""",
     2: "models sharding",
-    3: "rollout train_step batch_parts micro_batches supervised_step optimizer analysis",
+    3: "rollout train_step critic_step batch_parts micro_batches supervised_step optimizer analysis",
     4: """tasks prompts demonstrations checkpoint bad_updates metrics scoring loading evaluation interrupt
           config_file config_help files report run run_directory stop_strings compile_log hosts
           rollout_metrics recorded text_scoring run_dynamics sentence_encoder""",

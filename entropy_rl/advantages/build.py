@@ -14,6 +14,7 @@ from entropy_rl.advantages.baselines import (
     whiten,
 )
 from entropy_rl.advantages.entropy_rewards import row_entropy_rewards, token_entropy_rewards
+from entropy_rl.advantages.gae import gae, length_adaptive_gae
 from entropy_rl.advantages.rarity import favor_rare_correct, mine_solved_groups
 from entropy_rl.advantages.risk_baselines import (
     asymmetric_normalize,
@@ -32,12 +33,14 @@ _FACTORIES: dict[str, Callable[..., Transform]] = {
         *(length_weighted_center, rescaled_group_center),
         *(pass_at_k_normalize, best_minus_second, quantile_normalize, asymmetric_normalize),
         *(favor_rare_correct, mine_solved_groups, token_entropy_rewards, row_entropy_rewards),
-        amplify_by_entropy,
+        *(amplify_by_entropy, gae, length_adaptive_gae),
     )
 }
 
 
-def build_advantage(specs: Sequence[Mapping[str, Any]], group_size: int) -> Transform:
+def build_advantage(
+    specs: Sequence[Mapping[str, Any]], group_size: int, gamma: float | None = None
+) -> Transform:
     """Chain the transforms that a config lists.
 
     Each entry is a mapping of `name` and the arguments of the factory of that name:
@@ -51,20 +54,40 @@ def build_advantage(specs: Sequence[Mapping[str, Any]], group_size: int) -> Tran
         for a factory of your own, which is imported and called with the arguments; it returns a
         `Transform` or a function (advantages, stats) -> advantages.
       group_size: Completions per prompt of the rollout, given to each factory that has such an argument.
+      gamma: Discount of the critic, given likewise; None without one.
 
     Returns:
       The chain; the identity for an empty list.
 
     Raises:
-      ValueError: A name, an argument or a value is wrong; the message starts with its dotted path.
+      ValueError: A name, an argument or a value is wrong, the chain reads values and there is no critic, or
+        the other way round; the message starts with its dotted path.
     """
     if isinstance(specs, str | Mapping) or not isinstance(specs, Sequence):
         raise ValueError(f"advantage: {specs!r} is no list; expected a list of {{name: ..., arguments}}")
     given = {"group_size": (group_size, "rollout.group_size")}
+    if gamma is not None:
+        given["gamma"] = (gamma, "critic.gamma")
     returns = "a Transform or a function (advantages, stats) -> advantages"
-    return chain(
+    advantage = chain(
         *(
             build_named(spec, f"advantage[{i}]", _FACTORIES, returns=returns, given=given)
             for i, spec in enumerate(specs)
         )
     )
+    _check_values(advantage, gamma is not None)
+    return advantage
+
+
+def _check_values(advantage: Transform, has_critic: bool) -> None:
+    readers = [i for i, member in enumerate(advantage.members) if member.reads_values]
+    if readers and not has_critic:
+        raise ValueError(
+            f"advantage[{readers[0]}]: needs the values of a critic; add a section `critic:`, "
+            "as in configs/countdown_ppo.yaml"
+        )
+    if has_critic and readers[:1] != [0]:
+        raise ValueError(
+            "critic: a critic is not allowed where the advantage does not begin with its values; allowed: "
+            "null, or a chain whose first transform reads them, such as {name: gae}"
+        )

@@ -35,11 +35,13 @@ class Transform:
       fn: (advantages f32[B, 1] or f32[B, N], stats) -> f32[B, 1] or f32[B, N].
       scope: "token", "row", "group" or "batch".
       members: The members of a chain in order, none of them a chain; None for what is no chain.
+      reads_values: Whether it reads `stats.values`, which there are with a critic only.
     """
 
     fn: AdvantageFn
     scope: Scope
     members: tuple[Transform, ...] | None = None
+    reads_values: bool = False
 
     def __post_init__(self):
         if self.scope not in _SCOPES:
@@ -110,7 +112,7 @@ def chain(*transforms: Transform | AdvantageFn) -> Transform:
         return advantages
 
     scope = max((member.scope for member in members), key=_SCOPES.index, default="token")
-    return Transform(fold, scope, tuple(members))
+    return Transform(fold, scope, tuple(members), any(member.reads_values for member in members))
 
 
 def baseline_and_shaping(transform: Transform) -> tuple[Transform, Transform]:

@@ -1,7 +1,7 @@
 """Models as a `Policy`, and Hugging Face directories in and out."""
 
 from entropy_rl.models.bert import encode, load_encoder
-from entropy_rl.models.decoder import DecoderConfig, make_policy
+from entropy_rl.models.decoder import DecoderConfig, make_policy, trunk_params
 from entropy_rl.models.hf import load_hf, save_hf
 from entropy_rl.models.hf_config import config_json, read_config
 
@@ -14,4 +14,5 @@ __all__ = [
     "make_policy",
     "read_config",
     "save_hf",
+    "trunk_params",
 ]

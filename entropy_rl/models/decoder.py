@@ -174,6 +174,11 @@ def _before_rows(x: jax.Array, live: LiveTokens) -> jax.Array:
     return jnp.where((jnp.arange(x.shape[2])[None] < live.first[:, None])[None, :, :, None, None], x, 0)
 
 
+def trunk_params(params: Params) -> Params:
+    """The parameters without those that only the head over the vocabulary reads."""
+    return {name: leaf for name, leaf in params.items() if name != "lm_head"}
+
+
 def make_policy(
     config: DecoderConfig,
     compute_dtype: Any = jnp.float32,
