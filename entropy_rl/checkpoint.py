@@ -64,7 +64,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
         self._check_room(state, step)
         self._saving = step
-        args = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state)})
+        args = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(_parts(state))})
         with self._reported_failure():
             saved = self._manager.save(step, args=args, force=True)
         # orbax says no by a return value, for a step that is not newer than the last one.
@@ -78,11 +78,12 @@ class Checkpoints:
           ValueError: If it is damaged.
         """
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), state
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
+            _parts(state),
         )
         args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)})
         with _checked(self._directory, self.latest):
-            return self._manager.restore(self.latest, args=args)[_STATE]
+            return state.replace(**self._manager.restore(self.latest, args=args)[_STATE])
 
     def _check_room(self, state: TrainState, step: int) -> None:
         """A disk that fills up while orbax writes is reported by pages of its threads' tracebacks."""
@@ -124,6 +125,11 @@ class Checkpoints:
                 raise
         finally:
             self._manager.close()
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    """The state as a checkpoint holds it: orbax would write a None down, so what is not there is left out."""
+    return {name: part for name, part in vars(state).items() if part is not None}
 
 
 def _sizes(directory: Path) -> dict[str, int]:
