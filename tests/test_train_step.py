@@ -65,6 +65,7 @@ def sgd_update(
     group_size=None,
     rate=1.0,
     temperature=1.0,
+    fused_loss=False,
 ):
     """The parameters after one step of plain gradient descent, and the metrics."""
     optimizer = optax.sgd(rate)
@@ -77,6 +78,7 @@ def sgd_update(
         tokens_per_micro_batch=tokens,
         group_size=group_size,
         max_new_tokens=N,
+        fused_loss=fused_loss,
     )
     state, metrics = update(init_state(jax.tree.map(jnp.copy, params), optimizer), data)
     return state.params, metrics
