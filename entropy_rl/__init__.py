@@ -55,6 +55,8 @@ _PUBLIC = {
     "mine_solved_groups": "advantages",
     "token_entropy_rewards": "advantages",
     "row_entropy_rewards": "advantages",
+    "gae": "advantages",
+    "length_adaptive_gae": "advantages",
     # surrogates
     "Surrogate": "surrogates",
     "ClipMasks": "surrogates",
@@ -99,6 +101,15 @@ _PUBLIC = {
     "make_update": "train_step",
     "mean_metrics": "train_step",
     "init_state": "train_step",
+    # the critic of PPO
+    "CriticConfig": "config",
+    "init_critic": "critic_step",
+    "make_values_pass": "critic_step",
+    "make_critic_gradient": "critic_step",
+    "make_critic_update": "critic_step",
+    "mean_critic_metrics": "critic_step",
+    "lambda_returns": "returns",
+    "value_loss": "losses",
     # statistics
     "pass_at_k": "passk",
     "pass_at_k_curve": "passk",
@@ -117,6 +128,7 @@ _PUBLIC = {
     "TokenStats": "types",
     "TrainBatch": "types",
     "TrainState": "types",
+    "CriticState": "types",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -211,6 +211,14 @@ def test_bad_yaml_is_refused_with_file_and_line(refused, here, text, message):
             ["--batching.tokens_per_micro_batch", "19"],
             "batching.tokens_per_micro_batch: 19 is not allowed; allowed: >= 20, the longest row of prompt",
         ),
+        (
+            ["--critic", "{learning_rate: 0}"],
+            "critic.learning_rate: 0.0 is not allowed; allowed: numbers > 0",
+        ),
+        (
+            ["--advantage", "[{name: gae}]", "--critic", "{learning_rate: 1, tokens_per_micro_batch: 19}"],
+            "critic.tokens_per_micro_batch: 19 is not allowed; allowed: >= 20, the longest row of prompt",
+        ),
         (["--run.directory", ""], "run.directory: '' is not allowed; allowed: a path"),
         (["--advantage", "[]"], "advantage: [] is not allowed; allowed: a list with at least one transform"),
         (
@@ -294,6 +302,18 @@ def test_later_settings_override_earlier_ones_and_sections_are_merged(here):
         (
             ["--advantage", "[{name: group_normalise}]"],
             "advantage[0].name: 'group_normalise' is not allowed; did ",
+        ),
+        (
+            ["--advantage", "[{name: gae}]"],
+            "advantage[0]: needs the values of a critic; add a section `critic:`",
+        ),
+        (
+            ["--critic", "{learning_rate: 0.1}"],
+            "critic: a critic is not allowed where the advantage does not begin with its values; allowed: ",
+        ),
+        (
+            ["--advantage", "[{name: gae}]", "--critic", "{learning_rate: 0.1, path: nowhere}"],
+            "critic.path: nowhere is no directory; allowed: a Hugging Face directory",
         ),
         (["--advantage", "[{nam: whiten}]"], "advantage[0].name: missing; allowed: group_normalize, "),
         (["--advantage", "[{name: 'own:advantage'}]"], "advantage[0].name: cannot import 'own:advantage': "),
@@ -729,7 +749,7 @@ def test_the_help_of_a_verb_explains_every_setting_on_a_narrow_terminal(capsys, 
     with pytest.raises(SystemExit):
         main([verb, "--print_config"])
     for name in leaves(yaml.safe_load(capsys.readouterr().out)):
-        assert f"  --{name} " in out or name == "evaluation", name
+        assert f"  --{name} " in out or name in ("evaluation", "critic"), name
     if verb in ("train", "warmstart", "evaluate"):
         assert "  --evaluation.samples INT" in out
 

@@ -52,7 +52,8 @@ def test_a_recipe_is_a_page_with_a_header_and_is_accepted_by_its_own_command(pat
     assert ROOT / file == path
     config = parse_config(CLASSES[verb], verb, ["--config", str(path)])
     if verb == "train":
-        build_advantage(config.advantage, config.rollout.group_size)
+        gamma = config.critic and config.critic.gamma
+        build_advantage(config.advantage, config.rollout.group_size, gamma)
 
 
 def differences(one, other, path=""):
@@ -68,13 +69,35 @@ def differences(one, other, path=""):
     [
         ("countdown_grpo", "countdown_grpo_entropy", "advantage"),
         ("countdown_grpo", "countdown_grpo_entropy_bonus", "loss.entropy_coef"),
+        ("countdown_ppo", "countdown_ppo_entropy", "advantage"),
         ("qwen2_5_7b_grpo", "qwen2_5_7b_grpo_entropy", "advantage"),
+        ("qwen2_5_7b_ppo", "qwen2_5_7b_ppo_entropy", "advantage"),
         ("qwen2_5_math_7b_grpo", "qwen2_5_math_7b_grpo_entropy", "advantage"),
     ],
 )
 def test_two_recipes_differ_in_the_one_line_that_differs_in_the_science(baseline, recipe, science):
     one, other = (yaml.safe_load((ROOT / "configs" / f"{n}.yaml").read_text()) for n in (baseline, recipe))
     assert set(differences(one, other)) == {science, "run.directory"}
+
+
+@pytest.mark.parametrize("model", ["countdown", "qwen2_5_7b"])
+def test_ppo_differs_from_grpo_by_its_critic_the_advantage_and_the_steps_that_warm_it_up(model):
+    grpo, ppo = (
+        yaml.safe_load((ROOT / "configs" / f"{model}_{n}.yaml").read_text()) for n in ("grpo", "ppo")
+    )
+    assert set(differences(grpo, ppo)) == {"advantage", "critic", "steps", "run.directory"}
+    assert ppo["steps"] == grpo["steps"] + ppo["critic"]["warmup_steps"]
+
+
+def test_the_large_recipe_of_ppo_states_the_settings_of_the_paper():
+    # arXiv 2506.14758, appendix B.
+    path = ROOT / "configs/qwen2_5_7b_ppo_entropy.yaml"
+    config = parse_config(TrainConfig, "train", ["--config", str(path)])
+    critic = config.critic
+    assert (critic.learning_rate, critic.warmup_steps, critic.gamma, critic.lam) == (2e-6, 10, 1.0, 1.0)
+    first, *_, last = config.advantage
+    assert first == {"name": "gae", "lam": 1.0}
+    assert last == {"name": "shape_by_entropy", "alpha": 0.1, "kappa": 2.0}
 
 
 @pytest.mark.parametrize("model", ["qwen2_5_7b", "qwen2_5_math_7b"])
