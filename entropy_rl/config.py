@@ -214,7 +214,10 @@ class RunConfig:
     wandb_project: str | None = None
 
     def __post_init__(self):
-        require(bool(self.directory), "run.directory", self.directory, "a path")
+        is_path = bool(self.directory) and "://" not in self.directory
+        require(
+            is_path, "run.directory", self.directory, "a path that all hosts see; a bucket can be mounted"
+        )
         require_at_least(1, "run.", self, "checkpoint_every", "keep_checkpoints")
         require_at_least(0, "run.", self, "samples_per_step", "evaluate_every")
 
