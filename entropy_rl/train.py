@@ -41,7 +41,7 @@ from entropy_rl.run import open_run
 from entropy_rl.run_directory import check_directory, claim_directory
 from entropy_rl.scoring import Scores, score
 from entropy_rl.selection import Selection, build_selection
-from entropy_rl.sharding import check_rows, make_mesh
+from entropy_rl.sharding import check_rows, make_mesh, move
 from entropy_rl.stop_strings import stop_rule
 from entropy_rl.surrogates import build_surrogate
 from entropy_rl.tasks import closing, load_task
@@ -120,7 +120,9 @@ def train(config: TrainConfig) -> TrainState:
                 break
 
             # ---- Prompts, rollout, verdicts ----
+            run.begin_step(step + 1)
             clock = Clock()
+            state = _with_moments_in(config, state, "pinned_host")
             with clock("rollout"):
                 batch = prompts.step(step, *of_step)
                 rollout = programs.generate(
@@ -140,6 +142,7 @@ def train(config: TrainConfig) -> TrainState:
 
             # ---- Updates ----
             with clock("updates"):
+                state = _with_moments_in(config, state, "device")
                 data = _judged(config, model, data, scores)
                 state, update_metrics = _run_updates(programs, state, data, bad_updates)
 
@@ -226,6 +229,12 @@ def gradient_settings(config: TrainConfig) -> dict[str, Any]:
     return stats_settings(config) | dict(
         max_new_tokens=config.rollout.max_new_tokens, fused_loss=config.batching.fused_loss
     )
+
+
+def _with_moments_in(config: TrainConfig, state: TrainState, memory: str) -> TrainState:
+    if not config.optimizer.offload:
+        return state
+    return state.replace(opt_state=move(state.opt_state, memory))
 
 
 def _train_batches(

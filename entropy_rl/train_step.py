@@ -325,9 +325,11 @@ def make_update(
     constrain = settings.get("constrain") or (lambda tree: tree)
 
     def update(state: TrainState, batch: TrainBatch) -> tuple[TrainState, dict[str, jax.Array]]:
-        grads, metrics = gradient(state.params, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        stepped = (optax.apply_updates(state.params, updates), opt_state)
+        with jax.named_scope("gradient"):
+            grads, metrics = gradient(state.params, batch)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            stepped = (optax.apply_updates(state.params, updates), opt_state)
         # Without a token there is nothing to learn from; momentum and weight decay would move all the same.
         learn = (metrics["tokens"] > 0) & jnp.isfinite(metrics["grad_norm"])
         params, opt_state = jax.tree.map(

@@ -18,7 +18,7 @@ from entropy_rl.cli import main
 from entropy_rl.config import MeshConfig
 from entropy_rl.models import make_policy
 from entropy_rl.models.embedding import look_up
-from entropy_rl.sharding import Placement, check_rows, make_mesh, partition_spec
+from entropy_rl.sharding import Placement, check_rows, make_mesh, move, partition_spec
 from entropy_rl.train_step import init_state, make_update
 from entropy_rl.types import DATA_AXES
 
@@ -207,3 +207,28 @@ def test_a_run_on_eight_devices_is_that_of_one(tmp_path, monkeypatch, capfd):
 
 
 MESH = ("--mesh.data", "--mesh.fsdp", "--mesh.tensor")
+
+
+def test_moments_that_rest_in_the_memory_of_the_host_change_nothing(tmp_path, monkeypatch):
+    workspace = make_workspace(tmp_path / "workspace")
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr("entropy_rl.report.summary.write_curves", lambda directory: directory)  # slow
+    seen = []
+    monkeypatch.setattr(
+        "entropy_rl.train.move", lambda tree, memory: seen.append(memory) or move(tree, memory)
+    )
+    for name, offload in (("on the device", "false"), ("on the host", "true")):
+        more = ["--run.directory", name, "--steps", "2", "--optimizer.offload", offload]
+        assert main(["train", "--config", "train.yaml", *more]) == 0
+    assert seen == ["pinned_host", "device"] * 2
+    assert metrics_of(workspace / "on the host") == metrics_of(workspace / "on the device")
+
+
+def test_an_array_moves_between_memories_as_it_is_split():
+    rows = NamedSharding(make_mesh(MeshConfig()), PartitionSpec(DATA_AXES))
+    x = jax.device_put(np.arange(16.0), rows)
+    there = move({"x": x}, "pinned_host")["x"]
+    assert there.sharding.memory_kind == "pinned_host" and there.sharding.spec == rows.spec
+    back = move(there, "device")
+    assert back.sharding == rows
+    np.testing.assert_array_equal(back, np.arange(16.0))
