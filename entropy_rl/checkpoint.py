@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import logging
 import os
 import re
 import shutil
@@ -14,9 +16,12 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from entropy_rl import hosts
 from entropy_rl.files import write_atomically
 from entropy_rl.interrupt import Interrupted
 from entropy_rl.types import TrainState
+
+log = logging.getLogger(__name__)
 
 # In the directory of a checkpoint: the state, and the size of each file of it.
 _STATE = "state"
@@ -28,16 +33,23 @@ _DESCRIPTION_BYTES = 2**20
 class Checkpoints:
     """The checkpoints of a run; a thin layer over orbax.
 
-    A checkpoint is complete or not there at all. As a context manager it waits for what is being written.
+    A checkpoint is complete or not there at all. One that was damaged later is set aside and named, and the
+    newest of the others is the latest. As a context manager it waits for what is being written.
 
     Args:
       directory: Where; made if it is not there.
       keep: The newest so many are kept.
+
+    Raises:
+      ValueError: If all are damaged.
     """
 
     def __init__(self, directory: Path, keep: int):
         self._directory = directory
         self._saving = 0
+        if hosts.is_first() and directory.is_dir():
+            self._set_damaged_aside()
+        hosts.wait_for_all("checkpoints")
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             cleanup_tmp_directories=True,  # of a process that was killed while it saved
@@ -45,6 +57,15 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(post_finalization_callback=self._record_sizes),
         )
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
+
+    def _set_damaged_aside(self) -> None:
+        step, damaged = _newest_undamaged(self._directory)
+        for other, damage in damaged.items():
+            path = self._directory / str(other)
+            names = (f"damaged_{other}_{i}" for i in itertools.count())
+            name = next(name for name in names if not path.with_name(name).exists())
+            path.rename(path.with_name(name))
+            log.warning("%s: damaged: %s; kept as %s, and that of step %d is used", path, damage, name, step)
 
     @property
     def latest(self) -> int | None:
@@ -75,14 +96,14 @@ class Checkpoints:
         """Reads the newest checkpoint into the shapes, types and placement of `state`.
 
         Raises:
-          ValueError: If it is damaged.
+          ValueError: If it cannot be read.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
             _parts(state),
         )
         args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)})
-        with _checked(self._directory, self.latest):
+        with _reading(self._directory / str(self.latest)):
             return state.replace(**self._manager.restore(self.latest, args=args)[_STATE])
 
     def _check_room(self, state: TrainState, step: int) -> None:
@@ -138,27 +159,57 @@ def _sizes(directory: Path) -> dict[str, int]:
     return {str(path.relative_to(directory)): path.stat().st_size for path in files}
 
 
-@contextlib.contextmanager
-def _checked(directory: Path, step: int) -> Iterator[None]:
-    """Reading the checkpoint of a step: damage is found before orbax meets it, or becomes one line after."""
-    checkpoint = directory / str(step)
-    before = [int(path.name) for path in directory.iterdir() if path.name.isdigit() and int(path.name) < step]
-    advice = f"delete this directory, and {f'that of step {max(before)}' if before else 'none'} is used"
+def _steps(directory: Path) -> list[int]:
+    """Of the complete checkpoints, newest first."""
+    return sorted((int(path.name) for path in directory.iterdir() if path.name.isdigit()), reverse=True)
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, found without reading its arrays; None if nothing is."""
     path = checkpoint / _SIZES_FILE
-    if path.exists():
-        try:
-            sizes, found = json.loads(path.read_text()), _sizes(checkpoint)
-        except ValueError as error:
-            raise ValueError(f"{checkpoint}: damaged: {path.name} is no JSON; {advice}") from error
-        for name in sizes:
-            if found.get(name) != sizes[name]:
-                what = f"{name} has {found.get(name, 0)} bytes instead of {sizes[name]}"
-                raise ValueError(f"{checkpoint}: damaged: {what}; {advice}")
+    if not path.exists():
+        return None
+    try:
+        sizes, found = json.loads(path.read_text()), _sizes(checkpoint)
+    except ValueError:
+        return f"{path.name} is no JSON"
+    for name in sizes:
+        if found.get(name) != sizes[name]:
+            return f"{name} has {found.get(name, 0)} bytes instead of {sizes[name]}"
+    return None
+
+
+def _newest_undamaged(directory: Path) -> tuple[int | None, dict[int, str]]:
+    """The step of the newest checkpoint to be used, and what is wrong with those after it.
+
+    Raises:
+      ValueError: If all are damaged.
+    """
+    damaged = {}
+    for step in _steps(directory):
+        damage = _damage(directory / str(step))
+        if damage is None:
+            return step, damaged
+        damaged[step] = damage
+    if damaged:
+        step = max(damaged)
+        raise ValueError(
+            f"{directory / str(step)}: damaged: {damaged[step]}; there is no other to go on from: delete "
+            f"{directory} to begin anew"
+        )
+    return None, damaged
+
+
+@contextlib.contextmanager
+def _reading(checkpoint: Path) -> Iterator[None]:
+    """Damage that only orbax finds becomes one line."""
     try:
         yield
-    except Exception as error:  # orbax raises all kinds
+    except Exception as error:  # it raises all kinds
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{checkpoint}: cannot be read: {reason:.200}; {advice}") from error
+        raise ValueError(
+            f"{checkpoint}: cannot be read: {reason:.200}; delete it, and the one before is used"
+        ) from error
 
 
 def restore_params(directory: Path, abstract_params: Any) -> Any:
@@ -169,21 +220,23 @@ def restore_params(directory: Path, abstract_params: Any) -> Any:
       abstract_params: Their shapes and types.
 
     Raises:
-      ValueError: If there is no complete checkpoint, or the newest is damaged.
+      ValueError: If there is no complete checkpoint, or all are damaged, or the one used cannot be read.
     """
     if not directory.is_dir():
         raise ValueError(f"{directory}: there is no complete checkpoint yet")
     handlers = {_STATE: ocp.PyTreeCheckpointHandler()}
     options = ocp.CheckpointManagerOptions(read_only=True)  # the run may be in the middle of a save
+    step, damaged = _newest_undamaged(directory)
+    if step is None:
+        raise ValueError(f"{directory}: there is no complete checkpoint yet")
+    for other, damage in damaged.items():
+        log.warning("%s: damaged: %s; that of step %d is used", directory / str(other), damage, step)
     with ocp.CheckpointManager(directory.resolve(), options=options, item_handlers=handlers) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise ValueError(f"{directory}: there is no complete checkpoint yet")
         target = {"params": abstract_params}
         args = ocp.args.PyTreeRestore(
             item=target,
             restore_args=ocp.checkpoint_utils.construct_restore_args(target),
             partial_restore=True,
         )
-        with _checked(directory, step):
+        with _reading(directory / str(step)):
             return manager.restore(step, args=ocp.args.Composite(**{_STATE: args}))[_STATE]["params"]

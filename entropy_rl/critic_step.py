@@ -39,22 +39,21 @@ _HEAD = "value_head"
 
 
 def init_critic(
-    trunk: Policy,
     params: Params,
+    hidden_size: int,
     optimizer: optax.GradientTransformation,
     constrain: Callable[[Any], Any] | None = None,
 ) -> CriticState:
     """The critic before the first step.
 
     Args:
-      trunk: The model whose hidden states are read.
-      params: Its parameters, of which a copy is made; those of a head over the vocabulary are not needed.
+      params: Those of its trunk, of which a copy is made; a head over the vocabulary is not needed.
+      hidden_size: Of the trunk.
       optimizer: The critic's optimizer.
       constrain: As of `make_gradient`.
     """
-    hidden = jax.eval_shape(trunk.apply, params, jax.ShapeDtypeStruct((1, 1), jnp.int32))
     # On the host: a part of whatever mesh the trunk lies on.
-    head = {"kernel": np.zeros(hidden.shape[-1], np.float32)}
+    head = {"kernel": np.zeros(hidden_size, np.float32)}
     state = init_state(params | {_HEAD: head}, optimizer, constrain)
     return CriticState(params=state.params, opt_state=state.opt_state)
 
@@ -183,8 +182,10 @@ def make_critic_update(
 
     def update(state: TrainState, batch: TrainBatch) -> tuple[TrainState, dict[str, jax.Array]]:
         critic = state.critic
-        grads, metrics = gradient(critic.params, batch)
-        params, opt_state = apply_gradient(optimizer, grads, critic.params, critic.opt_state, metrics)
+        with jax.named_scope("critic_gradient"):
+            grads, metrics = gradient(critic.params, batch)
+        with jax.named_scope("critic_optimizer"):
+            params, opt_state = apply_gradient(optimizer, grads, critic.params, critic.opt_state, metrics)
         return constrain(state.replace(critic=CriticState(params, opt_state))), metrics
 
     return jax.jit(update, donate_argnums=0)

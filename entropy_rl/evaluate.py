@@ -18,6 +18,7 @@ from entropy_rl.loading import load_model
 from entropy_rl.metrics import Progress
 from entropy_rl.report import curve_of, evaluation_table, write_pass_at_k
 from entropy_rl.run_directory import check_directory, claim_directory
+from entropy_rl.sharding import make_mesh
 from entropy_rl.tasks import closing, load_task
 
 
@@ -35,11 +36,15 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
       Interrupted: If it was asked to stop; every finished sample is on disk.
     """
     directory = Path(config.output)
-    ours = {"field": "output", "free": ("output", "shard", "shards", "evaluation.rows_per_call", "schedule")}
+    ours = {
+        "field": "output",
+        "free": ("output", "shard", "shards", "evaluation.rows_per_call", "schedule", "mesh"),
+    }
     check_directory(directory, config, **ours)
+    mesh = make_mesh(config.mesh, jax.local_devices())
     task = load_task(config.task.name, config.task.args)
     task.problems(config.evaluation.split)  # whether there is such a split need not wait for the model
-    model = load_model(config.model)
+    model = load_model(config.model, mesh)
     prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, config.max_prompt_tokens)
     shard = (
         jax.process_index() if config.shard is None else config.shard,

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 VARIABLE = "ENTROPY_RL_DISTRIBUTED"
+_SILENCE = 30  # seconds without a sign of life after which a process counts as lost, and the others end
 
 
 def join() -> None:
@@ -46,7 +47,7 @@ def join() -> None:
 
 
 def _initialize(**arguments: Any) -> None:
-    jax.distributed.initialize(**arguments)
+    jax.distributed.initialize(heartbeat_timeout_seconds=_SILENCE, **arguments)
     # jax's own handler only notes the signal; until a run catches it, it is to end the process.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

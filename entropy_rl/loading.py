@@ -125,6 +125,7 @@ class Trunk(NamedTuple):
 
     policy: Policy
     params: Params
+    hidden_size: int
 
 
 def load_trunk(path: str | None, config: ModelConfig, model: Model) -> Trunk:
@@ -139,14 +140,14 @@ def load_trunk(path: str | None, config: ModelConfig, model: Model) -> Trunk:
       ValueError: As `load_model`, or if the tokenizer is another one.
     """
     if path is None:
-        return Trunk(model.policy, trunk_params(model.params))
+        return Trunk(model.policy, trunk_params(model.params), model.config.hidden_size)
     try:
         found = load_model(dataclasses.replace(config, path=path), model.placement.mesh)
     except ValueError as error:
         raise ValueError(f"critic.path: {str(error).removeprefix('model.path: ')}") from error
     if found.tokenizer.get_vocab() != model.tokenizer.get_vocab():
         raise ValueError(f"critic.path: {path} has another tokenizer than {config.path}; allowed: the same")
-    return Trunk(found.policy, trunk_params(found.params))
+    return Trunk(found.policy, trunk_params(found.params), found.config.hidden_size)
 
 
 def _check_heads(config: DecoderConfig, mesh: Mesh | None) -> None:

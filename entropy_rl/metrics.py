@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from entropy_rl.files import keep_steps, naming, write_jsonl
 from entropy_rl.run_directory import METRICS_FILE, SAMPLES_FILE
 
@@ -147,7 +149,8 @@ class Clock:
     def __call__(self, phase: str) -> Iterator[None]:
         """Times a phase, which must end with a result on the host: dispatch alone is no work done."""
         start = time.perf_counter()
-        yield
+        with jax.profiler.TraceAnnotation(phase):
+            yield
         self._phases[phase] = time.perf_counter() - start
 
     def add(self, phase: str, seconds: float) -> None:

@@ -37,7 +37,14 @@ def make_optimizer(
         rate = optax.join_schedules([warmup, after], [warmup_updates - 1])
     return optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adamw(rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay),
+        optax.adamw(
+            rate,
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            mu_dtype=config.first_moment_dtype,
+        ),
     )
 
 

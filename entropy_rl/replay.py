@@ -99,11 +99,12 @@ def _critic(config: TrainConfig, run: Path) -> tuple[Callable, Callable, Callabl
     import optax
 
     from entropy_rl.critic_step import init_critic, make_critic_gradient, make_values_pass
-    from entropy_rl.loading import find_model, model_policy
-    from entropy_rl.models import trunk_params
+    from entropy_rl.loading import find_model, model_files, model_policy
+    from entropy_rl.models import read_config, trunk_params
     from entropy_rl.train import critic_settings
 
-    trunk = model_policy(config.model, find_model(config.critic.path) if config.critic.path else run)
+    path = find_model(config.critic.path) if config.critic.path else run
+    trunk, hidden_size = model_policy(config.model, path), read_config(model_files(path)).hidden_size
     settings, limit = critic_settings(config), config.rollout.max_new_tokens
     values = make_values_pass(trunk, **settings)
     gradient = make_critic_gradient(
@@ -111,7 +112,7 @@ def _critic(config: TrainConfig, run: Path) -> tuple[Callable, Callable, Callabl
     )
 
     def init(key: jax.Array) -> Params:
-        return init_critic(trunk, trunk_params(trunk.init(key)), optax.identity()).params
+        return init_critic(trunk_params(trunk.init(key)), hidden_size, optax.identity()).params
 
     return init, lambda *x: {"values": values(*x)}, gradient
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
 import yaml
 
 from entropy_rl import hosts
@@ -24,6 +25,7 @@ from entropy_rl.run_directory import (
     CHECKPOINT_DIRECTORY,
     CONFIG_FILE,
     EVALUATIONS_DIRECTORY,
+    PROFILE_DIRECTORY,
     check_directory,
     to_plain,
 )
@@ -154,6 +156,16 @@ class Run:
 
         return watch
 
+    def begin_step(self, step: int) -> None:
+        """Starts to trace the step if that is asked for.
+
+        Args:
+          step: The step that begins, counted from 1.
+        """
+        if step == self._config.run.profile_step:
+            self.progress.say(f"tracing step {step}")
+            jax.profiler.start_trace(str(Path(self._config.run.directory) / PROFILE_DIRECTORY))
+
     def end_step(self, step: int, state: TrainState) -> None:
         """Saves the state when that is due.
 
@@ -164,6 +176,8 @@ class Run:
         Raises:
           Interrupted: If the run was asked to stop; the state is saved.
         """
+        if step == self._config.run.profile_step:
+            jax.profiler.stop_trace()
         stopping = self.asked_to_stop()  # once: a signal between two looks would stop without saving
         if stopping or step == self._config.steps or step % self._config.run.checkpoint_every == 0:
             self.save(state)

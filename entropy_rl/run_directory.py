@@ -18,12 +18,13 @@ METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 CHECKPOINT_DIRECTORY = "checkpoints"
 BAD_UPDATES_DIRECTORY = "bad_updates"
+PROFILE_DIRECTORY = "profile"
 EVALUATIONS_DIRECTORY = "evaluations"  # of the steps: 0/, 10/, ...
 # config.json and tokenizer of the run's model; the weights are in its checkpoints.
 MODEL_DIRECTORY = "model"
 
 # What may change between two starts of one run of RL: it does not change any result.
-_FREE = ("steps", "run", "evaluation", "schedule", "mesh", "batching.max_bad_updates")
+_FREE = ("steps", "run", "evaluation", "schedule", "mesh", "batching.max_bad_updates", "optimizer.offload")
 
 
 def check_directory(

@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -241,6 +241,11 @@ class Placement:
             return jax.make_array_from_single_device_arrays(x.shape, sharding, [pieces[d] for d in places])
 
         return lambda params: jax.tree.map(local, cast(params))
+
+
+def move(tree: Any, memory: Literal["device", "pinned_host"]) -> Any:
+    """Arrays in another memory, each split as it was."""
+    return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(memory)), tree)
 
 
 def _local_mesh(mesh: Mesh) -> Mesh:

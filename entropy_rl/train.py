@@ -50,7 +50,7 @@ from entropy_rl.run import open_run
 from entropy_rl.run_directory import check_directory, claim_directory
 from entropy_rl.scoring import Scores, score
 from entropy_rl.selection import Selection, build_selection
-from entropy_rl.sharding import check_rows, make_mesh
+from entropy_rl.sharding import check_rows, make_mesh, move
 from entropy_rl.stop_strings import stop_rule
 from entropy_rl.surrogates import build_surrogate
 from entropy_rl.tasks import closing, load_task
@@ -118,8 +118,9 @@ def train(config: TrainConfig) -> TrainState:
     constrain = model.placement.constrain if mesh else None
     start = init_state(model.params, programs.optimizer, constrain)
     if trunk is not None:
-        start = start.replace(critic=init_critic(*trunk, programs.critic.optimizer, constrain))
-        trunk = None  # the state has a copy
+        critic = init_critic(trunk.params, trunk.hidden_size, programs.critic.optimizer, constrain)
+        start = start.replace(critic=critic)
+        trunk = None  # the state has a copy of its parameters
     if not config.loss.kl_coef:  # the starting policy is needed no more
         model = dataclasses.replace(model, params=None)
     evaluation_steps = _evaluation_steps(config)
@@ -136,7 +137,9 @@ def train(config: TrainConfig) -> TrainState:
                 break
 
             # ---- Prompts, rollout, verdicts ----
+            run.begin_step(step + 1)
             clock = Clock()
+            state = _with_moments_in(config, state, "pinned_host")
             with clock("rollout"):
                 batch = prompts.step(step, *of_step)
                 rollout = programs.generate(
@@ -156,6 +159,7 @@ def train(config: TrainConfig) -> TrainState:
 
             # ---- Updates ----
             with clock("updates"):
+                state = _with_moments_in(config, state, "device")
                 data = _judged(config, model, data, scores)
                 only_critic = config.critic is not None and step < config.critic.warmup_steps
                 state, update_metrics = _run_updates(programs, state, data, bad_updates, only_critic)
@@ -282,6 +286,15 @@ def critic_settings(config: TrainConfig) -> dict[str, Any]:
         tokens_per_micro_batch=config.critic.tokens_per_micro_batch or batching.tokens_per_micro_batch,
         group_size=config.rollout.group_size if batching.share_prompts else None,
     )
+
+
+def _with_moments_in(config: TrainConfig, state: TrainState, memory: str) -> TrainState:
+    if not config.optimizer.offload:
+        return state
+    state = state.replace(opt_state=move(state.opt_state, memory))
+    if state.critic is None:
+        return state
+    return state.replace(critic=state.critic.replace(opt_state=move(state.critic.opt_state, memory)))
 
 
 def _train_batches(

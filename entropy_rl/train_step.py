@@ -307,8 +307,10 @@ def make_update(
     constrain = settings.get("constrain") or (lambda tree: tree)
 
     def update(state: TrainState, batch: TrainBatch) -> tuple[TrainState, dict[str, jax.Array]]:
-        grads, metrics = gradient(state.params, batch)
-        params, opt_state = apply_gradient(optimizer, grads, state.params, state.opt_state, metrics)
+        with jax.named_scope("gradient"):
+            grads, metrics = gradient(state.params, batch)
+        with jax.named_scope("optimizer"):
+            params, opt_state = apply_gradient(optimizer, grads, state.params, state.opt_state, metrics)
         state = state.replace(params=params, opt_state=opt_state, updates=state.updates + 1)
         return constrain(state), metrics
 

@@ -74,6 +74,7 @@ def warmstart(config: WarmstartConfig) -> TrainState:
                 block = step // BATCHES_PER_BLOCK
                 batches = _batches(config, task, encode, block, model.pad_id)
             ids, weights = batches[step % BATCHES_PER_BLOCK]
+            run.begin_step(step + 1)
             state, metrics = step_fn(state, ids, weights)
             tokens += ids.size
             if step + 1 == config.steps or (step + 1) % _LOG_EVERY == 0:

@@ -69,7 +69,8 @@ refuse_secrets() {
 # Sets TRAIN to what each process runs: the command's arguments, and the run's directory $RUNS/$RUN_ID.
 set_train() {
     (($# > 0)) || die "nothing to run; give the settings of entropy-rl train, such as --config FILE (--help explains)"
-    need RUNS "where runs go, seen by every host" gs://BUCKET/runs
+    need RUNS "where runs go, a directory that every host sees" /mnt/runs
+    [[ "$RUNS" != *://* ]] || die "RUNS=$RUNS: a directory, please; mount the bucket, as in docs/pods.md"
     [[ "$RUN_ID" =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || die "RUN_ID=$RUN_ID: letters, digits, '.', '_' and '-' only"
     local argument
     for argument in "$@"; do

@@ -8,7 +8,8 @@
 #   IMAGE              a container image with entropy_rl[tpu] in it, such as REGION-docker.pkg.dev/PROJECT/REPO/entropy_rl:TAG
 #   TPU_ACCELERATOR, TPU_TOPOLOGY   labels of the node pool, such as tpu-v6e-slice and 4x4
 #   HOSTS, CHIPS_PER_HOST           of the slice: 4 and 4 for a 4x4 of v6e
-#   RUNS               where runs go, seen by every pod: gs://BUCKET/runs
+#   RUNS               where runs go, a directory that every pod sees: /mnt/runs
+#   CLAIM              the PersistentVolumeClaim (ReadWriteMany) that is mounted at /mnt/runs
 #   RUN_ID             optional: NAME if not said. The same command again resumes the run
 #   MAX_RESTARTS, GRACE   optional: of the JobSet (20); seconds to save in after SIGTERM (600)
 #
@@ -30,6 +31,7 @@ need TPU_ACCELERATOR "the node pool's label cloud.google.com/gke-tpu-accelerator
 need TPU_TOPOLOGY "the node pool's label cloud.google.com/gke-tpu-topology" 4x4
 need HOSTS "the number of hosts of the slice" 4
 need CHIPS_PER_HOST "the number of chips of a host" 4
+need CLAIM "the PersistentVolumeClaim (ReadWriteMany) that is mounted at /mnt/runs" runs
 MAX_RESTARTS="${MAX_RESTARTS:-20}" GRACE="${GRACE:-600}" RUN_ID="${RUN_ID:-$NAME}"
 set_train "$@"
 
@@ -45,7 +47,7 @@ for word in "${TRAIN[@]}"; do COMMAND+="${COMMAND:+, }$(json "$word")"; done
 COMMAND="[$COMMAND]"
 
 manifest="$(<"$here/gke_jobset.yaml")"
-for name in NAME IMAGE TPU_ACCELERATOR TPU_TOPOLOGY HOSTS CHIPS_PER_HOST MAX_RESTARTS GRACE; do
+for name in NAME IMAGE TPU_ACCELERATOR TPU_TOPOLOGY HOSTS CHIPS_PER_HOST CLAIM MAX_RESTARTS GRACE; do
     [[ "${!name}" =~ ^[A-Za-z0-9][A-Za-z0-9._/:@-]*$ ]] || die "$name=${!name}: letters, digits and . _ / : @ - only"
     manifest="${manifest//"\${$name}"/"${!name}"}"
 done

@@ -16,7 +16,8 @@
 #   TPU_NAME, ZONE          of the slice: my-pod, us-central2-b
 #   PROJECT                 if it is not gcloud's default
 #   ACCELERATOR_TYPE, RUNTIME_VERSION   for create: v4-32, tpu-ubuntu2204-base
-#   RUNS                    for run: where runs go, seen by every worker: gs://BUCKET/runs
+#   RUNS                    for run: where runs go, a directory that every worker sees: /mnt/runs
+#   MOUNT                   for setup, optional: shell text that mounts it, for each worker before each start
 #   PREPARE                 for setup, optional: shell text each worker runs once, to fetch data and models
 #   ENV_FILE                for setup, optional: a file of NAME=value lines for PREPARE and the run, secrets among them
 #   RUN_ID                  for run, optional: TPU_NAME and the time if not said
@@ -165,7 +166,7 @@ deploy() {
     if [ -n "$ENV_FILE" ]; then
         tpu tpu-vm scp --scp-flag=-p "$ENV_FILE" "$TPU_NAME:.entropy_rl.env" --worker=all || return
     fi
-    on all "mkdir -p $there && tar -xzf commit.tar.gz -C $there && $(worker_script install "$PREPARE")"
+    on all "mkdir -p $there && tar -xzf commit.tar.gz -C $there && $(worker_script install "$PREPARE" "$MOUNT")"
 }
 
 # Sets RUN_STATE to what the workers say in sum: absent, running, done, refused, or broken; and TOLD to their lines.
@@ -233,7 +234,7 @@ supervise() {
 }
 
 SPOT_ASKED="$SPOT" SPOT=0 CREATE_FLAGS=() replace=0 PRETEND=ACTIVE COMMIT="" TOLD=""
-PREPARE="${PREPARE:-}" ENV_FILE="${ENV_FILE:-}"
+PREPARE="${PREPARE:-}" MOUNT="${MOUNT:-}" ENV_FILE="${ENV_FILE:-}"
 case "$verb" in
     create)
         need ACCELERATOR_TYPE "the slice's type" v4-32
@@ -249,8 +250,8 @@ case "$verb" in
             [ -r "$ENV_FILE" ] || die "ENV_FILE=$ENV_FILE cannot be read"
             ENV_FILE="$(realpath "$ENV_FILE")"
         fi
-        refuse_secrets "$PREPARE"
-        remember setup PREPARE ENV_FILE
+        refuse_secrets "$PREPARE" "$MOUNT"
+        remember setup PREPARE MOUNT ENV_FILE
         retry "setting up $TPU_NAME" deploy || give_up "$TPU_NAME is not set up; the same command goes on"
         tell "$TPU_NAME has ${COMMIT:0:12}; next: run"
         ;;

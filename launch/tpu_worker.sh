@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What launch/tpu_pod.sh runs on each worker of a slice; it lies in the checkout ~/entropy_rl/COMMIT.
 #
-#   tpu_worker.sh install [PREPARE]           Python, the locked versions, then the shell text PREPARE; once
+#   tpu_worker.sh install [PREPARE [MOUNT]]   Python, the locked versions, then the shell text PREPARE; once.
+#                                             The shell text MOUNT runs before, and before each start
 #   tpu_worker.sh start RUN_ID COMMAND...     the command in the background, unless it runs already
 #   tpu_worker.sh status RUN_ID               one line: absent, running, lost, or exited CODE
 #   tpu_worker.sh stop RUN_ID SECONDS         SIGTERM, and SIGKILL to what is still there after SECONDS
@@ -31,7 +32,9 @@ enter() {
 
 if [ "$verb" = install ]; then
     enter
-    stamp="$(printf '%s\n' "$@" | cat requirements.lock setup.py - | cksum)"
+    printf '%s\n' "${2:-}" >.mount
+    bash -euo pipefail .mount
+    stamp="$(printf '%s\n' "${1:-}" | cat requirements.lock setup.py - | cksum)"
     if [ "$(cat .installed 2>/dev/null)" != "$stamp" ]; then
         command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
         uv venv --quiet --clear --python 3.12 .venv
@@ -66,6 +69,7 @@ case "$verb" in
         exec 9>>"$run/lock"
         flock --timeout 5 9 || exit 0
         enter
+        bash -euo pipefail .mount # a machine may have come up again
         export ENTROPY_RL_DISTRIBUTED=auto
         printf '== %s' "$(date -u +%FT%TZ)" && printf ' %q' "$@" && echo
         "$@" 9>&- &

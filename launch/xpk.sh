@@ -8,7 +8,7 @@
 #   CLUSTER, ZONE      of the cluster; PROJECT if it is not gcloud's default
 #   TPU_TYPE           such as v5litepod-16
 #   IMAGE              a container image with entropy_rl[tpu] in it, such as REGION-docker.pkg.dev/PROJECT/REPO/entropy_rl:TAG
-#   RUNS               where runs go, seen by every pod: gs://BUCKET/runs
+#   RUNS               where runs go, a directory that every pod sees: /mnt/runs
 #   RUN_ID             optional: NAME if not said. The same command again resumes the run
 #   ENV_FILE           optional: lines NAME=value, or NAME to take it from here. XPK writes the values into the
 #                      workload's manifest: whoever may read the cluster's jobs can read them

@@ -79,7 +79,7 @@ class Cloud:
             "ZONE": "us-central2-b",
             "ACCELERATOR_TYPE": "v4-16",
             "RUNTIME_VERSION": "tpu-ubuntu2204-base",
-            "RUNS": "gs://bucket/my runs",
+            "RUNS": "/mnt/my runs",
         }
 
     def __enter__(self) -> "Cloud":

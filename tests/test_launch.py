@@ -12,7 +12,16 @@ from fake_cloud import HOSTILE, LAUNCH, SECRET, Cloud, commands, make_checkout, 
 SCRIPTS = ["tpu_pod.sh", "tpu_worker.sh", "gke.sh", "xpk.sh", "slurm.sbatch", "local_multiprocess.sh"]
 NEEDED = {
     "tpu_pod.sh": ["TPU_NAME", "ZONE", "ACCELERATOR_TYPE", "RUNTIME_VERSION"],
-    "gke.sh": ["NAME", "IMAGE", "TPU_ACCELERATOR", "TPU_TOPOLOGY", "HOSTS", "CHIPS_PER_HOST", "RUNS"],
+    "gke.sh": [
+        "NAME",
+        "IMAGE",
+        "TPU_ACCELERATOR",
+        "TPU_TOPOLOGY",
+        "HOSTS",
+        "CHIPS_PER_HOST",
+        "CLAIM",
+        "RUNS",
+    ],
     "xpk.sh": ["NAME", "CLUSTER", "ZONE", "TPU_TYPE", "IMAGE", "RUNS"],
     "slurm.sbatch": ["RUNS"],
 }
@@ -22,6 +31,7 @@ GKE = {
     "TPU_ACCELERATOR": "tpu-v6e-slice",
     "TPU_TOPOLOGY": "4x4",
     "HOSTS": "4",
+    "CLAIM": "runs",
     "CHIPS_PER_HOST": "4",
 }
 XPK = {"NAME": "my-work", "CLUSTER": "c", "TPU_TYPE": "v5litepod-16", "IMAGE": "gcr.io/p/e:1"}
@@ -94,7 +104,7 @@ def test_gke_fills_the_manifest_and_applies_it(cloud):
     assert container["name"] == pods["podFailurePolicy"]["rules"][0]["onExitCodes"]["containerName"]
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
     assert {"name": "ENTROPY_RL_DISTRIBUTED", "value": "auto"} in container["env"]
-    wanted = ["entropy-rl", "train", *HOSTILE, "--run.directory", "gs://bucket/my runs/my-set"]
+    wanted = ["entropy-rl", "train", *HOSTILE, "--run.directory", "/mnt/my runs/my-set"]
     assert [expanded(word) for word in container["command"]] == wanted
     assert "${" not in json.dumps({**job, "spec": {**job["spec"], "replicatedJobs": []}})
 
@@ -123,7 +133,7 @@ def test_xpk_gets_one_command_that_its_shell_takes_apart_again(cloud):
     cloud.does("entropy-rl", 'echo "$ENTROPY_RL_DISTRIBUTED"')
     ran = subprocess.check_output(["bash", "-c", command], env=cloud.env, cwd=cloud.path, text=True)
     assert ran == "auto\n"
-    assert cloud.trained() == [["train", *HOSTILE, "--run.directory", "gs://bucket/my runs/my-work"]]
+    assert cloud.trained() == [["train", *HOSTILE, "--run.directory", "/mnt/my runs/my-work"]]
 
 
 def slurm(cloud: Cloud) -> dict[str, str]:
@@ -141,7 +151,7 @@ def test_a_slurm_job_passes_sigterm_on_and_goes_back_into_the_queue(cloud):
     _, err = job.communicate(timeout=10)
     assert job.returncode == 143, err
     (srun,) = cloud.calls("srun")
-    wanted = ["entropy-rl", "train", *HOSTILE, "--run.directory", "gs://bucket/my runs/7"]
+    wanted = ["entropy-rl", "train", *HOSTILE, "--run.directory", "/mnt/my runs/7"]
     assert srun[-len(wanted) :] == wanted and "--cpus-per-task=8" in srun
     assert cloud.calls("scancel") == [["--signal=TERM", "7"]]
     assert cloud.calls("scontrol") == [["requeue", "7"]]
@@ -182,8 +192,8 @@ def test_the_skypilot_job_has_what_a_recovered_run_needs():
     job = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
     assert job["resources"]["use_spot"] is True
     assert job["resources"]["job_recovery"]["recover_on_exit_codes"] == [143]
-    assert job["envs"]["RUN_ID"] is None and job["envs"]["RUNS"] is None  # SkyPilot asks for them
-    assert '--run.directory "$RUNS/$RUN_ID"' in job["run"] and "ENTROPY_RL_DISTRIBUTED=auto" in job["run"]
+    assert job["envs"]["RUN_ID"] is None and job["envs"]["BUCKET"] is None  # SkyPilot asks for them
+    assert '--run.directory "/mnt/runs/$RUN_ID"' in job["run"] and "ENTROPY_RL_DISTRIBUTED=auto" in job["run"]
     for part in ("setup", "run"):
         subprocess.run(["bash", "-n", "-c", job[part]], check=True)
 

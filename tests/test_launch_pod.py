@@ -28,15 +28,19 @@ def test_a_run_on_a_pod_from_create_to_delete(cloud):
     assert {"my-pod", "--node-id=my-pod", "--zone=us-central2-b", "--spot", "--network=my net"} <= set(create)
     assert {"--accelerator-type=v4-16", "--runtime-version=tpu-ubuntu2204-base", "--quiet"} <= set(create)
 
-    printed = cloud.run("tpu_pod.sh", "setup", ENV_FILE="my env", PREPARE="echo 'a  b' >>~/prepared")
+    printed = cloud.run(
+        "tpu_pod.sh", "setup", ENV_FILE="my env", PREPARE="echo 'a  b' >>~/prepared", MOUNT="touch ~/mounted"
+    )
     for vm in cloud.workers():
         assert (vm / "prepared").read_text() == "a  b\n"
+        (vm / "mounted").unlink()
         assert (vm / "entropy_rl" / commit_before / "launch" / "tpu_worker.sh").exists()
 
     watcher = cloud.start("tpu_pod.sh", "run", *HOSTILE, RUN_ID="my-run")
     until(lambda: len(cloud.trained()) == 2)
-    wanted = ["train", *HOSTILE, "--run.directory", "gs://bucket/my runs/my-run"]
+    wanted = ["train", *HOSTILE, "--run.directory", "/mnt/my runs/my-run"]
     assert cloud.trained() == [wanted, wanted]
+    assert all((vm / "mounted").exists() for vm in cloud.workers())
     assert all((vm / "seen").read_text() == "auto dark blue\n" for vm in cloud.workers())
     assert not list(cloud.path.rglob("pwned"))
 
@@ -82,9 +86,9 @@ def test_a_pod_has_one_run_at_a_time_and_another_is_asked_for(cloud):
     assert "other settings" in cloud.run("tpu_pod.sh", "run", "--config", "other", code=2)
     assert "other settings" in cloud.run("tpu_pod.sh", "run", code=2, RUN_ID="second")
     assert len(cloud.trained()) == 2
-    other = cloud.run("tpu_pod.sh", "run", "--new", "--config", "other", RUN_ID="second", RUNS="gs://b")
-    assert "second is done: gs://b/second" in other
-    assert cloud.trained()[2:] == [["train", "--config", "other", "--run.directory", "gs://b/second"]] * 2
+    other = cloud.run("tpu_pod.sh", "run", "--new", "--config", "other", RUN_ID="second", RUNS="/mnt/b")
+    assert "second is done: /mnt/b/second" in other
+    assert cloud.trained()[2:] == [["train", "--config", "other", "--run.directory", "/mnt/b/second"]] * 2
 
 
 def test_a_preempted_slice_is_asked_for_again_and_the_run_resumes_there(cloud):

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 from tiny_runs import EVALUATION, TRAIN, finish, make_workspace, run, start
 
+from entropy_rl.checkpoint import _newest_undamaged
 from entropy_rl.cli import main
 from entropy_rl.run_directory import check_directory
 
@@ -211,7 +212,9 @@ def files_of(checkpoint: Path) -> list[Path]:
     return [path for path in files if path.parts[0] in ("state", "sizes.json")]
 
 
-def test_every_truncated_file_of_a_checkpoint_is_found_before_it_is_read(whole, workspace, here, capsys):
+def test_every_truncated_file_of_a_checkpoint_is_found_and_the_one_before_is_used(
+    whole, workspace, here, capsys
+):
     checkpoint = shutil.copytree(whole, workspace / "damaged") / "checkpoints" / "6"
     assert len(files_of(checkpoint)) > 8
     for name in files_of(checkpoint):
@@ -222,26 +225,38 @@ def test_every_truncated_file_of_a_checkpoint_is_found_before_it_is_read(whole, 
                 (checkpoint / name).write_bytes(damage)
             elif name.name == "sizes.json":
                 continue  # without it the checkpoint is read unchecked
-            assert main(["export", "--model", "damaged", "--output", "exported"]) == 2, name
-            out, err = capsys.readouterr()
-            assert out == "" and err.count("\n") == 1
-            assert err.startswith("entropy-rl export: damaged/checkpoints/6: damaged: ")
-            assert err.endswith("; delete this directory, and that of step 4 is used\n")
+            step, damaged = _newest_undamaged(checkpoint.parent)
+            assert step == 4 and list(damaged) == [6] and name.name in damaged[6], name
         (checkpoint / name).write_bytes(content)
-    assert main(["export", "--model", "damaged", "--output", "exported"]) == 0
+    assert _newest_undamaged(checkpoint.parent) == (6, {})
 
 
-def test_after_a_damaged_checkpoint_is_deleted_the_one_before_is_used(whole, workspace, here, capsys):
-    checkpoint = shutil.copytree(whole, workspace / "repaired") / "checkpoints" / "6"
-    (checkpoint / "state" / "manifest.ocdbt").write_bytes(b"")
-    assert main(train("repaired")) == 2
-    assert capsys.readouterr().err == (
-        "entropy-rl train: repaired/checkpoints/6: damaged: state/manifest.ocdbt has 0 bytes instead of "
-        f"{(whole / 'checkpoints/6/state/manifest.ocdbt').stat().st_size}; "
-        "delete this directory, and that of step 4 is used\n"
-    )
-    assert len(lines_of(workspace / "repaired" / "metrics.jsonl")) == 6
-    shutil.rmtree(checkpoint)
+def test_a_run_with_a_damaged_checkpoint_names_it_and_goes_on_from_the_one_before(
+    whole, workspace, here, capsys, caplog
+):
+    checkpoints = shutil.copytree(whole, workspace / "repaired") / "checkpoints"
+    (checkpoints / "6" / "state" / "manifest.ocdbt").write_bytes(b"")
+    right = (whole / "checkpoints/6/state/manifest.ocdbt").stat().st_size
+    damage = f"repaired/checkpoints/6: damaged: state/manifest.ocdbt has 0 bytes instead of {right}; "
+
+    assert main(["export", "--model", "repaired", "--output", "exported"]) == 0
+    assert caplog.messages == [damage + "that of step 4 is used"]
+    caplog.clear()
     assert main(train("repaired")) == 0
+    assert caplog.messages[0] == damage + "kept as damaged_6_0, and that of step 4 is used"
     assert "resuming repaired after step 4 of 6\n" in capsys.readouterr().err
+    assert (checkpoints / "damaged_6_0" / "state").is_dir()
     assert_same_run(whole, workspace / "repaired")
+
+
+def test_a_run_without_an_undamaged_checkpoint_does_not_begin_anew_by_itself(whole, workspace, here, capsys):
+    checkpoints = shutil.copytree(whole, workspace / "lost") / "checkpoints"
+    for step in ("4", "6"):
+        (checkpoints / step / "sizes.json").write_text("{")
+    for verb in (train("lost"), ["export", "--model", "lost", "--output", "nowhere"]):
+        assert main(verb) == 2
+        assert capsys.readouterr().err == (
+            f"entropy-rl {verb[0]}: lost/checkpoints/6: damaged: sizes.json is no JSON; there is no other to "
+            "go on from: delete lost/checkpoints to begin anew\n"
+        )
+    assert len(lines_of(workspace / "lost" / "metrics.jsonl")) == 6

@@ -23,6 +23,7 @@ from entropy_rl.models.cached_attention import (
     cached_attention,
     empty_row_cache,
 )
+from entropy_rl.models.embedding import look_up
 from entropy_rl.models.linear import Dense
 from entropy_rl.models.packed_attention import make_packed_attention
 from entropy_rl.models.remat import rematerialize
@@ -228,8 +229,8 @@ def make_policy(
     block, decode_block = Block(config, compute_dtype), Block(config, compute_dtype, fused)
     norm = RMSNorm(config.norm_eps)
 
-    def embed(params: Params, ids: jax.Array) -> jax.Array:
-        return jnp.take(params["embed_tokens"]["embedding"], ids, axis=0).astype(compute_dtype)
+    def embed(params: Params, ids: jax.Array, mesh: Mesh | None = None) -> jax.Array:
+        return look_up(params["embed_tokens"]["embedding"], ids, compute_dtype, mesh)
 
     def final_norm(params: Params, x: jax.Array) -> jax.Array:
         return norm.apply({"params": params["norm"]}, x)
@@ -270,7 +271,7 @@ def make_policy(
     def apply(params: Params, ids: jax.Array) -> jax.Array:
         positions = jnp.arange(ids.shape[1])[None]  # the same in every row: its angles are computed once
         attend = lambda q, k, v, _, window: (attend_causally(q, k, v, window), None)  # noqa: E731
-        x, _ = run_layers(params, embed(params, ids), positions, attend)
+        x, _ = run_layers(params, embed(params, ids, mesh), positions, attend)
         return final_norm(params, x)
 
     def apply_packed(params: Params, ids: jax.Array, live: LiveTokens) -> jax.Array:
@@ -278,7 +279,7 @@ def make_policy(
             return attend_in_lists(q, k, v, before, window, live), None
 
         before = None if live.prefix is None else jax.tree.map(partial(_before_rows, live=live), live.prefix)
-        x, _ = run_layers(params, embed(params, ids), live.column, attend, before)
+        x, _ = run_layers(params, embed(params, ids, mesh), live.column, attend, before)
         return final_norm(params, x)
 
     def prefix(params: Params, ids: jax.Array, live: LiveTokens, columns: int) -> tuple[jax.Array, jax.Array]:
@@ -289,7 +290,7 @@ def make_policy(
             kept = tuple(packing.unpack(x.astype(jnp.float32)) for x in (k, v))
             return attend_in_lists(q, k, v, None, window, live), kept
 
-        _, caches = run_layers(params, embed(params, ids), live.column, attend)
+        _, caches = run_layers(params, embed(params, ids, mesh), live.column, attend)
         return jax.tree.map(lambda x: x.swapaxes(0, 1), caches)
 
     def head(params: Params) -> jax.Array:

@@ -1,0 +1,80 @@
+"""A run of two real processes is that of one; a signal to one stops both, and a lost one ends the other."""
+
+import json
+import re
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_sharding import metrics_of
+from tiny_runs import EVALUATION, TRAIN, finish, make_workspace, run, start
+
+STEPS = TRAIN["steps"]
+SETTINGS = [x for name, value in EVALUATION.items() for x in (f"--evaluation.{name}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Path:
+    return make_workspace(tmp_path_factory.mktemp("processes") / "workspace")
+
+
+def train(directory, *more):
+    return ["train", "--config", "train.yaml", "--run.directory", directory, *SETTINGS, *more]
+
+
+def run_two(workspace, *arguments, **environment_of_second):
+    """The same command in two processes with two devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = []
+    for i, more in enumerate(({}, environment_of_second)):
+        env = {"ENTROPY_RL_DISTRIBUTED": f"{address},2,{i}", "JAX_NUM_CPU_DEVICES": "2"} | more
+        processes.append(start(workspace, *arguments, env=env))
+    return [finish(process) for process in processes]
+
+
+def samples_of(directory):
+    return [json.loads(line)["tokens"] for line in (directory / "samples.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_that_one_signal_stops_go_on_as_one_process_and_end_as_one(workspace):
+    assert run(workspace, *train("one")).returncode == 0
+    mesh = ["--mesh.fsdp", "-1", "--mesh.tensor", "2"]
+    first, second = run_two(workspace, *train("two", *mesh), SIGNAL_AT_CALL="SIGTERM:4")
+    for process in (first, second):
+        assert process.returncode == 143, process.stderr
+        line = process.stderr.splitlines()[-1]
+        assert line == "entropy-rl train: stopped after step 3; the same command goes on from there"
+    assert len(second.stderr.splitlines()) == 1  # the first one speaks for both
+    assert all(line.startswith("[Gloo]") for line in second.stdout.splitlines())
+    assert len(metrics_of(workspace / "two")) == 3
+
+    done = run(workspace, *train("two", "--mesh.fsdp", "1"))
+    assert done.returncode == 0, done.stderr
+    assert "resuming two after step 3 of 6" in done.stderr
+    np.testing.assert_allclose(metrics_of(workspace / "two"), metrics_of(workspace / "one"), rtol=1e-4)
+    assert samples_of(workspace / "two") == samples_of(workspace / "one")
+    for step in (0, STEPS):
+        one, two = (workspace / name / "evaluations" / str(step) for name in ("one", "two"))
+        results = [json.loads((directory / "evaluation.json").read_text()) for directory in (one, two)]
+        assert results[0]["pass_at_k"] == results[1]["pass_at_k"]
+
+
+def test_a_process_that_is_killed_ends_the_other_with_a_line(workspace):
+    first, second = run_two(workspace, *train("lost", "--mesh.fsdp", "-1"), SIGNAL_AT_CALL="SIGKILL:2")
+    assert second.returncode == -9
+    # Either a collective fails, or jax misses the signs of life and ends the process by itself.
+    told = "entropy-rl train: process 0 of 2 cannot go on: .*; if another process has ended, its log says why"
+    by_jax = "Terminating process because .* another task died"
+    assert first.returncode in (1, -6), first.stderr
+    assert re.search(told if first.returncode == 1 else by_jax, first.stderr)
+
+
+@pytest.mark.parametrize("value", ["127.0.0.1", "127.0.0.1:1,2", "127.0.0.1:1,2,two", "127.0.0.1:1,2,2"])
+def test_a_mistyped_list_of_processes_is_refused_in_a_line(workspace, value):
+    process = run(workspace, *train("nowhere"), env={"ENTROPY_RL_DISTRIBUTED": value})
+    assert process.returncode == 2
+    assert process.stderr.startswith("entropy-rl train: ENTROPY_RL_DISTRIBUTED: ")
+    assert process.stderr.count("\n") == 1 and not (workspace / "nowhere").exists()
