@@ -120,7 +120,12 @@ def make_critic_gradient(
 
     Returns:
       A function `(params, batch: TrainBatch) -> (gradient, metrics: dict of f32[])`, to be jitted.
+
+    Raises:
+      ValueError: If the aggregation needs `max_new_tokens` and it is not given.
     """
+    if max_new_tokens is None and aggregation == "constant":
+        raise ValueError("make_critic_gradient: the aggregation 'constant' needs max_new_tokens")
     shares = HeadLayout(mesh).size(*DATA_AXES)
     constrain = constrain or (lambda tree: tree)
 
