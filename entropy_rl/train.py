@@ -159,7 +159,8 @@ def train(config: TrainConfig) -> TrainState:
             compiled.report(run.progress.say)
             run.progress.show(step + 1, _note(metrics))
             run.end_step(step + 1, state)
-    print(run_summary(directory, config.steps))
+    if hosts.is_first():
+        print(run_summary(directory, config.steps))
     return state
 
 
