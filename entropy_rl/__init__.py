@@ -55,6 +55,7 @@ _PUBLIC = {
     "mine_solved_groups": "advantages",
     "token_entropy_rewards": "advantages",
     "row_entropy_rewards": "advantages",
+    "overlong_penalty": "advantages",
     # surrogates
     "Surrogate": "surrogates",
     "ClipMasks": "surrogates",

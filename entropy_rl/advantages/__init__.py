@@ -9,6 +9,7 @@ from entropy_rl.advantages.baselines import whiten as whiten
 from entropy_rl.advantages.build import build_advantage as build_advantage
 from entropy_rl.advantages.entropy_rewards import row_entropy_rewards as row_entropy_rewards
 from entropy_rl.advantages.entropy_rewards import token_entropy_rewards as token_entropy_rewards
+from entropy_rl.advantages.lengths import overlong_penalty as overlong_penalty
 from entropy_rl.advantages.rarity import favor_rare_correct as favor_rare_correct
 from entropy_rl.advantages.rarity import mine_solved_groups as mine_solved_groups
 from entropy_rl.advantages.risk_baselines import asymmetric_normalize as asymmetric_normalize
