@@ -57,6 +57,7 @@ _PUBLIC = {
     "row_entropy_rewards": "advantages",
     "gae": "advantages",
     "length_adaptive_gae": "advantages",
+    "overlong_penalty": "advantages",
     # surrogates
     "Surrogate": "surrogates",
     "ClipMasks": "surrogates",

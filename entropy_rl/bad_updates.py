@@ -11,6 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from entropy_rl import hosts
+from entropy_rl.checkpoint import check_room, reported_failure
 from entropy_rl.files import TEMPORARY, naming
 from entropy_rl.run_directory import BAD_UPDATES_DIRECTORY
 from entropy_rl.types import Params, TrainBatch, TrainState
@@ -67,10 +68,14 @@ class BadUpdates:
             if hosts.is_first():
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
+                check_room(temporary, (batch, params), "an update that was not applied")
                 with naming(temporary):
                     np.savez(temporary / _BATCH_FILE, **_named(batch))
             hosts.wait_for_all("bad update: batch")
-            with ocp.StandardCheckpointer() as checkpointer:
+            with (
+                reported_failure(self._directory, "an update that was not applied"),
+                ocp.StandardCheckpointer() as checkpointer,
+            ):
                 checkpointer.save(temporary.resolve() / whose, params)
             if hosts.is_first():
                 temporary.replace(path)

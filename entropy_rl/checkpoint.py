@@ -81,12 +81,12 @@ class Checkpoints:
         step = int(state.step)
         if step == self.latest:
             return
-        with self._reported_failure():
+        with reported_failure(self._directory, "a checkpoint"):
             self._manager.wait_until_finished()
-        self._check_room(state, step)
+        check_room(self._directory, state, f"the checkpoint of step {step}")
         self._saving = step
         args = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(_parts(state))})
-        with self._reported_failure():
+        with reported_failure(self._directory, "a checkpoint"):
             saved = self._manager.save(step, args=args, force=True)
         # orbax says no by a return value, for a step that is not newer than the last one.
         if not saved:
@@ -106,28 +106,6 @@ class Checkpoints:
         with _reading(self._directory / str(self.latest)):
             return state.replace(**self._manager.restore(self.latest, args=args)[_STATE])
 
-    def _check_room(self, state: TrainState, step: int) -> None:
-        """A disk that fills up while orbax writes is reported by pages of its threads' tracebacks."""
-        needed = sum(x.nbytes for x in jax.tree.leaves(state)) + _DESCRIPTION_BYTES
-        free = shutil.disk_usage(self._directory).free
-        if free < needed:
-            raise OSError(
-                f"{self._directory}: no room for the checkpoint of step {step}: it takes {needed / 1e9:.3g} "
-                f"GB, free are {free / 1e9:.3g} GB; make room, and the same command goes on"
-            )
-
-    @contextlib.contextmanager
-    def _reported_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError) as error:
-            code = re.search(r"os_error_code='(\d+)'|Errno (\d+)", str(error))  # tensorstore's, Python's
-            reason = os.strerror(int(code[1] or code[2])) if code else str(error).splitlines()[0]
-            raise OSError(
-                f"{self._directory}: a checkpoint could not be written: {reason}; "
-                "those before it are complete"
-            ) from error
-
     def _record_sizes(self) -> None:
         """Called by orbax when all is written, and the directory gets its final name next."""
         for directory in self._directory.glob(f"{self._saving}.*"):
@@ -138,7 +116,7 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         try:
-            with self._reported_failure():
+            with reported_failure(self._directory, "a checkpoint"):
                 self._manager.wait_until_finished()
         except OSError:
             # "stopped, everything saved" would not be true; any other error came first, and is told.
@@ -151,6 +129,43 @@ class Checkpoints:
 def _parts(state: TrainState) -> dict[str, Any]:
     """The state as a checkpoint holds it: orbax would write a None down, so what is not there is left out."""
     return {name: part for name, part in vars(state).items() if part is not None}
+
+
+def check_room(directory: Path, tree: Any, what: str) -> None:
+    """Checks that arrays fit on the disk: pages of tracebacks of orbax's threads would say it else.
+
+    Args:
+      directory: Where they are going to be written.
+      tree: The arrays, or their shapes.
+      what: What they are, for the error.
+
+    Raises:
+      OSError: If there is no room.
+    """
+    needed = sum(x.nbytes for x in jax.tree.leaves(tree)) + _DESCRIPTION_BYTES
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise OSError(
+            f"{directory}: no room for {what}: it takes {needed / 1e9:.3g} GB, free are {free / 1e9:.3g} GB; "
+            "make room, and the same command goes on"
+        )
+
+
+@contextlib.contextmanager
+def reported_failure(directory: Path, what: str) -> Iterator[None]:
+    """What orbax raises when it cannot write becomes one line.
+
+    Raises:
+      OSError: In place of its errors.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        code = re.search(r"os_error_code='(\d+)'|Errno (\d+)", str(error))  # tensorstore's, Python's
+        reason = os.strerror(int(code[1] or code[2])) if code else str(error).splitlines()[0]
+        raise OSError(
+            f"{directory}: {what} could not be written: {reason}; those before it are complete"
+        ) from error
 
 
 def _sizes(directory: Path) -> dict[str, int]:

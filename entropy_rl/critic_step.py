@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from entropy_rl.advantages import NotYetKnown, Transform, before_values
 from entropy_rl.batch_parts import BatchParts, PredictingHidden
 from entropy_rl.config import CriticConfig
 from entropy_rl.head_layout import HeadLayout
@@ -30,6 +31,7 @@ from entropy_rl.train_step import (
     apply_gradient,
     init_state,
     mean_over_updates,
+    token_stats,
 )
 from entropy_rl.types import DATA_AXES, CriticState, Params, Policy, TrainBatch, TrainState
 
@@ -95,6 +97,7 @@ def _values(params: Params, at: PredictingHidden) -> jax.Array:
 
 def make_critic_gradient(
     trunk: Policy,
+    advantage: Transform,
     config: CriticConfig,
     aggregation: str = "token-mean",
     *,
@@ -110,6 +113,8 @@ def make_critic_gradient(
 
     Args:
       trunk: The model whose hidden states are read.
+      advantage: The policy's; what stands in the chain before its first member that reads values makes the
+        rewards, from what was recorded.
       config: The `critic` section, of which γ, λ and the clip range are read here.
       aggregation: How token losses become one number, as in the policy's loss.
       tokens_per_micro_batch: As of `make_gradient`, and so are the others.
@@ -128,11 +133,13 @@ def make_critic_gradient(
         raise ValueError("make_critic_gradient: the aggregation 'constant' needs max_new_tokens")
     shares = HeadLayout(mesh).size(*DATA_AXES)
     constrain = constrain or (lambda tree: tree)
+    make_rewards, unknown = before_values(advantage), NotYetKnown()
 
     def gradient(params: Params, batch: TrainBatch) -> tuple[Params, dict[str, jax.Array]]:
         judged = batch.completion_mask & batch.valid[:, None]
         tokens, sequences = counts(judged)
-        targets = lambda_returns(batch.rewards, batch.values, judged, gamma=config.gamma, lam=config.lam)
+        rewards = make_rewards(batch.rewards[:, None], token_stats(batch, unknown, unknown))
+        targets = lambda_returns(rewards, batch.values, judged, gamma=config.gamma, lam=config.lam)
         parts = BatchParts(trunk, batch, judged, tokens_per_micro_batch, group_size, shares)
 
         def part_loss(params, prefix, of_batch):
@@ -163,6 +170,7 @@ def make_critic_gradient(
 
 def make_critic_update(
     trunk: Policy,
+    advantage: Transform,
     optimizer: optax.GradientTransformation,
     config: CriticConfig,
     aggregation: str = "token-mean",
@@ -174,6 +182,7 @@ def make_critic_update(
 
     Args:
       trunk: The model whose hidden states are read.
+      advantage: As of `make_critic_gradient`.
       optimizer: Its state lives in `TrainState.critic`.
       config: As of `make_critic_gradient`.
       aggregation: As of `make_critic_gradient`.
@@ -182,7 +191,7 @@ def make_critic_update(
     Returns:
       A jitted function `(state, batch: TrainBatch) -> (state, metrics: dict of f32[])`; the state is donated.
     """
-    gradient = make_critic_gradient(trunk, config, aggregation, **settings)
+    gradient = make_critic_gradient(trunk, advantage, config, aggregation, **settings)
     constrain = settings.get("constrain") or (lambda tree: tree)
 
     def update(state: TrainState, batch: TrainBatch) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -13,6 +13,7 @@ from entropy_rl.cli import run_verb
 if TYPE_CHECKING:
     import jax
 
+    from entropy_rl.advantages import Transform
     from entropy_rl.config import TrainConfig
     from entropy_rl.types import Params
 
@@ -81,16 +82,13 @@ def replay(dump: Path) -> str:
 
 def _policy(config: TrainConfig, run: Path) -> tuple[Callable, Callable, Callable]:
     """(key -> params; (params, batch) -> what the forward pass finds; and -> the gradient) of the policy."""
-    from entropy_rl.advantages import build_advantage
     from entropy_rl.loading import model_policy
     from entropy_rl.train import gradient_settings, stats_settings
     from entropy_rl.train_step import make_gradient, make_stats_pass
 
     policy = model_policy(config.model, run)
     stats = make_stats_pass(policy, **stats_settings(config))
-    gamma = config.critic and config.critic.gamma
-    advantage = build_advantage(config.advantage, config.rollout.group_size, gamma)
-    gradient = make_gradient(policy, advantage, config.loss, **gradient_settings(config))
+    gradient = make_gradient(policy, _advantage(config), config.loss, **gradient_settings(config))
     return policy.init, lambda *x: dict(zip(("log_probs", "entropy"), stats(*x), strict=True)), gradient
 
 
@@ -108,13 +106,20 @@ def _critic(config: TrainConfig, run: Path) -> tuple[Callable, Callable, Callabl
     settings, limit = critic_settings(config), config.rollout.max_new_tokens
     values = make_values_pass(trunk, **settings)
     gradient = make_critic_gradient(
-        trunk, config.critic, config.loss.aggregation, max_new_tokens=limit, **settings
+        trunk, _advantage(config), config.critic, config.loss.aggregation, max_new_tokens=limit, **settings
     )
 
     def init(key: jax.Array) -> Params:
         return init_critic(trunk_params(trunk.init(key)), hidden_size, optax.identity()).params
 
     return init, lambda *x: {"values": values(*x)}, gradient
+
+
+def _advantage(config: TrainConfig) -> Transform:
+    from entropy_rl.advantages import build_advantage
+
+    gamma = config.critic and config.critic.gamma
+    return build_advantage(config.advantage, config.rollout.group_size, gamma)
 
 
 def _first(x: Any) -> str:

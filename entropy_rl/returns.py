@@ -30,7 +30,7 @@ def lambda_returns(
     Source: GAE, https://arxiv.org/abs/1506.02438, Eq. 11-16.
 
     Args:
-      rewards: f32[B].
+      rewards: f32[B, 1].
       values: f32[B, N].
       mask: bool[B, N], True where a token counts. What is off it is never read, and its neighbours are
         neighbours in time.
@@ -44,11 +44,12 @@ def lambda_returns(
       ValueError: Shapes do not fit.
     """
     check_shapes("lambda_returns", mask=mask, values=values)
-    if rewards.shape != mask.shape[:1]:
+    if rewards.shape != (mask.shape[0], 1):
         raise ValueError(
-            f"lambda_returns: rewards of shape {rewards.shape} do not fit mask of shape {mask.shape}; "
-            f"expected {mask.shape[:1]}"
+            f"lambda_returns: rewards of shape {rewards.shape} are not allowed; allowed: one for each row, "
+            f"{(mask.shape[0], 1)}"
         )
+    rewards = rewards[:, 0]
 
     def step(after: tuple, token: tuple[jax.Array, jax.Array]) -> tuple[tuple, jax.Array]:
         later, value_after, return_after = after

@@ -177,7 +177,8 @@ def train(config: TrainConfig) -> TrainState:
             compiled.report(run.progress.say)
             run.progress.show(step + 1, _note(metrics))
             run.end_step(step + 1, state)
-    print(run_summary(directory, config.steps))
+    if hosts.is_first():
+        print(run_summary(directory, config.steps))
     return state
 
 
@@ -228,11 +229,13 @@ def make_programs(
             constrain=model.placement.constrain,
             **gradient_settings(config),
         ),
-        critic=None if trunk is None else _make_critic_programs(config, model, trunk),
+        critic=None if trunk is None else _make_critic_programs(config, model, advantage, trunk),
     )
 
 
-def _make_critic_programs(config: TrainConfig, model: Model, trunk: Policy) -> CriticPrograms:
+def _make_critic_programs(
+    config: TrainConfig, model: Model, advantage: Transform, trunk: Policy
+) -> CriticPrograms:
     settings = critic_settings(config) | dict(mesh=model.placement.mesh)
     optimizer = critic_optimizer(config)
     return CriticPrograms(
@@ -240,6 +243,7 @@ def _make_critic_programs(config: TrainConfig, model: Model, trunk: Policy) -> C
         values=jax.jit(make_values_pass(trunk, **settings)),
         update=make_critic_update(
             trunk,
+            advantage,
             optimizer,
             config.critic,
             config.loss.aggregation,

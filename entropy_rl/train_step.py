@@ -226,14 +226,14 @@ def make_gradient(
         judged = batch.completion_mask & batch.valid[:, None]
         tokens, sequences = counts(judged)
         if whole_batch:
-            stats = _stats(batch, *stats_pass(params, batch))
+            stats = token_stats(batch, *stats_pass(params, batch))
             base = baseline(batch.rewards[:, None], stats)
             shaped = shaping(base, stats)
             select_now = selection is not None and selection.scope == "batch"
             finished = base, shaped, selection(shaped, stats) if select_now else None
         else:
             unknown = NotYetKnown()
-            stats = _stats(batch, log_probs=unknown, entropy=unknown)
+            stats = token_stats(batch, log_probs=unknown, entropy=unknown)
             finished = baseline(batch.rewards[:, None], stats), None, None
 
         parts = BatchParts(policy, batch, judged, tokens_per_micro_batch, group_size, shares)
@@ -343,7 +343,8 @@ def apply_gradient(
     return jax.tree.map(lambda new, old: jnp.where(learn, new, old), stepped, (params, opt_state))
 
 
-def _stats(batch: TrainBatch, log_probs: Any, entropy: Any) -> TokenStats:
+def token_stats(batch: TrainBatch, log_probs: Any, entropy: Any) -> TokenStats:
+    """What was recorded of a mini-batch, and what the policy that is being updated says of it."""
     return TokenStats(
         log_probs=log_probs,
         old_log_probs=batch.old_log_probs,

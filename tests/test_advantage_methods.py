@@ -22,6 +22,7 @@ from entropy_rl.advantages import (
     group_normalize,
     length_weighted_center,
     mine_solved_groups,
+    overlong_penalty,
     pass_at_k_normalize,
     quantile_normalize,
     rescaled_group_center,
@@ -50,6 +51,15 @@ def test_rows_of_equal_length_make_the_length_weighted_center_the_plain_one():
     np.testing.assert_allclose(
         length_weighted_center(G)(rewards, stats), group_center(G)(rewards, stats), atol=1e-7
     )
+
+
+def test_the_punishment_of_length_grows_over_the_last_tokens_of_the_limit_and_not_beyond():
+    """A limit of 5 with a buffer of 3: nothing up to 2 tokens, then thirds, and all of it from 5 on."""
+    mask = jnp.arange(N)[None] < jnp.arange(7)[:, None]
+    nothing = jnp.zeros(mask.shape)
+    stats = TokenStats(nothing, nothing, nothing, nothing, mask=mask, valid=jnp.ones(7, bool))
+    punished = overlong_penalty(max_tokens=5, buffer_tokens=3, factor=0.6)(jnp.ones((7, 1)), stats)
+    np.testing.assert_allclose(punished[:, 0], [1, 1, 1, 0.8, 0.6, 0.4, 0.4], rtol=1e-6)
 
 
 def test_rewards_of_plus_and_minus_one_are_not_rescaled():
@@ -190,14 +200,16 @@ CONFIG = [
     {"name": "token_entropy_rewards"},
     {"name": "row_entropy_rewards", "beta_1": 1, "beta_2": 0.1},
     {"name": "amplify_by_entropy", "alpha": 0.2, "phi": 2, "statistics": "row"},
+    {"name": "overlong_penalty", "max_tokens": 6, "buffer_tokens": 4},
 ]
+WITHOUT_GROUPS = ("amplify_by_entropy", "overlong_penalty")
 
 
 @pytest.mark.parametrize("spec", CONFIG, ids=lambda spec: spec["name"])
 def test_a_config_reaches_a_method_by_its_name(spec):
     rewards, stats = make_problem()
     arguments = {key: value for key, value in spec.items() if key != "name"}
-    group_size = {} if spec["name"] == "amplify_by_entropy" else {"group_size": G}
+    group_size = {} if spec["name"] in WITHOUT_GROUPS else {"group_size": G}
     direct = getattr(entropy_rl, spec["name"])(**group_size, **arguments)
     rewards = jnp.nan_to_num(rewards)
     np.testing.assert_array_equal(build_advantage([spec], G)(rewards, stats), direct(rewards, stats))
@@ -213,7 +225,7 @@ def test_the_page_of_methods_has_every_transform_and_lines_that_a_config_accepts
         assert (Path(entropy_rl.__file__).parent / "advantages" / file).is_file(), file
 
 
-@pytest.mark.parametrize("spec", [spec for spec in CONFIG if spec["name"] != "amplify_by_entropy"])
+@pytest.mark.parametrize("spec", [spec for spec in CONFIG if spec["name"] not in WITHOUT_GROUPS])
 def test_a_method_that_compares_rows_refuses_what_are_no_groups_of_rows(spec):
     with pytest.raises(ValueError, match=r"at least 2 completions per prompt \(rollout.group_size\)"):
         build_advantage([{**spec, "k": 1} if "k" in spec else spec], 1)
@@ -266,6 +278,11 @@ def test_a_method_that_compares_rows_refuses_what_are_no_groups_of_rows(spec):
             lambda: row_entropy_rewards(4, beta_2=-0.1),
             "row_entropy_rewards: beta_2=-0.1 is not allowed; beta_2 >= 0",
         ),
+        (
+            lambda: overlong_penalty(5, 6),
+            "overlong_penalty: buffer_tokens=6 is not allowed; allowed: 1 to max",
+        ),
+        (lambda: overlong_penalty(5, 5, -1.0), "overlong_penalty: factor=-1.0 is not allowed; factor >= 0"),
         (lambda: amplify_by_entropy(phi=0.0), "amplify_by_entropy: phi=0.0 is not allowed; phi > 0"),
         (
             lambda: amplify_by_entropy(alpha=2.0),

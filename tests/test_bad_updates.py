@@ -11,6 +11,7 @@ from policies import table_policy
 from test_train_step import SHAPED, V, make_data
 from tiny_runs import TRAIN, make_workspace, write_yaml
 
+from entropy_rl.bad_updates import BadUpdates
 from entropy_rl.cli import main
 from entropy_rl.train_step import init_state, make_update
 
@@ -38,6 +39,17 @@ def test_parameters_and_optimizer_are_those_from_before(key):
     jax.tree.map(np.testing.assert_array_equal, (state.params, state.opt_state), before)
     state, metrics = update(state, data)
     assert np.isfinite(metrics["grad_norm"]) and int(state.updates) == 3
+
+
+def test_a_disk_without_room_for_an_update_is_told_in_a_line(key, tmp_path, monkeypatch):
+    usage = type("usage", (), {"free": 10_000})
+    monkeypatch.setattr("entropy_rl.checkpoint.shutil.disk_usage", lambda path: usage)
+    state = init_state(table_policy(V).init(key), optax.sgd(0.1))
+    with pytest.raises(
+        OSError, match=r"no room for an update that was not applied: it takes 0.001\d+ GB, free"
+    ):
+        BadUpdates(tmp_path, limit=3).keep(state, make_data())
+    assert not list((tmp_path / "bad_updates").glob("step_?_update_?"))
 
 
 @pytest.fixture

@@ -309,7 +309,7 @@ def test_later_settings_override_earlier_ones_and_sections_are_merged(here):
         ),
         (
             ["--critic", "{learning_rate: 0.1}"],
-            "critic: a critic is not allowed where the advantage does not begin with its values; allowed: ",
+            "critic: a critic is not allowed where no transform of the advantage reads its values; allowed: ",
         ),
         (
             ["--advantage", "[{name: gae}]", "--critic", "{learning_rate: 0.1, path: nowhere}"],

@@ -15,7 +15,7 @@ from test_resume import assert_same_run, lines_of, state_of
 from test_train_step import EOS, PAD, G, N, P, V, make_data, sgd_update
 from tiny_runs import TRAIN, make_workspace, write_yaml
 
-from entropy_rl.advantages import Transform, chain, gae, shape_by_entropy
+from entropy_rl.advantages import Transform, chain, gae, overlong_penalty, shape_by_entropy
 from entropy_rl.cli import main
 from entropy_rl.config import CriticConfig, ModelConfig
 from entropy_rl.critic_step import (
@@ -58,7 +58,7 @@ def update_critic(trunk, data, key, **settings):
     """The critic after one step of plain gradient descent, and the metrics."""
     optimizer = optax.sgd(0.1)
     state = init_state(trunk.init(key), optimizer).replace(critic=make_critic(trunk, key, optimizer))
-    update = make_critic_update(trunk, optimizer, CRITIC, max_new_tokens=N, **settings)
+    update = make_critic_update(trunk, gae(), optimizer, CRITIC, max_new_tokens=N, **settings)
     state, metrics = update(state, data)
     return jax.device_get((state.critic.params, metrics))
 
@@ -125,7 +125,7 @@ def test_loss_and_gradient_equal_finite_differences_of_a_float64_loop(key, aggre
     trunk = table_policy(V)
     data = with_values(make_data(valid=np.arange(P * G) != 6))
     params = make_critic(trunk, key, optax.sgd(1.0)).params
-    gradient = make_critic_gradient(trunk, CRITIC, aggregation, max_new_tokens=N)
+    gradient = make_critic_gradient(trunk, gae(), CRITIC, aggregation, max_new_tokens=N)
     grads, metrics = jax.jit(gradient)(params, data)
     kernel, h = np.asarray(params["value_head"]["kernel"], np.float64), 1e-6
     np.testing.assert_allclose(metrics["loss"], float64_critic(kernel, data, aggregation), rtol=1e-5)
@@ -137,14 +137,13 @@ def test_loss_and_gradient_equal_finite_differences_of_a_float64_loop(key, aggre
     assert metrics["clipped"] > 0.05, "the case must reach the clip"
 
 
-def test_micro_batches_of_any_size_give_what_one_gives(key):
+def test_four_micro_batches_give_what_one_gives(key):
     trunk, data = tiny_policy(), with_values(make_data(valid=np.arange(P * G) != 6))
-    whole, *parts = (
+    whole, parts = (
         update_critic(trunk, data, key, tokens_per_micro_batch=tokens, group_size=group_size)
-        for tokens, group_size in ((None, None), (15, None), (30, G))
+        for tokens, group_size in ((None, None), (30, G))
     )
-    for part in parts:
-        assert_close(whole, part)
+    assert_close(whole, parts)
 
 
 def test_a_mesh_of_eight_devices_gives_what_one_device_gives(key):
@@ -159,7 +158,7 @@ def test_a_mesh_of_eight_devices_gives_what_one_device_gives(key):
         state = init_state(trunk.init(key), optimizer, constrain)
         state = state.replace(critic=make_critic(trunk, key, optimizer, constrain))
         update = make_critic_update(
-            trunk, optimizer, CRITIC, max_new_tokens=N, constrain=constrain, **settings
+            trunk, gae(), optimizer, CRITIC, max_new_tokens=N, constrain=constrain, **settings
         )
         state, metrics = update(state, rows)
         results.append(jax.device_get((state.critic.params, metrics)))
@@ -173,7 +172,7 @@ def learn(data, config, rounds):
     trunk, optimizer = table_policy(V), optax.sgd(1.0)
     params = trunk.init(jax.random.key(0))
     state = init_state(params, optimizer).replace(critic=init_critic(params, V, optimizer))
-    values, update = jax.jit(make_values_pass(trunk)), make_critic_update(trunk, optimizer, config)
+    values, update = jax.jit(make_values_pass(trunk)), make_critic_update(trunk, gae(), optimizer, config)
     for _ in range(rounds):
         state, _ = update(state, data.replace(values=values(state.critic.params, data)))
     return np.asarray(state.critic.params["value_head"]["kernel"])
@@ -205,11 +204,25 @@ def test_a_table_learns_the_mean_reward_of_what_went_through_a_state():
     np.testing.assert_allclose(table[seen], sums[seen] / visits[seen], atol=1e-3)
 
 
+def test_what_a_chain_makes_of_the_rewards_is_what_the_critic_learns(key):
+    trunk, data = table_policy(V), with_values(make_data())
+    params = make_critic(trunk, key, optax.sgd(1.0)).params
+    longer = chain(overlong_penalty(N, 3), gae(), shape_by_entropy(0.1, 2.0))
+    lengths = data.completion_mask.sum(1)
+    shorter = data.replace(rewards=data.rewards - jnp.clip((lengths - (N - 3)) / 3, 0, 1))
+    found, wanted, plain = (
+        jax.jit(make_critic_gradient(trunk, advantage, CRITIC))(params, batch)
+        for advantage, batch in ((longer, data), (gae(), shorter), (gae(), data))
+    )
+    assert_close(found, wanted)
+    assert wanted[1]["return"] < plain[1]["return"] - 0.1
+
+
 @pytest.mark.parametrize("spoiled", ["a value that is not finite", "no judgement"])
 def test_an_update_that_cannot_teach_anything_leaves_the_critic_alone(key, spoiled):
     trunk, optimizer, data = table_policy(V), optax.adamw(0.1, weight_decay=0.1), with_values(make_data())
     state = init_state(trunk.init(key), optimizer).replace(critic=make_critic(trunk, key, optimizer))
-    update = make_critic_update(trunk, optimizer, CRITIC)
+    update = make_critic_update(trunk, gae(), optimizer, CRITIC)
     state, _ = update(state, data)
     before = jax.tree.map(np.array, state)
     bad = data.replace(values=data.values.at[5, 0].set(np.nan))
@@ -224,12 +237,12 @@ def test_the_explained_variance_is_that_over_all_tokens_of_the_updates(key):
     trunk, optimizer = table_policy(V), optax.sgd(0.0)
     parts, metrics, values, targets = (with_values(make_data(s), s) for s in (0, 1)), [], [], []
     state = init_state(trunk.init(key), optimizer).replace(critic=make_critic(trunk, key, optimizer))
-    update = make_critic_update(trunk, optimizer, CRITIC)
+    update = make_critic_update(trunk, gae(), optimizer, CRITIC)
     for data in parts:
         state, found = update(state, data)
         metrics.append(jax.device_get(found))
         mask = np.asarray(data.completion_mask)
-        returns = lambda_returns(data.rewards, data.values, data.completion_mask, gamma=0.9, lam=0.8)
+        returns = lambda_returns(data.rewards[:, None], data.values, data.completion_mask, gamma=0.9, lam=0.8)
         values, targets = [*values, *np.asarray(data.values)[mask]], [*targets, *np.asarray(returns)[mask]]
     values, targets = np.array(values), np.array(targets)
     means = mean_critic_metrics(metrics)

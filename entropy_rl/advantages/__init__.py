@@ -11,6 +11,7 @@ from entropy_rl.advantages.entropy_rewards import row_entropy_rewards as row_ent
 from entropy_rl.advantages.entropy_rewards import token_entropy_rewards as token_entropy_rewards
 from entropy_rl.advantages.gae import gae as gae
 from entropy_rl.advantages.gae import length_adaptive_gae as length_adaptive_gae
+from entropy_rl.advantages.lengths import overlong_penalty as overlong_penalty
 from entropy_rl.advantages.rarity import favor_rare_correct as favor_rare_correct
 from entropy_rl.advantages.rarity import mine_solved_groups as mine_solved_groups
 from entropy_rl.advantages.risk_baselines import asymmetric_normalize as asymmetric_normalize
@@ -22,5 +23,6 @@ from entropy_rl.advantages.shaping import shape_by_entropy as shape_by_entropy
 from entropy_rl.advantages.transform import NotYetKnown as NotYetKnown
 from entropy_rl.advantages.transform import Transform as Transform
 from entropy_rl.advantages.transform import baseline_and_shaping as baseline_and_shaping
+from entropy_rl.advantages.transform import before_values as before_values
 from entropy_rl.advantages.transform import chain as chain
 from entropy_rl.advantages.transform import is_local as is_local

@@ -15,6 +15,7 @@ from entropy_rl.advantages.baselines import (
 )
 from entropy_rl.advantages.entropy_rewards import row_entropy_rewards, token_entropy_rewards
 from entropy_rl.advantages.gae import gae, length_adaptive_gae
+from entropy_rl.advantages.lengths import overlong_penalty
 from entropy_rl.advantages.rarity import favor_rare_correct, mine_solved_groups
 from entropy_rl.advantages.risk_baselines import (
     asymmetric_normalize,
@@ -33,7 +34,7 @@ _FACTORIES: dict[str, Callable[..., Transform]] = {
         *(length_weighted_center, rescaled_group_center),
         *(pass_at_k_normalize, best_minus_second, quantile_normalize, asymmetric_normalize),
         *(favor_rare_correct, mine_solved_groups, token_entropy_rewards, row_entropy_rewards),
-        *(amplify_by_entropy, gae, length_adaptive_gae),
+        *(amplify_by_entropy, overlong_penalty, gae, length_adaptive_gae),
     )
 }
 
@@ -86,8 +87,8 @@ def _check_values(advantage: Transform, has_critic: bool) -> None:
             f"advantage[{readers[0]}]: needs the values of a critic; add a section `critic:`, "
             "as in configs/countdown_ppo.yaml"
         )
-    if has_critic and readers[:1] != [0]:
+    if has_critic and not readers:
         raise ValueError(
-            "critic: a critic is not allowed where the advantage does not begin with its values; allowed: "
-            "null, or a chain whose first transform reads them, such as {name: gae}"
+            "critic: a critic is not allowed where no transform of the advantage reads its values; allowed: "
+            "null, or a transform that does, such as {name: gae}"
         )

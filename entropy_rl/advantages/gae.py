@@ -1,7 +1,7 @@
 """Generalised advantages: the reward compared with what a critic expected, token by token.
 
-They come first in a chain, as the critic learns the rewards as they are. The values are those from before the
-first update on a rollout, so the advantages are finished before the gradient pass.
+What stands before them in a chain makes the rewards, for the critic's targets too. The values are those from
+before the first update on a rollout, so the advantages are finished before the gradient pass.
 """
 
 from __future__ import annotations
@@ -72,12 +72,8 @@ def _generalized(who: str, gamma: float, lam: Callable[[jax.Array], float | jax.
     def advantages_of(advantages: jax.Array, stats: TokenStats) -> jax.Array:
         if stats.values is None:
             raise ValueError(f"{who}: needs the values of a critic; there are none in the statistics")
-        if advantages.shape[1] != 1:
-            raise ValueError(
-                f"{who}: got advantages of shape {advantages.shape}; expected one reward for each row"
-            )
         lengths = jnp.sum(stats.mask, axis=1)
-        returns = lambda_returns(advantages[:, 0], stats.values, stats.mask, gamma=gamma, lam=lam(lengths))
+        returns = lambda_returns(advantages, stats.values, stats.mask, gamma=gamma, lam=lam(lengths))
         return jnp.where(stats.mask, returns - stats.values, 0)
 
     return Transform(advantages_of, "group", reads_values=True)

@@ -129,6 +129,13 @@ def baseline_and_shaping(transform: Transform) -> tuple[Transform, Transform]:
     return chain(*members[:first]), chain(*members[first:])
 
 
+def before_values(transform: Transform) -> Transform:
+    """The part of a chain before its first member that reads values: it makes the rewards of the critic."""
+    members = (transform,) if transform.members is None else transform.members
+    first = next((i for i, member in enumerate(members) if member.reads_values), len(members))
+    return chain(*members[:first])
+
+
 def is_local(baseline: Transform, shaping: Transform) -> bool:
     """Whether the two parts of a chain can be evaluated as the gradient is, without a forward pass before."""
     return baseline.scope != "batch" and shaping.scope in ("token", "row")
