@@ -10,7 +10,7 @@ The frame is that of the policy's passes: live tokens only, in parts, and nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,13 @@ from jax.sharding import Mesh
 
 from entropy_rl.advantages import NotYetKnown, Transform, before_values
 from entropy_rl.batch_parts import BatchParts, PredictingHidden
-from entropy_rl.config import CriticConfig
+from entropy_rl.config import CriticConfig, TrainConfig
 from entropy_rl.head_layout import HeadLayout
 from entropy_rl.losses import counts, token_weights, value_loss
 from entropy_rl.masked import masked_sum
+from entropy_rl.optimizer import critic_optimizer
 from entropy_rl.returns import lambda_returns
+from entropy_rl.sharding import Placement
 from entropy_rl.train_step import (
     GradientFn,
     UpdateFn,
@@ -203,6 +205,45 @@ def make_critic_update(
         return constrain(state.replace(critic=CriticState(params, opt_state))), metrics
 
     return jax.jit(update, donate_argnums=0)
+
+
+class CriticPrograms(NamedTuple):
+    """The compiled parts of a step that belong to a critic."""
+
+    optimizer: optax.GradientTransformation
+    values: ValuesFn
+    update: UpdateFn
+
+
+def make_critic_programs(
+    config: TrainConfig, trunk: Policy, advantage: Transform, placement: Placement
+) -> CriticPrograms:
+    """Builds what a step with a critic runs on the device besides."""
+    settings = critic_settings(config) | dict(mesh=placement.mesh)
+    optimizer = critic_optimizer(config)
+    return CriticPrograms(
+        optimizer=optimizer,
+        values=jax.jit(make_values_pass(trunk, **settings)),
+        update=make_critic_update(
+            trunk,
+            advantage,
+            optimizer,
+            config.critic,
+            config.loss.aggregation,
+            max_new_tokens=config.rollout.max_new_tokens,
+            constrain=placement.constrain,
+            **settings,
+        ),
+    )
+
+
+def critic_settings(config: TrainConfig) -> dict[str, Any]:
+    """What a config says to `make_values_pass`."""
+    batching = config.batching
+    return dict(
+        tokens_per_micro_batch=config.critic.tokens_per_micro_batch or batching.tokens_per_micro_batch,
+        group_size=config.rollout.group_size if batching.share_prompts else None,
+    )
 
 
 def mean_critic_metrics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:

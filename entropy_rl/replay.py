@@ -96,10 +96,9 @@ def _critic(config: TrainConfig, run: Path) -> tuple[Callable, Callable, Callabl
     """The same of the critic."""
     import optax
 
-    from entropy_rl.critic_step import init_critic, make_critic_gradient, make_values_pass
+    from entropy_rl.critic_step import critic_settings, init_critic, make_critic_gradient, make_values_pass
     from entropy_rl.loading import find_model, model_files, model_policy
     from entropy_rl.models import read_config, trunk_params
-    from entropy_rl.train import critic_settings
 
     path = find_model(config.critic.path) if config.critic.path else run
     trunk, hidden_size = model_policy(config.model, path), read_config(model_files(path)).hidden_size

@@ -31,17 +31,11 @@ from entropy_rl.cli import run_verb
 from entropy_rl.compile_log import compile_log
 from entropy_rl.config import TrainConfig, check_micro_batches
 from entropy_rl.config_checks import require
-from entropy_rl.critic_step import (
-    ValuesFn,
-    init_critic,
-    make_critic_update,
-    make_values_pass,
-    mean_critic_metrics,
-)
+from entropy_rl.critic_step import CriticPrograms, init_critic, make_critic_programs, mean_critic_metrics
 from entropy_rl.evaluation import completion_rows, evaluation_prompts
 from entropy_rl.loading import Model, check_length, keep_model_files, load_model, load_trunk
 from entropy_rl.metrics import Clock, DeviceWork, check_wandb
-from entropy_rl.optimizer import critic_optimizer, make_optimizer
+from entropy_rl.optimizer import make_optimizer
 from entropy_rl.prompts import Prompts
 from entropy_rl.report import run_summary
 from entropy_rl.rollout import GenerateFn, make_generate
@@ -182,14 +176,6 @@ def train(config: TrainConfig) -> TrainState:
     return state
 
 
-class CriticPrograms(NamedTuple):
-    """The compiled parts of a step that belong to a critic."""
-
-    optimizer: optax.GradientTransformation
-    values: ValuesFn
-    update: UpdateFn
-
-
 class Programs(NamedTuple):
     """The compiled parts of a step."""
 
@@ -229,28 +215,7 @@ def make_programs(
             constrain=model.placement.constrain,
             **gradient_settings(config),
         ),
-        critic=None if trunk is None else _make_critic_programs(config, model, advantage, trunk),
-    )
-
-
-def _make_critic_programs(
-    config: TrainConfig, model: Model, advantage: Transform, trunk: Policy
-) -> CriticPrograms:
-    settings = critic_settings(config) | dict(mesh=model.placement.mesh)
-    optimizer = critic_optimizer(config)
-    return CriticPrograms(
-        optimizer=optimizer,
-        values=jax.jit(make_values_pass(trunk, **settings)),
-        update=make_critic_update(
-            trunk,
-            advantage,
-            optimizer,
-            config.critic,
-            config.loss.aggregation,
-            max_new_tokens=config.rollout.max_new_tokens,
-            constrain=model.placement.constrain,
-            **settings,
-        ),
+        critic=None if trunk is None else make_critic_programs(config, trunk, advantage, model.placement),
     )
 
 
@@ -280,15 +245,6 @@ def gradient_settings(config: TrainConfig) -> dict[str, Any]:
     """What a config says to `make_gradient`, beside advantage and loss."""
     return stats_settings(config) | dict(
         max_new_tokens=config.rollout.max_new_tokens, fused_loss=config.batching.fused_loss
-    )
-
-
-def critic_settings(config: TrainConfig) -> dict[str, Any]:
-    """What a config says to `make_values_pass`."""
-    batching = config.batching
-    return dict(
-        tokens_per_micro_batch=config.critic.tokens_per_micro_batch or batching.tokens_per_micro_batch,
-        group_size=config.rollout.group_size if batching.share_prompts else None,
     )
 
 
