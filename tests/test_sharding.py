@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import re
 from types import SimpleNamespace
 
 import jax
@@ -18,6 +20,8 @@ from entropy_rl.cli import main
 from entropy_rl.config import MeshConfig
 from entropy_rl.models import make_policy
 from entropy_rl.models.embedding import look_up
+from entropy_rl.rollout.programs import Programs
+from entropy_rl.rollout.state import Sampling
 from entropy_rl.sharding import Placement, check_rows, make_mesh, move, partition_spec
 from entropy_rl.train_step import init_state, make_update
 from entropy_rl.types import DATA_AXES
@@ -232,3 +236,23 @@ def test_an_array_moves_between_memories_as_it_is_split():
     back = move(there, "device")
     assert back.sharding == rows
     np.testing.assert_array_equal(back, np.arange(16.0))
+
+
+def test_decoding_gathers_neither_weights_nor_cache_and_the_cache_stays_split(key):
+    """Per layer two sums over the tensor group, of a vector for each row; nothing else grows with a size."""
+    placement = placement_of(2, 1, 2)
+    policy = make_policy(TINY, mesh=placement.mesh)
+    params = placement.make_to_decode(policy)(policy.init(key))
+    sampler = make_policy(TINY, mesh=placement.local_mesh)._replace(to_decode=lambda params: params)
+    programs = Programs(sampler, Sampling(4, 16, (1,), 0, 1.0, 1.0))
+    ids, index = np.ones((8, 6), np.int32), np.arange(8, dtype=np.int32)
+    prompts = placement.put_prompts((ids, ids > 0, index, np.full(8, 16, np.int32)))
+    request, state, _ = programs.begin(32, 16, params, prompts, jax.random.key(0), 0)
+    for leaf in jax.tree.leaves((state.slots.cache.rows, state.slots.cache.prompts)):
+        assert leaf.sharding.spec == PartitionSpec("data", "tensor")
+    program = programs.go_on.lower(params, request, state, 8, 0).compile().as_text()
+    gathered = re.findall(r"= (\S+) (?:all-gather|all-to-all)(?:-start)?\(", program)
+    sizes = [math.prod(map(int, re.search(r"\[([\d,]*)\]", shape)[1].split(","))) for shape in gathered]
+    smallest_weight = 32 * 8 * 2  # of the keys or values of a layer
+    assert max(sizes, default=0) < smallest_weight
+    assert len(re.findall(r"all-reduce(?:-start)?\(.*(?:o_proj|down_proj)", program)) == 2 * TINY.num_layers
