@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from entropy_rl.loading import Model, check_length, keep_model_files, load_model
 from entropy_rl.metrics import Clock, DeviceWork, check_wandb
 from entropy_rl.optimizer import make_optimizer
 from entropy_rl.prompts import Prompts
+from entropy_rl.recorded_advantages import Advantages, advantage_fields, make_advantages
 from entropy_rl.report import run_summary
 from entropy_rl.rollout import GenerateFn, make_generate
 from entropy_rl.rollout_metrics import gather_judged, judged_rows, rollout_metrics
@@ -152,6 +154,9 @@ def train(config: TrainConfig) -> TrainState:
             kept = row_problems[: config.run.samples_per_step]
             sample_index = [b % group_size for b in range(len(kept))]
             rows = completion_rows(kept, sample_index, rollout, scores)
+            if rows:
+                fields = advantage_fields(hosts.fetch(programs.advantages(data[0])), len(rows))
+                rows = [row | more for row, more in zip(rows, fields, strict=True)]
             run.records.samples({"step": step + 1} | row for row in rows)
             compiled.report(run.progress.say)
             run.progress.show(step + 1, _note(metrics))
@@ -166,6 +171,7 @@ class Programs(NamedTuple):
     optimizer: optax.GradientTransformation
     generate: GenerateFn
     stats: StatsFn
+    advantages: Callable[[TrainBatch], Advantages]
     update: UpdateFn
 
 
@@ -187,6 +193,7 @@ def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Pr
             stop=stop_rule(model.tokenizer, rollout.stop),
         ),
         stats=jax.jit(make_stats_pass(model.policy, mesh=mesh, **stats_settings(config))),
+        advantages=make_advantages(advantage, config.run.samples_per_step),
         update=make_update(
             model.policy,
             advantage,
