@@ -16,7 +16,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["entropy_rl", "entropy_rl.*"]),
-    package_data={"entropy_rl": ["assets/**/*"]},
+    package_data={"entropy_rl": ["assets/**/*", "report/template/*"]},
     install_requires=[
         # XLA:CPU of jaxlib 0.11.1 rewrites whole buffers in loops; 0.10.2 and 0.11.0 do not.
         "jax>=0.10.2,!=0.11.1",

@@ -44,6 +44,11 @@ _VERBS = {
         "entropy_rl.analyze:main",
         "entropy of pivotal tokens, reflective actions and rare behaviours",
     ),
+    "report": (
+        "entropy_rl.html_report:ReportConfig",
+        "entropy_rl.html_report:main",
+        "runs on one page of HTML, with every token of their responses",
+    ),
     "replay": (
         "entropy_rl.replay:ReplayConfig",
         "entropy_rl.replay:main",

@@ -9,11 +9,10 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from entropy_rl.files import read_jsonl, write_jsonl
+from entropy_rl.files import write_jsonl
 from entropy_rl.version import __version__
 
 STARTS_FILE = "starts.jsonl"
@@ -39,15 +38,6 @@ def record_start(directory: Path, step: int | None = None) -> None:
         "devices": f"{len(devices)} x {devices[0].device_kind}",
     }
     write_jsonl(directory / STARTS_FILE, [start])
-
-
-def read_starts(directory: Path) -> list[dict[str, Any]]:
-    """The starts of a run, the first one first; none where they were not recorded.
-
-    Raises:
-      ValueError: If a line is no JSON.
-    """
-    return read_jsonl(directory / STARTS_FILE)
 
 
 def _commit() -> str | None:
