@@ -29,6 +29,11 @@ _VERBS = {
         "entropy_rl.warmstart:main",
         "supervised training from scratch on a task's own demonstrations",
     ),
+    "sample": (
+        "entropy_rl.sample:SampleConfig",
+        "entropy_rl.sample:main",
+        "one answer on the terminal as it comes, each token shaded by its entropy",
+    ),
     "evaluate": (
         "entropy_rl.config:EvaluateConfig",
         "entropy_rl.evaluate:main",

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import platform
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import flax
 import jax
+import jaxlib
+import numpy as np
+import optax
 
 from entropy_rl.files import write_jsonl
 from entropy_rl.version import __version__
 
 STARTS_FILE = "starts.jsonl"
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transformers")
+_PACKAGES = (jax, jaxlib, flax, optax, np)
 
 
 def record_start(directory: Path, step: int | None = None) -> None:
@@ -34,7 +37,7 @@ def record_start(directory: Path, step: int | None = None) -> None:
         "command": command,
         "commit": _commit(),
         "versions": {"entropy_rl": __version__, "python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        | {package.__name__: package.__version__ for package in _PACKAGES},
         "devices": f"{len(devices)} x {devices[0].device_kind}",
     }
     write_jsonl(directory / STARTS_FILE, [start])
