@@ -49,12 +49,8 @@ class SampleConfig:
     seed: int = 0
 
     def __post_init__(self):
-        require(
-            (self.question is None) != (self.problem is None),
-            "question",
-            self.question,
-            "this or --problem ID",
-        )
+        one = (self.question is None) != (self.problem is None)
+        require(one, "question", self.question, "this, or --problem ID of a task")
         require(self.question != "", "question", self.question, "a text that is not empty")
         require(self.problem is None or self.task is not None, "problem", self.problem, "with task.name")
         require(self.temperature >= 0, "temperature", self.temperature, "numbers >= 0")
@@ -128,15 +124,9 @@ def _prompt(config: SampleConfig, model: Model, task: Task | None) -> tuple[str,
     problems = [] if task is None else list(task.problems(config.split))
     if config.problem is not None:
         problem = next((p for p in problems if p.id == config.problem), None)
-        ids = sorted(p.id for p in problems)
-        require(
-            problem is not None,
-            "problem",
-            config.problem,
-            f"ids of the split {config.split!r}: {ids[0]} to {ids[-1]}"
-            if ids
-            else "none, the split is empty",
-        )
+        ids = [p.id for p in problems]
+        allowed = f"ids of the split {config.split!r}, {min(ids, default=None)} to {max(ids, default=None)}"
+        require(problem is not None, "problem", config.problem, allowed)
         return problem.prompt, encode_prompt(problem, model.tokenizer), problem
     ids = encode_prompt(Problem(0, config.question, "", config.chat), model.tokenizer)
     begin = model.tokenizer.bos_token_id

@@ -41,7 +41,5 @@ def shaded(text: str, entropy: float, colours: bool) -> str:
 
 def scale() -> str:
     """What the shades mean."""
-    steps = " ".join(
-        shaded(f" {share * FULL:.2f} ", share * FULL, True) for share in (0.1, 0.25, 0.5, 0.75, 1)
-    )
-    return f"entropy in nats: {steps} and more"
+    steps = [share * FULL for share in (0.1, 0.25, 0.5, 0.75, 1)]
+    return f"entropy in nats: {' '.join(shaded(f' {x:.2f} ', x, True) for x in steps)} and more"

@@ -54,7 +54,8 @@ def make_generate(
       A function `(params, prompt_ids int32[P, S], prompt_mask bool[P, S], prompt_index int32[P], key,
       first_sample=0, *, limits=None, on_chunk=None, on_tokens=None) -> Rollout` of P*G rows. A sample
       depends on (key, prompt_index, sample index, t) and the parameters alone; `first_sample` is the index of
-      the first of the G samples. `limits` int32[P] gives each prompt a limit of new tokens of its own, at most N.
+      the first of the G samples. `limits` int32[P] gives each prompt a limit of new tokens of its own, at
+      most N.
       `on_chunk` is called with a `Stage` whenever the host has a look, and `on_tokens` with host copies of
       what all rows have by then, as `Columns`; what they raise ends the rollout. A schedule that is one
       program can itself be part of a jitted function.
