@@ -42,6 +42,7 @@ setup(
         "cuda": ["jax[cuda12]"],
         "report": ["matplotlib>=3.10"],
         "wandb": ["wandb>=0.31"],
+        "notebooks": ["ipykernel>=6", "nbmake>=1.5", "matplotlib>=3.10"],
         "test": ["pytest>=8", "pytest-xdist>=3.8", "ruff>=0.14", "matplotlib>=3.10"],
     },
     entry_points={"console_scripts": ["entropy-rl=entropy_rl.cli:main"]},

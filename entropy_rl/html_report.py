@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -69,12 +70,21 @@ def main(config: ReportConfig) -> None:
         reflective=config.reflective,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["entropy-rl", "report", *config.runs, "--output", config.output])
-    write_atomically(output, page(report, command))
+    write_atomically(output, page(report, _command(config)))
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
     if config.figures is not None:
         written = write_paper_figures(Path(config.figures), report)
         print(f"wrote {len(written)} figures to {config.figures}")
+
+
+def _command(config: ReportConfig) -> str:
+    """What makes the page again: the runs, and the settings that are not the usual ones."""
+    usual, options = ReportConfig(config.runs), []
+    for field in dataclasses.fields(config)[1:]:
+        value = getattr(config, field.name)
+        if value != getattr(usual, field.name):
+            options += [f"--{field.name}", value if isinstance(value, str) else json.dumps(value)]
+    return shlex.join(["entropy-rl", "report", *config.runs, *options])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """`entropy-rl report`: the page shows what the runs have recorded, and obeys nothing that a model wrote."""
 
 import copy
+import html
 import json
 import re
+import shlex
 import shutil
 import subprocess
 
@@ -192,6 +194,16 @@ def test_a_run_from_before_says_what_it_has_not_recorded(tmp_path):
     page = make_page(tmp_path / "old.html", run)
     assert "not known: this run was made before they were recorded" in page
     assert "not recorded" in page and 'id="evaluation"' not in page
+
+
+def test_the_page_says_how_it_is_made_again(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = make_page(tmp_path / "a page.html", runs / "plain", "--responses", 7, "--reflective", '["a b"]')
+    (said,) = re.findall(r"^entropy-rl report .*?(?=</pre>)", page, flags=re.M)
+    arguments = shlex.split(html.unescape(said))[1:]
+    assert arguments[-1] == '["a b"]' and main(arguments) == 0
+    assert (tmp_path / "a page.html").read_text() == page
+    assert f"entropy-rl train --config {runs / 'plain'}/config.yaml --run.directory NEW" in page
 
 
 def test_an_evaluation_whose_model_has_gone_is_shown_without_tokens(tmp_path):

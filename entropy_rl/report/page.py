@@ -227,7 +227,7 @@ def _training(runs: Sequence[ReportedRun]) -> tuple[dict[str, Any], dict[str, fl
             continue
         # What is smaller is rounding, such as the KL of an update that is on-policy.
         if max(known) - min(known) < _ROUNDING and len(known) > 1:
-            constant[name] = known[0]
+            constant[name] = known[0] if abs(known[0]) > _ROUNDING else 0.0
             continue
         if name == "reward" and all(
             row.get(name) == row.get("correct") for run in runs for row in run.metrics
