@@ -56,7 +56,8 @@ def main(config: ReportConfig) -> None:
     """The verb `report` of the command line."""
     # Here: `report --help` need not wait for jax.
     from entropy_rl.files import write_atomically
-    from entropy_rl.report.page import gather_report, page
+    from entropy_rl.report.gathered import gather_report
+    from entropy_rl.report.page import page
     from entropy_rl.report.paper_figures import write_paper_figures
     from entropy_rl.report.reported_run import read_runs
 

@@ -154,15 +154,15 @@ class _Printer:
 
     def show(self, columns: Columns) -> None:
         """Takes what the sampler has by now."""
+        from entropy_rl.report.samples import token_texts
+
         length = int(columns.length[0])
-        text, places = self._spans(columns.ids[0][:length].tolist())
-        shown, self._texts = 0, []
-        for (begin, end), entropy in zip(places.tolist(), columns.entropy[0].tolist(), strict=False):
-            # Of tokens that only together make a character the first one has it.
-            self._texts.append((text[begin:end] if begin >= shown else "", entropy))
-            shown = max(shown, end)
+        found = token_texts(self._spans, lambda token: "", columns.ids[0][:length].tolist())
+        self._texts = [(text, h) for (text, _), h in zip(found, columns.entropy[0].tolist(), strict=False)]
         # Half a character may become a whole one.
-        self._print(length if not text.endswith("\ufffd") else int((places[:, 1] < len(text)).sum()))
+        whole = next((i for i in range(length, 0, -1) if self._texts[i - 1][0]), 0)
+        half = whole > 0 and self._texts[whole - 1][0].endswith("\ufffd")
+        self._print(whole - 1 if half else length)
 
     def finish(self) -> None:
         """Prints what was held back."""

@@ -69,7 +69,7 @@ def test_what_models_and_users_wrote_is_only_ever_text(page):
 
 
 def test_the_curves_are_the_metrics_of_the_runs(page, runs):
-    panels = {panel["title"]: panel["series"] for panel in data_of(page)["training"]["panels"]}
+    panels = {panel["title"]: panel["series"] for panel in data_of(page)["training"]}
     metrics = [read_jsonl(runs / name / "metrics.jsonl") for name in ("shaped", "plain")]
     for series, rows in zip(panels["share of correct responses"], metrics, strict=True):
         assert series["x"] == list(range(1, 7))
@@ -83,7 +83,7 @@ def test_long_runs_are_drawn_by_means_over_steps(runs, tmp_path):
     rows = [{"step": s, "correct": s % 2} for s in range(1, 3001)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = make_page(tmp_path / "long.html", run)
-    (series,) = data_of(page)["training"]["panels"][0]["series"]
+    (series,) = data_of(page)["training"][0]["series"]
     assert len(series["x"]) == 600 and set(series["y"]) == {0.4, 0.6} and "means over some steps" in page
 
 
@@ -161,7 +161,9 @@ WIDE = Limits(rows=1000, tokens=100_000, analysed_tokens=1000)
         ({}, 3, 1.0, "a group is 4 samples of a problem, and 3 at most are here"),
         ({}, 8, 0.6, "these entropies are of temperature 0.6, and training shapes by those of 1"),
         ({"advantage": [{"name": "whiten"}]}, 8, 1.0, "they depend on a whole mini-batch"),
-        ({"advantage": [{"name": "no_such:thing"}]}, 8, 1.0, "advantage[0].name: cannot import"),
+        ({"advantage": [{"name": "no_such"}]}, 8, 1.0, "advantage[0].name: 'no_such' is not allowed"),
+        ({"advantage": [{"name": "os:getcwd"}]}, 8, 1.0, "they need a transform that is not the library's"),
+        ({}, 8, None, "these entropies are of a temperature that is not known"),
         (None, 8, 1.0, "nothing says how the model was trained"),
     ],
 )

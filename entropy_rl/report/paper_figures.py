@@ -7,7 +7,7 @@ from pathlib import Path
 
 from entropy_rl.report.analysis_figures import behaviours_figure
 from entropy_rl.report.curves import curves_figure
-from entropy_rl.report.page import Report
+from entropy_rl.report.gathered import Report
 from entropy_rl.report.pass_at_k import pass_at_k_figure
 
 
@@ -33,7 +33,7 @@ def write_paper_figures(directory: Path, report: Report) -> list[Path]:
     if trained:
         figures["curves"] = curves_figure(trained)
     if report.curves:
-        figures["pass_at_k"] = pass_at_k_figure({name: curve for name, (*_, curve) in report.curves.items()})
+        figures["pass_at_k"] = pass_at_k_figure({found.label: found.curve for found in report.curves})
     for name, analysis in report.analyses.items():
         figures[f"entropy_{re.sub(r'[^A-Za-z0-9]+', '_', name)}"] = behaviours_figure(analysis)
     directory.mkdir(parents=True, exist_ok=True)

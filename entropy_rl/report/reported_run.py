@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,7 @@ from entropy_rl.evaluation.samples import RESULT_FILE
 from entropy_rl.files import read_jsonl
 from entropy_rl.loading import is_run
 from entropy_rl.provenance import STARTS_FILE
-from entropy_rl.run_directory import (
-    CONFIG_FILE,
-    EVALUATIONS_DIRECTORY,
-    METRICS_FILE,
-)
+from entropy_rl.run_directory import CONFIG_FILE, EVALUATIONS_DIRECTORY, METRICS_FILE
 
 _ALLOWED = "allowed: the directory of a training run, or what `evaluate` wrote"
 
@@ -46,10 +43,18 @@ class ReportedRun:
     starts: list[dict[str, Any]]
 
     @property
-    def last_evaluation(self) -> tuple[int, Path, Evaluation] | None:
-        """(Step, directory, result) of the last one."""
-        step = max(self.evaluations, default=None)
-        return None if step is None else (step, *self.evaluations[step])
+    def first_and_last(self) -> dict[str, tuple[int, Path, Evaluation]]:
+        """The first and the last evaluation, which may be one: label -> (step, directory, result)."""
+        steps = sorted({min(self.evaluations), max(self.evaluations)} if self.evaluations else ())
+        label = (lambda step: f"{self.name}, step {step}") if self.is_training else (lambda step: self.name)
+        return {label(step): (step, *self.evaluations[step]) for step in steps}
+
+    @property
+    def again(self) -> str:
+        """The command that makes it again."""
+        rl = "train" if "advantage" in self.config else "warmstart"
+        verb, where = (rl, "--run.directory") if self.is_training else ("evaluate", "--output")
+        return shlex.join(["entropy-rl", verb, "--config", str(self.directory / CONFIG_FILE), where, "NEW"])
 
     @property
     def trained_by(self) -> dict[str, Any] | None:
@@ -60,7 +65,7 @@ class ReportedRun:
         model = self.config.get("model") or {}
         inside = self.directory.parent.name == EVALUATIONS_DIRECTORY
         named = self.directory.parent.parent if inside else Path(str(model.get("path")))
-        return _read_config(named / CONFIG_FILE) if is_run(named) else None
+        return read_config(named / CONFIG_FILE) if is_run(named) else None
 
     @property
     def method(self) -> str:
@@ -125,14 +130,19 @@ def _read(directory: Path, name: str) -> ReportedRun:
         name=name,
         directory=directory,
         is_training=is_training,
-        config=_read_config(directory / CONFIG_FILE),
+        config=read_config(directory / CONFIG_FILE),
         metrics=_read_lines(directory / METRICS_FILE, "step") if is_training else [],
         evaluations=evaluations,
         starts=_read_lines(directory / STARTS_FILE, "command"),
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """A stored config by names; empty where there is none.
+
+    Raises:
+      ValueError: If it is no config.
+    """
     try:
         plain = yaml.safe_load(path.read_text()) if path.exists() else {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -58,14 +58,16 @@ class Samples:
     analysed: list[Response]
 
 
-def read_some(directory: Path, limits: Limits, config: dict[str, Any] | None, temperature: float) -> Samples:
+def read_some(
+    directory: Path, limits: Limits, config: dict[str, Any] | None, temperature: float | None
+) -> Samples:
     """Reads samples, whole groups of them as far as they are there.
 
     Args:
       directory: A training run or an evaluation.
       limits: How many.
       config: That of the training run; None if there is none.
-      temperature: That the samples were drawn with.
+      temperature: That the samples were drawn with; None if nothing says it.
 
     Raises:
       ValueError: There are none, or a line is no sample.
@@ -79,7 +81,7 @@ def read_some(directory: Path, limits: Limits, config: dict[str, Any] | None, te
     analysed = _spread(index, limits.analysed_tokens)
     kept = {i: row for i, row in enumerate(read_samples(directory)) if i in wanted or i in analysed}
     rows = [kept[i] for i in sorted(wanted, key=lambda i: _place(index[i]))]
-    if "advantage_before" in rows[0]:
+    if any("advantage_before" in row for row in rows):
         note = "as recorded while training, of the first update on each rollout"
     else:
         rows, note = _with_advantages(rows, config, group, temperature)
@@ -118,7 +120,7 @@ def _spread(index: Sequence[tuple], tokens: int) -> set[int]:
 
 
 def _with_advantages(
-    rows: list[Row], config: dict[str, Any] | None, group: int | None, temperature: float
+    rows: list[Row], config: dict[str, Any] | None, group: int | None, temperature: float | None
 ) -> tuple[list[Row], str]:
     """The rows with what training would have made of them, where that is known exactly; and a note."""
     if config is None or group is None:
@@ -127,10 +129,11 @@ def _with_advantages(
         return rows, "not known: this run was made before they were recorded"
     own = config["rollout"].get("temperature", 1.0)
     if own != temperature:
-        return rows, (
-            f"not known: these entropies are of temperature {temperature:g}, and training shapes by those of "
-            f"{own:g}"
-        )
+        drawn = "a temperature that is not known" if temperature is None else f"temperature {temperature:g}"
+        return rows, f"not known: these entropies are of {drawn}, and training shapes by those of {own:g}"
+    if any(":" in str(spec["name"]) for spec in config["advantage"]):
+        # To read a run must not run what its config names.
+        return rows, "not known: they need a transform that is not the library's"
     try:
         advantage = build_advantage(config["advantage"], group)
     except ValueError as error:

@@ -292,7 +292,7 @@ function responses() {
 
 const host = (name) => document.getElementById(`charts-${name}`);
 const redraw = () => charts.forEach((draw) => draw());
-for (const panel of data.training.panels) lineChart(host("training"), { ...panel, xlabel: "step" });
+for (const panel of data.training) lineChart(host("training"), { ...panel, xlabel: "step" });
 if (data.pass_at_k.length) {
   lineChart(host("evaluation"), { title: "Pass@K", xlabel: "K", log: true, series: data.pass_at_k });
   for (const panel of data.over_steps) lineChart(host("evaluation"), { ...panel, xlabel: "step" });
