@@ -30,7 +30,7 @@ def make_advantages(advantage: Transform, rows: int) -> Callable[[TrainBatch], A
 
     Args:
       advantage: The whole chain. It is cut before its first member of token or row scope.
-      rows: How many rows are wanted; the others count all the same.
+      rows: How many of the first rows are wanted; the others count all the same.
 
     Returns:
       A jitted function.

@@ -179,6 +179,8 @@ def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Pr
     """Builds what a step runs on the device."""
     rollout, mesh = config.rollout, model.placement.mesh
     optimizer = make_optimizer(config.optimizer)
+    # Rows of this process in a mini-batch: those of the first process stand first.
+    own_rows = config.batching.prompts_per_update * rollout.group_size // hosts.count()
     return Programs(
         optimizer=optimizer,
         generate=make_generate(
@@ -193,7 +195,7 @@ def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Pr
             stop=stop_rule(model.tokenizer, rollout.stop),
         ),
         stats=jax.jit(make_stats_pass(model.policy, mesh=mesh, **stats_settings(config))),
-        advantages=make_advantages(advantage, config.run.samples_per_step),
+        advantages=make_advantages(advantage, min(config.run.samples_per_step, own_rows)),
         update=make_update(
             model.policy,
             advantage,

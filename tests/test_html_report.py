@@ -208,6 +208,12 @@ def test_the_page_says_how_it_is_made_again(runs, tmp_path, monkeypatch):
     assert f"entropy-rl train --config {runs / 'plain'}/config.yaml --run.directory NEW" in page
 
 
+def test_an_evaluation_inside_of_a_run_is_known_to_be_its_own(runs, tmp_path):
+    page = make_page(tmp_path / "inside.html", runs / "shaped" / "evaluations" / "3")
+    assert f"evaluation of {runs / 'shaped'}" in page and "makes it" in page
+    assert source(page, "3: evaluation")["rows"][0]["after"] is not None
+
+
 def test_an_evaluation_whose_model_has_gone_is_shown_without_tokens(tmp_path):
     write_samples(tmp_path / "e", 0)
     found = source(make_page(tmp_path / "e.html", tmp_path / "e"), "e: evaluation")

@@ -143,7 +143,7 @@ def _settings(runs: Sequence[ReportedRun]) -> list[tuple[str, list[str], bool]]:
 
 
 def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _versions(runs: Sequence[ReportedRun]) -> list[tuple[str, list[str], bool]]:

@@ -51,10 +51,22 @@ class ReportedRun:
 
     @property
     def again(self) -> str:
-        """The command that makes it again."""
+        """The command that makes it again, or why there is none."""
+        if not self.config:
+            return f"# {self.directory}: its configuration was not stored"
+        run = self._run_around
+        if run is not None:
+            return f"# {self.directory}: the run in {run} makes it"
         rl = "train" if "advantage" in self.config else "warmstart"
         verb, where = (rl, "--run.directory") if self.is_training else ("evaluate", "--output")
         return shlex.join(["entropy-rl", verb, "--config", str(self.directory / CONFIG_FILE), where, "NEW"])
+
+    @property
+    def _run_around(self) -> Path | None:
+        """The training run that an evaluation lies in."""
+        run = self.directory.resolve().parent.parent
+        inside = self.directory.resolve().parent.name == EVALUATIONS_DIRECTORY and is_run(run)
+        return run if inside and not self.is_training else None
 
     @property
     def trained_by(self) -> dict[str, Any] | None:
@@ -62,18 +74,15 @@ class ReportedRun:
         if "advantage" in self.config:
             return self.config
         # An evaluation of a training run, inside of it or by itself.
-        model = self.config.get("model") or {}
-        inside = self.directory.parent.name == EVALUATIONS_DIRECTORY
-        named = self.directory.parent.parent if inside else Path(str(model.get("path")))
-        return read_config(named / CONFIG_FILE) if is_run(named) else None
+        run = self._run_around or Path(str((self.config.get("model") or {}).get("path")))
+        return read_config(run / CONFIG_FILE) if is_run(run) else None
 
     @property
     def method(self) -> str:
         """The chain of transforms in a line."""
         if not self.is_training:
-            return (
-                f"evaluation of {(self.config.get('model') or {}).get('path', 'a model that is not named')}"
-            )
+            model = (self.config.get("model") or {}).get("path")
+            return f"evaluation of {self._run_around or model or 'a model that is not named'}"
         if "advantage" not in self.config:
             return "supervised"
         loss = self.config.get("loss") or {}
