@@ -65,7 +65,7 @@ def main(config: SampleConfig) -> None:
     import numpy as np
 
     from entropy_rl.loading import load_model
-    from entropy_rl.report.terminal import has_colours, scale
+    from entropy_rl.report.terminal import has_colours, printable, scale
     from entropy_rl.rollout import make_generate
     from entropy_rl.sampling_config import ScheduleConfig
     from entropy_rl.scoring import score
@@ -90,7 +90,7 @@ def main(config: SampleConfig) -> None:
     index = np.array([0 if problem is None else problem.id], np.int32)
     key, colours = jax.random.key(config.seed), has_colours(sys.stdout)
     printer = _Printer(model.tokenizer, colours)
-    print(f"{prompt}\n")
+    print(f"{printable(prompt)}\n")
     params = model.to_decode(model.params)
     rollout = jax.device_get(generate(params, ids, mask, index, key, on_tokens=printer.show))
     printer.finish()
@@ -105,8 +105,9 @@ def main(config: SampleConfig) -> None:
     if problem is not None:
         with closing(task):
             scores = score(task, model.tokenizer, [problem], rollout)
-        answer = scores.answers[0]
-        facts["verdict"] = scores.verdicts[0].value + ("" if answer is None else f", answer {answer}")
+        facts["verdict"] = scores.verdicts[0].value
+        if scores.answers[0] is not None:
+            facts["answer"] = printable(scores.answers[0])
     elif task is not None:
         facts["verdict"] = f"none: the question is no problem of the split {config.split!r}"
     print("\n".join(f"{name:9} {value}" for name, value in facts.items()))

@@ -124,7 +124,7 @@ def test_a_problem_of_the_task_is_answered_and_judged(capsys, problem):
     assert facts["length"] == f"{len(answer.split()) + 1} tokens" and facts["ended_by"] == "eos"
     assert float(facts["log-prob"]) < 0 < float(facts["entropy"].split()[0])
     (verdict,) = Countdown().judge([problem], [answer])
-    assert facts["verdict"].split(",")[0] == verdict.value
+    assert facts["verdict"] == verdict.value
     assert say(capsys, *arguments) == out
     # The same as a question: its prompt without the token that begins a text.
     question = problem.prompt.removeprefix("<bos> ")

@@ -21,15 +21,20 @@ def has_colours(stream: TextIO, environment: Mapping[str, str] = os.environ) -> 
     return environment.get("COLORTERM", "") in ("truecolor", "24bit")
 
 
+def printable(text: str) -> str:
+    """A text with its control characters written out."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def shaded(text: str, entropy: float, colours: bool) -> str:
-    """A token as it is printed: control characters written out, and a background by its entropy.
+    """A token as it is printed: `printable`, and with a background by its entropy.
 
     Args:
       text: The token.
       entropy: In nats.
       colours: Whether there is a background at all.
     """
-    text = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    text = printable(text)
     share = min(1.0, max(0.0, entropy / FULL))
     if not colours or share < _LEAST:
         return text
