@@ -29,6 +29,11 @@ _VERBS = {
         "entropy_rl.warmstart:main",
         "supervised training from scratch on a task's own demonstrations",
     ),
+    "sample": (
+        "entropy_rl.sample:SampleConfig",
+        "entropy_rl.sample:main",
+        "one answer on the terminal as it comes, each token shaded by its entropy",
+    ),
     "evaluate": (
         "entropy_rl.config:EvaluateConfig",
         "entropy_rl.evaluate:main",
@@ -43,6 +48,11 @@ _VERBS = {
         "entropy_rl.analyze:AnalyzeConfig",
         "entropy_rl.analyze:main",
         "entropy of pivotal tokens, reflective actions and rare behaviours",
+    ),
+    "report": (
+        "entropy_rl.html_report:ReportConfig",
+        "entropy_rl.html_report:main",
+        "runs on one page of HTML, with every token of their responses",
     ),
     "replay": (
         "entropy_rl.replay:ReplayConfig",

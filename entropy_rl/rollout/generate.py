@@ -18,7 +18,7 @@ import numpy as np
 
 from entropy_rl.rollout.chunks import Stage, StopRule, generate_in_chunks
 from entropy_rl.rollout.programs import Programs
-from entropy_rl.rollout.state import Sampling
+from entropy_rl.rollout.state import Columns, Sampling
 from entropy_rl.sampling_config import ScheduleConfig
 from entropy_rl.types import Params, Policy, Rollout
 
@@ -52,11 +52,13 @@ def make_generate(
 
     Returns:
       A function `(params, prompt_ids int32[P, S], prompt_mask bool[P, S], prompt_index int32[P], key,
-      first_sample=0, *, limits=None, on_chunk=None) -> Rollout` of P*G rows. A sample depends on (key,
-      prompt_index, sample index, t) and the parameters alone; `first_sample` is the index of the first of the
-      G samples. `limits` int32[P] gives each prompt a limit of new tokens of its own, at most N.
-      `on_chunk` is called with a `Stage` whenever the host has a look; what it raises ends the rollout. A
-      schedule that is one program can itself be part of a jitted function.
+      first_sample=0, *, limits=None, on_chunk=None, on_tokens=None) -> Rollout` of P*G rows. A sample
+      depends on (key, prompt_index, sample index, t) and the parameters alone; `first_sample` is the index of
+      the first of the G samples. `limits` int32[P] gives each prompt a limit of new tokens of its own, at
+      most N.
+      `on_chunk` is called with a `Stage` whenever the host has a look, and `on_tokens` with host copies of
+      what all rows have by then, as `Columns`; what they raise ends the rollout. A schedule that is one
+      program can itself be part of a jitted function.
 
     Raises:
       ValueError: If nothing can end a completion, or stop strings would have to be found by the device.
@@ -79,6 +81,7 @@ def make_generate(
         *,
         limits: jax.Array | None = None,
         on_chunk: Callable[[Stage], None] | None = None,
+        on_tokens: Callable[[Columns], None] | None = None,
     ) -> Rollout:
         if limits is None:
             limits = np.full(len(prompt_ids), max_new_tokens, np.int32)
@@ -86,6 +89,8 @@ def make_generate(
         prompts = (prompt_ids, prompt_mask, prompt_index, limits)
         if plan.chunk_steps is None:
             return programs.whole(plan, params, prompts, key, first_sample)
-        return generate_in_chunks(programs, plan, params, prompts, key, first_sample, on_chunk, stop)
+        return generate_in_chunks(
+            programs, plan, params, prompts, key, first_sample, on_chunk, on_tokens, stop
+        )
 
     return generate

@@ -23,6 +23,7 @@ from entropy_rl.rollout.state import (
     View,
     cut,
     rearrange,
+    so_far,
     to_rollout,
     trim,
     view,
@@ -94,6 +95,7 @@ class Programs:
 
         self.whole, self.begin, self.go_on, self.move = whole, begin, go_on, move
         self.tails, self.cut = tails, cut_alive
+        self.known = jax.jit(so_far)
         self.to_decode = jax.jit(policy.to_decode)
         self.finish = jax.jit(functools.partial(to_rollout, sampling))
         self.trim = jax.jit(functools.partial(trim, sampling))
