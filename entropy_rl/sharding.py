@@ -208,17 +208,24 @@ class Placement:
         """
         if self.mesh is None:
             return tree
-        rows = NamedSharding(self.mesh, PartitionSpec(DATA_AXES))
+        rows = self.of_rows()
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, np.asarray(x)), tree)
+
+    def of_rows(self) -> NamedSharding:
+        """The sharding of what `put_rows` returns; there must be a mesh."""
+        return NamedSharding(self.mesh, PartitionSpec(DATA_AXES))
 
     def put_prompts(self, tree: Any) -> Any:
         """Prompts for the sampler of this process: split over its devices, or whole if they do not divide."""
         if self.mesh is None:
             return tree
+        return jax.device_put(tree, self.of_prompts(len(jax.tree.leaves(tree)[0])))
+
+    def of_prompts(self, prompts: int) -> NamedSharding:
+        """The sharding of so many prompts in what `put_prompts` returns; there must be a mesh."""
         shares = math.prod(self.local_mesh.shape[axis] for axis in DATA_AXES)
-        prompts = len(jax.tree.leaves(tree)[0])
         spec = PartitionSpec() if prompts % shares else PartitionSpec(DATA_AXES)
-        return jax.device_put(tree, NamedSharding(self.local_mesh, spec))
+        return NamedSharding(self.local_mesh, spec)
 
     def make_to_decode(self, policy: Policy) -> Callable[[Params], Params]:
         """Builds `(params) -> decoding parameters` on the devices of this process: the sync of the sampler.
@@ -226,13 +233,9 @@ class Placement:
         Args:
           policy: The policy, made for the mesh.
         """
+        cast = self.make_cast(policy)
         if self.mesh is None:
-            return jax.jit(policy.to_decode)
-
-        @jax.jit
-        def cast(params: Params) -> Params:
-            decode = policy.to_decode(params)
-            return jax.lax.with_sharding_constraint(decode, self._shardings(decode, (TENSOR_AXIS,)))
+            return cast
 
         def local(x: jax.Array) -> jax.Array:
             sharding = NamedSharding(self.local_mesh, x.sharding.spec)
@@ -241,6 +244,22 @@ class Placement:
             return jax.make_array_from_single_device_arrays(x.shape, sharding, [pieces[d] for d in places])
 
         return lambda params: jax.tree.map(local, cast(params))
+
+    def make_cast(self, policy: Policy) -> Callable[[Params], Params]:
+        """The jitted part of `make_to_decode`: decoding parameters on all devices, split over tensor alone."""
+        if self.mesh is None:
+            return jax.jit(policy.to_decode)
+
+        @jax.jit
+        def cast(params: Params) -> Params:
+            decode = policy.to_decode(params)
+            return jax.lax.with_sharding_constraint(decode, self.of_decode(decode))
+
+        return cast
+
+    def of_decode(self, tree: Any) -> Any:
+        """The sharding of each leaf of decoding parameters, on all devices."""
+        return self._shardings(tree, (TENSOR_AXIS,))
 
 
 def _local_mesh(mesh: Mesh) -> Mesh:
