@@ -227,6 +227,28 @@ class Placement:
         spec = PartitionSpec() if prompts % shares else PartitionSpec(DATA_AXES)
         return NamedSharding(self.local_mesh, spec)
 
+    def constrain_rows(self, tree: Any) -> Any:
+        """Inside of a jitted function of this process: rows lie over its devices, heads of a cache as well.
+
+        Left to itself, the compiler would keep a copy of all caches on every device.
+
+        Args:
+          tree: Leaves [rows, ...], of caches [rows, K, ..., ...], or numbers.
+        """
+        if self.mesh is None:
+            return tree
+        shares = math.prod(self.local_mesh.shape[axis] for axis in DATA_AXES)
+
+        def constrain(x: jax.Array) -> jax.Array:
+            if x.ndim == 0:
+                return x
+            heads = x.ndim == 4 and x.shape[1] % self.local_mesh.shape[TENSOR_AXIS] == 0
+            spec = (DATA_AXES if x.shape[0] % shares == 0 else None, TENSOR_AXIS if heads else None)
+            spec = PartitionSpec(*spec[: x.ndim])
+            return jax.lax.with_sharding_constraint(x, NamedSharding(self.local_mesh, spec))
+
+        return jax.tree.map(constrain, tree)
+
     def make_to_decode(self, policy: Policy) -> Callable[[Params], Params]:
         """Builds `(params) -> decoding parameters` on the devices of this process: the sync of the sampler.
 

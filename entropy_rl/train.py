@@ -185,6 +185,7 @@ def make_programs(config: TrainConfig, model: Model, advantage: Transform) -> Pr
             top_p=rollout.top_p,
             schedule=config.schedule,
             stop=stop_rule(model.tokenizer, rollout.stop),
+            constrain=model.placement.constrain_rows,
         ),
         stats=jax.jit(make_stats_pass(model.policy, mesh=mesh, **stats_settings(config))),
         update=make_update(

@@ -1,0 +1,97 @@
+"""A plan as tables for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from entropy_rl.planning.chips import GiB
+from entropy_rl.planning.plan import Plan
+from entropy_rl.report.table import aligned
+
+if TYPE_CHECKING:
+    from entropy_rl.plan import PlanConfig
+
+_PER = ("program", "iteration", "inner iteration", "innermost iteration")
+
+
+def plan_text(plan: Plan, config: PlanConfig) -> str:
+    """Where it runs, its memory, its collectives, its least time."""
+    return "\n\n".join(
+        [_head(plan, config), _memory(plan), _collectives(plan), _work(plan), _totals(plan, config)]
+    )
+
+
+def _head(plan: Plan, config: PlanConfig) -> str:
+    layout, schedule, chip = plan.layout, plan.schedule, plan.devices.chip
+    rates = "rates not known"
+    if chip is not None:
+        rates = f"{chip.flops / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:.0f} GB/s ({chip.source})"
+    return "\n".join(
+        [
+            f"{plan.devices.name}: {layout.chips} chips, {plan.devices.hosts} hosts; "
+            f"mesh data {layout.data} x fsdp {layout.fsdp} x tensor {layout.tensor}",
+            f"of a chip: {plan.memory / GiB:.2f} GiB, {rates}",
+            f"rollout of a host: {layout.local_prompts * config.rollout.group_size} rows, "
+            f"{schedule.kind} with {schedule.slots} slots, prompts of {config.rollout.max_prompt_tokens} tokens",
+        ]
+    )
+
+
+def _memory(plan: Plan) -> str:
+    kept = [("kept by the run, per chip", "GiB")]
+    parts = plan.resident | ({} if plan.step.cache is None else {"KV cache, at its largest": plan.step.cache})
+    kept += [(name, _gib(size)) for name, size in parts.items()]
+    rows = [
+        ("GiB per chip", "arguments", "outputs", "aliased", "temporaries", "beside", "peak", "share of HBM")
+    ]
+    for phase in plan.step.phases:
+        program, beside = phase.program, _gib(sum(phase.beside.values()))
+        sizes = (program.arguments, program.outputs, program.aliased, program.temporaries)
+        cells = ["too large"] * 4 if program.refused is not None else [_gib(size) for size in sizes]
+        rows.append((program.name, *cells, beside, _gib(phase.peak), f"{phase.peak / plan.memory:.0%}"))
+    return f"{aligned(kept)}\n\n{aligned(rows)}\n" + "\n".join(
+        f"largest in {phase.program.name}: "
+        + ", ".join(f"{name} {_gib(size)}" for size, name in phase.program.largest[:3])
+        for phase in plan.step.phases
+    )
+
+
+def _collectives(plan: Plan) -> str:
+    rows = [("collectives, per chip, from the HLO", "kind", "per", "count", "GB")]
+    rows += [
+        (
+            phase.program.name,
+            collective.kind,
+            _PER[min(collective.depth, len(_PER) - 1)],
+            str(amount.count),
+            f"{amount.bytes / 1e9:.3f}",
+        )
+        for phase in plan.step.phases
+        for collective, amount in phase.program.collectives.items()
+    ]
+    return aligned(rows)
+
+
+def _work(plan: Plan) -> str:
+    rows = [("a step, per chip, counted from the shapes", "TFLOP", "GB", "seconds")]
+    for work in plan.works:
+        seconds = "-" if work.seconds is None else f"{work.seconds:.2f}"
+        rows.append((work.name, f"{work.flops / 1e12:.1f}", f"{work.bytes / 1e9:.1f}", seconds))
+    return aligned(rows)
+
+
+def _totals(plan: Plan, config: PlanConfig) -> str:
+    new = config.mean_new_tokens or config.rollout.max_new_tokens
+    assumed = f"every completion has {new:g} tokens; {config.efficiency:.0%} of the peak rates"
+    totals = plan.totals()
+    if not totals:
+        return f"no estimate of time: say --chip; {assumed}"
+    return (
+        f"at least {totals['step_seconds']:.1f} s per step, at most {totals['tokens_per_second']:.0f} tokens/s; "
+        f"{plan.steps} steps: {totals['hours']:.1f} h, {totals['chip_hours']:.0f} chip-hours\n({assumed}; "
+        "no network, no host, no judge, no waiting)"
+    )
+
+
+def _gib(size: float) -> str:
+    return f"{size / GiB:.2f}"
