@@ -17,7 +17,8 @@ class PlanConfig(TrainConfig):
     Args:
       topology: A TPU slice, such as v5e:4x4 or v5p:2x2x4, for the real TPU compiler.
       devices: Instead, so many virtual devices of this CPU.
-      chip: With devices, the chip whose memory and rates each is taken to have: v4, v5e, v5p, v6e, h100, h200.
+      chip: With devices, the chip whose memory and rates each is taken to have: v4, v5e, v5p, v6e, h100 or
+        h200.
       shape: The architecture where model.path is not there: qwen2.5-1.5b, qwen2.5-7b, qwen3-8b, llama3-8b.
       mean_new_tokens: Tokens of every completion in the estimate of time; null for rollout.max_new_tokens.
       efficiency: Share of the peak rates that is taken to be reached; with 1 times are lower bounds.

@@ -268,7 +268,7 @@ class Placement:
         return lambda params: jax.tree.map(local, cast(params))
 
     def make_cast(self, policy: Policy) -> Callable[[Params], Params]:
-        """The jitted part of `make_to_decode`: decoding parameters on all devices, split over tensor alone."""
+        """The jitted part of `make_to_decode`: decoding parameters on all devices, split over tensor."""
         if self.mesh is None:
             return jax.jit(policy.to_decode)
 

@@ -99,8 +99,8 @@ def abstract_run(config: TrainConfig, decoder: DecoderConfig, devices: Devices) 
     check_batching(batching, rollout.max_prompt_tokens + rollout.max_new_tokens)
     if batching.prompts_per_update % hosts:
         raise ValueError(
-            f"batching.prompts_per_update: {batching.prompts_per_update} is not allowed; allowed: multiples of "
-            f"{hosts}, the hosts that share the prompts of an update"
+            f"batching.prompts_per_update: {batching.prompts_per_update} is not allowed; allowed: multiples "
+            f"of {hosts}, the hosts that share the prompts of an update"
         )
     make = functools.partial(_policy, config, decoder, devices.backend)
     shapes = jax.eval_shape(make(None).init, jax.random.key(0))

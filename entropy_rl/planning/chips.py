@@ -28,8 +28,8 @@ class Chip(NamedTuple):
 _TPU = "https://cloud.google.com/tpu/docs/"
 _NVIDIA = "https://www.nvidia.com/en-us/data-center/"
 
-# Memory of TPUs: 32, 16, 95 and 32 GB in the sheets; here what libtpu 0.0.42 names as available when a program
-# is too large for it. Of GPUs: 80 and 141 GB.
+# Memory of TPUs: 32, 16, 95 and 32 GB in the sheets; here what libtpu 0.0.42 names as available when a
+# program is too large for it. Of GPUs: 80 and 141 GB, with products of dense matrices.
 CHIPS = {
     chip.name: chip
     for chip in (

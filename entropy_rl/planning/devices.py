@@ -36,9 +36,10 @@ class Devices:
 
 def start_on_cpu(devices: int | None) -> None:
     """Keeps jax, before it has a device, to the CPU with so many virtual devices."""
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # or libtpu looks for a TPU over the network
-    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
-    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    # Or libtpu looks for a TPU over the network, complains that there is none, and locks it for one process.
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    for name, value in (("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_ACCELERATOR_TYPE", "v5p-8")):
+        os.environ.setdefault(name, value)
     try:
         jax.config.update("jax_platforms", "cpu")
         if devices is not None:

@@ -32,7 +32,8 @@ def _head(plan: Plan, config: PlanConfig) -> str:
             f"mesh data {layout.data} x fsdp {layout.fsdp} x tensor {layout.tensor}",
             f"of a chip: {plan.memory / GiB:.2f} GiB, {rates}",
             f"rollout of a host: {layout.local_prompts * config.rollout.group_size} rows, "
-            f"{schedule.kind} with {schedule.slots} slots, prompts of {config.rollout.max_prompt_tokens} tokens",
+            f"{schedule.kind} with {schedule.slots} slots, "
+            f"prompts of {config.rollout.max_prompt_tokens} tokens",
         ]
     )
 
@@ -86,10 +87,11 @@ def _totals(plan: Plan, config: PlanConfig) -> str:
     totals = plan.totals()
     if not totals:
         return f"no estimate of time: say --chip; {assumed}"
+    rate = f"at most {totals['tokens_per_second']:.0f} tokens/s"
+    cost = f"{totals['hours']:.1f} h, {totals['chip_hours']:.0f} chip-hours"
     return (
-        f"at least {totals['step_seconds']:.1f} s per step, at most {totals['tokens_per_second']:.0f} tokens/s; "
-        f"{plan.steps} steps: {totals['hours']:.1f} h, {totals['chip_hours']:.0f} chip-hours\n({assumed}; "
-        "no network, no host, no judge, no waiting)"
+        f"at least {totals['step_seconds']:.1f} s per step, {rate}; {plan.steps} steps: {cost}\n"
+        f"({assumed}; no network, no host, no judge, no waiting)"
     )
 
 
