@@ -25,7 +25,7 @@ _VERBS = {
         "reinforcement learning; the same command again resumes the run",
     ),
     "plan": (
-        "entropy_rl.plan:PlanConfig",
+        "entropy_rl.planning.config:PlanConfig",
         "entropy_rl.plan:main",
         "whether a run compiles and fits, and what it costs, before there is a device",
     ),

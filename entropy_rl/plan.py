@@ -2,60 +2,47 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import sys
+from pathlib import Path
 
 from entropy_rl.cli import run_verb
-from entropy_rl.config import TrainConfig
-from entropy_rl.config_checks import require
-
-
-@dataclasses.dataclass(frozen=True)
-class PlanConfig(TrainConfig):
-    """A training run, planned without its devices, weights and data: `entropy-rl plan`.
-
-    Args:
-      topology: A TPU slice, such as v5e:4x4 or v5p:2x2x4, for the real TPU compiler.
-      devices: Instead, so many virtual devices of this CPU.
-      chip: With devices, the chip whose memory and rates each is taken to have: v4, v5e, v5p, v6e, h100 or
-        h200.
-      shape: The architecture where model.path is not there: qwen2.5-1.5b, qwen2.5-7b, qwen3-8b, llama3-8b.
-      mean_new_tokens: Tokens of every completion in the estimate of time; null for rollout.max_new_tokens.
-      efficiency: Share of the peak rates that is taken to be reached; with 1 times are lower bounds.
-      search: Meshes and micro-batches are tried; so many, the fastest by the shapes, are compiled. 0 plans
-        the config as it is.
-      output: A JSON file for all numbers; null for none.
-    """
-
-    topology: str | None = None
-    devices: int | None = None
-    chip: str | None = None
-    shape: str | None = None
-    mean_new_tokens: float | None = None
-    efficiency: float = 1.0
-    search: int = 0
-    output: str | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        require((self.topology is None) != (self.devices is None), "topology", self.topology, "it or devices")
-        require(self.devices is None or self.devices >= 1, "devices", self.devices, "whole numbers >= 1")
-        require(self.chip is None or self.devices is not None, "chip", self.chip, "null, or with devices")
-        require(0 < self.efficiency <= 1, "efficiency", self.efficiency, "0 < efficiency <= 1")
-        require(self.search >= 0, "search", self.search, "whole numbers >= 0")
-        longest, mean = self.rollout.max_new_tokens, self.mean_new_tokens
-        require(mean is None or 1 <= mean <= longest, "mean_new_tokens", mean, f"null, or 1 to {longest}")
+from entropy_rl.planning.config import PlanConfig
 
 
 def main(config: PlanConfig) -> None:
-    """The verb `plan` of the command line."""
-    # Here: `plan --help` need not wait for jax.
-    from entropy_rl.planning.devices import start_on_cpu
+    """The verb `plan` of the command line.
+
+    Raises:
+      ValueError: If the config cannot work.
+      MemoryError: If it does not fit, in a line that says what is too large.
+    """
+    # Here: `plan --help` need not wait for jax, and jax must not look for devices of its own.
+    from entropy_rl.planning.devices import start_on_cpu, topology_devices, virtual_devices
 
     start_on_cpu(config.devices)
-    from entropy_rl.planning.plan import plan
+    from entropy_rl.files import write_atomically
+    from entropy_rl.planning.plan import make_plan
+    from entropy_rl.planning.search import search, search_text
+    from entropy_rl.planning.shapes import find_shape
+    from entropy_rl.planning.table import plan_text
 
-    plan(config)
+    decoder = find_shape(config.model.path, config.shape)
+    if config.topology is not None:
+        devices = topology_devices(config.topology)
+    else:
+        devices = virtual_devices(config.devices, config.chip)
+    if config.search:
+        best, *others = search(config, decoder, devices)
+        print(f"{search_text([best, *others])}\n")
+    else:
+        best, others = make_plan(config, decoder, devices), []
+    print(plan_text(best))
+    if config.output is not None:
+        plain = best.to_plain() | {"others": [other.to_plain() for other in others]}
+        write_atomically(Path(config.output), json.dumps(plain, indent=1) + "\n")
+    if best.too_large is not None:
+        raise MemoryError(best.too_large)
 
 
 if __name__ == "__main__":

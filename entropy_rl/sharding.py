@@ -69,11 +69,14 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"mesh.tensor: {sizes[2]} is not allowed; allowed: divisors of {own}, the devices of a process"
         )
     make = partial(jax.make_mesh, sizes, _AXES, axis_types=(AxisType.Auto,) * 3)
-    # On the first devices if there are more. jax arranges them by how they are connected.
-    mesh = make(devices=devices[:used])
-    if processes > 1 and not _rows_lie_in_order(mesh):
+    # On the first devices if there are more. jax arranges them by how they are connected, where it can.
+    try:
+        mesh = make(devices=devices[:used])
+    except NotImplementedError:  # an axis is no product of physical ones
+        mesh = None
+    if mesh is None or (processes > 1 and not _rows_lie_in_order(mesh)):
         devices.sort(key=lambda device: (device.process_index, device.id))
-        mesh = Mesh(np.array(devices).reshape(sizes), _AXES, axis_types=(AxisType.Auto,) * 3)
+        mesh = Mesh(np.array(devices[:used]).reshape(sizes), _AXES, axis_types=(AxisType.Auto,) * 3)
     return mesh
 
 

@@ -196,7 +196,7 @@ def test_collectives_are_counted_as_often_as_their_loops_run():
 
 def test_the_least_time_of_a_step_is_that_counted_by_hand(directory):
     from entropy_rl.config_file import parse_config
-    from entropy_rl.plan import PlanConfig
+    from entropy_rl.planning.config import PlanConfig
 
     recipe = str(ROOT / "configs/qwen2_5_7b_grpo_entropy.yaml")
     config = parse_config(PlanConfig, "plan", ["--config", recipe, "--topology", "v5p:2x2x4"])

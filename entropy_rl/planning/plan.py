@@ -1,26 +1,20 @@
-"""`entropy-rl plan`: one run, compiled for devices that need not be there, as numbers and as a table."""
+"""One run, compiled for devices that need not be there, as numbers."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from entropy_rl.files import write_atomically
 from entropy_rl.models import DecoderConfig
 from entropy_rl.planning.abstract import AbstractRun, abstract_run
-from entropy_rl.planning.devices import Devices, topology_devices, virtual_devices
+from entropy_rl.planning.config import PlanConfig
+from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.estimate import Layout, Work, estimate, step_seconds
 from entropy_rl.planning.fit import what_is_too_large
-from entropy_rl.planning.shapes import find_shape
 from entropy_rl.planning.step import Step, compile_step, resident_bytes, sampler
 from entropy_rl.rollout.schedule import Schedule, device_memory
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
-
-if TYPE_CHECKING:
-    from entropy_rl.plan import PlanConfig
 
 _SECONDS_PER_HOUR = 3600
 
@@ -30,6 +24,7 @@ class Plan:
     """What is known of a run before it starts. Bytes and operations are those of one chip.
 
     Attributes:
+      config: Of the run.
       devices: What it runs on.
       layout: How the work is shared.
       schedule: Of the rollout of a host.
@@ -37,11 +32,10 @@ class Plan:
       resident: What a run keeps in the memory.
       step: The compiled programs.
       works: The phases of a step as the shapes count them.
-      tokens: Response tokens of a step.
-      steps: Of the run.
       too_large: The line on what does not fit; None if all does.
     """
 
+    config: PlanConfig
     devices: Devices
     layout: Layout
     schedule: Schedule
@@ -49,9 +43,12 @@ class Plan:
     resident: dict[str, int]
     step: Step
     works: list[Work]
-    tokens: float
-    steps: int
     too_large: str | None
+
+    @property
+    def new_tokens(self) -> float:
+        """Tokens that every completion is taken to have."""
+        return self.config.mean_new_tokens or self.config.rollout.max_new_tokens
 
     @property
     def step_seconds(self) -> float | None:
@@ -63,10 +60,11 @@ class Plan:
         seconds = self.step_seconds
         if seconds is None:
             return {}
-        hours = seconds * self.steps / _SECONDS_PER_HOUR
+        hours = seconds * self.config.steps / _SECONDS_PER_HOUR
+        tokens = self.config.rollout.prompts * self.config.rollout.group_size * self.new_tokens
         return {
             "step_seconds": seconds,
-            "tokens_per_second": self.tokens / seconds,
+            "tokens_per_second": tokens / seconds,
             "hours": hours,
             "chip_hours": hours * self.layout.chips,
         }
@@ -89,6 +87,7 @@ class Plan:
             "chips": self.layout.chips,
             "hosts": self.devices.hosts,
             "mesh": {axis: getattr(self.layout, axis) for axis in (*DATA_AXES, TENSOR_AXIS)},
+            "tokens_per_micro_batch": self.config.batching.tokens_per_micro_batch,
             "chip": self.devices.chip and self.devices.chip._asdict(),
             "memory": self.memory,
             "schedule": self.schedule._asdict(),
@@ -96,34 +95,13 @@ class Plan:
             "cache": self.step.cache,
             "programs": phases,
             "work": [dataclasses.asdict(work) for work in self.works],
-            "tokens_per_step": self.tokens,
-            "steps": self.steps,
+            "new_tokens": self.new_tokens,
+            "efficiency": self.config.efficiency,
+            "steps": self.config.steps,
             **self.totals(),
             "fits": self.too_large is None,
             "too_large": self.too_large,
         }
-
-
-def plan(config: PlanConfig) -> None:
-    """Plans what a config says, and prints it.
-
-    Raises:
-      ValueError: If the config cannot work.
-      MemoryError: If it does not fit, in a line that says what is too large.
-    """
-    from entropy_rl.planning.table import plan_text
-
-    decoder = find_shape(config.model.path, config.shape)
-    if config.topology is not None:
-        devices = topology_devices(config.topology)
-    else:
-        devices = virtual_devices(config.devices, config.chip)
-    made = make_plan(config, decoder, devices)
-    print(plan_text(made, config))
-    if config.output is not None:
-        write_atomically(Path(config.output), json.dumps(made.to_plain(), indent=1) + "\n")
-    if made.too_large is not None:
-        raise MemoryError(made.too_large)
 
 
 def say(line: str) -> None:
@@ -140,17 +118,15 @@ def make_plan(config: PlanConfig, decoder: DecoderConfig, devices: Devices) -> P
     run, memory = abstract_run(config, decoder, devices), chip_memory(devices)
     programs, schedule = sampler(run, memory)
     step, layout = compile_step(run, programs, schedule, say), layout_of(run)
-    new = config.mean_new_tokens or config.rollout.max_new_tokens
     return Plan(
+        config=config,
         devices=devices,
         layout=layout,
         schedule=schedule,
         memory=memory,
         resident=resident_bytes(run),
         step=step,
-        works=estimate(config, decoder, layout, schedule, new, devices.chip, config.efficiency),
-        tokens=config.rollout.prompts * config.rollout.group_size * new,
-        steps=config.steps,
+        works=work_of(config, decoder, layout, schedule, devices),
         too_large=what_is_too_large(step.phases, memory, config, schedule),
     )
 
@@ -166,3 +142,11 @@ def layout_of(run: AbstractRun) -> Layout:
     """How a run shares its work."""
     sizes = {"data": 1, "fsdp": 1, "tensor": 1} if run.mesh is None else dict(run.mesh.shape)
     return Layout(**sizes, local_chips=run.local_chips, local_prompts=run.local_prompts)
+
+
+def work_of(
+    config: PlanConfig, decoder: DecoderConfig, layout: Layout, schedule: Schedule, devices: Devices
+) -> list[Work]:
+    """The phases of a step as the shapes count them, with the tokens and the efficiency that are assumed."""
+    new = config.mean_new_tokens or config.rollout.max_new_tokens
+    return estimate(config, decoder, layout, schedule, new, devices.chip, config.efficiency)

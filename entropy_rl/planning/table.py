@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from entropy_rl.planning.chips import GiB
 from entropy_rl.planning.plan import Plan
 from entropy_rl.report.table import aligned
 
-if TYPE_CHECKING:
-    from entropy_rl.plan import PlanConfig
-
 _PER = ("program", "iteration", "inner iteration", "innermost iteration")
 
 
-def plan_text(plan: Plan, config: PlanConfig) -> str:
+def plan_text(plan: Plan) -> str:
     """Where it runs, its memory, its collectives, its least time."""
-    return "\n\n".join(
-        [_head(plan, config), _memory(plan), _collectives(plan), _work(plan), _totals(plan, config)]
-    )
+    return "\n\n".join([_head(plan), _memory(plan), _collectives(plan), _work(plan), _totals(plan)])
 
 
-def _head(plan: Plan, config: PlanConfig) -> str:
+def _head(plan: Plan) -> str:
     layout, schedule, chip = plan.layout, plan.schedule, plan.devices.chip
+    rollout = plan.config.rollout
     rates = "rates not known"
     if chip is not None:
         rates = f"{chip.flops / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:.0f} GB/s ({chip.source})"
@@ -31,9 +25,9 @@ def _head(plan: Plan, config: PlanConfig) -> str:
             f"{plan.devices.name}: {layout.chips} chips, {plan.devices.hosts} hosts; "
             f"mesh data {layout.data} x fsdp {layout.fsdp} x tensor {layout.tensor}",
             f"of a chip: {plan.memory / GiB:.2f} GiB, {rates}",
-            f"rollout of a host: {layout.local_prompts * config.rollout.group_size} rows, "
+            f"rollout of a host: {layout.local_prompts * rollout.group_size} rows, "
             f"{schedule.kind} with {schedule.slots} slots, "
-            f"prompts of {config.rollout.max_prompt_tokens} tokens",
+            f"prompts of {rollout.max_prompt_tokens} tokens",
         ]
     )
 
@@ -65,7 +59,7 @@ def _collectives(plan: Plan) -> str:
             collective.kind,
             _PER[min(collective.depth, len(_PER) - 1)],
             str(amount.count),
-            f"{amount.bytes / 1e9:.3f}",
+            _number(amount.bytes / 1e9),
         )
         for phase in plan.step.phases
         for collective, amount in phase.program.collectives.items()
@@ -76,24 +70,29 @@ def _collectives(plan: Plan) -> str:
 def _work(plan: Plan) -> str:
     rows = [("a step, per chip, counted from the shapes", "TFLOP", "GB", "seconds")]
     for work in plan.works:
-        seconds = "-" if work.seconds is None else f"{work.seconds:.2f}"
-        rows.append((work.name, f"{work.flops / 1e12:.1f}", f"{work.bytes / 1e9:.1f}", seconds))
+        seconds = "-" if work.seconds is None else _number(work.seconds)
+        rows.append((work.name, _number(work.flops / 1e12), _number(work.bytes / 1e9), seconds))
     return aligned(rows)
 
 
-def _totals(plan: Plan, config: PlanConfig) -> str:
-    new = config.mean_new_tokens or config.rollout.max_new_tokens
-    assumed = f"every completion has {new:g} tokens; {config.efficiency:.0%} of the peak rates"
+def _totals(plan: Plan) -> str:
+    efficiency, steps = plan.config.efficiency, plan.config.steps
+    assumed = f"every completion has {plan.new_tokens:g} tokens; {efficiency:.0%} of the peak rates"
     totals = plan.totals()
     if not totals:
         return f"no estimate of time: say --chip; {assumed}"
     rate = f"at most {totals['tokens_per_second']:.0f} tokens/s"
     cost = f"{totals['hours']:.1f} h, {totals['chip_hours']:.0f} chip-hours"
     return (
-        f"at least {totals['step_seconds']:.1f} s per step, {rate}; {plan.steps} steps: {cost}\n"
+        f"at least {totals['step_seconds']:.1f} s per step, {rate}; {steps} steps: {cost}\n"
         f"({assumed}; no network, no host, no judge, no waiting)"
     )
 
 
+def _number(value: float) -> str:
+    """Two digits behind the point, or the first digit that is not 0."""
+    return f"{value:.2f}" if value == 0 or value >= 0.01 else f"{value:.1g}"
+
+
 def _gib(size: float) -> str:
-    return f"{size / GiB:.2f}"
+    return _number(size / GiB)
