@@ -8,13 +8,17 @@ import yaml
 from tiny_runs import ROOT, TRAIN
 
 from entropy_rl.cli import main
+from entropy_rl.config import MeshConfig
 from entropy_rl.planning import counting
 from entropy_rl.planning.chips import CHIPS
 from entropy_rl.planning.collectives import Amount, Collective, find_collectives
-from entropy_rl.planning.compiled import _refused
+from entropy_rl.planning.compiled import Program, _refused
+from entropy_rl.planning.devices import topology_devices
 from entropy_rl.planning.estimate import Layout, estimate
 from entropy_rl.planning.shapes import SHAPES
+from entropy_rl.planning.step import Phase, Step
 from entropy_rl.rollout.schedule import Schedule
+from entropy_rl.sharding import make_mesh
 
 # Two layers of 4 heads and 2 KV heads of 16 dimensions.
 MODEL = {
@@ -239,6 +243,26 @@ def test_the_table_of_shapes_is_that_of_the_published_models():
     }
 
 
+def test_a_search_compiles_so_many_and_puts_what_fits_first(directory, monkeypatch, capsys):
+    monkeypatch.chdir(directory)
+    compiled = []
+
+    def compile_step(run, *_):
+        compiled.append(run)
+        peak = 2**40 if len(compiled) == 1 else 2**20
+        return Step([Phase(Program("update", 0.0, temporaries=peak), {})], None)
+
+    monkeypatch.setattr("entropy_rl.planning.plan.compile_step", compile_step)
+    arguments = ["--devices", "4", "--chip", "v5e", "--search", "3", "--output", "search.json"]
+    assert main(["plan", "--config", "train.yaml", *arguments]) == 0
+    assert len(compiled) == 3
+    out, err = capsys.readouterr()
+    assert err.count("search: ") == 4
+    assert [line.split()[-1] for line in out.splitlines()[1:4]] == ["fits", "fits", "large"]
+    plan = json.loads((directory / "search.json").read_text())
+    assert plan["fits"] and len(plan["others"]) == 2 and not plan["others"][-1]["fits"]
+
+
 # --- errors ------------------------------------------------------------------------------------------------
 
 ON_8 = ("--devices", "8")
@@ -291,6 +315,8 @@ def test_a_tiny_model_is_planned_for_a_slice_that_nobody_has(directory, monkeypa
     monkeypatch.chdir(directory)
     before = jax.config.jax_enable_compilation_cache
     arguments = ["--topology", "v5e:2x2", "--mesh.fsdp", "2", "--mesh.tensor", "2", "--output", "tpu.json"]
+    # Rows of one length: one shape of attention to compile.
+    arguments += ["--rollout.max_prompt_tokens", "4", "--rollout.max_new_tokens", "4"]
     try:
         assert main(["plan", "--config", "train.yaml", *arguments]) == 0
     finally:
@@ -306,3 +332,17 @@ def test_a_tiny_model_is_planned_for_a_slice_that_nobody_has(directory, monkeypa
 def test_a_slice_that_does_not_exist_is_refused_in_a_line(refused):
     pytest.importorskip("libtpu", reason="libtpu is not installed: no TPU compiler")
     assert refused("--topology", "v6e:3x3").startswith("topology: 'v6e:3x3' is not allowed: Topology layout")
+
+
+@pytest.mark.tpu_compiler
+def test_a_mesh_that_no_wiring_suits_has_its_tensor_groups_within_hosts():
+    pytest.importorskip("libtpu", reason="libtpu is not installed: no TPU compiler")
+    before = jax.config.jax_enable_compilation_cache
+    try:
+        devices = topology_devices("v6e:8x8")
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+    mesh = make_mesh(MeshConfig(fsdp=16, tensor=4), devices.all)
+    hosts = [{device.process_index for device in group} for group in mesh.devices.reshape(-1, 4)]
+    assert hosts == [{number} for number in range(16)]
+    assert len(devices.host) == 4 and devices.hosts == 16

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from entropy_rl.advantages import build_advantage
@@ -105,6 +106,10 @@ def abstract_run(config: TrainConfig, decoder: DecoderConfig, devices: Devices) 
     make = functools.partial(_policy, config, decoder, devices.backend)
     shapes = jax.eval_shape(make(None).init, jax.random.key(0))
     placement = Placement(mesh, decoder.num_kv_heads)
+    if mesh is not None:
+        local = placement.local_mesh
+        host = np.array(devices.host[: local.size]).reshape(local.devices.shape)
+        placement.local_mesh = Mesh(host, local.axis_names, axis_types=local.axis_types)
     nothing = dict(tokenizer=None, eos_ids=(0,), pad_id=0, directory=Path())
     model = make_model(make, shapes, decoder, placement, **nothing)
     programs = make_programs(config, model, build_advantage(config.advantage, rollout.group_size))

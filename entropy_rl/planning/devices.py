@@ -23,6 +23,8 @@ class Devices:
       name: For people.
       backend: cpu or tpu.
       all: All devices, for ahead-of-time compilation.
+      host: Those of one host, as a slice of their own where there are more: the compiler of a program for a
+        part of a slice would not find its devices.
       hosts: Processes that they belong to.
       chip: What a device can do; None if that is not known.
     """
@@ -30,6 +32,7 @@ class Devices:
     name: str
     backend: str
     all: Sequence[jax.Device]
+    host: Sequence[jax.Device]
     hosts: int
     chip: Chip | None
 
@@ -63,7 +66,9 @@ def virtual_devices(count: int, chip: str | None) -> Devices:
     found = jax.devices("cpu")
     if len(found) < count:
         raise ValueError(f"devices: {count} is not allowed; allowed: at most {len(found)} in this process")
-    return Devices(f"{count} virtual CPU devices", "cpu", found[:count], 1, chip and CHIPS[chip])
+    return Devices(
+        f"{count} virtual CPU devices", "cpu", found[:count], found[:count], 1, chip and CHIPS[chip]
+    )
 
 
 def topology_devices(name: str) -> Devices:
@@ -87,12 +92,16 @@ def topology_devices(name: str) -> Devices:
 
     # The two cores of a v4 chip are one device, as they are by default on a real one.
     more = {"chip_config_name": "megacore"} if generation == "v4" else {}
+    of_host = f"{generation}:{'2x2' if generation in ('v5e', 'v6e') else '2x2x1'}"
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more).devices
+        found, host = (
+            topologies.get_topology_desc(platform="tpu", topology_name=slice_name, **more).devices
+            for slice_name in (name, of_host)
+        )
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0].rpartition("INVALID_ARGUMENT: ")[2]
         raise ValueError(f"topology: {name!r} is not allowed: {reason}; {allowed}") from None
     # The cache of compiled programs is for devices that exist.
     jax.config.update("jax_enable_compilation_cache", False)
     hosts = len({device.process_index for device in found})
-    return Devices(f"TPU {name}", "tpu", found, hosts, CHIPS[generation])
+    return Devices(f"TPU {name}", "tpu", found, host, hosts, CHIPS[generation])
