@@ -133,6 +133,12 @@ Used 19.50G of 15.75G hbm. Exceeded hbm capacity by 3.75G.
     assert program.refused == program.peak == int(19.5 * 2**30)
     assert program.largest[0] == (4 * 2**30, "mlp/up_proj/dot_general f32[8192,65536]")
     assert program.largest[1] == (2**29, "bf16[4096,65536]")
+    # Its other words are of the temporaries alone.
+    message = "RESOURCE_EXHAUSTED: ... required for HLO temporaries (21.25G) exceeds available HBM (15.75G)."
+    state = {"state": jax.ShapeDtypeStruct((2**20,), "float32")}
+    program = _refused("update", 1.0, message, state)
+    assert program.peak == int(21.25 * 2**30) + 2**22
+    assert program.largest == ((2**22, "state float32[1048576]"),)
 
 
 # --- collectives -------------------------------------------------------------------------------------------

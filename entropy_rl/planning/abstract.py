@@ -49,11 +49,6 @@ class AbstractRun:
     local_prompts: int
 
     @property
-    def local_rows(self) -> int:
-        """Completions of a host in a step."""
-        return self.local_prompts * self.config.rollout.group_size
-
-    @property
     def local_chips(self) -> int:
         """Devices of a host that the run uses."""
         return 1 if self.mesh is None else self.model.placement.local_mesh.size

@@ -12,7 +12,8 @@ import jax
 
 from entropy_rl.planning.collectives import Amount, Collective, array_bytes, find_collectives
 
-_USED = re.compile(r"Used ([\d.]+[KMGT]?) of|(?:temporaries|usage|required)[^()]*\(([\d.]+[KMGT]?)\)")
+_USED = re.compile(r"Used ([\d.]+[KMGT]?) of")
+_TEMPORARIES = re.compile(r"required for HLO temporaries \(([\d.]+[KMGT]?)\)")
 _ALLOCATION = re.compile(r"Size: ([\d.]+[KMGT]?).*?(?:Operator: op_name=\"([^\"]*)\".*?)?Shape: (\S+)", re.S)
 _RESULT = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (\w+)\[([\d,]+)\]\S* (?!parameter)([a-z\-]+)\(.*$", re.M)
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
@@ -138,7 +139,8 @@ def _largest(buffers: list[tuple[int, str]]) -> tuple[tuple[int, str], ...]:
 
 
 def _refused(name: str, seconds: float, message: str, arguments: Any) -> Program:
-    used = [_bytes(next(filter(None, groups))) for groups in _USED.findall(message)]
+    used = [_bytes(size) for size in _USED.findall(message)]
+    used += [_bytes(size) + tree_bytes(arguments) for size in _TEMPORARIES.findall(message)]
     listed = [
         (_bytes(size), f"{_short(where)} {shape.partition('{')[0]}".strip())
         for size, where, shape in _ALLOCATION.findall(message)

@@ -140,10 +140,11 @@ def _add_rollout(
     if begun is None:
         return None
     asked, state, _ = begun
-    for before, room in zip(rooms[-2:-1], rooms[-1:], strict=False):  # the largest step
-        grown = jax.eval_shape(lambda s, before=before: programs.move(s, rows, before), state)
-        state = jax.tree.map(lambda x, s: _at(x, s.sharding), grown, state)
-        state = add_without_params("cache growth", programs.move.lower(state, rows, room), {"state": state})
+    if len(rooms) > 1:  # the cache before it grows for the last time lies like the first
+        before = jax.eval_shape(lambda state: programs.move(state, rows, rooms[-2]), state)
+        state = _at(before, jax.tree.map(lambda x: x.sharding, state))
+        lowered = programs.move.lower(state, rows, rooms[-1])
+        state = add_without_params("cache growth", lowered, {"state": state})
         if state is None:
             return None
     named = {"params": params, "request": asked, "state": state}
