@@ -62,8 +62,10 @@ def positional_names(cls: type) -> list[str]:
 
 
 def _documents(cls: type) -> dict[str, str]:
-    """What the class's docstring says of each field."""
-    return {p.arg_name: " ".join(p.description.split()) for p in docstring_parser.parse(cls.__doc__).params}
+    """What the docstring of the class, or of one that it extends, says of each field."""
+    classes = [base for base in reversed(cls.__mro__) if dataclasses.is_dataclass(base)]
+    params = [param for base in classes for param in docstring_parser.parse(base.__doc__).params]
+    return {param.arg_name: " ".join(param.description.split()) for param in params}
 
 
 def _field(field: dataclasses.Field, hint: Any, path: str, document: str, width: int) -> list[str]:

@@ -26,7 +26,7 @@ FLOORS = {
     4: """tasks prompts demonstrations checkpoint bad_updates metrics scoring loading evaluation interrupt
           config_file config_help files report run run_directory stop_strings compile_log hosts
           rollout_metrics recorded text_scoring run_dynamics sentence_encoder provenance""",
-    5: "train replay warmstart evaluate export data compare analyze html_report sample cli",
+    5: "train replay warmstart evaluate export data compare analyze html_report sample plan planning cli",
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 

@@ -12,6 +12,7 @@ looks for stop strings. Without, everything is one program.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,6 +37,7 @@ def make_generate(
     top_p: float = 1.0,
     schedule: ScheduleConfig = ScheduleConfig(),
     stop: StopRule | None = None,
+    constrain: Callable[[Any], Any] = lambda tree: tree,
 ) -> GenerateFn:
     """Makes a sampler. Its programs are compiled when they are first needed.
 
@@ -49,6 +51,8 @@ def make_generate(
       top_p: Nucleus mass.
       schedule: Which rows are decoded when. Changes memory and speed, and no result but the last digits.
       stop: Ends completions at strings of the user; needs `schedule.chunk_steps`.
+      constrain: Says how rows and their caches lie on a mesh, and returns them, as `Placement.constrain_rows`
+        does.
 
     Returns:
       A function `(params, prompt_ids int32[P, S], prompt_mask bool[P, S], prompt_index int32[P], key,
@@ -69,7 +73,7 @@ def make_generate(
         raise ValueError("stop: stop strings need a schedule with chunk_steps, which is not static")
     eos = tuple(sorted(set(eos_ids)))
     sampling = Sampling(group_size, max_new_tokens, eos, pad_id, temperature, top_p)
-    programs = Programs(policy, sampling)
+    programs = Programs(policy, sampling, constrain)
 
     def generate(
         params: Params,
