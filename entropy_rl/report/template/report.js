@@ -26,6 +26,7 @@ const number = (x, digits = 4) => (x === null || x === undefined ? "–" : Strin
 function showTip(event, lines) {
   tip.replaceChildren(...lines);
   tip.hidden = false;
+  tip.style.left = "0"; // or the edge of the window would narrow it
   const box = tip.getBoundingClientRect();
   const left = Math.min(event.clientX + 14, innerWidth - box.width - 6);
   const above = event.clientY - box.height - 12;
