@@ -16,7 +16,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["entropy_rl", "entropy_rl.*"]),
-    package_data={"entropy_rl": ["assets/**/*"]},
+    package_data={"entropy_rl": ["assets/**/*", "report/template/*"]},
     install_requires=[
         # XLA:CPU of jaxlib 0.11.1 rewrites whole buffers in loops; 0.10.2 and 0.11.0 do not.
         "jax>=0.10.2,!=0.11.1",
@@ -42,6 +42,7 @@ setup(
         "cuda": ["jax[cuda12]"],
         "report": ["matplotlib>=3.10"],
         "wandb": ["wandb>=0.31"],
+        "notebooks": ["ipykernel>=6", "nbmake>=1.5", "matplotlib>=3.10"],
         "test": ["pytest>=8", "pytest-xdist>=3.8", "ruff>=0.14", "matplotlib>=3.10"],
     },
     entry_points={"console_scripts": ["entropy-rl=entropy_rl.cli:main"]},

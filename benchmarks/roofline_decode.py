@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 
-import counting
 import jax
 import jax.numpy as jnp
 import numpy as np
 import roofline_model as model
-from counting import Cost
 from roofline_machine import say, timed
 from roofline_setup import Setup, measurement
 
+from entropy_rl.planning import counting
+from entropy_rl.planning.counting import Cost
 from entropy_rl.rollout.programs import Programs
 from entropy_rl.rollout.state import Sampling, State, View
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import counting
 import jax
 import jax.numpy as jnp
 
 from entropy_rl.models.decoder import DecoderConfig
+from entropy_rl.planning import counting
 
 GiB = 2**30
 _QWEN = dict(rope_theta=1e6, norm_eps=1e-6, qkv_bias=True, qk_norm=False)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from counting import Cost
 from roofline_machine import Machine
 
 from entropy_rl.models.decoder import DecoderConfig
+from entropy_rl.planning.counting import Cost
 from entropy_rl.types import Policy
 
 

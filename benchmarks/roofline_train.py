@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import counting
 import jax
 import numpy as np
 import roofline_model as model
-from counting import Cost
 from roofline_machine import say, timed
 from roofline_setup import Setup, measurement
 
 from entropy_rl.advantages import chain, group_normalize, shape_by_entropy
 from entropy_rl.config import OptimizerConfig
 from entropy_rl.optimizer import make_optimizer
+from entropy_rl.planning import counting
+from entropy_rl.planning.counting import Cost
 from entropy_rl.rollout import make_generate
 from entropy_rl.train_step import init_state, make_batch, make_stats_pass, make_update
 from entropy_rl.types import TrainBatch, TrainState

@@ -1,7 +1,7 @@
 """`entropy-rl <verb>`: reads the config, checks it, and calls the program.
 
 Exit codes: 0 done; 2 bad input, with one line that says what; 1 the machine said no (a full disk, no
-rights); 128 + N stopped by signal N with everything saved.
+rights, a plan that does not fit); 128 + N stopped by signal N with everything saved.
 """
 
 from __future__ import annotations
@@ -24,10 +24,20 @@ _VERBS = {
         "entropy_rl.train:main",
         "reinforcement learning; the same command again resumes the run",
     ),
+    "plan": (
+        "entropy_rl.planning.config:PlanConfig",
+        "entropy_rl.plan:main",
+        "whether a run compiles and fits, and what it costs, before there is a device",
+    ),
     "warmstart": (
         "entropy_rl.warmstart_config:WarmstartConfig",
         "entropy_rl.warmstart:main",
         "supervised training from scratch on a task's own demonstrations",
+    ),
+    "sample": (
+        "entropy_rl.sample:SampleConfig",
+        "entropy_rl.sample:main",
+        "one answer on the terminal as it comes, each token shaded by its entropy",
     ),
     "evaluate": (
         "entropy_rl.config:EvaluateConfig",
@@ -43,6 +53,11 @@ _VERBS = {
         "entropy_rl.analyze:AnalyzeConfig",
         "entropy_rl.analyze:main",
         "entropy of pivotal tokens, reflective actions and rare behaviours",
+    ),
+    "report": (
+        "entropy_rl.html_report:ReportConfig",
+        "entropy_rl.html_report:main",
+        "runs on one page of HTML, with every token of their responses",
     ),
     "replay": (
         "entropy_rl.replay:ReplayConfig",
@@ -144,7 +159,7 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # whoever read our output has gone, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         if os.environ.get("ENTROPY_RL_TRACEBACK"):
             raise
         print(f"entropy-rl {verb}: {_in_one_line(error)}", file=sys.stderr)

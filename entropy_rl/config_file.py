@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from entropy_rl.config_help import config_help, positional_fields
+from entropy_rl.config_help import config_help, positional_fields, positional_names
 from entropy_rl.factories import check_value, default_of, has_default, section_of, unknown
 
 Config = TypeVar("Config")
@@ -29,9 +29,9 @@ def parse_config(cls: type[Config], verb: str, arguments: Sequence[str]) -> Conf
     to a list.
 
     Args:
-      cls: The config's dataclass. Its class variable POSITIONAL, if there is one, names the fields that are
-        given without `--`, in order; its ALSO_READS has the configs whose files it can read as well: what
-        these have and `cls` has not is left out.
+      cls: The config's dataclass. Its class variable POSITIONAL, if there is one, has the dotted paths of the
+        fields that are given without `--`, in order, of which a list takes all that come; its ALSO_READS has
+        the configs whose files it can read as well: what these have and `cls` has not is left out.
       verb: The verb of the command line, for its help.
       arguments: The command line after the verb.
 
@@ -64,18 +64,25 @@ def parse_config(cls: type[Config], verb: str, arguments: Sequence[str]) -> Conf
 def _read_arguments(cls: type, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """What the command line and the files on it give, merged in order, and those files."""
     given, files = {}, []
-    rest, positional = iter(arguments), iter(positional_fields(cls))
+    rest, positional = iter(arguments), list(positional_fields(cls))
     for argument in rest:
         option, equals, value = argument.partition("=")
         name = option.removeprefix("--")
         if name == option or not name:
-            field = next(positional, None)
+            field = positional[0] if positional else None
             if field is None or not name:
-                places = "".join(f"{field.upper()}, " for field in positional_fields(cls))
+                places = "".join(f"{place}, " for place in positional_names(cls))
                 raise ValueError(
                     f"{argument!r} is not allowed; allowed: {places}--config FILE, --dotted.path VALUE"
                 )
-            given[field] = _check(_type_at(cls, field, [field]), argument, field)
+            path = field.split(".")
+            hint = _type_at(cls, field, path)
+            if typing.get_origin(hint) is list:  # it takes all that come
+                plain = _at(given, path, []) + [argument]
+            else:
+                plain = argument
+                positional.pop(0)
+            _put(cls, given, path, _check(hint, plain, field))
             continue
         if option == _PRINT:
             raise ValueError(f"{argument!r} is not allowed; {_PRINT} takes no value")

@@ -24,7 +24,7 @@ _TYPES = {int: "INT", float: "NUMBER", str: "TEXT", bool: "{true,false}", list: 
 def config_help(cls: type, verb: str) -> str:
     """Every setting of a config with its type, its meaning and its default."""
     width = min(110, shutil.get_terminal_size().columns)
-    places = "".join(f"{field.upper()} " for field in positional_fields(cls))
+    places = "".join(f"{place} " for place in positional_names(cls))
     lines = [
         f"usage: entropy-rl {verb} {places}[--config FILE] [--dotted.path VALUE ...]",
         "",
@@ -52,13 +52,20 @@ def config_help(cls: type, verb: str) -> str:
 
 
 def positional_fields(cls: type) -> tuple[str, ...]:
-    """The fields of a config that are given without `--`, in order."""
+    """The dotted paths of the fields of a config that are given without `--`, in order."""
     return getattr(cls, "POSITIONAL", ())
 
 
+def positional_names(cls: type) -> list[str]:
+    """What these are called in a usage line."""
+    return [field.removesuffix(".path").upper() for field in positional_fields(cls)]
+
+
 def _documents(cls: type) -> dict[str, str]:
-    """What the class's docstring says of each field."""
-    return {p.arg_name: " ".join(p.description.split()) for p in docstring_parser.parse(cls.__doc__).params}
+    """What the docstring of the class, or of one that it extends, says of each field."""
+    classes = [base for base in reversed(cls.__mro__) if dataclasses.is_dataclass(base)]
+    params = [param for base in classes for param in docstring_parser.parse(base.__doc__).params]
+    return {param.arg_name: " ".join(param.description.split()) for param in params}
 
 
 def _field(field: dataclasses.Field, hint: Any, path: str, document: str, width: int) -> list[str]:

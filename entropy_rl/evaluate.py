@@ -16,6 +16,7 @@ from entropy_rl.evaluation import Evaluation, evaluate_into, evaluation_prompts
 from entropy_rl.interrupt import catch_signals
 from entropy_rl.loading import load_model
 from entropy_rl.metrics import Progress
+from entropy_rl.provenance import record_start
 from entropy_rl.report import curve_of, evaluation_table, write_pass_at_k
 from entropy_rl.run_directory import check_directory, claim_directory
 from entropy_rl.sharding import make_mesh
@@ -53,6 +54,7 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
     prompts.shard(*shard)  # whether it can be shared out
     # The config of the whole, whoever of those that share it comes last.
     claim_directory(directory, dataclasses.replace(config, shard=None, shards=None), **ours)
+    record_start(directory)
 
     total = len(prompts.shard(*shard)) * config.evaluation.samples
     start, begun = time.perf_counter(), None

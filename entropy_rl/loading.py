@@ -109,7 +109,7 @@ def load_model(config: ModelConfig, mesh: Mesh | None = None) -> Model:
     # Padding is told by masks, never by its id, so any token can serve.
     pad_id = eos_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     make = functools.partial(model_policy, config, path)
-    _check_heads(decoder, mesh)
+    check_heads(decoder, mesh)
     placement = Placement(mesh, decoder.num_kv_heads)
     shapes = jax.eval_shape(make(None).init, jax.random.key(0))
     if directory == path:
@@ -150,7 +150,12 @@ def load_trunk(path: str | None, config: ModelConfig, model: Model) -> Trunk:
     return Trunk(found.policy, trunk_params(found.params), found.config.hidden_size)
 
 
-def _check_heads(config: DecoderConfig, mesh: Mesh | None) -> None:
+def check_heads(config: DecoderConfig, mesh: Mesh | None) -> None:
+    """Checks that the heads divide over the tensor axis.
+
+    Raises:
+      ValueError: If they do not.
+    """
     if mesh is not None and config.num_heads % mesh.shape[TENSOR_AXIS]:
         raise ValueError(
             f"mesh.tensor: {mesh.shape[TENSOR_AXIS]} is not allowed; allowed: divisors of the model's "

@@ -20,6 +20,7 @@ from entropy_rl.interrupt import Interrupted, StopRequest, catch_signals
 from entropy_rl.loading import Model
 from entropy_rl.metrics import NoLog, Progress, RunLog
 from entropy_rl.prompts import Prompts
+from entropy_rl.provenance import record_start
 from entropy_rl.rollout import Stage
 from entropy_rl.run_directory import (
     CHECKPOINT_DIRECTORY,
@@ -218,6 +219,7 @@ def open_run(
         step = int(state.step)
         if hosts.is_first():
             records = RunLog(directory, step, config.run.wandb_project, to_plain(config))
+            record_start(directory, step)
         else:
             records = NoLog()
         records = stack.enter_context(records)

@@ -69,11 +69,14 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"mesh.tensor: {sizes[2]} is not allowed; allowed: divisors of {own}, the devices of a process"
         )
     make = partial(jax.make_mesh, sizes, _AXES, axis_types=(AxisType.Auto,) * 3)
-    # On the first devices if there are more. jax arranges them by how they are connected.
-    mesh = make(devices=devices[:used])
-    if processes > 1 and not _rows_lie_in_order(mesh):
+    # On the first devices if there are more. jax arranges them by how they are connected, where it can.
+    try:
+        mesh = make(devices=devices[:used])
+    except NotImplementedError:  # an axis is no product of physical ones
+        mesh = None
+    if mesh is None or (processes > 1 and not _rows_lie_in_order(mesh)):
         devices.sort(key=lambda device: (device.process_index, device.id))
-        mesh = Mesh(np.array(devices).reshape(sizes), _AXES, axis_types=(AxisType.Auto,) * 3)
+        mesh = Mesh(np.array(devices[:used]).reshape(sizes), _AXES, axis_types=(AxisType.Auto,) * 3)
     return mesh
 
 
@@ -208,17 +211,46 @@ class Placement:
         """
         if self.mesh is None:
             return tree
-        rows = NamedSharding(self.mesh, PartitionSpec(DATA_AXES))
+        rows = self.of_rows()
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, np.asarray(x)), tree)
+
+    def of_rows(self) -> NamedSharding:
+        """The sharding of what `put_rows` returns; there must be a mesh."""
+        return NamedSharding(self.mesh, PartitionSpec(DATA_AXES))
 
     def put_prompts(self, tree: Any) -> Any:
         """Prompts for the sampler of this process: split over its devices, or whole if they do not divide."""
         if self.mesh is None:
             return tree
+        return jax.device_put(tree, self.of_prompts(len(jax.tree.leaves(tree)[0])))
+
+    def of_prompts(self, prompts: int) -> NamedSharding:
+        """The sharding of so many prompts in what `put_prompts` returns; there must be a mesh."""
         shares = math.prod(self.local_mesh.shape[axis] for axis in DATA_AXES)
-        prompts = len(jax.tree.leaves(tree)[0])
         spec = PartitionSpec() if prompts % shares else PartitionSpec(DATA_AXES)
-        return jax.device_put(tree, NamedSharding(self.local_mesh, spec))
+        return NamedSharding(self.local_mesh, spec)
+
+    def constrain_rows(self, tree: Any) -> Any:
+        """Inside of a jitted function of this process: rows lie over its devices, heads of a cache as well.
+
+        Left to itself, the compiler would keep a copy of all caches on every device.
+
+        Args:
+          tree: Leaves [rows, ...], of caches [rows, K, ..., ...], or numbers.
+        """
+        if self.mesh is None:
+            return tree
+        shares = math.prod(self.local_mesh.shape[axis] for axis in DATA_AXES)
+
+        def constrain(x: jax.Array) -> jax.Array:
+            if x.ndim == 0:
+                return x
+            heads = x.ndim == 4 and x.shape[1] % self.local_mesh.shape[TENSOR_AXIS] == 0
+            spec = (DATA_AXES if x.shape[0] % shares == 0 else None, TENSOR_AXIS if heads else None)
+            spec = PartitionSpec(*spec[: x.ndim])
+            return jax.lax.with_sharding_constraint(x, NamedSharding(self.local_mesh, spec))
+
+        return jax.tree.map(constrain, tree)
 
     def make_to_decode(self, policy: Policy) -> Callable[[Params], Params]:
         """Builds `(params) -> decoding parameters` on the devices of this process: the sync of the sampler.
@@ -226,13 +258,9 @@ class Placement:
         Args:
           policy: The policy, made for the mesh.
         """
+        cast = self.make_cast(policy)
         if self.mesh is None:
-            return jax.jit(policy.to_decode)
-
-        @jax.jit
-        def cast(params: Params) -> Params:
-            decode = policy.to_decode(params)
-            return jax.lax.with_sharding_constraint(decode, self._shardings(decode, (TENSOR_AXIS,)))
+            return cast
 
         def local(x: jax.Array) -> jax.Array:
             sharding = NamedSharding(self.local_mesh, x.sharding.spec)
@@ -241,6 +269,22 @@ class Placement:
             return jax.make_array_from_single_device_arrays(x.shape, sharding, [pieces[d] for d in places])
 
         return lambda params: jax.tree.map(local, cast(params))
+
+    def make_cast(self, policy: Policy) -> Callable[[Params], Params]:
+        """The jitted part of `make_to_decode`: decoding parameters on all devices, split over tensor."""
+        if self.mesh is None:
+            return jax.jit(policy.to_decode)
+
+        @jax.jit
+        def cast(params: Params) -> Params:
+            decode = policy.to_decode(params)
+            return jax.lax.with_sharding_constraint(decode, self.of_decode(decode))
+
+        return cast
+
+    def of_decode(self, tree: Any) -> Any:
+        """The sharding of each leaf of decoding parameters, on all devices."""
+        return self._shardings(tree, (TENSOR_AXIS,))
 
 
 def move(tree: Any, memory: Literal["device", "pinned_host"]) -> Any:

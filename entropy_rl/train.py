@@ -37,6 +37,7 @@ from entropy_rl.loading import Model, check_length, keep_model_files, load_model
 from entropy_rl.metrics import Clock, DeviceWork, check_wandb
 from entropy_rl.optimizer import make_optimizer
 from entropy_rl.prompts import Prompts
+from entropy_rl.recorded_advantages import Advantages, advantage_fields, make_advantages
 from entropy_rl.report import run_summary
 from entropy_rl.rollout import GenerateFn, make_generate
 from entropy_rl.rollout_metrics import gather_judged, judged_rows, rollout_metrics
@@ -167,6 +168,9 @@ def train(config: TrainConfig) -> TrainState:
             kept = row_problems[: config.run.samples_per_step]
             sample_index = [b % group_size for b in range(len(kept))]
             rows = completion_rows(kept, sample_index, rollout, scores)
+            if rows:
+                fields = advantage_fields(hosts.fetch(programs.advantages(data[0])), len(rows))
+                rows = [row | more for row, more in zip(rows, fields, strict=True)]
             run.records.samples({"step": step + 1} | row for row in rows)
             compiled.report(run.progress.say)
             run.progress.show(step + 1, _note(metrics))
@@ -182,6 +186,7 @@ class Programs(NamedTuple):
     optimizer: optax.GradientTransformation
     generate: GenerateFn
     stats: StatsFn
+    advantages: Callable[[TrainBatch], Advantages]
     update: UpdateFn
     critic: CriticPrograms | None
 
@@ -192,6 +197,8 @@ def make_programs(
     """Builds what a step runs on the device; `trunk` is that of the critic, if there is one."""
     rollout, mesh = config.rollout, model.placement.mesh
     optimizer = make_optimizer(config.optimizer)
+    # Rows of this process in a mini-batch: those of the first process stand first.
+    own_rows = config.batching.prompts_per_update * rollout.group_size // hosts.count()
     return Programs(
         optimizer=optimizer,
         generate=make_generate(
@@ -204,8 +211,10 @@ def make_programs(
             top_p=rollout.top_p,
             schedule=config.schedule,
             stop=stop_rule(model.tokenizer, rollout.stop),
+            constrain=model.placement.constrain_rows,
         ),
         stats=jax.jit(make_stats_pass(model.policy, mesh=mesh, **stats_settings(config))),
+        advantages=make_advantages(advantage, min(config.run.samples_per_step, own_rows)),
         update=make_update(
             model.policy,
             advantage,

@@ -592,6 +592,12 @@ def test_prompts_that_are_too_long_are_counted_and_reported_and_never_cut(here, 
     )
     samples = [json.loads(line) for line in (here / "short" / "samples.jsonl").read_text().splitlines()]
     assert {sample["problem"] for sample in samples} <= short
+    # Two updates a step: the rows of the first have their advantages, as it saw them.
+    assert [sample["advantage_after"] is not None for sample in samples[:16]] == [True] * 8 + [False] * 8
+    of_group = [sample["advantage_before"][0] for sample in samples[:4]]
+    assert sum(of_group) == pytest.approx(0, abs=1e-5)
+    (start,) = [json.loads(line) for line in (here / "short" / "starts.jsonl").read_text().splitlines()]
+    assert start["step"] == 0 and start["versions"]["jax"] and start["devices"]
 
 
 # --- the machine says no -----------------------------------------------------------------------------------

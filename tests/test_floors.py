@@ -21,11 +21,12 @@ FLOORS = {
     1: """packing distributions fused_head fused_loss head_layout advantages surrogates selection token_inputs
           losses token_loss returns sampling masked passk significance diversity comparison""",
     2: "models sharding",
-    3: "rollout train_step critic_step batch_parts micro_batches supervised_step optimizer analysis",
+    3: """rollout train_step critic_step batch_parts micro_batches supervised_step optimizer analysis
+          recorded_advantages""",
     4: """tasks prompts demonstrations checkpoint bad_updates metrics scoring loading evaluation interrupt
           config_file config_help files report run run_directory stop_strings compile_log hosts
-          rollout_metrics recorded text_scoring run_dynamics sentence_encoder""",
-    5: "train replay warmstart evaluate export data compare analyze cli",
+          rollout_metrics recorded text_scoring run_dynamics sentence_encoder provenance""",
+    5: "train replay warmstart evaluate export data compare analyze html_report sample plan planning cli",
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 

@@ -9,7 +9,7 @@ import pytest
 from policies import TINY, table_policy, tiny_policy
 
 from entropy_rl.distributions import log_prob_and_entropy
-from entropy_rl.rollout import make_generate
+from entropy_rl.rollout import decode, make_generate
 from entropy_rl.sampling_config import ScheduleConfig
 from entropy_rl.types import FinishReason
 
@@ -135,3 +135,13 @@ def test_no_buffer_of_the_compiled_rollout_holds_logits_of_all_positions():
     assert f"{prompts * group},{vocab}" in shapes
     for positions in (length, length - 1, new, new - 1):
         assert not [s for s in shapes if s.endswith(f"{positions},{vocab}") and s.count(",") == 2]
+
+
+def test_prompts_that_are_computed_in_parts_give_the_same_samples(key, monkeypatch):
+    policy = tiny_policy()
+    params, prompts = policy.init(key), [[2, 3, 4], [5], [6, 7], [8, 9, 10], [11, 12]]
+    whole = generate(policy, params, prompts, key)
+    monkeypatch.setattr(decode, "_PREFILL_TOKENS", 2 * 3)  # two prompts at once, and one that fills up
+    parts = generate(policy, params, prompts, key)
+    assert parts.completion_ids.tolist() == whole.completion_ids.tolist()
+    np.testing.assert_allclose(parts.log_probs, whole.log_probs, atol=1e-5)

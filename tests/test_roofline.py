@@ -13,16 +13,17 @@ import pytest
 from policies import TINY, tiny_policy
 
 from entropy_rl.models.decoder import make_policy
+from entropy_rl.planning import counting
+from entropy_rl.planning.counting import Cost
 from entropy_rl.types import DecodeCache
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-import counting  # noqa: E402
+
 import roofline  # noqa: E402
 import roofline_machine  # noqa: E402
 import roofline_model  # noqa: E402
 import roofline_train  # noqa: E402
-from counting import Cost  # noqa: E402
 
 SMALL, LARGE = roofline_model.SHAPES["1.5b"], roofline_model.SHAPES["7b"]
 BANDWIDTH, RATE = 4.3e12, 790e12  # of one H200, in round numbers

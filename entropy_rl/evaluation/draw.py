@@ -77,6 +77,7 @@ def draw_samples(
         top_p=config.top_p,
         schedule=schedule,
         stop=stop_rule(model.tokenizer, config.stop),
+        constrain=model.placement.constrain_rows,
     )
     key = jax.random.fold_in(jax.random.key(seed), _STREAM)
     with _Sampler(generate, model.to_decode(params), model.placement, key, on_chunk) as sampler:

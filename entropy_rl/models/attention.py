@@ -67,18 +67,23 @@ def causal_attention(
 
 
 def resolve_attention(
-    name: str, dtype: Any, head_dim: int, windows: tuple[int | None, ...] = (None,)
+    name: str,
+    dtype: Any,
+    head_dim: int,
+    windows: tuple[int | None, ...] = (None,),
+    backend: str | None = None,
 ) -> Implementation:
     """The implementation that a `model.attention` stands for, with a model that it can serve.
 
     `auto` is splash on TPUs, cudnn on GPUs and xla elsewhere; and xla where those cannot serve the model.
-    It starts the backend; the other names do not.
+    Without a `backend` it starts that of this machine; the other names do not.
 
     Args:
       name: auto, xla, cudnn or splash.
       dtype: Type of activations.
       head_dim: h.
       windows: The window of each layer.
+      backend: cpu, gpu or tpu; None for that of this machine.
 
     Returns:
       The name of the implementation.
@@ -87,7 +92,7 @@ def resolve_attention(
       ValueError: If the implementation cannot serve the model.
     """
     if name == "auto":
-        preferred = _BY_BACKEND.get(jax.default_backend(), "xla")
+        preferred = _BY_BACKEND.get(backend or jax.default_backend(), "xla")
         return preferred if _refusal(preferred, dtype, head_dim, windows) is None else "xla"
     reason = _refusal(name, dtype, head_dim, windows)
     if reason is not None:
@@ -113,14 +118,16 @@ def check_backend(name: str, decode_name: str = "xla") -> None:
         )
 
 
-def resolve_decode_attention(name: str, head_dim: int) -> DecodeImplementation:
+def resolve_decode_attention(name: str, head_dim: int, backend: str | None = None) -> DecodeImplementation:
     """The implementation that a `model.decode_attention` stands for.
 
-    `auto` is ragged on GPUs, and xla elsewhere and where that cannot serve the model. It starts the backend.
+    `auto` is ragged on GPUs, and xla elsewhere and where that cannot serve the model. Without a `backend` it
+    starts that of this machine.
 
     Args:
       name: auto, xla or ragged.
       head_dim: h.
+      backend: cpu, gpu or tpu; None for that of this machine.
 
     Returns:
       The name of the implementation.
@@ -128,7 +135,7 @@ def resolve_decode_attention(name: str, head_dim: int) -> DecodeImplementation:
     if name != "auto":
         return name
     power_of_two = head_dim >= 16 and head_dim & (head_dim - 1) == 0  # what a block of the kernel must be
-    return "ragged" if jax.default_backend() == "gpu" and power_of_two else "xla"
+    return "ragged" if (backend or jax.default_backend()) == "gpu" and power_of_two else "xla"
 
 
 def _refusal(name: str, dtype: Any, head_dim: int, windows: tuple[int | None, ...]) -> str | None:

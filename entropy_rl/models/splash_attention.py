@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from entropy_rl.head_layout import pad_axis
 from entropy_rl.models.remat import ATTENTION_RESIDUALS
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
 
@@ -29,7 +30,7 @@ def splash_attention(
 
     A compiler cannot partition a kernel, so that under a mesh each device calls it for rows and heads of
     its own: rows over the data axes, heads over the tensor axis. KV heads that do not divide over it are
-    repeated until they do.
+    repeated until they do, and rows that do not are filled up.
 
     Args:
       q: [B, T, H, h].
@@ -44,18 +45,14 @@ def splash_attention(
       [B, T, H, h].
 
     Raises:
-      ValueError: If rows or heads do not divide over the mesh.
+      ValueError: If the heads do not divide over the mesh.
     """
     del lengths
     if mesh is None:
         return _splash(q, k, v, window, interpret)
     k, v = (_repeat_heads(x, q.shape[2], mesh.shape[TENSOR_AXIS]) for x in (k, v))
-    devices = math.prod(mesh.shape[axis] for axis in DATA_AXES)
-    if q.shape[0] % devices:
-        raise ValueError(
-            f"splash_attention: {q.shape[0]} rows do not divide over the {devices} devices of the mesh axes "
-            f"{' and '.join(DATA_AXES)}; allowed: multiples of {devices}"
-        )
+    rows, devices = q.shape[0], math.prod(mesh.shape[axis] for axis in DATA_AXES)
+    q, k, v = (pad_axis(x, 0, devices) for x in (q, k, v))
     spec = PartitionSpec(DATA_AXES, None, TENSOR_AXIS)
     attend = jax.shard_map(
         lambda q, k, v: _splash(q, k, v, window, interpret),
@@ -64,7 +61,7 @@ def splash_attention(
         out_specs=spec,
         check_vma=False,  # kernels do not say how their outputs vary over the mesh
     )
-    return attend(q, k, v)
+    return attend(q, k, v)[:rows]
 
 
 def _repeat_heads(x: jax.Array, heads: int, devices: int) -> jax.Array:

@@ -1,20 +1,23 @@
 """What a run leaves for people: tables for the terminal, curves as pictures."""
 
 from entropy_rl.report.analysis import analysis_text, dynamics_text, write_sentences
-from entropy_rl.report.analysis_figures import write_analysis_figures
+from entropy_rl.report.analysis_figures import behaviours_figure, write_analysis_figures
 from entropy_rl.report.comparison import comparison_csv, comparison_text
-from entropy_rl.report.curves import write_curves
+from entropy_rl.report.curves import curves_figure, write_curves
 from entropy_rl.report.evaluations import evaluation_table
-from entropy_rl.report.pass_at_k import curve_of, write_pass_at_k
+from entropy_rl.report.pass_at_k import curve_of, pass_at_k_figure, write_pass_at_k
 from entropy_rl.report.summary import run_summary
 
 __all__ = [
     "analysis_text",
+    "behaviours_figure",
     "comparison_csv",
     "comparison_text",
     "curve_of",
+    "curves_figure",
     "dynamics_text",
     "evaluation_table",
+    "pass_at_k_figure",
     "run_summary",
     "write_analysis_figures",
     "write_curves",

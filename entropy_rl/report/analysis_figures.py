@@ -10,11 +10,9 @@ import numpy as np
 
 from entropy_rl.analysis import Analysis, Contrast, Point, RareBehaviours
 from entropy_rl.evaluation.compare_runs import LEVEL
-from entropy_rl.report.curves import running_mean
+from entropy_rl.report.curves import COLOURS, running_mean
 from entropy_rl.run_dynamics import RunDynamics
 
-# Okabe & Ito's colours, which people with any colour vision can tell apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _GREY, _DARK = "#B5B5B5", "#444444"
 _DPI = 160
 
@@ -37,7 +35,7 @@ def write_analysis_figures(directory: Path, analysis: Analysis, course: RunDynam
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figures = {"entropy_of_behaviours": _behaviours(analysis)}
+    figures = {"entropy_of_behaviours": behaviours_figure(analysis)}
     if analysis.rare is not None:
         figures["rare_map"] = _rare_map(analysis.rare)
     if course is not None and course.metrics:
@@ -51,28 +49,23 @@ def write_analysis_figures(directory: Path, analysis: Analysis, course: RunDynam
     return written
 
 
-def _behaviours(analysis: Analysis) -> Any:
+def behaviours_figure(analysis: Analysis) -> Any:
     """Mean entropies with intervals: classes of words, reflective and rare sentences."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     pairs = [analysis.reflective, *([] if analysis.rare is None else [analysis.rare.contrast])]
     against = list(dict.fromkeys(line.against for line in analysis.pivotal))
     lines = [line for line in analysis.pivotal if line.against == against[0]]
     others = [next(line for line in analysis.pivotal if line.against == name) for name in against]
-    bars = [(line.name, line.group, _COLOURS[0]) for line in lines]
+    bars = [(line.name, line.group, COLOURS[0]) for line in lines]
     bars += [(line.against, line.other, _GREY) for line in others]
-    figure, axes = plt.subplots(
-        1,
-        1 + len(pairs),
-        figsize=(0.9 + 0.85 * len(bars) + 2.2 * len(pairs), 3.4),
-        width_ratios=[len(bars), *[3] * len(pairs)],
-        layout="constrained",
-    )
-    axes = np.atleast_1d(axes)
+    size = (0.9 + 0.85 * len(bars) + 2.2 * len(pairs), 3.4)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(1, 1 + len(pairs), width_ratios=[len(bars), *[3] * len(pairs)])
     _draw_bars(axes[0], bars, "pivotal tokens", lines)
     axes[0].set_ylabel("mean entropy (nats)")
     for axis, line in zip(axes[1:], pairs, strict=True):
-        two = [(line.name, line.group, _COLOURS[0]), (line.against, line.other, _GREY)]
+        two = [(line.name, line.group, COLOURS[0]), (line.against, line.other, _GREY)]
         _draw_bars(axis, two, f"{line.name} sentences", [line])
     intervals = f"95% bootstrap intervals over {analysis.problems} problems"
     stars = f"* adjusted p ≤ {LEVEL} within problems, classes against {against[0]}"
@@ -113,8 +106,8 @@ def _rare_map(rare: RareBehaviours) -> Any:
     found = [s for s in rare.placed if s.rare]
     for sentences, label, style in (
         (base, "base model", {"color": _GREY, "s": 10, "alpha": 0.5}),
-        (common, "common", {"color": _COLOURS[4], "s": 10, "alpha": 0.6}),
-        (found, "rare", {"color": _COLOURS[1], "s": 22, "marker": "^", "alpha": 0.8}),
+        (common, "common", {"color": COLOURS[4], "s": 10, "alpha": 0.6}),
+        (found, "rare", {"color": COLOURS[1], "s": 22, "marker": "^", "alpha": 0.8}),
     ):
         places = np.array([(s.x, s.y) for s in sentences]).reshape(-1, 2)
         left.scatter(*places.T, linewidths=0, label=f"{label} ({len(sentences):,})", **style)
@@ -124,7 +117,7 @@ def _rare_map(rare: RareBehaviours) -> Any:
     left.set_title("sentences", fontsize=10)
     edges = np.linspace(0, max(s.distance for s in (*common, *found)) or 1, 31)
     distances = [[s.distance for s in sentences] for sentences in (common, found)]
-    right.hist(distances, edges, color=[_COLOURS[4], _COLOURS[1]], stacked=True)
+    right.hist(distances, edges, color=[COLOURS[4], COLOURS[1]], stacked=True)
     right.axvline(rare.threshold, color=_DARK, linewidth=1, linestyle="--")
     right.set_xlabel("mean distance to the base model's nearest")
     right.set_ylabel("sentences")
@@ -141,7 +134,7 @@ def _dynamics(course: RunDynamics) -> Any:
     figure, axes = plt.subplots(2, 3, figsize=(11.5, 6.2), sharex=True, layout="constrained")
     names = list((course.training or course.evaluations)[0].behaviours)
     for i, name in enumerate(names):
-        style = {"color": _COLOURS[i % len(_COLOURS)], "label": name}
+        style = {"color": COLOURS[i % len(COLOURS)], "label": name}
         _draw_points(axes[0, 0], course, lambda p, n=name: p.behaviours[n].per_response, **style)
         _draw_points(axes[0, 1], course, lambda p, n=name: p.behaviours[n].entropy, **style)
     axes[0, 0].set_title("behaviours per response", fontsize=10)
@@ -149,7 +142,7 @@ def _dynamics(course: RunDynamics) -> Any:
     axes[0, 0].legend(fontsize=7, frameon=False)
     for i, (k, curve) in enumerate(_pass_at_k(course).items()):
         steps, estimate, low, high = np.array(curve).T
-        colour = _COLOURS[i % len(_COLOURS)]
+        colour = COLOURS[i % len(COLOURS)]
         axes[0, 2].plot(steps, estimate, marker="o", markersize=3, color=colour, label=f"Pass@{k}")
         axes[0, 2].fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
     axes[0, 2].set_title("Pass@K (95% intervals over problems)", fontsize=10)
@@ -159,8 +152,8 @@ def _dynamics(course: RunDynamics) -> Any:
     _draw_metric(axes[1, 1], course, "entropy", "entropy (nats per token)")
     _draw_points(axes[1, 0], course, lambda p: p.length, training=False, color=_DARK)
     _draw_points(axes[1, 1], course, lambda p: p.entropy, training=False, color=_DARK)
-    _draw_points(axes[1, 2], course, lambda p: p.repetition, color=_COLOURS[0], label="repeated 4-grams")
-    _draw_metric(axes[1, 2], course, "bonus_share", "repetition, and entropy bonus", _COLOURS[1])
+    _draw_points(axes[1, 2], course, lambda p: p.repetition, color=COLOURS[0], label="repeated 4-grams")
+    _draw_metric(axes[1, 2], course, "bonus_share", "repetition, and entropy bonus", COLOURS[1])
     axes[1, 2].legend(fontsize=7, frameon=False)
     for axis in axes.flat:
         _clean(axis)
@@ -183,7 +176,7 @@ def _draw_points(
     axis.plot(steps, values, "o:", markersize=4, linewidth=1, color=style["color"], **label)
 
 
-def _draw_metric(axis: Any, course: RunDynamics, name: str, title: str, colour: str = _COLOURS[0]) -> None:
+def _draw_metric(axis: Any, course: RunDynamics, name: str, title: str, colour: str = COLOURS[0]) -> None:
     steps = np.array([row["step"] for row in course.metrics])
     values = np.array([np.nan if row[name] is None else row[name] for row in course.metrics], float)
     _draw_running(axis, steps, values, color=colour, label="|ψ| / |A|" if name == "bonus_share" else None)

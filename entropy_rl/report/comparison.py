@@ -27,30 +27,38 @@ _TABLES = {
         "diversity at equal accuracy",
     ),
 }
-_NOTES = f"""p: paired bootstrap over problems, two-sided; adjusted: Holm's correction over the lines of a
-table, with * where that is <= {LEVEL}. Sign flips: the p-value of a permutation test, as a check, not
-adjusted. Length is a result of training as well: equal length asks whether a gain is more than length, not
-whether it is real. The tests know two runs; whether others would do the same, only more seeds can say."""
+COMPARISON_NOTES = f"""p: paired bootstrap over problems, two-sided; adjusted: Holm's correction over the
+lines of a table, with * where that is <= {LEVEL}. Sign flips: the p-value of a permutation test, as a check,
+not adjusted. Length is a result of training as well: equal length asks whether a gain is more than length,
+not whether it is real. The tests know two runs; whether others would do the same, only more seeds can say."""
 _WIDTH = 105
 _HEADINGS = ("", "A", "B", "B - A", "95% interval", "p", "p adjusted", "p sign flips", "problems")
 
 
 def comparison_text(comparison: Comparison) -> str:
     """The tables, and what follows from them in plain words."""
-    parts = ["\n".join(_header(comparison))]
+    parts = ["\n".join(comparison_header(comparison))]
+    for title, rows, said in comparison_tables(comparison):
+        table = f"{aligned(rows)}\n" if rows else ""
+        conclusion = textwrap.fill(f"=> {said}", _WIDTH, subsequent_indent="   ")
+        parts.append(f"{title}\n{table}{conclusion}")
+    parts.append(COMPARISON_NOTES)
+    return "\n\n".join(parts)
+
+
+def comparison_tables(comparison: Comparison) -> list[tuple[str, list[tuple[str, ...]], str]]:
+    """(Title, cells with the headings first or nothing, what follows in a sentence) of each table."""
+    tables = []
     for field, (title, what) in _TABLES.items():
         lines = getattr(comparison, field)
-        table = f"{_table(lines)}\n" if lines else ""
-        conclusion = textwrap.fill(verdict(lines, what), _WIDTH, subsequent_indent="   ")
-        parts.append(f"{title}\n{table}{conclusion}")
-    parts.append(_NOTES)
-    return "\n\n".join(parts)
+        tables.append((title, [_HEADINGS, *map(_cells, lines)] if lines else [], verdict(lines, what)))
+    return tables
 
 
 def verdict(lines: list[Line], what: str) -> str:
     """What follows from a table, in a sentence."""
     if not lines:
-        return f"=> nothing can be said of {what}: no problem has such samples in both"
+        return f"nothing can be said of {what}: no problem has such samples in both"
     found = []
     for winner, sign in (("A", -1), ("B", 1)):
         names = [x.name for x in lines if x.is_significant and x.difference * sign > 0]
@@ -58,10 +66,10 @@ def verdict(lines: list[Line], what: str) -> str:
             found.append(f"{winner} has significantly more at {', '.join(names)}")
     if not found:
         smallest = min(line.p_adjusted for line in lines)
-        return f"=> no significant difference in {what} (smallest adjusted p: {smallest:.2g})"
+        return f"no significant difference in {what} (smallest adjusted p: {smallest:.2g})"
     rest = sum(not line.is_significant for line in lines)
     others = f"; no significant difference at the other {rest}" if rest else ""
-    return f"=> {'; '.join(found)}{others}"
+    return f"{'; '.join(found)}{others}"
 
 
 def comparison_csv(comparison: Comparison) -> str:
@@ -74,7 +82,8 @@ def comparison_csv(comparison: Comparison) -> str:
     return text.getvalue()
 
 
-def _header(comparison: Comparison) -> list[str]:
+def comparison_header(comparison: Comparison) -> list[str]:
+    """What the tables are about, a line each."""
     lines = [f"{comparison.problems} problems"]
     if comparison.only_in_one:
         lines.append(f"left out: {comparison.only_in_one} problems that only one of them has")
@@ -84,10 +93,6 @@ def _header(comparison: Comparison) -> list[str]:
         a, b = comparison.unjudged_samples
         lines.append(f"left out: samples that no verifier could judge, {a} of A and {b} of B")
     return lines + [f"settings differ: {line}" for line in comparison.settings]
-
-
-def _table(lines: list[Line]) -> str:
-    return aligned([_HEADINGS, *map(_cells, lines)])
 
 
 def _cells(line: Line) -> tuple[str, ...]:

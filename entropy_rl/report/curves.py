@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,8 @@ from entropy_rl.files import read_jsonl
 from entropy_rl.run_directory import METRICS_FILE
 
 CURVES_FILE = "curves.png"
+# Okabe & Ito's colours, which people with any colour vision can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _PANELS = {
     "correct": "share of correct completions",
     "length": "response length (tokens)",
@@ -33,31 +37,45 @@ def write_curves(directory: Path) -> Path:
       ImportError: Without matplotlib, which is in the extra `report`.
       ValueError: If the run has no step yet.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     rows = read_jsonl(directory / METRICS_FILE)
     if not rows:
         raise ValueError(f"{directory}: there are no metrics to draw yet")
-    steps = np.array([row["step"] for row in rows])
-    window = max(1, len(rows) // 10)
-    figure, axes = plt.subplots(2, 3, figsize=(11, 6), sharex=True, layout="constrained")
+    figure = curves_figure({str(directory): rows})
+    path = directory / CURVES_FILE
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
+    """Draws the metrics of runs over one another.
+
+    Args:
+      runs: Name -> the numbers of its steps, in order.
+
+    Returns:
+      A figure of matplotlib, which no window knows of.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    axes = figure.subplots(2, 3, sharex=True)
     for axis, (name, title) in zip(axes.flat, _PANELS.items(), strict=True):
-        values = np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
-        axis.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1)
-        if len(rows) > window:
-            axis.plot(steps[window - 1 :], running_mean(values, window), color="tab:blue", linewidth=2)
+        for i, (label, rows) in enumerate(runs.items()):
+            style = {"color": COLOURS[i % len(COLOURS)]}
+            steps, window = np.array([row["step"] for row in rows]), max(1, len(rows) // 10)
+            values = np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
+            axis.plot(steps, values, alpha=0.3, linewidth=1, **style)
+            axis.plot(steps[window - 1 :], running_mean(values, window), linewidth=2, label=label, **style)
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
     for axis in axes[-1]:
         axis.set_xlabel("step")
-    figure.suptitle(str(directory))
-    path = directory / CURVES_FILE
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+    if len(runs) > 1:
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    else:
+        figure.suptitle(next(iter(runs)))
+    return figure
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

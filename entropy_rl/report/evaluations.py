@@ -16,6 +16,14 @@ def evaluation_table(columns: Mapping[str, Evaluation]) -> str:
     Returns:
       Aligned plain text. Intervals are 95% bootstrap intervals over problems.
     """
+    rows = evaluation_rows(columns)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(["In brackets: 95% interval over problems", *(line.rstrip() for line in lines)])
+
+
+def evaluation_rows(columns: Mapping[str, Evaluation]) -> list[list[str]]:
+    """The cells of that table, the headings first."""
     evaluations = list(columns.values())
     rows = [["", *columns], ["problems x samples", *(f"{e.problems} x {e.samples}" for e in evaluations)]]
     for k in sorted({k for e in evaluations for k in e.pass_at_k}):
@@ -32,9 +40,7 @@ def evaluation_table(columns: Mapping[str, Evaluation]) -> str:
     for name in evaluations[0].skill:
         cells = (f"{e.skill[name]:.3f}" if name in e.skill else "-" for e in evaluations)
         rows.append([name.replace("_", " "), *cells])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(["In brackets: 95% interval over problems", *(line.rstrip() for line in lines)])
+    return rows
 
 
 def _pass_at_k(evaluation: Evaluation, k: int) -> str:

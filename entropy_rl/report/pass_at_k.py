@@ -6,9 +6,11 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from entropy_rl.evaluation import Curve, Evaluation
 from entropy_rl.files import write_atomically
+from entropy_rl.report.curves import COLOURS
 
 _STEM = "pass_at_k"
 
@@ -36,19 +38,31 @@ def write_pass_at_k(directory: Path, curves: Mapping[str, Curve]) -> list[Path]:
     written = [directory / f"{_STEM}.csv"]
     write_atomically(written[0], table.getvalue())
     try:
-        import matplotlib
+        figure = pass_at_k_figure(curves)
     except ImportError:
         return written
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    for suffix in ("png", "svg"):
+        written.append(directory / f"{_STEM}.{suffix}")
+        figure.savefig(written[-1], dpi=130)
+    return written
 
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+
+def pass_at_k_figure(curves: Mapping[str, Curve]) -> Any:
+    """Draws Pass@K over K with its bands, as a figure of matplotlib.
+
+    Args:
+      curves: As of `write_pass_at_k`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
     ks = sorted({k for curve in curves.values() for k in curve})
-    for name, curve in curves.items():
+    for i, (name, curve) in enumerate(curves.items()):
         estimate, low, high, problems = zip(*curve.values(), strict=True)
-        label = f"{name} ({max(problems)} problems)"
-        (line,) = axis.plot(list(curve), estimate, marker="o", markersize=3, label=label)
-        axis.fill_between(list(curve), low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        label, colour = f"{name} ({max(problems)} problems)", COLOURS[i % len(COLOURS)]
+        axis.plot(list(curve), estimate, marker="o", markersize=3, label=label, color=colour)
+        axis.fill_between(list(curve), low, high, color=colour, alpha=0.2, linewidth=0)
     axis.set_xscale("log", base=2)
     axis.set_xticks(ks, [str(k) for k in ks], fontsize=8)
     axis.set_xlabel("K")
@@ -56,8 +70,4 @@ def write_pass_at_k(directory: Path, curves: Mapping[str, Curve]) -> list[Path]:
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     axis.set_title("bands: 95% bootstrap intervals over problems", fontsize=9)
-    for suffix in ("png", "svg"):
-        written.append(directory / f"{_STEM}.{suffix}")
-        figure.savefig(written[-1], dpi=130)
-    plt.close(figure)
-    return written
+    return figure

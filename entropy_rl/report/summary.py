@@ -34,5 +34,6 @@ def run_summary(directory: Path, steps: int) -> str:
     except ImportError:
         parts.append("curves:  not drawn, matplotlib is not installed (pip install 'entropy_rl[report]')")
     parts.append(f"samples: {directory / SAMPLES_FILE}")
+    parts.append(f"report:  entropy-rl report {directory} --output report.html")
     parts.append(f"export:  entropy-rl export --model {directory} --output DIRECTORY")
-    return "\n\n".join(parts[:-2]) + "\n" + "\n".join(parts[-2:])
+    return "\n\n".join(parts[:-3]) + "\n" + "\n".join(parts[-3:])

@@ -10,7 +10,7 @@ import numpy as np
 
 from entropy_rl.rollout.programs import Programs
 from entropy_rl.rollout.schedule import Schedule, column_counts, row_counts
-from entropy_rl.rollout.state import State, View
+from entropy_rl.rollout.state import Columns, State, View
 from entropy_rl.types import FinishReason, Params, Rollout
 
 
@@ -53,6 +53,7 @@ def generate_in_chunks(
     key: jax.Array,
     first_sample: jax.Array | int,
     on_chunk: Callable[[Stage], None] | None,
+    on_tokens: Callable[[Columns], None] | None,
     stop: StopRule | None,
 ) -> Rollout:
     """The host's loop: look, move what is alive into the smallest slots and columns that hold it, go on."""
@@ -67,6 +68,8 @@ def generate_in_chunks(
         alive, t, waiting = (int(x) for x in jax.device_get(look))
         if on_chunk is not None:
             on_chunk(Stage(all_rows - waiting - alive, all_rows, t, rows, columns))
+        if on_tokens is not None:
+            on_tokens(jax.device_get(programs.known(state)))
         if alive == 0:
             break
         # While rows wait, every slot has one.

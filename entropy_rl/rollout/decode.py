@@ -127,10 +127,16 @@ def _prefill(policy: Policy, params: Params, request: Request):
     if count <= part:
         return policy.prefill(params, ids, mask)
 
-    def one(prompt):
-        return jax.tree.map(lambda x: x[0], policy.prefill(params, prompt[0][None], prompt[1][None]))
+    # Every part takes prompts from all over, and so from all devices that they are split over.
+    parts = -(-count // part)
+    part = -(-count // parts)
 
-    return jax.lax.map(one, (ids, mask), batch_size=part)
+    def split(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, ((0, part * parts - count), (0, 0)), constant_values=1)  # each has a token
+        return x.reshape((part, parts) + x.shape[1:]).swapaxes(0, 1)
+
+    found = jax.lax.map(lambda prompts: policy.prefill(params, *prompts), (split(ids), split(mask)))
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape((-1,) + x.shape[2:])[:count], found)
 
 
 def _draw(

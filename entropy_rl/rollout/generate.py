@@ -12,13 +12,14 @@ looks for stop strings. Without, everything is one program.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from entropy_rl.rollout.chunks import Stage, StopRule, generate_in_chunks
 from entropy_rl.rollout.programs import Programs
-from entropy_rl.rollout.state import Sampling
+from entropy_rl.rollout.state import Columns, Sampling
 from entropy_rl.sampling_config import ScheduleConfig
 from entropy_rl.types import Params, Policy, Rollout
 
@@ -36,6 +37,7 @@ def make_generate(
     top_p: float = 1.0,
     schedule: ScheduleConfig = ScheduleConfig(),
     stop: StopRule | None = None,
+    constrain: Callable[[Any], Any] = lambda tree: tree,
 ) -> GenerateFn:
     """Makes a sampler. Its programs are compiled when they are first needed.
 
@@ -49,14 +51,18 @@ def make_generate(
       top_p: Nucleus mass.
       schedule: Which rows are decoded when. Changes memory and speed, and no result but the last digits.
       stop: Ends completions at strings of the user; needs `schedule.chunk_steps`.
+      constrain: Says how rows and their caches lie on a mesh, and returns them, as `Placement.constrain_rows`
+        does.
 
     Returns:
       A function `(params, prompt_ids int32[P, S], prompt_mask bool[P, S], prompt_index int32[P], key,
-      first_sample=0, *, limits=None, on_chunk=None) -> Rollout` of P*G rows. A sample depends on (key,
-      prompt_index, sample index, t) and the parameters alone; `first_sample` is the index of the first of the
-      G samples. `limits` int32[P] gives each prompt a limit of new tokens of its own, at most N.
-      `on_chunk` is called with a `Stage` whenever the host has a look; what it raises ends the rollout. A
-      schedule that is one program can itself be part of a jitted function.
+      first_sample=0, *, limits=None, on_chunk=None, on_tokens=None) -> Rollout` of P*G rows. A sample
+      depends on (key, prompt_index, sample index, t) and the parameters alone; `first_sample` is the index of
+      the first of the G samples. `limits` int32[P] gives each prompt a limit of new tokens of its own, at
+      most N.
+      `on_chunk` is called with a `Stage` whenever the host has a look, and `on_tokens` with host copies of
+      what all rows have by then, as `Columns`; what they raise ends the rollout. A schedule that is one
+      program can itself be part of a jitted function.
 
     Raises:
       ValueError: If nothing can end a completion, or stop strings would have to be found by the device.
@@ -67,7 +73,7 @@ def make_generate(
         raise ValueError("stop: stop strings need a schedule with chunk_steps, which is not static")
     eos = tuple(sorted(set(eos_ids)))
     sampling = Sampling(group_size, max_new_tokens, eos, pad_id, temperature, top_p)
-    programs = Programs(policy, sampling)
+    programs = Programs(policy, sampling, constrain)
 
     def generate(
         params: Params,
@@ -79,6 +85,7 @@ def make_generate(
         *,
         limits: jax.Array | None = None,
         on_chunk: Callable[[Stage], None] | None = None,
+        on_tokens: Callable[[Columns], None] | None = None,
     ) -> Rollout:
         if limits is None:
             limits = np.full(len(prompt_ids), max_new_tokens, np.int32)
@@ -86,6 +93,8 @@ def make_generate(
         prompts = (prompt_ids, prompt_mask, prompt_index, limits)
         if plan.chunk_steps is None:
             return programs.whole(plan, params, prompts, key, first_sample)
-        return generate_in_chunks(programs, plan, params, prompts, key, first_sample, on_chunk, stop)
+        return generate_in_chunks(
+            programs, plan, params, prompts, key, first_sample, on_chunk, on_tokens, stop
+        )
 
     return generate

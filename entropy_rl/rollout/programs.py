@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ from entropy_rl.rollout.state import (
     View,
     cut,
     rearrange,
+    so_far,
     to_rollout,
     trim,
     view,
@@ -34,7 +37,15 @@ from entropy_rl.types import Params, Policy, Rollout
 class Programs:
     """Jitted functions; each is compiled for every shape that occurs."""
 
-    def __init__(self, policy: Policy, sampling: Sampling):
+    def __init__(
+        self, policy: Policy, sampling: Sampling, constrain: Callable[[Any], Any] = lambda tree: tree
+    ):
+        """
+        Args:
+          policy: The model.
+          sampling: The settings.
+          constrain: Says how rows and their caches lie on the devices, and returns them.
+        """
         self.policy, self.sampling = policy, sampling
         self._plans: dict[tuple, Schedule] = {}
 
@@ -53,11 +64,11 @@ class Programs:
             asked = request(prompts, key, first_sample)
             params = policy.to_decode(params)
             columns = sampling.max_new_tokens
-            state = start(policy, params, sampling, asked, plan.slots, columns)
+            state = constrain(start(policy, params, sampling, asked, plan.slots, columns))
             sizes = row_counts(plan.slots) if plan.kind == "shrink" else [plan.slots]
             for i, size in enumerate(sizes):
                 if i > 0:
-                    state = rearrange(policy, state, size, columns)
+                    state = constrain(rearrange(policy, state, size, columns))
                 # Rows that wait keep a queue going far longer than one row takes.
                 steps = len(asked.keys) * columns
                 low = sizes[i + 1] if i + 1 < len(sizes) else 0
@@ -67,17 +78,17 @@ class Programs:
         @functools.partial(jax.jit, static_argnums=(0, 1))
         def begin(slots: int, columns: int, params: Params, prompts: tuple, key: jax.Array, first_sample):
             asked = request(prompts, key, first_sample)
-            state = start(policy, params, sampling, asked, slots, columns)
+            state = constrain(start(policy, params, sampling, asked, slots, columns))
             return asked, state, view(state)
 
         @functools.partial(jax.jit, donate_argnums=2)
         def go_on(params: Params, asked: Request, state: State, steps: int, until_alive: int):
-            state = advance(policy, params, sampling, asked, state, steps, until_alive)
+            state = constrain(advance(policy, params, sampling, asked, state, steps, until_alive))
             return state, view(state)
 
         @functools.partial(jax.jit, static_argnums=(1, 2))
         def move(state: State, rows: int, columns: int) -> State:
-            return rearrange(policy, state, rows, columns)
+            return constrain(rearrange(policy, state, rows, columns))
 
         @functools.partial(jax.jit, static_argnums=1)
         def tails(state: State, width: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -94,26 +105,32 @@ class Programs:
 
         self.whole, self.begin, self.go_on, self.move = whole, begin, go_on, move
         self.tails, self.cut = tails, cut_alive
+        self.known = jax.jit(so_far)
         self.to_decode = jax.jit(policy.to_decode)
         self.finish = jax.jit(functools.partial(to_rollout, sampling))
         self.trim = jax.jit(functools.partial(trim, sampling))
 
     def plan(self, config: ScheduleConfig, params: Params, prompt_ids: jax.Array) -> Schedule:
         """The schedule for prompts of this shape on their devices; worked out once."""
-        prompts, length = prompt_ids.shape
         devices = jax.devices()[:1]
         if isinstance(prompt_ids, jax.Array) and not isinstance(prompt_ids, jax.core.Tracer):
             devices = prompt_ids.devices()
-        columns = self.sampling.max_new_tokens
+        shape = (*prompt_ids.shape, frozenset(devices))
+        if shape not in self._plans:
+            memory = functools.partial(device_memory, devices)
+            self._plans[shape] = self.schedule(config, params, *prompt_ids.shape, memory)
+        return self._plans[shape]
+
+    def schedule(
+        self, config: ScheduleConfig, params: Params, prompts: int, length: int, memory: Callable[[], float]
+    ) -> Schedule:
+        """The schedule for so many prompts of a length on devices that have so many bytes together."""
 
         def fits() -> int:
             return rows_that_fit(
-                config.memory_share * device_memory(devices),
+                config.memory_share * memory(),
                 prompts * cache_bytes(self.policy, params, length, 0),
-                cache_bytes(self.policy, params, length, columns),
+                cache_bytes(self.policy, params, length, self.sampling.max_new_tokens),
             )
 
-        shape = (prompts, length, frozenset(devices))
-        if shape not in self._plans:
-            self._plans[shape] = choose(config, prompts * self.sampling.group_size, fits)
-        return self._plans[shape]
+        return choose(config, prompts * self.sampling.group_size, fits)

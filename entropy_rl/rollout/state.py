@@ -116,6 +116,14 @@ def flush(state: State) -> Columns:
     )
 
 
+def so_far(state: State) -> Columns:
+    """What is known of all rows while they are being decoded."""
+    slots = state.slots
+    # Until its first token is sampled, a row has the columns of the one that had its slot before.
+    length = jnp.where(slots.t > 0, slots.columns.length, 0)
+    return flush(state.replace(slots=slots.replace(columns=slots.columns.replace(length=length))))
+
+
 def rearrange(policy: Policy, state: State, rows: int, columns: int) -> State:
     """Moves the rows that are still being decoded into fewer slots, or makes room for more columns.
 

@@ -1,0 +1,161 @@
+"""A run without arrays: its model, state, prompts and mini-batches as shapes that know where they lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from entropy_rl.advantages import build_advantage
+from entropy_rl.config import TrainConfig, check_batching
+from entropy_rl.loading import Model, check_heads, make_model
+from entropy_rl.models import DecoderConfig, make_policy
+from entropy_rl.models.attention import resolve_attention, resolve_decode_attention
+from entropy_rl.planning.devices import Devices
+from entropy_rl.sharding import Placement, check_rows, make_mesh
+from entropy_rl.train import Programs, make_programs
+from entropy_rl.train_step import init_state, make_batch
+from entropy_rl.types import Params, Policy, Rollout, TrainBatch, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractRun:
+    """What `train` sets up, without an array.
+
+    Attributes:
+      config: The config of the run.
+      devices: What it runs on.
+      mesh: Of all devices; None for one.
+      model: With shapes for parameters, and no tokenizer.
+      programs: Those of a step.
+      state: The training state.
+      batch: A mini-batch.
+      local_prompts: Prompts of a host in a step.
+    """
+
+    config: TrainConfig
+    devices: Devices
+    mesh: Mesh | None
+    model: Model
+    programs: Programs
+    state: TrainState
+    batch: TrainBatch
+    local_prompts: int
+
+    @property
+    def local_chips(self) -> int:
+        """Devices of a host that the run uses."""
+        return 1 if self.mesh is None else self.model.placement.local_mesh.size
+
+    def at(self, tree: Any, sharding: Any = None) -> Any:
+        """Shapes at a place, one for all or one for each; without a mesh, on the one device."""
+        if self.mesh is None:
+            sharding = SingleDeviceSharding(self.devices.all[0])
+        of = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)  # noqa: E731
+        if isinstance(sharding, jax.sharding.Sharding):
+            return jax.tree.map(lambda x: of(x, sharding), tree)
+        return jax.tree.map(of, tree, sharding)
+
+    def decode_params(self) -> Params:
+        """Decoding parameters on the devices of a host."""
+        placement = self.model.placement
+        shapes = jax.eval_shape(self.model.policy.to_decode, self.model.params)
+        if self.mesh is None:
+            return self.at(shapes)
+        local = jax.tree.map(
+            lambda s: jax.sharding.NamedSharding(placement.local_mesh, s.spec), placement.of_decode(shapes)
+        )
+        return self.at(shapes, local)
+
+    def prompts(self) -> tuple:
+        """(ids, mask, index, limits) of the prompts of a host."""
+        count, length = self.local_prompts, self.config.rollout.max_prompt_tokens
+        where = None if self.mesh is None else self.model.placement.of_prompts(count)
+        i32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
+        mask = jax.ShapeDtypeStruct((count, length), bool)
+        return (*self.at((i32(count, length), mask, i32(count)), where), i32(count))
+
+
+def abstract_run(config: TrainConfig, decoder: DecoderConfig, devices: Devices) -> AbstractRun:
+    """Sets a run up as `train` does.
+
+    Raises:
+      ValueError: If the config does not fit the devices or the model.
+    """
+    rollout, batching, hosts = config.rollout, config.batching, devices.hosts
+    mesh = make_mesh(config.mesh, devices.all)
+    check_rows(mesh, batching.prompts_per_update, rollout.group_size, batching.share_prompts)
+    check_heads(decoder, mesh)
+    check_batching(batching, rollout.max_prompt_tokens + rollout.max_new_tokens)
+    if batching.prompts_per_update % hosts:
+        raise ValueError(
+            f"batching.prompts_per_update: {batching.prompts_per_update} is not allowed; allowed: multiples "
+            f"of {hosts}, the hosts that share the prompts of an update"
+        )
+    make = functools.partial(_policy, config, decoder, devices.backend)
+    shapes = jax.eval_shape(make(None).init, jax.random.key(0))
+    placement = Placement(mesh, decoder.num_kv_heads)
+    if mesh is not None:
+        local = placement.local_mesh
+        host = np.array(devices.host[: local.size]).reshape(local.devices.shape)
+        placement.local_mesh = Mesh(host, local.axis_names, axis_types=local.axis_types)
+    nothing = dict(tokenizer=None, eos_ids=(0,), pad_id=0, directory=Path())
+    model = make_model(make, shapes, decoder, placement, **nothing)
+    programs = make_programs(config, model, build_advantage(config.advantage, rollout.group_size))
+    state = jax.eval_shape(lambda params: init_state(params, programs.optimizer), shapes)
+    batch = jax.eval_shape(
+        lambda rollout, rewards, valid: make_batch(rollout, rewards, valid, pad_id=0),
+        *_judged(batching.prompts_per_update, config),
+    )
+    if config.loss.kl_coef:
+        batch = batch.replace(ref_log_probs=batch.old_log_probs)
+    run = AbstractRun(config, devices, mesh, model, programs, state, batch, rollout.prompts // hosts)
+    params, state = (run.at(x, None if mesh is None else placement.of_params(x)) for x in (shapes, state))
+    return dataclasses.replace(
+        run,
+        model=dataclasses.replace(model, params=params),
+        state=state,
+        batch=run.at(batch, None if mesh is None else placement.of_rows()),
+    )
+
+
+def _policy(config: TrainConfig, decoder: DecoderConfig, backend: str, mesh: Mesh | None) -> Policy:
+    """The policy as `load_model` makes it on a machine with such devices."""
+    model = config.model
+    dtype = jnp.dtype(model.compute_dtype)
+    attention = resolve_attention(model.attention, dtype, decoder.head_dim, decoder.windows, backend)
+    decode_attention = resolve_decode_attention(model.decode_attention, decoder.head_dim, backend)
+    return make_policy(
+        decoder,
+        dtype,
+        remat=model.remat,
+        attention=attention,
+        decode_attention=decode_attention,
+        mesh=mesh,
+    )
+
+
+def _judged(prompts: int, config: TrainConfig) -> tuple[Rollout, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Shapes of so many sampled prompts, their rewards, and whether they are judged."""
+    rollout, rows = config.rollout, prompts * config.rollout.group_size
+    shape = jax.ShapeDtypeStruct
+    prompt, new = (prompts, rollout.max_prompt_tokens), (rows, rollout.max_new_tokens)
+    return (
+        Rollout(
+            prompt_ids=shape(prompt, jnp.int32),
+            prompt_mask=shape(prompt, bool),
+            completion_ids=shape(new, jnp.int32),
+            completion_mask=shape(new, bool),
+            log_probs=shape(new, jnp.float32),
+            entropy=shape(new, jnp.float32),
+            finish_reason=shape((rows,), jnp.int32),
+        ),
+        shape((rows,), jnp.float32),
+        shape((rows,), bool),
+    )

@@ -1,0 +1,44 @@
+"""Chips as their makers describe them: memory, peak rate and bandwidth."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+GiB = 2**30
+
+
+class Chip(NamedTuple):
+    """What a public data sheet says of one chip.
+
+    Attributes:
+      name: As in the name of a topology.
+      hbm: Bytes of memory that the compiler may use; what the sheet says less what the system keeps.
+      flops: Peak rate of products in bfloat16 with sums in float32, FLOP/s.
+      bandwidth: Of the memory, bytes/s.
+      source: Where that stands.
+    """
+
+    name: str
+    hbm: float
+    flops: float
+    bandwidth: float
+    source: str
+
+
+_TPU = "https://cloud.google.com/tpu/docs/"
+_NVIDIA = "https://www.nvidia.com/en-us/data-center/"
+
+# Memory of TPUs: 32, 16, 95 and 32 GB in the sheets; here what libtpu 0.0.42 names as available when a
+# program is too large for it. Of GPUs: 80 and 141 GB, with products of dense matrices.
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v4", 30.75 * GiB, 275e12, 1228e9, _TPU + "v4"),
+        Chip("v5e", 15.75 * GiB, 197e12, 819e9, _TPU + "v5e"),
+        Chip("v5p", 95.74 * GiB, 459e12, 2765e9, _TPU + "v5p"),
+        Chip("v6e", 31.25 * GiB, 918e12, 1640e9, _TPU + "v6e"),
+        Chip("h100", 80e9, 989e12, 3350e9, _NVIDIA + "h100"),
+        Chip("h200", 141e9, 989e12, 4800e9, _NVIDIA + "h200"),
+    )
+}
+TPUS = ("v4", "v5e", "v5p", "v6e")

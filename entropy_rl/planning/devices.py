@@ -1,0 +1,107 @@
+"""The devices of a plan: those of a TPU slice that nobody has, or virtual ones of this CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+
+import jax
+
+from entropy_rl.factories import unknown
+from entropy_rl.planning.chips import CHIPS, TPUS, Chip
+
+_NAME = re.compile(r"(\w+):\d+(x\d+){1,2}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """What is planned for.
+
+    Attributes:
+      name: For people.
+      backend: cpu or tpu.
+      all: All devices, for ahead-of-time compilation.
+      host: Those of one host, as a slice of their own where there are more: the compiler of a program for a
+        part of a slice would not find its devices.
+      hosts: Processes that they belong to.
+      chip: What a device can do; None if that is not known.
+    """
+
+    name: str
+    backend: str
+    all: Sequence[jax.Device]
+    host: Sequence[jax.Device]
+    hosts: int
+    chip: Chip | None
+
+
+def start_on_cpu(devices: int | None) -> None:
+    """Keeps jax, before it has a device, to the CPU with so many virtual devices."""
+    # Or libtpu looks for a TPU over the network, complains that there is none, and locks it for one process.
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    for name, value in (("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_ACCELERATOR_TYPE", "v5p-8")):
+        os.environ.setdefault(name, value)
+    try:
+        jax.config.update("jax_platforms", "cpu")
+        if devices is not None:
+            jax.config.update("jax_num_cpu_devices", devices)
+    except RuntimeError:  # it has some already: they must do
+        pass
+
+
+def virtual_devices(count: int, chip: str | None) -> Devices:
+    """Virtual devices of this CPU, as one host.
+
+    Args:
+      count: How many.
+      chip: A name of the table: whose memory and rates a device is taken to have.
+
+    Raises:
+      ValueError: If there are not so many, or no such chip.
+    """
+    if chip is not None and chip not in CHIPS:
+        raise ValueError(unknown("chip", chip, CHIPS))
+    found = jax.devices("cpu")
+    if len(found) < count:
+        raise ValueError(f"devices: {count} is not allowed; allowed: at most {len(found)} in this process")
+    return Devices(
+        f"{count} virtual CPU devices", "cpu", found[:count], found[:count], 1, chip and CHIPS[chip]
+    )
+
+
+def topology_devices(name: str) -> Devices:
+    """The devices of a TPU slice.
+
+    Args:
+      name: Such as v5p:4x4x4; four chips belong to a host.
+
+    Raises:
+      ValueError: If there is no such slice, or no compiler for it.
+    """
+    generation = name.partition(":")[0]
+    allowed = f"allowed: {', '.join(TPUS)} with the chips along each axis, such as v5e:4x4 or v5p:2x2x4"
+    if not _NAME.fullmatch(name) or generation not in TPUS:
+        raise ValueError(f"topology: {name!r} is not allowed; {allowed}")
+    try:
+        import libtpu  # noqa: F401
+    except ImportError:
+        raise ValueError("topology: the TPU compiler is not installed: pip install '.[tpu]'") from None
+    from jax.experimental import topologies
+
+    # The two cores of a v4 chip are one device, as they are by default on a real one.
+    more = {"chip_config_name": "megacore"} if generation == "v4" else {}
+    of_host = f"{generation}:{'2x2' if generation in ('v5e', 'v6e') else '2x2x1'}"
+    try:
+        found, host = (
+            topologies.get_topology_desc(platform="tpu", topology_name=slice_name, **more).devices
+            for slice_name in (name, of_host)
+        )
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0].rpartition("INVALID_ARGUMENT: ")[2]
+        raise ValueError(f"topology: {name!r} is not allowed: {reason}; {allowed}") from None
+    # The cache of compiled programs is for devices that exist.
+    jax.config.update("jax_enable_compilation_cache", False)
+    hosts = len({device.process_index for device in found})
+    return Devices(f"TPU {name}", "tpu", found, host, hosts, CHIPS[generation])

@@ -1,0 +1,149 @@
+"""The least time of a step, by phase: what must be computed and moved on one chip, over its peak rates.
+
+Counted from the shapes (`counting.py`), loops as often as they run. The network, the host, the judge and
+whatever keeps a chip below its peak are not in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from entropy_rl.advantages import baseline_and_shaping, build_advantage
+from entropy_rl.config import TrainConfig
+from entropy_rl.models import DecoderConfig
+from entropy_rl.planning import counting
+from entropy_rl.planning.chips import Chip
+from entropy_rl.planning.counting import F32, Cost
+from entropy_rl.rollout.schedule import Schedule
+from entropy_rl.selection import build_selection
+from entropy_rl.surrogates import build_surrogate
+from entropy_rl.token_loss import needs_whole_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the work is shared.
+
+    Attributes:
+      data: Size of the mesh along data.
+      fsdp: Along fsdp.
+      tensor: Along tensor.
+      local_chips: Chips of a host.
+      local_prompts: Prompts of a host in a step.
+    """
+
+    data: int
+    fsdp: int
+    tensor: int
+    local_chips: int
+    local_prompts: int
+
+    @property
+    def chips(self) -> int:
+        """All of them."""
+        return self.data * self.fsdp * self.tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A phase of a step on one chip.
+
+    Attributes:
+      name: The phase.
+      flops: Operations.
+      bytes: Moved from and to the memory.
+      seconds: At least, by the efficiency that was assumed; None without rates.
+    """
+
+    name: str
+    flops: float
+    bytes: float
+    seconds: float | None
+
+
+def estimate(
+    config: TrainConfig,
+    c: DecoderConfig,
+    layout: Layout,
+    schedule: Schedule,
+    new_tokens: float,
+    chip: Chip | None,
+    efficiency: float,
+) -> list[Work]:
+    """The phases of a step on one chip.
+
+    Args:
+      config: The config.
+      c: The model.
+      layout: How the work is shared.
+      schedule: Of the rollout of a host.
+      new_tokens: Tokens of every completion.
+      chip: The chip; None if not known.
+      efficiency: Share of the peak rates that is taken to be reached.
+    """
+    tensor, size = layout.tensor, jnp.dtype(config.model.compute_dtype).itemsize
+    copies, group = layout.local_chips / tensor, config.rollout.group_size
+    prompt, new = config.rollout.max_prompt_tokens, int(new_tokens)
+    rows, slots = layout.local_prompts * group / copies, schedule.slots / copies
+    shared = schedule.kind != "refill" or schedule.slots == layout.local_prompts * group
+    weights, shard = counting.parameters(c), layout.fsdp * tensor
+
+    def on_chip(cost: Cost, chips: float, repeats: float = 1) -> tuple[Cost, float]:
+        return Cost(cost.flops / chips, cost.bytes / chips), repeats
+
+    prefill = counting.prefill(c, layout.local_prompts / copies, prompt, rows, size)
+    steps = np.arange(1, max(new, 1))
+    decode = counting.decode_step(
+        c, np.full(steps.shape, slots), steps, slots / group if shared else slots, prompt, size
+    )
+    forward, passes, updates = _training(config, c, prompt, new)
+    all_rows = config.rollout.prompts * group
+    # Weights are read once for every micro-batch and pass, and its gradients are added up.
+    tokens = all_rows * (prompt + new) * tensor / layout.chips
+    micro_batches = max(updates, tokens / config.batching.tokens_per_micro_batch)
+    read = weights * size / tensor * micro_batches
+    update = Cost(passes * forward / layout.chips, 3 * read + 2 * F32 * weights / shard * micro_batches)
+    parts = {
+        "weight sync": (Cost(0.0, weights * (F32 / shard + size / tensor)), 1),
+        "prefill": on_chip(prefill, tensor),
+        "decode": on_chip(decode, tensor, rows / slots),
+        "log-probs": (Cost(forward / layout.chips, read), _stats_passes(config)),
+        "update": (update, 1),
+        "optimizer": (Cost(0.0, counting.optimizer_bytes(c) / shard), updates),
+    }
+    return [_work(name, cost, repeats, chip, efficiency) for name, (cost, repeats) in parts.items()]
+
+
+def _work(name: str, cost: Cost, repeats: float, chip: Chip | None, efficiency: float) -> Work:
+    total = cost.total()
+    seconds = None
+    if chip is not None:
+        seconds = cost.seconds(chip.flops, chip.bandwidth) * repeats / efficiency
+    return Work(name, total.flops * repeats, total.bytes * repeats, seconds)
+
+
+def _training(config: TrainConfig, c: DecoderConfig, prompt: int, new: int) -> tuple[float, float, int]:
+    """(operations of a forward pass over all rows, such passes in all updates, updates of a step)."""
+    prompts, group = config.rollout.prompts, config.rollout.group_size
+    forward = prompts * group * counting.forward_flops(c, np.array([prompt]), np.array([new]))
+    if config.batching.share_prompts:
+        of_prompt = counting.forward_flops(c, np.array([prompt]), np.array([0]))
+        forward -= prompts * (group - 1) * of_prompt
+    head = 2 * counting.head_weights(c) * new * prompts * group
+    again = (forward - head) / forward if config.model.remat == "full" else 0
+    baseline, shaping = baseline_and_shaping(build_advantage(config.advantage, group))
+    selection = build_selection(config.loss.selection, build_surrogate(config.loss.surrogate))
+    before = 1 if needs_whole_batch(baseline, shaping, selection) else 0
+    return forward, 3 + again + before, prompts // config.batching.prompts_per_update
+
+
+def _stats_passes(config: TrainConfig) -> int:
+    return (config.old_log_probs == "trainer") + bool(config.loss.kl_coef)
+
+
+def step_seconds(works: list[Work]) -> float | None:
+    """The seconds of a step; None without rates."""
+    return None if works[0].seconds is None else sum(work.seconds for work in works)

@@ -1,0 +1,58 @@
+"""Whether a step fits into the memory of a chip, and what to do if it does not."""
+
+from __future__ import annotations
+
+from entropy_rl.config import TrainConfig
+from entropy_rl.planning.chips import GiB
+from entropy_rl.planning.step import Phase
+from entropy_rl.rollout.schedule import Schedule
+
+_OF_ROLLOUT = ("prefill", "cache growth", "decode", "rollout")
+
+
+def what_is_too_large(
+    phases: list[Phase], memory: float, config: TrainConfig, schedule: Schedule
+) -> str | None:
+    """One line on the phase that needs most of a chip, if that is more than it has; None if all fit.
+
+    Args:
+      phases: Of the step.
+      memory: Bytes of a chip.
+      config: The config.
+      schedule: Of the rollout.
+    """
+    worst = max(phases, key=lambda phase: phase.peak)
+    refused = [phase for phase in phases if phase.program.refused is not None]
+    if refused:
+        worst = max(refused, key=lambda phase: phase.peak)
+    if worst.peak <= memory and not refused:
+        return None
+    buffers = [*worst.program.largest, *((size, name) for name, size in worst.beside.items())]
+    named = ", ".join(f"{name} {_gib(size)}" for size, name in sorted(buffers, reverse=True)[:4])
+    needed = f"{_gib(worst.peak)} of {_gib(memory)} GiB of a chip"
+    return (
+        f"does not fit: {worst.program.name} needs {needed}; largest (GiB): {named}; "
+        f"try {_suggestion(worst, memory, config, schedule)}"
+    )
+
+
+def _suggestion(worst: Phase, memory: float, config: TrainConfig, schedule: Schedule) -> str:
+    ideas = []
+    if worst.program.name in _OF_ROLLOUT:
+        if schedule.slots > 1:
+            ideas.append(f"--schedule.kind refill --schedule.slots N with fewer than {schedule.slots} slots")
+        ideas.append("a larger mesh.tensor, which splits decoding parameters and caches")
+    elif worst.program.name in ("log-probs", "update"):
+        longest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
+        if config.batching.tokens_per_micro_batch > longest:
+            ideas.append(f"a smaller batching.tokens_per_micro_batch, {longest} at least")
+        if config.model.remat != "full" and worst.program.name == "update":
+            ideas.append("--model.remat full")
+        ideas.append("a mesh with more devices along fsdp or tensor")
+    else:
+        ideas.append("a larger mesh.tensor, or more devices along fsdp")
+    return "; or ".join(ideas)
+
+
+def _gib(size: float) -> str:
+    return f"{size / GiB:.2f}"

@@ -1,0 +1,152 @@
+"""One run, compiled for devices that need not be there, as numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+from entropy_rl.models import DecoderConfig
+from entropy_rl.planning.abstract import AbstractRun, abstract_run
+from entropy_rl.planning.config import PlanConfig
+from entropy_rl.planning.devices import Devices
+from entropy_rl.planning.estimate import Layout, Work, estimate, step_seconds
+from entropy_rl.planning.fit import what_is_too_large
+from entropy_rl.planning.step import Step, compile_step, resident_bytes, sampler
+from entropy_rl.rollout.schedule import Schedule, device_memory
+from entropy_rl.types import DATA_AXES, TENSOR_AXIS
+
+_SECONDS_PER_HOUR = 3600
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is known of a run before it starts. Bytes and operations are those of one chip.
+
+    Attributes:
+      config: Of the run.
+      devices: What it runs on.
+      layout: How the work is shared.
+      schedule: Of the rollout of a host.
+      memory: Bytes of a chip.
+      resident: What a run keeps in the memory.
+      step: The compiled programs.
+      works: The phases of a step as the shapes count them.
+      too_large: The line on what does not fit; None if all does.
+    """
+
+    config: PlanConfig
+    devices: Devices
+    layout: Layout
+    schedule: Schedule
+    memory: float
+    resident: dict[str, int]
+    step: Step
+    works: list[Work]
+    too_large: str | None
+
+    @property
+    def new_tokens(self) -> float:
+        """Tokens that every completion is taken to have."""
+        return self.config.mean_new_tokens or self.config.rollout.max_new_tokens
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Of a step, at least; None without rates."""
+        return step_seconds(self.works)
+
+    def totals(self) -> dict[str, float]:
+        """Seconds, tokens per second, hours and chip-hours; empty without rates."""
+        seconds = self.step_seconds
+        if seconds is None:
+            return {}
+        hours = seconds * self.config.steps / _SECONDS_PER_HOUR
+        tokens = self.config.rollout.prompts * self.config.rollout.group_size * self.new_tokens
+        return {
+            "step_seconds": seconds,
+            "tokens_per_second": tokens / seconds,
+            "hours": hours,
+            "chip_hours": hours * self.layout.chips,
+        }
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        phases = [
+            dataclasses.asdict(phase.program)
+            | {
+                "beside": phase.beside,
+                "peak": phase.peak,
+                "collectives": [
+                    c._asdict() | amount._asdict() for c, amount in phase.program.collectives.items()
+                ],
+            }
+            for phase in self.step.phases
+        ]
+        return {
+            "devices": self.devices.name,
+            "chips": self.layout.chips,
+            "hosts": self.devices.hosts,
+            "mesh": {axis: getattr(self.layout, axis) for axis in (*DATA_AXES, TENSOR_AXIS)},
+            "tokens_per_micro_batch": self.config.batching.tokens_per_micro_batch,
+            "chip": self.devices.chip and self.devices.chip._asdict(),
+            "memory": self.memory,
+            "schedule": self.schedule._asdict(),
+            "resident": self.resident,
+            "cache": self.step.cache,
+            "programs": phases,
+            "work": [dataclasses.asdict(work) for work in self.works],
+            "new_tokens": self.new_tokens,
+            "efficiency": self.config.efficiency,
+            "steps": self.config.steps,
+            **self.totals(),
+            "fits": self.too_large is None,
+            "too_large": self.too_large,
+        }
+
+
+def say(line: str) -> None:
+    """A line of progress, which is no part of the result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def make_plan(config: PlanConfig, decoder: DecoderConfig, devices: Devices) -> Plan:
+    """Compiles the programs of a run and counts its work.
+
+    Raises:
+      ValueError: If the config does not fit the devices or the model.
+    """
+    run, memory = abstract_run(config, decoder, devices), chip_memory(devices)
+    programs, schedule = sampler(run, memory)
+    step, layout = compile_step(run, programs, schedule, say), layout_of(run)
+    return Plan(
+        config=config,
+        devices=devices,
+        layout=layout,
+        schedule=schedule,
+        memory=memory,
+        resident=resident_bytes(run),
+        step=step,
+        works=work_of(config, decoder, layout, schedule, devices),
+        too_large=what_is_too_large(step.phases, memory, config, schedule),
+    )
+
+
+def chip_memory(devices: Devices) -> float:
+    """Bytes of a device; virtual ones share the memory of the machine."""
+    if devices.chip is not None:
+        return devices.chip.hbm
+    return device_memory(devices.all) / len(devices.all)
+
+
+def layout_of(run: AbstractRun) -> Layout:
+    """How a run shares its work."""
+    sizes = {"data": 1, "fsdp": 1, "tensor": 1} if run.mesh is None else dict(run.mesh.shape)
+    return Layout(**sizes, local_chips=run.local_chips, local_prompts=run.local_prompts)
+
+
+def work_of(
+    config: PlanConfig, decoder: DecoderConfig, layout: Layout, schedule: Schedule, devices: Devices
+) -> list[Work]:
+    """The phases of a step as the shapes count them, with the tokens and the efficiency that are assumed."""
+    new = config.mean_new_tokens or config.rollout.max_new_tokens
+    return estimate(config, decoder, layout, schedule, new, devices.chip, config.efficiency)

@@ -1,0 +1,121 @@
+"""Other meshes and micro-batches for a run: all by their shapes, the fastest by the compiler."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from entropy_rl.config import MeshConfig
+from entropy_rl.models import DecoderConfig
+from entropy_rl.planning import counting
+from entropy_rl.planning.abstract import abstract_run
+from entropy_rl.planning.chips import GiB
+from entropy_rl.planning.config import PlanConfig
+from entropy_rl.planning.counting import F32
+from entropy_rl.planning.devices import Devices
+from entropy_rl.planning.estimate import Layout, step_seconds
+from entropy_rl.planning.plan import Plan, chip_memory, layout_of, make_plan, say, work_of
+from entropy_rl.planning.step import sampler
+from entropy_rl.report.table import aligned
+
+_HEAD_BYTES = GiB  # a few chunks of logits in float32, and what the head gathers
+
+
+class Candidate(NamedTuple):
+    """A config that could be.
+
+    Attributes:
+      seconds: Of a step, at least.
+      config: The config.
+      layout: Of its mesh.
+    """
+
+    seconds: float
+    config: PlanConfig
+    layout: Layout
+
+
+def search(config: PlanConfig, decoder: DecoderConfig, devices: Devices) -> list[Plan]:
+    """Compiles the `config.search` candidates that are the fastest by their shapes and seem to fit.
+
+    Returns:
+      Their plans, those that fit first, and the fastest of them first.
+
+    Raises:
+      ValueError: If no candidate is left, or times are not known.
+    """
+    if devices.chip is None:
+        raise ValueError("search: needs the rates of a chip; allowed: 0, or --topology or --chip")
+    memory = chip_memory(devices)
+    found, refused = [], []
+    for candidate in _candidates(config, devices):
+        try:
+            run = abstract_run(candidate, decoder, devices)
+        except ValueError as error:
+            refused.append(str(error))
+            continue
+        layout = layout_of(run)
+        if rough_bytes(candidate, decoder, layout) > memory:
+            continue
+        schedule = sampler(run, memory)[1]
+        works = work_of(candidate, decoder, layout, schedule, devices)
+        found.append(Candidate(step_seconds(works), candidate, layout))
+    if not found:
+        reason = refused[0] if refused else "by the shapes, none of them fits"
+        raise ValueError(f"search: no mesh and micro-batch is left: {reason}")
+    found.sort(key=lambda candidate: candidate.seconds)
+    say(f"search: {len(found)} seem to fit; compiling the fastest {min(len(found), config.search)}")
+    plans = []
+    for number, candidate in enumerate(found[: config.search], 1):
+        say(f"search: {number}: {describe(candidate.layout, candidate.config)}")
+        plans.append(make_plan(candidate.config, decoder, devices))
+    return sorted(plans, key=lambda plan: (plan.too_large is not None, plan.step_seconds))
+
+
+def _candidates(config: PlanConfig, devices: Devices) -> Iterator[PlanConfig]:
+    chips, rollout = len(devices.all), config.rollout
+    longest = rollout.max_prompt_tokens + rollout.max_new_tokens
+    rows = config.batching.prompts_per_update * rollout.group_size
+    for tensor in _divisors(chips // devices.hosts):
+        for fsdp in _divisors(chips // tensor):
+            mesh = MeshConfig(data=chips // tensor // fsdp, fsdp=fsdp, tensor=tensor)
+            in_share = max(1, rows * tensor // chips)
+            for at_once in (2**k for k in range(in_share.bit_length())):
+                batching = dataclasses.replace(config.batching, tokens_per_micro_batch=longest * at_once)
+                yield dataclasses.replace(config, mesh=mesh, batching=batching)
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def rough_bytes(config: PlanConfig, c: DecoderConfig, layout: Layout) -> float:
+    """About what an update needs on a chip: masters, two moments, two gradients, and activations."""
+    size, tensor = jnp.dtype(config.model.compute_dtype).itemsize, layout.tensor
+    heads = (c.num_heads + c.num_kv_heads) * c.head_dim
+    dots = 4 * c.hidden_size + 2 * heads + 2 * c.intermediate_size
+    kept = {"none": 2 * dots / tensor, "dots": dots / tensor, "full": c.hidden_size}[config.model.remat]
+    activations = size * (c.num_layers * kept + 4 * dots / tensor)
+    state = counting.parameters(c) * 5 * F32 / (layout.fsdp * tensor)
+    return state + config.batching.tokens_per_micro_batch * activations + _HEAD_BYTES
+
+
+def search_text(plans: list[Plan]) -> str:
+    """What was compiled, as a table."""
+    rows = [("data x fsdp x tensor, tokens per micro-batch", "peak GiB", "s per step", "")]
+    for plan in plans:
+        peak = max(phase.peak for phase in plan.step.phases)
+        fits = "fits" if plan.too_large is None else "too large"
+        rows.append(
+            (describe(plan.layout, plan.config), f"{peak / GiB:.2f}", f"{plan.step_seconds:.1f}", fits)
+        )
+    return aligned(rows)
+
+
+def describe(layout: Layout, config: PlanConfig) -> str:
+    """A candidate in a few words."""
+    tokens = config.batching.tokens_per_micro_batch
+    return f"{layout.data} x {layout.fsdp} x {layout.tensor}, {tokens}"

@@ -1,0 +1,53 @@
+"""The architecture of the model that is planned: from its config.json, or from a table of public ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from entropy_rl.factories import unknown
+from entropy_rl.loading import find_model, model_files
+from entropy_rl.models import DecoderConfig, read_config
+from entropy_rl.models.rope import Llama3RopeScaling
+
+_QWEN2 = dict(head_dim=128, rope_theta=1e6, norm_eps=1e-6, qkv_bias=True, qk_norm=False)
+_QWEN3 = dict(head_dim=128, rope_theta=1e6, norm_eps=1e-6, qkv_bias=False, qk_norm=True)
+_LLAMA3 = dict(head_dim=128, rope_theta=5e5, norm_eps=1e-5, qkv_bias=False, qk_norm=False)
+
+# Vocabulary, hidden size, MLP, layers, heads and KV heads, as in config.json of the models
+# https://huggingface.co/Qwen/Qwen2.5-1.5B, Qwen/Qwen2.5-7B, Qwen/Qwen3-8B and meta-llama/Llama-3.1-8B.
+SHAPES = {
+    "qwen2.5-1.5b": DecoderConfig(151936, 1536, 8960, 28, 12, 2, tie_embeddings=True, **_QWEN2),
+    "qwen2.5-7b": DecoderConfig(152064, 3584, 18944, 28, 28, 4, tie_embeddings=False, **_QWEN2),
+    "qwen3-8b": DecoderConfig(151936, 4096, 12288, 36, 32, 8, tie_embeddings=False, **_QWEN3),
+    "llama3-8b": DecoderConfig(
+        128256,
+        4096,
+        14336,
+        32,
+        32,
+        8,
+        tie_embeddings=False,
+        rope_scaling=Llama3RopeScaling(8.0, 1.0, 4.0, 8192),
+        **_LLAMA3,
+    ),
+}
+
+
+def find_shape(path: str, shape: str | None) -> DecoderConfig:
+    """The architecture of a model of which at least config.json is there, or which the table has.
+
+    Args:
+      path: `model.path`; a directory that exists counts before the table.
+      shape: A name in the table, for a path that does not exist; None if there is none.
+
+    Raises:
+      ValueError: If there is neither.
+    """
+    if shape is not None and shape not in SHAPES:
+        raise ValueError(unknown("shape", shape, SHAPES))
+    if shape is not None and not Path(path).is_dir():
+        return SHAPES[shape]
+    try:
+        return read_config(model_files(find_model(path)))
+    except ValueError as error:
+        raise ValueError(f"{error}; or --shape {'|'.join(SHAPES)} without the files") from None

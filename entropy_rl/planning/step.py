@@ -1,0 +1,156 @@
+"""The programs of one step, compiled in their order, and what lies beside each of them in the memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from entropy_rl.planning.abstract import AbstractRun
+from entropy_rl.planning.compiled import Program, compile_program, tree_bytes
+from entropy_rl.rollout.programs import Programs
+from entropy_rl.rollout.schedule import Schedule, column_counts, row_counts
+from entropy_rl.rollout.state import Sampling
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A program at work.
+
+    Attributes:
+      program: The program.
+      beside: {what else is in the memory of a device meanwhile: bytes}.
+    """
+
+    program: Program
+    beside: dict[str, int]
+
+    @property
+    def peak(self) -> int:
+        """Bytes on one device in all."""
+        return self.program.peak + sum(self.beside.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """The programs of a step.
+
+    Attributes:
+      phases: In order.
+      cache: Bytes on one device of keys and values of the rows and prompts of a rollout; None if they are
+        inside of one program, or it is too large.
+    """
+
+    phases: list[Phase]
+    cache: int | None
+
+
+def sampler(run: AbstractRun, memory: float) -> tuple[Programs, Schedule]:
+    """The sampler of a host, and its schedule.
+
+    Args:
+      run: The run.
+      memory: Bytes of a device.
+    """
+    rollout, model = run.config.rollout, run.model
+    sampling = Sampling(
+        rollout.group_size,
+        rollout.max_new_tokens,
+        model.eos_ids,
+        model.pad_id,
+        rollout.temperature,
+        rollout.top_p,
+    )
+    programs = Programs(model.sampler, sampling, model.placement.constrain_rows)
+    shape = (run.local_prompts, rollout.max_prompt_tokens)
+    memory_of_host = lambda: memory * run.local_chips  # noqa: E731
+    return programs, programs.schedule(run.config.schedule, run.decode_params(), *shape, memory_of_host)
+
+
+def resident_bytes(run: AbstractRun) -> dict[str, int]:
+    """What a run keeps in the memory of a device, in bytes."""
+    updates = run.config.rollout.prompts // run.config.batching.prompts_per_update
+    parts = {
+        "parameters": tree_bytes(run.state.params),
+        "optimizer state": tree_bytes(run.state.opt_state),
+        "mini-batches": updates * tree_bytes(run.batch),
+        "decoding parameters": tree_bytes(run.decode_params()),
+    }
+    if run.config.loss.kl_coef:
+        parts["reference parameters"] = parts["parameters"]
+    return parts
+
+
+def compile_step(
+    run: AbstractRun, programs: Programs, schedule: Schedule, say: Callable[[str], None]
+) -> Step:
+    """Compiles every large program of a step.
+
+    Args:
+      run: The run.
+      programs: From `sampler`.
+      schedule: From `sampler`.
+      say: Shows a line of progress.
+
+    Returns:
+      The step. What needs the results of a program that is too large is missing.
+    """
+    phases: list[Phase] = []
+    resident = resident_bytes(run)
+    one_batch = tree_bytes(run.batch)
+
+    def add(name: str, lowered: Any, arguments: dict[str, Any], *absent: str) -> Any:
+        """Compiles, and returns the results as shapes; `absent`: what is resident and not beside it."""
+        program, places = compile_program(name, lowered, arguments)
+        say(f"compiled in {program.seconds:.0f} s: {name}")
+        beside = {part: size for part, size in resident.items() if part not in absent}
+        if "batch" in arguments:  # one of them is an argument
+            beside["mini-batches"] -= one_batch
+        phases.append(Phase(program, beside))
+        return None if places is None else _at(lowered.out_info, places)
+
+    params, decoding = run.model.params, "decoding parameters"
+    cast = run.model.placement.make_cast(run.model.policy)
+    add("weight sync", cast.lower(params), {"params": params}, "parameters", decoding)
+    cache = _add_rollout(run, programs, schedule, lambda *program: add(*program, decoding), add)
+    arguments = {"params": params, "batch": run.batch}
+    add("log-probs", run.programs.stats.lower(*arguments.values()), arguments, "parameters", decoding)
+    arguments = {"state": run.state, "batch": run.batch}
+    absent = ("parameters", "optimizer state", decoding)
+    add("update", run.programs.update.lower(*arguments.values()), arguments, *absent)
+    return Step(phases, cache)
+
+
+def _add_rollout(
+    run: AbstractRun, programs: Programs, schedule: Schedule, add: Callable, add_without_params: Callable
+) -> int | None:
+    """Adds the programs of a rollout, each at its largest shape; returns the bytes of the cache."""
+    params, prompts = run.decode_params(), run.prompts()
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    request = (params, prompts, jax.eval_shape(jax.random.key, 0), number)
+    named = {"params": params, "prompts": prompts}
+    if schedule.chunk_steps is None:
+        add("rollout", programs.whole.lower(schedule, *request), named)
+        return None
+    rows, rooms = row_counts(schedule.slots)[0], column_counts(programs.sampling.max_new_tokens)
+    begun = add("prefill", programs.begin.lower(rows, rooms[0], *request), named)
+    if begun is None:
+        return None
+    asked, state, _ = begun
+    if len(rooms) > 1:  # the cache before it grows for the last time lies like the first
+        before = jax.eval_shape(lambda state: programs.move(state, rows, rooms[-2]), state)
+        state = _at(before, jax.tree.map(lambda x: x.sharding, state))
+        lowered = programs.move.lower(state, rows, rooms[-1])
+        state = add_without_params("cache growth", lowered, {"state": state})
+        if state is None:
+            return None
+    named = {"params": params, "request": asked, "state": state}
+    add("decode", programs.go_on.lower(params, asked, state, number, number), named)
+    return tree_bytes((state.slots.cache, state.queue and state.queue.prompts))
+
+
+def _at(shapes: Any, places: Any) -> Any:
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places)

@@ -1,0 +1,117 @@
+"""The numbers of the charts on the page, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from entropy_rl.analysis import Analysis
+from entropy_rl.report.curves import running_mean
+from entropy_rl.report.gathered import LabelledCurve
+from entropy_rl.report.reported_run import ReportedRun
+
+POINTS = 600  # of a curve; of longer runs, means over steps
+_ROUNDING = 1e-9
+_PANELS = {
+    "correct": "share of correct responses",
+    "reward": "mean reward",
+    "entropy": "entropy (nats per token)",
+    "length": "response length (tokens)",
+    "bonus_share": "entropy bonus, Σ|ψ| / Σ|A|",
+    "kl_sampler": "KL(sampler ‖ current), k3",
+    "kl_reference": "KL to the starting policy",
+    "clip_low": "share of tokens clipped below",
+    "clip_high": "share of tokens clipped above",
+    "truncated": "share cut off at the limit",
+    "groups_all_correct": "groups all correct",
+    "groups_none_correct": "groups none correct",
+    "grad_norm": "gradient norm before clipping",
+    "loss": "loss",
+}
+
+
+def training_panels(runs: Sequence[ReportedRun]) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """The panels with a curve for each run; and the metrics that never change, with their value."""
+    panels, constant = [], {}
+    for name, title in _PANELS.items():
+        known = [row[name] for run in runs for row in run.metrics if row.get(name) is not None]
+        if not known:
+            continue
+        # What is smaller is rounding, such as the KL of an update that is on-policy.
+        if max(known) - min(known) < _ROUNDING and len(known) > 1:
+            constant[name] = known[0] if abs(known[0]) > _ROUNDING else 0.0
+            continue
+        if name == "reward" and all(
+            row.get(name) == row.get("correct") for run in runs for row in run.metrics
+        ):
+            continue
+        series = [
+            {"run": number} | _curve(run.metrics, name)
+            for number, run in enumerate(runs)
+            if any(row.get(name) is not None for row in run.metrics)
+        ]
+        panels.append({"title": title, "series": series})
+    return panels, constant
+
+
+def _curve(metrics: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """Steps and values, and running means over a tenth of the run at the same steps."""
+    steps = np.array([row["step"] for row in metrics], float)
+    values = np.array([np.nan if row.get(name) is None else row[name] for row in metrics], float)
+    window = max(1, len(values) // 10)
+    smooth = np.append(np.full(window - 1, np.nan), running_mean(values, window))
+    if len(steps) > POINTS:
+        bins = np.array_split(np.arange(len(steps)), POINTS)
+        steps = np.array([steps[part].mean().round() for part in bins])
+        values = np.array([running_mean(values[part], len(part))[0] for part in bins])
+        smooth = np.array([smooth[part[-1]] for part in bins])
+    return {"x": steps.tolist(), "y": _short(values), "smooth": _short(smooth)}
+
+
+def pass_at_k_series(curves: Sequence[LabelledCurve]) -> list[dict[str, Any]]:
+    """Pass@K over K of the evaluations."""
+    series = []
+    for found in curves:
+        estimate, low, high, problems = zip(*found.curve.values(), strict=True)
+        values = {"y": _short(estimate), "low": _short(low), "high": _short(high), "problems": list(problems)}
+        named = {"run": found.run, "label": found.label, "faint": not found.is_last}
+        series.append(named | {"x": list(found.curve)} | values)
+    return series
+
+
+def panels_over_steps(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
+    """Panels of what evaluations say over the steps, where there are three or more."""
+    panels = []
+    ks = sorted({k for run in runs for _, found in run.evaluations.values() for k in found.pass_at_k})
+    for k in dict.fromkeys((*ks[:1], *ks[-1:])):
+        series = []
+        for number, run in enumerate(runs):
+            steps = [s for s in sorted(run.evaluations) if k in run.evaluations[s][1].pass_at_k]
+            points = [run.evaluations[step][1].pass_at_k[k] for step in steps]
+            if len(points) > 2:
+                y, low, high = (_short(values) for values in zip(*points, strict=True))
+                series.append({"run": number, "x": steps, "y": y, "low": low, "high": high})
+        if series:
+            panels.append({"title": f"Pass@{k} over the steps", "series": series})
+    return panels
+
+
+def entropy_rows(name: str, analysis: Analysis) -> dict[str, Any]:
+    """Mean entropies with their intervals: what is looked at, and what it is held against."""
+    lines = [line for line in analysis.pivotal if line.against == analysis.pivotal[0].against]
+    lines.append(analysis.reflective)
+    rows = {}
+    for line in lines:
+        named = "reflective sentences" if line is analysis.reflective else line.name
+        for label, group, is_other in ((named, line.group, False), (line.against, line.other, True)):
+            if group.count:
+                mean, low, high = _short((group.mean, group.low, group.high))
+                values = {"count": group.count, "mean": mean, "low": low, "high": high}
+                rows[label] = {"label": label, "other": is_other} | values
+    return {"run": name, "rows": sorted(rows.values(), key=lambda row: row["other"])}
+
+
+def _short(values: Any) -> list[float | None]:
+    return [float(f"{x:.5g}") for x in np.asarray(values, float).tolist()]

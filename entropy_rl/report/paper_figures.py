@@ -1,0 +1,45 @@
+"""The figures of a report as SVG and PDF."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from entropy_rl.report.analysis_figures import behaviours_figure
+from entropy_rl.report.curves import curves_figure
+from entropy_rl.report.gathered import Report
+from entropy_rl.report.pass_at_k import pass_at_k_figure
+
+
+def write_paper_figures(directory: Path, report: Report) -> list[Path]:
+    """Draws curves, Pass@K and the entropies of behaviours, as far as the runs have them.
+
+    Args:
+      directory: Where; made if it is not there.
+      report: The report.
+
+    Returns:
+      What was written.
+
+    Raises:
+      ValueError: Without matplotlib.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ValueError("figures: need matplotlib; `pip install 'entropy_rl[report]'`") from None
+    figures = {}
+    trained = {run.name: run.metrics for run in report.runs if run.metrics}
+    if trained:
+        figures["curves"] = curves_figure(trained)
+    if report.curves:
+        figures["pass_at_k"] = pass_at_k_figure({found.label: found.curve for found in report.curves})
+    for name, analysis in report.analyses.items():
+        figures[f"entropy_{re.sub(r'[^A-Za-z0-9]+', '_', name)}"] = behaviours_figure(analysis)
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, figure in figures.items():
+        for suffix in ("svg", "pdf"):
+            written.append(directory / f"{name}.{suffix}")
+            figure.savefig(written[-1])
+    return written
