@@ -47,6 +47,7 @@ def make_advantages(advantage: Transform, rows: int) -> Callable[[TrainBatch], A
             mask=mask,
             valid=batch.valid,
             sampler_log_probs=batch.sampler_log_probs,
+            values=batch.values,
         )
         before = baseline(batch.rewards[:, None], stats)
         found = Advantages(batch.rewards, batch.valid, mask, before, shaping(before, stats))

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from entropy_rl.advantages import build_advantage
-from entropy_rl.config import TrainConfig, check_batching
+from entropy_rl.config import TrainConfig, check_micro_batches
 from entropy_rl.loading import Model, check_heads, make_model
 from entropy_rl.models import DecoderConfig, make_policy
 from entropy_rl.models.attention import resolve_attention, resolve_decode_attention
@@ -92,7 +92,7 @@ def abstract_run(config: TrainConfig, decoder: DecoderConfig, devices: Devices) 
     mesh = make_mesh(config.mesh, devices.all)
     check_rows(mesh, batching.prompts_per_update, rollout.group_size, batching.share_prompts)
     check_heads(decoder, mesh)
-    check_batching(batching, rollout.max_prompt_tokens + rollout.max_new_tokens)
+    check_micro_batches(config, rollout.max_prompt_tokens + rollout.max_new_tokens)
     if batching.prompts_per_update % hosts:
         raise ValueError(
             f"batching.prompts_per_update: {batching.prompts_per_update} is not allowed; allowed: multiples "

@@ -39,6 +39,7 @@ class PlanConfig(TrainConfig):
         require((self.topology is None) != (self.devices is None), "topology", self.topology, "it or devices")
         require(self.devices is None or self.devices >= 1, "devices", self.devices, "whole numbers >= 1")
         require(self.chip is None or self.devices is not None, "chip", self.chip, "null, or with devices")
+        require(self.critic is None, "critic", "a critic", "null, as a plan does not count one yet")
         require(0 < self.efficiency <= 1, "efficiency", self.efficiency, "0 < efficiency <= 1")
         require(self.search >= 0, "search", self.search, "whole numbers >= 0")
         longest, mean = self.rollout.max_new_tokens, self.mean_new_tokens
