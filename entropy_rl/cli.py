@@ -24,15 +24,15 @@ _VERBS = {
         "entropy_rl.train:main",
         "reinforcement learning; the same command again resumes the run",
     ),
-    "plan": (
-        "entropy_rl.planning.config:PlanConfig",
-        "entropy_rl.plan:main",
-        "whether a run compiles and fits, and what it costs, before there is a device",
-    ),
     "warmstart": (
         "entropy_rl.warmstart_config:WarmstartConfig",
         "entropy_rl.warmstart:main",
         "supervised training from scratch on a task's own demonstrations",
+    ),
+    "plan": (
+        "entropy_rl.planning.config:PlanConfig",
+        "entropy_rl.plan:main",
+        "whether a run compiles and fits, and what it costs, before there is a device",
     ),
     "evaluate": (
         "entropy_rl.config:EvaluateConfig",
