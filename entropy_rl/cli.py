@@ -24,11 +24,6 @@ _VERBS = {
         "entropy_rl.train:main",
         "reinforcement learning; the same command again resumes the run",
     ),
-    "plan": (
-        "entropy_rl.planning.config:PlanConfig",
-        "entropy_rl.plan:main",
-        "whether a run compiles and fits, and what it costs, before there is a device",
-    ),
     "warmstart": (
         "entropy_rl.warmstart_config:WarmstartConfig",
         "entropy_rl.warmstart:main",
@@ -38,6 +33,11 @@ _VERBS = {
         "entropy_rl.sample:SampleConfig",
         "entropy_rl.sample:main",
         "one answer on the terminal as it comes, each token shaded by its entropy",
+    ),
+    "plan": (
+        "entropy_rl.planning.config:PlanConfig",
+        "entropy_rl.plan:main",
+        "whether a run compiles and fits, and what it costs, before there is a device",
     ),
     "evaluate": (
         "entropy_rl.config:EvaluateConfig",

@@ -5,6 +5,7 @@ import json
 import jax
 import pytest
 import yaml
+from jax.experimental.compilation_cache import compilation_cache
 from tiny_runs import ROOT, TRAIN
 
 from entropy_rl.cli import main
@@ -315,18 +316,24 @@ def test_without_the_tpu_compiler_the_line_says_what_to_install(refused, monkeyp
 # --- the real compiler -------------------------------------------------------------------------------------
 
 
-@pytest.mark.tpu_compiler
-def test_a_tiny_model_is_planned_for_a_slice_that_nobody_has(directory, monkeypatch, capsys):
+@pytest.fixture
+def tpu_compiler():
+    """The cache of compiled programs, which is for devices that exist, is off; jax looks at that once."""
     pytest.importorskip("libtpu", reason="libtpu is not installed: no TPU compiler")
-    monkeypatch.chdir(directory)
     before = jax.config.jax_enable_compilation_cache
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", before)
+    compilation_cache.reset_cache()
+
+
+@pytest.mark.tpu_compiler
+def test_a_tiny_model_is_planned_for_a_slice_that_nobody_has(tpu_compiler, directory, monkeypatch, capsys):
+    monkeypatch.chdir(directory)
     arguments = ["--topology", "v5e:2x2", "--mesh.fsdp", "2", "--mesh.tensor", "2", "--output", "tpu.json"]
     # Rows of one length: one shape of attention to compile.
     arguments += ["--rollout.max_prompt_tokens", "4", "--rollout.max_new_tokens", "4"]
-    try:
-        assert main(["plan", "--config", "train.yaml", *arguments]) == 0
-    finally:
-        jax.config.update("jax_enable_compilation_cache", before)
+    assert main(["plan", "--config", "train.yaml", *arguments]) == 0
     plan = json.loads((directory / "tpu.json").read_text())
     assert plan["fits"] and plan["chips"] == 4 and plan["hosts"] == 1
     assert all(program["temporaries"] > 0 for program in plan["programs"])
@@ -335,19 +342,13 @@ def test_a_tiny_model_is_planned_for_a_slice_that_nobody_has(directory, monkeypa
 
 
 @pytest.mark.tpu_compiler
-def test_a_slice_that_does_not_exist_is_refused_in_a_line(refused):
-    pytest.importorskip("libtpu", reason="libtpu is not installed: no TPU compiler")
+def test_a_slice_that_does_not_exist_is_refused_in_a_line(tpu_compiler, refused):
     assert refused("--topology", "v6e:3x3").startswith("topology: 'v6e:3x3' is not allowed: Topology layout")
 
 
 @pytest.mark.tpu_compiler
-def test_a_mesh_that_no_wiring_suits_has_its_tensor_groups_within_hosts():
-    pytest.importorskip("libtpu", reason="libtpu is not installed: no TPU compiler")
-    before = jax.config.jax_enable_compilation_cache
-    try:
-        devices = topology_devices("v6e:8x8")
-    finally:
-        jax.config.update("jax_enable_compilation_cache", before)
+def test_a_mesh_that_no_wiring_suits_has_its_tensor_groups_within_hosts(tpu_compiler):
+    devices = topology_devices("v6e:8x8")
     mesh = make_mesh(MeshConfig(fsdp=16, tensor=4), devices.all)
     hosts = [{device.process_index for device in group} for group in mesh.devices.reshape(-1, 4)]
     assert hosts == [{number} for number in range(16)]

@@ -21,10 +21,8 @@ def what_is_too_large(
       config: The config.
       schedule: Of the rollout.
     """
-    worst = max(phases, key=lambda phase: phase.peak)
     refused = [phase for phase in phases if phase.program.refused is not None]
-    if refused:
-        worst = max(refused, key=lambda phase: phase.peak)
+    worst = max(refused or phases, key=lambda phase: phase.peak)
     if worst.peak <= memory and not refused:
         return None
     buffers = [*worst.program.largest, *((size, name) for name, size in worst.beside.items())]
@@ -32,11 +30,11 @@ def what_is_too_large(
     needed = f"{_gib(worst.peak)} of {_gib(memory)} GiB of a chip"
     return (
         f"does not fit: {worst.program.name} needs {needed}; largest (GiB): {named}; "
-        f"try {_suggestion(worst, memory, config, schedule)}"
+        f"try {_suggestion(worst, config, schedule)}"
     )
 
 
-def _suggestion(worst: Phase, memory: float, config: TrainConfig, schedule: Schedule) -> str:
+def _suggestion(worst: Phase, config: TrainConfig, schedule: Schedule) -> str:
     ideas = []
     if worst.program.name in _OF_ROLLOUT:
         if schedule.slots > 1:
