@@ -13,6 +13,7 @@ from entropy_rl.advantages.baselines import (
     rescaled_group_center,
     whiten,
 )
+from entropy_rl.advantages.controls import misplace_entropy_bonus, scale_by_sign
 from entropy_rl.advantages.entropy_rewards import row_entropy_rewards, token_entropy_rewards
 from entropy_rl.advantages.rarity import favor_rare_correct, mine_solved_groups
 from entropy_rl.advantages.risk_baselines import (
@@ -32,7 +33,7 @@ _FACTORIES: dict[str, Callable[..., Transform]] = {
         *(length_weighted_center, rescaled_group_center),
         *(pass_at_k_normalize, best_minus_second, quantile_normalize, asymmetric_normalize),
         *(favor_rare_correct, mine_solved_groups, token_entropy_rewards, row_entropy_rewards),
-        amplify_by_entropy,
+        *(amplify_by_entropy, misplace_entropy_bonus, scale_by_sign),
     )
 }
 
