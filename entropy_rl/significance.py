@@ -116,11 +116,11 @@ def crossed_bootstrap(
     which makes the part of the seeds Student's t: a few seeds do not tell how much seeds differ. What seeds
     and problems add only together, such as the luck of single samples, is in both parts and would be counted
     twice, in a draw of both at once three times (Owen, The pigeonhole bootstrap, 2007). f takes the second
-    out again, by the mean squares Q_S, Q_P and Q of seeds, problems and what remains. One seed, or one problem,
-    says nothing: its interval is unbounded.
+    out again, by the mean squares Q_S, Q_P and Q of seeds, problems and what remains. One seed, or one
+    problem, says nothing: its interval is unbounded.
 
-    How often p <= 0.05 came out for two equal methods, which should be 0.05: normal effects of seeds, problems
-    and both with these standard deviations, 1000 simulations (standard error 0.007), 300 resamples:
+    How often p <= 0.05 came out for two equal methods, which should be 0.05: normal effects of seeds, of
+    problems and of both, with these standard deviations; 1000 simulations (standard error 0.007):
 
       seeds  problems   0.03, 0.15, 0.4   0, 0.15, 0.4   0.03, 0, 0   0, 0, 0.4
         2      200           0.008            0.009         0.045       0.003
@@ -129,8 +129,8 @@ def crossed_bootstrap(
         8       60           0.040            0.040         0.055       0.026
         8      200           0.038            0.029         0.060       0.022
 
-    Two or three seeds are careful where seeds hardly differ; without f, eight would be as well (0.020 and 0.006
-    at the two ends of the last line).
+    Two or three seeds are careful where seeds hardly differ. Without f eight would be as well: 0.020 and
+    0.006 at the two ends of the last line.
 
     Args:
       values: f64[seeds, problems] of the one method.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from entropy_rl.cli import run_verb
+from entropy_rl.config_checks import require
+from entropy_rl.hosts import VARIABLE
 from entropy_rl.run_directory import check_directory, claim_directory
 from entropy_rl.studies import Design, design, plan_text, read_records, run_units, write_report
 from entropy_rl.study_config import StudyConfig
@@ -19,6 +22,12 @@ def main(config: StudyConfig) -> None:
     Raises:
       ChildProcessError: If runs failed; all others are done, and the report is written.
     """
+    require(
+        not os.environ.get(VARIABLE),
+        VARIABLE,
+        os.environ.get(VARIABLE),
+        "not to be set: a study runs on one host; `--do plan` prints the commands for more",
+    )
     found = design(config)
     ours = {"field": "output", "free": _FREE}
     check_directory(found.directory, found, **ours)

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from entropy_rl.evaluation import Evaluation, read_result
+from entropy_rl.factories import unknown
 from entropy_rl.files import finite, read_jsonl
 from entropy_rl.run_directory import METRICS_FILE
 from entropy_rl.significance import crossed_bootstrap, holm
@@ -273,6 +274,14 @@ def _flags(config: FlagsConfig, results: Mapping[Unit, Result]) -> dict[str, lis
     base = next((measures_of(result) for unit, result in results.items() if unit.arm == BASE), {})
     skill = f"skill/{config.skill}"
     found: dict[str, list[str]] = {}
+    if base and config.skill is not None and skill not in base:
+        found[BASE] = [
+            unknown(
+                "flags.skill",
+                config.skill,
+                [n.removeprefix("skill/") for n in base if n.startswith("skill/")],
+            )
+        ]
     for arm in dict.fromkeys(unit.arm for unit in results):
         runs = {unit.seed: measures_of(result) for unit, result in results.items() if unit.arm == arm}
         if skill in base:

@@ -96,7 +96,7 @@ def _state(design: Design, analysis: Analysis) -> str:
         by_arm.setdefault(unit.arm, []).append(str(unit.seed))
     lines = [
         f"**Incomplete**: {len(missing)} of {len(analysis.records)} runs are missing, "
-        f"{say_left(time_left(design, analysis.records))}.",
+        f"{say_left(time_left(analysis.records))}.",
         *(f"- {arm}: seeds {', '.join(seeds)}" for arm, seeds in by_arm.items()),
         *(f"- failed: {unit}: {reason}" for unit, reason in failed.items()),
     ]

@@ -71,7 +71,7 @@ def run_units(design: Design, say: Callable[[str], None]) -> None:
                     say(f"study {number}/{len(units)}  {unit}: {record.failed}")
                     break
             else:
-                left = time_left(design, read_records(design))
+                left = time_left(read_records(design))
                 say(f"study {number}/{len(units)}  {unit}: {duration(total(record))}; {say_left(left)}")
 
 
@@ -109,7 +109,7 @@ def expected_seconds(records: Mapping[Unit, Record]) -> dict[Unit, float | None]
     return {unit: expected(unit) for unit in records}
 
 
-def time_left(design: Design, records: Mapping[Unit, Record]) -> float | None:
+def time_left(records: Mapping[Unit, Record]) -> float | None:
     """Seconds until all units are complete; None while nothing can be said."""
     expected = expected_seconds(records)
     left = [
@@ -144,7 +144,7 @@ def plan_text(design: Design) -> str:
         seconds = total(record) if state == "complete" else expected[unit]
         lines.append(f"{unit!s:32} {'?' if seconds is None else duration(seconds):>8}  {state}")
     todo = sum(not is_complete(unit, record) for unit, record in records.items())
-    summary = f"{todo} of {len(records)} units to do; {say_left(time_left(design, records))}"
+    summary = f"{todo} of {len(records)} units to do; {say_left(time_left(records))}"
     return "\n".join([*lines, "", summary, "", *commands(design)])
 
 
@@ -251,7 +251,7 @@ def _wait_for_orphan(directory: Path, stop: StopRequest, say: Callable[[str], No
 
 
 def _describe_machine() -> str:
-    """Devices, cores and versions. A child asks jax: a process that holds a device keeps it from the runs."""
+    """Devices, cores, and jax. A child asks jax: a process that holds a device keeps it from the runs."""
     code = "import jax; d = jax.devices(); print(f'{len(d)} x {d[0].device_kind}, jax {jax.__version__}')"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     devices = found.stdout.strip() if found.returncode == 0 else "devices unknown"
