@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,11 @@ from entropy_rl.cli import main
 from entropy_rl.config_file import parse_config
 from entropy_rl.interrupt import StopRequest
 from entropy_rl.studies import design, runner
-from entropy_rl.studies.analysis import decide, summarise
+from entropy_rl.studies.analysis import Result, decide, flags_of, summarise
 from entropy_rl.studies.grid import Unit
 from entropy_rl.studies.records import Record
 from entropy_rl.studies.runner import expected_seconds
-from entropy_rl.study_config import Hypothesis, StudyConfig
+from entropy_rl.study_config import FlagsConfig, Hypothesis, StudyConfig
 
 ROOT = Path(__file__).parents[1]
 STUDY = {
@@ -400,6 +401,40 @@ def test_two_processes_do_not_run_one_study(whole, here, capsys):
 def test_the_rule_decides(low, high, p, decision):
     hypothesis = Hypothesis("h", "c", "a", "b", "pass@1", smallest_effect=0.03)
     assert decide(hypothesis, low, high, p) == decision
+
+
+def result(arithmetic: float, truncated: float) -> Result:
+    evaluation = types.SimpleNamespace(
+        pass_at_k={1: (0.1, 0.0, 0.2)},
+        mean_length=(9.0, 8.0, 10.0),
+        mean_entropy=(0.2, 0.1, 0.3),
+        truncated=truncated,
+        skill={"arithmetic": arithmetic},
+    )
+    return Result(evaluation, {}, [])
+
+
+def test_an_arm_that_lost_its_skill_or_was_cut_off_is_flagged_with_the_seeds():
+    results = {
+        Unit("base", 0): result(0.99, 0.05),
+        Unit("plain", 0): result(0.98, 0.05),
+        Unit("shaped", 0): result(0.96, 0.05),
+        Unit("shaped", 1): result(0.99, 0.25),
+    }
+    found = flags_of(FlagsConfig(skill="arithmetic", skill_drop=0.02, truncated=0.2), results)
+    assert list(found) == ["shaped"]
+    skill, cut = found["shaped"]
+    assert skill.startswith("arithmetic fell by up to 0.030 below") and "in seed 0:" in skill
+    assert cut.startswith("up to 0.250 of the responses were cut off (limit 0.2) in seed 1:")
+    assert flags_of(FlagsConfig(), results) == {}
+    (line,) = flags_of(FlagsConfig(skill="arithmetics"), results)["base"]
+    assert line.startswith("flags.skill: 'arithmetics' is not allowed; did you mean 'arithmetic'?")
+
+
+def test_a_study_runs_on_one_host(here, capsys, monkeypatch):
+    monkeypatch.setenv("ENTROPY_RL_DISTRIBUTED", "auto")
+    assert main(study()) == 2
+    assert "ENTROPY_RL_DISTRIBUTED: 'auto' is not allowed; allowed: not to be set" in capsys.readouterr().err
 
 
 def test_intervals_over_seeds_are_those_of_student():

@@ -131,7 +131,7 @@ def analyse(design: Design) -> Analysis:
         records=records,
         results=results,
         measures=measures,
-        flags=_flags(design.study.flags, results),
+        flags=flags_of(design.study.flags, results),
         findings=_findings(design, results),
     )
 
@@ -269,7 +269,7 @@ def _finding(design: Design, hypothesis: Hypothesis, results: Mapping[Unit, Resu
     )
 
 
-def _flags(config: FlagsConfig, results: Mapping[Unit, Result]) -> dict[str, list[str]]:
+def flags_of(config: FlagsConfig, results: Mapping[Unit, Result]) -> dict[str, list[str]]:
     """Arm -> what is doubtful in some of its runs."""
     base = next((measures_of(result) for unit, result in results.items() if unit.arm == BASE), {})
     skill = f"skill/{config.skill}"

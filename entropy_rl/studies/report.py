@@ -63,7 +63,7 @@ def page(design: Design, analysis: Analysis, figures: Sequence[str]) -> str:
     """The Markdown page."""
     parts = [
         f"# Study: {design.directory.name}",
-        _state(design, analysis),
+        _state(analysis),
         "## Verdicts",
         "\n".join(f"- {verdict(found, analysis)}" for found in analysis.findings),
         _hypotheses(analysis),
@@ -86,7 +86,7 @@ def page(design: Design, analysis: Analysis, figures: Sequence[str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _state(design: Design, analysis: Analysis) -> str:
+def _state(analysis: Analysis) -> str:
     missing = analysis.missing()
     if not missing:
         return f"Complete: {len(analysis.records)} runs."
