@@ -20,9 +20,9 @@ from entropy_rl.cli import main
 from entropy_rl.config_file import parse_config
 from entropy_rl.interrupt import StopRequest
 from entropy_rl.studies import design, runner
-from entropy_rl.studies.analysis import Result, decide, flags_of, summarise
+from entropy_rl.studies.analysis import Result, decide, findings_of, flags_of, summarise
 from entropy_rl.studies.grid import Unit
-from entropy_rl.studies.records import Record
+from entropy_rl.studies.records import ProblemTally, Record
 from entropy_rl.studies.runner import expected_seconds
 from entropy_rl.study_config import FlagsConfig, Hypothesis, StudyConfig
 
@@ -401,6 +401,27 @@ def test_two_processes_do_not_run_one_study(whole, here, capsys):
 def test_the_rule_decides(low, high, p, decision):
     hypothesis = Hypothesis("h", "c", "a", "b", "pass@1", smallest_effect=0.03)
     assert decide(hypothesis, low, high, p) == decision
+
+
+@pytest.mark.parametrize(
+    "problems, endpoint, decision",
+    [
+        (8, "pass@1", "not settled"),
+        (256, "pass@1", "no material effect"),
+        (256, "length", "not settled"),
+    ],
+)
+def test_arms_that_agree_on_a_few_problems_may_differ_on_others(problems, endpoint, decision):
+    found = types.SimpleNamespace(
+        seeds=lambda arm: [0, 1],
+        study=types.SimpleNamespace(
+            registered=lambda: [Hypothesis("h", "c", "a", "b", endpoint, smallest_effect=0.03)]
+        ),
+    )
+    tallies = {i: ProblemTally(4, 4, i % 5, 0, 40, 4.0) for i in range(problems)}
+    results = {Unit(arm, seed): Result(None, tallies, []) for arm in "ab" for seed in (0, 1)}
+    (finding,) = findings_of(found, results)
+    assert (finding.difference, finding.p_adjusted, finding.decision) == (0.0, 1.0, decision)
 
 
 def result(arithmetic: float, truncated: float) -> Result:

@@ -132,7 +132,7 @@ def analyse(design: Design) -> Analysis:
         results=results,
         measures=measures,
         flags=flags_of(design.study.flags, results),
-        findings=_findings(design, results),
+        findings=findings_of(design, results),
     )
 
 
@@ -204,7 +204,8 @@ def _read(design: Design, unit: Unit) -> Result:
     return Result(evaluation, read_problems(directory), metrics)
 
 
-def _findings(design: Design, results: Mapping[Unit, Result]) -> list[Finding]:
+def findings_of(design: Design, results: Mapping[Unit, Result]) -> list[Finding]:
+    """What the results say of each registered hypothesis."""
     found = [_finding(design, hypothesis, results) for hypothesis in design.study.registered()]
     adjusted = holm([finding.p_value for finding in found]).tolist() if found else []
     return [
@@ -255,6 +256,9 @@ def _finding(design: Design, hypothesis: Hypothesis, results: Mapping[Unit, Resu
     if not known.any():
         raise ValueError(f"{hypothesis.name}: no problem has enough judged samples for {hypothesis.endpoint}")
     test = crossed_bootstrap(*values, confidence=1 - hypothesis.alpha)
+    if np.array_equal(*values):
+        least = _reach_of_agreement(hypothesis, int(known.sum()))
+        test = test._replace(low=min(test.low, -least), high=max(test.high, least))
     return Finding(
         hypothesis,
         "not settled",
@@ -267,6 +271,17 @@ def _finding(design: Design, hypothesis: Hypothesis, results: Mapping[Unit, Resu
         problems=int(known.sum()),
         problems_left_out=int((~known).sum()),
     )
+
+
+def _reach_of_agreement(hypothesis: Hypothesis, problems: int) -> float:
+    """Half an interval where the arms agree on every problem, which a resample cannot see beyond.
+
+    Were they to differ on more than a share 1 - alpha^(1/n) of all problems, n of them would all agree with a
+    probability below alpha only. The means of an endpoint between 0 and 1 differ by no more than that share;
+    of those of others nothing is known.
+    """
+    bounded = hypothesis.endpoint not in ("length", "entropy")
+    return 1 - hypothesis.alpha ** (1 / problems) if bounded else math.inf
 
 
 def flags_of(config: FlagsConfig, results: Mapping[Unit, Result]) -> dict[str, list[str]]:
