@@ -13,7 +13,7 @@ from entropy_rl.report.curves import running_mean
 from entropy_rl.studies.analysis import Analysis, Result
 
 _DPI = 140
-_COLOURS = ("black", *(f"tab:{c}" for c in "blue orange green red purple brown pink gray olive cyan".split()))
+_COLOURS = ("black", *(f"C{i}" for i in range(10)))
 _CURVES = {"entropy": "entropy (nats per token)", "length": "response length (tokens)"}
 
 
