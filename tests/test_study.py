@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_runs import EVALUATION, TRAIN, finish, make_workspace, run, start, write_yaml
+from tiny_runs import EVALUATION, TRAIN, finish, make_workspace, start, write_yaml
 
 from entropy_rl.cli import main
 from entropy_rl.config_file import parse_config
@@ -211,7 +211,7 @@ def test_a_study_that_is_stopped_and_dies_ends_as_one_that_never_was(whole, here
 
 @pytest.mark.slow
 def test_a_study_in_processes_that_is_killed_and_stopped_ends_as_one_that_never_was(workspace):
-    assert run(workspace, *study("--output", "unhurt")).returncode == 0
+    assert finish(start(workspace, *study("--output", "unhurt")), timeout=1200).returncode == 0
     arguments = study("--output", "killed")
     process = start(workspace, *arguments)
     wait_for(process, workspace / "killed/runs/plain/0/train/checkpoints/1")
@@ -224,14 +224,14 @@ def test_a_study_in_processes_that_is_killed_and_stopped_ends_as_one_that_never_
     assert result.returncode == 143
     line = "entropy-rl study: stopped during shaped, seed 0; the same command goes on from there"
     assert result.stderr.splitlines()[-1] == line
-    result = run(workspace, *arguments)
+    result = finish(start(workspace, *arguments), timeout=1200)
     assert result.returncode == 0, result.stderr
     assert "base" not in result.stderr and "study 4/5  plain, seed 1: train" in result.stderr
     assert_same_study(workspace / "unhurt", workspace / "killed")
 
 
 def wait_for(process, path: Path) -> None:
-    end = time.monotonic() + 100
+    end = time.monotonic() + 300
     while not path.exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
