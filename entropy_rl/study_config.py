@@ -132,6 +132,15 @@ class StudyConfig:
             require(
                 hypothesis.arm != hypothesis.against, f"{path}.against", hypothesis.against, "another arm"
             )
+            seeds = [
+                set(self.seeds_of.get(arm, self.seeds))
+                for arm in (hypothesis.arm, hypothesis.against)
+                if arm != BASE
+            ]
+            require(
+                bool(set.intersection(*seeds)),
+                f"{path}.against", hypothesis.against, f"arms that have a seed of {hypothesis.arm!r}",
+            )  # fmt: skip
             require(
                 hypothesis.endpoint in ENDPOINTS[1:] or pass_at(hypothesis.endpoint) is not None,
                 f"{path}.endpoint", hypothesis.endpoint, ", ".join(ENDPOINTS),

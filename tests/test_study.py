@@ -340,6 +340,11 @@ def test_a_study_that_is_cut_is_reported_as_interim(whole, workspace, here, caps
         ({"arms": {"x": {"los.kl_coef": 1}}}, "arms.x: --los.kl_coef: 'los' is not allowed; did you mean"),
         ({"arms": {"x": {"seed": 1}}}, "arms.x.seed: is not allowed here; the study sets it"),
         ({"arms": {"x": {"steps": 3}}}, "arms.x.steps: 3 is not allowed; allowed: 2, as of all"),
+        (
+            {"arms": {"x": {"rollout.group_size": 2}}},
+            "arms.x.rollout.group_size: 2 is not allowed; allowed: 4",
+        ),
+        ({"seeds_of": {"plain": [7]}}, "hypotheses[0].against: 'plain' is not allowed; allowed: arms that"),
         ({"arms": {"x": {"model.path": "y"}}}, "arms.x: 'y' is not allowed; allowed: the model of all arms"),
         ({"train": {"config": "none.yaml"}}, "train: --config: cannot read 'none.yaml'"),
         ({"hypothesis": {"arm": "shapde"}}, "hypotheses[0].arm: 'shapde' is not allowed; did you mean"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,7 +101,10 @@ def design(config: StudyConfig) -> Design:
             of_arm.model.path,
             f"the model of all arms ({shared.model.path})",
         )
-        require(of_arm.steps == shared.steps, f"arms.{arm}.steps", of_arm.steps, f"{shared.steps}, as of all")
+        # Arms see the same prompts, and cost as many samples.
+        for path in ("steps", "rollout.prompts", "rollout.group_size"):
+            ours, theirs = map(operator.attrgetter(path), (of_arm, shared))
+            require(ours == theirs, f"arms.{arm}.{path}", ours, f"{theirs}, as of all")
     evaluate = _parse(config, Unit(BASE, config.seeds[0]), EVALUATE, "evaluate", shared.model.path)
     for i, hypothesis in enumerate(config.registered()):
         k = pass_at(hypothesis.endpoint)
