@@ -45,6 +45,8 @@ _PUBLIC = {
     "whiten": "advantages",
     "shape_by_entropy": "advantages",
     "amplify_by_entropy": "advantages",
+    "misplace_entropy_bonus": "advantages",
+    "scale_by_sign": "advantages",
     "length_weighted_center": "advantages",
     "rescaled_group_center": "advantages",
     "pass_at_k_normalize": "advantages",

@@ -49,6 +49,11 @@ _VERBS = {
         "entropy_rl.compare:main",
         "two evaluations: paired tests, and controls for length and accuracy",
     ),
+    "study": (
+        "entropy_rl.study_config:StudyConfig",
+        "entropy_rl.study:main",
+        "a grid of recipes and seeds, with verdicts on hypotheses registered before",
+    ),
     "analyze": (
         "entropy_rl.analyze:AnalyzeConfig",
         "entropy_rl.analyze:main",

@@ -137,7 +137,7 @@ def bootstrap_interval(
     return Interval(values.mean(axis=0), low, high)
 
 
-def resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def resampled_means(values: np.ndarray, resamples: int, seed: int | np.random.Generator) -> np.ndarray:
     """f64[resamples, ...]: means of the problems drawn with replacement."""
     problems = len(values)
     # How often each problem was drawn says all about a resample, and needs no [resamples, problems, ...].

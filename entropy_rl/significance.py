@@ -92,6 +92,86 @@ def paired_bootstrap(
     return PairedTest(mean, *ends, np.maximum(p_value, least))
 
 
+def crossed_bootstrap(
+    values: ArrayLike,
+    baseline: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> PairedTest:
+    """Mean difference of two methods over training seeds and problems, tested by a bootstrap over both.
+
+    All seeds are measured on the same problems: what a problem adds to the difference does not average out
+    over seeds, nor what a seed adds over problems. So seeds are drawn first and then problems, the same for
+    all seeds. With dₛᵢ the differences of S seeds and P problems, d their mean, dₛ and dᵢ those of a seed and
+    of a problem, wₛ and vᵢ how often each was drawn, over S and over P, and χ² with S - 1 degrees of freedom,
+
+    d* - d = f (√(S / χ²) Σₛ wₛ (dₛ - d) + √(P / (P-1)) Σᵢ vᵢ (dᵢ - d))
+    f² = max(Q_S + Q_P - Q, Q_S, Q_P) / (Q_S + Q_P)
+    p = (1 + #{|d* - d| >= |d|}) / (1 + resamples)
+
+    and the interval is d ± the quantile of |d* - d|: it leaves out 0 exactly where p <= 1 - confidence.
+    √(S / χ²) is √(S / (S-1)), which makes up for a resample's spread being too small, times √((S-1) / χ²),
+    which makes the part of the seeds Student's t: a few seeds do not tell how much seeds differ. What seeds
+    and problems add only together, such as the luck of single samples, is in both parts and would be counted
+    twice, in a draw of both at once three times (Owen, The pigeonhole bootstrap, 2007). f takes the second
+    out again, by the mean squares Q_S, Q_P and Q of seeds, problems and what remains. One seed, or one
+    problem, says nothing: its interval is unbounded.
+
+    How often p <= 0.05 came out for two equal methods, which should be 0.05: normal effects of seeds, of
+    problems and of both, with these standard deviations; 1000 simulations (standard error 0.007):
+
+      seeds  problems   0.03, 0.15, 0.4   0, 0.15, 0.4   0.03, 0, 0   0, 0, 0.4
+        2      200           0.008            0.009         0.045       0.003
+        3       60           0.018            0.011         0.042       0.012
+        3      200           0.026            0.014         0.045       0.004
+        8       60           0.040            0.040         0.055       0.026
+        8      200           0.038            0.029         0.060       0.022
+
+    Two or three seeds are careful where seeds hardly differ. Without f eight would be as well: 0.020 and
+    0.006 at the two ends of the last line.
+
+    Args:
+      values: f64[seeds, problems] of the one method.
+      baseline: f64[seeds, problems] of the other, for the same seeds and problems in the same order.
+      confidence: As in `bootstrap_interval`.
+      resamples: As in `bootstrap_interval`.
+      seed: As in `bootstrap_interval`.
+
+    Returns:
+      Mean of values - baseline, low and high end, and the two-sided p-value of "no difference", each f64[].
+
+    Raises:
+      ValueError: The shapes do not fit, a value is not finite, or an argument is out of range.
+    """
+    differences = _differences("crossed_bootstrap", values, baseline)
+    if differences.ndim != 2:
+        raise ValueError(
+            f"crossed_bootstrap: values of shape {differences.shape}; expected [seeds, problems]"
+        )
+    check_resampling("crossed_bootstrap", confidence, resamples)
+    seeds, problems = differences.shape
+    mean = differences.mean()
+    if seeds == 1 or problems == 1:
+        return PairedTest(*map(np.asarray, (mean, -np.inf, np.inf, 1.0)))
+    rng = np.random.default_rng(seed)
+    of_seeds = resampled_means(differences.mean(axis=1) - mean, resamples, rng)
+    of_problems = resampled_means(differences.mean(axis=0) - mean, resamples, rng)
+    of_seeds *= np.sqrt(seeds / rng.chisquare(seeds - 1, resamples))
+    deviations = np.abs(of_seeds + np.sqrt(problems / (problems - 1)) * of_problems)
+    deviations *= _once_counted(differences)
+    # As in `paired_bootstrap`: what was observed counts as one more resample.
+    deviations = np.append(deviations, np.inf)
+    tolerance = 1e-12 * np.abs(differences).max()
+    p_value = np.mean(deviations >= np.abs(mean) - tolerance)
+    reach = np.sort(deviations)[-1 - int((1 - confidence) * len(deviations))]
+    ends = np.array([mean - reach, mean + reach])
+    if p_value > 1 - confidence:  # what rounding leaves of an end at 0
+        ends = np.array([min(ends[0], 0.0), max(ends[1], 0.0)])
+    return PairedTest(*map(np.asarray, (mean, *ends, p_value)))
+
+
 def sign_flip_p_value(
     values: ArrayLike, baseline: ArrayLike, *, patterns: int = 10_000, seed: int = 0
 ) -> np.ndarray:
@@ -164,6 +244,17 @@ def _differences(where: str, values: ArrayLike, baseline: ArrayLike) -> np.ndarr
         )
     check_values(where, values - baseline)
     return values - baseline
+
+
+def _once_counted(differences: np.ndarray) -> float:
+    """The factor f of `crossed_bootstrap`."""
+    seeds, problems = differences.shape
+    of_seeds, of_problems = (differences.mean(axis=axis, keepdims=True) for axis in (1, 0))
+    rest = differences - of_seeds - of_problems + differences.mean()
+    square = rest.var() * seeds * problems / ((seeds - 1) * (problems - 1))
+    squares = problems * of_seeds.var(ddof=1), seeds * of_problems.var(ddof=1)
+    both = sum(squares)
+    return float(np.sqrt(max(both - square, *squares) / both)) if both else 1.0
 
 
 def _rounding(differences: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ PACKAGE = Path(entropy_rl.__file__).parent
 
 # A name without a dot stands for a file, or for a folder with all that is in it.
 FLOORS = {
-    0: "types config config_checks sampling_config warmstart_config factories version",
+    0: "types config config_checks sampling_config study_config warmstart_config factories version",
     1: """packing distributions fused_head fused_loss head_layout advantages surrogates selection token_inputs
           losses token_loss returns sampling masked passk significance diversity comparison""",
     2: "models sharding",
@@ -25,8 +25,9 @@ FLOORS = {
           recorded_advantages""",
     4: """tasks prompts demonstrations checkpoint bad_updates metrics scoring loading evaluation interrupt
           config_file config_help files report run run_directory stop_strings compile_log hosts
-          rollout_metrics recorded text_scoring run_dynamics sentence_encoder provenance""",
-    5: "train replay warmstart evaluate export data compare analyze html_report sample plan planning cli",
+          rollout_metrics recorded text_scoring run_dynamics sentence_encoder provenance studies""",
+    5: """study train replay warmstart evaluate export data compare analyze html_report sample plan planning
+          cli""",
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 

@@ -28,10 +28,12 @@ from entropy_rl.advantages import (
     leave_one_out,
     length_weighted_center,
     mine_solved_groups,
+    misplace_entropy_bonus,
     pass_at_k_normalize,
     quantile_normalize,
     rescaled_group_center,
     row_entropy_rewards,
+    scale_by_sign,
     shape_by_entropy,
     token_entropy_rewards,
     whiten,
@@ -95,6 +97,9 @@ LOCAL_SHAPINGS = {
     "shape_by_entropy": shape_by_entropy(),
     "shape by old entropy": shape_by_entropy(entropy_source="old"),
     "amplify_by_entropy, row": amplify_by_entropy(statistics="row"),
+    "misplace_entropy_bonus, uniform": misplace_entropy_bonus("uniform"),
+    "misplace_entropy_bonus, shuffled": misplace_entropy_bonus("shuffled"),
+    "scale_by_sign": scale_by_sign(),
 }
 BATCH_SHAPINGS = {"amplify_by_entropy": amplify_by_entropy()}
 SURROGATES = {

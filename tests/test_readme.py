@@ -10,14 +10,17 @@ from entropy_rl.advantages import build_advantage
 from entropy_rl.analyze import AnalyzeConfig
 from entropy_rl.config import EvaluateConfig, TrainConfig
 from entropy_rl.config_file import parse_config
+from entropy_rl.studies import design
+from entropy_rl.study_config import StudyConfig
 from entropy_rl.warmstart_config import WarmstartConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))
 CLASSES = {
     "analyze": AnalyzeConfig,
     "evaluate": EvaluateConfig,
+    "study": StudyConfig,
     "train": TrainConfig,
     "warmstart": WarmstartConfig,
 }
@@ -44,7 +47,7 @@ def test_every_file_and_folder_that_the_readme_names_exists():
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_recipe_is_a_page_with_a_header_and_is_accepted_by_its_own_command(path):
+def test_a_recipe_is_a_page_with_a_header_and_is_accepted_by_its_own_command(path, monkeypatch):
     header = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
     for word in ("hardware", "time", "command"):
         assert f"#   {word}" in header, word
@@ -54,6 +57,9 @@ def test_a_recipe_is_a_page_with_a_header_and_is_accepted_by_its_own_command(pat
     if verb == "train":
         gamma = config.critic and config.critic.gamma
         build_advantage(config.advantage, config.rollout.group_size, gamma)
+    if verb == "study":
+        monkeypatch.chdir(ROOT)
+        assert len(design(config).units()) > len(config.arms)
 
 
 def differences(one, other, path=""):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from entropy_rl.passk import bootstrap_interval, pass_at_k
-from entropy_rl.significance import holm, paired_bootstrap, sign_flip_p_value
+from entropy_rl.significance import crossed_bootstrap, holm, paired_bootstrap, sign_flip_p_value
 
 
 def sign_flips_by_hand(differences):
@@ -216,3 +216,80 @@ def test_a_paired_test_sees_what_two_intervals_cannot():
     assert paired.estimate == pytest.approx(np.mean(values) - np.mean(baseline))
     assert 0 < paired.low < paired.high
     assert bootstrap_interval(values).low < bootstrap_interval(baseline).high
+
+
+# --- seeds and problems ------------------------------------------------------------------------------------
+
+
+def seeds_and_problems(seeds, problems, spread, rng):
+    """Differences without an effect: what a seed, a problem, and both together add, with these spreads."""
+    of_seeds, of_problems, of_both = spread
+    return (
+        of_seeds * rng.normal(size=(seeds, 1))
+        + of_problems * rng.normal(size=(1, problems))
+        + of_both * rng.normal(size=(seeds, problems))
+    )
+
+
+@pytest.mark.parametrize(
+    "seeds, spread, rate",
+    [
+        (3, (0.1, 0.0, 0.0), (0.02, 0.09)),
+        (8, (0.1, 0.0, 0.0), (0.02, 0.09)),
+        (8, (0.0, 0.5, 0.1), (0.02, 0.09)),
+        (8, (0.05, 0.15, 0.4), (0.01, 0.08)),
+        (3, (0.03, 0.15, 0.4), (0.0, 0.06)),
+    ],
+)
+def test_the_crossed_interval_leaves_out_the_truth_about_as_often_as_it_says(seeds, spread, rate):
+    rng, missed, runs = np.random.default_rng(0), 0, 400
+    for i in range(runs):
+        differences = seeds_and_problems(seeds, 40, spread, rng)
+        test = crossed_bootstrap(differences, np.zeros_like(differences), resamples=300, seed=i)
+        missed += not test.low <= 0 <= test.high
+        assert (test.p_value <= 0.05) == (not test.low <= 0 <= test.high)
+    assert rate[0] <= missed / runs <= rate[1]
+
+
+def test_the_crossed_bootstrap_sees_an_effect_that_all_seeds_have():
+    rng = np.random.default_rng(0)
+    differences = 0.1 + seeds_and_problems(8, 100, (0.01, 0.1, 0.1), rng)
+    test = crossed_bootstrap(differences + 0.5, np.full((8, 100), 0.5))
+    assert test.p_value < 0.001 and 0.05 < test.low < test.estimate < test.high < 0.15
+    assert test.estimate == pytest.approx(differences.mean())
+
+
+def test_copies_of_a_seed_say_no_more_of_problems_and_copies_of_a_problem_no_more_of_seeds():
+    rng = np.random.default_rng(1)
+    of_problems = np.repeat(rng.normal(size=(1, 50)), 8, axis=0)
+    one = crossed_bootstrap(of_problems, np.zeros((8, 50)))
+    paired = paired_bootstrap(of_problems[0], np.zeros(50))
+    assert one.high - one.low == pytest.approx(paired.high - paired.low, rel=0.03)
+    of_seeds = np.repeat(rng.normal(size=(8, 1)), 50, axis=1)
+    other = crossed_bootstrap(of_seeds, np.zeros((8, 50)), resamples=100_000)
+    student = 2.364624 * of_seeds[:, 0].std(ddof=1) / np.sqrt(8)  # t of 7 degrees of freedom
+    assert (other.high - other.low) / 2 == pytest.approx(student, rel=0.1)
+
+
+@pytest.mark.parametrize("shape", [(1, 20), (4, 1)])
+def test_one_seed_or_one_problem_says_nothing(shape):
+    test = crossed_bootstrap(np.ones(shape), np.zeros(shape))
+    assert (test.estimate, test.low, test.high, test.p_value) == (1, -np.inf, np.inf, 1)
+
+
+def test_methods_that_agree_everywhere_do_not_differ():
+    values = np.random.default_rng(0).random((3, 9))
+    assert tuple(map(float, crossed_bootstrap(values, values))) == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "values, baseline, message",
+    [
+        (np.ones((2, 3)), np.ones((3, 2)), r"crossed_bootstrap: values of shape \(2, 3\) and baseline of"),
+        (np.ones(3), np.ones(3), r"crossed_bootstrap: values of shape \(3,\); expected \[seeds, problems\]"),
+        (np.full((2, 2), np.nan), np.ones((2, 2)), "crossed_bootstrap: a value is not finite"),
+    ],
+)
+def test_the_crossed_bootstrap_refuses_what_does_not_fit(values, baseline, message):
+    with pytest.raises(ValueError, match=message):
+        crossed_bootstrap(values, baseline)

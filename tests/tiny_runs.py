@@ -145,10 +145,10 @@ def start(workspace: Path, *arguments: str, **options: Any) -> subprocess.Popen:
     )
 
 
-def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
+def finish(process: subprocess.Popen, timeout: float = 120) -> subprocess.CompletedProcess:
     """Waits for a process of `start`."""
     try:
-        stdout, stderr = process.communicate(timeout=120)
+        stdout, stderr = process.communicate(timeout=timeout)
     finally:
         process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)

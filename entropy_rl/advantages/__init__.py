@@ -7,6 +7,8 @@ from entropy_rl.advantages.baselines import length_weighted_center as length_wei
 from entropy_rl.advantages.baselines import rescaled_group_center as rescaled_group_center
 from entropy_rl.advantages.baselines import whiten as whiten
 from entropy_rl.advantages.build import build_advantage as build_advantage
+from entropy_rl.advantages.controls import misplace_entropy_bonus as misplace_entropy_bonus
+from entropy_rl.advantages.controls import scale_by_sign as scale_by_sign
 from entropy_rl.advantages.entropy_rewards import row_entropy_rewards as row_entropy_rewards
 from entropy_rl.advantages.entropy_rewards import token_entropy_rewards as token_entropy_rewards
 from entropy_rl.advantages.gae import gae as gae

@@ -1,0 +1,94 @@
+"""The figures of a study: Pass@K, and how entropy and length went, of every arm."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from entropy_rl.report.curves import running_mean
+from entropy_rl.studies.analysis import Analysis, Result
+
+_DPI = 140
+_COLOURS = ("black", *(f"C{i}" for i in range(10)))
+_CURVES = {"entropy": "entropy (nats per token)", "length": "response length (tokens)"}
+
+
+def write_figures(directory: Path, analysis: Analysis) -> list[str]:
+    """Draws pass_at_k.png and curves.png, with bands from the lowest to the highest seed.
+
+    Returns:
+      The names of what was written; nothing without matplotlib, which is in the extra `report`, or data.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        return []
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    arms: dict[str, list[Result]] = {}
+    for unit, result in analysis.results.items():
+        arms.setdefault(unit.arm, []).append(result)
+    if not arms:
+        return []
+    colours = dict(zip(arms, itertools.cycle(_COLOURS), strict=False))
+    figures = {"pass_at_k.png": _pass_at_k(arms, colours)}
+    trained = {arm: results for arm, results in arms.items() if all(result.metrics for result in results)}
+    if trained:
+        figures["curves.png"] = _curves(trained, colours)
+    for name, figure in figures.items():
+        figure.savefig(directory / name, dpi=_DPI)
+        plt.close(figure)
+    return list(figures)
+
+
+def _pass_at_k(arms: Mapping[str, Sequence[Result]], colours: Mapping[str, str]) -> Any:
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
+    for arm, results in arms.items():
+        ks = sorted(set.intersection(*(set(result.evaluation.pass_at_k) for result in results)))
+        values = np.array([[result.evaluation.pass_at_k[k][0] for k in ks] for result in results])
+        _band(axis, ks, values, arm, colours[arm], marker=".")
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(ks, [str(k) for k in ks], fontsize=8)
+    axis.set_xlabel("K")
+    axis.set_ylabel("Pass@K")
+    return _finished(figure, axis)
+
+
+def _curves(arms: Mapping[str, Sequence[Result]], colours: Mapping[str, str]) -> Any:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for axis, (name, title) in zip(axes, _CURVES.items(), strict=True):
+        for arm, results in arms.items():
+            steps = min(len(result.metrics) for result in results)
+            window = max(1, steps // 10)
+            rows = [[row[name] for row in result.metrics[:steps]] for result in results]
+            values = np.array([running_mean(np.array(row, float), window) for row in rows])
+            _band(axis, np.arange(window, steps + 1), values, arm, colours[arm])
+        axis.set_xlabel("step")
+        axis.set_title(f"{title}, in training", fontsize=10)
+    return _finished(figure, axes[0])
+
+
+def _band(
+    axis: Any, x: Sequence[int], values: np.ndarray, arm: str, colour: Any, marker: str | None = None
+) -> None:
+    """The mean over seeds, f[seeds, x], and a band from the lowest to the highest."""
+    axis.plot(x, values.mean(axis=0), color=colour, marker=marker, label=f"{arm} ({len(values)})")
+    if len(values) > 1:
+        axis.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+    axis.grid(alpha=0.3)
+
+
+def _finished(figure: Any, axis: Any) -> Any:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
+    figure.suptitle("mean over seeds (how many), band from the lowest to the highest seed", fontsize=9)
+    return figure

@@ -1,0 +1,155 @@
+"""What a study consists of: its units, each an arm with a seed, and the commands that make them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import operator
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from entropy_rl.advantages import build_advantage
+from entropy_rl.config import EvaluateConfig, TrainConfig
+from entropy_rl.config_checks import require
+from entropy_rl.config_file import parse_config
+from entropy_rl.selection import build_selection
+from entropy_rl.study_config import BASE, StudyConfig, pass_at
+from entropy_rl.surrogates import build_surrogate
+
+TRAIN, EVALUATE = "train", "evaluate"  # the phases of a unit, which are verbs
+# What the study itself sets.
+_OWN = {TRAIN: ("seed", "run.directory"), EVALUATE: ("seed", "model.path", "output")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """An arm with a seed; the arm `base` has one unit, and its seed is that of its evaluation."""
+
+    arm: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.arm}, seed {self.seed}"
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """The verbs that make it, in order."""
+        return (EVALUATE,) if self.arm == BASE else (TRAIN, EVALUATE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """What is written down before the first run: the study, and the configs that it builds on, resolved.
+
+    Attributes:
+      study: The config of the study.
+      train: The training config that all arms share.
+      evaluate: The evaluation config, as of the arm `base`.
+    """
+
+    study: StudyConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+
+    @property
+    def directory(self) -> Path:
+        """Of the study."""
+        return Path(self.study.output)
+
+    def seeds(self, arm: str) -> list[int]:
+        """The registered seeds of an arm."""
+        return self.study.seeds[:1] if arm == BASE else self.study.seeds_of.get(arm, self.study.seeds)
+
+    def units(self) -> list[Unit]:
+        """All units, `base` first and then seed by seed: a study that is cut has all arms for a few seeds."""
+        seeds = dict.fromkeys(seed for arm in self.study.arms for seed in self.seeds(arm))
+        grid = [Unit(arm, seed) for seed in seeds for arm in self.study.arms if seed in self.seeds(arm)]
+        return [Unit(BASE, self.seeds(BASE)[0]), *grid]
+
+    def directory_of(self, unit: Unit) -> Path:
+        """Where a unit lies: train/, evaluate/, and the records of the study."""
+        return self.directory / "runs" / unit.arm / str(unit.seed)
+
+    def arguments(self, unit: Unit, phase: str) -> list[str]:
+        """The command line of a phase, after `entropy-rl`."""
+        return _arguments(self.study, unit, phase, self.directory_of(unit), self.train.model.path)
+
+
+def design(config: StudyConfig) -> Design:
+    """Resolves and checks every config of a study, before any device work.
+
+    Raises:
+      ValueError: If one of them cannot work; the message begins with where it stands.
+    """
+    for name, recipe in ((TRAIN, config.train), (EVALUATE, config.evaluate)):
+        _check_overrides(f"{name}.overrides", recipe.overrides, name)
+    shared = _parse(config, Unit(BASE, config.seeds[0]), TRAIN, "train", "")
+    for arm, overrides in config.arms.items():
+        _check_overrides(f"arms.{arm}", overrides, TRAIN)
+        try:
+            of_arm = _parse(config, Unit(arm, config.seeds[0]), TRAIN, f"arms.{arm}", "")
+            build_advantage(of_arm.advantage, of_arm.rollout.group_size)
+            surrogate = build_surrogate(of_arm.loss.surrogate)
+            build_selection(of_arm.loss.selection, surrogate)
+        except ValueError as error:
+            raise ValueError(f"arms.{arm}: {str(error).removeprefix(f'arms.{arm}: ')}") from error
+        require(
+            of_arm.model == shared.model,
+            f"arms.{arm}",
+            of_arm.model.path,
+            f"the model of all arms ({shared.model.path})",
+        )
+        # Arms see the same prompts, and cost as many samples.
+        for path in ("steps", "rollout.prompts", "rollout.group_size"):
+            ours, theirs = map(operator.attrgetter(path), (of_arm, shared))
+            require(ours == theirs, f"arms.{arm}.{path}", ours, f"{theirs}, as of all")
+    evaluate = _parse(config, Unit(BASE, config.seeds[0]), EVALUATE, "evaluate", shared.model.path)
+    for i, hypothesis in enumerate(config.registered()):
+        k = pass_at(hypothesis.endpoint)
+        require(
+            k is None or k <= evaluate.evaluation.samples,
+            f"hypotheses[{i}].endpoint",
+            hypothesis.endpoint,
+            f"K <= evaluation.samples ({evaluate.evaluation.samples})",
+        )
+    return Design(config, shared, evaluate)
+
+
+def command_line(arguments: list[str]) -> str:
+    """A command as one types it."""
+    return shlex.join(["entropy-rl", *arguments])
+
+
+def _arguments(study: StudyConfig, unit: Unit, phase: str, directory: Path, model: str) -> list[str]:
+    if phase == TRAIN:
+        # Its own evaluation, before and after, would repeat what the study does.
+        own = ["--seed", str(unit.seed), "--run.directory", str(directory / TRAIN)]
+        overrides = {"evaluation": None} | study.train.overrides | study.arms.get(unit.arm, {})
+        return [TRAIN, "--config", study.train.config, *_options(overrides), *own]
+    path = model if unit.arm == BASE else str(directory / TRAIN)
+    own = ["--seed", str(unit.seed), "--model.path", path, "--output", str(directory / EVALUATE)]
+    return [EVALUATE, "--config", study.evaluate.config, *_options(study.evaluate.overrides), *own]
+
+
+def _options(overrides: Mapping[str, Any]) -> list[str]:
+    return [
+        part
+        for path, value in overrides.items()
+        for part in (f"--{path}", value if isinstance(value, str) else json.dumps(value))
+    ]
+
+
+def _parse(study: StudyConfig, unit: Unit, phase: str, where: str, model: str) -> Any:
+    arguments = _arguments(study, unit, phase, Path(study.output), model)
+    try:
+        return parse_config(TrainConfig if phase == TRAIN else EvaluateConfig, phase, arguments[1:])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _check_overrides(where: str, overrides: Mapping[str, Any], phase: str) -> None:
+    for path in overrides:
+        if path in _OWN[phase] or path in ("config", "print_config"):
+            raise ValueError(f"{where}.{path}: is not allowed here; the study sets it")

@@ -1,0 +1,258 @@
+"""Runs what is missing of a study, one child process after the other.
+
+Each phase of a unit is the verb itself in a process of its own. So the memory of a run and what it compiled
+go with it, a crash or an out-of-memory ends one run and not the study, and what the study does is what its
+commands do by hand. `train` and `evaluate` resume by themselves; the study only remembers which are done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from entropy_rl.interrupt import StopRequest, catch_signals
+from entropy_rl.studies.grid import EVALUATE, Design, Unit, command_line
+from entropy_rl.studies.records import Record, read_record, write_problems, write_record
+from entropy_rl.study_config import BASE
+
+LOG_FILE = "log.txt"
+_LOCK_FILE = "lock"  # held by the process of the study
+_RUNNING_FILE = "running"  # held by the child at work, which may outlive a study that was killed
+_PATIENCE = 0.1  # seconds between two looks at a child
+_STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
+# A study that is killed leaves no run behind that goes on for hours: the kernel tells it to save and end.
+_CHILD = """
+import ctypes, os, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM
+if os.getppid() != {parent}:
+    sys.exit(143)
+from entropy_rl.cli import main
+sys.exit(main())
+"""
+
+
+def run_units(design: Design, say: Callable[[str], None]) -> None:
+    """Runs all units that are not complete; one that failed is noted, and the others go on.
+
+    Args:
+      design: The study, whose directory is there.
+      say: Called with lines on how far things are.
+
+    Raises:
+      ValueError: If another process is running this study.
+      Interrupted: If it was asked to stop; the run at hand has saved its state.
+    """
+    units = design.units()
+    with _locked(design.directory), catch_signals() as stop:
+        _wait_for_orphan(design.directory, stop, say)
+        machine = ""
+        for number, unit in enumerate(units, 1):
+            directory = design.directory_of(unit)
+            record = read_record(directory)
+            if is_complete(unit, record):
+                continue
+            directory.mkdir(parents=True, exist_ok=True)
+            machine = machine or _describe_machine()
+            for phase in unit.phases:
+                if phase in record.done:
+                    continue
+                say(f"study {number}/{len(units)}  {unit}: {phase}, log in {directory / LOG_FILE}")
+                record = _run_phase(design, unit, phase, record, machine, stop)
+                if record.failed:
+                    say(f"study {number}/{len(units)}  {unit}: {record.failed}")
+                    break
+            else:
+                left = time_left(read_records(design))
+                say(f"study {number}/{len(units)}  {unit}: {duration(total(record))}; {say_left(left)}")
+
+
+def is_complete(unit: Unit, record: Record) -> bool:
+    """Whether all phases of a unit are done."""
+    return set(unit.phases) <= set(record.done)
+
+
+def read_records(design: Design) -> dict[Unit, Record]:
+    """The records of all units."""
+    return {unit: read_record(design.directory_of(unit)) for unit in design.units()}
+
+
+def total(record: Record) -> float:
+    """Seconds that were spent on a unit."""
+    return sum(record.seconds.values())
+
+
+def expected_seconds(records: Mapping[Unit, Record]) -> dict[Unit, float | None]:
+    """Seconds that each unit takes: the mean of the finished ones of its arm, else of all trained arms.
+
+    None where there are none.
+    """
+
+    def mean(wanted: Callable[[Unit], bool]) -> float | None:
+        found = [
+            total(record) for unit, record in records.items() if wanted(unit) and is_complete(unit, record)
+        ]
+        return sum(found) / len(found) if found else None
+
+    def expected(unit: Unit) -> float | None:
+        of_arm = mean(lambda other: other.arm == unit.arm)
+        return mean(lambda other: other.arm != BASE) if of_arm is None and unit.arm != BASE else of_arm
+
+    return {unit: expected(unit) for unit in records}
+
+
+def time_left(records: Mapping[Unit, Record]) -> float | None:
+    """Seconds until all units are complete; None while nothing can be said."""
+    expected = expected_seconds(records)
+    left = [
+        None if expected[unit] is None else max(expected[unit] - total(record), 0.0)
+        for unit, record in records.items()
+        if not is_complete(unit, record)
+    ]
+    return None if None in left else sum(left)
+
+
+def say_left(seconds: float | None) -> str:
+    """An estimated end in words."""
+    if seconds is None:
+        return "time left not known before a run is complete"
+    if not seconds:
+        return "nothing left"
+    end = time.strftime("%d %b %H:%M", time.localtime(time.time() + seconds))
+    return f"about {duration(seconds)} left, until {end}"
+
+
+def plan_text(design: Design) -> str:
+    """What there is to do: a line for each unit, the estimated time, and the commands of each arm."""
+    records = read_records(design)
+    expected = expected_seconds(records)
+    lines = []
+    for unit, record in records.items():
+        state = "complete" if is_complete(unit, record) else "to do"
+        if record.failed:
+            state = f"to do again: {record.failed}"
+        elif record.done and state == "to do":
+            state = f"to do: {', '.join(phase for phase in unit.phases if phase not in record.done)}"
+        seconds = total(record) if state == "complete" else expected[unit]
+        lines.append(f"{unit!s:32} {'?' if seconds is None else duration(seconds):>8}  {state}")
+    todo = sum(not is_complete(unit, record) for unit, record in records.items())
+    summary = f"{todo} of {len(records)} units to do; {say_left(time_left(records))}"
+    return "\n".join([*lines, "", summary, "", *commands(design)])
+
+
+def commands(design: Design) -> list[str]:
+    """The commands of the first seed of each arm."""
+    arms = [BASE, *design.study.arms]
+    firsts = [Unit(arm, design.seeds(arm)[0]) for arm in arms]
+    return [command_line(design.arguments(unit, phase)) for unit in firsts for phase in unit.phases]
+
+
+def duration(seconds: float) -> str:
+    """A time in words."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _run_phase(
+    design: Design, unit: Unit, phase: str, record: Record, machine: str, stop: StopRequest
+) -> Record:
+    directory = design.directory_of(unit)
+    start = time.monotonic()
+    code = _run_child(design, unit, phase, stop)
+    seconds = time.monotonic() - start
+    if code == 0:
+        if phase == EVALUATE:
+            write_problems(directory, directory / EVALUATE)
+        record = record.after(phase, seconds, machine, None, done=True)
+    else:
+        stopped = code in _STOPPED
+        record = record.after(
+            phase, seconds, machine, None if stopped else _reason(directory, phase, code), done=False
+        )
+        if stopped and not stop:  # whoever stopped the run meant the study as well
+            stop.signal_number = code - 128 if code > 0 else -code
+    write_record(directory, record)
+    stop.act(f"stopped during {unit}; the same command goes on from there")
+    return record
+
+
+def _run_child(design: Design, unit: Unit, phase: str, stop: StopRequest) -> int:
+    """Runs a verb to its end, and passes on a request to stop; returns its exit code."""
+    code = _CHILD.format(parent=os.getpid())
+    command = [sys.executable, "-c", code, *design.arguments(unit, phase)]
+    with (
+        (design.directory / _RUNNING_FILE).open("w") as running,
+        (design.directory_of(unit) / LOG_FILE).open("a") as log,
+    ):
+        fcntl.flock(running, fcntl.LOCK_EX)
+        log.write(f"$ {command_line(design.arguments(unit, phase))}\n")
+        log.flush()
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=[running.fileno()],
+            start_new_session=True,  # Ctrl-C reaches the study alone, which passes it on
+        )
+    told = False
+    try:
+        while child.poll() is None:
+            if stop and not told:
+                child.terminate()
+                told = True
+            time.sleep(_PATIENCE)
+    except BaseException:  # a second signal: at once
+        child.kill()
+        raise
+    return child.returncode
+
+
+def _reason(directory: Path, phase: str, code: int) -> str:
+    lines = (directory / LOG_FILE).read_text(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    how = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
+    return f"{phase} failed ({how}): {last}" if last else f"{phase} failed ({how})"
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    with (directory / _LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"output: {directory}: another process is running this study") from error
+        yield
+
+
+def _wait_for_orphan(directory: Path, stop: StopRequest, say: Callable[[str], None]) -> None:
+    """Waits for a run that a study which was killed has left, and which is about to save its state."""
+    with (directory / _RUNNING_FILE).open("w") as file:
+        said = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if not said:
+                    say("waiting for a run of a study that was killed: it saves its state and ends")
+                    said = True
+            time.sleep(_PATIENCE)
+            stop.act("stopped before anything was done")
+
+
+def _describe_machine() -> str:
+    """Devices, cores, and jax. A child asks jax: a process that holds a device keeps it from the runs."""
+    code = "import jax; d = jax.devices(); print(f'{len(d)} x {d[0].device_kind}, jax {jax.__version__}')"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    devices = found.stdout.strip() if found.returncode == 0 else "devices unknown"
+    return f"{devices}; {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
