@@ -85,7 +85,7 @@ def topology_devices(name: str) -> Devices:
     if not _NAME.fullmatch(name) or generation not in TPUS:
         raise ValueError(f"topology: {name!r} is not allowed; {allowed}")
     try:
-        import libtpu  # noqa: F401
+        from libtpu import get_library_path  # noqa: F401  # a folder of that name is not enough
     except ImportError:
         raise ValueError("topology: the TPU compiler is not installed: pip install '.[tpu]'") from None
     from jax.experimental import topologies
