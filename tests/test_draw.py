@@ -9,6 +9,7 @@ import pytest
 from entropy_rl.evaluation.draw import _Call, _Sampler
 from entropy_rl.prompts import PromptBatch
 from entropy_rl.rollout import Stage
+from entropy_rl.sharding import Placement
 
 CALL = _Call(PromptBatch([], np.zeros((1, 1)), np.ones((1, 1), bool), np.zeros(1)), np.zeros(1), 1, 0)
 
@@ -32,7 +33,7 @@ class SlowGenerate:
 def test_the_stage_of_a_call_is_heard_in_the_thread_that_waits():
     heard = []
     listen = lambda stage: heard.append((stage, threading.current_thread()))  # noqa: E731
-    with _Sampler(SlowGenerate(60), None, None, listen) as sampler:
+    with _Sampler(SlowGenerate(60), None, Placement(), None, listen) as sampler:
         assert sampler.wait(sampler.begin(CALL)) == [0]
     assert heard and all(thread is threading.current_thread() for _, thread in heard)
     assert [stage.finished for stage, _ in heard] == sorted(stage.finished for stage, _ in heard)
@@ -44,7 +45,7 @@ def test_what_is_raised_on_the_way_ends_the_drawing_too():
     def refuse(stage):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), _Sampler(generate, None, None, refuse) as sampler:
+    with pytest.raises(KeyboardInterrupt), _Sampler(generate, None, Placement(), None, refuse) as sampler:
         sampler.wait(sampler.begin(CALL))
     assert generate.ended.is_set()
 
@@ -53,5 +54,8 @@ def test_what_the_sampler_raises_is_raised_where_its_samples_are_used():
     def fail(*arguments, **_):
         raise FloatingPointError("not finite")
 
-    with pytest.raises(FloatingPointError, match="not finite"), _Sampler(fail, None, None, print) as sampler:
+    with (
+        pytest.raises(FloatingPointError, match="not finite"),
+        _Sampler(fail, None, Placement(), None, print) as sampler,
+    ):
         sampler.wait(sampler.begin(CALL))

@@ -48,7 +48,6 @@ def test_two_processes_that_one_signal_stops_go_on_as_one_process_and_end_as_one
         line = process.stderr.splitlines()[-1]
         assert line == "entropy-rl train: stopped after step 3; the same command goes on from there"
     assert len(second.stderr.splitlines()) == 1  # the first one speaks for both
-    assert all(line.startswith("[Gloo]") for line in second.stdout.splitlines())
     assert len(metrics_of(workspace / "two")) == 3
 
     done = run(workspace, *train("two", "--mesh.fsdp", "1"))
