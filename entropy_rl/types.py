@@ -76,7 +76,6 @@ class Policy(NamedTuple):
         more columns begin with what leaves for fewer hold.
       decode: (decode_params, ids int32[R], t int32[] or int32[R], cache) -> (hidden [R, D], cache). Appends a
         new token to every row, the t-th (counting from 0); t < columns.
-      place: (cache) -> cache, inside of a jitted function: its rows lie where the policy wants them.
     """
 
     init: Callable[[jax.Array], Params]
@@ -88,7 +87,6 @@ class Policy(NamedTuple):
     prefill: Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, Any]]
     empty_rows: Callable[[int, int], Any]
     decode: Callable[[Params, jax.Array, jax.Array, DecodeCache], tuple[jax.Array, DecodeCache]]
-    place: Callable[[DecodeCache], DecodeCache] = lambda cache: cache
 
 
 class FinishReason(enum.IntEnum):

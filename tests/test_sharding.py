@@ -244,7 +244,7 @@ def test_decoding_gathers_neither_weights_nor_cache_and_the_cache_stays_split(ke
     policy = make_policy(TINY, mesh=placement.mesh)
     params = placement.make_to_decode(policy)(policy.init(key))
     sampler = make_policy(TINY, mesh=placement.local_mesh)._replace(to_decode=lambda params: params)
-    programs = Programs(sampler, Sampling(4, 16, (1,), 0, 1.0, 1.0))
+    programs = Programs(sampler, Sampling(4, 16, (1,), 0, 1.0, 1.0), placement.constrain_rows)
     ids, index = np.ones((8, 6), np.int32), np.arange(8, dtype=np.int32)
     prompts = placement.put_prompts((ids, ids > 0, index, np.full(8, 16, np.int32)))
     request, state, _ = programs.begin(32, 16, params, prompts, jax.random.key(0), 0)

@@ -7,7 +7,6 @@ queries attend to is the caller's choice.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from entropy_rl.models.attention import causal_attention, resolve_attention, resolve_decode_attention
 from entropy_rl.models.cached_attention import (
@@ -30,7 +29,7 @@ from entropy_rl.models.packed_attention import make_packed_attention
 from entropy_rl.models.remat import rematerialize
 from entropy_rl.models.rope import Llama3RopeScaling, apply_rope, rope_frequencies
 from entropy_rl.packing import make_packing
-from entropy_rl.types import DATA_AXES, TENSOR_AXIS, DecodeCache, LiveTokens, Params, Policy
+from entropy_rl.types import TENSOR_AXIS, DecodeCache, LiveTokens, Params, Policy
 
 _FAR = 2**30  # a window that sees everything
 
@@ -302,26 +301,11 @@ def make_policy(
         layers = (jax.tree.map(lambda x, i=i: x[i], cast["layers"]) for i in range(config.num_layers))
         return cast | {"layers": tuple(_fuse(layer) if fused else layer for layer in layers)}
 
-    def over_mesh(x: jax.Array, *axes: str | tuple[str, ...]) -> jax.Array:
-        """Splits the first axes of an array where they divide; the compiler decides about the others."""
-        if mesh is None:
-            return x
-        spec = [PartitionSpec.UNCONSTRAINED] * x.ndim
-        for i, names in enumerate(axes):
-            devices = math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
-            if x.shape[i] % devices == 0:
-                spec[i] = names
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
-
-    def place(cache: DecodeCache) -> DecodeCache:
-        rows_and_heads = partial(jax.tree.map, lambda x: over_mesh(x, DATA_AXES, TENSOR_AXIS))
-        return cache.replace(prompts=rows_and_heads(cache.prompts), rows=rows_and_heads(cache.rows))
-
     def prefill(
         params: Params, prompt_ids: jax.Array, prompt_mask: jax.Array
     ) -> tuple[jax.Array, tuple[PromptCache, ...]]:
         positions = jnp.arange(prompt_ids.shape[1])[None]
-        x, caches = over_mesh(embed(params, prompt_ids), DATA_AXES), []
+        x, caches = embed(params, prompt_ids), []
         for layer_params, window in zip(params["layers"], config.windows, strict=True):
             attend = lambda q, k, v, w=window: (attend_causally(q, k, v, w), (k, v))  # noqa: E731
             x, (k, v) = decode_block.apply({"params": layer_params}, x, positions, attend)
@@ -341,7 +325,7 @@ def make_policy(
     ) -> tuple[jax.Array, DecodeCache]:
         lengths = cache.prompt_mask.sum(-1, dtype=jnp.int32)
         positions = jnp.repeat(lengths, ids.shape[0] // lengths.shape[0]) + t
-        x, caches = over_mesh(embed(params, ids), DATA_AXES), []
+        x, caches = embed(params, ids), []
         for layer_params, prompts, rows, window in zip(
             params["layers"], cache.prompts, cache.rows, config.windows, strict=True
         ):
@@ -350,7 +334,7 @@ def make_policy(
             )
             x, rows = decode_block.apply({"params": layer_params}, x, positions, attend)
             caches.append(rows)
-        return final_norm(params, x), place(cache.replace(rows=tuple(caches)))
+        return final_norm(params, x), cache.replace(rows=tuple(caches))
 
     return Policy(
         init=init,
@@ -362,5 +346,4 @@ def make_policy(
         prefill=prefill,
         empty_rows=empty_rows,
         decode=decode,
-        place=place,
     )

@@ -57,14 +57,13 @@ def start(
     row = jnp.arange(slots, dtype=jnp.int32)
     shared = slots == rows  # the rows of a group stand together and read one copy of the prompt
     own = (lambda tree: tree) if shared else (lambda tree: take_rows(tree, row // group))
-    cache = DecodeCache(own(prompts), own(request.prompt_mask), policy.empty_rows(slots, columns))
     fresh = Slots(
         row=row,
         t=jnp.int32(0) if shared else jnp.zeros(slots, jnp.int32),
         ids=jnp.zeros(slots, jnp.int32),
         alive=jnp.ones(slots, bool),
         columns=empty_columns(slots, sampling.max_new_tokens),
-        cache=policy.place(cache),
+        cache=DecodeCache(own(prompts), own(request.prompt_mask), policy.empty_rows(slots, columns)),
     )
     queue = None if shared else Queue(next=jnp.int32(slots), hidden=hidden, prompts=prompts)
     state = State(

@@ -154,7 +154,7 @@ def rearrange(policy: Policy, state: State, rows: int, columns: int) -> State:
             wanted,
         )
     )
-    return state.replace(slots=slots.replace(cache=policy.place(cache)), done=done)
+    return state.replace(slots=slots.replace(cache=cache), done=done)
 
 
 def to_rollout(sampling: Sampling, request: Request, state: State) -> Rollout:
