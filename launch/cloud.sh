@@ -17,6 +17,18 @@ give_up() { say "$*" && exit 1; }
 # The comment at the head of the script.
 usage() { awk 'NR > 1 { if (!/^#( |$)/) exit; sub(/^# ?/, ""); print }' "$0"; }
 
+# take_options "$@": --help, and --dry-run; REST is what comes behind them.
+take_options() {
+    while (($# > 0)); do
+        case "$1" in
+            -h | --help) usage && exit 0 ;;
+            --dry-run) DRY_RUN=1 && shift ;;
+            *) break ;;
+        esac
+    done
+    REST=("$@")
+}
+
 # Words as a shell takes them back, whatever is in them; those that need no quotes get none.
 quote() {
     local word line=""

@@ -18,13 +18,8 @@
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=launch/cloud.sh
 source "$here/cloud.sh"
-while (($# > 0)); do
-    case "$1" in
-        -h | --help) usage && exit 0 ;;
-        --dry-run) DRY_RUN=1 && shift ;;
-        *) break ;;
-    esac
-done
+take_options "$@"
+set -- "${REST[@]}"
 need NAME "the name of the JobSet" entropy-rl-7b
 need IMAGE "a container image with entropy_rl[tpu] in it" us-docker.pkg.dev/my-project/my-repo/entropy_rl:1
 need TPU_ACCELERATOR "the node pool's label cloud.google.com/gke-tpu-accelerator" tpu-v6e-slice

@@ -18,13 +18,8 @@
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=launch/cloud.sh
 source "$here/cloud.sh"
-while (($# > 0)); do
-    case "$1" in
-        -h | --help) usage && exit 0 ;;
-        --dry-run) DRY_RUN=1 && shift ;;
-        *) break ;;
-    esac
-done
+take_options "$@"
+set -- "${REST[@]}"
 need NAME "the name of the workload" entropy-rl-7b
 need CLUSTER "the XPK cluster" my-cluster
 need ZONE "the cluster's zone" us-east5-b

@@ -19,6 +19,23 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A checkout with the launch scripts, for `cloud`."""
+    from fake_cloud import make_checkout
+
+    return make_checkout(tmp_path_factory.mktemp("check out"))
+
+
+@pytest.fixture
+def cloud(tmp_path, checkout):
+    """A `fake_cloud.Cloud`: the launch scripts among stand-ins for what they call."""
+    from fake_cloud import Cloud
+
+    with Cloud(tmp_path, checkout) as cloud:
+        yield cloud
+
+
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)

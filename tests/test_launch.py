@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 import yaml
-from fake_cloud import HOSTILE, LAUNCH, SECRET, Cloud, commands, make_checkout, until
+from fake_cloud import HOSTILE, LAUNCH, SECRET, Cloud, commands, until
 
 SCRIPTS = ["tpu_pod.sh", "tpu_worker.sh", "gke.sh", "xpk.sh", "slurm.sbatch", "local_multiprocess.sh"]
 NEEDED = {
@@ -35,17 +35,6 @@ GKE = {
     "CHIPS_PER_HOST": "4",
 }
 XPK = {"NAME": "my-work", "CLUSTER": "c", "TPU_TYPE": "v5litepod-16", "IMAGE": "gcr.io/p/e:1"}
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    return make_checkout(tmp_path_factory.mktemp("check out"))
-
-
-@pytest.fixture
-def cloud(tmp_path, checkout):
-    with Cloud(tmp_path, checkout) as cloud:
-        yield cloud
 
 
 @pytest.mark.parametrize("script, name", [(script, name) for script in NEEDED for name in NEEDED[script]])

@@ -6,18 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_cloud import FOREVER, HOSTILE, Cloud, commands, make_checkout, until
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    return make_checkout(tmp_path_factory.mktemp("check out"))
-
-
-@pytest.fixture
-def cloud(tmp_path, checkout):
-    with Cloud(tmp_path, checkout) as cloud:
-        yield cloud
+from fake_cloud import FOREVER, HOSTILE, Cloud, commands, until
 
 
 def local(cloud: Cloud, *arguments: str, **env: str) -> tuple[subprocess.Popen, Path]:

@@ -5,18 +5,7 @@ import signal
 import subprocess
 
 import pytest
-from fake_cloud import FOREVER, HOSTILE, SECRET, Cloud, commands, commit, make_checkout, until
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    return make_checkout(tmp_path_factory.mktemp("check out"))
-
-
-@pytest.fixture
-def cloud(tmp_path, checkout):
-    with Cloud(tmp_path, checkout) as cloud:
-        yield cloud
+from fake_cloud import FOREVER, HOSTILE, SECRET, commands, commit, until
 
 
 def test_a_run_on_a_pod_from_create_to_delete(cloud):
