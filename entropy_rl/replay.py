@@ -13,7 +13,6 @@ from entropy_rl.cli import run_verb
 if TYPE_CHECKING:
     import jax
 
-    from entropy_rl.advantages import Transform
     from entropy_rl.config import TrainConfig
     from entropy_rl.types import Params
 
@@ -82,13 +81,14 @@ def replay(dump: Path) -> str:
 
 def _policy(config: TrainConfig, run: Path) -> tuple[Callable, Callable, Callable]:
     """(key -> params; (params, batch) -> what the forward pass finds; and -> the gradient) of the policy."""
+    from entropy_rl.advantages import advantage_of
     from entropy_rl.loading import model_policy
     from entropy_rl.train import gradient_settings, stats_settings
     from entropy_rl.train_step import make_gradient, make_stats_pass
 
     policy = model_policy(config.model, run)
     stats = make_stats_pass(policy, **stats_settings(config))
-    gradient = make_gradient(policy, _advantage(config), config.loss, **gradient_settings(config))
+    gradient = make_gradient(policy, advantage_of(config), config.loss, **gradient_settings(config))
     return policy.init, lambda *x: dict(zip(("log_probs", "entropy"), stats(*x), strict=True)), gradient
 
 
@@ -96,6 +96,7 @@ def _critic(config: TrainConfig, run: Path) -> tuple[Callable, Callable, Callabl
     """The same of the critic."""
     import optax
 
+    from entropy_rl.advantages import advantage_of
     from entropy_rl.critic_step import critic_settings, init_critic, make_critic_gradient, make_values_pass
     from entropy_rl.loading import find_model, model_files, model_policy
     from entropy_rl.models import read_config, trunk_params
@@ -105,20 +106,13 @@ def _critic(config: TrainConfig, run: Path) -> tuple[Callable, Callable, Callabl
     settings, limit = critic_settings(config), config.rollout.max_new_tokens
     values = make_values_pass(trunk, **settings)
     gradient = make_critic_gradient(
-        trunk, _advantage(config), config.critic, config.loss.aggregation, max_new_tokens=limit, **settings
+        trunk, advantage_of(config), config.critic, config.loss.aggregation, max_new_tokens=limit, **settings
     )
 
     def init(key: jax.Array) -> Params:
         return init_critic(trunk_params(trunk.init(key)), hidden_size, optax.identity()).params
 
     return init, lambda *x: {"values": values(*x)}, gradient
-
-
-def _advantage(config: TrainConfig) -> Transform:
-    from entropy_rl.advantages import build_advantage
-
-    gamma = config.critic and config.critic.gamma
-    return build_advantage(config.advantage, config.rollout.group_size, gamma)
 
 
 def _first(x: Any) -> str:

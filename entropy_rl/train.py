@@ -25,7 +25,7 @@ import numpy as np
 import optax
 
 from entropy_rl import hosts
-from entropy_rl.advantages import Transform, build_advantage
+from entropy_rl.advantages import Transform, advantage_of
 from entropy_rl.bad_updates import BadUpdates
 from entropy_rl.cli import run_verb
 from entropy_rl.compile_log import compile_log
@@ -82,7 +82,7 @@ def train(config: TrainConfig) -> TrainState:
     batching, group_size = config.batching, config.rollout.group_size
     check_rows(mesh, batching.prompts_per_update, group_size, batching.share_prompts)
     check_wandb(config.run.wandb_project)
-    advantage = build_advantage(config.advantage, group_size, config.critic and config.critic.gamma)
+    advantage = advantage_of(config)
     surrogate = build_surrogate(config.loss.surrogate)
     selection = build_selection(config.loss.selection, surrogate)
     if batching.fused_loss:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from entropy_rl.advantages import build_advantage
+from entropy_rl.advantages import advantage_of
 from entropy_rl.analyze import AnalyzeConfig
 from entropy_rl.config import EvaluateConfig, TrainConfig
 from entropy_rl.config_file import parse_config
@@ -55,8 +55,7 @@ def test_a_recipe_is_a_page_with_a_header_and_is_accepted_by_its_own_command(pat
     assert ROOT / file == path
     config = parse_config(CLASSES[verb], verb, ["--config", str(path)])
     if verb == "train":
-        gamma = config.critic and config.critic.gamma
-        build_advantage(config.advantage, config.rollout.group_size, gamma)
+        advantage_of(config)
     if verb == "study":
         monkeypatch.chdir(ROOT)
         assert len(design(config).units()) > len(config.arms)

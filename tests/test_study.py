@@ -370,6 +370,16 @@ def test_what_cannot_work_is_refused_in_one_line_before_anything_runs(here, caps
     assert not (here / "wrong").exists()
 
 
+def test_an_arm_may_have_a_critic(here):
+    ppo = {
+        "advantage": [{"name": "gae"}, {"name": "shape_by_entropy", "alpha": 0.1, "kappa": 2.0}],
+        "critic": {"learning_rate": 0.01},
+    }
+    write_yaml(here / "ppo.yaml", STUDY | {"arms": STUDY["arms"] | {"ppo": ppo}})
+    config = parse_config(StudyConfig, "study", ["--config", "ppo.yaml"])
+    assert "ppo" in {unit.arm for unit in design(config).units()}
+
+
 def test_hypotheses_cannot_be_changed_once_registered(whole, here, capsys):
     later = [STUDY["hypotheses"][0] | {"smallest_effect": 0.5}]
     assert main(study("--output", "whole", "--hypotheses", json.dumps(later))) == 2

@@ -6,6 +6,7 @@ from entropy_rl.advantages.baselines import leave_one_out as leave_one_out
 from entropy_rl.advantages.baselines import length_weighted_center as length_weighted_center
 from entropy_rl.advantages.baselines import rescaled_group_center as rescaled_group_center
 from entropy_rl.advantages.baselines import whiten as whiten
+from entropy_rl.advantages.build import advantage_of as advantage_of
 from entropy_rl.advantages.build import build_advantage as build_advantage
 from entropy_rl.advantages.controls import misplace_entropy_bonus as misplace_entropy_bonus
 from entropy_rl.advantages.controls import scale_by_sign as scale_by_sign

@@ -26,6 +26,7 @@ from entropy_rl.advantages.risk_baselines import (
 )
 from entropy_rl.advantages.shaping import amplify_by_entropy, shape_by_entropy
 from entropy_rl.advantages.transform import Transform, chain
+from entropy_rl.config import TrainConfig
 from entropy_rl.factories import build_named
 
 _FACTORIES: dict[str, Callable[..., Transform]] = {
@@ -39,6 +40,16 @@ _FACTORIES: dict[str, Callable[..., Transform]] = {
         *(misplace_entropy_bonus, scale_by_sign),
     )
 }
+
+
+def advantage_of(config: TrainConfig) -> Transform:
+    """The chain that a run's config lists, with what its other sections say to the members.
+
+    Raises:
+      ValueError: As `build_advantage`.
+    """
+    gamma = None if config.critic is None else config.critic.gamma
+    return build_advantage(config.advantage, config.rollout.group_size, gamma)
 
 
 def build_advantage(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from entropy_rl.advantages import build_advantage
+from entropy_rl.advantages import advantage_of
 from entropy_rl.config import TrainConfig, check_micro_batches
 from entropy_rl.loading import Model, check_heads, make_model
 from entropy_rl.models import DecoderConfig, make_policy
@@ -107,7 +107,7 @@ def abstract_run(config: TrainConfig, decoder: DecoderConfig, devices: Devices) 
         placement.local_mesh = Mesh(host, local.axis_names, axis_types=local.axis_types)
     nothing = dict(tokenizer=None, eos_ids=(0,), pad_id=0, directory=Path())
     model = make_model(make, shapes, decoder, placement, **nothing)
-    programs = make_programs(config, model, build_advantage(config.advantage, rollout.group_size))
+    programs = make_programs(config, model, advantage_of(config))
     state = jax.eval_shape(lambda params: init_state(params, programs.optimizer), shapes)
     batch = jax.eval_shape(
         lambda rollout, rewards, valid: make_batch(rollout, rewards, valid, pad_id=0),

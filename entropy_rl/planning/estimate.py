@@ -11,7 +11,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_rl.advantages import baseline_and_shaping, build_advantage
+from entropy_rl.advantages import advantage_of, baseline_and_shaping
 from entropy_rl.config import TrainConfig
 from entropy_rl.models import DecoderConfig
 from entropy_rl.planning import counting
@@ -134,7 +134,7 @@ def _training(config: TrainConfig, c: DecoderConfig, prompt: int, new: int) -> t
         forward -= prompts * (group - 1) * of_prompt
     head = 2 * counting.head_weights(c) * new * prompts * group
     again = (forward - head) / forward if config.model.remat == "full" else 0
-    baseline, shaping = baseline_and_shaping(build_advantage(config.advantage, group))
+    baseline, shaping = baseline_and_shaping(advantage_of(config))
     selection = build_selection(config.loss.selection, build_surrogate(config.loss.surrogate))
     before = 1 if needs_whole_batch(baseline, shaping, selection) else 0
     return forward, 3 + again + before, prompts // config.batching.prompts_per_update

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from entropy_rl.advantages import build_advantage
+from entropy_rl.advantages import advantage_of
 from entropy_rl.config import EvaluateConfig, TrainConfig
 from entropy_rl.config_checks import require
 from entropy_rl.config_file import parse_config
@@ -90,7 +90,7 @@ def design(config: StudyConfig) -> Design:
         _check_overrides(f"arms.{arm}", overrides, TRAIN)
         try:
             of_arm = _parse(config, Unit(arm, config.seeds[0]), TRAIN, f"arms.{arm}", "")
-            build_advantage(of_arm.advantage, of_arm.rollout.group_size)
+            advantage_of(of_arm)
             surrogate = build_surrogate(of_arm.loss.surrogate)
             build_selection(of_arm.loss.selection, surrogate)
         except ValueError as error:
