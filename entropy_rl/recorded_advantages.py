@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from entropy_rl.advantages import Transform, baseline_and_shaping
-from entropy_rl.types import TokenStats, TrainBatch
+from entropy_rl.train_step import token_stats
+from entropy_rl.types import TrainBatch
 
 
 class Advantages(NamedTuple):
@@ -38,19 +39,9 @@ def make_advantages(advantage: Transform, rows: int) -> Callable[[TrainBatch], A
     baseline, shaping = baseline_and_shaping(advantage)
 
     def advantages(batch: TrainBatch) -> Advantages:
-        mask = batch.completion_mask & batch.valid[:, None]
-        stats = TokenStats(
-            log_probs=batch.old_log_probs,
-            old_log_probs=batch.old_log_probs,
-            entropy=batch.old_entropy,
-            old_entropy=batch.old_entropy,
-            mask=mask,
-            valid=batch.valid,
-            sampler_log_probs=batch.sampler_log_probs,
-            values=batch.values,
-        )
+        stats = token_stats(batch, batch.old_log_probs, batch.old_entropy)
         before = baseline(batch.rewards[:, None], stats)
-        found = Advantages(batch.rewards, batch.valid, mask, before, shaping(before, stats))
+        found = Advantages(batch.rewards, batch.valid, stats.mask, before, shaping(before, stats))
         return jax.tree.map(lambda x: x[:rows], found)
 
     return jax.jit(advantages)
