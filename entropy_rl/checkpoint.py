@@ -95,13 +95,18 @@ class Checkpoints:
     def restore(self, state: TrainState) -> TrainState:
         """Reads the newest checkpoint into the shapes, types and placement of `state`.
 
+        Args:
+          state: Its arrays are let go before anything is read: there need not be room for two.
+
         Raises:
           ValueError: If it cannot be read.
         """
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
             _parts(state),
         )
+        for x in jax.tree.leaves(state):
+            x.delete()
         args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)})
         with _reading(self._directory / str(self.latest)):
             return state.replace(**self._manager.restore(self.latest, args=args)[_STATE])

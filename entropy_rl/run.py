@@ -191,14 +191,6 @@ def evaluation_directory(config: TrainConfig | WarmstartConfig, step: int) -> Pa
     return Path(config.run.directory) / EVALUATIONS_DIRECTORY / str(step)
 
 
-def _forget(state: TrainState) -> TrainState:
-    """Shapes, types and places of a state whose arrays are let go: there need not be room for two."""
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-    for x in jax.tree.leaves(state):
-        x.delete()
-    return like
-
-
 @contextlib.contextmanager
 def open_run(
     config: TrainConfig | WarmstartConfig, start: TrainState, title: str
@@ -221,7 +213,7 @@ def open_run(
         )
         state = start
         if checkpoints.latest is not None:
-            state = checkpoints.restore(_forget(start))
+            state = checkpoints.restore(start)
             if hosts.is_first():
                 print(f"resuming {directory} after step {int(state.step)} of {config.steps}", file=sys.stderr)
         step = int(state.step)
