@@ -30,6 +30,31 @@ from entropy_rl.config_checks import require, require_at_least
 from entropy_rl.version import __version__
 
 
+def default_words() -> dict[str, list[str]]:
+    """A copy of `WORDS`, for a config."""
+    return {name: list(words) for name, words in WORDS.items()}
+
+
+def check_expressions(words: dict[str, list[str]], reflective: list[str]) -> None:
+    """Checks the fields of a config that say what is looked for.
+
+    Raises:
+      ValueError: If nothing could be found by them.
+    """
+    require(bool(words), "words", words, "a class with its words at least")
+    for name, of_class in words.items():
+        named = isinstance(name, str) and name not in (ALL_CLASSES, REFLECTIVE_NAME)
+        require(named, "words", name, f"other names than {ALL_CLASSES!r} and {REFLECTIVE_NAME!r}")
+        good = bool(of_class) and all(word.strip() for word in of_class)
+        require(good, f"words.{name}", of_class, "a list of one word at least, none of them empty")
+    good = bool(reflective) and all(reflective)
+    require(good, "reflective", reflective, "one expression at least, none of them empty")
+    try:
+        compile_patterns(reflective)
+    except ValueError as error:
+        raise ValueError(f"reflective: {error}") from None
+
+
 @dataclasses.dataclass(frozen=True)
 class AnalyzeConfig:
     """Entropy of pivotal tokens, reflective actions and rare behaviours: `entropy-rl analyze`.
@@ -61,9 +86,7 @@ class AnalyzeConfig:
     model: ModelConfig | None = None
     temperature: float = 1.0
     tokens_per_micro_batch: int = 8192
-    words: dict[str, list[str]] = dataclasses.field(
-        default_factory=lambda: {name: list(words) for name, words in WORDS.items()}
-    )
+    words: dict[str, list[str]] = dataclasses.field(default_factory=default_words)
     reflective: list[str] = dataclasses.field(default_factory=lambda: list(REFLECTIVE))
     min_count: int = 20
     neighbours: int = 5
@@ -72,18 +95,7 @@ class AnalyzeConfig:
     seed: int = 0
 
     def __post_init__(self):
-        require(bool(self.words), "words", self.words, "a class with its words at least")
-        for name, words in self.words.items():
-            named = isinstance(name, str) and name not in (ALL_CLASSES, REFLECTIVE_NAME)
-            require(named, "words", name, f"other names than {ALL_CLASSES!r} and {REFLECTIVE_NAME!r}")
-            good = bool(words) and all(word.strip() for word in words)
-            require(good, f"words.{name}", words, "a list of one word at least, none of them empty")
-        good = bool(self.reflective) and all(self.reflective)
-        require(good, "reflective", self.reflective, "one expression at least, none of them empty")
-        try:
-            compile_patterns(self.reflective)
-        except ValueError as error:
-            raise ValueError(f"reflective: {error}") from None
+        check_expressions(self.words, self.reflective)
         require(self.base != self.samples, "base", self.base, "other samples than those that are analysed")
         without = self.encoder is None or self.base is not None
         require(without, "encoder", self.encoder, "null, unless there is a base")

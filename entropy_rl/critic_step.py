@@ -21,12 +21,11 @@ from jax.sharding import Mesh
 from entropy_rl.advantages import NotYetKnown, Transform, before_values
 from entropy_rl.batch_parts import BatchParts, PredictingHidden
 from entropy_rl.config import CriticConfig, TrainConfig
-from entropy_rl.head_layout import HeadLayout
 from entropy_rl.losses import counts, token_weights, value_loss
 from entropy_rl.masked import masked_sum
 from entropy_rl.optimizer import critic_optimizer
 from entropy_rl.returns import lambda_returns
-from entropy_rl.sharding import Placement
+from entropy_rl.sharding import Placement, row_shares
 from entropy_rl.train_step import (
     GradientFn,
     UpdateFn,
@@ -35,7 +34,7 @@ from entropy_rl.train_step import (
     mean_over_updates,
     token_stats,
 )
-from entropy_rl.types import DATA_AXES, CriticState, Params, Policy, TrainBatch, TrainState
+from entropy_rl.types import CriticState, Params, Policy, TrainBatch, TrainState
 
 ValuesFn = Callable[[Params, TrainBatch], jax.Array]
 
@@ -80,7 +79,7 @@ def make_values_pass(
     Returns:
       A function of arrays, to be jitted by the caller; it looks at every row, judged or not.
     """
-    shares = HeadLayout(mesh).size(*DATA_AXES)
+    shares = row_shares(mesh)
 
     def read(params: Params, at: PredictingHidden, rows: TrainBatch) -> tuple[jax.Array]:
         return (jnp.where(at.pack(rows.completion_mask), _values(params, at), 0),)
@@ -133,7 +132,7 @@ def make_critic_gradient(
     """
     if max_new_tokens is None and aggregation == "constant":
         raise ValueError("make_critic_gradient: the aggregation 'constant' needs max_new_tokens")
-    shares = HeadLayout(mesh).size(*DATA_AXES)
+    shares = row_shares(mesh)
     constrain = constrain or (lambda tree: tree)
     make_rewards, unknown = before_values(advantage), NotYetKnown()
 

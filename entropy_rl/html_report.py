@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
-from entropy_rl.analysis import REFLECTIVE, WORDS
-from entropy_rl.analyze import AnalyzeConfig
+from entropy_rl.analysis import REFLECTIVE
+from entropy_rl.analyze import AnalyzeConfig, check_expressions, default_words
 from entropy_rl.cli import run_verb
 from entropy_rl.config_checks import require, require_at_least
 
@@ -40,16 +40,14 @@ class ReportConfig:
     figures: str | None = None
     responses: int = 400
     tokens: int = 60_000
-    words: dict[str, list[str]] = dataclasses.field(
-        default_factory=lambda: {name: list(words) for name, words in WORDS.items()}
-    )
+    words: dict[str, list[str]] = dataclasses.field(default_factory=default_words)
     reflective: list[str] = dataclasses.field(default_factory=lambda: list(REFLECTIVE))
 
     def __post_init__(self):
         require(self.output.endswith(".html"), "output", self.output, "a file NAME.html")
         require(1 <= len(self.runs) <= _MOST_RUNS, "runs", self.runs, f"1 to {_MOST_RUNS} directories")
         require_at_least(1, "", self, "responses", "tokens")
-        AnalyzeConfig(samples="", words=self.words, reflective=self.reflective)  # checks them
+        check_expressions(self.words, self.reflective)
 
 
 def main(config: ReportConfig) -> None:

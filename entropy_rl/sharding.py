@@ -22,6 +22,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from entropy_rl.config import MeshConfig
+from entropy_rl.head_layout import HeadLayout
 from entropy_rl.types import DATA_AXES, FSDP_AXIS, TENSOR_AXIS, Params, Policy
 
 _AXES = (*DATA_AXES, TENSOR_AXIS)
@@ -103,6 +104,11 @@ def _rows_lie_in_order(mesh: Mesh) -> bool:
     return bool((owners == owners[..., :1]).all() and (np.diff(owners.reshape(-1)) >= 0).all())
 
 
+def row_shares(mesh: Mesh | None) -> int:
+    """Equal shares in which rows lie on the devices of a mesh."""
+    return HeadLayout(mesh).size(*DATA_AXES)
+
+
 def check_rows(mesh: Mesh | None, prompts: int, group_size: int, whole_groups: bool) -> None:
     """Checks that the rows of an update divide over the devices that share them.
 
@@ -117,7 +123,7 @@ def check_rows(mesh: Mesh | None, prompts: int, group_size: int, whole_groups: b
     """
     if mesh is None:
         return
-    shares = math.prod(mesh.shape[axis] for axis in DATA_AXES)
+    shares = row_shares(mesh)
     unit = shares if whole_groups else shares // math.gcd(shares, group_size)
     if prompts % unit:
         raise ValueError(
@@ -226,8 +232,7 @@ class Placement:
 
     def of_prompts(self, prompts: int) -> NamedSharding:
         """The sharding of so many prompts in what `put_prompts` returns; there must be a mesh."""
-        shares = math.prod(self.local_mesh.shape[axis] for axis in DATA_AXES)
-        spec = PartitionSpec() if prompts % shares else PartitionSpec(DATA_AXES)
+        spec = PartitionSpec() if prompts % row_shares(self.local_mesh) else PartitionSpec(DATA_AXES)
         return NamedSharding(self.local_mesh, spec)
 
     def constrain_rows(self, tree: Any) -> Any:
@@ -240,7 +245,7 @@ class Placement:
         """
         if self.mesh is None:
             return tree
-        shares = math.prod(self.local_mesh.shape[axis] for axis in DATA_AXES)
+        shares = row_shares(self.local_mesh)
 
         def constrain(x: jax.Array) -> jax.Array:
             if x.ndim == 0:

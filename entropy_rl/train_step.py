@@ -22,10 +22,10 @@ from entropy_rl.batch_parts import BatchParts, PredictingHidden
 from entropy_rl.config import LossConfig
 from entropy_rl.distributions import log_prob_and_entropy
 from entropy_rl.fused_loss import fused_head_loss
-from entropy_rl.head_layout import HeadLayout
 from entropy_rl.losses import LossTerms, counts, token_weights
 from entropy_rl.masked import masked_sum
 from entropy_rl.selection import build_selection
+from entropy_rl.sharding import row_shares
 from entropy_rl.surrogates import build_surrogate
 from entropy_rl.token_loss import (
     KnownOfToken,
@@ -35,7 +35,6 @@ from entropy_rl.token_loss import (
     of_single_tokens,
 )
 from entropy_rl.types import (
-    DATA_AXES,
     Params,
     Policy,
     Rollout,
@@ -61,12 +60,11 @@ def init_state(
     """
 
     def init(params: Params) -> TrainState:
+        params = jax.tree.map(jnp.copy, params)
         counts = dict(step=jnp.int32(0), updates=jnp.int32(0))
         return TrainState(params=params, opt_state=optimizer.init(params), **counts)
 
-    if constrain is not None:
-        return jax.jit(lambda params: constrain(init(jax.tree.map(lambda x: x + 0, params))))(params)
-    return init(jax.tree.map(jnp.copy, params))
+    return init(params) if constrain is None else jax.jit(lambda params: constrain(init(params)))(params)
 
 
 @functools.partial(jax.jit, static_argnames="pad_id")
@@ -146,7 +144,7 @@ def make_stats_pass(
     Returns:
       A function of arrays, to be jitted by the caller; it looks at every row, judged or not.
     """
-    shares = HeadLayout(mesh).size(*DATA_AXES)
+    shares = row_shares(mesh)
 
     def read(params: Params, at: PredictingHidden, rows: TrainBatch) -> tuple[jax.Array, jax.Array]:
         ids, mask = at.pack(rows.completion_ids), at.pack(rows.completion_mask)
@@ -216,7 +214,7 @@ def make_gradient(
         group_size=group_size,
         mesh=mesh,
     )
-    shares = HeadLayout(mesh).size(*DATA_AXES)
+    shares = row_shares(mesh)
     baseline, shaping = baseline_and_shaping(advantage)
     whole_batch = needs_whole_batch(baseline, shaping, selection)
     token_loss = make_token_loss(shaping, surrogate, selection, loss)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from entropy_rl.config_checks import require
 from entropy_rl.masked import masked_sum
-from entropy_rl.selection.selection import Selection, top
+from entropy_rl.selection.selection import Selection, check_band, top
 from entropy_rl.token_inputs import rounded_up
 from entropy_rl.types import TokenStats
 
@@ -66,8 +66,7 @@ def erc(low: float = 0.95, high: float = 1.05) -> Selection:
     Raises:
       ValueError: An argument is out of range.
     """
-    require(0 <= low < 1, "erc.low", low, "0 <= low < 1")
-    require(high > 1, "erc.high", high, "numbers > 1")
+    check_band("erc", low, high)
 
     def select(advantages: jax.Array, stats: TokenStats) -> jax.Array:
         # The lower bound is for rounding, which can leave an entropy of 0 a hair below 0.

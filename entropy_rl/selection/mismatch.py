@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from entropy_rl.config_checks import require
 from entropy_rl.masked import masked_mean, masked_sum
-from entropy_rl.selection.selection import Selection
+from entropy_rl.selection.selection import Selection, check_band
 from entropy_rl.token_inputs import MAX_LOG_RATIO, log_ratio, require_sampler
 from entropy_rl.types import TokenStats
 
@@ -82,7 +82,7 @@ def icepop(low: float = 0.5, high: float = 5.0) -> Selection:
     Raises:
       ValueError: An argument is out of range.
     """
-    _check_band("icepop", low, high)
+    check_band("icepop", low, high)
 
     def select(advantages: jax.Array, stats: TokenStats) -> jax.Array:
         weight = jnp.exp(_difference("icepop", stats))
@@ -109,7 +109,7 @@ def geometric_rejection(low: float = 0.999, high: float = 1.001) -> Selection:
     Raises:
       ValueError: An argument is out of range.
     """
-    _check_band("geometric_rejection", low, high)
+    check_band("geometric_rejection", low, high)
 
     def select(advantages: jax.Array, stats: TokenStats) -> jax.Array:
         difference = _difference("geometric_rejection", stats)
@@ -121,8 +121,3 @@ def geometric_rejection(low: float = 0.999, high: float = 1.001) -> Selection:
 
 def _difference(who: str, stats: TokenStats) -> jax.Array:
     return log_ratio(stats.old_log_probs, require_sampler(who, stats))
-
-
-def _check_band(who: str, low: float, high: float) -> None:
-    require(0 <= low < 1, f"{who}.low", low, "0 <= low < 1")
-    require(high > 1, f"{who}.high", high, "numbers > 1")

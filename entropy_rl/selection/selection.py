@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.config_checks import require
 from entropy_rl.token_inputs import token_inputs
 from entropy_rl.types import TokenStats
 
@@ -99,6 +100,16 @@ def combine(*selections: Selection) -> Selection:
 
     scope = max((selection.scope for selection in selections), key=_SCOPES.index)
     return Selection(product, scope, any(selection.corrects_sampler for selection in selections))
+
+
+def check_band(who: str, low: float, high: float) -> None:
+    """Checks the bounds of a ratio that is 1 where nothing has changed: 0 <= low < 1 < high.
+
+    Raises:
+      ValueError: If one is out of range.
+    """
+    require(0 <= low < 1, f"{who}.low", low, "0 <= low < 1")
+    require(high > 1, f"{who}.high", high, "numbers > 1")
 
 
 def top(scores: jax.Array, among: jax.Array, count: jax.Array) -> jax.Array:
