@@ -47,6 +47,7 @@ _PUBLIC = {
     "amplify_by_entropy": "advantages",
     "misplace_entropy_bonus": "advantages",
     "scale_by_sign": "advantages",
+    "unbounded_entropy_bonus": "advantages",
     "length_weighted_center": "advantages",
     "rescaled_group_center": "advantages",
     "pass_at_k_normalize": "advantages",

@@ -87,6 +87,9 @@ class StudyConfig:
       flags: What makes the result of an arm doubtful.
       do: run, everything that is missing, and then the report; plan, say what there is to do; report, what is
         known so far.
+      parallel: Runs at once, on the same devices. More than one pays where a run does not fill them: a small
+        model on a large GPU (with XLA_PYTHON_CLIENT_PREALLOCATE=false, so that they share its memory), or
+        many cores.
     """
 
     train: RecipeConfig
@@ -98,9 +101,11 @@ class StudyConfig:
     seeds_of: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     flags: FlagsConfig = FlagsConfig()
     do: Literal["run", "plan", "report"] = "run"
+    parallel: int = 1
 
     def __post_init__(self):
         require(bool(self.output), "output", self.output, "a path")
+        require(self.parallel >= 1, "parallel", self.parallel, "whole numbers >= 1")
         require(bool(self.arms), "arms", self.arms, "at least one arm")
         for arm in self.arms:
             require(

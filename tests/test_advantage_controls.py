@@ -12,6 +12,7 @@ from entropy_rl.advantages import (
     misplace_entropy_bonus,
     scale_by_sign,
     shape_by_entropy,
+    unbounded_entropy_bonus,
 )
 from entropy_rl.types import TokenStats
 
@@ -117,6 +118,18 @@ def test_scaling_by_the_sign_is_the_limit_of_a_large_weight(problem):
     )
 
 
+def test_a_bonus_without_bound_is_the_weighted_entropy_of_every_token_that_counts(problem):
+    advantages, stats = problem
+    entropy = np.where(np.asarray(stats.mask), np.asarray(stats.entropy, np.float64), 0)
+    added = bonus_of(unbounded_entropy_bonus(0.4), *problem)
+    np.testing.assert_allclose(added, 0.4 * entropy, atol=1e-6)
+    large = jnp.full_like(advantages, 64.0)  # so that nothing is bounded
+    np.testing.assert_allclose(added, bonus_of(shape_by_entropy(0.4), large, stats), atol=1e-5)
+    assert (bonus_of(unbounded_entropy_bonus(0.0), *problem) == 0).all()
+    grad = jax.grad(lambda h: jnp.sum(unbounded_entropy_bonus()(advantages, stats.replace(entropy=h))))
+    assert (grad(jnp.where(stats.mask, stats.entropy, 0.5)) == 0).all()
+
+
 def test_scopes_are_as_narrow_as_the_functions():
     assert chain(group_normalize(G), scale_by_sign()).scope == "group" and scale_by_sign().scope == "token"
     assert all(misplace_entropy_bonus(placement).scope == "row" for placement in PLACEMENTS)
@@ -127,6 +140,7 @@ def test_scopes_are_as_narrow_as_the_functions():
     [
         (lambda: misplace_entropy_bonus("random"), "placement='random' is not allowed; allowed: uniform"),
         (lambda: misplace_entropy_bonus("uniform", kappa=1.0), "kappa=1.0 is not allowed"),
+        (lambda: unbounded_entropy_bonus(-1), "unbounded_entropy_bonus: alpha=-1 is not allowed"),
         (lambda: scale_by_sign(negative=-1.0), "scale_by_sign: negative=-1.0 is not allowed; negative >= 0"),
     ],
 )

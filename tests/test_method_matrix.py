@@ -36,6 +36,7 @@ from entropy_rl.advantages import (
     scale_by_sign,
     shape_by_entropy,
     token_entropy_rewards,
+    unbounded_entropy_bonus,
     whiten,
 )
 from entropy_rl.config import LossConfig
@@ -100,6 +101,7 @@ LOCAL_SHAPINGS = {
     "misplace_entropy_bonus, uniform": misplace_entropy_bonus("uniform"),
     "misplace_entropy_bonus, shuffled": misplace_entropy_bonus("shuffled"),
     "scale_by_sign": scale_by_sign(),
+    "unbounded_entropy_bonus": unbounded_entropy_bonus(),
 }
 BATCH_SHAPINGS = {"amplify_by_entropy": amplify_by_entropy()}
 SURROGATES = {

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -18,7 +19,7 @@ from tiny_runs import EVALUATION, TRAIN, finish, make_workspace, start, write_ya
 
 from entropy_rl.cli import main
 from entropy_rl.config_file import parse_config
-from entropy_rl.interrupt import StopRequest
+from entropy_rl.interrupt import Interrupted
 from entropy_rl.studies import design, runner
 from entropy_rl.studies.analysis import Result, decide, findings_of, flags_of, summarise
 from entropy_rl.studies.grid import Unit
@@ -78,14 +79,15 @@ def here(workspace, monkeypatch) -> Path:
     return workspace
 
 
-def in_this_process(design, unit, phase, stop) -> int:
+def in_this_process(design, unit, phase):
     """In place of a child, whose imports and compilation would take most of the time."""
     with (
         (design.directory_of(unit) / "log.txt").open("a") as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
-        return main(design.arguments(unit, phase))
+        code = main(design.arguments(unit, phase))
+    return types.SimpleNamespace(returncode=code, poll=lambda: code)
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +97,7 @@ def quick(monkeypatch, request):
 
 
 def make_quick(monkeypatch):
-    monkeypatch.setattr(runner, "_run_child", in_this_process)
+    monkeypatch.setattr(runner, "_start_child", in_this_process)
     monkeypatch.setattr(runner, "_describe_machine", lambda: "a machine")
     monkeypatch.setattr("entropy_rl.report.summary.write_curves", lambda directory: directory)
     monkeypatch.setattr("entropy_rl.evaluate.write_pass_at_k", lambda directory, curves: [])
@@ -239,32 +241,86 @@ def wait_for(process, path: Path) -> None:
 
 
 FAKE_VERB = """
-import pathlib, sys, time
-pathlib.Path("{ready}").write_text("")
+import os, pathlib, sys, time
+(pathlib.Path("{ready}") / ("ready-" + str(os.getpid()))).write_text("")
 time.sleep(100)
 """
 
 
-def test_a_study_that_is_asked_to_stop_passes_it_on_to_its_child(here, monkeypatch):
-    found = design(parse_config(StudyConfig, "study", study("--output", "asked")[1:]))
-    unit = found.units()[1]
-    found.directory_of(unit).mkdir(parents=True)
+def test_a_study_that_is_asked_to_stop_passes_it_on_to_all_that_runs(here, monkeypatch):
+    found = design(parse_config(StudyConfig, "study", study("--output", "asked", "--parallel", "3")[1:]))
+    found.directory.mkdir()
     monkeypatch.undo()
     monkeypatch.chdir(here)
-    monkeypatch.setattr(runner, "_CHILD", FAKE_VERB.format(ready=here / "asked/ready"))
-    stop = StopRequest()
+    monkeypatch.setattr(runner, "_CHILD", FAKE_VERB.format(ready=here / "asked"))
+    said = []
 
     def ask():
-        while not (here / "asked/ready").exists():
+        while len(list(found.directory.glob("ready-*"))) < 3:
             time.sleep(0.01)
         with (found.directory / "running").open("w") as file, pytest.raises(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the child holds it, also if the study dies
-        stop.signal_number = signal.SIGTERM
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the children hold it, also if the study dies
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    assert runner._run_child(found, unit, "train", stop) == -signal.SIGTERM
+    with pytest.raises(Interrupted, match="the same command goes on from there"):
+        runner.run_units(found, said.append)
     thread.join()
+    assert [line.split("  ")[1].split(":")[0] for line in said] == [
+        "base, seed 0",
+        "plain, seed 0",
+        "shaped, seed 0",
+    ]
+    assert all(record.failed is None for record in runner.read_records(found).values())
+
+
+class Slow:
+    """A child that is looked at so many times before it ends."""
+
+    def __init__(self, looks: int, at_work: list):
+        self.looks, self.at_work, self.returncode = looks, at_work, None
+        at_work.append(self)
+
+    def poll(self) -> int | None:
+        self.looks -= 1
+        if self.looks < 0:
+            self.at_work.remove(self)
+            self.returncode = 0
+        return self.returncode
+
+
+@pytest.mark.parametrize("parallel", [1, 2, 3])
+def test_as_many_runs_as_asked_for_are_at_work_at_once_and_a_unit_goes_on_before_another_begins(
+    parallel, here, monkeypatch
+):
+    found = design(
+        parse_config(
+            StudyConfig, "study", study("--output", f"at{parallel}", "--parallel", str(parallel))[1:]
+        )
+    )
+    found.directory.mkdir()
+    started, at_work, most = [], [], []
+
+    def start(_, unit, phase):
+        started.append((unit, phase))
+        child = Slow(looks=len(started) % 3, at_work=at_work)
+        most.append(len(at_work))
+        return child
+
+    monkeypatch.setattr(runner, "_start_child", start)
+    monkeypatch.setattr(runner, "write_problems", lambda *_: None)
+    monkeypatch.setattr(runner, "_PATIENCE", 0.0)
+    runner.run_units(found, lambda line: None)
+    assert max(most) == parallel and not at_work
+    assert sorted(map(str, started)) == sorted(
+        str((unit, phase)) for unit in found.units() for phase in unit.phases
+    )
+    trained = [unit for unit, phase in started if phase == "train"]
+    assert trained == found.units()[1:]
+    for i, unit in enumerate(trained):
+        begun = started.index((unit, "evaluate"))
+        assert i + parallel >= len(trained) or begun < started.index((trained[i + parallel], "train"))
 
 
 def test_a_run_that_fails_is_noted_and_the_others_go_on(here, capsys):

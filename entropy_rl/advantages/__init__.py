@@ -10,6 +10,7 @@ from entropy_rl.advantages.build import advantage_of as advantage_of
 from entropy_rl.advantages.build import build_advantage as build_advantage
 from entropy_rl.advantages.controls import misplace_entropy_bonus as misplace_entropy_bonus
 from entropy_rl.advantages.controls import scale_by_sign as scale_by_sign
+from entropy_rl.advantages.controls import unbounded_entropy_bonus as unbounded_entropy_bonus
 from entropy_rl.advantages.entropy_rewards import row_entropy_rewards as row_entropy_rewards
 from entropy_rl.advantages.entropy_rewards import token_entropy_rewards as token_entropy_rewards
 from entropy_rl.advantages.gae import gae as gae

@@ -13,7 +13,7 @@ from entropy_rl.advantages.baselines import (
     rescaled_group_center,
     whiten,
 )
-from entropy_rl.advantages.controls import misplace_entropy_bonus, scale_by_sign
+from entropy_rl.advantages.controls import misplace_entropy_bonus, scale_by_sign, unbounded_entropy_bonus
 from entropy_rl.advantages.entropy_rewards import row_entropy_rewards, token_entropy_rewards
 from entropy_rl.advantages.gae import gae, length_adaptive_gae
 from entropy_rl.advantages.lengths import overlong_penalty
@@ -37,7 +37,7 @@ _FACTORIES: dict[str, Callable[..., Transform]] = {
         *(pass_at_k_normalize, best_minus_second, quantile_normalize, asymmetric_normalize),
         *(favor_rare_correct, mine_solved_groups, token_entropy_rewards, row_entropy_rewards),
         *(amplify_by_entropy, overlong_penalty, gae, length_adaptive_gae),
-        *(misplace_entropy_bonus, scale_by_sign),
+        *(misplace_entropy_bonus, scale_by_sign, unbounded_entropy_bonus),
     )
 }
 

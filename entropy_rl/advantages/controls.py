@@ -1,7 +1,8 @@
-"""Controls for `shape_by_entropy`: the same bonus elsewhere in the row, and what a large bonus amounts to.
+"""Controls for `shape_by_entropy`: the same bonus elsewhere in the row, without its bound, or all bound.
 
 The bonus ψ is never negative, so it does two things at once: it shifts advantages up, and it does so at
-uncertain tokens. A control keeps the first and takes the second away.
+uncertain tokens. A misplaced bonus keeps the first and takes the second away; the other two controls take
+apart the minimum of which it consists.
 """
 
 from __future__ import annotations
@@ -61,6 +62,32 @@ def misplace_entropy_bonus(
         return advantages + jnp.where(stats.mask, bonus, 0)
 
     return Transform(misplace, "row")
+
+
+def unbounded_entropy_bonus(alpha: float = 0.4) -> Transform:
+    """Add the bonus without its bound: A'ₜ = Aₜ + α sg(Hₜ).
+
+    This is `shape_by_entropy` for κ → 0. It can flip signs, and tokens with A = 0 get it too. On-policy, α H
+    depends on what stands before the token alone, so it is a baseline: its gradient is 0 in expectation, and
+    what it does is add variance.
+
+    Args:
+      alpha: Weight α >= 0 of the entropy.
+
+    Returns:
+      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "token"; tokens that do not count get no
+      bonus.
+
+    Raises:
+      ValueError: alpha is out of range.
+    """
+    if not 0 <= alpha < math.inf:
+        raise ValueError(f"unbounded_entropy_bonus: alpha={alpha!r} is not allowed; alpha >= 0")
+
+    def add(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        return advantages + jnp.where(stats.mask, alpha * jax.lax.stop_gradient(stats.entropy), 0)
+
+    return Transform(add, "token")
 
 
 def scale_by_sign(positive: float = 1.5, negative: float = 0.5) -> Transform:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import operator
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,20 @@ class Design:
         return self.study.seeds[:1] if arm == BASE else self.study.seeds_of.get(arm, self.study.seeds)
 
     def units(self) -> list[Unit]:
-        """All units, `base` first and then seed by seed: a study that is cut has all arms for a few seeds."""
-        seeds = dict.fromkeys(seed for arm in self.study.arms for seed in self.seeds(arm))
-        grid = [Unit(arm, seed) for seed in seeds for arm in self.study.arms if seed in self.seeds(arm)]
-        return [Unit(BASE, self.seeds(BASE)[0]), *grid]
+        """All units: `base`, then the arms of hypotheses, then the others, each seed by seed.
+
+        A study that is cut has what decides, or all arms of that for a few seeds.
+        """
+        named = {
+            arm for hypothesis in self.study.registered() for arm in (hypothesis.arm, hypothesis.against)
+        }
+        decides = [arm for arm in self.study.arms if arm in named]
+        others = [arm for arm in self.study.arms if arm not in named]
+        return [Unit(BASE, self.seeds(BASE)[0]), *self._by_seed(decides), *self._by_seed(others)]
+
+    def _by_seed(self, arms: Sequence[str]) -> list[Unit]:
+        seeds = dict.fromkeys(seed for arm in arms for seed in self.seeds(arm))
+        return [Unit(arm, seed) for seed in seeds for arm in arms if seed in self.seeds(arm)]
 
     def directory_of(self, unit: Unit) -> Path:
         """Where a unit lies: train/, evaluate/, and the records of the study."""

@@ -63,7 +63,7 @@ def page(design: Design, analysis: Analysis, figures: Sequence[str]) -> str:
     """The Markdown page."""
     parts = [
         f"# Study: {design.directory.name}",
-        _state(analysis),
+        _state(design, analysis),
         "## Verdicts",
         "\n".join(f"- {verdict(found, analysis)}" for found in analysis.findings),
         _hypotheses(analysis),
@@ -86,7 +86,7 @@ def page(design: Design, analysis: Analysis, figures: Sequence[str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _state(analysis: Analysis) -> str:
+def _state(design: Design, analysis: Analysis) -> str:
     missing = analysis.missing()
     if not missing:
         return f"Complete: {len(analysis.records)} runs."
@@ -96,7 +96,7 @@ def _state(analysis: Analysis) -> str:
         by_arm.setdefault(unit.arm, []).append(str(unit.seed))
     lines = [
         f"**Incomplete**: {len(missing)} of {len(analysis.records)} runs are missing, "
-        f"{say_left(time_left(analysis.records))}.",
+        f"{say_left(time_left(analysis.records, design.study.parallel))}.",
         *(f"- {arm}: seeds {', '.join(seeds)}" for arm, seeds in by_arm.items()),
         *(f"- failed: {unit}: {reason}" for unit, reason in failed.items()),
     ]

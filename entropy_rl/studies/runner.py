@@ -1,4 +1,4 @@
-"""Runs what is missing of a study, one child process after the other.
+"""Runs what is missing of a study, each run a child process.
 
 Each phase of a unit is the verb itself in a process of its own. So the memory of a run and what it compiled
 go with it, a crash or an out-of-memory ends one run and not the study, and what the study does is what its
@@ -8,6 +8,7 @@ commands do by hand. `train` and `evaluate` resume by themselves; the study only
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import platform
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -25,8 +27,8 @@ from entropy_rl.study_config import BASE
 
 LOG_FILE = "log.txt"
 _LOCK_FILE = "lock"  # held by the process of the study
-_RUNNING_FILE = "running"  # held by the child at work, which may outlive a study that was killed
-_PATIENCE = 0.1  # seconds between two looks at a child
+_RUNNING_FILE = "running"  # held by the children at work, which may outlive a study that was killed
+_PATIENCE = 0.1  # seconds between two looks at the children
 _STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
 # A study that is killed leaves no run behind that goes on for hours: the kernel tells it to save and end.
 _CHILD = """
@@ -40,8 +42,18 @@ sys.exit(main())
 """
 
 
+@dataclasses.dataclass
+class _Running:
+    """A phase of a unit at work."""
+
+    unit: Unit
+    phase: str
+    child: subprocess.Popen
+    since: float
+
+
 def run_units(design: Design, say: Callable[[str], None]) -> None:
-    """Runs all units that are not complete; one that failed is noted, and the others go on.
+    """Runs all units that are not complete, `parallel` at once; one that failed is noted, the others go on.
 
     Args:
       design: The study, whose directory is there.
@@ -49,30 +61,30 @@ def run_units(design: Design, say: Callable[[str], None]) -> None:
 
     Raises:
       ValueError: If another process is running this study.
-      Interrupted: If it was asked to stop; the run at hand has saved its state.
+      Interrupted: If it was asked to stop; the runs at hand have saved their state.
     """
-    units = design.units()
     with _locked(design.directory), catch_signals() as stop:
-        _wait_for_orphan(design.directory, stop, say)
-        machine = ""
-        for number, unit in enumerate(units, 1):
-            directory = design.directory_of(unit)
-            record = read_record(directory)
-            if is_complete(unit, record):
-                continue
-            directory.mkdir(parents=True, exist_ok=True)
-            machine = machine or _describe_machine()
-            for phase in unit.phases:
-                if phase in record.done:
-                    continue
-                say(f"study {number}/{len(units)}  {unit}: {phase}, log in {directory / LOG_FILE}")
-                record = _run_phase(design, unit, phase, record, machine, stop)
-                if record.failed:
-                    say(f"study {number}/{len(units)}  {unit}: {record.failed}")
-                    break
-            else:
-                left = time_left(read_records(design))
-                say(f"study {number}/{len(units)}  {unit}: {duration(total(record))}; {say_left(left)}")
+        _wait_for_orphans(design.directory, stop, say)
+        waiting = deque(
+            unit for unit, record in read_records(design).items() if not is_complete(unit, record)
+        )
+        machine = _describe_machine() if waiting else ""
+        running: list[_Running] = []
+        try:
+            while running or (waiting and not stop):
+                while waiting and not stop and len(running) < design.study.parallel:
+                    running.append(_start(design, waiting.popleft(), say))
+                ended = _wait_for_one(running, stop)
+                running.remove(ended)
+                if _note(design, ended, machine, stop, say):
+                    waiting.appendleft(ended.unit)  # its next phase, before any other unit begins
+                if stop and not running:
+                    stop.act(f"stopped during {ended.unit}; the same command goes on from there")
+        except BaseException:  # a second signal: at once
+            for other in running:
+                other.child.kill()
+            raise
+        stop.act("stopped between two runs; the same command goes on from there")
 
 
 def is_complete(unit: Unit, record: Record) -> bool:
@@ -109,15 +121,15 @@ def expected_seconds(records: Mapping[Unit, Record]) -> dict[Unit, float | None]
     return {unit: expected(unit) for unit in records}
 
 
-def time_left(records: Mapping[Unit, Record]) -> float | None:
-    """Seconds until all units are complete; None while nothing can be said."""
+def time_left(records: Mapping[Unit, Record], parallel: int) -> float | None:
+    """Seconds until all units are complete, with so many at once; None while nothing can be said."""
     expected = expected_seconds(records)
     left = [
         None if expected[unit] is None else max(expected[unit] - total(record), 0.0)
         for unit, record in records.items()
         if not is_complete(unit, record)
     ]
-    return None if None in left else sum(left)
+    return None if None in left else sum(left) / parallel
 
 
 def say_left(seconds: float | None) -> str:
@@ -134,6 +146,7 @@ def plan_text(design: Design) -> str:
     """What there is to do: a line for each unit, the estimated time, and the commands of each arm."""
     records = read_records(design)
     expected = expected_seconds(records)
+    width = max(len(str(unit)) for unit in records)
     lines = []
     for unit, record in records.items():
         state = "complete" if is_complete(unit, record) else "to do"
@@ -142,9 +155,9 @@ def plan_text(design: Design) -> str:
         elif record.done and state == "to do":
             state = f"to do: {', '.join(phase for phase in unit.phases if phase not in record.done)}"
         seconds = total(record) if state == "complete" else expected[unit]
-        lines.append(f"{unit!s:32} {'?' if seconds is None else duration(seconds):>8}  {state}")
+        lines.append(f"{unit!s:{width}} {'?' if seconds is None else duration(seconds):>8}  {state}")
     todo = sum(not is_complete(unit, record) for unit, record in records.items())
-    summary = f"{todo} of {len(records)} units to do; {say_left(time_left(records))}"
+    summary = f"{todo} of {len(records)} units to do; {say_left(time_left(records, design.study.parallel))}"
     return "\n".join([*lines, "", summary, "", *commands(design)])
 
 
@@ -162,13 +175,64 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _run_phase(
-    design: Design, unit: Unit, phase: str, record: Record, machine: str, stop: StopRequest
-) -> Record:
+def _start(design: Design, unit: Unit, say: Callable[[str], None]) -> _Running:
     directory = design.directory_of(unit)
-    start = time.monotonic()
-    code = _run_child(design, unit, phase, stop)
-    seconds = time.monotonic() - start
+    directory.mkdir(parents=True, exist_ok=True)
+    done = read_record(directory).done
+    phase = next(phase for phase in unit.phases if phase not in done)
+    say(f"{_place(design, unit)}: {phase}, log in {directory / LOG_FILE}")
+    since = time.monotonic()
+    return _Running(unit, phase, _start_child(design, unit, phase), since)
+
+
+def _place(design: Design, unit: Unit) -> str:
+    units = design.units()
+    return f"study {units.index(unit) + 1}/{len(units)}  {unit}"
+
+
+def _start_child(design: Design, unit: Unit, phase: str) -> subprocess.Popen:
+    """Starts a verb, whose output goes to the log of the unit."""
+    code = _CHILD.format(parent=os.getpid())
+    command = [sys.executable, "-c", code, *design.arguments(unit, phase)]
+    with (
+        (design.directory / _RUNNING_FILE).open("w") as running,
+        (design.directory_of(unit) / LOG_FILE).open("a") as log,
+    ):
+        fcntl.flock(running, fcntl.LOCK_SH)
+        log.write(f"$ {command_line(design.arguments(unit, phase))}\n")
+        log.flush()
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=[running.fileno()],
+            start_new_session=True,  # Ctrl-C reaches the study alone, which passes it on
+        )
+
+
+def _wait_for_one(running: list[_Running], stop: StopRequest) -> _Running:
+    """The first that ends; a request to stop is passed on to all."""
+    told = False
+    while True:
+        for one in running:
+            if one.child.poll() is not None:
+                return one
+        if stop and not told:
+            for one in running:
+                one.child.terminate()
+            told = True
+        time.sleep(_PATIENCE)
+
+
+def _note(
+    design: Design, ended: _Running, machine: str, stop: StopRequest, say: Callable[[str], None]
+) -> bool:
+    """Writes down how a phase ended; returns whether its unit has another one to do."""
+    unit, phase, code = ended.unit, ended.phase, ended.child.returncode
+    directory = design.directory_of(unit)
+    seconds = time.monotonic() - ended.since
+    record = read_record(directory)
     if code == 0:
         if phase == EVALUATE:
             write_problems(directory, directory / EVALUATE)
@@ -181,40 +245,12 @@ def _run_phase(
         if stopped and not stop:  # whoever stopped the run meant the study as well
             stop.signal_number = code - 128 if code > 0 else -code
     write_record(directory, record)
-    stop.act(f"stopped during {unit}; the same command goes on from there")
-    return record
-
-
-def _run_child(design: Design, unit: Unit, phase: str, stop: StopRequest) -> int:
-    """Runs a verb to its end, and passes on a request to stop; returns its exit code."""
-    code = _CHILD.format(parent=os.getpid())
-    command = [sys.executable, "-c", code, *design.arguments(unit, phase)]
-    with (
-        (design.directory / _RUNNING_FILE).open("w") as running,
-        (design.directory_of(unit) / LOG_FILE).open("a") as log,
-    ):
-        fcntl.flock(running, fcntl.LOCK_EX)
-        log.write(f"$ {command_line(design.arguments(unit, phase))}\n")
-        log.flush()
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            pass_fds=[running.fileno()],
-            start_new_session=True,  # Ctrl-C reaches the study alone, which passes it on
-        )
-    told = False
-    try:
-        while child.poll() is None:
-            if stop and not told:
-                child.terminate()
-                told = True
-            time.sleep(_PATIENCE)
-    except BaseException:  # a second signal: at once
-        child.kill()
-        raise
-    return child.returncode
+    if record.failed:
+        say(f"{_place(design, unit)}: {record.failed}")
+    elif is_complete(unit, record):
+        left = time_left(read_records(design), design.study.parallel)
+        say(f"{_place(design, unit)}: {duration(total(record))}; {say_left(left)}")
+    return code == 0 and not is_complete(unit, record)
 
 
 def _reason(directory: Path, phase: str, code: int) -> str:
@@ -234,8 +270,8 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def _wait_for_orphan(directory: Path, stop: StopRequest, say: Callable[[str], None]) -> None:
-    """Waits for a run that a study which was killed has left, and which is about to save its state."""
+def _wait_for_orphans(directory: Path, stop: StopRequest, say: Callable[[str], None]) -> None:
+    """Waits for runs that a study which was killed has left, and which are about to save their state."""
     with (directory / _RUNNING_FILE).open("w") as file:
         said = False
         while True:
@@ -244,7 +280,7 @@ def _wait_for_orphan(directory: Path, stop: StopRequest, say: Callable[[str], No
                 return
             except BlockingIOError:
                 if not said:
-                    say("waiting for a run of a study that was killed: it saves its state and ends")
+                    say("waiting for what a study that was killed has left: it saves its state and ends")
                     said = True
             time.sleep(_PATIENCE)
             stop.act("stopped before anything was done")
