@@ -98,7 +98,7 @@ def quick(monkeypatch, request):
 
 def make_quick(monkeypatch):
     monkeypatch.setattr(runner, "_start_child", in_this_process)
-    monkeypatch.setattr(runner, "_describe_machine", lambda: "a machine")
+    monkeypatch.setattr(runner, "_describe_machine", lambda parallel: f"a machine, {parallel} at once")
     monkeypatch.setattr("entropy_rl.report.summary.write_curves", lambda directory: directory)
     monkeypatch.setattr("entropy_rl.evaluate.write_pass_at_k", lambda directory, curves: [])
 
@@ -154,6 +154,17 @@ def test_the_arms_of_a_seed_see_the_same_prompts_and_seeds_differ(whole):
         return [json.loads(row)["problem"] for row in rows]
 
     assert prompts("plain", 0) == prompts("shaped", 0) != prompts("shaped", 1) == prompts("plain", 1)
+
+
+def test_what_hypotheses_name_comes_before_the_other_arms_and_each_seed_by_seed(here):
+    arms = {"other": {}, "plain": STUDY["arms"]["plain"], "more": {}, "shaped": {}}
+    write_yaml(here / "order.yaml", STUDY | {"arms": arms, "seeds_of": {"more": [1]}})
+    found = design(parse_config(StudyConfig, "study", ["--config", "order.yaml"]))
+    assert list(map(str, found.units())) == [
+        "base, seed 0",
+        *("plain, seed 0", "shaped, seed 0", "plain, seed 1", "shaped, seed 1"),
+        *("other, seed 0", "other, seed 1", "more, seed 1"),
+    ]
 
 
 def test_an_arm_differs_by_its_overrides_alone(whole):
@@ -325,10 +336,9 @@ def test_as_many_runs_as_asked_for_are_at_work_at_once_and_a_unit_goes_on_before
 
 def test_a_run_that_fails_is_noted_and_the_others_go_on(here, capsys):
     arms = {"broken": {"task.args": {"counts": {"nonsense": 4}}}, "plain": STUDY["arms"]["plain"]}
-    write_yaml(
-        here / "failing.yaml",
-        STUDY | {"arms": arms, "seeds": [0], "hypotheses": STUDY["hypotheses"][1:], "output": "failing"},
-    )
+    learns = STUDY["hypotheses"][1]
+    changed = {"arms": arms, "hypotheses": [learns, learns | {"name": "breaks", "arm": "broken"}]}
+    write_yaml(here / "failing.yaml", STUDY | changed | {"seeds": [0], "output": "failing"})
     assert main(["study", "--config", "failing.yaml"]) == 1
     out, err = capsys.readouterr()
     last = err.splitlines()[-1]

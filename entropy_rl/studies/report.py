@@ -182,8 +182,8 @@ def _runs(analysis: Analysis) -> str:
     header = ("arm", "complete seeds", "time", "machine")
     return (
         _table(header, rows)
-        + f"\n\nCompute spent: {duration(spent)} of such a machine, one run at a time. Starts that were "
-        f"killed are not in it. The seed of `{BASE}` is that of its samples."
+        + f"\n\nAll runs took {duration(spent)}, added up also where several were at work at once. "
+        f"Starts that were killed are not in it. The seed of `{BASE}` is that of its samples."
     )
 
 

@@ -68,7 +68,7 @@ def run_units(design: Design, say: Callable[[str], None]) -> None:
         waiting = deque(
             unit for unit, record in read_records(design).items() if not is_complete(unit, record)
         )
-        machine = _describe_machine() if waiting else ""
+        machine = _describe_machine(design.study.parallel) if waiting else ""
         running: list[_Running] = []
         try:
             while running or (waiting and not stop):
@@ -286,9 +286,13 @@ def _wait_for_orphans(directory: Path, stop: StopRequest, say: Callable[[str], N
             stop.act("stopped before anything was done")
 
 
-def _describe_machine() -> str:
-    """Devices, cores, and jax. A child asks jax: a process that holds a device keeps it from the runs."""
+def _describe_machine(parallel: int) -> str:
+    """Devices, cores, jax, and how many runs share them.
+
+    A child asks jax: a process that holds a device keeps it from the runs.
+    """
     code = "import jax; d = jax.devices(); print(f'{len(d)} x {d[0].device_kind}, jax {jax.__version__}')"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     devices = found.stdout.strip() if found.returncode == 0 else "devices unknown"
-    return f"{devices}; {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+    shared = f"; {parallel} runs at once" if parallel > 1 else ""
+    return f"{devices}; {os.cpu_count()} cores, {platform.system()} {platform.machine()}{shared}"
