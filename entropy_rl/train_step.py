@@ -22,8 +22,10 @@ from entropy_rl.batch_parts import BatchParts, PredictingHidden
 from entropy_rl.config import LossConfig
 from entropy_rl.distributions import log_prob_and_entropy
 from entropy_rl.fused_loss import fused_head_loss
+from entropy_rl.loss_memory import loss_memory, remember
 from entropy_rl.losses import LossTerms, counts, token_weights
 from entropy_rl.masked import masked_sum
+from entropy_rl.memory import Memory, Signals
 from entropy_rl.selection import build_selection
 from entropy_rl.sharding import row_shares
 from entropy_rl.surrogates import build_surrogate
@@ -44,12 +46,15 @@ from entropy_rl.types import (
 )
 
 StatsFn = Callable[[Params, TrainBatch], tuple[jax.Array, jax.Array]]
-GradientFn = Callable[[Params, TrainBatch], tuple[Params, dict[str, jax.Array]]]
+GradientFn = Callable[..., tuple[Params, dict[str, jax.Array]]]
 UpdateFn = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def init_state(
-    params: Params, optimizer: optax.GradientTransformation, constrain: Callable[[Any], Any] | None = None
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    constrain: Callable[[Any], Any] | None = None,
+    memory: Memory | None = None,
 ) -> TrainState:
     """The state before the first step, with a copy of the parameters: updates donate the state.
 
@@ -57,12 +62,14 @@ def init_state(
       params: The parameters.
       optimizer: The optimizer.
       constrain: As of `make_gradient`.
+      memory: From `loss_memory`, for a loss that has one.
     """
 
     def init(params: Params) -> TrainState:
         params = jax.tree.map(jnp.copy, params)
         counts = dict(step=jnp.int32(0), updates=jnp.int32(0))
-        return TrainState(params=params, opt_state=optimizer.init(params), **counts)
+        remembered = None if memory is None else memory.init()
+        return TrainState(params=params, opt_state=optimizer.init(params), memory=remembered, **counts)
 
     return init(params) if constrain is None else jax.jit(lambda params: constrain(init(params)))(params)
 
@@ -195,7 +202,8 @@ def make_gradient(
         `Placement.constrain` does; None leaves it to the compiler.
 
     Returns:
-      A function `(params, batch: TrainBatch) -> (gradient, metrics: dict of f32[])`, to be jitted.
+      A function `(params, batch: TrainBatch, signals=None) -> (gradient, metrics: dict of f32[])`, to be
+      jitted; a loss with a memory needs its signals, which are metrics as well.
 
     Raises:
       ValueError: If the aggregation needs `max_new_tokens` and it is not given, if what `loss` names cannot
@@ -220,11 +228,14 @@ def make_gradient(
     token_loss = make_token_loss(shaping, surrogate, selection, loss)
     constrain = constrain or (lambda tree: tree)
 
-    def gradient(params: Params, batch: TrainBatch) -> tuple[Params, dict[str, jax.Array]]:
+    def gradient(
+        params: Params, batch: TrainBatch, signals: Signals | None = None
+    ) -> tuple[Params, dict[str, jax.Array]]:
         judged = batch.completion_mask & batch.valid[:, None]
         tokens, sequences = counts(judged)
+        of_tokens = signals and {name: jnp.reshape(x, (1, 1)) for name, x in signals.items()}
         if whole_batch:
-            stats = token_stats(batch, *stats_pass(params, batch))
+            stats = token_stats(batch, *stats_pass(params, batch)).replace(signals=of_tokens)
             base = baseline(batch.rewards[:, None], stats)
             shaped = shaping(base, stats)
             select_now = selection is not None and selection.scope == "batch"
@@ -254,6 +265,7 @@ def make_gradient(
                 base=base,
                 shaped=shaped,
                 selected=selected,
+                signals=of_tokens,
             )
             at = parts.hidden(params, prefix, of_batch, part)
             of_head = at.hidden, policy.head(params), at.pack(part.completion_ids), at.pack(mask)
@@ -272,7 +284,7 @@ def make_gradient(
             return total, {"loss": total} | sums
 
         grads, sums = parts.gradient(part_loss, params, (batch, finished), constrain)
-        return grads, _metrics(sums, tokens, optax.global_norm(grads))
+        return grads, _metrics(sums, tokens, optax.global_norm(grads)) | (signals or {})
 
     return gradient
 
@@ -286,13 +298,14 @@ def make_update(
 ) -> UpdateFn:
     """Builds the update on one mini-batch: its gradient, applied by an optimizer.
 
-    An update whose gradient is not finite, or without a judged token, leaves parameters and optimizer alone.
+    An update whose gradient is not finite, or without a judged token, leaves parameters, optimizer and memory
+    alone.
 
     Args:
       policy: The model.
       advantage: As of `make_gradient`.
       optimizer: Its state lives in `TrainState.opt_state`.
-      loss: The loss.
+      loss: The loss. If it has a memory, its state lives in `TrainState.memory`.
       **settings: The others of `make_gradient`.
 
     Returns:
@@ -302,14 +315,19 @@ def make_update(
       ValueError: As of `make_gradient`.
     """
     gradient = make_gradient(policy, advantage, loss, **settings)
+    memory = loss_memory(loss)
     constrain = settings.get("constrain") or (lambda tree: tree)
 
     def update(state: TrainState, batch: TrainBatch) -> tuple[TrainState, dict[str, jax.Array]]:
+        remembered, signals = remember(memory, state.memory, state.step, batch)
         with jax.named_scope("gradient"):
-            grads, metrics = gradient(state.params, batch)
+            grads, metrics = gradient(state.params, batch, signals)
         with jax.named_scope("optimizer"):
             params, opt_state = apply_gradient(optimizer, grads, state.params, state.opt_state, metrics)
-        state = state.replace(params=params, opt_state=opt_state, updates=state.updates + 1)
+        remembered = _if_learned(metrics, remembered, state.memory)
+        state = state.replace(
+            params=params, opt_state=opt_state, updates=state.updates + 1, memory=remembered
+        )
         return constrain(state), metrics
 
     return jax.jit(update, donate_argnums=0)
@@ -336,9 +354,14 @@ def apply_gradient(
     """
     updates, new_opt_state = optimizer.update(grads, opt_state, params)
     stepped = (optax.apply_updates(params, updates), new_opt_state)
+    return _if_learned(metrics, stepped, (params, opt_state))
+
+
+def _if_learned(metrics: Mapping[str, jax.Array], new: Any, old: Any) -> Any:
+    """What a mini-batch makes of a part of the state."""
     # Without a token there is nothing to learn from; momentum and weight decay would move all the same.
     learn = (metrics["tokens"] > 0) & jnp.isfinite(metrics["grad_norm"])
-    return jax.tree.map(lambda new, old: jnp.where(learn, new, old), stepped, (params, opt_state))
+    return jax.tree.map(lambda new, old: jnp.where(learn, new, old), new, old)
 
 
 def token_stats(batch: TrainBatch, log_probs: Any, entropy: Any) -> TokenStats:
