@@ -10,6 +10,7 @@ from entropy_rl.config import LossConfig
 from entropy_rl.entropy_control import build_entropy_control
 from entropy_rl.masked import masked_mean
 from entropy_rl.memory import Memory, Seen, Signals, join_memories
+from entropy_rl.surrogates import build_surrogate
 from entropy_rl.types import TrainBatch
 
 
@@ -19,7 +20,10 @@ def loss_memory(loss: LossConfig) -> Memory | None:
     Raises:
       ValueError: If what the loss names cannot be built.
     """
-    return join_memories(entropy_coef=build_entropy_control(loss.entropy_coef))
+    return join_memories(
+        entropy_coef=build_entropy_control(loss.entropy_coef),
+        surrogate=build_surrogate(loss.surrogate).memory,
+    )
 
 
 def remember(

@@ -59,6 +59,7 @@ from entropy_rl.surrogates import (
     cispo,
     dppo_tv,
     flexible_clip,
+    flexible_clip_od,
     gmpo,
     gppo,
     gspo,
@@ -107,6 +108,7 @@ SURROGATES = {
     "ppo_clip, dual": ppo_clip(dual_clip=1.5),
     "unclipped": unclipped(),
     "flexible_clip": flexible_clip(-0.4, 0.5),
+    "flexible_clip_od": flexible_clip_od(100, 0.2, -0.4, 0.5, -0.3, 0.4),
     "gspo": gspo(),
     "gmpo": gmpo(),
     "s_trace": s_trace(0.8, 0.5),
@@ -134,6 +136,9 @@ BATCH_SELECTIONS = {
     "kl_cov": kl_cov(0.1),
     "forking_tokens and token_tis": combine(forking_tokens(), token_tis(1.2)),
 }
+
+# Of the memory of a surrogate; half of its bounds.
+SIGNALS = {"dynamic_upper": jnp.float32(0.5), "dynamic_lower": jnp.float32(0.5)}
 
 # Without a forward pass before the gradient pass; with one for the advantage; with one for the selection.
 PROGRAMS = {
@@ -281,7 +286,7 @@ def run(program: str, tokens: int | None, devices: int, every: bool = False) -> 
     def all_of_them(params, batch, directions, numbers):
         def one(acting):
             Acting.members, Acting.numbers = PROGRAMS[program], acting
-            grads, metrics = gradient(params, batch)
+            grads, metrics = gradient(params, batch, SIGNALS)
             return metrics | {"along": jnp.einsum("ij,ijk->k", grads["table"], directions)}
 
         return jax.lax.map(one, numbers)
@@ -377,7 +382,7 @@ def test_a_member_behind_a_switch_is_the_member_alone_in_its_own_scope(program):
             selection=[{"name": f"{__name__}:alone", "kind": 1, "member": selection}],
         )
         advantage = chain(PROGRAMS[program][0][baseline], PROGRAMS[program][1][shaping])
-        grads, metrics = jax.jit(make_gradient(policy, advantage, loss))(params, batch)
+        grads, metrics = jax.jit(make_gradient(policy, advantage, loss))(params, batch, SIGNALS)
         along = jnp.einsum("ij,ijk->k", grads["table"], directions)
         np.testing.assert_allclose(along, result["along"][i], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(metrics["loss"], result["loss"][i], rtol=1e-5, atol=1e-6)
