@@ -184,9 +184,9 @@ def make_gradient(
 
     Args:
       policy: The model.
-      advantage: From `rewards[:, None]` to f32[B, 1] or f32[B, N]. A chain of group baselines and then
-        transforms of token or row scope is evaluated as the gradient is; any other costs a forward pass
-        before.
+      advantage: From `rewards[:, None]` to f32[B, 1] or f32[B, N]. A chain of baselines that read what was
+        recorded, and then of transforms of token or row scope, is evaluated as the gradient is; any other
+        costs a forward pass before.
       loss: The loss; a selection of batch scope costs that forward pass as well.
       temperature: That of the sampler.
       tokens_per_micro_batch: The gradient is added up over parts of so many tokens, on each device that rows

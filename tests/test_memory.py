@@ -89,7 +89,7 @@ def test_what_is_no_controller_is_refused_in_a_line(spec, message):
 # Opens its gate for some of the mini-batches below.
 CONTROLLER = {"name": "adaptive_entropy", "target": 1.0, "delta": 0.1, "maximum": 0.25}
 CONTROLLED = LossConfig(entropy_coef=CONTROLLER)
-OF_BATCH = chain(group_normalize(G), whiten(), shape_by_entropy())
+OF_BATCH = chain(group_normalize(G), whiten().fn, shape_by_entropy())
 
 
 def mini_batches():

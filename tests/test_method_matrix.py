@@ -86,7 +86,7 @@ GROUP_BASELINES = {
     "row_entropy_rewards": row_entropy_rewards(G),
     "favor_rare_correct": chain(group_normalize(G), favor_rare_correct(G)),
 }
-BATCH_BASELINES = {
+RECORDED_BASELINES = {
     "whiten": whiten(),
     "center and whiten": chain(group_center(G), whiten()),
     "rescaled_group_center": rescaled_group_center(G),
@@ -142,10 +142,10 @@ SIGNALS = {"dynamic_upper": jnp.float32(0.5), "dynamic_lower": jnp.float32(0.5)}
 
 # Without a forward pass before the gradient pass; with one for the advantage; with one for the selection.
 PROGRAMS = {
-    "local": (GROUP_BASELINES, LOCAL_SHAPINGS, SURROGATES, LOCAL_SELECTIONS),
-    "batch advantage": (BATCH_BASELINES, LOCAL_SHAPINGS | BATCH_SHAPINGS, SURROGATES, LOCAL_SELECTIONS),
+    "local": (GROUP_BASELINES | RECORDED_BASELINES, LOCAL_SHAPINGS, SURROGATES, LOCAL_SELECTIONS),
+    "batch advantage": (RECORDED_BASELINES, LOCAL_SHAPINGS | BATCH_SHAPINGS, SURROGATES, LOCAL_SELECTIONS),
     "batch selection": (
-        GROUP_BASELINES | BATCH_BASELINES,
+        GROUP_BASELINES | RECORDED_BASELINES,
         LOCAL_SHAPINGS | BATCH_SHAPINGS,
         SURROGATES,
         BATCH_SELECTIONS,
@@ -267,7 +267,7 @@ def run(program: str, tokens: int | None, devices: int, every: bool = False) -> 
         mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
         rows, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((DATA_AXES,), ()))
         batch, (params, directions) = jax.device_put(batch, rows), jax.device_put((params, directions), whole)
-    scope = {"local": "group", "batch advantage": "batch", "batch selection": "batch"}[program]
+    scope = {"local": "recorded", "batch advantage": "batch", "batch selection": "batch"}[program]
     shaping_scope = "batch" if program == "batch advantage" else "row"
     advantage = chain(Transform(_acting_transform(0), scope), Transform(_acting_transform(1), shaping_scope))
     selection = {"scope": "batch" if program == "batch selection" else "row"}
