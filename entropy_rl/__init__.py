@@ -109,7 +109,7 @@ _PUBLIC = {
     "make_stats_pass": "train_step",
     "make_gradient": "train_step",
     "make_update": "train_step",
-    "mean_metrics": "train_step",
+    "mean_metrics": "update_metrics",
     "init_state": "train_step",
     # the critic of PPO
     "CriticConfig": "config",

@@ -59,9 +59,9 @@ from entropy_rl.train_step import (
     make_batch,
     make_stats_pass,
     make_update,
-    mean_metrics,
 )
 from entropy_rl.types import Policy, Rollout, TrainBatch, TrainState
+from entropy_rl.update_metrics import mean_metrics
 
 Metrics = dict[str, float]
 

@@ -8,12 +8,11 @@ advantage that needs the whole mini-batch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -23,8 +22,7 @@ from entropy_rl.config import LossConfig
 from entropy_rl.distributions import log_prob_and_entropy
 from entropy_rl.fused_loss import fused_head_loss
 from entropy_rl.loss_memory import loss_memory, remember
-from entropy_rl.losses import LossTerms, counts, token_weights
-from entropy_rl.masked import masked_sum
+from entropy_rl.losses import counts, token_weights
 from entropy_rl.memory import Memory, Signals
 from entropy_rl.selection import build_selection
 from entropy_rl.sharding import row_shares
@@ -44,6 +42,7 @@ from entropy_rl.types import (
     TrainBatch,
     TrainState,
 )
+from entropy_rl.update_metrics import metric_sums, metrics_of
 
 StatsFn = Callable[[Params, TrainBatch], tuple[jax.Array, jax.Array]]
 GradientFn = Callable[..., tuple[Params, dict[str, jax.Array]]]
@@ -280,11 +279,11 @@ def make_gradient(
                 log_probs, entropy = (at.unpack(value) for value in values)
                 per_token, terms = token_loss(log_probs, entropy, known)
                 total = jnp.sum(per_token)
-            sums = _metric_sums(part, mask, log_probs, entropy, *terms)
+            sums = metric_sums(part, mask, log_probs, entropy, *terms)
             return total, {"loss": total} | sums
 
         grads, sums = parts.gradient(part_loss, params, (batch, finished), constrain)
-        return grads, _metrics(sums, tokens, optax.global_norm(grads)) | (signals or {})
+        return grads, metrics_of(sums, tokens, optax.global_norm(grads)) | (signals or {})
 
     return gradient
 
@@ -376,68 +375,3 @@ def token_stats(batch: TrainBatch, log_probs: Any, entropy: Any) -> TokenStats:
         sampler_log_probs=batch.sampler_log_probs,
         values=batch.values,
     )
-
-
-def _metric_sums(part, mask, log_probs, entropy, base, shaped, terms: LossTerms) -> dict[str, jax.Array]:
-    """Sums over the tokens of a part; they are divided once, when all parts have been added up."""
-    to_sampler = jnp.where(mask, log_probs - part.sampler_log_probs, 0)
-    sums = {
-        "entropy": masked_sum(entropy, mask),
-        "bonus": masked_sum(jnp.abs(shaped - base), mask),
-        "advantage": masked_sum(jnp.abs(base), mask),
-        "clip_low": masked_sum(terms.clipped.low, mask),
-        "clip_high": masked_sum(terms.clipped.high, mask),
-        # KL(sampler || current) by k3, which is never negative: a mean of zero cannot hide anything.
-        "kl_sampler": masked_sum(jnp.expm1(to_sampler) - to_sampler, mask),
-        "sampler_gap": masked_sum(jnp.abs(part.old_log_probs - part.sampler_log_probs), mask),
-    }
-    if terms.clipped.dual is not None:
-        sums["clip_dual"] = masked_sum(terms.clipped.dual, mask)
-    if terms.kl is not None:
-        sums["kl_reference"] = masked_sum(terms.kl, mask)
-    if terms.weights is not None:
-        sums["token_weight"] = masked_sum(terms.weights.weight, mask)
-        sums["tokens_kept"] = masked_sum(terms.weights.weight != 0, mask)
-        if terms.weights.drift is not None:
-            sums["tokens_held"] = masked_sum(terms.weights.drift != 0, mask)
-    return sums
-
-
-def _metrics(sums: dict, tokens: jax.Array, grad_norm: jax.Array) -> dict[str, jax.Array]:
-    """Means per token, their number, the share |ψ| / |A|, and the gradient's norm before clipping."""
-    sums = dict(sums)
-    metrics = {"loss": sums.pop("loss"), "grad_norm": grad_norm, "tokens": tokens}
-    metrics |= {name: value / jnp.maximum(tokens, 1) for name, value in sums.items()}
-    return metrics | {"bonus_share": _share(metrics["bonus"], metrics["advantage"])}
-
-
-def _share(part: jax.Array, whole: jax.Array) -> jax.Array:
-    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0)
-
-
-def mean_metrics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The metrics of several updates as one: means per token are means over all their tokens.
-
-    Args:
-      metrics: What the updates returned, on the host.
-
-    Returns:
-      name -> value; loss and gradient norm are means over the updates, the tokens their sum.
-    """
-    means = mean_over_updates(metrics)
-    return means | {"bonus_share": means["bonus"] / means["advantage"] if means["advantage"] else 0.0}
-
-
-def mean_over_updates(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """`mean_metrics` without what is derived from the means."""
-    tokens = np.array([values["tokens"] for values in metrics], np.float64)
-    means = {}
-    for name in metrics[0]:
-        values = np.array([row[name] for row in metrics], np.float64)
-        if name == "tokens":
-            means[name] = float(tokens.sum())
-        elif name in ("loss", "grad_norm"):
-            means[name] = float(values.mean())
-        else:
-            means[name] = float((values * tokens).sum() / max(tokens.sum(), 1))
-    return means

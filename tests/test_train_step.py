@@ -20,9 +20,9 @@ from entropy_rl.train_step import (
     make_gradient,
     make_stats_pass,
     make_update,
-    mean_metrics,
 )
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS, Rollout
+from entropy_rl.update_metrics import mean_metrics
 
 G, P, N, V = 4, 4, 6, 11
 PAD, EOS = 0, 1
