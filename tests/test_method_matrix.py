@@ -313,16 +313,11 @@ def assert_same(program: str, tokens: int, devices: int, every: bool = False) ->
     for i, combination in enumerate(combinations(program, every)):
         names = names_of(program, combination)
         if "token_entropy_rewards" in names and {"gmpo", "opefo", "opefo, first order"} & set(names):
-            continue  # some advantages of that baseline are 0 up to rounding, and these go by their sign
-        for metric in (
-            "loss",
-            "grad_norm",
-            "along",
-            "token_weight",
-            "tokens_kept",
-            "tokens_held",
-            "clip_low",
-        ):
+            continue  # half of that baseline's advantages are 0 up to rounding, and these go by their sign
+        metrics = ["loss", "grad_norm", "along", "token_weight", "tokens_kept", "tokens_held"]
+        if "token_entropy_rewards" not in names:  # a clip counts by the sign as well
+            metrics.append("clip_low")
+        for metric in metrics:
             np.testing.assert_allclose(
                 one[metric][i], two[metric][i], rtol=2e-5, atol=2e-5, err_msg=f"{names}: {metric}"
             )
