@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -19,6 +20,8 @@ from entropy_rl.types import Params, TrainBatch, TrainState
 _BATCH_FILE = "batch.npz"
 # Of the policy, or of the critic.
 _PARAMS, _CRITIC = "params", "critic"
+# What the loss remembered, and the step: leaves in order.
+_MEMORY_FILE = "memory.npz"
 
 
 class BadUpdates:
@@ -54,23 +57,24 @@ class BadUpdates:
         """
         # The counter of updates counts this one too.
         name = f"step_{int(state.step) + 1}_update_{int(state.updates)}"
-        self._keep(name, _PARAMS, state.params, batch)
+        self._keep(name, _PARAMS, state.params, batch, memory=(state.memory, state.step))
 
     def keep_of_critic(self, state: TrainState, number: int, batch: TrainBatch) -> None:
         """Writes down an update of the critic, the `number`-th of its step; otherwise as `keep`."""
         self._keep(f"step_{int(state.step) + 1}_critic_{number}", _CRITIC, state.critic.params, batch)
 
-    def _keep(self, name: str, whose: str, params: Params, batch: TrainBatch) -> None:
+    def _keep(self, name: str, whose: str, params: Params, batch: TrainBatch, memory: Any = None) -> None:
         path = self._directory / name
         if not path.exists():  # a run that was killed repeats its steps
             temporary = path.with_name(path.name + TEMPORARY)
-            batch = hosts.fetch(batch)
+            batch, memory = hosts.fetch((batch, memory))
             if hosts.is_first():
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
                 check_room(temporary, (batch, params), "an update that was not applied")
                 with naming(temporary):
                     np.savez(temporary / _BATCH_FILE, **_named(batch))
+                    np.savez(temporary / _MEMORY_FILE, *jax.tree.leaves(memory))
             hosts.wait_for_all("bad update: batch")
             with (
                 reported_failure(self._directory, "an update that was not applied"),
@@ -112,6 +116,20 @@ def read_bad_update(path: Path, abstract_params: Any) -> tuple[Params, TrainBatc
     with ocp.StandardCheckpointer() as checkpointer:
         whose = _CRITIC if is_of_critic(path) else _PARAMS
         return checkpointer.restore(path.resolve() / whose, abstract_params), batch
+
+
+def read_memory(path: Path, like: Any) -> tuple[Any, np.ndarray]:
+    """What the loss remembered before an update that was not applied, and the step.
+
+    Args:
+      path: The directory of the update, one of the policy.
+      like: A nest as the memory is.
+
+    Returns:
+      (`TrainState.memory`, `TrainState.step`).
+    """
+    with np.load(path / _MEMORY_FILE) as arrays:
+        return jax.tree.unflatten(jax.tree.structure((like, 0)), [arrays[name] for name in arrays])
 
 
 def _named(batch: TrainBatch) -> dict[str, np.ndarray]:

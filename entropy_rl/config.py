@@ -86,7 +86,8 @@ class LossConfig:
       kl_coef: Weight of the KL term to the starting policy; 0 for none.
       kl_estimator: Estimator of that KL.
       entropy_coef: Weight of an entropy bonus, with gradient through the entropy (the max-entropy
-        baseline; not the entropy-shaped advantage).
+        baseline; not the entropy-shaped advantage): a number, or what adapts it, as {name: FUNCTION,
+        ARGUMENT: VALUE, ...}.
     """
 
     surrogate: dict[str, Any] = dataclasses.field(
@@ -96,7 +97,7 @@ class LossConfig:
     aggregation: Literal["token-mean", "sequence-mean", "constant"] = "token-mean"
     kl_coef: float = 0.0
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    entropy_coef: float = 0.0
+    entropy_coef: float | dict[str, Any] = 0.0
 
     def __post_init__(self):
         require(self.kl_coef >= 0, "loss.kl_coef", self.kl_coef, "numbers >= 0")

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 
 from entropy_rl.config_help import config_help, positional_fields, positional_names
-from entropy_rl.factories import check_value, default_of, has_default, section_of, unknown
+from entropy_rl.factories import check_value, default_of, has_default, mapping_of, section_of, unknown
 
 Config = TypeVar("Config")
 
@@ -214,9 +214,9 @@ def _type_at(cls: type, where: str, path: Sequence[str]) -> Any:
     section = section_of(hint)
     if section is not None:
         return _type_at(section, where, path[1:])
-    if typing.get_origin(hint) is not dict:
+    if mapping_of(hint) is None:
         raise ValueError(f"{where}: {path[0]!r} has no parts; allowed: --{where[2:].rpartition('.')[0]}")
-    return typing.get_args(hint)[1]
+    return typing.get_args(mapping_of(hint))[1]
 
 
 def _missing(cls: type, given: Mapping[str, Any], above: str) -> Iterator[str]:

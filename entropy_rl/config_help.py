@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import textwrap
+import types
 import typing
 from typing import Any
 
@@ -73,8 +74,8 @@ def _field(field: dataclasses.Field, hint: Any, path: str, document: str, width:
     if typing.get_origin(hint) is typing.Literal:
         type_ = f"{{{','.join(options)}}}"
     else:
-        inner = options[0] if len(options) < len(typing.get_args(hint)) else hint
-        type_ = _TYPES[typing.get_origin(inner) or inner]
+        inner = options if typing.get_origin(hint) in (typing.Union, types.UnionType) else [hint]
+        type_ = "|".join(_TYPES[typing.get_origin(option) or option] for option in inner)
     if has_default(field):
         value = default_of(field)
         document += f" Default: {value if isinstance(value, str) else json.dumps(value)}."

@@ -31,10 +31,10 @@ from entropy_rl.train_step import (
     UpdateFn,
     apply_gradient,
     init_state,
-    mean_over_updates,
     token_stats,
 )
 from entropy_rl.types import CriticState, Params, Policy, TrainBatch, TrainState
+from entropy_rl.update_metrics import mean_over_updates
 
 ValuesFn = Callable[[Params, TrainBatch], jax.Array]
 

@@ -81,6 +81,7 @@ def build_named(
     factories: Mapping[str, Callable[..., Any]],
     *,
     returns: str,
+    kind: type | None = None,
     given: Mapping[str, tuple[Any, str]] = types.MappingProxyType({}),
 ) -> Callable[..., Any]:
     """Builds what an entry {name: ..., arguments} of a config asks for.
@@ -91,11 +92,12 @@ def build_named(
       path: Dotted path of the entry.
       factories: The factories of the library, by name.
       returns: What a factory returns, for an error.
+      kind: The class of what it returns; None for whatever can be called.
       given: Arguments that the run itself decides, each with the path of where: passed to a factory that
         has such an argument.
 
     Returns:
-      What the factory returns; it can be called.
+      What the factory returns.
 
     Raises:
       ValueError: A name, an argument or a value is wrong; the message starts with its dotted path.
@@ -125,7 +127,7 @@ def build_named(
         built = call_factory(factory, arguments, path)
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(path) else f"{path}: {error}") from error
-    if not callable(built):
+    if not (callable(built) if kind is None else isinstance(built, kind)):
         raise ValueError(f"{path}.name: {name} returned {built!r}; expected {returns}")
     return built
 
@@ -142,7 +144,8 @@ def check_value(value: Any, type_: Any, path: str) -> Any:
 
     Args:
       value: The value.
-      type_: The annotation. What is not plain (a union of several, a class) is not checked.
+      type_: The annotation. Of a union, the option for a mapping is for mappings, and the other one for
+        anything else. What is not plain (a union of more, a class) is not checked.
       path: Where the value stands, for the error.
 
     Returns:
@@ -155,10 +158,10 @@ def check_value(value: Any, type_: Any, path: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in options:
             return None
-        options = tuple(option for option in options if option is not type(None))
-        if len(options) != 1:
-            return value
-        return check_value(value, options[0], path)
+        options = [option for option in options if option is not type(None)]
+        if len(options) > 1:
+            options = [o for o in options if (o is mapping_of(type_)) == isinstance(value, Mapping)]
+        return check_value(value, options[0], path) if len(options) == 1 else value
     if origin is Literal:
         if value not in options:
             raise ValueError(unknown(path, value, options))
@@ -193,6 +196,11 @@ def _as_float(value: Any, path: str) -> float:
     except (TypeError, ValueError):
         pass
     raise ValueError(f"{path}: {value!r} is not allowed; expected a number")
+
+
+def mapping_of(hint: Any) -> Any:
+    """The option of a type that is for mappings; None if there is none."""
+    return next((o for o in (hint, *typing.get_args(hint)) if typing.get_origin(o) is dict), None)
 
 
 def section_of(hint: Any) -> type | None:

@@ -11,15 +11,17 @@ coefficient. Advantages, weights, the old, the sampler's and the reference's log
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from entropy_rl.config import LossConfig
+from entropy_rl.entropy_control import ENTROPY_COEF
 from entropy_rl.selection import TokenWeights
 from entropy_rl.surrogates import ClipMasks, Surrogate
-from entropy_rl.token_inputs import MAX_LOG_RATIO, check_shapes
+from entropy_rl.token_inputs import MAX_LOG_RATIO, check_shapes, require_signal
 from entropy_rl.types import TokenStats
 
 
@@ -182,7 +184,8 @@ def policy_loss(
     Lₜ = wₜ · (Sₜ + cₜ |log π(oₜ) - log π_old(oₜ)|) + kl_coef · KLₜ - entropy_coef · Hₜ
 
     with S the surrogate, w and c the weights of the selection; w is 1 and c is 0 without one. The entropy
-    enters with its gradient, and only if `entropy_coef` is not 0; a shaped advantage is a constant.
+    enters with its gradient, and only if `entropy_coef` is not 0; a shaped advantage is a constant. Where the
+    config names a controller, the coefficient is the signal `entropy_coef` of the statistics.
 
     Args:
       advantages: f32[B, N] or f32[B, 1].
@@ -219,6 +222,9 @@ def policy_loss(
         check_shapes("policy_loss", mask=mask, ref_log_probs=ref_log_probs)
         kl = kl_estimate(log_probs, off_mask_zero(ref_log_probs), config.kl_estimator)
         loss, terms = loss + config.kl_coef * kl, terms._replace(kl=kl)
+    coefficient = config.entropy_coef
+    if isinstance(coefficient, Mapping):
+        coefficient = require_signal("policy_loss: loss.entropy_coef", stats, ENTROPY_COEF)
     if config.entropy_coef:
-        loss = loss - config.entropy_coef * off_mask_zero(stats.entropy)
+        loss = loss - coefficient * off_mask_zero(stats.entropy)
     return loss, jax.lax.stop_gradient(terms)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import jax
 
     from entropy_rl.config import TrainConfig
-    from entropy_rl.types import Params
+    from entropy_rl.types import Params, TrainBatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,10 @@ def replay(dump: Path) -> str:
     if not (run / CONFIG_FILE).is_file():
         raise ValueError(f"{dump}: is not in the directory of a run; allowed: RUN/bad_updates/NAME")
     config = parse_config(TrainConfig, "train", ["--config", str(run / CONFIG_FILE)])
-    init, forward, gradient = (_critic if is_of_critic(dump) else _policy)(config, run)
+    if is_of_critic(dump):
+        init, forward, gradient = _critic(config, run)
+    else:
+        init, forward, gradient = _policy(config, run, dump)
     params, batch = read_bad_update(dump, jax.eval_shape(init, jax.random.key(0)))
     found = jax.jit(forward)(params, batch)
     grads, metrics = jax.jit(gradient)(params, batch)
@@ -79,16 +82,26 @@ def replay(dump: Path) -> str:
     return "\n".join(lines)
 
 
-def _policy(config: TrainConfig, run: Path) -> tuple[Callable, Callable, Callable]:
+def _policy(config: TrainConfig, run: Path, dump: Path) -> tuple[Callable, Callable, Callable]:
     """(key -> params; (params, batch) -> what the forward pass finds; and -> the gradient) of the policy."""
     from entropy_rl.advantages import advantage_of
+    from entropy_rl.bad_updates import read_memory
     from entropy_rl.loading import model_policy
+    from entropy_rl.loss_memory import loss_memory, remember
     from entropy_rl.train import gradient_settings, stats_settings
     from entropy_rl.train_step import make_gradient, make_stats_pass
 
     policy = model_policy(config.model, run)
     stats = make_stats_pass(policy, **stats_settings(config))
-    gradient = make_gradient(policy, advantage_of(config), config.loss, **gradient_settings(config))
+    gradient_of = make_gradient(policy, advantage_of(config), config.loss, **gradient_settings(config))
+    memory = loss_memory(config.loss)
+
+    def gradient(params: Params, batch: TrainBatch) -> tuple[Params, dict[str, jax.Array]]:
+        if memory is None:
+            return gradient_of(params, batch)
+        _, signals = remember(memory, *read_memory(dump, memory.init()), batch)
+        return gradient_of(params, batch, signals)
+
     return policy.init, lambda *x: dict(zip(("log_probs", "entropy"), stats(*x), strict=True)), gradient
 
 

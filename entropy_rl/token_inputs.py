@@ -78,3 +78,14 @@ def require_sampler(who: str, stats: TokenStats) -> jax.Array:
     if stats.sampler_log_probs is None:
         raise ValueError(f"{who}: needs sampler_log_probs, the log-probs as recorded while sampling")
     return stats.sampler_log_probs
+
+
+def require_signal(who: str, stats: TokenStats, name: str) -> jax.Array:
+    """What the memory of a loss says of the mini-batch, f32[1, 1] or f32[B, N].
+
+    Raises:
+      ValueError: If the statistics do not have this signal.
+    """
+    if name not in (stats.signals or {}):
+        raise ValueError(f"{who}: needs the signal {name!r}, from the memory of the loss; see `loss_memory`")
+    return stats.signals[name]

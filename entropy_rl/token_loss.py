@@ -30,6 +30,7 @@ class KnownOfToken(NamedTuple):
     base: jax.Array  # the advantage before the shaping
     shaped: jax.Array | None  # and after; None if it is still to be shaped
     selected: TokenWeights | None  # None if it is still to be selected, or if there is no selection
+    signals: dict[str, jax.Array] | None  # of the memory of the loss, [1, 1] or [B, N] each
 
 
 class TokenTerms(NamedTuple):
@@ -70,6 +71,7 @@ def make_token_loss(
             valid=known.valid.any(-1),
             sampler_log_probs=known.sampler_log_probs,
             values=known.values,
+            signals=known.signals,
         )
         shaped = shaping(known.base, stats) if known.shaped is None else known.shaped
         base, shaped = (

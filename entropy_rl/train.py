@@ -34,6 +34,8 @@ from entropy_rl.config_checks import require
 from entropy_rl.critic_step import CriticPrograms, init_critic, make_critic_programs, mean_critic_metrics
 from entropy_rl.evaluation import completion_rows, evaluation_prompts
 from entropy_rl.loading import Model, check_length, keep_model_files, load_model, load_trunk
+from entropy_rl.loss_memory import loss_memory
+from entropy_rl.memory import Memory
 from entropy_rl.metrics import Clock, DeviceWork, check_wandb
 from entropy_rl.optimizer import make_optimizer
 from entropy_rl.prompts import Prompts
@@ -57,9 +59,9 @@ from entropy_rl.train_step import (
     make_batch,
     make_stats_pass,
     make_update,
-    mean_metrics,
 )
 from entropy_rl.types import Policy, Rollout, TrainBatch, TrainState
+from entropy_rl.update_metrics import mean_metrics
 
 Metrics = dict[str, float]
 
@@ -85,6 +87,7 @@ def train(config: TrainConfig) -> TrainState:
     advantage = advantage_of(config)
     surrogate = build_surrogate(config.loss.surrogate)
     selection = build_selection(config.loss.selection, surrogate)
+    loss_memory(config.loss)
     if batching.fused_loss:
         check_fused_loss(advantage, surrogate, selection)
     _check_sampler_correction(config, selection)
@@ -111,7 +114,7 @@ def train(config: TrainConfig) -> TrainState:
     hosts.wait_for_all("directory")
 
     constrain = model.placement.constrain if mesh else None
-    start = init_state(model.params, programs.optimizer, constrain)
+    start = init_state(model.params, programs.optimizer, constrain, programs.memory)
     if trunk is not None:
         critic = init_critic(trunk.params, trunk.hidden_size, programs.critic.optimizer, constrain)
         start = start.replace(critic=critic)
@@ -184,6 +187,7 @@ class Programs(NamedTuple):
     """The compiled parts of a step."""
 
     optimizer: optax.GradientTransformation
+    memory: Memory | None  # of the loss
     generate: GenerateFn
     stats: StatsFn
     advantages: Callable[[TrainBatch], Advantages]
@@ -201,6 +205,7 @@ def make_programs(
     own_rows = config.batching.prompts_per_update * rollout.group_size // hosts.count()
     return Programs(
         optimizer=optimizer,
+        memory=loss_memory(config.loss),
         generate=make_generate(
             model.sampler,
             group_size=rollout.group_size,

@@ -8,12 +8,11 @@ advantage that needs the whole mini-batch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -22,8 +21,9 @@ from entropy_rl.batch_parts import BatchParts, PredictingHidden
 from entropy_rl.config import LossConfig
 from entropy_rl.distributions import log_prob_and_entropy
 from entropy_rl.fused_loss import fused_head_loss
-from entropy_rl.losses import LossTerms, counts, token_weights
-from entropy_rl.masked import masked_sum
+from entropy_rl.loss_memory import loss_memory, remember
+from entropy_rl.losses import counts, token_weights
+from entropy_rl.memory import Memory, Signals
 from entropy_rl.selection import build_selection
 from entropy_rl.sharding import row_shares
 from entropy_rl.surrogates import build_surrogate
@@ -42,14 +42,18 @@ from entropy_rl.types import (
     TrainBatch,
     TrainState,
 )
+from entropy_rl.update_metrics import metric_sums, metrics_of
 
 StatsFn = Callable[[Params, TrainBatch], tuple[jax.Array, jax.Array]]
-GradientFn = Callable[[Params, TrainBatch], tuple[Params, dict[str, jax.Array]]]
+GradientFn = Callable[..., tuple[Params, dict[str, jax.Array]]]
 UpdateFn = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def init_state(
-    params: Params, optimizer: optax.GradientTransformation, constrain: Callable[[Any], Any] | None = None
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    constrain: Callable[[Any], Any] | None = None,
+    memory: Memory | None = None,
 ) -> TrainState:
     """The state before the first step, with a copy of the parameters: updates donate the state.
 
@@ -57,12 +61,14 @@ def init_state(
       params: The parameters.
       optimizer: The optimizer.
       constrain: As of `make_gradient`.
+      memory: From `loss_memory`, for a loss that has one.
     """
 
     def init(params: Params) -> TrainState:
         params = jax.tree.map(jnp.copy, params)
         counts = dict(step=jnp.int32(0), updates=jnp.int32(0))
-        return TrainState(params=params, opt_state=optimizer.init(params), **counts)
+        remembered = None if memory is None else memory.init()
+        return TrainState(params=params, opt_state=optimizer.init(params), memory=remembered, **counts)
 
     return init(params) if constrain is None else jax.jit(lambda params: constrain(init(params)))(params)
 
@@ -177,9 +183,9 @@ def make_gradient(
 
     Args:
       policy: The model.
-      advantage: From `rewards[:, None]` to f32[B, 1] or f32[B, N]. A chain of group baselines and then
-        transforms of token or row scope is evaluated as the gradient is; any other costs a forward pass
-        before.
+      advantage: From `rewards[:, None]` to f32[B, 1] or f32[B, N]. A chain of baselines that read what was
+        recorded, and then of transforms of token or row scope, is evaluated as the gradient is; any other
+        costs a forward pass before.
       loss: The loss; a selection of batch scope costs that forward pass as well.
       temperature: That of the sampler.
       tokens_per_micro_batch: The gradient is added up over parts of so many tokens, on each device that rows
@@ -195,7 +201,8 @@ def make_gradient(
         `Placement.constrain` does; None leaves it to the compiler.
 
     Returns:
-      A function `(params, batch: TrainBatch) -> (gradient, metrics: dict of f32[])`, to be jitted.
+      A function `(params, batch: TrainBatch, signals=None) -> (gradient, metrics: dict of f32[])`, to be
+      jitted; a loss with a memory needs its signals, which are metrics as well.
 
     Raises:
       ValueError: If the aggregation needs `max_new_tokens` and it is not given, if what `loss` names cannot
@@ -220,11 +227,14 @@ def make_gradient(
     token_loss = make_token_loss(shaping, surrogate, selection, loss)
     constrain = constrain or (lambda tree: tree)
 
-    def gradient(params: Params, batch: TrainBatch) -> tuple[Params, dict[str, jax.Array]]:
+    def gradient(
+        params: Params, batch: TrainBatch, signals: Signals | None = None
+    ) -> tuple[Params, dict[str, jax.Array]]:
         judged = batch.completion_mask & batch.valid[:, None]
         tokens, sequences = counts(judged)
+        of_tokens = signals and {name: jnp.reshape(x, (1, 1)) for name, x in signals.items()}
         if whole_batch:
-            stats = token_stats(batch, *stats_pass(params, batch))
+            stats = token_stats(batch, *stats_pass(params, batch)).replace(signals=of_tokens)
             base = baseline(batch.rewards[:, None], stats)
             shaped = shaping(base, stats)
             select_now = selection is not None and selection.scope == "batch"
@@ -254,6 +264,7 @@ def make_gradient(
                 base=base,
                 shaped=shaped,
                 selected=selected,
+                signals=of_tokens,
             )
             at = parts.hidden(params, prefix, of_batch, part)
             of_head = at.hidden, policy.head(params), at.pack(part.completion_ids), at.pack(mask)
@@ -268,11 +279,11 @@ def make_gradient(
                 log_probs, entropy = (at.unpack(value) for value in values)
                 per_token, terms = token_loss(log_probs, entropy, known)
                 total = jnp.sum(per_token)
-            sums = _metric_sums(part, mask, log_probs, entropy, *terms)
+            sums = metric_sums(part, mask, log_probs, entropy, *terms)
             return total, {"loss": total} | sums
 
         grads, sums = parts.gradient(part_loss, params, (batch, finished), constrain)
-        return grads, _metrics(sums, tokens, optax.global_norm(grads))
+        return grads, metrics_of(sums, tokens, optax.global_norm(grads)) | (signals or {})
 
     return gradient
 
@@ -286,13 +297,14 @@ def make_update(
 ) -> UpdateFn:
     """Builds the update on one mini-batch: its gradient, applied by an optimizer.
 
-    An update whose gradient is not finite, or without a judged token, leaves parameters and optimizer alone.
+    An update whose gradient is not finite, or without a judged token, leaves parameters, optimizer and memory
+    alone.
 
     Args:
       policy: The model.
       advantage: As of `make_gradient`.
       optimizer: Its state lives in `TrainState.opt_state`.
-      loss: The loss.
+      loss: The loss. If it has a memory, its state lives in `TrainState.memory`.
       **settings: The others of `make_gradient`.
 
     Returns:
@@ -302,14 +314,19 @@ def make_update(
       ValueError: As of `make_gradient`.
     """
     gradient = make_gradient(policy, advantage, loss, **settings)
+    memory = loss_memory(loss)
     constrain = settings.get("constrain") or (lambda tree: tree)
 
     def update(state: TrainState, batch: TrainBatch) -> tuple[TrainState, dict[str, jax.Array]]:
+        remembered, signals = remember(memory, state.memory, state.step, batch)
         with jax.named_scope("gradient"):
-            grads, metrics = gradient(state.params, batch)
+            grads, metrics = gradient(state.params, batch, signals)
         with jax.named_scope("optimizer"):
             params, opt_state = apply_gradient(optimizer, grads, state.params, state.opt_state, metrics)
-        state = state.replace(params=params, opt_state=opt_state, updates=state.updates + 1)
+        remembered = _if_learned(metrics, remembered, state.memory)
+        state = state.replace(
+            params=params, opt_state=opt_state, updates=state.updates + 1, memory=remembered
+        )
         return constrain(state), metrics
 
     return jax.jit(update, donate_argnums=0)
@@ -336,9 +353,14 @@ def apply_gradient(
     """
     updates, new_opt_state = optimizer.update(grads, opt_state, params)
     stepped = (optax.apply_updates(params, updates), new_opt_state)
+    return _if_learned(metrics, stepped, (params, opt_state))
+
+
+def _if_learned(metrics: Mapping[str, jax.Array], new: Any, old: Any) -> Any:
+    """What a mini-batch makes of a part of the state."""
     # Without a token there is nothing to learn from; momentum and weight decay would move all the same.
     learn = (metrics["tokens"] > 0) & jnp.isfinite(metrics["grad_norm"])
-    return jax.tree.map(lambda new, old: jnp.where(learn, new, old), stepped, (params, opt_state))
+    return jax.tree.map(lambda new, old: jnp.where(learn, new, old), new, old)
 
 
 def token_stats(batch: TrainBatch, log_probs: Any, entropy: Any) -> TokenStats:
@@ -353,68 +375,3 @@ def token_stats(batch: TrainBatch, log_probs: Any, entropy: Any) -> TokenStats:
         sampler_log_probs=batch.sampler_log_probs,
         values=batch.values,
     )
-
-
-def _metric_sums(part, mask, log_probs, entropy, base, shaped, terms: LossTerms) -> dict[str, jax.Array]:
-    """Sums over the tokens of a part; they are divided once, when all parts have been added up."""
-    to_sampler = jnp.where(mask, log_probs - part.sampler_log_probs, 0)
-    sums = {
-        "entropy": masked_sum(entropy, mask),
-        "bonus": masked_sum(jnp.abs(shaped - base), mask),
-        "advantage": masked_sum(jnp.abs(base), mask),
-        "clip_low": masked_sum(terms.clipped.low, mask),
-        "clip_high": masked_sum(terms.clipped.high, mask),
-        # KL(sampler || current) by k3, which is never negative: a mean of zero cannot hide anything.
-        "kl_sampler": masked_sum(jnp.expm1(to_sampler) - to_sampler, mask),
-        "sampler_gap": masked_sum(jnp.abs(part.old_log_probs - part.sampler_log_probs), mask),
-    }
-    if terms.clipped.dual is not None:
-        sums["clip_dual"] = masked_sum(terms.clipped.dual, mask)
-    if terms.kl is not None:
-        sums["kl_reference"] = masked_sum(terms.kl, mask)
-    if terms.weights is not None:
-        sums["token_weight"] = masked_sum(terms.weights.weight, mask)
-        sums["tokens_kept"] = masked_sum(terms.weights.weight != 0, mask)
-        if terms.weights.drift is not None:
-            sums["tokens_held"] = masked_sum(terms.weights.drift != 0, mask)
-    return sums
-
-
-def _metrics(sums: dict, tokens: jax.Array, grad_norm: jax.Array) -> dict[str, jax.Array]:
-    """Means per token, their number, the share |ψ| / |A|, and the gradient's norm before clipping."""
-    sums = dict(sums)
-    metrics = {"loss": sums.pop("loss"), "grad_norm": grad_norm, "tokens": tokens}
-    metrics |= {name: value / jnp.maximum(tokens, 1) for name, value in sums.items()}
-    return metrics | {"bonus_share": _share(metrics["bonus"], metrics["advantage"])}
-
-
-def _share(part: jax.Array, whole: jax.Array) -> jax.Array:
-    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0)
-
-
-def mean_metrics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The metrics of several updates as one: means per token are means over all their tokens.
-
-    Args:
-      metrics: What the updates returned, on the host.
-
-    Returns:
-      name -> value; loss and gradient norm are means over the updates, the tokens their sum.
-    """
-    means = mean_over_updates(metrics)
-    return means | {"bonus_share": means["bonus"] / means["advantage"] if means["advantage"] else 0.0}
-
-
-def mean_over_updates(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """`mean_metrics` without what is derived from the means."""
-    tokens = np.array([values["tokens"] for values in metrics], np.float64)
-    means = {}
-    for name in metrics[0]:
-        values = np.array([row[name] for row in metrics], np.float64)
-        if name == "tokens":
-            means[name] = float(tokens.sum())
-        elif name in ("loss", "grad_norm"):
-            means[name] = float(values.mean())
-        else:
-            means[name] = float((values * tokens).sum() / max(tokens.sum(), 1))
-    return means

@@ -130,6 +130,8 @@ class TokenStats:
     valid: jax.Array  # bool[B]
     sampler_log_probs: jax.Array | None = None  # f32[B, N], as recorded while sampling
     values: jax.Array | None = None  # f32[B, N], of the critic before the first update on this rollout
+    # What the memory of a loss says of the mini-batch, by name: f32[1, 1], or f32[B, N] with equal entries.
+    signals: dict[str, jax.Array] | None = None
 
 
 @struct.dataclass
@@ -170,3 +172,4 @@ class TrainState:
     step: jax.Array  # int32[], rollouts done
     updates: jax.Array  # int32[], optimizer steps done on the policy
     critic: CriticState | None = None
+    memory: Any = None  # of the methods of the loss that have one; a nest of numbers

@@ -214,14 +214,14 @@ centered = by_group(lambda r, rows, stats: r - r.mean())
 # name -> (transform of rewards, its scope, the reference)
 FAMILY = {
     "OPO": (length_weighted_center(G), "group", opo),
-    "GPG": (rescaled_group_center(G), "batch", gpg),
+    "GPG": (rescaled_group_center(G), "recorded", gpg),
     "Pass@k": (pass_at_k_normalize(G, k=2), "group", pass_at_2),
     "best minus second": (best_minus_second(G), "group", best_second),
     "QAE": (quantile_normalize(G), "group", qae),
     "AsymGRPO": (asymmetric_normalize(G), "group", asymmetric),
     "UCPO": (chain(group_normalize(G, eps=1e-8), favor_rare_correct(G)), "group", ucpo),
-    "Miner": (mine_solved_groups(G), "batch", miner),
-    "GTPO": (token_entropy_rewards(G), "batch", gtpo),
+    "Miner": (mine_solved_groups(G), "recorded", miner),
+    "GTPO": (token_entropy_rewards(G), "recorded", gtpo),
     "GRPO-S": (row_entropy_rewards(G), "group", grpo_s),
     "EAPO": (chain(group_normalize(G), amplify_by_entropy()), "batch", eapo("batch")),
     "EAPO of a row": (
@@ -229,10 +229,12 @@ FAMILY = {
         "group",
         eapo("row"),
     ),
-    "REINFORCE++": (whiten(), "batch", reinforce_plus_plus(raw)),
-    "REINFORCE++-baseline": (chain(group_center(G), whiten()), "batch", reinforce_plus_plus(centered)),
+    "REINFORCE++": (whiten(), "recorded", reinforce_plus_plus(raw)),
+    "REINFORCE++-baseline": (chain(group_center(G), whiten()), "recorded", reinforce_plus_plus(centered)),
 }
-OF_GROUP = [name for name, (_, scope, _) in FAMILY.items() if scope == "group"]
+OF_GROUP, OF_RECORD = (
+    [name for name, (_, scope, _) in FAMILY.items() if scope == wanted] for wanted in ("group", "recorded")
+)
 # These answer to more than the difference between rewards of a group.
 NOT_ZERO_FOR_EQUAL = {"Miner", "GTPO", "GRPO-S", "REINFORCE++"}
 
@@ -335,8 +337,15 @@ def test_a_method_of_row_scope_gives_the_same_on_any_rows():
         np.testing.assert_allclose(part, np.asarray(whole)[rows], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", [name for name, (_, scope, _) in FAMILY.items() if scope == "batch"])
-def test_a_method_of_batch_scope_needs_the_whole(name):
+@pytest.mark.parametrize("name", OF_RECORD)
+def test_a_method_of_recorded_scope_reads_what_was_recorded_only(name):
+    rewards, stats = make_problem()
+    unknown = stats.replace(log_probs=NotYetKnown(), entropy=NotYetKnown())
+    np.testing.assert_array_equal(FAMILY[name][0](rewards, unknown), FAMILY[name][0](rewards, stats))
+
+
+@pytest.mark.parametrize("name", [*OF_RECORD, "EAPO"])
+def test_a_method_of_recorded_or_batch_scope_needs_the_whole(name):
     rewards, stats = make_problem()
     half = slice(0, len(rewards) // 2)
     part = on_tokens(FAMILY[name][0](*rows_of((rewards, stats), half)), rows_of(stats, half))

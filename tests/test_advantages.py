@@ -10,6 +10,7 @@ import pytest
 
 from entropy_rl.advantages import (
     Transform,
+    amplify_by_entropy,
     baseline_and_shaping,
     build_advantage,
     chain,
@@ -180,8 +181,8 @@ def test_whitening_depends_on_the_whole_mini_batch_and_says_so():
     rewards, stats = random_problem()
     half = whiten()(rewards[:16, None], jax.tree.map(lambda x: x[:16], stats))
     assert not np.allclose(half, whiten()(rewards[:, None], stats)[:16], atol=1e-3)
-    assert whiten().scope == "batch"
-    assert chain(group_center(4), whiten(), shape_by_entropy()).scope == "batch"
+    assert whiten().scope == "recorded"
+    assert chain(group_center(4), whiten(), shape_by_entropy()).scope == "recorded"
 
 
 def test_whitening_refuses_eps_zero():
@@ -340,7 +341,7 @@ def test_chain_is_associative_and_the_empty_chain_is_its_identity():
     values = [transform(rewards[:, None], stats) for transform in chains]
     for transform, value in zip(chains, values, strict=True):
         assert transform.members == (a, b, c)
-        assert transform.scope == "batch"
+        assert transform.scope == "recorded"
         np.testing.assert_array_equal(value, values[0])
     np.testing.assert_array_equal(chain()(rewards[:, None], stats), rewards[:, None])
     assert chain().scope == "token"
@@ -349,7 +350,8 @@ def test_chain_is_associative_and_the_empty_chain_is_its_identity():
 def test_the_scope_of_a_chain_is_the_widest_of_its_members():
     assert chain(shape_by_entropy()).scope == "token"
     assert chain(group_center(2), shape_by_entropy()).scope == "group"
-    assert chain(shape_by_entropy(), whiten(), shape_by_entropy()).scope == "batch"
+    assert chain(shape_by_entropy(), whiten(), shape_by_entropy()).scope == "recorded"
+    assert chain(whiten(), amplify_by_entropy(), whiten()).scope == "batch"
 
 
 def test_a_plain_function_is_a_member_of_batch_scope():
@@ -392,7 +394,9 @@ def test_chain_refuses_what_cannot_be_called():
 
 
 def test_an_unknown_scope_is_refused():
-    with pytest.raises(ValueError, match="scope='line' is not allowed; allowed: token, row, group, batch"):
+    with pytest.raises(
+        ValueError, match="scope='line' is not allowed; allowed: token, row, group, recorded, b"
+    ):
         Transform(lambda advantages, stats: advantages, "line")
 
 
@@ -456,7 +460,7 @@ def test_an_empty_config_is_the_identity():
 
 def test_shaping_may_stand_before_a_baseline_or_alone():
     assert build_advantage([{"name": "shape_by_entropy"}], 1).scope == "token"
-    assert build_advantage([{"name": "shape_by_entropy"}, {"name": "whiten"}], 1).scope == "batch"
+    assert build_advantage([{"name": "shape_by_entropy"}, {"name": "whiten"}], 1).scope == "recorded"
 
 
 def test_a_config_names_a_function_of_the_users_own(own_module):

@@ -19,7 +19,8 @@ PACKAGE = Path(entropy_rl.__file__).parent
 FLOORS = {
     0: "types config config_checks sampling_config study_config warmstart_config factories version",
     1: """packing distributions fused_head fused_loss head_layout advantages surrogates selection token_inputs
-          losses token_loss returns sampling masked passk significance diversity comparison""",
+          losses token_loss returns sampling masked passk significance diversity comparison memory
+          entropy_control loss_memory update_metrics""",
     2: "models sharding",
     3: """rollout train_step critic_step batch_parts micro_batches supervised_step optimizer analysis
           recorded_advantages""",

@@ -60,6 +60,7 @@ from entropy_rl.surrogates import (
     cispo,
     dppo_tv,
     flexible_clip,
+    flexible_clip_od,
     gmpo,
     gppo,
     gspo,
@@ -86,7 +87,7 @@ GROUP_BASELINES = {
     "row_entropy_rewards": row_entropy_rewards(G),
     "favor_rare_correct": chain(group_normalize(G), favor_rare_correct(G)),
 }
-BATCH_BASELINES = {
+RECORDED_BASELINES = {
     "whiten": whiten(),
     "center and whiten": chain(group_center(G), whiten()),
     "rescaled_group_center": rescaled_group_center(G),
@@ -109,6 +110,7 @@ SURROGATES = {
     "ppo_clip, dual": ppo_clip(dual_clip=1.5),
     "unclipped": unclipped(),
     "flexible_clip": flexible_clip(-0.4, 0.5),
+    "flexible_clip_od": flexible_clip_od(100, 0.2, -0.4, 0.5, -0.3, 0.4),
     "gspo": gspo(),
     "gmpo": gmpo(),
     "s_trace": s_trace(0.8, 0.5),
@@ -137,12 +139,15 @@ BATCH_SELECTIONS = {
     "forking_tokens and token_tis": combine(forking_tokens(), token_tis(1.2)),
 }
 
+# Of the memory of a surrogate; half of its bounds.
+SIGNALS = {"dynamic_upper": jnp.float32(0.5), "dynamic_lower": jnp.float32(0.5)}
+
 # Without a forward pass before the gradient pass; with one for the advantage; with one for the selection.
 PROGRAMS = {
-    "local": (GROUP_BASELINES, LOCAL_SHAPINGS, SURROGATES, LOCAL_SELECTIONS),
-    "batch advantage": (BATCH_BASELINES, LOCAL_SHAPINGS | BATCH_SHAPINGS, SURROGATES, LOCAL_SELECTIONS),
+    "local": (GROUP_BASELINES | RECORDED_BASELINES, LOCAL_SHAPINGS, SURROGATES, LOCAL_SELECTIONS),
+    "batch advantage": (RECORDED_BASELINES, LOCAL_SHAPINGS | BATCH_SHAPINGS, SURROGATES, LOCAL_SELECTIONS),
     "batch selection": (
-        GROUP_BASELINES | BATCH_BASELINES,
+        GROUP_BASELINES | RECORDED_BASELINES,
         LOCAL_SHAPINGS | BATCH_SHAPINGS,
         SURROGATES,
         BATCH_SELECTIONS,
@@ -264,7 +269,7 @@ def run(program: str, tokens: int | None, devices: int, every: bool = False) -> 
         mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
         rows, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((DATA_AXES,), ()))
         batch, (params, directions) = jax.device_put(batch, rows), jax.device_put((params, directions), whole)
-    scope = {"local": "group", "batch advantage": "batch", "batch selection": "batch"}[program]
+    scope = {"local": "recorded", "batch advantage": "batch", "batch selection": "batch"}[program]
     shaping_scope = "batch" if program == "batch advantage" else "row"
     advantage = chain(Transform(_acting_transform(0), scope), Transform(_acting_transform(1), shaping_scope))
     selection = {"scope": "batch" if program == "batch selection" else "row"}
@@ -283,7 +288,7 @@ def run(program: str, tokens: int | None, devices: int, every: bool = False) -> 
     def all_of_them(params, batch, directions, numbers):
         def one(acting):
             Acting.members, Acting.numbers = PROGRAMS[program], acting
-            grads, metrics = gradient(params, batch)
+            grads, metrics = gradient(params, batch, SIGNALS)
             return metrics | {"along": jnp.einsum("ij,ijk->k", grads["table"], directions)}
 
         return jax.lax.map(one, numbers)
@@ -310,16 +315,11 @@ def assert_same(program: str, tokens: int, devices: int, every: bool = False) ->
     for i, combination in enumerate(combinations(program, every)):
         names = names_of(program, combination)
         if "token_entropy_rewards" in names and {"gmpo", "opefo", "opefo, first order"} & set(names):
-            continue  # some advantages of that baseline are 0 up to rounding, and these go by their sign
-        for metric in (
-            "loss",
-            "grad_norm",
-            "along",
-            "token_weight",
-            "tokens_kept",
-            "tokens_held",
-            "clip_low",
-        ):
+            continue  # half of that baseline's advantages are 0 up to rounding, and these go by their sign
+        metrics = ["loss", "grad_norm", "along", "token_weight", "tokens_kept", "tokens_held"]
+        if "token_entropy_rewards" not in names:  # a clip counts by the sign as well
+            metrics.append("clip_low")
+        for metric in metrics:
             np.testing.assert_allclose(
                 one[metric][i], two[metric][i], rtol=2e-5, atol=2e-5, err_msg=f"{names}: {metric}"
             )
@@ -379,7 +379,7 @@ def test_a_member_behind_a_switch_is_the_member_alone_in_its_own_scope(program):
             selection=[{"name": f"{__name__}:alone", "kind": 1, "member": selection}],
         )
         advantage = chain(PROGRAMS[program][0][baseline], PROGRAMS[program][1][shaping])
-        grads, metrics = jax.jit(make_gradient(policy, advantage, loss))(params, batch)
+        grads, metrics = jax.jit(make_gradient(policy, advantage, loss))(params, batch, SIGNALS)
         along = jnp.einsum("ij,ijk->k", grads["table"], directions)
         np.testing.assert_allclose(along, result["along"][i], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(metrics["loss"], result["loss"][i], rtol=1e-5, atol=1e-6)

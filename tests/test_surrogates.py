@@ -25,6 +25,7 @@ from entropy_rl.surrogates import (
     sapo,
     unclipped,
 )
+from entropy_rl.surrogates.build import _FACTORIES
 
 # Each formula once more, for one token: the numbers of its row and its own place -> (loss, the derivative of
 # the row's losses that the token's own log-prob is to have). `d` are the log-ratios of the row, `p` and `q`
@@ -327,6 +328,10 @@ def test_every_name_of_the_library_can_be_built_from_a_config():
     ]
     specs += [{"name": "ce_gppo", "b1": 0.5}, {"name": "s_trace", "decay": 0.9}]
     specs += [{"name": "flexible_clip", "slope": -0.4, "intercept": 0.5}]
+    ranges = dict(clip=0.2, slope=-0.4, intercept=0.5, low_slope=-0.3, low_intercept=0.4)
+    specs += [{"name": f"flexible_clip_{s}", "total_steps": 8, **ranges} for s in ("id", "did", "od")]
+    assert {spec["name"] for spec in specs} == set(_FACTORIES)
+    stats = stats.replace(signals=dict.fromkeys(("dynamic_upper", "dynamic_lower"), jnp.full((1, 1), 0.5)))
     for spec in specs:
         assert np.isfinite(build_surrogate(spec)(advantages, stats)[0]).all()
 

@@ -10,18 +10,19 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from policies import table_policy, tiny_policy
 
-from entropy_rl.advantages import Transform, chain, group_normalize, shape_by_entropy, whiten
+from entropy_rl.advantages import Transform, chain, gae, group_normalize, shape_by_entropy, whiten
 from entropy_rl.config import LossConfig
 from entropy_rl.rollout import make_generate
 from entropy_rl.train_step import (
     init_state,
     join_prompt_and_completion,
     make_batch,
+    make_gradient,
     make_stats_pass,
     make_update,
-    mean_metrics,
 )
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS, Rollout
+from entropy_rl.update_metrics import mean_metrics
 
 G, P, N, V = 4, 4, 6, 11
 PAD, EOS = 0, 1
@@ -151,7 +152,9 @@ def test_the_end_of_sequence_token_gets_a_gradient(key):
     assert (new["table"][last, EOS] > params["table"][last, EOS]).all()
 
 
-BATCH_SCOPE = chain(group_normalize(G), whiten(), shape_by_entropy(ALPHA, KAPPA))
+RECORDED_SCOPE = chain(group_normalize(G), whiten(), shape_by_entropy(ALPHA, KAPPA))
+# The same numbers from a whitening of which nothing is known: a plain function.
+BATCH_SCOPE = chain(group_normalize(G), whiten().fn, shape_by_entropy(ALPHA, KAPPA))
 EVERY_TERM = LossConfig(
     surrogate={"name": "ppo_clip", "dual_clip": 3.0},
     selection=[{"name": "token_tis", "cap": 2.0}, {"name": "erc"}],
@@ -166,6 +169,7 @@ EVERY_TERM = LossConfig(
         (table_policy(V), SHAPED, "token-mean"),
         (table_policy(V), SHAPED, "sequence-mean"),
         (table_policy(V), SHAPED, "constant"),
+        (table_policy(V), RECORDED_SCOPE, "token-mean"),
         (table_policy(V), BATCH_SCOPE, "token-mean"),
         (tiny_policy(), BATCH_SCOPE, "sequence-mean"),
     ],
@@ -181,6 +185,30 @@ def test_micro_batches_of_any_size_give_what_one_gives(key, policy, advantage, a
     # Sums in another order, of gradients up to 10 in size; a count per micro-batch would be off by 0.1.
     for part in parts:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole, part)
+
+
+@pytest.mark.parametrize("critic", [False, True])
+def test_whitening_what_was_recorded_takes_no_forward_pass_and_changes_no_number(key, critic):
+    data, before = make_data(valid=np.arange(P * G) != 6), group_normalize(G)
+    if critic:
+        data, before = data.replace(values=0.1 * data.old_log_probs), gae()
+    recorded, plain, nothing = (
+        chain(before, *more, shape_by_entropy()) for more in ([whiten()], [whiten().fn], [])
+    )
+
+    def products_with_the_vocabulary(advantage):
+        gradient, params = make_gradient(tiny_policy(), advantage), jax.eval_shape(tiny_policy().init, key)
+        lines = str(jax.make_jaxpr(gradient)(params, data)).splitlines()
+        return sum("dot_general[" in line and ",37]" in line.split("=")[0] for line in lines)
+
+    assert [products_with_the_vocabulary(advantage) for advantage in (recorded, plain, nothing)] == [2, 3, 2]
+    policy = table_policy(V)
+    one, other, without = (
+        jax.device_get(sgd_update(policy, data, policy.init(key), advantage=advantage, tokens=30))
+        for advantage in (recorded, plain, nothing)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, other)
+    assert abs(one[0]["table"] - without[0]["table"]).max() > 1e-3
 
 
 def test_a_fused_loss_on_a_mesh_of_eight_devices_gives_what_one_device_gives(key):
@@ -262,7 +290,7 @@ def test_a_row_that_does_not_fit_into_a_micro_batch_is_refused(key):
 def test_a_baseline_that_reads_the_current_policy_must_say_that_it_needs_the_batch(key):
     policy = table_policy(V)
     read = lambda advantages, stats: advantages - stats.entropy  # noqa: E731
-    with pytest.raises(ValueError, match="not known to a transform of scope 'group'; allowed: the scope"):
+    with pytest.raises(ValueError, match="not known to a transform of scope 'group' or 'recorded'; a"):
         sgd_update(policy, make_data(), policy.init(key), advantage=Transform(read, "group"))
     sgd_update(policy, make_data(), policy.init(key), advantage=Transform(read, "batch"))
 

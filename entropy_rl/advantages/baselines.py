@@ -148,7 +148,7 @@ def rescaled_group_center(group_size: int) -> Transform:
       group_size: Completions per prompt (G), at least 2.
 
     Returns:
-      A transform f32[B, 1] -> f32[B, 1] of scope "batch".
+      A transform f32[B, 1] -> f32[B, 1] of scope "recorded".
 
     Raises:
       ValueError: As `group_normalize`.
@@ -161,7 +161,7 @@ def rescaled_group_center(group_size: int) -> Transform:
         scale = jnp.sum(judged) / jnp.maximum(nonzero, 1)
         return (scale * masked_center(rewards, judged, axis=1)).reshape(advantages.shape)
 
-    return Transform(center, "batch")
+    return Transform(center, "recorded")
 
 
 def whiten(eps: float = 1e-8) -> Transform:
@@ -177,7 +177,7 @@ def whiten(eps: float = 1e-8) -> Transform:
       eps: Added to the variance.
 
     Returns:
-      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "batch"; 0 at tokens that do not count.
+      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "recorded"; 0 at tokens that do not count.
 
     Raises:
       ValueError: `eps` is not positive.
@@ -190,4 +190,4 @@ def whiten(eps: float = 1e-8) -> Transform:
         variance = masked_var(advantages, stats.mask, ddof=1)
         return masked_center(advantages, stats.mask) * jax.lax.rsqrt(variance + eps)
 
-    return Transform(standardize, "batch")
+    return Transform(standardize, "recorded")

@@ -38,7 +38,7 @@ def token_entropy_rewards(group_size: int) -> Transform:
       group_size: Completions per prompt (G), at least 2.
 
     Returns:
-      A transform of rewards f32[B, 1] -> f32[B, N] of scope "batch"; 0 at tokens that do not count.
+      A transform of rewards f32[B, 1] -> f32[B, N] of scope "recorded"; 0 at tokens that do not count.
 
     Raises:
       ValueError: As `group_normalize`.
@@ -59,7 +59,7 @@ def token_entropy_rewards(group_size: int) -> Transform:
         of_wrong = standardize(shares(1 / (entropy + _EPS), wrong), stats.replace(mask=wrong))
         return of_correct - of_wrong
 
-    return Transform(reward, "batch")
+    return Transform(reward, "recorded")
 
 
 def row_entropy_rewards(group_size: int, beta_1: float = 1.0, beta_2: float = 0.1) -> Transform:

@@ -81,7 +81,7 @@ def mine_solved_groups(group_size: int, gamma: float = 2.0, max_share: float = 0
       max_share: λ >= 0, the largest sum of A_int as a share of that of A_ext.
 
     Returns:
-      A transform of rewards f32[B, 1] -> f32[B, N] of scope "batch"; 0 at tokens that do not count.
+      A transform of rewards f32[B, 1] -> f32[B, N] of scope "recorded"; 0 at tokens that do not count.
 
     Raises:
       ValueError: As `group_normalize`.
@@ -109,7 +109,7 @@ def mine_solved_groups(group_size: int, gamma: float = 2.0, max_share: float = 0
         scale = jnp.minimum(1, limit / jnp.where(total > 0, total, 1))
         return external + scale * internal
 
-    return Transform(mine, "batch")
+    return Transform(mine, "recorded")
 
 
 def _mean_old_log_prob(stats: TokenStats) -> jax.Array:

@@ -11,7 +11,7 @@ import jax
 from entropy_rl.types import TokenStats
 
 AdvantageFn = Callable[[jax.Array, TokenStats], jax.Array]
-Scope = Literal["token", "row", "group", "batch"]  # from narrow to wide
+Scope = Literal["token", "row", "group", "recorded", "batch"]  # from narrow to wide
 _SCOPES = get_args(Scope)
 
 
@@ -27,13 +27,14 @@ class Transform:
     The scope says what a value of the result depends on, so that it does not depend on how a mini-batch is
     split: "token", on its own token alone, of which it may read everything; "row", on the tokens of its own
     row, likewise; "group", on what was recorded of the rows of its group, which is all but `log_probs` and
-    `entropy` of the policy that is being updated; "batch", on anything in the whole mini-batch. "token" and
-    "row" can be evaluated as the gradient is, "token" even where tokens of a row are apart: it is given them
-    as rows of one token each. "batch" costs a forward pass before.
+    `entropy` of the policy that is being updated; "recorded", on the same of the whole mini-batch; "batch",
+    on anything in it. "token" and "row" can be evaluated as the gradient is, "token" even where tokens of a
+    row are apart: it is given them as rows of one token each. "batch" costs a forward pass before, and so
+    does any scope but "token" and "row" behind a member of these two.
 
     Attributes:
       fn: (advantages f32[B, 1] or f32[B, N], stats) -> f32[B, 1] or f32[B, N].
-      scope: "token", "row", "group" or "batch".
+      scope: "token", "row", "group", "recorded" or "batch".
       members: The members of a chain in order, none of them a chain; None for what is no chain.
       reads_values: Whether it reads `stats.values`, which there are with a critic only.
     """
@@ -73,7 +74,8 @@ class NotYetKnown:
     def _refuse(self, *_: object) -> Any:
         raise ValueError(
             "advantage transform: log_probs and entropy of the policy that is being updated are not known to "
-            "a transform of scope 'group'; allowed: the scope 'batch', or old_log_probs and old_entropy"
+            "a transform of scope 'group' or 'recorded'; allowed: the scope 'batch', or old_log_probs and "
+            "old_entropy"
         )
 
     __getattr__ = __getitem__ = __neg__ = _refuse

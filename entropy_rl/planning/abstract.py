@@ -108,7 +108,9 @@ def abstract_run(config: TrainConfig, decoder: DecoderConfig, devices: Devices) 
     nothing = dict(tokenizer=None, eos_ids=(0,), pad_id=0, directory=Path())
     model = make_model(make, shapes, decoder, placement, **nothing)
     programs = make_programs(config, model, advantage_of(config))
-    state = jax.eval_shape(lambda params: init_state(params, programs.optimizer), shapes)
+    state = jax.eval_shape(
+        lambda params: init_state(params, programs.optimizer, memory=programs.memory), shapes
+    )
     batch = jax.eval_shape(
         lambda rollout, rewards, valid: make_batch(rollout, rewards, valid, pad_id=0),
         *_judged(batching.prompts_per_update, config),

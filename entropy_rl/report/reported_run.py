@@ -88,7 +88,8 @@ class ReportedRun:
         loss = self.config.get("loss") or {}
         parts = [_call(spec) for spec in self.config["advantage"]]
         bonus = loss.get("entropy_coef")
-        return " → ".join(parts) + (f", entropy bonus in the loss: {bonus:g}" if bonus else "")
+        text = _call(bonus) if isinstance(bonus, dict) else f"{bonus or 0:g}"
+        return " → ".join(parts) + (f", entropy bonus in the loss: {text}" if bonus else "")
 
 
 def read_runs(paths: list[str]) -> list[ReportedRun]:

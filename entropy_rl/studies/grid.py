@@ -14,6 +14,7 @@ from entropy_rl.advantages import advantage_of
 from entropy_rl.config import EvaluateConfig, TrainConfig
 from entropy_rl.config_checks import require
 from entropy_rl.config_file import parse_config
+from entropy_rl.loss_memory import loss_memory
 from entropy_rl.selection import build_selection
 from entropy_rl.study_config import BASE, StudyConfig, pass_at
 from entropy_rl.surrogates import build_surrogate
@@ -103,6 +104,7 @@ def design(config: StudyConfig) -> Design:
             advantage_of(of_arm)
             surrogate = build_surrogate(of_arm.loss.surrogate)
             build_selection(of_arm.loss.selection, surrogate)
+            loss_memory(of_arm.loss)
         except ValueError as error:
             raise ValueError(f"arms.{arm}: {str(error).removeprefix(f'arms.{arm}: ')}") from error
         require(

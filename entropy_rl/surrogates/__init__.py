@@ -1,7 +1,10 @@
 """Surrogates: what is minimised, (advantages, stats) -> losses of the tokens."""
 
 from entropy_rl.surrogates.build import build_surrogate as build_surrogate
-from entropy_rl.surrogates.ratio import flexible_clip as flexible_clip
+from entropy_rl.surrogates.flexible import flexible_clip as flexible_clip
+from entropy_rl.surrogates.flexible import flexible_clip_did as flexible_clip_did
+from entropy_rl.surrogates.flexible import flexible_clip_id as flexible_clip_id
+from entropy_rl.surrogates.flexible import flexible_clip_od as flexible_clip_od
 from entropy_rl.surrogates.ratio import ppo_clip as ppo_clip
 from entropy_rl.surrogates.ratio import unclipped as unclipped
 from entropy_rl.surrogates.row import gmpo as gmpo

@@ -6,7 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from entropy_rl.factories import build_named
-from entropy_rl.surrogates.ratio import flexible_clip, ppo_clip, unclipped
+from entropy_rl.surrogates.flexible import (
+    flexible_clip,
+    flexible_clip_did,
+    flexible_clip_id,
+    flexible_clip_od,
+)
+from entropy_rl.surrogates.ratio import ppo_clip, unclipped
 from entropy_rl.surrogates.row import gmpo, gspo, s_trace
 from entropy_rl.surrogates.soft import ce_gppo, cispo, dppo_tv, gppo, sapo
 from entropy_rl.surrogates.surrogate import Surrogate
@@ -15,6 +21,7 @@ _FACTORIES: dict[str, Callable[..., Surrogate]] = {
     factory.__name__: factory
     for factory in (
         *(ppo_clip, unclipped, flexible_clip, gspo, gmpo, s_trace),
+        *(flexible_clip_id, flexible_clip_did, flexible_clip_od),
         *(cispo, sapo, dppo_tv, ce_gppo, gppo),
     )
 }

@@ -1,4 +1,4 @@
-"""Surrogates of the ratio of each token: the plain one, that of PPO, and PPO with other bounds."""
+"""Surrogates of the ratio of each token: the plain one, and that of PPO."""
 
 from __future__ import annotations
 
@@ -94,38 +94,5 @@ def ppo_clip(clip_low: float = 0.2, clip_high: float = 0.28, dual_clip: float | 
 
     def loss(advantages: jax.Array, stats: TokenStats) -> tuple[jax.Array, ClipMasks]:
         return clipped_loss(ratio_of(stats), advantages, 1 - clip_low, 1 + clip_high, dual_clip)
-
-    return Surrogate(loss, "token")
-
-
-def flexible_clip(slope: float, intercept: float, clip_low: float = 0.2) -> Surrogate:
-    """PPO with an upper bound that is wide for improbable tokens and narrow for probable ones.
-
-    A bound ρ ≤ 1 + ε(π) that is linear in the current probability, ε(π) = a π + b, is one on the ratio:
-
-    ρₜ ≤ U(π_old(oₜ)) = (1 + b) / (1 - a π_old(oₜ)),   ρₜ ≥ 1 - ε_low
-
-    From 1 + b at π_old = 0 the bound falls to (1 + b) / (1 - a) at π_old = 1. a = 0 is PPO with ε_high = b.
-
-    Source: the dynamic upper bound of Flexible Entropy Control, https://arxiv.org/abs/2602.09782, from a
-    description by its author. The values of a and b were not published, so they have no default here.
-
-    Args:
-      slope: a ≤ 0.
-      intercept: b > 0.
-      clip_low: ε_low, 0 < ε_low < 1; PPO's.
-
-    Returns:
-      A surrogate of scope "token".
-
-    Raises:
-      ValueError: An argument is out of range.
-    """
-    require(slope <= 0, "flexible_clip.slope", slope, "numbers <= 0")
-    check_clip_range("flexible_clip", clip_low, intercept)
-
-    def loss(advantages: jax.Array, stats: TokenStats) -> tuple[jax.Array, ClipMasks]:
-        upper = (1 + intercept) / (1 - slope * jnp.exp(stats.old_log_probs))
-        return clipped_loss(ratio_of(stats), advantages, 1 - clip_low, upper)
 
     return Surrogate(loss, "token")

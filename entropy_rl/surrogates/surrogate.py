@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.memory import Memory
 from entropy_rl.token_inputs import token_inputs
 from entropy_rl.types import TokenStats
 
@@ -40,10 +41,12 @@ class Surrogate:
       fn: (advantages f32[B, N], stats) -> (loss f32[B, N], ClipMasks).
       scope: "token" if the loss of a token is a function of this token alone: it can be evaluated where the
         tokens of a row are apart, as in the loop of the head. "row" if it reads other tokens of its row.
+      memory: What it remembers from one update to the next; its signals are in `stats.signals`.
     """
 
     fn: SurrogateFn
     scope: Literal["token", "row"]
+    memory: Memory | None = None
 
     def __post_init__(self):
         if self.scope not in ("token", "row"):
