@@ -32,7 +32,7 @@ from entropy_rl.compile_log import compile_log
 from entropy_rl.config import TrainConfig, check_micro_batches
 from entropy_rl.config_checks import require
 from entropy_rl.critic_step import CriticPrograms, init_critic, make_critic_programs, mean_critic_metrics
-from entropy_rl.evaluation import completion_rows, evaluation_prompts
+from entropy_rl.evaluation import evaluation_prompts
 from entropy_rl.loading import Model, check_length, keep_model_files, load_model, load_trunk
 from entropy_rl.metrics import Clock, DeviceWork, check_wandb
 from entropy_rl.optimizer import make_optimizer
@@ -40,12 +40,13 @@ from entropy_rl.prompts import Prompts
 from entropy_rl.recorded_advantages import Advantages, advantage_fields, make_advantages
 from entropy_rl.report import run_summary
 from entropy_rl.rollout import GenerateFn, make_generate
-from entropy_rl.rollout_metrics import gather_judged, judged_rows, rollout_metrics
+from entropy_rl.rollout_metrics import gather_judged, judged_rows, pool_judged, rollout_metrics
+from entropy_rl.rounds import Trained, all_groups, draw_rounds, recorded_rows, round_metrics, take_groups
 from entropy_rl.run import open_run
 from entropy_rl.run_directory import check_directory, claim_directory
-from entropy_rl.scoring import Scores, score
 from entropy_rl.selection import Selection, build_selection
 from entropy_rl.sharding import check_rows, make_mesh, move
+from entropy_rl.step_sampler import StepSampler, draw_round
 from entropy_rl.stop_strings import stop_rule
 from entropy_rl.surrogates import build_surrogate
 from entropy_rl.tasks import closing, load_task
@@ -80,6 +81,7 @@ def train(config: TrainConfig) -> TrainState:
     check_directory(directory, config)
     mesh = make_mesh(config.mesh)
     batching, group_size = config.batching, config.rollout.group_size
+    dynamic = config.rollout.dynamic_sampling is not None
     check_rows(mesh, batching.prompts_per_update, group_size, batching.share_prompts)
     check_wandb(config.run.wandb_project)
     advantage = advantage_of(config)
@@ -111,7 +113,7 @@ def train(config: TrainConfig) -> TrainState:
     hosts.wait_for_all("directory")
 
     constrain = model.placement.constrain if mesh else None
-    start = init_state(model.params, programs.optimizer, constrain)
+    start = init_state(model.params, programs.optimizer, constrain, several_rounds=dynamic)
     if trunk is not None:
         critic = init_critic(trunk.params, trunk.hidden_size, programs.critic.optimizer, constrain)
         start = start.replace(critic=critic)
@@ -135,39 +137,48 @@ def train(config: TrainConfig) -> TrainState:
             run.begin_step(step + 1)
             clock = Clock()
             state = _with_moments_in(config, state, "pinned_host")
-            with clock("rollout"):
+            sampler = StepSampler(
+                programs.generate,
+                model,
+                task,
+                state.params,
+                jax.random.fold_in(key, step),
+                clock,
+                run.rollout_watch(state),
+            )
+            if not dynamic:
                 batch = prompts.step(step, *of_step)
-                rollout = programs.generate(
-                    model.to_decode(state.params),
-                    *model.placement.put_prompts((batch.ids, batch.mask, batch.index)),
-                    jax.random.fold_in(key, step),
-                    on_chunk=run.rollout_watch(state),
-                )
-                rollout = jax.device_get(rollout)
-            data = _train_batches(config, programs, state, model, rollout, updates)
-            # Its log-probs and values, while the host judges.
-            work = DeviceWork(functools.partial(jax.block_until_ready, data))
-            with clock("verdicts"):
-                row_problems = batch.rows(group_size)
-                scores = score(task, model.tokenizer, row_problems, rollout)
-            clock.add("waiting_for_verdicts", work.waited())
+                rollout = sampler.sample(batch)
+                data = _train_batches(config, programs, state, model, rollout, updates)
+                # Its log-probs and values, while the host judges.
+                work = DeviceWork(functools.partial(jax.block_until_ready, data))
+                rounds = [sampler.judge(batch, rollout)]
+                clock.add("waiting_for_verdicts", work.waited())
+                trained = all_groups(rounds[0], config.reward)
+            else:
+                draw = functools.partial(draw_round, sampler, prompts, config.rollout, int(state.rounds))
+                rounds = draw_rounds(draw, config)
+                trained = take_groups(rounds, config, updates)
+                data = _train_batches(config, programs, state, model, trained.rollout, updates)
+                state = state.replace(rounds=state.rounds + len(rounds))
 
             # ---- Updates ----
             with clock("updates"):
                 state = _with_moments_in(config, state, "device")
-                data = _judged(config, model, data, scores)
+                data = _judged(model, data, trained)
                 only_critic = config.critic is not None and step < config.critic.warmup_steps
                 state, update_metrics = _run_updates(programs, state, data, bad_updates, only_critic)
 
             # ---- Records ----
-            judged = gather_judged(judged_rows(rollout, scores, config.reward))
+            own = (judged_rows(drawn.rollout, drawn.scores, config.reward) for drawn in rounds)
+            judged = gather_judged(pool_judged(own))
             metrics = rollout_metrics(judged, group_size) | update_metrics
+            if dynamic:
+                metrics |= round_metrics(judged, group_size)
             metrics |= clock.metrics(tokens=int(judged.lengths.sum()))
-            metrics |= _verdict_speed(metrics, len(scores.verdicts))
+            metrics |= _verdict_speed(metrics, sum(len(drawn.scores.verdicts) for drawn in rounds))
             run.records.metrics(step + 1, metrics)
-            kept = row_problems[: config.run.samples_per_step]
-            sample_index = [b % group_size for b in range(len(kept))]
-            rows = completion_rows(kept, sample_index, rollout, scores)
+            rows = recorded_rows(trained, task, model.tokenizer, prompts, config.run.samples_per_step)
             if rows:
                 fields = advantage_fields(hosts.fetch(programs.advantages(data[0])), len(rows))
                 rows = [row | more for row, more in zip(rows, fields, strict=True)]
@@ -296,9 +307,9 @@ def _split(rows: Any, parts: int) -> list[Any]:
     return [jax.tree.map(cut(i), rows) for i in range(parts)]
 
 
-def _judged(config: TrainConfig, model: Model, data: list[TrainBatch], scores: Scores) -> list[TrainBatch]:
+def _judged(model: Model, data: list[TrainBatch], trained: Trained) -> list[TrainBatch]:
     """The mini-batches with their rewards."""
-    rewards = _split((scores.rewards(config.reward), scores.valid), len(data))
+    rewards = _split((trained.rewards, trained.valid), len(data))
     rewards = [model.placement.put_rows(part) for part in rewards]
     return [batch.replace(rewards=r, valid=v) for batch, (r, v) in zip(data, rewards, strict=True)]
 
@@ -337,9 +348,11 @@ def _mean_over_applied(mean: Callable[[list[Metrics]], Metrics], metrics: list[M
 
 
 def _verdict_speed(metrics: dict[str, float], verdicts: int) -> dict[str, float]:
+    # With several rounds, nothing is computed meanwhile.
+    waited = metrics.get("time/waiting_for_verdicts", metrics["time/verdicts"])
     return {
         "time/verdicts_per_second": verdicts / metrics["time/verdicts"],
-        "time/share_waiting_for_verdicts": metrics["time/waiting_for_verdicts"] / metrics["time/step"],
+        "time/share_waiting_for_verdicts": waited / metrics["time/step"],
     }
 
 

@@ -49,7 +49,11 @@ UpdateFn = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.Ar
 
 
 def init_state(
-    params: Params, optimizer: optax.GradientTransformation, constrain: Callable[[Any], Any] | None = None
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    constrain: Callable[[Any], Any] | None = None,
+    *,
+    several_rounds: bool = False,
 ) -> TrainState:
     """The state before the first step, with a copy of the parameters: updates donate the state.
 
@@ -57,11 +61,14 @@ def init_state(
       params: The parameters.
       optimizer: The optimizer.
       constrain: As of `make_gradient`.
+      several_rounds: Whether a step may have several rounds of sampling, which are then counted.
     """
 
     def init(params: Params) -> TrainState:
         params = jax.tree.map(jnp.copy, params)
         counts = dict(step=jnp.int32(0), updates=jnp.int32(0))
+        if several_rounds:
+            counts["rounds"] = jnp.int32(0)
         return TrainState(params=params, opt_state=optimizer.init(params), **counts)
 
     return init(params) if constrain is None else jax.jit(lambda params: constrain(init(params)))(params)

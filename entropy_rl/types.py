@@ -170,3 +170,4 @@ class TrainState:
     step: jax.Array  # int32[], rollouts done
     updates: jax.Array  # int32[], optimizer steps done on the policy
     critic: CriticState | None = None
+    rounds: jax.Array | None = None  # int32[], rounds of sampling done, where a step may have several
