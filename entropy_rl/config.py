@@ -87,6 +87,9 @@ class LossConfig:
       kl_estimator: Estimator of that KL.
       entropy_coef: Weight of an entropy bonus, with gradient through the entropy (the max-entropy
         baseline; not the entropy-shaped advantage).
+      mask_truncated: Whether completions that were cut off at the limit of new tokens have no loss (DAPO's
+        overlong filtering, arXiv 2503.14476). Their rewards remain in the baseline of their group; shaping,
+        selections and normalisers leave their tokens out.
     """
 
     surrogate: dict[str, Any] = dataclasses.field(
@@ -97,6 +100,7 @@ class LossConfig:
     kl_coef: float = 0.0
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     entropy_coef: float = 0.0
+    mask_truncated: bool = False
 
     def __post_init__(self):
         require(self.kl_coef >= 0, "loss.kl_coef", self.kl_coef, "numbers >= 0")

@@ -288,7 +288,13 @@ def _train_batches(
     batches = []
     for part in _split(rollout, updates):
         rows = len(part.completion_ids)
-        batch = make_batch(part, np.zeros(rows, np.float32), np.zeros(rows, bool), pad_id=model.pad_id)
+        batch = make_batch(
+            part,
+            np.zeros(rows, np.float32),
+            np.zeros(rows, bool),
+            pad_id=model.pad_id,
+            mask_truncated=config.loss.mask_truncated,
+        )
         batch = model.placement.put_rows(batch)
         if config.old_log_probs == "trainer":
             log_probs, entropy = programs.stats(state.params, batch)

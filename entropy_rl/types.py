@@ -151,6 +151,7 @@ class TrainBatch:
     valid: jax.Array  # bool[B]
     ref_log_probs: jax.Array | None = None  # f32[B, N]; of the reference policy, for the KL term
     values: jax.Array | None = None  # f32[B, N]; of the critic before the first update on this rollout
+    learned: jax.Array | None = None  # bool[B], False for rows whose reward counts and whose loss does not
 
 
 @struct.dataclass

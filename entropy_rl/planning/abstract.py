@@ -110,7 +110,7 @@ def abstract_run(config: TrainConfig, decoder: DecoderConfig, devices: Devices) 
     programs = make_programs(config, model, advantage_of(config))
     state = jax.eval_shape(lambda params: init_state(params, programs.optimizer), shapes)
     batch = jax.eval_shape(
-        lambda rollout, rewards, valid: make_batch(rollout, rewards, valid, pad_id=0),
+        functools.partial(make_batch, pad_id=0, mask_truncated=config.loss.mask_truncated),
         *_judged(batching.prompts_per_update, config),
     )
     if config.loss.kl_coef:
