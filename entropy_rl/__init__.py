@@ -42,6 +42,7 @@ _PUBLIC = {
     "group_normalize": "advantages",
     "group_center": "advantages",
     "leave_one_out": "advantages",
+    "greedy_baseline": "advantages",
     "whiten": "advantages",
     "shape_by_entropy": "advantages",
     "amplify_by_entropy": "advantages",

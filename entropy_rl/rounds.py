@@ -26,7 +26,7 @@ from entropy_rl.scoring import Scores, judged_before
 from entropy_rl.tasks.task import Task, Verdict
 from entropy_rl.types import Rollout
 
-_OF_PROMPTS = ("prompt_ids", "prompt_mask")  # in a rollout; the other arrays have a row for each completion
+OF_PROMPTS = ("prompt_ids", "prompt_mask")  # in a rollout; the other arrays have a row for each completion
 _VERDICTS = list(Verdict)
 
 
@@ -36,6 +36,7 @@ class Drawn(NamedTuple):
     prompts: PromptBatch
     rollout: Rollout  # host copies
     scores: Scores
+    greedy: Scores | None = None  # of the greedy completion of each prompt, where there is one
 
     @property
     def group_size(self) -> int:
@@ -60,6 +61,7 @@ class Trained(NamedTuple):
     rewards: np.ndarray  # f32[B]
     valid: np.ndarray  # bool[B]; False for all of a group that only fills a place
     verdicts: np.ndarray  # int32[B], places in the list of all verdicts
+    greedy_rewards: np.ndarray | None  # f32[B]
     prompt_index: np.ndarray  # int32[P]
     round: np.ndarray  # int32[P], of the step, in which the group was sampled
 
@@ -167,6 +169,13 @@ def round_metrics(judged: Judged, group_size: int) -> dict[str, float]:
     }
 
 
+def greedy_metrics(rounds: Sequence[Drawn], reward: RewardConfig) -> dict[str, float]:
+    """The mean reward of the greedy completions that were judged; every process must ask."""
+    own = np.concatenate([drawn.greedy.rewards(reward)[drawn.greedy.valid] for drawn in rounds])
+    rewards = [value for part in hosts.gather(own.tolist()) for value in part]
+    return {"greedy_reward": float(np.mean(rewards)) if rewards else float("nan")}
+
+
 def choose(places: Sequence[Sequence[Sequence[int]]], wanted: int) -> list[Place]:
     """The groups that are taken, in their order.
 
@@ -186,7 +195,7 @@ def own_places(wanted: int, updates: int, host: int, host_count: int) -> list[in
 
 
 def _contrast(drawn: Drawn, reward: RewardConfig) -> np.ndarray:
-    return has_contrast(drawn.scores.rewards(reward), drawn.scores.valid, drawn.group_size)
+    return has_contrast(*_of_rows(drawn, reward)[:2], drawn.group_size)
 
 
 def _places_of(rounds: Sequence[Drawn], reward: RewardConfig) -> list[list[int]]:
@@ -199,11 +208,14 @@ def _places_of(rounds: Sequence[Drawn], reward: RewardConfig) -> list[list[int]]
     return places
 
 
-def _of_rows(drawn: Drawn, reward: RewardConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rewards, which are valid, and verdicts, as in `Trained`."""
-    scores = drawn.scores
+def _of_rows(drawn: Drawn, reward: RewardConfig) -> tuple[np.ndarray | None, ...]:
+    """Rewards, which of them are valid, verdicts, and rewards of greedy completions, as in `Trained`."""
+    scores, valid, of_greedy = drawn.scores, drawn.scores.valid, None
+    if drawn.greedy is not None:  # without a judgement of it, its group has no baseline
+        of_greedy = np.repeat(drawn.greedy.rewards(reward), drawn.group_size)
+        valid = valid & np.repeat(drawn.greedy.valid, drawn.group_size)
     numbers = np.array([_VERDICTS.index(verdict) for verdict in scores.verdicts], np.int32)
-    return scores.rewards(reward), scores.valid, numbers
+    return scores.rewards(reward), valid, numbers, of_greedy
 
 
 def _groups(rounds: Sequence[Drawn], reward: RewardConfig) -> dict[str, Any]:
@@ -214,8 +226,8 @@ def _groups(rounds: Sequence[Drawn], reward: RewardConfig) -> dict[str, Any]:
         rollout = vars(drawn.rollout).items()
         parts.append(
             {
-                "rollout": {name: x if name in _OF_PROMPTS else in_groups(x) for name, x in rollout},
-                "rows": [in_groups(x) for x in _of_rows(drawn, reward)],
+                "rollout": {name: x if name in OF_PROMPTS else in_groups(x) for name, x in rollout},
+                "rows": jax.tree.map(in_groups, _of_rows(drawn, reward)),
                 "prompt_index": drawn.prompts.index,
             }
         )
@@ -244,6 +256,7 @@ def _exchange(groups: Any, taken: Sequence[Place], own: Sequence[int]) -> Any:
 
 def _trained(groups: dict[str, Any]) -> Trained:
     flat = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
-    rollout = {name: x if name in _OF_PROMPTS else flat(x) for name, x in groups["rollout"].items()}
+    rollout = {name: x if name in OF_PROMPTS else flat(x) for name, x in groups["rollout"].items()}
     index = groups["prompt_index"]
-    return Trained(Rollout(**rollout), *map(flat, groups["rows"]), index, np.zeros(len(index), np.int32))
+    of_rows = jax.tree.map(flat, groups["rows"])
+    return Trained(Rollout(**rollout), *of_rows, index, np.zeros(len(index), np.int32))

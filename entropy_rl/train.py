@@ -41,7 +41,15 @@ from entropy_rl.recorded_advantages import Advantages, advantage_fields, make_ad
 from entropy_rl.report import run_summary
 from entropy_rl.rollout import GenerateFn, make_generate
 from entropy_rl.rollout_metrics import gather_judged, judged_rows, pool_judged, rollout_metrics
-from entropy_rl.rounds import Trained, all_groups, draw_rounds, recorded_rows, round_metrics, take_groups
+from entropy_rl.rounds import (
+    Trained,
+    all_groups,
+    draw_rounds,
+    greedy_metrics,
+    recorded_rows,
+    round_metrics,
+    take_groups,
+)
 from entropy_rl.run import open_run
 from entropy_rl.run_directory import check_directory, claim_directory
 from entropy_rl.selection import Selection, build_selection
@@ -145,14 +153,15 @@ def train(config: TrainConfig) -> TrainState:
                 jax.random.fold_in(key, step),
                 clock,
                 run.rollout_watch(state),
+                advantage.reads_greedy,
             )
             if not dynamic:
                 batch = prompts.step(step, *of_step)
-                rollout = sampler.sample(batch)
+                rollout, greedy = sampler.sample(batch)
                 data = _train_batches(config, programs, state, model, rollout, updates)
                 # Its log-probs and values, while the host judges.
                 work = DeviceWork(functools.partial(jax.block_until_ready, data))
-                rounds = [sampler.judge(batch, rollout)]
+                rounds = [sampler.judge(batch, rollout, greedy)]
                 clock.add("waiting_for_verdicts", work.waited())
                 trained = all_groups(rounds[0], config.reward)
             else:
@@ -175,6 +184,8 @@ def train(config: TrainConfig) -> TrainState:
             metrics = rollout_metrics(judged, group_size) | update_metrics
             if dynamic:
                 metrics |= round_metrics(judged, group_size)
+            if advantage.reads_greedy:
+                metrics |= greedy_metrics(rounds, config.reward)
             metrics |= clock.metrics(tokens=int(judged.lengths.sum()))
             metrics |= _verdict_speed(metrics, sum(len(drawn.scores.verdicts) for drawn in rounds))
             run.records.metrics(step + 1, metrics)
@@ -220,6 +231,7 @@ def make_programs(
             pad_id=model.pad_id,
             temperature=rollout.temperature,
             top_p=rollout.top_p,
+            greedy=advantage.reads_greedy,
             schedule=config.schedule,
             stop=stop_rule(model.tokenizer, rollout.stop),
             constrain=model.placement.constrain_rows,
@@ -315,9 +327,10 @@ def _split(rows: Any, parts: int) -> list[Any]:
 
 def _judged(model: Model, data: list[TrainBatch], trained: Trained) -> list[TrainBatch]:
     """The mini-batches with their rewards."""
-    rewards = _split((trained.rewards, trained.valid), len(data))
-    rewards = [model.placement.put_rows(part) for part in rewards]
-    return [batch.replace(rewards=r, valid=v) for batch, (r, v) in zip(data, rewards, strict=True)]
+    names = ("rewards", "valid", "greedy_rewards")
+    parts = _split({name: getattr(trained, name) for name in names}, len(data))
+    parts = [model.placement.put_rows(part) for part in parts]
+    return [batch.replace(**part) for batch, part in zip(data, parts, strict=True)]
 
 
 def _run_updates(

@@ -374,6 +374,7 @@ def token_stats(batch: TrainBatch, log_probs: Any, entropy: Any) -> TokenStats:
         valid=batch.valid,
         sampler_log_probs=batch.sampler_log_probs,
         values=batch.values,
+        greedy_rewards=batch.greedy_rewards,
     )
 
 

@@ -130,6 +130,7 @@ class TokenStats:
     valid: jax.Array  # bool[B]
     sampler_log_probs: jax.Array | None = None  # f32[B, N], as recorded while sampling
     values: jax.Array | None = None  # f32[B, N], of the critic before the first update on this rollout
+    greedy_rewards: jax.Array | None = None  # f32[B], of the completion of the most likely tokens
 
 
 @struct.dataclass
@@ -152,6 +153,7 @@ class TrainBatch:
     ref_log_probs: jax.Array | None = None  # f32[B, N]; of the reference policy, for the KL term
     values: jax.Array | None = None  # f32[B, N]; of the critic before the first update on this rollout
     learned: jax.Array | None = None  # bool[B], False for rows whose reward counts and whose loss does not
+    greedy_rewards: jax.Array | None = None  # f32[B], of the completion of the most likely tokens
 
 
 @struct.dataclass

@@ -1,5 +1,6 @@
 """Advantages: transforms (advantages, stats) -> advantages, and how they are chained."""
 
+from entropy_rl.advantages.baselines import greedy_baseline as greedy_baseline
 from entropy_rl.advantages.baselines import group_center as group_center
 from entropy_rl.advantages.baselines import group_normalize as group_normalize
 from entropy_rl.advantages.baselines import leave_one_out as leave_one_out
