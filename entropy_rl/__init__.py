@@ -61,6 +61,10 @@ _PUBLIC = {
     "gae": "advantages",
     "length_adaptive_gae": "advantages",
     "overlong_penalty": "advantages",
+    "entropy_dynamics_reward": "advantages",
+    "offline_divergence_reward": "advantages",
+    "repeated_error_penalty": "advantages",
+    "two_mode_bonus": "advantages",
     # surrogates
     "Surrogate": "surrogates",
     "ClipMasks": "surrogates",

@@ -328,6 +328,12 @@ class TrainConfig:
             self.batching.prompts_per_update,
             f"divisors of rollout.prompts ({self.rollout.prompts})",
         )
+        require(
+            self.rollout.exploration is None or self.old_log_probs == "trainer",
+            "old_log_probs",
+            self.old_log_probs,
+            "trainer with rollout.exploration, which samples at another temperature",
+        )
         require(len(self.advantage) > 0, "advantage", self.advantage, "a list with at least one transform")
 
 

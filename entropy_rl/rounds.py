@@ -21,7 +21,7 @@ from entropy_rl import hosts
 from entropy_rl.config import RewardConfig, TrainConfig
 from entropy_rl.evaluation.samples import Row, completion_rows
 from entropy_rl.prompts import PromptBatch, Prompts
-from entropy_rl.rollout_metrics import Judged
+from entropy_rl.rollout_metrics import gather_judged, judged_rows, pool_judged, rollout_metrics
 from entropy_rl.scoring import Scores, judged_before
 from entropy_rl.tasks.task import Task, Verdict
 from entropy_rl.types import Rollout
@@ -36,7 +36,15 @@ class Drawn(NamedTuple):
     prompts: PromptBatch
     rollout: Rollout  # host copies
     scores: Scores
+    round: np.ndarray  # int32[P]; the samples of a group begin with G times this
     greedy: Scores | None = None  # of the greedy completion of each prompt, where there is one
+    explored: np.ndarray | None = None  # bool[P], whether a group took the place of one that had failed
+    failed: tuple[Rollout, Scores] | None = None  # all groups, those that failed instead of the explored ones
+
+    @property
+    def at_first(self) -> tuple[Rollout, Scores]:
+        """All groups before any exploration."""
+        return self.failed or (self.rollout, self.scores)
 
     @property
     def group_size(self) -> int:
@@ -62,8 +70,9 @@ class Trained(NamedTuple):
     valid: np.ndarray  # bool[B]; False for all of a group that only fills a place
     verdicts: np.ndarray  # int32[B], places in the list of all verdicts
     greedy_rewards: np.ndarray | None  # f32[B]
+    learned: np.ndarray | None  # bool[B], where not all judged rows are learned from
     prompt_index: np.ndarray  # int32[P]
-    round: np.ndarray  # int32[P], of the step, in which the group was sampled
+    round: np.ndarray  # int32[P]; the samples of a group begin with G times this
 
 
 def has_contrast(rewards: np.ndarray, valid: np.ndarray, group_size: int) -> np.ndarray:
@@ -80,6 +89,30 @@ def has_contrast(rewards: np.ndarray, valid: np.ndarray, group_size: int) -> np.
     rewards, valid = rewards.reshape(-1, group_size), valid.reshape(-1, group_size)
     largest = np.max(np.where(valid, rewards, -np.inf), axis=1)
     return largest > np.min(np.where(valid, rewards, np.inf), axis=1)
+
+
+def worth_learning(
+    rewards: np.ndarray, valid: np.ndarray, explored: np.ndarray, group_size: int
+) -> np.ndarray:
+    """Which rows are learned from where failed groups were explored: A ≠ 0, and of explored groups A ≥ 0.
+
+    A is the reward above the mean of the group, so that a group without contrast has no such row. Source:
+    UEC-RL, https://arxiv.org/abs/2604.14646, from a summary.
+
+    Args:
+      rewards: f32[B].
+      valid: bool[B], which of them are judged.
+      explored: bool[P].
+      group_size: Rows of a group, which stand together.
+
+    Returns:
+      bool[B].
+    """
+    contrast = has_contrast(rewards, valid, group_size)[:, None]
+    values = rewards.reshape(-1, group_size)
+    judged = valid.reshape(-1, group_size)
+    mean = np.where(judged, values, 0).sum(1, keepdims=True) / np.maximum(judged.sum(1, keepdims=True), 1)
+    return (judged & contrast & (~explored[:, None] | (values >= mean))).reshape(-1)
 
 
 def draw_rounds(draw: Callable[[int], Drawn], config: TrainConfig) -> list[Drawn]:
@@ -111,8 +144,7 @@ def draw_rounds(draw: Callable[[int], Drawn], config: TrainConfig) -> list[Drawn
 
 def all_groups(drawn: Drawn, reward: RewardConfig) -> Trained:
     """A step that trains on all groups of its only round."""
-    of_prompt = dict(prompt_index=drawn.prompts.index, round=np.zeros(len(drawn.prompts.index), np.int32))
-    return Trained(drawn.rollout, *_of_rows(drawn, reward), **of_prompt)
+    return Trained(drawn.rollout, *_of_rows(drawn, reward), drawn.prompts.index, drawn.round)
 
 
 def take_groups(rounds: Sequence[Drawn], config: TrainConfig, updates: int) -> Trained:
@@ -130,10 +162,7 @@ def take_groups(rounds: Sequence[Drawn], config: TrainConfig, updates: int) -> T
     own = own_places(wanted, updates, hosts.index(), hosts.count())
     trained = _trained(_exchange(_groups(rounds, config.reward), places, own))
     filler = np.array([places[k].dropped for k in own], bool)
-    return trained._replace(
-        valid=trained.valid & ~np.repeat(filler, rounds[0].group_size),
-        round=np.array([places[k].round for k in own], np.int32),
-    )
+    return trained._replace(valid=trained.valid & ~np.repeat(filler, rounds[0].group_size))
 
 
 def recorded_rows(trained: Trained, task: Task, tokenizer: Any, prompts: Prompts, rows: int) -> list[Row]:
@@ -151,22 +180,40 @@ def recorded_rows(trained: Trained, task: Task, tokenizer: Any, prompts: Prompts
     return completion_rows(problems, samples, first, judged_before(task, tokenizer, first, verdicts))
 
 
-def round_metrics(judged: Judged, group_size: int) -> dict[str, float]:
-    """What dynamic sampling took.
-
-    Args:
-      judged: Whole groups, of all rounds and processes.
-      group_size: Rows of a prompt, which stand together.
+def sampling_metrics(rounds: Sequence[Drawn], config: TrainConfig) -> tuple[dict[str, float], int]:
+    """What a step sampled; every process must ask.
 
     Returns:
-      Numbers by the names of metrics.jsonl.
+      (numbers by the names of metrics.jsonl, tokens sampled); those of an exploration are not among the rows.
     """
-    contrast = has_contrast(judged.rewards, judged.valid, group_size)
-    return {
-        "groups_dropped": float((~contrast).mean()),
-        "prompts_sampled": float(len(contrast)),
-        "tokens_sampled": float(judged.lengths.sum()),
-    }
+    own = (judged_rows(*drawn.at_first, config.reward) for drawn in rounds)
+    judged = gather_judged(pool_judged(own))
+    metrics = rollout_metrics(judged, config.rollout.group_size)
+    if config.rollout.dynamic_sampling is not None:
+        metrics |= round_metrics(rounds, config.reward)
+    if rounds[0].explored is not None:
+        metrics |= exploration_metrics(rounds)
+    if rounds[0].greedy is not None:
+        metrics |= greedy_metrics(rounds, config.reward)
+    return metrics, int(judged.lengths.sum())
+
+
+def round_metrics(rounds: Sequence[Drawn], reward: RewardConfig) -> dict[str, float]:
+    """What dynamic sampling took; every process must ask."""
+    own = np.concatenate([_contrast(drawn, reward) for drawn in rounds])
+    tokens = sum(int(drawn.at_first[0].completion_mask.sum()) for drawn in rounds)
+    found = np.sum(hosts.gather([len(own), int((~own).sum()), tokens]), axis=0).tolist()
+    prompts, dropped, tokens = map(float, found)
+    return {"groups_dropped": dropped / prompts, "prompts_sampled": prompts, "tokens_sampled": tokens}
+
+
+def exploration_metrics(rounds: Sequence[Drawn]) -> dict[str, float]:
+    """How many groups were explored, and how many of these found an answer; every process must ask."""
+    explored = np.concatenate([drawn.explored for drawn in rounds])
+    correct = np.concatenate([drawn.scores.correct.reshape(-1, drawn.group_size).any(1) for drawn in rounds])
+    found = [len(explored), int(explored.sum()), int((explored & correct).sum())]
+    groups, tried, solved = np.sum(hosts.gather(found), axis=0).tolist()
+    return {"groups_explored": tried / groups, "explored_solved": solved / tried if tried else 0.0}
 
 
 def greedy_metrics(rounds: Sequence[Drawn], reward: RewardConfig) -> dict[str, float]:
@@ -209,13 +256,16 @@ def _places_of(rounds: Sequence[Drawn], reward: RewardConfig) -> list[list[int]]
 
 
 def _of_rows(drawn: Drawn, reward: RewardConfig) -> tuple[np.ndarray | None, ...]:
-    """Rewards, which of them are valid, verdicts, and rewards of greedy completions, as in `Trained`."""
+    """Of rows what `Trained` has of them, in its order."""
     scores, valid, of_greedy = drawn.scores, drawn.scores.valid, None
     if drawn.greedy is not None:  # without a judgement of it, its group has no baseline
         of_greedy = np.repeat(drawn.greedy.rewards(reward), drawn.group_size)
         valid = valid & np.repeat(drawn.greedy.valid, drawn.group_size)
     numbers = np.array([_VERDICTS.index(verdict) for verdict in scores.verdicts], np.int32)
-    return scores.rewards(reward), valid, numbers, of_greedy
+    rewards, learned = scores.rewards(reward), None
+    if drawn.explored is not None:
+        learned = worth_learning(rewards, valid, drawn.explored, drawn.group_size)
+    return rewards, valid, numbers, of_greedy, learned
 
 
 def _groups(rounds: Sequence[Drawn], reward: RewardConfig) -> dict[str, Any]:
@@ -228,7 +278,7 @@ def _groups(rounds: Sequence[Drawn], reward: RewardConfig) -> dict[str, Any]:
             {
                 "rollout": {name: x if name in OF_PROMPTS else in_groups(x) for name, x in rollout},
                 "rows": jax.tree.map(in_groups, _of_rows(drawn, reward)),
-                "prompt_index": drawn.prompts.index,
+                "prompts": [drawn.prompts.index, drawn.round],
             }
         )
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
@@ -257,6 +307,4 @@ def _exchange(groups: Any, taken: Sequence[Place], own: Sequence[int]) -> Any:
 def _trained(groups: dict[str, Any]) -> Trained:
     flat = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
     rollout = {name: x if name in OF_PROMPTS else flat(x) for name, x in groups["rollout"].items()}
-    index = groups["prompt_index"]
-    of_rows = jax.tree.map(flat, groups["rows"])
-    return Trained(Rollout(**rollout), *of_rows, index, np.zeros(len(index), np.int32))
+    return Trained(Rollout(**rollout), *jax.tree.map(flat, groups["rows"]), *groups["prompts"])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from entropy_rl import hosts
 from entropy_rl.loading import Model
@@ -23,7 +24,9 @@ class StepSampler:
     """Samples and judges for one step, with the policy as it is before it.
 
     Args:
+      max_new_tokens: Limit of a completion.
       generate: The sampler.
+      explore: That of failed prompts; None for none.
       model: Its weights are not looked at.
       task: The judge.
       params: Training parameters.
@@ -35,7 +38,9 @@ class StepSampler:
 
     def __init__(
         self,
+        max_new_tokens: int,
         generate: GenerateFn,
+        explore: GenerateFn | None,
         model: Model,
         task: Task,
         params: Any,
@@ -44,33 +49,71 @@ class StepSampler:
         watch: Callable[[Stage], None],
         greedy: bool = False,
     ):
-        self._generate, self._model, self._task = generate, model, task
+        self._max_new_tokens, self._generate, self._explore = max_new_tokens, generate, explore
+        self._model, self._task = model, task
         self._params, self._key, self._clock, self._watch = params, key, clock, watch
         self._greedy = greedy
 
     def sample(self, prompts: PromptBatch, first_sample: int = 0) -> tuple[Rollout, Rollout | None]:
         """Completions of each prompt, from sample `first_sample` on, and its greedy one; host copies."""
+        rollout = self._run(self._generate, prompts, first_sample)
+        return split_greedy(rollout) if self._greedy else (rollout, None)
+
+    def judge(
+        self, prompts: PromptBatch, rollout: Rollout, greedy: Rollout | None = None, number: int = 0
+    ) -> Drawn:
+        """What was sampled in a round, with its verdicts, and after the exploration of what failed."""
+        scores = self._scores(prompts, rollout)
+        of_greedy = None if greedy is None else self._scores(prompts, greedy)
+        numbers = np.full(len(prompts.index), number, np.int32)
+        drawn = Drawn(prompts, rollout, scores, numbers, of_greedy)
+        return drawn if self._explore is None else self._explored(drawn)
+
+    def _explored(self, drawn: Drawn) -> Drawn:
+        """With completions of a higher temperature in place of those of prompts of which all were wrong.
+
+        Their samples have the numbers behind those of the round.
+        """
+        group_size = drawn.group_size
+        failed = (drawn.scores.valid & ~drawn.scores.correct).reshape(-1, group_size).all(1)
+        if not failed.any():
+            return drawn._replace(explored=failed)
+        # The other rows end with their first token.
+        limits = np.where(failed, self._max_new_tokens, 1).astype(np.int32)
+        number = int(drawn.round[0]) + 1
+        rollout = self._run(self._explore, drawn.prompts, number * group_size, limits)
+        found, rows = take_groups_of(rollout, failed), np.repeat(failed, group_size)
+        scores = self._scores(drawn.prompts.take(failed), found)
+        return drawn._replace(
+            rollout=merge_rows(drawn.rollout, found, rows),
+            scores=merge_scores(drawn.scores, scores, rows),
+            round=np.where(failed, number, drawn.round).astype(np.int32),
+            explored=failed,
+            failed=(drawn.rollout, drawn.scores),
+        )
+
+    def _run(
+        self,
+        generate: GenerateFn,
+        prompts: PromptBatch,
+        first_sample: int,
+        limits: np.ndarray | None = None,
+    ) -> Rollout:
         with self._clock("rollout"):
-            rollout = self._generate(
+            rollout = generate(
                 self._model.to_decode(self._params),
                 *self._model.placement.put_prompts((prompts.ids, prompts.mask, prompts.index)),
                 self._key,
                 first_sample,
+                limits=limits,
                 on_chunk=self._watch,
             )
-            rollout = jax.device_get(rollout)
-        return split_greedy(rollout) if self._greedy else (rollout, None)
+            return jax.device_get(rollout)
 
-    def judge(self, prompts: PromptBatch, rollout: Rollout, greedy: Rollout | None) -> Drawn:
-        """What was sampled, with its verdicts."""
-
-        def scores_of(rollout: Rollout) -> Scores:
+    def _scores(self, prompts: PromptBatch, rollout: Rollout) -> Scores:
+        with self._clock("verdicts"):
             rows = prompts.rows(len(rollout.completion_ids) // len(prompts.index))
             return score(self._task, self._model.tokenizer, rows, rollout)
-
-        with self._clock("verdicts"):
-            of_greedy = None if greedy is None else scores_of(greedy)
-            return Drawn(prompts, rollout, scores_of(rollout), of_greedy)
 
 
 def split_greedy(rollout: Rollout) -> tuple[Rollout, Rollout]:
@@ -82,14 +125,43 @@ def split_greedy(rollout: Rollout) -> tuple[Rollout, Rollout]:
     Returns:
       (P*G rows, P rows).
     """
-    prompts = len(rollout.prompt_ids)
+    greedy = np.zeros((len(rollout.prompt_ids), len(rollout.completion_ids) // len(rollout.prompt_ids)), bool)
+    greedy[:, -1] = True
+    return _rows(rollout, ~greedy.reshape(-1)), _rows(rollout, greedy.reshape(-1))
 
-    def rows(keep: slice) -> Rollout:
-        cut = lambda x: x.reshape(prompts, -1, *x.shape[1:])[:, keep].reshape(-1, *x.shape[1:])  # noqa: E731
-        of_rows = {name: cut(x) for name, x in vars(rollout).items() if name not in OF_PROMPTS}
-        return rollout.replace(**of_rows)
 
-    return rows(slice(-1)), rows(slice(-1, None))
+def take_groups_of(rollout: Rollout, keep: np.ndarray) -> Rollout:
+    """The groups of some prompts, bool[P]; host copies."""
+    rows = np.repeat(keep, len(rollout.completion_ids) // len(keep))
+    prompts = {name: getattr(rollout, name)[keep] for name in OF_PROMPTS}
+    return _rows(rollout, rows).replace(**prompts)
+
+
+def merge_rows(rollout: Rollout, others: Rollout, where: np.ndarray) -> Rollout:
+    """With other rows in the places bool[B], in their order; host copies."""
+
+    def put(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        merged = old.copy()
+        merged[where] = new
+        return merged
+
+    of_rows = {n: put(x, getattr(others, n)) for n, x in vars(rollout).items() if n not in OF_PROMPTS}
+    return rollout.replace(**of_rows)
+
+
+def merge_scores(scores: Scores, others: Scores, where: np.ndarray) -> Scores:
+    """The same of scores; without skill measures, which are sums over rows."""
+    fields = {}
+    for name in ("texts", "verdicts", "answers"):
+        merged = list(getattr(scores, name))
+        for row, value in zip(np.flatnonzero(where).tolist(), getattr(others, name), strict=True):
+            merged[row] = value
+        fields[name] = merged
+    return Scores(**fields, probe={})
+
+
+def _rows(rollout: Rollout, keep: np.ndarray) -> Rollout:
+    return rollout.replace(**{n: x[keep] for n, x in vars(rollout).items() if n not in OF_PROMPTS})
 
 
 def draw_round(
@@ -100,4 +172,6 @@ def draw_round(
     A problem that comes again in a step, in another epoch, gets other samples.
     """
     batch = prompts.step(first + number, config.prompts, hosts.index(), hosts.count())
-    return sampler.judge(batch, *sampler.sample(batch, number * config.group_size))
+    # The samples of an exploration have numbers in between, which do not depend on how many rounds there are.
+    number *= 1 if config.exploration is None else 2
+    return sampler.judge(batch, *sampler.sample(batch, number * config.group_size), number)

@@ -40,16 +40,7 @@ from entropy_rl.prompts import Prompts
 from entropy_rl.recorded_advantages import Advantages, advantage_fields, make_advantages
 from entropy_rl.report import run_summary
 from entropy_rl.rollout import GenerateFn, make_generate
-from entropy_rl.rollout_metrics import gather_judged, judged_rows, pool_judged, rollout_metrics
-from entropy_rl.rounds import (
-    Trained,
-    all_groups,
-    draw_rounds,
-    greedy_metrics,
-    recorded_rows,
-    round_metrics,
-    take_groups,
-)
+from entropy_rl.rounds import Trained, all_groups, draw_rounds, recorded_rows, sampling_metrics, take_groups
 from entropy_rl.run import open_run
 from entropy_rl.run_directory import check_directory, claim_directory
 from entropy_rl.selection import Selection, build_selection
@@ -146,7 +137,9 @@ def train(config: TrainConfig) -> TrainState:
             clock = Clock()
             state = _with_moments_in(config, state, "pinned_host")
             sampler = StepSampler(
+                config.rollout.max_new_tokens,
                 programs.generate,
+                programs.explore,
                 model,
                 task,
                 state.params,
@@ -155,7 +148,7 @@ def train(config: TrainConfig) -> TrainState:
                 run.rollout_watch(state),
                 advantage.reads_greedy,
             )
-            if not dynamic:
+            if not dynamic and programs.explore is None:
                 batch = prompts.step(step, *of_step)
                 rollout, greedy = sampler.sample(batch)
                 data = _train_batches(config, programs, state, model, rollout, updates)
@@ -165,11 +158,16 @@ def train(config: TrainConfig) -> TrainState:
                 clock.add("waiting_for_verdicts", work.waited())
                 trained = all_groups(rounds[0], config.reward)
             else:
-                draw = functools.partial(draw_round, sampler, prompts, config.rollout, int(state.rounds))
-                rounds = draw_rounds(draw, config)
-                trained = take_groups(rounds, config, updates)
+                if dynamic:
+                    draw = functools.partial(draw_round, sampler, prompts, config.rollout, int(state.rounds))
+                    rounds = draw_rounds(draw, config)
+                    trained = take_groups(rounds, config, updates)
+                    state = state.replace(rounds=state.rounds + len(rounds))
+                else:
+                    batch = prompts.step(step, *of_step)
+                    rounds = [sampler.judge(batch, *sampler.sample(batch))]
+                    trained = all_groups(rounds[0], config.reward)
                 data = _train_batches(config, programs, state, model, trained.rollout, updates)
-                state = state.replace(rounds=state.rounds + len(rounds))
 
             # ---- Updates ----
             with clock("updates"):
@@ -179,14 +177,8 @@ def train(config: TrainConfig) -> TrainState:
                 state, update_metrics = _run_updates(programs, state, data, bad_updates, only_critic)
 
             # ---- Records ----
-            own = (judged_rows(drawn.rollout, drawn.scores, config.reward) for drawn in rounds)
-            judged = gather_judged(pool_judged(own))
-            metrics = rollout_metrics(judged, group_size) | update_metrics
-            if dynamic:
-                metrics |= round_metrics(judged, group_size)
-            if advantage.reads_greedy:
-                metrics |= greedy_metrics(rounds, config.reward)
-            metrics |= clock.metrics(tokens=int(judged.lengths.sum()))
+            metrics, tokens = sampling_metrics(rounds, config)
+            metrics |= update_metrics | clock.metrics(tokens=tokens)
             metrics |= _verdict_speed(metrics, sum(len(drawn.scores.verdicts) for drawn in rounds))
             run.records.metrics(step + 1, metrics)
             rows = recorded_rows(trained, task, model.tokenizer, prompts, config.run.samples_per_step)
@@ -207,6 +199,7 @@ class Programs(NamedTuple):
 
     optimizer: optax.GradientTransformation
     generate: GenerateFn
+    explore: GenerateFn | None
     stats: StatsFn
     advantages: Callable[[TrainBatch], Advantages]
     update: UpdateFn
@@ -221,21 +214,23 @@ def make_programs(
     optimizer = make_optimizer(config.optimizer)
     # Rows of this process in a mini-batch: those of the first process stand first.
     own_rows = config.batching.prompts_per_update * rollout.group_size // hosts.count()
+    generate = functools.partial(
+        make_generate,
+        model.sampler,
+        group_size=rollout.group_size,
+        max_new_tokens=rollout.max_new_tokens,
+        eos_ids=model.eos_ids,
+        pad_id=model.pad_id,
+        top_p=rollout.top_p,
+        schedule=config.schedule,
+        stop=stop_rule(model.tokenizer, rollout.stop),
+        constrain=model.placement.constrain_rows,
+    )
+    hotter = rollout.exploration
     return Programs(
         optimizer=optimizer,
-        generate=make_generate(
-            model.sampler,
-            group_size=rollout.group_size,
-            max_new_tokens=rollout.max_new_tokens,
-            eos_ids=model.eos_ids,
-            pad_id=model.pad_id,
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            greedy=advantage.reads_greedy,
-            schedule=config.schedule,
-            stop=stop_rule(model.tokenizer, rollout.stop),
-            constrain=model.placement.constrain_rows,
-        ),
+        generate=generate(temperature=rollout.temperature, greedy=advantage.reads_greedy),
+        explore=None if hotter is None else generate(temperature=hotter.temperature),
         stats=jax.jit(make_stats_pass(model.policy, mesh=mesh, **stats_settings(config))),
         advantages=make_advantages(advantage, min(config.run.samples_per_step, own_rows)),
         update=make_update(
@@ -327,9 +322,12 @@ def _split(rows: Any, parts: int) -> list[Any]:
 
 def _judged(model: Model, data: list[TrainBatch], trained: Trained) -> list[TrainBatch]:
     """The mini-batches with their rewards."""
-    names = ("rewards", "valid", "greedy_rewards")
+    names = ("rewards", "valid", "greedy_rewards", "learned")
     parts = _split({name: getattr(trained, name) for name in names}, len(data))
     parts = [model.placement.put_rows(part) for part in parts]
+    for batch, part in zip(data, parts, strict=True):
+        if batch.learned is not None:  # what was cut off is not learned from in any case
+            part["learned"] = batch.learned if part["learned"] is None else batch.learned & part["learned"]
     return [batch.replace(**part) for batch, part in zip(data, parts, strict=True)]
 
 

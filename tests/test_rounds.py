@@ -75,11 +75,11 @@ def train(name: str, *more: str, config: str = "dynamic.yaml") -> int:
     return main(["train", "--config", config, "--run.directory", name, *more])
 
 
-def groups_of(rows: list[dict]) -> dict[tuple[int, int], list[dict]]:
-    """The rows of samples.jsonl by step and problem, a new group wherever the sample index begins anew."""
+def groups_of(rows: list[dict], group_size: int = G) -> dict[tuple[int, int, int], list[dict]]:
+    """The rows of samples.jsonl by step, problem, and which of its groups."""
     groups = defaultdict(list)
     for row in rows:
-        groups[row["step"], row["problem"], row["sample"] // G].append(row)
+        groups[row["step"], row["problem"], row["sample"] // group_size].append(row)
     return groups
 
 

@@ -13,6 +13,10 @@ from entropy_rl.advantages.controls import misplace_entropy_bonus as misplace_en
 from entropy_rl.advantages.controls import scale_by_sign as scale_by_sign
 from entropy_rl.advantages.entropy_rewards import row_entropy_rewards as row_entropy_rewards
 from entropy_rl.advantages.entropy_rewards import token_entropy_rewards as token_entropy_rewards
+from entropy_rl.advantages.external import entropy_dynamics_reward as entropy_dynamics_reward
+from entropy_rl.advantages.external import offline_divergence_reward as offline_divergence_reward
+from entropy_rl.advantages.external import repeated_error_penalty as repeated_error_penalty
+from entropy_rl.advantages.external import two_mode_bonus as two_mode_bonus
 from entropy_rl.advantages.gae import gae as gae
 from entropy_rl.advantages.gae import length_adaptive_gae as length_adaptive_gae
 from entropy_rl.advantages.lengths import overlong_penalty as overlong_penalty
