@@ -72,7 +72,8 @@ class ExplorationConfig:
     reward are not learned from, and neither are groups without contrast.
 
     Args:
-      temperature: Divides the logits there; above `rollout.temperature`. The trainer keeps that one.
+      temperature: Divides the logits there; above `rollout.temperature`, which the trainer keeps. The code of
+        its authors has 1.2.
     """
 
     temperature: float
