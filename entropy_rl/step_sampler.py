@@ -70,18 +70,24 @@ class StepSampler:
         return drawn if self._explore is None else self._explored(drawn)
 
     def _explored(self, drawn: Drawn) -> Drawn:
-        """With completions of a higher temperature in place of those of prompts of which all were wrong.
+        """With completions of a higher temperature in place of those of prompts that have failed.
 
-        Their samples have the numbers behind those of the round.
+        A prompt has failed if something was judged and nothing correct. The further samples have the numbers
+        behind those of the round.
         """
         group_size = drawn.group_size
-        failed = (drawn.scores.valid & ~drawn.scores.correct).reshape(-1, group_size).all(1)
-        if not failed.any():
+        valid, correct = (
+            x.reshape(-1, group_size).any(1) for x in (drawn.scores.valid, drawn.scores.correct)
+        )
+        failed = valid & ~correct
+        if not any(hosts.gather(bool(failed.any()))):
             return drawn._replace(explored=failed)
         # The other rows end with their first token.
         limits = np.where(failed, self._max_new_tokens, 1).astype(np.int32)
         number = int(drawn.round[0]) + 1
         rollout = self._run(self._explore, drawn.prompts, number * group_size, limits)
+        if not failed.any():  # all take part, as the parameters of the sampler come from all processes
+            return drawn._replace(explored=failed)
         found, rows = take_groups_of(rollout, failed), np.repeat(failed, group_size)
         scores = self._scores(drawn.prompts.take(failed), found)
         return drawn._replace(

@@ -2,7 +2,8 @@
 
 One step, in this order:
   1. prompts    the next problems of the seeded order
-  2. rollout    G completions of each, sampled by the policy as it is
+  2. rollout    G completions of each, sampled by the policy as it is; where the config says so, in several
+                rounds, or once more for prompts that have failed
   3. verdicts   every completion is judged, and verdicts become rewards
   4. updates    per mini-batch: token stats -> advantage -> loss -> gradient -> optimizer; a critic, whose
                 values are among the token stats, has its own update before

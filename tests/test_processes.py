@@ -73,7 +73,8 @@ def test_two_processes_decide_alike_which_groups_they_train_on(workspace):
         "--run.samples_per_step",
         "99",
     ]
-    dynamic += ["--rollout.dynamic_sampling.max_rounds", "9", "--run.directory"]
+    dynamic += ["--rollout.dynamic_sampling.max_rounds", "9", "--rollout.exploration.temperature", "1.5"]
+    dynamic += ["--rollout.group_size", "2", "--run.directory"]
     assert run(workspace, *dynamic, "one-dynamic").returncode == 0
     for process in run_two(workspace, *dynamic, "two-dynamic", "--mesh.fsdp", "-1"):
         assert process.returncode == 0, process.stderr
@@ -81,8 +82,9 @@ def test_two_processes_decide_alike_which_groups_they_train_on(workspace):
     np.testing.assert_allclose(metrics_of(two), metrics_of(one), rtol=1e-4)
     rows = [json.loads(line) for line in (one / "metrics.jsonl").read_text().splitlines()]
     assert sum(row["prompts_sampled"] for row in rows) > 3 * TRAIN["rollout"]["prompts"]
+    assert sum(row["groups_explored"] for row in rows) > 0
     # The first process records what it trains on: the first half of each of two updates.
-    assert samples_of(two) == [tokens for i, tokens in enumerate(samples_of(one)) if i // 4 % 2 == 0]
+    assert samples_of(two) == [tokens for i, tokens in enumerate(samples_of(one)) if i // 2 % 2 == 0]
 
 
 def test_a_process_that_is_killed_ends_the_other_with_a_line(workspace):
