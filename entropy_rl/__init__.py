@@ -42,6 +42,7 @@ _PUBLIC = {
     "group_normalize": "advantages",
     "group_center": "advantages",
     "leave_one_out": "advantages",
+    "greedy_baseline": "advantages",
     "whiten": "advantages",
     "shape_by_entropy": "advantages",
     "amplify_by_entropy": "advantages",
@@ -61,6 +62,10 @@ _PUBLIC = {
     "gae": "advantages",
     "length_adaptive_gae": "advantages",
     "overlong_penalty": "advantages",
+    "entropy_dynamics_reward": "advantages",
+    "offline_divergence_reward": "advantages",
+    "repeated_error_penalty": "advantages",
+    "two_mode_bonus": "advantages",
     # surrogates
     "Surrogate": "surrogates",
     "ClipMasks": "surrogates",

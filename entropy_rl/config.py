@@ -88,6 +88,9 @@ class LossConfig:
       entropy_coef: Weight of an entropy bonus, with gradient through the entropy (the max-entropy
         baseline; not the entropy-shaped advantage): a number, or what adapts it, as {name: FUNCTION,
         ARGUMENT: VALUE, ...}.
+      mask_truncated: Whether completions that were cut off at the limit of new tokens have no loss (DAPO's
+        overlong filtering, arXiv 2503.14476). Their rewards remain in the baseline of their group; shaping,
+        selections and normalisers leave their tokens out.
     """
 
     surrogate: dict[str, Any] = dataclasses.field(
@@ -98,6 +101,7 @@ class LossConfig:
     kl_coef: float = 0.0
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     entropy_coef: float | dict[str, Any] = 0.0
+    mask_truncated: bool = False
 
     def __post_init__(self):
         require(self.kl_coef >= 0, "loss.kl_coef", self.kl_coef, "numbers >= 0")
@@ -324,6 +328,12 @@ class TrainConfig:
             "batching.prompts_per_update",
             self.batching.prompts_per_update,
             f"divisors of rollout.prompts ({self.rollout.prompts})",
+        )
+        require(
+            self.rollout.exploration is None or self.old_log_probs == "trainer",
+            "old_log_probs",
+            self.old_log_probs,
+            "trainer with rollout.exploration, which samples at another temperature",
         )
         require(len(self.advantage) > 0, "advantage", self.advantage, "a list with at least one transform")
 

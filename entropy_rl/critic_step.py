@@ -31,6 +31,7 @@ from entropy_rl.train_step import (
     UpdateFn,
     apply_gradient,
     init_state,
+    loss_mask,
     token_stats,
 )
 from entropy_rl.types import CriticState, Params, Policy, TrainBatch, TrainState
@@ -137,15 +138,15 @@ def make_critic_gradient(
     make_rewards, unknown = before_values(advantage), NotYetKnown()
 
     def gradient(params: Params, batch: TrainBatch) -> tuple[Params, dict[str, jax.Array]]:
-        judged = batch.completion_mask & batch.valid[:, None]
-        tokens, sequences = counts(judged)
+        learned = loss_mask(batch)
+        tokens, sequences = counts(learned)
         rewards = make_rewards(batch.rewards[:, None], token_stats(batch, unknown, unknown))
-        targets = lambda_returns(rewards, batch.values, judged, gamma=config.gamma, lam=config.lam)
-        parts = BatchParts(trunk, batch, judged, tokens_per_micro_batch, group_size, shares)
+        targets = lambda_returns(rewards, batch.values, learned, gamma=config.gamma, lam=config.lam)
+        parts = BatchParts(trunk, batch, learned, tokens_per_micro_batch, group_size, shares)
 
         def part_loss(params, prefix, of_batch):
             part, targets = of_batch.arrays
-            mask = part.completion_mask & part.valid[:, None]
+            mask = loss_mask(part)
             at = parts.hidden(params, prefix, of_batch, part)
             values = at.unpack(_values(params, at))
             per_token, clipped = value_loss(values, part.values, targets, mask, clip_range=config.clip_range)

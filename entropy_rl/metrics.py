@@ -151,11 +151,11 @@ class Clock:
         start = time.perf_counter()
         with jax.profiler.TraceAnnotation(phase):
             yield
-        self._phases[phase] = time.perf_counter() - start
+        self.add(phase, time.perf_counter() - start)
 
     def add(self, phase: str, seconds: float) -> None:
-        """Records a phase that was timed elsewhere."""
-        self._phases[phase] = seconds
+        """Records a phase that was timed elsewhere; what comes several times in a step is added up."""
+        self._phases[phase] = self._phases.get(phase, 0.0) + seconds
 
     def metrics(self, tokens: int) -> dict[str, float]:
         """time/PHASE and time/step in seconds, and time/tokens_per_second of the whole step."""

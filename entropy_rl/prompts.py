@@ -30,6 +30,11 @@ class PromptBatch:
         """The problem of each of the P*G completions: row b belongs to prompt b // G."""
         return [problem for problem in self.problems for _ in range(group_size)]
 
+    def take(self, keep: np.ndarray) -> PromptBatch:
+        """Some of them, bool[P], in their order."""
+        problems = [problem for problem, kept in zip(self.problems, keep, strict=True) if kept]
+        return PromptBatch(problems, self.ids[keep], self.mask[keep], self.index[keep])
+
 
 class Prompts:
     """The encoded problems of a split, in a seeded order that any step can be read from directly.

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from entropy_rl.advantages import Transform, baseline_and_shaping
-from entropy_rl.train_step import token_stats
+from entropy_rl.train_step import loss_mask, token_stats
 from entropy_rl.types import TrainBatch
 
 
@@ -41,7 +41,8 @@ def make_advantages(advantage: Transform, rows: int) -> Callable[[TrainBatch], A
     def advantages(batch: TrainBatch) -> Advantages:
         stats = token_stats(batch, batch.old_log_probs, batch.old_entropy)
         before = baseline(batch.rewards[:, None], stats)
-        found = Advantages(batch.rewards, batch.valid, stats.mask, before, shaping(before, stats))
+        after = shaping(before, stats.replace(mask=loss_mask(batch)))
+        found = Advantages(batch.rewards, batch.valid, stats.mask, before, after)
         return jax.tree.map(lambda x: x[:rows], found)
 
     return jax.jit(advantages)

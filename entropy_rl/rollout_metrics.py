@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,11 @@ class Judged(NamedTuple):
     verdicts: np.ndarray  # str[B]
     probe: dict[str, tuple[float, float]]
 
+    @property
+    def valid(self) -> np.ndarray:
+        """bool[B], which rows have a judgement."""
+        return np.isin(self.verdicts, [verdict.value for verdict in Verdict if verdict.is_judgement])
+
 
 def judged_rows(rollout: Rollout, scores: Scores, config: RewardConfig) -> Judged:
     """The rows of this process."""
@@ -39,7 +45,11 @@ def gather_judged(own: Judged) -> Judged:
     *arrays, probe = own
     if hosts.count() == 1:
         return own
-    parts = hosts.gather([*(array.tolist() for array in arrays), probe])
+    return pool_judged(hosts.gather([*(array.tolist() for array in arrays), probe]))
+
+
+def pool_judged(parts: Iterable[Judged | list]) -> Judged:
+    """Rows of several parts, in their order."""
     *columns, probes = zip(*parts, strict=True)
     pooled: dict[str, tuple[float, float]] = {}
     for part in probes:
@@ -59,7 +69,7 @@ def rollout_metrics(judged: Judged, group_size: int) -> dict[str, float]:
     """
     verdicts = judged.verdicts.reshape(-1, group_size)
     correct = verdicts == Verdict.CORRECT.value
-    valid = np.isin(verdicts, [verdict.value for verdict in Verdict if verdict.is_judgement])
+    valid = judged.valid.reshape(verdicts.shape)
     rewards = judged.rewards[valid.reshape(-1)]
     return {
         "reward": float(rewards.mean()) if rewards.size else float("nan"),

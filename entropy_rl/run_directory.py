@@ -24,7 +24,10 @@ EVALUATIONS_DIRECTORY = "evaluations"  # of the steps: 0/, 10/, ...
 MODEL_DIRECTORY = "model"
 
 # What may change between two starts of one run of RL: it does not change any result.
-_FREE = ("steps", "run", "evaluation", "schedule", "mesh", "batching.max_bad_updates", "optimizer.offload")
+_FREE = (
+    *("steps", "run", "evaluation", "schedule", "mesh", "batching.max_bad_updates", "optimizer.offload"),
+    "rollout.dynamic_sampling.max_rounds",  # a run that ended at this limit can go on
+)
 
 
 def check_directory(

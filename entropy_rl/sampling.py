@@ -14,7 +14,12 @@ _BLOCK = 128
 
 
 def sample(
-    logits: jax.Array, uniforms: jax.Array, *, temperature: float = 1.0, top_p: float = 1.0
+    logits: jax.Array,
+    uniforms: jax.Array,
+    *,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    greedy: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Draws a token per row from softmax(logits / temperature), cut to its nucleus.
 
@@ -23,6 +28,7 @@ def sample(
       uniforms: f32[B] in [0, 1).
       temperature: Divides the logits. 0 takes the most likely token.
       top_p: Mass of the nucleus (arXiv 1904.09751); 1 keeps all.
+      greedy: bool[B], rows that take the most likely token at any temperature; None for none.
 
     Returns:
       (ids int32[B], log_probs f32[B], entropy f32[B]). Log-probs and entropies (nats) are those of the
@@ -34,11 +40,14 @@ def sample(
     mass = jnp.exp(z)
     total = jnp.sum(mass, axis=-1)
     entropy = jnp.log(total) - jnp.sum(mass * z, axis=-1) / total
-    if temperature == 0:
+    if temperature == 0 or greedy is not None:
         # The first of the largest; argmax is slow on CPU.
-        ids = jnp.min(jnp.where(z == 0, jnp.arange(z.shape[-1])[None], z.shape[-1]), axis=-1)
+        likeliest = jnp.min(jnp.where(z == 0, jnp.arange(z.shape[-1])[None], z.shape[-1]), axis=-1)
+    if temperature == 0:
+        ids = likeliest
     else:
         ids = inverse_cdf(mass if top_p >= 1 else nucleus(mass, top_p), uniforms)
+        ids = ids if greedy is None else jnp.where(greedy, likeliest, ids)
     log_probs = jnp.take_along_axis(z, ids[:, None], axis=-1)[:, 0] - jnp.log(total)
     return ids.astype(jnp.int32), log_probs, entropy
 

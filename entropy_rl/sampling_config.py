@@ -46,6 +46,40 @@ def check_stop(stop: list[str], path: str, schedule: ScheduleConfig) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class DynamicSamplingConfig:
+    """Groups whose judged rewards are all equal teach a group baseline nothing: they are dropped, and further
+    prompts are sampled in rounds of `rollout.prompts`, until a step has its groups (DAPO, arXiv 2503.14476).
+
+    Args:
+      max_rounds: Rounds of a step at most; 10 as in DAPO's recipe. A run that stopped there may go on with
+        more.
+      at_limit: What happens then: `error` ends the run, as in DAPO's reference; `train` takes the groups that
+        there are, and the rest of the step counts nowhere.
+    """
+
+    max_rounds: int = 10
+    at_limit: Literal["error", "train"] = "error"
+
+    def __post_init__(self):
+        require_at_least(1, "rollout.dynamic_sampling.", self, "max_rounds")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplorationConfig:
+    """Prompts of which no completion is correct are sampled once more, hotter (UEC-RL, arXiv 2604.14646).
+
+    The further G completions take the place of the failed ones, in a group of their own; those below its mean
+    reward are not learned from, and neither are groups without contrast.
+
+    Args:
+      temperature: Divides the logits there; above `rollout.temperature`, which the trainer keeps. The code of
+        its authors has 1.2.
+    """
+
+    temperature: float
+
+
+@dataclasses.dataclass(frozen=True)
 class RolloutConfig:
     """Sampling during training.
 
@@ -58,6 +92,8 @@ class RolloutConfig:
       top_p: Nucleus mass; 1 samples from the whole distribution. Log-probs are those before the cut, so
         with less than 1 the ratio is not that to the policy that sampled.
       stop: Texts that end a completion, with the token that completes one of them.
+      dynamic_sampling: Which groups are trained on; null for all.
+      exploration: Whether and how failed prompts are sampled again; null for not at all.
     """
 
     prompts: int
@@ -67,9 +103,20 @@ class RolloutConfig:
     temperature: float = 1.0
     top_p: float = 1.0
     stop: list[str] = dataclasses.field(default_factory=list)
+    dynamic_sampling: DynamicSamplingConfig | None = None
+    exploration: ExplorationConfig | None = None
 
     def __post_init__(self):
         require_at_least(1, "rollout.", self, "prompts", "group_size", "max_prompt_tokens", "max_new_tokens")
+        require(
+            self.dynamic_sampling is None or self.group_size > 1,
+            "rollout.dynamic_sampling", self.dynamic_sampling,
+            "null where rollout.group_size is 1, as a group of one has no contrast",
+        )  # fmt: skip
+        hotter = self.exploration is None or self.exploration.temperature > self.temperature
+        found = self.exploration and self.exploration.temperature
+        allowed = f"numbers > rollout.temperature ({self.temperature})"
+        require(hotter, "rollout.exploration.temperature", found, allowed)
         require(self.temperature > 0, "rollout.temperature", self.temperature, "numbers > 0")
         require(0 < self.top_p <= 1, "rollout.top_p", self.top_p, "0 < top_p <= 1")
         require(all(self.stop), "rollout.stop", self.stop, "texts that are not empty")

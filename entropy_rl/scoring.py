@@ -58,9 +58,18 @@ def score(task: Task, tokenizer, problems: Sequence[Problem], rollout: Rollout) 
             f"{type(task).__name__}.judge returned {len(verdicts)} values for {len(texts)} completions; "
             "it must return one Verdict for each"
         )
-    answers = task.final_answers(texts) if isinstance(task, AnsweringTask) else [None] * len(texts)
     probe = task.probe(problems, texts) if isinstance(task, ProbedTask) else {}
-    return Scores(texts, verdicts, answers, probe)
+    return Scores(texts, verdicts, _answers(task, texts), probe)
+
+
+def judged_before(task: Task, tokenizer, rollout: Rollout, verdicts: Sequence[Verdict]) -> Scores:
+    """The scores of completions whose verdicts are known, without skill measures."""
+    texts = decode_completions(tokenizer, rollout)
+    return Scores(texts, list(verdicts), _answers(task, texts), {})
+
+
+def _answers(task: Task, texts: list[str]) -> list[str | None]:
+    return task.final_answers(texts) if isinstance(task, AnsweringTask) else [None] * len(texts)
 
 
 def decode_completions(tokenizer, rollout: Rollout) -> list[str]:

@@ -2,7 +2,8 @@
 
 One step, in this order:
   1. prompts    the next problems of the seeded order
-  2. rollout    G completions of each, sampled by the policy as it is
+  2. rollout    G completions of each, sampled by the policy as it is; where the config says so, in several
+                rounds, or once more for prompts that have failed
   3. verdicts   every completion is judged, and verdicts become rewards
   4. updates    per mini-batch: token stats -> advantage -> loss -> gradient -> optimizer; a critic, whose
                 values are among the token stats, has its own update before
@@ -32,7 +33,7 @@ from entropy_rl.compile_log import compile_log
 from entropy_rl.config import TrainConfig, check_micro_batches
 from entropy_rl.config_checks import require
 from entropy_rl.critic_step import CriticPrograms, init_critic, make_critic_programs, mean_critic_metrics
-from entropy_rl.evaluation import completion_rows, evaluation_prompts
+from entropy_rl.evaluation import evaluation_prompts
 from entropy_rl.loading import Model, check_length, keep_model_files, load_model, load_trunk
 from entropy_rl.loss_memory import loss_memory
 from entropy_rl.memory import Memory
@@ -42,12 +43,12 @@ from entropy_rl.prompts import Prompts
 from entropy_rl.recorded_advantages import Advantages, advantage_fields, make_advantages
 from entropy_rl.report import run_summary
 from entropy_rl.rollout import GenerateFn, make_generate
-from entropy_rl.rollout_metrics import gather_judged, judged_rows, rollout_metrics
+from entropy_rl.rounds import Trained, all_groups, draw_rounds, recorded_rows, sampling_metrics, take_groups
 from entropy_rl.run import open_run
 from entropy_rl.run_directory import check_directory, claim_directory
-from entropy_rl.scoring import Scores, score
 from entropy_rl.selection import Selection, build_selection
 from entropy_rl.sharding import check_rows, make_mesh, move
+from entropy_rl.step_sampler import StepSampler, draw_round
 from entropy_rl.stop_strings import stop_rule
 from entropy_rl.surrogates import build_surrogate
 from entropy_rl.tasks import closing, load_task
@@ -82,6 +83,7 @@ def train(config: TrainConfig) -> TrainState:
     check_directory(directory, config)
     mesh = make_mesh(config.mesh)
     batching, group_size = config.batching, config.rollout.group_size
+    dynamic = config.rollout.dynamic_sampling is not None
     check_rows(mesh, batching.prompts_per_update, group_size, batching.share_prompts)
     check_wandb(config.run.wandb_project)
     advantage = advantage_of(config)
@@ -114,7 +116,9 @@ def train(config: TrainConfig) -> TrainState:
     hosts.wait_for_all("directory")
 
     constrain = model.placement.constrain if mesh else None
-    start = init_state(model.params, programs.optimizer, constrain, programs.memory)
+    start = init_state(
+        model.params, programs.optimizer, constrain, memory=programs.memory, several_rounds=dynamic
+    )
     if trunk is not None:
         critic = init_critic(trunk.params, trunk.hidden_size, programs.critic.optimizer, constrain)
         start = start.replace(critic=critic)
@@ -138,39 +142,52 @@ def train(config: TrainConfig) -> TrainState:
             run.begin_step(step + 1)
             clock = Clock()
             state = _with_moments_in(config, state, "pinned_host")
-            with clock("rollout"):
+            sampler = StepSampler(
+                config.rollout.max_new_tokens,
+                programs.generate,
+                programs.explore,
+                model,
+                task,
+                state.params,
+                jax.random.fold_in(key, step),
+                clock,
+                run.rollout_watch(state),
+                advantage.reads_greedy,
+            )
+            if not dynamic and programs.explore is None:
                 batch = prompts.step(step, *of_step)
-                rollout = programs.generate(
-                    model.to_decode(state.params),
-                    *model.placement.put_prompts((batch.ids, batch.mask, batch.index)),
-                    jax.random.fold_in(key, step),
-                    on_chunk=run.rollout_watch(state),
-                )
-                rollout = jax.device_get(rollout)
-            data = _train_batches(config, programs, state, model, rollout, updates)
-            # Its log-probs and values, while the host judges.
-            work = DeviceWork(functools.partial(jax.block_until_ready, data))
-            with clock("verdicts"):
-                row_problems = batch.rows(group_size)
-                scores = score(task, model.tokenizer, row_problems, rollout)
-            clock.add("waiting_for_verdicts", work.waited())
+                rollout, greedy = sampler.sample(batch)
+                data = _train_batches(config, programs, state, model, rollout, updates)
+                # Its log-probs and values, while the host judges.
+                work = DeviceWork(functools.partial(jax.block_until_ready, data))
+                rounds = [sampler.judge(batch, rollout, greedy)]
+                clock.add("waiting_for_verdicts", work.waited())
+                trained = all_groups(rounds[0], config.reward)
+            else:
+                if dynamic:
+                    draw = functools.partial(draw_round, sampler, prompts, config.rollout, int(state.rounds))
+                    rounds = draw_rounds(draw, config)
+                    trained = take_groups(rounds, config, updates)
+                    state = state.replace(rounds=state.rounds + len(rounds))
+                else:
+                    batch = prompts.step(step, *of_step)
+                    rounds = [sampler.judge(batch, *sampler.sample(batch))]
+                    trained = all_groups(rounds[0], config.reward)
+                data = _train_batches(config, programs, state, model, trained.rollout, updates)
 
             # ---- Updates ----
             with clock("updates"):
                 state = _with_moments_in(config, state, "device")
-                data = _judged(config, model, data, scores)
+                data = _judged(model, data, trained)
                 only_critic = config.critic is not None and step < config.critic.warmup_steps
                 state, update_metrics = _run_updates(programs, state, data, bad_updates, only_critic)
 
             # ---- Records ----
-            judged = gather_judged(judged_rows(rollout, scores, config.reward))
-            metrics = rollout_metrics(judged, group_size) | update_metrics
-            metrics |= clock.metrics(tokens=int(judged.lengths.sum()))
-            metrics |= _verdict_speed(metrics, len(scores.verdicts))
+            metrics, tokens = sampling_metrics(rounds, config)
+            metrics |= update_metrics | clock.metrics(tokens=tokens)
+            metrics |= _verdict_speed(metrics, sum(len(drawn.scores.verdicts) for drawn in rounds))
             run.records.metrics(step + 1, metrics)
-            kept = row_problems[: config.run.samples_per_step]
-            sample_index = [b % group_size for b in range(len(kept))]
-            rows = completion_rows(kept, sample_index, rollout, scores)
+            rows = recorded_rows(trained, task, model.tokenizer, prompts, config.run.samples_per_step)
             if rows:
                 fields = advantage_fields(hosts.fetch(programs.advantages(data[0])), len(rows))
                 rows = [row | more for row, more in zip(rows, fields, strict=True)]
@@ -189,6 +206,7 @@ class Programs(NamedTuple):
     optimizer: optax.GradientTransformation
     memory: Memory | None  # of the loss
     generate: GenerateFn
+    explore: GenerateFn | None
     stats: StatsFn
     advantages: Callable[[TrainBatch], Advantages]
     update: UpdateFn
@@ -203,21 +221,24 @@ def make_programs(
     optimizer = make_optimizer(config.optimizer)
     # Rows of this process in a mini-batch: those of the first process stand first.
     own_rows = config.batching.prompts_per_update * rollout.group_size // hosts.count()
+    generate = functools.partial(
+        make_generate,
+        model.sampler,
+        group_size=rollout.group_size,
+        max_new_tokens=rollout.max_new_tokens,
+        eos_ids=model.eos_ids,
+        pad_id=model.pad_id,
+        top_p=rollout.top_p,
+        schedule=config.schedule,
+        stop=stop_rule(model.tokenizer, rollout.stop),
+        constrain=model.placement.constrain_rows,
+    )
+    hotter = rollout.exploration
     return Programs(
         optimizer=optimizer,
         memory=loss_memory(config.loss),
-        generate=make_generate(
-            model.sampler,
-            group_size=rollout.group_size,
-            max_new_tokens=rollout.max_new_tokens,
-            eos_ids=model.eos_ids,
-            pad_id=model.pad_id,
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            schedule=config.schedule,
-            stop=stop_rule(model.tokenizer, rollout.stop),
-            constrain=model.placement.constrain_rows,
-        ),
+        generate=generate(temperature=rollout.temperature, greedy=advantage.reads_greedy),
+        explore=None if hotter is None else generate(temperature=hotter.temperature),
         stats=jax.jit(make_stats_pass(model.policy, mesh=mesh, **stats_settings(config))),
         advantages=make_advantages(advantage, min(config.run.samples_per_step, own_rows)),
         update=make_update(
@@ -282,7 +303,13 @@ def _train_batches(
     batches = []
     for part in _split(rollout, updates):
         rows = len(part.completion_ids)
-        batch = make_batch(part, np.zeros(rows, np.float32), np.zeros(rows, bool), pad_id=model.pad_id)
+        batch = make_batch(
+            part,
+            np.zeros(rows, np.float32),
+            np.zeros(rows, bool),
+            pad_id=model.pad_id,
+            mask_truncated=config.loss.mask_truncated,
+        )
         batch = model.placement.put_rows(batch)
         if config.old_log_probs == "trainer":
             log_probs, entropy = programs.stats(state.params, batch)
@@ -301,11 +328,15 @@ def _split(rows: Any, parts: int) -> list[Any]:
     return [jax.tree.map(cut(i), rows) for i in range(parts)]
 
 
-def _judged(config: TrainConfig, model: Model, data: list[TrainBatch], scores: Scores) -> list[TrainBatch]:
+def _judged(model: Model, data: list[TrainBatch], trained: Trained) -> list[TrainBatch]:
     """The mini-batches with their rewards."""
-    rewards = _split((scores.rewards(config.reward), scores.valid), len(data))
-    rewards = [model.placement.put_rows(part) for part in rewards]
-    return [batch.replace(rewards=r, valid=v) for batch, (r, v) in zip(data, rewards, strict=True)]
+    names = ("rewards", "valid", "greedy_rewards", "learned")
+    parts = _split({name: getattr(trained, name) for name in names}, len(data))
+    parts = [model.placement.put_rows(part) for part in parts]
+    for batch, part in zip(data, parts, strict=True):
+        if batch.learned is not None:  # what was cut off is not learned from in any case
+            part["learned"] = batch.learned if part["learned"] is None else batch.learned & part["learned"]
+    return [batch.replace(**part) for batch, part in zip(data, parts, strict=True)]
 
 
 def _run_updates(
@@ -342,9 +373,11 @@ def _mean_over_applied(mean: Callable[[list[Metrics]], Metrics], metrics: list[M
 
 
 def _verdict_speed(metrics: dict[str, float], verdicts: int) -> dict[str, float]:
+    # With several rounds, nothing is computed meanwhile.
+    waited = metrics.get("time/waiting_for_verdicts", metrics["time/verdicts"])
     return {
         "time/verdicts_per_second": verdicts / metrics["time/verdicts"],
-        "time/share_waiting_for_verdicts": metrics["time/waiting_for_verdicts"] / metrics["time/step"],
+        "time/share_waiting_for_verdicts": waited / metrics["time/step"],
     }
 
 

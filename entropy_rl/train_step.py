@@ -35,6 +35,7 @@ from entropy_rl.token_loss import (
     of_single_tokens,
 )
 from entropy_rl.types import (
+    FinishReason,
     Params,
     Policy,
     Rollout,
@@ -53,7 +54,9 @@ def init_state(
     params: Params,
     optimizer: optax.GradientTransformation,
     constrain: Callable[[Any], Any] | None = None,
+    *,
     memory: Memory | None = None,
+    several_rounds: bool = False,
 ) -> TrainState:
     """The state before the first step, with a copy of the parameters: updates donate the state.
 
@@ -62,19 +65,24 @@ def init_state(
       optimizer: The optimizer.
       constrain: As of `make_gradient`.
       memory: From `loss_memory`, for a loss that has one.
+      several_rounds: Whether a step may have several rounds of sampling, which are then counted.
     """
 
     def init(params: Params) -> TrainState:
         params = jax.tree.map(jnp.copy, params)
         counts = dict(step=jnp.int32(0), updates=jnp.int32(0))
+        if several_rounds:
+            counts["rounds"] = jnp.int32(0)
         remembered = None if memory is None else memory.init()
         return TrainState(params=params, opt_state=optimizer.init(params), memory=remembered, **counts)
 
     return init(params) if constrain is None else jax.jit(lambda params: constrain(init(params)))(params)
 
 
-@functools.partial(jax.jit, static_argnames="pad_id")
-def make_batch(rollout: Rollout, rewards: jax.Array, valid: jax.Array, *, pad_id: int) -> TrainBatch:
+@functools.partial(jax.jit, static_argnames=("pad_id", "mask_truncated"))
+def make_batch(
+    rollout: Rollout, rewards: jax.Array, valid: jax.Array, *, pad_id: int, mask_truncated: bool = False
+) -> TrainBatch:
     """A judged rollout as a batch to train on, with the sampler's log-probs as the old ones.
 
     Those of the trainer come from `make_stats_pass`, with the parameters as they are before the first
@@ -85,6 +93,7 @@ def make_batch(rollout: Rollout, rewards: jax.Array, valid: jax.Array, *, pad_id
       rewards: f32[B].
       valid: bool[B], False for rows without a judgement.
       pad_id: Fills the end of the rows.
+      mask_truncated: Whether rows that were cut off at the limit have no loss, as `loss.mask_truncated`.
 
     Returns:
       The batch.
@@ -102,6 +111,7 @@ def make_batch(rollout: Rollout, rewards: jax.Array, valid: jax.Array, *, pad_id
         sampler_log_probs=rollout.log_probs,
         rewards=rewards,
         valid=valid,
+        learned=rollout.finish_reason != FinishReason.LENGTH if mask_truncated else None,
     )
 
 
@@ -230,12 +240,13 @@ def make_gradient(
     def gradient(
         params: Params, batch: TrainBatch, signals: Signals | None = None
     ) -> tuple[Params, dict[str, jax.Array]]:
-        judged = batch.completion_mask & batch.valid[:, None]
-        tokens, sequences = counts(judged)
+        learned = loss_mask(batch)
+        tokens, sequences = counts(learned)
         of_tokens = signals and {name: jnp.reshape(x, (1, 1)) for name, x in signals.items()}
         if whole_batch:
             stats = token_stats(batch, *stats_pass(params, batch)).replace(signals=of_tokens)
             base = baseline(batch.rewards[:, None], stats)
+            stats = stats.replace(mask=learned)
             shaped = shaping(base, stats)
             select_now = selection is not None and selection.scope == "batch"
             finished = base, shaped, selection(shaped, stats) if select_now else None
@@ -244,11 +255,11 @@ def make_gradient(
             stats = token_stats(batch, log_probs=unknown, entropy=unknown)
             finished = baseline(batch.rewards[:, None], stats), None, None
 
-        parts = BatchParts(policy, batch, judged, tokens_per_micro_batch, group_size, shares)
+        parts = BatchParts(policy, batch, learned, tokens_per_micro_batch, group_size, shares)
 
         def part_loss(params, prefix, of_batch):
             part, (base, shaped, selected) = of_batch.arrays
-            mask = part.completion_mask & part.valid[:, None]
+            mask = loss_mask(part)
             weights = token_weights(
                 mask, loss.aggregation, tokens=tokens, sequences=sequences, max_tokens=max_new_tokens
             )
@@ -363,8 +374,17 @@ def _if_learned(metrics: Mapping[str, jax.Array], new: Any, old: Any) -> Any:
     return jax.tree.map(lambda new, old: jnp.where(learn, new, old), new, old)
 
 
+def loss_mask(batch: TrainBatch) -> jax.Array:
+    """bool[B, N], the tokens that have a loss: of rows with a judgement, unless they are not learned from."""
+    rows = batch.valid if batch.learned is None else batch.valid & batch.learned
+    return batch.completion_mask & rows[:, None]
+
+
 def token_stats(batch: TrainBatch, log_probs: Any, entropy: Any) -> TokenStats:
-    """What was recorded of a mini-batch, and what the policy that is being updated says of it."""
+    """What was recorded of a mini-batch, and what the policy that is being updated says of it.
+
+    As the baseline sees it, in which every judged row counts; the rest sees `loss_mask` instead of the mask.
+    """
     return TokenStats(
         log_probs=log_probs,
         old_log_probs=batch.old_log_probs,
@@ -374,4 +394,5 @@ def token_stats(batch: TrainBatch, log_probs: Any, entropy: Any) -> TokenStats:
         valid=batch.valid,
         sampler_log_probs=batch.sampler_log_probs,
         values=batch.values,
+        greedy_rewards=batch.greedy_rewards,
     )

@@ -132,6 +132,7 @@ class TokenStats:
     values: jax.Array | None = None  # f32[B, N], of the critic before the first update on this rollout
     # What the memory of a loss says of the mini-batch, by name: f32[1, 1], or f32[B, N] with equal entries.
     signals: dict[str, jax.Array] | None = None
+    greedy_rewards: jax.Array | None = None  # f32[B], of the completion of the most likely tokens
 
 
 @struct.dataclass
@@ -153,6 +154,8 @@ class TrainBatch:
     valid: jax.Array  # bool[B]
     ref_log_probs: jax.Array | None = None  # f32[B, N]; of the reference policy, for the KL term
     values: jax.Array | None = None  # f32[B, N]; of the critic before the first update on this rollout
+    learned: jax.Array | None = None  # bool[B], False for rows whose reward counts and whose loss does not
+    greedy_rewards: jax.Array | None = None  # f32[B], of the completion of the most likely tokens
 
 
 @struct.dataclass
@@ -173,3 +176,4 @@ class TrainState:
     updates: jax.Array  # int32[], optimizer steps done on the policy
     critic: CriticState | None = None
     memory: Any = None  # of the methods of the loss that have one; a nest of numbers
+    rounds: jax.Array | None = None  # int32[], rounds of sampling done, where a step may have several

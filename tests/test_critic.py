@@ -146,6 +146,13 @@ def test_four_micro_batches_give_what_one_gives(key):
     assert_close(whole, parts)
 
 
+def test_a_row_that_is_not_learned_from_is_to_the_critic_as_one_without_a_judgement(key):
+    trunk, data = table_policy(V), with_values(make_data())
+    without = np.arange(P * G) % 3 != 0
+    one, other = (data.replace(**{name: jnp.array(without)}) for name in ("learned", "valid"))
+    assert_close(update_critic(trunk, one, key), update_critic(trunk, other, key))
+
+
 def test_a_mesh_of_eight_devices_gives_what_one_device_gives(key):
     axes = (*DATA_AXES, TENSOR_AXIS)
     mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)

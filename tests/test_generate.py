@@ -100,6 +100,24 @@ def test_a_sample_does_not_depend_on_the_other_rows_or_on_padding_or_on_how_samp
     )
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [ScheduleConfig("static"), ScheduleConfig("refill", slots=5, chunk_steps=4)],
+    ids=lambda s: s.kind,
+)
+def test_a_greedy_row_beside_a_group_is_that_at_temperature_0_and_the_others_are_as_without(
+    decoder, key, schedule
+):
+    policy, params = decoder
+    prompts, settings = [[5, 6, 7], [10, 4, 2, 3, 9]], dict(new=10, temperature=1.3, schedule=schedule)
+    with_greedy = generate(policy, params, prompts, key, group_size=3, greedy=True, **settings)
+    without = generate(policy, params, prompts, key, group_size=3, **settings)
+    greedy = generate(policy, params, prompts, key, group_size=1, new=10, temperature=0.0)
+    rows = with_greedy.completion_ids.reshape(2, 4, 10)
+    np.testing.assert_array_equal(rows[:, :3].reshape(6, 10), without.completion_ids)
+    np.testing.assert_array_equal(rows[:, 3], greedy.completion_ids)
+
+
 def test_another_key_gives_other_samples_and_the_same_key_the_same(decoder, key):
     policy, params = decoder
     one, two = (generate(policy, params, [[5, 6]], key, new=10) for _ in range(2))

@@ -61,6 +61,32 @@ def test_two_processes_that_one_signal_stops_go_on_as_one_process_and_end_as_one
         assert results[0]["pass_at_k"] == results[1]["pass_at_k"]
 
 
+def test_two_processes_decide_alike_which_groups_they_train_on(workspace):
+    dynamic = [
+        "train",
+        "--config",
+        "train.yaml",
+        "--seed",
+        "6",
+        "--steps",
+        "3",
+        "--run.samples_per_step",
+        "99",
+    ]
+    dynamic += ["--rollout.dynamic_sampling.max_rounds", "9", "--rollout.exploration.temperature", "1.5"]
+    dynamic += ["--rollout.group_size", "2", "--run.directory"]
+    assert run(workspace, *dynamic, "one-dynamic").returncode == 0
+    for process in run_two(workspace, *dynamic, "two-dynamic", "--mesh.fsdp", "-1"):
+        assert process.returncode == 0, process.stderr
+    one, two = (workspace / name for name in ("one-dynamic", "two-dynamic"))
+    np.testing.assert_allclose(metrics_of(two), metrics_of(one), rtol=1e-4)
+    rows = [json.loads(line) for line in (one / "metrics.jsonl").read_text().splitlines()]
+    assert sum(row["prompts_sampled"] for row in rows) > 3 * TRAIN["rollout"]["prompts"]
+    assert sum(row["groups_explored"] for row in rows) > 0
+    # The first process records what it trains on: the first half of each of two updates.
+    assert samples_of(two) == [tokens for i, tokens in enumerate(samples_of(one)) if i // 2 % 2 == 0]
+
+
 def test_a_process_that_is_killed_ends_the_other_with_a_line(workspace):
     first, second = run_two(workspace, *train("lost", "--mesh.fsdp", "-1"), SIGNAL_AT_CALL="SIGKILL:2")
     assert second.returncode == -9

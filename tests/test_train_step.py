@@ -94,11 +94,12 @@ def float64_gradient(table, data, temperature):
     ids, lengths = np.asarray(data.ids), np.asarray(data.prompt_length)
     mask, valid = np.asarray(data.completion_mask), np.asarray(data.valid)
     rewards, old = np.asarray(data.rewards, np.float64), np.asarray(data.old_log_probs, np.float64)
-    tokens = (mask & valid[:, None]).sum()
+    learned = valid if data.learned is None else valid & np.asarray(data.learned)
+    tokens = (mask & learned[:, None]).sum()
     loss, grad, bonus, magnitude = 0.0, np.zeros_like(table), 0.0, 0.0
     for b in range(P * G):
         group = [i for i in range(b // G * G, b // G * G + G) if valid[i]]
-        if not valid[b] or len(group) < 2:
+        if not learned[b] or len(group) < 2:
             continue
         r = rewards[group]
         base = 0.0 if r.std() == 0 else (rewards[b] - r.mean()) / (r.std(ddof=1) + 1e-6)
@@ -132,6 +133,46 @@ def test_loss_gradient_and_bonus_share_equal_a_float64_loop_over_tokens(
     np.testing.assert_allclose(metrics["bonus_share"], share, rtol=1e-5)
     np.testing.assert_allclose(params["table"] - new["table"], grad, atol=2e-6)
     assert metrics["clip_high"] > 0 and metrics["clip_low"] > 0, "the case must reach both clips"
+
+
+def cut_off(data):
+    """Some rows cut off at the limit: one of each group, and all of the last."""
+    return data.replace(learned=jnp.array([b % G != 1 and b < (P - 1) * G for b in range(P * G)]))
+
+
+def test_a_row_that_was_cut_off_stays_in_the_baseline_and_has_no_loss(key):
+    policy, params = table_policy(V), table_policy(V).init(key)
+    data = cut_off(make_data(valid=np.arange(P * G) != 6))
+    new, metrics = sgd_update(policy, data, params)
+    loss, grad, share = float64_gradient(params["table"], data, 1.0)
+    np.testing.assert_allclose([metrics["loss"], metrics["bonus_share"]], [loss, share], rtol=1e-5)
+    np.testing.assert_allclose(params["table"] - new["table"], grad, atol=2e-6)
+    assert metrics["tokens"] == data.completion_mask[data.valid & data.learned].sum()
+    # Its reward counts: with another one, the others of its group have other advantages.
+    other = data.replace(rewards=data.rewards.at[G + 1].set(3.0))
+    assert (sgd_update(policy, other, params)[0]["table"] != new["table"]).any()
+    # And it does so without any of its tokens.
+    other = data.replace(old_log_probs=data.old_log_probs.at[G + 1].set(-jnp.inf))
+    np.testing.assert_array_equal(sgd_update(policy, other, params)[0]["table"], new["table"])
+
+
+@pytest.mark.parametrize("advantage", [SHAPED, chain(SHAPED, whiten())], ids=["local", "batch"])
+def test_with_rows_cut_off_micro_batches_give_what_one_gives(key, advantage):
+    policy, data = tiny_policy(), cut_off(make_data())
+    whole, parts = (
+        sgd_update(policy, data, policy.init(key), advantage=advantage, tokens=tokens, group_size=group_size)
+        for tokens, group_size in ((None, None), (30, G))
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole, parts)
+
+
+def test_rows_that_ended_by_themselves_are_learned_from_and_others_are_not():
+    reasons = jnp.array(([0, 1, 2, 0] * P)[: P * G], jnp.int32)
+    rollout = make_rollout().replace(finish_reason=reasons)
+    judged = jnp.zeros(P * G), jnp.ones(P * G, bool)
+    batch = make_batch(rollout, *judged, pad_id=PAD, mask_truncated=True)
+    assert batch.learned.tolist() == [True, False, True, True] * P
+    assert make_batch(rollout, *judged, pad_id=PAD).learned is None
 
 
 def test_the_end_of_sequence_token_gets_a_gradient(key):

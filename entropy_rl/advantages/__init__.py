@@ -1,5 +1,6 @@
 """Advantages: transforms (advantages, stats) -> advantages, and how they are chained."""
 
+from entropy_rl.advantages.baselines import greedy_baseline as greedy_baseline
 from entropy_rl.advantages.baselines import group_center as group_center
 from entropy_rl.advantages.baselines import group_normalize as group_normalize
 from entropy_rl.advantages.baselines import leave_one_out as leave_one_out
@@ -13,6 +14,10 @@ from entropy_rl.advantages.controls import scale_by_sign as scale_by_sign
 from entropy_rl.advantages.controls import unbounded_entropy_bonus as unbounded_entropy_bonus
 from entropy_rl.advantages.entropy_rewards import row_entropy_rewards as row_entropy_rewards
 from entropy_rl.advantages.entropy_rewards import token_entropy_rewards as token_entropy_rewards
+from entropy_rl.advantages.external import entropy_dynamics_reward as entropy_dynamics_reward
+from entropy_rl.advantages.external import offline_divergence_reward as offline_divergence_reward
+from entropy_rl.advantages.external import repeated_error_penalty as repeated_error_penalty
+from entropy_rl.advantages.external import two_mode_bonus as two_mode_bonus
 from entropy_rl.advantages.gae import gae as gae
 from entropy_rl.advantages.gae import length_adaptive_gae as length_adaptive_gae
 from entropy_rl.advantages.lengths import overlong_penalty as overlong_penalty

@@ -164,6 +164,32 @@ def rescaled_group_center(group_size: int) -> Transform:
     return Transform(center, "recorded")
 
 
+def greedy_baseline() -> Transform:
+    """Subtract the reward of the greedy completion of the same prompt: A = r - r(greedy).
+
+    That completion takes the most likely token at every position. A run whose advantage has this member
+    samples one beside the G completions of each prompt, and does not learn from it. Where it has no
+    judgement, the others have no baseline, and are left out. G = 1 will do.
+
+    Source: ReMax, https://arxiv.org/abs/2310.10505, §4. It stands first: what another transform makes of the
+    rewards is not made of the greedy completion's.
+
+    Returns:
+      A transform f32[B, 1] -> f32[B, 1] of scope "group".
+
+    Raises:
+      ValueError: When called: nothing was sampled greedily, or the input is not [B, 1].
+    """
+
+    def subtract(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        if stats.greedy_rewards is None:
+            raise ValueError("greedy_baseline: stats.greedy_rewards is missing; needed: a greedy completion")
+        rewards, judged = in_groups("greedy_baseline", 1, advantages, stats)
+        return jnp.where(judged, rewards - stats.greedy_rewards[:, None], 0)
+
+    return Transform(subtract, "group", reads_greedy=True)
+
+
 def whiten(eps: float = 1e-8) -> Transform:
     """Standardise the advantages over all tokens of the mini-batch.
 

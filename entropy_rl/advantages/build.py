@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from entropy_rl.advantages.baselines import (
+    greedy_baseline,
     group_center,
     group_normalize,
     leave_one_out,
@@ -33,7 +34,7 @@ _FACTORIES: dict[str, Callable[..., Transform]] = {
     factory.__name__: factory
     for factory in (
         *(group_normalize, group_center, leave_one_out, whiten, shape_by_entropy),
-        *(length_weighted_center, rescaled_group_center),
+        *(length_weighted_center, rescaled_group_center, greedy_baseline),
         *(pass_at_k_normalize, best_minus_second, quantile_normalize, asymmetric_normalize),
         *(favor_rare_correct, mine_solved_groups, token_entropy_rewards, row_entropy_rewards),
         *(amplify_by_entropy, overlong_penalty, gae, length_adaptive_gae),

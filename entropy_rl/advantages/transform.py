@@ -37,12 +37,14 @@ class Transform:
       scope: "token", "row", "group", "recorded" or "batch".
       members: The members of a chain in order, none of them a chain; None for what is no chain.
       reads_values: Whether it reads `stats.values`, which there are with a critic only.
+      reads_greedy: Whether it reads `stats.greedy_rewards`, for which a run then samples.
     """
 
     fn: AdvantageFn
     scope: Scope
     members: tuple[Transform, ...] | None = None
     reads_values: bool = False
+    reads_greedy: bool = False
 
     def __post_init__(self):
         if self.scope not in _SCOPES:
@@ -114,7 +116,8 @@ def chain(*transforms: Transform | AdvantageFn) -> Transform:
         return advantages
 
     scope = max((member.scope for member in members), key=_SCOPES.index, default="token")
-    return Transform(fold, scope, tuple(members), any(member.reads_values for member in members))
+    reads = (any(getattr(m, name) for m in members) for name in ("reads_values", "reads_greedy"))
+    return Transform(fold, scope, tuple(members), *reads)
 
 
 def baseline_and_shaping(transform: Transform) -> tuple[Transform, Transform]:

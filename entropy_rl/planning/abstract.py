@@ -107,14 +107,17 @@ def abstract_run(config: TrainConfig, decoder: DecoderConfig, devices: Devices) 
         placement.local_mesh = Mesh(host, local.axis_names, axis_types=local.axis_types)
     nothing = dict(tokenizer=None, eos_ids=(0,), pad_id=0, directory=Path())
     model = make_model(make, shapes, decoder, placement, **nothing)
-    programs = make_programs(config, model, advantage_of(config))
+    advantage = advantage_of(config)
+    programs = make_programs(config, model, advantage)
     state = jax.eval_shape(
         lambda params: init_state(params, programs.optimizer, memory=programs.memory), shapes
     )
     batch = jax.eval_shape(
-        lambda rollout, rewards, valid: make_batch(rollout, rewards, valid, pad_id=0),
+        functools.partial(make_batch, pad_id=0, mask_truncated=config.loss.mask_truncated),
         *_judged(batching.prompts_per_update, config),
     )
+    if advantage.reads_greedy:
+        batch = batch.replace(greedy_rewards=batch.rewards)
     if config.loss.kl_coef:
         batch = batch.replace(ref_log_probs=batch.old_log_probs)
     run = AbstractRun(config, devices, mesh, model, programs, state, batch, rollout.prompts // hosts)

@@ -149,7 +149,10 @@ def _draw(
     keys = jnp.take(request.keys, slots.row, mode="clip")
     uniforms = jax.vmap(lambda key, t: jax.random.uniform(jax.random.fold_in(key, t)))(keys, t)
     uniforms += 2.0**-24  # the middle of its cell: an exact 0 would draw a token of any small mass
-    ids, log_probs, entropy = sample(logits, uniforms, temperature=sampling.temperature, top_p=sampling.top_p)
+    greedy = (slots.row + 1) % sampling.group_size == 0 if sampling.greedy else None
+    ids, log_probs, entropy = sample(
+        logits, uniforms, temperature=sampling.temperature, top_p=sampling.top_p, greedy=greedy
+    )
     at_eos = jnp.isin(ids, jnp.array(sampling.eos_ids, jnp.int32))
     at_limit = t + 1 >= jnp.take(request.limits, slots.row, mode="clip")
     old, alive = slots.columns, slots.alive

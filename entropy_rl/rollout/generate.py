@@ -35,6 +35,7 @@ def make_generate(
     pad_id: int,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    greedy: bool = False,
     schedule: ScheduleConfig = ScheduleConfig(),
     stop: StopRule | None = None,
     constrain: Callable[[Any], Any] = lambda tree: tree,
@@ -49,6 +50,8 @@ def make_generate(
       pad_id: Fills the columns after the end.
       temperature: Divides the logits; 0 takes the most likely token.
       top_p: Nucleus mass.
+      greedy: Whether each prompt gets one more completion, of the most likely tokens at any temperature. It
+        is the last of its group, which then has G + 1 rows; the others are as they are without.
       schedule: Which rows are decoded when. Changes memory and speed, and no result but the last digits.
       stop: Ends completions at strings of the user; needs `schedule.chunk_steps`.
       constrain: Says how rows and their caches lie on a mesh, and returns them, as `Placement.constrain_rows`
@@ -72,7 +75,7 @@ def make_generate(
     if stop is not None and (schedule.chunk_steps is None or schedule.kind == "static"):
         raise ValueError("stop: stop strings need a schedule with chunk_steps, which is not static")
     eos = tuple(sorted(set(eos_ids)))
-    sampling = Sampling(group_size, max_new_tokens, eos, pad_id, temperature, top_p)
+    sampling = Sampling(group_size + greedy, max_new_tokens, eos, pad_id, temperature, top_p, greedy)
     programs = Programs(policy, sampling, constrain)
 
     def generate(

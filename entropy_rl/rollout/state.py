@@ -24,6 +24,7 @@ class Sampling(NamedTuple):
     pad_id: int
     temperature: float
     top_p: float
+    greedy: bool = False  # the last row of each group takes the most likely tokens
 
 
 @struct.dataclass
