@@ -42,7 +42,7 @@ from entropy_rl.report import run_summary
 from entropy_rl.rollout import GenerateFn, make_generate
 from entropy_rl.rollout_metrics import gather_judged, judged_rows, rollout_metrics
 from entropy_rl.run import open_run
-from entropy_rl.run_directory import check_directory, claim_directory
+from entropy_rl.run_directory import check_run, claim_run
 from entropy_rl.scoring import Scores, score
 from entropy_rl.selection import Selection, build_selection
 from entropy_rl.sharding import check_rows, make_mesh, move
@@ -77,7 +77,7 @@ def train(config: TrainConfig) -> TrainState:
     """
     # ---- Set up: whatever can be wrong is found here, and what is quick to find first ----
     directory = Path(config.run.directory)
-    check_directory(directory, config)
+    check_run(config)
     mesh = make_mesh(config.mesh)
     batching, group_size = config.batching, config.rollout.group_size
     check_rows(mesh, batching.prompts_per_update, group_size, batching.share_prompts)
@@ -106,7 +106,7 @@ def train(config: TrainConfig) -> TrainState:
     programs = make_programs(config, model, advantage, trunk and trunk.policy)
     bad_updates = BadUpdates(directory, batching.max_bad_updates)
     if hosts.is_first():
-        claim_directory(directory, config)
+        claim_run(config)
         keep_model_files(model, directory)
     hosts.wait_for_all("directory")
 
