@@ -33,15 +33,15 @@ def open_path(path: str, field: str) -> AnyPath:
     """
     if not is_bucket(path):
         return Path(path)
-    try:
-        import gcsfs  # noqa: F401
-        from google.cloud import storage, storage_control_v2  # noqa: F401  # by which orbax deletes
-    except ImportError:
+    if not _has_libraries():
         raise ValueError(
             f"{field}: {path}: the libraries of buckets are not installed; `pip install 'entropy_rl[gcs]'`"
-        ) from None
+        )
     from etils import epath
+    from fsspec.config import conf
 
+    # What lies there is not remembered: others write too, tensorstore in this process among them.
+    conf["gcs"] = conf.get("gcs", {}) | {"use_listings_cache": False}
     found = epath.Path(path)
     try:
         found.exists()
@@ -51,12 +51,20 @@ def open_path(path: str, field: str) -> AnyPath:
     return found
 
 
+def _has_libraries() -> bool:
+    try:
+        import gcsfs  # noqa: F401
+        from google.cloud import storage, storage_control_v2  # noqa: F401  # by which orbax deletes
+    except ImportError:
+        return False
+    return True
+
+
 def file_sizes(directory: AnyPath) -> dict[str, int]:
     """Bytes of every file below a directory, by its path from there."""
     from fsspec.core import url_to_fs
 
     files, root = url_to_fs(str(directory))
-    files.invalidate_cache()  # others write too
     found = files.find(root, detail=True)
     return {name.removeprefix(root).lstrip("/"): found[name]["size"] for name in sorted(found)}
 
