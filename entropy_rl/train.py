@@ -212,6 +212,7 @@ def make_programs(
             schedule=config.schedule,
             stop=stop_rule(model.tokenizer, rollout.stop),
             constrain=model.placement.constrain_rows,
+            shares=model.placement.local_shares,
         ),
         stats=jax.jit(make_stats_pass(model.policy, mesh=mesh, **stats_settings(config))),
         advantages=make_advantages(advantage, min(config.run.samples_per_step, own_rows)),

@@ -63,6 +63,7 @@ def sampler(run: AbstractRun, memory: float) -> tuple[Programs, Schedule]:
         model.pad_id,
         rollout.temperature,
         rollout.top_p,
+        model.placement.local_shares,
     )
     programs = Programs(model.sampler, sampling, model.placement.constrain_rows)
     shape = (run.local_prompts, rollout.max_prompt_tokens)
