@@ -23,6 +23,7 @@ setup(
         "flax>=0.12.8,<0.13",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
+        "etils[epath]>=1.14",  # its paths in buckets, and fsspec; orbax requires them too
         "transformers>=5.23,<6",
         "tensorflow-datasets>=4.9.10,<5",
         "grain>=0.2.18,<0.3",
@@ -40,6 +41,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
+        "gcs": ["gcsfs>=2025.3", "google-cloud-storage>=3", "google-cloud-storage-control>=1"],
         "report": ["matplotlib>=3.10"],
         "wandb": ["wandb>=0.31"],
         "notebooks": ["ipykernel>=6", "nbmake>=1.5", "matplotlib>=3.10"],

@@ -10,13 +10,13 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from entropy_rl import hosts
+from entropy_rl.buckets import AnyPath, file_sizes, is_bucket, is_complete, set_aside
 from entropy_rl.files import write_atomically
 from entropy_rl.interrupt import Interrupted
 from entropy_rl.types import TrainState
@@ -37,14 +37,14 @@ class Checkpoints:
     newest of the others is the latest. As a context manager it waits for what is being written.
 
     Args:
-      directory: Where; made if it is not there.
+      directory: Where, on a disk or in a bucket; made if it is not there.
       keep: The newest so many are kept.
 
     Raises:
       ValueError: If all are damaged.
     """
 
-    def __init__(self, directory: Path, keep: int):
+    def __init__(self, directory: AnyPath, keep: int):
         self._directory = directory
         self._saving = 0
         if hosts.is_first() and directory.is_dir():
@@ -56,7 +56,7 @@ class Checkpoints:
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._record_sizes),
         )
-        self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
+        self._manager = ocp.CheckpointManager(_absolute(directory), options=options)
 
     def _set_damaged_aside(self) -> None:
         step, damaged = _newest_undamaged(self._directory)
@@ -64,7 +64,7 @@ class Checkpoints:
             path = self._directory / str(other)
             names = (f"damaged_{other}_{i}" for i in itertools.count())
             name = next(name for name in names if not path.with_name(name).exists())
-            path.rename(path.with_name(name))
+            set_aside(path, name)
             log.warning("%s: damaged: %s; kept as %s, and that of step %d is used", path, damage, name, step)
 
     @property
@@ -113,7 +113,9 @@ class Checkpoints:
 
     def _record_sizes(self) -> None:
         """Called by orbax when all is written, and the directory gets its final name next."""
-        for directory in self._directory.glob(f"{self._saving}.*"):
+        # In a bucket it has that name already.
+        of_step = str(self._saving) if is_bucket(self._directory) else f"{self._saving}.*"
+        for directory in self._directory.glob(of_step):
             write_atomically(directory / _SIZES_FILE, json.dumps(_sizes(directory)))
 
     def __enter__(self) -> Checkpoints:
@@ -136,17 +138,23 @@ def _parts(state: TrainState) -> dict[str, Any]:
     return {name: part for name, part in vars(state).items() if part is not None}
 
 
-def check_room(directory: Path, tree: Any, what: str) -> None:
+def _absolute(directory: AnyPath) -> AnyPath:
+    return directory if is_bucket(directory) else directory.resolve()
+
+
+def check_room(directory: AnyPath, tree: Any, what: str) -> None:
     """Checks that arrays fit on the disk: pages of tracebacks of orbax's threads would say it else.
 
     Args:
-      directory: Where they are going to be written.
+      directory: Where they are going to be written; a bucket has room.
       tree: The arrays, or their shapes.
       what: What they are, for the error.
 
     Raises:
       OSError: If there is no room.
     """
+    if is_bucket(directory):
+        return
     needed = sum(x.nbytes for x in jax.tree.leaves(tree)) + _DESCRIPTION_BYTES
     free = shutil.disk_usage(directory).free
     if free < needed:
@@ -157,7 +165,7 @@ def check_room(directory: Path, tree: Any, what: str) -> None:
 
 
 @contextlib.contextmanager
-def reported_failure(directory: Path, what: str) -> Iterator[None]:
+def reported_failure(directory: AnyPath, what: str) -> Iterator[None]:
     """What orbax raises when it cannot write becomes one line.
 
     Raises:
@@ -173,18 +181,18 @@ def reported_failure(directory: Path, what: str) -> Iterator[None]:
         ) from error
 
 
-def _sizes(directory: Path) -> dict[str, int]:
+def _sizes(directory: AnyPath) -> dict[str, int]:
     """Bytes of every file of the state; what orbax keeps beside it is not needed to read it."""
-    files = (path for path in sorted((directory / _STATE).rglob("*")) if path.is_file())
-    return {str(path.relative_to(directory)): path.stat().st_size for path in files}
+    return {f"{_STATE}/{name}": size for name, size in file_sizes(directory / _STATE).items()}
 
 
-def _steps(directory: Path) -> list[int]:
+def _steps(directory: AnyPath) -> list[int]:
     """Of the complete checkpoints, newest first."""
-    return sorted((int(path.name) for path in directory.iterdir() if path.name.isdigit()), reverse=True)
+    named = (path for path in directory.iterdir() if path.name.isdigit())
+    return sorted((int(path.name) for path in named if is_complete(path)), reverse=True)
 
 
-def _damage(checkpoint: Path) -> str | None:
+def _damage(checkpoint: AnyPath) -> str | None:
     """What is wrong with a checkpoint, found without reading its arrays; None if nothing is."""
     path = checkpoint / _SIZES_FILE
     if not path.exists():
@@ -199,7 +207,7 @@ def _damage(checkpoint: Path) -> str | None:
     return None
 
 
-def _newest_undamaged(directory: Path) -> tuple[int | None, dict[int, str]]:
+def _newest_undamaged(directory: AnyPath) -> tuple[int | None, dict[int, str]]:
     """The step of the newest checkpoint to be used, and what is wrong with those after it.
 
     Raises:
@@ -221,7 +229,7 @@ def _newest_undamaged(directory: Path) -> tuple[int | None, dict[int, str]]:
 
 
 @contextlib.contextmanager
-def _reading(checkpoint: Path) -> Iterator[None]:
+def _reading(checkpoint: AnyPath) -> Iterator[None]:
     """Damage that only orbax finds becomes one line."""
     try:
         yield
@@ -232,7 +240,7 @@ def _reading(checkpoint: Path) -> Iterator[None]:
         ) from error
 
 
-def restore_params(directory: Path, abstract_params: Any) -> Any:
+def restore_params(directory: AnyPath, abstract_params: Any) -> Any:
     """Reads only the parameters of the newest checkpoint of a run.
 
     Args:
@@ -251,7 +259,7 @@ def restore_params(directory: Path, abstract_params: Any) -> Any:
         raise ValueError(f"{directory}: there is no complete checkpoint yet")
     for other, damage in damaged.items():
         log.warning("%s: damaged: %s; that of step %d is used", directory / str(other), damage, step)
-    with ocp.CheckpointManager(directory.resolve(), options=options, item_handlers=handlers) as manager:
+    with ocp.CheckpointManager(_absolute(directory), options=options, item_handlers=handlers) as manager:
         target = {"params": abstract_params}
         args = ocp.args.PyTreeRestore(
             item=target,

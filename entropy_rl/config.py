@@ -7,6 +7,7 @@ here starts with the dotted path of the field.
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any, Literal
 
 from entropy_rl.config_checks import require, require_at_least
@@ -249,7 +250,9 @@ class RunConfig:
     """Where a run lives and how often it writes. The same command again resumes it.
 
     Args:
-      directory: Everything of the run stands here.
+      directory: Everything of the run stands here; all hosts must see it.
+      checkpoints: Where the checkpoints stand instead, as gs://BUCKET/NAME (needs `pip install
+        'entropy_rl[gcs]'`) or as an absolute path that all hosts see; null for checkpoints/ of the run.
       checkpoint_every: Steps between two checkpoints; the last step has one in any case.
       keep_checkpoints: The newest so many are kept.
       samples_per_step: Completions written to samples.jsonl in each step.
@@ -260,6 +263,7 @@ class RunConfig:
     """
 
     directory: str
+    checkpoints: str | None = None
     checkpoint_every: int = 10
     keep_checkpoints: int = 2
     samples_per_step: int = 4
@@ -270,8 +274,14 @@ class RunConfig:
     def __post_init__(self):
         is_path = bool(self.directory) and "://" not in self.directory
         require(
-            is_path, "run.directory", self.directory, "a path that all hosts see; a bucket can be mounted"
+            is_path,
+            "run.directory",
+            self.directory,
+            "a path that all hosts see; a bucket can be mounted, or have the checkpoints: run.checkpoints",
         )
+        path = self.checkpoints
+        elsewhere = path is None or path.startswith("/") or re.fullmatch("gs://[^/]+/.+", path)
+        require(elsewhere, "run.checkpoints", path, "null, gs://BUCKET/NAME, or an absolute path")
         require_at_least(1, "run.", self, "checkpoint_every", "keep_checkpoints")
         require_at_least(0, "run.", self, "samples_per_step", "evaluate_every")
         step = self.profile_step

@@ -10,11 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from entropy_rl.buckets import AnyPath, is_bucket
+
 TEMPORARY = ".tmp"  # at the end of a name: about to become the file without it
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: AnyPath, text: str) -> None:
     """Replaces a file as a whole: a reader sees the old or the new one, never a part."""
+    if is_bucket(path):  # which never has a part
+        path.write_text(text)
+        return
     # A name of this process's own: several may write the same file, each as a whole.
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     with naming(path):

@@ -20,7 +20,7 @@ from entropy_rl.config import ModelConfig
 from entropy_rl.models import DecoderConfig, load_hf, make_policy, read_config, trunk_params
 from entropy_rl.models.attention import check_backend
 from entropy_rl.models.hf_config import read_json
-from entropy_rl.run_directory import CHECKPOINT_DIRECTORY, CONFIG_FILE, MODEL_DIRECTORY
+from entropy_rl.run_directory import CONFIG_FILE, MODEL_DIRECTORY, checkpoints_of
 from entropy_rl.sharding import Placement
 from entropy_rl.types import TENSOR_AXIS, Params, Policy
 
@@ -115,7 +115,7 @@ def load_model(config: ModelConfig, mesh: Mesh | None = None) -> Model:
     if directory == path:
         _, params = load_hf(directory, sharding=None if mesh is None else placement.of_path)
     else:
-        params = restore_params(path / CHECKPOINT_DIRECTORY, placement.abstract(shapes))
+        params = restore_params(checkpoints_of(path), placement.abstract(shapes))
     files = dict(tokenizer=tokenizer, eos_ids=eos_ids, pad_id=pad_id, directory=directory)
     return make_model(make, params, decoder, placement, **files)
 

@@ -24,19 +24,19 @@ def main(config: PlanConfig) -> None:
     from entropy_rl.files import write_atomically
     from entropy_rl.planning.plan import make_plan
     from entropy_rl.planning.search import search, search_text
-    from entropy_rl.planning.shapes import find_shape
+    from entropy_rl.planning.shapes import find_architecture
     from entropy_rl.planning.table import plan_text
 
-    decoder = find_shape(config.model.path, config.shape)
+    architecture = find_architecture(config)
     if config.topology is not None:
         devices = topology_devices(config.topology)
     else:
         devices = virtual_devices(config.devices, config.chip)
     if config.search:
-        best, *others = search(config, decoder, devices)
+        best, *others = search(config, architecture, devices)
         print(f"{search_text([best, *others])}\n")
     else:
-        best, others = make_plan(config, decoder, devices), []
+        best, others = make_plan(config, architecture, devices), []
     print(plan_text(best))
     if config.output is not None:
         plain = best.to_plain() | {"others": [other.to_plain() for other in others]}

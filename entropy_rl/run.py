@@ -23,11 +23,11 @@ from entropy_rl.prompts import Prompts
 from entropy_rl.provenance import record_start
 from entropy_rl.rollout import Stage
 from entropy_rl.run_directory import (
-    CHECKPOINT_DIRECTORY,
     CONFIG_FILE,
     EVALUATIONS_DIRECTORY,
     PROFILE_DIRECTORY,
     check_directory,
+    checkpoint_directory,
     to_plain,
 )
 from entropy_rl.sampling_config import ScheduleConfig
@@ -209,7 +209,7 @@ def open_run(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(catch_signals())
         checkpoints = stack.enter_context(
-            Checkpoints(directory / CHECKPOINT_DIRECTORY, config.run.keep_checkpoints)
+            Checkpoints(checkpoint_directory(directory, config.run.checkpoints), config.run.keep_checkpoints)
         )
         state = start
         if checkpoints.latest is not None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from entropy_rl.buckets import AnyPath, open_path
+from entropy_rl.config import RunConfig
 from entropy_rl.files import TEMPORARY, write_atomically
 
 CONFIG_FILE = "config.yaml"
@@ -23,15 +25,71 @@ EVALUATIONS_DIRECTORY = "evaluations"  # of the steps: 0/, 10/, ...
 # config.json and tokenizer of the run's model; the weights are in its checkpoints.
 MODEL_DIRECTORY = "model"
 
-# What may change between two starts of one run of RL: it does not change any result.
+# What may change between two starts of one run: it does not change any result. Elsewhere than in its
+# checkpoints a run would begin anew, and drop what it has recorded.
+FREE_OF_RUN = tuple(f"run.{f.name}" for f in dataclasses.fields(RunConfig) if f.name != "checkpoints")
 _FREE = (
-    *("steps", "run", "evaluation", "schedule", "mesh", "batching.max_bad_updates", "optimizer.offload"),
+    *FREE_OF_RUN,
+    *("steps", "evaluation", "schedule", "mesh", "batching.max_bad_updates", "optimizer.offload"),
     "rollout.dynamic_sampling.max_rounds",  # a run that ended at this limit can go on
 )
 
 
+def check_run(config: Any, free: Collection[str] = _FREE) -> None:
+    """Checks that the directories of a run are its own already, or can become it. Nothing is written.
+
+    Args:
+      config: The run's config, with `run.directory`, and `run.checkpoints` where they have their own.
+      free: As of `check_directory`.
+
+    Raises:
+      ValueError: As `check_directory`, or if a bucket cannot be reached.
+    """
+    for directory, field, of_this in _directories(config, free):
+        check_directory(directory, config, field=field, free=of_this)
+
+
+def claim_run(config: Any, free: Collection[str] = _FREE) -> None:
+    """Makes the directories of a run its own, or goes on with them if they already are; as `check_run`."""
+    check_run(config, free)
+    for directory, field, of_this in _directories(config, free):
+        claim_directory(directory, config, field=field, free=of_this)
+
+
+def _directories(config: Any, free: Collection[str]) -> list[tuple[AnyPath, str, Collection[str]]]:
+    """(directory, the field that names it, what may change there)."""
+    run = config.run
+    found = [(Path(run.directory), "run.directory", free)]
+    if run.checkpoints is not None:
+        # Two runs with the same settings are two runs.
+        of_one = [path for path in free if path != "run.directory"]
+        found.append((open_path(run.checkpoints, "run.checkpoints"), "run.checkpoints", of_one))
+    return found
+
+
+def checkpoint_directory(directory: Path, checkpoints: str | None) -> AnyPath:
+    """Where the checkpoints of a run lie.
+
+    Args:
+      directory: The run's directory.
+      checkpoints: `run.checkpoints` of its config.
+
+    Raises:
+      ValueError: If a bucket cannot be reached.
+    """
+    if checkpoints is None:
+        return directory / CHECKPOINT_DIRECTORY
+    return open_path(checkpoints, "run.checkpoints")
+
+
+def checkpoints_of(directory: Path) -> AnyPath:
+    """Where the checkpoints of a run lie that has begun; as `checkpoint_directory`."""
+    plain = yaml.safe_load((directory / CONFIG_FILE).read_text())
+    return checkpoint_directory(directory, plain["run"].get("checkpoints"))
+
+
 def check_directory(
-    directory: Path, config: Any, *, field: str = "run.directory", free: Collection[str] = _FREE
+    directory: AnyPath, config: Any, *, field: str = "run.directory", free: Collection[str] = _FREE
 ) -> None:
     """Checks that a directory is this run's own already, or can become it. Nothing is written.
 
@@ -68,7 +126,7 @@ def check_directory(
 
 
 def claim_directory(
-    directory: Path, config: Any, *, field: str = "run.directory", free: Collection[str] = _FREE
+    directory: AnyPath, config: Any, *, field: str = "run.directory", free: Collection[str] = _FREE
 ) -> None:
     """Makes a directory this run's own, or goes on with it if it already is.
 

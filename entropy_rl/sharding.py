@@ -235,6 +235,11 @@ class Placement:
         spec = PartitionSpec() if prompts % row_shares(self.local_mesh) else PartitionSpec(DATA_AXES)
         return NamedSharding(self.local_mesh, spec)
 
+    @property
+    def local_shares(self) -> int:
+        """Equal shares in which the prompts of this process lie on its devices, if they divide."""
+        return row_shares(self.local_mesh)
+
     def constrain_rows(self, tree: Any) -> Any:
         """Inside of a jitted function of this process: rows lie over its devices, heads of a cache as well.
 

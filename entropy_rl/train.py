@@ -45,7 +45,7 @@ from entropy_rl.report import run_summary
 from entropy_rl.rollout import GenerateFn, make_generate
 from entropy_rl.rounds import Trained, all_groups, draw_rounds, recorded_rows, sampling_metrics, take_groups
 from entropy_rl.run import open_run
-from entropy_rl.run_directory import check_directory, claim_directory
+from entropy_rl.run_directory import check_run, claim_run
 from entropy_rl.selection import Selection, build_selection
 from entropy_rl.sharding import check_rows, make_mesh, move
 from entropy_rl.step_sampler import StepSampler, draw_round
@@ -80,7 +80,7 @@ def train(config: TrainConfig) -> TrainState:
     """
     # ---- Set up: whatever can be wrong is found here, and what is quick to find first ----
     directory = Path(config.run.directory)
-    check_directory(directory, config)
+    check_run(config)
     mesh = make_mesh(config.mesh)
     batching, group_size = config.batching, config.rollout.group_size
     dynamic = config.rollout.dynamic_sampling is not None
@@ -111,7 +111,7 @@ def train(config: TrainConfig) -> TrainState:
     programs = make_programs(config, model, advantage, trunk and trunk.policy)
     bad_updates = BadUpdates(directory, batching.max_bad_updates)
     if hosts.is_first():
-        claim_directory(directory, config)
+        claim_run(config)
         keep_model_files(model, directory)
     hosts.wait_for_all("directory")
 
@@ -232,6 +232,7 @@ def make_programs(
         schedule=config.schedule,
         stop=stop_rule(model.tokenizer, rollout.stop),
         constrain=model.placement.constrain_rows,
+        shares=model.placement.local_shares,
     )
     hotter = rollout.exploration
     return Programs(

@@ -28,7 +28,7 @@ from entropy_rl.models import DecoderConfig, config_json, make_policy
 from entropy_rl.optimizer import make_optimizer
 from entropy_rl.report import evaluation_table
 from entropy_rl.run import evaluation_directory, open_run
-from entropy_rl.run_directory import MODEL_DIRECTORY, check_directory, claim_directory
+from entropy_rl.run_directory import FREE_OF_RUN, MODEL_DIRECTORY, check_run, claim_run
 from entropy_rl.supervised_step import make_supervised_step
 from entropy_rl.tasks import load_task
 from entropy_rl.tasks.task import DemonstratedTask, ProbedTask
@@ -53,8 +53,8 @@ def warmstart(config: WarmstartConfig) -> TrainState:
     if not isinstance(task, DemonstratedTask):
         raise ValueError(f"task.name: {config.task.name} has no demonstrations to train on")
     directory = Path(config.run.directory)
-    free = ("run", "evaluation", "gate")  # not the steps: the learning rate depends on them
-    check_directory(directory, config, free=free)
+    free = (*FREE_OF_RUN, "evaluation", "gate")  # not the steps: the learning rate depends on them
+    check_run(config, free)
     check_wandb(config.run.wandb_project)
     tokenizer = task.tokenizer()
     encode = PieceEncoder(tokenizer)
@@ -62,7 +62,7 @@ def warmstart(config: WarmstartConfig) -> TrainState:
     if config.evaluation is not None:
         prompts = evaluation_prompts(config.evaluation, task, tokenizer, config.length_buckets[-1])
         _check_gate(config, task)
-    claim_directory(directory, config, free=free)
+    claim_run(config, free)
     model = _make_model(config, tokenizer, directory)
     optimizer = make_optimizer(config.optimizer, decay_updates=config.steps, final_rate=config.final_rate)
     step_fn = make_supervised_step(model.policy, optimizer)

@@ -82,7 +82,7 @@ refuse_secrets() {
 set_train() {
     (($# > 0)) || die "nothing to run; give the settings of entropy-rl train, such as --config FILE (--help explains)"
     need RUNS "where runs go, a directory that every host sees" /mnt/runs
-    [[ "$RUNS" != *://* ]] || die "RUNS=$RUNS: a directory, please; mount the bucket, as in docs/pods.md"
+    [[ "$RUNS" != *://* ]] || die "RUNS=$RUNS: a directory, please; mount the bucket, or give it the checkpoints: --run.checkpoints; docs/pods.md"
     [[ "$RUN_ID" =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || die "RUN_ID=$RUN_ID: letters, digits, '.', '_' and '-' only"
     local argument
     for argument in "$@"; do

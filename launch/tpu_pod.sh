@@ -16,7 +16,8 @@
 #   TPU_NAME, ZONE          of the slice: my-pod, us-central2-b
 #   PROJECT                 if it is not gcloud's default
 #   ACCELERATOR_TYPE, RUNTIME_VERSION   for create: v4-32, tpu-ubuntu2204-base
-#   RUNS                    for run: where runs go, a directory that every worker sees: /mnt/runs
+#   RUNS                    for run: where runs go, a directory that every worker sees: /mnt/runs; with
+#                           --run.checkpoints gs://BUCKET/NAME among the SETTINGS, all but the checkpoints
 #   MOUNT                   for setup, optional: shell text that mounts it, for each worker before each start
 #   PREPARE                 for setup, optional: shell text each worker runs once, to fetch data and models
 #   ENV_FILE                for setup, optional: a file of NAME=value lines for PREPARE and the run, secrets among them

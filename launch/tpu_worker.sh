@@ -38,7 +38,7 @@ if [ "$verb" = install ]; then
     if [ "$(cat .installed 2>/dev/null)" != "$stamp" ]; then
         command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
         uv venv --quiet --clear --python 3.12 .venv
-        uv pip install --quiet --python .venv/bin/python -c requirements.lock --editable '.[tpu]'
+        uv pip install --quiet --python .venv/bin/python -c requirements.lock --editable '.[tpu,gcs]'
         if [ -n "${1:-}" ]; then bash -euo pipefail -c "$1"; fi
         echo "$stamp" >.installed
     fi

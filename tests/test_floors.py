@@ -25,7 +25,7 @@ FLOORS = {
     3: """rollout train_step critic_step batch_parts micro_batches supervised_step optimizer analysis
           recorded_advantages""",
     4: """tasks prompts demonstrations checkpoint bad_updates metrics scoring loading evaluation interrupt
-          config_file config_help files report run run_directory stop_strings compile_log hosts
+          config_file config_help files buckets report run run_directory stop_strings compile_log hosts
           rollout_metrics rounds step_sampler recorded text_scoring run_dynamics sentence_encoder provenance
           studies""",
     5: """study train replay warmstart evaluate export data compare analyze html_report sample plan planning

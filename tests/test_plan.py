@@ -16,7 +16,7 @@ from entropy_rl.planning.collectives import Amount, Collective, find_collectives
 from entropy_rl.planning.compiled import Program, _refused
 from entropy_rl.planning.devices import topology_devices
 from entropy_rl.planning.estimate import Layout, estimate
-from entropy_rl.planning.shapes import SHAPES
+from entropy_rl.planning.shapes import SHAPES, Architecture
 from entropy_rl.planning.step import Phase, Step
 from entropy_rl.rollout.schedule import Schedule
 from entropy_rl.sharding import make_mesh
@@ -58,6 +58,24 @@ def planned(directory):
         arguments = ["--config", "train.yaml", "--devices", "8", "--chip", "v5e", "--output", "plan.json"]
         assert main(["plan", *arguments]) == 0
     return json.loads((directory / "plan.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def planned_with_critic(directory):
+    """That of PPO, with moments on the host between updates, on 2 virtual devices."""
+    ppo = CONFIG | {
+        "advantage": [{"name": "gae"}, {"name": "whiten"}],
+        "critic": {"learning_rate": 0.01, "warmup_steps": 2},
+        "optimizer": {"learning_rate": 0.01, "offload": True},
+        "mesh": {"fsdp": 2},
+        "schedule": {"kind": "static"},  # one program
+    }
+    (directory / "ppo.yaml").write_text(yaml.safe_dump(ppo))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        arguments = ["--config", "ppo.yaml", "--devices", "2", "--chip", "v5e", "--output", "ppo.json"]
+        assert main(["plan", *arguments]) == 0
+    return json.loads((directory / "ppo.json").read_text())
 
 
 @pytest.fixture
@@ -112,6 +130,42 @@ def test_every_program_is_there_with_arguments_that_are_those_of_its_shapes(plan
         "temporaries"
     ] + sum(update["beside"].values())
     assert {c["kind"] for c in update["collectives"]} >= {"all-gather", "all-reduce"}
+
+
+def test_a_critic_is_a_second_model_without_a_head_that_lies_beside_all_that_does_not_use_it(
+    planned_with_critic,
+):
+    resident = planned_with_critic["resident"]
+    # The policy's head is its embedding, which the critic has as well; and 64 weights of the value.
+    assert resident["critic"] == resident["parameters"] + 4 * 64
+    assert resident["critic's optimizer state"] == resident["optimizer state"] + 2 * 4 * 64
+    beside = {program["name"]: program["beside"] for program in planned_with_critic["programs"]}
+    assert list(beside) == ["weight sync", "rollout", "log-probs", "values", "update", "critic update"]
+    assert all("critic" in beside[name] for name in ("weight sync", "rollout", "log-probs"))
+    assert "critic" not in beside["values"] and "parameters" in beside["values"]
+    # The moments are on the host until the updates, which take the state as a whole.
+    assert not any("optimizer state" in part for parts in beside.values() for part in parts)
+
+
+def test_both_updates_of_a_step_with_a_critic_take_and_return_the_whole_state(planned_with_critic):
+    programs = {program["name"]: program for program in planned_with_critic["programs"]}
+    resident = planned_with_critic["resident"]
+    names = ("parameters", "optimizer state", "critic", "critic's optimizer state")
+    state, batch = sum(resident[name] for name in names), resident["mini-batches"] // 2
+    assert batch == 8 * (48 * 4 + 32 * (4 + 1 + 4 * 4) + 4 + 4 + 1)  # with the values
+    for name in ("update", "critic update"):
+        assert state < programs[name]["arguments"] <= state + batch + 64
+        assert state <= programs[name]["aliased"] + 8
+        assert list(programs[name]["beside"]) == ["mini-batches"]
+    without_values = batch - 8 * 32 * 4
+    assert programs["values"]["arguments"] == resident["critic"] + without_values
+
+
+def test_in_the_warm_up_of_a_critic_the_policys_update_costs_nothing(planned_with_critic):
+    seconds = {work["name"]: work["seconds"] for work in planned_with_critic["work"]}
+    of_policy = seconds["update"] + seconds["optimizer"]
+    hours = (6 * sum(seconds.values()) - 2 * of_policy) / 3600
+    assert planned_with_critic["hours"] == pytest.approx(hours)
 
 
 def test_what_does_not_fit_ends_with_1_and_a_line_that_names_buffers_and_a_way_out(refused, monkeypatch):
@@ -214,7 +268,7 @@ def test_the_least_time_of_a_step_is_that_counted_by_hand(directory):
     config = parse_config(PlanConfig, "plan", ["--config", recipe, "--topology", "v5p:2x2x4"])
     c, chip = SHAPES["qwen2.5-7b"], CHIPS["v5p"]
     layout = Layout(data=1, fsdp=16, tensor=1, local_chips=4, local_prompts=128)
-    works = estimate(config, c, layout, Schedule("refill", 128, 128), 8192, chip, 1.0)
+    works = estimate(config, Architecture(c), layout, Schedule("refill", 128, 128), 8192, chip, 1.0)
     seconds = {work.name: work.seconds for work in works}
     weights = 7_615_616_512
     # Decoding moves the weights without the embedding, and 56 KiB per token that is attended to, and written.
@@ -231,8 +285,26 @@ def test_the_least_time_of_a_step_is_that_counted_by_hand(directory):
     again = forward - 4096 * 2 * head * 8192 / 16  # remat: full
     assert seconds["update"] == pytest.approx((3 * forward + again) / chip.flops, rel=1e-3)
     assert seconds["optimizer"] == pytest.approx(16 * 32 * weights / 16 / chip.bandwidth)
-    half = estimate(config, c, layout, Schedule("refill", 128, 128), 8192, chip, 0.5)
+    half = estimate(config, Architecture(c), layout, Schedule("refill", 128, 128), 8192, chip, 0.5)
     assert [work.seconds for work in half] == pytest.approx([2 * work.seconds for work in works])
+    # A critic has no head: 2 N of the layers, three times and once more for the layers of `remat`.
+    ppo = parse_config(
+        PlanConfig,
+        "plan",
+        ["--config", recipe.replace("grpo", "ppo"), "--topology", "v5p:2x2x4", "--critic.path", "small"],
+    )
+    small = SHAPES["qwen2.5-1.5b"]
+    works = estimate(ppo, Architecture(c, small), layout, Schedule("refill", 128, 128), 8192, chip, 1.0)
+    both = {work.name: work.seconds for work in works}
+    assert both["log-probs"] == seconds["log-probs"] and both["optimizer"] == seconds["optimizer"]
+    pairs = 10240 * 10241 / 2 * 4 * 12 * 128 * 28
+    layers = 4096 * (2 * counting.layer_weights(small) * 28 * 10240 + pairs) / 16
+    assert both["values"] == pytest.approx(layers / chip.flops)
+    assert both["critic update"] == pytest.approx(4 * layers / chip.flops)
+    of_critic = 1_543_714_304 + 1536  # embedding and head are one table
+    assert both["critic optimizer"] == pytest.approx(16 * 32 * of_critic / 16 / chip.bandwidth)
+    # The whitened advantage looks at the whole mini-batch before its gradient.
+    assert both["update"] == pytest.approx(seconds["update"] + forward / chip.flops, rel=1e-3)
 
 
 def np_mean(steps: int) -> float:
@@ -297,6 +369,15 @@ ON_8 = ("--devices", "8")
         ((*ON_8, "--mesh.tensor", "8", "--mesh.fsdp", "1"), "mesh.tensor: 8 is not allowed; allowed: divis"),
         ((*ON_8, "--model.path", "gone"), "model.path: gone is no directory; "),
         ((*ON_8, "--model.path", "gone", "--shape", "qwen"), "shape: 'qwen' is not allowed; "),
+        (
+            (*ON_8, "--critic_shape", "qwen3-8b"),
+            "critic_shape: 'qwen3-8b' is not allowed; allowed: null, or ",
+        ),
+        (
+            (*ON_8, "--critic.learning_rate", "0.1", "--critic.path", "gone"),
+            "critic.path: gone is no directory; allowed: a Hugging Face directory, asset:NAME or a run; or "
+            "--critic_shape qwen2.5-1.5b|",
+        ),
         ((*ON_8, "--batching.tokens_per_micro_batch", "40"), "batching.tokens_per_micro_batch: 40 is not a"),
         (
             (*ON_8, "--mean_new_tokens", "33"),

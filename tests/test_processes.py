@@ -1,4 +1,4 @@
-"""A run of two real processes is that of one; a signal to one stops both, and a lost one ends the other."""
+"""Two real processes of four devices are one; a signal to one stops both, and a lost one ends the other."""
 
 import json
 import re
@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_sharding import metrics_of
-from tiny_runs import EVALUATION, TRAIN, finish, make_workspace, run, start
+from tiny_runs import EVALUATION, TRAIN, finish, make_workspace, start
 
-STEPS = TRAIN["steps"]
+from entropy_rl.cli import main
+
+STEPS = 4
+# Eight devices; in the rollout of a process two tensor groups share its rows.
+MESH = ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
 SETTINGS = [x for name, value in EVALUATION.items() for x in (f"--evaluation.{name}", str(value))]
 
 
@@ -19,18 +23,27 @@ def workspace(tmp_path_factory) -> Path:
     return make_workspace(tmp_path_factory.mktemp("processes") / "workspace")
 
 
+@pytest.fixture
+def here(workspace, monkeypatch) -> Path:
+    """For what one process does: that of the tests."""
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr("entropy_rl.report.summary.write_curves", lambda directory: directory)  # slow
+    return workspace
+
+
 def train(directory, *more):
-    return ["train", "--config", "train.yaml", "--run.directory", directory, *SETTINGS, *more]
+    own = ["--run.directory", directory, "--steps", str(STEPS)]
+    return ["train", "--config", "train.yaml", *own, *SETTINGS, *more]
 
 
 def run_two(workspace, *arguments, **environment_of_second):
-    """The same command in two processes with two devices each."""
+    """The same command in two processes with four devices each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     processes = []
     for i, more in enumerate(({}, environment_of_second)):
-        env = {"ENTROPY_RL_DISTRIBUTED": f"{address},2,{i}", "JAX_NUM_CPU_DEVICES": "2"} | more
+        env = {"ENTROPY_RL_DISTRIBUTED": f"{address},2,{i}", "JAX_NUM_CPU_DEVICES": "4"} | more
         processes.append(start(workspace, *arguments, env=env))
     return [finish(process) for process in processes]
 
@@ -39,20 +52,18 @@ def samples_of(directory):
     return [json.loads(line)["tokens"] for line in (directory / "samples.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_that_one_signal_stops_go_on_as_one_process_and_end_as_one(workspace):
-    assert run(workspace, *train("one")).returncode == 0
-    mesh = ["--mesh.fsdp", "-1", "--mesh.tensor", "2"]
-    first, second = run_two(workspace, *train("two", *mesh), SIGNAL_AT_CALL="SIGTERM:4")
+def test_two_processes_that_one_signal_stops_go_on_as_one_process_and_end_as_one(workspace, here, capsys):
+    assert main(train("one")) == 0
+    first, second = run_two(workspace, *train("two", *MESH), SIGNAL_AT_CALL="SIGTERM:3")
     for process in (first, second):
         assert process.returncode == 143, process.stderr
         line = process.stderr.splitlines()[-1]
-        assert line == "entropy-rl train: stopped after step 3; the same command goes on from there"
+        assert line == "entropy-rl train: stopped after step 2; the same command goes on from there"
     assert len(second.stderr.splitlines()) == 1  # the first one speaks for both
-    assert len(metrics_of(workspace / "two")) == 3
+    assert len(metrics_of(workspace / "two")) == 2
 
-    done = run(workspace, *train("two", "--mesh.fsdp", "1"))
-    assert done.returncode == 0, done.stderr
-    assert "resuming two after step 3 of 6" in done.stderr
+    assert main(train("two", "--mesh.fsdp", "1")) == 0
+    assert "resuming two after step 2 of 4" in capsys.readouterr().err
     np.testing.assert_allclose(metrics_of(workspace / "two"), metrics_of(workspace / "one"), rtol=1e-4)
     assert samples_of(workspace / "two") == samples_of(workspace / "one")
     for step in (0, STEPS):
@@ -61,22 +72,12 @@ def test_two_processes_that_one_signal_stops_go_on_as_one_process_and_end_as_one
         assert results[0]["pass_at_k"] == results[1]["pass_at_k"]
 
 
-def test_two_processes_decide_alike_which_groups_they_train_on(workspace):
-    dynamic = [
-        "train",
-        "--config",
-        "train.yaml",
-        "--seed",
-        "6",
-        "--steps",
-        "3",
-        "--run.samples_per_step",
-        "99",
-    ]
+def test_two_processes_decide_alike_which_groups_they_train_on(workspace, here):
+    dynamic = ["train", "--config", "train.yaml", "--seed", "6", "--steps", "3"]
     dynamic += ["--rollout.dynamic_sampling.max_rounds", "9", "--rollout.exploration.temperature", "1.5"]
-    dynamic += ["--rollout.group_size", "2", "--run.directory"]
-    assert run(workspace, *dynamic, "one-dynamic").returncode == 0
-    for process in run_two(workspace, *dynamic, "two-dynamic", "--mesh.fsdp", "-1"):
+    dynamic += ["--rollout.group_size", "2", "--run.samples_per_step", "99", "--run.directory"]
+    assert main([*dynamic, "one-dynamic"]) == 0
+    for process in run_two(workspace, *dynamic, "two-dynamic", *MESH):
         assert process.returncode == 0, process.stderr
     one, two = (workspace / name for name in ("one-dynamic", "two-dynamic"))
     np.testing.assert_allclose(metrics_of(two), metrics_of(one), rtol=1e-4)
@@ -88,7 +89,7 @@ def test_two_processes_decide_alike_which_groups_they_train_on(workspace):
 
 
 def test_a_process_that_is_killed_ends_the_other_with_a_line(workspace):
-    first, second = run_two(workspace, *train("lost", "--mesh.fsdp", "-1"), SIGNAL_AT_CALL="SIGKILL:2")
+    first, second = run_two(workspace, *train("lost", *MESH), SIGNAL_AT_CALL="SIGKILL:2")
     assert second.returncode == -9
     # Either a collective fails, or jax misses the signs of life and ends the process by itself.
     told = "entropy-rl train: process 0 of 2 cannot go on: .*; if another process has ended, its log says why"
@@ -98,8 +99,9 @@ def test_a_process_that_is_killed_ends_the_other_with_a_line(workspace):
 
 
 @pytest.mark.parametrize("value", ["127.0.0.1", "127.0.0.1:1,2", "127.0.0.1:1,2,two", "127.0.0.1:1,2,2"])
-def test_a_mistyped_list_of_processes_is_refused_in_a_line(workspace, value):
-    process = run(workspace, *train("nowhere"), env={"ENTROPY_RL_DISTRIBUTED": value})
-    assert process.returncode == 2
-    assert process.stderr.startswith("entropy-rl train: ENTROPY_RL_DISTRIBUTED: ")
-    assert process.stderr.count("\n") == 1 and not (workspace / "nowhere").exists()
+def test_a_mistyped_list_of_processes_is_refused_in_a_line(here, value, monkeypatch, capsys):
+    monkeypatch.setenv("ENTROPY_RL_DISTRIBUTED", value)
+    assert main(train("nowhere")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("entropy-rl train: ENTROPY_RL_DISTRIBUTED: ")
+    assert error.count("\n") == 1 and not (here / "nowhere").exists()

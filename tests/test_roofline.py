@@ -158,7 +158,7 @@ def test_a_prefill_computes_every_prompt_once():
 
 
 def test_the_optimizer_moves_32_bytes_per_parameter():
-    assert counting.optimizer_bytes(SMALL) == 32 * 1_543_714_304
+    assert counting.optimizer_bytes(counting.parameters(SMALL)) == 32 * 1_543_714_304
 
 
 def test_the_slower_of_computing_and_moving_counts_in_every_step():

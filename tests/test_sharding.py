@@ -238,6 +238,38 @@ def test_an_array_moves_between_memories_as_it_is_split():
     np.testing.assert_array_equal(back, np.arange(16.0))
 
 
+def gathered_sizes(program):
+    """Entries of what is gathered in a compiled program."""
+    gathered = re.findall(r"= (\S+) (?:all-gather|all-to-all)(?:-start)?\(", program)
+    return [math.prod(map(int, re.search(r"\[([\d,]*)\]", shape)[1].split(","))) for shape in gathered]
+
+
+def test_a_row_that_takes_a_slot_gathers_no_prompts_and_has_those_of_one_device(key):
+    ids = np.asarray(jax.random.randint(key, (8, 64), 2, TINY.vocab_size), np.int32)
+    prompts = (ids, ids > 0, np.arange(8, dtype=np.int32), np.full(8, 16, np.int32))
+
+    def sample(*sizes):
+        placement = placement_of(*sizes)
+        policy = make_policy(TINY, mesh=placement.mesh)
+        params = placement.make_to_decode(policy)(policy.init(key))
+        sampler = make_policy(TINY, mesh=placement.local_mesh)._replace(to_decode=lambda params: params)
+        sampling = Sampling(4, 16, (1,), 0, 1.0, 1.0, placement.local_shares)
+        programs = Programs(sampler, sampling, placement.constrain_rows)
+        put = (*placement.put_prompts(prompts[:3]), prompts[3])
+        request, state, _ = programs.begin(8, 16, params, put, jax.random.key(0), 0)
+        go_on = programs.go_on.lower(params, request, state, 999, 0).compile()
+        state, seen = go_on(params, request, state, 999, 0)
+        assert seen.alive == seen.waiting == 0
+        return go_on.as_text(), programs.finish(request, state)
+
+    program, rollout = sample(4, 1, 1)
+    of_prompts = 8 * TINY.num_kv_heads * TINY.head_dim * 64  # keys or values of a layer
+    assert max(gathered_sizes(program)) < of_prompts // 8
+    _, alone = sample(1, 1, 1)
+    np.testing.assert_array_equal(rollout.completion_ids, alone.completion_ids)
+    np.testing.assert_allclose(rollout.log_probs, alone.log_probs, atol=1e-5)
+
+
 def test_decoding_gathers_neither_weights_nor_cache_and_the_cache_stays_split(key):
     """Per layer two sums over the tensor group, of a vector for each row; nothing else grows with a size."""
     placement = placement_of(2, 1, 2)
@@ -251,8 +283,6 @@ def test_decoding_gathers_neither_weights_nor_cache_and_the_cache_stays_split(ke
     for leaf in jax.tree.leaves((state.slots.cache.rows, state.slots.cache.prompts)):
         assert leaf.sharding.spec == PartitionSpec("data", "tensor")
     program = programs.go_on.lower(params, request, state, 8, 0).compile().as_text()
-    gathered = re.findall(r"= (\S+) (?:all-gather|all-to-all)(?:-start)?\(", program)
-    sizes = [math.prod(map(int, re.search(r"\[([\d,]*)\]", shape)[1].split(","))) for shape in gathered]
     smallest_weight = 32 * 8 * 2  # of the keys or values of a layer
-    assert max(sizes, default=0) < smallest_weight
+    assert max(gathered_sizes(program), default=0) < smallest_weight
     assert len(re.findall(r"all-reduce(?:-start)?\(.*(?:o_proj|down_proj)", program)) == 2 * TINY.num_layers

@@ -78,6 +78,7 @@ def draw_samples(
         schedule=schedule,
         stop=stop_rule(model.tokenizer, config.stop),
         constrain=model.placement.constrain_rows,
+        shares=model.placement.local_shares,
     )
     key = jax.random.fold_in(jax.random.key(seed), _STREAM)
     with _Sampler(generate, model.to_decode(params), model.placement, key, on_chunk) as sampler:

@@ -14,10 +14,12 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from entropy_rl.advantages import advantage_of
 from entropy_rl.config import TrainConfig, check_micro_batches
+from entropy_rl.critic_step import init_critic
 from entropy_rl.loading import Model, check_heads, make_model
-from entropy_rl.models import DecoderConfig, make_policy
+from entropy_rl.models import DecoderConfig, make_policy, trunk_params
 from entropy_rl.models.attention import resolve_attention, resolve_decode_attention
 from entropy_rl.planning.devices import Devices
+from entropy_rl.planning.shapes import Architecture
 from entropy_rl.sharding import Placement, check_rows, make_mesh
 from entropy_rl.train import Programs, make_programs
 from entropy_rl.train_step import init_state, make_batch
@@ -82,12 +84,13 @@ class AbstractRun:
         return (*self.at((i32(count, length), mask, i32(count)), where), i32(count))
 
 
-def abstract_run(config: TrainConfig, decoder: DecoderConfig, devices: Devices) -> AbstractRun:
+def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devices) -> AbstractRun:
     """Sets a run up as `train` does.
 
     Raises:
-      ValueError: If the config does not fit the devices or the model.
+      ValueError: If the config does not fit the devices or the models.
     """
+    decoder, of_critic = architecture
     rollout, batching, hosts = config.rollout, config.batching, devices.hosts
     mesh = make_mesh(config.mesh, devices.all)
     check_rows(mesh, batching.prompts_per_update, rollout.group_size, batching.share_prompts)
@@ -98,7 +101,7 @@ def abstract_run(config: TrainConfig, decoder: DecoderConfig, devices: Devices) 
             f"batching.prompts_per_update: {batching.prompts_per_update} is not allowed; allowed: multiples "
             f"of {hosts}, the hosts that share the prompts of an update"
         )
-    make = functools.partial(_policy, config, decoder, devices.backend)
+    make = functools.partial(_make_policy, config, decoder, devices.backend)
     shapes = jax.eval_shape(make(None).init, jax.random.key(0))
     placement = Placement(mesh, decoder.num_kv_heads)
     if mesh is not None:
@@ -107,11 +110,20 @@ def abstract_run(config: TrainConfig, decoder: DecoderConfig, devices: Devices) 
         placement.local_mesh = Mesh(host, local.axis_names, axis_types=local.axis_types)
     nothing = dict(tokenizer=None, eos_ids=(0,), pad_id=0, directory=Path())
     model = make_model(make, shapes, decoder, placement, **nothing)
+    trunk = None if of_critic is None else _make_policy(config, of_critic, devices.backend, mesh)
     advantage = advantage_of(config)
-    programs = make_programs(config, model, advantage)
+    programs = make_programs(config, model, advantage, trunk)
     state = jax.eval_shape(
         lambda params: init_state(params, programs.optimizer, memory=programs.memory), shapes
     )
+    if trunk is not None:
+        check_heads(of_critic, mesh)
+        policy = _make_policy(config, of_critic, devices.backend, None)
+        params = trunk_params(jax.eval_shape(policy.init, jax.random.key(0)))
+        init = functools.partial(
+            init_critic, hidden_size=of_critic.hidden_size, optimizer=programs.critic.optimizer
+        )
+        state = state.replace(critic=jax.eval_shape(init, params))
     batch = jax.eval_shape(
         functools.partial(make_batch, pad_id=0, mask_truncated=config.loss.mask_truncated),
         *_judged(batching.prompts_per_update, config),
@@ -120,6 +132,8 @@ def abstract_run(config: TrainConfig, decoder: DecoderConfig, devices: Devices) 
         batch = batch.replace(greedy_rewards=batch.rewards)
     if config.loss.kl_coef:
         batch = batch.replace(ref_log_probs=batch.old_log_probs)
+    if trunk is not None:
+        batch = batch.replace(values=batch.old_log_probs)
     run = AbstractRun(config, devices, mesh, model, programs, state, batch, rollout.prompts // hosts)
     params, state = (run.at(x, None if mesh is None else placement.of_params(x)) for x in (shapes, state))
     return dataclasses.replace(
@@ -130,8 +144,8 @@ def abstract_run(config: TrainConfig, decoder: DecoderConfig, devices: Devices) 
     )
 
 
-def _policy(config: TrainConfig, decoder: DecoderConfig, backend: str, mesh: Mesh | None) -> Policy:
-    """The policy as `load_model` makes it on a machine with such devices."""
+def _make_policy(config: TrainConfig, decoder: DecoderConfig, backend: str, mesh: Mesh | None) -> Policy:
+    """A model as `load_model` makes it on a machine with such devices."""
     model = config.model
     dtype = jnp.dtype(model.compute_dtype)
     attention = resolve_attention(model.attention, dtype, decoder.head_dim, decoder.windows, backend)

@@ -67,6 +67,11 @@ def parameters(c: DecoderConfig) -> int:
     return c.num_layers * (layer_weights(c) + biases + norms) + c.hidden_size + tables
 
 
+def critic_parameters(c: DecoderConfig) -> int:
+    """All parameters of a critic with this trunk: no head over the vocabulary, a vector for the value."""
+    return parameters(c) - (0 if c.tie_embeddings else head_weights(c)) + c.hidden_size
+
+
 def kv_bytes(c: DecoderConfig, itemsize: int) -> int:
     """Keys and values of one token in all layers, bytes."""
     return 2 * c.num_kv_heads * c.head_dim * c.num_layers * itemsize
@@ -154,8 +159,8 @@ def cast_weights(c: DecoderConfig, itemsize: int) -> Cost:
 # --- training ----------------------------------------------------------------------------------------------
 
 
-def forward_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndarray) -> float:
-    """A forward pass over rows of prompt and completion; the head on the tokens of completions only.
+def trunk_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndarray) -> float:
+    """A forward pass over rows of prompt and completion, without the head.
 
     Args:
       c: The model.
@@ -164,8 +169,12 @@ def forward_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndar
     """
     whole = np.asarray(prompt_lengths, float) + lengths
     layers = 2 * c.num_layers * layer_weights(c) * whole.sum()
-    head = 2 * head_weights(c) * float(np.sum(lengths))
-    return float(layers + head + attention_flops(c, causal_pairs(whole).sum()))
+    return float(layers + attention_flops(c, causal_pairs(whole).sum()))
+
+
+def forward_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndarray) -> float:
+    """The same and the head, on the tokens of completions only."""
+    return trunk_flops(c, prompt_lengths, lengths) + 2 * head_weights(c) * float(np.sum(lengths))
 
 
 def training_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndarray) -> float:
@@ -173,10 +182,13 @@ def training_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.nda
     return 3 * forward_flops(c, prompt_lengths, lengths)
 
 
-def optimizer_bytes(c: DecoderConfig) -> int:
+def optimizer_bytes(weights: int) -> int:
     """AdamW in float32 behind a clip by global norm.
 
     The norm reads the gradients; then parameters, two moments and gradients are read, and all but the
     gradients written.
+
+    Args:
+      weights: Parameters of the model.
     """
-    return parameters(c) * F32 * (1 + 4 + 3)
+    return weights * F32 * (1 + 4 + 3)

@@ -17,10 +17,14 @@ from entropy_rl.models import DecoderConfig
 from entropy_rl.planning import counting
 from entropy_rl.planning.chips import Chip
 from entropy_rl.planning.counting import F32, Cost
+from entropy_rl.planning.shapes import Architecture
 from entropy_rl.rollout.schedule import Schedule
 from entropy_rl.selection import build_selection
 from entropy_rl.surrogates import build_surrogate
 from entropy_rl.token_loss import needs_whole_batch
+
+# The phases that are missing in a step of the critic alone.
+UPDATE_OF_POLICY = ("update", "optimizer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Work:
 
 def estimate(
     config: TrainConfig,
-    c: DecoderConfig,
+    architecture: Architecture,
     layout: Layout,
     schedule: Schedule,
     new_tokens: float,
@@ -77,13 +81,14 @@ def estimate(
 
     Args:
       config: The config.
-      c: The model.
+      architecture: Of the models.
       layout: How the work is shared.
       schedule: Of the rollout of a host.
       new_tokens: Tokens of every completion.
       chip: The chip; None if not known.
       efficiency: Share of the peak rates that is taken to be reached.
     """
+    c, critic = architecture
     tensor, size = layout.tensor, jnp.dtype(config.model.compute_dtype).itemsize
     copies, group = layout.local_chips / tensor, config.rollout.group_size
     prompt, new = config.rollout.max_prompt_tokens, int(new_tokens)
@@ -99,21 +104,40 @@ def estimate(
     decode = counting.decode_step(
         c, np.full(steps.shape, slots), steps, slots / group if shared else slots, prompt, size
     )
-    forward, passes, updates = _training(config, c, prompt, new)
-    all_rows = config.rollout.prompts * group
-    # Weights are read once for every micro-batch and pass, and its gradients are added up.
-    tokens = all_rows * (prompt + new) * tensor / layout.chips
-    micro_batches = max(updates, tokens / config.batching.tokens_per_micro_batch)
-    read = weights * size / tensor * micro_batches
-    update = Cost(passes * forward / layout.chips, 3 * read + 2 * F32 * weights / shard * micro_batches)
+    layers = _layers_forward(config, c, prompt, new)
+    forward = layers + 2 * counting.head_weights(c) * new * config.rollout.prompts * group
+    again = config.model.remat == "full"
+    updates = config.rollout.prompts // config.batching.prompts_per_update
+    tokens = config.rollout.prompts * group * (prompt + new) * tensor / layout.chips
+
+    def training(forward: float, backward: float, weights: int, micro_batch: int) -> tuple[Cost, Cost]:
+        """A forward pass over all rows; the gradients of all updates. Weights are read once for every
+        micro-batch and pass, and its gradients are added up."""
+        micro_batches = max(updates, tokens / micro_batch)
+        read = weights * size / tensor * micro_batches
+        added = 2 * F32 * weights / shard * micro_batches
+        return Cost(forward / layout.chips, read), Cost(backward / layout.chips, 3 * read + added)
+
+    passes = 3 + _passes_before(config)
+    backward = passes * forward + again * layers
+    one_pass, update = training(forward, backward, weights, config.batching.tokens_per_micro_batch)
     parts = {
         "weight sync": (Cost(0.0, weights * (F32 / shard + size / tensor)), 1),
         "prefill": on_chip(prefill, tensor),
         "decode": on_chip(decode, tensor, rows / slots),
-        "log-probs": (Cost(forward / layout.chips, read), _stats_passes(config)),
+        "log-probs": (one_pass, _stats_passes(config)),
         "update": (update, 1),
-        "optimizer": (Cost(0.0, counting.optimizer_bytes(c) / shard), updates),
+        "optimizer": (Cost(0.0, counting.optimizer_bytes(weights) / shard), updates),
     }
+    if critic is not None:
+        layers, of_critic = _layers_forward(config, critic, prompt, new), counting.critic_parameters(critic)
+        micro_batch = config.critic.tokens_per_micro_batch or config.batching.tokens_per_micro_batch
+        values, update = training(layers, (3 + again) * layers, of_critic, micro_batch)
+        parts |= {
+            "values": (values, 1),
+            "critic update": (update, 1),
+            "critic optimizer": (Cost(0.0, counting.optimizer_bytes(of_critic) / shard), updates),
+        }
     return [_work(name, cost, repeats, chip, efficiency) for name, (cost, repeats) in parts.items()]
 
 
@@ -125,19 +149,21 @@ def _work(name: str, cost: Cost, repeats: float, chip: Chip | None, efficiency: 
     return Work(name, total.flops * repeats, total.bytes * repeats, seconds)
 
 
-def _training(config: TrainConfig, c: DecoderConfig, prompt: int, new: int) -> tuple[float, float, int]:
-    """(operations of a forward pass over all rows, such passes in all updates, updates of a step)."""
+def _layers_forward(config: TrainConfig, c: DecoderConfig, prompt: int, new: int) -> float:
+    """Operations of a forward pass over all rows, without a head."""
     prompts, group = config.rollout.prompts, config.rollout.group_size
-    forward = prompts * group * counting.forward_flops(c, np.array([prompt]), np.array([new]))
-    if config.batching.share_prompts:
-        of_prompt = counting.forward_flops(c, np.array([prompt]), np.array([0]))
-        forward -= prompts * (group - 1) * of_prompt
-    head = 2 * counting.head_weights(c) * new * prompts * group
-    again = (forward - head) / forward if config.model.remat == "full" else 0
+    of_row, of_prompt = (
+        counting.trunk_flops(c, np.array([prompt]), np.array([length])) for length in (new, 0)
+    )
+    shared = prompts * (group - 1) * of_prompt if config.batching.share_prompts else 0
+    return prompts * group * of_row - shared
+
+
+def _passes_before(config: TrainConfig) -> int:
+    """Forward passes over a mini-batch before its gradient."""
     baseline, shaping = baseline_and_shaping(advantage_of(config))
     selection = build_selection(config.loss.selection, build_surrogate(config.loss.surrogate))
-    before = 1 if needs_whole_batch(baseline, shaping, selection) else 0
-    return forward, 3 + again + before, prompts // config.batching.prompts_per_update
+    return int(needs_whole_batch(baseline, shaping, selection))
 
 
 def _stats_passes(config: TrainConfig) -> int:

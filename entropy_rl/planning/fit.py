@@ -36,15 +36,20 @@ def what_is_too_large(
 
 def _suggestion(worst: Phase, config: TrainConfig, schedule: Schedule) -> str:
     ideas = []
+    if not config.optimizer.offload and any("optimizer state" in name for name in worst.beside):
+        ideas.append("--optimizer.offload true")
     if worst.program.name in _OF_ROLLOUT:
         if schedule.slots > 1:
             ideas.append(f"--schedule.kind refill --schedule.slots N with fewer than {schedule.slots} slots")
         ideas.append("a larger mesh.tensor, which splits decoding parameters and caches")
-    elif worst.program.name in ("log-probs", "update"):
+    elif worst.program.name in ("log-probs", "update", "values", "critic update"):
         longest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
-        if config.batching.tokens_per_micro_batch > longest:
-            ideas.append(f"a smaller batching.tokens_per_micro_batch, {longest} at least")
-        if config.model.remat != "full" and worst.program.name == "update":
+        section, own = "batching", config.critic and config.critic.tokens_per_micro_batch
+        if worst.program.name in ("values", "critic update") and own:
+            section = "critic"
+        if getattr(config, section).tokens_per_micro_batch > longest:
+            ideas.append(f"a smaller {section}.tokens_per_micro_batch, {longest} at least")
+        if config.model.remat != "full" and worst.program.name in ("update", "critic update"):
             ideas.append("--model.remat full")
         ideas.append("a mesh with more devices along fsdp or tensor")
     else:

@@ -6,12 +6,12 @@ import dataclasses
 import sys
 from typing import Any
 
-from entropy_rl.models import DecoderConfig
 from entropy_rl.planning.abstract import AbstractRun, abstract_run
 from entropy_rl.planning.config import PlanConfig
 from entropy_rl.planning.devices import Devices
-from entropy_rl.planning.estimate import Layout, Work, estimate, step_seconds
+from entropy_rl.planning.estimate import UPDATE_OF_POLICY, Layout, Work, estimate, step_seconds
 from entropy_rl.planning.fit import what_is_too_large
+from entropy_rl.planning.shapes import Architecture
 from entropy_rl.planning.step import Step, compile_step, resident_bytes, sampler
 from entropy_rl.rollout.schedule import Schedule, device_memory
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
@@ -52,7 +52,7 @@ class Plan:
 
     @property
     def step_seconds(self) -> float | None:
-        """Of a step, at least; None without rates."""
+        """Of a step, at least; None without rates. With a critic, one that updates the policy too."""
         return step_seconds(self.works)
 
     def totals(self) -> dict[str, float]:
@@ -60,7 +60,11 @@ class Plan:
         seconds = self.step_seconds
         if seconds is None:
             return {}
-        hours = seconds * self.config.steps / _SECONDS_PER_HOUR
+        # In the warm-up of a critic the policy is not updated.
+        critic, steps = self.config.critic, self.config.steps
+        alone = 0 if critic is None else min(critic.warmup_steps, steps)
+        of_policy = sum(work.seconds for work in self.works if work.name in UPDATE_OF_POLICY)
+        hours = (seconds * steps - of_policy * alone) / _SECONDS_PER_HOUR
         tokens = self.config.rollout.prompts * self.config.rollout.group_size * self.new_tokens
         return {
             "step_seconds": seconds,
@@ -109,13 +113,13 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def make_plan(config: PlanConfig, decoder: DecoderConfig, devices: Devices) -> Plan:
+def make_plan(config: PlanConfig, architecture: Architecture, devices: Devices) -> Plan:
     """Compiles the programs of a run and counts its work.
 
     Raises:
-      ValueError: If the config does not fit the devices or the model.
+      ValueError: If the config does not fit the devices or the models.
     """
-    run, memory = abstract_run(config, decoder, devices), chip_memory(devices)
+    run, memory = abstract_run(config, architecture, devices), chip_memory(devices)
     programs, schedule = sampler(run, memory)
     step, layout = compile_step(run, programs, schedule, say), layout_of(run)
     return Plan(
@@ -126,7 +130,7 @@ def make_plan(config: PlanConfig, decoder: DecoderConfig, devices: Devices) -> P
         memory=memory,
         resident=resident_bytes(run),
         step=step,
-        works=work_of(config, decoder, layout, schedule, devices),
+        works=work_of(config, architecture, layout, schedule, devices),
         too_large=what_is_too_large(step.phases, memory, config, schedule),
     )
 
@@ -145,8 +149,8 @@ def layout_of(run: AbstractRun) -> Layout:
 
 
 def work_of(
-    config: PlanConfig, decoder: DecoderConfig, layout: Layout, schedule: Schedule, devices: Devices
+    config: PlanConfig, architecture: Architecture, layout: Layout, schedule: Schedule, devices: Devices
 ) -> list[Work]:
     """The phases of a step as the shapes count them, with the tokens and the efficiency that are assumed."""
     new = config.mean_new_tokens or config.rollout.max_new_tokens
-    return estimate(config, decoder, layout, schedule, new, devices.chip, config.efficiency)
+    return estimate(config, architecture, layout, schedule, new, devices.chip, config.efficiency)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from entropy_rl.config import MeshConfig
-from entropy_rl.models import DecoderConfig
 from entropy_rl.planning import counting
 from entropy_rl.planning.abstract import abstract_run
 from entropy_rl.planning.chips import GiB
@@ -18,6 +17,7 @@ from entropy_rl.planning.counting import F32
 from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.estimate import Layout, step_seconds
 from entropy_rl.planning.plan import Plan, chip_memory, layout_of, make_plan, say, work_of
+from entropy_rl.planning.shapes import Architecture
 from entropy_rl.planning.step import sampler
 from entropy_rl.report.table import aligned
 
@@ -38,7 +38,7 @@ class Candidate(NamedTuple):
     layout: Layout
 
 
-def search(config: PlanConfig, decoder: DecoderConfig, devices: Devices) -> list[Plan]:
+def search(config: PlanConfig, architecture: Architecture, devices: Devices) -> list[Plan]:
     """Compiles the `config.search` candidates that are the fastest by their shapes and seem to fit.
 
     Returns:
@@ -53,15 +53,15 @@ def search(config: PlanConfig, decoder: DecoderConfig, devices: Devices) -> list
     found, refused = [], []
     for candidate in _candidates(config, devices):
         try:
-            run = abstract_run(candidate, decoder, devices)
+            run = abstract_run(candidate, architecture, devices)
         except ValueError as error:
             refused.append(str(error))
             continue
         layout = layout_of(run)
-        if rough_bytes(candidate, decoder, layout) > memory:
+        if rough_bytes(candidate, architecture, layout) > memory:
             continue
         schedule = sampler(run, memory)[1]
-        works = work_of(candidate, decoder, layout, schedule, devices)
+        works = work_of(candidate, architecture, layout, schedule, devices)
         found.append(Candidate(step_seconds(works), candidate, layout))
     if not found:
         reason = refused[0] if refused else "by the shapes, none of them fits"
@@ -71,7 +71,7 @@ def search(config: PlanConfig, decoder: DecoderConfig, devices: Devices) -> list
     plans = []
     for number, candidate in enumerate(found[: config.search], 1):
         say(f"search: {number}: {describe(candidate.layout, candidate.config)}")
-        plans.append(make_plan(candidate.config, decoder, devices))
+        plans.append(make_plan(candidate.config, architecture, devices))
     return sorted(plans, key=lambda plan: (plan.too_large is not None, plan.step_seconds))
 
 
@@ -92,14 +92,17 @@ def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def rough_bytes(config: PlanConfig, c: DecoderConfig, layout: Layout) -> float:
-    """About what an update needs on a chip: masters, two moments, two gradients, and activations."""
+def rough_bytes(config: PlanConfig, architecture: Architecture, layout: Layout) -> float:
+    """About what an update of the policy needs on a chip: masters and two moments, those of a critic too, two
+    gradients, and activations."""
+    c, critic = architecture
     size, tensor = jnp.dtype(config.model.compute_dtype).itemsize, layout.tensor
     heads = (c.num_heads + c.num_kv_heads) * c.head_dim
     dots = 4 * c.hidden_size + 2 * heads + 2 * c.intermediate_size
     kept = {"none": 2 * dots / tensor, "dots": dots / tensor, "full": c.hidden_size}[config.model.remat]
     activations = size * (c.num_layers * kept + 4 * dots / tensor)
-    state = counting.parameters(c) * 5 * F32 / (layout.fsdp * tensor)
+    numbers = 5 * counting.parameters(c) + (3 * counting.critic_parameters(critic) if critic else 0)
+    state = numbers * F32 / (layout.fsdp * tensor)
     return state + config.batching.tokens_per_micro_batch * activations + _HEAD_BYTES
 
 

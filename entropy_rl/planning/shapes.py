@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from entropy_rl.factories import unknown
 from entropy_rl.loading import find_model, model_files
 from entropy_rl.models import DecoderConfig, read_config
 from entropy_rl.models.rope import Llama3RopeScaling
+from entropy_rl.planning.config import PlanConfig
 
 _QWEN2 = dict(head_dim=128, rope_theta=1e6, norm_eps=1e-6, qkv_bias=True, qk_norm=False)
 _QWEN3 = dict(head_dim=128, rope_theta=1e6, norm_eps=1e-6, qkv_bias=False, qk_norm=True)
@@ -33,21 +35,41 @@ SHAPES = {
 }
 
 
-def find_shape(path: str, shape: str | None) -> DecoderConfig:
-    """The architecture of a model of which at least config.json is there, or which the table has.
+class Architecture(NamedTuple):
+    """The models of a run.
+
+    Attributes:
+      policy: The policy.
+      critic: That of which the critic is the trunk; None without a critic.
+    """
+
+    policy: DecoderConfig
+    critic: DecoderConfig | None = None
+
+
+def find_architecture(config: PlanConfig) -> Architecture:
+    """The architecture of the models of which at least config.json is there, or which the table has.
 
     Args:
-      path: `model.path`; a directory that exists counts before the table.
-      shape: A name in the table, for a path that does not exist; None if there is none.
+      config: A directory that exists counts before the table.
 
     Raises:
-      ValueError: If there is neither.
+      ValueError: If there is neither, for one of them.
     """
+    policy, critic = _find("model", config.model.path, "shape", config.shape), config.critic
+    if critic is None or critic.path is None:
+        return Architecture(policy, critic and policy)
+    return Architecture(policy, _find("critic", critic.path, "critic_shape", config.critic_shape))
+
+
+def _find(section: str, path: str, option: str, shape: str | None) -> DecoderConfig:
     if shape is not None and shape not in SHAPES:
-        raise ValueError(unknown("shape", shape, SHAPES))
+        raise ValueError(unknown(option, shape, SHAPES))
     if shape is not None and not Path(path).is_dir():
         return SHAPES[shape]
     try:
         return read_config(model_files(find_model(path)))
     except ValueError as error:
-        raise ValueError(f"{error}; or --shape {'|'.join(SHAPES)} without the files") from None
+        reason = str(error).removeprefix("model.path: ")
+        where = f"{section}.path: " if reason != str(error) else ""
+        raise ValueError(f"{where}{reason}; or --{option} {'|'.join(SHAPES)} without the files") from None

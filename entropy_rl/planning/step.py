@@ -65,6 +65,7 @@ def sampler(run: AbstractRun, memory: float) -> tuple[Programs, Schedule]:
         model.pad_id,
         rollout.temperature,
         rollout.top_p,
+        model.placement.local_shares,
         greedy,
     )
     programs = Programs(model.sampler, sampling, model.placement.constrain_rows)
@@ -82,6 +83,9 @@ def resident_bytes(run: AbstractRun) -> dict[str, int]:
         "mini-batches": updates * tree_bytes(run.batch),
         "decoding parameters": tree_bytes(run.decode_params()),
     }
+    if run.state.critic is not None:
+        parts["critic"] = tree_bytes(run.state.critic.params)
+        parts["critic's optimizer state"] = tree_bytes(run.state.critic.opt_state)
     if run.config.loss.kl_coef:
         parts["reference parameters"] = parts["parameters"]
     return parts
@@ -103,15 +107,19 @@ def compile_step(
     """
     phases: list[Phase] = []
     resident = resident_bytes(run)
-    one_batch = tree_bytes(run.batch)
+    # Its log-probs and values are computed before it has them.
+    new_batch = run.batch.replace(ref_log_probs=None, values=None)
+
+    moments = ("optimizer state", "critic's optimizer state")
+    elsewhere = moments if run.config.optimizer.offload else ()  # until the updates
 
     def add(name: str, lowered: Any, arguments: dict[str, Any], *absent: str) -> Any:
         """Compiles, and returns the results as shapes; `absent`: what is resident and not beside it."""
         program, places = compile_program(name, lowered, arguments)
         say(f"compiled in {program.seconds:.0f} s: {name}")
-        beside = {part: size for part, size in resident.items() if part not in absent}
+        beside = {part: size for part, size in resident.items() if part not in (*absent, *elsewhere)}
         if "batch" in arguments:  # one of them is an argument
-            beside["mini-batches"] -= one_batch
+            beside["mini-batches"] -= tree_bytes(arguments["batch"])
         phases.append(Phase(program, beside))
         return None if places is None else _at(lowered.out_info, places)
 
@@ -119,11 +127,18 @@ def compile_step(
     cast = run.model.placement.make_cast(run.model.policy)
     add("weight sync", cast.lower(params), {"params": params}, "parameters", decoding)
     cache = _add_rollout(run, programs, schedule, lambda *program: add(*program, decoding), add)
-    arguments = {"params": params, "batch": run.batch}
+    arguments = {"params": params, "batch": new_batch}
     add("log-probs", run.programs.stats.lower(*arguments.values()), arguments, "parameters", decoding)
+    critic, of_critic = run.state.critic, run.programs.critic
+    if critic is not None:
+        arguments = {"params": critic.params, "batch": new_batch}
+        add("values", of_critic.values.lower(*arguments.values()), arguments, "critic", decoding)
+    # The state goes through both updates as a whole.
     arguments = {"state": run.state, "batch": run.batch}
-    absent = ("parameters", "optimizer state", decoding)
+    absent = ("parameters", "critic", *moments, decoding)
     add("update", run.programs.update.lower(*arguments.values()), arguments, *absent)
+    if critic is not None:
+        add("critic update", of_critic.update.lower(*arguments.values()), arguments, *absent)
     return Step(phases, cache)
 
 

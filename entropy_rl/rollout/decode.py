@@ -191,7 +191,7 @@ def _refill(sampling: Sampling, request: Request, state: State) -> State:
             lambda whole, part: whole.at[slots.row[slot]].set(part[slot]), state.done, slots.columns
         )
         cache, prompt = slots.cache, row // group
-        put = lambda old, new: old.at[slot].set(new[prompt])  # noqa: E731
+        put = lambda old, new: old.at[slot].set(_entry(new, prompt, sampling.shares))  # noqa: E731
         cache = cache.replace(
             prompts=jax.tree.map(put, cache.prompts, queue.prompts),
             prompt_mask=put(cache.prompt_mask, request.prompt_mask),
@@ -205,3 +205,13 @@ def _refill(sampling: Sampling, request: Request, state: State) -> State:
         return State(slots, done, queue.replace(next=row + 1))
 
     return jax.lax.fori_loop(0, free.sum(), refill, state)
+
+
+def _entry(x: jax.Array, number: jax.Array, shares: int) -> jax.Array:
+    """An entry of an array that lies in equal shares on the devices: it travels, and not the whole array."""
+    if shares == 1 or len(x) % shares:
+        return x[number]
+    of_share = x.reshape((shares, -1) + x.shape[1:])
+    share, place = jnp.divmod(number, of_share.shape[1])
+    here = (jnp.arange(shares) == share).reshape((-1,) + (1,) * (x.ndim - 1))
+    return jnp.where(here, of_share[:, place], 0).sum(0, dtype=x.dtype)

@@ -39,6 +39,7 @@ def make_generate(
     schedule: ScheduleConfig = ScheduleConfig(),
     stop: StopRule | None = None,
     constrain: Callable[[Any], Any] = lambda tree: tree,
+    shares: int = 1,
 ) -> GenerateFn:
     """Makes a sampler. Its programs are compiled when they are first needed.
 
@@ -56,6 +57,7 @@ def make_generate(
       stop: Ends completions at strings of the user; needs `schedule.chunk_steps`.
       constrain: Says how rows and their caches lie on a mesh, and returns them, as `Placement.constrain_rows`
         does.
+      shares: Equal shares in which prompts lie on that mesh. Changes what travels, and no result.
 
     Returns:
       A function `(params, prompt_ids int32[P, S], prompt_mask bool[P, S], prompt_index int32[P], key,
@@ -75,7 +77,7 @@ def make_generate(
     if stop is not None and (schedule.chunk_steps is None or schedule.kind == "static"):
         raise ValueError("stop: stop strings need a schedule with chunk_steps, which is not static")
     eos = tuple(sorted(set(eos_ids)))
-    sampling = Sampling(group_size + greedy, max_new_tokens, eos, pad_id, temperature, top_p, greedy)
+    sampling = Sampling(group_size + greedy, max_new_tokens, eos, pad_id, temperature, top_p, shares, greedy)
     programs = Programs(policy, sampling, constrain)
 
     def generate(

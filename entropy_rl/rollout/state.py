@@ -16,7 +16,10 @@ from entropy_rl.types import DecodeCache, FinishReason, Policy, Rollout
 
 
 class Sampling(NamedTuple):
-    """What is fixed when a sampler is made."""
+    """What is fixed when a sampler is made.
+
+    Prompts lie in so many equal `shares` on the devices, if they divide: no result depends on it.
+    """
 
     group_size: int
     max_new_tokens: int
@@ -24,6 +27,7 @@ class Sampling(NamedTuple):
     pad_id: int
     temperature: float
     top_p: float
+    shares: int = 1
     greedy: bool = False  # the last row of each group takes the most likely tokens
 
 

@@ -1,0 +1,90 @@
+"""Directories that may lie in a bucket of Google Cloud Storage: what one lacks, and what it has instead.
+
+A bucket has objects with long names and no directories. An object is written whole or not at all, but nothing
+renames several of them at once: orbax writes a last object, by which a checkpoint is complete.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+PREFIX = "gs://"
+COMPLETE_FILE = "commit_success.txt"  # orbax's last object
+
+# A path of this machine, or one of etils with the same methods.
+AnyPath = Any
+
+
+def is_bucket(path: AnyPath) -> bool:
+    """Whether a path lies in a bucket."""
+    return str(path).startswith(PREFIX)
+
+
+def open_path(path: str, field: str) -> AnyPath:
+    """A path on this machine, or in a bucket, which must then be there and be ours to read.
+
+    Args:
+      path: As a person writes it.
+      field: The config's field that names it, for the error.
+
+    Raises:
+      ValueError: If a library is missing, or the bucket cannot be reached.
+    """
+    if not is_bucket(path):
+        return Path(path)
+    if not _has_libraries():
+        raise ValueError(
+            f"{field}: {path}: the libraries of buckets are not installed; `pip install 'entropy_rl[gcs]'`"
+        )
+    from etils import epath
+    from fsspec.config import conf
+
+    # What lies there is not remembered: others write too, tensorstore in this process among them.
+    conf["gcs"] = conf.get("gcs", {}) | {"use_listings_cache": False}
+    found = epath.Path(path)
+    try:
+        found.exists()
+    except Exception as error:  # of several libraries
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{field}: {path} cannot be reached: {reason:.200}") from error
+    return found
+
+
+def _has_libraries() -> bool:
+    try:
+        import gcsfs  # noqa: F401
+        from google.cloud import storage, storage_control_v2  # noqa: F401  # by which orbax deletes
+    except ImportError:
+        return False
+    return True
+
+
+def file_sizes(directory: AnyPath) -> dict[str, int]:
+    """Bytes of every file below a directory, by its path from there."""
+    from fsspec.core import url_to_fs
+
+    files, root = url_to_fs(str(directory))
+    found = files.find(root, detail=True)
+    return {name.removeprefix(root).lstrip("/"): found[name]["size"] for name in sorted(found)}
+
+
+def is_complete(checkpoint: AnyPath) -> bool:
+    """Whether a checkpoint with its final name is written to its end."""
+    return not is_bucket(checkpoint) or (checkpoint / COMPLETE_FILE).exists()
+
+
+def set_aside(checkpoint: AnyPath, name: str) -> None:
+    """Gives a checkpoint another name beside its old one.
+
+    In a bucket it is copied first, and complete no more before anything of it is deleted: wherever that ends,
+    what is left is a damaged checkpoint with its old name, or none.
+    """
+    target = checkpoint.with_name(name)
+    if not is_bucket(checkpoint):
+        checkpoint.rename(target)
+        return
+    for file in file_sizes(checkpoint):
+        (checkpoint / file).copy(target / file, overwrite=True)
+    (checkpoint / COMPLETE_FILE).unlink()
+    checkpoint.rmtree()
