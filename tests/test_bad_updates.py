@@ -57,7 +57,8 @@ def here(tmp_path, monkeypatch):
     make_workspace(tmp_path)
     (tmp_path / "spoil.py").write_text(SPOIL)
     advantage = [TRAIN["advantage"][0], {"name": "spoil:spoil"}]
-    write_yaml(tmp_path / "spoiled.yaml", TRAIN | {"advantage": advantage})
+    loss = {"entropy_coef": {"name": "adaptive_entropy"}}  # a replay needs what was remembered
+    write_yaml(tmp_path / "spoiled.yaml", TRAIN | {"advantage": advantage, "loss": loss})
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path

@@ -1,17 +1,19 @@
 """Methods with a memory: their rules, and that nothing but the mini-batches decides what they remember."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import yaml
 from jax.sharding import NamedSharding, PartitionSpec
 from policies import table_policy
 from test_resume import assert_same_run, state_of
 from test_train_step import SHAPED, G, N, P, V, make_data
-from tiny_runs import TRAIN, make_workspace, write_yaml
+from tiny_runs import ROOT, TRAIN, make_workspace, write_yaml
 
 from entropy_rl.advantages import chain, group_normalize, shape_by_entropy, whiten
 from entropy_rl.bad_updates import BadUpdates, read_memory
@@ -19,6 +21,7 @@ from entropy_rl.cli import main
 from entropy_rl.config import LossConfig, TrainConfig
 from entropy_rl.config_file import parse_config
 from entropy_rl.entropy_control import (
+    _FACTORIES,
     ENTROPY_COEF,
     adaptive_entropy,
     build_entropy_control,
@@ -82,6 +85,13 @@ def test_what_is_no_controller_is_refused_in_a_line(spec, message):
     with pytest.raises(ValueError, match=r"^loss\.entropy_coef") as error:
         build_entropy_control(spec)
     assert message in str(error.value)
+
+
+def test_every_controller_has_a_line_in_the_list_of_methods_that_builds_it():
+    lines = re.findall(r"`entropy_coef: (.*?)`", (ROOT / "docs" / "methods.md").read_text())
+    built = {line: build_entropy_control(yaml.safe_load(line)) for line in lines}
+    assert [memory for line, memory in built.items() if not line.startswith("{")] == [None]
+    assert {yaml.safe_load(line)["name"] for line, memory in built.items() if memory} == set(_FACTORIES)
 
 
 # --- the update --------------------------------------------------------------------------------------------
