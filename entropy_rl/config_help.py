@@ -36,20 +36,22 @@ def config_help(cls: type, verb: str) -> str:
         *_entry("--help", "Print this, and exit.", width),
         "",
     ]
-    hints, documents = typing.get_type_hints(cls), _documents(cls)
+    return "\n".join([*lines, *_fields(cls, "", width)])
+
+
+def _fields(cls: type, above: str, width: int) -> list[str]:
+    """The fields of a section, and then its own sections."""
+    hints, documents, lines = typing.get_type_hints(cls), _documents(cls), []
     sections = {name: section_of(hint) for name, hint in hints.items()}
     for field in dataclasses.fields(cls):
-        if sections[field.name] is None:
-            lines += _field(field, hints[field.name], field.name, documents[field.name], width)
+        name = field.name
+        if sections[name] is None:
+            lines += _field(field, hints[name], f"{above}{name}", documents[name], width)
     for name, section in sections.items():
-        if section is None:
-            continue
-        lines += ["", *textwrap.wrap(f"{name}: {documents[name]}", width)]
-        inner_hints, inner_documents = typing.get_type_hints(section), _documents(section)
-        for field in dataclasses.fields(section):
-            path, document = f"{name}.{field.name}", inner_documents[field.name]
-            lines += _field(field, inner_hints[field.name], path, document, width)
-    return "\n".join(lines)
+        if section is not None:
+            lines += ["", *textwrap.wrap(f"{above}{name}: {documents[name]}", width)]
+            lines += _fields(section, f"{above}{name}.", width)
+    return lines
 
 
 def positional_fields(cls: type) -> tuple[str, ...]:

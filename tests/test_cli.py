@@ -755,7 +755,8 @@ def test_the_help_of_a_verb_explains_every_setting_on_a_narrow_terminal(capsys, 
     with pytest.raises(SystemExit):
         main([verb, "--print_config"])
     for name in leaves(yaml.safe_load(capsys.readouterr().out)):
-        assert f"  --{name} " in out or name in ("evaluation", "critic"), name
+        # A section that is null has a heading, and its fields.
+        assert f"  --{name} " in out or (f"\n{name}: " in out and f"  --{name}." in out), name
     if verb in ("train", "warmstart", "evaluate"):
         assert "  --evaluation.samples INT" in out
 
