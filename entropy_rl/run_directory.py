@@ -13,6 +13,7 @@ import yaml
 
 from entropy_rl.buckets import AnyPath, open_path
 from entropy_rl.config import RunConfig
+from entropy_rl.factories import default_of, has_default
 from entropy_rl.files import TEMPORARY, write_atomically
 
 CONFIG_FILE = "config.yaml"
@@ -110,6 +111,7 @@ def check_directory(
             raise ValueError(f"{path}: is no config: {error}") from error
         if not isinstance(theirs, dict):
             raise ValueError(f"{path}: is no config, but {theirs!r:.60}")
+        theirs = _completed(theirs, config)
         difference = _first_difference(_without(theirs, free), _without(to_plain(config), free))
         if difference:
             raise ValueError(
@@ -147,6 +149,22 @@ def claim_directory(
 def to_plain(config: Any) -> Any:
     """A config as dicts, lists and plain values, as YAML and JSON hold them."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _completed(plain: dict[str, Any], config: Any) -> dict[str, Any]:
+    """A stored config with the defaults of what did not exist yet when it was stored.
+
+    An option is added with what was done before as its default, so that a run can go on with a newer version.
+    """
+    completed = dict(plain)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in plain and has_default(field):
+            default = default_of(field)
+            completed[field.name] = to_plain(default) if dataclasses.is_dataclass(default) else default
+        elif dataclasses.is_dataclass(value) and isinstance(plain.get(field.name), dict):
+            completed[field.name] = _completed(plain[field.name], value)
+    return completed
 
 
 def _without(plain: dict[str, Any], free: Collection[str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The command line says what is wrong in one line, before anything is written, and helps quickly."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from entropy_rl.cli import main
 from entropy_rl.config import LossConfig, TrainConfig
 from entropy_rl.config_file import parse_config
 from entropy_rl.loading import load_tokenizer
+from entropy_rl.run_directory import check_directory, claim_directory
 from entropy_rl.tasks.countdown import Countdown
 
 
@@ -501,6 +503,23 @@ def test_a_directory_with_another_run_is_refused_and_left_alone(refused, here):
         "run.directory: other holds another run (its rollout.group_size is 4, here it is 8); "
     )
     assert line.endswith("repeat its settings to resume it, or choose another directory")
+
+
+def test_an_option_that_a_run_did_not_know_is_at_its_default_there(here, tmp_path):
+    config = parse_config(TrainConfig, "train", ["--config", "train.yaml"])
+    claim_directory(tmp_path / "run", config)
+    file = tmp_path / "run" / "config.yaml"
+    stored = yaml.safe_load(file.read_text())
+    del stored["loss"]["mask_truncated"], stored["critic"], stored["schedule"]
+    file.write_text(yaml.safe_dump(stored))
+    check_directory(tmp_path / "run", config)
+    masked = dataclasses.replace(config, loss=LossConfig(mask_truncated=True))
+    with pytest.raises(ValueError, match=r"its loss\.mask_truncated is False, here it is True"):
+        check_directory(tmp_path / "run", masked)
+    del stored["seed"]  # a setting without a default was always there
+    file.write_text(yaml.safe_dump(stored))
+    with pytest.raises(ValueError, match="its seed is None, here it is 0"):
+        check_directory(tmp_path / "run", config)
 
 
 @pytest.mark.parametrize(
