@@ -36,6 +36,8 @@ def test_local_processes_are_joined_by_one_address_and_have_devices_of_their_own
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_local_processes_are_told_of_a_signal_once_and_waited_for(cloud, number):
+    # Not ignored, as where the suite runs in the background of a shell: bash could not trap it then.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     save = f"sleep 0.3; echo saved; exit {128 + number}"
     cloud.does("entropy-rl", f"{SHOW} trap 'echo told; {save}' {number.value}; while :; do sleep 0.05; done")
     process, logs = local(cloud, "--config", "c")
