@@ -72,11 +72,11 @@ def lagged_adaptive_entropy(
     rollout has one update. How the gate stands at the very first update was not found: here it is open.
 
     Args:
-      target: H*, nats.
-      delta: δ > 0.
-      initial: c before the first update, within the bounds.
-      minimum: c_min ≥ 0.
-      maximum: c_max ≥ c_min.
+      target: As of `adaptive_entropy`, and so are the others.
+      delta: See there.
+      initial: See there.
+      minimum: See there.
+      maximum: See there.
 
     Returns:
       A memory of c f32[] and of whether the gate is open, bool[], with the signal `entropy_coef`.

@@ -47,6 +47,13 @@ class Drawn(NamedTuple):
         return self.failed or (self.rollout, self.scores)
 
     @property
+    def valid(self) -> np.ndarray:
+        """bool[B], which rows have a judgement, and a greedy completion that has one where there is one."""
+        if self.greedy is None:
+            return self.scores.valid
+        return self.scores.valid & np.repeat(self.greedy.valid, self.group_size)
+
+    @property
     def group_size(self) -> int:
         """G."""
         return len(self.rollout.completion_ids) // len(self.prompts.index)
@@ -188,23 +195,21 @@ def sampling_metrics(rounds: Sequence[Drawn], config: TrainConfig) -> tuple[dict
     """
     own = (judged_rows(*drawn.at_first, config.reward) for drawn in rounds)
     judged = gather_judged(pool_judged(own))
-    metrics = rollout_metrics(judged, config.rollout.group_size)
+    metrics, tokens = rollout_metrics(judged, config.rollout.group_size), int(judged.lengths.sum())
     if config.rollout.dynamic_sampling is not None:
-        metrics |= round_metrics(rounds, config.reward)
+        metrics |= round_metrics(rounds, config.reward) | {"tokens_sampled": float(tokens)}
     if rounds[0].explored is not None:
         metrics |= exploration_metrics(rounds)
     if rounds[0].greedy is not None:
         metrics |= greedy_metrics(rounds, config.reward)
-    return metrics, int(judged.lengths.sum())
+    return metrics, tokens
 
 
 def round_metrics(rounds: Sequence[Drawn], reward: RewardConfig) -> dict[str, float]:
-    """What dynamic sampling took; every process must ask."""
+    """What dynamic sampling dropped; every process must ask."""
     own = np.concatenate([_contrast(drawn, reward) for drawn in rounds])
-    tokens = sum(int(drawn.at_first[0].completion_mask.sum()) for drawn in rounds)
-    found = np.sum(hosts.gather([len(own), int((~own).sum()), tokens]), axis=0).tolist()
-    prompts, dropped, tokens = map(float, found)
-    return {"groups_dropped": dropped / prompts, "prompts_sampled": prompts, "tokens_sampled": tokens}
+    prompts, dropped = np.sum(hosts.gather([len(own), int((~own).sum())]), axis=0).tolist()
+    return {"groups_dropped": dropped / prompts, "prompts_sampled": float(prompts)}
 
 
 def exploration_metrics(rounds: Sequence[Drawn]) -> dict[str, float]:
@@ -242,7 +247,7 @@ def own_places(wanted: int, updates: int, host: int, host_count: int) -> list[in
 
 
 def _contrast(drawn: Drawn, reward: RewardConfig) -> np.ndarray:
-    return has_contrast(*_of_rows(drawn, reward)[:2], drawn.group_size)
+    return has_contrast(drawn.scores.rewards(reward), drawn.valid, drawn.group_size)
 
 
 def _places_of(rounds: Sequence[Drawn], reward: RewardConfig) -> list[list[int]]:
@@ -257,12 +262,10 @@ def _places_of(rounds: Sequence[Drawn], reward: RewardConfig) -> list[list[int]]
 
 def _of_rows(drawn: Drawn, reward: RewardConfig) -> tuple[np.ndarray | None, ...]:
     """Of rows what `Trained` has of them, in its order."""
-    scores, valid, of_greedy = drawn.scores, drawn.scores.valid, None
-    if drawn.greedy is not None:  # without a judgement of it, its group has no baseline
+    rewards, valid, of_greedy, learned = drawn.scores.rewards(reward), drawn.valid, None, None
+    if drawn.greedy is not None:
         of_greedy = np.repeat(drawn.greedy.rewards(reward), drawn.group_size)
-        valid = valid & np.repeat(drawn.greedy.valid, drawn.group_size)
-    numbers = np.array([_VERDICTS.index(verdict) for verdict in scores.verdicts], np.int32)
-    rewards, learned = scores.rewards(reward), None
+    numbers = np.array([_VERDICTS.index(verdict) for verdict in drawn.scores.verdicts], np.int32)
     if drawn.explored is not None:
         learned = worth_learning(rewards, valid, drawn.explored, drawn.group_size)
     return rewards, valid, numbers, of_greedy, learned

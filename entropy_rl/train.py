@@ -154,7 +154,18 @@ def train(config: TrainConfig) -> TrainState:
                 run.rollout_watch(state),
                 advantage.reads_greedy,
             )
-            if not dynamic and programs.explore is None:
+            if dynamic:
+                draw = functools.partial(draw_round, sampler, prompts, config.rollout, int(state.rounds))
+                rounds = draw_rounds(draw, config)
+                trained = take_groups(rounds, config, updates)
+                state = state.replace(rounds=state.rounds + len(rounds))
+                data = _train_batches(config, programs, state, model, trained.rollout, updates)
+            elif programs.explore is not None:  # what is trained on is known after the verdicts
+                batch = prompts.step(step, *of_step)
+                rounds = [sampler.judge(batch, *sampler.sample(batch))]
+                trained = all_groups(rounds[0], config.reward)
+                data = _train_batches(config, programs, state, model, trained.rollout, updates)
+            else:
                 batch = prompts.step(step, *of_step)
                 rollout, greedy = sampler.sample(batch)
                 data = _train_batches(config, programs, state, model, rollout, updates)
@@ -163,17 +174,6 @@ def train(config: TrainConfig) -> TrainState:
                 rounds = [sampler.judge(batch, rollout, greedy)]
                 clock.add("waiting_for_verdicts", work.waited())
                 trained = all_groups(rounds[0], config.reward)
-            else:
-                if dynamic:
-                    draw = functools.partial(draw_round, sampler, prompts, config.rollout, int(state.rounds))
-                    rounds = draw_rounds(draw, config)
-                    trained = take_groups(rounds, config, updates)
-                    state = state.replace(rounds=state.rounds + len(rounds))
-                else:
-                    batch = prompts.step(step, *of_step)
-                    rounds = [sampler.judge(batch, *sampler.sample(batch))]
-                    trained = all_groups(rounds[0], config.reward)
-                data = _train_batches(config, programs, state, model, trained.rollout, updates)
 
             # ---- Updates ----
             with clock("updates"):

@@ -20,6 +20,22 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Path:
+    """A directory of its own for the runs of a file of tests: `tiny_runs.make_workspace`."""
+    from tiny_runs import make_workspace
+
+    return make_workspace(tmp_path_factory.mktemp("runs") / "workspace")
+
+
+@pytest.fixture
+def here(workspace, monkeypatch) -> Path:
+    """The working directory of commands that run in the process of the tests, which draw no curves."""
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr("entropy_rl.report.summary.write_curves", lambda directory: directory)  # slow
+    return workspace
+
+
+@pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A checkout with the launch scripts, for `cloud`."""
     from fake_cloud import make_checkout

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from bert_fixture import make_encoder_dir
 from fake_evaluation import FakeTask
-from tiny_runs import make_workspace
 
 from entropy_rl.cli import main
 from entropy_rl.config import ModelConfig
@@ -175,11 +174,6 @@ def of_evaluation(sample):
     verdict = ("correct", "wrong")[sample]
     return {"sample": sample, "verdict": verdict, "right_answer": "", "answer": "8", "length": 7,
             "finish_reason": "eos"}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    return make_workspace(tmp_path_factory.mktemp("analyze") / "workspace")
 
 
 def test_a_run_is_analysed_over_its_steps_and_empty_classes_are_no_crash(workspace, monkeypatch, capsys):

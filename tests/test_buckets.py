@@ -11,7 +11,6 @@ from etils.epath.gpath import PosixGPath
 from fake_bucket import FakeBucket, FakeFiles, serve
 from orbax.checkpoint._src.path import gcs_utils
 from test_sharding import metrics_of
-from tiny_runs import make_workspace
 
 from entropy_rl import buckets
 from entropy_rl.buckets import COMPLETE_FILE, file_sizes, open_path, set_aside
@@ -38,18 +37,6 @@ def bucket():
             patch.setattr(buckets, "_has_libraries", lambda: True)
             patch.setattr(gcs_utils, "is_hierarchical_namespace_enabled", lambda path: False)
         yield bucket
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory) -> Path:
-    return make_workspace(tmp_path_factory.mktemp("buckets") / "workspace")
-
-
-@pytest.fixture
-def here(workspace, monkeypatch) -> Path:
-    monkeypatch.chdir(workspace)
-    monkeypatch.setattr("entropy_rl.report.summary.write_curves", lambda directory: directory)  # slow
-    return workspace
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hf_fixtures import make_hf_dir
 from safetensors.numpy import load_file, save_file
-from tiny_runs import EVALUATION, ROOT, TRAIN, WARMSTART, make_workspace, write_yaml
+from tiny_runs import EVALUATION, ROOT, TRAIN, WARMSTART, write_yaml
 
 from entropy_rl.cli import main
 from entropy_rl.config import LossConfig, TrainConfig
@@ -21,11 +21,6 @@ from entropy_rl.config_file import parse_config
 from entropy_rl.loading import load_tokenizer
 from entropy_rl.run_directory import check_directory, claim_directory
 from entropy_rl.tasks.countdown import Countdown
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory) -> Path:
-    return make_workspace(tmp_path_factory.mktemp("cli") / "workspace")
 
 
 @pytest.fixture

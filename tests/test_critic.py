@@ -302,14 +302,6 @@ def workspace(tmp_path_factory):
     return workspace
 
 
-@pytest.fixture
-def here(workspace, monkeypatch):
-    monkeypatch.chdir(workspace)
-    monkeypatch.syspath_prepend(workspace)
-    monkeypatch.setattr("entropy_rl.report.summary.write_curves", lambda directory: directory)  # slow
-    return workspace
-
-
 def train(directory, *more):
     return main(["train", "--config", "ppo.yaml", "--run.directory", str(directory), *more])
 

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from policies import table_policy
 from test_resume import assert_same_run, state_of
 from test_train_step import SHAPED, G, N, P, V, make_data
-from tiny_runs import ROOT, TRAIN, make_workspace, write_yaml
+from tiny_runs import ROOT, TRAIN, write_yaml
 
 from entropy_rl.advantages import chain, group_normalize, shape_by_entropy, whiten
 from entropy_rl.bad_updates import BadUpdates, read_memory
@@ -241,24 +241,17 @@ def test_a_config_has_a_number_or_a_controller(tmp_path, given, read):
         parse_config(TrainConfig, "train", [*options[:2], "--loss.entropy_coef", "much"])
 
 
-@pytest.fixture
-def workspace(tmp_path):
-    return make_workspace(tmp_path / "workspace")
-
-
-def test_a_resumed_run_with_a_critic_remembers_to_the_bit(workspace, monkeypatch):
-    monkeypatch.chdir(workspace)
-    monkeypatch.setattr("entropy_rl.report.summary.write_curves", lambda directory: directory)  # slow
+def test_a_resumed_run_with_a_critic_remembers_to_the_bit(here):
     # About the entropy of the tiny model, so that the coefficient goes up and down.
     controller = {"name": "lagged_adaptive_entropy", "target": 4.13, "initial": 0.5}
     ppo = {"advantage": [{"name": "gae"}], "critic": {"learning_rate": 0.01}}
-    write_yaml(workspace / "train.yaml", TRAIN | ppo | {"loss": {"entropy_coef": controller}})
+    write_yaml(here / "train.yaml", TRAIN | ppo | {"loss": {"entropy_coef": controller}})
     train = ["train", "--config", "train.yaml", "--run.directory"]
     assert main([*train, "whole"]) == 0
     assert main([*train, "resumed", "--steps", "2"]) == 0
     assert main([*train, "resumed"]) == 0
-    assert_same_run(workspace / "whole", workspace / "resumed")
-    rows = (workspace / "whole" / "metrics.jsonl").read_text().splitlines()
+    assert_same_run(here / "whole", here / "resumed")
+    rows = (here / "whole" / "metrics.jsonl").read_text().splitlines()
     assert len({json.loads(row)[ENTROPY_COEF] for row in rows}) > 2
-    saved = state_of(workspace / "whole")["memory"]["entropy_coef"]
+    saved = state_of(here / "whole")["memory"]["entropy_coef"]
     assert set(saved) == {"coefficient", "open"} and saved["coefficient"] != 0.5

@@ -3,12 +3,11 @@
 import json
 import re
 import socket
-from pathlib import Path
 
 import numpy as np
 import pytest
 from test_sharding import metrics_of
-from tiny_runs import EVALUATION, TRAIN, finish, make_workspace, start
+from tiny_runs import EVALUATION, TRAIN, finish, start
 
 from entropy_rl.cli import main
 
@@ -16,19 +15,6 @@ STEPS = 4
 # Eight devices; in the rollout of a process two tensor groups share its rows.
 MESH = ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
 SETTINGS = [x for name, value in EVALUATION.items() for x in (f"--evaluation.{name}", str(value))]
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory) -> Path:
-    return make_workspace(tmp_path_factory.mktemp("processes") / "workspace")
-
-
-@pytest.fixture
-def here(workspace, monkeypatch) -> Path:
-    """For what one process does: that of the tests."""
-    monkeypatch.chdir(workspace)
-    monkeypatch.setattr("entropy_rl.report.summary.write_curves", lambda directory: directory)  # slow
-    return workspace
 
 
 def train(directory, *more):

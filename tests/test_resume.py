@@ -12,25 +12,13 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 import pytest
-from tiny_runs import EVALUATION, TRAIN, finish, make_workspace, run, start
+from tiny_runs import EVALUATION, TRAIN, finish, run, start
 
 from entropy_rl.checkpoint import _newest_undamaged
 from entropy_rl.cli import main
 from entropy_rl.run_directory import check_directory
 
 STEPS = TRAIN["steps"]
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory) -> Path:
-    return make_workspace(tmp_path_factory.mktemp("resume") / "workspace")
-
-
-@pytest.fixture
-def here(workspace, monkeypatch) -> Path:
-    monkeypatch.chdir(workspace)
-    monkeypatch.setattr("entropy_rl.report.summary.write_curves", lambda directory: directory)  # slow
-    return workspace
 
 
 @pytest.fixture(scope="module")

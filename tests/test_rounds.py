@@ -64,13 +64,6 @@ def workspace(tmp_path_factory) -> Path:
     return workspace
 
 
-@pytest.fixture
-def here(workspace, monkeypatch) -> Path:
-    monkeypatch.chdir(workspace)
-    monkeypatch.setattr("entropy_rl.report.summary.write_curves", lambda directory: directory)  # slow
-    return workspace
-
-
 def train(name: str, *more: str, config: str = "dynamic.yaml") -> int:
     return main(["train", "--config", config, "--run.directory", name, *more])
 
