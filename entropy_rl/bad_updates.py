@@ -20,6 +20,8 @@ from entropy_rl.types import Params, TrainBatch, TrainState
 _BATCH_FILE = "batch.npz"
 # Of the policy, or of the critic.
 _PARAMS, _CRITIC = "params", "critic"
+# In the name of an update on rows of earlier rollouts.
+_REVISIT = "revisit"
 # What the loss remembered, and the step: leaves in order.
 _MEMORY_FILE = "memory.npz"
 
@@ -55,8 +57,15 @@ class BadUpdates:
           FloatingPointError: If the limit is reached: the run is to stop.
           OSError: If it cannot be written.
         """
+        self._keep_of_policy(state, "update", batch)
+
+    def keep_of_revisit(self, state: TrainState, batch: TrainBatch) -> None:
+        """Writes down an update on rows of earlier rollouts; otherwise as `keep`."""
+        self._keep_of_policy(state, _REVISIT, batch)
+
+    def _keep_of_policy(self, state: TrainState, kind: str, batch: TrainBatch) -> None:
         # The counter of updates counts this one too.
-        name = f"step_{int(state.step) + 1}_update_{int(state.updates)}"
+        name = f"step_{int(state.step) + 1}_{kind}_{int(state.updates)}"
         self._keep(name, _PARAMS, state.params, batch, memory=(state.memory, state.step))
 
     def keep_of_critic(self, state: TrainState, number: int, batch: TrainBatch) -> None:
@@ -97,6 +106,11 @@ class BadUpdates:
 def is_of_critic(path: Path) -> bool:
     """Whether an update that was not applied is one of the critic."""
     return (path / _CRITIC).is_dir()
+
+
+def is_of_revisit(path: Path) -> bool:
+    """Whether an update that was not applied is one on rows of earlier rollouts."""
+    return f"_{_REVISIT}_" in path.name
 
 
 def read_bad_update(path: Path, abstract_params: Any) -> tuple[Params, TrainBatch]:

@@ -310,6 +310,8 @@ class TrainConfig:
       schedule: How rollouts and evaluations share the device among their rows.
       mesh: How the devices share the work. Changes speed and memory, and no result but the last digits.
       critic: The critic, for an advantage that reads its values, such as {name: gae}; null for none.
+      revisit: Updates on completions of earlier rollouts, as {name: FUNCTION, ARGUMENT: VALUE, ...}; null for
+        none. docs/methods.md lists them.
     """
 
     seed: int
@@ -328,6 +330,7 @@ class TrainConfig:
     schedule: ScheduleConfig = ScheduleConfig()
     mesh: MeshConfig = MeshConfig()
     critic: CriticConfig | None = None
+    revisit: dict[str, Any] | None = None
 
     def __post_init__(self):
         check_stop(self.rollout.stop, "rollout.stop", self.schedule)

@@ -47,5 +47,14 @@ def remember(
         return state, None
     if state is None:
         raise ValueError("the loss has a memory and the state has none; give init_state loss_memory(loss)")
+    return memory.update(state, see(step, batch))
+
+
+def see(step: jax.Array, batch: TrainBatch) -> Seen:
+    """What a memory sees of judged rows."""
     judged = batch.completion_mask & batch.valid[:, None]
-    return memory.update(state, Seen(step=step, entropy=masked_mean(batch.old_entropy, judged)))
+    return Seen(
+        step=step,
+        entropy=masked_mean(batch.old_entropy, judged),
+        reward=masked_mean(batch.rewards, batch.valid),
+    )

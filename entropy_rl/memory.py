@@ -17,10 +17,11 @@ Signals = dict[str, jax.Array]  # f32[] each, by the name of its metric
 
 
 class Seen(NamedTuple):
-    """What a memory sees of a mini-batch, before its gradient."""
+    """What a memory sees of a mini-batch, before its gradient; or of a whole rollout, before its updates."""
 
     step: jax.Array  # int32[], rollouts done before that of the mini-batch
     entropy: jax.Array  # f32[], nats; mean over its judged tokens, from before the rollout's first update
+    reward: jax.Array  # f32[], mean over its judged rows
 
 
 class Memory(NamedTuple):

@@ -85,15 +85,21 @@ def replay(dump: Path) -> str:
 def _policy(config: TrainConfig, run: Path, dump: Path) -> tuple[Callable, Callable, Callable]:
     """(key -> params; (params, batch) -> what the forward pass finds; and -> the gradient) of the policy."""
     from entropy_rl.advantages import advantage_of
-    from entropy_rl.bad_updates import read_memory
+    from entropy_rl.bad_updates import is_of_revisit, read_memory
     from entropy_rl.loading import model_policy
     from entropy_rl.loss_memory import loss_memory, remember
+    from entropy_rl.revisit_step import revisit_advantage, revisit_settings
+    from entropy_rl.revisits import build_revisit
     from entropy_rl.train import gradient_settings, stats_settings
     from entropy_rl.train_step import make_gradient, make_stats_pass
 
     policy = model_policy(config.model, run)
     stats = make_stats_pass(policy, **stats_settings(config))
-    gradient_of = make_gradient(policy, advantage_of(config), config.loss, **gradient_settings(config))
+    advantage, settings = advantage_of(config), gradient_settings(config)
+    if is_of_revisit(dump):
+        revisit = build_revisit(config.revisit, config.rollout.group_size)
+        advantage, settings = revisit_advantage(revisit, advantage), revisit_settings(settings)
+    gradient_of = make_gradient(policy, advantage, config.loss, **settings)
     memory = loss_memory(config.loss)
 
     def gradient(params: Params, batch: TrainBatch) -> tuple[Params, dict[str, jax.Array]]:

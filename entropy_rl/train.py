@@ -6,7 +6,8 @@ One step, in this order:
                 rounds, or once more for prompts that have failed
   3. verdicts   every completion is judged, and verdicts become rewards
   4. updates    per mini-batch: token stats -> advantage -> loss -> gradient -> optimizer; a critic, whose
-                values are among the token stats, has its own update before
+                values are among the token stats, has its own update before; where the config says so,
+                there are more updates on completions of earlier rollouts
   5. records    metrics, a few samples, now and then a checkpoint
 A step is a pure function of the state, the config and the number of the step, so a run that was killed
 goes on from its last checkpoint as if nothing had happened.
@@ -32,7 +33,7 @@ from entropy_rl.cli import run_verb
 from entropy_rl.compile_log import compile_log
 from entropy_rl.config import TrainConfig, check_micro_batches
 from entropy_rl.config_checks import require
-from entropy_rl.critic_step import CriticPrograms, init_critic, make_critic_programs, mean_critic_metrics
+from entropy_rl.critic_step import CriticPrograms, init_critic, make_critic_programs
 from entropy_rl.evaluation import evaluation_prompts
 from entropy_rl.loading import Model, check_length, keep_model_files, load_model, load_trunk
 from entropy_rl.loss_memory import loss_memory
@@ -42,6 +43,7 @@ from entropy_rl.optimizer import make_optimizer
 from entropy_rl.prompts import Prompts
 from entropy_rl.recorded_advantages import Advantages, advantage_fields, make_advantages
 from entropy_rl.report import run_summary
+from entropy_rl.revisit_step import RevisitPrograms, check_revisit, make_revisit_programs
 from entropy_rl.rollout import GenerateFn, make_generate
 from entropy_rl.rounds import Trained, all_groups, draw_rounds, recorded_rows, sampling_metrics, take_groups
 from entropy_rl.run import open_run
@@ -49,6 +51,7 @@ from entropy_rl.run_directory import check_run, claim_run
 from entropy_rl.selection import Selection, build_selection
 from entropy_rl.sharding import check_rows, make_mesh, move
 from entropy_rl.step_sampler import StepSampler, draw_round
+from entropy_rl.step_updates import run_updates
 from entropy_rl.stop_strings import stop_rule
 from entropy_rl.surrogates import build_surrogate
 from entropy_rl.tasks import closing, load_task
@@ -62,9 +65,6 @@ from entropy_rl.train_step import (
     make_update,
 )
 from entropy_rl.types import Policy, Rollout, TrainBatch, TrainState
-from entropy_rl.update_metrics import mean_metrics
-
-Metrics = dict[str, float]
 
 
 def train(config: TrainConfig) -> TrainState:
@@ -90,6 +90,7 @@ def train(config: TrainConfig) -> TrainState:
     surrogate = build_surrogate(config.loss.surrogate)
     selection = build_selection(config.loss.selection, surrogate)
     loss_memory(config.loss)
+    check_revisit(config, advantage)
     if batching.fused_loss:
         check_fused_loss(advantage, surrogate, selection)
     _check_sampler_correction(config, selection)
@@ -123,6 +124,8 @@ def train(config: TrainConfig) -> TrainState:
         critic = init_critic(trunk.params, trunk.hidden_size, programs.critic.optimizer, constrain)
         start = start.replace(critic=critic)
         trunk = None  # the state has a copy of its parameters
+    if programs.revisit is not None:
+        start = start.replace(kept=programs.revisit.init(prompts.length))
     if not config.loss.kl_coef:  # the starting policy is needed no more
         model = dataclasses.replace(model, params=None)
     evaluation_steps = _evaluation_steps(config)
@@ -180,7 +183,10 @@ def train(config: TrainConfig) -> TrainState:
                 state = _with_moments_in(config, state, "device")
                 data = _judged(model, data, trained)
                 only_critic = config.critic is not None and step < config.critic.warmup_steps
-                state, update_metrics = _run_updates(programs, state, data, bad_updates, only_critic)
+                state, update_metrics = run_updates(
+                    programs.update, programs.critic, programs.revisit, state, data, bad_updates, only_critic
+                )
+                state = state.replace(step=state.step + 1)
 
             # ---- Records ----
             metrics, tokens = sampling_metrics(rounds, config)
@@ -211,6 +217,7 @@ class Programs(NamedTuple):
     advantages: Callable[[TrainBatch], Advantages]
     update: UpdateFn
     critic: CriticPrograms | None
+    revisit: RevisitPrograms | None
 
 
 def make_programs(
@@ -235,6 +242,7 @@ def make_programs(
         shares=model.placement.local_shares,
     )
     hotter = rollout.exploration
+    of_update = gradient_settings(config) | dict(mesh=mesh, constrain=model.placement.constrain)
     return Programs(
         optimizer=optimizer,
         memory=loss_memory(config.loss),
@@ -242,16 +250,11 @@ def make_programs(
         explore=None if hotter is None else generate(temperature=hotter.temperature),
         stats=jax.jit(make_stats_pass(model.policy, mesh=mesh, **stats_settings(config))),
         advantages=make_advantages(advantage, min(config.run.samples_per_step, own_rows)),
-        update=make_update(
-            model.policy,
-            advantage,
-            optimizer,
-            config.loss,
-            mesh=mesh,
-            constrain=model.placement.constrain,
-            **gradient_settings(config),
-        ),
+        update=make_update(model.policy, advantage, optimizer, config.loss, **of_update),
         critic=None if trunk is None else make_critic_programs(config, trunk, advantage, model.placement),
+        revisit=make_revisit_programs(
+            config, model.policy, advantage, optimizer, model.placement, **of_update
+        ),
     )
 
 
@@ -338,39 +341,6 @@ def _judged(model: Model, data: list[TrainBatch], trained: Trained) -> list[Trai
         if batch.learned is not None:  # what was cut off is not learned from in any case
             part["learned"] = batch.learned if part["learned"] is None else batch.learned & part["learned"]
     return [batch.replace(**part) for batch, part in zip(data, parts, strict=True)]
-
-
-def _run_updates(
-    programs: Programs,
-    state: TrainState,
-    data: list[TrainBatch],
-    bad_updates: BadUpdates,
-    only_critic: bool = False,
-) -> tuple[TrainState, dict[str, float]]:
-    """One optimizer step per mini-batch, in the order of the prompts; metrics: means over those applied."""
-    of_policy, of_critic = [], []
-    for number, batch in enumerate(data, 1):
-        if programs.critic is not None:
-            state, metrics = programs.critic.update(state, batch)
-            of_critic.append(metrics := jax.device_get(metrics))
-            if not _is_finite(metrics):
-                bad_updates.keep_of_critic(state, number, batch)
-        if not only_critic:
-            state, metrics = programs.update(state, batch)
-            of_policy.append(metrics := jax.device_get(metrics))
-            if not _is_finite(metrics):
-                bad_updates.keep(state, batch)
-    bad = sum(not _is_finite(metrics) for metrics in of_policy + of_critic)
-    means = _mean_over_applied(mean_metrics, of_policy) | _mean_over_applied(mean_critic_metrics, of_critic)
-    return state.replace(step=state.step + 1), means | {"bad_updates": float(bad)}
-
-
-def _is_finite(metrics: Metrics) -> bool:
-    return bool(np.isfinite(metrics["grad_norm"]))
-
-
-def _mean_over_applied(mean: Callable[[list[Metrics]], Metrics], metrics: list[Metrics]) -> Metrics:
-    return mean([row for row in metrics if _is_finite(row)] or metrics) if metrics else {}
 
 
 def _verdict_speed(metrics: dict[str, float], verdicts: int) -> dict[str, float]:

@@ -177,3 +177,4 @@ class TrainState:
     critic: CriticState | None = None
     memory: Any = None  # of the methods of the loss that have one; a nest of numbers
     rounds: jax.Array | None = None  # int32[], rounds of sampling done, where a step may have several
+    kept: Any = None  # of earlier rollouts, where completions are learned from once more

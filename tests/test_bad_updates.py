@@ -4,16 +4,21 @@ import json
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from policies import table_policy
-from test_train_step import SHAPED, V, make_data
+from test_train_step import SHAPED, G, P, V, make_data
 from tiny_runs import TRAIN, make_workspace, write_yaml
 
 from entropy_rl.bad_updates import BadUpdates
 from entropy_rl.cli import main
+from entropy_rl.config import TrainConfig
+from entropy_rl.config_file import parse_config
+from entropy_rl.replay import _policy
 from entropy_rl.train_step import init_state, make_update
+from entropy_rl.types import TrainState
 
 SPOIL = '''
 import jax.numpy as jnp
@@ -94,6 +99,27 @@ def test_a_run_keeps_what_went_wrong_goes_on_and_stops_at_the_limit(here, capsys
         "parameters: finite\nthe recorded batch: finite\nthe forward pass: finite\nmetrics: not finite" in out
     )
     assert "the gradient: not finite in" in out and "['embed_tokens']['embedding']: " in out
+
+
+def test_an_update_on_kept_rows_is_replayed_without_a_baseline(here, capsys):
+    revisit = {"name": "advantage_replay"}
+    write_yaml(here / "train.yaml", TRAIN | {"revisit": revisit, "steps": 0})
+    assert main(["train", "--config", "train.yaml"]) == 0
+    config = parse_config(TrainConfig, "train", ["--config", "train.yaml"])
+    # Their rewards are advantages; as rewards that are all alike these would teach nothing.
+    data = make_data().replace(rewards=jnp.ones(P * G))
+    norms = {}
+    for kind in ("update", "revisit"):
+        init, _, gradient = _policy(config, here / "run", here / f"step_1_{kind}_1")
+        _, metrics = gradient(init(jax.random.key(0)), data)
+        norms[kind] = metrics["grad_norm"]
+    assert norms["update"] == 0 < norms["revisit"]
+
+    params = init(jax.random.key(0))
+    state = TrainState(params, opt_state=None, step=jnp.int32(0), updates=jnp.int32(1))
+    BadUpdates(here / "run", limit=3).keep_of_revisit(state, data)
+    assert main(["replay", "run/bad_updates/step_1_revisit_1"]) == 0
+    assert "the gradient: finite\nthe gradient is finite here" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("dump", ["nowhere", "."])

@@ -34,7 +34,9 @@ def signals_over(surrogate, entropies):
     """The signals of so many steps, one mini-batch each."""
     state, found = surrogate.memory.init(), []
     for step, entropy in enumerate(entropies):
-        state, signals = surrogate.memory.update(state, Seen(jnp.int32(step), jnp.float32(entropy)))
+        state, signals = surrogate.memory.update(
+            state, Seen(jnp.int32(step), jnp.float32(entropy), jnp.float32(0))
+        )
         found.append({name: float(x) for name, x in signals.items()})
     return found
 

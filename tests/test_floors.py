@@ -20,14 +20,14 @@ FLOORS = {
     0: "types config config_checks sampling_config study_config warmstart_config factories version",
     1: """packing distributions fused_head fused_loss head_layout advantages surrogates selection token_inputs
           losses token_loss returns sampling masked passk significance diversity comparison memory
-          entropy_control loss_memory update_metrics""",
+          entropy_control loss_memory update_metrics revisits""",
     2: "models sharding",
     3: """rollout train_step critic_step batch_parts micro_batches supervised_step optimizer analysis
-          recorded_advantages""",
+          recorded_advantages revisit_step""",
     4: """tasks prompts demonstrations checkpoint bad_updates metrics scoring loading evaluation interrupt
           config_file config_help files buckets report run run_directory stop_strings compile_log hosts
-          rollout_metrics rounds step_sampler recorded text_scoring run_dynamics sentence_encoder provenance
-          studies""",
+          rollout_metrics rounds step_sampler step_updates recorded text_scoring run_dynamics
+          sentence_encoder provenance studies""",
     5: """study train replay warmstart evaluate export data compare analyze html_report sample plan planning
           cli""",
 }

@@ -38,7 +38,7 @@ ENTROPIES = [0.5, 0.1, 0.15, 0.1, 0.05, 0.3, 0.4, 0.1, 0.5, 0.5, 0.5]
 def signals_of(memory, entropies, name=ENTROPY_COEF):
     state, found = memory.init(), []
     for step, entropy in enumerate(entropies):
-        state, signals = memory.update(state, Seen(jnp.int32(step), jnp.float32(entropy)))
+        state, signals = memory.update(state, Seen(jnp.int32(step), jnp.float32(entropy), jnp.float32(0)))
         found.append(float(signals[name]))
     return found
 

@@ -6,8 +6,9 @@ import socket
 
 import numpy as np
 import pytest
+from test_resume import lines_of
 from test_sharding import metrics_of
-from tiny_runs import EVALUATION, TRAIN, finish, start
+from tiny_runs import EVALUATION, TRAIN, finish, start, write_yaml
 
 from entropy_rl.cli import main
 
@@ -72,6 +73,22 @@ def test_two_processes_decide_alike_which_groups_they_train_on(workspace, here):
     assert sum(row["groups_explored"] for row in rows) > 0
     # The first process records what it trains on: the first half of each of two updates.
     assert samples_of(two) == [tokens for i, tokens in enumerate(samples_of(one)) if i // 2 % 2 == 0]
+
+
+def test_two_processes_learn_from_the_same_rows(workspace, here):
+    pipo = {"name": "policy_improvement", "window": 2}
+    rules = {"advantage": [{"name": "greedy_baseline"}], "loss": {"mask_truncated": True}, "revisit": pipo}
+    write_yaml(workspace / "rules.yaml", TRAIN | rules | {"steps": 4})
+    command = ["train", "--config", "rules.yaml", "--run.directory"]
+    assert main([*command, "one-rules"]) == 0
+    for process in run_two(workspace, *command, "two-rules", *MESH):
+        assert process.returncode == 0, process.stderr
+    one, two = (workspace / f"{number}-rules" for number in ("one", "two"))
+    np.testing.assert_allclose(metrics_of(two), metrics_of(one), rtol=1e-4)
+    names = ("greedy_reward", "truncated", "revisit_weight", "revisit/tokens", "revisit/grad_norm")
+    numbers = [[row.get(n, 0) for n in names for row in lines_of(x / "metrics.jsonl")] for x in (one, two)]
+    np.testing.assert_allclose(*numbers, rtol=1e-4)
+    assert all(any(row.get(name) for row in lines_of(two / "metrics.jsonl")) for name in names)
 
 
 def test_a_process_that_is_killed_ends_the_other_with_a_line(workspace):
