@@ -66,6 +66,7 @@ _PUBLIC = {
     "offline_divergence_reward": "advantages",
     "repeated_error_penalty": "advantages",
     "two_mode_bonus": "advantages",
+    "external_token_weight": "advantages",
     # surrogates
     "Surrogate": "surrogates",
     "ClipMasks": "surrogates",

@@ -31,6 +31,7 @@ class KnownOfToken(NamedTuple):
     shaped: jax.Array | None  # and after; None if it is still to be shaped
     selected: TokenWeights | None  # None if it is still to be selected, or if there is no selection
     signals: dict[str, jax.Array] | None  # of the memory of the loss, [1, 1] or [B, N] each
+    external_weights: jax.Array | None
 
 
 class TokenTerms(NamedTuple):
@@ -72,6 +73,7 @@ def make_token_loss(
             sampler_log_probs=known.sampler_log_probs,
             values=known.values,
             signals=known.signals,
+            external_weights=known.external_weights,
         )
         shaped = shaping(known.base, stats) if known.shaped is None else known.shaped
         base, shaped = (

@@ -276,6 +276,7 @@ def make_gradient(
                 shaped=shaped,
                 selected=selected,
                 signals=of_tokens,
+                external_weights=part.external_weights,
             )
             at = parts.hidden(params, prefix, of_batch, part)
             of_head = at.hidden, policy.head(params), at.pack(part.completion_ids), at.pack(mask)
@@ -395,4 +396,5 @@ def token_stats(batch: TrainBatch, log_probs: Any, entropy: Any) -> TokenStats:
         sampler_log_probs=batch.sampler_log_probs,
         values=batch.values,
         greedy_rewards=batch.greedy_rewards,
+        external_weights=batch.external_weights,
     )

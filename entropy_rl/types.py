@@ -133,6 +133,7 @@ class TokenStats:
     # What the memory of a loss says of the mini-batch, by name: f32[1, 1], or f32[B, N] with equal entries.
     signals: dict[str, jax.Array] | None = None
     greedy_rewards: jax.Array | None = None  # f32[B], of the completion of the most likely tokens
+    external_weights: jax.Array | None = None  # f32[B, N], of the tokens, from outside of this library
 
 
 @struct.dataclass
@@ -156,6 +157,7 @@ class TrainBatch:
     values: jax.Array | None = None  # f32[B, N]; of the critic before the first update on this rollout
     learned: jax.Array | None = None  # bool[B], False for rows whose reward counts and whose loss does not
     greedy_rewards: jax.Array | None = None  # f32[B], of the completion of the most likely tokens
+    external_weights: jax.Array | None = None  # f32[B, N]; for the advantage `external_token_weight`
 
 
 @struct.dataclass

@@ -1,15 +1,22 @@
 """Rewards and bonuses from what the caller knows, against loops in float64 and numbers by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from policies import table_policy
+from test_train_step import G, N, P, V, make_data
 
 from entropy_rl.advantages import (
+    chain,
     entropy_dynamics_reward,
+    external_token_weight,
+    group_normalize,
     offline_divergence_reward,
     repeated_error_penalty,
     two_mode_bonus,
 )
+from entropy_rl.train_step import make_gradient
 
 
 def float64_distance(one, other):
@@ -91,3 +98,34 @@ def test_the_bonus_of_two_modes_equals_a_float64_loop(kappa):
             bonus = np.clip(bonus, -limit, limit)
         wanted[rows] += np.where(mask[rows], bonus, 0)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+WEIGHTED = chain(group_normalize(G), external_token_weight())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"tokens_per_micro_batch": 9}, {"tokens_per_micro_batch": 30, "fused_loss": True}],
+    ids=["at once", "in parts", "fused"],
+)
+def test_weights_from_outside_are_those_of_their_tokens(key, settings):
+    weights = np.random.default_rng(0).uniform(0, 2, (P * G, N)).astype(np.float32)
+    policy, data = table_policy(V), make_data()
+    params = policy.init(key)
+    found, metrics = make_gradient(policy, WEIGHTED, **settings)(
+        params, data.replace(external_weights=jnp.array(weights))
+    )
+    # A function that holds them gets the whole mini-batch, as rows in their order.
+    held = chain(group_normalize(G), lambda advantages, stats: advantages * weights)
+    wanted, _ = make_gradient(policy, held)(params, data)
+    plain, _ = make_gradient(policy, group_normalize(G))(params, data)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, wanted)
+    assert abs(found["table"] - plain["table"]).max() > 1e-3
+    changed = np.abs(weights - 1)[np.asarray(data.completion_mask)]
+    assert 0 < metrics["bonus"] < changed.max() * metrics["advantage"]
+
+
+def test_without_weights_from_outside_it_is_said_what_is_missing(key):
+    policy = table_policy(V)
+    with pytest.raises(ValueError, match=r"^external_token_weight: needs TrainBatch\.external_weights"):
+        make_gradient(policy, WEIGHTED)(policy.init(key), make_data())

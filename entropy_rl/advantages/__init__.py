@@ -15,6 +15,7 @@ from entropy_rl.advantages.controls import unbounded_entropy_bonus as unbounded_
 from entropy_rl.advantages.entropy_rewards import row_entropy_rewards as row_entropy_rewards
 from entropy_rl.advantages.entropy_rewards import token_entropy_rewards as token_entropy_rewards
 from entropy_rl.advantages.external import entropy_dynamics_reward as entropy_dynamics_reward
+from entropy_rl.advantages.external import external_token_weight as external_token_weight
 from entropy_rl.advantages.external import offline_divergence_reward as offline_divergence_reward
 from entropy_rl.advantages.external import repeated_error_penalty as repeated_error_penalty
 from entropy_rl.advantages.external import two_mode_bonus as two_mode_bonus

@@ -9,7 +9,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.advantages.transform import Transform
 from entropy_rl.masked import masked_center, masked_var
+from entropy_rl.types import TokenStats
 
 _EPS = 1e-6  # beside a standard deviation
 
@@ -121,6 +123,33 @@ def offline_divergence_reward(
     cosine = jnp.einsum("be,bme->bm", unit(embeddings), unit(offline), precision="highest")
     divergence = 1 - jnp.max(cosine, axis=1)
     return rewards + jnp.where(correct, coef * modulation * divergence, 0)
+
+
+def external_token_weight() -> Transform:
+    """Multiply the advantage of a token with a weight that comes from the caller: A' = A ω.
+
+    ω stands in `TrainBatch.external_weights`: it is a part of the data, and one compiled update takes any.
+
+    Source of this form: SHEAR, https://arxiv.org/abs/2604.23318. Its ω is the largest distance of a span with
+    the token to the spans of rows with the opposite outcome, over the mean norm of hidden states. How that is
+    computed is not here: the ε of its Sinkhorn distance was not found. VGPO has such weights too.
+
+    Returns:
+      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "token".
+
+    Raises:
+      ValueError: When called: there are no weights.
+    """
+
+    def weigh(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        if stats.external_weights is None:
+            raise ValueError(
+                "external_token_weight: needs TrainBatch.external_weights, a weight for each token; "
+                "there are none in a run of `entropy-rl train`"
+            )
+        return advantages * stats.external_weights
+
+    return Transform(weigh, "token")
 
 
 def two_mode_bonus(
