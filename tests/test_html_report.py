@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from report_runs import CONFIG, GROUP, HOSTILE, write_run, write_samples
 
+from entropy_rl.analysis import REFLECTIVE, annotate, compile_patterns, find_rare, word_patterns
+from entropy_rl.analyze import default_words
 from entropy_rl.cli import main
 from entropy_rl.evaluation import compare_runs, read_samples
 from entropy_rl.files import read_jsonl
 from entropy_rl.report.comparison import verdict
 from entropy_rl.report.reported_run import short_names
-from entropy_rl.report.samples import Limits, read_some
+from entropy_rl.report.samples import Limits, read_responses, read_some
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -255,10 +257,36 @@ def test_the_figures_are_written_as_svg_and_pdf(runs, tmp_path):
     pytest.importorskip("matplotlib")
     figures = tmp_path / "figures"
     make_page(tmp_path / "page.html", runs / "shaped", "--figures", figures)
-    names = {"curves", "pass_at_k", "entropy_shaped"}
+    names = {"curves", "pass_at_k", "entropy_shaped", "rare_map_shaped"}
     assert {path.name for path in figures.iterdir()} == {f"{n}.{s}" for n in names for s in ("svg", "pdf")}
     assert "<svg" in (figures / "curves.svg").read_text()
     assert (figures / "pass_at_k.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_rare_sentences_are_told_by_the_first_evaluation_of_the_run(page, runs):
+    data = data_of(page)
+    patterns = word_patterns(default_words()), compile_patterns(list(REFLECTIVE))
+
+    def annotated(name, step):
+        responses = read_responses(runs / name / "evaluations" / step, 10**6)
+        return [annotate(response, *patterns) for response in responses]
+
+    for number, name in enumerate(data["runs"]):
+        wanted = find_rare(annotated(name, "6"), annotated(name, "0"))
+        groups = data["maps"][number]["groups"]
+        texts = sorted(s.text[:200] for s in wanted.placed if s.rare)
+        assert sorted(point[2] for point in groups["rare"]) == texts and texts
+        assert len(groups["common"]) == wanted.sentences - len(texts)
+        assert len(groups["base"]) == wanted.base_sentences > 10
+        rows = {row["label"]: row for row in data["analysis"][number]["rows"]}
+        assert rows["rare sentences"]["count"] == len(texts)
+        assert rows["rare sentences"]["mean"] == pytest.approx(wanted.contrast.group.mean, rel=1e-4)
+
+
+def test_of_evaluations_the_first_is_the_base_of_the_others(runs, tmp_path):
+    shaped, plain = (runs / name / "evaluations" / "6" for name in ("shaped", "plain"))
+    data = data_of(make_page(tmp_path / "page.html", shaped, plain))
+    assert [found["run"] for found in data["maps"]] == data["runs"][1:]
 
 
 # --- in a browser -------------------------------------------------------------------------------------------
@@ -277,6 +305,7 @@ const found = { title: document.title, charts: document.querySelectorAll(".chart
 found.all = cards().length;
 found.token = point(document.querySelector("#list .text span"), "pointerover");
 found.chart = point(document.querySelector("#charts-training svg"), "pointermove");
+found.map = point(document.querySelector("#charts-analysis .map svg"), "pointermove");
 choose("verdict", "correct");
 found.badges = cards().map((card) => card.querySelector(".badge").textContent);
 choose("verdict", "");
@@ -310,6 +339,7 @@ def test_in_a_browser_charts_tokens_and_filters_do_what_they_say(page, tmp_path)
     assert found["all"] == 12 and found["charts"] >= 8
     assert "entropy" in found["token"] and "advantage 0.5 → 0.5" in found["token"]
     assert "step 3" in found["chart"] and "plain" in found["chart"]
+    assert "sentence" in found["map"]
     assert set(found["badges"]) == {"correct"} and len(found["badges"]) == 6
     assert found["lengths"] == sorted(found["lengths"], reverse=True)
     assert (found["searched"], found["none"]) == (2, 0)

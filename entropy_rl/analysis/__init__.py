@@ -4,7 +4,7 @@ Pure functions of responses: no files, no models. NumPy in float64 on the host, 
 evaluations.
 """
 
-from entropy_rl.analysis.analyses import Analysis, RareBehaviours, analyse, find_rare
+from entropy_rl.analysis.analyses import Analysis, PlacedSentence, RareBehaviours, analyse, find_rare
 from entropy_rl.analysis.behaviours import (
     Annotated,
     annotate,
@@ -26,6 +26,7 @@ __all__ = [
     "Annotated",
     "Contrast",
     "Group",
+    "PlacedSentence",
     "Point",
     "Rare",
     "RareBehaviours",

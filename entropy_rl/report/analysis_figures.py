@@ -37,7 +37,7 @@ def write_analysis_figures(directory: Path, analysis: Analysis, course: RunDynam
 
     figures = {"entropy_of_behaviours": behaviours_figure(analysis)}
     if analysis.rare is not None:
-        figures["rare_map"] = _rare_map(analysis.rare)
+        figures["rare_map"] = rare_map_figure(analysis.rare)
     if course is not None and course.metrics:
         figures["dynamics"] = _dynamics(course)
     written = []
@@ -96,11 +96,12 @@ def _draw_bars(axis: Any, bars: Sequence[tuple], title: str, lines: Sequence[Con
     _clean(axis)
 
 
-def _rare_map(rare: RareBehaviours) -> Any:
+def rare_map_figure(rare: RareBehaviours) -> Any:
     """Sentences by their two principal components, and their distances beside."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.9), width_ratios=[3, 2], layout="constrained")
+    figure = Figure(figsize=(8.6, 3.9), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     base = [s for s in rare.placed if s.rare is None]
     common = [s for s in rare.placed if s.rare is False]
     found = [s for s in rare.placed if s.rare]

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from entropy_rl.analysis import Analysis
+from entropy_rl.analysis import Analysis, PlacedSentence, RareBehaviours
 from entropy_rl.report.curves import running_mean
 from entropy_rl.report.gathered import LabelledCurve
 from entropy_rl.report.reported_run import ReportedRun
 
 POINTS = 600  # of a curve; of longer runs, means over steps
 _ROUNDING = 1e-9
+_MOST_TEXT = 200  # letters of a sentence on the map
 _PANELS = {
     "correct": "share of correct responses",
     "reward": "mean reward",
@@ -101,16 +102,28 @@ def panels_over_steps(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
 def entropy_rows(name: str, analysis: Analysis) -> dict[str, Any]:
     """Mean entropies with their intervals: what is looked at, and what it is held against."""
     lines = [line for line in analysis.pivotal if line.against == analysis.pivotal[0].against]
-    lines.append(analysis.reflective)
+    sentences = [analysis.reflective, *([] if analysis.rare is None else [analysis.rare.contrast])]
     rows = {}
-    for line in lines:
-        named = "reflective sentences" if line is analysis.reflective else line.name
+    for line in (*lines, *sentences):
+        named = f"{line.name} sentences" if line in sentences else line.name
         for label, group, is_other in ((named, line.group, False), (line.against, line.other, True)):
             if group.count:
                 mean, low, high = _short((group.mean, group.low, group.high))
                 values = {"count": group.count, "mean": mean, "low": low, "high": high}
                 rows[label] = {"label": label, "other": is_other} | values
     return {"run": name, "rows": sorted(rows.values(), key=lambda row: row["other"])}
+
+
+def sentence_map(name: str, rare: RareBehaviours) -> dict[str, Any]:
+    """The sentences on the plane of their two principal components, those of the base first."""
+    groups = {"base": None, "common": False, "rare": True}
+
+    def point(s: PlacedSentence) -> list[Any]:
+        own = [] if s.rare is None else _short((s.entropy, s.distance))
+        return [*_short((s.x, s.y)), s.text[:_MOST_TEXT], *own]
+
+    points = {label: [point(s) for s in rare.placed if s.rare is kind] for label, kind in groups.items()}
+    return {"run": name, "groups": points}
 
 
 def _short(values: Any) -> list[float | None]:

@@ -6,15 +6,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from entropy_rl.analysis import Analysis, analyse, annotate, compile_patterns, word_patterns
+from entropy_rl.analysis import Analysis, analyse, annotate, compile_patterns, find_rare, word_patterns
 from entropy_rl.evaluation import Comparison, Curve, compare_runs
 from entropy_rl.report.pass_at_k import curve_of
 from entropy_rl.report.reported_run import ReportedRun, read_config
-from entropy_rl.report.samples import Limits, Samples, read_some
+from entropy_rl.report.samples import Limits, Samples, read_responses, read_some
 from entropy_rl.run_directory import CONFIG_FILE
 
 _ANALYSED_TOKENS = 100_000  # in all
 _MIN_COUNT = 20  # of a token that is called most entropic
+_SENTENCES = 1000  # on the map of rare ones, of a run and of what it is held against
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Report:
       arms: What is compared: two runs, or the first and the last evaluation of one.
       comparison: Of these; a text says why there is none, and None that there is nothing to compare.
       samples: Some of each source.
-      analyses: Of the runs with samples, by their names.
+      analyses: Of the runs with samples, by their names; with rare behaviours where there is an evaluation
+        to hold the last one against.
     """
 
     runs: list[ReportedRun]
@@ -99,12 +101,15 @@ def gather_report(
     patterns, expressions = word_patterns(words), compile_patterns(reflective)
     # Of each run the source that came last: its last evaluation, if there is one.
     last = {source.run: found.analysed for source, found in samples if found.analysed}
-    analyses = {
-        runs[number].name: analyse(
-            [annotate(response, patterns, expressions) for response in responses], min_count=_MIN_COUNT
-        )
-        for number, responses in last.items()
-    }
+    analyses = {}
+    for number, responses in last.items():
+        own = [annotate(response, patterns, expressions) for response in responses]
+        found, base = analyse(own, min_count=_MIN_COUNT), _base(runs, number)
+        if base is not None:
+            others = read_responses(base, _ANALYSED_TOKENS // len(runs))
+            others = [annotate(response, patterns, expressions) for response in others]
+            found = dataclasses.replace(found, rare=find_rare(own, others, max_sentences=_SENTENCES))
+        analyses[runs[number].name] = found
     return Report(list(runs), curves, arms, comparison, samples, analyses)
 
 
@@ -123,6 +128,14 @@ def _compare(runs: Sequence[ReportedRun]) -> tuple[list[str], Comparison | str |
         return [label for label, _ in pairs], compare_runs(*(directory for _, (_, directory, _) in pairs))
     except ValueError as error:
         return [], str(error)
+
+
+def _base(runs: Sequence[ReportedRun], number: int) -> Path | None:
+    """The evaluation whose sentences are usual: the first one of the run, or of a baseline its last."""
+    steps, baseline = sorted(runs[number].evaluations), runs[0].evaluations
+    if len(steps) > 1:
+        return runs[number].evaluations[steps[0]][0]
+    return baseline[max(baseline)][0] if number and steps and baseline else None
 
 
 def _sources(runs: Sequence[ReportedRun]) -> list[Source]:

@@ -19,6 +19,7 @@ from entropy_rl.report.chart_data import (
     entropy_rows,
     panels_over_steps,
     pass_at_k_series,
+    sentence_map,
     training_panels,
 )
 from entropy_rl.report.comparison import COMPARISON_NOTES, comparison_header, comparison_tables
@@ -55,6 +56,7 @@ def page(report: Report, command: str) -> str:
         "pass_at_k": pass_at_k_series(report.curves),
         "over_steps": panels_over_steps(report.runs),
         "analysis": [entropy_rows(name, analysis) for name, analysis in report.analyses.items()],
+        "maps": [sentence_map(name, a.rare) for name, a in report.analyses.items() if a.rare is not None],
         "samples": [
             {"run": source.run, "label": source.label} | found.shown for source, found in report.samples
         ],
@@ -89,7 +91,8 @@ def page(report: Report, command: str) -> str:
 
 def _said(analysis: Analysis) -> list[str]:
     tables: dict[str, list[Contrast]] = {}
-    for line in (*analysis.pivotal, analysis.reflective):
+    rare = [] if analysis.rare is None else [analysis.rare.contrast]
+    for line in (*analysis.pivotal, analysis.reflective, *rare):
         tables.setdefault(line.against, []).append(line)
     return [sentence for lines in tables.values() for sentence in conclusions(lines)]
 

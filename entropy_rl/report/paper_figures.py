@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from entropy_rl.report.analysis_figures import behaviours_figure
+from entropy_rl.report.analysis_figures import behaviours_figure, rare_map_figure
 from entropy_rl.report.curves import curves_figure
 from entropy_rl.report.gathered import Report
 from entropy_rl.report.pass_at_k import pass_at_k_figure
 
 
 def write_paper_figures(directory: Path, report: Report) -> list[Path]:
-    """Draws curves, Pass@K and the entropies of behaviours, as far as the runs have them.
+    """Draws curves, Pass@K, entropies of behaviours and maps of sentences, as far as the runs have them.
 
     Args:
       directory: Where; made if it is not there.
@@ -35,7 +35,10 @@ def write_paper_figures(directory: Path, report: Report) -> list[Path]:
     if report.curves:
         figures["pass_at_k"] = pass_at_k_figure({found.label: found.curve for found in report.curves})
     for name, analysis in report.analyses.items():
-        figures[f"entropy_{re.sub(r'[^A-Za-z0-9]+', '_', name)}"] = behaviours_figure(analysis)
+        name = re.sub(r"[^A-Za-z0-9]+", "_", name)
+        figures[f"entropy_{name}"] = behaviours_figure(analysis)
+        if analysis.rare is not None:
+            figures[f"rare_map_{name}"] = rare_map_figure(analysis.rare)
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     for name, figure in figures.items():

@@ -72,10 +72,7 @@ def read_some(
     Raises:
       ValueError: There are none, or a line is no sample.
     """
-    rows = read_samples(directory)
-    index = [(row.get("step"), row["problem"], row["sample"], row["length"]) for row in rows]
-    if not index:
-        raise ValueError(f"{directory}: holds no samples")
+    index = _index(directory)
     group = int(config["rollout"]["group_size"]) if config and "rollout" in config else None
     wanted = _some_groups(index, limits, group)
     analysed = _spread(index, limits.analysed_tokens)
@@ -88,6 +85,30 @@ def read_some(
     spans, raw = _decoder(directory)
     responses = [] if spans is None else [_response(spans, kept[i]) for i in sorted(analysed)]
     return Samples(len(index), _plain(rows, spans, raw), note, responses)
+
+
+def read_responses(directory: Path, tokens: int) -> list[Response]:
+    """Some responses for an analysis, spread evenly over the whole; none if their tokens are not known.
+
+    Args:
+      directory: As of `read_some`.
+      tokens: Their tokens, about.
+
+    Raises:
+      ValueError: As `read_some`.
+    """
+    chosen = _spread(_index(directory), tokens)
+    spans, _ = _decoder(directory)
+    rows = () if spans is None else enumerate(read_samples(directory))
+    return [_response(spans, row) for i, row in rows if i in chosen]
+
+
+def _index(directory: Path) -> list[tuple]:
+    rows = read_samples(directory)
+    index = [(row.get("step"), row["problem"], row["sample"], row["length"]) for row in rows]
+    if not index:
+        raise ValueError(f"{directory}: holds no samples")
+    return index
 
 
 def _place(entry: tuple) -> tuple[int, int, int]:

@@ -177,6 +177,54 @@ function intervalChart(host, { run, rows }) {
   });
 }
 
+// Sentences on a plane; the rare ones are drawn last.
+function sentenceMap(host, { run, groups }) {
+  const place = data.runs.indexOf(run), height = 300, margin = 12;
+  const inks = { base: "var(--c7)", common: "var(--c5)", rare: "var(--c1)" };
+  const counts = Object.entries(groups).map(([name, points]) => {
+    const key = element("span", { class: "key", style: `background: ${inks[name]}` });
+    return element("span", { class: "kind" }, key, `${name} ${points.length.toLocaleString("en")} `);
+  });
+  const figure = element("figure", { class: "map" }, element("figcaption", {}, `sentences, ${run} `, ...counts));
+  host.append(figure);
+  const points = Object.entries(groups).flatMap(([name, list]) => list.map((point) => [name, ...point]));
+  const range = (i) => points.reduce(([a, b], p) => [Math.min(a, p[i]), Math.max(b, p[i])], [Infinity, -Infinity]);
+  const [left, right] = range(1), [low, high] = range(2);
+  charts.push(() => {
+    figure.hidden = hidden.has(place);
+    figure.querySelector("svg")?.remove();
+    const width = Math.max(260, figure.clientWidth);
+    const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `map of sentences, ${run}` });
+    const x = (v) => margin + ((v - left) / (right - left || 1)) * (width - 2 * margin);
+    const y = (v) => margin + ((high - v) / (high - low || 1)) * (height - 2 * margin);
+    for (const [name, px, py] of points) {
+      const size = name === "rare" ? 3.4 : 2.2;
+      svg.append(drawn("circle", { cx: x(px).toFixed(1), cy: y(py).toFixed(1), r: size, opacity: 0.6, style: `fill: ${inks[name]}` }));
+    }
+    const mark = drawn("circle", { class: "mark", r: 6, visibility: "hidden" });
+    svg.append(mark);
+    const look = (event) => {
+      const box = svg.getBoundingClientRect(), scale = width / box.width;
+      const at = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
+      const far = (p) => (x(p[1]) - at[0]) ** 2 + (y(p[2]) - at[1]) ** 2;
+      const [name, px, py, text, entropy, distance] = points.reduce((a, b) => (far(b) < far(a) ? b : a));
+      mark.setAttribute("cx", x(px));
+      mark.setAttribute("cy", y(py));
+      mark.setAttribute("visibility", "visible");
+      const lines = [element("div", {}, text), tipLine("", name === "base" ? "sentence of the base" : `${name} sentence`)];
+      if (entropy !== undefined) lines.push(tipLine("entropy", `${number(entropy, 3)} nats`), tipLine("distance", number(distance, 3)));
+      showTip(event, lines);
+    };
+    svg.addEventListener("pointermove", look);
+    svg.addEventListener("pointerdown", look);
+    svg.addEventListener("pointerleave", () => {
+      mark.setAttribute("visibility", "hidden");
+      tip.hidden = true;
+    });
+    figure.append(svg);
+  });
+}
+
 // --- responses ---------------------------------------------------------------------------------------------
 
 const PAGE = 12;
@@ -299,6 +347,7 @@ if (data.pass_at_k.length) {
   for (const panel of data.over_steps) lineChart(host("evaluation"), { ...panel, xlabel: "step" });
 }
 for (const groups of data.analysis) intervalChart(host("analysis"), groups);
+for (const map of data.maps) sentenceMap(host("analysis"), map);
 for (const button of document.querySelectorAll("#legend button")) {
   button.addEventListener("click", () => {
     const run = Number(button.dataset.run), off = !hidden.has(run);
