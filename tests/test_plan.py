@@ -56,6 +56,7 @@ def planned(directory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         arguments = ["--config", "train.yaml", "--devices", "8", "--chip", "v5e", "--output", "plan.json"]
+        arguments += ["--revisit", "{name: advantage_replay, rollouts: 3}"]
         assert main(["plan", *arguments]) == 0
     return json.loads((directory / "plan.json").read_text())
 
@@ -126,6 +127,8 @@ def test_every_program_is_there_with_arguments_that_are_those_of_its_shapes(plan
     assert state < update["arguments"] <= state + batch + 64  # what the program does not read is left out
     assert state <= update["aliased"] + 8
     assert update["beside"]["mini-batches"] == batch
+    # Room for three rollouts of completions, of two mini-batches each.
+    assert update["beside"]["kept completions"] == resident["kept completions"] == 3 * 2 * batch
     assert update["peak"] == update["arguments"] + update["outputs"] - update["aliased"] + update[
         "temporaries"
     ] + sum(update["beside"].values())

@@ -86,6 +86,8 @@ def resident_bytes(run: AbstractRun) -> dict[str, int]:
     if run.state.critic is not None:
         parts["critic"] = tree_bytes(run.state.critic.params)
         parts["critic's optimizer state"] = tree_bytes(run.state.critic.opt_state)
+    if run.programs.revisit is not None:  # rows like those of the mini-batches
+        parts["kept completions"] = run.programs.revisit.rules.rollouts * parts["mini-batches"]
     if run.config.loss.kl_coef:
         parts["reference parameters"] = parts["parameters"]
     return parts
