@@ -13,7 +13,10 @@ from entropy_rl.studies import Design, design, plan_text, read_records, run_unit
 from entropy_rl.study_config import StudyConfig
 
 # What may change between two starts: where the study lies, and what is to be done.
-_FREE = ("study.do", "study.parallel", "study.output", "train.run.directory", "evaluate.output")
+_FREE = (
+    *("study.do", "study.parallel", "study.only", "study.output"),
+    *("train.run.directory", "evaluate.output"),
+)
 
 
 def main(config: StudyConfig) -> None:

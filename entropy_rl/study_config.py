@@ -90,6 +90,7 @@ class StudyConfig:
       parallel: Runs at once, on the same devices. More than one pays where a run does not fill them: a small
         model on a large GPU (with XLA_PYTHON_CLIENT_PREALLOCATE=false, so that they share its memory), or
         many cores.
+      only: Arms whose runs are made now, while those of others wait; empty for all.
     """
 
     train: RecipeConfig
@@ -102,6 +103,7 @@ class StudyConfig:
     flags: FlagsConfig = FlagsConfig()
     do: Literal["run", "plan", "report"] = "run"
     parallel: int = 1
+    only: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self):
         require(bool(self.output), "output", self.output, "a path")
@@ -120,6 +122,9 @@ class StudyConfig:
                 bool(seeds) and min(seeds) >= 0 and len(set(seeds)) == len(seeds),
                 path, seeds, "different whole numbers >= 0, at least one",
             )  # fmt: skip
+        for arm in self.only:
+            if arm not in (BASE, *self.arms):
+                raise ValueError(unknown("only", arm, (BASE, *self.arms)))
         names = [hypothesis.name for hypothesis in self.registered()]
         require(len(set(names)) == len(names), "hypotheses", names, "different names")
 

@@ -334,6 +334,28 @@ def test_as_many_runs_as_asked_for_are_at_work_at_once_and_a_unit_goes_on_before
         assert i + parallel >= len(trained) or begun < started.index((trained[i + parallel], "train"))
 
 
+def test_arms_can_be_run_before_others_whatever_their_place(here, monkeypatch, capsys):
+    only = ["--output", "some", "--only", "[shaped]"]
+    found = design(parse_config(StudyConfig, "study", study(*only)[1:]))
+    found.directory.mkdir()
+    started = []
+
+    def start(_, unit, phase):
+        started.append(unit)
+        return types.SimpleNamespace(returncode=0, poll=lambda: 0)
+
+    monkeypatch.setattr(runner, "_start_child", start)
+    monkeypatch.setattr(runner, "write_problems", lambda *_: None)
+    runner.run_units(found, lambda line: None)
+    assert {unit.arm for unit in started} == {"shaped"} and len(set(started)) == 2
+    assert {unit.arm for unit, record in runner.read_records(found).items() if record.done} == {"shaped"}
+    # The rest is done by the same study without it.
+    runner.run_units(design(parse_config(StudyConfig, "study", study(*only[:2])[1:])), lambda line: None)
+    assert sorted(set(map(str, started))) == sorted(map(str, found.units()))
+    assert main(study("--only", "[shapd]")) == 2
+    assert "only: 'shapd' is not allowed; did you mean 'shaped'? allowed: base, " in capsys.readouterr().err
+
+
 def test_a_run_that_fails_is_noted_and_the_others_go_on(here, capsys):
     arms = {"broken": {"task.args": {"counts": {"nonsense": 4}}}, "plain": STUDY["arms"]["plain"]}
     learns = STUDY["hypotheses"][1]

@@ -65,8 +65,11 @@ def run_units(design: Design, say: Callable[[str], None]) -> None:
     """
     with _locked(design.directory), catch_signals() as stop:
         _wait_for_orphans(design.directory, stop, say)
+        only = design.study.only
         waiting = deque(
-            unit for unit, record in read_records(design).items() if not is_complete(unit, record)
+            unit
+            for unit, record in read_records(design).items()
+            if not is_complete(unit, record) and (not only or unit.arm in only)
         )
         machine = _describe_machine(design.study.parallel) if waiting else ""
         running: list[_Running] = []
