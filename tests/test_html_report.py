@@ -18,7 +18,7 @@ from entropy_rl.cli import main
 from entropy_rl.evaluation import compare_runs, read_samples
 from entropy_rl.files import read_jsonl
 from entropy_rl.report.comparison import verdict
-from entropy_rl.report.reported_run import short_names
+from entropy_rl.report.reported_run import read_runs, short_names
 from entropy_rl.report.samples import Limits, read_responses, read_some
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -115,6 +115,16 @@ def test_what_differs_in_the_configuration_comes_first_and_is_marked(page):
     assert differs == ["advantage", "seed", "commit"]
     assert "c0" in page and "not recorded" not in page
     assert "entropy-rl train --config" in page and "evaluation.samples" in page
+
+
+def test_what_a_run_learns_from_is_said_in_a_line(tmp_path):
+    more = {"loss": {"entropy_coef": 0.01}, "revisit": {"name": "advantage_replay", "every": 3}}
+    write_run(tmp_path / "run", config=CONFIG | more)
+    (run,) = read_runs([str(tmp_path / "run")])
+    assert run.method == (
+        "group_normalize → shape_by_entropy(alpha=0.4, kappa=2.0), entropy bonus in the loss: 0.01, "
+        "revisit: advantage_replay(every=3)"
+    )
 
 
 def test_runs_of_one_name_are_told_apart_by_their_parents(tmp_path):

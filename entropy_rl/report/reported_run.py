@@ -79,7 +79,7 @@ class ReportedRun:
 
     @property
     def method(self) -> str:
-        """The chain of transforms in a line."""
+        """The chain of transforms in a line, and what else is learned from."""
         if not self.is_training:
             model = (self.config.get("model") or {}).get("path")
             return f"evaluation of {self._run_around or model or 'a model that is not named'}"
@@ -89,7 +89,9 @@ class ReportedRun:
         parts = [_call(spec) for spec in self.config["advantage"]]
         bonus = loss.get("entropy_coef")
         text = _call(bonus) if isinstance(bonus, dict) else f"{bonus or 0:g}"
-        return " → ".join(parts) + (f", entropy bonus in the loss: {text}" if bonus else "")
+        chain = " → ".join(parts) + (f", entropy bonus in the loss: {text}" if bonus else "")
+        revisit = self.config.get("revisit")
+        return f"{chain}, revisit: {_call(revisit)}" if revisit else chain
 
 
 def read_runs(paths: list[str]) -> list[ReportedRun]:
