@@ -297,6 +297,10 @@ def test_of_evaluations_the_first_is_the_base_of_the_others(runs, tmp_path):
     shaped, plain = (runs / name / "evaluations" / "6" for name in ("shaped", "plain"))
     data = data_of(make_page(tmp_path / "page.html", shaped, plain))
     assert [found["run"] for found in data["maps"]] == data["runs"][1:]
+    # Samples that have been deleted cannot be a base.
+    write_run(tmp_path / "run")
+    (tmp_path / "run" / "evaluations" / "0" / "samples.jsonl").unlink()
+    assert data_of(make_page(tmp_path / "page.html", tmp_path / "run"))["maps"] == []
 
 
 # --- in a browser -------------------------------------------------------------------------------------------

@@ -132,16 +132,24 @@ def _compare(runs: Sequence[ReportedRun]) -> tuple[list[str], Comparison | str |
 
 def _base(runs: Sequence[ReportedRun], number: int) -> Path | None:
     """The evaluation whose sentences are usual: the first one of the run, or of a baseline its last."""
-    steps, baseline = sorted(runs[number].evaluations), runs[0].evaluations
-    if len(steps) > 1:
-        return runs[number].evaluations[steps[0]][0]
-    return baseline[max(baseline)][0] if number and steps and baseline else None
+    own, baseline = runs[number].evaluations, runs[0].evaluations
+    if len(own) > 1:
+        found = own[min(own)][0]
+    elif number and own and baseline:
+        found = baseline[max(baseline)][0]
+    else:
+        return None
+    return found if _has_samples(found) else None
+
+
+def _has_samples(directory: Path) -> bool:
+    return any(path.stat().st_size for path in directory.glob("samples*.jsonl"))
 
 
 def _sources(runs: Sequence[ReportedRun]) -> list[Source]:
     found = []
     for number, run in enumerate(runs):
-        if run.is_training and any(path.stat().st_size for path in run.directory.glob("samples*.jsonl")):
+        if run.is_training and _has_samples(run.directory):
             found.append(Source(number, f"{run.name}: training", run.directory))
         if run.evaluations:
             step = max(run.evaluations)
