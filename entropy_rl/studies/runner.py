@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from entropy_rl.interrupt import StopRequest, catch_signals
@@ -124,13 +124,14 @@ def expected_seconds(records: Mapping[Unit, Record]) -> dict[Unit, float | None]
     return {unit: expected(unit) for unit in records}
 
 
-def time_left(records: Mapping[Unit, Record], parallel: int) -> float | None:
-    """Seconds until all units are complete, with so many at once; None while nothing can be said."""
+def time_left(records: Mapping[Unit, Record], parallel: int, only: Sequence[str] = ()) -> float | None:
+    """Seconds until all units, or those of some arms, are complete, with so many at once; None while nothing
+    can be said."""
     expected = expected_seconds(records)
     left = [
         None if expected[unit] is None else max(expected[unit] - total(record), 0.0)
         for unit, record in records.items()
-        if not is_complete(unit, record)
+        if not is_complete(unit, record) and (not only or unit.arm in only)
     ]
     return None if None in left else sum(left) / parallel
 
@@ -251,7 +252,7 @@ def _note(
     if record.failed:
         say(f"{_place(design, unit)}: {record.failed}")
     elif is_complete(unit, record):
-        left = time_left(read_records(design), design.study.parallel)
+        left = time_left(read_records(design), design.study.parallel, design.study.only)
         say(f"{_place(design, unit)}: {duration(total(record))}; {say_left(left)}")
     return code == 0 and not is_complete(unit, record)
 
