@@ -68,7 +68,7 @@ class BadUpdates:
         name = f"step_{int(state.step) + 1}_{kind}_{int(state.updates)}"
         self._keep(name, _PARAMS, state.params, batch, memory=(state.memory, state.step))
 
-    def keep_of_critic(self, state: TrainState, number: int, batch: TrainBatch) -> None:
+    def keep_of_critic(self, state: TrainState, batch: TrainBatch, number: int) -> None:
         """Writes down an update of the critic, the `number`-th of its step; otherwise as `keep`."""
         self._keep(f"step_{int(state.step) + 1}_critic_{number}", _CRITIC, state.critic.params, batch)
 

@@ -73,15 +73,10 @@ def _run(
     of_policy, of_critic = [], []
     for number, batch in enumerate(data, 1):
         if critic is not None:
-            state, metrics = critic.update(state, batch)
-            of_critic.append(metrics := jax.device_get(metrics))
-            if not _is_finite(metrics):
-                bad_updates.keep_of_critic(state, number, batch)
+            keep = functools.partial(bad_updates.keep_of_critic, number=number)
+            state = _update(critic.update, state, batch, of_critic, keep)
         if not only_critic:
-            state, metrics = update(state, batch)
-            of_policy.append(metrics := jax.device_get(metrics))
-            if not _is_finite(metrics):
-                bad_updates.keep(state, batch)
+            state = _update(update, state, batch, of_policy, bad_updates.keep)
     means = _mean_over_applied(mean_metrics, of_policy) | _mean_over_applied(mean_critic_metrics, of_critic)
     return state, means | {"bad_updates": _count_bad(of_policy + of_critic)}
 
@@ -97,11 +92,23 @@ def _revisit(
     found = []
     for number in np.flatnonzero(jax.device_get(revisit.count(rows)) >= least).tolist():
         batch = revisit.part(rows, weight, number)
-        state, metrics = revisit.update(state, batch)
-        found.append(metrics := jax.device_get(metrics))
-        if not _is_finite(metrics):
-            bad_updates.keep_of_revisit(state, batch)
+        state = _update(revisit.update, state, batch, found, bad_updates.keep_of_revisit)
     return state, _mean_over_applied(mean_metrics, found) | {"bad_updates": _count_bad(found)}
+
+
+def _update(
+    update: UpdateFn,
+    state: TrainState,
+    batch: TrainBatch,
+    found: list[Metrics],
+    keep_bad: Callable[[TrainState, TrainBatch], None],
+) -> TrainState:
+    """One update, whose metrics are added to those found; if it was not applied it is kept."""
+    state, metrics = update(state, batch)
+    found.append(metrics := jax.device_get(metrics))
+    if not _is_finite(metrics):
+        keep_bad(state, batch)
+    return state
 
 
 def _is_finite(metrics: Metrics) -> bool:

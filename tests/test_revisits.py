@@ -1,6 +1,7 @@
 """Completions that are learned from once more: the rules, what is kept, and the updates on it."""
 
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from test_train_step import ALPHA, KAPPA, SHAPED, G, N, P, V, make_data
 from tiny_runs import ROOT, TRAIN, write_yaml
 
 from entropy_rl.advantages import chain, group_normalize, token_entropy_rewards, whiten
+from entropy_rl.bad_updates import BadUpdates
 from entropy_rl.cli import main
 from entropy_rl.config import (
     BatchingConfig,
@@ -140,7 +142,9 @@ def run(revisit, count, key, mesh=None, advantage=SHAPED):
     found = []
     for data in rollouts(count):
         data = [placement.put_rows(jax.device_get(batch)) for batch in data]
-        state, metrics = run_updates(update, None, programs, state, data, bad_updates=None)
+        state, metrics = run_updates(
+            update, None, programs, state, data, BadUpdates(Path("nowhere"), limit=1)
+        )
         state = state.replace(step=state.step + 1)
         found.append(metrics)
     return state, found

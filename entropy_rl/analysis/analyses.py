@@ -76,6 +76,11 @@ class Analysis:
     reflective: Contrast
     rare: RareBehaviours | None = None
 
+    @property
+    def of_sentences(self) -> list[Contrast]:
+        """The comparisons of sentences that there are."""
+        return [self.reflective, *([] if self.rare is None else [self.rare.contrast])]
+
 
 def analyse(annotated: Sequence[Annotated], *, min_count: int, seed: int = 0) -> Analysis:
     """Compares the behaviours that can be told from the responses alone.

@@ -53,7 +53,7 @@ def behaviours_figure(analysis: Analysis) -> Any:
     """Mean entropies with intervals: classes of words, reflective and rare sentences."""
     from matplotlib.figure import Figure
 
-    pairs = [analysis.reflective, *([] if analysis.rare is None else [analysis.rare.contrast])]
+    pairs = analysis.of_sentences
     against = list(dict.fromkeys(line.against for line in analysis.pivotal))
     lines = [line for line in analysis.pivotal if line.against == against[0]]
     others = [next(line for line in analysis.pivotal if line.against == name) for name in against]

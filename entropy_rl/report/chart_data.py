@@ -102,11 +102,11 @@ def panels_over_steps(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
 def entropy_rows(name: str, analysis: Analysis) -> dict[str, Any]:
     """Mean entropies with their intervals: what is looked at, and what it is held against."""
     lines = [line for line in analysis.pivotal if line.against == analysis.pivotal[0].against]
-    sentences = [analysis.reflective, *([] if analysis.rare is None else [analysis.rare.contrast])]
+    named = [(line.name, line) for line in lines]
+    named += [(f"{line.name} sentences", line) for line in analysis.of_sentences]
     rows = {}
-    for line in (*lines, *sentences):
-        named = f"{line.name} sentences" if line in sentences else line.name
-        for label, group, is_other in ((named, line.group, False), (line.against, line.other, True)):
+    for name_of_group, line in named:
+        for label, group, is_other in ((name_of_group, line.group, False), (line.against, line.other, True)):
             if group.count:
                 mean, low, high = _short((group.mean, group.low, group.high))
                 values = {"count": group.count, "mean": mean, "low": low, "high": high}

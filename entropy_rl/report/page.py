@@ -91,8 +91,7 @@ def page(report: Report, command: str) -> str:
 
 def _said(analysis: Analysis) -> list[str]:
     tables: dict[str, list[Contrast]] = {}
-    rare = [] if analysis.rare is None else [analysis.rare.contrast]
-    for line in (*analysis.pivotal, analysis.reflective, *rare):
+    for line in (*analysis.pivotal, *analysis.of_sentences):
         tables.setdefault(line.against, []).append(line)
     return [sentence for lines in tables.values() for sentence in conclusions(lines)]
 

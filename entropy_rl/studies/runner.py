@@ -65,12 +65,7 @@ def run_units(design: Design, say: Callable[[str], None]) -> None:
     """
     with _locked(design.directory), catch_signals() as stop:
         _wait_for_orphans(design.directory, stop, say)
-        only = design.study.only
-        waiting = deque(
-            unit
-            for unit, record in read_records(design).items()
-            if not is_complete(unit, record) and (not only or unit.arm in only)
-        )
+        waiting = deque(_to_do(read_records(design), design.study.only))
         machine = _describe_machine(design.study.parallel) if waiting else ""
         running: list[_Running] = []
         try:
@@ -98,6 +93,11 @@ def is_complete(unit: Unit, record: Record) -> bool:
 def read_records(design: Design) -> dict[Unit, Record]:
     """The records of all units."""
     return {unit: read_record(design.directory_of(unit)) for unit in design.units()}
+
+
+def _to_do(records: Mapping[Unit, Record], only: Sequence[str]) -> dict[Unit, Record]:
+    """The units that are not complete, of some arms, or of all where none is named."""
+    return {u: r for u, r in records.items() if not is_complete(u, r) and (not only or u.arm in only)}
 
 
 def total(record: Record) -> float:
@@ -130,8 +130,7 @@ def time_left(records: Mapping[Unit, Record], parallel: int, only: Sequence[str]
     expected = expected_seconds(records)
     left = [
         None if expected[unit] is None else max(expected[unit] - total(record), 0.0)
-        for unit, record in records.items()
-        if not is_complete(unit, record) and (not only or unit.arm in only)
+        for unit, record in _to_do(records, only).items()
     ]
     return None if None in left else sum(left) / parallel
 
