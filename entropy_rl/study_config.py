@@ -89,7 +89,7 @@ class StudyConfig:
         known so far.
       parallel: Runs at once, on the same devices. More than one pays where a run does not fill them: a small
         model on a large GPU (with XLA_PYTHON_CLIENT_PREALLOCATE=false, so that they share its memory), or
-        many cores.
+        several cores, of which each run then has its own.
       only: Arms whose runs are made now, while those of others wait; empty for all.
     """
 

@@ -13,6 +13,7 @@ import time
 import types
 from pathlib import Path
 
+import jax
 import pytest
 import yaml
 from tiny_runs import EVALUATION, TRAIN, finish, make_workspace, start, write_yaml
@@ -79,7 +80,7 @@ def here(workspace, monkeypatch) -> Path:
     return workspace
 
 
-def in_this_process(design, unit, phase):
+def in_this_process(design, unit, phase, cores):
     """In place of a child, whose imports and compilation would take most of the time."""
     with (
         (design.directory_of(unit) / "log.txt").open("a") as log,
@@ -98,7 +99,8 @@ def quick(monkeypatch, request):
 
 def make_quick(monkeypatch):
     monkeypatch.setattr(runner, "_start_child", in_this_process)
-    monkeypatch.setattr(runner, "_describe_machine", lambda parallel: f"a machine, {parallel} at once")
+    machine = lambda parallel: runner.Machine(f"a machine, {parallel} at once", [[]] * parallel)  # noqa: E731
+    monkeypatch.setattr(runner, "find_machine", machine)
     monkeypatch.setattr("entropy_rl.report.summary.write_curves", lambda directory: directory)
     monkeypatch.setattr("entropy_rl.evaluate.write_pass_at_k", lambda directory, curves: [])
 
@@ -251,11 +253,17 @@ def wait_for(process, path: Path) -> None:
         time.sleep(0.02)
 
 
-FAKE_VERB = """
-import os, pathlib, sys, time
-(pathlib.Path("{ready}") / ("ready-" + str(os.getpid()))).write_text("")
+# The start of a child as it is, and a verb that says on which cores it is and waits.
+FAKE_VERB = (
+    runner._CHILD.partition("from entropy_rl.cli")[0]
+    + """
+import json, pathlib, time
+cores = json.dumps(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [])
+pathlib.Path("READY/writing-" + str(os.getpid())).write_text(cores)
+os.rename("READY/writing-" + str(os.getpid()), "READY/ready-" + str(os.getpid()))
 time.sleep(100)
 """
+)
 
 
 def test_a_study_that_is_asked_to_stop_passes_it_on_to_all_that_runs(here, monkeypatch):
@@ -263,7 +271,7 @@ def test_a_study_that_is_asked_to_stop_passes_it_on_to_all_that_runs(here, monke
     found.directory.mkdir()
     monkeypatch.undo()
     monkeypatch.chdir(here)
-    monkeypatch.setattr(runner, "_CHILD", FAKE_VERB.format(ready=here / "asked"))
+    monkeypatch.setattr(runner, "_CHILD", FAKE_VERB.replace("READY", str(here / "asked")))
     said = []
 
     def ask():
@@ -284,6 +292,24 @@ def test_a_study_that_is_asked_to_stop_passes_it_on_to_all_that_runs(here, monke
         "shaped, seed 0",
     ]
     assert all(record.failed is None for record in runner.read_records(found).values())
+    if hasattr(os, "sched_getaffinity") and jax.default_backend() == "cpu":
+        of_each = [json.loads(path.read_text()) for path in found.directory.glob("ready-*")]
+        assert sorted(of_each) == sorted(runner.share_cores(sorted(os.sched_getaffinity(0)), 3))
+
+
+@pytest.mark.parametrize(
+    "cores, parallel, shares",
+    [
+        ([0, 1], 2, [[0], [1]]),
+        ([2, 3, 6, 7], 2, [[2, 3], [6, 7]]),
+        ([0, 1, 2, 3, 4], 2, [[0, 1], [2, 3, 4]]),
+        ([0, 1, 2, 3, 4], 3, [[0], [1, 2], [3, 4]]),
+        ([0, 1], 3, [[0], [1], [0]]),
+        ([5], 2, [[5], [5]]),
+    ],
+)
+def test_runs_that_share_a_cpu_have_cores_of_their_own(cores, parallel, shares):
+    assert runner.share_cores(cores, parallel) == shares
 
 
 class Slow:
@@ -313,7 +339,7 @@ def test_as_many_runs_as_asked_for_are_at_work_at_once_and_a_unit_goes_on_before
     found.directory.mkdir()
     started, at_work, most = [], [], []
 
-    def start(_, unit, phase):
+    def start(_, unit, phase, cores):
         started.append((unit, phase))
         child = Slow(looks=len(started) % 3, at_work=at_work)
         most.append(len(at_work))
@@ -340,7 +366,7 @@ def test_arms_can_be_run_before_others_whatever_their_place(here, monkeypatch, c
     found.directory.mkdir()
     started = []
 
-    def start(_, unit, phase):
+    def start(_, unit, phase, cores):
         started.append(unit)
         return types.SimpleNamespace(returncode=0, poll=lambda: 0)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import os
 import platform
 import signal
@@ -35,6 +36,8 @@ _CHILD = """
 import ctypes, os, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM
+if {cores}:
+    os.sched_setaffinity(0, {cores})
 if os.getppid() != {parent}:
     sys.exit(143)
 from entropy_rl.cli import main
@@ -48,8 +51,17 @@ class _Running:
 
     unit: Unit
     phase: str
+    place: int  # among those at work at once
     child: subprocess.Popen
     since: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What the runs of this process are made on."""
+
+    text: str
+    cores: list[list[int]]  # of each place; an empty list where all may use all
 
 
 def run_units(design: Design, say: Callable[[str], None]) -> None:
@@ -66,15 +78,17 @@ def run_units(design: Design, say: Callable[[str], None]) -> None:
     with _locked(design.directory), catch_signals() as stop:
         _wait_for_orphans(design.directory, stop, say)
         waiting = deque(_to_do(read_records(design), design.study.only))
-        machine = _describe_machine(design.study.parallel) if waiting else ""
+        machine = find_machine(design.study.parallel) if waiting else Machine("", [])
+        places = list(range(design.study.parallel))
         running: list[_Running] = []
         try:
             while running or (waiting and not stop):
-                while waiting and not stop and len(running) < design.study.parallel:
-                    running.append(_start(design, waiting.popleft(), say))
+                while waiting and not stop and places:
+                    running.append(_start(design, waiting.popleft(), places.pop(0), machine, say))
                 ended = _wait_for_one(running, stop)
                 running.remove(ended)
-                if _note(design, ended, machine, stop, say):
+                places.append(ended.place)
+                if _note(design, ended, machine.text, stop, say):
                     waiting.appendleft(ended.unit)  # its next phase, before any other unit begins
                 if stop and not running:
                     stop.act(f"stopped during {ended.unit}; the same command goes on from there")
@@ -178,14 +192,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _start(design: Design, unit: Unit, say: Callable[[str], None]) -> _Running:
+def _start(design: Design, unit: Unit, place: int, machine: Machine, say: Callable[[str], None]) -> _Running:
     directory = design.directory_of(unit)
     directory.mkdir(parents=True, exist_ok=True)
     done = read_record(directory).done
     phase = next(phase for phase in unit.phases if phase not in done)
     say(f"{_place(design, unit)}: {phase}, log in {directory / LOG_FILE}")
     since = time.monotonic()
-    return _Running(unit, phase, _start_child(design, unit, phase), since)
+    return _Running(unit, phase, place, _start_child(design, unit, phase, machine.cores[place]), since)
 
 
 def _place(design: Design, unit: Unit) -> str:
@@ -193,9 +207,9 @@ def _place(design: Design, unit: Unit) -> str:
     return f"study {units.index(unit) + 1}/{len(units)}  {unit}"
 
 
-def _start_child(design: Design, unit: Unit, phase: str) -> subprocess.Popen:
-    """Starts a verb, whose output goes to the log of the unit."""
-    code = _CHILD.format(parent=os.getpid())
+def _start_child(design: Design, unit: Unit, phase: str, cores: Sequence[int]) -> subprocess.Popen:
+    """Starts a verb on some cores, or on all; its output goes to the log of the unit."""
+    code = _CHILD.format(parent=os.getpid(), cores=list(cores))
     command = [sys.executable, "-c", code, *design.arguments(unit, phase)]
     with (
         (design.directory / _RUNNING_FILE).open("w") as running,
@@ -289,7 +303,7 @@ def _wait_for_orphans(directory: Path, stop: StopRequest, say: Callable[[str], N
             stop.act("stopped before anything was done")
 
 
-def _describe_machine(parallel: int) -> str:
+def find_machine(parallel: int) -> Machine:
     """Devices, cores, jax, and how many runs share them.
 
     A child asks jax: a process that holds a device keeps it from the runs.
@@ -298,4 +312,18 @@ def _describe_machine(parallel: int) -> str:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     devices = found.stdout.strip() if found.returncode == 0 else "devices unknown"
     shared = f"; {parallel} runs at once" if parallel > 1 else ""
-    return f"{devices}; {os.cpu_count()} cores, {platform.system()} {platform.machine()}{shared}"
+    text = f"{devices}; {os.cpu_count()} cores, {platform.system()} {platform.machine()}{shared}"
+    # Where the device is the CPU, each run computes with threads on all cores, and two of them wait for one
+    # another. Beside an accelerator a run needs cores for verdicts and records alone, now and then.
+    cores: list[list[int]] = [[]] * parallel
+    if parallel > 1 and " x cpu," in devices and hasattr(os, "sched_setaffinity"):
+        cores = share_cores(sorted(os.sched_getaffinity(0)), parallel)
+    return Machine(text, cores)
+
+
+def share_cores(cores: Sequence[int], parallel: int) -> list[list[int]]:
+    """The cores of each of several runs: in parts of about one size, or one each where there are too few."""
+    if parallel >= len(cores):
+        return [[cores[place % len(cores)]] for place in range(parallel)]
+    bounds = [place * len(cores) // parallel for place in range(parallel + 1)]
+    return [list(cores[first:end]) for first, end in itertools.pairwise(bounds)]
