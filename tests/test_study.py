@@ -14,6 +14,7 @@ import types
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 import yaml
 from tiny_runs import EVALUATION, TRAIN, finish, make_workspace, start, write_yaml
@@ -22,7 +23,7 @@ from entropy_rl.cli import main
 from entropy_rl.config_file import parse_config
 from entropy_rl.interrupt import Interrupted
 from entropy_rl.studies import design, runner
-from entropy_rl.studies.analysis import Result, decide, findings_of, flags_of, summarise
+from entropy_rl.studies.analysis import Result, beside_of, decide, findings_of, flags_of, summarise
 from entropy_rl.studies.grid import Unit
 from entropy_rl.studies.records import ProblemTally, Record
 from entropy_rl.studies.runner import expected_seconds
@@ -144,7 +145,8 @@ def test_a_study_runs_its_grid_and_says_what_follows(whole):
     assert plain["arms"]["shaped"]["pass@1"][3] == 2 and plain["arms"]["base"]["pass@1"][1] is None
     assert plain["arms"]["plain"]["tokens"][0] > 0
     text = (whole / "study.md").read_text()
-    for part in ("Complete: 5 runs.", "- more: ", "| shaped | 2 |", "entropy-rl train --config train.yaml"):
+    parts = ("Complete: 5 runs.", "- more: ", "| shaped | 2 |", "Each arm minus `plain`", "entropy-rl train ")
+    for part in parts:
         assert part in text, part
     for name in ("pass_at_k.png", "curves.png"):
         assert f"![{name}]({name})" in text and (whole / name).stat().st_size > 5000
@@ -551,6 +553,45 @@ def test_arms_that_agree_on_a_few_problems_may_differ_on_others(problems, endpoi
     results = {Unit(arm, seed): Result(None, tallies, []) for arm in "ab" for seed in (0, 1)}
     (finding,) = findings_of(found, results)
     assert (finding.difference, finding.p_adjusted, finding.decision) == (0.0, 1.0, decision)
+
+
+def test_all_arms_stand_beside_what_the_first_hypothesis_is_held_against_on_the_seeds_that_both_have():
+    seeds = {"base": [0], "plain": [0, 1, 2], "shaped": [0, 1, 2], "few": [0, 2], "other": [7]}
+    hypotheses = [
+        Hypothesis("h", "c", "shaped", "plain", "pass@1", smallest_effect=0.03),
+        Hypothesis("i", "c", "shaped", "base", "length", smallest_effect=1.0),
+    ]
+    found = types.SimpleNamespace(
+        seeds=lambda arm: seeds[arm], study=types.SimpleNamespace(registered=lambda: hypotheses)
+    )
+    random = np.random.default_rng(0)
+    correct = {
+        Unit(arm, seed): random.integers(0, 9, size=20)
+        for arm in seeds
+        for seed in seeds[arm]
+        if (arm, seed) != ("few", 2)  # not complete
+    }
+    results = {
+        unit: Result(None, {i: ProblemTally(8, 8, int(c), 0, 80 + int(c), 1.0) for i, c in enumerate(of)}, [])
+        for unit, of in correct.items()
+    }
+    beside = beside_of(found, results)
+    assert list(beside) == ["base", "shaped", "few"] and list(beside["few"]) == ["pass@1", "length"]
+    of_seed = {unit: of.mean() / 8 for unit, of in correct.items()}
+    mean = {arm: np.mean([of_seed[Unit(arm, s)] for s in (0, 1, 2)]) for arm in ("plain", "shaped")}
+    shaped, base, few = (beside[arm]["pass@1"] for arm in ("shaped", "base", "few"))
+    assert shaped.seeds == base.seeds == 3 and few.seeds == 1
+    expected = {
+        "shaped": mean["shaped"] - mean["plain"],
+        "base": of_seed[Unit("base", 0)] - mean["plain"],
+        "few": of_seed[Unit("few", 0)] - of_seed[Unit("plain", 0)],
+    }
+    for arm, value in expected.items():  # lengths are made to differ by as much
+        for found_of in beside[arm].values():
+            np.testing.assert_allclose(found_of.difference, value, rtol=0, atol=1e-12)
+    assert np.isfinite(shaped.low) and math.isinf(few.low)
+    # As the verdict of the same two arms.
+    assert findings_of(found, results)[0].difference == shaped.difference
 
 
 def result(arithmetic: float, truncated: float) -> Result:

@@ -36,18 +36,15 @@ class Result(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """What is known of a hypothesis.
+class Difference:
+    """How an arm differs from another in an endpoint.
 
     Attributes:
-      hypothesis: The hypothesis, as registered.
-      decision: By the rule of `decide`; "not settled" where there are no data.
       difference: Mean of arm - against, with the interval `low` to `high` of `crossed_bootstrap`; NaN where
         there are no data.
       low: See `difference`.
       high: See `difference`.
-      p_value: Of "no difference".
-      p_adjusted: The same after Holm's correction over all registered hypotheses; p of one without data is 1.
+      p_value: Of "no difference"; 1 without data.
       arm_mean: Of the endpoint.
       against_mean: Of the endpoint.
       seeds: Seeds that both have, on which all this rests.
@@ -56,19 +53,31 @@ class Finding:
       problems_left_out: Those with too few judged samples in one of them.
     """
 
-    hypothesis: Hypothesis
-    decision: Decision
     difference: float
     low: float
     high: float
     p_value: float
-    p_adjusted: float
     arm_mean: float
     against_mean: float
     seeds: int
     seeds_registered: int
     problems: int
     problems_left_out: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding(Difference):
+    """What is known of a hypothesis.
+
+    Attributes:
+      hypothesis: The hypothesis, as registered.
+      decision: By the rule of `decide`; "not settled" where there are no data.
+      p_adjusted: p after Holm's correction over all registered hypotheses.
+    """
+
+    hypothesis: Hypothesis
+    decision: Decision
+    p_adjusted: float
 
     @property
     def is_final(self) -> bool:
@@ -86,6 +95,8 @@ class Analysis:
       measures: Arm -> measure -> mean over the seeds of the arm, with an interval.
       flags: Arm -> sentences that make its result doubtful; arms without are not there.
       findings: One for each hypothesis, in the order of the config.
+      beside: Arm -> endpoint of a hypothesis -> its difference from what the first hypothesis holds its arm
+        against: nothing that was registered, and without correction.
     """
 
     records: dict[Unit, Record]
@@ -93,6 +104,7 @@ class Analysis:
     measures: dict[str, dict[str, Interval]]
     flags: dict[str, list[str]]
     findings: list[Finding]
+    beside: dict[str, dict[str, Difference]]
 
     def missing(self) -> list[Unit]:
         """The units that are not complete."""
@@ -113,6 +125,10 @@ class Analysis:
                 "complete": not self.missing(),
                 "hypotheses": findings,
                 "arms": self.measures,
+                "beside": {
+                    arm: {endpoint: dataclasses.asdict(found) for endpoint, found in of_arm.items()}
+                    for arm, of_arm in self.beside.items()
+                },
                 "flags": self.flags,
                 "units": units,
             }
@@ -133,6 +149,7 @@ def analyse(design: Design) -> Analysis:
         measures=measures,
         flags=flags_of(design.study.flags, results),
         findings=findings_of(design, results),
+        beside=beside_of(design, results),
     )
 
 
@@ -206,19 +223,52 @@ def _read(design: Design, unit: Unit) -> Result:
 
 def findings_of(design: Design, results: Mapping[Unit, Result]) -> list[Finding]:
     """What the results say of each registered hypothesis."""
-    found = [_finding(design, hypothesis, results) for hypothesis in design.study.registered()]
-    adjusted = holm([finding.p_value for finding in found]).tolist() if found else []
+    registered = design.study.registered()
+    found = [difference_of(design, results, h.arm, h.against, h.endpoint, h.alpha) for h in registered]
+    adjusted = holm([difference.p_value for difference in found]).tolist() if found else []
     return [
-        dataclasses.replace(
-            finding, p_adjusted=p, decision=decide(finding.hypothesis, finding.low, finding.high, p)
+        Finding(
+            **dataclasses.asdict(difference),
+            hypothesis=hypothesis,
+            decision=decide(hypothesis, difference.low, difference.high, p),
+            p_adjusted=p,
         )
-        for finding, p in zip(found, adjusted, strict=True)
+        for hypothesis, difference, p in zip(registered, found, adjusted, strict=True)
     ]
 
 
-def _finding(design: Design, hypothesis: Hypothesis, results: Mapping[Unit, Result]) -> Finding:
-    """Without the decision, which needs all p-values."""
-    pair = (hypothesis.arm, hypothesis.against)
+def beside_of(design: Design, results: Mapping[Unit, Result]) -> dict[str, dict[str, Difference]]:
+    """`Analysis.beside`, of the arms that have a seed in common with that arm."""
+    registered = design.study.registered()
+    if not registered:
+        return {}
+    against = registered[0].against
+    arms = [arm for arm in dict.fromkeys(unit.arm for unit in results) if arm != against]
+    endpoints = list(dict.fromkeys(hypothesis.endpoint for hypothesis in registered))
+    found = {
+        arm: {e: difference_of(design, results, arm, against, e, 1 - _CONFIDENCE) for e in endpoints}
+        for arm in arms
+    }
+    return {arm: of_arm for arm, of_arm in found.items() if of_arm[endpoints[0]].seeds}
+
+
+def difference_of(
+    design: Design, results: Mapping[Unit, Result], arm: str, against: str, endpoint: str, alpha: float
+) -> Difference:
+    """The difference of two arms in an endpoint, on the seeds and problems that both have.
+
+    Args:
+      design: The study.
+      results: The complete units.
+      arm: An arm.
+      against: Another one.
+      endpoint: As of a hypothesis.
+      alpha: The interval covers 1 - alpha.
+
+    Raises:
+      ValueError: If no problem has enough judged samples.
+    """
+    pair = (arm, against)
     registered = [set(design.seeds(arm)) for arm in pair if arm != BASE]
     seeds = sorted(set.intersection(*registered))
 
@@ -227,16 +277,15 @@ def _finding(design: Design, hypothesis: Hypothesis, results: Mapping[Unit, Resu
 
     there = [seed for seed in seeds if all(unit(arm, seed) in results for arm in pair)]
     if not there:
-        nothing = [math.nan] * 3
-        return Finding(
-            hypothesis,
-            "not settled",
-            *nothing,
-            1.0,
-            1.0,
-            *nothing[:2],
-            0,
-            len(seeds),
+        return Difference(
+            difference=math.nan,
+            low=math.nan,
+            high=math.nan,
+            p_value=1.0,
+            arm_mean=math.nan,
+            against_mean=math.nan,
+            seeds=0,
+            seeds_registered=len(seeds),
             problems=0,
             problems_left_out=0,
         )
@@ -245,7 +294,7 @@ def _finding(design: Design, hypothesis: Hypothesis, results: Mapping[Unit, Resu
     values = np.array(
         [
             [
-                [problems[i].endpoint(hypothesis.endpoint) if i in problems else math.nan for i in every]
+                [problems[i].endpoint(endpoint) if i in problems else math.nan for i in every]
                 for problems in of_arm
             ]
             for of_arm in tallies
@@ -254,16 +303,13 @@ def _finding(design: Design, hypothesis: Hypothesis, results: Mapping[Unit, Resu
     known = np.isfinite(values).all(axis=(0, 1))
     values = values[:, :, known]
     if not known.any():
-        raise ValueError(f"{hypothesis.name}: no problem has enough judged samples for {hypothesis.endpoint}")
-    test = crossed_bootstrap(*values, confidence=1 - hypothesis.alpha)
+        raise ValueError(f"{arm} against {against}: no problem has enough judged samples for {endpoint}")
+    test = crossed_bootstrap(*values, confidence=1 - alpha)
     if np.array_equal(*values):
-        least = _reach_of_agreement(hypothesis, int(known.sum()))
+        least = _reach_of_agreement(endpoint, alpha, int(known.sum()))
         test = test._replace(low=min(test.low, -least), high=max(test.high, least))
-    return Finding(
-        hypothesis,
-        "not settled",
+    return Difference(
         *map(float, test),
-        p_adjusted=1.0,
         arm_mean=float(values[0].mean()),
         against_mean=float(values[1].mean()),
         seeds=len(there),
@@ -273,15 +319,15 @@ def _finding(design: Design, hypothesis: Hypothesis, results: Mapping[Unit, Resu
     )
 
 
-def _reach_of_agreement(hypothesis: Hypothesis, problems: int) -> float:
+def _reach_of_agreement(endpoint: str, alpha: float, problems: int) -> float:
     """Half an interval where the arms agree on every problem, which a resample cannot see beyond.
 
     Were they to differ on more than a share 1 - alpha^(1/n) of all problems, n of them would all agree with a
     probability below alpha only. The means of an endpoint between 0 and 1 differ by no more than that share;
     of those of others nothing is known.
     """
-    bounded = hypothesis.endpoint not in ("length", "entropy")
-    return 1 - hypothesis.alpha ** (1 / problems) if bounded else math.inf
+    bounded = endpoint not in ("length", "entropy")
+    return 1 - alpha ** (1 / problems) if bounded else math.inf
 
 
 def flags_of(config: FlagsConfig, results: Mapping[Unit, Result]) -> dict[str, list[str]]:

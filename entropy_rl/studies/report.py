@@ -10,7 +10,7 @@ import yaml
 
 from entropy_rl.files import write_atomically
 from entropy_rl.run_directory import to_plain
-from entropy_rl.studies.analysis import Analysis, Finding, Interval, analyse
+from entropy_rl.studies.analysis import Analysis, Difference, Finding, Interval, analyse
 from entropy_rl.studies.figures import write_figures
 from entropy_rl.studies.grid import Design
 from entropy_rl.studies.runner import commands, duration, say_left, time_left, total
@@ -74,6 +74,7 @@ def page(design: Design, analysis: Analysis, figures: Sequence[str]) -> str:
         _controls(analysis),
         "`final_entropy`: of training, over its last 10 steps; "
         "`tokens`: sampled in training, in millions. The rest is of the evaluation.",
+        _beside(design, analysis),
         _flags(analysis),
         *(f"![{name}]({name})" for name in figures),
         "## What was run",
@@ -143,6 +144,27 @@ def _controls(analysis: Analysis) -> str:
         name for arm in analysis.measures.values() for name in arm if name.startswith("skill/")
     )
     return _by_arm(analysis, [*_CONTROLS, *skills], "{:.4g}")
+
+
+def _beside(design: Design, analysis: Analysis) -> str:
+    """Against one arm, the same for all: what the registered hypotheses do not ask."""
+    if not analysis.beside:
+        return ""
+    endpoints = list(next(iter(analysis.beside.values())))
+    rows = [
+        (arm, str(of_arm[endpoints[0]].seeds), *(_difference(of_arm[e]) for e in endpoints))
+        for arm, of_arm in analysis.beside.items()
+    ]
+    return (
+        f"Each arm minus `{design.study.registered()[0].against}`, on the seeds and problems that both have, "
+        "with the 95% interval of the same bootstrap; a single seed has none. This was not registered and is "
+        "not corrected for how many comparisons it makes: it is for looking at.\n\n"
+    ) + _table(("arm", "seeds", *endpoints), rows)
+
+
+def _difference(found: Difference) -> str:
+    interval = "" if math.isinf(found.low) else f" {_interval(found.low, found.high)}"
+    return _signed(found.difference) + interval
 
 
 def _by_arm(analysis: Analysis, names: Sequence[str], form: str) -> str:
