@@ -592,6 +592,11 @@ def test_all_arms_stand_beside_what_the_first_hypothesis_is_held_against_on_the_
     assert np.isfinite(shaped.low) and math.isinf(few.low)
     # As the verdict of the same two arms.
     assert findings_of(found, results)[0].difference == shaped.difference
+    # An arm of which too little was judged is not there, and the page is; a hypothesis says what is wrong.
+    nothing = Result(None, {i: ProblemTally(8, 0, 0, 0, 80, 1.0) for i in range(20)}, [])
+    assert list(beside_of(found, results | {Unit("few", 0): nothing})) == ["base", "shaped"]
+    with pytest.raises(ValueError, match=r"^h: no problem has enough judged samples for pass@1$"):
+        findings_of(found, results | {Unit("shaped", seed): nothing for seed in (0, 1, 2)})
 
 
 def result(arithmetic: float, truncated: float) -> Result:

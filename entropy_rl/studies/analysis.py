@@ -222,9 +222,18 @@ def _read(design: Design, unit: Unit) -> Result:
 
 
 def findings_of(design: Design, results: Mapping[Unit, Result]) -> list[Finding]:
-    """What the results say of each registered hypothesis."""
+    """What the results say of each registered hypothesis.
+
+    Raises:
+      ValueError: If there are results, and no problem has enough judged samples for it.
+    """
     registered = design.study.registered()
     found = [difference_of(design, results, h.arm, h.against, h.endpoint, h.alpha) for h in registered]
+    for hypothesis, difference in zip(registered, found, strict=True):
+        if difference.seeds and not difference.problems:
+            raise ValueError(
+                f"{hypothesis.name}: no problem has enough judged samples for {hypothesis.endpoint}"
+            )
     adjusted = holm([difference.p_value for difference in found]).tolist() if found else []
     return [
         Finding(
@@ -238,7 +247,7 @@ def findings_of(design: Design, results: Mapping[Unit, Result]) -> list[Finding]
 
 
 def beside_of(design: Design, results: Mapping[Unit, Result]) -> dict[str, dict[str, Difference]]:
-    """`Analysis.beside`, of the arms that have a seed in common with that arm."""
+    """`Analysis.beside`, of the arms that have seeds and problems in common with that arm."""
     registered = design.study.registered()
     if not registered:
         return {}
@@ -249,7 +258,7 @@ def beside_of(design: Design, results: Mapping[Unit, Result]) -> dict[str, dict[
         arm: {e: difference_of(design, results, arm, against, e, 1 - _CONFIDENCE) for e in endpoints}
         for arm in arms
     }
-    return {arm: of_arm for arm, of_arm in found.items() if of_arm[endpoints[0]].seeds}
+    return {arm: of_arm for arm, of_arm in found.items() if all(d.problems for d in of_arm.values())}
 
 
 def difference_of(
@@ -264,9 +273,6 @@ def difference_of(
       against: Another one.
       endpoint: As of a hypothesis.
       alpha: The interval covers 1 - alpha.
-
-    Raises:
-      ValueError: If no problem has enough judged samples.
     """
     pair = (arm, against)
     registered = [set(design.seeds(arm)) for arm in pair if arm != BASE]
@@ -276,19 +282,6 @@ def difference_of(
         return Unit(arm, design.seeds(BASE)[0] if arm == BASE else seed)
 
     there = [seed for seed in seeds if all(unit(arm, seed) in results for arm in pair)]
-    if not there:
-        return Difference(
-            difference=math.nan,
-            low=math.nan,
-            high=math.nan,
-            p_value=1.0,
-            arm_mean=math.nan,
-            against_mean=math.nan,
-            seeds=0,
-            seeds_registered=len(seeds),
-            problems=0,
-            problems_left_out=0,
-        )
     tallies = [[results[unit(arm, seed)].problems for seed in there] for arm in pair]
     every = sorted(set().union(*(problems for of_arm in tallies for problems in of_arm)))
     values = np.array(
@@ -299,23 +292,26 @@ def difference_of(
             ]
             for of_arm in tallies
         ]
-    )
+    ).reshape(2, len(there), len(every))
     known = np.isfinite(values).all(axis=(0, 1))
     values = values[:, :, known]
+    counts = dict(
+        seeds=len(there),
+        seeds_registered=len(seeds),
+        problems=int(known.sum()),
+        problems_left_out=int((~known).sum()),
+    )
     if not known.any():
-        raise ValueError(f"{arm} against {against}: no problem has enough judged samples for {endpoint}")
+        return Difference(*[math.nan] * 3, p_value=1.0, arm_mean=math.nan, against_mean=math.nan, **counts)
     test = crossed_bootstrap(*values, confidence=1 - alpha)
     if np.array_equal(*values):
-        least = _reach_of_agreement(endpoint, alpha, int(known.sum()))
+        least = _reach_of_agreement(endpoint, alpha, counts["problems"])
         test = test._replace(low=min(test.low, -least), high=max(test.high, least))
     return Difference(
         *map(float, test),
         arm_mean=float(values[0].mean()),
         against_mean=float(values[1].mean()),
-        seeds=len(there),
-        seeds_registered=len(seeds),
-        problems=int(known.sum()),
-        problems_left_out=int((~known).sum()),
+        **counts,
     )
 
 
