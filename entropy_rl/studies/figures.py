@@ -52,13 +52,8 @@ def write_figures(directory: Path, analysis: Analysis) -> list[str]:
 
 def _looks(arms: Iterable[str]) -> dict[str, Look]:
     """Of all arms, also those without a result yet: an arm looks the same in every report of a study."""
-    pairs = itertools.cycle((colour, dash) for dash in _DASHES for colour in _COLOURS)
-    return {
-        arm: {"color": "black", "linestyle": "-"}
-        if arm == BASE
-        else dict(zip(("color", "linestyle"), next(pairs), strict=True))
-        for arm in arms
-    }
+    looks = itertools.cycle({"color": c, "linestyle": dash} for dash in _DASHES for c in _COLOURS)
+    return {arm: {"color": "black", "linestyle": "-"} if arm == BASE else next(looks) for arm in arms}
 
 
 def _pass_at_k(arms: Mapping[str, Sequence[Result]], looks: Mapping[str, Look]) -> Any:

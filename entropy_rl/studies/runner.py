@@ -51,7 +51,7 @@ class _Running:
 
     unit: Unit
     phase: str
-    place: int  # among those at work at once
+    cores: list[int]  # that it has for itself; empty where all may use all
     child: subprocess.Popen
     since: float
 
@@ -61,7 +61,7 @@ class Machine:
     """What the runs of this process are made on."""
 
     text: str
-    cores: list[list[int]]  # of each place; an empty list where all may use all
+    cores: list[list[int]]  # of each run that is at work at once, as in `_Running`
 
 
 def run_units(design: Design, say: Callable[[str], None]) -> None:
@@ -79,15 +79,15 @@ def run_units(design: Design, say: Callable[[str], None]) -> None:
         _wait_for_orphans(design.directory, stop, say)
         waiting = deque(_to_do(read_records(design), design.study.only))
         machine = find_machine(design.study.parallel) if waiting else Machine("", [])
-        places = list(range(design.study.parallel))
+        free = list(machine.cores)
         running: list[_Running] = []
         try:
             while running or (waiting and not stop):
-                while waiting and not stop and places:
-                    running.append(_start(design, waiting.popleft(), places.pop(0), machine, say))
+                while waiting and not stop and free:
+                    running.append(_start(design, waiting.popleft(), free.pop(0), say))
                 ended = _wait_for_one(running, stop)
                 running.remove(ended)
-                places.append(ended.place)
+                free.append(ended.cores)
                 if _note(design, ended, machine.text, stop, say):
                     waiting.appendleft(ended.unit)  # its next phase, before any other unit begins
                 if stop and not running:
@@ -192,14 +192,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _start(design: Design, unit: Unit, place: int, machine: Machine, say: Callable[[str], None]) -> _Running:
+def _start(design: Design, unit: Unit, cores: list[int], say: Callable[[str], None]) -> _Running:
     directory = design.directory_of(unit)
     directory.mkdir(parents=True, exist_ok=True)
     done = read_record(directory).done
     phase = next(phase for phase in unit.phases if phase not in done)
     say(f"{_place(design, unit)}: {phase}, log in {directory / LOG_FILE}")
     since = time.monotonic()
-    return _Running(unit, phase, place, _start_child(design, unit, phase, machine.cores[place]), since)
+    return _Running(unit, phase, cores, _start_child(design, unit, phase, cores), since)
 
 
 def _place(design: Design, unit: Unit) -> str:
@@ -207,9 +207,9 @@ def _place(design: Design, unit: Unit) -> str:
     return f"study {units.index(unit) + 1}/{len(units)}  {unit}"
 
 
-def _start_child(design: Design, unit: Unit, phase: str, cores: Sequence[int]) -> subprocess.Popen:
+def _start_child(design: Design, unit: Unit, phase: str, cores: list[int]) -> subprocess.Popen:
     """Starts a verb on some cores, or on all; its output goes to the log of the unit."""
-    code = _CHILD.format(parent=os.getpid(), cores=list(cores))
+    code = _CHILD.format(parent=os.getpid(), cores=cores)
     command = [sys.executable, "-c", code, *design.arguments(unit, phase)]
     with (
         (design.directory / _RUNNING_FILE).open("w") as running,
