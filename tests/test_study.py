@@ -26,7 +26,7 @@ from entropy_rl.studies import design, runner
 from entropy_rl.studies.analysis import Result, beside_of, decide, findings_of, flags_of, summarise
 from entropy_rl.studies.grid import Unit
 from entropy_rl.studies.records import ProblemTally, Record
-from entropy_rl.studies.runner import expected_seconds
+from entropy_rl.studies.runner import expected_seconds, time_left
 from entropy_rl.study_config import FlagsConfig, Hypothesis, StudyConfig
 
 ROOT = Path(__file__).parents[1]
@@ -428,6 +428,23 @@ def test_a_plan_after_some_runs_says_how_long_the_rest_takes():
         units[3]: Record(),
     }
     assert list(expected_seconds(records).values()) == [20.0, 90.0, 90.0, 90.0]
+
+
+def test_what_a_unit_takes_is_learnt_on_the_machine_that_runs_it():
+    def finished(seconds: float, machine: str) -> Record:
+        return Record(("train", "evaluate"), {"train": seconds}, machine)
+
+    records = {
+        Unit("plain", 0): finished(10.0, "fast"),
+        Unit("plain", 1): finished(100.0, "slow"),
+        Unit("plain", 2): Record(),
+        Unit("shaped", 0): finished(20.0, "fast"),
+        Unit("shaped", 1): Record(),
+    }
+    missing = [Unit("plain", 2), Unit("shaped", 1)]
+    for machine, expected in {"fast": [10, 20], "slow": [100, 100], "new": [55, 20]}.items():
+        assert [expected_seconds(records, machine)[unit] for unit in missing] == expected
+    assert time_left(records, parallel=2, machine="slow") == 100
 
 
 def test_a_study_that_is_cut_is_reported_as_interim(whole, workspace, here, capsys):

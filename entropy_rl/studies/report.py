@@ -13,7 +13,7 @@ from entropy_rl.run_directory import to_plain
 from entropy_rl.studies.analysis import Analysis, Difference, Finding, Interval, analyse
 from entropy_rl.studies.figures import write_figures
 from entropy_rl.studies.grid import Design
-from entropy_rl.studies.runner import commands, duration, say_left, time_left, total
+from entropy_rl.studies.runner import commands, duration, total
 from entropy_rl.study_config import BASE
 
 RESULT_FILE = "study.json"
@@ -63,7 +63,7 @@ def page(design: Design, analysis: Analysis, figures: Sequence[str]) -> str:
     """The Markdown page."""
     parts = [
         f"# Study: {design.directory.name}",
-        _state(design, analysis),
+        _state(analysis),
         "## Verdicts",
         "\n".join(f"- {verdict(found, analysis)}" for found in analysis.findings),
         _hypotheses(analysis),
@@ -87,7 +87,7 @@ def page(design: Design, analysis: Analysis, figures: Sequence[str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _state(design: Design, analysis: Analysis) -> str:
+def _state(analysis: Analysis) -> str:
     missing = analysis.missing()
     if not missing:
         return f"Complete: {len(analysis.records)} runs."
@@ -96,8 +96,7 @@ def _state(design: Design, analysis: Analysis) -> str:
     for unit in missing:
         by_arm.setdefault(unit.arm, []).append(str(unit.seed))
     lines = [
-        f"**Incomplete**: {len(missing)} of {len(analysis.records)} runs are missing, "
-        f"{say_left(time_left(analysis.records, design.study.parallel))}.",
+        f"**Incomplete**: {len(missing)} of {len(analysis.records)} runs are missing.",
         *(f"- {arm}: seeds {', '.join(seeds)}" for arm, seeds in by_arm.items()),
         *(f"- failed: {unit}: {reason}" for unit, reason in failed.items()),
     ]

@@ -119,16 +119,16 @@ def total(record: Record) -> float:
     return sum(record.seconds.values())
 
 
-def expected_seconds(records: Mapping[Unit, Record]) -> dict[Unit, float | None]:
+def expected_seconds(records: Mapping[Unit, Record], machine: str = "") -> dict[Unit, float | None]:
     """Seconds that each unit takes: the mean of the finished ones of its arm, else of all trained arms.
 
-    None where there are none.
+    None where there are none. What another machine took counts only where this one has finished nothing.
     """
+    finished = {unit: record for unit, record in records.items() if is_complete(unit, record)}
+    here = {unit: record for unit, record in finished.items() if record.machine == machine} or finished
 
     def mean(wanted: Callable[[Unit], bool]) -> float | None:
-        found = [
-            total(record) for unit, record in records.items() if wanted(unit) and is_complete(unit, record)
-        ]
+        found = [total(record) for unit, record in here.items() if wanted(unit)]
         return sum(found) / len(found) if found else None
 
     def expected(unit: Unit) -> float | None:
@@ -138,10 +138,12 @@ def expected_seconds(records: Mapping[Unit, Record]) -> dict[Unit, float | None]
     return {unit: expected(unit) for unit in records}
 
 
-def time_left(records: Mapping[Unit, Record], parallel: int, only: Sequence[str] = ()) -> float | None:
+def time_left(
+    records: Mapping[Unit, Record], parallel: int, only: Sequence[str] = (), machine: str = ""
+) -> float | None:
     """Seconds until all units, or those of some arms, are complete, with so many at once; None while nothing
     can be said."""
-    expected = expected_seconds(records)
+    expected = expected_seconds(records, machine)
     left = [
         None if expected[unit] is None else max(expected[unit] - total(record), 0.0)
         for unit, record in _to_do(records, only).items()
@@ -161,8 +163,9 @@ def say_left(seconds: float | None) -> str:
 
 def plan_text(design: Design) -> str:
     """What there is to do: a line for each unit, the estimated time, and the commands of each arm."""
-    records = read_records(design)
-    expected = expected_seconds(records)
+    records, parallel = read_records(design), design.study.parallel
+    machine = find_machine(parallel).text
+    expected = expected_seconds(records, machine)
     width = max(len(str(unit)) for unit in records)
     lines = []
     for unit, record in records.items():
@@ -174,7 +177,8 @@ def plan_text(design: Design) -> str:
         seconds = total(record) if state == "complete" else expected[unit]
         lines.append(f"{unit!s:{width}} {'?' if seconds is None else duration(seconds):>8}  {state}")
     todo = sum(not is_complete(unit, record) for unit, record in records.items())
-    summary = f"{todo} of {len(records)} units to do; {say_left(time_left(records, design.study.parallel))}"
+    left = say_left(time_left(records, parallel, machine=machine))
+    summary = f"{todo} of {len(records)} units to do; {left}"
     return "\n".join([*lines, "", summary, "", *commands(design)])
 
 
@@ -265,7 +269,7 @@ def _note(
     if record.failed:
         say(f"{_place(design, unit)}: {record.failed}")
     elif is_complete(unit, record):
-        left = time_left(read_records(design), design.study.parallel, design.study.only)
+        left = time_left(read_records(design), design.study.parallel, design.study.only, machine)
         say(f"{_place(design, unit)}: {duration(total(record))}; {say_left(left)}")
     return code == 0 and not is_complete(unit, record)
 
