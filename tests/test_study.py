@@ -503,14 +503,21 @@ def test_what_cannot_work_is_refused_in_one_line_before_anything_runs(here, caps
     assert not (here / "wrong").exists()
 
 
-def test_an_arm_may_have_a_critic(here):
+def test_an_arm_may_have_a_critic_whose_first_steps_say_nothing_of_the_policy(here):
     ppo = {
         "advantage": [{"name": "gae"}, {"name": "shape_by_entropy", "alpha": 0.1, "kappa": 2.0}],
-        "critic": {"learning_rate": 0.01},
+        "critic": {"learning_rate": 0.01, "warmup_steps": 1},
     }
-    write_yaml(here / "ppo.yaml", STUDY | {"arms": STUDY["arms"] | {"ppo": ppo}})
-    config = parse_config(StudyConfig, "study", ["--config", "ppo.yaml"])
-    assert "ppo" in {unit.arm for unit in design(config).units()}
+    changes = {"arms": STUDY["arms"] | {"ppo": ppo}, "seeds": [0], "output": "critic"}
+    write_yaml(here / "ppo.yaml", STUDY | changes)
+    assert main(["study", "--config", "ppo.yaml", "--only", "[ppo]"]) == 0
+    alone, both = (
+        json.loads(line) for line in (here / "critic/runs/ppo/0/train/metrics.jsonl").read_text().splitlines()
+    )
+    assert "entropy" not in alone
+    (arm,) = json.loads((here / "critic" / "study.json").read_text())["arms"].values()
+    assert arm["final_entropy"][0] == both["entropy"]
+    assert (here / "critic" / "curves.png").stat().st_size > 5000
 
 
 def test_hypotheses_cannot_be_changed_once_registered(whole, here, capsys):

@@ -10,7 +10,7 @@ import numpy as np
 
 from entropy_rl.analysis import Analysis, Contrast, Point, RareBehaviours
 from entropy_rl.evaluation.compare_runs import LEVEL
-from entropy_rl.report.curves import COLOURS, running_mean
+from entropy_rl.report.curves import COLOURS, metric_values, running_mean
 from entropy_rl.run_dynamics import RunDynamics
 
 _GREY, _DARK = "#B5B5B5", "#444444"
@@ -179,7 +179,7 @@ def _draw_points(
 
 def _draw_metric(axis: Any, course: RunDynamics, name: str, title: str, colour: str = COLOURS[0]) -> None:
     steps = np.array([row["step"] for row in course.metrics])
-    values = np.array([np.nan if row[name] is None else row[name] for row in course.metrics], float)
+    values = metric_values(course.metrics, name)
     _draw_running(axis, steps, values, color=colour, label="|ψ| / |A|" if name == "bonus_share" else None)
     axis.set_title(title, fontsize=10)
 

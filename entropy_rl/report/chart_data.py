@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from entropy_rl.analysis import Analysis, PlacedSentence, RareBehaviours
-from entropy_rl.report.curves import running_mean
+from entropy_rl.report.curves import metric_values, running_mean
 from entropy_rl.report.gathered import LabelledCurve
 from entropy_rl.report.reported_run import ReportedRun
 
@@ -60,7 +60,7 @@ def training_panels(runs: Sequence[ReportedRun]) -> tuple[list[dict[str, Any]], 
 def _curve(metrics: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     """Steps and values, and running means over a tenth of the run at the same steps."""
     steps = np.array([row["step"] for row in metrics], float)
-    values = np.array([np.nan if row.get(name) is None else row[name] for row in metrics], float)
+    values = metric_values(metrics, name)
     window = max(1, len(values) // 10)
     smooth = np.append(np.full(window - 1, np.nan), running_mean(values, window))
     if len(steps) > POINTS:

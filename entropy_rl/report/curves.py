@@ -63,7 +63,7 @@ def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
         for i, (label, rows) in enumerate(runs.items()):
             style = {"color": COLOURS[i % len(COLOURS)]}
             steps, window = np.array([row["step"] for row in rows]), max(1, len(rows) // 10)
-            values = np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
+            values = metric_values(rows, name)
             axis.plot(steps, values, alpha=0.3, linewidth=1, **style)
             axis.plot(steps[window - 1 :], running_mean(values, window), linewidth=2, label=label, **style)
         axis.set_title(title, fontsize=10)
@@ -76,6 +76,11 @@ def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
     else:
         figure.suptitle(next(iter(runs)))
     return figure
+
+
+def metric_values(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    """f[steps]: a metric of each step; NaN where a step has none, as one in which the critic learns alone."""
+    return np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

@@ -186,7 +186,7 @@ def measures_of(result: Result) -> dict[str, float]:
     measures |= {"truncated": evaluation.truncated}
     measures |= {f"skill/{name}": value for name, value in evaluation.skill.items()}
     if result.metrics:
-        last = [row["entropy"] for row in result.metrics[-_LAST_STEPS:] if row["entropy"] is not None]
+        last = [row["entropy"] for row in result.metrics[-_LAST_STEPS:] if row.get("entropy") is not None]
         measures["final_entropy"] = float(np.mean(last)) if last else math.nan
         measures["tokens"] = sum(row["sampled_tokens"] for row in result.metrics)
     return measures

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from entropy_rl.report.curves import running_mean
+from entropy_rl.report.curves import metric_values, running_mean
 from entropy_rl.studies.analysis import Analysis, Result
 from entropy_rl.study_config import BASE
 
@@ -79,8 +79,8 @@ def _curves(arms: Mapping[str, Sequence[Result]], looks: Mapping[str, Look]) -> 
         for arm, results in arms.items():
             steps = min(len(result.metrics) for result in results)
             window = max(1, steps // 10)
-            rows = [[row[name] for row in result.metrics[:steps]] for result in results]
-            values = np.array([running_mean(np.array(row, float), window) for row in rows])
+            of_seeds = [metric_values(result.metrics[:steps], name) for result in results]
+            values = np.array([running_mean(of_seed, window) for of_seed in of_seeds])
             _band(axis, np.arange(window, steps + 1), values, arm, looks[arm])
         axis.set_xlabel("step")
         axis.set_title(f"{title}, in training", fontsize=10)
