@@ -13,7 +13,7 @@ import jaxlib
 
 if jaxlib.version.__version_info__ < (0, 11):  # later ones do not know the first of these, and abort
     _FAST_COMPILATION = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    os.environ.setdefault("XLA_FLAGS", _FAST_COMPILATION)  # a third of the time
+    os.environ.setdefault("XLA_FLAGS", _FAST_COMPILATION)  # in less than half the time
 
 import jax
 import pytest

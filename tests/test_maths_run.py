@@ -230,9 +230,9 @@ def test_a_run_and_its_export_have_the_same_evaluation(trained, exported, dtype,
 
 
 def test_a_verifier_and_an_advantage_of_a_user_s_own_are_used(here):
-    own = ["--mesh.fsdp", "1", "--advantage+", "{name: 'own:soften', factor: 1e-6}", "--task.args.verifier", "own:judge"]
+    own = ["--advantage+", "{name: 'own:soften', factor: 1e-6}", "--task.args.verifier", "own:judge"]
     arguments = ["--model.path", "random", "--run.directory", "own", "--run.samples_per_step", "16"]
-    assert main(["train", *SMALL, *own, *arguments, "--steps", "1"]) == 0
+    assert main(["train", *SMALL, *own, *arguments, "--steps", "1", "--mesh.fsdp", "1"]) == 0
     (metrics,) = rows_of(here / "own" / "metrics.jsonl")
     assert 0 < metrics["grad_norm"] < 1e-4
     for sample in rows_of(here / "own" / "samples.jsonl"):
