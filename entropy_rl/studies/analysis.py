@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 from entropy_rl.evaluation import Evaluation, read_result
 from entropy_rl.factories import unknown
 from entropy_rl.files import finite, read_jsonl
+from entropy_rl.report.curves import metric_values, running_mean
 from entropy_rl.run_directory import METRICS_FILE
 from entropy_rl.significance import crossed_bootstrap, holm
 from entropy_rl.studies.grid import EVALUATE, TRAIN, Design, Unit
@@ -186,8 +187,8 @@ def measures_of(result: Result) -> dict[str, float]:
     measures |= {"truncated": evaluation.truncated}
     measures |= {f"skill/{name}": value for name, value in evaluation.skill.items()}
     if result.metrics:
-        last = [row["entropy"] for row in result.metrics[-_LAST_STEPS:] if row.get("entropy") is not None]
-        measures["final_entropy"] = float(np.mean(last)) if last else math.nan
+        last = metric_values(result.metrics[-_LAST_STEPS:], "entropy")
+        measures["final_entropy"] = float(running_mean(last, len(last))[0])
         measures["tokens"] = sum(row["sampled_tokens"] for row in result.metrics)
     return measures
 
