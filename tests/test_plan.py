@@ -160,8 +160,9 @@ def test_both_updates_of_a_step_with_a_critic_take_and_return_the_whole_state(pl
         assert state < programs[name]["arguments"] <= state + batch + 64
         assert state <= programs[name]["aliased"] + 8
         assert list(programs[name]["beside"]) == ["mini-batches"]
-    without_values = batch - 8 * 32 * 4  # of which the compiler may drop what is not read
-    assert resident["critic"] < programs["values"]["arguments"] <= resident["critic"] + without_values
+    without_values = batch - 8 * 32 * 4
+    read = 8 * (48 * 4 + 4 + 32)  # tokens, lengths of prompts, mask: jax 0.12 drops the rest
+    assert programs["values"]["arguments"] - resident["critic"] in (without_values, read)
 
 
 def test_in_the_warm_up_of_a_critic_the_policys_update_costs_nothing(planned_with_critic):
