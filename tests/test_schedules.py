@@ -296,6 +296,28 @@ def test_stop_strings_save_the_tokens_behind_them(model, references):
     assert len(seen) <= 2 and out.completion_mask.sum(-1).max() <= 2
 
 
+@pytest.mark.parametrize("slots, group, stops", [(3, 4, ["bb"]), (32, 16, ["a"])])
+def test_rows_that_wait_get_the_slots_of_rows_that_a_look_ends(model, slots, group, stops):
+    """All slots may be free after a look, or so many that the next one would wait for fewer to be alive."""
+    policy, params = model
+    settings = dict(group_size=group, max_new_tokens=NEW, eos_ids=[EOS, 7], pad_id=PAD)
+    rule, looks = StopStrings(Letters(), stops), []
+
+    def on_chunk(stage):
+        looks.append(stage)
+        assert len(looks) < 200, f"no progress: {stage}"
+
+    outs = []
+    for schedule in (ScheduleConfig("shrink", chunk_steps=7), ScheduleConfig("refill", slots, chunk_steps=7)):
+        generate = make_generate(policy, **settings, schedule=schedule, stop=rule)
+        outs.append(
+            jax.device_get(generate(params, *prompts(SEEDS[0]), jax.random.key(4), on_chunk=on_chunk))
+        )
+    assert (outs[0].finish_reason == FinishReason.STOP).sum() > len(outs[0].finish_reason) / 2
+    for name in ("completion_ids", "completion_mask", "finish_reason"):
+        np.testing.assert_array_equal(getattr(outs[0], name), getattr(outs[1], name))
+
+
 @pytest.mark.parametrize("schedule", [ScheduleConfig("static"), ScheduleConfig(chunk_steps=None)])
 def test_stop_strings_without_a_look_of_the_host_are_refused(schedule):
     with pytest.raises(ValueError, match="stop: stop strings need a schedule with chunk_steps"):

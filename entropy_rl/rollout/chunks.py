@@ -10,7 +10,7 @@ import numpy as np
 
 from entropy_rl.rollout.programs import Programs
 from entropy_rl.rollout.schedule import Schedule, column_counts, row_counts
-from entropy_rl.rollout.state import Columns, State, View
+from entropy_rl.rollout.state import Columns, Request, State, View
 from entropy_rl.types import FinishReason, Params, Rollout
 
 
@@ -64,7 +64,7 @@ def generate_in_chunks(
     request, state, look = programs.begin(rows, columns, params, prompts, key, first_sample)
     while True:
         if stop is not None:
-            state, look = _stop_alive(programs, state, stop, schedule.chunk_steps)
+            state, look = _stop_alive(programs, request, state, stop, schedule.chunk_steps)
         alive, t, waiting = (int(x) for x in jax.device_get(look))
         if on_chunk is not None:
             on_chunk(Stage(all_rows - waiting - alive, all_rows, t, rows, columns))
@@ -86,11 +86,13 @@ def generate_in_chunks(
     return rollout if stop is None else _stop_ended(programs, rollout, stop, schedule.chunk_steps)
 
 
-def _stop_alive(programs: Programs, state: State, stop: StopRule, new: int) -> tuple[State, View]:
+def _stop_alive(
+    programs: Programs, request: Request, state: State, stop: StopRule, new: int
+) -> tuple[State, View]:
     """Ends rows that came to contain a stop string: that saves their further tokens."""
     width = new + stop.overlap
     ids, ends, alive = jax.device_get(programs.tails(state, width))
-    return programs.cut(state, _kept(stop, ids, ends, np.flatnonzero(alive)))
+    return programs.cut(request, state, _kept(stop, ids, ends, np.flatnonzero(alive)))
 
 
 def _stop_ended(programs: Programs, rollout: Rollout, stop: StopRule, new: int) -> Rollout:

@@ -71,7 +71,7 @@ def start(
         done=empty_columns(rows, sampling.max_new_tokens),
         queue=queue,
     )
-    return state if shared else _refill(sampling, request, state)
+    return state if shared else refill(sampling, request, state)
 
 
 def advance(
@@ -113,7 +113,7 @@ def advance(
             hidden = jnp.where((slots.t == 0)[:, None], first, hidden)
         slots = _draw(policy, params, sampling, request, slots.replace(cache=cache), hidden)
         state = state.replace(slots=slots)
-        return i + 1, state if state.queue is None else _refill(sampling, request, state)
+        return i + 1, state if state.queue is None else refill(sampling, request, state)
 
     with jax.named_scope("decode"):
         return jax.lax.while_loop(go_on, step, (jnp.int32(0), state))[1]
@@ -176,7 +176,7 @@ def _write(columns: jax.Array, values: jax.Array, t: jax.Array) -> jax.Array:
     return columns.at[jnp.arange(len(values)), t].set(values, unique_indices=True, mode="drop")
 
 
-def _refill(sampling: Sampling, request: Request, state: State) -> State:
+def refill(sampling: Sampling, request: Request, state: State) -> State:
     """Gives the slots of rows that have ended to rows that wait."""
     rows, group = len(request.keys), sampling.group_size
     free = ~state.slots.alive
@@ -184,7 +184,7 @@ def _refill(sampling: Sampling, request: Request, state: State) -> State:
     free &= number < rows
     order = jnp.argsort(~free, stable=True)
 
-    def refill(i: jax.Array, state: State) -> State:
+    def take_next(i: jax.Array, state: State) -> State:
         slots, queue = state.slots, state.queue
         slot, row = order[i], queue.next
         done = jax.tree.map(
@@ -204,7 +204,7 @@ def _refill(sampling: Sampling, request: Request, state: State) -> State:
         )
         return State(slots, done, queue.replace(next=row + 1))
 
-    return jax.lax.fori_loop(0, free.sum(), refill, state)
+    return jax.lax.fori_loop(0, free.sum(), take_next, state)
 
 
 def _entry(x: jax.Array, number: jax.Array, shares: int) -> jax.Array:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.rollout.decode import advance, sample_keys, start
+from entropy_rl.rollout.decode import advance, refill, sample_keys, start
 from entropy_rl.rollout.schedule import (
     Schedule,
     cache_bytes,
@@ -98,9 +98,11 @@ class Programs:
             ids = jnp.take_along_axis(slots.columns.ids, places, axis=1, mode="clip")
             return ids, ends, slots.alive
 
-        @functools.partial(jax.jit, donate_argnums=0)
-        def cut_alive(state: State, lengths: jax.Array) -> tuple[State, View]:
+        @functools.partial(jax.jit, donate_argnums=1)
+        def cut_alive(asked: Request, state: State, lengths: jax.Array) -> tuple[State, View]:
             state = cut(state, lengths)
+            if state.queue is not None:  # while rows wait, every slot has one
+                state = constrain(refill(sampling, asked, state))
             return state, view(state)
 
         self.whole, self.begin, self.go_on, self.move = whole, begin, go_on, move
