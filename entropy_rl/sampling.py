@@ -64,17 +64,27 @@ def inverse_cdf(mass: jax.Array, uniforms: jax.Array) -> jax.Array:
     """
     rows, size = mass.shape
     blocks = jnp.pad(mass, ((0, 0), (0, -size % _BLOCK))).reshape(rows, -1, _BLOCK)
-    ends = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
+    of_blocks = jnp.sum(blocks, axis=-1)
+    ends = jnp.cumsum(of_blocks, axis=-1)
     target = uniforms * ends[:, -1]
-    block = jnp.sum(ends <= target[:, None], axis=-1)
+    block = _first_beyond(target, ends, of_blocks)
     before = jnp.where(
         block > 0, jnp.take_along_axis(ends, jnp.maximum(block - 1, 0)[:, None], axis=-1)[:, 0], 0
     )
     inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
-    place = jnp.sum(jnp.cumsum(inside, axis=-1) <= (target - before)[:, None], axis=-1)
-    # The two levels round differently: never step past the last token of the block that has mass.
-    last = jnp.max(jnp.where(inside > 0, jnp.arange(_BLOCK)[None], 0), axis=-1)
-    return block * _BLOCK + jnp.minimum(place, last)
+    return block * _BLOCK + _first_beyond(target - before, jnp.cumsum(inside, axis=-1), inside)
+
+
+def _first_beyond(target: jax.Array, ends: jax.Array, mass: jax.Array) -> jax.Array:
+    """int32[B]: the first place with mass whose end lies beyond the target.
+
+    Sums in parallel are not monotone to the last bit, and the two levels round differently: a place without
+    mass is never taken, whatever its end, and where no end lies beyond the target the last place with mass.
+    """
+    places, has_mass = jnp.arange(mass.shape[-1])[None], mass > 0
+    beyond = jnp.where(has_mass & (ends > target[:, None]), places, mass.shape[-1])
+    last = jnp.max(jnp.where(has_mass, places, 0), axis=-1)
+    return jnp.minimum(jnp.min(beyond, axis=-1), last)
 
 
 def nucleus(mass: jax.Array, top_p: float) -> jax.Array:

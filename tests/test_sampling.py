@@ -25,6 +25,23 @@ def test_a_token_without_mass_is_never_drawn_even_at_the_ends_of_the_interval():
     assert set(np.asarray(ids).tolist()) <= {5, 130, 255}
 
 
+def test_a_token_without_mass_is_never_drawn_beside_a_boundary_of_a_large_vocabulary():
+    """Sums in parallel are not monotone to the last bit: a place without mass may seem to lie beyond."""
+    vocab, rows, draw = 151_936, 64, np.random.default_rng(1)
+    mass, uniforms = np.zeros((rows, vocab), np.float32), np.zeros(rows, np.float32)
+    draw_from = jax.jit(inverse_cdf)
+    for _ in range(4):
+        mass[:] = 0
+        for row in range(rows):
+            places = draw.choice(vocab, draw.integers(2, 12), replace=False)
+            mass[row, places] = draw.random(len(places))
+            ends = np.cumsum(mass[row].astype(np.float64)[np.sort(places)])
+            # The uniform number of a token is the middle of one of 2^23 cells.
+            cell = np.floor(draw.choice(ends) / ends[-1] * 2**23) + draw.integers(-1, 1)
+            uniforms[row] = np.clip(cell, 0, 2**23 - 1) * 2.0**-23 + 2.0**-24
+        assert (mass[np.arange(rows), draw_from(mass, uniforms)] > 0).all()
+
+
 @pytest.mark.parametrize("top_p", [0.1, 0.5, 0.95])
 def test_the_nucleus_is_the_one_that_sorting_gives(key, top_p):
     p = np.asarray(jax.nn.softmax(3 * jax.random.normal(key, (16, 200))))
