@@ -113,6 +113,11 @@ class RolloutConfig:
             "rollout.dynamic_sampling", self.dynamic_sampling,
             "null where rollout.group_size is 1, as a group of one has no contrast",
         )  # fmt: skip
+        require(
+            self.exploration is None or self.group_size > 1,
+            "rollout.exploration", self.exploration,
+            "null where rollout.group_size is 1, as a group of one has no contrast",
+        )  # fmt: skip
         hotter = self.exploration is None or self.exploration.temperature > self.temperature
         found = self.exploration and self.exploration.temperature
         allowed = f"numbers > rollout.temperature ({self.temperature})"

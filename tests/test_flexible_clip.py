@@ -167,7 +167,8 @@ def test_an_update_moves_the_schedule_and_tells_it_and_a_bad_one_does_not(key, n
         ({"low_slope": None}, "loss.surrogate.low_slope: missing; it must be given"),
         ({"clip": None}, "loss.surrogate.clip: missing; it must be given"),
         ({"total_steps": 0}, "total_steps: 0 is not allowed; allowed: whole numbers >= 1"),
-        ({"slope": 0.1}, "slope: 0.1 is not allowed; allowed: numbers <= 0"),
+        ({"slope": 0.1}, "slope: 0.1 is not allowed; allowed: -intercept (-0.5) <= slope <= 0"),
+        ({"slope": -0.6}, "slope: -0.6 is not allowed; allowed: -intercept (-0.5) <= slope <= 0"),
         (
             {"low_slope": -0.5},
             r"low_slope: -0.5 is not allowed; allowed: -low_intercept (-0.35) <= low_slope",

@@ -38,7 +38,7 @@ def flexible_clip(slope: float, intercept: float, clip_low: float = 0.2) -> Surr
     description by its author. The values of a and b were not published, so they have no default here.
 
     Args:
-      slope: a ≤ 0.
+      slope: -b ≤ a ≤ 0: below that the bound would be less than 1 for probable tokens.
       intercept: b > 0.
       clip_low: ε_low, 0 < ε_low < 1; PPO's.
 
@@ -48,8 +48,8 @@ def flexible_clip(slope: float, intercept: float, clip_low: float = 0.2) -> Surr
     Raises:
       ValueError: An argument is out of range.
     """
-    require(slope <= 0, "flexible_clip.slope", slope, "numbers <= 0")
     check_clip_range("flexible_clip", clip_low, intercept)
+    _check_slope("flexible_clip.slope", slope, "intercept", intercept)
 
     def loss(advantages: jax.Array, stats: TokenStats) -> tuple[jax.Array, ClipMasks]:
         upper = 1 + _upper_range(stats, slope, intercept)
@@ -190,15 +190,20 @@ def _check(
     """The two dynamic ranges, of arguments that are as they should be."""
     require(total_steps >= 1, f"{who}.total_steps", total_steps, "whole numbers >= 1")
     require(0 < clip < 1, f"{who}.clip", clip, "0 < clip < 1")
-    require(slope <= 0, f"{who}.slope", slope, "numbers <= 0")
     require(intercept > 0, f"{who}.intercept", intercept, "numbers > 0")
     require(0 < low_intercept < 1, f"{who}.low_intercept", low_intercept, "0 < low_intercept < 1")
-    allowed = f"-low_intercept ({-low_intercept}) <= low_slope <= 0"
-    require(-low_intercept <= low_slope <= 0, f"{who}.low_slope", low_slope, allowed)
+    _check_slope(f"{who}.slope", slope, "intercept", intercept)
+    _check_slope(f"{who}.low_slope", low_slope, "low_intercept", low_intercept)
     return (
         lambda stats: _upper_range(stats, slope, intercept),
         lambda stats: _lower_range(stats, low_slope, low_intercept),
     )
+
+
+def _check_slope(who: str, slope: float, name: str, intercept: float) -> None:
+    """That no range is negative, as a policy would then be clipped where it has not moved at all."""
+    allowed = f"-{name} ({-intercept}) <= {who.rpartition('.')[2]} <= 0"
+    require(-intercept <= slope <= 0, who, slope, allowed)
 
 
 def _flexible(clip: float, upper_range: RangeFn, lower_range: RangeFn, memory: Memory) -> Surrogate:
