@@ -171,7 +171,11 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
         return 2 if isinstance(error, _BAD_INPUT) else 1
     except RuntimeError as error:
         from entropy_rl import hosts
+        from entropy_rl.tasks.task import JudgeError
 
+        if isinstance(error, JudgeError) and not os.environ.get("ENTROPY_RL_TRACEBACK"):
+            print(f"entropy-rl {verb}: {_in_one_line(error)}", file=sys.stderr)
+            return 1
         if type(error).__name__ != "JaxRuntimeError" or hosts.count() == 1:
             raise
         # The others may be gone: to leave in good order would be to wait for them.

@@ -14,7 +14,7 @@ from entropy_rl.compile_log import compile_log
 from entropy_rl.config import EvaluateConfig
 from entropy_rl.evaluation import Evaluation, evaluate_into, evaluation_prompts
 from entropy_rl.interrupt import catch_signals
-from entropy_rl.loading import load_model
+from entropy_rl.loading import check_length, load_model
 from entropy_rl.metrics import Progress
 from entropy_rl.provenance import record_start
 from entropy_rl.report import curve_of, evaluation_table, write_pass_at_k
@@ -47,6 +47,7 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
     task.problems(config.evaluation.split)  # whether there is such a split need not wait for the model
     model = load_model(config.model, mesh)
     prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, config.max_prompt_tokens)
+    check_length(model, prompts.length + config.evaluation.max_new_tokens)
     shard = (
         jax.process_index() if config.shard is None else config.shard,
         jax.process_count() if config.shards is None else config.shards,

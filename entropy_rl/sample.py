@@ -64,7 +64,7 @@ def main(config: SampleConfig) -> None:
     import jax
     import numpy as np
 
-    from entropy_rl.loading import load_model
+    from entropy_rl.loading import check_length, load_model
     from entropy_rl.report.terminal import has_colours, printable, scale
     from entropy_rl.rollout import make_generate
     from entropy_rl.sampling_config import ScheduleConfig
@@ -77,6 +77,7 @@ def main(config: SampleConfig) -> None:
     prompt, ids, problem = _prompt(config, model, task)
     ids = np.array([ids], np.int32)
     mask = np.arange(-(-ids.size // _MULTIPLE) * _MULTIPLE)[None] < ids.size
+    check_length(model, ids.size + config.max_new_tokens)
     ids = np.pad(ids, ((0, 0), (0, mask.size - ids.size)))
     generate = make_generate(
         model.sampler,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from entropy_rl.config import RewardConfig
-from entropy_rl.tasks.task import AnsweringTask, ProbedTask, Problem, Task, Verdict
+from entropy_rl.tasks.task import AnsweringTask, JudgeError, ProbedTask, Problem, Task, Verdict
 from entropy_rl.types import Rollout
 
 
@@ -49,12 +49,12 @@ def score(task: Task, tokenizer, problems: Sequence[Problem], rollout: Rollout) 
       The scores, row by row.
 
     Raises:
-      RuntimeError: If the task does not return one verdict per completion.
+      JudgeError: If the task does not return one verdict per completion.
     """
     texts = decode_completions(tokenizer, rollout)
     verdicts = task.judge(problems, texts)
     if len(verdicts) != len(texts) or not all(isinstance(v, Verdict) for v in verdicts):
-        raise RuntimeError(
+        raise JudgeError(
             f"{type(task).__name__}.judge returned {len(verdicts)} values for {len(texts)} completions; "
             "it must return one Verdict for each"
         )

@@ -105,10 +105,11 @@ def train(config: TrainConfig) -> TrainState:
     of_step = (config.rollout.prompts, hosts.index(), hosts.count(), updates)
     prompts.step(0, *of_step)
     longest = prompts.length + config.rollout.max_new_tokens
-    check_length(model, longest)
     check_micro_batches(config, longest)
     if config.evaluation is not None:
         test_prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, limit)
+        longest = max(longest, test_prompts.length + config.evaluation.max_new_tokens)
+    check_length(model, longest)
     programs = make_programs(config, model, advantage, trunk and trunk.policy)
     bad_updates = BadUpdates(directory, batching.max_bad_updates)
     if hosts.is_first():

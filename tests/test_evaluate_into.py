@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import random
+import re
 
 import pytest
 from fake_evaluation import MAX_PROMPT, MODEL, NEW, FakeTask
@@ -164,6 +165,16 @@ def test_samples_of_other_settings_and_damaged_lines_are_named(tmp_path, whole):
     file.write_text("".join([*lines, json.dumps(json.loads(lines[0]) | {"sample": 6}) + "\n"]))
     with pytest.raises(ValueError, match=r"sample 6 of problem 40 is of other settings$"):
         run(tmp_path)
-    file.write_text("".join([*lines[:3], "{broken}\n", *lines[3:]]))
-    with pytest.raises(ValueError, match=r"samples\.jsonl:4: this is no sample \("):
-        run(tmp_path)
+    for broken in ("{broken}\n", re.sub(r'"entropy": \[[^,\]]*', '"entropy": [null', lines[3])):
+        file.write_text("".join([*lines[:3], broken, *lines[3:]]))
+        with pytest.raises(ValueError, match=r"samples\.jsonl:4: this is no sample \("):
+            run(tmp_path)
+
+
+def test_what_a_broken_model_says_is_refused_and_not_written(tmp_path):
+    broken = {"table": MODEL.params["table"] * float("nan")}
+    with pytest.raises(
+        FloatingPointError, match=r"log-probs are not finite, first in sample 0 of problem 40;"
+    ):
+        run(tmp_path, params=broken)
+    assert samples(tmp_path) == b""

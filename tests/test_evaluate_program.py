@@ -4,6 +4,8 @@ import contextlib
 import csv
 import json
 import random
+import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -62,6 +64,25 @@ def test_an_evaluation_leaves_every_sample_and_its_figures_in_files(whole):
     table = list(csv.DictReader((whole / "pass_at_k.csv").open()))
     assert [row["k"] for row in table] == list(result["pass_at_k"]) == ["1", "2", "4"]
     assert [float(row["pass_at_k"]) for row in table] == [value[0] for value in result["pass_at_k"].values()]
+
+
+def test_rows_beyond_what_the_model_was_made_for_are_told(here, caplog):
+    settings = json.loads((here / "model" / "config.json").read_text())
+    shutil.copytree(here / "model", here / "short")
+    (here / "short" / "config.json").write_text(json.dumps(settings | {"max_position_embeddings": 9}))
+    assert main(evaluate("short_rows", "--model.path", "short", "--evaluation.problems", "1")) == 0
+    assert re.search(r"short was made for 9 positions; rows can have 1\d here", caplog.text)
+
+
+def test_a_judge_that_never_judges_ends_in_one_line(here, capsys):
+    (here / "silent.py").write_text(
+        "from luck import Luck\nfrom entropy_rl.tasks import Verdict\n\n\n"
+        "class Silent(Luck):\n    def judge(self, problems, completions):\n"
+        "        return [Verdict.CRASH for _ in completions]\n"
+    )
+    assert main(evaluate("silent", "--task.name", "silent:Silent")) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "entropy-rl evaluate: none of 48 samples was judged: every check timed out or crashed"
 
 
 def test_a_signal_stops_after_the_batch_and_the_same_command_goes_on(

@@ -192,7 +192,19 @@ def _judge(model: Model, task: Task, call: _Call, rollout: Rollout, next_work: D
     rollout = jax.tree.map(lambda x: x[rows if len(x) == size else rows // group], rollout)
     problems = [call.batch.problems[b // group] for b in rows]
     numbers = [int(b % group) + call.first_sample for b in rows]
+    _check_finite(model, rollout, [problem.id for problem in problems], numbers)
     scores = score(task, model.tokenizer, problems, rollout)
     return Drawn(
         completion_rows(problems, numbers, rollout, scores), 0.0 if next_work is None else next_work.waited()
     )
+
+
+def _check_finite(model: Model, rollout: Rollout, problems: list[int], numbers: list[int]) -> None:
+    """What was drawn from NaN is no sample, and must not be written as one."""
+    known = np.isfinite(rollout.log_probs) & np.isfinite(rollout.entropy)
+    bad = np.flatnonzero((rollout.completion_mask & ~known).any(axis=1))
+    if bad.size:
+        raise FloatingPointError(
+            f"{model.directory}: the model's log-probs are not finite, first in sample {numbers[bad[0]]} of "
+            f"problem {problems[bad[0]]}; its weights may be damaged, or too large for its dtype"
+        )

@@ -61,7 +61,7 @@ def evaluate(
       The result.
 
     Raises:
-      RuntimeError: If no sample at all was judged.
+      JudgeError: If no sample at all was judged.
     """
     calls = draw_samples(model, params, task, prompts, config, seed=seed)
     return summarise((row for drawn in calls for row in drawn.rows), task, prompts, config.samples)
@@ -102,7 +102,7 @@ def evaluate_into(
     Raises:
       ValueError: If the directory holds samples of other weights or problems, or one twice, or another
         process is writing this part.
-      RuntimeError: If no sample at all was judged.
+      JudgeError: If no sample at all was judged.
     """
     file = samples_file(directory, *shard)
     own = prompts.shard(*shard)

@@ -13,7 +13,7 @@ from entropy_rl.diversity import distinct_ngrams, majority_vote, repetition_rate
 from entropy_rl.passk import bootstrap_interval, pass_at_k_curve
 from entropy_rl.prompts import Prompts
 from entropy_rl.scoring import add_probes, probe_shares
-from entropy_rl.tasks.task import AnsweringTask, ProbedTask, Problem, Task, Verdict
+from entropy_rl.tasks.task import AnsweringTask, JudgeError, ProbedTask, Problem, Task, Verdict
 
 Interval = tuple[float, float, float]  # estimate, low, high
 
@@ -94,7 +94,7 @@ def summarise(rows: Iterable[dict[str, Any]], task: Task, prompts: Prompts, samp
       The result.
 
     Raises:
-      RuntimeError: If no sample at all was judged.
+      JudgeError: If no sample at all was judged.
     """
     tallies = {problem.id: _Tally(samples) for problem in prompts.problems}
     probe = _Probe(task, prompts.problems)
@@ -108,7 +108,7 @@ def summarise(rows: Iterable[dict[str, Any]], task: Task, prompts: Prompts, samp
     judged = np.array([tally.judged for tally in done])
     correct = np.array([tally.correct for tally in done])
     if judged.max() == 0:
-        raise RuntimeError(f"none of {verdicts.total()} samples was judged: every check timed out or crashed")
+        raise JudgeError(f"none of {verdicts.total()} samples was judged: every check timed out or crashed")
     pass_at_k = {}
     # For each K the problems that have so many judged samples: one lost check costs one problem.
     for k in (2**i for i in range(int(judged.max()).bit_length())):

@@ -81,6 +81,8 @@ def read_samples(directory: Path) -> Iterator[Row]:
                     missing = _FIELDS - set(row)
                     hash((row["problem"], row["sample"]))
                     Verdict(row["verdict"])
+                    if any(None in row.get(name, ()) for name in ("entropy", "log_probs")):
+                        raise ValueError("an entropy or log-prob is not finite")
                 except (ValueError, KeyError, TypeError) as error:
                     raise ValueError(f"{path}:{number}: this is no sample ({error})") from error
                 if missing:

@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
 from entropy_rl.factories import import_object
-from entropy_rl.tasks.task import Verdict
+from entropy_rl.tasks.task import JudgeError, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,8 @@ class VerifierPool:
           One verdict for each item, in their order.
 
         Raises:
-          RuntimeError: No worker can be started, or the pool is closed.
+          JudgeError: No worker can be started.
+          RuntimeError: The pool is closed.
         """
         messages = [json.dumps(item).encode() for item in items]
         # The memo holds digests: a verifier's items may be whole completions.
@@ -182,7 +183,7 @@ class VerifierPool:
                 self._note_crash(f"the process died with status {status}{memory}")
             return
         if "unfit" in reply:
-            raise RuntimeError(f"the verifier {self._check!r} cannot start: {reply['unfit']}")
+            raise JudgeError(f"the verifier {self._check!r} cannot start: {reply['unfit']}")
         if worker.key is not None:
             verdicts[worker.key] = Verdict(reply["verdict"])
             self._lost = 0
@@ -198,7 +199,7 @@ class VerifierPool:
         if self._lost >= _MAX_LOST * self._workers:
             limit_s = self._settings["warm_up_s"]
             when = "while idle" if worker.ready else f"before it was ready (limit: {limit_s} s)"
-            raise RuntimeError(
+            raise JudgeError(
                 f"the verifier {self._check!r} cannot start: {self._lost} processes in a row were lost, "
                 f"the last {when} with status {status}"
             )
@@ -228,7 +229,7 @@ class _Worker:
                 env={**os.environ, "JAX_PLATFORMS": "cpu"},  # a verifier never opens the trainer's device
             )
         except OSError as error:
-            raise RuntimeError(f"no verifier process can be started: {error}") from error
+            raise JudgeError(f"no verifier process can be started: {error}") from error
         finally:
             theirs.close()
         self.ready = False

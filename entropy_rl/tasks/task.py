@@ -23,6 +23,10 @@ class Verdict(enum.Enum):
         return self not in (Verdict.TIMEOUT, Verdict.CRASH)
 
 
+class JudgeError(RuntimeError):
+    """A judge that cannot judge: it does not start, or gives no verdicts. The message says which and why."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """One problem. `id` is unique within its split and fixes the randomness of its samples."""
