@@ -210,7 +210,7 @@ def show(config: ShowConfig) -> None:
     """The verb `data show`."""
     from entropy_rl.tasks.maths import sets
 
-    source = sets.find_source("name", config.name, "test", config.data_dir)
+    source = sets.find_source("name", config.name, None, config.data_dir)
     sources = [source]
     if source.split is not None:
         metadata = sets.read_metadata(config.name, config.data_dir)
@@ -272,8 +272,10 @@ def overlap(config: OverlapConfig) -> None:
         [problem for problem, _ in sets.read_source(source, config.problem_field, config.answer_field)]
         for source in sources
     )
-    matches = find_overlap(map(split_words, train), [split_words(text) for text in test], config.ngram)
+    words = [split_words(text) for text in test]
+    matches = find_overlap(map(split_words, train), words, config.ngram)
     counts = count_matches(matches)
+    short = sum(len(of_problem) < config.ngram for of_problem in words)
     print(f"{len(test):,} test problems of {sources[1].title}")
     print(f"{len(train):,} training problems of {sources[0].title}")
     for name, count in (
@@ -282,6 +284,7 @@ def overlap(config: OverlapConfig) -> None:
         (f"any {config.ngram}-gram", counts["any"]),
     ):
         print(f"  {name:30}{count:6,} of {len(test):,} ({count / len(test):.1%})")
+    print(f"  {'looked for as a whole':30}{short:6,} of {len(test):,} (less than {config.ngram} words)")
     for match in worst_matches(matches, 5):
         same = "the same as" if match.exact else f"{match.train_share:.0%} in"
         print(f"\n== test {match.test}: {match.share:.0%} in the training set, {same} train {match.train}")

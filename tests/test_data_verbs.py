@@ -429,6 +429,17 @@ def test_both_splits_of_gsm8k_are_shown(run, tmp_path):
     ]
 
 
+def test_of_gsm8k_what_is_prepared_is_shown(run, tmp_path):
+    run(
+        "prepare",
+        "gsm8k",
+        "--source",
+        write_published(tmp_path)["gsm8k"] / "main" / "train-00000-of-00001.parquet",
+    )
+    titles = [line for line in run("show", "gsm8k").splitlines() if line.startswith("==")]
+    assert [title.split(",")[0] for title in titles] == ["== gsm8k train 0", "== gsm8k train 1"]
+
+
 @pytest.mark.parametrize("verb", ["prepare", "list", "show", "overlap"])
 def test_every_verb_has_a_help_that_names_its_settings(verb, capsys):
     with pytest.raises(SystemExit) as end:

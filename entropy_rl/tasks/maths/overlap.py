@@ -55,7 +55,7 @@ def find_overlap(train: Iterable[Words], test: Sequence[Words], n: int = 13) -> 
 
     Args:
       train: Training problems as words; read once, and not kept.
-      test: Test problems as words.
+      test: Test problems as words. One of less than n words is looked for as a whole.
       n: Words of a gram.
 
     Returns:
@@ -73,9 +73,11 @@ def find_overlap(train: Iterable[Words], test: Sequence[Words], n: int = 13) -> 
     found: list[set[Words]] = [set() for _ in test]
     best: list[tuple[int, int | None]] = [(0, None)] * len(test)  # (shared grams, training problem)
     exact: dict[int, int] = {}
+    shorter = {len(words) for words in test if 0 < len(words) < n}  # these may stand within longer ones
     for k, words in enumerate(train):
         shared = collections.Counter()
-        for gram in n_grams(words, n):
+        own = n_grams(words, n).union(*(n_grams(words, length) for length in shorter))
+        for gram in own:
             for i in places.get(gram, ()):
                 shared[i] += 1
                 found[i].add(gram)

@@ -257,13 +257,14 @@ class Source:
     split: str | None  # of the set; None for a file
 
 
-def find_source(where: str, given: str, role: str, data_dir: str | None) -> Source:
+def find_source(where: str, given: str, role: str | None, data_dir: str | None) -> Source:
     """Finds what a user named.
 
     Args:
       where: Dotted path of the setting, for the error.
       given: A file, or the name of a prepared set.
-      role: "train" or "test": which split of a set with two, such as gsm8k. A set with one gives that.
+      role: "train" or "test": which split of a set with two, such as gsm8k. A set with one gives that. None
+        for the first that is prepared.
       data_dir: Where prepared sets lie; None for TFDS' own place.
 
     Raises:
@@ -286,7 +287,8 @@ def find_source(where: str, given: str, role: str, data_dir: str | None) -> Sour
         raise ValueError(
             f"{where}: {given!r} is not a file, nor a prepared set; {advice}, a JSONL or parquet file"
         )
-    splits = PUBLISHED[given].splits if given in PUBLISHED else (USER_SPLIT,)
+    published = PUBLISHED[given].splits if given in PUBLISHED else (USER_SPLIT,)
+    splits = tuple(metadata["splits"]) if role is None else published
     split = role if role in splits else splits[0]
     if split not in metadata["splits"]:
         raise ValueError(
