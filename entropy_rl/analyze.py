@@ -149,7 +149,7 @@ def main(config: AnalyzeConfig) -> None:
     plain["dynamics"] = None if course is None else dataclasses.asdict(course)
     if result.rare is not None:
         del plain["rare"]["placed"]
-        write_sentences(directory, result.rare)
+    write_sentences(directory, result.rare)
     write_atomically(directory / "analysis.json", json.dumps(finite(plain), indent=1) + "\n")
     print(analysis_text(result))
     if config.base is not None and result.rare is None:

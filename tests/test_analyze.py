@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import shutil
 import types
 from pathlib import Path
 
@@ -124,6 +125,16 @@ def test_what_the_base_never_says_is_rare(analysed):
     assert {row["text"] for row in rows if row["rare"] == "True" and float(row["distance"]) > 1e-9} == {RARE}
     assert found["contrast"]["difference"] > 0
     assert "Rare sentences" in said
+
+
+def test_what_an_earlier_analysis_had_and_this_one_has_not_is_removed(analysed, samples, model, tmp_path):
+    before = shutil.copytree(analysed[0], tmp_path / "again")
+    (before / "notes.txt").write_text("mine")
+    assert {"sentences.csv", "rare_map.png", "rare_map.svg"} <= {path.name for path in before.iterdir()}
+    assert analyze("--samples", samples, "--output", before, "--model.path", model) == 0
+    left = {path.name for path in before.iterdir()}
+    figures = {"entropy_of_behaviours.png", "entropy_of_behaviours.svg"}
+    assert left == {"analysis.json", "notes.txt", *figures}
 
 
 # --- texts ---

@@ -222,6 +222,9 @@ def test_what_cannot_be_compared_is_refused_in_a_line(runs, tmp_path, capsys, mo
     assert refused(base) == "the command line: missing: run_b"
     assert refused(base, "nowhere").startswith("nowhere: is no directory; allowed: what `evaluate` wrote, or")
     assert refused(base, ".").startswith(".: holds no complete evaluation; allowed: what `evaluate` wrote")
+    shutil.copytree(base, "moved", ignore=shutil.ignore_patterns("samples*"))
+    line = "moved: holds no samples, which a comparison needs beside evaluation.json"
+    assert refused(base, "moved") == line
     assert refused(base, base, base).startswith(f"'{base}' is not allowed; allowed: RUN_A, RUN_B, --config")
     other = tmp_path / "other"
     write_evaluation(other, 3)

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import types
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from entropy_rl.cli import main
 from entropy_rl.evaluation import compare_runs, read_samples
 from entropy_rl.files import read_jsonl
 from entropy_rl.report.comparison import verdict
+from entropy_rl.report.curves import COLOURS
+from entropy_rl.report.gathered import LabelledCurve
+from entropy_rl.report.paper_figures import draw_paper_figures
 from entropy_rl.report.reported_run import read_runs, short_names
 from entropy_rl.report.samples import Limits, read_responses, read_some
 
@@ -232,6 +236,13 @@ def test_an_evaluation_whose_model_has_gone_is_shown_without_tokens(tmp_path):
     assert found["rows"][0]["tokens"] is None and found["rows"][0]["text"]
 
 
+def test_an_evaluation_whose_samples_were_moved_away_is_shown_by_its_numbers(tmp_path):
+    write_samples(tmp_path / "e", 0)
+    (tmp_path / "e" / "samples.jsonl").unlink()
+    data = data_of(make_page(tmp_path / "e.html", tmp_path / "e"))
+    assert data["samples"] == [] and len(data["pass_at_k"]) == 1
+
+
 # --- the verb -----------------------------------------------------------------------------------------------
 
 
@@ -271,6 +282,29 @@ def test_the_figures_are_written_as_svg_and_pdf(runs, tmp_path):
     assert {path.name for path in figures.iterdir()} == {f"{n}.{s}" for n in names for s in ("svg", "pdf")}
     assert "<svg" in (figures / "curves.svg").read_text()
     assert (figures / "pass_at_k.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_a_run_has_one_colour_in_all_figures_and_its_first_evaluation_is_dashed(runs):
+    pytest.importorskip("matplotlib")
+    names = ("untrained", "a-b", "a_b")
+    report = types.SimpleNamespace(  # as much of a report as the figures read
+        runs=[
+            types.SimpleNamespace(name=n, metrics=[{"step": 1}] if n != "untrained" else []) for n in names
+        ],
+        curves=[
+            LabelledCurve(run, f"{run}, {step}", step > 0, {1: (0.1, 0.0, 0.2, 6), 2: (0.2, 0.1, 0.3, 6)})
+            for run in range(3)
+            for step in (0, 6)
+        ],
+        analyses={},
+    )
+    figures = draw_paper_figures(report)
+    trained = figures["curves"].axes[0].get_lines()
+    assert [line.get_color() for line in trained] == [COLOURS[1]] * 2 + [COLOURS[2]] * 2
+    pass_at_k = figures["pass_at_k"].axes[0].get_lines()
+    assert [line.get_color() for line in pass_at_k] == [COLOURS[run] for run in (0, 0, 1, 1, 2, 2)]
+    assert [line.get_linestyle() for line in pass_at_k] == ["--", "-"] * 3
+    assert len(set(COLOURS)) == 8
 
 
 def test_rare_sentences_are_told_by_the_first_evaluation_of_the_run(page, runs):

@@ -123,7 +123,7 @@ def compare_runs(a: Path, b: Path) -> Comparison:
       The comparison. Samples without a judgement are left out.
 
     Raises:
-      ValueError: If they are not evaluations of the same problems.
+      ValueError: If they are not evaluations of the same problems, or their samples are gone.
     """
     one, other = _read(a), _read(b)
     for problem in one.problems.keys() & other.problems.keys():
@@ -174,6 +174,8 @@ def _read(directory: Path) -> _Arm:
             kept = (verdict is Verdict.CORRECT, tokens.size, row["answer"], tokens)
             rows.setdefault(row["problem"], {})[row["sample"]] = kept
         unjudged += not verdict.is_judgement
+    if not problems:
+        raise ValueError(f"{directory}: holds no samples, which a comparison needs beside {RESULT_FILE}")
     arms = {}
     for problem in sorted(rows):
         samples = [kept for _, kept in sorted(rows[problem].items())]

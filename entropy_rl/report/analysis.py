@@ -98,8 +98,14 @@ def _names(lines: Sequence[Contrast]) -> str:
     return ", ".join(line.name for line in lines)
 
 
-def write_sentences(directory: Path, rare: RareBehaviours) -> Path:
-    """Writes the sentences of the map as CSV, the most distant first, those of the base model last."""
+def write_sentences(directory: Path, rare: RareBehaviours | None) -> None:
+    """Writes the sentences of the map as CSV, the most distant first, those of the base model last.
+
+    Where there is none, those of an earlier analysis are removed.
+    """
+    if rare is None:
+        (directory / SENTENCES_FILE).unlink(missing_ok=True)
+        return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     fields = ("distance", "rare", "entropy", "x", "y", "text")
@@ -108,7 +114,6 @@ def write_sentences(directory: Path, rare: RareBehaviours) -> Path:
     plain = map(dataclasses.asdict, order)
     writer.writerows(["" if s[name] is None else s[name] for name in fields] for s in plain)
     write_atomically(directory / SENTENCES_FILE, text.getvalue())
-    return directory / SENTENCES_FILE
 
 
 def _section(title: str, lines: Sequence[Contrast]) -> str:

@@ -15,10 +15,13 @@ from entropy_rl.run_dynamics import RunDynamics
 
 _GREY, _DARK = "#B5B5B5", "#444444"
 _DPI = 160
+_SUFFIXES = ("png", "svg")
 
 
 def write_analysis_figures(directory: Path, analysis: Analysis, course: RunDynamics | None) -> list[Path]:
     """Draws the entropies of the behaviours, the map of the sentences, and how a run went.
+
+    Figures of an earlier analysis are removed: what is not drawn now would not be of this one.
 
     Args:
       directory: Where.
@@ -28,6 +31,9 @@ def write_analysis_figures(directory: Path, analysis: Analysis, course: RunDynam
     Returns:
       What was written; nothing without matplotlib, which is in the extra `report`.
     """
+    for stem in ("entropy_of_behaviours", "rare_map", "dynamics"):
+        for suffix in _SUFFIXES:
+            (directory / f"{stem}.{suffix}").unlink(missing_ok=True)
     try:
         import matplotlib
     except ImportError:
@@ -42,7 +48,7 @@ def write_analysis_figures(directory: Path, analysis: Analysis, course: RunDynam
         figures["dynamics"] = _dynamics(course)
     written = []
     for name, figure in figures.items():
-        for suffix in ("png", "svg"):
+        for suffix in _SUFFIXES:
             written.append(directory / f"{name}.{suffix}")
             figure.savefig(written[-1], dpi=_DPI)
         plt.close(figure)

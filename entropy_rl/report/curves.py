@@ -12,8 +12,8 @@ from entropy_rl.files import read_jsonl
 from entropy_rl.run_directory import METRICS_FILE
 
 CURVES_FILE = "curves.png"
-# Okabe & Ito's colours, which people with any colour vision can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# Six of Okabe & Ito's, which people with any colour vision can tell apart, and two more.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#6B4FBB", "#77777C")
 _PANELS = {
     "correct": "share of correct completions",
     "length": "response length (tokens)",
@@ -46,11 +46,12 @@ def write_curves(directory: Path) -> Path:
     return path
 
 
-def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
+def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], colours: Sequence[str] = COLOURS) -> Any:
     """Draws the metrics of runs over one another.
 
     Args:
       runs: Name -> the numbers of its steps, in order.
+      colours: Of the runs, in the same order.
 
     Returns:
       A figure of matplotlib, which no window knows of.
@@ -61,7 +62,7 @@ def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
     axes = figure.subplots(2, 3, sharex=True)
     for axis, (name, title) in zip(axes.flat, _PANELS.items(), strict=True):
         for i, (label, rows) in enumerate(runs.items()):
-            style = {"color": COLOURS[i % len(COLOURS)]}
+            style = {"color": colours[i % len(colours)]}
             steps, window = np.array([row["step"] for row in rows]), max(1, len(rows) // 10)
             values = metric_values(rows, name)
             axis.plot(steps, values, alpha=0.3, linewidth=1, **style)

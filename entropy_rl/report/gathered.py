@@ -154,7 +154,8 @@ def _sources(runs: Sequence[ReportedRun]) -> list[Source]:
         if run.evaluations:
             step = max(run.evaluations)
             label = f"evaluation at step {step}" if run.is_training else "evaluation"
-            found.append(Source(number, f"{run.name}: {label}", run.evaluations[step][0]))
+            if _has_samples(directory := run.evaluations[step][0]):  # they may have been moved away
+                found.append(Source(number, f"{run.name}: {label}", directory))
     return found
 
 

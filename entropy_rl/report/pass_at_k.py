@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,15 @@ def write_pass_at_k(directory: Path, curves: Mapping[str, Curve]) -> list[Path]:
     return written
 
 
-def pass_at_k_figure(curves: Mapping[str, Curve]) -> Any:
+def pass_at_k_figure(
+    curves: Mapping[str, Curve], colours: Sequence[str] = COLOURS, dashed: Collection[str] = ()
+) -> Any:
     """Draws Pass@K over K with its bands, as a figure of matplotlib.
 
     Args:
       curves: As of `write_pass_at_k`.
+      colours: Of the curves, in the same order.
+      dashed: Names of curves that are drawn dashed.
     """
     from matplotlib.figure import Figure
 
@@ -60,8 +64,9 @@ def pass_at_k_figure(curves: Mapping[str, Curve]) -> Any:
     ks = sorted({k for curve in curves.values() for k in curve})
     for i, (name, curve) in enumerate(curves.items()):
         estimate, low, high, problems = zip(*curve.values(), strict=True)
-        label, colour = f"{name} ({max(problems)} problems)", COLOURS[i % len(COLOURS)]
-        axis.plot(list(curve), estimate, marker="o", markersize=3, label=label, color=colour)
+        label, colour = f"{name} ({max(problems)} problems)", colours[i % len(colours)]
+        style = {"color": colour, "linestyle": "--" if name in dashed else "-"}
+        axis.plot(list(curve), estimate, marker="o", markersize=3, label=label, **style)
         axis.fill_between(list(curve), low, high, color=colour, alpha=0.2, linewidth=0)
     axis.set_xscale("log", base=2)
     axis.set_xticks(ks, [str(k) for k in ks], fontsize=8)
