@@ -145,6 +145,13 @@ def test_the_groups_of_tokens_equal_those_by_hand():
     assert found.other_words.tolist() == [5]  # nor the comma, nor the rest of "abc"
 
 
+def test_a_word_begins_once_in_contractions_and_numbers():
+    """What ends them has all but been decided by what begins them."""
+    response = pieces_response("I", " don", "'t", " add", " 3", ".", "14", " to", " 1", ",", "000", ",", "2")
+    found = find_pivotal(response, word_patterns({"but": ["however"]}))
+    assert found.other_words.tolist() == [0, 1, 3, 4, 7, 8, 12]
+
+
 def test_a_token_that_holds_several_words_counts_once_for_a_class():
     response = pieces_response("so then", " so", "!")
     found = find_pivotal(response, word_patterns({"a": ["so", "then"], "b": ["then"]}))

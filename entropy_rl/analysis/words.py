@@ -51,7 +51,8 @@ class Pivotal(NamedTuple):
     other_words: np.ndarray
 
 
-_WORD = re.compile(r"\w+")
+# A word begins once: not again in "don't", "3.14" or "1,000".
+_WORD = re.compile(r"\w+(?:(?:['\u2019]|(?<=\d)\.(?=\d)|(?<=\d),(?=\d{3}(?!\d)))\w+)*")
 
 
 def word_patterns(words: WordLists) -> dict[str, re.Pattern[str]]:
