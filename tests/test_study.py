@@ -23,7 +23,16 @@ from entropy_rl.cli import main
 from entropy_rl.config_file import parse_config
 from entropy_rl.interrupt import Interrupted
 from entropy_rl.studies import design, runner
-from entropy_rl.studies.analysis import Result, beside_of, decide, findings_of, flags_of, summarise
+from entropy_rl.studies.analysis import (
+    Result,
+    analyse,
+    beside_of,
+    decide,
+    findings_of,
+    flags_of,
+    measures_of,
+    summarise,
+)
 from entropy_rl.studies.grid import Unit
 from entropy_rl.studies.records import ProblemTally, Record
 from entropy_rl.studies.runner import expected_seconds, time_left
@@ -401,6 +410,8 @@ def test_a_run_that_fails_is_noted_and_the_others_go_on(here, capsys):
     text = (here / "failing" / "study.md").read_text()
     assert "**Incomplete**: 1 of 3 runs are missing" in text and "- failed: broken, seed 0: train" in text
     assert "learns: not settled." in out and "unbounded" in out
+    # What was not asked for now is no failure of this start.
+    assert main(["study", "--config", "failing.yaml", "--only", "[plain]"]) == 0
 
 
 # --- plan and report ---------------------------------------------------------------------------------------
@@ -632,6 +643,21 @@ def result(arithmetic: float, truncated: float) -> Result:
         skill={"arithmetic": arithmetic},
     )
     return Result(evaluation, {}, [])
+
+
+def test_tokens_of_further_rounds_of_a_step_are_counted(whole, here):
+    found = design(parse_config(StudyConfig, "study", study("--output", str(whole))[1:]))
+    unit = next(unit for unit in found.units() if unit.arm == "plain")
+    metrics = found.directory_of(unit) / "train" / "metrics.jsonl"
+    before = analyse(found).results[unit]
+    written = metrics.read_text()
+    rows = [json.loads(line) for line in written.splitlines()]
+    rows[0]["tokens_sampled"] = 1000.0
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    after = analyse(found).results[unit]
+    metrics.write_text(written)
+    of_first = rows[0]["length"] * found.train.rollout.prompts * found.train.rollout.group_size
+    assert measures_of(before)["tokens"] - of_first + 1000 == measures_of(after)["tokens"]
 
 
 def test_an_arm_that_lost_its_skill_or_was_cut_off_is_flagged_with_the_seeds():

@@ -179,7 +179,8 @@ def measures_of(result: Result) -> dict[str, float]:
     """What is reported of a unit beside the endpoints: name -> value.
 
     Of the evaluation Pass@K, `length`, `entropy`, `truncated` and `skill/...`; of the training
-    `final_entropy`, over its last 10 steps, and `tokens`, those sampled in all steps.
+    `final_entropy`, over its last 10 steps, and `tokens`, those sampled in all steps, without those of
+    explorations and of greedy completions.
     """
     evaluation = result.evaluation
     measures = {f"pass@{k}": value[0] for k, value in evaluation.pass_at_k.items()}
@@ -218,7 +219,8 @@ def _read(design: Design, unit: Unit) -> Result:
     metrics = read_jsonl(directory / TRAIN / METRICS_FILE)
     rows = design.train.rollout.prompts * design.train.rollout.group_size
     for row in metrics:
-        row["sampled_tokens"] = row["length"] * rows
+        # With several rounds in a step the rows are not known beforehand, and it says its tokens itself.
+        row["sampled_tokens"] = row.get("tokens_sampled", row["length"] * rows)
     return Result(evaluation, read_problems(directory), metrics)
 
 

@@ -113,7 +113,7 @@ def design(config: StudyConfig) -> Design:
             of_arm.model.path,
             f"the model of all arms ({shared.model.path})",
         )
-        # Arms see the same prompts, and cost as many samples.
+        # Arms see the same prompts, and cost as many samples; further rounds of a step are counted apart.
         for path in ("steps", "rollout.prompts", "rollout.group_size"):
             ours, theirs = map(operator.attrgetter(path), (of_arm, shared))
             require(ours == theirs, f"arms.{arm}.{path}", ours, f"{theirs}, as of all")
