@@ -175,7 +175,7 @@ class TrainState:
     params: Params
     opt_state: Any
     step: jax.Array  # int32[], rollouts done
-    updates: jax.Array  # int32[], optimizer steps done on the policy
+    updates: jax.Array  # int32[], updates tried on the policy, those that were not applied included
     critic: CriticState | None = None
     memory: Any = None  # of the methods of the loss that have one; a nest of numbers
     rounds: jax.Array | None = None  # int32[], rounds of sampling done, where a step may have several

@@ -67,9 +67,9 @@ def misplace_entropy_bonus(
 def unbounded_entropy_bonus(alpha: float = 0.4) -> Transform:
     """Add the bonus without its bound: A'ₜ = Aₜ + α sg(Hₜ).
 
-    This is `shape_by_entropy` for κ → 0. It can flip signs, and tokens with A = 0 get it too. On-policy, α H
-    depends on what stands before the token alone, so it is a baseline: its gradient is 0 in expectation, and
-    what it does is add variance.
+    This is `shape_by_entropy` for κ → 0 where A ≠ 0. It can flip signs, and tokens with A = 0 get it, as they
+    never do there. On-policy, α H depends on what stands before the token alone, so it is a baseline: its
+    gradient is 0 in expectation, and what it does is add variance.
 
     Args:
       alpha: Weight α >= 0 of the entropy.

@@ -25,12 +25,14 @@ _EPS = 1e-6  # beside every divisor
 def token_entropy_rewards(group_size: int) -> Transform:
     """Reward tokens by their share in the entropy at their position; standardise correct and wrong apart.
 
-    w⁺ᵢₜ = dₜ Hᵢₜ / Σ_k H_kₜ,   w⁻ᵢₜ = hₜ Hᵢₜ⁻¹ / Σ_k H_kₜ⁻¹,   A⁺ = whiten(w⁺),   A⁻ = -whiten(w⁻)
+    w⁺ᵢₜ = dₜ Hᵢₜ / (ε + Σ_k H_kₜ),   w⁻ᵢₜ = hₜ Hᵢₜ⁻¹ / (ε + Σ_k H_kₜ⁻¹)
+    A⁺ = whiten(w⁺),   A⁻ = -whiten(w⁻)
 
-    with the sums over the dₜ correct, or hₜ wrong, valid rows of the group that have a token t. `whiten`
-    is over all correct, or all wrong, tokens of the mini-batch. The rewards proper are α₁ + α₂ w⁺ and
-    -α₁ - α₂ w⁻; α₁ and α₂ are no arguments, as standardising takes them out again. So correct tokens have
-    mean 0, and so have wrong ones.
+    with ε = 1e-6, which is added to H in H⁻¹ too, and the sums over the dₜ correct, or hₜ wrong, valid rows
+    of the group that have a token t. `whiten` is over all correct, or all wrong, tokens of the mini-batch.
+    The rewards proper are α₁ + α₂ w⁺ and -α₁ - α₂ w⁻; α₁ and α₂ are no arguments, as standardising takes them
+    out again. So correct tokens have mean 0, and so have wrong ones. Where all correct rows are certain of
+    their tokens (ΣH ≪ ε), ε decides: w⁺ is near 0 there and not 1, and A⁺ below 0.
 
     Source: GTPO, https://arxiv.org/abs/2508.04349; see the head of this file for how far it was compared.
 
@@ -109,7 +111,10 @@ def _recorded_entropy(stats: TokenStats) -> jax.Array:
 
 
 def _shares(weights: jax.Array, among: jax.Array) -> jax.Array:
-    """n wᵢ / Σ_k w_k over the n rows of a group, axis 1, that are `among`; 1 on average, and 0 elsewhere."""
+    """n wᵢ / Σ_k w_k over the n rows of a group, axis 1, that are `among`, and 0 elsewhere.
+
+    1 on average where Σ_k w_k is far above ε.
+    """
     total = masked_sum(weights, among, axis=1, keepdims=True)
     n = jnp.sum(among, axis=1, keepdims=True)
     return jnp.where(among, n * weights / (total + _EPS), 0)

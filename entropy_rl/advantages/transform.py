@@ -25,12 +25,12 @@ class Transform:
         advantages = advantage(rewards[:, None], stats)
 
     The scope says what a value of the result depends on, so that it does not depend on how a mini-batch is
-    split: "token", on its own token alone, of which it may read everything; "row", on the tokens of its own
-    row, likewise; "group", on what was recorded of the rows of its group, which is all but `log_probs` and
-    `entropy` of the policy that is being updated; "recorded", on the same of the whole mini-batch; "batch",
-    on anything in it. "token" and "row" can be evaluated as the gradient is, "token" even where tokens of a
-    row are apart: it is given them as rows of one token each. "batch" costs a forward pass before, and so
-    does any scope but "token" and "row" behind a member of these two.
+    split: "token", on its own token alone, of which it may read everything but `greedy_rewards`; "row", on
+    the tokens of its own row, likewise; "group", on what was recorded of the rows of its group, which is all
+    but `log_probs` and `entropy` of the policy that is being updated; "recorded", on the same of the whole
+    mini-batch; "batch", on anything in it. "token" and "row" can be evaluated as the gradient is, "token"
+    even where tokens of a row are apart: it is given them as rows of one token each. "batch" costs a forward
+    pass before, and so does any scope but "token" and "row" behind a member of these two.
 
     Attributes:
       fn: (advantages f32[B, 1] or f32[B, N], stats) -> f32[B, 1] or f32[B, N].
