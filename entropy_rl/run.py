@@ -62,9 +62,10 @@ class Run:
 
     def asked_to_stop(self) -> bool:
         """Whether any process was asked to stop; every process must ask."""
-        numbers = hosts.gather(self.stop.signal_number or 0)
-        self.stop.signal_number = max(numbers) or None
-        return bool(self.stop)
+        number = max(hosts.gather(self.stop.signal_number or 0))
+        if number:  # never cleared: a signal that came in meanwhile counts from the next look on
+            self.stop.signal_number = number
+        return bool(number)
 
     def evaluate(self, step: int, model: Model, params: Params, task: Task, prompts: Prompts) -> Evaluation:
         """The evaluation of a step; one that is there already is not repeated, and one begun goes on.
