@@ -138,6 +138,19 @@ READ = {
     },
     "a window on the last layer": {"model_type": "qwen2", **WINDOW, "max_window_layers": 2},
     "a window beyond the layers": {"model_type": "qwen2", **WINDOW, "max_window_layers": 3},
+    "qwen2, a window that is not named": {
+        "model_type": "qwen2",
+        "num_key_value_heads": 2,
+        "use_sliding_window": True,
+        "max_window_layers": 1,
+    },
+    "qwen3, a window that is not named": {
+        "model_type": "qwen3",
+        "num_key_value_heads": 2,
+        "use_sliding_window": True,
+        "max_window_layers": 0,
+    },
+    "a window of null": {"model_type": "qwen2", **WINDOW, "sliding_window": None, "max_window_layers": 1},
     "a window by layer types": {
         "model_type": "qwen3",
         **WINDOW,

@@ -54,6 +54,13 @@ UNSUPPORTED = [
     ({"rope_scaling": {"rope_type": "linear"}}, "rope_type: 'linear'", "allowed: default, llama3"),
     ({"rope_scaling": {"full_attention": {}}}, "rope_type: 'one per layer type'", "allowed: default, llama3"),
     ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "low_freq_factor: None", "allowed: numbers > 0"),
+    ({"rope_scaling": "dynamic"}, "rope_scaling: 'dynamic'", "allowed: a JSON object"),
+    ({"tie_word_embeddings": "false"}, "tie_word_embeddings: 'false'", "allowed: true, false"),
+    (
+        {"model_type": "qwen2", "use_sliding_window": "false"},
+        "use_sliding_window: 'false'",
+        "allowed: true, false",
+    ),
     ({"hidden_size": None}, "hidden_size: None", "allowed: whole numbers >= 1"),
     ({"num_hidden_layers": "2"}, "num_hidden_layers: '2'", "allowed: whole numbers >= 1"),
     ({"num_key_value_heads": 3}, "num_key_value_heads: 3", "allowed: divisors of num_attention_heads (4)"),

@@ -11,6 +11,7 @@ from entropy_rl.models.decoder import DecoderConfig
 from entropy_rl.models.rope import Llama3RopeScaling
 
 _ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
+_SLIDING_WINDOW = 4096  # of Qwen, where config.json does not name it; null there means none
 # What the decoder does in one way only. Absent from config.json means just that.
 _FIXED = {
     "hidden_act": "silu",
@@ -50,7 +51,8 @@ def read_config(directory: str | Path) -> DecoderConfig:
       ValueError: The model is none that the decoder can be.
     """
     file = Path(directory) / "config.json"
-    raw = {name: value for name, value in read_json(file).items() if value is not None}
+    content = read_json(file)
+    raw = {name: value for name, value in content.items() if value is not None}
 
     def refuse(name: str, found: Any, allowed: str) -> ValueError:
         return ValueError(f"{file}: {name}: {found!r} is not supported; allowed: {allowed}")
@@ -67,12 +69,21 @@ def read_config(directory: str | Path) -> DecoderConfig:
             raise refuse(name, value, "numbers > 0")
         return value
 
+    def switch(name: str) -> bool:
+        value = raw.get(name, False)
+        if type(value) is not bool:
+            raise refuse(name, value, "true, false")
+        return value
+
     model_type = raw.get("model_type")
     if model_type not in _ARCHITECTURES:
         raise refuse("model_type", model_type, ", ".join(_ARCHITECTURES))
 
     # Newer files nest all of it in rope_parameters; older ones have rope_theta beside rope_scaling.
-    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    name = "rope_scaling" if raw.get("rope_scaling") else "rope_parameters"
+    rope = raw.get(name) or {}
+    if not isinstance(rope, dict):
+        raise refuse(name, rope, "a JSON object")
     rope = {name: value for name, value in rope.items() if value is not None}
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     if any(isinstance(value, dict) for value in rope.values()):
@@ -102,8 +113,8 @@ def read_config(directory: str | Path) -> DecoderConfig:
 
     sliding_window, sliding_layers = None, ()
     if model_type != "llama":
-        if raw.get("use_sliding_window", False) and "sliding_window" in raw:
-            sliding_window = whole("sliding_window")
+        if switch("use_sliding_window") and content.get("sliding_window", _SLIDING_WINDOW) is not None:
+            sliding_window = whole("sliding_window", _SLIDING_WINDOW)
         first = raw.get("max_window_layers", 28) if sliding_window else num_layers
         layer_types = raw.get("layer_types") or [
             "sliding_attention" if i >= first else "full_attention" for i in range(num_layers)
@@ -128,7 +139,7 @@ def read_config(directory: str | Path) -> DecoderConfig:
         norm_eps=number(raw, "rms_norm_eps", 1e-6),
         qkv_bias=model_type == "qwen2",
         qk_norm=model_type == "qwen3",
-        tie_embeddings=raw.get("tie_word_embeddings", False),
+        tie_embeddings=switch("tie_word_embeddings"),
         sliding_window=sliding_window,
         sliding_layers=sliding_layers,
         initializer_range=number(raw, "initializer_range", 0.02),
