@@ -1,6 +1,8 @@
 """Attention of whole rows: every implementation computes one softmax over what a token may see."""
 
+import dataclasses
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from policies import TINY
 
 from entropy_rl import loading
 from entropy_rl.config import ModelConfig
+from entropy_rl.models import attention
 from entropy_rl.models.attention import (
     causal_attention,
     check_backend,
@@ -283,3 +286,19 @@ def test_lists_agree_with_whole_rows_in_xla(implementation, key):
     out, grads = value_and_gradients(in_lists, *x)
     assert_close(out, expected[0], atol=2e-2)
     assert_close(grads, expected[1], atol=1e-1)
+
+
+def test_lists_with_one_window_in_all_layers_agree_with_xla_in_a_kernel_that_needs_the_number(
+    key, monkeypatch
+):
+    monkeypatch.setattr(attention, "splash_attention", partial(splash_attention, interpret=True))
+    config = dataclasses.replace(TINY, sliding_window=5, sliding_layers=(True, True))
+    last = jnp.array([20, 9])
+    live = list_tokens(jnp.zeros_like(last), last, jnp.int32(0), ((24, 2),), room=32, shares=1)
+    ids = make_packing(live, 24).pack(jax.random.randint(key, (2, 24), 0, TINY.vocab_size))
+
+    def outputs(implementation):
+        policy = make_policy(config, attention=implementation)
+        return value_and_gradients(lambda p: policy.apply_packed(p, ids, live), policy.init(key))
+
+    assert_close(outputs("splash"), outputs("xla"), atol=1e-4)

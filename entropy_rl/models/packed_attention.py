@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+from flax import struct
 
 from entropy_rl.packing import make_packing
 from entropy_rl.types import LiveTokens
@@ -12,6 +13,13 @@ from entropy_rl.types import LiveTokens
 RowAttention = Callable[[jax.Array, jax.Array, jax.Array, int | jax.Array | None], jax.Array]
 # Keys and values [R, S, K, h] of the columns before the live ones of each row; zero elsewhere.
 Before = tuple[jax.Array, jax.Array] | None
+
+
+@struct.dataclass
+class _Static:
+    """A window that is no array, and stays a number where arguments are traced: kernels are made for it."""
+
+    window: int = struct.field(pytree_node=False)
 
 
 def make_packed_attention(attend: RowAttention) -> Callable[..., jax.Array]:
@@ -28,8 +36,9 @@ def make_packed_attention(attend: RowAttention) -> Callable[..., jax.Array]:
       (q [C, M, H, h], k [C, M, K, h], v [C, M, K, h], before, window, live) -> [C, M, H, h].
     """
 
-    def in_rows(shape: tuple[int, int], live: LiveTokens, window: int | jax.Array | None) -> Callable:
+    def in_rows(shape: tuple[int, int], live: LiveTokens, window: _Static | jax.Array | None) -> Callable:
         columns, rows = shape
+        window = window.window if isinstance(window, _Static) else window
 
         def run(q: jax.Array, k: jax.Array, v: jax.Array, before: Before) -> jax.Array:
             packing = make_packing(live, columns, rows)
@@ -58,7 +67,11 @@ def make_packed_attention(attend: RowAttention) -> Callable[..., jax.Array]:
         return *gradients, None, None
 
     attention.defvjp(forward, backward)
-    return attention
+
+    def of_any_window(q, k, v, before, window, live):
+        return attention(q, k, v, before, _Static(window) if isinstance(window, int) else window, live)
+
+    return of_any_window
 
 
 def _add_before(x: jax.Array, before: jax.Array, live: LiveTokens, rows: int) -> jax.Array:
