@@ -109,7 +109,7 @@ def load_model(config: ModelConfig, mesh: Mesh | None = None) -> Model:
     # Padding is told by masks, never by its id, so any token can serve.
     pad_id = eos_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     make = functools.partial(model_policy, config, path)
-    check_heads(decoder, mesh)
+    check_heads(decoder, mesh, config.decode_attention)
     placement = Placement(mesh, decoder.num_kv_heads)
     shapes = jax.eval_shape(make(None).init, jax.random.key(0))
     if directory == path:
@@ -142,7 +142,10 @@ def load_trunk(path: str | None, config: ModelConfig, model: Model) -> Trunk:
     if path is None:
         return Trunk(model.policy, trunk_params(model.params), model.config.hidden_size)
     try:
-        found = load_model(dataclasses.replace(config, path=path), model.placement.mesh)
+        # It does not decode.
+        found = load_model(
+            dataclasses.replace(config, path=path, decode_attention="auto"), model.placement.mesh
+        )
     except ValueError as error:
         raise ValueError(f"critic.path: {str(error).removeprefix('model.path: ')}") from error
     if found.tokenizer.get_vocab() != model.tokenizer.get_vocab():
@@ -150,16 +153,29 @@ def load_trunk(path: str | None, config: ModelConfig, model: Model) -> Trunk:
     return Trunk(found.policy, trunk_params(found.params), found.config.hidden_size)
 
 
-def check_heads(config: DecoderConfig, mesh: Mesh | None) -> None:
-    """Checks that the heads divide over the tensor axis.
+def check_heads(config: DecoderConfig, mesh: Mesh | None, decode_attention: str = "auto") -> None:
+    """Checks that the heads divide over the tensor axis; the KV heads too, where a kernel needs it.
+
+    Args:
+      config: The architecture.
+      mesh: The mesh; None for one device.
+      decode_attention: As of the `model` section.
 
     Raises:
       ValueError: If they do not.
     """
-    if mesh is not None and config.num_heads % mesh.shape[TENSOR_AXIS]:
+    if mesh is None:
+        return
+    devices = mesh.shape[TENSOR_AXIS]
+    if config.num_heads % devices:
         raise ValueError(
-            f"mesh.tensor: {mesh.shape[TENSOR_AXIS]} is not allowed; allowed: divisors of the model's "
+            f"mesh.tensor: {devices} is not allowed; allowed: divisors of the model's "
             f"{config.num_heads} heads"
+        )
+    if decode_attention == "ragged" and config.num_kv_heads % devices:
+        raise ValueError(
+            f"model.decode_attention: 'ragged' is not allowed where the model's {config.num_kv_heads} KV "
+            f"heads do not divide over the {devices} devices of mesh.tensor; allowed: auto, xla"
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from policies import TINY
 
+from entropy_rl.loading import check_heads
 from entropy_rl.models import cached_attention, make_policy
 from entropy_rl.models.attention_parts import Part, attention_part, merge_parts
 from entropy_rl.models.ragged_attention import ragged_attention
@@ -130,11 +131,32 @@ def test_the_kernel_over_a_mesh_agrees_with_the_reference(key):
     assert_same_part(kernel(*x), reference(*x), atol=2e-6)
 
 
-def test_rows_and_heads_that_do_not_divide_over_the_mesh_are_refused_in_a_line(key):
-    with pytest.raises(ValueError, match="5 rows do not divide over the 2 devices of the mesh axes data, f"):
-        ragged_attention(*case(key), mesh=mesh_of(1, 2, 1))
-    with pytest.raises(ValueError, match="2 KV heads do not divide over the 4 devices of the mesh axes"):
+def test_rows_that_do_not_divide_over_the_mesh_are_filled_up(key):
+    x, mesh = case(key, rows=5), mesh_of(2, 2, 2)
+    kernel = jax.jit(lambda *x: ragged_attention(*x, mesh=mesh, block=128, interpret=True))
+    assert_same_part(kernel(*x), reference(*x), atol=2e-6)
+
+
+def test_heads_that_do_not_divide_over_the_mesh_are_refused_in_a_line(key):
+    with pytest.raises(ValueError, match="2 KV heads do not divide over the 4 devices of the mesh axis tens"):
         ragged_attention(*case(key), mesh=mesh_of(1, 1, 4))
+    check_heads(TINY, mesh_of(1, 1, 4))
+    check_heads(TINY, mesh_of(1, 1, 2), "ragged")
+    with pytest.raises(
+        ValueError, match=r"^model\.decode_attention: 'ragged' is not allowed where the model's 2"
+    ):
+        check_heads(TINY, mesh_of(1, 1, 4), "ragged")
+
+
+def test_auto_decodes_in_xla_where_every_device_has_all_kv_heads(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    config = dataclasses.replace(TINY, head_dim=16)
+
+    def shape_of_keys(tensor):
+        return make_policy(config, mesh=mesh_of(1, 1, tensor)).empty_rows(4, 10)[0].keys.shape
+
+    assert shape_of_keys(2) == (4, 2, 10, 16)  # as the kernel reads them
+    assert shape_of_keys(4) == (4, 2, 16, 10)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

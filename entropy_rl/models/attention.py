@@ -118,7 +118,9 @@ def check_backend(name: str, decode_name: str = "xla") -> None:
         )
 
 
-def resolve_decode_attention(name: str, head_dim: int, backend: str | None = None) -> DecodeImplementation:
+def resolve_decode_attention(
+    name: str, head_dim: int, backend: str | None = None, *, whole_heads: bool = False
+) -> DecodeImplementation:
     """The implementation that a `model.decode_attention` stands for.
 
     `auto` is ragged on GPUs, and xla elsewhere and where that cannot serve the model. Without a `backend` it
@@ -128,6 +130,7 @@ def resolve_decode_attention(name: str, head_dim: int, backend: str | None = Non
       name: auto, xla or ragged.
       head_dim: h.
       backend: cpu, gpu or tpu; None for that of this machine.
+      whole_heads: Whether each device has all KV heads, because they do not divide over the tensor axis.
 
     Returns:
       The name of the implementation.
@@ -135,7 +138,8 @@ def resolve_decode_attention(name: str, head_dim: int, backend: str | None = Non
     if name != "auto":
         return name
     power_of_two = head_dim >= 16 and head_dim & (head_dim - 1) == 0  # what a block of the kernel must be
-    return "ragged" if (backend or jax.default_backend()) == "gpu" and power_of_two else "xla"
+    served = power_of_two and not whole_heads
+    return "ragged" if (backend or jax.default_backend()) == "gpu" and served else "xla"
 
 
 def _refusal(name: str, dtype: Any, head_dim: int, windows: tuple[int | None, ...]) -> str | None:

@@ -213,7 +213,10 @@ def make_policy(
     rematerialize(lambda: None, remat)  # fails now
     windows = config.windows
     find_attention = partial(resolve_attention, attention, compute_dtype, config.head_dim, windows)
-    find_decode_attention = partial(resolve_decode_attention, decode_attention, config.head_dim)
+    whole_heads = mesh is not None and config.num_kv_heads % mesh.shape[TENSOR_AXIS] != 0
+    find_decode_attention = partial(
+        resolve_decode_attention, decode_attention, config.head_dim, whole_heads=whole_heads
+    )
     if attention != "auto":
         find_attention()  # fails now, without a device, and not when it is first traced
 

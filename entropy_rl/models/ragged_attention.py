@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from entropy_rl.head_layout import pad_axis
 from entropy_rl.models.attention_parts import MASKED, Part
 from entropy_rl.models.ragged_gpu import ragged_attention_gpu
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
@@ -32,7 +33,8 @@ def ragged_attention(
     """`attention_part` over the columns first, ..., length - 1 of each row, which reads no others.
 
     Kernels for TPUs and GPUs: the columns go through fast memory in blocks, and a block in which a row sees
-    nothing is neither fetched nor computed. A row with nothing to see (length <= first) costs nothing.
+    nothing is neither fetched nor computed. A row with nothing to see (length <= first) costs nothing; rows
+    that do not divide over a mesh are filled up with such.
 
     Args:
       q: [R, K, r, h].
@@ -48,7 +50,7 @@ def ragged_attention(
       The part.
 
     Raises:
-      ValueError: If rows or KV heads do not divide over the mesh.
+      ValueError: If the KV heads do not divide over the mesh.
     """
     on_tpu = partial(_ragged_attention, block=block, interpret=interpret)
 
@@ -59,13 +61,12 @@ def ragged_attention(
 
     if mesh is None:
         return run(q, keys, values, first, length)
-    for what, size, axes in (("rows", q.shape[0], DATA_AXES), ("KV heads", q.shape[1], (TENSOR_AXIS,))):
-        devices = math.prod(mesh.shape[axis] for axis in axes)
-        if size % devices:
-            raise ValueError(
-                f"ragged_attention: {size} {what} do not divide over the {devices} devices of the mesh axes "
-                f"{', '.join(axes)}; allowed: multiples of {devices}"
-            )
+    kv_heads, tensor = q.shape[1], mesh.shape[TENSOR_AXIS]
+    if kv_heads % tensor:
+        raise ValueError(
+            f"ragged_attention: {kv_heads} KV heads do not divide over the {tensor} devices of the mesh axis "
+            f"{TENSOR_AXIS}; allowed: multiples of {tensor}"
+        )
     rows, heads = PartitionSpec(DATA_AXES), PartitionSpec(DATA_AXES, TENSOR_AXIS)
     sharded = jax.shard_map(
         run,
@@ -74,7 +75,9 @@ def ragged_attention(
         out_specs=Part(heads, heads, heads),
         check_vma=False,  # kernels do not say how their outputs vary over the mesh
     )
-    return sharded(q, keys, values, first, length)
+    shares = math.prod(mesh.shape[axis] for axis in DATA_AXES)
+    part = sharded(*(pad_axis(x, 0, shares) for x in (q, keys, values, first, length)))
+    return jax.tree.map(lambda x: x[: q.shape[0]], part)
 
 
 def _block_size(columns: int, bytes_per_column: int) -> int:

@@ -94,7 +94,7 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     rollout, batching, hosts = config.rollout, config.batching, devices.hosts
     mesh = make_mesh(config.mesh, devices.all)
     check_rows(mesh, batching.prompts_per_update, rollout.group_size, batching.share_prompts)
-    check_heads(decoder, mesh)
+    check_heads(decoder, mesh, config.model.decode_attention)
     check_micro_batches(config, rollout.max_prompt_tokens + rollout.max_new_tokens)
     if batching.prompts_per_update % hosts:
         raise ValueError(
