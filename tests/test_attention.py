@@ -249,6 +249,31 @@ def test_heads_that_do_not_divide_over_the_mesh_are_refused_in_a_line(key):
         splash_attention(*qkv(key, heads=6), mesh=mesh_of(1, 1, 4))
 
 
+# KV heads on two devices each; rows that do not divide; ends of rows.
+@pytest.mark.parametrize(("shape", "rows"), [((1, 2, 4), 4), ((1, 2, 4), 3)])
+@pytest.mark.parametrize("ended", [False, True])
+def test_cudnn_over_a_mesh_gets_as_many_kv_heads_on_each_device_as_divide(
+    shape, rows, ended, key, monkeypatch
+):
+    """On a CPU, its other implementation stands in for cudnn, which splits q, k and v in one way only."""
+    compute, seen = jax.nn.dot_product_attention, set()
+
+    def stand_in(q, k, v, *, implementation=None, **kwargs):
+        if implementation == "cudnn":
+            seen.add((q.shape, k.shape, v.shape))
+        return compute(q, k, v, **kwargs)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    x = qkv(key, rows=rows, length=20, heads=8, kv_heads=2, h=16, dtype=jnp.bfloat16)
+    same = dict(window=7, lengths=jnp.array([20, 0, 9, 1][:rows]) if ended else None)
+    attend = lambda *x: causal_attention(*x, implementation="cudnn", mesh=mesh_of(*shape), **same)  # noqa: E731
+    out, grads = value_and_gradients(attend, *x)
+    assert seen == {((2, 20, 2, 16), (2, 20, 1, 16), (2, 20, 1, 16))}
+    expected, expected_grads = value_and_gradients(lambda *x: causal_attention(*x, **same), *x)
+    assert_close(out, expected, atol=2e-2)
+    assert_close(grads, expected_grads, atol=1e-1)
+
+
 @pytest.mark.parametrize(("implementation", "backend"), [("cudnn", "gpu"), ("splash", "tpu")])
 @pytest.mark.parametrize("window", [None, 70])
 def test_a_kernel_on_its_device_agrees_with_xla(implementation, backend, window, key):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from entropy_rl.models.attention_on_mesh import over_mesh
 from entropy_rl.models.cached_attention import DecodeImplementation
 from entropy_rl.models.splash_attention import splash_attention
 from entropy_rl.models.xla_attention import xla_attention
@@ -42,7 +44,7 @@ def causal_attention(
       window: Tokens further back than window - 1 are not seen. An array, such as one of a scan over layers
         with different windows, is for xla only.
       implementation: `xla` runs everywhere, `cudnn` on NVIDIA GPUs, `splash` on TPUs.
-      mesh: Where q, k and v are sharded over a mesh, that mesh; splash needs it.
+      mesh: Where q, k and v are sharded over a mesh, that mesh; splash and cudnn need it.
 
     Returns:
       [B, T, H, h].
@@ -175,9 +177,21 @@ def _require_static(window: int | jax.Array | None, implementation: str) -> None
 
 
 def _cudnn_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, lengths: jax.Array | None, window: int | None, mesh: Any
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    lengths: jax.Array | None,
+    window: int | None,
+    mesh: Mesh | None,
 ) -> jax.Array:
-    del mesh  # its custom call knows how to be partitioned
+    # Its custom call can be partitioned too, but not where KV heads lie otherwise than the queries.
+    return over_mesh(partial(_cudnn, window=window), q, k, v, lengths, mesh)
+
+
+def _cudnn(
+    q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array | None, window: int | None
+) -> jax.Array:
     # Never `mask`: it would become a [B, H, T, T] bias.
     return jax.nn.dot_product_attention(
         q,

@@ -1,16 +1,13 @@
-"""Causal attention of whole rows on TPUs: the splash kernel of JAX, padded and laid over a mesh."""
+"""Causal attention of whole rows on TPUs: the splash kernel of JAX, padded."""
 
 from __future__ import annotations
 
-import math
-
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from entropy_rl.head_layout import pad_axis
+from entropy_rl.models.attention_on_mesh import over_mesh
 from entropy_rl.models.remat import ATTENTION_RESIDUALS
-from entropy_rl.types import DATA_AXES, TENSOR_AXIS
 
 _LANES = 128
 _MAX_BLOCK = 512
@@ -28,10 +25,6 @@ def splash_attention(
 ) -> jax.Array:
     """`causal_attention` by Pallas: blocks of scores that nobody sees are not computed.
 
-    A compiler cannot partition a kernel, so that under a mesh each device calls it for rows and heads of
-    its own: rows over the data axes, heads over the tensor axis. KV heads that do not divide over it are
-    repeated until they do, and rows that do not are filled up.
-
     Args:
       q: [B, T, H, h].
       k: [B, T, K, h].
@@ -48,32 +41,7 @@ def splash_attention(
       ValueError: If the heads do not divide over the mesh.
     """
     del lengths
-    if mesh is None:
-        return _splash(q, k, v, window, interpret)
-    k, v = (_repeat_heads(x, q.shape[2], mesh.shape[TENSOR_AXIS]) for x in (k, v))
-    rows, devices = q.shape[0], math.prod(mesh.shape[axis] for axis in DATA_AXES)
-    q, k, v = (pad_axis(x, 0, devices) for x in (q, k, v))
-    spec = PartitionSpec(DATA_AXES, None, TENSOR_AXIS)
-    attend = jax.shard_map(
-        lambda q, k, v: _splash(q, k, v, window, interpret),
-        mesh=mesh,
-        in_specs=(spec, spec, spec),
-        out_specs=spec,
-        check_vma=False,  # kernels do not say how their outputs vary over the mesh
-    )
-    return attend(q, k, v)[:rows]
-
-
-def _repeat_heads(x: jax.Array, heads: int, devices: int) -> jax.Array:
-    """Repeats KV heads until they divide over the devices of the tensor axis."""
-    kv_heads = x.shape[2]
-    repeats = devices // math.gcd(kv_heads, devices)
-    if heads % (kv_heads * repeats):
-        raise ValueError(
-            f"splash_attention: {heads} query and {kv_heads} KV heads do not divide over the {devices} "
-            f"devices of the mesh axis {TENSOR_AXIS}"
-        )
-    return x if repeats == 1 else jnp.repeat(x, repeats, axis=2)
+    return over_mesh(lambda q, k, v, _: _splash(q, k, v, window, interpret), q, k, v, None, mesh)
 
 
 def _splash(q: jax.Array, k: jax.Array, v: jax.Array, window: int | None, interpret: bool) -> jax.Array:
