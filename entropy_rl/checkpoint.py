@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from entropy_rl import hosts
@@ -247,8 +248,12 @@ def restore_params(directory: AnyPath, abstract_params: Any) -> Any:
       directory: The run's checkpoints.
       abstract_params: Their shapes and types.
 
+    Returns:
+      The parameters, on the devices.
+
     Raises:
-      ValueError: If there is no complete checkpoint, or all are damaged, or the one used cannot be read.
+      ValueError: If there is no complete checkpoint, or all are damaged, or the one used cannot be read or
+        has other parameters.
     """
     if not directory.is_dir():
         raise ValueError(f"{directory}: there is no complete checkpoint yet")
@@ -267,4 +272,29 @@ def restore_params(directory: AnyPath, abstract_params: Any) -> Any:
             partial_restore=True,
         )
         with _reading(directory / str(step)):
-            return manager.restore(step, args=ocp.args.Composite(**{_STATE: args}))[_STATE]["params"]
+            found = manager.item_metadata(step)[_STATE].tree["params"]
+        _check_params(directory / str(step), found, abstract_params)
+        with _reading(directory / str(step)):
+            params = manager.restore(step, args=ocp.args.Composite(**{_STATE: args}))[_STATE]["params"]
+    # Where no mesh says on which devices they lie, orbax leaves them on the host.
+    return jax.tree.map(jnp.asarray, params)
+
+
+def _check_params(checkpoint: AnyPath, found: Any, abstract_params: Any) -> None:
+    """Checks what is in a checkpoint before it is read: in part, orbax reads whatever there is.
+
+    Raises:
+      ValueError: If there are other parameters, or they have other shapes.
+    """
+    found, wanted = _shapes(found), _shapes(abstract_params)
+    for name in {**wanted, **found}:
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{checkpoint}: {name}: {found.get(name, 'nothing')} is not what the model has; "
+                f"allowed: {wanted.get(name, 'nothing')}"
+            )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape) for path, x in leaves}
