@@ -14,7 +14,7 @@ from entropy_rl.planning import counting
 from entropy_rl.planning.chips import CHIPS
 from entropy_rl.planning.collectives import Amount, Collective, find_collectives
 from entropy_rl.planning.compiled import Program, _refused
-from entropy_rl.planning.devices import topology_devices
+from entropy_rl.planning.devices import Devices, topology_devices
 from entropy_rl.planning.estimate import Layout, estimate
 from entropy_rl.planning.shapes import SHAPES, Architecture
 from entropy_rl.planning.step import Phase, Step
@@ -314,6 +314,33 @@ def test_the_least_time_of_a_step_is_that_counted_by_hand(directory):
     works = estimate(wide, Architecture(c), layout, Schedule("refill", 128, 128), 8192, chip, 1.0)
     update = next(work.seconds for work in works if work.name == "update")
     assert update == pytest.approx(seconds["update"] + forward / chip.flops, rel=1e-3)
+
+
+def test_greedy_rows_cost_what_other_rows_cost_to_sample_and_nothing_to_train_on():
+    from entropy_rl.config_file import parse_config
+    from entropy_rl.planning.config import PlanConfig
+    from entropy_rl.planning.plan import Plan
+    from entropy_rl.planning.table import plan_text
+
+    recipe = str(ROOT / "configs/qwen2_5_7b_grpo_entropy.yaml")
+    layout = Layout(data=1, fsdp=16, tensor=1, local_chips=4, local_prompts=128)
+    chip, schedule = CHIPS["v5p"], Schedule("shrink", 256, 128)
+    devices = Devices("v5p:2x2x4", "tpu", [], [], 4, chip)
+
+    def plan(group_size, advantage):
+        more = ["--rollout.group_size", str(group_size), "--advantage", f'[{{"name": "{advantage}"}}]']
+        config = parse_config(PlanConfig, "plan", ["--config", recipe, "--topology", "v5p:2x2x4", *more])
+        works = estimate(config, Architecture(SHAPES["qwen2.5-7b"]), layout, schedule, 8192, chip, 1.0)
+        of_plan = Plan(config, devices, layout, schedule, chip.hbm, {}, Step([], None), works, None)
+        return {work.name: work for work in works}, plan_text(of_plan)
+
+    (greedy, text), (two, _), (one, _) = plan(1, "greedy_baseline"), plan(2, "whiten"), plan(1, "whiten")
+    sampling = ("prefill", "decode")
+    assert [greedy[name] for name in sampling] == [two[name] for name in sampling]
+    assert "rollout of a host: 256 rows, shrink with 256 slots" in text
+    assert {k: v for k, v in greedy.items() if k not in sampling} == {
+        k: v for k, v in one.items() if k not in sampling
+    }
 
 
 def np_mean(steps: int) -> float:

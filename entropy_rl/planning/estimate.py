@@ -91,9 +91,10 @@ def estimate(
     c, critic = architecture
     tensor, size = layout.tensor, jnp.dtype(config.model.compute_dtype).itemsize
     copies, group = layout.local_chips / tensor, config.rollout.group_size
+    sampled = sampled_group(config)
     prompt, new = config.rollout.max_prompt_tokens, int(new_tokens)
-    rows, slots = layout.local_prompts * group / copies, schedule.slots / copies
-    shared = schedule.kind != "refill" or schedule.slots == layout.local_prompts * group
+    rows, slots = layout.local_prompts * sampled / copies, schedule.slots / copies
+    shared = schedule.kind != "refill" or schedule.slots == layout.local_prompts * sampled
     weights, shard = counting.parameters(c), layout.fsdp * tensor
 
     def on_chip(cost: Cost, chips: float, repeats: float = 1) -> tuple[Cost, float]:
@@ -102,7 +103,7 @@ def estimate(
     prefill = counting.prefill(c, layout.local_prompts / copies, prompt, rows, size)
     steps = np.arange(1, max(new, 1))
     decode = counting.decode_step(
-        c, np.full(steps.shape, slots), steps, slots / group if shared else slots, prompt, size
+        c, np.full(steps.shape, slots), steps, slots / sampled if shared else slots, prompt, size
     )
     layers = _layers_forward(config, c, prompt, new)
     forward = layers + 2 * counting.head_weights(c) * new * config.rollout.prompts * group
@@ -139,6 +140,11 @@ def estimate(
             "critic optimizer": (Cost(0.0, counting.optimizer_bytes(of_critic) / shard), updates),
         }
     return [_work(name, cost, repeats, chip, efficiency) for name, (cost, repeats) in parts.items()]
+
+
+def sampled_group(config: TrainConfig) -> int:
+    """Rows of a prompt that are sampled: its group, and a greedy one where the advantage reads its reward."""
+    return config.rollout.group_size + advantage_of(config).reads_greedy
 
 
 def _work(name: str, cost: Cost, repeats: float, chip: Chip | None, efficiency: float) -> Work:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from entropy_rl.advantages import advantage_of
 from entropy_rl.planning.abstract import AbstractRun
 from entropy_rl.planning.compiled import Program, compile_program, tree_bytes
+from entropy_rl.planning.estimate import sampled_group
 from entropy_rl.rollout.programs import Programs
 from entropy_rl.rollout.schedule import Schedule, column_counts, row_counts
 from entropy_rl.rollout.state import Sampling
@@ -57,16 +58,15 @@ def sampler(run: AbstractRun, memory: float) -> tuple[Programs, Schedule]:
       memory: Bytes of a device.
     """
     rollout, model = run.config.rollout, run.model
-    greedy = advantage_of(run.config).reads_greedy
     sampling = Sampling(
-        rollout.group_size + greedy,
+        sampled_group(run.config),
         rollout.max_new_tokens,
         model.eos_ids,
         model.pad_id,
         rollout.temperature,
         rollout.top_p,
         model.placement.local_shares,
-        greedy,
+        advantage_of(run.config).reads_greedy,
     )
     programs = Programs(model.sampler, sampling, model.placement.constrain_rows)
     shape = (run.local_prompts, rollout.max_prompt_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from entropy_rl.planning.chips import GiB
+from entropy_rl.planning.estimate import sampled_group
 from entropy_rl.planning.plan import Plan
 from entropy_rl.report.table import aligned
 
@@ -25,7 +26,7 @@ def _head(plan: Plan) -> str:
             f"{plan.devices.name}: {layout.chips} chips, {plan.devices.hosts} hosts; "
             f"mesh data {layout.data} x fsdp {layout.fsdp} x tensor {layout.tensor}",
             f"of a chip: {plan.memory / GiB:.2f} GiB, {rates}",
-            f"rollout of a host: {layout.local_prompts * rollout.group_size} rows, "
+            f"rollout of a host: {layout.local_prompts * sampled_group(plan.config)} rows, "
             f"{schedule.kind} with {schedule.slots} slots, "
             f"prompts of {rollout.max_prompt_tokens} tokens",
         ]
