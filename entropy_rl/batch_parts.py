@@ -68,6 +68,9 @@ class BatchParts:
                 f"{rows} rows are not allowed in {shares} shares of devices; allowed: multiples of {unit}"
             )
         self._shapes = part_shapes(rows // shares, length, tokens)
+        # A list has no more room than its share has tokens: empty places are computed too.
+        longest = length if group_size is None else batch.completion_ids.shape[1]
+        self._tokens = min(tokens, rows // shares * longest)
         needed = mask.any(-1)
         # The last token of a row predicts nothing, and that of a prompt the first of each completion.
         behind_prompt = batch.prompt_length - 1
@@ -78,7 +81,9 @@ class BatchParts:
             used = needed.reshape(-1, group_size).any(-1)
             ends = jnp.where(used, behind_prompt[::group_size], 0)
             self._prompts = Rows(prompts, jnp.zeros_like(ends), ends)
-            self._prompt_shapes = part_shapes(len(ends) // shares, prompts.shape[1], tokens, (1.0,))
+            in_share, columns = len(ends) // shares, prompts.shape[1]
+            self._prompt_shapes = part_shapes(in_share, columns, tokens, (1.0,))
+            self._prompt_tokens = min(tokens, in_share * columns)
         self._first, self._last = first, jnp.where(needed, last, first)
 
     def fold(self, step: Callable[[Any, Part], Any], start: Any, arrays: Any) -> Any:
@@ -173,10 +178,10 @@ class BatchParts:
             return jax.tree.map(part.put, carry, self._prefix_of(params, part))
 
         rows, shapes = self._prompts, self._prompt_shapes
-        live = list_tokens(rows.first, rows.last, 0, shapes, room=self._tokens, shares=self._shares)
+        live = list_tokens(rows.first, rows.last, 0, shapes, room=self._prompt_tokens, shares=self._shares)
         like = jax.eval_shape(self._prefix_of, params, Part(rows.arrays, None, live))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
-        return fold_micro_batches(step, zeros, rows, shapes, self._tokens, self._shares)
+        return fold_micro_batches(step, zeros, rows, shapes, self._prompt_tokens, self._shares)
 
     def _prefix_of(self, params: Params, part: Part) -> Any:
         columns = part.arrays.shape[1]
@@ -199,5 +204,5 @@ class BatchParts:
             return jax.tree.map(jnp.add, carry, pull(jax.tree.map(part.take, cotangent))[0])
 
         return fold_micro_batches(
-            step, gradient, self._prompts, self._prompt_shapes, self._tokens, self._shares
+            step, gradient, self._prompts, self._prompt_shapes, self._prompt_tokens, self._shares
         )
