@@ -1,6 +1,7 @@
 """The README and the recipes say what is true: the example runs, files exist, configs are accepted."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,21 @@ def test_a_recipe_is_a_page_with_a_header_and_is_accepted_by_its_own_command(pat
     if verb == "study":
         monkeypatch.chdir(ROOT)
         assert len(design(config).units()) > len(config.arms)
+
+
+def test_the_commands_of_the_readme_are_accepted_and_evaluate_the_file_that_they_are_given():
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.S)).replace("\\\n", " ")
+    seen = []
+    for line in blocks.splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] != ["entropy-rl"] or words[1] not in CLASSES or "--config" not in words:
+            continue
+        seen.append(words[1])
+        arguments = [str(ROOT / word) if word.startswith("configs/") else word for word in words[2:]]
+        config = parse_config(CLASSES[words[1]], words[1], arguments)
+        if words[1] == "evaluate" and "test" in config.task.args:
+            assert config.evaluation.split == "test"
+    assert {"train", "evaluate", "study", "analyze"} <= set(seen)
 
 
 def differences(one, other, path=""):
