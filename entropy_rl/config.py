@@ -349,6 +349,19 @@ class TrainConfig:
             "trainer with rollout.exploration, which samples at another temperature",
         )
         require(len(self.advantage) > 0, "advantage", self.advantage, "a list with at least one transform")
+        self._check_effects()
+
+    def _check_effects(self) -> None:
+        """What would never happen is no setting."""
+        every, step = self.run.evaluate_every, self.run.profile_step
+        require(
+            every == 0 or self.evaluation is not None, "run.evaluate_every", every, "0 without evaluation"
+        )
+        steps = f"steps ({self.steps})"
+        require(step is None or step <= self.steps, "run.profile_step", step, f"null or numbers <= {steps}")
+        warmup = self.critic.warmup_steps if self.critic else 0
+        trains = self.steps == 0 or warmup < self.steps
+        require(trains, "critic.warmup_steps", warmup, f"numbers < {steps}, as the policy would never learn")
 
 
 @dataclasses.dataclass(frozen=True)

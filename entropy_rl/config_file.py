@@ -26,7 +26,7 @@ def parse_config(cls: type[Config], verb: str, arguments: Sequence[str]) -> Conf
     """Reads `--config FILE` and `--dotted.path VALUE`, in order, into a config.
 
     What comes later counts. Sections are merged; any other value is replaced, and `--advantage+ VALUE` adds
-    to a list.
+    to a list, which may be a default.
 
     Args:
       cls: The config's dataclass. Its class variable POSITIONAL, if there is one, has the dotted paths of the
@@ -99,20 +99,28 @@ def _read_arguments(cls: type, arguments: Sequence[str]) -> tuple[dict[str, Any]
         else:
             plain = _read_value(option, value, hint)
             if name.endswith("+"):
-                plain = _at(given, path, []) + (plain if isinstance(plain, list) else [plain])
+                there = _at(given, path, None)
+                there = _default_at(cls, path) if there is None else there
+                plain = there + (plain if isinstance(plain, list) else [plain])
             _put(cls, given, path, _check(hint, plain, option))
     return given, files
 
 
 def _put(cls: type | None, into: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Sets a value at a dotted path; a section is merged, and one without content is no change."""
+    """Sets a value at a dotted path; a section is merged, and one without content is no change.
+
+    But for an optional one: `{}` asks for it with its defaults.
+    """
     name, *rest = path
-    section = None if cls is None else section_of(typing.get_type_hints(cls)[name])
+    hint = None if cls is None else typing.get_type_hints(cls)[name]
+    section = section_of(hint)
     if rest:
         if not isinstance(into.get(name), dict):
             into[name] = {}
         _put(section, into[name], rest, value)
     elif section is not None and isinstance(value, dict):
+        if section is not hint and not isinstance(into.get(name), dict):
+            into[name] = {}
         for inner, content in value.items():
             _put(cls, into, [name, inner], content)
     else:
@@ -125,6 +133,15 @@ def _at(given: Mapping[str, Any], path: Sequence[str], default: Any) -> Any:
             return default
         given = given[name]
     return given
+
+
+def _default_at(cls: type, path: Sequence[str]) -> list:
+    """The default of a list at a dotted path; an empty one where it must be given."""
+    for name in path[:-1]:
+        cls = section_of(typing.get_type_hints(cls)[name])
+    field = next(field for field in dataclasses.fields(cls) if field.name == path[-1])
+    default = default_of(field) if has_default(field) else None
+    return list(default) if isinstance(default, list) else []
 
 
 def _read_file(cls: type, file: Path) -> dict[str, Any]:
@@ -152,7 +169,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     problem=f"{key.value!r} stands twice", problem_mark=key.start_mark
                 )

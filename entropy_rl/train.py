@@ -191,8 +191,8 @@ def train(config: TrainConfig) -> TrainState:
 
             # ---- Records ----
             metrics, tokens = sampling_metrics(rounds, config)
-            metrics |= update_metrics | clock.metrics(tokens=tokens)
-            metrics |= _verdict_speed(metrics, sum(len(drawn.scores.verdicts) for drawn in rounds))
+            metrics |= _measured(config, update_metrics) | clock.metrics(tokens=tokens)
+            metrics |= _verdict_speed(metrics, sum(drawn.judged for drawn in rounds))
             run.records.metrics(step + 1, metrics)
             rows = recorded_rows(trained, task, model.tokenizer, prompts, config.run.samples_per_step)
             if rows:
@@ -269,6 +269,13 @@ def _check_sampler_correction(config: TrainConfig, selection: Selection | None) 
         [spec["name"] for spec in config.loss.selection],
         "weights against the sampler with old_log_probs: trainer and rollout.top_p: 1; else 1 or wrong",
     )
+    names = [spec["name"] for spec in config.loss.selection]
+    require(
+        config.rollout.exploration is None or "geometric_rejection" not in names,
+        "loss.selection",
+        names,
+        "others with rollout.exploration: it would reject all rows of another temperature",
+    )
 
 
 def stats_settings(config: TrainConfig) -> dict[str, Any]:
@@ -342,6 +349,12 @@ def _judged(model: Model, data: list[TrainBatch], trained: Trained) -> list[Trai
         if batch.learned is not None:  # what was cut off is not learned from in any case
             part["learned"] = batch.learned if part["learned"] is None else batch.learned & part["learned"]
     return [batch.replace(**part) for batch, part in zip(data, parts, strict=True)]
+
+
+def _measured(config: TrainConfig, metrics: dict[str, float]) -> dict[str, float]:
+    """Without the gap to the sampler where the old log-probs are its own, and the gap 0 whatever happens."""
+    own = config.old_log_probs == "sampler"
+    return {name: v for name, v in metrics.items() if not (own and name.endswith("sampler_gap"))}
 
 
 def _verdict_speed(metrics: dict[str, float], verdicts: int) -> dict[str, float]:

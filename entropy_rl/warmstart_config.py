@@ -97,3 +97,11 @@ class WarmstartConfig:
             "a growing list of lengths",
         )
         require(0 <= self.final_rate <= 1, "final_rate", self.final_rate, "0 <= final_rate <= 1")
+        for section, name in (
+            *((RunConfig, "evaluate_every"), (RunConfig, "samples_per_step")),
+            *((OptimizerConfig, "offload"), (TaskConfig, "train_split")),
+        ):
+            where = section.__name__.removesuffix("Config").lower()
+            value, usual = getattr(getattr(self, where), name), section.__dataclass_fields__[name].default
+            only = f"{usual!r}, as a warm start has no use for it"
+            require(value == usual, f"{where}.{name}", value, only)

@@ -15,11 +15,13 @@ from hf_fixtures import make_hf_dir
 from safetensors.numpy import load_file, save_file
 from tiny_runs import EVALUATION, ROOT, TRAIN, WARMSTART, write_yaml
 
+from entropy_rl.analyze import AnalyzeConfig
 from entropy_rl.cli import main
 from entropy_rl.config import LossConfig, TrainConfig
 from entropy_rl.config_file import parse_config
 from entropy_rl.loading import load_tokenizer
 from entropy_rl.run_directory import check_directory, claim_directory
+from entropy_rl.sampling_config import DynamicSamplingConfig
 from entropy_rl.tasks.countdown import Countdown
 
 
@@ -115,6 +117,7 @@ def test_an_unknown_verb_is_refused_with_the_nearest_one(capsys, arguments, mess
         (["--evaluation.samples", "x"], "--evaluation.samples: 'x' is not allowed; expected a whole number"),
         (["train.yaml"], "'train.yaml' is not allowed; allowed: --config FILE, --dotted.path VALUE"),
         (["-x"], "'-x' is not allowed; allowed: --config FILE, --dotted.path VALUE"),
+        (["--steps", "{{steps}}"], "--steps: '{{steps}}' is not valid YAML: found unhashable key"),
         (["--"], "'--' is not allowed; allowed: --config FILE, --dotted.path VALUE"),
         (["--print_config=short"], "'--print_config=short' is not allowed; --print_config takes no value"),
         (["--config"], "--config: a value is missing"),
@@ -156,6 +159,7 @@ def test_without_a_config_every_missing_field_is_named(refused):
             changed(TRAIN, "evaluation", {"split": "test"}),
             "missing: evaluation.samples, evalu",
         ),
+        (changed(TRAIN, "rollout.exploration", {}), "missing: rollout.exploration.temperature"),
         (changed(changed(TRAIN, "seed"), "rollout.prompts"), "missing: seed, rollout.prompts"),
         (changed(TRAIN, "model", None), "missing: model.path"),
         ([1, 2], "expected a mapping of seed, steps, model, "),
@@ -173,6 +177,7 @@ def test_a_wrong_config_file_is_refused_with_file_and_dotted_path(refused, here,
         ("seed: 0\nsteps: [1\nmodel: 2\n", "wrong.yaml:3: not valid YAML: "),
         ("seed: 0\nsteps: 1\nseed: 2\n", "wrong.yaml:3: not valid YAML: 'seed' stands twice"),
         ("seed: 0\n  steps: 1\n", "wrong.yaml:2: not valid YAML: "),
+        ("seed: {{SEED}}\n", "wrong.yaml:1: not valid YAML: found unhashable key"),
         ("seed: \x07\n", "wrong.yaml: not valid YAML: "),
     ],
 )
@@ -216,6 +221,18 @@ def test_bad_yaml_is_refused_with_file_and_line(refused, here, text, message):
             ["--advantage", "[{name: gae}]", "--critic", "{learning_rate: 1, tokens_per_micro_batch: 19}"],
             "critic.tokens_per_micro_batch: 19 is not allowed; allowed: >= 20, the longest row of prompt",
         ),
+        (
+            ["--run.evaluate_every", "5"],
+            "run.evaluate_every: 5 is not allowed; allowed: 0 without evaluation",
+        ),
+        (
+            ["--run.profile_step", "7"],
+            "run.profile_step: 7 is not allowed; allowed: null or numbers <= steps (6)",
+        ),
+        (
+            ["--advantage", "[{name: gae}]", "--critic", "{learning_rate: 1, warmup_steps: 6}"],
+            "critic.warmup_steps: 6 is not allowed; allowed: numbers < steps (6), as the policy would never",
+        ),
         (["--run.directory", ""], "run.directory: '' is not allowed; allowed: a path"),
         (["--advantage", "[]"], "advantage: [] is not allowed; allowed: a list with at least one transform"),
         (
@@ -256,9 +273,27 @@ def test_later_settings_override_earlier_ones_and_sections_are_merged(here):
         "1",
     ]
     config = parse_config(TrainConfig, "train", more)
-    assert config.evaluation is None
+    assert config.evaluation is None and config.rollout.dynamic_sampling is None
     assert config.task.args == {"seed": 7}
     assert config.loss == LossConfig(kl_coef=1.0) and isinstance(config.loss.kl_coef, float)
+
+
+def test_an_empty_optional_section_asks_for_its_defaults(here):
+    write_yaml(here / "more.yaml", {"rollout": {"dynamic_sampling": {}}})
+    given = ["--config", "train.yaml"]
+    for more in (["--config", "more.yaml"], ["--rollout.dynamic_sampling", "{}"]):
+        config = parse_config(TrainConfig, "train", [*given, *more])
+        assert config.rollout.dynamic_sampling == DynamicSamplingConfig()
+        config = parse_config(
+            TrainConfig, "train", [*given, "--rollout.dynamic_sampling.max_rounds", "3", *more]
+        )
+        assert config.rollout.dynamic_sampling.max_rounds == 3
+
+
+def test_a_list_with_a_default_is_added_to():
+    usual = parse_config(AnalyzeConfig, "analyze", ["--samples", "s"]).reflective
+    more = parse_config(AnalyzeConfig, "analyze", ["--samples", "s", "--reflective+", "hmm"]).reflective
+    assert len(usual) > 3 and more == [*usual, "hmm"]
 
 
 # --- what the config names ---------------------------------------------------------------------------------
@@ -278,6 +313,7 @@ def test_later_settings_override_earlier_ones_and_sections_are_merged(here):
             ["--task.name", "luck:Lukc"],
             "task.name: cannot import 'luck:Lukc': module 'luck' has no attribute",
         ),
+        (["--task.name", "./luck:Luck"], "task.name: cannot import './luck:Luck': "),
         (["--task.name", "luck:zlib"], "task.args: there are none for <module 'zlib'"),
         (["--task.args.coutns", "{}"], "task.args.coutns: 'coutns' is not allowed; did you mean 'counts'?"),
         (["--task.args.seed", "x"], "task.args.seed: 'x' is not allowed"),
@@ -326,6 +362,18 @@ def test_later_settings_override_earlier_ones_and_sections_are_merged(here):
             ["--advantage", "[{name: group_normalize}, {name: shape_by_entropy, alhpa: 0.4, kappa: 2}]"],
             "advantage[1].alhpa: 'alhpa' is not allowed; did you mean 'alpha'?",
         ),
+        (
+            ["--advantage", "[{name: shape_by_entropy, alpha: 0.4, kappa: 2}, {name: group_normalize}]"],
+            "advantage: group_normalize: got advantages of shape (8, 12); expected (8, 1), one for each row.",
+        ),
+        (
+            ["--advantage", "[{name: group_normalize}, {name: greedy_baseline}]"],
+            "advantage[1]: a transform before it is not allowed; allowed: none, as the reward of the greedy",
+        ),
+        (
+            ["--loss.selection", "[{name: geometric_rejection}]", "--rollout.exploration.temperature", "1.2"],
+            "loss.selection: ['geometric_rejection'] is not allowed; allowed: others with rollout.explo",
+        ),
         (["--run.wandb_project", "x"], "run.wandb_project: wandb is not installed; "),
     ],
 )
@@ -352,6 +400,11 @@ def test_a_config_that_cannot_work_is_refused_before_anything_is_written(
             "gate.at_least: 'arithmatic' is not allowed; did you mean 'arit",
         ),
         (["--gate.at_most", "{pass@4: 1}"], "gate.at_most: 'pass@4' is not allowed; did you mean 'pass@"),
+        (["--run.evaluate_every", "3"], "run.evaluate_every: 3 is not allowed; allowed: 0, as a warm start"),
+        (
+            ["--optimizer.offload", "true"],
+            "optimizer.offload: True is not allowed; allowed: False, as a warm",
+        ),
         (["--gate.at_most", "{stopped: x}"], "--gate.at_most.stopped: 'x' is not allowed; expected a number"),
         (
             ["--evaluation.problems", "9999"],

@@ -169,7 +169,8 @@ def greedy_baseline() -> Transform:
 
     That completion takes the most likely token at every position. A run whose advantage has this member
     samples one beside the G completions of each prompt, and does not learn from it. Where it has no
-    judgement, the others have no baseline, and are left out. G = 1 will do.
+    judgement, the others have no baseline, and are left out. G = 1 will do. Dynamic sampling and exploration
+    do not look at it: for them a group has contrast if its G rewards differ.
 
     Source: ReMax, https://arxiv.org/abs/2310.10505, §4. It stands first: what another transform makes of the
     rewards is not made of the greedy completion's.

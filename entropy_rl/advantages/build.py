@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from entropy_rl.advantages.baselines import (
     greedy_baseline,
     group_center,
@@ -29,6 +32,7 @@ from entropy_rl.advantages.shaping import amplify_by_entropy, shape_by_entropy
 from entropy_rl.advantages.transform import Transform, chain
 from entropy_rl.config import TrainConfig
 from entropy_rl.factories import build_named
+from entropy_rl.types import TokenStats
 
 _FACTORIES: dict[str, Callable[..., Transform]] = {
     factory.__name__: factory
@@ -47,10 +51,34 @@ def advantage_of(config: TrainConfig) -> Transform:
     """The chain that a run's config lists, with what its other sections say to the members.
 
     Raises:
-      ValueError: As `build_advantage`.
+      ValueError: As `build_advantage`; or a transform refuses what those before it make.
     """
     gamma = None if config.critic is None else config.critic.gamma
-    return build_advantage(config.advantage, config.rollout.group_size, gamma)
+    advantage = build_advantage(config.advantage, config.rollout.group_size, gamma)
+    _check_shapes(config, advantage)
+    return advantage
+
+
+def _check_shapes(config: TrainConfig, advantage: Transform) -> None:
+    """Follows the shapes of a mini-batch through the chain: a wrong order is found before any rollout."""
+    rows = config.batching.prompts_per_update * config.rollout.group_size
+    tokens = jax.ShapeDtypeStruct((rows, config.rollout.max_new_tokens), jnp.float32)
+    of_rows = jax.ShapeDtypeStruct((rows,), jnp.float32)
+    stats = TokenStats(
+        log_probs=tokens,
+        old_log_probs=tokens,
+        entropy=tokens,
+        old_entropy=tokens,
+        mask=jax.ShapeDtypeStruct(tokens.shape, bool),
+        valid=jax.ShapeDtypeStruct(of_rows.shape, bool),
+        sampler_log_probs=tokens,
+        values=None if config.critic is None else tokens,
+        greedy_rewards=of_rows if advantage.reads_greedy else None,
+    )
+    try:
+        jax.eval_shape(lambda rewards, stats: advantage(rewards[:, None], stats), of_rows, stats)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"advantage: {error}") from error
 
 
 def build_advantage(
@@ -76,7 +104,8 @@ def build_advantage(
 
     Raises:
       ValueError: A name, an argument or a value is wrong, the chain reads values and there is no critic, or
-        the other way round; the message starts with its dotted path.
+        the other way round, or rewards of greedy completions are not read first; the message starts with its
+        dotted path.
     """
     if isinstance(specs, str | Mapping) or not isinstance(specs, Sequence):
         raise ValueError(f"advantage: {specs!r} is no list; expected a list of {{name: ..., arguments}}")
@@ -91,7 +120,17 @@ def build_advantage(
         )
     )
     _check_values(advantage, gamma is not None)
+    _check_greedy(advantage)
     return advantage
+
+
+def _check_greedy(advantage: Transform) -> None:
+    for i, member in enumerate(advantage.members):
+        if member.reads_greedy and i > 0:
+            raise ValueError(
+                f"advantage[{i}]: a transform before it is not allowed; allowed: none, as the reward of the "
+                "greedy completion does not go through it"
+            )
 
 
 def _check_values(advantage: Transform, has_critic: bool) -> None:
