@@ -54,6 +54,14 @@ class Drawn(NamedTuple):
         return self.scores.valid & np.repeat(self.greedy.valid, self.group_size)
 
     @property
+    def judged(self) -> int:
+        """How many completions were judged: those of the groups, greedy ones, and those of explorations."""
+        count = len(self.scores.verdicts)
+        if self.greedy is not None:
+            count += len(self.greedy.verdicts)
+        return count if self.explored is None else count + int(self.explored.sum()) * self.group_size
+
+    @property
     def group_size(self) -> int:
         """G."""
         return len(self.rollout.completion_ids) // len(self.prompts.index)

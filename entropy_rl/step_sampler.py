@@ -16,7 +16,8 @@ from entropy_rl.rollout import GenerateFn, Stage
 from entropy_rl.rounds import OF_PROMPTS, Drawn
 from entropy_rl.sampling_config import RolloutConfig
 from entropy_rl.scoring import Scores, score
-from entropy_rl.tasks import Task
+from entropy_rl.tasks import Task, Verdict
+from entropy_rl.tasks.task import JudgeError
 from entropy_rl.types import Rollout
 
 
@@ -62,8 +63,14 @@ class StepSampler:
     def judge(
         self, prompts: PromptBatch, rollout: Rollout, greedy: Rollout | None = None, number: int = 0
     ) -> Drawn:
-        """What was sampled in a round, with its verdicts, and after the exploration of what failed."""
+        """What was sampled in a round, with its verdicts, and after the exploration of what failed.
+
+        Raises:
+          JudgeError: If every check crashed, on all processes: that is no accident, and nothing is learned.
+        """
         scores = self._scores(prompts, rollout)
+        if all(hosts.gather(all(verdict is Verdict.CRASH for verdict in scores.verdicts))):
+            raise JudgeError(f"none of {len(scores.verdicts)} completions was judged: every check crashed")
         of_greedy = None if greedy is None else self._scores(prompts, greedy)
         numbers = np.full(len(prompts.index), number, np.int32)
         drawn = Drawn(prompts, rollout, scores, numbers, of_greedy)

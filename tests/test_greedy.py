@@ -56,6 +56,7 @@ def test_a_run_learns_from_what_is_sampled_alone_with_the_greedy_reward_as_its_b
         "batching": TRAIN["batching"] | {"prompts_per_update": 4},
         "run": TRAIN["run"] | {"samples_per_step": 99},
         "loss": {"mask_truncated": True},
+        "old_log_probs": "sampler",
     }
     found = {}
     for name, advantage in (("remax", {"name": "greedy_baseline"}), ("plain", {"name": "whiten"})):
@@ -72,6 +73,7 @@ def test_a_run_learns_from_what_is_sampled_alone_with_the_greedy_reward_as_its_b
     for step, metrics in enumerate(lines_of(workspace / "remax" / "metrics.jsonl")):
         rows = found["remax"][step * of_step : (step + 1) * of_step]
         assert metrics["greedy_reward"] == groups[step, :, 0].mean()
+        assert "sampler_gap" not in metrics and "kl_sampler" in metrics
         ended = [row for row in rows if row["finish_reason"] == "eos"]
         assert ended and metrics["tokens"] == sum(row["length"] for row in ended)
         teaches = any(row["advantage_before"] != [0.0] for row in ended)

@@ -143,6 +143,19 @@ def test_at_the_limit_a_run_can_train_on_the_groups_there_are_and_no_other_row_c
         assert all(row["reward"] is None for rows in groups if rows not in kept for row in rows)
 
 
+@pytest.mark.parametrize("more", [[], ["--rollout.dynamic_sampling", "{}"]])
+def test_a_judge_that_crashes_on_everything_ends_a_run_in_one_line(here, capsys, more):
+    (here / "broken.py").write_text(
+        "from luck import Luck\nfrom entropy_rl.tasks import Verdict\n\n\n"
+        "class Broken(Luck):\n    def judge(self, problems, completions):\n"
+        "        return [Verdict.CRASH for _ in completions]\n"
+    )
+    arguments = ["--task.name", "broken:Broken", "--run.directory", f"broken{len(more)}", *more]
+    assert main(["train", "--config", "train.yaml", *arguments]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "entropy-rl train: none of 16 completions was judged: every check crashed"
+
+
 def test_a_group_of_one_has_no_contrast_and_is_refused_in_a_line(here, capsys):
     assert train("one", "--rollout.group_size", "1", "--advantage", '[{"name": "whiten"}]') == 2
     assert "rollout.dynamic_sampling: " in capsys.readouterr().err
