@@ -7,6 +7,7 @@ from test_rounds import groups_of
 from tiny_runs import TRAIN, make_workspace, write_yaml
 
 from entropy_rl.cli import main
+from entropy_rl.files import read_jsonl
 from entropy_rl.rounds import worth_learning
 
 
@@ -72,6 +73,12 @@ def test_tokens_that_count_are_those_of_rows_with_an_advantage_and_of_explored_g
                 solved += hot
         assert metrics["tokens"] == tokens
     assert solved > 0
+
+
+def test_the_speed_of_the_judge_counts_the_completions_of_explorations(runs):
+    for metrics in read_jsonl(runs / "explored" / "metrics.jsonl"):
+        judged = metrics["time/verdicts_per_second"] * metrics["time/verdicts"]
+        assert round(judged) == 16 + 2 * 8 * metrics["groups_explored"]
 
 
 def test_a_run_that_explores_goes_on_from_a_checkpoint_as_if_nothing_had_happened(runs):
