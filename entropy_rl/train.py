@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,8 @@ from entropy_rl.train_step import (
 )
 from entropy_rl.types import Policy, Rollout, TrainBatch, TrainState
 
+log = logging.getLogger(__name__)
+
 
 def train(config: TrainConfig) -> TrainState:
     """Trains, or goes on training, and returns the last state.
@@ -86,6 +89,8 @@ def train(config: TrainConfig) -> TrainState:
     dynamic = config.rollout.dynamic_sampling is not None
     check_rows(mesh, batching.prompts_per_update, group_size, batching.share_prompts)
     check_wandb(config.run.wandb_project)
+    if config.critic is not None and 0 < config.steps <= config.critic.warmup_steps:
+        log.warning("critic.warmup_steps: in all %d steps the critic learns alone", config.steps)
     advantage = advantage_of(config)
     surrogate = build_surrogate(config.loss.surrogate)
     selection = build_selection(config.loss.selection, surrogate)

@@ -229,10 +229,6 @@ def test_bad_yaml_is_refused_with_file_and_line(refused, here, text, message):
             ["--run.profile_step", "7"],
             "run.profile_step: 7 is not allowed; allowed: null or numbers <= steps (6)",
         ),
-        (
-            ["--advantage", "[{name: gae}]", "--critic", "{learning_rate: 1, warmup_steps: 6}"],
-            "critic.warmup_steps: 6 is not allowed; allowed: numbers < steps (6), as the policy would never",
-        ),
         (["--run.directory", ""], "run.directory: '' is not allowed; allowed: a path"),
         (["--advantage", "[]"], "advantage: [] is not allowed; allowed: a list with at least one transform"),
         (

@@ -306,8 +306,9 @@ def train(directory, *more):
     return main(["train", "--config", "ppo.yaml", "--run.directory", str(directory), *more])
 
 
-def test_a_run_warms_up_its_critic_alone_and_ends_as_if_it_had_not_been_interrupted(here, capsys):
+def test_a_run_warms_up_its_critic_alone_and_ends_as_if_it_had_not_been_interrupted(here, capsys, caplog):
     assert train("parts", "--steps", "2") == 0
+    assert "critic.warmup_steps: in all 2 steps the critic learns alone" in caplog.text
     state, start = state_of(here / "parts", 2), load_model(ModelConfig("model")).params
     jax.tree.map(np.testing.assert_array_equal, state["params"], start)
     assert int(state["updates"]) == 0 and not any(x.any() for x in jax.tree.leaves(state["opt_state"]))
