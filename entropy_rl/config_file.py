@@ -99,8 +99,8 @@ def _read_arguments(cls: type, arguments: Sequence[str]) -> tuple[dict[str, Any]
         else:
             plain = _read_value(option, value, hint)
             if name.endswith("+"):
-                there = _at(given, path, None)
-                there = _default_at(cls, path) if there is None else there
+                there = _at(_filled(cls, given), path, None)
+                there = there if isinstance(there, list) else []
                 plain = there + (plain if isinstance(plain, list) else [plain])
             _put(cls, given, path, _check(hint, plain, option))
     return given, files
@@ -133,15 +133,6 @@ def _at(given: Mapping[str, Any], path: Sequence[str], default: Any) -> Any:
             return default
         given = given[name]
     return given
-
-
-def _default_at(cls: type, path: Sequence[str]) -> list:
-    """The default of a list at a dotted path; an empty one where it must be given."""
-    for name in path[:-1]:
-        cls = section_of(typing.get_type_hints(cls)[name])
-    field = next(field for field in dataclasses.fields(cls) if field.name == path[-1])
-    default = default_of(field) if has_default(field) else None
-    return list(default) if isinstance(default, list) else []
 
 
 def _read_file(cls: type, file: Path) -> dict[str, Any]:

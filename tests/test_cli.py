@@ -95,6 +95,7 @@ def test_an_unknown_verb_is_refused_with_the_nearest_one(capsys, arguments, mess
         (["--confg", "x"], "--confg: 'confg' is not allowed; did you mean 'config'?"),
         (["--steps.x", "3"], "--steps.x: 'steps' has no parts; allowed: --steps"),
         (["--steps", "ten"], "--steps: 'ten' is not allowed; expected a whole number"),
+        (["--steps+", "3"], "--steps+: [3] is not allowed; expected a whole number"),
         (["--steps=2.5"], "--steps: 2.5 is not allowed; expected a whole number"),
         (["--steps"], "--steps: a value is missing"),
         (["--steps", "--seed", "3"], "--steps: a value is missing"),
@@ -290,6 +291,11 @@ def test_a_list_with_a_default_is_added_to():
     usual = parse_config(AnalyzeConfig, "analyze", ["--samples", "s"]).reflective
     more = parse_config(AnalyzeConfig, "analyze", ["--samples", "s", "--reflective+", "hmm"]).reflective
     assert len(usual) > 3 and more == [*usual, "hmm"]
+
+
+def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
+    given = ["--config", "train.yaml", "--task.args.mine+", "1", "--task.args.mine+", "[2, 3]"]
+    assert parse_config(TrainConfig, "train", given).task.args["mine"] == [1, 2, 3]
 
 
 # --- what the config names ---------------------------------------------------------------------------------
