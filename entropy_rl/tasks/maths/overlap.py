@@ -73,10 +73,15 @@ def find_overlap(train: Iterable[Words], test: Sequence[Words], n: int = 13) -> 
     found: list[set[Words]] = [set() for _ in test]
     best: list[tuple[int, int | None]] = [(0, None)] * len(test)  # (shared grams, training problem)
     exact: dict[int, int] = {}
-    shorter = {len(words) for words in test if 0 < len(words) < n}  # these may stand within longer ones
+    shorter = collections.defaultdict(set)  # first word -> lengths: these may stand within longer ones
+    for words in test:
+        if 0 < len(words) < n:
+            shorter[words[0]].add(len(words))
     for k, words in enumerate(train):
         shared = collections.Counter()
-        own = n_grams(words, n).union(*(n_grams(words, length) for length in shorter))
+        own = n_grams(words, n)
+        for start, word in enumerate(words):
+            own.update(words[start : start + length] for length in shorter.get(word, ()))
         for gram in own:
             for i in places.get(gram, ()):
                 shared[i] += 1
