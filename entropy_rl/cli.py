@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from entropy_rl.factories import import_object, unknown
+from entropy_rl.tasks.task import JudgeError
 from entropy_rl.version import __version__
 
 # verb -> (its config, its program `main(config)`, what it does). A verb of two words belongs to a group.
@@ -164,18 +165,14 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # whoever read our output has gone, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError, JudgeError) as error:
         if os.environ.get("ENTROPY_RL_TRACEBACK"):
             raise
         print(f"entropy-rl {verb}: {_in_one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, _BAD_INPUT) else 1
     except RuntimeError as error:
         from entropy_rl import hosts
-        from entropy_rl.tasks.task import JudgeError
 
-        if isinstance(error, JudgeError) and not os.environ.get("ENTROPY_RL_TRACEBACK"):
-            print(f"entropy-rl {verb}: {_in_one_line(error)}", file=sys.stderr)
-            return 1
         if type(error).__name__ != "JaxRuntimeError" or hosts.count() == 1:
             raise
         # The others may be gone: to leave in good order would be to wait for them.

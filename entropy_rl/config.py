@@ -349,10 +349,7 @@ class TrainConfig:
             "trainer with rollout.exploration, which samples at another temperature",
         )
         require(len(self.advantage) > 0, "advantage", self.advantage, "a list with at least one transform")
-        self._check_effects()
-
-    def _check_effects(self) -> None:
-        """What would never happen is no setting."""
+        # What would never happen is no setting.
         every, step = self.run.evaluate_every, self.run.profile_step
         require(
             every == 0 or self.evaluation is not None, "run.evaluate_every", every, "0 without evaluation"

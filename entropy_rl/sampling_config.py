@@ -108,16 +108,10 @@ class RolloutConfig:
 
     def __post_init__(self):
         require_at_least(1, "rollout.", self, "prompts", "group_size", "max_prompt_tokens", "max_new_tokens")
-        require(
-            self.dynamic_sampling is None or self.group_size > 1,
-            "rollout.dynamic_sampling", self.dynamic_sampling,
-            "null where rollout.group_size is 1, as a group of one has no contrast",
-        )  # fmt: skip
-        require(
-            self.exploration is None or self.group_size > 1,
-            "rollout.exploration", self.exploration,
-            "null where rollout.group_size is 1, as a group of one has no contrast",
-        )  # fmt: skip
+        alone = "null where rollout.group_size is 1, as a group of one has no contrast"
+        for name in ("dynamic_sampling", "exploration"):
+            value = getattr(self, name)
+            require(value is None or self.group_size > 1, f"rollout.{name}", value, alone)
         hotter = self.exploration is None or self.exploration.temperature > self.temperature
         found = self.exploration and self.exploration.temperature
         allowed = f"numbers > rollout.temperature ({self.temperature})"

@@ -9,7 +9,7 @@ from entropy_rl.cli import run_verb
 from entropy_rl.config_checks import require
 from entropy_rl.hosts import VARIABLE
 from entropy_rl.run_directory import check_directory, claim_directory
-from entropy_rl.studies import Design, design, plan_text, read_records, run_units, write_report
+from entropy_rl.studies import Design, design, plan_text, read_records, run_units, to_do, write_report
 from entropy_rl.study_config import StudyConfig
 
 # What may change between two starts: where the study lies, and what is to be done.
@@ -48,8 +48,7 @@ def main(config: StudyConfig) -> None:
 
 def _check_failures(found: Design) -> None:
     records = read_records(found)
-    only = found.study.only
-    failed = [unit for unit, record in records.items() if record.failed and (not only or unit.arm in only)]
+    failed = [unit for unit, record in to_do(records, found.study.only).items() if record.failed]
     if failed:
         raise ChildProcessError(
             f"{len(failed)} of {len(records)} runs failed, the first: {failed[0]}: "

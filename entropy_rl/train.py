@@ -266,15 +266,15 @@ def make_programs(
 
 def _check_sampler_correction(config: TrainConfig, selection: Selection | None) -> None:
     """Checks that a weight against the sampler has something to compare, and the right thing."""
+    names = [spec["name"] for spec in config.loss.selection]
     require(
         selection is None
         or not selection.corrects_sampler
         or (config.old_log_probs == "trainer" and config.rollout.top_p == 1),
         "loss.selection",
-        [spec["name"] for spec in config.loss.selection],
+        names,
         "weights against the sampler with old_log_probs: trainer and rollout.top_p: 1; else 1 or wrong",
     )
-    names = [spec["name"] for spec in config.loss.selection]
     require(
         config.rollout.exploration is None or "geometric_rejection" not in names,
         "loss.selection",

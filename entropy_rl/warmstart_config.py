@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 
 from entropy_rl.config import OptimizerConfig, RunConfig, TaskConfig
 from entropy_rl.config_checks import require, require_at_least
@@ -97,11 +98,11 @@ class WarmstartConfig:
             "a growing list of lengths",
         )
         require(0 <= self.final_rate <= 1, "final_rate", self.final_rate, "0 <= final_rate <= 1")
-        for section, name in (
-            *((RunConfig, "evaluate_every"), (RunConfig, "samples_per_step")),
-            *((OptimizerConfig, "offload"), (TaskConfig, "train_split")),
+        for path, usual in (
+            ("run.evaluate_every", RunConfig.evaluate_every),
+            ("run.samples_per_step", RunConfig.samples_per_step),
+            ("optimizer.offload", OptimizerConfig.offload),
+            ("task.train_split", TaskConfig.train_split),
         ):
-            where = section.__name__.removesuffix("Config").lower()
-            value, usual = getattr(getattr(self, where), name), section.__dataclass_fields__[name].default
-            only = f"{usual!r}, as a warm start has no use for it"
-            require(value == usual, f"{where}.{name}", value, only)
+            value = operator.attrgetter(path)(self)
+            require(value == usual, path, value, f"{usual!r}, as a warm start has no use for it")

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.advantages import advantage_of
 from entropy_rl.planning.abstract import AbstractRun
 from entropy_rl.planning.compiled import Program, compile_program, tree_bytes
 from entropy_rl.planning.estimate import sampled_group
@@ -58,15 +57,16 @@ def sampler(run: AbstractRun, memory: float) -> tuple[Programs, Schedule]:
       memory: Bytes of a device.
     """
     rollout, model = run.config.rollout, run.model
+    sampled = sampled_group(run.config)
     sampling = Sampling(
-        sampled_group(run.config),
+        sampled,
         rollout.max_new_tokens,
         model.eos_ids,
         model.pad_id,
         rollout.temperature,
         rollout.top_p,
         model.placement.local_shares,
-        advantage_of(run.config).reads_greedy,
+        sampled > rollout.group_size,
     )
     programs = Programs(model.sampler, sampling, model.placement.constrain_rows)
     shape = (run.local_prompts, rollout.max_prompt_tokens)

@@ -149,14 +149,13 @@ def _has_samples(directory: Path) -> bool:
 def _sources(runs: Sequence[ReportedRun]) -> list[Source]:
     found = []
     for number, run in enumerate(runs):
-        if run.is_training and _has_samples(run.directory):
+        if run.is_training:
             found.append(Source(number, f"{run.name}: training", run.directory))
         if run.evaluations:
             step = max(run.evaluations)
             label = f"evaluation at step {step}" if run.is_training else "evaluation"
-            if _has_samples(directory := run.evaluations[step][0]):  # they may have been moved away
-                found.append(Source(number, f"{run.name}: {label}", directory))
-    return found
+            found.append(Source(number, f"{run.name}: {label}", run.evaluations[step][0]))
+    return [source for source in found if _has_samples(source.directory)]  # they may have been moved away
 
 
 def _temperature(source: Source) -> float | None:

@@ -77,7 +77,7 @@ def run_units(design: Design, say: Callable[[str], None]) -> None:
     """
     with _locked(design.directory), catch_signals() as stop:
         _wait_for_orphans(design.directory, stop, say)
-        waiting = deque(_to_do(read_records(design), design.study.only))
+        waiting = deque(to_do(read_records(design), design.study.only))
         machine = find_machine(design.study.parallel) if waiting else Machine("", [])
         free = list(machine.cores)
         running: list[_Running] = []
@@ -109,7 +109,7 @@ def read_records(design: Design) -> dict[Unit, Record]:
     return {unit: read_record(design.directory_of(unit)) for unit in design.units()}
 
 
-def _to_do(records: Mapping[Unit, Record], only: Sequence[str]) -> dict[Unit, Record]:
+def to_do(records: Mapping[Unit, Record], only: Sequence[str]) -> dict[Unit, Record]:
     """The units that are not complete, of some arms, or of all where none is named."""
     return {u: r for u, r in records.items() if not is_complete(u, r) and (not only or u.arm in only)}
 
@@ -146,7 +146,7 @@ def time_left(
     expected = expected_seconds(records, machine)
     left = [
         None if expected[unit] is None else max(expected[unit] - total(record), 0.0)
-        for unit, record in _to_do(records, only).items()
+        for unit, record in to_do(records, only).items()
     ]
     return None if None in left else sum(left) / parallel
 
