@@ -47,5 +47,5 @@ setup(
         "notebooks": ["ipykernel>=6", "nbmake>=1.5", "matplotlib>=3.10"],
         "test": ["pytest>=8", "pytest-xdist>=3.8", "ruff>=0.14", "matplotlib>=3.10"],
     },
-    entry_points={"console_scripts": ["entropy-rl=entropy_rl.cli:main"]},
+    entry_points={"console_scripts": ["entropy-rl=entropy_rl.cli.main:main"]},
 )

@@ -1,4 +1,6 @@
-"""A virtual environment for each system that is compared; ours is the one that runs this program."""
+"""A virtual environment for each system that is compared; ours is the one that runs this
+program.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SYSTEMS = ("ours", "tunix", "trl")
 
-# Steps of pip, one after the other; within a step the alternatives in turn, until one works. The build with
-# CUDA, gigabytes of no use here, never has the local version "+cpu".
+# Steps of pip, one after the other; within a step the alternatives in turn, until one works. The
+# build with CUDA, gigabytes of no use here, never has the local version "+cpu".
 _PIP_STEPS = {
     "tunix": [[["google-tunix==0.1.7", "jax==0.10.2"]]],
     "trl": [
@@ -65,10 +67,11 @@ def _run(command: list[str]) -> None:
 
 
 def environment_of(system: str) -> dict[str, str]:
-    """The variables of its process: nothing that another's packages or compiled programs could come in by.
+    """The variables of its process: nothing that another's packages or compiled programs could come
+    in by.
 
-    Threads of OpenMP (torch) sleep while they wait. By default they spin, which costs CPU-seconds, and the
-    more of them the busier the machine is with other work.
+    Threads of OpenMP (torch) sleep while they wait. By default they spin, which costs CPU-seconds,
+    and the more of them the busier the machine is with other work.
     """
     foreign = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "JAX_", "XLA_", "OMP_", "MKL_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}

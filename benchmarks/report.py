@@ -24,12 +24,15 @@ def spread(values: Iterable[float]) -> tuple[float, float, float]:
 
 
 def per_token(runs: Runs, field: str) -> list[float]:
-    """Seconds per useful token of every run: what is sampled differs in length from system to system."""
+    """Seconds per useful token of every run: what is sampled differs in length from system to
+    system.
+    """
     return [run[field] / run["tokens"] for run in runs]
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
-    """The median over the rounds of theirs / ours, so that a slow minute of the machine hits both sides.
+    """The median over the rounds of theirs / ours, so that a slow minute of the machine hits both
+    sides.
 
     Raises:
       ValueError: If the numbers of rounds differ.
@@ -43,8 +46,12 @@ def ratios(theirs: Runs, ours: Runs) -> dict[str, float]:
     Returns:
       cpu, wall and memory; above 1, ours needs less.
     """
-    result = {field: ratio(per_token(theirs, field), per_token(ours, field)) for field in ("cpu", "wall")}
-    return result | {"memory": ratio(*([run["peak_rss"] for run in runs] for runs in (theirs, ours)))}
+    result = {
+        field: ratio(per_token(theirs, field), per_token(ours, field)) for field in ("cpu", "wall")
+    }
+    return result | {
+        "memory": ratio(*([run["peak_rss"] for run in runs] for runs in (theirs, ours)))
+    }
 
 
 def _figures(values: Iterable[float], digits: int = 3) -> str:
@@ -108,11 +115,15 @@ def _row(cells: Iterable[str]) -> str:
 def markdown(result: dict[str, Any]) -> str:
     """Everything that the README shows of a result: what ran where, the checks and the tables."""
     machine = result["machine"]
-    versions = ("; ".join(f"{n} {v}" for n, v in found.items()) for found in result["versions"].values())
+    versions = (
+        "; ".join(f"{n} {v}" for n, v in found.items()) for found in result["versions"].values()
+    )
     parts = [
-        f"`{result['command']}`, {result['date']}, commit {result['commit']}, on {machine['cores']} cores of "
+        f"`{result['command']}`, {result['date']}, commit {result['commit']}, on "
+        f"{machine['cores']} cores of "
         f"{machine['cpu']} with {machine['memory_gib']} GiB (load before: {machine['load']}); "
-        f"{'; '.join(versions)}. Ratios are medians over the rounds of what a system needs per useful token "
+        f"{'; '.join(versions)}. Ratios are medians over the rounds of what a system needs per "
+        "useful token "
         "against ours, and of peak memory: above 1, ours needs less."
     ]
     for name, message in result["failed"].items():
@@ -124,17 +135,21 @@ def markdown(result: dict[str, Any]) -> str:
                 said.append(f"{system} not compared ({check['error']})")
             else:
                 said.append(
-                    f"{system} {check['log_prob']:.0e}, {check['entropy']:.0e}, {check['grad_norm']:.0e}"
+                    f"{system} {check['log_prob']:.0e}, {check['entropy']:.0e}, "
+                    f"{check['grad_norm']:.0e}"
                 )
         if said:
             parts.append(
-                f"Same model ({size}); greatest difference to ours in log-prob and entropy (nats), and in "
+                f"Same model ({size}); greatest difference to ours in log-prob and entropy "
+                "(nats), and in "
                 f"the norm of the GRPO gradient (relative): {'; '.join(said)}."
             )
     for case in result["cases"]:
         rounds = max((len(s.get("runs", ())) for s in case["systems"].values()), default=0)
         chosen = (f"{name}: {s['option']}" for name, s in case["systems"].items() if "option" in s)
-        parts.append(f"**{TITLES[case['work']]}, {case['size']}** ({rounds} rounds; {'; '.join(chosen)})")
+        parts.append(
+            f"**{TITLES[case['work']]}, {case['size']}** ({rounds} rounds; {'; '.join(chosen)})"
+        )
         parts.append(case_table(case))
     return "\n\n".join(parts)
 
@@ -150,7 +165,8 @@ def aligned(text: str) -> str:
             widths = [max(map(len, column)) for column in zip(*table, strict=True)]
             rows = [row for row in table if set(row) != {"---"}]
             lines += [
-                "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+                "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip()
+                for row in rows
             ]
             table = []
         lines.append(line)

@@ -5,10 +5,11 @@
     python benchmarks/roofline.py train --shape 1.5b --remat full --micro-batch 32768
     JAX_PLATFORMS=cpu python benchmarks/roofline.py --shape tiny   # tries the program only
 
-It uses one device. First it measures what the device can do: bytes per second of scaling a large array, and
-FLOP per second of large matrix products. What a work must move and compute is counted from the shapes, on
-tokens that count (entropy_rl/planning/counting.py). The roofline is the time for that at the measured rates,
-and the share of it is what a work achieves. Weights are random.
+It uses one device. First it measures what the device can do: bytes per second of scaling a large
+  array, and
+FLOP per second of large matrix products. What a work must move and compute is counted from the
+shapes, on tokens that count (entropy_rl/planning/counting.py). The roofline is the time for that at
+the measured rates, and the share of it is what a work achieves. Weights are random.
 """
 
 from __future__ import annotations
@@ -27,9 +28,18 @@ from typing import Any, NoReturn
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the library need not be installed
 
 WORKS = ("decode", "train", "step")
-_TINY = dict(decode=[4, 8], train=[8], step=[8], group=4, prompt=8, context=32, steps=4, micro_batch=128)
+_TINY = dict(
+    decode=[4, 8], train=[8], step=[8], group=4, prompt=8, context=32, steps=4, micro_batch=128
+)
 _REAL = dict(
-    decode=[64, 256], train=[128], step=[256], group=8, prompt=256, context=1024, steps=64, micro_batch=16384
+    decode=[64, 256],
+    train=[128],
+    step=[256],
+    group=8,
+    prompt=256,
+    context=1024,
+    steps=64,
+    micro_batch=16384,
 )
 
 
@@ -47,27 +57,53 @@ def _count(text: str) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = _Parser(
-        prog="roofline.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="roofline.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("works", nargs="*", metavar="WORK", help="decode, train or step; all of them if none is named")
+    add(
+        "works",
+        nargs="*",
+        metavar="WORK",
+        help="decode, train or step; all of them if none is named",
+    )
     add("--shape", choices=("tiny", "1.5b", "7b"), default="1.5b", help="Qwen2.5's; default 1.5b")
-    add("--layers", type=_count, help="fewer layers; default all, and of 7b in training as many as fit")
+    add(
+        "--layers",
+        type=_count,
+        help="fewer layers; default all, and of 7b in training as many as fit",
+    )
     add(
         "--dtype",
         choices=("bfloat16", "float32"),
         help="default bfloat16, on CPUs float32; masters are float32",
     )
-    add("--attention", default="auto", help="of whole rows: auto, xla, cudnn or splash; default auto")
-    add("--decode-attention", choices=("auto", "xla", "ragged"), default="auto", help="of new tokens")
+    add(
+        "--attention",
+        default="auto",
+        help="of whole rows: auto, xla, cudnn or splash; default auto",
+    )
+    add(
+        "--decode-attention",
+        choices=("auto", "xla", "ragged"),
+        default="auto",
+        help="of new tokens",
+    )
     add("--remat", default="dots", choices=("none", "dots", "full"), help="default dots")
     add("--fused-loss", action="store_true", help="loss and gradient of the head in one pass")
     add("--batch", type=_count, nargs="+", help="rows; default: decode 64 256, train 128, step 256")
     add("--group", type=_count, help="rows that share a prompt; default 8")
     add("--prompt", type=_count, help="tokens of a prompt; default 256")
-    add("--context", type=_count, help="decode: tokens attended to; else the longest row; default 1024")
     add(
-        "--mean", type=_count, help="mean tokens of a completion in train and step; default half of the limit"
+        "--context",
+        type=_count,
+        help="decode: tokens attended to; else the longest row; default 1024",
+    )
+    add(
+        "--mean",
+        type=_count,
+        help="mean tokens of a completion in train and step; default half of the limit",
     )
     add("--full", action="store_true", help="every completion in train and step reaches the limit")
     add("--micro-batch", type=_count, help="live tokens; default 16384")
@@ -87,17 +123,25 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             setattr(options, name, defaults[name])
     options.batches = {work: options.batch or defaults[work] for work in WORKS}
     options.works = [work for work in WORKS if work in options.works] or list(WORKS)
-    options.command = shlex.join(["roofline.py", *(sys.argv[1:] if arguments is None else arguments)])
+    options.command = shlex.join(
+        ["roofline.py", *(sys.argv[1:] if arguments is None else arguments)]
+    )
     if options.context <= options.prompt:
-        parser.error(f"--context: {options.context} is not allowed; allowed: > {options.prompt}, the prompt")
+        parser.error(
+            f"--context: {options.context} is not allowed; allowed: > {options.prompt}, the prompt"
+        )
     least = 1 if options.works == ["decode"] else 2  # training compares the rows of a group
     if options.group < least:
         parser.error(f"--group: {options.group} is not allowed; allowed: >= {least}")
     for rows in (rows for work in options.works for rows in options.batches[work]):
         if rows % options.group:
-            parser.error(f"--batch: {rows} is not allowed; allowed: multiples of --group, {options.group}")
+            parser.error(
+                f"--batch: {rows} is not allowed; allowed: multiples of --group, {options.group}"
+            )
     if options.micro_batch < options.context:
-        parser.error(f"--micro-batch: {options.micro_batch} is not allowed; allowed: >= --context, one row")
+        parser.error(
+            f"--micro-batch: {options.micro_batch} is not allowed; allowed: >= --context, one row"
+        )
     return options
 
 
@@ -113,8 +157,8 @@ def plan(options: argparse.Namespace, work: str, memory: int | None) -> Any:
     import roofline_model as model
     from roofline_setup import Setup
 
+    from entropy_rl.config.rollout import DecodingConfig
     from entropy_rl.models.decoder import make_policy
-    from entropy_rl.sampling_config import ScheduleConfig
 
     whole = model.SHAPES[options.shape]
     dtype = options.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
@@ -125,9 +169,11 @@ def plan(options: argparse.Namespace, work: str, memory: int | None) -> Any:
         if memory is None:
             raise ValueError("--layers: the device hides its memory; allowed: a number")
         # The rollout of a step takes its cache before the update takes its activations.
-        cache = ScheduleConfig().memory_share * memory if work == "step" else 0
+        cache = DecodingConfig().memory_share * memory if work == "step" else 0
         of_update = (options.micro_batch, options.remat, jnp.dtype(dtype).itemsize)
-        layers = model.layers_that_fit(whole, memory, lambda c: model.step_bytes(c, *of_update, cache))
+        layers = model.layers_that_fit(
+            whole, memory, lambda c: model.step_bytes(c, *of_update, cache)
+        )
     config = dataclasses.replace(whole, num_layers=layers)
     attentions = dict(attention=options.attention, decode_attention=options.decode_attention)
     setup = Setup(
@@ -138,7 +184,9 @@ def plan(options: argparse.Namespace, work: str, memory: int | None) -> Any:
         group=options.group,
         prompt=options.prompt,
         context=options.context,
-        mean=None if options.full else options.mean or max(1, (options.context - options.prompt) // 2),
+        mean=None
+        if options.full
+        else options.mean or max(1, (options.context - options.prompt) // 2),
         runs=options.runs,
     )
     if work == "decode":
@@ -161,7 +209,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     import roofline_train
     from jax.errors import JaxRuntimeError
 
-    from entropy_rl.models.attention import check_backend
+    from entropy_rl.models.attention.dispatch import check_backend
 
     check_backend(options.attention, options.decode_attention)
     memory = roofline_machine.memory_of_device()
@@ -193,7 +241,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "command": options.command,
         **roofline_machine.describe(),
         "machine": machine._asdict(),
-        "options": {"dtype": setup.dtype} | {k: v for k, v in vars(options).items() if k not in told},
+        "options": {"dtype": setup.dtype}
+        | {k: v for k, v in vars(options).items() if k not in told},
         "measurements": lines,
         "failures": failures,
     }

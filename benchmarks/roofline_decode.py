@@ -1,4 +1,6 @@
-"""Decoding as this library does it: its compiled loop, from a state that has come to the wanted context."""
+"""Decoding as this library does it: its compiled loop, from a state that has come to the wanted
+context.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from entropy_rl.rollout.state import Sampling, State, View
 
 
 def window(setup: Setup, steps: int, room: int | None) -> tuple[int, int]:
-    """The column at which a measurement begins, so that its mean is the context, and the room of the cache.
+    """The column at which a measurement begins, so that its mean is the context, and the room of
+    the cache.
 
     Raises:
       ValueError: If there is no such column, or too little room.
@@ -31,7 +34,9 @@ def window(setup: Setup, steps: int, room: int | None) -> tuple[int, int]:
         )
     needed = first + steps - 1  # the last step samples a column from those before it
     if room is not None and room < needed:
-        raise ValueError(f"--room: {room} is not allowed; allowed: >= {needed}, the columns that are filled")
+        raise ValueError(
+            f"--room: {room} is not allowed; allowed: >= {needed}, the columns that are filled"
+        )
     return first, needed if room is None else room
 
 
@@ -65,7 +70,9 @@ def decode(setup: Setup, rows: int, steps: int, room: int | None) -> list[dict]:
     limit = first + steps + 1
     sampling = Sampling(setup.group, limit, (c.vocab_size,), 0, 1.0, 1.0)
     programs = Programs(setup.policy, sampling)
-    shapes = jax.eval_shape(lambda key: setup.policy.to_decode(setup.policy.init(key)), jax.random.key(0))
+    shapes = jax.eval_shape(
+        lambda key: setup.policy.to_decode(setup.policy.init(key)), jax.random.key(0)
+    )
     params = model.random_params(shapes, setup.dtype, seed=1)
     limits = np.full(count, limit, np.int32)
     request, state, _ = programs.begin(rows, room, params, (*prompts, limits), jax.random.key(2), 0)
@@ -81,20 +88,33 @@ def decode(setup: Setup, rows: int, steps: int, room: int | None) -> list[dict]:
     seconds, look = timed(run, setup.runs)
     alive, t = int(look.alive), int(look.t)
     if (alive, t) != (rows, first + steps):
-        raise ValueError(f"decode: {alive} of {rows} rows came to column {t} instead of {first + steps}")
+        raise ValueError(
+            f"decode: {alive} of {rows} rows came to column {t} instead of {first + steps}"
+        )
     columns = first + np.arange(steps)
     cost = counting.decode_step(c, rows, columns, count, setup.prompt, setup.itemsize).total()
     cost = Cost(cost.flops / steps, cost.bytes / steps)
-    facts = dict(tokens_are="of completions", rows=rows, context=setup.context, room=room, steps=steps)
-    return [measurement(setup, f"decode step, B={rows}", [s / steps for s in seconds], rows, cost, **facts)]
+    facts = dict(
+        tokens_are="of completions", rows=rows, context=setup.context, room=room, steps=steps
+    )
+    return [
+        measurement(
+            setup, f"decode step, B={rows}", [s / steps for s in seconds], rows, cost, **facts
+        )
+    ]
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _fill_cache(state: State) -> State:
-    """Keys and values that differ, in place of zeros: power, and with it the clock, depends on bits."""
+    """Keys and values that differ, in place of zeros: power, and with it the clock, depends on
+    bits.
+    """
 
     def leaf(x: jax.Array) -> jax.Array:
-        counts = [0.37 * (i + 1) * jax.lax.broadcasted_iota(jnp.float32, x.shape, i) for i in range(x.ndim)]
+        counts = [
+            0.37 * (i + 1) * jax.lax.broadcasted_iota(jnp.float32, x.shape, i)
+            for i in range(x.ndim)
+        ]
         return jnp.sin(sum(counts)).astype(x.dtype)
 
     cache = state.slots.cache

@@ -1,4 +1,6 @@
-"""What the device can do, measured where the work is: the denominators of every share of a roofline."""
+"""What the device can do, measured where the work is: the denominators of every share of a
+roofline.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.rollout.schedule import device_memory
+from entropy_rl.rollout.batching import device_memory
 
 _QUEUED = 10  # calls in a row for one time: starting the next hides behind the one that runs
 _COPY_BYTES = {"cpu": 2**26}
@@ -29,8 +31,8 @@ class Machine(NamedTuple):
 
     Attributes:
       bandwidth: Bytes per second, read and written, of x -> a x over a large array.
-      matmul: FLOP per second of a large square product, by type; float32 in the precision that the backend
-        takes by default, as in training.
+      matmul: FLOP per second of a large square product, by type; float32 in the precision that the
+        backend takes by default, as in training.
     """
 
     bandwidth: float

@@ -26,9 +26,11 @@ class Setup:
       memory: Bytes of the device, if known.
       group: Rows of a prompt.
       prompt: Tokens of a prompt.
-      context: Decoding: tokens that a row attends to, in the middle of the measurement. Training and whole
+      context: Decoding: tokens that a row attends to, in the middle of the measurement. Training
+        and whole
         steps: those of a row that reaches the limit, prompt included.
-      mean: Mean tokens of a completion, before the limit cuts; None for completions that all reach it.
+      mean: Mean tokens of a completion, before the limit cuts; None for completions that all reach
+        it.
       runs: Measurements.
       machine: Rates of the device; measured before any work.
     """
@@ -76,7 +78,9 @@ def measurement(
     """
     rate, bandwidth = setup.machine.matmul[setup.dtype], setup.machine.bandwidth
     median, least = statistics.median(seconds), sum(cost.seconds(rate, bandwidth) for cost in costs)
-    flops, moved = (sum(getattr(cost.total(), name) for cost in costs) for name in ("flops", "bytes"))
+    flops, moved = (
+        sum(getattr(cost.total(), name) for cost in costs) for name in ("flops", "bytes")
+    )
     return {
         "what": what,
         "seconds": list(seconds),

@@ -12,15 +12,16 @@ from roofline_machine import say, timed
 from roofline_setup import Setup, measurement
 
 from entropy_rl.advantages import chain, group_normalize, shape_by_entropy
-from entropy_rl.config import OptimizerConfig
-from entropy_rl.optimizer import make_optimizer
+from entropy_rl.config.train import OptimizerConfig
+from entropy_rl.learner.optimizer import make_optimizer
+from entropy_rl.learner.update import init_state, make_batch, make_stats_pass, make_update
 from entropy_rl.planning import counting
 from entropy_rl.planning.counting import Cost
 from entropy_rl.rollout import make_generate
-from entropy_rl.train_step import init_state, make_batch, make_stats_pass, make_update
 from entropy_rl.types import TrainBatch, TrainState
 
-_RATE = 1e-12  # too small to change a float32 weight: every run has the same work, random choices included
+# too small to change a float32 weight: every run has the same work, random choices included
+_RATE = 1e-12
 
 
 def _update(setup: Setup, micro_batch: int, fused_loss: bool) -> tuple[Any, TrainState]:
@@ -30,7 +31,7 @@ def _update(setup: Setup, micro_batch: int, fused_loss: bool) -> tuple[Any, Trai
         setup.policy,
         chain(group_normalize(setup.group), shape_by_entropy(alpha=0.4, kappa=2.0)),
         optimizer,
-        tokens_per_micro_batch=micro_batch,
+        max_tokens_per_micro_batch=micro_batch,
         max_new_tokens=setup.limit,
         fused_loss=fused_loss,
     )
@@ -105,17 +106,23 @@ def _rewards(rows: int) -> np.ndarray:
 
 
 def step(setup: Setup, rows: int, micro_batch: int, fused_loss: bool) -> list[dict]:
-    """Rollout with the default schedule, log-probs by the trainer, and one update; judging takes no time.
+    """Rollout with the default decoding, log-probs by the trainer, and one update; judging takes no
+    time.
 
-    So many tokens end a completion that lengths are geometric. Useful tokens are those of completions.
+    So many tokens end a completion that lengths are geometric. Useful tokens are those of
+    completions.
     """
     c, prompts = setup.config, setup.prompts(rows)
     ends = [c.vocab_size]
     if setup.mean is not None:
-        ends = np.linspace(1, c.vocab_size - 1, max(1, round(c.vocab_size / setup.mean)), dtype=int).tolist()
+        ends = np.linspace(
+            1, c.vocab_size - 1, max(1, round(c.vocab_size / setup.mean)), dtype=int
+        ).tolist()
     settings = dict(group_size=setup.group, max_new_tokens=setup.limit, eos_ids=ends, pad_id=0)
     generate = make_generate(setup.policy, **settings)
-    stats = jax.jit(make_stats_pass(setup.policy, temperature=1.0, tokens_per_micro_batch=micro_batch))
+    stats = jax.jit(
+        make_stats_pass(setup.policy, temperature=1.0, max_tokens_per_micro_batch=micro_batch)
+    )
     say(f"step, B = {rows}")
     update, state = _update(setup, micro_batch, fused_loss)
     held, phases = [state], {"rollout": [], "stats": [], "update": []}
@@ -141,7 +148,9 @@ def step(setup: Setup, rows: int, micro_batch: int, fused_loss: bool) -> list[di
         return rollout.completion_mask.sum(-1), metrics
 
     seconds, (lengths, metrics) = timed(run, setup.runs)
-    phases = {name: values[1:] for name, values in phases.items()}  # without the first, which compiles
+    phases = {
+        name: values[1:] for name, values in phases.items()
+    }  # without the first, which compiles
     _check(metrics, int(lengths.sum()))
     size = setup.itemsize
     sampling = (

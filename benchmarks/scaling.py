@@ -1,10 +1,11 @@
-"""How the cost of this library grows: with live tokens, the vocabulary, the group and the spread of lengths.
+"""How the cost of this library grows: with live tokens, the vocabulary, the group and the spread of
+lengths.
 
     python benchmarks/scaling.py --output scaling.json --plot scaling.png
 
-One factor is varied at a time, around a small model. Every point is compiled, run once and then timed; the
-least CPU-seconds of the runs count. A line is fitted to each factor, and the points are named at which the
-local slope changes by more than a quarter.
+One factor is varied at a time, around a small model. Every point is compiled, run once and then
+timed; the least CPU-seconds of the runs count. A line is fitted to each factor, and the points are
+named at which the local slope changes by more than a quarter.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ _MEAN = 48  # tokens of a completion while the spread is varied
 
 
 class Factor(NamedTuple):
-    """What is varied: its name and unit, the size at each value, and whether x is the live tokens."""
+    """What is varied: its name and unit, the size at each value, and whether x is the live
+    tokens.
+    """
 
     unit: str
     per: float  # the slope is told per so many units
@@ -63,7 +66,10 @@ FACTORS = {
     "live tokens": Factor(
         "response tokens",
         1000,
-        {share: dataclasses.replace(BASE, mean_share=share) for share in (0.05, 0.2, 0.4, 0.7, 1.0)},
+        {
+            share: dataclasses.replace(BASE, mean_share=share)
+            for share in (0.05, 0.2, 0.4, 0.7, 1.0)
+        },
         is_tokens=True,
     ),
     "vocabulary": Factor(
@@ -101,8 +107,8 @@ def fit(x: Sequence[float], y: Sequence[float]) -> Line:
       y: The cost at each.
 
     Returns:
-      The line; a point is a bend if the slope behind it differs by more than `BEND` from the slope before it,
-      and by more than `NOISE` of its cost over the next step.
+      The line; a point is a bend if the slope behind it differs by more than `BEND` from the slope
+      before it, and by more than `NOISE` of its cost over the next step.
 
     Raises:
       ValueError: If x does not ascend or the lengths differ.
@@ -115,12 +121,16 @@ def fit(x: Sequence[float], y: Sequence[float]) -> Line:
     slope, start = np.polyfit(x, y, 1)
     local = np.diff(y) / np.diff(x)
     change = np.abs(np.diff(local))
-    is_bend = (change > BEND * np.abs(local[:-1])) & (change * np.diff(x)[1:] > NOISE * np.abs(y[1:-1]))
+    is_bend = (change > BEND * np.abs(local[:-1])) & (
+        change * np.diff(x)[1:] > NOISE * np.abs(y[1:-1])
+    )
     return Line(float(start), float(slope), tuple(x[1:-1][is_bend].tolist()))
 
 
 def time_point(size: workload.Size, work: str, runs: int) -> dict[str, float]:
-    """Least CPU-seconds and wall of `runs` runs after a first one, and the mean of their live tokens."""
+    """Least CPU-seconds and wall of `runs` runs after a first one, and the mean of their live
+    tokens.
+    """
     from systems import ours
 
     with tempfile.TemporaryDirectory() as directory:
@@ -140,7 +150,8 @@ def sweep(factor: Factor, work: str, runs: int) -> dict[str, Any]:
     """Times a factor and fits its line.
 
     Returns:
-      points (x, cpu, wall, tokens), and start, slope (CPU-seconds per `factor.per`) and bends of the line.
+      points (x, cpu, wall, tokens), and start, slope (CPU-seconds per `factor.per`) and bends of
+      the line.
     """
     points = []
     for value, size in factor.sizes.items():
@@ -149,15 +160,22 @@ def sweep(factor: Factor, work: str, runs: int) -> dict[str, Any]:
         side_by_side.say(f"  {work}: {points[-1]['x']:.5g} {factor.unit}: {point['cpu']:.3f} CPU-s")
     points.sort(key=lambda point: point["x"])
     line = fit([point["x"] for point in points], [point["cpu"] for point in points])
-    return {"points": points, "start": line.start, "slope": line.slope * factor.per, "bends": line.bends}
+    return {
+        "points": points,
+        "start": line.start,
+        "slope": line.slope * factor.per,
+        "bends": line.bends,
+    }
 
 
 def markdown(result: dict[str, Any]) -> str:
     """A table for each factor, as in the README."""
     machine = result["machine"]
     parts = [
-        f"`{result['command']}`, {result['date']}, commit {result['commit']}, on {machine['cores']} cores of "
-        f"{machine['cpu']} (load before: {machine['load']}); least CPU-seconds of {result['runs']} runs."
+        f"`{result['command']}`, {result['date']}, commit {result['commit']}, on "
+        f"{machine['cores']} cores of "
+        f"{machine['cpu']} (load before: {machine['load']}); least CPU-seconds of "
+        f"{result['runs']} runs."
     ]
     for name, works in result["factors"].items():
         factor = FACTORS[name]
@@ -187,13 +205,19 @@ def plot(result: dict[str, Any], file: Path) -> None:
     from matplotlib import pyplot
 
     names = list(result["factors"])
-    figure, axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 3.6), layout="constrained")
+    figure, axes = pyplot.subplots(
+        1, len(names), figsize=(4 * len(names), 3.6), layout="constrained"
+    )
     for axis, name in zip(np.atleast_1d(axes), names, strict=True):
         factor = FACTORS[name]
-        for color, (work, found) in zip(("C0", "C1", "C2"), result["factors"][name].items(), strict=False):
+        for color, (work, found) in zip(
+            ("C0", "C1", "C2"), result["factors"][name].items(), strict=False
+        ):
             x, y = (np.array([p[field] for p in found["points"]]) for field in ("x", "cpu"))
             axis.plot(x, y, "o", color=color, label=report.TITLES[work])
-            axis.plot(x, found["start"] + found["slope"] / factor.per * x, "-", color=color, alpha=0.5)
+            axis.plot(
+                x, found["start"] + found["slope"] / factor.per * x, "-", color=color, alpha=0.5
+            )
             bent = np.isin(x, found["bends"])
             axis.plot(x[bent], y[bent], "o", color=color, markersize=12, fillstyle="none")
         axis.set_title(name)

@@ -1,14 +1,18 @@
-"""Compares this library with google-tunix and TRL: the same model and work, in turns, each its own process.
+"""Compares this library with google-tunix and TRL: the same model and work, in turns, each its own
+process.
 
     python benchmarks/side_by_side.py --output results.json
-    python benchmarks/side_by_side.py --systems ours trl --sizes small --work rollout update --runs 3
-    python benchmarks/side_by_side.py --show results.json --markdown
+    python benchmarks/side_by_side.py --systems ours trl --sizes small --work rollout update --runs
+    3 python benchmarks/side_by_side.py --show results.json --markdown
 
-What is measured: the CPU-seconds of a system's process with all its threads, wall time, its peak memory, and
-the useful tokens, which are response tokens up to and with the end of the sequence. CPU-seconds are the
-figure that counts where other work runs beside. After a first run, which compiles, the systems run in turns.
+What is measured: the CPU-seconds of a system's process with all its threads, wall time, its peak
+  memory, and
+the useful tokens, which are response tokens up to and with the end of the sequence. CPU-seconds are
+the figure that counts where other work runs beside. After a first run, which compiles, the systems
+run in turns.
 
-A system is only timed if its model gives the log-probs of ours; else its row says so, and the exit code is 1.
+A system is only timed if its model gives the log-probs of ours; else its row says so, and the exit
+code is 1.
 """
 
 from __future__ import annotations
@@ -95,7 +99,9 @@ def machine() -> dict[str, Any]:
     cpu, memory = "unknown CPU", 0.0
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
+        cpu = next(
+            (line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu
+        )
         memory = int(Path("/proc/meminfo").read_text().split()[1]) / 2**20
     load = round(os.getloadavg()[0], 2)
     return {"cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(memory), "load": load}
@@ -114,7 +120,8 @@ def check_models(workers: dict[str, Worker], directory: Path) -> dict[str, dict[
     """Compares log-probs, entropies and the norm of the gradient of every other system with ours.
 
     Returns:
-      system -> greatest differences (that of the norm is relative), or {"error": why it cannot be compared}.
+      system -> greatest differences (that of the norm is relative), or {"error": why it cannot be
+      compared}.
     """
     found, checks = {}, {}
     if set(workers) == {"ours"}:  # nothing to compare
@@ -132,7 +139,10 @@ def check_models(workers: dict[str, Worker], directory: Path) -> dict[str, dict[
         if reference is None:
             checks[system] = {"error": "ours is not there to be compared with"}
             continue
-        gap = {name: float(np.abs(arrays[name] - reference[name]).max()) for name in ("log_probs", "entropy")}
+        gap = {
+            name: float(np.abs(arrays[name] - reference[name]).max())
+            for name in ("log_probs", "entropy")
+        }
         norm, wanted = float(arrays["grad_norm"]), float(reference["grad_norm"])
         checks[system] = {
             "log_prob": gap["log_probs"],
@@ -140,7 +150,9 @@ def check_models(workers: dict[str, Worker], directory: Path) -> dict[str, dict[
             "grad_norm": abs(norm - wanted) / wanted if wanted else abs(norm),
         }
         if not max(gap.values()) < TOLERANCE:
-            checks[system] = {"error": f"another model: log-probs differ by {gap['log_probs']:.1e} nats"}
+            checks[system] = {
+                "error": f"another model: log-probs differ by {gap['log_probs']:.1e} nats"
+            }
     return checks
 
 
@@ -162,7 +174,9 @@ def run_case(
     results = {}
     for system, worker in workers.items():
         try:
-            answer = worker(do="prepare", directory=str(directory), work=work, option=options.get(system))
+            answer = worker(
+                do="prepare", directory=str(directory), work=work, option=options.get(system)
+            )
             results[system] = answer | {"runs": []}
             first = results[system]["first"]
             say(f"  {system}: {results[system]['option']}, first run {first['cpu']:.1f} CPU-s")
@@ -177,7 +191,8 @@ def run_case(
                 run = worker(do="run", number=number)
                 results[system]["runs"].append(run)
                 say(
-                    f"  {system}: {run['cpu']:.2f} CPU-s, {run['wall']:.2f} s, {run['tokens']} tokens, "
+                    f"  {system}: {run['cpu']:.2f} CPU-s, {run['wall']:.2f} s, {run['tokens']} "
+                    "tokens, "
                     f"{run['peak_rss'] / report.MiB:.0f} MiB"
                 )
             except WorkerFailed as error:
@@ -214,7 +229,9 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
             yield {s: stack.enter_context(Worker(s, pythons[s], logs[s])) for s in systems}
 
     for size in arguments.sizes:
-        directory = workload.prepare(arguments.envs / "workloads" / size, workload.SIZES[size]).absolute()
+        directory = workload.prepare(
+            arguments.envs / "workloads" / size, workload.SIZES[size]
+        ).absolute()
         say(f"{size}: is it the same model?")
         # Other processes than those that are timed, so that nothing of this counts as their memory.
         with start(pythons) as workers:
@@ -233,9 +250,13 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
                 known = options if work == "step" else {}  # the step's update is the update
                 systems = run_case(workers, directory, work, arguments.runs, known)
             if work == "update":
-                options = {name: system["option"] for name, system in systems.items() if "option" in system}
+                options = {
+                    name: system["option"] for name, system in systems.items() if "option" in system
+                }
             result["cases"].append({"size": size, "work": work, "systems": systems})
-            _save(arguments.output, result)  # a long comparison that is cut short leaves what it has
+            _save(
+                arguments.output, result
+            )  # a long comparison that is cut short leaves what it has
     return result
 
 

@@ -1,4 +1,5 @@
-"""One system in a process of its own: reads a command per line of JSON, answers with a line of JSON.
+"""One system in a process of its own: reads a command per line of JSON, answers with a line of
+JSON.
 
     {"do": "versions"}                              -> {package: version}
     {"do": "probe", "directory": D, "file": F}      -> {}; the arrays go into F (npz)
@@ -58,8 +59,8 @@ def measure(run: Run, number: int) -> dict[str, float]:
     """Runs once.
 
     Returns:
-      wall and cpu (seconds; all threads of this process), tokens (useful ones), peak_rss and rss_before
-      (bytes), and peak_is_of_run: whether the peak could be reset before.
+      wall and cpu (seconds; all threads of this process), tokens (useful ones), peak_rss and
+      rss_before (bytes), and peak_is_of_run: whether the peak could be reset before.
     """
     _return_free_memory()
     permitted = _reset_peak()
@@ -78,10 +79,12 @@ def measure(run: Run, number: int) -> dict[str, float]:
 
 
 def choose(options: dict[str, Callable[[], Run]]) -> tuple[Run, dict]:
-    """Builds every option, runs it twice and keeps the one whose second run took the fewest CPU-seconds.
+    """Builds every option, runs it twice and keeps the one whose second run took the fewest
+    CPU-seconds.
 
     Returns:
-      (its run, {"option": name, "options": {name: CPU-seconds or an error}, "first": its first measurement}).
+      (its run, {"option": name, "options": {name: CPU-seconds or an error}, "first": its first
+      measurement}).
 
     Raises:
       RuntimeError: If no option works.

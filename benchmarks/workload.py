@@ -1,8 +1,12 @@
-"""What every system is given: sizes, prompts, one fixed batch, and a random model that knows how to stop.
+"""What every system is given: sizes, prompts, one fixed batch, and a random model that knows how to
+stop.
 
-A random model hardly ever ends a completion. Here one end-of-sequence token is made likely enough that
-lengths are geometric, with a mean of 0.44 of the limit or another share: so every system stops each row by
-its own logic. The padding token is made impossible, because some systems take a sampled one for padding.
+A random model hardly ever ends a completion. Here one end-of-sequence token is made likely enough
+that
+lengths are geometric, with a mean of 0.44 of the limit or another share: so every system stops each
+  row by
+its own logic. The padding token is made impossible, because some systems take a sampled one for
+padding.
 
 Only numpy is needed to read a workload; making a model needs this library.
 """
@@ -17,13 +21,15 @@ import numpy as np
 
 PAD, EOS, FIRST_WORD = 0, 1, 2
 MEAN_SHARE = 113 / 256  # mean length of a completion, as a share of the limit
-LEARNING_RATE = 1e-6  # small: the model must not drift away from its lengths while it is timed
+LEARNING_RATE = 1e-6  # small: the model must not kl_penalty away from its lengths while it is timed
 CLIP = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """A model and the work for it: `samples` completions of each prompt, of `mean_share` of `new_tokens`."""
+    """A model and the work for it: `samples` completions of each prompt, of `mean_share` of
+    `new_tokens`.
+    """
 
     layers: int
     hidden: int
@@ -43,7 +49,9 @@ class Size:
 
     @property
     def rows_at_once(self) -> tuple[int, ...]:
-        """Rows whose logits may be held at once: as many as fit into 1.5 GB, and 16 if that is much less."""
+        """Rows whose logits may be held at once: as many as fit into 1.5 GB, and 16 if that is
+        much less.
+        """
         most = self.rows
         while most * (self.prompt_tokens + self.new_tokens) * self.vocab * 4 > 1.5e9:
             most //= 2
@@ -65,7 +73,7 @@ class Batch:
     completion_ids: np.ndarray  # int32[P*G, N], PAD behind the end
     mask: np.ndarray  # bool[P*G, N], True up to and with the end-of-sequence token
     rewards: np.ndarray  # f32[P*G]
-    advantages: np.ndarray  # f32[P*G], normalised in each group
+    advantages: np.ndarray  # f32[P*G], normalized in each group
 
     @property
     def tokens(self) -> int:
@@ -109,7 +117,9 @@ def rewards_of(lengths: np.ndarray) -> np.ndarray:
 def make_batch(size: Size, seed: int = 10, lengths: np.ndarray | None = None) -> Batch:
     """Uniform tokens of geometric lengths, or of the given ones."""
     rng = np.random.default_rng(seed + 1)
-    prompts = rng.integers(FIRST_WORD, size.vocab, (size.prompts, size.prompt_tokens), dtype=np.int32)
+    prompts = rng.integers(
+        FIRST_WORD, size.vocab, (size.prompts, size.prompt_tokens), dtype=np.int32
+    )
     if lengths is None:
         lengths = draw_lengths(seed, size.rows, size.mean_share * size.new_tokens, size.new_tokens)
     columns = np.arange(size.new_tokens)[None]
@@ -124,7 +134,9 @@ def make_batch(size: Size, seed: int = 10, lengths: np.ndarray | None = None) ->
 
 
 def prepare(directory: Path, size: Size) -> Path:
-    """Writes size.json, batch.npz and model/ (a Hugging Face directory), once, and returns the directory."""
+    """Writes size.json, batch.npz and model/ (a Hugging Face directory), once, and returns the
+    directory.
+    """
     if not (directory / "model" / "config.json").is_file():
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "size.json").write_text(json.dumps(dataclasses.asdict(size)))
@@ -143,9 +155,9 @@ def load(directory: Path) -> tuple[Size, Batch]:
 def make_model(size: Size, seed: int = 0):
     """(DecoderConfig, params) of a random model that stops as the module's docstring says.
 
-    The value bias of the last layer is the same at all positions, so it gives every hidden state a common
-    direction. The embedding of EOS, which is also its row of the head, points along it, as far as the mean
-    probability of a stop demands; that of PAD points the other way.
+    The value bias of the last layer is the same at all positions, so it gives every hidden state a
+    common direction. The embedding of EOS, which is also its row of the head, points along it, as
+    far as the mean probability of a stop demands; that of PAD points the other way.
     """
     import jax
 

@@ -9,25 +9,26 @@ from pathlib import Path
 
 import jax
 
-from entropy_rl.cli import run_verb
-from entropy_rl.compile_log import compile_log
-from entropy_rl.config import EvaluateConfig
+from entropy_rl.cli.main import run_verb
+from entropy_rl.config.train import EvaluateConfig
+from entropy_rl.distributed.sharding import make_mesh
 from entropy_rl.evaluation import Evaluation, evaluate_into, evaluation_prompts
-from entropy_rl.interrupt import catch_signals
-from entropy_rl.loading import check_length, load_model
-from entropy_rl.metrics import Progress
-from entropy_rl.provenance import record_start
 from entropy_rl.report import curve_of, evaluation_table, write_pass_at_k
-from entropy_rl.run_directory import check_directory, claim_directory
-from entropy_rl.sharding import make_mesh
+from entropy_rl.runs.compile_log import compile_log
+from entropy_rl.runs.directory import check_directory, claim_directory
+from entropy_rl.runs.load_model import check_length, load_model
+from entropy_rl.runs.logging import Progress
+from entropy_rl.runs.preemption import catch_signals
+from entropy_rl.runs.provenance import record_start
 from entropy_rl.tasks import closing, load_task
 
 
 def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
-    """Evaluates `config.model` into `config.output`: every sample, and the result as JSON, CSV, curve.
+    """Evaluates `config.model` into `config.output`: every sample, and the result as JSON, CSV,
+    curve.
 
-    Samples that are there already are not drawn again. Several processes may share the work, each with a
-    `config.shard` of its own; the last one writes the result.
+    Samples that are there already are not drawn again. Several processes may share the work, each
+    with a `config.shard` of its own; the last one writes the result.
 
     Returns:
       The result; None while other processes have samples to add.
@@ -39,12 +40,14 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
     directory = Path(config.output)
     ours = {
         "field": "output",
-        "free": ("output", "shard", "shards", "evaluation.rows_per_call", "schedule", "mesh"),
+        "free": ("output", "shard", "shards", "evaluation.rows_per_call", "decoding", "mesh"),
     }
     check_directory(directory, config, **ours)
     mesh = make_mesh(config.mesh, jax.local_devices())
     task = load_task(config.task.name, config.task.args)
-    task.problems(config.evaluation.split)  # whether there is such a split need not wait for the model
+    task.problems(
+        config.evaluation.split
+    )  # whether there is such a split need not wait for the model
     model = load_model(config.model, mesh)
     prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, config.max_prompt_tokens)
     check_length(model, prompts.length + config.evaluation.max_new_tokens)
@@ -70,12 +73,12 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
             nonlocal begun
             begun = done if begun is None else begun
             seconds = time.perf_counter() - start
-            speed = (
-                f"{(done - begun) / seconds:.1f}/s, waiting for verdicts {waited / seconds:.1%} of the time"
-            )
+            speed = f"{(done - begun) / seconds:.1f}/s, waiting for verdicts {waited / seconds:.1%} of the time"
             compiled.report(bar.say)
             bar.show(done, speed)
-            stop.act(f"stopped after {done} of {total} samples; the same command goes on from there")
+            stop.act(
+                f"stopped after {done} of {total} samples; the same command goes on from there"
+            )
 
         result = evaluate_into(
             directory,
@@ -85,7 +88,7 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
             prompts,
             config.evaluation,
             seed=config.seed,
-            schedule=config.schedule,
+            decoding=config.decoding,
             shard=shard,
             on_progress=on_progress,
         )

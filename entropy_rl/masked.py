@@ -1,6 +1,7 @@
 """Statistics over the entries that count. In every mask True means "this counts".
 
-Entries that do not count are never read: they may hold anything, NaN included. A statistic of nothing is
+Entries that do not count are never read: they may hold anything, NaN included. A statistic of
+  nothing is
 zero, so that an empty row or group yields a zero and no NaN.
 """
 
@@ -12,7 +13,9 @@ import jax.numpy as jnp
 Axis = int | tuple[int, ...] | None
 
 
-def masked_sum(x: jax.Array, mask: jax.Array, *, axis: Axis = None, keepdims: bool = False) -> jax.Array:
+def masked_sum(
+    x: jax.Array, mask: jax.Array, *, axis: Axis = None, keepdims: bool = False
+) -> jax.Array:
     """Sum the entries that count: Σ mᵢ xᵢ.
 
     Args:
@@ -32,7 +35,9 @@ def masked_sum(x: jax.Array, mask: jax.Array, *, axis: Axis = None, keepdims: bo
     return jnp.sum(jnp.where(mask, x, 0), axis=axis, keepdims=keepdims)
 
 
-def masked_mean(x: jax.Array, mask: jax.Array, *, axis: Axis = None, keepdims: bool = False) -> jax.Array:
+def masked_mean(
+    x: jax.Array, mask: jax.Array, *, axis: Axis = None, keepdims: bool = False
+) -> jax.Array:
     """Average the entries that count: Σ mᵢ xᵢ / Σ mᵢ.
 
     Arguments as in `masked_sum`; 0 where nothing counts.
@@ -44,8 +49,9 @@ def masked_mean(x: jax.Array, mask: jax.Array, *, axis: Axis = None, keepdims: b
 def masked_center(x: jax.Array, mask: jax.Array, *, axis: Axis = None) -> jax.Array:
     """Subtract the mean of the entries that count: mᵢ (xᵢ - mean).
 
-    Entries that are all equal give exactly zero, whatever their value. A plain `x - mean` does not: seven
-    times 0.1 has a float32 mean beside 0.1, and a division by a standard deviation would blow that up.
+    Entries that are all equal give exactly zero, whatever their value. A plain `x - mean` does not:
+    seven times 0.1 has a float32 mean beside 0.1, and a division by a standard deviation would blow
+    that up.
 
     Arguments as in `masked_sum`.
 
@@ -73,4 +79,6 @@ def masked_var(
 
 def _check_mask(x: jax.Array, mask: jax.Array) -> None:
     if x.shape != mask.shape:
-        raise ValueError(f"x of shape {x.shape} and mask of shape {mask.shape} must have the same shape")
+        raise ValueError(
+            f"x of shape {x.shape} and mask of shape {mask.shape} must have the same shape"
+        )

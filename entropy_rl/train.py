@@ -2,15 +2,17 @@
 
 One step, in this order:
   1. prompts    the next problems of the seeded order
-  2. rollout    G completions of each, sampled by the policy as it is; where the config says so, in several
+  2. rollout    G completions of each, sampled by the policy as it is; where the config says so, in
+    several
                 rounds, or once more for prompts that have failed
   3. verdicts   every completion is judged, and verdicts become rewards
-  4. updates    per mini-batch: token stats -> advantage -> loss -> gradient -> optimizer; a critic, whose
-                values are among the token stats, has its own update before; where the config says so,
-                there are more updates on completions of earlier rollouts
+  4. updates    per mini-batch: token stats -> advantage -> loss -> gradient -> optimizer; a critic,
+    whose
+                values are among the token stats, has its own update before; where the config says
+                so, there are more updates on completions of earlier rollouts
   5. records    metrics, a few samples, now and then a checkpoint
-A step is a pure function of the state, the config and the number of the step, so a run that was killed
-goes on from its last checkpoint as if nothing had happened.
+A step is a pure function of the state, the config and the number of the step, so a run that was
+killed goes on from its last checkpoint as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -27,37 +29,29 @@ import jax
 import numpy as np
 import optax
 
-from entropy_rl import hosts
 from entropy_rl.advantages import Transform, advantage_of
-from entropy_rl.bad_updates import BadUpdates
-from entropy_rl.cli import run_verb
-from entropy_rl.compile_log import compile_log
-from entropy_rl.config import TrainConfig, check_micro_batches
-from entropy_rl.config_checks import require
-from entropy_rl.critic_step import CriticPrograms, init_critic, make_critic_programs
+from entropy_rl.cli.main import run_verb
+from entropy_rl.config.checks import require
+from entropy_rl.config.train import TrainConfig, check_micro_batches
+from entropy_rl.distributed import multihost as hosts
+from entropy_rl.distributed.sharding import check_rows, make_mesh, move
 from entropy_rl.evaluation import evaluation_prompts
-from entropy_rl.loading import Model, check_length, keep_model_files, load_model, load_trunk
-from entropy_rl.loss_memory import loss_memory
-from entropy_rl.memory import Memory
-from entropy_rl.metrics import Clock, DeviceWork, check_wandb
-from entropy_rl.optimizer import make_optimizer
-from entropy_rl.prompts import Prompts
-from entropy_rl.recorded_advantages import Advantages, advantage_fields, make_advantages
-from entropy_rl.report import run_summary
-from entropy_rl.revisit_step import RevisitPrograms, check_revisit, make_revisit_programs
-from entropy_rl.rollout import GenerateFn, make_generate
-from entropy_rl.rounds import Trained, all_groups, draw_rounds, recorded_rows, sampling_metrics, take_groups
-from entropy_rl.run import open_run
-from entropy_rl.run_directory import check_run, claim_run
-from entropy_rl.selection import Selection, build_selection
-from entropy_rl.sharding import check_rows, make_mesh, move
-from entropy_rl.step_sampler import StepSampler, draw_round
-from entropy_rl.step_updates import run_updates
-from entropy_rl.stop_strings import stop_rule
-from entropy_rl.surrogates import build_surrogate
-from entropy_rl.tasks import closing, load_task
-from entropy_rl.token_loss import check_fused_loss
-from entropy_rl.train_step import (
+from entropy_rl.experience.collect import StepSampler, draw_round
+from entropy_rl.experience.dynamic_sampling import (
+    TrainGroups,
+    all_groups,
+    draw_rounds,
+    recorded_rows,
+    sampling_metrics,
+    take_groups,
+)
+from entropy_rl.experience.prompts import Prompts
+from entropy_rl.learner.advantage_log import Advantages, advantage_fields, make_advantages
+from entropy_rl.learner.critic import CriticPrograms, init_critic, make_critic_programs
+from entropy_rl.learner.optimizer import make_optimizer
+from entropy_rl.learner.replay import ReplayPrograms, check_replay, make_replay_programs
+from entropy_rl.learner.token_loss import check_fused_loss
+from entropy_rl.learner.update import (
     StatsFn,
     UpdateFn,
     init_state,
@@ -65,6 +59,28 @@ from entropy_rl.train_step import (
     make_stats_pass,
     make_update,
 )
+from entropy_rl.losses.build import loss_controller
+from entropy_rl.losses.build_surrogate import build_surrogate
+from entropy_rl.losses.build_token_weights import build_token_weighting
+from entropy_rl.losses.controller import Controller
+from entropy_rl.losses.token_weights import TokenWeighting
+from entropy_rl.report import run_summary
+from entropy_rl.rollout import GenerateFn, make_generate
+from entropy_rl.rollout.stop_strings import stop_rule
+from entropy_rl.runs.compile_log import compile_log
+from entropy_rl.runs.directory import check_run, claim_run
+from entropy_rl.runs.load_model import (
+    Model,
+    check_length,
+    keep_model_files,
+    load_backbone,
+    load_model,
+)
+from entropy_rl.runs.logging import Clock, DeviceWork, check_wandb
+from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
+from entropy_rl.tasks import closing, load_task
+from entropy_rl.trainer.run import open_run
+from entropy_rl.trainer.updates import run_updates
 from entropy_rl.types import Policy, Rollout, TrainBatch, TrainState
 
 log = logging.getLogger(__name__)
@@ -74,8 +90,8 @@ def train(config: TrainConfig) -> TrainState:
     """Trains, or goes on training, and returns the last state.
 
     Args:
-      config: What to do. `run.directory` receives config.yaml, metrics.jsonl, samples.jsonl, checkpoints,
-        evaluations and curves.
+      config: What to do. `run.directory` receives config.yaml, metrics.jsonl, samples.jsonl,
+        checkpoints, evaluations and curves.
 
     Raises:
       ValueError: If something in the config cannot work; before any training.
@@ -87,26 +103,26 @@ def train(config: TrainConfig) -> TrainState:
     mesh = make_mesh(config.mesh)
     batching, group_size = config.batching, config.rollout.group_size
     dynamic = config.rollout.dynamic_sampling is not None
-    check_rows(mesh, batching.prompts_per_update, group_size, batching.share_prompts)
+    check_rows(mesh, batching.mini_batch_prompts, group_size, batching.share_prompts)
     check_wandb(config.run.wandb_project)
     if config.critic is not None and 0 < config.steps <= config.critic.warmup_steps:
         log.warning("critic.warmup_steps: in all %d steps the critic learns alone", config.steps)
     advantage = advantage_of(config)
     surrogate = build_surrogate(config.loss.surrogate)
-    selection = build_selection(config.loss.selection, surrogate)
-    loss_memory(config.loss)
-    check_revisit(config, advantage)
+    token_weighting = build_token_weighting(config.loss.token_weights, surrogate)
+    loss_controller(config.loss)
+    check_replay(config, advantage)
     if batching.fused_loss:
-        check_fused_loss(advantage, surrogate, selection)
-    _check_sampler_correction(config, selection)
+        check_fused_loss(advantage, surrogate, token_weighting)
+    _check_sampler_correction(config, token_weighting)
     task = load_task(config.task.name, config.task.args)
     problems = task.problems(config.task.train_split)
     model = load_model(config.model, mesh)
-    trunk = load_trunk(config.critic.path, config.model, model) if config.critic else None
+    backbone = load_backbone(config.critic.path, config.model, model) if config.critic else None
     limit = config.rollout.max_prompt_tokens
     prompts = Prompts(problems, model.tokenizer, limit, seed=config.seed)
     # Those of this process, of each update.
-    updates = config.rollout.prompts // batching.prompts_per_update
+    updates = config.rollout.prompts // batching.mini_batch_prompts
     of_step = (config.rollout.prompts, hosts.index(), hosts.count(), updates)
     prompts.step(0, *of_step)
     longest = prompts.length + config.rollout.max_new_tokens
@@ -115,8 +131,8 @@ def train(config: TrainConfig) -> TrainState:
         test_prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, limit)
         longest = max(longest, test_prompts.length + config.evaluation.max_new_tokens)
     check_length(model, longest)
-    programs = make_programs(config, model, advantage, trunk and trunk.policy)
-    bad_updates = BadUpdates(directory, batching.max_bad_updates)
+    programs = make_programs(config, model, advantage, backbone and backbone.policy)
+    nonfinite_updates = NonfiniteUpdates(directory, batching.max_nonfinite_updates)
     if hosts.is_first():
         claim_run(config)
         keep_model_files(model, directory)
@@ -124,14 +140,20 @@ def train(config: TrainConfig) -> TrainState:
 
     constrain = model.placement.constrain if mesh else None
     start = init_state(
-        model.params, programs.optimizer, constrain, memory=programs.memory, several_rounds=dynamic
+        model.params,
+        programs.optimizer,
+        constrain,
+        controller=programs.controller,
+        several_rounds=dynamic,
     )
-    if trunk is not None:
-        critic = init_critic(trunk.params, trunk.hidden_size, programs.critic.optimizer, constrain)
+    if backbone is not None:
+        critic = init_critic(
+            backbone.params, backbone.hidden_size, programs.critic.optimizer, constrain
+        )
         start = start.replace(critic=critic)
-        trunk = None  # the state has a copy of its parameters
-    if programs.revisit is not None:
-        start = start.replace(kept=programs.revisit.init(prompts.length))
+        backbone = None  # the state has a copy of its parameters
+    if programs.replay is not None:
+        start = start.replace(replay_buffer=programs.replay.init(prompts.length))
     if not config.loss.kl_coef:  # the starting policy is needed no more
         model = dataclasses.replace(model, params=None)
     evaluation_steps = _evaluation_steps(config)
@@ -164,7 +186,9 @@ def train(config: TrainConfig) -> TrainState:
                 advantage.reads_greedy,
             )
             if dynamic:
-                draw = functools.partial(draw_round, sampler, prompts, config.rollout, int(state.rounds))
+                draw = functools.partial(
+                    draw_round, sampler, prompts, config.rollout, int(state.rounds)
+                )
                 rounds = draw_rounds(draw, config)
                 trained = take_groups(rounds, config, updates)
                 state = state.replace(rounds=state.rounds + len(rounds))
@@ -190,7 +214,13 @@ def train(config: TrainConfig) -> TrainState:
                 data = _judged(model, data, trained)
                 only_critic = config.critic is not None and step < config.critic.warmup_steps
                 state, update_metrics = run_updates(
-                    programs.update, programs.critic, programs.revisit, state, data, bad_updates, only_critic
+                    programs.update,
+                    programs.critic,
+                    programs.replay,
+                    state,
+                    data,
+                    nonfinite_updates,
+                    only_critic,
                 )
                 state = state.replace(step=state.step + 1)
 
@@ -199,7 +229,9 @@ def train(config: TrainConfig) -> TrainState:
             metrics |= _measured(config, update_metrics) | clock.metrics(tokens=tokens)
             metrics |= _verdict_speed(metrics, sum(drawn.judged for drawn in rounds))
             run.records.metrics(step + 1, metrics)
-            rows = recorded_rows(trained, task, model.tokenizer, prompts, config.run.samples_per_step)
+            rows = recorded_rows(
+                trained, task, model.tokenizer, prompts, config.run.samples_per_step
+            )
             if rows:
                 fields = advantage_fields(hosts.fetch(programs.advantages(data[0])), len(rows))
                 rows = [row | more for row, more in zip(rows, fields, strict=True)]
@@ -216,24 +248,24 @@ class Programs(NamedTuple):
     """The compiled parts of a step."""
 
     optimizer: optax.GradientTransformation
-    memory: Memory | None  # of the loss
+    controller: Controller | None  # of the loss
     generate: GenerateFn
     explore: GenerateFn | None
     stats: StatsFn
     advantages: Callable[[TrainBatch], Advantages]
     update: UpdateFn
     critic: CriticPrograms | None
-    revisit: RevisitPrograms | None
+    replay: ReplayPrograms | None
 
 
 def make_programs(
-    config: TrainConfig, model: Model, advantage: Transform, trunk: Policy | None = None
+    config: TrainConfig, model: Model, advantage: Transform, backbone: Policy | None = None
 ) -> Programs:
-    """Builds what a step runs on the device; `trunk` is that of the critic, if there is one."""
+    """Builds what a step runs on the device; `backbone` is that of the critic, if there is one."""
     rollout, mesh = config.rollout, model.placement.mesh
     optimizer = make_optimizer(config.optimizer)
     # Rows of this process in a mini-batch: those of the first process stand first.
-    own_rows = config.batching.prompts_per_update * rollout.group_size // hosts.count()
+    own_rows = config.batching.mini_batch_prompts * rollout.group_size // hosts.count()
     generate = functools.partial(
         make_generate,
         model.sampler,
@@ -242,42 +274,45 @@ def make_programs(
         eos_ids=model.eos_ids,
         pad_id=model.pad_id,
         top_p=rollout.top_p,
-        schedule=config.schedule,
+        decoding=config.decoding,
         stop=stop_rule(model.tokenizer, rollout.stop),
         constrain=model.placement.constrain_rows,
-        shares=model.placement.local_shares,
+        shares=model.placement.local_shards,
     )
     hotter = rollout.exploration
     of_update = gradient_settings(config) | dict(mesh=mesh, constrain=model.placement.constrain)
     return Programs(
         optimizer=optimizer,
-        memory=loss_memory(config.loss),
+        controller=loss_controller(config.loss),
         generate=generate(temperature=rollout.temperature, greedy=advantage.reads_greedy),
         explore=None if hotter is None else generate(temperature=hotter.temperature),
         stats=jax.jit(make_stats_pass(model.policy, mesh=mesh, **stats_settings(config))),
         advantages=make_advantages(advantage, min(config.run.samples_per_step, own_rows)),
         update=make_update(model.policy, advantage, optimizer, config.loss, **of_update),
-        critic=None if trunk is None else make_critic_programs(config, trunk, advantage, model.placement),
-        revisit=make_revisit_programs(
+        critic=None
+        if backbone is None
+        else make_critic_programs(config, backbone, advantage, model.placement),
+        replay=make_replay_programs(
             config, model.policy, advantage, optimizer, model.placement, **of_update
         ),
     )
 
 
-def _check_sampler_correction(config: TrainConfig, selection: Selection | None) -> None:
+def _check_sampler_correction(config: TrainConfig, token_weighting: TokenWeighting | None) -> None:
     """Checks that a weight against the sampler has something to compare, and the right thing."""
-    names = [spec["name"] for spec in config.loss.selection]
+    names = [spec["name"] for spec in config.loss.token_weights]
     require(
-        selection is None
-        or not selection.corrects_sampler
+        token_weighting is None
+        or not token_weighting.corrects_sampler
         or (config.old_log_probs == "trainer" and config.rollout.top_p == 1),
-        "loss.selection",
+        "loss.token_weights",
         names,
-        "weights against the sampler with old_log_probs: trainer and rollout.top_p: 1; else 1 or wrong",
+        "weights against the sampler with old_log_probs: trainer and rollout.top_p: 1; else 1 or "
+        "wrong",
     )
     require(
         config.rollout.exploration is None or "geometric_rejection" not in names,
-        "loss.selection",
+        "loss.token_weights",
         names,
         "others with rollout.exploration: it would reject all rows of another temperature",
     )
@@ -288,7 +323,7 @@ def stats_settings(config: TrainConfig) -> dict[str, Any]:
     rollout, batching = config.rollout, config.batching
     return dict(
         temperature=rollout.temperature,
-        tokens_per_micro_batch=batching.tokens_per_micro_batch,
+        max_tokens_per_micro_batch=batching.max_tokens_per_micro_batch,
         group_size=rollout.group_size if batching.share_prompts else None,
     )
 
@@ -300,20 +335,27 @@ def gradient_settings(config: TrainConfig) -> dict[str, Any]:
     )
 
 
-def _with_moments_in(config: TrainConfig, state: TrainState, memory: str) -> TrainState:
+def _with_moments_in(config: TrainConfig, state: TrainState, controller: str) -> TrainState:
     if not config.optimizer.offload:
         return state
-    state = state.replace(opt_state=move(state.opt_state, memory))
+    state = state.replace(opt_state=move(state.opt_state, controller))
     if state.critic is None:
         return state
-    return state.replace(critic=state.critic.replace(opt_state=move(state.critic.opt_state, memory)))
+    return state.replace(
+        critic=state.critic.replace(opt_state=move(state.critic.opt_state, controller))
+    )
 
 
 def _train_batches(
-    config: TrainConfig, programs: Programs, state: TrainState, model: Model, rollout: Rollout, updates: int
+    config: TrainConfig,
+    programs: Programs,
+    state: TrainState,
+    model: Model,
+    rollout: Rollout,
+    updates: int,
 ) -> list[TrainBatch]:
-    """The rollout as the mini-batches of the updates, not yet judged, with the log-probs and the values that
-    the losses need.
+    """The rollout as the mini-batches of the updates, not yet judged, with the log-probs and the
+    values that the losses need.
 
     These are still being computed when it returns.
     """
@@ -345,21 +387,25 @@ def _split(rows: Any, parts: int) -> list[Any]:
     return [jax.tree.map(cut(i), rows) for i in range(parts)]
 
 
-def _judged(model: Model, data: list[TrainBatch], trained: Trained) -> list[TrainBatch]:
+def _judged(model: Model, data: list[TrainBatch], trained: TrainGroups) -> list[TrainBatch]:
     """The mini-batches with their rewards."""
     names = ("rewards", "valid", "greedy_rewards", "learned")
     parts = _split({name: getattr(trained, name) for name in names}, len(data))
     parts = [model.placement.put_rows(part) for part in parts]
     for batch, part in zip(data, parts, strict=True):
         if batch.learned is not None:  # what was cut off is not learned from in any case
-            part["learned"] = batch.learned if part["learned"] is None else batch.learned & part["learned"]
+            part["learned"] = (
+                batch.learned if part["learned"] is None else batch.learned & part["learned"]
+            )
     return [batch.replace(**part) for batch, part in zip(data, parts, strict=True)]
 
 
 def _measured(config: TrainConfig, metrics: dict[str, float]) -> dict[str, float]:
-    """Without the gap to the sampler where the old log-probs are its own, and the gap 0 whatever happens."""
+    """Without the gap to the sampler where the old log-probs are its own, and the gap 0 whatever
+    happens.
+    """
     own = config.old_log_probs == "sampler"
-    return {name: v for name, v in metrics.items() if not (own and name.endswith("sampler_gap"))}
+    return {name: v for name, v in metrics.items() if not (own and name.endswith("logprob_diff"))}
 
 
 def _verdict_speed(metrics: dict[str, float], verdicts: int) -> dict[str, float]:

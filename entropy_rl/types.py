@@ -1,6 +1,8 @@
-"""The values that travel between the stages: `Policy`, `Rollout`, `TokenStats`, `TrainBatch`, `TrainState`.
+"""The values that travel between the stages: `Policy`, `Rollout`, `TokenStats`, `TrainBatch`,
+`TrainState`.
 
-Shapes: P prompts, G completions each, B = P*G rows (row b belongs to prompt b // G), S prompt length,
+Shapes: P prompts, G completions each, B = P*G rows (row b belongs to prompt b // G), S prompt
+  length,
 N new tokens, T = S + N, V vocabulary, D hidden size. In every mask True means "this counts".
 """
 
@@ -25,8 +27,10 @@ TENSOR_AXIS = "tensor"
 class DecodeCache:
     """What a policy needs to go on decoding R rows.
 
-    Only the policy knows what the leaves hold. Whoever decodes knows their leading axes, and so can move
-    rows about: row r reads entry r // (R / Q) of the prompts. Q is the number of prompts where the rows of a
+    Only the policy knows what the leaves hold. Whoever decodes knows their leading axes, and so can
+    move
+    rows about: row r reads entry r // (R / Q) of the prompts. Q is the number of prompts where the
+      rows of a
     group stand together, and R where every row has a copy of its own.
     """
 
@@ -36,21 +40,26 @@ class DecodeCache:
 
 
 @struct.dataclass
-class LiveTokens:
-    """Tokens of R rows in lists [C, M] without padding: what is computed token by token costs nothing more.
+class PackedTokens:
+    """Tokens of R rows in lists [C, M] without padding: what is computed token by token costs
+    nothing more.
 
-    Of row r the list of its share holds the columns first[r] <= t < last[r], behind those of the rows before
-    it. The rows lie in C equal shares, one for each group of devices with rows of its own. Where first[r] is
-    not 0, keys and values of the columns before are in `prefix`.
+    Of row r the list of its share holds the columns first[r] <= t < last[r], behind those of the
+    rows before it. The rows lie in C equal shards, one for each group of devices with rows of its
+    own. Where first[r] is not 0, keys and values of the columns before are in `prefix`.
     """
 
-    row: jax.Array  # int32[C, M], the row of a token in its share; R / C where the list has no token
+    row: (
+        jax.Array
+    )  # int32[C, M], the row of a token in its share; R / C where the list has no token
     column: jax.Array  # int32[C, M]; 0 where the list has no token
     first: jax.Array  # int32[R]
     last: jax.Array  # int32[R]
     which: jax.Array  # int32[], the first of the shapes that holds all live tokens
-    shapes: tuple[tuple[int, int], ...] = struct.field(pytree_node=False)  # (columns, rows of a share)
-    prefix: Any = None  # leaves [P, ...] from `Policy.prefix`, in shares like the rows
+    shapes: tuple[tuple[int, int], ...] = struct.field(
+        pytree_node=False
+    )  # (columns, rows of a share)
+    prefix: Any = None  # leaves [P, ...] from `Policy.prefix`, in shards like the rows
     prompt: jax.Array | None = None  # int32[R], the entry of a row in its share of `prefix`
 
 
@@ -63,25 +72,25 @@ class Policy(NamedTuple):
     Attributes:
       init: (key) -> params.
       apply: (params, ids int32[B, T]) -> hidden [B, T, D]. The differentiable forward pass.
-      apply_packed: (params, ids int32[C, M], live: LiveTokens) -> hidden [C, M, D]. The same for tokens in
-        lists; anything finite where a list has no token.
-      prefix: (params, ids int32[C, M], live, columns) -> leaves f32[R, ...], differentiable. What rows that
-        begin with these tokens, so many at most, need of them; for `LiveTokens.prefix`.
+      apply_packed: (params, ids int32[C, M], live: PackedTokens) -> hidden [C, M, D]. The same for
+        tokens in lists; anything finite where a list has no token.
+      prefix: (params, ids int32[C, M], live, columns) -> leaves f32[R, ...], differentiable. What
+        rows that begin with these tokens, so many at most, need of them; for `PackedTokens.prefix`.
       head: (params) -> head weights [V, D]; the logits of a token are `hidden @ weights.T`. Takes
         training or decoding parameters.
       to_decode: (params) -> decoding parameters: cast and laid out once, outside of every loop.
-      prefill: (decode_params, prompt_ids int32[P, S], prompt_mask bool[P, S]) -> (hidden [P, D] of each
-        prompt's last token, leaves [P, ...] for `DecodeCache.prompts`).
-      empty_rows: (rows, columns) -> leaves [R, ...] for `DecodeCache.rows`, without a token yet. Leaves for
-        more columns begin with what leaves for fewer hold.
-      decode: (decode_params, ids int32[R], t int32[] or int32[R], cache) -> (hidden [R, D], cache). Appends a
-        new token to every row, the t-th (counting from 0); t < columns.
+      prefill: (decode_params, prompt_ids int32[P, S], prompt_mask bool[P, S]) -> (hidden [P, D] of
+        each prompt's last token, leaves [P, ...] for `DecodeCache.prompts`).
+      empty_rows: (rows, columns) -> leaves [R, ...] for `DecodeCache.rows`, without a token yet.
+        Leaves for more columns begin with what leaves for fewer hold.
+      decode: (decode_params, ids int32[R], t int32[] or int32[R], cache) -> (hidden [R, D], cache).
+        Appends a new token to every row, the t-th (counting from 0); t < columns.
     """
 
     init: Callable[[jax.Array], Params]
     apply: Callable[[Params, jax.Array], jax.Array]
-    apply_packed: Callable[[Params, jax.Array, LiveTokens], jax.Array]
-    prefix: Callable[[Params, jax.Array, LiveTokens, int], Any]
+    apply_packed: Callable[[Params, jax.Array, PackedTokens], jax.Array]
+    prefix: Callable[[Params, jax.Array, PackedTokens, int], Any]
     head: Callable[[Params], jax.Array]
     to_decode: Callable[[Params], Params]
     prefill: Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, Any]]
@@ -116,7 +125,7 @@ class Rollout:
 
 @struct.dataclass
 class TokenStats:
-    """All that a transform of the advantage, a surrogate or a selection may look at.
+    """All that a transform of the advantage, a surrogate or a token_weighting may look at.
 
     Entropies are of the full vocabulary, in nats. `valid` marks the rows that have a judgement: a
     row whose verifier timed out or crashed is outside of every baseline and of the loss.
@@ -129,11 +138,16 @@ class TokenStats:
     mask: jax.Array  # bool[B, N]; False on every token of a row that is not valid
     valid: jax.Array  # bool[B]
     sampler_log_probs: jax.Array | None = None  # f32[B, N], as recorded while sampling
-    values: jax.Array | None = None  # f32[B, N], of the critic before the first update on this rollout
-    # What the memory of a loss says of the mini-batch, by name: f32[1, 1], or f32[B, N] with equal entries.
-    signals: dict[str, jax.Array] | None = None
+    values: jax.Array | None = (
+        None  # f32[B, N], of the critic before the first update on this rollout
+    )
+    # What the controller of a loss says of the mini-batch, by name: f32[1, 1], or f32[B, N] with
+    # equal entries.
+    coefficients: dict[str, jax.Array] | None = None
     greedy_rewards: jax.Array | None = None  # f32[B], of the completion of the most likely tokens
-    external_weights: jax.Array | None = None  # f32[B, N], of the tokens, from outside of this library
+    external_weights: jax.Array | None = (
+        None  # f32[B, N], of the tokens, from outside of this library
+    )
 
 
 @struct.dataclass
@@ -154,29 +168,39 @@ class TrainBatch:
     rewards: jax.Array  # f32[B]
     valid: jax.Array  # bool[B]
     ref_log_probs: jax.Array | None = None  # f32[B, N]; of the reference policy, for the KL term
-    values: jax.Array | None = None  # f32[B, N]; of the critic before the first update on this rollout
-    learned: jax.Array | None = None  # bool[B], False for rows whose reward counts and whose loss does not
+    values: jax.Array | None = (
+        None  # f32[B, N]; of the critic before the first update on this rollout
+    )
+    learned: jax.Array | None = (
+        None  # bool[B], False for rows whose reward counts and whose loss does not
+    )
     greedy_rewards: jax.Array | None = None  # f32[B], of the completion of the most likely tokens
-    external_weights: jax.Array | None = None  # f32[B, N]; for the advantage `external_token_weight`
+    external_weights: jax.Array | None = (
+        None  # f32[B, N]; for the advantage `external_token_weight`
+    )
 
 
 @struct.dataclass
 class CriticState:
     """The part of a `TrainState` that belongs to a critic."""
 
-    params: Params  # those of its trunk, and value_head/kernel f32[D]
+    params: Params  # those of its backbone, and value_head/kernel f32[D]
     opt_state: Any
 
 
 @struct.dataclass
 class TrainState:
-    """What a training run is, between two steps. Everything else is derived from it and the config."""
+    """What a training run is, between two steps. Everything else is derived from it and the
+    config.
+    """
 
     params: Params
     opt_state: Any
     step: jax.Array  # int32[], rollouts done
     updates: jax.Array  # int32[], updates tried on the policy, those that were not applied included
     critic: CriticState | None = None
-    memory: Any = None  # of the methods of the loss that have one; a nest of numbers
-    rounds: jax.Array | None = None  # int32[], rounds of sampling done, where a step may have several
-    kept: Any = None  # of earlier rollouts, where completions are learned from once more
+    controller: Any = None  # of the methods of the loss that have one; a nest of numbers
+    rounds: jax.Array | None = (
+        None  # int32[], rounds of sampling done, where a step may have several
+    )
+    replay_buffer: Any = None  # of earlier rollouts, where completions are learned from once more

@@ -10,8 +10,8 @@ seed="${SEED:-0}"
 directory="runs/quickstart-seed$seed"
 
 echo "== 1/2  supervised warm start: the first 100 steps of 9000 (the whole of it ships as asset:countdown)"
-entropy-rl warmstart --config configs/countdown_warmstart.yaml \
-    --steps 100 --evaluation null --run.directory "$directory/warmstart"
+entropy-rl sft --config configs/countdown_sft.yaml \
+    --steps 100 --evaluation null --run.directory "$directory/sft"
 
 echo
 echo "== 2/2  GRPO with the entropy-shaped advantage"

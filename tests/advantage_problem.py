@@ -29,7 +29,9 @@ def make_problem(wrong: float = 0.0) -> tuple[jax.Array, TokenStats]:
     """Rewards 1 and `wrong`, rows of many lengths; NaN wherever nothing counts."""
     rng = np.random.default_rng(0)
     halves = [line.split("|") for line in GROUPS.strip().splitlines()]
-    correct, valid = (np.array([half[i].split() for half in halves], int).reshape(-1) > 0 for i in (0, 1))
+    correct, valid = (
+        np.array([half[i].split() for half in halves], int).reshape(-1) > 0 for i in (0, 1)
+    )
     rows = len(valid)
     mask = (np.arange(N) < rng.integers(1, N + 1, (rows, 1))) & valid[:, None]
 
@@ -69,7 +71,9 @@ def std(values, ddof=1):
 
 
 def on_tokens(advantages, stats):
-    return np.where(np.asarray(stats.mask), np.asarray(jnp.broadcast_to(advantages, stats.mask.shape)), 0.0)
+    return np.where(
+        np.asarray(stats.mask), np.asarray(jnp.broadcast_to(advantages, stats.mask.shape)), 0.0
+    )
 
 
 def rows_of(stats, rows):

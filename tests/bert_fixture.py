@@ -23,7 +23,11 @@ CONFIG = {
     "vocab_size": 96,
     "pad_token_id": 0,
 }
-CORPUS = ("the sum of three and five is eight", "wait, let me check that again.", "zebras juggle numbers")
+CORPUS = (
+    "the sum of three and five is eight",
+    "wait, let me check that again.",
+    "zebras juggle numbers",
+)
 
 
 def tensors(prefix: str = "") -> dict[str, np.ndarray]:
@@ -76,6 +80,12 @@ def make_encoder_dir(directory: Path, prefix: str = "", **changes) -> Path:
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]", "pad_token": "[PAD]"})
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "unk_token": "[UNK]",
+                "pad_token": "[PAD]",
+            }
+        )
     )
     return directory

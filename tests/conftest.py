@@ -1,4 +1,6 @@
-"""Eight virtual CPU devices, no implicit broadcasting between ranks, one compilation cache per checkout."""
+"""Eight virtual CPU devices, no implicit broadcasting between ranks, one compilation cache per
+checkout.
+"""
 
 import os
 from pathlib import Path
@@ -11,8 +13,13 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jaxlib
 
-if jaxlib.version.__version_info__ < (0, 11):  # later ones do not know the first of these, and abort
-    _FAST_COMPILATION = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+if jaxlib.version.__version_info__ < (
+    0,
+    11,
+):  # later ones do not know the first of these, and abort
+    _FAST_COMPILATION = (
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    )
     os.environ.setdefault("XLA_FLAGS", _FAST_COMPILATION)  # in less than half the time
 
 import jax
@@ -35,9 +42,13 @@ def workspace(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def here(workspace, monkeypatch) -> Path:
-    """The working directory of commands that run in the process of the tests, which draw no curves."""
+    """The working directory of commands that run in the process of the tests, which draw no
+    curves.
+    """
     monkeypatch.chdir(workspace)
-    monkeypatch.setattr("entropy_rl.report.summary.write_curves", lambda directory: directory)  # slow
+    monkeypatch.setattr(
+        "entropy_rl.report.summary.write_curves", lambda directory: directory
+    )  # slow
     return workspace
 
 

@@ -1,7 +1,8 @@
-"""A bucket of Google Cloud Storage in this process: as much of its JSON API as checkpoints need, over HTTP.
+"""A bucket of Google Cloud Storage in this process: as much of its JSON API as checkpoints need,
+over HTTP.
 
-tensorstore writes the arrays through its own client. All else goes through gcsfs and google-cloud-storage
-where they are installed, and through `FakeFiles` where they are not.
+tensorstore writes the arrays through its own client. All else goes through gcsfs and
+google-cloud-storage where they are installed, and through `FakeFiles` where they are not.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class FakeBucket:
         items, prefixes = [], set()
         for name in sorted(self.objects):
             if name.startswith(prefix):
-                head, found, _ = name[len(prefix) :].partition(delimiter) if delimiter else (name, "", "")
+                head, found, _ = (
+                    name[len(prefix) :].partition(delimiter) if delimiter else (name, "", "")
+                )
                 if found:
                     prefixes.add(prefix + head + delimiter)
                 else:
@@ -111,7 +114,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _ask(self) -> tuple[str, str | None, dict[str, str]]:
         """(path, name of the object, parameters)."""
         parts = urlsplit(self.path)
-        found = re.fullmatch(r"(?:/download|/upload)?/storage/v1/b/[^/]+/o/([^/]+)(/.*)?", parts.path)
+        found = re.fullmatch(
+            r"(?:/download|/upload)?/storage/v1/b/[^/]+/o/([^/]+)(/.*)?", parts.path
+        )
         parameters = {name: values[0] for name, values in parse_qs(parts.query).items()}
         return parts.path, found and unquote(found[1]), parameters
 
@@ -154,9 +159,13 @@ class _Handler(BaseHTTPRequestHandler):
             host = self.headers["Host"]
             return self._answer(200, Location=f"http://{host}{path}?uploadType=put&number={number}")
         if kind == "multipart":
-            boundary = re.search(r"boundary=['\"]?([^'\"]+)", self.headers["Content-Type"])[1].encode()
+            boundary = re.search(r"boundary=['\"]?([^'\"]+)", self.headers["Content-Type"])[
+                1
+            ].encode()
             _, about, content, _ = re.split(rb"\r?\n?--" + re.escape(boundary), body)
-            about, content = (re.split(rb"\r?\n\r?\n", part, maxsplit=1)[1] for part in (about, content))
+            about, content = (
+                re.split(rb"\r?\n\r?\n", part, maxsplit=1)[1] for part in (about, content)
+            )
             return self._write(json.loads(about)["name"], content, parameters)
         self._write(parameters["name"], body, parameters)
 
@@ -186,7 +195,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class FakeFiles(fsspec.AbstractFileSystem):
-    """The bucket as a file system, as gcsfs has it: directories are where objects are, and made by nobody."""
+    """The bucket as a file system, as gcsfs has it: directories are where objects are, and made by
+    nobody.
+    """
 
     protocol = ("gs", "gcs")
     cachable = False

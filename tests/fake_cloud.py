@@ -1,6 +1,8 @@
-"""A cloud that is not there: stubs on the PATH record their arguments, for tests of the scripts in launch/.
+"""A cloud that is not there: stubs on the PATH record their arguments, for tests of the scripts in
+launch/.
 
-The stub of gcloud has two workers, each a directory that is its HOME: it copies files there and runs there
+The stub of gcloud has two workers, each a directory that is its HOME: it copies files there and
+  runs there
 what is sent by ssh.
 """
 
@@ -30,8 +32,8 @@ fails() { # as often as the file says
 }
 if fails "$4"; then echo "ERROR: transient" >&2; exit 1; fi
 case "$3 $4" in
-    "queued-resources create") mkdir -p "$STUB/vm/0" "$STUB/vm/1"; echo "${CREATED:-ACTIVE}" >"$STUB/state" ;;
-    "queued-resources describe")
+    "queued-resources create") mkdir -p "$STUB/vm/0" "$STUB/vm/1"; echo "${CREATED:-ACTIVE}"
+    >"$STUB/state" ;; "queued-resources describe")
         if [ -e "$STUB/preempt" ]; then
             for pid in "$STUB"/vm/*/entropy_rl/runs/*/pid; do kill -KILL "$(cat "$pid")"; done
             rm -rf "$STUB/vm" "$STUB/preempt"
@@ -47,8 +49,8 @@ case "$3 $4" in
     "tpu-vm ssh")
         [ "$worker" = all ] && worker='*'
         pids=(); code=0
-        for vm in "$STUB"/vm/$worker; do (cd "$vm" && HOME="$vm" bash -c "$command") 9>&- & pids+=($!); done
-        for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
+        for vm in "$STUB"/vm/$worker; do (cd "$vm" && HOME="$vm" bash -c "$command") 9>&- &
+        pids+=($!); done for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
         exit "$code" ;;
 esac
 """
@@ -89,7 +91,9 @@ class Cloud:
         for process in self.processes:  # nothing outlives its test
             process.terminate()
         for pid in self.path.glob("vm/*/entropy_rl/runs/*/pid"):
-            subprocess.run(["kill", "-KILL", pid.read_text().strip()], check=False, capture_output=True)
+            subprocess.run(
+                ["kill", "-KILL", pid.read_text().strip()], check=False, capture_output=True
+            )
         for process in self.processes:
             process.communicate(timeout=10)
 
@@ -155,4 +159,8 @@ def commit(path: Path) -> str:
 
 
 def commands(printed: str, name: str) -> list[list[str]]:
-    return [words[1:] for line in printed.splitlines() if (words := shlex.split(line)) and words[0] == name]
+    return [
+        words[1:]
+        for line in printed.splitlines()
+        if (words := shlex.split(line)) and words[0] == name
+    ]

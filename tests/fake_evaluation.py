@@ -5,18 +5,25 @@ from pathlib import Path
 import jax
 from policies import table_policy
 
-from entropy_rl import loading
-from entropy_rl.loading import Model
+from entropy_rl.runs import load_model as loading
+from entropy_rl.runs.load_model import Model
 from entropy_rl.tasks.countdown import build_tokenizer
 from entropy_rl.tasks.countdown.tokenizer import VOCABULARY
 from entropy_rl.tasks.task import Problem, Verdict
 
 EOS, VOCAB, NEW = 2, len(VOCABULARY), 6
-# Not in the order of their places, and the prompts end with different words, so that the table answers each
-# in its own way. One prompt is longer than the limit that is used here.
+# Not in the order of their places, and the prompts end with different words, so that the table
+# answers each in its own way. One prompt is longer than the limit that is used here.
 PROBLEMS = [
     Problem(id, f"<bos> {' '.join(map(str, range(length)))} : {target}", str(target))
-    for id, length, target in [(40, 1, 9), (3, 4, 12), (21, 9, 20), (7, 2, 31), (0, 3, 42), (55, 1, 44)]
+    for id, length, target in [
+        (40, 1, 9),
+        (3, 4, 12),
+        (21, 9, 20),
+        (7, 2, 31),
+        (0, 3, 42),
+        (55, 1, 44),
+    ]
 ]
 TOO_LONG = PROBLEMS[2]
 MAX_PROMPT = 8
@@ -48,7 +55,10 @@ class FakeTask:
         return [text.split(" ")[0] or None for text in completions]
 
     def probe(self, problems, completions):
-        return {"digits": (sum("7" in text for text in completions), len(completions)), "never": (0, 0)}
+        return {
+            "digits": (sum("7" in text for text in completions), len(completions)),
+            "never": (0, 0),
+        }
 
 
 def make_model() -> Model:

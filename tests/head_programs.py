@@ -9,7 +9,9 @@ def computations(text: str) -> dict[str, str]:
     """The functions of an HLO text by name."""
     return {
         name: body
-        for name, body in re.findall(r"^(?:ENTRY )?%?([\w.\-]+) \(.*?\{\n(.*?)^\}", text, re.S | re.M)
+        for name, body in re.findall(
+            r"^(?:ENTRY )?%?([\w.\-]+) \(.*?\{\n(.*?)^\}", text, re.S | re.M
+        )
     }
 
 
@@ -20,7 +22,9 @@ def inside_loops(text: str) -> set[str]:
     while todo:
         name = todo.pop()
         found.add(name)
-        todo |= {other for other in re.findall(r"%([\w.\-]+)", functions[name]) if other in functions} - found
+        todo |= {
+            other for other in re.findall(r"%([\w.\-]+)", functions[name]) if other in functions
+        } - found
     return found
 
 

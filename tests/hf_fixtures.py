@@ -1,7 +1,7 @@
 """Tiny Hugging Face directories with random weights, made from a seed without torch.
 
-The names, shapes and files are spelled out here instead of being taken from the library, so that they
-are a second opinion on it.
+The names, shapes and files are spelled out here instead of being taken from the library, so that
+they are a second opinion on it.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _LLAMA3 = {  # wavelengths below 16 positions are kept, above 64 stretched; the 
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-# Half of the files are in the form of transformers 4 (rope_theta, rope_scaling, torch_dtype), as most on the
-# hub are, the others in that of 5 (rope_parameters, dtype).
+# Half of the files are in the form of transformers 4 (rope_theta, rope_scaling, torch_dtype), as
+# most on the hub are, the others in that of 5 (rope_parameters, dtype).
 CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2": {
         "architectures": ["Qwen2ForCausalLM"],
@@ -98,13 +98,17 @@ ARCHITECTURES = tuple(CONFIGS)
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% "
+    "endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _CORPUS = (
-    "You are a helpful assistant. Using the numbers 3, 5, 7 and 50, make an equation that equals 24.",
-    "You may use each number once and the operations + - * / and brackets. Put the answer in a box.",
-    "Let me think step by step. First we add 3 and 5 to get 8, and then multiply: (3 + 5) * 7 = 56.",
+    "You are a helpful assistant. Using the numbers 3, 5, 7 and 50, make an equation that equals "
+    "24.",
+    "You may use each number once and the operations + - * / and brackets. Put the answer in a "
+    "box.",
+    "Let me think step by step. First we add 3 and 5 to get 8, and then multiply: (3 + 5) * 7 = "
+    "56.",
     "Wait, that is too large. Let's try again: 50 - (7 * 3) - 5 = 24, which is what we wanted.",
     "The answer is \\boxed{50 - 7 * 3 - 5}. Therefore the final answer is $\\frac{1}{2}$.",
     "What is the smallest positive integer such that the sum of the digits is equal to nine?",
@@ -113,9 +117,11 @@ _CORPUS = (
 
 
 def tensors(name: str, seed: int = 0) -> dict[str, np.ndarray]:
-    """The weights of a fixture as float32, under Hugging Face's names and with its (out, in) kernels.
+    """The weights of a fixture as float32, under Hugging Face's names and with its (out, in)
+    kernels.
 
-    Norm scales and biases are far from 1 and 0, and the projections are large enough for attention to
+    Norm scales and biases are far from 1 and 0, and the projections are large enough for attention
+    to
     be uneven: what is dropped, swapped or transposed shows in the logits.
     """
     config = _COMMON | CONFIGS[name]
@@ -144,7 +150,9 @@ def tensors(name: str, seed: int = 0) -> dict[str, np.ndarray]:
                 heads * head_dim, HIDDEN, scale=0.2
             )
             if config["model_type"] == "qwen2":
-                weights[f"{layer}.self_attn.{projection}_proj.bias"] = normal(heads * head_dim, scale=0.3)
+                weights[f"{layer}.self_attn.{projection}_proj.bias"] = normal(
+                    heads * head_dim, scale=0.3
+                )
         weights[f"{layer}.self_attn.o_proj.weight"] = normal(HIDDEN, HEADS * head_dim, scale=0.2)
         if config["model_type"] == "qwen3":
             weights[f"{layer}.self_attn.q_norm.weight"] = norm_scale(head_dim)
@@ -239,7 +247,9 @@ def save_tokenizer(directory: Path) -> None:
     from transformers import Qwen2Tokenizer
 
     bpe = json.loads(_bpe())["model"]
-    special = {token: len(bpe["vocab"]) + i for i, token in enumerate(SPECIAL)}  # else in an order of its own
+    special = {
+        token: len(bpe["vocab"]) + i for i, token in enumerate(SPECIAL)
+    }  # else in an order of its own
     tokenizer = Qwen2Tokenizer(
         vocab=bpe["vocab"] | special,
         merges=[tuple(pair) for pair in bpe["merges"]],

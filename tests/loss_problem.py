@@ -1,4 +1,4 @@
-"""Tokens of rows, judged or not, on which surrogates and selections are tested."""
+"""Tokens of rows, judged or not, on which surrogates and token weightings are tested."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +9,8 @@ B, N = 12, 7
 
 
 def make_tokens(seed: int = 0, spread: float = 0.6) -> tuple[jnp.ndarray, TokenStats]:
-    """Advantages of both signs and zero, ratios far from 1, rows of many lengths, one without a token.
+    """Advantages of both signs and zero, ratios far from 1, rows of many lengths, one without a
+    token.
 
     NaN wherever nothing counts.
     """

@@ -8,13 +8,15 @@ import yaml
 from fake_evaluation import FakeTask
 from transformers import PreTrainedTokenizerFast
 
-from entropy_rl.evaluation import summarise
+from entropy_rl.evaluation import summarize
 from entropy_rl.evaluation.samples import write_result
-from entropy_rl.files import write_jsonl
+from entropy_rl.runs.jsonl import write_jsonl
 from entropy_rl.tasks.task import Problem
 
 # A model may write anything, and its user may have read it somewhere.
-HOSTILE = "</script><script>document.title='taken'</script><img/src=x/onerror=document.title='taken'>"
+HOSTILE = (
+    "</script><script>document.title='taken'</script><img/src=x/onerror=document.title='taken'>"
+)
 WORDS = ["<pad>", "<eos>", "<unk>", HOSTILE, "wait", "so", "1", "2", "3", "\u202eolleh", "{{7*7}}"]
 GROUP, TEMPERATURE = 4, 1.0
 CONFIG = {
@@ -24,7 +26,10 @@ CONFIG = {
     "task": {"name": "countdown", "args": {}, "train_split": "train"},
     "rollout": {"prompts": 2, "group_size": GROUP, "max_new_tokens": 8, "temperature": TEMPERATURE},
     "reward": {"correct": 1.0, "wrong": 0.0},
-    "advantage": [{"name": "group_normalize"}, {"name": "shape_by_entropy", "alpha": 0.4, "kappa": 2.0}],
+    "advantage": [
+        {"name": "group_normalize"},
+        {"name": "shape_by_entropy", "alpha": 0.4, "kappa": 2.0},
+    ],
     "evaluation": {"split": "dev", "samples": 8, "max_new_tokens": 8, "temperature": TEMPERATURE},
 }
 
@@ -58,8 +63,10 @@ def write_samples(directory, seed, gain=0.0, problems=6, samples=8):
         for sample in range(samples)
     ]
     write_jsonl(directory / "samples.jsonl", rows)
-    asked = types.SimpleNamespace(problems=[Problem(i, "", "1") for i in range(problems)], left_out=0)
-    write_result(directory, summarise(rows, FakeTask(), asked, samples))
+    asked = types.SimpleNamespace(
+        problems=[Problem(i, "", "1") for i in range(problems)], left_out=0
+    )
+    write_result(directory, summarize(rows, FakeTask(), asked, samples))
     return rows
 
 
@@ -80,10 +87,16 @@ def write_run(directory, seed=0, config=None, evaluations=(0, 3, 6), gain=0.0):
     write_tokenizer(directory / "model")
     draw = np.random.default_rng(seed)
     names = ("correct", "reward", "entropy", "length", "bonus_share", "grad_norm")
-    metrics = [{"step": s} | dict(zip(names, draw.random(6).tolist(), strict=True)) for s in range(1, 7)]
+    metrics = [
+        {"step": s} | dict(zip(names, draw.random(6).tolist(), strict=True)) for s in range(1, 7)
+    ]
     metrics[2]["grad_norm"] = None
     write_jsonl(directory / "metrics.jsonl", [row | {"clip_high": 0.0} for row in metrics])
-    rows = [sample_row(draw, 10 + s, sample, sample == 0, step=s) for s in range(1, 7) for sample in range(2)]
+    rows = [
+        sample_row(draw, 10 + s, sample, sample == 0, step=s)
+        for s in range(1, 7)
+        for sample in range(2)
+    ]
     for row in rows:
         count = len(row["tokens"])
         row |= {

@@ -1,4 +1,6 @@
-"""The benchmarks measure what they say: ratios, lengths, the model that stops, slopes; the program runs."""
+"""The benchmarks measure what they say: ratios, lengths, the model that stops, slopes; the program
+runs.
+"""
 
 import dataclasses
 import json
@@ -39,7 +41,8 @@ def runs(cpu, tokens=(1, 1, 1), peak=(1, 1, 1)):
     ]
 
 
-# --- the workload ------------------------------------------------------------------------------------------
+# --- the workload
+# ------------------------------------------------------------------------------------------
 
 
 def test_the_stop_probability_gives_the_mean_of_the_cut_off_law(bench):
@@ -88,7 +91,9 @@ def test_the_models_of_the_benchmark_stop_as_often_as_they_should(bench):
         pad_id=bench.workload.PAD,
     )
     prompts = bench.workload.make_batch(size).prompts
-    rollout = generate(params, prompts, np.ones(prompts.shape, bool), np.arange(64), jax.random.key(0))
+    rollout = generate(
+        params, prompts, np.ones(prompts.shape, bool), np.arange(64), jax.random.key(0)
+    )
     lengths = np.asarray(rollout.completion_mask.sum(-1))
     # 512 rows with a deviation of 17 tokens: 0.75 of the mean's error.
     assert lengths.mean() == pytest.approx(bench.workload.MEAN_SHARE * 48, abs=3)
@@ -101,7 +106,8 @@ def test_what_is_held_at_once_fits_into_memory(bench):
     assert sizes["medium"].rows_at_once == (32,)  # 32 * 320 * 32768 * 4 bytes = 1.34 GB
 
 
-# --- the figures -------------------------------------------------------------------------------------------
+# --- the figures
+# -------------------------------------------------------------------------------------------
 
 
 def test_a_ratio_is_the_median_of_the_rounds_and_counts_useful_tokens(bench):
@@ -128,7 +134,10 @@ def test_numbers_are_short_and_have_no_exponent(bench):
 
 def test_the_table_says_what_failed(bench):
     first = {"cpu": 9.0, "wall": 10.0}
-    ours = {"runs": [r | {"rss_before": 0} for r in runs((1, 1, 1), peak=(2**20,) * 3)], "first": first}
+    ours = {
+        "runs": [r | {"rss_before": 0} for r in runs((1, 1, 1), peak=(2**20,) * 3)],
+        "first": first,
+    }
     case = {"systems": {"ours": ours, "trl": {"error": "RuntimeError: no memory"}}}
     table = bench.report.case_table(case)
     assert "| trl | RuntimeError: no memory |" in table
@@ -147,7 +156,8 @@ def test_a_slope_and_its_bends(bench):
         fit([0, 0, 1], [1, 2, 3])
 
 
-# --- the programs ------------------------------------------------------------------------------------------
+# --- the programs
+# ------------------------------------------------------------------------------------------
 
 
 def test_an_option_is_chosen_by_its_second_run_and_one_that_fails_is_named(bench):
@@ -184,14 +194,25 @@ def test_an_environment_that_cannot_be_made_is_told_in_a_line_and_leaves_no_stam
     monkeypatch.setattr(environments, "_run", run)
     with pytest.raises(environments.EnvironmentFailed, match=r"^ERROR: no such version$"):
         environments.python_of("trl", tmp_path)
-    assert commands == [["-m", "venv"], ["-m", "pip"], ["-m", "pip"]]  # both sources of torch, and no more
+    assert commands == [
+        ["-m", "venv"],
+        ["-m", "pip"],
+        ["-m", "pip"],
+    ]  # both sources of torch, and no more
     assert not (tmp_path / "trl" / "installed").exists()
     assert environments.python_of("ours", tmp_path) == Path(sys.executable)
 
 
 def test_the_comparison_runs_and_shows_what_it_wrote(bench, tmp_path, capsys):
     file = tmp_path / "results.json"
-    command = [sys.executable, str(BENCHMARKS / "side_by_side.py"), "--systems", "ours", "--sizes", "tiny"]
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "side_by_side.py"),
+        "--systems",
+        "ours",
+        "--sizes",
+        "tiny",
+    ]
     command += ["--work", "rollout", "--runs", "2", "--envs", str(tmp_path), "--output", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -18,17 +18,21 @@ PACKAGE = Path(entropy_rl.__file__).parent
 # A name without a dot stands for a file, or for a folder with all that is in it.
 FLOORS = {
     0: "types config config_checks sampling_config study_config warmstart_config factories version",
-    1: """packing distributions fused_head fused_loss head_layout advantages surrogates selection token_inputs
+    1: """packing distributions fused_head fused_loss head_layout advantages surrogates
+    token_weighting token_inputs
           losses token_loss returns sampling masked passk significance diversity comparison memory
-          entropy_control loss_memory update_metrics revisits""",
+          entropy_control loss_controller update_metrics replays""",
     2: "models sharding",
-    3: """rollout train_step critic_step batch_parts micro_batches supervised_step optimizer analysis
+    3: """rollout train_step critic_step batch_parts micro_batches supervised_step optimizer
+    analysis
           recorded_advantages revisit_step""",
-    4: """tasks prompts demonstrations checkpoint bad_updates metrics scoring loading evaluation interrupt
-          config_file config_help files buckets report run run_directory stop_strings compile_log hosts
-          rollout_metrics rounds step_sampler step_updates recorded text_scoring run_dynamics
+    4: """tasks prompts demonstrations checkpoint nonfinite_updates metrics scoring loading
+    evaluation interrupt
+          config_file config_help files buckets report run run_directory stop_strings compile_log
+          hosts rollout_metrics rounds step_sampler step_updates recorded text_scoring run_dynamics
           sentence_encoder provenance studies""",
-    5: """study train replay warmstart evaluate export data compare analyze html_report sample plan planning
+    5: """study train replay sft evaluate export data compare analyze html_report sample plan
+    planning
           cli""",
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -40,7 +44,7 @@ ONLY_FROM_FLOOR_4 = {
 }
 NOWHERE = {"torch", "tensorflow"}
 # What is imported under a name that is only known while the program runs; this test cannot see it.
-DYNAMIC_ALLOWED = {"entropy_rl", "entropy_rl.factories"}
+DYNAMIC_ALLOWED = {"entropy_rl", "entropy_rl.config.registry"}
 
 
 def module_name(path: Path) -> str:
@@ -72,7 +76,8 @@ def is_inside(name: str, packages: set[str]) -> bool:
 def find_imports(
     source: str, module: str = "module", known: frozenset[str] = frozenset()
 ) -> list[tuple[int, str]]:
-    """(line, dotted name) of every import, wherever it stands; `from a import b` is a.b or a, if `known`.
+    """(line, dotted name) of every import, wherever it stands; `from a import b` is a.b or a, if
+    `known`.
 
     An import by name, as by importlib, is found as "importlib".
     """
@@ -111,7 +116,8 @@ def violations(is_wrong) -> list[str]:
     ]
 
 
-# --- the measure itself ------------------------------------------------------------------------------------
+# --- the measure itself
+# ------------------------------------------------------------------------------------
 
 
 def test_every_form_of_import_is_seen():
@@ -136,7 +142,8 @@ def later():
     ]
 
 
-# --- the floors --------------------------------------------------------------------------------------------
+# --- the floors
+# --------------------------------------------------------------------------------------------
 
 
 def test_every_file_has_a_floor():
@@ -180,7 +187,9 @@ def test_no_room_is_in_a_circle_with_another():
 
 def test_only_the_models_know_flax_modules_and_safetensors():
     assert not violations(
-        lambda module, name: is_inside(name, ONLY_IN_MODELS) and not is_inside(module, {"entropy_rl.models"})
+        lambda module, name: (
+            is_inside(name, ONLY_IN_MODELS) and not is_inside(module, {"entropy_rl.models"})
+        )
     )
 
 
@@ -198,16 +207,21 @@ def test_torch_and_tensorflow_are_imported_nowhere():
 
 def test_imports_by_name_are_made_in_two_places_only():
     assert not violations(
-        lambda module, name: is_inside(name, {"importlib", "runpy", "imp"}) and module not in DYNAMIC_ALLOWED
+        lambda module, name: (
+            is_inside(name, {"importlib", "runpy", "imp"}) and module not in DYNAMIC_ALLOWED
+        )
     )
 
 
-# --- what an import loads ----------------------------------------------------------------------------------
+# --- what an import loads
+# ----------------------------------------------------------------------------------
 
 
 def run_fresh(code: str):
     """The JSON that a fresh process prints after `code`, without this process's settings of jax."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))
+    }
     result = subprocess.run(
         [sys.executable, "-c", f"import json, sys\n{code}"],
         env=environment | {"PYTHONPATH": str(PACKAGE.parent)},
@@ -228,7 +242,10 @@ def test_importing_the_package_loads_its_version_and_the_standard_library_only()
     )
     foreign = {name.split(".")[0] for name in loaded} - set(sys.stdlib_module_names)
     assert foreign == {"entropy_rl"}
-    assert [name for name in loaded if name.startswith("entropy_rl")] == ["entropy_rl", "entropy_rl.version"]
+    assert [name for name in loaded if name.startswith("entropy_rl")] == [
+        "entropy_rl",
+        "entropy_rl.version",
+    ]
 
 
 def test_the_functional_core_loads_no_library_of_the_host_and_starts_no_device():
@@ -246,8 +263,10 @@ def test_the_functional_core_loads_no_library_of_the_host_and_starts_no_device()
         "jax.config.update('jax_platforms', 'cpu'); jax.devices()\n"
         "print(json.dumps([loaded, started, xla_bridge.backends_are_initialized()]))"
     )
-    assert "entropy_rl.train_step" in loaded and "safetensors" in loaded
-    assert not {name for name in loaded if is_inside(name, ONLY_FROM_FLOOR_4 | NOWHERE | {"rich", "wandb"})}
+    assert "entropy_rl.learner.update" in loaded and "safetensors" in loaded
+    assert not {
+        name for name in loaded if is_inside(name, ONLY_FROM_FLOOR_4 | NOWHERE | {"rich", "wandb"})
+    }
     assert (started, started_by_asking) == (False, True)
 
 

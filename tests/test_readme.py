@@ -1,4 +1,6 @@
-"""The README and the recipes say what is true: the example runs, files exist, configs are accepted."""
+"""The README and the recipes say what is true: the example runs, files exist, configs are
+accepted.
+"""
 
 import re
 import shlex
@@ -8,12 +10,12 @@ import pytest
 import yaml
 
 from entropy_rl.advantages import advantage_of
-from entropy_rl.analyze import AnalyzeConfig
-from entropy_rl.config import EvaluateConfig, TrainConfig
-from entropy_rl.config_file import parse_config
+from entropy_rl.cli.parse import parse_config
+from entropy_rl.commands.analyze import AnalyzeConfig
+from entropy_rl.config.sft import SFTConfig
+from entropy_rl.config.study import StudyConfig
+from entropy_rl.config.train import EvaluateConfig, TrainConfig
 from entropy_rl.studies import design
-from entropy_rl.study_config import StudyConfig
-from entropy_rl.warmstart_config import WarmstartConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,7 +25,7 @@ CLASSES = {
     "evaluate": EvaluateConfig,
     "study": StudyConfig,
     "train": TrainConfig,
-    "warmstart": WarmstartConfig,
+    "sft": SFTConfig,
 }
 
 
@@ -38,7 +40,11 @@ def test_the_notebook_example_runs_as_it_is_written(capsys):
 
 def test_every_file_and_folder_that_the_readme_names_exists():
     names = set(re.findall(r"`((?:entropy_rl|configs|launch|tests)/[\w./*]+)`", README))
-    names |= {f"configs/{name}" for name in re.findall(r"`([\w*]+\.yaml)`", README) if name != "config.yaml"}
+    names |= {
+        f"configs/{name}"
+        for name in re.findall(r"`([\w*]+\.yaml)`", README)
+        if name != "config.yaml"
+    }
     (tree,) = re.findall(r"```\nentropy_rl/\n(.*?)configs/", README, flags=re.S)
     for line in tree.strip().splitlines():
         names |= {f"entropy_rl/{word}" for word in line[:48].split() if word.endswith((".py", "/"))}
@@ -70,7 +76,9 @@ def test_the_commands_of_the_readme_are_accepted_and_evaluate_the_file_that_they
         if words[:1] != ["entropy-rl"] or words[1] not in CLASSES or "--config" not in words:
             continue
         seen.append(words[1])
-        arguments = [str(ROOT / word) if word.startswith("configs/") else word for word in words[2:]]
+        arguments = [
+            str(ROOT / word) if word.startswith("configs/") else word for word in words[2:]
+        ]
         config = parse_config(CLASSES[words[1]], words[1], arguments)
         if words[1] == "evaluate" and "test" in config.task.args:
             assert config.evaluation.split == "test"
@@ -97,14 +105,17 @@ def differences(one, other, path=""):
     ],
 )
 def test_two_recipes_differ_in_the_one_line_that_differs_in_the_science(baseline, recipe, science):
-    one, other = (yaml.safe_load((ROOT / "configs" / f"{n}.yaml").read_text()) for n in (baseline, recipe))
+    one, other = (
+        yaml.safe_load((ROOT / "configs" / f"{n}.yaml").read_text()) for n in (baseline, recipe)
+    )
     assert set(differences(one, other)) == {science, "run.directory"}
 
 
 @pytest.mark.parametrize("model", ["countdown", "qwen2_5_7b"])
 def test_ppo_differs_from_grpo_by_its_critic_the_advantage_and_the_steps_that_warm_it_up(model):
     grpo, ppo = (
-        yaml.safe_load((ROOT / "configs" / f"{model}_{n}.yaml").read_text()) for n in ("grpo", "ppo")
+        yaml.safe_load((ROOT / "configs" / f"{model}_{n}.yaml").read_text())
+        for n in ("grpo", "ppo")
     )
     assert set(differences(grpo, ppo)) == {"advantage", "critic", "steps", "run.directory"}
     assert ppo["steps"] == grpo["steps"] + ppo["critic"]["warmup_steps"]
@@ -115,7 +126,12 @@ def test_the_large_recipe_of_ppo_states_the_settings_of_the_paper():
     path = ROOT / "configs/qwen2_5_7b_ppo_entropy.yaml"
     config = parse_config(TrainConfig, "train", ["--config", str(path)])
     critic = config.critic
-    assert (critic.learning_rate, critic.warmup_steps, critic.gamma, critic.lam) == (2e-6, 10, 1.0, 1.0)
+    assert (critic.learning_rate, critic.warmup_steps, critic.gamma, critic.lam) == (
+        2e-6,
+        10,
+        1.0,
+        1.0,
+    )
     first, *_, last = config.advantage
     assert first == {"name": "gae", "lam": 1.0}
     assert last == {"name": "shape_by_entropy", "alpha": 0.1, "kappa": 2.0}
@@ -128,7 +144,7 @@ def test_the_large_recipes_state_the_settings_of_the_paper(model):
         TrainConfig, "train", ["--config", str(ROOT / f"configs/{model}_grpo_entropy.yaml")]
     )
     assert (config.rollout.prompts, config.rollout.group_size) == (512, 8)
-    assert config.rollout.prompts // config.batching.prompts_per_update == 16
+    assert config.rollout.prompts // config.batching.mini_batch_prompts == 16
     assert config.rollout.max_new_tokens == 8192 and config.rollout.temperature == 1.0
     assert config.loss.surrogate == {
         "name": "ppo_clip",

@@ -1,4 +1,6 @@
-"""The roofline: counts against numbers worked out by hand, and the whole program on a tiny model."""
+"""The roofline: counts against numbers worked out by hand, and the whole program on a tiny
+model.
+"""
 
 import dataclasses
 import json
@@ -30,13 +32,16 @@ BANDWIDTH, RATE = 4.3e12, 790e12  # of one H200, in round numbers
 BF16 = 2
 
 
-# --- counts ------------------------------------------------------------------------------------------------
+# --- counts
+# ------------------------------------------------------------------------------------------------
 
 
 def test_the_parameters_are_those_of_the_published_models():
     assert counting.parameters(SMALL) == 1_543_714_304  # Qwen2.5-1.5B: 1.54 B
     assert counting.parameters(LARGE) == 7_615_616_512  # Qwen2.5-7B: 7.61 B
-    assert counting.matmul_weights(LARGE) == pytest.approx(7.07e9, rel=1e-3)  # its embedding is only read
+    assert counting.matmul_weights(LARGE) == pytest.approx(
+        7.07e9, rel=1e-3
+    )  # its embedding is only read
 
 
 def test_the_parameters_are_those_of_the_policy():
@@ -47,13 +52,19 @@ def test_the_parameters_are_those_of_the_policy():
 
 def test_a_layer_counts_every_matrix_of_the_policy():
     shapes = jax.eval_shape(tiny_policy().init, jax.random.key(0))
-    kernels = [x.size for path, x in jax.tree.leaves_with_path(shapes["layers"]) if path[-1].key == "kernel"]
+    kernels = [
+        x.size
+        for path, x in jax.tree.leaves_with_path(shapes["layers"])
+        if path[-1].key == "kernel"
+    ]
     assert len(kernels) == 7
     assert counting.layer_weights(TINY) * TINY.num_layers == sum(kernels)
 
 
 def dot_flops(jaxpr) -> int:
-    """Operations of the matrix products in a traced function, those of loops as often as they run."""
+    """Operations of the matrix products in a traced function, those of loops as often as they
+    run.
+    """
     total = 0
     for equation in jaxpr.eqns:
         parts = [getattr(value, "jaxpr", value) for value in equation.params.values()]
@@ -77,9 +88,13 @@ def test_a_step_of_decoding_computes_what_the_traced_program_computes():
     params = jax.eval_shape(lambda key: policy.to_decode(policy.init(key)), jax.random.key(0))
     ids, mask = (jax.ShapeDtypeStruct((prompts, length), dtype) for dtype in ("int32", "bool"))
     _, prompt_cache = jax.eval_shape(policy.prefill, params, ids, mask)
-    cache = DecodeCache(prompt_cache, mask, jax.eval_shape(lambda: policy.empty_rows(rows, columns)))
+    cache = DecodeCache(
+        prompt_cache, mask, jax.eval_shape(lambda: policy.empty_rows(rows, columns))
+    )
     traced = jax.make_jaxpr(step)(params, jax.ShapeDtypeStruct((rows,), "int32"), cache)
-    assert counting.decode_step(TINY, rows, columns, prompts, length, 4).flops == dot_flops(traced.jaxpr)
+    assert counting.decode_step(TINY, rows, columns, prompts, length, 4).flops == dot_flops(
+        traced.jaxpr
+    )
 
 
 def test_training_computes_what_the_traced_program_computes():
@@ -87,7 +102,9 @@ def test_training_computes_what_the_traced_program_computes():
     policy = tiny_policy()
     shapes = jax.eval_shape(policy.init, jax.random.key(0))
     ids = jax.ShapeDtypeStruct((rows, length), "int32")
-    traced = jax.make_jaxpr(jax.grad(lambda params, ids: policy.apply(params, ids).sum()))(shapes, ids)
+    traced = jax.make_jaxpr(jax.grad(lambda params, ids: policy.apply(params, ids).sum()))(
+        shapes, ids
+    )
     counted = counting.training_flops(TINY, np.full(rows, length), np.zeros(rows, int))
     # In plain XLA short rows compute the pairs behind the causal mask, too.
     masked = rows * (length**2 - counting.causal_pairs(length))
@@ -102,7 +119,8 @@ def test_a_token_of_cache_has_2_keys_and_values_of_every_kv_head_and_layer():
 @pytest.mark.parametrize(
     "config, context, rows, milliseconds",
     [
-        # 3.09 GB of weights, 28 KiB * 1024 * 256 = 7.52 GB of cache, 2 * 4 * 151936 * 256 = 0.31 GB of logits
+        # 3.09 GB of weights, 28 KiB * 1024 * 256 = 7.52 GB of cache, 2 * 4 * 151936 * 256 = 0.31 GB
+        # of logits
         (SMALL, 1024, 256, 2.54),
         (SMALL, 1024, 64, 1.17),
         (SMALL, 4096, 256, 7.78),
@@ -177,7 +195,8 @@ def test_a_7b_model_is_trained_with_as_many_layers_as_fit():
         fits(8 * 2**30)
 
 
-# --- the program -------------------------------------------------------------------------------------------
+# --- the program
+# -------------------------------------------------------------------------------------------
 
 # One length of rows: few programs to compile.
 QUICK = ["--shape", "tiny", "--layers", "1", "--remat", "none", "--runs", "2"]
@@ -208,14 +227,18 @@ def test_the_program_measures_every_work_and_writes_it_down(tmp_path, capsys):
         assert line["layers"] == 1 and line["all_layers"] == 2
         assert line["what"] in printed
     whole, *phases = result["measurements"][2:]
-    assert whole["roofline_seconds"] == pytest.approx(sum(phase["roofline_seconds"] for phase in phases))
+    assert whole["roofline_seconds"] == pytest.approx(
+        sum(phase["roofline_seconds"] for phase in phases)
+    )
     assert sum(phase["min"] for phase in phases) <= whole["max"]
     assert "Fewer layers than the model has" in printed
 
 
 def test_what_runs_out_of_memory_is_told_and_does_not_stop_the_rest(tmp_path, capsys, monkeypatch):
     def exhausted(*_):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate"
+        )
 
     monkeypatch.setattr(roofline_train, "train", exhausted)
     file = tmp_path / "roofline.json"
@@ -243,8 +266,14 @@ def test_what_runs_out_of_memory_is_told_and_does_not_stop_the_rest(tmp_path, ca
         (["--decode-attention", "ragged"], "'ragged' is not allowed on the backend cpu"),
         (["--room", "8"], "--room: 8 is not allowed; allowed: >= 25"),
         (["--steps", "48"], "--steps: 48 is not allowed; allowed: less than twice the 24"),
-        (["decode", "--shape", "1.5b"], "decode: needs at least 8.6 GiB of 2.0 GiB; allowed: a smaller"),
-        (["train", "--shape", "1.5b"], "train: needs at least 23.0 GiB of 2.0 GiB; allowed: fewer --layers"),
+        (
+            ["decode", "--shape", "1.5b"],
+            "decode: needs at least 8.6 GiB of 2.0 GiB; allowed: a smaller",
+        ),
+        (
+            ["train", "--shape", "1.5b"],
+            "train: needs at least 23.0 GiB of 2.0 GiB; allowed: fewer --layers",
+        ),
         (["step", "--shape", "7b"], "--layers: not even one layer fits into the 2.0 GiB"),
         (["--output", "no/such/file.json"], "--output: no/such is not a directory"),
     ],

@@ -1,4 +1,6 @@
-"""Runs that take seconds: a tiny random model, a task that rewards luck, and the command line around them."""
+"""Runs that take seconds: a tiny random model, a task that rewards luck, and the command line
+around them.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ from entropy_rl.tasks.countdown import build_tokenizer, save_tokenizer
 
 ROOT = Path(__file__).parents[1]
 
-# A task of a user's own. Half of all completions are right, so that there is something to learn from.
-# It can also end its process, at a moment that the environment names.
+# A task of a user's own. Half of all completions are right, so that there is something to learn
+# from. It can also end its process, at a moment that the environment names.
 LUCK = '''
 import glob
 import os
@@ -60,8 +62,11 @@ TRAIN = {
     "model": {"path": "model"},
     "task": {"name": "luck:Luck", "args": {"counts": {"train": 16, "test": 4}}},
     "rollout": {"prompts": 4, "group_size": 4, "max_prompt_tokens": 16, "max_new_tokens": 12},
-    "advantage": [{"name": "group_normalize"}, {"name": "shape_by_entropy", "alpha": 0.4, "kappa": 2.0}],
-    "batching": {"prompts_per_update": 2, "tokens_per_micro_batch": 64},
+    "advantage": [
+        {"name": "group_normalize"},
+        {"name": "shape_by_entropy", "alpha": 0.4, "kappa": 2.0},
+    ],
+    "batching": {"mini_batch_prompts": 2, "max_tokens_per_micro_batch": 64},
     "optimizer": {"learning_rate": 0.01},
     "run": {"directory": "run", "checkpoint_every": 2},
     "mesh": {"fsdp": 1},
@@ -104,17 +109,19 @@ def save_tiny_model(directory: Path) -> Path:
     )
     save_tokenizer(directory.with_name("tokenizer"))
     params = make_policy(config).init(jax.random.key(0))
-    save_hf(directory, config, params, tokenizer_dir=directory.with_name("tokenizer"), dtype="float32")
+    save_hf(
+        directory, config, params, tokenizer_dir=directory.with_name("tokenizer"), dtype="float32"
+    )
     return directory
 
 
 def make_workspace(directory: Path) -> Path:
-    """A user's working directory: model/, luck.py, train.yaml, warmstart.yaml."""
+    """A user's working directory: model/, luck.py, train.yaml, sft.yaml."""
     directory.mkdir(parents=True, exist_ok=True)
     save_tiny_model(directory / "model")
     (directory / "luck.py").write_text(LUCK)
     write_yaml(directory / "train.yaml", TRAIN)
-    write_yaml(directory / "warmstart.yaml", WARMSTART)
+    write_yaml(directory / "sft.yaml", WARMSTART)
     return directory
 
 
@@ -126,7 +133,9 @@ def write_yaml(path: Path, content: dict[str, Any]) -> Path:
 
 def start(workspace: Path, *arguments: str, **options: Any) -> subprocess.Popen:
     """Starts `entropy-rl ARGUMENTS` as a process of its own in a working directory."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))
+    }
     environment |= {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(CACHE),
@@ -135,7 +144,7 @@ def start(workspace: Path, *arguments: str, **options: Any) -> subprocess.Popen:
         "PYTHONPATH": str(ROOT),
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "entropy_rl.cli", *arguments],
+        [sys.executable, "-m", "entropy_rl.cli.main", *arguments],
         cwd=workspace,
         env=environment | options.pop("env", {}),
         stdout=subprocess.PIPE,

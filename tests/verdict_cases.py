@@ -1,4 +1,6 @@
-"""Answers of all kinds and the one verdict that each gets; `test_verdicts.py` judges them all at once."""
+"""Answers of all kinds and the one verdict that each gets; `test_verdicts.py` judges them all at
+once.
+"""
 
 from entropy_rl.tasks.task import Verdict
 
@@ -461,7 +463,8 @@ HONEST = [
     ("42", "\u200b", UNPARSABLE),
 ]
 
-# (content of the box, verdict), for the right answer 42: what a policy may write that was never taught.
+# (content of the box, verdict), for the right answer 42: what a policy may write that was never
+# taught.
 HOSTILE = [
     # several answers at once
     ("41, 42", WRONG),
@@ -686,9 +689,9 @@ ENDLESS = [
     (column("pmatrix", "1", "2"), column("pmatrix", "(x+y+z)^{200}", "2")),
 ]
 
-# (right answer, content of the box, verdict, what mathematics says): no rule is worth its risk here, but a
-# change is to be noticed. What is rewarded holds the right answer and no other choice, but for the percent
-# sign: 10\% is taken for 10 and for 0.1.
+# (right answer, content of the box, verdict, what mathematics says): no rule is worth its risk
+# here, but a change is to be noticed. What is rewarded holds the right answer and no other choice,
+# but for the percent sign: 10\% is taken for 10 and for 0.1.
 KNOWN_WRONG = [
     # called right
     ("10", r"10_3", CORRECT, WRONG),  # so that a right answer may leave its base out

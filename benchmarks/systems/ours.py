@@ -46,7 +46,7 @@ def _train_batch(size: workload.Size, batch: workload.Batch, old_log_probs=None)
 
 
 def _parts(size: workload.Size) -> dict:
-    return dict(tokens_per_micro_batch=TOKENS_PER_MICRO_BATCH, group_size=size.samples)
+    return dict(max_tokens_per_micro_batch=TOKENS_PER_MICRO_BATCH, group_size=size.samples)
 
 
 def _stats_pass(policy: er.Policy, size: workload.Size):

@@ -1,8 +1,9 @@
 """TRL by its own GRPOTrainer, with Hugging Face's `generate` (vLLM is for GPUs).
 
-Chosen to its advantage: float32 without autocast; no gradient checkpointing, as memory suffices; as many
-threads as there are cores; no reference model; no logging; no clipping of the gradient. The kind of cache,
-the head and the rows that are computed at once are tried out, see `options`.
+Chosen to its advantage: float32 without autocast; no gradient checkpointing, as memory suffices; as
+  many
+threads as there are cores; no reference model; no logging; no clipping of the gradient. The kind of
+cache, the head and the rows that are computed at once are tried out, see `options`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def versions() -> dict[str, str]:
 
 def _tokenizer(size: workload.Size) -> transformers.PreTrainedTokenizerFast:
     """Text is the numbers of its tokens."""
-    words = tokenizers.models.WordLevel({str(i): i for i in range(size.vocab)}, unk_token=str(workload.PAD))
+    words = tokenizers.models.WordLevel(
+        {str(i): i for i in range(size.vocab)}, unk_token=str(workload.PAD)
+    )
     backend = tokenizers.Tokenizer(words)
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     special = {"pad_token": str(workload.PAD), "eos_token": str(workload.EOS)}
@@ -50,13 +53,19 @@ class _Lengths:
         self.tokens = 0
 
     def __call__(self, completion_ids: list[list[int]], **_) -> list[float]:
-        lengths = np.array([len(ids) for ids in completion_ids])  # the end-of-sequence token included
+        lengths = np.array(
+            [len(ids) for ids in completion_ids]
+        )  # the end-of-sequence token included
         self.tokens = int(lengths.sum())
         return workload.rewards_of(lengths).tolist()
 
 
-def _trainer(directory: Path, size: workload.Size, rows: int, cache: str | None = None) -> GRPOTrainer:
-    model = transformers.AutoModelForCausalLM.from_pretrained(directory / "model", dtype=torch.float32)
+def _trainer(
+    directory: Path, size: workload.Size, rows: int, cache: str | None = None
+) -> GRPOTrainer:
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        directory / "model", dtype=torch.float32
+    )
     arguments = GRPOConfig(
         output_dir=tempfile.mkdtemp(),
         use_cpu=True,
@@ -127,7 +136,9 @@ def options(directory: Path, work: str) -> dict[str, Callable]:
     size, _ = workload.load(directory)
     if work == "rollout":
         caches = {"dynamic cache": None, "static cache": "static"}
-        return {name: functools.partial(_rollout, directory, cache) for name, cache in caches.items()}
+        return {
+            name: functools.partial(_rollout, directory, cache) for name, cache in caches.items()
+        }
     if work == "score":
         heads = {"fused head": _fused, "logits": _logits}
         return {
@@ -136,7 +147,10 @@ def options(directory: Path, work: str) -> dict[str, Callable]:
             for rows in size.rows_at_once
         }
     make = {"update": _train, "step": _step}[work]
-    return {f"{rows} rows at once": functools.partial(make, directory, rows) for rows in size.rows_at_once}
+    return {
+        f"{rows} rows at once": functools.partial(make, directory, rows)
+        for rows in size.rows_at_once
+    }
 
 
 def _rollout(directory: Path, cache: str | None) -> Callable[[int], int]:
@@ -168,14 +182,20 @@ def _fused(trainer: GRPOTrainer, inputs: dict[str, torch.Tensor], rows: int):
 
 
 def _logits(trainer: GRPOTrainer, inputs: dict[str, torch.Tensor], rows: int):
-    """Its functions for logits that are there: only those of the completion, as `generate` would ask for."""
+    """Its functions for logits that are there: only those of the completion, as `generate` would
+    ask for.
+    """
     ids, mask, new = _joined(inputs)
     parts = []
     for start in range(0, len(ids), rows):
         part = slice(start, start + rows)
-        output = trainer.model(input_ids=ids[part], attention_mask=mask[part], logits_to_keep=new + 1)
+        output = trainer.model(
+            input_ids=ids[part], attention_mask=mask[part], logits_to_keep=new + 1
+        )
         logits = output.logits[:, :-1]
-        parts.append(selective_log_softmax_and_entropy(logits, ids[part, -new:], entropy_requires_grad=False))
+        parts.append(
+            selective_log_softmax_and_entropy(logits, ids[part, -new:], entropy_requires_grad=False)
+        )
     log_probs, entropy = zip(*parts, strict=True)
     return torch.cat(log_probs), torch.cat(entropy)
 
@@ -195,7 +215,9 @@ def _score(directory: Path, rows: int, head: Callable) -> Callable[[int], int]:
 def _train(directory: Path, rows: int) -> Callable[[int], int]:
     size, batch = workload.load(directory)
     trainer = _trainer(directory, size, rows)
-    parts = [_inputs(size, batch, slice(start, start + rows)) for start in range(0, size.rows, rows)]
+    parts = [
+        _inputs(size, batch, slice(start, start + rows)) for start in range(0, size.rows, rows)
+    ]
 
     def run(_: int) -> int:
         for part in parts:
@@ -208,11 +230,15 @@ def _train(directory: Path, rows: int) -> Callable[[int], int]:
 
 
 def _step(directory: Path, rows: int) -> Callable[[int], int]:
-    """The inner loop of its `train`: the first training step generates for all, with the cheaper cache."""
+    """The inner loop of its `train`: the first training step generates for all, with the cheaper
+    cache.
+    """
     size, batch = workload.load(directory)
     trainer = _trainer(directory, size, rows, cache="static")
     (lengths,) = trainer.reward_funcs
-    prompts = [{"prompt": " ".join(map(str, row))} for row in batch.prompts for _ in range(size.samples)]
+    prompts = [
+        {"prompt": " ".join(map(str, row))} for row in batch.prompts for _ in range(size.samples)
+    ]
 
     def run(number: int) -> int:
         torch.manual_seed(number)

@@ -1,8 +1,11 @@
-"""google-tunix by its own RLCluster and GRPOLearner, with the vanilla rollout engine (the only one for CPU).
+"""google-tunix by its own RLCluster and GRPOLearner, with the vanilla rollout engine (the only one
+for CPU).
 
-Chosen to its advantage: everything jitted; a cache of exactly prompt + new tokens; top_p = 1 without top_k,
-for which it samples without sorting; no reference model, no logging, no checkpoints; flash attention off,
-which is for TPU. The rows whose logits are held at once are tried out, see `options`.
+Chosen to its advantage: everything jitted; a cache of exactly prompt + new tokens; top_p = 1
+  without top_k,
+for which it samples without sorting; no reference model, no logging, no checkpoints; flash
+attention off, which is for TPU. The rows whose logits are held at once are tried out, see
+`options`.
 
 Its sampler cuts the end-of-sequence token off; here that is counted, as for the others.
 """
@@ -89,7 +92,9 @@ class _Lengths:
         return workload.rewards_of(lengths).tolist()
 
 
-def _learner(directory: Path, size: workload.Size, rows: int, optimizer) -> grpo_learner.GRPOLearner:
+def _learner(
+    directory: Path, size: workload.Size, rows: int, optimizer
+) -> grpo_learner.GRPOLearner:
     roles = (rl_cluster.Role.ACTOR, rl_cluster.Role.REFERENCE, rl_cluster.Role.ROLLOUT)
     mesh = _mesh()
     cluster = rl_cluster.RLCluster(
@@ -130,7 +135,9 @@ def _learner(directory: Path, size: workload.Size, rows: int, optimizer) -> grpo
     )
 
 
-def _examples(size: workload.Size, batch: workload.Batch, rows: int) -> list[grpo_learner.TrainExample]:
+def _examples(
+    size: workload.Size, batch: workload.Batch, rows: int
+) -> list[grpo_learner.TrainExample]:
     prompts = np.repeat(batch.prompts, len(batch.rewards) // len(batch.prompts), axis=0)
     parts = [slice(start, start + rows) for start in range(0, len(prompts), rows)]
     return [
@@ -184,12 +191,17 @@ def probe(directory: Path) -> dict:
 
 
 def options(directory: Path, work: str) -> dict[str, Callable]:
-    """By the rows whose logits are held at once: as many as fit into memory, or few, as caches like."""
+    """By the rows whose logits are held at once: as many as fit into memory, or few, as caches
+    like.
+    """
     size, _ = workload.load(directory)
     if work == "rollout":
         return {"vanilla": lambda: _rollout(directory)}
     make = {"score": _score, "update": _train, "step": _step}[work]
-    return {f"{rows} rows at once": functools.partial(make, directory, rows) for rows in size.rows_at_once}
+    return {
+        f"{rows} rows at once": functools.partial(make, directory, rows)
+        for rows in size.rows_at_once
+    }
 
 
 def _rollout(directory: Path) -> Callable[[int], int]:
@@ -210,7 +222,9 @@ def _score(directory: Path, rows: int) -> Callable[[int], int]:
     score, examples = _scorer(directory), _examples(size, batch, rows)
 
     def run(_: int) -> int:
-        jax.block_until_ready([score(example.prompt_ids, example.completion_ids) for example in examples])
+        jax.block_until_ready(
+            [score(example.prompt_ids, example.completion_ids) for example in examples]
+        )
         return batch.tokens
 
     return run

@@ -1,7 +1,9 @@
 """Baselines: what a reward is compared with.
 
-The group baselines take one reward for each row, f32[B, 1]; row b belongs to group b // G. They see the
-valid rows alone: a row without a judgement moves no mean, and its own advantage is 0. So is that of a row
+The group baselines take one reward for each row, f32[B, 1]; row b belongs to group b // G. They see
+the
+valid rows alone: a row without a judgement moves no mean, and its own advantage is 0. So is that of
+  a row
 which is the only valid one of its group, as there is nothing to compare it with (veRL keeps its raw
 reward instead). Where all rewards of a group are equal the advantage is exactly 0.
 """
@@ -18,11 +20,12 @@ from entropy_rl.types import TokenStats
 
 
 def group_normalize(group_size: int, eps: float = 1e-6, ddof: int = 1) -> Transform:
-    """Standardise the reward within its group.
+    """Standardize the reward within its group.
 
     Aᵢ = (rᵢ - mean(r)) / (std(r) + ε), over the valid rows of the group.
 
-    Source: GRPO, https://arxiv.org/abs/2402.03300, §4.1.2; Eq. 3 of https://arxiv.org/abs/2506.14758.
+    Source: GRPO, https://arxiv.org/abs/2402.03300, §4.1.2; Eq. 3 of
+      https://arxiv.org/abs/2506.14758.
     Neither says which standard deviation; ddof = 1 and ε = 1e-6 are veRL's.
 
     Args:
@@ -34,8 +37,8 @@ def group_normalize(group_size: int, eps: float = 1e-6, ddof: int = 1) -> Transf
       A transform f32[B, 1] -> f32[B, 1] of scope "group".
 
     Raises:
-      ValueError: An argument is out of range; when called: B is no multiple of G, or the input is not
-        [B, 1].
+      ValueError: An argument is out of range; when called: B is no multiple of G, or the input is
+        not [B, 1].
     """
     check_group_size("group_normalize", group_size)
     if not eps >= 0:
@@ -54,7 +57,8 @@ def group_normalize(group_size: int, eps: float = 1e-6, ddof: int = 1) -> Transf
 def group_center(group_size: int) -> Transform:
     """Subtract the group's mean reward: Aᵢ = rᵢ - mean(r), over the valid rows of the group.
 
-    Without the division by the standard deviation, prompts that are nearly always or nearly never solved
+    Without the division by the standard deviation, prompts that are nearly always or nearly never
+    solved
     get no extra weight. Source: Dr. GRPO, https://arxiv.org/abs/2503.20783, where the loss is
     divided by a constant in turn (`loss.aggregation: constant`).
 
@@ -81,7 +85,8 @@ def leave_one_out(group_size: int) -> Transform:
 
     Aᵢ = rᵢ - mean(r_j, j ≠ i) = n / (n - 1) · (rᵢ - mean(r)), over the n valid rows of the group.
 
-    The baseline of a row does not depend on the row, so the policy gradient stays unbiased. Source: RLOO,
+    The baseline of a row does not depend on the row, so the policy gradient stays unbiased. Source:
+      RLOO,
     https://arxiv.org/abs/2402.14740.
 
     Args:
@@ -99,7 +104,9 @@ def leave_one_out(group_size: int) -> Transform:
         rewards, judged = in_groups("leave_one_out", group_size, advantages, stats)
         n = jnp.sum(judged, axis=1, keepdims=True)
         # A lone row is its own mean, so what max() makes of n = 1 is multiplied by 0.
-        return (masked_center(rewards, judged, axis=1) * n / jnp.maximum(n - 1, 1)).reshape(advantages.shape)
+        return (masked_center(rewards, judged, axis=1) * n / jnp.maximum(n - 1, 1)).reshape(
+            advantages.shape
+        )
 
     return Transform(leave_out, "group")
 
@@ -109,7 +116,8 @@ def length_weighted_center(group_size: int) -> Transform:
 
     Aᵢ = rᵢ - Σ_j |o_j| r_j / Σ_j |o_j|, over the valid rows of the group, |o| the number of tokens.
 
-    Where the squared norm of a row's gradient is proportional to its length, this is the baseline of least
+    Where the squared norm of a row's gradient is proportional to its length, this is the baseline
+    of least
     variance. Source: OPO, https://arxiv.org/abs/2505.23585.
 
     Args:
@@ -138,10 +146,11 @@ def length_weighted_center(group_size: int) -> Transform:
 def rescaled_group_center(group_size: int) -> Transform:
     """Subtract the group's mean reward, and make up for the rewards that are zero.
 
-    Aᵢ = B / #{j : r_j ≠ 0} · (rᵢ - mean(r)), the mean over the valid rows of the group, B and the count
-    over those of the mini-batch.
+    Aᵢ = B / #{j : r_j ≠ 0} · (rᵢ - mean(r)), the mean over the valid rows of the group, B and the
+    count over those of the mini-batch.
 
-    Source: GPG, https://arxiv.org/abs/2504.02546, as veRL has it, with its F_norm = 1; the paper's own
+    Source: GPG, https://arxiv.org/abs/2504.02546, as veRL has it, with its F_norm = 1; the paper's
+      own
     count has not been compared. It is meant for rewards of 0 and 1: with -1 and 1 the factor is 1.
 
     Args:
@@ -167,12 +176,14 @@ def rescaled_group_center(group_size: int) -> Transform:
 def greedy_baseline() -> Transform:
     """Subtract the reward of the greedy completion of the same prompt: A = r - r(greedy).
 
-    That completion takes the most likely token at every position. A run whose advantage has this member
-    samples one beside the G completions of each prompt, and does not learn from it. Where it has no
-    judgement, the others have no baseline, and are left out. G = 1 will do. Dynamic sampling and exploration
+    That completion takes the most likely token at every position. A run whose advantage has this
+    member samples one beside the G completions of each prompt, and does not learn from it. Where it
+    has no judgement, the others have no baseline, and are left out. G = 1 will do. Dynamic sampling
+    and exploration
     do not look at it: for them a group has contrast if its G rewards differ.
 
-    Source: ReMax, https://arxiv.org/abs/2310.10505, §4. It stands first: what another transform makes of the
+    Source: ReMax, https://arxiv.org/abs/2310.10505, §4. It stands first: what another transform
+      makes of the
     rewards is not made of the greedy completion's.
 
     Returns:
@@ -184,7 +195,9 @@ def greedy_baseline() -> Transform:
 
     def subtract(advantages: jax.Array, stats: TokenStats) -> jax.Array:
         if stats.greedy_rewards is None:
-            raise ValueError("greedy_baseline: stats.greedy_rewards is missing; needed: a greedy completion")
+            raise ValueError(
+                "greedy_baseline: stats.greedy_rewards is missing; needed: a greedy completion"
+            )
         rewards, judged = in_groups("greedy_baseline", 1, advantages, stats)
         return jnp.where(judged, rewards - stats.greedy_rewards[:, None], 0)
 
@@ -192,19 +205,23 @@ def greedy_baseline() -> Transform:
 
 
 def whiten(eps: float = 1e-8) -> Transform:
-    """Standardise the advantages over all tokens of the mini-batch.
+    """Standardize the advantages over all tokens of the mini-batch.
 
-    A'ᵢₜ = (Aᵢₜ - mean(A)) / √(var(A) + ε), mean and variance (of a sample) over the tokens that count.
+    A'ᵢₜ = (Aᵢₜ - mean(A)) / √(var(A) + ε), mean and variance (of a sample) over the tokens that
+    count.
 
-    One advantage for each row is broadcast to its tokens first, so a long row weighs more than a short
-    one. Source: REINFORCE++, https://arxiv.org/abs/2501.03262; variance and ε as in veRL. Chain it before
+    One advantage for each row is broadcast to its tokens first, so a long row weighs more than a
+    short
+    one. Source: REINFORCE++, https://arxiv.org/abs/2501.03262; variance and ε as in veRL. Chain it
+      before
     `shape_by_entropy`, whose bound |A| / κ is meant for the advantage that meets the loss.
 
     Args:
       eps: Added to the variance.
 
     Returns:
-      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "recorded"; 0 at tokens that do not count.
+      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "recorded"; 0 at tokens that do not
+      count.
 
     Raises:
       ValueError: `eps` is not positive.

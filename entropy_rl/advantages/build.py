@@ -17,21 +17,25 @@ from entropy_rl.advantages.baselines import (
     rescaled_group_center,
     whiten,
 )
-from entropy_rl.advantages.controls import misplace_entropy_bonus, scale_by_sign, unbounded_entropy_bonus
-from entropy_rl.advantages.entropy_rewards import row_entropy_rewards, token_entropy_rewards
 from entropy_rl.advantages.gae import gae, length_adaptive_gae
-from entropy_rl.advantages.lengths import overlong_penalty
-from entropy_rl.advantages.rarity import favor_rare_correct, mine_solved_groups
-from entropy_rl.advantages.risk_baselines import (
+from entropy_rl.advantages.penalties import overlong_penalty
+from entropy_rl.advantages.shaping import amplify_by_entropy, shape_by_entropy
+from entropy_rl.advantages.transform import Transform, chain
+from entropy_rl.config.registry import build_named
+from entropy_rl.config.train import TrainConfig
+from entropy_rl.contrib.controls import (
+    misplace_entropy_bonus,
+    scale_by_sign,
+    unbounded_entropy_bonus,
+)
+from entropy_rl.contrib.entropy_rewards import row_entropy_rewards, token_entropy_rewards
+from entropy_rl.contrib.rarity import favor_rare_correct, mine_solved_groups
+from entropy_rl.contrib.risk_baselines import (
     asymmetric_normalize,
     best_minus_second,
     pass_at_k_normalize,
     quantile_normalize,
 )
-from entropy_rl.advantages.shaping import amplify_by_entropy, shape_by_entropy
-from entropy_rl.advantages.transform import Transform, chain
-from entropy_rl.config import TrainConfig
-from entropy_rl.factories import build_named
 from entropy_rl.types import TokenStats
 
 _FACTORIES: dict[str, Callable[..., Transform]] = {
@@ -60,8 +64,10 @@ def advantage_of(config: TrainConfig) -> Transform:
 
 
 def _check_shapes(config: TrainConfig, advantage: Transform) -> None:
-    """Follows the shapes of a mini-batch through the chain: a wrong order is found before any rollout."""
-    rows = config.batching.prompts_per_update * config.rollout.group_size
+    """Follows the shapes of a mini-batch through the chain: a wrong order is found before any
+    rollout.
+    """
+    rows = config.batching.mini_batch_prompts * config.rollout.group_size
     tokens = jax.ShapeDtypeStruct((rows, config.rollout.max_new_tokens), jnp.float32)
     of_rows = jax.ShapeDtypeStruct((rows,), jnp.float32)
     stats = TokenStats(
@@ -93,22 +99,25 @@ def build_advantage(
           - {name: shape_by_entropy, alpha: 0.4, kappa: 2.0}
 
     Args:
-      specs: The entries in order. A name is one of the factories of this package, or `module:function`
-        for a factory of your own, which is imported and called with the arguments; it returns a
-        `Transform` or a function (advantages, stats) -> advantages.
-      group_size: Completions per prompt of the rollout, given to each factory that has such an argument.
+      specs: The entries in order. A name is one of the factories of this package, or
+        `module:function` for a factory of your own, which is imported and called with the
+        arguments; it returns a `Transform` or a function (advantages, stats) -> advantages.
+      group_size: Completions per prompt of the rollout, given to each factory that has such an
+        argument.
       gamma: Discount of the critic, given likewise; None without one.
 
     Returns:
       The chain; the identity for an empty list.
 
     Raises:
-      ValueError: A name, an argument or a value is wrong, the chain reads values and there is no critic, or
-        the other way round, or rewards of greedy completions are not read first; the message starts with its
-        dotted path.
+      ValueError: A name, an argument or a value is wrong, the chain reads values and there is no
+        critic, or the other way round, or rewards of greedy completions are not read first; the
+        message starts with its dotted path.
     """
     if isinstance(specs, str | Mapping) or not isinstance(specs, Sequence):
-        raise ValueError(f"advantage: {specs!r} is no list; expected a list of {{name: ..., arguments}}")
+        raise ValueError(
+            f"advantage: {specs!r} is no list; expected a list of {{name: ..., arguments}}"
+        )
     given = {"group_size": (group_size, "rollout.group_size")}
     if gamma is not None:
         given["gamma"] = (gamma, "critic.gamma")
@@ -128,7 +137,8 @@ def _check_greedy(advantage: Transform) -> None:
     for i, member in enumerate(advantage.members):
         if member.reads_greedy and i > 0:
             raise ValueError(
-                f"advantage[{i}]: a transform before it is not allowed; allowed: none, as the reward of the "
+                f"advantage[{i}]: a transform before it is not allowed; allowed: none, as the "
+                "reward of the "
                 "greedy completion does not go through it"
             )
 
@@ -142,6 +152,7 @@ def _check_values(advantage: Transform, has_critic: bool) -> None:
         )
     if has_critic and not readers:
         raise ValueError(
-            "critic: a critic is not allowed where no transform of the advantage reads its values; allowed: "
+            "critic: a critic is not allowed where no transform of the advantage reads its "
+            "values; allowed: "
             "null, or a transform that does, such as {name: gae}"
         )

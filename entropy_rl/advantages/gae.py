@@ -1,7 +1,8 @@
-"""Generalised advantages: the reward compared with what a critic expected, token by token.
+"""Generalized advantages: the reward compared with what a critic expected, token by token.
 
-What stands before them in a chain makes the rewards, for the critic's targets too. The values are those from
-before the first update on a rollout, so the advantages are finished before the gradient pass.
+What stands before them in a chain makes the rewards, for the critic's targets too. The values are
+those from before the first update on a rollout, so the advantages are finished before the gradient
+pass.
 """
 
 from __future__ import annotations
@@ -11,42 +12,45 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.advantages.returns import lambda_returns
 from entropy_rl.advantages.transform import Transform
-from entropy_rl.returns import lambda_returns
 from entropy_rl.types import TokenStats
 
 
 def gae(gamma: float = 1.0, lam: float = 1.0) -> Transform:
-    """Generalised advantage estimation with the values of a critic.
+    """Generalized advantage estimation with the values of a critic.
 
     Aₜ = Σ_k (γλ)ᵏ δₜ₊ₖ,   δₜ = rₜ + γ Vₜ₊₁ - Vₜ
 
-    with Vₜ the value of what stands before token t, and the reward at the last token. γ = λ = 1 gives
-    Aₜ = R - Vₜ. Source: https://arxiv.org/abs/1506.02438, Eq. 16. The λ of the critic's own targets is
-    another setting (`critic.lam`); to have two of them is VC-PPO's decoupled GAE, with 0.95 here and 1 there,
-    https://arxiv.org/abs/2503.01491.
+    with Vₜ the value of what stands before token t, and the reward at the last token. γ = λ = 1
+    gives Aₜ = R - Vₜ. Source: https://arxiv.org/abs/1506.02438, Eq. 16. The λ of the critic's own
+    targets is another setting (`critic.lam`); to have two of them is VC-PPO's decoupled GAE, with
+    0.95 here and 1 there, https://arxiv.org/abs/2503.01491.
 
     Args:
       gamma: Discount 0 < γ <= 1. In a run it is that of the critic, `critic.gamma`.
       lam: 0 <= λ <= 1; 1 in https://arxiv.org/abs/2506.14758 (appendix B).
 
     Returns:
-      A transform f32[B, 1], the rewards, -> f32[B, N] of scope "group"; 0 at tokens that do not count.
+      A transform f32[B, 1], the rewards, -> f32[B, N] of scope "group"; 0 at tokens that do not
+      count.
 
     Raises:
-      ValueError: An argument is out of range; when called: there are no values, or the input is not [B, 1].
+      ValueError: An argument is out of range; when called: there are no values, or the input is not
+        [B, 1].
     """
     _check_share("gae", gamma=gamma, lam=lam)
     return _generalized("gae", gamma, lambda lengths: lam)
 
 
 def length_adaptive_gae(gamma: float = 1.0, alpha: float = 0.05) -> Transform:
-    """Generalised advantages with a λ that goes to 1 with the length of the completion.
+    """Generalized advantages with a λ that goes to 1 with the length of the completion.
 
     λ = max(0, 1 - 1 / (α |o|)),   |o| the number of tokens
 
-    so that the weights of the δ sum to α |o| for each length. Source: VAPO, https://arxiv.org/abs/2504.05118,
-    where the critic's own λ is 1. The bound at 0, for completions of fewer than 1 / α tokens, is ours.
+    so that the weights of the δ sum to α |o| for each length. Source: VAPO,
+    https://arxiv.org/abs/2504.05118, where the critic's own λ is 1. The bound at 0, for completions
+    of fewer than 1 / α tokens, is ours.
 
     Args:
       gamma: Discount 0 < γ <= 1. In a run it is that of the critic, `critic.gamma`.
@@ -68,12 +72,18 @@ def length_adaptive_gae(gamma: float = 1.0, alpha: float = 0.05) -> Transform:
     )
 
 
-def _generalized(who: str, gamma: float, lam: Callable[[jax.Array], float | jax.Array]) -> Transform:
+def _generalized(
+    who: str, gamma: float, lam: Callable[[jax.Array], float | jax.Array]
+) -> Transform:
     def advantages_of(advantages: jax.Array, stats: TokenStats) -> jax.Array:
         if stats.values is None:
-            raise ValueError(f"{who}: needs the values of a critic; there are none in the statistics")
+            raise ValueError(
+                f"{who}: needs the values of a critic; there are none in the statistics"
+            )
         lengths = jnp.sum(stats.mask, axis=1)
-        returns = lambda_returns(advantages, stats.values, stats.mask, gamma=gamma, lam=lam(lengths))
+        returns = lambda_returns(
+            advantages, stats.values, stats.mask, gamma=gamma, lam=lam(lengths)
+        )
         return jnp.where(stats.mask, returns - stats.values, 0)
 
     return Transform(advantages_of, "group", reads_values=True)

@@ -33,7 +33,8 @@ def in_groups(
     rows, columns = advantages.shape
     if columns != 1:
         raise ValueError(
-            f"{name}: got advantages of shape {advantages.shape}; expected {(rows, 1)}, one for each row. "
+            f"{name}: got advantages of shape {advantages.shape}; expected {(rows, 1)}, one for "
+            "each row. "
             "A group baseline stands before the transforms that tell tokens apart"
         )
     if rows % group_size:
@@ -41,8 +42,11 @@ def in_groups(
     return advantages.reshape(-1, group_size), stats.valid.reshape(-1, group_size)
 
 
-def over_std(x: jax.Array, values: jax.Array, judged: jax.Array, *, eps: float, ddof: int = 1) -> jax.Array:
-    """x / (std(values) + ε) within each group; `x` itself, not 0 / 0, where the values are all equal.
+def over_std(
+    x: jax.Array, values: jax.Array, judged: jax.Array, *, eps: float, ddof: int = 1
+) -> jax.Array:
+    """x / (std(values) + ε) within each group; `x` itself, not 0 / 0, where the values are all
+    equal.
 
     Args:
       x: f32[P, G].

@@ -20,24 +20,28 @@ def shape_by_entropy(
 
     A'ₜ = Aₜ + ψ(Hₜ),  ψ(Hₜ) = min(α · sg(Hₜ), |Aₜ| / κ)
 
-    with Hₜ the entropy in nats over the full vocabulary and sg the stop-gradient. Source: Eq. 5-6 of
-    https://arxiv.org/abs/2506.14758.
+    with Hₜ the entropy in nats over the full vocabulary and sg the stop-gradient. Source: Eq. 5-6
+    of https://arxiv.org/abs/2506.14758.
 
-    As κ > 1 the bonus never flips a sign, and an advantage of 0 gets none. It works on correct and wrong
-    rows alike: uncertain tokens of correct ones are reinforced up to 1 + 1/κ times as much, those of
-    wrong ones are punished down to 1 - 1/κ times as much. There is no gradient through H. Without the
-    bound, and on-policy, the bonus would be a baseline that depends on the state alone and would cancel
+    As κ > 1 the bonus never flips a sign, and an advantage of 0 gets none. It works on correct and
+    wrong
+    rows alike: uncertain tokens of correct ones are reinforced up to 1 + 1/κ times as much, those
+      of
+    wrong ones are punished down to 1 - 1/κ times as much. There is no gradient through H. Without
+    the bound, and on-policy, the bonus would be a baseline that depends on the state alone and
+    would cancel
     in expectation: the effect comes from the bound.
 
     Args:
       alpha: Weight α >= 0 of the entropy: 0.4 for GRPO and 0.1 for PPO in the paper (§4).
       kappa: Bound κ > 1 of the bonus; 2 in the paper (§4).
-      entropy_source: "current" for the entropy of the policy that is being updated, as in the paper, so
-        that it is another one in each update on a rollout; "old" for that before the first update.
+      entropy_source: "current" for the entropy of the policy that is being updated, as in the
+        paper, so that it is another one in each update on a rollout; "old" for that before the
+        first update.
 
     Returns:
-      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "token"; tokens that do not count get no
-      bonus.
+      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "token"; tokens that do not count get
+      no bonus.
 
     Raises:
       ValueError: An argument is out of range.
@@ -51,7 +55,8 @@ def shape_by_entropy(
         )
     if entropy_source not in ("current", "old"):
         raise ValueError(
-            f"shape_by_entropy: entropy_source={entropy_source!r} is not allowed; allowed: current, old"
+            f"shape_by_entropy: entropy_source={entropy_source!r} is not allowed; allowed: "
+            "current, old"
         )
 
     def shape(advantages: jax.Array, stats: TokenStats) -> jax.Array:
@@ -66,16 +71,19 @@ def shape_by_entropy(
 def amplify_by_entropy(
     alpha: float = 0.2, phi: float = 2.0, statistics: Literal["batch", "row"] = "batch"
 ) -> Transform:
-    """Strengthen an advantage where the policy is more uncertain than on average, and weaken it elsewhere.
+    """Strengthen an advantage where the policy is more uncertain than on average, and weaken it
+    elsewhere.
 
     A'ₜ = Aₜ + α sign(Aₜ) sg(clip(Zₜ, -|Aₜ| / φ, |Aₜ| / φ)),   Zₜ = (Hₜ - μ_H) / σ_H
 
     with Hₜ the entropy in nats of the policy that is being updated and sg the stop-gradient. Unlike
-    `shape_by_entropy` it works on correct and wrong rows in the same sense. An advantage of 0 stays 0, and
-    as α < φ none changes its sign.
+    `shape_by_entropy` it works on correct and wrong rows in the same sense. An advantage of 0 stays
+    0, and as α < φ none changes its sign.
 
-    Source: EAPO, https://arxiv.org/abs/2604.11056, from a summary of the paper. Over which tokens μ and σ
-    are taken was not found, nor which standard deviation: the whole mini-batch and that of a population
+    Source: EAPO, https://arxiv.org/abs/2604.11056, from a summary of the paper. Over which tokens μ
+      and σ
+    are taken was not found, nor which standard deviation: the whole mini-batch and that of a
+      population
     are reconstructed.
 
     Args:
@@ -84,8 +92,8 @@ def amplify_by_entropy(
       statistics: "batch" for μ and σ over the tokens of the mini-batch, "row" for those of the row.
 
     Returns:
-      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope `statistics`; tokens that do not count get no
-      bonus.
+      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope `statistics`; tokens that do not
+      count get no bonus.
 
     Raises:
       ValueError: An argument is out of range.
@@ -98,7 +106,9 @@ def amplify_by_entropy(
             f"0 <= alpha < phi={phi!r}, or the bonus could flip the sign of an advantage"
         )
     if statistics not in ("batch", "row"):
-        raise ValueError(f"amplify_by_entropy: statistics={statistics!r} is not allowed; allowed: batch, row")
+        raise ValueError(
+            f"amplify_by_entropy: statistics={statistics!r} is not allowed; allowed: batch, row"
+        )
     axis = None if statistics == "batch" else 1
 
     def amplify(advantages: jax.Array, stats: TokenStats) -> jax.Array:

@@ -17,19 +17,24 @@ _SCOPES = get_args(Scope)
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """A pure function of advantages and token statistics, in the manner of `optax.GradientTransformation`.
+    """A pure function of advantages and token statistics, in the manner of
+    `optax.GradientTransformation`.
 
     Factories take the hyper-parameters and return a `Transform`; calling it takes the data:
 
         advantage = chain(group_normalize(group_size=8), shape_by_entropy(alpha=0.4, kappa=2.0))
         advantages = advantage(rewards[:, None], stats)
 
-    The scope says what a value of the result depends on, so that it does not depend on how a mini-batch is
-    split: "token", on its own token alone, of which it may read everything but `greedy_rewards`; "row", on
-    the tokens of its own row, likewise; "group", on what was recorded of the rows of its group, which is all
-    but `log_probs` and `entropy` of the policy that is being updated; "recorded", on the same of the whole
-    mini-batch; "batch", on anything in it. "token" and "row" can be evaluated as the gradient is, "token"
-    even where tokens of a row are apart: it is given them as rows of one token each. "batch" costs a forward
+    The scope says what a value of the result depends on, so that it does not depend on how a
+    mini-batch is
+    split: "token", on its own token alone, of which it may read everything but `greedy_rewards`;
+      "row", on
+    the tokens of its own row, likewise; "group", on what was recorded of the rows of its group,
+    which is all but `log_probs` and `entropy` of the policy that is being updated; "recorded", on
+    the same of the whole mini-batch; "batch", on anything in it. "token" and "row" can be evaluated
+    as the gradient is, "token"
+    even where tokens of a row are apart: it is given them as rows of one token each. "batch" costs
+      a forward
     pass before, and so does any scope but "token" and "row" behind a member of these two.
 
     Attributes:
@@ -48,14 +53,16 @@ class Transform:
 
     def __post_init__(self):
         if self.scope not in _SCOPES:
-            raise ValueError(f"Transform: scope={self.scope!r} is not allowed; allowed: {', '.join(_SCOPES)}")
+            raise ValueError(
+                f"Transform: scope={self.scope!r} is not allowed; allowed: {', '.join(_SCOPES)}"
+            )
 
     def __call__(self, advantages: jax.Array, stats: TokenStats) -> jax.Array:
         """Transform the advantages.
 
         Args:
-          advantages: f32[B, 1], one for each row, or f32[B, N], one for each token. A chain starts from
-            `rewards[:, None]`.
+          advantages: f32[B, 1], one for each row, or f32[B, N], one for each token. A chain starts
+            from `rewards[:, None]`.
           stats: Statistics of the same rows.
 
         Returns:
@@ -75,8 +82,10 @@ class NotYetKnown:
 
     def _refuse(self, *_: object) -> Any:
         raise ValueError(
-            "advantage transform: log_probs and entropy of the policy that is being updated are not known to "
-            "a transform of scope 'group' or 'recorded'; allowed: the scope 'batch', or old_log_probs and "
+            "advantage transform: log_probs and entropy of the policy that is being updated are "
+            "not known to "
+            "a transform of scope 'group' or 'recorded'; allowed: the scope 'batch', or "
+            "old_log_probs and "
             "old_entropy"
         )
 
@@ -86,12 +95,13 @@ class NotYetKnown:
 def chain(*transforms: Transform | AdvantageFn) -> Transform:
     """Apply transforms one after the other: the left fold A ← fᵢ(A, stats).
 
-    Closed under composition: a chain is a `Transform` and may be a member of a chain. A chain of nothing
+    Closed under composition: a chain is a `Transform` and may be a member of a chain. A chain of
+      nothing
     is the identity.
 
     Args:
-      *transforms: Transforms, or plain functions (advantages, stats) -> advantages. Nothing is known of a
-        plain function, so it counts as "batch"; wrap it in a `Transform` to claim less.
+      *transforms: Transforms, or plain functions (advantages, stats) -> advantages. Nothing is
+        known of a plain function, so it counts as "batch"; wrap it in a `Transform` to claim less.
 
     Returns:
       A transform with the widest scope of its members.
@@ -123,26 +133,32 @@ def chain(*transforms: Transform | AdvantageFn) -> Transform:
 def baseline_and_shaping(transform: Transform) -> tuple[Transform, Transform]:
     """Cut a chain before its first member of token or row scope: A = baseline(r), A' = shaping(A).
 
-    `chain(baseline, shaping)` is the whole again. With ψ = A' - A, the ratio |ψ| / |A| says how much of
-    the advantage is shaping.
+    `chain(baseline, shaping)` is the whole again. With ψ = A' - A, the ratio |ψ| / |A| says how
+    much of the advantage is shaping.
 
     Returns:
       (baseline, shaping); a part without members is the identity.
     """
     members = (transform,) if transform.members is None else transform.members
-    first = next((i for i, member in enumerate(members) if member.scope in ("token", "row")), len(members))
+    first = next(
+        (i for i, member in enumerate(members) if member.scope in ("token", "row")), len(members)
+    )
     return chain(*members[:first]), chain(*members[first:])
 
 
 def before_values(transform: Transform) -> Transform:
-    """The part of a chain before its first member that reads values: it makes the rewards of the critic."""
+    """The part of a chain before its first member that reads values: it makes the rewards of the
+    critic.
+    """
     members = (transform,) if transform.members is None else transform.members
     first = next((i for i, member in enumerate(members) if member.reads_values), len(members))
     return chain(*members[:first])
 
 
 def is_local(baseline: Transform, shaping: Transform) -> bool:
-    """Whether the two parts of a chain can be evaluated as the gradient is, without a forward pass before."""
+    """Whether the two parts of a chain can be evaluated as the gradient is, without a forward pass
+    before.
+    """
     return baseline.scope != "batch" and shaping.scope in ("token", "row")
 
 

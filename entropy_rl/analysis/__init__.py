@@ -1,11 +1,13 @@
-"""What kinds of tokens and sentences a model is undecided at: the analysis of arXiv 2506.14758, section 2.
+"""What kinds of tokens and sentences a model is undecided at: the analysis of arXiv 2506.14758,
+section 2.
 
-Pure functions of responses: no files, no models. NumPy in float64 on the host, as for all statistics of
+Pure functions of responses: no files, no models. NumPy in float64 on the host, as for all
+  statistics of
 evaluations.
 """
 
-from entropy_rl.analysis.analyses import Analysis, PlacedSentence, RareBehaviours, analyse, find_rare
-from entropy_rl.analysis.behaviours import (
+from entropy_rl.analysis.analyses import Analysis, PlacedSentence, RareBehaviors, analyze, find_rare
+from entropy_rl.analysis.behaviors import (
     Annotated,
     annotate,
     gather,
@@ -14,7 +16,13 @@ from entropy_rl.analysis.behaviours import (
 )
 from entropy_rl.analysis.contrasts import Contrast, Group, Summary, contrast
 from entropy_rl.analysis.over_steps import Point, dynamics, point
-from entropy_rl.analysis.rare import Rare, mean_nearest_distance, principal_components, rare_sentences, tf_idf
+from entropy_rl.analysis.rare import (
+    Rare,
+    mean_nearest_distance,
+    principal_components,
+    rare_sentences,
+    tf_idf,
+)
 from entropy_rl.analysis.responses import Response, TokenSpans
 from entropy_rl.analysis.sentences import REFLECTIVE, compile_patterns, split_sentences
 from entropy_rl.analysis.words import WORDS, TokenCount, find_pivotal, most_entropic, word_patterns
@@ -29,12 +37,12 @@ __all__ = [
     "PlacedSentence",
     "Point",
     "Rare",
-    "RareBehaviours",
+    "RareBehaviors",
     "Response",
     "Summary",
     "TokenCount",
     "TokenSpans",
-    "analyse",
+    "analyze",
     "annotate",
     "compile_patterns",
     "contrast",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from entropy_rl.analysis.behaviours import Annotated, gather, pivotal_contrasts, reflective_contrast
+from entropy_rl.analysis.behaviors import Annotated, gather, pivotal_contrasts, reflective_contrast
 from entropy_rl.analysis.contrasts import Contrast, Group
 from entropy_rl.analysis.rare import Vectors, rare_sentences, tf_idf
 from entropy_rl.analysis.words import TokenCount, most_entropic
@@ -19,7 +19,9 @@ _TOP_TOKENS = 20
 
 @dataclasses.dataclass(frozen=True)
 class PlacedSentence:
-    """A sentence on the map; `entropy`, `distance` and `rare` are None for one of the base model."""
+    """A sentence on the map; `entropy`, `distance` and `rare` are None for one of the base
+    model.
+    """
 
     text: str
     x: float
@@ -30,7 +32,7 @@ class PlacedSentence:
 
 
 @dataclasses.dataclass(frozen=True)
-class RareBehaviours:
+class RareBehaviors:
     """Rare sentences.
 
     Attributes:
@@ -74,7 +76,7 @@ class Analysis:
     pivotal: list[Contrast]
     most_entropic: list[TokenCount]
     reflective: Contrast
-    rare: RareBehaviours | None = None
+    rare: RareBehaviors | None = None
 
     @property
     def of_sentences(self) -> list[Contrast]:
@@ -82,8 +84,8 @@ class Analysis:
         return [self.reflective, *([] if self.rare is None else [self.rare.contrast])]
 
 
-def analyse(annotated: Sequence[Annotated], *, min_count: int, seed: int = 0) -> Analysis:
-    """Compares the behaviours that can be told from the responses alone.
+def analyze(annotated: Sequence[Annotated], *, min_count: int, seed: int = 0) -> Analysis:
+    """Compares the behaviors that can be told from the responses alone.
 
     Args:
       annotated: One response or more.
@@ -110,32 +112,37 @@ def find_rare(
     base: Sequence[Annotated],
     *,
     embed: Embed = tf_idf,
-    neighbours: int = 5,
+    neighbors: int = 5,
     share: float = 0.1,
     max_sentences: int | None = None,
     seed: int = 0,
-) -> RareBehaviours | None:
+) -> RareBehaviors | None:
     """Rare sentences of the responses, by their distance to the sentences of a base model.
 
     Args:
       annotated: The responses.
       base: Those of the base model.
       embed: From texts to unit vectors, of both at once.
-      neighbours: As of `rare_sentences`.
+      neighbors: As of `rare_sentences`.
       share: As of `rare_sentences`.
       max_sentences: So many of each at most, drawn at random; None for all.
       seed: Of that and of the resampling.
 
     Returns:
-      The comparison; None if there is no sentence to look at, or fewer of the base than neighbours.
+      The comparison; None if there is no sentence to look at, or fewer of the base than neighbors.
     """
     texts, group = _some(annotated, max_sentences, seed)
     base_texts, _ = _some(base, max_sentences, seed)
-    if not texts or len(base_texts) < neighbours:
+    if not texts or len(base_texts) < neighbors:
         return None
     vectors = embed([*texts, *base_texts])
     found = rare_sentences(
-        group, vectors[: len(texts)], vectors[len(texts) :], neighbours=neighbours, share=share, seed=seed
+        group,
+        vectors[: len(texts)],
+        vectors[len(texts) :],
+        neighbors=neighbors,
+        share=share,
+        seed=seed,
     )
     columns = texts, *found.places.T, group.values, found.distances, found.is_rare
     placed = [
@@ -146,7 +153,7 @@ def find_rare(
         PlacedSentence(text, float(x), float(y))
         for text, (x, y) in zip(base_texts, found.base_places, strict=True)
     ]
-    return RareBehaviours(
+    return RareBehaviors(
         contrast=found.contrast,
         sentences=len(texts),
         base_sentences=len(base_texts),

@@ -1,8 +1,11 @@
-"""Whether one group of tokens or sentences has more entropy than another, with the problem as the unit.
+"""Whether one group of tokens or sentences has more entropy than another, with the problem as the
+unit.
 
-Tokens of one response are not independent, nor are responses to one problem: a hard problem has more entropy
-everywhere, and a habit of the model comes back in all its samples. A test that counts tokens takes every
-repetition for new evidence. Here the groups are compared within each problem, which then gives one number.
+Tokens of one response are not independent, nor are responses to one problem: a hard problem has
+  more entropy
+everywhere, and a habit of the model comes back in all its samples. A test that counts tokens takes
+every repetition for new evidence. Here the groups are compared within each problem, which then
+gives one number.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from entropy_rl.significance import holm, paired_bootstrap, sign_flip_p_value
+from entropy_rl.stats.bootstrap import holm, paired_bootstrap, sign_flip_p_value
 
 _NAN = float("nan")
 
@@ -51,8 +54,9 @@ class Contrast:
       low: See `difference`.
       high: See `difference`.
       cohens_d: Difference of the means of all values over their pooled standard deviation.
-      superiority: Probability that a value of the group is above one of the other of the same problem, ties
-        counting half, averaged over problems; 0.5 for no difference. Cliff's delta is 2 superiority - 1.
+      superiority: Probability that a value of the group is above one of the other of the same
+        problem, ties counting half, averaged over problems; 0.5 for no difference. Cliff's delta is
+        2 superiority - 1.
       p_value: Of "no difference within problems", two-sided, by sign flips.
       p_adjusted: The same after Holm's correction over the contrasts of a table.
     """
@@ -78,21 +82,24 @@ def contrast(
 
     With x̄_c and ȳ_c the means of the groups in problem c, and C problems that have both:
 
-    difference = Σ_c (x̄_c - ȳ_c) / C,  tested by flipping the signs of x̄_c - ȳ_c (`sign_flip_p_value`)
+    difference = Σ_c (x̄_c - ȳ_c) / C,  tested by flipping the signs of x̄_c - ȳ_c
+    (`sign_flip_p_value`)
 
-    A permutation of labels among tokens would take tokens for independent; a sign belongs to a problem. The
-    interval is that of `paired_bootstrap` over problems, and those of the means draw problems with all their
-    values.
+    A permutation of labels among tokens would take tokens for independent; a sign belongs to a
+    problem. The interval is that of `paired_bootstrap` over problems, and those of the means draw
+    problems with all their values.
 
-    How often p <= 0.05 came out without a difference, which should be 0.05: exponential entropies, log-normal
-    scales of problems (σ = 0.7), 1 to 7 values of the group and 100 others in each; 1,000 simulations
-    (standard error 0.007). "Habits": in each problem the group's mean is Gamma(4, 1/4) times the others'.
+    How often p <= 0.05 came out without a difference, which should be 0.05: exponential entropies,
+    log-normal scales of problems (σ = 0.7), 1 to 7 values of the group and 100 others in each;
+    1,000 simulations (standard error 0.007). "Habits": in each problem the group's mean is Gamma(4,
+    1/4) times the others'.
 
       problems               10     30    100     with habits:    10     30    100
       sign flips          0.061  0.067  0.060                  0.085  0.081  0.059
       t-test of tokens    0.118  0.081  0.070                  0.172  0.144  0.125
 
-    Sources: Cohen (1988), section 2.2; superiority: McGraw & Wong, Psychological Bulletin 111 (1992).
+    Sources: Cohen (1988), section 2.2; superiority: McGraw & Wong, Psychological Bulletin 111
+      (1992).
 
     Args:
       name: Of the group.
@@ -129,16 +136,25 @@ def contrast(
 
 
 def adjusted(contrasts: Sequence[Contrast]) -> list[Contrast]:
-    """The contrasts of one table with Holm's correction over those of which something can be said."""
+    """The contrasts of one table with Holm's correction over those of which something can be
+    said.
+    """
     known = [i for i, line in enumerate(contrasts) if line.problems]
     corrected = dict(zip(known, holm([contrasts[i].p_value for i in known]).tolist(), strict=True))
-    return [dataclasses.replace(line, p_adjusted=corrected.get(i, _NAN)) for i, line in enumerate(contrasts)]
+    return [
+        dataclasses.replace(line, p_adjusted=corrected.get(i, _NAN))
+        for i, line in enumerate(contrasts)
+    ]
 
 
 def superiority(values: ArrayLike, others: ArrayLike) -> float:
-    """P(x > y) + P(x = y) / 2 for x among the values and y among the others, each f64[...] not empty."""
+    """P(x > y) + P(x = y) / 2 for x among the values and y among the others, each f64[...] not
+    empty.
+    """
     values, others = np.asarray(values), np.sort(np.asarray(others))
-    below = np.searchsorted(others, values, side="left") + np.searchsorted(others, values, side="right")
+    below = np.searchsorted(others, values, side="left") + np.searchsorted(
+        others, values, side="right"
+    )
     return float(below.mean() / (2 * len(others)))
 
 
@@ -166,7 +182,9 @@ def _summary(moments: _Moments, resamples: int, seed: int) -> Summary:
         len(count), np.full(len(count), 1 / len(count)), size=resamples
     )
     low, high = np.quantile((draws @ total) / (draws @ count), [0.025, 0.975])
-    return Summary(int(count.sum()), len(count), float(total.sum() / count.sum()), float(low), float(high))
+    return Summary(
+        int(count.sum()), len(count), float(total.sum() / count.sum()), float(low), float(high)
+    )
 
 
 def _cohens_d(values: np.ndarray, others: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""What responses are like from step to step: how much of each behaviour, with which entropy."""
+"""What responses are like from step to step: how much of each behavior, with which entropy."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from entropy_rl.analysis.behaviours import REFLECTIVE_NAME, Annotated
-from entropy_rl.diversity import repetition_rate
+from entropy_rl.analysis.behaviors import REFLECTIVE_NAME, Annotated
+from entropy_rl.stats.diversity import repetition_rate
 
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """Attributes: how often in a response, on average, and the mean entropy (nats) where it is found."""
+    """Attributes: how often in a response, on average, and the mean entropy (nats) where it is
+    found.
+    """
 
     per_response: float
     entropy: float
@@ -29,7 +31,7 @@ class Point:
       length: Tokens of a response.
       entropy: Mean over all tokens, nats.
       repetition: Share of the 4-grams of a response that it has had before.
-      behaviours: Class of words, or "reflective" for sentences -> rate.
+      behaviors: Class of words, or "reflective" for sentences -> rate.
     """
 
     step: int
@@ -37,7 +39,7 @@ class Point:
     length: float
     entropy: float
     repetition: float
-    behaviours: dict[str, Rate]
+    behaviors: dict[str, Rate]
 
 
 def dynamics(annotated: Sequence[Annotated]) -> list[Point]:
@@ -63,7 +65,7 @@ def point(step: int, annotated: Sequence[Annotated]) -> Point:
         length=float(np.mean([len(r.tokens) for r in responses])),
         entropy=_mean(np.concatenate([r.entropy for r in responses])),
         repetition=float(np.mean([repetition_rate(r.tokens) for r in responses])),
-        behaviours={
+        behaviors={
             name: Rate(sum(map(len, values)) / len(responses), _mean(np.concatenate(values)))
             for name, values in entropies.items()
         },

@@ -1,7 +1,8 @@
-"""Rare behaviours: sentences unlike anything that the base model writes.
+"""Rare behaviors: sentences unlike anything that the base model writes.
 
-Sentences become unit vectors, by TF-IDF here or by an encoder elsewhere. Source: arXiv 2506.14758, section 2,
-which takes SBERT, k = 5 and the top 10%, and names neither its checkpoint nor its distance.
+Sentences become unit vectors, by TF-IDF here or by an encoder elsewhere. Source: arXiv 2506.14758,
+section 2, which takes SBERT, k = 5 and the top 10%, and names neither its checkpoint nor its
+distance.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from scipy import sparse
 
 from entropy_rl.analysis.contrasts import Contrast, Group, adjusted, contrast
 
-Vectors = np.ndarray | sparse.csr_array  # f[n, features], rows of norm 1, or 0 for a text without words
+Vectors = (
+    np.ndarray | sparse.csr_array
+)  # f[n, features], rows of norm 1, or 0 for a text without words
 
 _TERM = re.compile(r"\w+|[^\w\s]")
 _ROWS_AT_ONCE = 1024
@@ -40,19 +43,26 @@ class Rare(NamedTuple):
 
 
 def rare_sentences(
-    sentences: Group, vectors: Vectors, base: Vectors, *, neighbours: int, share: float, seed: int = 0
+    sentences: Group,
+    vectors: Vectors,
+    base: Vectors,
+    *,
+    neighbors: int,
+    share: float,
+    seed: int = 0,
 ) -> Rare:
-    """Calls the sentences rare that are farthest from the base, and compares their entropy with the others'.
+    """Calls the sentences rare that are farthest from the base, and compares their entropy with the
+    others'.
 
     Args:
       sentences: The mean entropy of each sentence, and its problem.
       vectors: f[n, features] of the sentences.
-      base: f[m, features] of the base model's sentences, m >= neighbours.
-      neighbours: The distance is the mean one to so many.
+      base: f[m, features] of the base model's sentences, m >= neighbors.
+      neighbors: The distance is the mean one to so many.
       share: Of the sentences that are called rare.
       seed: Of the resampling.
     """
-    distances = mean_nearest_distance(vectors, base, neighbours)
+    distances = mean_nearest_distance(vectors, base, neighbors)
     is_rare = most_distant(distances, share)
     rare, common = (Group(sentences.values[m], sentences.problems[m]) for m in (is_rare, ~is_rare))
     line = adjusted([contrast("rare", rare, "common sentences", common, seed=seed)])[0]
@@ -64,7 +74,8 @@ def rare_sentences(
 def tf_idf(texts: Sequence[str]) -> sparse.csr_array:
     """TF-IDF vectors of words and signs in lower case.
 
-    v_t = tf_t (ln((1 + n) / (1 + df_t)) + 1), divided by its norm, for n texts of which df_t have term t
+    v_t = tf_t (ln((1 + n) / (1 + df_t)) + 1), divided by its norm, for n texts of which df_t have
+    term t
 
     Args:
       texts: All texts that are to be held against one another: the weights are theirs.
@@ -83,7 +94,9 @@ def tf_idf(texts: Sequence[str]) -> sparse.csr_array:
     frequency = np.bincount(counts.indices, minlength=shape[1])
     counts.data *= (np.log((1 + shape[0]) / (1 + frequency)) + 1)[counts.indices]
     norms = np.sqrt(np.add.reduceat(np.append(counts.data**2, 0), counts.indptr[:-1]))
-    norms = np.where(np.diff(counts.indptr) > 0, norms, 1)  # an empty row has the sum of another one
+    norms = np.where(
+        np.diff(counts.indptr) > 0, norms, 1
+    )  # an empty row has the sum of another one
     counts.data /= np.repeat(norms, np.diff(counts.indptr))
     return counts
 
@@ -96,7 +109,7 @@ def mean_nearest_distance(vectors: Vectors, base: Vectors, k: int = 5) -> np.nda
     Args:
       vectors: f[n, features], rows of norm 1.
       base: f[m, features], m >= k.
-      k: Neighbours.
+      k: Neighbors.
 
     Returns:
       f64[n].
@@ -105,7 +118,9 @@ def mean_nearest_distance(vectors: Vectors, base: Vectors, k: int = 5) -> np.nda
       ValueError: There are fewer than k vectors in the base.
     """
     if not 1 <= k <= base.shape[0]:
-        raise ValueError(f"mean_nearest_distance: k={k} is not allowed; 1 <= k <= {base.shape[0]}, the base")
+        raise ValueError(
+            f"mean_nearest_distance: k={k} is not allowed; 1 <= k <= {base.shape[0]}, the base"
+        )
     distances = np.empty(vectors.shape[0])
     for start in range(0, len(distances), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
@@ -127,8 +142,9 @@ def most_distant(distances: np.ndarray, share: float) -> np.ndarray:
 def principal_components(vectors: Vectors, count: int = 2, *, seed: int = 0) -> np.ndarray:
     """Coordinates along the directions of largest variance, by subspace iteration.
 
-    The matrix of covariances is never formed, and the mean not taken from the rows but from the products.
-    The component of each direction that is largest in size is positive, so that the map does not flip.
+    The matrix of covariances is never formed, and the mean not taken from the rows but from the
+    products. The component of each direction that is largest in size is positive, so that the map
+    does not flip.
     Source: Halko, Martinsson & Tropp, https://arxiv.org/abs/0909.4061, algorithm 4.4.
 
     Args:
@@ -144,11 +160,13 @@ def principal_components(vectors: Vectors, count: int = 2, *, seed: int = 0) -> 
     basis = np.random.default_rng(seed).standard_normal((vectors.shape[1], size))
     for _ in range(_ITERATIONS):
         basis, _ = np.linalg.qr(basis)
-        centred = vectors @ basis - mean @ basis
-        basis = vectors.T @ centred - np.outer(mean, centred.sum(axis=0))
+        centered = vectors @ basis - mean @ basis
+        basis = vectors.T @ centered - np.outer(mean, centered.sum(axis=0))
     basis, _ = np.linalg.qr(basis)
     _, _, right = np.linalg.svd(vectors @ basis - mean @ basis, full_matrices=False)
     directions = (basis @ right.T)[:, :count]
-    directions *= np.sign(directions[np.argmax(np.abs(directions), axis=0), np.arange(directions.shape[1])])
+    directions *= np.sign(
+        directions[np.argmax(np.abs(directions), axis=0), np.arange(directions.shape[1])]
+    )
     places = vectors @ directions - mean @ directions
     return np.pad(places, ((0, 0), (0, count - places.shape[1])))

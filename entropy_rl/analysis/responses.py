@@ -20,8 +20,8 @@ class Response:
     Attributes:
       problem: Number of the problem: responses to one problem are not independent of one another.
       text: The decoded text.
-      spans: int32[N, 2], the characters begin <= i < end of the text that each token stands for; empty for a
-        token without text, such as that which ends the response.
+      spans: int32[N, 2], the characters begin <= i < end of the text that each token stands for;
+        empty for a token without text, such as that which ends the response.
       tokens: int32[N], their ids.
       entropy: f64[N], nats, of the distribution that each token was drawn from.
       step: Of the training step it was drawn in; None if it was not.
@@ -43,12 +43,13 @@ class Response:
 class TokenSpans:
     """Finds the text of tokens, and which characters of it each token stands for.
 
-    A token stands for what the text gains by it. Tokens that only together make a character, as the bytes of
-    an emoji may do, all stand for that character.
+    A token stands for what the text gains by it. Tokens that only together make a character, as the
+    bytes of an emoji may do, all stand for that character.
 
     Args:
-      decode: From ids to text, special tokens left out. What it makes of a token may depend on those before,
-        as where words are joined by spaces, and on those after only for a character that is not complete.
+      decode: From ids to text, special tokens left out. What it makes of a token may depend on
+        those before, as where words are joined by spaces, and on those after only for a character
+        that is not complete.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]):
@@ -72,7 +73,11 @@ class TokenSpans:
         start = known = 0
         for end in range(1, len(tokens) + 1):
             after = self._decode_few(tokens[start:end])
-            if after.endswith(_INCOMPLETE) and end < len(tokens) and end - known < _LONGEST_CHARACTER:
+            if (
+                after.endswith(_INCOMPLETE)
+                and end < len(tokens)
+                and end - known < _LONGEST_CHARACTER
+            ):
                 continue
             pieces.append(after[len(self._decode_few(tokens[start:known])) :])
             sizes.append(end - known)

@@ -10,7 +10,8 @@ import numpy as np
 
 from entropy_rl.analysis.responses import Response
 
-# Keywords "such as verify or check", says arXiv 2506.14758; the expressions are ours. Case does not matter.
+# Keywords "such as verify or check", says arXiv 2506.14758; the expressions are ours. Case does not
+# matter.
 REFLECTIVE = (
     r"\b(?:double[- ]?|re-?|cross-?)?check(?:s|ed|ing)?\b",
     r"\b(?:re-?)?verif(?:y|ies|ied|ying|ication)\b",
@@ -24,8 +25,8 @@ REFLECTIVE = (
     r"\btry (?:again|another|a different)\b",
 )
 
-# A $ opens before a sign and closes behind one, not before a digit: "$5 and $6" is no formula. Lengths are
-# bounded, or a text of nothing but opening signs would take quadratic time.
+# A $ opens before a sign and closes behind one, not before a digit: "$5 and $6" is no formula.
+# Lengths are bounded, or a text of nothing but opening signs would take quadratic time.
 _MATHS = re.compile(
     r"\$\$.{1,2000}?\$\$|\\\[.{1,2000}?\\\]|\\\(.{1,1000}?\\\)"
     r"|(?<![\\$])\$(?=[^\s$])(?:[^$\n\\]|\\.){0,500}?(?<=\S)\$(?!\d)",
@@ -36,7 +37,9 @@ _ABBREVIATION = re.compile(
     r"|^[ \t]*(?:\d{1,3}|[A-Za-z]))\Z",  # the last: the number of an item, at the start of its line
     re.MULTILINE,
 )
-_BEFORE_NUMBER = re.compile(r"\b(?:eqs?|figs?|nos?|secs?|thms?|lem|props?|defs?|ch|pp?)\Z", re.IGNORECASE)
+_BEFORE_NUMBER = re.compile(
+    r"\b(?:eqs?|figs?|nos?|secs?|thms?|lem|props?|defs?|ch|pp?)\Z", re.IGNORECASE
+)
 _LONGEST_ABBREVIATION = 12
 _END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]*_]*+(?=\s|\Z)|[。！？]+[”’」』）]*|\n")  # noqa: RUF001
 _FORMULA = "\ufffc"  # stands for the characters of a formula: no letter, no sign, no space
@@ -61,12 +64,13 @@ def split_sentences(text: str) -> list[Sentence]:
     """Cuts a text into sentences, without the white space around them.
 
     A sentence ends
-      - at . ! ? … before white space, if what follows can begin one: no word in lower case, no operator;
-      - at an empty line, and at any line break that is not before a word in lower case or beside a formula
-        that stands on lines of its own.
-    It does not end inside $..$, $$..$$, \\(..\\) or \\[..\\], at a decimal point, after "e.g." and the like,
-    after "Eq." before a number, or after the number of an item ("2. "). Stretches without letter or digit are
-    no sentences.
+      - at . ! ? … before white space, if what follows can begin one: no word in lower case, no
+        operator;
+      - at an empty line, and at any line break that is not before a word in lower case or beside a
+        formula that stands on lines of its own.
+    It does not end inside $..$, $$..$$, \\(..\\) or \\[..\\], at a decimal point, after "e.g." and
+    the like, after "Eq." before a number, or after the number of an item ("2. "). Stretches without
+    letter or digit are no sentences.
 
     These are rules, not a model of language: "at p. A" is cut as they say, whatever was meant.
 
@@ -112,7 +116,9 @@ def _line_ends(text: str, place: int, following: str) -> bool:
     before = text[max(0, place - 80) : place].rstrip(" \t")
     if before.endswith("\n"):  # the second break of an empty line: the first has ended the sentence
         return False
-    beside_formula = before.endswith(_FORMULA * 3) or following.lstrip(" \t").startswith(_FORMULA * 3)
+    beside_formula = before.endswith(_FORMULA * 3) or following.lstrip(" \t").startswith(
+        _FORMULA * 3
+    )
     return not (beside_formula or _goes_on(following))
 
 
@@ -131,15 +137,17 @@ def _sign_ends(text: str, place: int, following: str) -> bool:
 
 
 def _goes_on(following: str) -> bool:
-    """Whether what follows begins with a word in lower case; a single letter is taken for a variable."""
+    """Whether what follows begins with a word in lower case; a single letter is taken for a
+    variable.
+    """
     return re.match(r"[ \t]*[^\W\d_]{2}", following) is not None and following.lstrip()[0].islower()
 
 
 def sentence_entropies(response: Response) -> list[SentenceEntropy]:
     """The sentences of a response with the mean entropy of their tokens.
 
-    A token belongs to the first sentence that it has a character of; one without is left out, and so is a
-    sentence without a token of its own.
+    A token belongs to the first sentence that it has a character of; one without is left out, and
+    so is a sentence without a token of its own.
     """
     sentences = split_sentences(response.text)
     if not sentences:

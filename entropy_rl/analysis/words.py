@@ -14,24 +14,65 @@ from entropy_rl.analysis.responses import Response
 
 WordLists = Mapping[str, Sequence[str]]
 
-# arXiv 2506.14758, section 2, has these four classes, and of their words no more than because, therefore,
-# however, although, first, then, suggest, demonstrate, recall and thus. The lists are ours.
+# arXiv 2506.14758, section 2, has these four classes, and of their words no more than because,
+# therefore, however, although, first, then, suggest, demonstrate, recall and thus. The lists are
+# ours.
 WORDS: WordLists = {
     "causal": (
         *("because", "therefore", "thus", "hence", "since", "so", "consequently", "accordingly"),
         *("as a result", "due to", "it follows"),
     ),
     "contrastive": (
-        *("however", "but", "although", "though", "yet", "whereas", "while", "instead", "otherwise"),
+        *(
+            "however",
+            "but",
+            "although",
+            "though",
+            "yet",
+            "whereas",
+            "while",
+            "instead",
+            "otherwise",
+        ),
         *("nevertheless", "on the other hand", "alternatively", "unless", "despite"),
     ),
     "sequential": (
-        *("first", "firstly", "second", "secondly", "third", "next", "then", "now", "finally", "lastly"),
+        *(
+            "first",
+            "firstly",
+            "second",
+            "secondly",
+            "third",
+            "next",
+            "then",
+            "now",
+            "finally",
+            "lastly",
+        ),
         *("after", "before", "subsequently"),
     ),
     "reasoning verbs": (
-        *("suggest", "suggests", "demonstrate", "demonstrates", "recall", "imply", "implies", "show"),
-        *("shows", "assume", "suppose", "consider", "conclude", "deduce", "infer", "note", "notice"),
+        *(
+            "suggest",
+            "suggests",
+            "demonstrate",
+            "demonstrates",
+            "recall",
+            "imply",
+            "implies",
+            "show",
+        ),
+        *(
+            "shows",
+            "assume",
+            "suppose",
+            "consider",
+            "conclude",
+            "deduce",
+            "infer",
+            "note",
+            "notice",
+        ),
         *("observe", "prove", "find", "let"),
     ),
 }
@@ -58,7 +99,8 @@ _WORD = re.compile(r"\w+(?:(?:['\u2019]|(?<=\d)\.(?=\d)|(?<=\d),(?=\d{3}(?!\d)))
 def word_patterns(words: WordLists) -> dict[str, re.Pattern[str]]:
     """One pattern for each class.
 
-    A word is found whatever its case, and as a whole: "then" is not in "strengthen". What begins or ends
+    A word is found whatever its case, and as a whole: "then" is not in "strengthen". What begins or
+      ends
     with another sign than a letter or digit, such as "+" or "=", is found wherever it stands.
 
     Args:
@@ -74,15 +116,17 @@ def _pattern(words: Iterable[str]) -> re.Pattern[str]:
         return before + inner + (r"(?!\w)" if re.search(r"\w\Z", word.strip()) else "")
 
     # The longest first, so that "on the other hand" is not cut short by a word it begins with.
-    return re.compile("|".join(whole(w) for w in sorted(words, key=len, reverse=True)), re.IGNORECASE)
+    return re.compile(
+        "|".join(whole(w) for w in sorted(words, key=len, reverse=True)), re.IGNORECASE
+    )
 
 
 def find_pivotal(response: Response, patterns: Mapping[str, re.Pattern[str]]) -> Pivotal:
     """Finds the tokens of each class.
 
-    A word counts by its first token, the one that covers its first character. There the model decides to say
-    it; the rest of its pieces spell what has been decided, and how many these are is the tokenizer's doing.
-    The others of its tokens are in no group.
+    A word counts by its first token, the one that covers its first character. There the model
+    decides to say it; the rest of its pieces spell what has been decided, and how many these are is
+    the tokenizer's doing. The others of its tokens are in no group.
 
     Args:
       response: The response.
@@ -111,7 +155,9 @@ def find_pivotal(response: Response, patterns: Mapping[str, re.Pattern[str]]) ->
 
 @dataclasses.dataclass(frozen=True)
 class TokenCount:
-    """Attributes: a token, its text, how often it occurs, in how many problems, its mean entropy (nats)."""
+    """Attributes: a token, its text, how often it occurs, in how many problems, its mean entropy
+    (nats).
+    """
 
     token: int
     text: str
@@ -127,15 +173,17 @@ def most_entropic(responses: Sequence[Response], min_count: int, top: int) -> li
 
     Args:
       responses: The responses.
-      min_count: Tokens that occur less often are left out: the mean of a few is noise, and the largest of
-        many such means is sure to be large.
+      min_count: Tokens that occur less often are left out: the mean of a few is noise, and the
+        largest of many such means is sure to be large.
       top: So many at most.
 
     Returns:
       From high to low; ties by id.
     """
     tokens = np.concatenate([r.tokens for r in responses])
-    ids, first, place, count = np.unique(tokens, return_index=True, return_inverse=True, return_counts=True)
+    ids, first, place, count = np.unique(
+        tokens, return_index=True, return_inverse=True, return_counts=True
+    )
     entropy = np.bincount(place, np.concatenate([r.entropy for r in responses]), len(ids)) / count
     problems = np.concatenate([np.full(len(r.tokens), r.problem) for r in responses])
     in_problems = Counter(np.unique(np.stack([tokens, problems]), axis=1)[0].tolist())
@@ -149,6 +197,8 @@ def most_entropic(responses: Sequence[Response], min_count: int, top: int) -> li
     enough = np.flatnonzero(count >= min_count)
     order = enough[np.argsort(-entropy[enough], kind="stable")][:top]
     return [
-        TokenCount(int(ids[i]), text_of(first[i]), int(count[i]), in_problems[ids[i]], float(entropy[i]))
+        TokenCount(
+            int(ids[i]), text_of(first[i]), int(count[i]), in_problems[ids[i]], float(entropy[i])
+        )
         for i in order
     ]

@@ -1,9 +1,17 @@
-"""Pass@K and its companions: every problem sampled n times, every sample on disk, and the statistics."""
+"""Pass@K and its companions: every problem sampled n times, every sample on disk, and the
+statistics.
+"""
 
-from entropy_rl.evaluation.compare_runs import Comparison, Curve, Line, compare_runs, find_evaluation
+from entropy_rl.evaluation.compare_runs import (
+    Comparison,
+    Curve,
+    Line,
+    compare_runs,
+    find_evaluation,
+)
 from entropy_rl.evaluation.evaluate import OnProgress, evaluate, evaluate_into, evaluation_prompts
-from entropy_rl.evaluation.result import Evaluation, summarise
-from entropy_rl.evaluation.samples import completion_rows, read_result, read_samples
+from entropy_rl.evaluation.result import Evaluation, summarize
+from entropy_rl.evaluation.samples import read_result, read_samples
 
 __all__ = [
     "Comparison",
@@ -12,12 +20,11 @@ __all__ = [
     "Line",
     "OnProgress",
     "compare_runs",
-    "completion_rows",
     "evaluate",
     "evaluate_into",
     "evaluation_prompts",
     "find_evaluation",
     "read_result",
     "read_samples",
-    "summarise",
+    "summarize",
 ]

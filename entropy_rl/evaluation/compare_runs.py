@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from entropy_rl.comparison import (
+from entropy_rl.evaluation.samples import RESULT_FILE, read_samples
+from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY
+from entropy_rl.runs.jsonl import finite
+from entropy_rl.stats.bootstrap import holm, paired_bootstrap, sign_flip_p_value
+from entropy_rl.stats.matched import (
     ProblemSamples,
     diversity_at_equal_accuracy,
     pass_at_budget,
     pass_at_k_at_equal_length,
 )
-from entropy_rl.evaluation.samples import RESULT_FILE, read_samples
-from entropy_rl.files import finite
-from entropy_rl.passk import bootstrap_interval, pass_at_k
-from entropy_rl.run_directory import CONFIG_FILE, EVALUATIONS_DIRECTORY
-from entropy_rl.significance import holm, paired_bootstrap, sign_flip_p_value
+from entropy_rl.stats.pass_at_k import bootstrap_interval, pass_at_k
 from entropy_rl.tasks.task import Verdict
 
 LEVEL = 0.05  # of significance, for adjusted p-values
@@ -37,12 +37,14 @@ class Line:
       problems: How many problems these are.
       a: Mean of run A.
       b: Mean of run B.
-      difference: b - a, with the 95% interval `low` to `high` of the paired bootstrap over problems.
+      difference: b - a, with the 95% interval `low` to `high` of the paired bootstrap over
+        problems.
       low: See `difference`.
       high: See `difference`.
       p_value: Of "no difference", by the paired bootstrap.
       p_adjusted: The same after Holm's correction over the lines of its table.
-      p_sign_flips: Of "no difference", by the sign-flip test, as a check by other means; not adjusted.
+      p_sign_flips: Of "no difference", by the sign-flip test, as a check by other means; not
+        adjusted.
     """
 
     name: str
@@ -76,8 +78,8 @@ class Comparison:
       pass_at_k: Pass@K.
       equal_budget: Pass@budget: K times the mean length of both runs, in tokens.
       equal_length: Pass@K over samples of equal lengths; empty where there are none.
-      diversity: Unique answers and distinct-n over equally many correct and equally many wrong samples; empty
-        where there are none.
+      diversity: Unique answers and distinct-n over equally many correct and equally many wrong
+        samples; empty where there are none.
     """
 
     problems: int
@@ -129,12 +131,15 @@ def compare_runs(a: Path, b: Path) -> Comparison:
     for problem in one.problems.keys() & other.problems.keys():
         if one.problems[problem] != other.problems[problem]:
             raise ValueError(
-                f"{a} and {b}: problem {problem} is not the same in both; allowed: evaluations of the same "
+                f"{a} and {b}: problem {problem} is not the same in both; allowed: evaluations of "
+                "the same "
                 "problems"
             )
     both = [problem for problem in one.arms if problem in other.arms]
     if not both:
-        raise ValueError(f"{a} and {b} have no judged problem in common; allowed: the same problems")
+        raise ValueError(
+            f"{a} and {b} have no judged problem in common; allowed: the same problems"
+        )
     pairs = [(one.arms[problem], other.arms[problem]) for problem in both]
     most = max(min(len(x.correct), len(y.correct)) for x, y in pairs)
     ks = [2**i for i in range(most.bit_length())]
@@ -155,7 +160,9 @@ def compare_runs(a: Path, b: Path) -> Comparison:
 
 
 class _Arm(NamedTuple):
-    """One evaluation: problem -> (prompt, right answer); -> its judged samples, if any; the rest, counted."""
+    """One evaluation: problem -> (prompt, right answer); -> its judged samples, if any; the rest,
+    counted.
+    """
 
     problems: dict[int, tuple[str, str]]
     arms: dict[int, ProblemSamples]
@@ -175,7 +182,9 @@ def _read(directory: Path) -> _Arm:
             rows.setdefault(row["problem"], {})[row["sample"]] = kept
         unjudged += not verdict.is_judgement
     if not problems:
-        raise ValueError(f"{directory}: holds no samples, which a comparison needs beside {RESULT_FILE}")
+        raise ValueError(
+            f"{directory}: holds no samples, which a comparison needs beside {RESULT_FILE}"
+        )
     arms = {}
     for problem in sorted(rows):
         samples = [kept for _, kept in sorted(rows[problem].items())]
@@ -218,7 +227,9 @@ def _pass_at_ks(samples: ProblemSamples, ks: Sequence[int]) -> np.ndarray:
     return np.array([pass_at_k(n, c, k) if k <= n else np.nan for k in ks])
 
 
-def _equal_budget(pairs: Sequence[tuple[ProblemSamples, ProblemSamples]], ks: Sequence[int]) -> list[Line]:
+def _equal_budget(
+    pairs: Sequence[tuple[ProblemSamples, ProblemSamples]], ks: Sequence[int]
+) -> list[Line]:
     """For budgets that most problems have enough samples for; the others are not in the line."""
     mean = np.mean([np.mean(samples.lengths) for pair in pairs for samples in pair])
     totals = np.array([min(np.sum(samples.lengths) for samples in pair) for pair in pairs])
@@ -239,7 +250,10 @@ def _equal_budget(pairs: Sequence[tuple[ProblemSamples, ProblemSamples]], ks: Se
 def _diversity(pairs: Sequence[tuple[ProblemSamples, ProblemSamples]]) -> list[Line]:
     values = [diversity_at_equal_accuracy(*pair) for pair in pairs]
     names = list(values[0])
-    pairs = [tuple(np.array(arm) for arm in zip(*(v[name] for name in names), strict=True)) for v in values]
+    pairs = [
+        tuple(np.array(arm) for arm in zip(*(v[name] for name in names), strict=True))
+        for v in values
+    ]
     return _table([name.replace("_", " ") for name in names], pairs)
 
 
@@ -252,7 +266,9 @@ def _table(names: Sequence[str], values: Sequence[tuple[np.ndarray, np.ndarray]]
     """
     if not names:
         return []
-    of_a, of_b = (np.array(arm, np.float64).reshape(-1, len(names)) for arm in zip(*values, strict=True))
+    of_a, of_b = (
+        np.array(arm, np.float64).reshape(-1, len(names)) for arm in zip(*values, strict=True)
+    )
     known = ~np.isnan(of_a) & ~np.isnan(of_b)
     lines: dict[int, Line] = {}
     # Measures of the same problems are tested together, on the same resamples.
@@ -277,4 +293,6 @@ def _table(names: Sequence[str], values: Sequence[tuple[np.ndarray, np.ndarray]]
             )
     ordered = [lines[column] for column in sorted(lines)]
     adjusted = holm([line.p_value for line in ordered]).tolist()
-    return [dataclasses.replace(line, p_adjusted=p) for line, p in zip(ordered, adjusted, strict=True)]
+    return [
+        dataclasses.replace(line, p_adjusted=p) for line, p in zip(ordered, adjusted, strict=True)
+    ]

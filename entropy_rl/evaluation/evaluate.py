@@ -6,18 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from entropy_rl.evaluation.draw import draw_samples
-from entropy_rl.evaluation.origin import check_origin, exclusive
-from entropy_rl.evaluation.result import Evaluation, summarise
+from entropy_rl.config.rollout import DecodingConfig, EvaluationConfig
+from entropy_rl.evaluation.fingerprint import check_origin, exclusive
+from entropy_rl.evaluation.result import Evaluation, summarize
 from entropy_rl.evaluation.samples import cut_broken_line, read_samples, samples_file, write_result
-from entropy_rl.files import write_jsonl
-from entropy_rl.loading import Model
-from entropy_rl.prompts import Prompts
-from entropy_rl.sampling_config import EvaluationConfig, ScheduleConfig
+from entropy_rl.evaluation.sampling import draw_samples
+from entropy_rl.experience.prompts import Prompts
+from entropy_rl.runs.jsonl import write_jsonl
+from entropy_rl.runs.load_model import Model
 from entropy_rl.tasks.task import Task
 from entropy_rl.types import Params
 
-# (samples of this process that are on disk, of how many, seconds that the device has waited for verdicts)
+# (samples of this process that are on disk, of how many, seconds that the device has waited for
+# verdicts)
 OnProgress = Callable[[int, int, float], None]
 
 
@@ -45,7 +46,13 @@ def evaluation_prompts(
 
 
 def evaluate(
-    model: Model, params: Params, task: Task, prompts: Prompts, config: EvaluationConfig, *, seed: int
+    model: Model,
+    params: Params,
+    task: Task,
+    prompts: Prompts,
+    config: EvaluationConfig,
+    *,
+    seed: int,
 ) -> Evaluation:
     """Samples and judges every problem, in memory.
 
@@ -64,7 +71,7 @@ def evaluate(
       JudgeError: If no sample at all was judged.
     """
     calls = draw_samples(model, params, task, prompts, config, seed=seed)
-    return summarise((row for drawn in calls for row in drawn.rows), task, prompts, config.samples)
+    return summarize((row for drawn in calls for row in drawn.rows), task, prompts, config.samples)
 
 
 def evaluate_into(
@@ -76,32 +83,33 @@ def evaluate_into(
     config: EvaluationConfig,
     *,
     seed: int,
-    schedule: ScheduleConfig = ScheduleConfig(),
+    decoding: DecodingConfig = DecodingConfig(),
     shard: tuple[int, int] = (0, 1),
     on_progress: OnProgress = lambda done, total, waited: None,
 ) -> Evaluation | None:
-    """Samples and judges what is not yet on disk; whoever adds the last sample writes evaluation.json.
+    """Samples and judges what is not yet on disk; whoever adds the last sample writes
+    evaluation.json.
 
     Args:
-      directory: Where samples.jsonl and evaluation.json go. What it holds already must come from the same
-        model, prompts, config and seed.
+      directory: Where samples.jsonl and evaluation.json go. What it holds already must come from
+        the same model, prompts, config and seed.
       model: Policy and tokenizer.
       params: The parameters to evaluate.
       task: The judge.
       prompts: All problems, from `evaluation_prompts`.
       config: The `evaluation` section.
       seed: With a problem's id and the number of the sample it fixes every sample.
-      schedule: How the samples of a call share the device.
+      decoding: How the samples of a call share the device.
       shard: The part of the problems that this process samples, as (index, count).
-      on_progress: Called at the start, while samples are drawn, and after each batch is on disk; what it
-        raises ends the evaluation, and the next call goes on from there.
+      on_progress: Called at the start, while samples are drawn, and after each batch is on disk;
+        what it raises ends the evaluation, and the next call goes on from there.
 
     Returns:
       The result; None while other processes have samples to add.
 
     Raises:
-      ValueError: If the directory holds samples of other weights or problems, or one twice, or another
-        process is writing this part.
+      ValueError: If the directory holds samples of other weights or problems, or one twice, or
+        another process is writing this part.
       JudgeError: If no sample at all was judged.
     """
     file = samples_file(directory, *shard)
@@ -121,7 +129,7 @@ def evaluate_into(
             own,
             config,
             seed=seed,
-            schedule=schedule,
+            decoding=decoding,
             done=done,
             on_chunk=lambda _: on_progress(*progress),
         ):
@@ -131,7 +139,7 @@ def evaluate_into(
             on_progress(*progress)
     if len(_samples_on_disk(directory, prompts, config.samples)) < len(prompts) * config.samples:
         return None
-    result = summarise(read_samples(directory), task, prompts, config.samples)
+    result = summarize(read_samples(directory), task, prompts, config.samples)
     write_result(directory, result)
     return result
 
@@ -142,10 +150,14 @@ def _samples_on_disk(directory: Path, prompts: Prompts, samples: int) -> set[tup
         sample = (row["problem"], row["sample"])
         if sample in found:
             raise ValueError(
-                f"{directory}: sample {sample[1]} of problem {sample[0]} is there twice, as processes with "
-                "different numbers of shards have written at once; allowed: one of these samples files"
+                f"{directory}: sample {sample[1]} of problem {sample[0]} is there twice, as "
+                "processes with "
+                "different numbers of shards have written at once; allowed: one of these samples "
+                "files"
             )
         if sample[0] not in ids or not 0 <= sample[1] < samples:
-            raise ValueError(f"{directory}: sample {sample[1]} of problem {sample[0]} is of other settings")
+            raise ValueError(
+                f"{directory}: sample {sample[1]} of problem {sample[0]} is of other settings"
+            )
         found.add(sample)
     return found

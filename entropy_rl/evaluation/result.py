@@ -9,10 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from entropy_rl.diversity import distinct_ngrams, majority_vote, repetition_rate, unique_answers
-from entropy_rl.passk import bootstrap_interval, pass_at_k_curve
-from entropy_rl.prompts import Prompts
-from entropy_rl.scoring import add_probes, probe_shares
+from entropy_rl.experience.prompts import Prompts
+from entropy_rl.experience.scoring import add_probes, probe_shares
+from entropy_rl.stats.diversity import (
+    distinct_ngrams,
+    majority_vote,
+    repetition_rate,
+    unique_answers,
+)
+from entropy_rl.stats.pass_at_k import bootstrap_interval, pass_at_k_curve
 from entropy_rl.tasks.task import AnsweringTask, JudgeError, ProbedTask, Problem, Task, Verdict
 
 Interval = tuple[float, float, float]  # estimate, low, high
@@ -30,14 +35,16 @@ class Evaluation:
       problems: Problems that were sampled.
       left_out: Problems with too long a prompt.
       samples: Samples per problem (n).
-      pass_at_k: K -> (estimate, low, high), unbiased; over the problems with K or more judged samples.
+      pass_at_k: K -> (estimate, low, high), unbiased; over the problems with K or more judged
+        samples.
       pass_at_k_problems: K -> how many these are.
       unjudged: Problems without any judged sample: every check timed out or crashed.
       avg_at_n: (estimate, low, high) of the share of correct among a problem's judged samples.
-      maj_at_n: Whether the most frequent answer of a problem is correct; None for a task without answers.
+      maj_at_n: Whether the most frequent answer of a problem is correct; None for a task without
+        answers.
       unique_answers: Distinct answers over samples with an answer, per problem; None as well.
-      distinct: n -> distinct n-grams over all n-grams of a problem's samples. Falls as samples are added, so
-        that only evaluations with the same number of samples can be compared.
+      distinct: n -> distinct n-grams over all n-grams of a problem's samples. Falls as samples are
+        added, so that only evaluations with the same number of samples can be compared.
       repetition: Share of the 4-grams of a completion that it has had before.
       mean_length: Tokens of a completion.
       mean_entropy: Nats per token, of the tempered distribution.
@@ -80,12 +87,14 @@ class Evaluation:
         return cls(**fields)
 
 
-def summarise(rows: Iterable[dict[str, Any]], task: Task, prompts: Prompts, samples: int) -> Evaluation:
+def summarize(
+    rows: Iterable[dict[str, Any]], task: Task, prompts: Prompts, samples: int
+) -> Evaluation:
     """The figures of an evaluation.
 
     Args:
-      rows: Every sample, as `completion_rows` gives them, in any order. The tokens of a problem are held
-        until all its samples have come.
+      rows: Every sample, as `completion_rows` gives them, in any order. The tokens of a problem are
+        held until all its samples have come.
       task: Where the problems come from.
       prompts: The problems.
       samples: Samples per problem.
@@ -108,7 +117,9 @@ def summarise(rows: Iterable[dict[str, Any]], task: Task, prompts: Prompts, samp
     judged = np.array([tally.judged for tally in done])
     correct = np.array([tally.correct for tally in done])
     if judged.max() == 0:
-        raise JudgeError(f"none of {verdicts.total()} samples was judged: every check timed out or crashed")
+        raise JudgeError(
+            f"none of {verdicts.total()} samples was judged: every check timed out or crashed"
+        )
     pass_at_k = {}
     # For each K the problems that have so many judged samples: one lost check costs one problem.
     for k in (2**i for i in range(int(judged.max()).bit_length())):
@@ -158,7 +169,11 @@ class _Tally:
         self.truncated += row["finish_reason"] == "length"
         self.entropy += sum(row["entropy"])
         self.repetition += repetition_rate(tokens, REPETITION)
-        self._answers[row["sample"]] = (row["answer"], verdict is Verdict.CORRECT, verdict.is_judgement)
+        self._answers[row["sample"]] = (
+            row["answer"],
+            verdict is Verdict.CORRECT,
+            verdict.is_judgement,
+        )
         self._tokens[row["sample"]] = tokens
         if self.rows == self._samples:
             self._close()
@@ -167,7 +182,9 @@ class _Tally:
         judged = [(answer, correct) for answer, correct, judged in self._answers.values() if judged]
         self.unique = unique_answers([answer for answer, _, _ in self._answers.values()])
         if judged:
-            self.majority = majority_vote([a for a, _ in judged], np.array([c for _, c in judged], bool))
+            self.majority = majority_vote(
+                [a for a, _ in judged], np.array([c for _, c in judged], bool)
+            )
         rows = list(self._tokens.values())
         self.distinct = {n: distinct_ngrams(rows, n) for n in DISTINCT}
         self._answers, self._tokens = {}, {}
@@ -194,7 +211,9 @@ class _Probe:
 
     def _flush(self) -> None:
         if self._waiting:
-            self._sums = add_probes(self._sums, self._probe(*map(list, zip(*self._waiting, strict=True))))
+            self._sums = add_probes(
+                self._sums, self._probe(*map(list, zip(*self._waiting, strict=True)))
+            )
             self._waiting = []
 
 

@@ -7,47 +7,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from entropy_rl.evaluation.result import Evaluation
-from entropy_rl.files import naming, write_atomically
-from entropy_rl.run_directory import SAMPLES_FILE
-from entropy_rl.scoring import Scores
-from entropy_rl.tasks.task import Problem, Verdict
-from entropy_rl.types import FinishReason, Rollout
+from entropy_rl.experience.records import Row
+from entropy_rl.runs.directory import SAMPLES_FILE
+from entropy_rl.runs.jsonl import naming, write_atomically
+from entropy_rl.tasks.task import Verdict
 
 RESULT_FILE = "evaluation.json"
-_FIELDS = {"problem", "sample", "prompt", "right_answer", "answer", "verdict", "length", "tokens", "entropy"}
-
-Row = dict[str, Any]
-
-
-def completion_rows(
-    problems: Sequence[Problem], sample_index: Sequence[int], rollout: Rollout, scores: Scores
-) -> list[Row]:
-    """The first len(problems) rows as plain values, for a JSONL file."""
-    rows = []
-    for b, problem in enumerate(problems):
-        mask = rollout.completion_mask[b]
-        rows.append(
-            {
-                "problem": problem.id,
-                "sample": sample_index[b],
-                "prompt": problem.prompt,
-                "right_answer": problem.answer,
-                "completion": scores.texts[b],
-                "answer": scores.answers[b],
-                "verdict": scores.verdicts[b].value,
-                "finish_reason": FinishReason(int(rollout.finish_reason[b])).name.lower(),
-                "length": int(mask.sum()),
-                "tokens": rollout.completion_ids[b][mask].tolist(),
-                "log_probs": [round(float(x), 6) for x in rollout.log_probs[b][mask]],
-                "entropy": [round(float(x), 6) for x in rollout.entropy[b][mask]],
-            }
-        )
-    return rows
+_FIELDS = {
+    "problem",
+    "sample",
+    "prompt",
+    "right_answer",
+    "answer",
+    "verdict",
+    "length",
+    "tokens",
+    "entropy",
+}
 
 
 def samples_file(directory: Path, shard: int, shards: int) -> Path:
@@ -86,12 +66,16 @@ def read_samples(directory: Path) -> Iterator[Row]:
                 except (ValueError, KeyError, TypeError) as error:
                     raise ValueError(f"{path}:{number}: this is no sample ({error})") from error
                 if missing:
-                    raise ValueError(f"{path}:{number}: this is no sample (without {min(missing)!r})")
+                    raise ValueError(
+                        f"{path}:{number}: this is no sample (without {min(missing)!r})"
+                    )
                 yield row
 
 
 def cut_broken_line(path: Path) -> None:
-    """Drops a last line that was cut off while being written, so that the next one begins a line."""
+    """Drops a last line that was cut off while being written, so that the next one begins a
+    line.
+    """
     if not path.exists():
         return
     with naming(path), path.open("rb+") as file:

@@ -1,12 +1,13 @@
 """Models as a `Policy`, and Hugging Face directories in and out."""
 
 from entropy_rl.models.bert import encode, load_encoder
-from entropy_rl.models.decoder import DecoderConfig, make_policy, trunk_params
+from entropy_rl.models.decoder import DecoderConfig, backbone_params, make_policy
 from entropy_rl.models.hf import load_hf, save_hf
 from entropy_rl.models.hf_config import config_json, read_config
 
 __all__ = [
     "DecoderConfig",
+    "backbone_params",
     "config_json",
     "encode",
     "load_encoder",
@@ -14,5 +15,4 @@ __all__ = [
     "make_policy",
     "read_config",
     "save_hf",
-    "trunk_params",
 ]

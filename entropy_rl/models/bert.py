@@ -1,7 +1,7 @@
 """Sentence encoders of the BERT kind, from Hugging Face directories (arXiv 1810.04805, 1908.10084).
 
-The parameters are the checkpoint's own tensors by their own names, in float32: what is only ever run forward
-needs neither another layout nor a module.
+The parameters are the checkpoint's own tensors by their own names, in float32: what is only ever
+run forward needs neither another layout nor a module.
 """
 
 from __future__ import annotations
@@ -54,13 +54,17 @@ def load_encoder(directory: Path) -> tuple[EncoderConfig, EncoderParams]:
     raw = {"layer_norm_eps": 1e-12} | read_json(file)
     for name, allowed in {"model_type": "bert", **_FIXED}.items():
         if raw.get(name) not in (None, allowed):
-            raise ValueError(f"{file}: {name}: {raw[name]!r} is not supported; allowed: {allowed!r}")
+            raise ValueError(
+                f"{file}: {name}: {raw[name]!r} is not supported; allowed: {allowed!r}"
+            )
     names = [field.name for field in dataclasses.fields(EncoderConfig)]
     absent = [name for name in ("model_type", *names) if raw.get(name) is None]
     if absent:
         raise ValueError(f"{file}: {absent[0]}: missing")
     config = EncoderConfig(**{name: raw[name] for name in names})
-    tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in open_tensors(directory).items()}
+    tensors = {
+        name.removeprefix(_PREFIX): tensor for name, tensor in open_tensors(directory).items()
+    }
     params = {}
     for name, shape in _shapes(config).items():
         if name not in tensors:
@@ -68,7 +72,9 @@ def load_encoder(directory: Path) -> tuple[EncoderConfig, EncoderParams]:
         file, tensor = tensors[name]
         if tuple(tensor.get_shape()) != shape:
             found = tuple(tensor.get_shape())
-            raise ValueError(f"{file}: tensor {name} has shape {found}; by config.json it is {shape}")
+            raise ValueError(
+                f"{file}: tensor {name} has shape {found}; by config.json it is {shape}"
+            )
         params[name] = jnp.asarray(np.asarray(tensor[:], np.float32))
     return config, params
 
@@ -82,7 +88,10 @@ def _shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
     }
     dense = {f"attention.self.{name}": (size, size) for name in ("query", "key", "value")}
     dense |= {"attention.output.dense": (size, size)}
-    dense |= {"intermediate.dense": (c.intermediate_size, size), "output.dense": (size, c.intermediate_size)}
+    dense |= {
+        "intermediate.dense": (c.intermediate_size, size),
+        "output.dense": (size, c.intermediate_size),
+    }
     norms = ["embeddings.LayerNorm"]
     for layer in (f"encoder.layer.{i}." for i in range(c.num_hidden_layers)):
         norms += [f"{layer}attention.output.LayerNorm", f"{layer}output.LayerNorm"]
@@ -91,7 +100,9 @@ def _shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
     return shapes | {f"{norm}.{kind}": (size,) for norm in norms for kind in ("weight", "bias")}
 
 
-def encode(config: EncoderConfig, params: EncoderParams, ids: jax.Array, mask: jax.Array) -> jax.Array:
+def encode(
+    config: EncoderConfig, params: EncoderParams, ids: jax.Array, mask: jax.Array
+) -> jax.Array:
     """The mean of the last hidden states of each text, with norm 1.
 
     Args:
@@ -125,12 +136,15 @@ def encoder_hidden(
         return x.reshape((*x.shape[:2], config.num_attention_heads, -1))
 
     words, places, types = (
-        params[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")
+        params[f"embeddings.{name}_embeddings.weight"]
+        for name in ("word", "position", "token_type")
     )
     x = words[ids] + places[None, : ids.shape[1]] + types[None, :1]
     x = norm(x, "embeddings.LayerNorm")
     for layer in (f"encoder.layer.{i}." for i in range(config.num_hidden_layers)):
-        q, k, v = (heads(dense(x, f"{layer}attention.self.{name}")) for name in ("query", "key", "value"))
+        q, k, v = (
+            heads(dense(x, f"{layer}attention.self.{name}")) for name in ("query", "key", "value")
+        )
         attended = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None])
         attended = dense(attended.reshape(x.shape), f"{layer}attention.output.dense")
         x = norm(x + attended, f"{layer}attention.output.LayerNorm")

@@ -16,27 +16,33 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from entropy_rl.models.attention import causal_attention, resolve_attention, resolve_decode_attention
-from entropy_rl.models.cached_attention import (
+from entropy_rl.models.attention.cached import (
     PromptCache,
     RowCache,
     cached_attention,
     empty_row_cache,
 )
+from entropy_rl.models.attention.dispatch import (
+    causal_attention,
+    resolve_attention,
+    resolve_decode_attention,
+)
+from entropy_rl.models.attention.packed import make_packed_attention
 from entropy_rl.models.embedding import look_up
 from entropy_rl.models.linear import Dense
-from entropy_rl.models.packed_attention import make_packed_attention
+from entropy_rl.models.packing import make_packing
 from entropy_rl.models.remat import rematerialize
 from entropy_rl.models.rope import Llama3RopeScaling, apply_rope, rope_frequencies
-from entropy_rl.packing import make_packing
-from entropy_rl.types import TENSOR_AXIS, DecodeCache, LiveTokens, Params, Policy
+from entropy_rl.types import TENSOR_AXIS, DecodeCache, PackedTokens, Params, Policy
 
 _FAR = 2**30  # a window that sees everything
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """The switches that separate the supported families; names follow config.json where they can."""
+    """The switches that separate the supported families; names follow config.json where they
+    can.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -85,7 +91,9 @@ class Attention(nn.Module):
     fused: bool  # one matrix for queries, keys and values
 
     @nn.compact
-    def __call__(self, x: jax.Array, positions: jax.Array, attend: Callable) -> tuple[jax.Array, Any]:
+    def __call__(
+        self, x: jax.Array, positions: jax.Array, attend: Callable
+    ) -> tuple[jax.Array, Any]:
         c = self.config
         frequencies = rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
 
@@ -97,10 +105,16 @@ class Attention(nn.Module):
             ends = (c.num_heads, c.num_heads + c.num_kv_heads)
             q, k, v = jnp.split(project("qkv", c.num_heads + 2 * c.num_kv_heads), ends, axis=-2)
         else:
-            q, k, v = project("q", c.num_heads), project("k", c.num_kv_heads), project("v", c.num_kv_heads)
+            q, k, v = (
+                project("q", c.num_heads),
+                project("k", c.num_kv_heads),
+                project("v", c.num_kv_heads),
+            )
         if c.qk_norm:
             q, k = RMSNorm(c.norm_eps, name="q_norm")(q), RMSNorm(c.norm_eps, name="k_norm")(k)
-        out, extra = attend(apply_rope(q, positions, frequencies), apply_rope(k, positions, frequencies), v)
+        out, extra = attend(
+            apply_rope(q, positions, frequencies), apply_rope(k, positions, frequencies), v
+        )
         return _dense(self, c.hidden_size, "o_proj")(out.reshape(x.shape[:-1] + (-1,))), extra
 
 
@@ -129,7 +143,9 @@ class Block(nn.Module):
     fused: bool = False  # matrices that read the same input are one
 
     @nn.compact
-    def __call__(self, x: jax.Array, positions: jax.Array, attend: Callable) -> tuple[jax.Array, Any]:
+    def __call__(
+        self, x: jax.Array, positions: jax.Array, attend: Callable
+    ) -> tuple[jax.Array, Any]:
         """Runs the layer.
 
         Args:
@@ -142,7 +158,9 @@ class Block(nn.Module):
         """
         c = self.config
         normed = RMSNorm(c.norm_eps, name="input_layernorm")(x)
-        attended, extra = Attention(c, self.dtype, self.fused, name="self_attn")(normed, positions, attend)
+        attended, extra = Attention(c, self.dtype, self.fused, name="self_attn")(
+            normed, positions, attend
+        )
         x += attended
         normed = RMSNorm(c.norm_eps, name="post_attention_layernorm")(x)
         return x + MLP(c, self.dtype, self.fused, name="mlp")(normed), extra
@@ -166,16 +184,22 @@ def _fuse(layer: Params) -> Params:
     return {**layer, "self_attn": attention, "mlp": mlp}
 
 
-def _before_rows(x: jax.Array, live: LiveTokens) -> jax.Array:
-    """The prompts' keys or values [P, L, S, K, h] -> [L, R, S, K, h], those before a row's live tokens."""
-    shares = live.row.shape[0]
-    x = x.reshape((shares, -1) + x.shape[1:])
-    x = jax.vmap(lambda y, n: jnp.take(y, n, axis=0, mode="clip"))(x, live.prompt.reshape(shares, -1))
+def _before_rows(x: jax.Array, live: PackedTokens) -> jax.Array:
+    """The prompts' keys or values [P, L, S, K, h] -> [L, R, S, K, h], those before a row's live
+    tokens.
+    """
+    shards = live.row.shape[0]
+    x = x.reshape((shards, -1) + x.shape[1:])
+    x = jax.vmap(lambda y, n: jnp.take(y, n, axis=0, mode="clip"))(
+        x, live.prompt.reshape(shards, -1)
+    )
     x = jnp.moveaxis(x.reshape((-1,) + x.shape[2:]), 1, 0)
-    return jnp.where((jnp.arange(x.shape[2])[None] < live.first[:, None])[None, :, :, None, None], x, 0)
+    return jnp.where(
+        (jnp.arange(x.shape[2])[None] < live.first[:, None])[None, :, :, None, None], x, 0
+    )
 
 
-def trunk_params(params: Params) -> Params:
+def backbone_params(params: Params) -> Params:
     """The parameters without those that only the head over the vocabulary reads."""
     return {name: leaf for name, leaf in params.items() if name != "lm_head"}
 
@@ -198,17 +222,19 @@ def make_policy(
       config: The architecture.
       compute_dtype: Type of activations and decoding weights.
       remat: What the layers keep for the backward pass: none, dots or full (see `rematerialize`).
-      attention: Implementation of the attention of whole rows: auto, xla, cudnn or splash. `auto` is looked
-        up when a function of the policy is traced, here and in `decode_attention`.
-      decode_attention: That of new tokens to the cache of their row: auto, xla, or ragged on GPUs and TPUs.
-      mesh: The mesh that the policy runs on, for kernels that the compiler cannot partition; None for one
-        device.
+      attention: Implementation of the attention of whole rows: auto, xla, cudnn or splash. `auto`
+        is looked up when a function of the policy is traced, here and in `decode_attention`.
+      decode_attention: That of new tokens to the cache of their row: auto, xla, or ragged on GPUs
+        and TPUs.
+      mesh: The mesh that the policy runs on, for kernels that the compiler cannot partition; None
+        for one device.
 
     Returns:
       The policy.
 
     Raises:
-      ValueError: If the implementation of the attention cannot serve the model, or there is no such remat.
+      ValueError: If the implementation of the attention cannot serve the model, or there is no such
+        remat.
     """
     rematerialize(lambda: None, remat)  # fails now
     windows = config.windows
@@ -227,7 +253,8 @@ def make_policy(
 
     attend_in_lists = make_packed_attention(attend_causally)
 
-    # Columns of one matrix that are split over devices could not be taken apart without moving them.
+    # Columns of one matrix that are split over devices could not be taken apart without moving
+    # them.
     fused = mesh is None or mesh.shape[TENSOR_AXIS] == 1
     block, decode_block = Block(config, compute_dtype), Block(config, compute_dtype, fused)
     norm = RMSNorm(config.norm_eps)
@@ -240,30 +267,44 @@ def make_policy(
 
     def init(key: jax.Array) -> Params:
         embed_key, head_key, *layer_keys = jax.random.split(key, 2 + config.num_layers)
-        x, positions = jnp.zeros((1, 1, config.hidden_size), compute_dtype), jnp.zeros((1, 1), jnp.int32)
+        x, positions = (
+            jnp.zeros((1, 1, config.hidden_size), compute_dtype),
+            jnp.zeros((1, 1), jnp.int32),
+        )
         attend = lambda q, k, v: (q, None)  # noqa: E731
-        layers = jax.vmap(lambda k: block.init(k, x, positions, attend)["params"])(jnp.stack(layer_keys))
+        layers = jax.vmap(lambda k: block.init(k, x, positions, attend)["params"])(
+            jnp.stack(layer_keys)
+        )
 
         def table(k: jax.Array) -> jax.Array:
-            return config.initializer_range * jax.random.normal(k, (config.vocab_size, config.hidden_size))
+            return config.initializer_range * jax.random.normal(
+                k, (config.vocab_size, config.hidden_size)
+            )
 
         params = {
             "embed_tokens": {"embedding": table(embed_key)},
             "layers": layers,
             "norm": {"scale": jnp.ones(config.hidden_size)},
         }
-        return params if config.tie_embeddings else params | {"lm_head": {"kernel": table(head_key)}}
+        return (
+            params if config.tie_embeddings else params | {"lm_head": {"kernel": table(head_key)}}
+        )
 
     def run_layers(
         params: Params, x: jax.Array, positions: jax.Array, attend: Callable, before: Any = None
     ) -> tuple[jax.Array, Any]:
-        """A scan over the layers; `attend` takes (q, k, v, what the layer has of `before`, its window)."""
+        """A scan over the layers; `attend` takes (q, k, v, what the layer has of `before`, its
+        window).
+        """
 
         def layer(x: jax.Array, inputs: tuple) -> tuple[jax.Array, Any]:
             layer_params, window, before = inputs
             window = windows[0] if window is None else window
             return block.apply(
-                {"params": layer_params}, x, positions, lambda q, k, v: attend(q, k, v, before, window)
+                {"params": layer_params},
+                x,
+                positions,
+                lambda q, k, v: attend(q, k, v, before, window),
             )
 
         per_layer = None
@@ -272,20 +313,28 @@ def make_policy(
         return jax.lax.scan(rematerialize(layer, remat), x, (params["layers"], per_layer, before))
 
     def apply(params: Params, ids: jax.Array) -> jax.Array:
-        positions = jnp.arange(ids.shape[1])[None]  # the same in every row: its angles are computed once
+        positions = jnp.arange(ids.shape[1])[
+            None
+        ]  # the same in every row: its angles are computed once
         attend = lambda q, k, v, _, window: (attend_causally(q, k, v, window), None)  # noqa: E731
         x, _ = run_layers(params, embed(params, ids, mesh), positions, attend)
         return final_norm(params, x)
 
-    def apply_packed(params: Params, ids: jax.Array, live: LiveTokens) -> jax.Array:
+    def apply_packed(params: Params, ids: jax.Array, live: PackedTokens) -> jax.Array:
         def attend(q, k, v, before, window):
             return attend_in_lists(q, k, v, before, window, live), None
 
-        before = None if live.prefix is None else jax.tree.map(partial(_before_rows, live=live), live.prefix)
+        before = (
+            None
+            if live.prefix is None
+            else jax.tree.map(partial(_before_rows, live=live), live.prefix)
+        )
         x, _ = run_layers(params, embed(params, ids, mesh), live.column, attend, before)
         return final_norm(params, x)
 
-    def prefix(params: Params, ids: jax.Array, live: LiveTokens, columns: int) -> tuple[jax.Array, jax.Array]:
+    def prefix(
+        params: Params, ids: jax.Array, live: PackedTokens, columns: int
+    ) -> tuple[jax.Array, jax.Array]:
         packing = make_packing(live, columns)
 
         def attend(q, k, v, _, window):
@@ -297,11 +346,17 @@ def make_policy(
         return jax.tree.map(lambda x: x.swapaxes(0, 1), caches)
 
     def head(params: Params) -> jax.Array:
-        return params["embed_tokens"]["embedding"] if config.tie_embeddings else params["lm_head"]["kernel"]
+        return (
+            params["embed_tokens"]["embedding"]
+            if config.tie_embeddings
+            else params["lm_head"]["kernel"]
+        )
 
     def to_decode(params: Params) -> Params:
         cast = jax.tree.map(lambda x: x.astype(compute_dtype), params)
-        layers = (jax.tree.map(lambda x, i=i: x[i], cast["layers"]) for i in range(config.num_layers))
+        layers = (
+            jax.tree.map(lambda x, i=i: x[i], cast["layers"]) for i in range(config.num_layers)
+        )
         return cast | {"layers": tuple(_fuse(layer) if fused else layer for layer in layers)}
 
     def prefill(
@@ -320,7 +375,8 @@ def make_policy(
     def empty_rows(rows: int, columns: int) -> tuple[RowCache, ...]:
         shape = (rows, config.num_kv_heads, columns, config.head_dim)
         return tuple(
-            empty_row_cache(shape, compute_dtype, find_decode_attention()) for _ in range(config.num_layers)
+            empty_row_cache(shape, compute_dtype, find_decode_attention())
+            for _ in range(config.num_layers)
         )
 
     def decode(
@@ -333,7 +389,16 @@ def make_policy(
             params["layers"], cache.prompts, cache.rows, config.windows, strict=True
         ):
             attend = lambda q, k, v, p=prompts, r=rows, w=window: cached_attention(  # noqa: E731
-                q, k, v, p, r, t, cache.prompt_mask, w, implementation=find_decode_attention(), mesh=mesh
+                q,
+                k,
+                v,
+                p,
+                r,
+                t,
+                cache.prompt_mask,
+                w,
+                implementation=find_decode_attention(),
+                mesh=mesh,
             )
             x, rows = decode_block.apply({"params": layer_params}, x, positions, attend)
             caches.append(rows)

@@ -15,8 +15,10 @@ from entropy_rl.types import DATA_AXES, FSDP_AXIS, TENSOR_AXIS
 def look_up(table: jax.Array, ids: jax.Array, dtype: Any, mesh: Mesh | None = None) -> jax.Array:
     """Rows of the table.
 
-    On a mesh a device has some words and a part of the hidden size. It looks up the tokens of its fsdp group
-    in what it has, and the group exchanges parts of rows for whole ones: what travels is as large as the
+    On a mesh a device has some words and a part of the hidden size. It looks up the tokens of its
+    fsdp group
+    in what it has, and the group exchanges parts of rows for whole ones: what travels is as large
+      as the
     result, whatever the vocabulary.
 
     Args:
@@ -40,7 +42,9 @@ def look_up(table: jax.Array, ids: jax.Array, dtype: Any, mesh: Mesh | None = No
         if of_words:
             ids = ids - jax.lax.axis_index(TENSOR_AXIS) * table.shape[0]
             own = (ids >= 0) & (ids < table.shape[0])
-            x = jnp.where(own[..., None], jnp.take(table, ids, axis=0, mode="clip"), 0).astype(dtype)
+            x = jnp.where(own[..., None], jnp.take(table, ids, axis=0, mode="clip"), 0).astype(
+                dtype
+            )
             x = jax.lax.psum(x, TENSOR_AXIS)
         else:
             x = jnp.take(table, ids, axis=0).astype(dtype)
@@ -49,5 +53,7 @@ def look_up(table: jax.Array, ids: jax.Array, dtype: Any, mesh: Mesh | None = No
         return x
 
     rows = PartitionSpec(DATA_AXES)
-    run = jax.shard_map(local, mesh=mesh, in_specs=(PartitionSpec(of_words, of_width), rows), out_specs=rows)
+    run = jax.shard_map(
+        local, mesh=mesh, in_specs=(PartitionSpec(of_words, of_width), rows), out_specs=rows
+    )
     return run(table, ids)

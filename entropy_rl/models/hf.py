@@ -1,8 +1,9 @@
 """Hugging Face directories in and out: config.json, *.safetensors, tokenizer files; without torch.
 
-Our tree carries Hugging Face's names, so that a checkpoint becomes ours in three steps: strip `model.`,
-transpose the kernels of the layers, stack the layers. `_tensor_names` and `_is_transposed` are the whole
-correspondence, and loading and saving both read it. The shapes are the decoder's own.
+Our tree carries Hugging Face's names, so that a checkpoint becomes ours in three steps: strip
+`model.`, transpose the kernels of the layers, stack the layers. `_tensor_names` and
+`_is_transposed` are the whole correspondence, and loading and saving both read it. The shapes are
+the decoder's own.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ _TEXT_FILES = (
 )
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The correspondence of names
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _leaf_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
@@ -78,14 +79,16 @@ def _tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Loading
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def open_tensors(directory: Path) -> dict[str, tuple[Path, Any]]:
     """File and slice of every tensor of a checkpoint, without reading any values."""
-    if (directory / _WEIGHTS).is_file():  # where there are both, transformers too prefers the single file
+    if (
+        directory / _WEIGHTS
+    ).is_file():  # where there are both, transformers too prefers the single file
         files = [directory / _WEIGHTS]
     elif (directory / _INDEX).is_file():
         weight_map = read_json(directory / _INDEX).get("weight_map")
@@ -95,10 +98,14 @@ def open_tensors(directory: Path) -> dict[str, tuple[Path, Any]]:
             )
         files = [directory / name for name in sorted(set(weight_map.values()))]
     else:
-        raise FileNotFoundError(f"{directory}: has no {_WEIGHTS} and no {_INDEX}; other formats are not read")
+        raise FileNotFoundError(
+            f"{directory}: has no {_WEIGHTS} and no {_INDEX}; other formats are not read"
+        )
     absent = [file.name for file in files if not file.is_file()]
     if absent:
-        raise FileNotFoundError(f"{directory}: {_INDEX} names files that are not there: {_some(absent)}")
+        raise FileNotFoundError(
+            f"{directory}: {_INDEX} names files that are not there: {_some(absent)}"
+        )
 
     tensors = {}
     for file in files:
@@ -118,30 +125,45 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _check_tensors(directory: Path, config: DecoderConfig, tensors: dict[str, tuple[Path, Any]]) -> None:
+def _check_tensors(
+    directory: Path, config: DecoderConfig, tensors: dict[str, tuple[Path, Any]]
+) -> None:
     expected = _tensor_shapes(config)
     missing = expected.keys() - tensors.keys()
     if missing:
         raise ValueError(f"{directory}: missing tensors ({len(missing)}): {_some(missing)}")
-    # Older checkpoints carry buffers that follow from the config, or a second name for the tied table.
+    # Older checkpoints carry buffers that follow from the config, or a second name for the tied
+    # table.
     unexpected = {
-        name for name in tensors.keys() - expected.keys() if not name.endswith("rotary_emb.inv_freq")
+        name
+        for name in tensors.keys() - expected.keys()
+        if not name.endswith("rotary_emb.inv_freq")
     }
     if config.tie_embeddings:
         unexpected.discard("lm_head.weight")
     if unexpected:
-        raise ValueError(f"{directory}: unexpected tensors ({len(unexpected)}): {_some(unexpected)}")
+        raise ValueError(
+            f"{directory}: unexpected tensors ({len(unexpected)}): {_some(unexpected)}"
+        )
     for name, shape in expected.items():
         file, tensor = tensors[name]
         found = tuple(tensor.get_shape())
         if found != shape:
-            raise ValueError(f"{file}: tensor {name} has shape {found}; by config.json it is {shape}")
+            raise ValueError(
+                f"{file}: tensor {name} has shape {found}; by config.json it is {shape}"
+            )
         if tensor.get_dtype() not in ("F32", "F16", "BF16"):
-            raise ValueError(f"{file}: tensor {name} has type {tensor.get_dtype()}; allowed: F32, F16, BF16")
+            raise ValueError(
+                f"{file}: tensor {name} has type {tensor.get_dtype()}; allowed: F32, F16, BF16"
+            )
 
 
 def _load_leaf(
-    path: str, shape: tuple[int, ...], slices: list[Any], dtype: Any, sharding: jax.sharding.Sharding | None
+    path: str,
+    shape: tuple[int, ...],
+    slices: list[Any],
+    dtype: Any,
+    sharding: jax.sharding.Sharding | None,
 ) -> jax.Array:
     """Reads one leaf, and of it only what the devices of this host hold."""
 
@@ -170,15 +192,16 @@ def load_hf(
 ) -> tuple[DecoderConfig, Params]:
     """Loads a checkpoint of Qwen2 / Qwen2.5, Qwen3 or Llama 3.
 
-    A host reads the blocks that its devices hold, one parameter after the other: neither the checkpoint
+    A host reads the blocks that its devices hold, one parameter after the other: neither the
+      checkpoint
     nor a sharded parameter is ever whole in its memory.
 
     Args:
-      directory: config.json with model.safetensors, or with shards and their index; bfloat16, float16
-        or float32.
+      directory: config.json with model.safetensors, or with shards and their index; bfloat16,
+        float16 or float32.
       dtype: Type of the parameters.
-      sharding: (path such as `layers/self_attn/q_proj/kernel`, shape) -> where the parameter lives. None
-        for the default device.
+      sharding: (path such as `layers/self_attn/q_proj/kernel`, shape) -> where the parameter lives.
+        None for the default device.
 
     Returns:
       (The architecture, parameters for its policy.)
@@ -200,13 +223,17 @@ def load_hf(
     return config, traverse_util.unflatten_dict(params, sep="/")
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Saving
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
-def _host_tensors(config: DecoderConfig, params: Params, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
-    """The checkpoint's tensors, one parameter at a time on the host. Every process must run through it."""
+def _host_tensors(
+    config: DecoderConfig, params: Params, dtype: str
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The checkpoint's tensors, one parameter at a time on the host. Every process must run
+    through it.
+    """
     leaves = traverse_util.flatten_dict(params, sep="/")
     for path in _leaf_shapes(config):
         leaf = leaves[path]
@@ -226,7 +253,9 @@ def _write_weights(
     itemsize: int,
     max_shard_bytes: int,
 ) -> None:
-    """Writes the tensors, which come in the order of `shapes`, with at most one file's worth in memory."""
+    """Writes the tensors, which come in the order of `shapes`, with at most one file's worth in
+    memory.
+    """
     sizes = {name: itemsize * math.prod(shape) for name, shape in shapes.items()}
     shards, room = [], 0
     for name, size in sizes.items():
@@ -237,8 +266,12 @@ def _write_weights(
         room -= size
     files = [_WEIGHTS]
     if len(shards) > 1:
-        files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-        weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        files = [
+            f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
+        ]
+        weight_map = {
+            name: file for file, names in zip(files, shards, strict=True) for name in names
+        }
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         _write_json(directory / _INDEX, index)
     for file, names in zip(files, shards, strict=True):
@@ -250,7 +283,9 @@ def _write_weights(
 def _text_files(directory: Path) -> list[Path]:
     files = [directory / name for name in _TEXT_FILES if (directory / name).is_file()]
     if not any(file.name.startswith(("tokenizer.", "vocab.")) for file in files):
-        raise FileNotFoundError(f"{directory}: has no tokenizer.json, tokenizer.model or vocab.json")
+        raise FileNotFoundError(
+            f"{directory}: has no tokenizer.json, tokenizer.model or vocab.json"
+        )
     return files
 
 
@@ -269,8 +304,8 @@ def save_hf(
 ) -> None:
     """Writes a directory that transformers and its kin load.
 
-    The directory appears whole or not at all. With several processes all must call this; the first one
-    writes.
+    The directory appears whole or not at all. With several processes all must call this; the first
+    one writes.
 
     Args:
       directory: Where to; must not exist yet, or be empty.
@@ -278,27 +313,34 @@ def save_hf(
       params: Parameters of its policy, in the training layout.
       tokenizer_dir: Its tokenizer files, chat template and generation_config.json are copied.
       dtype: `float32` or `bfloat16`, the type of the tensors.
-      source_config: The directory the model came from. What its config.json says beyond the architecture
-        (max_position_embeddings, token ids) is kept.
+      source_config: The directory the model came from. What its config.json says beyond the
+        architecture (max_position_embeddings, token ids) is kept.
       max_shard_bytes: Beyond this many bytes of tensors the weights are split into several files.
 
     Raises:
       FileExistsError: `directory` holds something.
       FileNotFoundError: `tokenizer_dir` has no tokenizer, or `source_config` no config.json.
-      ValueError: Another dtype, parameters of another model, or one that Hugging Face has no name for.
+      ValueError: Another dtype, parameters of another model, or one that Hugging Face has no name
+        for.
     """
     directory = Path(directory)
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype: {dtype!r} is not supported; allowed: float32, bfloat16")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory}: exists and is not an empty directory; nothing was written")
-    found = {path: np.shape(leaf) for path, leaf in traverse_util.flatten_dict(params, sep="/").items()}
+        raise FileExistsError(
+            f"{directory}: exists and is not an empty directory; nothing was written"
+        )
+    found = {
+        path: np.shape(leaf) for path, leaf in traverse_util.flatten_dict(params, sep="/").items()
+    }
     wrong = {path for path, _ in found.items() ^ _leaf_shapes(config).items()}
     if wrong:
         raise ValueError(f"params are not those of this config; they differ in: {_some(wrong)}")
     fields = config_json(config, dtype, source_config)
     copies = [] if tokenizer_dir is None else _text_files(Path(tokenizer_dir))
-    multihost_utils.sync_global_devices("save_hf: checked")  # nobody looks at what the first one has begun
+    multihost_utils.sync_global_devices(
+        "save_hf: checked"
+    )  # nobody looks at what the first one has begun
 
     shapes, tensors = _tensor_shapes(config), _host_tensors(config, params, dtype)
     if jax.process_index() == 0:
@@ -316,4 +358,6 @@ def save_hf(
     else:
         for _ in tensors:  # takes part in the gathers
             pass
-    multihost_utils.sync_global_devices("save_hf: written")  # whoever returns can read the directory
+    multihost_utils.sync_global_devices(
+        "save_hf: written"
+    )  # whoever returns can read the directory

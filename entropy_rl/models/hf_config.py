@@ -1,4 +1,6 @@
-"""config.json to `DecoderConfig` and back; by hand, because transformers is far above this floor."""
+"""config.json to `DecoderConfig` and back; by hand, because transformers is far above this
+floor.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,11 @@ from typing import Any
 from entropy_rl.models.decoder import DecoderConfig
 from entropy_rl.models.rope import Llama3RopeScaling
 
-_ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
+_ARCHITECTURES = {
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "llama": "LlamaForCausalLM",
+}
 _SLIDING_WINDOW = 4096  # of Qwen, where config.json does not name it; null there means none
 # What the decoder does in one way only. Absent from config.json means just that.
 _FIXED = {
@@ -109,11 +115,16 @@ def read_config(directory: str | Path) -> DecoderConfig:
     )
     num_kv_heads = whole("num_key_value_heads", num_heads)
     if num_heads % num_kv_heads:
-        raise refuse("num_key_value_heads", num_kv_heads, f"divisors of num_attention_heads ({num_heads})")
+        raise refuse(
+            "num_key_value_heads", num_kv_heads, f"divisors of num_attention_heads ({num_heads})"
+        )
 
     sliding_window, sliding_layers = None, ()
     if model_type != "llama":
-        if switch("use_sliding_window") and content.get("sliding_window", _SLIDING_WINDOW) is not None:
+        if (
+            switch("use_sliding_window")
+            and content.get("sliding_window", _SLIDING_WINDOW) is not None
+        ):
             sliding_window = whole("sliding_window", _SLIDING_WINDOW)
         first = raw.get("max_window_layers", 28) if sliding_window else num_layers
         layer_types = raw.get("layer_types") or [
@@ -146,7 +157,9 @@ def read_config(directory: str | Path) -> DecoderConfig:
     )
 
 
-def config_json(config: DecoderConfig, dtype: str, source_config: str | Path | None) -> dict[str, Any]:
+def config_json(
+    config: DecoderConfig, dtype: str, source_config: str | Path | None
+) -> dict[str, Any]:
     """The content of config.json, in the older form, which every version of transformers reads."""
     if config.qkv_bias and config.qk_norm:
         raise ValueError("qkv_bias and qk_norm: no architecture of Hugging Face has both")
@@ -157,7 +170,8 @@ def config_json(config: DecoderConfig, dtype: str, source_config: str | Path | N
     if source_config is not None:
         if read_config(source_config) != config:
             raise ValueError(
-                f"{Path(source_config) / 'config.json'}: describes another model than the one to save"
+                f"{Path(source_config) / 'config.json'}: describes another model than the one to "
+                "save"
             )
         base = read_json(Path(source_config) / "config.json")
     rope_scaling = None

@@ -20,13 +20,17 @@ _POLICIES = {
 
 
 def rematerialize(layer: Callable, name: str) -> Callable:
-    """A layer, to be scanned, whose backward pass computes again what its forward pass does not keep.
+    """A layer, to be scanned, whose backward pass computes again what its forward pass does not
+    keep.
 
     name   kept per layer and token, beside its input             computed again
     none   everything                                             nothing
-    dots   outputs of its 7 weight matrices, and of attention     norms, rotary positions, activations; and
-           kernels that can                                       attention, where it is no such kernel
-    full   nothing                                                the layer: a third more work in training
+    dots   outputs of its 7 weight matrices, and of attention     norms, rotary positions,
+    activations; and
+           kernels that can                                       attention, where it is no such
+           kernel
+    full   nothing                                                the layer: a third more work in
+      training
 
     Args:
       layer: The body of a scan over layers.

@@ -23,8 +23,9 @@ class Llama3RopeScaling:
 def rope_frequencies(head_dim: int, theta: float, scaling: Llama3RopeScaling | None) -> np.ndarray:
     """Angles per position: f_i = θ^(-2i/h), and with Llama 3's scaling low frequencies are divided.
 
-    Wavelengths longer than `original / low_freq_factor` are stretched by `factor`, those shorter than
-    `original / high_freq_factor` are kept, and in between the two are blended linearly in 1/wavelength.
+    Wavelengths longer than `original / low_freq_factor` are stretched by `factor`, those shorter
+    than `original / high_freq_factor` are kept, and in between the two are blended linearly in
+    1/wavelength.
 
     Returns:
       f32[h/2].
@@ -56,4 +57,6 @@ def apply_rope(x: jax.Array, positions: jax.Array, frequencies: np.ndarray) -> j
     angles = positions.astype(jnp.float32)[..., None, None] * frequencies
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x.dtype)
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(
+        x.dtype
+    )

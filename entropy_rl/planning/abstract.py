@@ -1,4 +1,6 @@
-"""A run without arrays: its model, state, prompts and mini-batches as shapes that know where they lie."""
+"""A run without arrays: its model, state, prompts and mini-batches as shapes that know where they
+lie.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,16 @@ import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from entropy_rl.advantages import advantage_of
-from entropy_rl.config import TrainConfig, check_micro_batches
-from entropy_rl.critic_step import init_critic
-from entropy_rl.loading import Model, check_heads, make_model
-from entropy_rl.models import DecoderConfig, make_policy, trunk_params
-from entropy_rl.models.attention import resolve_attention, resolve_decode_attention
+from entropy_rl.config.train import TrainConfig, check_micro_batches
+from entropy_rl.distributed.sharding import Placement, check_rows, make_mesh
+from entropy_rl.learner.critic import init_critic
+from entropy_rl.learner.update import init_state, make_batch
+from entropy_rl.models import DecoderConfig, backbone_params, make_policy
+from entropy_rl.models.attention.dispatch import resolve_attention, resolve_decode_attention
 from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.shapes import Architecture
-from entropy_rl.sharding import Placement, check_rows, make_mesh
+from entropy_rl.runs.load_model import Model, check_heads, make_model
 from entropy_rl.train import Programs, make_programs
-from entropy_rl.train_step import init_state, make_batch
 from entropy_rl.types import Params, Policy, Rollout, TrainBatch, TrainState
 
 
@@ -71,7 +73,8 @@ class AbstractRun:
         if self.mesh is None:
             return self.at(shapes)
         local = jax.tree.map(
-            lambda s: jax.sharding.NamedSharding(placement.local_mesh, s.spec), placement.of_decode(shapes)
+            lambda s: jax.sharding.NamedSharding(placement.local_mesh, s.spec),
+            placement.of_decode(shapes),
         )
         return self.at(shapes, local)
 
@@ -93,12 +96,13 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     decoder, of_critic = architecture
     rollout, batching, hosts = config.rollout, config.batching, devices.hosts
     mesh = make_mesh(config.mesh, devices.all)
-    check_rows(mesh, batching.prompts_per_update, rollout.group_size, batching.share_prompts)
+    check_rows(mesh, batching.mini_batch_prompts, rollout.group_size, batching.share_prompts)
     check_heads(decoder, mesh, config.model.decode_attention)
     check_micro_batches(config, rollout.max_prompt_tokens + rollout.max_new_tokens)
-    if batching.prompts_per_update % hosts:
+    if batching.mini_batch_prompts % hosts:
         raise ValueError(
-            f"batching.prompts_per_update: {batching.prompts_per_update} is not allowed; allowed: multiples "
+            f"batching.mini_batch_prompts: {batching.mini_batch_prompts} is not allowed; allowed: "
+            "multiples "
             f"of {hosts}, the hosts that share the prompts of an update"
         )
     make = functools.partial(_make_policy, config, decoder, devices.backend)
@@ -110,32 +114,37 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
         placement.local_mesh = Mesh(host, local.axis_names, axis_types=local.axis_types)
     nothing = dict(tokenizer=None, eos_ids=(0,), pad_id=0, directory=Path())
     model = make_model(make, shapes, decoder, placement, **nothing)
-    trunk = None if of_critic is None else _make_policy(config, of_critic, devices.backend, mesh)
+    backbone = None if of_critic is None else _make_policy(config, of_critic, devices.backend, mesh)
     advantage = advantage_of(config)
-    programs = make_programs(config, model, advantage, trunk)
+    programs = make_programs(config, model, advantage, backbone)
     state = jax.eval_shape(
-        lambda params: init_state(params, programs.optimizer, memory=programs.memory), shapes
+        lambda params: init_state(params, programs.optimizer, controller=programs.controller),
+        shapes,
     )
-    if trunk is not None:
+    if backbone is not None:
         check_heads(of_critic, mesh)
         policy = _make_policy(config, of_critic, devices.backend, None)
-        params = trunk_params(jax.eval_shape(policy.init, jax.random.key(0)))
+        params = backbone_params(jax.eval_shape(policy.init, jax.random.key(0)))
         init = functools.partial(
             init_critic, hidden_size=of_critic.hidden_size, optimizer=programs.critic.optimizer
         )
         state = state.replace(critic=jax.eval_shape(init, params))
     batch = jax.eval_shape(
         functools.partial(make_batch, pad_id=0, mask_truncated=config.loss.mask_truncated),
-        *_judged(batching.prompts_per_update, config),
+        *_judged(batching.mini_batch_prompts, config),
     )
     if advantage.reads_greedy:
         batch = batch.replace(greedy_rewards=batch.rewards)
     if config.loss.kl_coef:
         batch = batch.replace(ref_log_probs=batch.old_log_probs)
-    if trunk is not None:
+    if backbone is not None:
         batch = batch.replace(values=batch.old_log_probs)
-    run = AbstractRun(config, devices, mesh, model, programs, state, batch, rollout.prompts // hosts)
-    params, state = (run.at(x, None if mesh is None else placement.of_params(x)) for x in (shapes, state))
+    run = AbstractRun(
+        config, devices, mesh, model, programs, state, batch, rollout.prompts // hosts
+    )
+    params, state = (
+        run.at(x, None if mesh is None else placement.of_params(x)) for x in (shapes, state)
+    )
     return dataclasses.replace(
         run,
         model=dataclasses.replace(model, params=params),
@@ -144,11 +153,15 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     )
 
 
-def _make_policy(config: TrainConfig, decoder: DecoderConfig, backend: str, mesh: Mesh | None) -> Policy:
+def _make_policy(
+    config: TrainConfig, decoder: DecoderConfig, backend: str, mesh: Mesh | None
+) -> Policy:
     """A model as `load_model` makes it on a machine with such devices."""
     model = config.model
     dtype = jnp.dtype(model.compute_dtype)
-    attention = resolve_attention(model.attention, dtype, decoder.head_dim, decoder.windows, backend)
+    attention = resolve_attention(
+        model.attention, dtype, decoder.head_dim, decoder.windows, backend
+    )
     decode_attention = resolve_decode_attention(model.decode_attention, decoder.head_dim, backend)
     return make_policy(
         decoder,
@@ -160,7 +173,9 @@ def _make_policy(config: TrainConfig, decoder: DecoderConfig, backend: str, mesh
     )
 
 
-def _judged(prompts: int, config: TrainConfig) -> tuple[Rollout, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+def _judged(
+    prompts: int, config: TrainConfig
+) -> tuple[Rollout, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     """Shapes of so many sampled prompts, their rewards, and whether they are judged."""
     rollout, rows = config.rollout, prompts * config.rollout.group_size
     shape = jax.ShapeDtypeStruct

@@ -12,7 +12,8 @@ class Chip(NamedTuple):
 
     Attributes:
       name: As in the name of a topology.
-      hbm: Bytes of memory that the compiler may use; what the sheet says less what the system keeps.
+      hbm: Bytes of memory that the compiler may use; what the sheet says less what the system
+        keeps.
       flops: Peak rate of products in bfloat16 with sums in float32, FLOP/s.
       bandwidth: Of the memory, bytes/s.
       source: Where that stands.
@@ -28,8 +29,8 @@ class Chip(NamedTuple):
 _TPU = "https://cloud.google.com/tpu/docs/"
 _NVIDIA = "https://www.nvidia.com/en-us/data-center/"
 
-# Memory of TPUs: 32, 16, 95 and 32 GB in the sheets; here what libtpu 0.0.42 names as available when a
-# program is too large for it. Of GPUs: 80 and 141 GB, with products of dense matrices.
+# Memory of TPUs: 32, 16, 95 and 32 GB in the sheets; here what libtpu 0.0.42 names as available
+# when a program is too large for it. Of GPUs: 80 and 141 GB, with products of dense matrices.
 CHIPS = {
     chip.name: chip
     for chip in (

@@ -1,8 +1,11 @@
 """Which collectives a compiled program has, read off its HLO text: kind, how many, how many bytes.
 
-A collective in a loop counts as often as the loop runs, where the text tells: XLA notes it, or the loop's
-condition compares a counter with a constant. Other loops, such as those over micro-batches, end when the data
-say so: what is in them is counted per iteration, `depth` loops deep. Of the branches of a conditional the one
+A collective in a loop counts as often as the loop runs, where the text tells: XLA notes it, or the
+  loop's
+condition compares a counter with a constant. Other loops, such as those over micro-batches, end
+when the data
+say so: what is in them is counted per iteration, `depth` loops deep. Of the branches of a
+  conditional the one
 with the most bytes counts.
 """
 
@@ -33,7 +36,8 @@ class Collective(NamedTuple):
 
     Attributes:
       kind: One of KINDS.
-      depth: Loops around it whose number of iterations is not known; 0 for counts of the whole program.
+      depth: Loops around it whose number of iterations is not known; 0 for counts of the whole
+        program.
     """
 
     kind: str
@@ -41,7 +45,9 @@ class Collective(NamedTuple):
 
 
 class Amount(NamedTuple):
-    """How many, and the bytes of the arrays that a device takes part in: the larger of input and output."""
+    """How many, and the bytes of the arrays that a device takes part in: the larger of input and
+    output.
+    """
 
     count: int
     bytes: int
@@ -67,7 +73,9 @@ def find_collectives(text: str) -> dict[Collective, Amount]:
                     found.update(max(map(of, branches), key=_all_bytes))
                 for called in _CALLED.findall(line):
                     inner = of(called)
-                    found.update(_repeated(inner, _trips(line, computations)) if " while(" in line else inner)
+                    found.update(
+                        _repeated(inner, _trips(line, computations)) if " while(" in line else inner
+                    )
         return known[name]
 
     total = of(entry)
@@ -75,7 +83,9 @@ def find_collectives(text: str) -> dict[Collective, Amount]:
 
 
 def _computations(text: str) -> tuple[dict[str, list[tuple[str, str, str]]], str]:
-    """Name -> (operation, shapes of its result, line) of every instruction; and the name of the entry."""
+    """Name -> (operation, shapes of its result, line) of every instruction; and the name of the
+    entry.
+    """
     found: dict[str, list[tuple[str, str, str]]] = {}
     entry = name = ""
     for line in text.splitlines():
@@ -108,7 +118,13 @@ def _own(operation: str, shapes: str, line: str) -> Counter:
 
 def array_bytes(dtype: str, dimensions: str) -> int:
     """Bytes of an array such as `bf16` `4,128`."""
-    bits = 8 if dtype == "pred" else int(re.sub(r"\D*(\d+).*", r"\1", dtype) or 0) if dtype != "token" else 0
+    bits = (
+        8
+        if dtype == "pred"
+        else int(re.sub(r"\D*(\d+).*", r"\1", dtype) or 0)
+        if dtype != "token"
+        else 0
+    )
     return -(-bits * math.prod(int(n) for n in dimensions.split(",") if n) // 8)
 
 

@@ -1,4 +1,6 @@
-"""A program compiled ahead of time: its memory on one device, its largest arrays, its collectives."""
+"""A program compiled ahead of time: its memory on one device, its largest arrays, its
+collectives.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,12 @@ from entropy_rl.planning.collectives import Amount, Collective, array_bytes, fin
 
 _USED = re.compile(r"Used ([\d.]+[KMGT]?) of")
 _TEMPORARIES = re.compile(r"required for HLO temporaries \(([\d.]+[KMGT]?)\)")
-_ALLOCATION = re.compile(r"Size: ([\d.]+[KMGT]?).*?(?:Operator: op_name=\"([^\"]*)\".*?)?Shape: (\S+)", re.S)
-_RESULT = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (\w+)\[([\d,]+)\]\S* (?!parameter)([a-z\-]+)\(.*$", re.M)
+_ALLOCATION = re.compile(
+    r"Size: ([\d.]+[KMGT]?).*?(?:Operator: op_name=\"([^\"]*)\".*?)?Shape: (\S+)", re.S
+)
+_RESULT = re.compile(
+    r"^\s*(?:ROOT )?%?[\w.\-]+ = (\w+)\[([\d,]+)\]\S* (?!parameter)([a-z\-]+)\(.*$", re.M
+)
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _NAMED = 5  # buffers
@@ -34,8 +40,8 @@ class Program:
       temporaries: What it works with, and its code.
       largest: (bytes, name) of its largest arrays, arguments and temporaries.
       collectives: In its HLO.
-      refused: Bytes that it would need, if the compiler found no way to fit it into the memory; what else is
-        known is then 0.
+      refused: Bytes that it would need, if the compiler found no way to fit it into the memory;
+        what else is known is then 0.
     """
 
     name: str
@@ -115,8 +121,8 @@ def _shard_shape(x: jax.ShapeDtypeStruct) -> tuple[int, ...]:
 
 
 def _results(text: str, most: int) -> list[tuple[int, str]]:
-    """Arrays that instructions make, by what the model calls them; those larger than all temporaries are not
-    kept, but parts of a fusion."""
+    """Arrays that instructions make, by what the model calls them; those larger than all
+    temporaries are not kept, but parts of a fusion."""
     found = {}
     for match in _RESULT.finditer(text):
         dtype, dimensions, operation = match.groups()
@@ -145,7 +151,9 @@ def _refused(name: str, seconds: float, message: str, arguments: Any) -> Program
         (_bytes(size), f"{_short(where)} {shape.partition('{')[0]}".strip())
         for size, where, shape in _ALLOCATION.findall(message)
     ]
-    return Program(name, seconds, largest=_largest(listed or _named(arguments)), refused=max(used, default=0))
+    return Program(
+        name, seconds, largest=_largest(listed or _named(arguments)), refused=max(used, default=0)
+    )
 
 
 def _bytes(text: str) -> int:

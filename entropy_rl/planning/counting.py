@@ -1,9 +1,10 @@
-"""What a decoder must compute and move, counted from its shape: the numerators of every share of a roofline.
+"""What a decoder must compute and move, counted from its shape: the numerators of every share of a
+roofline.
 
-A product [m, k] x [k, n] is 2 m k n operations. Only matrix products and attention are counted, attention
-over the pairs that a causal mask leaves, and nothing that is computed a second time to save memory. Bytes are
-those of what is too large to stay on the chip, read or written once; logits of the sampler count as both. All
-layers are taken to have full attention.
+A product [m, k] x [k, n] is 2 m k n operations. Only matrix products and attention are counted,
+attention over the pairs that a causal mask leaves, and nothing that is computed a second time to
+save memory. Bytes are those of what is too large to stay on the chip, read or written once; logits
+of the sampler count as both. All layers are taken to have full attention.
 
 Arguments may be arrays of numpy, for many steps at once.
 """
@@ -35,11 +36,14 @@ class Cost:
         return Cost(float(np.sum(self.flops)), float(np.sum(self.bytes)))
 
     def seconds(self, rate: float, bandwidth: float) -> float:
-        """The roofline: of every step the longer of computing (FLOP/s) and moving (bytes/s), added up."""
+        """The roofline: of every step the longer of computing (FLOP/s) and moving (bytes/s), added
+        up.
+        """
         return float(np.sum(np.maximum(self.flops / rate, self.bytes / bandwidth)))
 
 
-# --- the model ---------------------------------------------------------------------------------------------
+# --- the model
+# ---------------------------------------------------------------------------------------------
 
 
 def layer_weights(c: DecoderConfig) -> int:
@@ -55,7 +59,9 @@ def head_weights(c: DecoderConfig) -> int:
 
 
 def matmul_weights(c: DecoderConfig) -> int:
-    """Entries of all matrices that a token is multiplied by: N of the rule of 2 N operations per token."""
+    """Entries of all matrices that a token is multiplied by: N of the rule of 2 N operations per
+    token.
+    """
     return c.num_layers * layer_weights(c) + head_weights(c)
 
 
@@ -68,7 +74,9 @@ def parameters(c: DecoderConfig) -> int:
 
 
 def critic_parameters(c: DecoderConfig) -> int:
-    """All parameters of a critic with this trunk: no head over the vocabulary, a vector for the value."""
+    """All parameters of a critic with this backbone: no head over the vocabulary, a vector for the
+    value.
+    """
     return parameters(c) - (0 if c.tie_embeddings else head_weights(c)) + c.hidden_size
 
 
@@ -78,7 +86,9 @@ def kv_bytes(c: DecoderConfig, itemsize: int) -> int:
 
 
 def attention_flops(c: DecoderConfig, pairs: Any) -> Any:
-    """Scores and weighted sums in all layers, for so many pairs of a query and a key that it sees."""
+    """Scores and weighted sums in all layers, for so many pairs of a query and a key that it
+    sees.
+    """
     return 4 * c.num_heads * c.head_dim * c.num_layers * pairs
 
 
@@ -87,7 +97,8 @@ def causal_pairs(lengths: Any) -> Any:
     return lengths * (lengths + 1) / 2
 
 
-# --- sampling ----------------------------------------------------------------------------------------------
+# --- sampling
+# ----------------------------------------------------------------------------------------------
 
 
 def _read_weights(c: DecoderConfig, itemsize: int) -> int:
@@ -97,7 +108,9 @@ def _read_weights(c: DecoderConfig, itemsize: int) -> int:
 
 
 def _logits(c: DecoderConfig, rows: Any) -> Cost:
-    """The products of the head, without its weights; float32 logits are written, and read to sample."""
+    """The products of the head, without its weights; float32 logits are written, and read to
+    sample.
+    """
     return Cost(2 * head_weights(c) * rows, 2 * F32 * c.vocab_size * rows)
 
 
@@ -106,7 +119,8 @@ def decode_step(
 ) -> Cost:
     """One token for every row.
 
-    Weights are read once; keys and values of the new tokens once per row, of a prompt once per copy of it.
+    Weights are read once; keys and values of the new tokens once per row, of a prompt once per copy
+    of it.
 
     Args:
       c: The model.
@@ -128,7 +142,9 @@ def prefill(c: DecoderConfig, prompts: int, prompt_tokens: int, rows: int, items
     tokens = prompts * prompt_tokens
     flops = 2 * c.num_layers * layer_weights(c) * tokens
     flops += attention_flops(c, prompts * causal_pairs(prompt_tokens))
-    return Cost(flops, _read_weights(c, itemsize) + tokens * kv_bytes(c, itemsize)) + _logits(c, rows)
+    return Cost(flops, _read_weights(c, itemsize) + tokens * kv_bytes(c, itemsize)) + _logits(
+        c, rows
+    )
 
 
 def decode_rows(
@@ -152,14 +168,17 @@ def decode_rows(
 
 
 def cast_weights(c: DecoderConfig, itemsize: int) -> Cost:
-    """Decoding parameters out of float32 masters, if they are another type: each is read and written once."""
+    """Decoding parameters out of float32 masters, if they are another type: each is read and
+    written once.
+    """
     return Cost(0.0, parameters(c) * (F32 + itemsize) if itemsize < F32 else 0)
 
 
-# --- training ----------------------------------------------------------------------------------------------
+# --- training
+# ----------------------------------------------------------------------------------------------
 
 
-def trunk_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndarray) -> float:
+def backbone_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndarray) -> float:
     """A forward pass over rows of prompt and completion, without the head.
 
     Args:
@@ -174,19 +193,21 @@ def trunk_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndarra
 
 def forward_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndarray) -> float:
     """The same and the head, on the tokens of completions only."""
-    return trunk_flops(c, prompt_lengths, lengths) + 2 * head_weights(c) * float(np.sum(lengths))
+    return backbone_flops(c, prompt_lengths, lengths) + 2 * head_weights(c) * float(np.sum(lengths))
 
 
 def training_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndarray) -> float:
-    """Forward and backward: a product has two more in its backward pass. The rule of 6 N, and attention."""
+    """Forward and backward: a product has two more in its backward pass. The rule of 6 N, and
+    attention.
+    """
     return 3 * forward_flops(c, prompt_lengths, lengths)
 
 
 def optimizer_bytes(weights: int) -> int:
     """AdamW in float32 behind a clip by global norm.
 
-    The norm reads the gradients; then parameters, two moments and gradients are read, and all but the
-    gradients written.
+    The norm reads the gradients; then parameters, two moments and gradients are read, and all but
+    the gradients written.
 
     Args:
       weights: Parameters of the model.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import jax
 
-from entropy_rl.factories import unknown
+from entropy_rl.config.registry import unknown
 from entropy_rl.planning.chips import CHIPS, TPUS, Chip
 
 _NAME = re.compile(r"(\w+):\d+(x\d+){1,2}")
@@ -23,8 +23,8 @@ class Devices:
       name: For people.
       backend: cpu or tpu.
       all: All devices, for ahead-of-time compilation.
-      host: Those of one host, as a slice of their own where there are more: the compiler of a program for a
-        part of a slice would not find its devices.
+      host: Those of one host, as a slice of their own where there are more: the compiler of a
+        program for a part of a slice would not find its devices.
       hosts: Processes that they belong to.
       chip: What a device can do; None if that is not known.
     """
@@ -39,7 +39,8 @@ class Devices:
 
 def start_on_cpu(devices: int | None) -> None:
     """Keeps jax, before it has a device, to the CPU with so many virtual devices."""
-    # Or libtpu looks for a TPU over the network, complains that there is none, and locks it for one process.
+    # Or libtpu looks for a TPU over the network, complains that there is none, and locks it for one
+    # process.
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     for name, value in (("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_ACCELERATOR_TYPE", "v5p-8")):
         os.environ.setdefault(name, value)
@@ -65,7 +66,9 @@ def virtual_devices(count: int, chip: str | None) -> Devices:
         raise ValueError(unknown("chip", chip, CHIPS))
     found = jax.devices("cpu")
     if len(found) < count:
-        raise ValueError(f"devices: {count} is not allowed; allowed: at most {len(found)} in this process")
+        raise ValueError(
+            f"devices: {count} is not allowed; allowed: at most {len(found)} in this process"
+        )
     return Devices(
         f"{count} virtual CPU devices", "cpu", found[:count], found[:count], 1, chip and CHIPS[chip]
     )
@@ -81,13 +84,17 @@ def topology_devices(name: str) -> Devices:
       ValueError: If there is no such slice, or no compiler for it.
     """
     generation = name.partition(":")[0]
-    allowed = f"allowed: {', '.join(TPUS)} with the chips along each axis, such as v5e:4x4 or v5p:2x2x4"
+    allowed = (
+        f"allowed: {', '.join(TPUS)} with the chips along each axis, such as v5e:4x4 or v5p:2x2x4"
+    )
     if not _NAME.fullmatch(name) or generation not in TPUS:
         raise ValueError(f"topology: {name!r} is not allowed; {allowed}")
     try:
         from libtpu import get_library_path  # noqa: F401  # a folder of that name is not enough
     except ImportError:
-        raise ValueError("topology: the TPU compiler is not installed: pip install '.[tpu]'") from None
+        raise ValueError(
+            "topology: the TPU compiler is not installed: pip install '.[tpu]'"
+        ) from None
     from jax.experimental import topologies
 
     # The two cores of a v4 chip are one device, as they are by default on a real one.

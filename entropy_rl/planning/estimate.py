@@ -1,7 +1,8 @@
-"""The least time of a step, by phase: what must be computed and moved on one chip, over its peak rates.
+"""The least time of a step, by phase: what must be computed and moved on one chip, over its peak
+rates.
 
-Counted from the shapes (`counting.py`), loops as often as they run. The network, the host, the judge and
-whatever keeps a chip below its peak are not in it.
+Counted from the shapes (`counting.py`), loops as often as they run. The network, the host, the
+judge and whatever keeps a chip below its peak are not in it.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_rl.advantages import advantage_of, baseline_and_shaping
-from entropy_rl.config import TrainConfig
+from entropy_rl.config.train import TrainConfig
+from entropy_rl.learner.token_loss import needs_whole_batch
+from entropy_rl.losses.build_surrogate import build_surrogate
+from entropy_rl.losses.build_token_weights import build_token_weighting
 from entropy_rl.models import DecoderConfig
 from entropy_rl.planning import counting
 from entropy_rl.planning.chips import Chip
 from entropy_rl.planning.counting import F32, Cost
 from entropy_rl.planning.shapes import Architecture
-from entropy_rl.rollout.schedule import Schedule
-from entropy_rl.selection import build_selection
-from entropy_rl.surrogates import build_surrogate
-from entropy_rl.token_loss import needs_whole_batch
+from entropy_rl.rollout.batching import DecodingPlan
 
 # The phases that are missing in a step of the critic alone.
 UPDATE_OF_POLICY = ("update", "optimizer")
@@ -72,7 +73,7 @@ def estimate(
     config: TrainConfig,
     architecture: Architecture,
     layout: Layout,
-    schedule: Schedule,
+    decoding: DecodingPlan,
     new_tokens: float,
     chip: Chip | None,
     efficiency: float,
@@ -83,7 +84,7 @@ def estimate(
       config: The config.
       architecture: Of the models.
       layout: How the work is shared.
-      schedule: Of the rollout of a host.
+      decoding: Of the rollout of a host.
       new_tokens: Tokens of every completion.
       chip: The chip; None if not known.
       efficiency: Share of the peak rates that is taken to be reached.
@@ -93,8 +94,8 @@ def estimate(
     copies, group = layout.local_chips / tensor, config.rollout.group_size
     sampled = sampled_group(config)
     prompt, new = config.rollout.max_prompt_tokens, int(new_tokens)
-    rows, slots = layout.local_prompts * sampled / copies, schedule.slots / copies
-    shared = schedule.kind != "refill" or schedule.slots == layout.local_prompts * sampled
+    rows, slots = layout.local_prompts * sampled / copies, decoding.slots / copies
+    shared = decoding.kind != "refill" or decoding.slots == layout.local_prompts * sampled
     weights, shard = counting.parameters(c), layout.fsdp * tensor
 
     def on_chip(cost: Cost, chips: float, repeats: float = 1) -> tuple[Cost, float]:
@@ -108,12 +109,14 @@ def estimate(
     layers = _layers_forward(config, c, prompt, new)
     forward = layers + 2 * counting.head_weights(c) * new * config.rollout.prompts * group
     again = config.model.remat == "full"
-    updates = config.rollout.prompts // config.batching.prompts_per_update
+    updates = config.rollout.prompts // config.batching.mini_batch_prompts
     tokens = config.rollout.prompts * group * (prompt + new) * tensor / layout.chips
 
-    def training(forward: float, backward: float, weights: int, micro_batch: int) -> tuple[Cost, Cost]:
-        """A forward pass over all rows; the gradients of all updates. Weights are read once for every
-        micro-batch and pass, and its gradients are added up."""
+    def training(
+        forward: float, backward: float, weights: int, micro_batch: int
+    ) -> tuple[Cost, Cost]:
+        """A forward pass over all rows; the gradients of all updates. Weights are read once for
+        every micro-batch and pass, and its gradients are added up."""
         micro_batches = max(updates, tokens / micro_batch)
         read = weights * size / tensor * micro_batches
         added = 2 * F32 * weights / shard * micro_batches
@@ -121,7 +124,9 @@ def estimate(
 
     passes = 3 + _passes_before(config)
     backward = passes * forward + again * layers
-    one_pass, update = training(forward, backward, weights, config.batching.tokens_per_micro_batch)
+    one_pass, update = training(
+        forward, backward, weights, config.batching.max_tokens_per_micro_batch
+    )
     parts = {
         "weight sync": (Cost(0.0, weights * (F32 / shard + size / tensor)), 1),
         "prefill": on_chip(prefill, tensor),
@@ -131,8 +136,13 @@ def estimate(
         "optimizer": (Cost(0.0, counting.optimizer_bytes(weights) / shard), updates),
     }
     if critic is not None:
-        layers, of_critic = _layers_forward(config, critic, prompt, new), counting.critic_parameters(critic)
-        micro_batch = config.critic.tokens_per_micro_batch or config.batching.tokens_per_micro_batch
+        layers, of_critic = (
+            _layers_forward(config, critic, prompt, new),
+            counting.critic_parameters(critic),
+        )
+        micro_batch = (
+            config.critic.max_tokens_per_micro_batch or config.batching.max_tokens_per_micro_batch
+        )
         values, update = training(layers, (3 + again) * layers, of_critic, micro_batch)
         parts |= {
             "values": (values, 1),
@@ -143,7 +153,9 @@ def estimate(
 
 
 def sampled_group(config: TrainConfig) -> int:
-    """Rows of a prompt that are sampled: its group, and a greedy one where the advantage reads its reward."""
+    """Rows of a prompt that are sampled: its group, and a greedy one where the advantage reads its
+    reward.
+    """
     return config.rollout.group_size + advantage_of(config).reads_greedy
 
 
@@ -159,7 +171,7 @@ def _layers_forward(config: TrainConfig, c: DecoderConfig, prompt: int, new: int
     """Operations of a forward pass over all rows, without a head."""
     prompts, group = config.rollout.prompts, config.rollout.group_size
     of_row, of_prompt = (
-        counting.trunk_flops(c, np.array([prompt]), np.array([length])) for length in (new, 0)
+        counting.backbone_flops(c, np.array([prompt]), np.array([length])) for length in (new, 0)
     )
     shared = prompts * (group - 1) * of_prompt if config.batching.share_prompts else 0
     return prompts * group * of_row - shared
@@ -168,8 +180,10 @@ def _layers_forward(config: TrainConfig, c: DecoderConfig, prompt: int, new: int
 def _passes_before(config: TrainConfig) -> int:
     """Forward passes over a mini-batch before its gradient."""
     baseline, shaping = baseline_and_shaping(advantage_of(config))
-    selection = build_selection(config.loss.selection, build_surrogate(config.loss.surrogate))
-    return int(needs_whole_batch(baseline, shaping, selection))
+    token_weighting = build_token_weighting(
+        config.loss.token_weights, build_surrogate(config.loss.surrogate)
+    )
+    return int(needs_whole_batch(baseline, shaping, token_weighting))
 
 
 def _stats_passes(config: TrainConfig) -> int:

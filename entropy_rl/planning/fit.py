@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from entropy_rl.config import TrainConfig
+from entropy_rl.config.train import TrainConfig
 from entropy_rl.planning.chips import GiB
 from entropy_rl.planning.step import Phase
-from entropy_rl.rollout.schedule import Schedule
+from entropy_rl.rollout.batching import DecodingPlan
 
 _OF_ROLLOUT = ("prefill", "cache growth", "decode", "rollout")
 
 
 def what_is_too_large(
-    phases: list[Phase], memory: float, config: TrainConfig, schedule: Schedule
+    phases: list[Phase], memory: float, config: TrainConfig, decoding: DecodingPlan
 ) -> str | None:
-    """One line on the phase that needs most of a chip, if that is more than it has; None if all fit.
+    """One line on the phase that needs most of a chip, if that is more than it has; None if all
+    fit.
 
     Args:
       phases: Of the step.
       memory: Bytes of a chip.
       config: The config.
-      schedule: Of the rollout.
+      decoding: Of the rollout.
     """
     refused = [phase for phase in phases if phase.program.refused is not None]
     worst = max(refused or phases, key=lambda phase: phase.peak)
@@ -30,25 +31,27 @@ def what_is_too_large(
     needed = f"{_gib(worst.peak)} of {_gib(memory)} GiB of a chip"
     return (
         f"does not fit: {worst.program.name} needs {needed}; largest (GiB): {named}; "
-        f"try {_suggestion(worst, config, schedule)}"
+        f"try {_suggestion(worst, config, decoding)}"
     )
 
 
-def _suggestion(worst: Phase, config: TrainConfig, schedule: Schedule) -> str:
+def _suggestion(worst: Phase, config: TrainConfig, decoding: DecodingPlan) -> str:
     ideas = []
     if not config.optimizer.offload and any("optimizer state" in name for name in worst.beside):
         ideas.append("--optimizer.offload true")
     if worst.program.name in _OF_ROLLOUT:
-        if schedule.slots > 1:
-            ideas.append(f"--schedule.kind refill --schedule.slots N with fewer than {schedule.slots} slots")
+        if decoding.slots > 1:
+            ideas.append(
+                f"--decoding.kind refill --decoding.slots N with fewer than {decoding.slots} slots"
+            )
         ideas.append("a larger mesh.tensor, which splits decoding parameters and caches")
     elif worst.program.name in ("log-probs", "update", "values", "critic update"):
         longest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
-        section, own = "batching", config.critic and config.critic.tokens_per_micro_batch
+        section, own = "batching", config.critic and config.critic.max_tokens_per_micro_batch
         if worst.program.name in ("values", "critic update") and own:
             section = "critic"
-        if getattr(config, section).tokens_per_micro_batch > longest:
-            ideas.append(f"a smaller {section}.tokens_per_micro_batch, {longest} at least")
+        if getattr(config, section).max_tokens_per_micro_batch > longest:
+            ideas.append(f"a smaller {section}.max_tokens_per_micro_batch, {longest} at least")
         if config.model.remat != "full" and worst.program.name in ("update", "critic update"):
             ideas.append("--model.remat full")
         ideas.append("a mesh with more devices along fsdp or tensor")

@@ -6,14 +6,14 @@ import dataclasses
 import sys
 from typing import Any
 
+from entropy_rl.config.plan import PlanConfig
 from entropy_rl.planning.abstract import AbstractRun, abstract_run
-from entropy_rl.planning.config import PlanConfig
 from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.estimate import UPDATE_OF_POLICY, Layout, Work, estimate, step_seconds
 from entropy_rl.planning.fit import what_is_too_large
 from entropy_rl.planning.shapes import Architecture
 from entropy_rl.planning.step import Step, compile_step, resident_bytes, sampler
-from entropy_rl.rollout.schedule import Schedule, device_memory
+from entropy_rl.rollout.batching import DecodingPlan, device_memory
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
 
 _SECONDS_PER_HOUR = 3600
@@ -27,7 +27,7 @@ class Plan:
       config: Of the run.
       devices: What it runs on.
       layout: How the work is shared.
-      schedule: Of the rollout of a host.
+      decoding: Of the rollout of a host.
       memory: Bytes of a chip.
       resident: What a run keeps in the memory.
       step: The compiled programs.
@@ -38,7 +38,7 @@ class Plan:
     config: PlanConfig
     devices: Devices
     layout: Layout
-    schedule: Schedule
+    decoding: DecodingPlan
     memory: float
     resident: dict[str, int]
     step: Step
@@ -52,7 +52,9 @@ class Plan:
 
     @property
     def step_seconds(self) -> float | None:
-        """Of a step, at least; None without rates. With a critic, one that updates the policy too."""
+        """Of a step, at least; None without rates. With a critic, one that updates the policy
+        too.
+        """
         return step_seconds(self.works)
 
     def totals(self) -> dict[str, float]:
@@ -81,7 +83,8 @@ class Plan:
                 "beside": phase.beside,
                 "peak": phase.peak,
                 "collectives": [
-                    c._asdict() | amount._asdict() for c, amount in phase.program.collectives.items()
+                    c._asdict() | amount._asdict()
+                    for c, amount in phase.program.collectives.items()
                 ],
             }
             for phase in self.step.phases
@@ -91,10 +94,10 @@ class Plan:
             "chips": self.layout.chips,
             "hosts": self.devices.hosts,
             "mesh": {axis: getattr(self.layout, axis) for axis in (*DATA_AXES, TENSOR_AXIS)},
-            "tokens_per_micro_batch": self.config.batching.tokens_per_micro_batch,
+            "max_tokens_per_micro_batch": self.config.batching.max_tokens_per_micro_batch,
             "chip": self.devices.chip and self.devices.chip._asdict(),
             "memory": self.memory,
-            "schedule": self.schedule._asdict(),
+            "decoding": self.decoding._asdict(),
             "resident": self.resident,
             "cache": self.step.cache,
             "programs": phases,
@@ -120,18 +123,18 @@ def make_plan(config: PlanConfig, architecture: Architecture, devices: Devices) 
       ValueError: If the config does not fit the devices or the models.
     """
     run, memory = abstract_run(config, architecture, devices), chip_memory(devices)
-    programs, schedule = sampler(run, memory)
-    step, layout = compile_step(run, programs, schedule, say), layout_of(run)
+    programs, decoding = sampler(run, memory)
+    step, layout = compile_step(run, programs, decoding, say), layout_of(run)
     return Plan(
         config=config,
         devices=devices,
         layout=layout,
-        schedule=schedule,
+        decoding=decoding,
         memory=memory,
         resident=resident_bytes(run),
         step=step,
-        works=work_of(config, architecture, layout, schedule, devices),
-        too_large=what_is_too_large(step.phases, memory, config, schedule),
+        works=work_of(config, architecture, layout, decoding, devices),
+        too_large=what_is_too_large(step.phases, memory, config, decoding),
     )
 
 
@@ -149,8 +152,14 @@ def layout_of(run: AbstractRun) -> Layout:
 
 
 def work_of(
-    config: PlanConfig, architecture: Architecture, layout: Layout, schedule: Schedule, devices: Devices
+    config: PlanConfig,
+    architecture: Architecture,
+    layout: Layout,
+    decoding: DecodingPlan,
+    devices: Devices,
 ) -> list[Work]:
-    """The phases of a step as the shapes count them, with the tokens and the efficiency that are assumed."""
+    """The phases of a step as the shapes count them, with the tokens and the efficiency that are
+    assumed.
+    """
     new = config.mean_new_tokens or config.rollout.max_new_tokens
-    return estimate(config, architecture, layout, schedule, new, devices.chip, config.efficiency)
+    return estimate(config, architecture, layout, decoding, new, devices.chip, config.efficiency)

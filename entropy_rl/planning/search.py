@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from entropy_rl.config import MeshConfig
+from entropy_rl.config.plan import PlanConfig
+from entropy_rl.config.train import MeshConfig
 from entropy_rl.planning import counting
 from entropy_rl.planning.abstract import abstract_run
 from entropy_rl.planning.chips import GiB
-from entropy_rl.planning.config import PlanConfig
 from entropy_rl.planning.counting import F32
 from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.estimate import Layout, step_seconds
@@ -60,8 +60,8 @@ def search(config: PlanConfig, architecture: Architecture, devices: Devices) -> 
         layout = layout_of(run)
         if rough_bytes(candidate, architecture, layout) > memory:
             continue
-        schedule = sampler(run, memory)[1]
-        works = work_of(candidate, architecture, layout, schedule, devices)
+        decoding = sampler(run, memory)[1]
+        works = work_of(candidate, architecture, layout, decoding, devices)
         found.append(Candidate(step_seconds(works), candidate, layout))
     if not found:
         reason = refused[0] if refused else "by the shapes, none of them fits"
@@ -78,13 +78,15 @@ def search(config: PlanConfig, architecture: Architecture, devices: Devices) -> 
 def _candidates(config: PlanConfig, devices: Devices) -> Iterator[PlanConfig]:
     chips, rollout = len(devices.all), config.rollout
     longest = rollout.max_prompt_tokens + rollout.max_new_tokens
-    rows = config.batching.prompts_per_update * rollout.group_size
+    rows = config.batching.mini_batch_prompts * rollout.group_size
     for tensor in _divisors(chips // devices.hosts):
         for fsdp in _divisors(chips // tensor):
             mesh = MeshConfig(data=chips // tensor // fsdp, fsdp=fsdp, tensor=tensor)
             in_share = max(1, rows * tensor // chips)
             for at_once in (2**k for k in range(in_share.bit_length())):
-                batching = dataclasses.replace(config.batching, tokens_per_micro_batch=longest * at_once)
+                batching = dataclasses.replace(
+                    config.batching, max_tokens_per_micro_batch=longest * at_once
+                )
                 yield dataclasses.replace(config, mesh=mesh, batching=batching)
 
 
@@ -93,17 +95,19 @@ def _divisors(number: int) -> list[int]:
 
 
 def rough_bytes(config: PlanConfig, architecture: Architecture, layout: Layout) -> float:
-    """About what an update of the policy needs on a chip: masters and two moments, those of a critic too, two
-    gradients, and activations."""
+    """About what an update of the policy needs on a chip: masters and two moments, those of a
+    critic too, two gradients, and activations."""
     c, critic = architecture
     size, tensor = jnp.dtype(config.model.compute_dtype).itemsize, layout.tensor
     heads = (c.num_heads + c.num_kv_heads) * c.head_dim
     dots = 4 * c.hidden_size + 2 * heads + 2 * c.intermediate_size
-    kept = {"none": 2 * dots / tensor, "dots": dots / tensor, "full": c.hidden_size}[config.model.remat]
+    kept = {"none": 2 * dots / tensor, "dots": dots / tensor, "full": c.hidden_size}[
+        config.model.remat
+    ]
     activations = size * (c.num_layers * kept + 4 * dots / tensor)
     numbers = 5 * counting.parameters(c) + (3 * counting.critic_parameters(critic) if critic else 0)
     state = numbers * F32 / (layout.fsdp * tensor)
-    return state + config.batching.tokens_per_micro_batch * activations + _HEAD_BYTES
+    return state + config.batching.max_tokens_per_micro_batch * activations + _HEAD_BYTES
 
 
 def search_text(plans: list[Plan]) -> str:
@@ -113,12 +117,17 @@ def search_text(plans: list[Plan]) -> str:
         peak = max(phase.peak for phase in plan.step.phases)
         fits = "fits" if plan.too_large is None else "too large"
         rows.append(
-            (describe(plan.layout, plan.config), f"{peak / GiB:.2f}", f"{plan.step_seconds:.1f}", fits)
+            (
+                describe(plan.layout, plan.config),
+                f"{peak / GiB:.2f}",
+                f"{plan.step_seconds:.1f}",
+                fits,
+            )
         )
     return aligned(rows)
 
 
 def describe(layout: Layout, config: PlanConfig) -> str:
     """A candidate in a few words."""
-    tokens = config.batching.tokens_per_micro_batch
+    tokens = config.batching.max_tokens_per_micro_batch
     return f"{layout.data} x {layout.fsdp} x {layout.tensor}, {tokens}"

@@ -1,22 +1,25 @@
-"""The architecture of the model that is planned: from its config.json, or from a table of public ones."""
+"""The architecture of the model that is planned: from its config.json, or from a table of public
+ones.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
 
-from entropy_rl.factories import unknown
-from entropy_rl.loading import find_model, model_files
+from entropy_rl.config.plan import PlanConfig
+from entropy_rl.config.registry import unknown
 from entropy_rl.models import DecoderConfig, read_config
 from entropy_rl.models.rope import Llama3RopeScaling
-from entropy_rl.planning.config import PlanConfig
+from entropy_rl.runs.load_model import find_model, model_files
 
 _QWEN2 = dict(head_dim=128, rope_theta=1e6, norm_eps=1e-6, qkv_bias=True, qk_norm=False)
 _QWEN3 = dict(head_dim=128, rope_theta=1e6, norm_eps=1e-6, qkv_bias=False, qk_norm=True)
 _LLAMA3 = dict(head_dim=128, rope_theta=5e5, norm_eps=1e-5, qkv_bias=False, qk_norm=False)
 
 # Vocabulary, hidden size, MLP, layers, heads and KV heads, as in config.json of the models
-# https://huggingface.co/Qwen/Qwen2.5-1.5B, Qwen/Qwen2.5-7B, Qwen/Qwen3-8B and meta-llama/Llama-3.1-8B.
+# https://huggingface.co/Qwen/Qwen2.5-1.5B, Qwen/Qwen2.5-7B, Qwen/Qwen3-8B and
+# meta-llama/Llama-3.1-8B.
 SHAPES = {
     "qwen2.5-1.5b": DecoderConfig(151936, 1536, 8960, 28, 12, 2, tie_embeddings=True, **_QWEN2),
     "qwen2.5-7b": DecoderConfig(152064, 3584, 18944, 28, 28, 4, tie_embeddings=False, **_QWEN2),
@@ -40,7 +43,7 @@ class Architecture(NamedTuple):
 
     Attributes:
       policy: The policy.
-      critic: That of which the critic is the trunk; None without a critic.
+      critic: That of which the critic is the backbone; None without a critic.
     """
 
     policy: DecoderConfig
@@ -48,7 +51,8 @@ class Architecture(NamedTuple):
 
 
 def find_architecture(config: PlanConfig) -> Architecture:
-    """The architecture of the models of which at least config.json is there, or which the table has.
+    """The architecture of the models of which at least config.json is there, or which the table
+    has.
 
     Args:
       config: A directory that exists counts before the table.
@@ -72,4 +76,6 @@ def _find(section: str, path: str, option: str, shape: str | None) -> DecoderCon
     except ValueError as error:
         reason = str(error).removeprefix("model.path: ")
         where = f"{section}.path: " if reason != str(error) else ""
-        raise ValueError(f"{where}{reason}; or --{option} {'|'.join(SHAPES)} without the files") from None
+        raise ValueError(
+            f"{where}{reason}; or --{option} {'|'.join(SHAPES)} without the files"
+        ) from None

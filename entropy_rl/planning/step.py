@@ -1,4 +1,6 @@
-"""The programs of one step, compiled in their order, and what lies beside each of them in the memory."""
+"""The programs of one step, compiled in their order, and what lies beside each of them in the
+memory.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ import jax.numpy as jnp
 from entropy_rl.planning.abstract import AbstractRun
 from entropy_rl.planning.compiled import Program, compile_program, tree_bytes
 from entropy_rl.planning.estimate import sampled_group
+from entropy_rl.rollout.batching import DecodingPlan, column_counts, row_counts
 from entropy_rl.rollout.programs import Programs
-from entropy_rl.rollout.schedule import Schedule, column_counts, row_counts
 from entropy_rl.rollout.state import Sampling
 
 
@@ -41,16 +43,16 @@ class Step:
 
     Attributes:
       phases: In order.
-      cache: Bytes on one device of keys and values of the rows and prompts of a rollout; None if they are
-        inside of one program, or it is too large.
+      cache: Bytes on one device of keys and values of the rows and prompts of a rollout; None if
+        they are inside of one program, or it is too large.
     """
 
     phases: list[Phase]
     cache: int | None
 
 
-def sampler(run: AbstractRun, memory: float) -> tuple[Programs, Schedule]:
-    """The sampler of a host, and its schedule.
+def sampler(run: AbstractRun, memory: float) -> tuple[Programs, DecodingPlan]:
+    """The sampler of a host, and its decoding.
 
     Args:
       run: The run.
@@ -65,18 +67,20 @@ def sampler(run: AbstractRun, memory: float) -> tuple[Programs, Schedule]:
         model.pad_id,
         rollout.temperature,
         rollout.top_p,
-        model.placement.local_shares,
+        model.placement.local_shards,
         sampled > rollout.group_size,
     )
     programs = Programs(model.sampler, sampling, model.placement.constrain_rows)
     shape = (run.local_prompts, rollout.max_prompt_tokens)
     memory_of_host = lambda: memory * run.local_chips  # noqa: E731
-    return programs, programs.schedule(run.config.schedule, run.decode_params(), *shape, memory_of_host)
+    return programs, programs.decoding(
+        run.config.decoding, run.decode_params(), *shape, memory_of_host
+    )
 
 
 def resident_bytes(run: AbstractRun) -> dict[str, int]:
     """What a run keeps in the memory of a device, in bytes."""
-    updates = run.config.rollout.prompts // run.config.batching.prompts_per_update
+    updates = run.config.rollout.prompts // run.config.batching.mini_batch_prompts
     parts = {
         "parameters": tree_bytes(run.state.params),
         "optimizer state": tree_bytes(run.state.opt_state),
@@ -86,22 +90,22 @@ def resident_bytes(run: AbstractRun) -> dict[str, int]:
     if run.state.critic is not None:
         parts["critic"] = tree_bytes(run.state.critic.params)
         parts["critic's optimizer state"] = tree_bytes(run.state.critic.opt_state)
-    if run.programs.revisit is not None:  # rows like those of the mini-batches
-        parts["kept completions"] = run.programs.revisit.rules.rollouts * parts["mini-batches"]
+    if run.programs.replay is not None:  # rows like those of the mini-batches
+        parts["kept completions"] = run.programs.replay.rules.rollouts * parts["mini-batches"]
     if run.config.loss.kl_coef:
         parts["reference parameters"] = parts["parameters"]
     return parts
 
 
 def compile_step(
-    run: AbstractRun, programs: Programs, schedule: Schedule, say: Callable[[str], None]
+    run: AbstractRun, programs: Programs, decoding: DecodingPlan, say: Callable[[str], None]
 ) -> Step:
     """Compiles every large program of a step.
 
     Args:
       run: The run.
       programs: From `sampler`.
-      schedule: From `sampler`.
+      decoding: From `sampler`.
       say: Shows a line of progress.
 
     Returns:
@@ -116,10 +120,14 @@ def compile_step(
     elsewhere = moments if run.config.optimizer.offload else ()  # until the updates
 
     def add(name: str, lowered: Any, arguments: dict[str, Any], *absent: str) -> Any:
-        """Compiles, and returns the results as shapes; `absent`: what is resident and not beside it."""
+        """Compiles, and returns the results as shapes; `absent`: what is resident and not beside
+        it.
+        """
         program, places = compile_program(name, lowered, arguments)
         say(f"compiled in {program.seconds:.0f} s: {name}")
-        beside = {part: size for part, size in resident.items() if part not in (*absent, *elsewhere)}
+        beside = {
+            part: size for part, size in resident.items() if part not in (*absent, *elsewhere)
+        }
         if "batch" in arguments:  # one of them is an argument
             beside["mini-batches"] -= tree_bytes(arguments["batch"])
         phases.append(Phase(program, beside))
@@ -128,9 +136,15 @@ def compile_step(
     params, decoding = run.model.params, "decoding parameters"
     cast = run.model.placement.make_cast(run.model.policy)
     add("weight sync", cast.lower(params), {"params": params}, "parameters", decoding)
-    cache = _add_rollout(run, programs, schedule, lambda *program: add(*program, decoding), add)
+    cache = _add_rollout(run, programs, decoding, lambda *program: add(*program, decoding), add)
     arguments = {"params": params, "batch": new_batch}
-    add("log-probs", run.programs.stats.lower(*arguments.values()), arguments, "parameters", decoding)
+    add(
+        "log-probs",
+        run.programs.stats.lower(*arguments.values()),
+        arguments,
+        "parameters",
+        decoding,
+    )
     critic, of_critic = run.state.critic, run.programs.critic
     if critic is not None:
         arguments = {"params": critic.params, "batch": new_batch}
@@ -145,17 +159,21 @@ def compile_step(
 
 
 def _add_rollout(
-    run: AbstractRun, programs: Programs, schedule: Schedule, add: Callable, add_without_params: Callable
+    run: AbstractRun,
+    programs: Programs,
+    decoding: DecodingPlan,
+    add: Callable,
+    add_without_params: Callable,
 ) -> int | None:
     """Adds the programs of a rollout, each at its largest shape; returns the bytes of the cache."""
     params, prompts = run.decode_params(), run.prompts()
     number = jax.ShapeDtypeStruct((), jnp.int32)
     request = (params, prompts, jax.eval_shape(jax.random.key, 0), number)
     named = {"params": params, "prompts": prompts}
-    if schedule.chunk_steps is None:
-        add("rollout", programs.whole.lower(schedule, *request), named)
+    if decoding.chunk_steps is None:
+        add("rollout", programs.whole.lower(decoding, *request), named)
         return None
-    rows, rooms = row_counts(schedule.slots)[0], column_counts(programs.sampling.max_new_tokens)
+    rows, rooms = row_counts(decoding.slots)[0], column_counts(programs.sampling.max_new_tokens)
     begun = add("prefill", programs.begin.lower(rows, rooms[0], *request), named)
     if begun is None:
         return None
@@ -173,4 +191,6 @@ def _add_rollout(
 
 
 def _at(shapes: Any, places: Any) -> Any:
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places
+    )

@@ -16,7 +16,7 @@ def plan_text(plan: Plan) -> str:
 
 
 def _head(plan: Plan) -> str:
-    layout, schedule, chip = plan.layout, plan.schedule, plan.devices.chip
+    layout, decoding, chip = plan.layout, plan.decoding, plan.devices.chip
     rollout = plan.config.rollout
     rates = "rates not known"
     if chip is not None:
@@ -27,7 +27,7 @@ def _head(plan: Plan) -> str:
             f"mesh data {layout.data} x fsdp {layout.fsdp} x tensor {layout.tensor}",
             f"of a chip: {plan.memory / GiB:.2f} GiB, {rates}",
             f"rollout of a host: {layout.local_prompts * sampled_group(plan.config)} rows, "
-            f"{schedule.kind} with {schedule.slots} slots, "
+            f"{decoding.kind} with {decoding.slots} slots, "
             f"prompts of {rollout.max_prompt_tokens} tokens",
         ]
     )
@@ -35,16 +35,29 @@ def _head(plan: Plan) -> str:
 
 def _memory(plan: Plan) -> str:
     kept = [("kept by the run, per chip", "GiB")]
-    parts = plan.resident | ({} if plan.step.cache is None else {"KV cache, at its largest": plan.step.cache})
+    parts = plan.resident | (
+        {} if plan.step.cache is None else {"KV cache, at its largest": plan.step.cache}
+    )
     kept += [(name, _gib(size)) for name, size in parts.items()]
     rows = [
-        ("GiB per chip", "arguments", "outputs", "aliased", "temporaries", "beside", "peak", "share of HBM")
+        (
+            "GiB per chip",
+            "arguments",
+            "outputs",
+            "aliased",
+            "temporaries",
+            "beside",
+            "peak",
+            "share of HBM",
+        )
     ]
     for phase in plan.step.phases:
         program, beside = phase.program, _gib(sum(phase.beside.values()))
         sizes = (program.arguments, program.outputs, program.aliased, program.temporaries)
         cells = ["too large"] * 4 if program.refused is not None else [_gib(size) for size in sizes]
-        rows.append((program.name, *cells, beside, _gib(phase.peak), f"{phase.peak / plan.memory:.0%}"))
+        rows.append(
+            (program.name, *cells, beside, _gib(phase.peak), f"{phase.peak / plan.memory:.0%}")
+        )
     return f"{aligned(kept)}\n\n{aligned(rows)}\n" + "\n".join(
         f"largest in {phase.program.name}: "
         + ", ".join(f"{name} {_gib(size)}" for size, name in phase.program.largest[:3])

@@ -1,7 +1,7 @@
 """What a run leaves for people: tables for the terminal, curves as pictures."""
 
 from entropy_rl.report.analysis import analysis_text, dynamics_text, write_sentences
-from entropy_rl.report.analysis_figures import behaviours_figure, write_analysis_figures
+from entropy_rl.report.analysis_figures import behaviors_figure, write_analysis_figures
 from entropy_rl.report.comparison import comparison_csv, comparison_text
 from entropy_rl.report.curves import curves_figure, write_curves
 from entropy_rl.report.evaluations import evaluation_table
@@ -10,7 +10,7 @@ from entropy_rl.report.summary import run_summary
 
 __all__ = [
     "analysis_text",
-    "behaviours_figure",
+    "behaviors_figure",
     "comparison_csv",
     "comparison_text",
     "curve_of",

@@ -10,11 +10,11 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from entropy_rl.analysis import Analysis, Contrast, RareBehaviours
+from entropy_rl.analysis import Analysis, Contrast, RareBehaviors
 from entropy_rl.evaluation.compare_runs import LEVEL
-from entropy_rl.files import write_atomically
+from entropy_rl.evaluation.dynamics import RunDynamics
 from entropy_rl.report.table import aligned
-from entropy_rl.run_dynamics import RunDynamics
+from entropy_rl.runs.jsonl import write_atomically
 
 SENTENCES_FILE = "sentences.csv"
 _WIDTH = 105
@@ -24,7 +24,7 @@ _NOTES = f"""Entropy in nats. Difference, P(more) and p compare within each prob
 tokens of one problem are not independent. P(more): how often a value of the row is above one of the others;
 0.5 is no difference. d: Cohen's, over all values. p: sign flips over problems, two-sided, after Holm's
 correction over the rows of the table, with * where it is <= {LEVEL}. The lists and expressions are this
-library's, or yours: the paper's are not published. None of this says that entropy causes a behaviour."""
+library's, or yours: the paper's are not published. None of this says that entropy causes a behavior."""
 _MOST_TOKENS = 10
 
 
@@ -32,7 +32,8 @@ def analysis_text(analysis: Analysis) -> str:
     """The tables, and what follows from them in plain words."""
     a = analysis
     parts = [
-        f"{a.problems} problems, {a.responses} responses, {a.tokens} tokens, {a.sentences} sentences; "
+        f"{a.problems} problems, {a.responses} responses, {a.tokens} tokens, {a.sentences} "
+        "sentences; "
         f"mean entropy {a.entropy:.3f}"
     ]
     against = list(dict.fromkeys(line.against for line in a.pivotal))
@@ -44,7 +45,8 @@ def analysis_text(analysis: Analysis) -> str:
     parts.append(_section("Reflective sentences against other sentences", [a.reflective]))
     if a.rare is not None:
         title = (
-            f"Rare sentences (distance >= {a.rare.threshold:.3f} from {a.rare.base_sentences} of the base) "
+            f"Rare sentences (distance >= {a.rare.threshold:.3f} from {a.rare.base_sentences} of "
+            "the base) "
             "against common sentences"
         )
         parts.append(_section(title, [a.rare.contrast]))
@@ -54,8 +56,12 @@ def analysis_text(analysis: Analysis) -> str:
 def dynamics_text(course: RunDynamics) -> str:
     """A run's evaluations step by step; without any, its first and its last samples."""
     points = course.evaluations or [*course.training[:1], *course.training[1:][-1:]]
-    title = "evaluations of the run" if course.evaluations else "first and last recorded samples of the run"
-    names = list(points[0].behaviours) if points else []
+    title = (
+        "evaluations of the run"
+        if course.evaluations
+        else "first and last recorded samples of the run"
+    )
+    names = list(points[0].behaviors) if points else []
     rows = [("step", "responses", "length", "entropy", "repetition", "Pass@1", *names)]
     for point in points:
         curve = course.pass_at_k.get(point.step, {})
@@ -67,17 +73,21 @@ def dynamics_text(course: RunDynamics) -> str:
                 f"{point.entropy:.3f}",
                 f"{point.repetition:.3f}",
                 f"{curve[1][0]:.3f}" if 1 in curve else "-",
-                *(f"{rate.per_response:.2f} ({rate.entropy:.2f})" for rate in point.behaviours.values()),
+                *(
+                    f"{rate.per_response:.2f} ({rate.entropy:.2f})"
+                    for rate in point.behaviors.values()
+                ),
             )
         )
-    return f"Behaviours per response (and their entropy), {title}\n{aligned(rows)}"
+    return f"Behaviors per response (and their entropy), {title}\n{aligned(rows)}"
 
 
 def conclusions(lines: Sequence[Contrast]) -> list[str]:
     """What follows from a table, in a sentence or two."""
     against = lines[0].against
     found = [
-        f"{_names(group)} {'have' if len(group) > 1 else 'has'} significantly {how} entropy than {against}"
+        f"{_names(group)} {'have' if len(group) > 1 else 'has'} significantly {how} entropy than "
+        f"{against}"
         for how, sign in (("more", 1), ("less", -1))
         if (group := [x for x in lines if x.p_adjusted <= LEVEL and x.difference * sign > 0])
     ]
@@ -90,7 +100,9 @@ def conclusions(lines: Sequence[Contrast]) -> list[str]:
     if absent:
         found.append(f"nothing can be said of {_names(absent)}: there are none")
     if apart:
-        found.append(f"nothing can be said of {_names(apart)}: no problem has both them and {against}")
+        found.append(
+            f"nothing can be said of {_names(apart)}: no problem has both them and {against}"
+        )
     return found
 
 
@@ -98,7 +110,7 @@ def _names(lines: Sequence[Contrast]) -> str:
     return ", ".join(line.name for line in lines)
 
 
-def write_sentences(directory: Path, rare: RareBehaviours | None) -> None:
+def write_sentences(directory: Path, rare: RareBehaviors | None) -> None:
     """Writes the sentences of the map as CSV, the most distant first, those of the base model last.
 
     Where there is none, those of an earlier analysis are removed.
@@ -110,7 +122,9 @@ def write_sentences(directory: Path, rare: RareBehaviours | None) -> None:
     writer = csv.writer(text, lineterminator="\n")
     fields = ("distance", "rare", "entropy", "x", "y", "text")
     writer.writerow(fields)
-    order = sorted(rare.placed, key=lambda s: -math.inf if s.distance is None else s.distance, reverse=True)
+    order = sorted(
+        rare.placed, key=lambda s: -math.inf if s.distance is None else s.distance, reverse=True
+    )
     plain = map(dataclasses.asdict, order)
     writer.writerows(["" if s[name] is None else s[name] for name in fields] for s in plain)
     write_atomically(directory / SENTENCES_FILE, text.getvalue())
@@ -121,7 +135,9 @@ def _section(title: str, lines: Sequence[Contrast]) -> str:
     if other.count:
         title += f" ({other.count}, entropy {other.mean:.3f} [{other.low:.3f}, {other.high:.3f}])"
     table = [_HEADINGS, *(_cells(line) for line in lines if line.group.count)]
-    said = [textwrap.fill(f"=> {one}", _WIDTH, subsequent_indent="   ") for one in conclusions(lines)]
+    said = [
+        textwrap.fill(f"=> {one}", _WIDTH, subsequent_indent="   ") for one in conclusions(lines)
+    ]
     return "\n".join([title, *([aligned(table)] if len(table) > 1 else []), *said])
 
 

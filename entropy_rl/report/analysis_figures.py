@@ -8,30 +8,32 @@ from typing import Any
 
 import numpy as np
 
-from entropy_rl.analysis import Analysis, Contrast, Point, RareBehaviours
+from entropy_rl.analysis import Analysis, Contrast, Point, RareBehaviors
 from entropy_rl.evaluation.compare_runs import LEVEL
+from entropy_rl.evaluation.dynamics import RunDynamics
 from entropy_rl.report.curves import COLOURS, metric_values, running_mean
-from entropy_rl.run_dynamics import RunDynamics
 
 _GREY, _DARK = "#B5B5B5", "#444444"
 _DPI = 160
 _SUFFIXES = ("png", "svg")
 
 
-def write_analysis_figures(directory: Path, analysis: Analysis, course: RunDynamics | None) -> list[Path]:
-    """Draws the entropies of the behaviours, the map of the sentences, and how a run went.
+def write_analysis_figures(
+    directory: Path, analysis: Analysis, course: RunDynamics | None
+) -> list[Path]:
+    """Draws the entropies of the behaviors, the map of the sentences, and how a run went.
 
     Figures of an earlier analysis are removed: what is not drawn now would not be of this one.
 
     Args:
       directory: Where.
       analysis: The analysis.
-      course: Of the run that was analysed; None if it was none.
+      course: Of the run that was analyzed; None if it was none.
 
     Returns:
       What was written; nothing without matplotlib, which is in the extra `report`.
     """
-    for stem in ("entropy_of_behaviours", "rare_map", "dynamics"):
+    for stem in ("entropy_of_behaviors", "rare_map", "dynamics"):
         for suffix in _SUFFIXES:
             (directory / f"{stem}.{suffix}").unlink(missing_ok=True)
     try:
@@ -41,7 +43,7 @@ def write_analysis_figures(directory: Path, analysis: Analysis, course: RunDynam
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figures = {"entropy_of_behaviours": behaviours_figure(analysis)}
+    figures = {"entropy_of_behaviors": behaviors_figure(analysis)}
     if analysis.rare is not None:
         figures["rare_map"] = rare_map_figure(analysis.rare)
     if course is not None and course.metrics:
@@ -55,7 +57,7 @@ def write_analysis_figures(directory: Path, analysis: Analysis, course: RunDynam
     return written
 
 
-def behaviours_figure(analysis: Analysis) -> Any:
+def behaviors_figure(analysis: Analysis) -> Any:
     """Mean entropies with intervals: classes of words, reflective and rare sentences."""
     from matplotlib.figure import Figure
 
@@ -81,17 +83,24 @@ def behaviours_figure(analysis: Analysis) -> Any:
 
 def _draw_bars(axis: Any, bars: Sequence[tuple], title: str, lines: Sequence[Contrast]) -> None:
     significant = {line.name for line in lines if line.p_adjusted <= LEVEL}
-    for place, (name, summary, colour) in enumerate(bars):
+    for place, (name, summary, color) in enumerate(bars):
         if not summary.count:
             axis.text(place, 0, "none", ha="center", va="bottom", fontsize=8, color=_DARK)
             continue
-        axis.bar(place, summary.mean, color=colour, width=0.7)
+        axis.bar(place, summary.mean, color=color, width=0.7)
         reach = [[summary.mean - summary.low], [summary.high - summary.mean]]
         if np.isfinite(reach).all():
-            axis.errorbar(place, summary.mean, np.maximum(reach, 0), color="black", capsize=3, linewidth=1)
+            axis.errorbar(
+                place, summary.mean, np.maximum(reach, 0), color="black", capsize=3, linewidth=1
+            )
         if name in significant:
             axis.annotate(
-                "*", (place, summary.high), (0, 1), textcoords="offset points", ha="center", fontsize=12
+                "*",
+                (place, summary.high),
+                (0, 1),
+                textcoords="offset points",
+                ha="center",
+                fontsize=12,
             )
     labels = [f"{name.replace(' ', chr(10))}\n{summary.count:,}" for name, summary, _ in bars]
     axis.set_xticks(range(len(bars)), labels, fontsize=8)
@@ -102,7 +111,7 @@ def _draw_bars(axis: Any, bars: Sequence[tuple], title: str, lines: Sequence[Con
     _clean(axis)
 
 
-def rare_map_figure(rare: RareBehaviours) -> Any:
+def rare_map_figure(rare: RareBehaviors) -> Any:
     """Sentences by their two principal components, and their distances beside."""
     from matplotlib.figure import Figure
 
@@ -139,19 +148,19 @@ def _dynamics(course: RunDynamics) -> Any:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 3, figsize=(11.5, 6.2), sharex=True, layout="constrained")
-    names = list((course.training or course.evaluations)[0].behaviours)
+    names = list((course.training or course.evaluations)[0].behaviors)
     for i, name in enumerate(names):
         style = {"color": COLOURS[i % len(COLOURS)], "label": name}
-        _draw_points(axes[0, 0], course, lambda p, n=name: p.behaviours[n].per_response, **style)
-        _draw_points(axes[0, 1], course, lambda p, n=name: p.behaviours[n].entropy, **style)
-    axes[0, 0].set_title("behaviours per response", fontsize=10)
+        _draw_points(axes[0, 0], course, lambda p, n=name: p.behaviors[n].per_response, **style)
+        _draw_points(axes[0, 1], course, lambda p, n=name: p.behaviors[n].entropy, **style)
+    axes[0, 0].set_title("behaviors per response", fontsize=10)
     axes[0, 1].set_title("their mean entropy (nats)", fontsize=10)
     axes[0, 0].legend(fontsize=7, frameon=False)
     for i, (k, curve) in enumerate(_pass_at_k(course).items()):
         steps, estimate, low, high = np.array(curve).T
-        colour = COLOURS[i % len(COLOURS)]
-        axes[0, 2].plot(steps, estimate, marker="o", markersize=3, color=colour, label=f"Pass@{k}")
-        axes[0, 2].fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+        color = COLOURS[i % len(COLOURS)]
+        axes[0, 2].plot(steps, estimate, marker="o", markersize=3, color=color, label=f"Pass@{k}")
+        axes[0, 2].fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
     axes[0, 2].set_title("Pass@K (95% intervals over problems)", fontsize=10)
     if course.pass_at_k:
         axes[0, 2].legend(fontsize=7, frameon=False)
@@ -159,7 +168,9 @@ def _dynamics(course: RunDynamics) -> Any:
     _draw_metric(axes[1, 1], course, "entropy", "entropy (nats per token)")
     _draw_points(axes[1, 0], course, lambda p: p.length, training=False, color=_DARK)
     _draw_points(axes[1, 1], course, lambda p: p.entropy, training=False, color=_DARK)
-    _draw_points(axes[1, 2], course, lambda p: p.repetition, color=COLOURS[0], label="repeated 4-grams")
+    _draw_points(
+        axes[1, 2], course, lambda p: p.repetition, color=COLOURS[0], label="repeated 4-grams"
+    )
     _draw_metric(axes[1, 2], course, "bonus_share", "repetition, and entropy bonus", COLOURS[1])
     axes[1, 2].legend(fontsize=7, frameon=False)
     for axis in axes.flat:
@@ -172,21 +183,31 @@ def _dynamics(course: RunDynamics) -> Any:
 
 
 def _draw_points(
-    axis: Any, course: RunDynamics, value_of: Callable[[Point], float], training: bool = True, **style: Any
+    axis: Any,
+    course: RunDynamics,
+    value_of: Callable[[Point], float],
+    training: bool = True,
+    **style: Any,
 ) -> None:
     if training and course.training:
         steps = np.array([point.step for point in course.training])
-        _draw_running(axis, steps, np.array([value_of(point) for point in course.training]), **style)
+        _draw_running(
+            axis, steps, np.array([value_of(point) for point in course.training]), **style
+        )
     label = {} if training and course.training else {"label": style.get("label")}
     steps = [point.step for point in course.evaluations]
     values = [value_of(point) for point in course.evaluations]
     axis.plot(steps, values, "o:", markersize=4, linewidth=1, color=style["color"], **label)
 
 
-def _draw_metric(axis: Any, course: RunDynamics, name: str, title: str, colour: str = COLOURS[0]) -> None:
+def _draw_metric(
+    axis: Any, course: RunDynamics, name: str, title: str, color: str = COLOURS[0]
+) -> None:
     steps = np.array([row["step"] for row in course.metrics])
     values = metric_values(course.metrics, name)
-    _draw_running(axis, steps, values, color=colour, label="|ψ| / |A|" if name == "bonus_share" else None)
+    _draw_running(
+        axis, steps, values, color=color, label="|ψ| / |A|" if name == "bonus_share" else None
+    )
     axis.set_title(title, fontsize=10)
 
 
@@ -196,11 +217,14 @@ def _draw_running(axis: Any, steps: np.ndarray, values: np.ndarray, **style: Any
 
 
 def _pass_at_k(course: RunDynamics) -> dict[int, list[tuple[float, ...]]]:
-    """K -> (step, Pass@K, low, high) of each evaluation; of many K the first, a middle one and the last."""
+    """K -> (step, Pass@K, low, high) of each evaluation; of many K the first, a middle one and the
+    last.
+    """
     ks = sorted({k for of_step in course.pass_at_k.values() for k in of_step})
     kept = sorted({ks[0], ks[len(ks) // 2], ks[-1]}) if ks else []
     return {
-        k: [(step, *of_step[k]) for step, of_step in course.pass_at_k.items() if k in of_step] for k in kept
+        k: [(step, *of_step[k]) for step, of_step in course.pass_at_k.items() if k in of_step]
+        for k in kept
     }
 
 

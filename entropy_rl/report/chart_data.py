@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from entropy_rl.analysis import Analysis, PlacedSentence, RareBehaviours
+from entropy_rl.analysis import Analysis, PlacedSentence, RareBehaviors
 from entropy_rl.report.curves import metric_values, running_mean
-from entropy_rl.report.gathered import LabelledCurve
+from entropy_rl.report.gathered import LabeledCurve
 from entropy_rl.report.reported_run import ReportedRun
 
 POINTS = 600  # of a curve; of longer runs, means over steps
@@ -71,12 +71,17 @@ def _curve(metrics: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     return {"x": steps.tolist(), "y": _short(values), "smooth": _short(smooth)}
 
 
-def pass_at_k_series(curves: Sequence[LabelledCurve]) -> list[dict[str, Any]]:
+def pass_at_k_series(curves: Sequence[LabeledCurve]) -> list[dict[str, Any]]:
     """Pass@K over K of the evaluations."""
     series = []
     for found in curves:
         estimate, low, high, problems = zip(*found.curve.values(), strict=True)
-        values = {"y": _short(estimate), "low": _short(low), "high": _short(high), "problems": list(problems)}
+        values = {
+            "y": _short(estimate),
+            "low": _short(low),
+            "high": _short(high),
+            "problems": list(problems),
+        }
         named = {"run": found.run, "label": found.label, "faint": not found.is_last}
         series.append(named | {"x": list(found.curve)} | values)
     return series
@@ -85,7 +90,9 @@ def pass_at_k_series(curves: Sequence[LabelledCurve]) -> list[dict[str, Any]]:
 def panels_over_steps(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
     """Panels of what evaluations say over the steps, where there are three or more."""
     panels = []
-    ks = sorted({k for run in runs for _, found in run.evaluations.values() for k in found.pass_at_k})
+    ks = sorted(
+        {k for run in runs for _, found in run.evaluations.values() for k in found.pass_at_k}
+    )
     for k in dict.fromkeys((*ks[:1], *ks[-1:])):
         series = []
         for number, run in enumerate(runs):
@@ -106,7 +113,10 @@ def entropy_rows(name: str, analysis: Analysis) -> dict[str, Any]:
     named += [(f"{line.name} sentences", line) for line in analysis.of_sentences]
     rows = {}
     for name_of_group, line in named:
-        for label, group, is_other in ((name_of_group, line.group, False), (line.against, line.other, True)):
+        for label, group, is_other in (
+            (name_of_group, line.group, False),
+            (line.against, line.other, True),
+        ):
             if group.count:
                 mean, low, high = _short((group.mean, group.low, group.high))
                 values = {"count": group.count, "mean": mean, "low": low, "high": high}
@@ -114,7 +124,7 @@ def entropy_rows(name: str, analysis: Analysis) -> dict[str, Any]:
     return {"run": name, "rows": sorted(rows.values(), key=lambda row: row["other"])}
 
 
-def sentence_map(name: str, rare: RareBehaviours) -> dict[str, Any]:
+def sentence_map(name: str, rare: RareBehaviors) -> dict[str, Any]:
     """The sentences on the plane of their two principal components, those of the base first."""
     groups = {"base": None, "common": False, "rare": True}
 
@@ -122,7 +132,9 @@ def sentence_map(name: str, rare: RareBehaviours) -> dict[str, Any]:
         own = [] if s.rare is None else _short((s.entropy, s.distance))
         return [*_short((s.x, s.y)), s.text[:_MOST_TEXT], *own]
 
-    points = {label: [point(s) for s in rare.placed if s.rare is kind] for label, kind in groups.items()}
+    points = {
+        label: [point(s) for s in rare.placed if s.rare is kind] for label, kind in groups.items()
+    }
     return {"run": name, "groups": points}
 
 

@@ -47,11 +47,15 @@ def comparison_text(comparison: Comparison) -> str:
 
 
 def comparison_tables(comparison: Comparison) -> list[tuple[str, list[tuple[str, ...]], str]]:
-    """(Title, cells with the headings first or nothing, what follows in a sentence) of each table."""
+    """(Title, cells with the headings first or nothing, what follows in a sentence) of each
+    table.
+    """
     tables = []
     for field, (title, what) in _TABLES.items():
         lines = getattr(comparison, field)
-        tables.append((title, [_HEADINGS, *map(_cells, lines)] if lines else [], verdict(lines, what)))
+        tables.append(
+            (title, [_HEADINGS, *map(_cells, lines)] if lines else [], verdict(lines, what))
+        )
     return tables
 
 
@@ -88,7 +92,9 @@ def comparison_header(comparison: Comparison) -> list[str]:
     if comparison.only_in_one:
         lines.append(f"left out: {comparison.only_in_one} problems that only one of them has")
     if comparison.not_judged:
-        lines.append(f"left out: {comparison.not_judged} problems without a judged sample in one of them")
+        lines.append(
+            f"left out: {comparison.not_judged} problems without a judged sample in one of them"
+        )
     if any(comparison.unjudged_samples):
         a, b = comparison.unjudged_samples
         lines.append(f"left out: samples that no verifier could judge, {a} of A and {b} of B")

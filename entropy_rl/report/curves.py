@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from entropy_rl.files import read_jsonl
-from entropy_rl.run_directory import METRICS_FILE
+from entropy_rl.runs.directory import METRICS_FILE
+from entropy_rl.runs.jsonl import read_jsonl
 
 CURVES_FILE = "curves.png"
-# Six of Okabe & Ito's, which people with any colour vision can tell apart, and two more.
+# Six of Okabe & Ito's, which people with any color vision can tell apart, and two more.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#6B4FBB", "#77777C")
 _PANELS = {
     "correct": "share of correct completions",
@@ -46,12 +46,14 @@ def write_curves(directory: Path) -> Path:
     return path
 
 
-def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], colours: Sequence[str] = COLOURS) -> Any:
+def curves_figure(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], colors: Sequence[str] = COLOURS
+) -> Any:
     """Draws the metrics of runs over one another.
 
     Args:
       runs: Name -> the numbers of its steps, in order.
-      colours: Of the runs, in the same order.
+      colors: Of the runs, in the same order.
 
     Returns:
       A figure of matplotlib, which no window knows of.
@@ -62,11 +64,13 @@ def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], colours: Sequ
     axes = figure.subplots(2, 3, sharex=True)
     for axis, (name, title) in zip(axes.flat, _PANELS.items(), strict=True):
         for i, (label, rows) in enumerate(runs.items()):
-            style = {"color": colours[i % len(colours)]}
+            style = {"color": colors[i % len(colors)]}
             steps, window = np.array([row["step"] for row in rows]), max(1, len(rows) // 10)
             values = metric_values(rows, name)
             axis.plot(steps, values, alpha=0.3, linewidth=1, **style)
-            axis.plot(steps[window - 1 :], running_mean(values, window), linewidth=2, label=label, **style)
+            axis.plot(
+                steps[window - 1 :], running_mean(values, window), linewidth=2, label=label, **style
+            )
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
     for axis in axes[-1]:
@@ -80,7 +84,9 @@ def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], colours: Sequ
 
 
 def metric_values(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    """f[steps]: a metric of each step; NaN where a step has none, as one in which the critic learns alone."""
+    """f[steps]: a metric of each step; NaN where a step has none, as one in which the critic
+    learns alone.
+    """
     return np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
 
 

@@ -18,14 +18,22 @@ def evaluation_table(columns: Mapping[str, Evaluation]) -> str:
     """
     rows = evaluation_rows(columns)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(["In brackets: 95% interval over problems", *(line.rstrip() for line in lines)])
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    return "\n".join(
+        ["In brackets: 95% interval over problems", *(line.rstrip() for line in lines)]
+    )
 
 
 def evaluation_rows(columns: Mapping[str, Evaluation]) -> list[list[str]]:
     """The cells of that table, the headings first."""
     evaluations = list(columns.values())
-    rows = [["", *columns], ["problems x samples", *(f"{e.problems} x {e.samples}" for e in evaluations)]]
+    rows = [
+        ["", *columns],
+        ["problems x samples", *(f"{e.problems} x {e.samples}" for e in evaluations)],
+    ]
     for k in sorted({k for e in evaluations for k in e.pass_at_k}):
         rows.append([f"Pass@{k}", *(_pass_at_k(e, k) for e in evaluations)])
     rows.append(["avg@n", *(_interval(e.avg_at_n, ".3f") for e in evaluations)])
@@ -34,8 +42,12 @@ def evaluation_rows(columns: Mapping[str, Evaluation]) -> list[list[str]]:
     for n in evaluations[0].distinct:
         rows.append([f"distinct-{n}", *(_interval(e.distinct[n], ".4f") for e in evaluations)])
     rows.append(["repetition of 4-grams", *(_interval(e.repetition, ".3f") for e in evaluations)])
-    rows.append(["response length (tokens)", *(_interval(e.mean_length, ".1f") for e in evaluations)])
-    rows.append(["entropy (nats per token)", *(_interval(e.mean_entropy, ".3f") for e in evaluations)])
+    rows.append(
+        ["response length (tokens)", *(_interval(e.mean_length, ".1f") for e in evaluations)]
+    )
+    rows.append(
+        ["entropy (nats per token)", *(_interval(e.mean_entropy, ".3f") for e in evaluations)]
+    )
     rows.append(["cut off at the limit", *(f"{e.truncated:.3f}" for e in evaluations)])
     for name in evaluations[0].skill:
         cells = (f"{e.skill[name]:.3f}" if name in e.skill else "-" for e in evaluations)

@@ -6,12 +6,19 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from entropy_rl.analysis import Analysis, analyse, annotate, compile_patterns, find_rare, word_patterns
+from entropy_rl.analysis import (
+    Analysis,
+    analyze,
+    annotate,
+    compile_patterns,
+    find_rare,
+    word_patterns,
+)
 from entropy_rl.evaluation import Comparison, Curve, compare_runs
 from entropy_rl.report.pass_at_k import curve_of
 from entropy_rl.report.reported_run import ReportedRun, read_config
 from entropy_rl.report.samples import Limits, Samples, read_responses, read_some
-from entropy_rl.run_directory import CONFIG_FILE
+from entropy_rl.runs.directory import CONFIG_FILE
 
 _ANALYSED_TOKENS = 100_000  # in all
 _MIN_COUNT = 20  # of a token that is called most entropic
@@ -34,8 +41,10 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledCurve:
-    """Pass@K of an evaluation: the number of its run, what it is called, whether it is the run's last one."""
+class LabeledCurve:
+    """Pass@K of an evaluation: the number of its run, what it is called, whether it is the run's
+    last one.
+    """
 
     run: int
     label: str
@@ -51,14 +60,15 @@ class Report:
       runs: The runs.
       curves: Of the first and the last evaluation of each.
       arms: What is compared: two runs, or the first and the last evaluation of one.
-      comparison: Of these; a text says why there is none, and None that there is nothing to compare.
+      comparison: Of these; a text says why there is none, and None that there is nothing to
+        compare.
       samples: Some of each source.
-      analyses: Of the runs with samples, by their names; with rare behaviours where there is an evaluation
-        to hold the last one against.
+      analyses: Of the runs with samples, by their names; with rare behaviors where there is an
+        evaluation to hold the last one against.
     """
 
     runs: list[ReportedRun]
-    curves: list[LabelledCurve]
+    curves: list[LabeledCurve]
     arms: list[str]
     comparison: Comparison | str | None
     samples: list[tuple[Source, Samples]]
@@ -86,7 +96,7 @@ def gather_report(
       ValueError: A file cannot be read.
     """
     curves = [
-        LabelledCurve(number, label, step == max(run.evaluations), curve_of(result))
+        LabeledCurve(number, label, step == max(run.evaluations), curve_of(result))
         for number, run in enumerate(runs)
         for label, (step, _, result) in run.first_and_last.items()
     ]
@@ -95,20 +105,25 @@ def gather_report(
     share = max(1, len(sources))
     limits = Limits(max(1, rows // share), tokens // share, _ANALYSED_TOKENS // len(runs))
     samples = [
-        (source, read_some(source.directory, limits, runs[source.run].trained_by, _temperature(source)))
+        (
+            source,
+            read_some(source.directory, limits, runs[source.run].trained_by, _temperature(source)),
+        )
         for source in sources
     ]
     patterns, expressions = word_patterns(words), compile_patterns(reflective)
     # Of each run the source that came last: its last evaluation, if there is one.
-    last = {source.run: found.analysed for source, found in samples if found.analysed}
+    last = {source.run: found.analyzed for source, found in samples if found.analyzed}
     analyses = {}
     for number, responses in last.items():
         own = [annotate(response, patterns, expressions) for response in responses]
-        found, base = analyse(own, min_count=_MIN_COUNT), _base(runs, number)
+        found, base = analyze(own, min_count=_MIN_COUNT), _base(runs, number)
         if base is not None:
             others = read_responses(base, _ANALYSED_TOKENS // len(runs))
             others = [annotate(response, patterns, expressions) for response in others]
-            found = dataclasses.replace(found, rare=find_rare(own, others, max_sentences=_SENTENCES))
+            found = dataclasses.replace(
+                found, rare=find_rare(own, others, max_sentences=_SENTENCES)
+            )
         analyses[runs[number].name] = found
     return Report(list(runs), curves, arms, comparison, samples, analyses)
 
@@ -125,13 +140,17 @@ def _compare(runs: Sequence[ReportedRun]) -> tuple[list[str], Comparison | str |
     if len(pairs) < 2:
         return [], None
     try:
-        return [label for label, _ in pairs], compare_runs(*(directory for _, (_, directory, _) in pairs))
+        return [label for label, _ in pairs], compare_runs(
+            *(directory for _, (_, directory, _) in pairs)
+        )
     except ValueError as error:
         return [], str(error)
 
 
 def _base(runs: Sequence[ReportedRun], number: int) -> Path | None:
-    """The evaluation whose sentences are usual: the first one of the run, or of a baseline its last."""
+    """The evaluation whose sentences are usual: the first one of the run, or of a baseline its
+    last.
+    """
     own, baseline = runs[number].evaluations, runs[0].evaluations
     if len(own) > 1:
         found = own[min(own)][0]
@@ -155,7 +174,9 @@ def _sources(runs: Sequence[ReportedRun]) -> list[Source]:
             step = max(run.evaluations)
             label = f"evaluation at step {step}" if run.is_training else "evaluation"
             found.append(Source(number, f"{run.name}: {label}", run.evaluations[step][0]))
-    return [source for source in found if _has_samples(source.directory)]  # they may have been moved away
+    return [
+        source for source in found if _has_samples(source.directory)
+    ]  # they may have been moved away
 
 
 def _temperature(source: Source) -> float | None:

@@ -12,7 +12,6 @@ import numpy as np
 from entropy_rl.analysis import Analysis
 from entropy_rl.analysis.contrasts import Contrast
 from entropy_rl.evaluation import Comparison, Evaluation
-from entropy_rl.files import finite
 from entropy_rl.report.analysis import conclusions
 from entropy_rl.report.chart_data import (
     POINTS,
@@ -27,6 +26,7 @@ from entropy_rl.report.evaluations import evaluation_rows
 from entropy_rl.report.gathered import Report
 from entropy_rl.report.reported_run import ReportedRun, flat
 from entropy_rl.report.samples import LONGEST
+from entropy_rl.runs.jsonl import finite
 from entropy_rl.version import __version__
 
 _TEMPLATE = Path(__file__).parent / "template"
@@ -56,9 +56,12 @@ def page(report: Report, command: str) -> str:
         "pass_at_k": pass_at_k_series(report.curves),
         "over_steps": panels_over_steps(report.runs),
         "analysis": [entropy_rows(name, analysis) for name, analysis in report.analyses.items()],
-        "maps": [sentence_map(name, a.rare) for name, a in report.analyses.items() if a.rare is not None],
+        "maps": [
+            sentence_map(name, a.rare) for name, a in report.analyses.items() if a.rare is not None
+        ],
         "samples": [
-            {"run": source.run, "label": source.label} | found.shown for source, found in report.samples
+            {"run": source.run, "label": source.label} | found.shown
+            for source, found in report.samples
         ],
     }
     comparison = report.comparison
@@ -96,7 +99,8 @@ def _said(analysis: Analysis) -> list[str]:
     return [sentence for lines in tables.values() for sentence in conclusions(lines)]
 
 
-# --- tables ------------------------------------------------------------------------------------------------
+# --- tables
+# ------------------------------------------------------------------------------------------------
 
 
 def _overview(runs: Sequence[ReportedRun]) -> list[tuple[ReportedRun, list[str]]]:
@@ -105,7 +109,12 @@ def _overview(runs: Sequence[ReportedRun]) -> list[tuple[ReportedRun, list[str]]
     for run in runs:
         tail = run.metrics[-max(1, len(run.metrics) // 10) :]
         cells = [str(run.metrics[-1]["step"]) if run.metrics else _NOTHING]
-        for name, form in (("correct", ".3f"), ("entropy", ".3f"), ("length", ".1f"), ("bonus_share", ".3f")):
+        for name, form in (
+            ("correct", ".3f"),
+            ("entropy", ".3f"),
+            ("length", ".1f"),
+            ("bonus_share", ".3f"),
+        ):
             known = [row[name] for row in tail if row.get(name) is not None]
             cells.append(format(np.mean(known), form) if known else _NOTHING)
         cells.append(_first_to_last(run, 1))
@@ -152,7 +161,9 @@ def _versions(runs: Sequence[ReportedRun]) -> list[tuple[str, list[str], bool]]:
     """What was recorded at the starts of each run, of resumed ones all that differ."""
     names = {"commit": "commit", "devices": "devices", "command": "command", "time": "started"}
     rows = []
-    packages = dict.fromkeys(name for run in runs for s in run.starts for name in s.get("versions", {}))
+    packages = dict.fromkeys(
+        name for run in runs for s in run.starts for name in s.get("versions", {})
+    )
     for label, of_start in (
         *((label, lambda s, n=name: s.get(n)) for name, label in names.items()),
         *((name, lambda s, n=name: s.get("versions", {}).get(n)) for name in packages),
@@ -162,5 +173,7 @@ def _versions(runs: Sequence[ReportedRun]) -> list[tuple[str, list[str], bool]]:
             or "not recorded"
             for run in runs
         ]
-        rows.append((label, values, len(set(values)) > 1 and label in ("commit", "devices", *packages)))
+        rows.append(
+            (label, values, len(set(values)) > 1 and label in ("commit", "devices", *packages))
+        )
     return rows

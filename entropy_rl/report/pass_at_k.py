@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from entropy_rl.evaluation import Curve, Evaluation
-from entropy_rl.files import write_atomically
 from entropy_rl.report.curves import COLOURS
+from entropy_rl.runs.jsonl import write_atomically
 
 _STEM = "pass_at_k"
 
@@ -48,13 +48,13 @@ def write_pass_at_k(directory: Path, curves: Mapping[str, Curve]) -> list[Path]:
 
 
 def pass_at_k_figure(
-    curves: Mapping[str, Curve], colours: Sequence[str] = COLOURS, dashed: Collection[str] = ()
+    curves: Mapping[str, Curve], colors: Sequence[str] = COLOURS, dashed: Collection[str] = ()
 ) -> Any:
     """Draws Pass@K over K with its bands, as a figure of matplotlib.
 
     Args:
       curves: As of `write_pass_at_k`.
-      colours: Of the curves, in the same order.
+      colors: Of the curves, in the same order.
       dashed: Names of curves that are drawn dashed.
     """
     from matplotlib.figure import Figure
@@ -64,10 +64,10 @@ def pass_at_k_figure(
     ks = sorted({k for curve in curves.values() for k in curve})
     for i, (name, curve) in enumerate(curves.items()):
         estimate, low, high, problems = zip(*curve.values(), strict=True)
-        label, colour = f"{name} ({max(problems)} problems)", colours[i % len(colours)]
-        style = {"color": colour, "linestyle": "--" if name in dashed else "-"}
+        label, color = f"{name} ({max(problems)} problems)", colors[i % len(colors)]
+        style = {"color": color, "linestyle": "--" if name in dashed else "-"}
         axis.plot(list(curve), estimate, marker="o", markersize=3, label=label, **style)
-        axis.fill_between(list(curve), low, high, color=colour, alpha=0.2, linewidth=0)
+        axis.fill_between(list(curve), low, high, color=color, alpha=0.2, linewidth=0)
     axis.set_xscale("log", base=2)
     axis.set_xticks(ks, [str(k) for k in ks], fontsize=8)
     axis.set_xlabel("K")

@@ -12,10 +12,10 @@ import yaml
 
 from entropy_rl.evaluation import Evaluation, read_result
 from entropy_rl.evaluation.samples import RESULT_FILE
-from entropy_rl.files import read_jsonl
-from entropy_rl.loading import is_run
-from entropy_rl.provenance import STARTS_FILE
-from entropy_rl.run_directory import CONFIG_FILE, EVALUATIONS_DIRECTORY, METRICS_FILE
+from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY, METRICS_FILE
+from entropy_rl.runs.jsonl import read_jsonl
+from entropy_rl.runs.load_model import is_run
+from entropy_rl.runs.provenance import STARTS_FILE
 
 _ALLOWED = "allowed: the directory of a training run, or what `evaluate` wrote"
 
@@ -30,7 +30,8 @@ class ReportedRun:
       is_training: Whether it is a training run; an evaluation otherwise.
       config: As stored, by names.
       metrics: Of the steps, of a training run.
-      evaluations: Where the complete ones lie and what they say: by the step of a training run, or one at 0.
+      evaluations: Where the complete ones lie and what they say: by the step of a training run, or
+        one at 0.
       starts: By what it was made.
     """
 
@@ -44,9 +45,15 @@ class ReportedRun:
 
     @property
     def first_and_last(self) -> dict[str, tuple[int, Path, Evaluation]]:
-        """The first and the last evaluation, which may be one: label -> (step, directory, result)."""
+        """The first and the last evaluation, which may be one: label -> (step, directory,
+        result).
+        """
         steps = sorted({min(self.evaluations), max(self.evaluations)} if self.evaluations else ())
-        label = (lambda step: f"{self.name}, step {step}") if self.is_training else (lambda step: self.name)
+        label = (
+            (lambda step: f"{self.name}, step {step}")
+            if self.is_training
+            else (lambda step: self.name)
+        )
         return {label(step): (step, *self.evaluations[step]) for step in steps}
 
     @property
@@ -57,9 +64,11 @@ class ReportedRun:
         run = self._run_around
         if run is not None:
             return f"# {self.directory}: the run in {run} makes it"
-        rl = "train" if "advantage" in self.config else "warmstart"
+        rl = "train" if "advantage" in self.config else "sft"
         verb, where = (rl, "--run.directory") if self.is_training else ("evaluate", "--output")
-        return shlex.join(["entropy-rl", verb, "--config", str(self.directory / CONFIG_FILE), where, "NEW"])
+        return shlex.join(
+            ["entropy-rl", verb, "--config", str(self.directory / CONFIG_FILE), where, "NEW"]
+        )
 
     @property
     def _run_around(self) -> Path | None:
@@ -70,7 +79,9 @@ class ReportedRun:
 
     @property
     def trained_by(self) -> dict[str, Any] | None:
-        """The config that says how samples of the run would be learned from; None if nothing does."""
+        """The config that says how samples of the run would be learned from; None if nothing
+        does.
+        """
         if "advantage" in self.config:
             return self.config
         # An evaluation of a training run, inside of it or by itself.
@@ -90,8 +101,8 @@ class ReportedRun:
         bonus = loss.get("entropy_coef")
         text = _call(bonus) if isinstance(bonus, dict) else f"{bonus or 0:g}"
         chain = " → ".join(parts) + (f", entropy bonus in the loss: {text}" if bonus else "")
-        revisit = self.config.get("revisit")
-        return f"{chain}, revisit: {_call(revisit)}" if revisit else chain
+        replay = self.config.get("replay")
+        return f"{chain}, replay: {_call(replay)}" if replay else chain
 
 
 def read_runs(paths: list[str]) -> list[ReportedRun]:
@@ -101,7 +112,9 @@ def read_runs(paths: list[str]) -> list[ReportedRun]:
       ValueError: A path holds neither, or a file in it cannot be read.
     """
     directories = [Path(path) for path in paths]
-    return [_read(path, name) for path, name in zip(directories, short_names(directories), strict=True)]
+    return [
+        _read(path, name) for path, name in zip(directories, short_names(directories), strict=True)
+    ]
 
 
 def short_names(paths: list[Path]) -> list[str]:
@@ -111,7 +124,9 @@ def short_names(paths: list[Path]) -> list[str]:
         names = ["/".join(p[-count:]) for p in parts]
         if len(set(names)) == len(names):
             return names
-    raise ValueError(f"runs: {', '.join(map(str, paths))}: one is there twice; allowed: different runs")
+    raise ValueError(
+        f"runs: {', '.join(map(str, paths))}: one is there twice; allowed: different runs"
+    )
 
 
 def flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -135,7 +150,11 @@ def _read(directory: Path, name: str) -> ReportedRun:
     else:
         result = read_result(directory)
         if result is None:
-            what = "an evaluation that is not complete" if (directory / CONFIG_FILE).exists() else "no run"
+            what = (
+                "an evaluation that is not complete"
+                if (directory / CONFIG_FILE).exists()
+                else "no run"
+            )
             raise ValueError(f"{directory}: holds {what}; {_ALLOWED}")
         evaluations[0] = (directory, result)
     return ReportedRun(

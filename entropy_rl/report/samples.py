@@ -1,4 +1,6 @@
-"""The responses of a run for reading: some of them, token by token, with what is known of each token."""
+"""The responses of a run for reading: some of them, token by token, with what is known of each
+token.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ import numpy as np
 
 from entropy_rl.advantages import build_advantage
 from entropy_rl.analysis import Response, TokenSpans
-from entropy_rl.config import RewardConfig
+from entropy_rl.config.train import RewardConfig
 from entropy_rl.evaluation import read_samples
-from entropy_rl.loading import load_tokenizer, model_files
-from entropy_rl.recorded import model_of
-from entropy_rl.recorded_advantages import advantage_fields, make_advantages
+from entropy_rl.evaluation.load_samples import model_of
+from entropy_rl.learner.advantage_log import advantage_fields, make_advantages
+from entropy_rl.runs.load_model import load_tokenizer, model_files
 from entropy_rl.tasks.task import Verdict
 from entropy_rl.types import TrainBatch
 
@@ -33,7 +35,7 @@ class Limits:
     Attributes:
       rows: Responses to read.
       tokens: Their tokens, about.
-      analysed_tokens: Tokens of the responses that are analysed, about.
+      analysed_tokens: Tokens of the responses that are analyzed, about.
     """
 
     rows: int
@@ -49,13 +51,13 @@ class Samples:
       total: How many the directory has.
       shown: As plain values, for the page.
       note: What is known of their advantages, or why nothing is.
-      analysed: For the analysis, spread evenly over the whole.
+      analyzed: For the analysis, spread evenly over the whole.
     """
 
     total: int
     shown: dict[str, Any]
     note: str
-    analysed: list[Response]
+    analyzed: list[Response]
 
 
 def read_some(
@@ -75,20 +77,21 @@ def read_some(
     index = _index(directory)
     group = int(config["rollout"]["group_size"]) if config and "rollout" in config else None
     wanted = _some_groups(index, limits, group)
-    analysed = _spread(index, limits.analysed_tokens)
-    kept = {i: row for i, row in enumerate(read_samples(directory)) if i in wanted or i in analysed}
+    analyzed = _spread(index, limits.analysed_tokens)
+    kept = {i: row for i, row in enumerate(read_samples(directory)) if i in wanted or i in analyzed}
     rows = [kept[i] for i in sorted(wanted, key=lambda i: _place(index[i]))]
     if any("advantage_before" in row for row in rows):
         note = "as recorded while training, of the first update on each rollout"
     else:
         rows, note = _with_advantages(rows, config, group, temperature)
     spans, raw = _decoder(directory)
-    responses = [] if spans is None else [_response(spans, kept[i]) for i in sorted(analysed)]
+    responses = [] if spans is None else [_response(spans, kept[i]) for i in sorted(analyzed)]
     return Samples(len(index), _plain(rows, spans, raw), note, responses)
 
 
 def read_responses(directory: Path, tokens: int) -> list[Response]:
-    """Some responses for an analysis, spread evenly over the whole; none if their tokens are not known.
+    """Some responses for an analysis, spread evenly over the whole; none if their tokens are not
+    known.
 
     Args:
       directory: As of `read_some`.
@@ -117,7 +120,9 @@ def _place(entry: tuple) -> tuple[int, int, int]:
 
 
 def _some_groups(index: Sequence[tuple], limits: Limits, group: int | None) -> set[int]:
-    """Places of the first samples of some problems, or of all samples of some steps; spread evenly."""
+    """Places of the first samples of some problems, or of all samples of some steps; spread
+    evenly.
+    """
     units: dict[tuple, list[int]] = {}
     for i, (step, problem, sample, _) in enumerate(index):
         if step is not None or sample < (group or _UNKNOWN_GROUP):
@@ -137,21 +142,31 @@ def _spread(index: Sequence[tuple], tokens: int) -> set[int]:
     return set(np.linspace(0, len(index) - 1, count).round().astype(int).tolist())
 
 
-# --- advantages of evaluations -----------------------------------------------------------------------------
+# --- advantages of evaluations
+# -----------------------------------------------------------------------------
 
 
 def _with_advantages(
     rows: list[Row], config: dict[str, Any] | None, group: int | None, temperature: float | None
 ) -> tuple[list[Row], str]:
-    """The rows with what training would have made of them, where that is known exactly; and a note."""
+    """The rows with what training would have made of them, where that is known exactly; and a
+    note.
+    """
     if config is None or group is None:
         return rows, "not known: nothing says how the model was trained, or would be"
     if "step" in rows[0]:
         return rows, "not known: this run was made before they were recorded"
     own = config["rollout"].get("temperature", 1.0)
     if own != temperature:
-        drawn = "a temperature that is not known" if temperature is None else f"temperature {temperature:g}"
-        return rows, f"not known: these entropies are of {drawn}, and training shapes by those of {own:g}"
+        drawn = (
+            "a temperature that is not known"
+            if temperature is None
+            else f"temperature {temperature:g}"
+        )
+        return (
+            rows,
+            f"not known: these entropies are of {drawn}, and training shapes by those of {own:g}",
+        )
     if any(":" in str(spec["name"]) for spec in config["advantage"]):
         # To read a run must not run what its config names.
         return rows, "not known: they need a transform that is not the library's"
@@ -167,7 +182,10 @@ def _with_advantages(
     whole = [r for r in of_problem.values() if [row["sample"] for row in r] == list(range(group))]
     if not whole:
         most = max(map(len, of_problem.values()))
-        return rows, f"not known: a group is {group} samples of a problem, and {most} at most are here"
+        return (
+            rows,
+            f"not known: a group is {group} samples of a problem, and {most} at most are here",
+        )
     members = [row for r in whole for row in r]
     batch = _batch(members, RewardConfig(**config.get("reward", {})))
     found = jax.device_get(make_advantages(advantage, len(members))(batch))
@@ -175,7 +193,8 @@ def _with_advantages(
     known = {id(row): field for row, field in zip(members, fields, strict=True)}
     rest = len(rows) - len(members)
     note = (
-        f"what the run's own transforms make of samples 0 to {group - 1} of a problem as one group; it was "
+        f"what the run's own transforms make of samples 0 to {group - 1} of a problem as one "
+        "group; it was "
         "not trained on them"
     )
     note += f"; not known for {rest} samples whose group is not complete" if rest else ""
@@ -209,11 +228,14 @@ def _batch(rows: Sequence[Row], reward: RewardConfig) -> TrainBatch:
     )
 
 
-# --- texts of tokens ---------------------------------------------------------------------------------------
+# --- texts of tokens
+# ---------------------------------------------------------------------------------------
 
 
 def _decoder(directory: Path) -> tuple[TokenSpans | None, Callable[[int], str]]:
-    """What finds the texts of tokens, and the name of one that has no text; None if the model has gone."""
+    """What finds the texts of tokens, and the name of one that has no text; None if the model has
+    gone.
+    """
     try:
         tokenizer = load_tokenizer(model_files(model_of(directory)))
     except ValueError:
@@ -227,8 +249,12 @@ def _response(spans: TokenSpans, row: Row) -> Response:
     return Response(row["problem"], *spans(row["tokens"]), *arrays, row.get("step"))
 
 
-def token_texts(spans: TokenSpans, name_of: Callable[[int], str], tokens: Sequence[int]) -> list[list[Any]]:
-    """[text, whether it is only a name] of each token: a token without text of its own has a name."""
+def token_texts(
+    spans: TokenSpans, name_of: Callable[[int], str], tokens: Sequence[int]
+) -> list[list[Any]]:
+    """[text, whether it is only a name] of each token: a token without text of its own has a
+    name.
+    """
     text, places = spans(tokens)
     texts, shown = [], 0
     for token, (begin, end) in zip(tokens, places.tolist(), strict=True):
@@ -239,7 +265,9 @@ def token_texts(spans: TokenSpans, name_of: Callable[[int], str], tokens: Sequen
     return texts
 
 
-def _plain(rows: Sequence[Row], spans: TokenSpans | None, name_of: Callable[[int], str]) -> dict[str, Any]:
+def _plain(
+    rows: Sequence[Row], spans: TokenSpans | None, name_of: Callable[[int], str]
+) -> dict[str, Any]:
     """Prompts and texts of tokens once each, and the rows with their numbers."""
     prompts: dict[str, int] = {}
     pieces: dict[tuple[str, bool], int] = {}

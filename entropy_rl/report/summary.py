@@ -7,7 +7,7 @@ from pathlib import Path
 from entropy_rl.evaluation import read_result
 from entropy_rl.report.curves import write_curves
 from entropy_rl.report.evaluations import evaluation_table
-from entropy_rl.run_directory import EVALUATIONS_DIRECTORY, SAMPLES_FILE
+from entropy_rl.runs.directory import EVALUATIONS_DIRECTORY, SAMPLES_FILE
 
 
 def run_summary(directory: Path, steps: int) -> str:
@@ -26,13 +26,17 @@ def run_summary(directory: Path, steps: int) -> str:
     columns = {heading: found for heading, found in columns.items() if found is not None}
     if columns:
         parts.append(evaluation_table(columns))
-        parts.append("One run with one seed shows that the machinery works, not which method is better.")
+        parts.append(
+            "One run with one seed shows that the machinery works, not which method is better."
+        )
     try:
         parts.append(f"curves:  {write_curves(directory)}")
     except ValueError as error:
         parts.append(f"curves:  not drawn, {error}")
     except ImportError:
-        parts.append("curves:  not drawn, matplotlib is not installed (pip install 'entropy_rl[report]')")
+        parts.append(
+            "curves:  not drawn, matplotlib is not installed (pip install 'entropy_rl[report]')"
+        )
     parts.append(f"samples: {directory / SAMPLES_FILE}")
     parts.append(f"report:  entropy-rl report {directory} --output report.html")
     parts.append(f"export:  entropy-rl export --model {directory} --output DIRECTORY")

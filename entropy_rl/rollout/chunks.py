@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
+from entropy_rl.rollout.batching import DecodingPlan, column_counts, row_counts
 from entropy_rl.rollout.programs import Programs
-from entropy_rl.rollout.schedule import Schedule, column_counts, row_counts
 from entropy_rl.rollout.state import Columns, Request, State, View
 from entropy_rl.types import FinishReason, Params, Rollout
 
@@ -47,7 +47,7 @@ class StopRule(Protocol):
 
 def generate_in_chunks(
     programs: Programs,
-    schedule: Schedule,
+    decoding: DecodingPlan,
     params: Params,
     prompts: tuple,
     key: jax.Array,
@@ -56,15 +56,17 @@ def generate_in_chunks(
     on_tokens: Callable[[Columns], None] | None,
     stop: StopRule | None,
 ) -> Rollout:
-    """The host's loop: look, move what is alive into the smallest slots and columns that hold it, go on."""
+    """The host's loop: look, move what is alive into the smallest slots and columns that hold it,
+    go on.
+    """
     all_rows = len(prompts[0]) * programs.sampling.group_size
-    sizes, rooms = row_counts(schedule.slots), column_counts(programs.sampling.max_new_tokens)
+    sizes, rooms = row_counts(decoding.slots), column_counts(programs.sampling.max_new_tokens)
     rows, columns = sizes[0], rooms[0]
     params = programs.to_decode(params)
     request, state, look = programs.begin(rows, columns, params, prompts, key, first_sample)
     while True:
         if stop is not None:
-            state, look = _stop_alive(programs, request, state, stop, schedule.chunk_steps)
+            state, look = _stop_alive(programs, request, state, stop, decoding.chunk_steps)
         alive, t, waiting = (int(x) for x in jax.device_get(look))
         if on_chunk is not None:
             on_chunk(Stage(all_rows - waiting - alive, all_rows, t, rows, columns))
@@ -79,11 +81,11 @@ def generate_in_chunks(
             state = programs.move(state, wanted, room)
             rows, columns = wanted, room
         # Sampling column t needs the cache of the t columns before it.
-        steps = min(schedule.chunk_steps, columns - t + 1)
+        steps = min(decoding.chunk_steps, columns - t + 1)
         fewer = max((size for size in sizes if size < rows), default=0)
         state, look = programs.go_on(params, request, state, steps, fewer)
     rollout = programs.finish(request, state)
-    return rollout if stop is None else _stop_ended(programs, rollout, stop, schedule.chunk_steps)
+    return rollout if stop is None else _stop_ended(programs, rollout, stop, decoding.chunk_steps)
 
 
 def _stop_alive(
@@ -102,13 +104,20 @@ def _stop_ended(programs: Programs, rollout: Rollout, stop: StopRule, new: int) 
     )
     lengths, width = mask.sum(-1), new + stop.overlap
     tails = np.stack(
-        [row[max(0, n - width) : max(0, n - width) + width] for row, n in zip(ids, lengths, strict=True)]
+        [
+            row[max(0, n - width) : max(0, n - width) + width]
+            for row, n in zip(ids, lengths, strict=True)
+        ]
     )
-    return programs.trim(rollout, _kept(stop, tails, lengths, np.flatnonzero(reason != FinishReason.STOP)))
+    return programs.trim(
+        rollout, _kept(stop, tails, lengths, np.flatnonzero(reason != FinishReason.STOP))
+    )
 
 
 def _kept(stop: StopRule, tails: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """int32[rows]: how many tokens are kept of a row with a stop string in its last ones; -1 otherwise."""
+    """int32[rows]: how many tokens are kept of a row with a stop string in its last ones; -1
+    otherwise.
+    """
     kept = np.full(len(lengths), -1, np.int32)
     for row in rows:
         length, width = int(lengths[row]), tails.shape[1]

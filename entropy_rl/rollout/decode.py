@@ -1,10 +1,13 @@
-"""Decoding: the start of a rollout, one step of it, and the loop over steps that every schedule runs."""
+"""Decoding: the start of a rollout, one step of it, and the loop over steps that every decoding
+runs.
+"""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.rollout.sampling import sample
 from entropy_rl.rollout.state import (
     Columns,
     Queue,
@@ -15,7 +18,6 @@ from entropy_rl.rollout.state import (
     empty_columns,
     take_rows,
 )
-from entropy_rl.sampling import sample
 from entropy_rl.types import DecodeCache, FinishReason, Params, Policy
 
 # Prompts are computed in parts of about so many tokens: activations of all of them need not fit.
@@ -63,11 +65,15 @@ def start(
         ids=jnp.zeros(slots, jnp.int32),
         alive=jnp.ones(slots, bool),
         columns=empty_columns(slots, sampling.max_new_tokens),
-        cache=DecodeCache(own(prompts), own(request.prompt_mask), policy.empty_rows(slots, columns)),
+        cache=DecodeCache(
+            own(prompts), own(request.prompt_mask), policy.empty_rows(slots, columns)
+        ),
     )
     queue = None if shared else Queue(next=jnp.int32(slots), hidden=hidden, prompts=prompts)
     state = State(
-        slots=_draw(policy, params, sampling, request, fresh, jnp.take(hidden, row // group, axis=0)),
+        slots=_draw(
+            policy, params, sampling, request, fresh, jnp.take(hidden, row // group, axis=0)
+        ),
         done=empty_columns(rows, sampling.max_new_tokens),
         queue=queue,
     )
@@ -109,7 +115,9 @@ def advance(
         t = jnp.maximum(slots.t - 1, 0)
         hidden, cache = policy.decode(params, slots.ids, t, slots.cache)
         if state.queue is not None:
-            first = jnp.take(state.queue.hidden, slots.row // sampling.group_size, axis=0, mode="clip")
+            first = jnp.take(
+                state.queue.hidden, slots.row // sampling.group_size, axis=0, mode="clip"
+            )
             hidden = jnp.where((slots.t == 0)[:, None], first, hidden)
         slots = _draw(policy, params, sampling, request, slots.replace(cache=cache), hidden)
         state = state.replace(slots=slots)
@@ -139,7 +147,12 @@ def _prefill(policy: Policy, params: Params, request: Request):
 
 
 def _draw(
-    policy: Policy, params: Params, sampling: Sampling, request: Request, slots: Slots, hidden: jax.Array
+    policy: Policy,
+    params: Params,
+    sampling: Sampling,
+    request: Request,
+    slots: Slots,
+    hidden: jax.Array,
 ) -> Slots:
     """Samples column t of every slot from the hidden states before it."""
     logits = jax.lax.dot_general(
@@ -191,7 +204,7 @@ def refill(sampling: Sampling, request: Request, state: State) -> State:
             lambda whole, part: whole.at[slots.row[slot]].set(part[slot]), state.done, slots.columns
         )
         cache, prompt = slots.cache, row // group
-        put = lambda old, new: old.at[slot].set(_entry(new, prompt, sampling.shares))  # noqa: E731
+        put = lambda old, new: old.at[slot].set(_entry(new, prompt, sampling.shards))  # noqa: E731
         cache = cache.replace(
             prompts=jax.tree.map(put, cache.prompts, queue.prompts),
             prompt_mask=put(cache.prompt_mask, request.prompt_mask),
@@ -207,11 +220,13 @@ def refill(sampling: Sampling, request: Request, state: State) -> State:
     return jax.lax.fori_loop(0, free.sum(), take_next, state)
 
 
-def _entry(x: jax.Array, number: jax.Array, shares: int) -> jax.Array:
-    """An entry of an array that lies in equal shares on the devices: it travels, and not the whole array."""
-    if shares == 1 or len(x) % shares:
+def _entry(x: jax.Array, number: jax.Array, shards: int) -> jax.Array:
+    """An entry of an array that lies in equal shards on the devices: it travels, and not the whole
+    array.
+    """
+    if shards == 1 or len(x) % shards:
         return x[number]
-    of_share = x.reshape((shares, -1) + x.shape[1:])
+    of_share = x.reshape((shards, -1) + x.shape[1:])
     share, place = jnp.divmod(number, of_share.shape[1])
-    here = (jnp.arange(shares) == share).reshape((-1,) + (1,) * (x.ndim - 1))
+    here = (jnp.arange(shards) == share).reshape((-1,) + (1,) * (x.ndim - 1))
     return jnp.where(here, of_share[:, place], 0).sum(0, dtype=x.dtype)

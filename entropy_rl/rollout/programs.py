@@ -9,15 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.rollout.decode import advance, refill, sample_keys, start
-from entropy_rl.rollout.schedule import (
-    Schedule,
+from entropy_rl.config.rollout import DecodingConfig
+from entropy_rl.rollout.batching import (
+    DecodingPlan,
     cache_bytes,
     choose,
     device_memory,
     row_counts,
     rows_that_fit,
 )
+from entropy_rl.rollout.decode import advance, refill, sample_keys, start
 from entropy_rl.rollout.state import (
     Request,
     Sampling,
@@ -30,7 +31,6 @@ from entropy_rl.rollout.state import (
     trim,
     view,
 )
-from entropy_rl.sampling_config import ScheduleConfig
 from entropy_rl.types import Params, Policy, Rollout
 
 
@@ -38,7 +38,10 @@ class Programs:
     """Jitted functions; each is compiled for every shape that occurs."""
 
     def __init__(
-        self, policy: Policy, sampling: Sampling, constrain: Callable[[Any], Any] = lambda tree: tree
+        self,
+        policy: Policy,
+        sampling: Sampling,
+        constrain: Callable[[Any], Any] = lambda tree: tree,
     ):
         """
         Args:
@@ -47,7 +50,7 @@ class Programs:
           constrain: Says how rows and their caches lie on the devices, and returns them.
         """
         self.policy, self.sampling = policy, sampling
-        self._plans: dict[tuple, Schedule] = {}
+        self._plans: dict[tuple, DecodingPlan] = {}
 
         def request(prompts: tuple, key: jax.Array, first_sample: jax.Array) -> Request:
             ids, mask, index, limits = prompts
@@ -56,11 +59,15 @@ class Programs:
                 prompt_ids=ids,
                 prompt_mask=mask,
                 keys=sample_keys(key, index, samples),
-                limits=jnp.repeat(jnp.minimum(limits, sampling.max_new_tokens), sampling.group_size),
+                limits=jnp.repeat(
+                    jnp.minimum(limits, sampling.max_new_tokens), sampling.group_size
+                ),
             )
 
         @functools.partial(jax.jit, static_argnums=0)
-        def whole(plan: Schedule, params: Params, prompts: tuple, key: jax.Array, first_sample) -> Rollout:
+        def whole(
+            plan: DecodingPlan, params: Params, prompts: tuple, key: jax.Array, first_sample
+        ) -> Rollout:
             asked = request(prompts, key, first_sample)
             params = policy.to_decode(params)
             columns = sampling.max_new_tokens
@@ -76,7 +83,9 @@ class Programs:
             return to_rollout(sampling, asked, state)
 
         @functools.partial(jax.jit, static_argnums=(0, 1))
-        def begin(slots: int, columns: int, params: Params, prompts: tuple, key: jax.Array, first_sample):
+        def begin(
+            slots: int, columns: int, params: Params, prompts: tuple, key: jax.Array, first_sample
+        ):
             asked = request(prompts, key, first_sample)
             state = constrain(start(policy, params, sampling, asked, slots, columns))
             return asked, state, view(state)
@@ -112,21 +121,28 @@ class Programs:
         self.finish = jax.jit(functools.partial(to_rollout, sampling))
         self.trim = jax.jit(functools.partial(trim, sampling))
 
-    def plan(self, config: ScheduleConfig, params: Params, prompt_ids: jax.Array) -> Schedule:
-        """The schedule for prompts of this shape on their devices; worked out once."""
+    def plan(self, config: DecodingConfig, params: Params, prompt_ids: jax.Array) -> DecodingPlan:
+        """The decoding for prompts of this shape on their devices; worked out once."""
         devices = jax.devices()[:1]
         if isinstance(prompt_ids, jax.Array) and not isinstance(prompt_ids, jax.core.Tracer):
             devices = prompt_ids.devices()
         shape = (*prompt_ids.shape, frozenset(devices))
         if shape not in self._plans:
             memory = functools.partial(device_memory, devices)
-            self._plans[shape] = self.schedule(config, params, *prompt_ids.shape, memory)
+            self._plans[shape] = self.decoding(config, params, *prompt_ids.shape, memory)
         return self._plans[shape]
 
-    def schedule(
-        self, config: ScheduleConfig, params: Params, prompts: int, length: int, memory: Callable[[], float]
-    ) -> Schedule:
-        """The schedule for so many prompts of a length on devices that have so many bytes together."""
+    def decoding(
+        self,
+        config: DecodingConfig,
+        params: Params,
+        prompts: int,
+        length: int,
+        memory: Callable[[], float],
+    ) -> DecodingPlan:
+        """The decoding for so many prompts of a length on devices that have so many bytes
+        together.
+        """
 
         def fits() -> int:
             return rows_that_fit(

@@ -1,6 +1,7 @@
 """The state of a rollout in progress, and how its rows move between slots.
 
-A slot is a place on the device in which one row is decoded. A row keeps its number b in 0 .. B-1 wherever it
+A slot is a place on the device in which one row is decoded. A row keeps its number b in 0 .. B-1
+wherever it
 goes, and with it its random numbers: no result depends on the slot.
 """
 
@@ -18,7 +19,7 @@ from entropy_rl.types import DecodeCache, FinishReason, Policy, Rollout
 class Sampling(NamedTuple):
     """What is fixed when a sampler is made.
 
-    Prompts lie in so many equal `shares` on the devices, if they divide: no result depends on it.
+    Prompts lie in so many equal `shards` on the devices, if they divide: no result depends on it.
     """
 
     group_size: int
@@ -27,7 +28,7 @@ class Sampling(NamedTuple):
     pad_id: int
     temperature: float
     top_p: float
-    shares: int = 1
+    shards: int = 1
     greedy: bool = False  # the last row of each group takes the most likely tokens
 
 
@@ -111,13 +112,17 @@ def view(state: State) -> View:
     """Looks at a state."""
     slots = state.slots
     waiting = jnp.int32(0) if state.queue is None else len(state.done.length) - state.queue.next
-    return View(slots.alive.sum(), jnp.max(jnp.where(slots.alive, slots.t, 0)), jnp.maximum(waiting, 0))
+    return View(
+        slots.alive.sum(), jnp.max(jnp.where(slots.alive, slots.t, 0)), jnp.maximum(waiting, 0)
+    )
 
 
 def flush(state: State) -> Columns:
     """What is known of all rows, those in slots included."""
     return jax.tree.map(
-        lambda whole, part: whole.at[state.slots.row].set(part, mode="drop"), state.done, state.slots.columns
+        lambda whole, part: whole.at[state.slots.row].set(part, mode="drop"),
+        state.done,
+        state.slots.columns,
     )
 
 
@@ -132,7 +137,8 @@ def so_far(state: State) -> Columns:
 def rearrange(policy: Policy, state: State, rows: int, columns: int) -> State:
     """Moves the rows that are still being decoded into fewer slots, or makes room for more columns.
 
-    With fewer slots each gets its own copy of its prompt: the rows of a group no longer stand together.
+    With fewer slots each gets its own copy of its prompt: the rows of a group no longer stand
+      together.
 
     Args:
       policy: The model.
@@ -148,13 +154,16 @@ def rearrange(policy: Policy, state: State, rows: int, columns: int) -> State:
         shared = len(slots.row) // len(cache.prompt_mask)
 
         cache = DecodeCache(
-            *take_rows((cache.prompts, cache.prompt_mask), order // shared), take_rows(cache.rows, order)
+            *take_rows((cache.prompts, cache.prompt_mask), order // shared),
+            take_rows(cache.rows, order),
         )
         slots = take_rows(slots.replace(cache=None), order)
     wanted = jax.eval_shape(lambda: policy.empty_rows(rows, columns))
     cache = cache.replace(
         rows=jax.tree.map(
-            lambda x, big: jnp.pad(x, [(0, m - n) for n, m in zip(x.shape, big.shape, strict=True)]),
+            lambda x, big: jnp.pad(
+                x, [(0, m - n) for n, m in zip(x.shape, big.shape, strict=True)]
+            ),
             cache.rows,
             wanted,
         )

@@ -10,26 +10,30 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
+from entropy_rl.config.registry import unknown
+from entropy_rl.config.study import BASE, FlagsConfig, Hypothesis
 from entropy_rl.evaluation import Evaluation, read_result
-from entropy_rl.factories import unknown
-from entropy_rl.files import finite, read_jsonl
 from entropy_rl.report.curves import metric_values, running_mean
-from entropy_rl.run_directory import METRICS_FILE
-from entropy_rl.significance import crossed_bootstrap, holm
+from entropy_rl.runs.directory import METRICS_FILE
+from entropy_rl.runs.jsonl import finite, read_jsonl
+from entropy_rl.stats.bootstrap import crossed_bootstrap, holm
 from entropy_rl.studies.grid import EVALUATE, TRAIN, Design, Unit
 from entropy_rl.studies.records import ProblemTally, Record, read_problems, read_record
 from entropy_rl.studies.runner import is_complete
-from entropy_rl.study_config import BASE, FlagsConfig, Hypothesis
 
 Decision = Literal["supports", "contradicts", "no material effect", "not settled"]
-Interval = tuple[float, float, float, int]  # mean over seeds, its 95% interval, and how many seeds there are
+Interval = tuple[
+    float, float, float, int
+]  # mean over seeds, its 95% interval, and how many seeds there are
 
 _LAST_STEPS = 10  # over which what training ends with is averaged
 _CONFIDENCE = 0.95  # of the intervals of arms; a hypothesis has its own
 
 
 class Result(NamedTuple):
-    """A complete unit: its evaluation, problem by problem, and the metrics of its training, step by step."""
+    """A complete unit: its evaluation, problem by problem, and the metrics of its training, step
+    by step.
+    """
 
     evaluation: Evaluation
     problems: dict[int, ProblemTally]
@@ -41,8 +45,8 @@ class Difference:
     """How an arm differs from another in an endpoint.
 
     Attributes:
-      difference: Mean of arm - against, with the interval `low` to `high` of `crossed_bootstrap`; NaN where
-        there are no data.
+      difference: Mean of arm - against, with the interval `low` to `high` of `crossed_bootstrap`;
+        NaN where there are no data.
       low: See `difference`.
       high: See `difference`.
       p_value: Of "no difference"; 1 without data.
@@ -96,7 +100,8 @@ class Analysis:
       measures: Arm -> measure -> mean over the seeds of the arm, with an interval.
       flags: Arm -> sentences that make its result doubtful; arms without are not there.
       findings: One for each hypothesis, in the order of the config.
-      beside: Arm -> endpoint of a hypothesis -> its difference from what the first hypothesis holds its arm
+      beside: Arm -> endpoint of a hypothesis -> its difference from what the first hypothesis holds
+        its arm
         against: nothing that was registered, and without correction.
     """
 
@@ -120,7 +125,9 @@ class Analysis:
             | {"measures": measures_of(self.results[unit]) if unit in self.results else {}}
             for unit, record in self.records.items()
         ]
-        findings = [dataclasses.asdict(found) | {"is_final": found.is_final} for found in self.findings]
+        findings = [
+            dataclasses.asdict(found) | {"is_final": found.is_final} for found in self.findings
+        ]
         return finite(
             {
                 "complete": not self.missing(),
@@ -136,13 +143,19 @@ class Analysis:
         )
 
 
-def analyse(design: Design) -> Analysis:
+def analyze(design: Design) -> Analysis:
     """Reads what there is of a study, and applies the registered rules."""
     records = {unit: read_record(design.directory_of(unit)) for unit in design.units()}
-    results = {unit: _read(design, unit) for unit, record in records.items() if is_complete(unit, record)}
-    arms = {arm: [unit for unit in results if unit.arm == arm] for arm in (BASE, *design.study.arms)}
+    results = {
+        unit: _read(design, unit) for unit, record in records.items() if is_complete(unit, record)
+    }
+    arms = {
+        arm: [unit for unit in results if unit.arm == arm] for arm in (BASE, *design.study.arms)
+    }
     measures = {
-        arm: summarise([measures_of(results[unit]) for unit in units]) for arm, units in arms.items() if units
+        arm: summarize([measures_of(results[unit]) for unit in units])
+        for arm, units in arms.items()
+        if units
     }
     return Analysis(
         records=records,
@@ -179,8 +192,8 @@ def measures_of(result: Result) -> dict[str, float]:
     """What is reported of a unit beside the endpoints: name -> value.
 
     Of the evaluation Pass@K, `length`, `entropy`, `truncated` and `skill/...`; of the training
-    `final_entropy`, over its last 10 steps, and `tokens`, those sampled in all steps, without those of
-    explorations and of greedy completions.
+    `final_entropy`, over its last 10 steps, and `tokens`, those sampled in all steps, without those
+    of explorations and of greedy completions.
     """
     evaluation = result.evaluation
     measures = {f"pass@{k}": value[0] for k, value in evaluation.pass_at_k.items()}
@@ -194,7 +207,7 @@ def measures_of(result: Result) -> dict[str, float]:
     return measures
 
 
-def summarise(measures: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
+def summarize(measures: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
     """Mean of each measure over seeds, with the interval of Student's t: mean ± t s / √seeds.
 
     With one seed the interval is unbounded: how much seeds differ is not known.
@@ -219,7 +232,8 @@ def _read(design: Design, unit: Unit) -> Result:
     metrics = read_jsonl(directory / TRAIN / METRICS_FILE)
     rows = design.train.rollout.prompts * design.train.rollout.group_size
     for row in metrics:
-        # With several rounds in a step the rows are not known beforehand, and it says its tokens itself.
+        # With several rounds in a step the rows are not known beforehand, and it says its tokens
+        # itself.
         row["sampled_tokens"] = row.get("tokens_sampled", row["length"] * rows)
     return Result(evaluation, read_problems(directory), metrics)
 
@@ -231,7 +245,9 @@ def findings_of(design: Design, results: Mapping[Unit, Result]) -> list[Finding]
       ValueError: If there are results, and no problem has enough judged samples for it.
     """
     registered = design.study.registered()
-    found = [difference_of(design, results, h.arm, h.against, h.endpoint, h.alpha) for h in registered]
+    found = [
+        difference_of(design, results, h.arm, h.against, h.endpoint, h.alpha) for h in registered
+    ]
     for hypothesis, difference in zip(registered, found, strict=True):
         if difference.seeds and not difference.problems:
             raise ValueError(
@@ -258,14 +274,23 @@ def beside_of(design: Design, results: Mapping[Unit, Result]) -> dict[str, dict[
     arms = [arm for arm in dict.fromkeys(unit.arm for unit in results) if arm != against]
     endpoints = list(dict.fromkeys(hypothesis.endpoint for hypothesis in registered))
     found = {
-        arm: {e: difference_of(design, results, arm, against, e, 1 - _CONFIDENCE) for e in endpoints}
+        arm: {
+            e: difference_of(design, results, arm, against, e, 1 - _CONFIDENCE) for e in endpoints
+        }
         for arm in arms
     }
-    return {arm: of_arm for arm, of_arm in found.items() if all(d.problems for d in of_arm.values())}
+    return {
+        arm: of_arm for arm, of_arm in found.items() if all(d.problems for d in of_arm.values())
+    }
 
 
 def difference_of(
-    design: Design, results: Mapping[Unit, Result], arm: str, against: str, endpoint: str, alpha: float
+    design: Design,
+    results: Mapping[Unit, Result],
+    arm: str,
+    against: str,
+    endpoint: str,
+    alpha: float,
 ) -> Difference:
     """The difference of two arms in an endpoint, on the seeds and problems that both have.
 
@@ -305,7 +330,9 @@ def difference_of(
         problems_left_out=int((~known).sum()),
     )
     if not known.any():
-        return Difference(*[math.nan] * 3, p_value=1.0, arm_mean=math.nan, against_mean=math.nan, **counts)
+        return Difference(
+            *[math.nan] * 3, p_value=1.0, arm_mean=math.nan, against_mean=math.nan, **counts
+        )
     test = crossed_bootstrap(*values, confidence=1 - alpha)
     if np.array_equal(*values):
         least = _reach_of_agreement(endpoint, alpha, counts["problems"])
@@ -321,9 +348,9 @@ def difference_of(
 def _reach_of_agreement(endpoint: str, alpha: float, problems: int) -> float:
     """Half an interval where the arms agree on every problem, which a resample cannot see beyond.
 
-    Were they to differ on more than a share 1 - alpha^(1/n) of all problems, n of them would all agree with a
-    probability below alpha only. The means of an endpoint between 0 and 1 differ by no more than that share;
-    of those of others nothing is known.
+    Were they to differ on more than a share 1 - alpha^(1/n) of all problems, n of them would all
+    agree with a probability below alpha only. The means of an endpoint between 0 and 1 differ by no
+    more than that share; of those of others nothing is known.
     """
     bounded = endpoint not in ("length", "entropy")
     return 1 - alpha ** (1 / problems) if bounded else math.inf
@@ -343,19 +370,26 @@ def flags_of(config: FlagsConfig, results: Mapping[Unit, Result]) -> dict[str, l
             )
         ]
     for arm in dict.fromkeys(unit.arm for unit in results):
-        runs = {unit.seed: measures_of(result) for unit, result in results.items() if unit.arm == arm}
+        runs = {
+            unit.seed: measures_of(result) for unit, result in results.items() if unit.arm == arm
+        }
         if skill in base:
             lost = {s: base[skill] - m[skill] for s, m in runs.items() if skill in m}
             lost = {seed: drop for seed, drop in lost.items() if drop > config.skill_drop}
             if lost:
                 found.setdefault(arm, []).append(
-                    f"{config.skill} fell by up to {max(lost.values()):.3f} below the policy before training "
-                    f"(limit {config.skill_drop}) in {_seeds(lost)}: what it lost in skill is in its Pass@K"
+                    f"{config.skill} fell by up to {max(lost.values()):.3f} below the policy "
+                    "before training "
+                    f"(limit {config.skill_drop}) in {_seeds(lost)}: what it lost in skill is in "
+                    "its Pass@K"
                 )
-        cut = {seed: m["truncated"] for seed, m in runs.items() if m["truncated"] > config.truncated}
+        cut = {
+            seed: m["truncated"] for seed, m in runs.items() if m["truncated"] > config.truncated
+        }
         if cut:
             found.setdefault(arm, []).append(
-                f"up to {max(cut.values()):.3f} of the responses were cut off (limit {config.truncated}) in "
+                f"up to {max(cut.values()):.3f} of the responses were cut off (limit "
+                f"{config.truncated}) in "
                 f"{_seeds(cut)}: its lengths are censored"
             )
     return found

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from entropy_rl.config.study import BASE
 from entropy_rl.report.curves import metric_values, running_mean
 from entropy_rl.studies.analysis import Analysis, Result
-from entropy_rl.study_config import BASE
 
 Look = dict[str, str]  # what `plot` takes
 
@@ -25,7 +25,8 @@ def write_figures(directory: Path, analysis: Analysis) -> list[str]:
     """Draws pass_at_k.png and curves.png, with bands from the lowest to the highest seed.
 
     Returns:
-      The names of what was written; nothing without matplotlib, which is in the extra `report`, or data.
+      The names of what was written; nothing without matplotlib, which is in the extra `report`, or
+      data.
     """
     try:
         import matplotlib
@@ -41,7 +42,9 @@ def write_figures(directory: Path, analysis: Analysis) -> list[str]:
         return []
     looks = _looks(dict.fromkeys(unit.arm for unit in analysis.records))
     figures = {"pass_at_k.png": _pass_at_k(arms, looks)}
-    trained = {arm: results for arm, results in arms.items() if all(result.metrics for result in results)}
+    trained = {
+        arm: results for arm, results in arms.items() if all(result.metrics for result in results)
+    }
     if trained:
         figures["curves.png"] = _curves(trained, looks)
     for name, figure in figures.items():
@@ -51,9 +54,13 @@ def write_figures(directory: Path, analysis: Analysis) -> list[str]:
 
 
 def _looks(arms: Iterable[str]) -> dict[str, Look]:
-    """Of all arms, also those without a result yet: an arm looks the same in every report of a study."""
+    """Of all arms, also those without a result yet: an arm looks the same in every report of a
+    study.
+    """
     looks = itertools.cycle({"color": c, "linestyle": dash} for dash in _DASHES for c in _COLOURS)
-    return {arm: {"color": "black", "linestyle": "-"} if arm == BASE else next(looks) for arm in arms}
+    return {
+        arm: {"color": "black", "linestyle": "-"} if arm == BASE else next(looks) for arm in arms
+    }
 
 
 def _pass_at_k(arms: Mapping[str, Sequence[Result]], looks: Mapping[str, Look]) -> Any:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from entropy_rl.advantages import advantage_of
-from entropy_rl.config import EvaluateConfig, TrainConfig
-from entropy_rl.config_checks import require
-from entropy_rl.config_file import parse_config
-from entropy_rl.loss_memory import loss_memory
-from entropy_rl.selection import build_selection
-from entropy_rl.study_config import BASE, StudyConfig, pass_at
-from entropy_rl.surrogates import build_surrogate
+from entropy_rl.cli.parse import parse_config
+from entropy_rl.config.checks import require
+from entropy_rl.config.study import BASE, StudyConfig, pass_at
+from entropy_rl.config.train import EvaluateConfig, TrainConfig
+from entropy_rl.losses.build import loss_controller
+from entropy_rl.losses.build_surrogate import build_surrogate
+from entropy_rl.losses.build_token_weights import build_token_weighting
 
 TRAIN, EVALUATE = "train", "evaluate"  # the phases of a unit, which are verbs
 # What the study itself sets.
@@ -42,7 +42,8 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Design:
-    """What is written down before the first run: the study, and the configs that it builds on, resolved.
+    """What is written down before the first run: the study, and the configs that it builds on,
+    resolved.
 
     Attributes:
       study: The config of the study.
@@ -61,7 +62,9 @@ class Design:
 
     def seeds(self, arm: str) -> list[int]:
         """The registered seeds of an arm."""
-        return self.study.seeds[:1] if arm == BASE else self.study.seeds_of.get(arm, self.study.seeds)
+        return (
+            self.study.seeds[:1] if arm == BASE else self.study.seeds_of.get(arm, self.study.seeds)
+        )
 
     def units(self) -> list[Unit]:
         """All units: `base`, then the arms of hypotheses, then the others, each seed by seed.
@@ -69,7 +72,9 @@ class Design:
         A study that is cut has what decides, or all arms of that for a few seeds.
         """
         named = {
-            arm for hypothesis in self.study.registered() for arm in (hypothesis.arm, hypothesis.against)
+            arm
+            for hypothesis in self.study.registered()
+            for arm in (hypothesis.arm, hypothesis.against)
         }
         decides = [arm for arm in self.study.arms if arm in named]
         others = [arm for arm in self.study.arms if arm not in named]
@@ -103,8 +108,8 @@ def design(config: StudyConfig) -> Design:
             of_arm = _parse(config, Unit(arm, config.seeds[0]), TRAIN, f"arms.{arm}", "")
             advantage_of(of_arm)
             surrogate = build_surrogate(of_arm.loss.surrogate)
-            build_selection(of_arm.loss.selection, surrogate)
-            loss_memory(of_arm.loss)
+            build_token_weighting(of_arm.loss.token_weights, surrogate)
+            loss_controller(of_arm.loss)
         except ValueError as error:
             raise ValueError(f"arms.{arm}: {str(error).removeprefix(f'arms.{arm}: ')}") from error
         require(
@@ -113,7 +118,8 @@ def design(config: StudyConfig) -> Design:
             of_arm.model.path,
             f"the model of all arms ({shared.model.path})",
         )
-        # Arms see the same prompts, and cost as many samples; further rounds of a step are counted apart.
+        # Arms see the same prompts, and cost as many samples; further rounds of a step are counted
+        # apart.
         for path in ("steps", "rollout.prompts", "rollout.group_size"):
             ours, theirs = map(operator.attrgetter(path), (of_arm, shared))
             require(ours == theirs, f"arms.{arm}.{path}", ours, f"{theirs}, as of all")
@@ -134,7 +140,9 @@ def command_line(arguments: list[str]) -> str:
     return shlex.join(["entropy-rl", *arguments])
 
 
-def _arguments(study: StudyConfig, unit: Unit, phase: str, directory: Path, model: str) -> list[str]:
+def _arguments(
+    study: StudyConfig, unit: Unit, phase: str, directory: Path, model: str
+) -> list[str]:
     if phase == TRAIN:
         # Its own evaluation, before and after, would repeat what the study does.
         own = ["--seed", str(unit.seed), "--run.directory", str(directory / TRAIN)]

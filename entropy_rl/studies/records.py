@@ -1,4 +1,6 @@
-"""What a study keeps of a unit: how far it is, what it took, and its measures, problem by problem."""
+"""What a study keeps of a unit: how far it is, what it took, and its measures, problem by
+problem.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,10 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from entropy_rl.config.study import pass_at
 from entropy_rl.evaluation import read_samples
-from entropy_rl.files import write_atomically
-from entropy_rl.passk import pass_at_k
-from entropy_rl.study_config import pass_at
+from entropy_rl.runs.jsonl import write_atomically
+from entropy_rl.stats.pass_at_k import pass_at_k
 from entropy_rl.tasks.task import Verdict
 
 _RECORD_FILE = "record.json"
@@ -24,7 +26,8 @@ class Record:
 
     Attributes:
       done: Its phases that are complete.
-      seconds: Phase -> seconds that it took, all its starts that ended by themselves or were asked to.
+      seconds: Phase -> seconds that it took, all its starts that ended by themselves or were asked
+        to.
       machine: Where the last of them ran.
       failed: Why the last start of a phase failed; None if it did not.
     """
@@ -34,7 +37,9 @@ class Record:
     machine: str = ""
     failed: str | None = None
 
-    def after(self, phase: str, seconds: float, machine: str, failed: str | None, done: bool) -> Record:
+    def after(
+        self, phase: str, seconds: float, machine: str, failed: str | None, done: bool
+    ) -> Record:
         """The record after a start of a phase."""
         spent = dict(self.seconds) | {phase: self.seconds.get(phase, 0.0) + seconds}
         return Record((*self.done, phase) if done else self.done, spent, machine, failed)
@@ -54,12 +59,16 @@ def read_record(directory: Path) -> Record:
 
 def write_record(directory: Path, record: Record) -> None:
     """Writes it."""
-    write_atomically(directory / _RECORD_FILE, json.dumps(dataclasses.asdict(record), indent=1) + "\n")
+    write_atomically(
+        directory / _RECORD_FILE, json.dumps(dataclasses.asdict(record), indent=1) + "\n"
+    )
 
 
 @dataclasses.dataclass
 class ProblemTally:
-    """All samples of a problem: how many there are, were judged, correct, cut off; their tokens and nats."""
+    """All samples of a problem: how many there are, were judged, correct, cut off; their tokens
+    and nats.
+    """
 
     samples: int = 0
     judged: int = 0

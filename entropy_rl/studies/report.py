@@ -8,21 +8,22 @@ from collections.abc import Sequence
 
 import yaml
 
-from entropy_rl.files import write_atomically
-from entropy_rl.run_directory import to_plain
-from entropy_rl.studies.analysis import Analysis, Difference, Finding, Interval, analyse
+from entropy_rl.config.study import BASE
+from entropy_rl.runs.directory import to_plain
+from entropy_rl.runs.jsonl import write_atomically
+from entropy_rl.studies.analysis import Analysis, Difference, Finding, Interval, analyze
 from entropy_rl.studies.figures import write_figures
 from entropy_rl.studies.grid import Design
 from entropy_rl.studies.runner import commands, duration, total
-from entropy_rl.study_config import BASE
 
 RESULT_FILE = "study.json"
 PAGE_FILE = "study.md"
-_RULE = """The first of these that holds: *no material effect*, the interval is within ± the smallest effect
-of interest; *supports* or *contradicts*, p after Holm's correction over all registered hypotheses is at most
-alpha, and the difference is above or below 0; *not settled*. Intervals are not adjusted, and are of a
-bootstrap over seeds and problems (`entropy_rl.significance.crossed_bootstrap`). A verdict from fewer seeds
-than registered is interim, and none of the study."""
+_RULE = """The first of these that holds: *no material effect*, the interval is within ± the
+smallest effect of interest; *supports* or *contradicts*, p after Holm's correction over all
+registered hypotheses is at most alpha, and the difference is above or below 0; *not settled*.
+Intervals are not adjusted, and are of a bootstrap over seeds and problems
+(`entropy_rl.stats.bootstrap.crossed_bootstrap`). A verdict from fewer seeds than registered is
+interim, and none of the study."""
 _CONTROLS = ("length", "truncated", "entropy", "final_entropy", "tokens")
 
 
@@ -32,7 +33,7 @@ def write_report(design: Design) -> str:
     Returns:
       The verdicts, and where everything is, for the terminal.
     """
-    analysis = analyse(design)
+    analysis = analyze(design)
     plain = {"design": to_plain(design)} | analysis.to_plain()
     write_atomically(design.directory / RESULT_FILE, json.dumps(plain, indent=1) + "\n")
     figures = write_figures(design.directory, analysis)
@@ -48,10 +49,14 @@ def verdict(found: Finding, analysis: Analysis) -> str:
     h = found.hypothesis
     if not found.seeds:
         return f"{h.name}: no data yet. {h.claim}"
-    interim = "" if found.is_final else f"interim, {found.seeds} of {found.seeds_registered} seeds: "
+    interim = (
+        "" if found.is_final else f"interim, {found.seeds} of {found.seeds_registered} seeds: "
+    )
     text = (
-        f"{h.name}: {interim}{found.decision}. {h.claim} {h.endpoint} of {h.arm} minus {h.against}: "
-        f"{_signed(found.difference)}, {1 - h.alpha:.0%} interval {_interval(found.low, found.high)}, over "
+        f"{h.name}: {interim}{found.decision}. {h.claim} {h.endpoint} of {h.arm} minus "
+        f"{h.against}: "
+        f"{_signed(found.difference)}, {1 - h.alpha:.0%} interval "
+        f"{_interval(found.low, found.high)}, over "
         f"{_count(found.seeds, 'seed')} and {_count(found.problems, 'problem')}; "
         f"p {found.p_value:.2g}, after Holm's correction {found.p_adjusted:.2g}."
     )
@@ -91,7 +96,9 @@ def _state(analysis: Analysis) -> str:
     missing = analysis.missing()
     if not missing:
         return f"Complete: {len(analysis.records)} runs."
-    failed = {unit: analysis.records[unit].failed for unit in missing if analysis.records[unit].failed}
+    failed = {
+        unit: analysis.records[unit].failed for unit in missing if analysis.records[unit].failed
+    }
     by_arm: dict[str, list[str]] = {}
     for unit in missing:
         by_arm.setdefault(unit.arm, []).append(str(unit.seed))
@@ -104,7 +111,16 @@ def _state(analysis: Analysis) -> str:
 
 
 def _hypotheses(analysis: Analysis) -> str:
-    header = ("hypothesis", "endpoint", "arm", "against", "difference", "interval", "p", "p adjusted")
+    header = (
+        "hypothesis",
+        "endpoint",
+        "arm",
+        "against",
+        "difference",
+        "interval",
+        "p",
+        "p adjusted",
+    )
     header += ("smallest effect", "alpha", "seeds", "problems", "left out", "verdict")
     rows = []
     for found in analysis.findings:
@@ -125,7 +141,8 @@ def _hypotheses(analysis: Analysis) -> str:
                 f"{found.seeds} of {found.seeds_registered}",
                 str(found.problems),
                 str(found.problems_left_out),
-                ("" if found.is_final else "interim: ") + (found.decision if found.seeds else "no data yet"),
+                ("" if found.is_final else "interim: ")
+                + (found.decision if found.seeds else "no data yet"),
             )
         )
     return _table(header, rows)
@@ -155,8 +172,10 @@ def _beside(design: Design, analysis: Analysis) -> str:
         for arm, of_arm in analysis.beside.items()
     ]
     return (
-        f"Each arm minus `{design.study.registered()[0].against}`, on the seeds and problems that both have, "
-        "with the 95% interval of the same bootstrap; a single seed has none. This was not registered and is "
+        f"Each arm minus `{design.study.registered()[0].against}`, on the seeds and problems that "
+        "both have, "
+        "with the 95% interval of the same bootstrap; a single seed has none. This was not "
+        "registered and is "
         "not corrected for how many comparisons it makes: it is for looking at.\n\n"
     ) + _table(("arm", "seeds", *endpoints), rows)
 
@@ -198,7 +217,9 @@ def _runs(analysis: Analysis) -> str:
         complete = [str(unit.seed) for unit in records if unit in analysis.results]
         seconds = sum(total(record) for record in records.values())
         machines = sorted({record.machine for record in records.values() if record.machine})
-        rows.append((arm, ", ".join(complete) or "none", duration(seconds), "; ".join(machines) or "-"))
+        rows.append(
+            (arm, ", ".join(complete) or "none", duration(seconds), "; ".join(machines) or "-")
+        )
     spent = sum(total(record) for record in analysis.records.values())
     header = ("arm", "complete seeds", "time", "machine")
     return (
@@ -210,7 +231,9 @@ def _runs(analysis: Analysis) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )
 
 
 def _signed(value: float) -> str:

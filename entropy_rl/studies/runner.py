@@ -1,8 +1,9 @@
 """Runs what is missing of a study, each run a child process.
 
-Each phase of a unit is the verb itself in a process of its own. So the memory of a run and what it compiled
-go with it, a crash or an out-of-memory ends one run and not the study, and what the study does is what its
-commands do by hand. `train` and `evaluate` resume by themselves; the study only remembers which are done.
+Each phase of a unit is the verb itself in a process of its own. So the memory of a run and what it
+compiled go with it, a crash or an out-of-memory ends one run and not the study, and what the study
+does is what its commands do by hand. `train` and `evaluate` resume by themselves; the study only
+remembers which are done.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from entropy_rl.interrupt import StopRequest, catch_signals
+from entropy_rl.config.study import BASE
+from entropy_rl.runs.preemption import StopRequest, catch_signals
 from entropy_rl.studies.grid import EVALUATE, Design, Unit, command_line
 from entropy_rl.studies.records import Record, read_record, write_problems, write_record
-from entropy_rl.study_config import BASE
 
 LOG_FILE = "log.txt"
 _LOCK_FILE = "lock"  # held by the process of the study
 _RUNNING_FILE = "running"  # held by the children at work, which may outlive a study that was killed
 _PATIENCE = 0.1  # seconds between two looks at the children
 _STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
-# A study that is killed leaves no run behind that goes on for hours: the kernel tells it to save and end.
+# A study that is killed leaves no run behind that goes on for hours: the kernel tells it to save
+# and end.
 _CHILD = """
 import ctypes, os, sys
 if sys.platform == "linux":
@@ -40,7 +42,7 @@ if {cores}:
     os.sched_setaffinity(0, {cores})
 if os.getppid() != {parent}:
     sys.exit(143)
-from entropy_rl.cli import main
+from entropy_rl.cli.main import main
 sys.exit(main())
 """
 
@@ -65,7 +67,8 @@ class Machine:
 
 
 def run_units(design: Design, say: Callable[[str], None]) -> None:
-    """Runs all units that are not complete, `parallel` at once; one that failed is noted, the others go on.
+    """Runs all units that are not complete, `parallel` at once; one that failed is noted, the
+    others go on.
 
     Args:
       design: The study, whose directory is there.
@@ -111,7 +114,9 @@ def read_records(design: Design) -> dict[Unit, Record]:
 
 def to_do(records: Mapping[Unit, Record], only: Sequence[str]) -> dict[Unit, Record]:
     """The units that are not complete, of some arms, or of all where none is named."""
-    return {u: r for u, r in records.items() if not is_complete(u, r) and (not only or u.arm in only)}
+    return {
+        u: r for u, r in records.items() if not is_complete(u, r) and (not only or u.arm in only)
+    }
 
 
 def total(record: Record) -> float:
@@ -120,12 +125,16 @@ def total(record: Record) -> float:
 
 
 def expected_seconds(records: Mapping[Unit, Record], machine: str = "") -> dict[Unit, float | None]:
-    """Seconds that each unit takes: the mean of the finished ones of its arm, else of all trained arms.
+    """Seconds that each unit takes: the mean of the finished ones of its arm, else of all trained
+    arms.
 
-    None where there are none. What another machine took counts only where this one has finished nothing.
+    None where there are none. What another machine took counts only where this one has finished
+    nothing.
     """
     finished = {unit: record for unit, record in records.items() if is_complete(unit, record)}
-    here = {unit: record for unit, record in finished.items() if record.machine == machine} or finished
+    here = {
+        unit: record for unit, record in finished.items() if record.machine == machine
+    } or finished
 
     def mean(wanted: Callable[[Unit], bool]) -> float | None:
         found = [total(record) for unit, record in here.items() if wanted(unit)]
@@ -133,7 +142,9 @@ def expected_seconds(records: Mapping[Unit, Record], machine: str = "") -> dict[
 
     def expected(unit: Unit) -> float | None:
         of_arm = mean(lambda other: other.arm == unit.arm)
-        return mean(lambda other: other.arm != BASE) if of_arm is None and unit.arm != BASE else of_arm
+        return (
+            mean(lambda other: other.arm != BASE) if of_arm is None and unit.arm != BASE else of_arm
+        )
 
     return {unit: expected(unit) for unit in records}
 
@@ -141,8 +152,8 @@ def expected_seconds(records: Mapping[Unit, Record], machine: str = "") -> dict[
 def time_left(
     records: Mapping[Unit, Record], parallel: int, only: Sequence[str] = (), machine: str = ""
 ) -> float | None:
-    """Seconds until all units, or those of some arms, are complete, with so many at once; None while nothing
-    can be said."""
+    """Seconds until all units, or those of some arms, are complete, with so many at once; None
+    while nothing can be said."""
     expected = expected_seconds(records, machine)
     left = [
         None if expected[unit] is None else max(expected[unit] - total(record), 0.0)
@@ -162,7 +173,9 @@ def say_left(seconds: float | None) -> str:
 
 
 def plan_text(design: Design) -> str:
-    """What there is to do: a line for each unit, the estimated time, and the commands of each arm."""
+    """What there is to do: a line for each unit, the estimated time, and the commands of each
+    arm.
+    """
     records, parallel = read_records(design), design.study.parallel
     machine = find_machine(parallel).text
     expected = expected_seconds(records, machine)
@@ -173,9 +186,13 @@ def plan_text(design: Design) -> str:
         if record.failed:
             state = f"to do again: {record.failed}"
         elif record.done and state == "to do":
-            state = f"to do: {', '.join(phase for phase in unit.phases if phase not in record.done)}"
+            state = (
+                f"to do: {', '.join(phase for phase in unit.phases if phase not in record.done)}"
+            )
         seconds = total(record) if state == "complete" else expected[unit]
-        lines.append(f"{unit!s:{width}} {'?' if seconds is None else duration(seconds):>8}  {state}")
+        lines.append(
+            f"{unit!s:{width}} {'?' if seconds is None else duration(seconds):>8}  {state}"
+        )
     todo = sum(not is_complete(unit, record) for unit, record in records.items())
     left = say_left(time_left(records, parallel, machine=machine))
     summary = f"{todo} of {len(records)} units to do; {left}"
@@ -261,7 +278,11 @@ def _note(
     else:
         stopped = code in _STOPPED
         record = record.after(
-            phase, seconds, machine, None if stopped else _reason(directory, phase, code), done=False
+            phase,
+            seconds,
+            machine,
+            None if stopped else _reason(directory, phase, code),
+            done=False,
         )
         if stopped and not stop:  # whoever stopped the run meant the study as well
             stop.signal_number = code - 128 if code > 0 else -code
@@ -287,12 +308,16 @@ def _locked(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(f"output: {directory}: another process is running this study") from error
+            raise ValueError(
+                f"output: {directory}: another process is running this study"
+            ) from error
         yield
 
 
 def _wait_for_orphans(directory: Path, stop: StopRequest, say: Callable[[str], None]) -> None:
-    """Waits for runs that a study which was killed has left, and which are about to save their state."""
+    """Waits for runs that a study which was killed has left, and which are about to save their
+    state.
+    """
     with (directory / _RUNNING_FILE).open("w") as file:
         said = False
         while True:
@@ -301,7 +326,10 @@ def _wait_for_orphans(directory: Path, stop: StopRequest, say: Callable[[str], N
                 return
             except BlockingIOError:
                 if not said:
-                    say("waiting for what a study that was killed has left: it saves its state and ends")
+                    say(
+                        "waiting for what a study that was killed has left: it saves its state "
+                        "and ends"
+                    )
                     said = True
             time.sleep(_PATIENCE)
             stop.act("stopped before anything was done")
@@ -317,8 +345,9 @@ def find_machine(parallel: int) -> Machine:
     devices = found.stdout.strip() if found.returncode == 0 else "devices unknown"
     shared = f"; {parallel} runs at once" if parallel > 1 else ""
     text = f"{devices}; {os.cpu_count()} cores, {platform.system()} {platform.machine()}{shared}"
-    # Where the device is the CPU, each run computes with threads on all cores, and two of them wait for one
-    # another. Beside an accelerator a run needs cores for verdicts and records alone, now and then.
+    # Where the device is the CPU, each run computes with threads on all cores, and two of them wait
+    # for one another. Beside an accelerator a run needs cores for verdicts and records alone, now
+    # and then.
     cores: list[list[int]] = [[]] * parallel
     if parallel > 1 and " x cpu," in devices and hasattr(os, "sched_setaffinity"):
         cores = share_cores(sorted(os.sched_getaffinity(0)), parallel)
@@ -326,7 +355,9 @@ def find_machine(parallel: int) -> Machine:
 
 
 def share_cores(cores: Sequence[int], parallel: int) -> list[list[int]]:
-    """The cores of each of several runs: in parts of about one size, or one each where there are too few."""
+    """The cores of each of several runs: in parts of about one size, or one each where there are
+    too few.
+    """
     if parallel >= len(cores):
         return [[cores[place % len(cores)]] for place in range(parallel)]
     bounds = [place * len(cores) // parallel for place in range(parallel + 1)]

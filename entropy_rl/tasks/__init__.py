@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from entropy_rl.factories import call_factory, import_object, unknown
+from entropy_rl.config.registry import call_factory, import_object, unknown
 from entropy_rl.tasks.task import Demonstration, Problem, Task, Verdict
 
 __all__ = ["Demonstration", "Problem", "Task", "Verdict", "closing", "load_task"]
 
 _BUILT_IN = {
     "countdown": "entropy_rl.tasks.countdown:Countdown",
-    "maths": "entropy_rl.tasks.maths:Maths",
+    "math": "entropy_rl.tasks.math:Math",
 }
 
 
@@ -22,7 +22,7 @@ def load_task(name: str, args: Mapping[str, Any] = MappingProxyType({})) -> Task
     """Makes a task.
 
     Args:
-      name: "countdown", "maths", or "module:Class" for a class of your own.
+      name: "countdown", "math", or "module:Class" for a class of your own.
       args: Its keyword arguments.
 
     Raises:

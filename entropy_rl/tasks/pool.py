@@ -1,8 +1,9 @@
-"""Checks in processes that can be killed: one that hangs, crashes or eats the memory costs only itself.
+"""Checks in processes that can be killed: one that hangs, crashes or eats the memory costs only
+itself.
 
-A worker is a fresh Python with its own session and a pipe, not a `multiprocessing.Process`: that would run
-the trainer's main module again, needs an `if __name__ == "__main__"` in every script, and leaves a resource
-tracker behind. Linux only (process groups, resource limits).
+A worker is a fresh Python with its own session and a pipe, not a `multiprocessing.Process`: that
+would run the trainer's main module again, needs an `if __name__ == "__main__"` in every script, and
+leaves a resource tracker behind. Linux only (process groups, resource limits).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
-from entropy_rl.factories import import_object
+from entropy_rl.config.registry import import_object
 from entropy_rl.tasks.task import JudgeError, Verdict
 
 logger = logging.getLogger(__name__)
@@ -43,12 +44,13 @@ _MAX_LOST = 3  # processes lost in a row, for each worker, without an item in th
 class VerifierPool:
     """Runs one check on many items in killable processes.
 
-    Judgements are remembered, so that an item is checked once; TIMEOUT and CRASH are not, as the next try may
-    succeed. Processes start at the first `map` that needs them.
+    Judgements are remembered, so that an item is checked once; TIMEOUT and CRASH are not, as the
+    next try may succeed. Processes start at the first `map` that needs them.
 
     Args:
-      check: `module:function`, called in the worker as `function(*item) -> Verdict`. Anything else that it
-        returns, and any exception, is a CRASH. Imports at the top of its module cost nobody's deadline.
+      check: `module:function`, called in the worker as `function(*item) -> Verdict`. Anything else
+        that it returns, and any exception, is a CRASH. Imports at the top of its module cost
+        nobody's deadline.
       workers: Number of processes.
       deadline_s: Wall-clock seconds of one item, from its hand-over to a worker that is ready.
       memory_limit_bytes: Limit of a worker's address space.
@@ -115,7 +117,8 @@ class VerifierPool:
                 try:
                     known |= self._settle(deque(waiting.items()))
                 except BaseException:
-                    # After an interruption the answers under way would be taken for those of the next items.
+                    # After an interruption the answers under way would be taken for those of the
+                    # next items.
                     _kill_all(self._processes)
                     self._lost = 0
                     raise
@@ -146,7 +149,8 @@ class VerifierPool:
         """Hands out the items (key, message) and collects the verdicts."""
         verdicts: dict[bytes, Verdict] = {}
         while True:
-            # Also after the last item: the next call finds the replacement of a killed worker warmed up.
+            # Also after the last item: the next call finds the replacement of a killed worker
+            # warmed up.
             while len(self._processes) < self._workers:
                 self._processes.append(_Worker(self._settings))
             for worker in list(self._processes):
@@ -161,7 +165,9 @@ class VerifierPool:
             if not waiting and all(worker.key is None for worker in self._processes):
                 return verdicts
             pause = min(worker.deadline for worker in self._processes) - time.monotonic()
-            answered = wait([worker.connection for worker in self._processes], max(0, min(pause, 60)))
+            answered = wait(
+                [worker.connection for worker in self._processes], max(0, min(pause, 60))
+            )
             for worker in list(self._processes):
                 if worker.connection in answered:
                     self._receive(worker, verdicts)
@@ -192,7 +198,9 @@ class VerifierPool:
         worker.ready, worker.key, worker.deadline = True, None, float("inf")
 
     def _replace(self, worker: _Worker) -> int:
-        """Kills a worker and strikes it from the list; `_settle` starts another. Returns its exit status."""
+        """Kills a worker and strikes it from the list; `_settle` starts another. Returns its exit
+        status.
+        """
         status = worker.kill()
         self._processes.remove(worker)
         self._lost = 0 if worker.key is not None else self._lost + 1
@@ -200,13 +208,16 @@ class VerifierPool:
             limit_s = self._settings["warm_up_s"]
             when = "while idle" if worker.ready else f"before it was ready (limit: {limit_s} s)"
             raise JudgeError(
-                f"the verifier {self._check!r} cannot start: {self._lost} processes in a row were lost, "
+                f"the verifier {self._check!r} cannot start: {self._lost} processes in a row were "
+                "lost, "
                 f"the last {when} with status {status}"
             )
         return status
 
     def _note_crash(self, reason: str) -> None:
-        """Tells each reason once, a few at most: a faulty verifier would otherwise only show as a count."""
+        """Tells each reason once, a few at most: a faulty verifier would otherwise only show as a
+        count.
+        """
         if reason not in self._reasons and len(self._reasons) < _MAX_REASONS:
             logger.warning("verifier %s: a check crashed: %s", self._check, reason)
             self._reasons.add(reason)
@@ -218,7 +229,13 @@ class _Worker:
     def __init__(self, settings: dict[str, Any]):
         self.connection, theirs = Pipe()
         # -P: a json.py in the working directory must not shadow the standard library's.
-        boot = [sys.executable, "-P", "-c", _BOOT, json.dumps([theirs.fileno(), [str(p) for p in sys.path]])]
+        boot = [
+            sys.executable,
+            "-P",
+            "-c",
+            _BOOT,
+            json.dumps([theirs.fileno(), [str(p) for p in sys.path]]),
+        ]
         try:
             self.process = subprocess.Popen(
                 boot,
@@ -226,7 +243,10 @@ class _Worker:
                 stdout=2,  # what a verifier prints must not mix with the program's output
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C does not reach it, and its children die with it
-                env={**os.environ, "JAX_PLATFORMS": "cpu"},  # a verifier never opens the trainer's device
+                env={
+                    **os.environ,
+                    "JAX_PLATFORMS": "cpu",
+                },  # a verifier never opens the trainer's device
             )
         except OSError as error:
             raise JudgeError(f"no verifier process can be started: {error}") from error
@@ -239,7 +259,9 @@ class _Worker:
             self.connection.send_bytes(json.dumps(settings).encode())
 
     def hand_over(self, key: bytes, message: bytes, deadline_s: float) -> bool:
-        """Gives it an item; False where the process has died while idle, which is no crash of the item."""
+        """Gives it an item; False where the process has died while idle, which is no crash of the
+        item.
+        """
         if self.connection.poll():
             return False
         try:
@@ -264,8 +286,8 @@ def _kill_all(workers: list[_Worker]) -> None:
 def _serve(fd: int) -> None:
     """Life of a worker: warm up, report ready, judge until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Where the parent dies while a check is stuck, nobody reads the pipe: the kernel's alarm ends this
-    # process then, even inside of C code that holds the interpreter.
+    # Where the parent dies while a check is stuck, nobody reads the pipe: the kernel's alarm ends
+    # this process then, even inside of C code that holds the interpreter.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     os.set_inheritable(fd, False)
     connection = Connection(fd)
@@ -279,7 +301,9 @@ def _serve(fd: int) -> None:
             if settings["warm_up"] is not None:
                 check(*settings["warm_up"])
         except Exception as error:
-            connection.send_bytes(json.dumps({"unfit": f"{type(error).__name__}: {error}"}).encode())
+            connection.send_bytes(
+                json.dumps({"unfit": f"{type(error).__name__}: {error}"}).encode()
+            )
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
         connection.send_bytes(b"{}")

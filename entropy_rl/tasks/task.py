@@ -1,4 +1,6 @@
-"""What a task is: problems, and how an answer is judged. A user's own task is one file with one class."""
+"""What a task is: problems, and how an answer is judged. A user's own task is one file with one
+class.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,16 @@ class Verdict(enum.Enum):
 
     @property
     def is_judgement(self) -> bool:
-        """False where the verifier failed rather than the completion: such a sample has no reward."""
+        """False where the verifier failed rather than the completion: such a sample has no
+        reward.
+        """
         return self not in (Verdict.TIMEOUT, Verdict.CRASH)
 
 
 class JudgeError(RuntimeError):
-    """A judge that cannot judge: it does not start, or gives no verdicts. The message says which and why."""
+    """A judge that cannot judge: it does not start, or gives no verdicts. The message says which
+    and why.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Problem:
     """One problem. `id` is unique within its split and fixes the randomness of its samples."""
 
     id: int
-    prompt: str  # as the model sees it, before tokenisation
+    prompt: str  # as the model sees it, before tokenization
     answer: str  # what the verifier needs; its form is the task's own business
     chat: bool = False  # True: `prompt` is a user's message, to be wrapped by the chat template
 
@@ -41,9 +47,9 @@ class Problem:
 class Demonstration:
     """One sequence for the supervised warm start.
 
-    `pieces` is the completion cut into strings that are tokenised one by one; `weights` has the loss
-    weight of each piece. A weight may depend on the position only, never on the token that stands
-    there, or the learned distribution is biased.
+    `pieces` is the completion cut into strings that are tokenized one by one; `weights` has the
+    loss weight of each piece. A weight may depend on the position only, never on the token that
+    stands there, or the learned distribution is biased.
     """
 
     prompt: str
@@ -60,7 +66,9 @@ class Task(Protocol):
         ...
 
     def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
-        """One verdict for each completion, in order. `completions` are decoded without special tokens."""
+        """One verdict for each completion, in order. `completions` are decoded without special
+        tokens.
+        """
         ...
 
 
@@ -77,10 +85,14 @@ class ProbedTask(Task, Protocol):
 
 @runtime_checkable
 class AnsweringTask(Task, Protocol):
-    """A task that can also say what a completion's final answer is, for votes and for counting answers."""
+    """A task that can also say what a completion's final answer is, for votes and for counting
+    answers.
+    """
 
     def final_answers(self, completions: Sequence[str]) -> list[str | None]:
-        """The final answer of each completion, None where there is none; equal answers are equal texts."""
+        """The final answer of each completion, None where there is none; equal answers are equal
+        texts.
+        """
         ...
 
 

@@ -4,9 +4,11 @@
     golden-env/bin/pip install torch==2.13.0 transformers==5.23.0 safetensors ml_dtypes
     golden-env/bin/python tests/golden/make_golden.py [NAME ...]
 
-Writes NAME.npz beside this file: `ids` int32[2, T] right-padded with 0, `lengths` int32[2], `logits`
-f32[2, T, V] (0 at padding), `greedy` int32[2, 8] (the greedy continuations, full forward passes without
-a cache), `fingerprint` f64[] (Σ|w| over the weights, to tell another fixture from a wrong model).
+Writes NAME.npz beside this file: `ids` int32[2, T] right-padded with 0, `lengths` int32[2],
+  `logits`
+f32[2, T, V] (0 at padding), `greedy` int32[2, 8] (the greedy continuations, full forward passes
+without a cache), `fingerprint` f64[] (Σ|w| over the weights, to tell another fixture from a wrong
+model).
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ def golden(name: str) -> dict[str, np.ndarray]:
             directory, dtype=torch.float32, attn_implementation="eager"
         ).eval()
     random = np.random.RandomState(7)
-    ids = random.randint(0, hf_fixtures.VOCAB - len(hf_fixtures.SPECIAL), (2, max(LENGTHS))).astype(np.int32)
+    ids = random.randint(0, hf_fixtures.VOCAB - len(hf_fixtures.SPECIAL), (2, max(LENGTHS))).astype(
+        np.int32
+    )
     logits = np.zeros((2, max(LENGTHS), hf_fixtures.VOCAB), np.float32)
     greedy = np.zeros((2, NEW_TOKENS), np.int32)
     for row, length in enumerate(LENGTHS):
@@ -47,10 +51,14 @@ def golden(name: str) -> dict[str, np.ndarray]:
             best = model(tokens).logits[0, -1].topk(2)
             margin = float(best.values[0] - best.values[1])
             if margin < MIN_MARGIN:
-                raise SystemExit(f"{name}: row {row}, token {t}: the best two logits are {margin} apart")
+                raise SystemExit(
+                    f"{name}: row {row}, token {t}: the best two logits are {margin} apart"
+                )
             greedy[row, t] = int(best.indices[0])
             tokens = torch.cat([tokens, best.indices[None, :1]], dim=1)
-    fingerprint = sum(np.abs(w.astype(np.float64)).sum() for w in hf_fixtures.tensors(name).values())
+    fingerprint = sum(
+        np.abs(w.astype(np.float64)).sum() for w in hf_fixtures.tensors(name).values()
+    )
     return {
         "ids": ids,
         "lengths": np.array(LENGTHS, np.int32),
@@ -66,4 +74,7 @@ if __name__ == "__main__":
     for name in sys.argv[1:] or hf_fixtures.ARCHITECTURES:
         values = golden(name)
         np.savez_compressed(Path(__file__).with_name(f"{name}.npz"), **values)
-        print(f"{name}: |logits| <= {np.abs(values['logits']).max():.3f}, greedy {values['greedy'].tolist()}")
+        print(
+            f"{name}: |logits| <= {np.abs(values['logits']).max():.3f}, greedy "
+            f"{values['greedy'].tolist()}"
+        )

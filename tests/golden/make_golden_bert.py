@@ -4,8 +4,8 @@
     golden-env/bin/pip install torch==2.13.0 transformers==5.23.0 safetensors
     golden-env/bin/python tests/golden/make_golden_bert.py
 
-It has `ids` int32[3, T], `mask` bool[3, T], `hidden` f32[3, T, D] (the last hidden states) and `vectors`
-f32[3, D] (their mean over the mask, with norm 1, as sentence-transformers has it).
+It has `ids` int32[3, T], `mask` bool[3, T], `hidden` f32[3, T, D] (the last hidden states) and
+`vectors` f32[3, D] (their mean over the mask, with norm 1, as sentence-transformers has it).
 """
 
 from __future__ import annotations
@@ -29,9 +29,13 @@ def main() -> None:
     mask = np.arange(max(LENGTHS))[None] < np.array(LENGTHS)[:, None]
     with tempfile.TemporaryDirectory() as directory:
         bert_fixture.make_encoder_dir(Path(directory))
-        model = AutoModel.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+        model = AutoModel.from_pretrained(
+            directory, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
     with torch.no_grad():
-        hidden = model(torch.tensor(ids), attention_mask=torch.tensor(mask).long()).last_hidden_state.numpy()
+        hidden = model(
+            torch.tensor(ids), attention_mask=torch.tensor(mask).long()
+        ).last_hidden_state.numpy()
     mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
     vectors = mean / np.linalg.norm(mean, axis=1, keepdims=True)
     values = {"ids": ids.astype(np.int32), "mask": mask, "hidden": hidden, "vectors": vectors}

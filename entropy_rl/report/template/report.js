@@ -18,7 +18,7 @@ function drawn(tag, attributes, text) {
   return made;
 }
 
-const colour = (run) => `var(--c${run % 8})`;
+const color = (run) => `var(--c${run % 8})`;
 const number = (x, digits = 4) => (x === null || x === undefined ? "–" : String(Number(x.toPrecision(digits))));
 
 // --- the box beside the pointer ----------------------------------------------------------------------------
@@ -97,13 +97,13 @@ function lineChart(host, options) {
       const faint = s.faint ? " faint" : "";
       if (s.low) {
         const area = path([...s.x, ...[...s.x].reverse()], [...s.high, ...[...s.low].reverse()], x, y) + "Z";
-        svg.append(drawn("path", { class: `area${faint}`, d: area, style: `fill: ${colour(s.run)}` }));
+        svg.append(drawn("path", { class: `area${faint}`, d: area, style: `fill: ${color(s.run)}` }));
       }
-      const style = `stroke: ${colour(s.run)}`;
+      const style = `stroke: ${color(s.run)}`;
       if (s.smooth) svg.append(drawn("path", { class: "series raw", d: path(s.x, s.y, x, y), style }));
       svg.append(drawn("path", { class: `series${faint}`, d: path(s.x, s.smooth ?? s.y, x, y), style }));
       if (s.low) {
-        s.x.forEach((at, i) => svg.append(drawn("circle", { cx: x(at), cy: y(s.y[i]), r: 2.6, style: `fill: ${colour(s.run)}` })));
+        s.x.forEach((at, i) => svg.append(drawn("circle", { cx: x(at), cy: y(s.y[i]), r: 2.6, style: `fill: ${color(s.run)}` })));
       }
     }
     const cursor = drawn("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
@@ -156,7 +156,7 @@ function intervalChart(host, { run, rows }) {
     }
     svg.append(drawn("text", { x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" }, "mean entropy (nats)"));
     rows.forEach((r, i) => {
-      const y = i * row + row / 2 + 4, ink = r.other ? "var(--c7)" : colour(place);
+      const y = i * row + row / 2 + 4, ink = r.other ? "var(--c7)" : color(place);
       const group = drawn("g", {});
       group.append(drawn("rect", { x: 0, y: y - row / 2, width, height: row, fill: "transparent" }));
       group.append(drawn("text", { class: "name", x: left - 8, y: y + 4, "text-anchor": "end" }, r.label));

@@ -1,10 +1,12 @@
-"""The rules of the game: numbers, legal steps, exact difficulty, and which multiset is in which split.
+"""The rules of the game: numbers, legal steps, exact difficulty, and which multiset is in which
+split.
 
-A pool of n numbers becomes one number in n - 1 steps. A step takes two numbers a, b out of the pool and
-puts `a op b` back. It is legal if
+A pool of n numbers becomes one number in n - 1 steps. A step takes two numbers a, b out of the pool
+and puts `a op b` back. It is legal if
 
   * operands and result are in 1..49,
-  * the larger operand stands first (also where the operator commutes: one way to write each step), and
+  * the larger operand stands first (also where the operator commutes: one way to write each step),
+    and
   * it is not a multiplication by one, which would pass a number on unchanged.
 
 Two steps that read alike are one step, even where a number lies in the pool twice.
@@ -28,7 +30,7 @@ SPLITS = {
     "test": (0, 1),
     "validation": (2,),
     "train": (3, 4, 5),
-    "warmstart": (6, 7, 8, 9),
+    "sft": (6, 7, 8, 9),
 }
 
 

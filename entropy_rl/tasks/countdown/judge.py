@@ -1,4 +1,6 @@
-"""Reading completions: `parse` knows the grammar, `replay` the game. Verdicts and skill measures follow."""
+"""Reading completions: `parse` knows the grammar, `replay` the game. Verdicts and skill measures
+follow.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,16 @@ from typing import NamedTuple
 from entropy_rl.tasks.countdown import game
 from entropy_rl.tasks.task import Verdict
 
-# Words are looked up, never converted: `²`, `+7`, `007` or a number of a million digits are no words.
+# Words are looked up, never converted: `²`, `+7`, `007` or a number of a million digits are no
+# words.
 _NUMBERS = {str(number): number for number in range(game.MAX_NUMBER + 1)}
 _OPERATORS = {op: op for op in "+-*"}
 
 
 class Move(NamedTuple):
-    """One move and the state printed after it: a step, `undone` steps taken back, or (neither) a restart."""
+    """One move and the state printed after it: a step, `undone` steps taken back, or (neither) a
+    restart.
+    """
 
     step: tuple[int, str, int] | None  # a, op, b; the result is pool[0]
     undone: int
@@ -92,10 +97,11 @@ def parse(text: str) -> Parsed:
 def replay(numbers: Sequence[int], target: int, moves: Sequence[Move]) -> Replayed:
     """Plays the moves, each from the state printed before it, so that one slip counts once.
 
-    A state is right if it shows the right numbers, in any order (the result of a step is first in any case:
-    it is what stands after `=`), and the right target. A step is flawless if arithmetic, operands, rules and
-    state are right. A flaw stays with the chain until `undo` takes the step back or `wait` starts again; an
-    undo of more steps than there are leaves a flaw that only `wait` heals.
+    A state is right if it shows the right numbers, in any order (the result of a step is first in
+    any case: it is what stands after `=`), and the right target. A step is flawless if arithmetic,
+      operands, rules and
+    state are right. A flaw stays with the chain until `undo` takes the step back or `wait` starts
+    again; an undo of more steps than there are leaves a flaw that only `wait` heals.
 
     Args:
       numbers: The inputs.
@@ -106,7 +112,9 @@ def replay(numbers: Sequence[int], target: int, moves: Sequence[Move]) -> Replay
       The counts.
     """
     pool, flawless = list(numbers), True
-    history: list[tuple[list[int], bool]] = []  # pool and flawlessness before each step of the live chain
+    history: list[
+        tuple[list[int], bool]
+    ] = []  # pool and flawlessness before each step of the live chain
     steps = arithmetic = operands = rules = pools = waits = undos = 0
     for move in moves:
         if move.step is not None:

@@ -26,35 +26,37 @@ class Band:
     share: int = 1
 
 
-# A random search needs 5 to 20 attempts: a policy that has just been warm-started has rewards to learn from.
+# A random search needs 5 to 20 attempts: a policy that has just been warm-started has rewards to
+# learn from.
 _USUAL = (Band(4, 0.05, 0.2), Band(5, 0.05, 0.2))
 # Problems that a random search of a few hundred attempts still misses: Pass@K has room at large K.
 _HARD = (Band(4, 0.002, 0.006), Band(5, 0.0005, 0.003))
 _BANDS = {
-    "warmstart": _USUAL,
+    "sft": _USUAL,
     "train": _USUAL,
     "validation": (*(dataclasses.replace(band, share=5) for band in _USUAL), *_HARD),
     "test": _USUAL + _HARD,
 }
-_COUNTS = {"warmstart": 256, "train": 2048, "validation": 128, "test": 256}
+_COUNTS = {"sft": 256, "train": 2048, "validation": 128, "test": 256}
 
 
 class Countdown:
     """Combine 4 or 5 numbers by + - * so that all are used once and the last result is the target.
 
-    Problems are chosen by p1, the exact probability that one random legal attempt solves them. By default
-    it is in 0.05..0.2, half of the problems with 4 and half with 5 numbers. But one half of "test" and one
-    sixth of "validation" are hard: p1 in 0.002..0.006 with 4 numbers and in 0.0005..0.003 with 5.
+    Problems are chosen by p1, the exact probability that one random legal attempt solves them. By
+    default it is in 0.05..0.2, half of the problems with 4 and half with 5 numbers. But one half of
+    "test" and one sixth of "validation" are hard: p1 in 0.002..0.006 with 4 numbers and in
+    0.0005..0.003 with 5.
 
-    Splits share no multiset of inputs, so no problem of one can be solved by what was learned by heart in
-    another.
+    Splits share no multiset of inputs, so no problem of one can be solved by what was learned by
+    heart in another.
 
     Args:
       seed: Draws problems and their order. Which inputs are in which split does not depend on it.
-      counts: Problems per split; splits not named keep their default. The first k problems of a split are
-        the same for every count.
-      bands: Difficulties per split, each as a mapping with `size`, `low`, `high` and `share`; splits not
-        named keep their default.
+      counts: Problems per split; splits not named keep their default. The first k problems of a
+        split are the same for every count.
+      bands: Difficulties per split, each as a mapping with `size`, `low`, `high` and `share`;
+        splits not named keep their default.
       traces: Fields of `TraceConfig` that are to differ from their default.
 
     Raises:
@@ -75,13 +77,14 @@ class Countdown:
         for split, count in self._counts.items():
             _require(_is_int(count) and count >= 1, f"counts.{split}", count, "whole numbers >= 1")
         self._bands = _BANDS | {
-            split: _read_bands(f"bands.{split}", value) for split, value in _by_split("bands", bands).items()
+            split: _read_bands(f"bands.{split}", value)
+            for split, value in _by_split("bands", bands).items()
         }
         self._traces = _read_traces(traces or {})
         self._problems: dict[str, tuple[Problem, ...]] = {}
 
     def problems(self, split: str) -> Sequence[Problem]:
-        """The problems of "warmstart", "train", "validation" or "test", in a fixed order.
+        """The problems of "sft", "train", "validation" or "test", in a fixed order.
 
         Bands take turns, so that every beginning of the list has about the shares of the whole.
 
@@ -95,12 +98,15 @@ class Countdown:
         return self._problems[split]
 
     def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
-        """CORRECT for a flawless live chain to the target and `done`; UNPARSABLE where the grammar is broken.
+        """CORRECT for a flawless live chain to the target and `done`; UNPARSABLE where the grammar
+        is broken.
 
-        A completion that keeps to the grammar but was cut off, or is empty, is WRONG. Errors in attempts that
-        were given up by `wait` or `undo` do not matter.
+        A completion that keeps to the grammar but was cut off, or is empty, is WRONG. Errors in
+        attempts that were given up by `wait` or `undo` do not matter.
         """
-        return [judge.judge_one(p.answer, text) for p, text in zip(problems, completions, strict=True)]
+        return [
+            judge.judge_one(p.answer, text) for p, text in zip(problems, completions, strict=True)
+        ]
 
     def final_answers(self, completions: Sequence[str]) -> list[str | None]:
         """The steps of each claimed solution; None where nothing is claimed."""
@@ -109,12 +115,15 @@ class Countdown:
     def probe(
         self, problems: Sequence[Problem], completions: Sequence[str]
     ) -> dict[str, tuple[float, float]]:
-        """How sound the single steps are, and how completions end, as name -> (numerator, denominator).
+        """How sound the single steps are, and how completions end, as name -> (numerator,
+        denominator).
 
-        Per step: `arithmetic` (the equation holds), `operands` (both are in the pool printed before), `rules`
+        Per step: `arithmetic` (the equation holds), `operands` (both are in the pool printed
+          before), `rules`
         (the game admits the step). Per printed state: `pools` (the right numbers and target). Per
         completion: `false_done` (ends with `done` and is not correct), `stopped`, `format_errors`,
-        and the counts `waits`, `undos` (words), `steps`. A denominator is 0 where there was nothing to count.
+        and the counts `waits`, `undos` (words), `steps`. A denominator is 0 where there was nothing
+        to count.
         """
         return judge.probe_all([problem.answer for problem in problems], completions)
 
@@ -145,7 +154,8 @@ class Countdown:
     def _candidates(self, split: str, band: Band) -> Iterator[tuple[list[int], int]]:
         """All problems of a band: one target of each multiset, then a second of each, and so on."""
         multisets = list(game.multisets(split, band.size))
-        # Each band has an order of its own: two bands of one size should not begin with the same inputs.
+        # Each band has an order of its own: two bands of one size should not begin with the same
+        # inputs.
         Random(f"{self._seed} {split} {band.size} {band.low}").shuffle(multisets)
         targets: dict[tuple[int, ...], list[int]] = {}
         for turn in itertools.count():
@@ -211,7 +221,9 @@ def _read_bands(name: str, value: Sequence[Mapping[str, Any]]) -> tuple[Band, ..
         _require(band.low < band.high, f"{at}.high", band.high, f"probabilities > low ({band.low})")
         # A target that no attempt reaches has p1 = 0 and would be a problem without a solution.
         _require(band.low > 0, f"{at}.low", band.low, "probabilities > 0")
-        _require(_is_int(band.share) and band.share >= 1, f"{at}.share", band.share, "whole numbers >= 1")
+        _require(
+            _is_int(band.share) and band.share >= 1, f"{at}.share", band.share, "whole numbers >= 1"
+        )
         for other in bands:
             apart = other.size != band.size or other.high <= band.low or band.high <= other.low
             _require(apart, at, item, f"bands that do not overlap {other}")
@@ -233,7 +245,9 @@ def _read_traces(value: Mapping[str, Any]) -> traces.TraceConfig:
     for name in ("p_solve", "p_near", "p_stop", "p_undo", "p_undo_two", "p_fix", "drills"):
         p = getattr(config, name)
         _require(_is_number(p) and 0 <= p <= 1, f"traces.{name}", p, "probabilities")
-    _require(config.p_solve + config.p_near <= 1, "traces.p_near", config.p_near, "p_solve + p_near <= 1")
+    _require(
+        config.p_solve + config.p_near <= 1, "traces.p_near", config.p_near, "p_solve + p_near <= 1"
+    )
     for name in ("facts", "max_pieces"):
         n = getattr(config, name)
         _require(_is_int(n) and n >= 1, f"traces.{name}", n, "whole numbers >= 1")

@@ -21,8 +21,10 @@ VOCABULARY = (
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Makes the word-level tokenizer.
 
-    Text is split at white space and nothing is added: the `<bos>` of a prompt is the one written in it.
-    A word outside of the vocabulary becomes `<unk>`. That is deliberately an ordinary word and no special
+    Text is split at white space and nothing is added: the `<bos>` of a prompt is the one written in
+      it.
+    A word outside of the vocabulary becomes `<unk>`. That is deliberately an ordinary word and no
+    special
     token: decoding drops special tokens, and a completion must not get better by losing a word.
 
     Returns:
@@ -32,7 +34,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     core = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>")
+        tokenizers.models.WordLevel(
+            {word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"
+        )
     )
     core.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(

@@ -3,12 +3,14 @@
     prompt     := <bos> INPUTS : TARGET
     completion := move* end
     move       := step | wait | undo
-    step       := a op b = c REST : TARGET      takes a and b out of the pool; c, REST is the new pool
-    wait       := wait INPUTS : TARGET          starts again
+    step       := a op b = c REST : TARGET      takes a and b out of the pool; c, REST is the new
+    pool wait       := wait INPUTS : TARGET          starts again
     undo       := undo+ POOL : TARGET           takes back one step for each `undo`
-    end        := done | stop                   a claim of success, or an honest end without one; then <eos>
+    end        := done | stop                   a claim of success, or an honest end without one;
+    then <eos>
 
-After each move the whole state is in print, the target included: nothing has to be looked up further back,
+After each move the whole state is in print, the target included: nothing has to be looked up
+  further back,
 and whether `done` is true can be seen from the last two numbers.
 
     <bos> 2 3 7 : 27
@@ -32,7 +34,8 @@ DECISION_WEIGHT = 2.0  # of the position after `: TARGET` of a move: go on, wait
 
 _WORDS = tuple(str(number) for number in range(game.MAX_NUMBER + 1))
 _FACTS = {
-    op: tuple(step for row in game.STEPS for cell in row for step in cell if step.op == op) for op in "+-*"
+    op: tuple(step for row in game.STEPS for cell in row for step in cell if step.op == op)
+    for op in "+-*"
 }
 
 
@@ -40,15 +43,17 @@ _FACTS = {
 class TraceConfig:
     """How worked examples are made up.
 
-    The defaults give a policy that mostly stops after one or two attempts: reinforcement learning then
+    The defaults give a policy that mostly stops after one or two attempts: reinforcement learning
+      then
     has room to search longer.
 
     Args:
       sizes: Numbers of inputs, each as likely.
-      chains: The target is drawn from the distinct results of m random chains, and m from these: with one
-        chain frequent results are the targets, with many the rare ones come up as well.
+      chains: The target is drawn from the distinct results of m random chains, and m from these:
+        with one chain frequent results are the targets, with many the rare ones come up as well.
       p_solve: An attempt is the planted solution.
-      p_near: An attempt begins like the planted solution and ends at random. Otherwise all is random.
+      p_near: An attempt begins like the planted solution and ends at random. Otherwise all is
+        random.
       p_stop: After a failed attempt: stop.
       p_undo: After a failed attempt that goes on: undo, rather than wait.
       p_undo_two: An undo takes back two steps, rather than one.
@@ -95,8 +100,8 @@ def solutions(pool: Sequence[int], target: int) -> Iterator[tuple[Step, ...]]:
 def position_weights(pieces: Sequence[str]) -> list[float]:
     """The loss weight of each piece, from the pieces before it alone.
 
-    What stands at a position has no influence on its weight. If `done` weighed more than the step that could
-    stand in its place, the policy would learn to say `done` too often.
+    What stands at a position has no influence on its weight. If `done` weighed more than the step
+    that could stand in its place, the policy would learn to say `done` too often.
     """
     return [
         RESULT_WEIGHT if last == "=" else DECISION_WEIGHT if second_last == ":" else 1.0
@@ -127,7 +132,9 @@ def _random_chain(rng: Random, pool: Sequence[int]) -> tuple[list[Step], list[in
     return chain, list(pool)
 
 
-def _draw_target(rng: Random, numbers: Sequence[int], config: TraceConfig) -> tuple[int, list[Step]]:
+def _draw_target(
+    rng: Random, numbers: Sequence[int], config: TraceConfig
+) -> tuple[int, list[Step]]:
     """A target that can be reached, and the chain that does."""
     solution_of: dict[int, list[Step]] = {}
     wanted = _pick(rng, config.chains)
@@ -141,7 +148,7 @@ def _draw_target(rng: Random, numbers: Sequence[int], config: TraceConfig) -> tu
 
 
 def _trace(rng: Random, config: TraceConfig) -> Demonstration:
-    numbers = list(_pick(rng, game.multisets("warmstart", _pick(rng, config.sizes))))
+    numbers = list(_pick(rng, game.multisets("sft", _pick(rng, config.sizes))))
     rng.shuffle(numbers)
     target, planted = _draw_target(rng, numbers, config)
 
@@ -170,7 +177,8 @@ def _trace(rng: Random, config: TraceConfig) -> Demonstration:
         if rng.random() < config.p_stop:
             break
         if rng.random() < config.p_undo:
-            # Two can always be taken back: from inputs up to 10 no attempt is stuck after a single step.
+            # Two can always be taken back: from inputs up to 10 no attempt is stuck after a single
+            # step.
             taken_back = 2 if rng.random() < config.p_undo_two else 1
             del pools[-taken_back:]
             pieces.extend(["undo"] * taken_back)

@@ -1,0 +1,46 @@
+"""Rewards that see how long a completion is."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from entropy_rl.advantages.transform import Transform
+from entropy_rl.types import TokenStats
+
+
+def overlong_penalty(max_tokens: int, buffer_tokens: int, factor: float = 1.0) -> Transform:
+    """Take from the reward what a completion reaches into the last tokens of its limit.
+
+        r' = r - f clip((|o| - (L_max - L_buf)) / L_buf, 0, 1)
+
+    It stands before the baseline. Source: soft overlong punishment, Eq. 13 of DAPO,
+    https://arxiv.org/abs/2503.14476, where L_max is 20480, L_buf 4096 and f 1; veRL's code is not
+    bounded by -f, which no completion reaches that is cut off at L_max.
+
+    Args:
+      max_tokens: L_max, the limit of new tokens, the end-of-sequence token included.
+      buffer_tokens: L_buf, in 1 .. L_max.
+      factor: f >= 0.
+
+    Returns:
+      A transform f32[B, 1] -> f32[B, 1] of scope "group".
+
+    Raises:
+      ValueError: An argument is out of range.
+    """
+    if not 1 <= buffer_tokens <= max_tokens:
+        raise ValueError(
+            f"overlong_penalty: buffer_tokens={buffer_tokens!r} is not allowed; allowed: 1 to "
+            "max_tokens, "
+            f"{max_tokens!r}"
+        )
+    if not factor >= 0:
+        raise ValueError(f"overlong_penalty: factor={factor!r} is not allowed; factor >= 0")
+
+    def penalize(rewards: jax.Array, stats: TokenStats) -> jax.Array:
+        length = jnp.sum(stats.mask, axis=1, dtype=jnp.float32, keepdims=True)
+        over = (length - (max_tokens - buffer_tokens)) / buffer_tokens
+        return rewards - factor * jnp.clip(over, 0, 1)
+
+    return Transform(penalize, "group")

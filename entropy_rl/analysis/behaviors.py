@@ -1,0 +1,102 @@
+"""Pivotal tokens and reflective actions in many responses: their entropies held against all
+others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from entropy_rl.analysis.contrasts import Contrast, Group, adjusted, contrast
+from entropy_rl.analysis.responses import Response
+from entropy_rl.analysis.sentences import SentenceEntropy, sentence_entropies
+from entropy_rl.analysis.words import Pivotal, find_pivotal
+
+ALL_CLASSES = "all classes"
+OTHER_TOKENS, OTHER_WORDS, OTHER_SENTENCES = "other tokens", "other words", "other sentences"
+REFLECTIVE_NAME = "reflective"
+
+
+class Annotated(NamedTuple):
+    """A response with what is looked at in it."""
+
+    response: Response
+    pivotal: Pivotal
+    sentences: list[SentenceEntropy]
+    reflective: np.ndarray  # bool[sentences]
+
+    @property
+    def pivotal_tokens(self) -> np.ndarray:
+        """Places of the tokens of any class."""
+        return np.unique(np.concatenate([np.zeros(0, np.int64), *self.pivotal.classes.values()]))
+
+    @property
+    def sentence_entropy(self) -> np.ndarray:
+        """f64[sentences]: the mean entropy of each."""
+        return np.array([sentence.entropy for sentence in self.sentences], np.float64)
+
+
+def annotate(
+    response: Response, words: Mapping[str, re.Pattern[str]], reflective: Sequence[re.Pattern[str]]
+) -> Annotated:
+    """Finds the tokens of each class of words, and the sentences with a reflective expression."""
+    sentences = sentence_entropies(response)
+    is_reflective = np.array([any(p.search(s.text) for p in reflective) for s in sentences], bool)
+    return Annotated(response, find_pivotal(response, words), sentences, is_reflective)
+
+
+def gather(annotated: Sequence[Annotated], values_of: Callable[[Annotated], np.ndarray]) -> Group:
+    """Values of all responses, with their problems."""
+    values = [np.asarray(values_of(a), np.float64) for a in annotated]
+    problems = [np.full(len(v), a.response.problem) for a, v in zip(annotated, values, strict=True)]
+    return Group(np.concatenate(values), np.concatenate(problems))
+
+
+def pivotal_contrasts(annotated: Sequence[Annotated], *, seed: int = 0) -> list[Contrast]:
+    """Each class of words, and all of them, against the other tokens and against the other words.
+
+    The paper has the first of these (arXiv 2506.14758, section 2). But a word counts by its first
+    token,
+    while many of the other tokens are the rest of a word, and so all but decided: of that
+      difference a part
+    is not about what words mean. Against the first tokens of other words it is gone.
+
+    Args:
+      annotated: The responses.
+      seed: Of the resampling.
+
+    Returns:
+      The contrasts, those against the other tokens first; each of the two tables is adjusted by
+      itself.
+    """
+
+    def entropy_at(places_of: Callable[[Annotated], np.ndarray]) -> Group:
+        return gather(annotated, lambda a: a.response.entropy[places_of(a)])
+
+    names = list(annotated[0].pivotal.classes)
+    groups = {name: entropy_at(lambda a, n=name: a.pivotal.classes[n]) for name in names}
+    if len(names) > 1:
+        groups[ALL_CLASSES] = entropy_at(lambda a: a.pivotal_tokens)
+    others = {
+        OTHER_TOKENS: entropy_at(lambda a: a.pivotal.other),
+        OTHER_WORDS: entropy_at(lambda a: a.pivotal.other_words),
+    }
+    tables = [
+        adjusted(
+            [contrast(name, group, against, other, seed=seed) for name, group in groups.items()]
+        )
+        for against, other in others.items()
+    ]
+    return [line for table in tables for line in table]
+
+
+def reflective_contrast(annotated: Sequence[Annotated], *, seed: int = 0) -> Contrast:
+    """Sentences with a reflective expression against the others, each by the mean entropy of its
+    tokens.
+    """
+    yes = gather(annotated, lambda a: a.sentence_entropy[a.reflective])
+    no = gather(annotated, lambda a: a.sentence_entropy[~a.reflective])
+    return adjusted([contrast(REFLECTIVE_NAME, yes, OTHER_SENTENCES, no, seed=seed)])[0]

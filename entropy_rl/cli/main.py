@@ -1,0 +1,228 @@
+"""`entropy-rl <verb>`: reads the config, checks it, and calls the program.
+
+Exit codes: 0 done; 2 bad input, with one line that says what; 1 the machine said no (a full disk,
+  no
+rights, a plan that does not fit); 128 + N stopped by signal N with everything saved.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from entropy_rl.config.registry import import_object, unknown
+from entropy_rl.tasks.task import JudgeError
+from entropy_rl.version import __version__
+
+# verb -> (its config, its program `main(config)`, what it does). A verb of two words belongs to a
+# group.
+_VERBS = {
+    "train": (
+        "entropy_rl.config.train:TrainConfig",
+        "entropy_rl.train:main",
+        "reinforcement learning; the same command again resumes the run",
+    ),
+    "sft": (
+        "entropy_rl.config.sft:SFTConfig",
+        "entropy_rl.commands.sft:main",
+        "supervised training from scratch on a task's own demonstrations",
+    ),
+    "sample": (
+        "entropy_rl.commands.sample:SampleConfig",
+        "entropy_rl.commands.sample:main",
+        "one answer on the terminal as it comes, each token shaded by its entropy",
+    ),
+    "plan": (
+        "entropy_rl.config.plan:PlanConfig",
+        "entropy_rl.commands.plan:main",
+        "whether a run compiles and fits, and what it costs, before there is a device",
+    ),
+    "evaluate": (
+        "entropy_rl.config.train:EvaluateConfig",
+        "entropy_rl.evaluate:main",
+        "Pass@K of a model or a run; the same command again resumes",
+    ),
+    "compare": (
+        "entropy_rl.commands.compare:CompareConfig",
+        "entropy_rl.commands.compare:main",
+        "two evaluations: paired tests, and controls for length and accuracy",
+    ),
+    "study": (
+        "entropy_rl.config.study:StudyConfig",
+        "entropy_rl.commands.study:main",
+        "a grid of recipes and seeds, with verdicts on hypotheses registered before",
+    ),
+    "analyze": (
+        "entropy_rl.commands.analyze:AnalyzeConfig",
+        "entropy_rl.commands.analyze:main",
+        "entropy of pivotal tokens, reflective actions and rare behaviors",
+    ),
+    "report": (
+        "entropy_rl.commands.report:ReportConfig",
+        "entropy_rl.commands.report:main",
+        "runs on one page of HTML, with every token of their responses",
+    ),
+    "debug-update": (
+        "entropy_rl.commands.debug_update:DebugUpdateConfig",
+        "entropy_rl.commands.debug_update:main",
+        "an update that was not applied, looked into",
+    ),
+    "export": (
+        "entropy_rl.commands.export:ExportConfig",
+        "entropy_rl.commands.export:main",
+        "the newest checkpoint of a run as a Hugging Face directory",
+    ),
+    "data list": (
+        "entropy_rl.commands.data:ListConfig",
+        "entropy_rl.commands.data:list_sets",
+        "the published math sets, and which of them are prepared here",
+    ),
+    "data prepare": (
+        "entropy_rl.commands.data:PrepareConfig",
+        "entropy_rl.commands.data:prepare",
+        "a published set, or a file of your own, as an array_record data set",
+    ),
+    "data show": (
+        "entropy_rl.commands.data:ShowConfig",
+        "entropy_rl.commands.data:show",
+        "the first problems of a prepared set or a file",
+    ),
+    "data overlap": (
+        "entropy_rl.commands.data:OverlapConfig",
+        "entropy_rl.commands.data:overlap",
+        "which test problems occur in a training set, exactly or in part",
+    ),
+    "data prompts": (
+        "entropy_rl.commands.data:PromptsConfig",
+        "entropy_rl.commands.data:prompts",
+        "the first prompts of a recipe exactly as its model sees them",
+    ),
+}
+
+
+_ON_SEVERAL_HOSTS = ("train", "evaluate")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program `entropy-rl`; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        print(__version__)
+        return 0
+    first = arguments[0] if arguments else ""
+    group = [verb for verb in _VERBS if verb.startswith(f"{first} ")]
+    rest = arguments[1:] if group else arguments
+    if not rest or rest[0] in ("-h", "--help"):
+        print(_usage(group or list(_VERBS)))
+        return 0
+    words = 2 if group else 1
+    verb = " ".join(arguments[:words])
+    if verb not in _VERBS:
+        print(f"entropy-rl: {unknown('verb', verb, _VERBS)}", file=sys.stderr)
+        return 2
+    return run_verb(verb, arguments[words:])
+
+
+def _usage(verbs: Sequence[str]) -> str:
+    lines = "\n".join(f"  {verb:13} {_VERBS[verb][2]}" for verb in verbs)
+    return (
+        f"usage: entropy-rl VERB [--config FILE] [--dotted.path VALUE ...]\n\n{lines}\n\n"
+        "`entropy-rl VERB --help` explains every setting."
+    )
+
+
+def run_verb(verb: str, arguments: Sequence[str]) -> int:
+    """Runs one verb and turns what can go wrong into one line and an exit code."""
+    from entropy_rl.cli.parse import parse_config
+    from entropy_rl.runs.preemption import Interrupted
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a user's own `module:function` lies where they are
+    _quiet_libraries()
+    _keep_compiled_programs()
+    if verb != "data prepare":  # models are local: a mistyped path must not ask a hub
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        # The config comes first: help, and what is wrong with it, need not wait for jax to be
+        # imported.
+        config, program, _ = _VERBS[verb]
+        config = parse_config(import_object("verb", config), verb, arguments)
+        program = import_object("verb", program)
+        if verb in _ON_SEVERAL_HOSTS:
+            from entropy_rl.distributed import multihost as hosts
+
+            hosts.join()
+        program(config)
+    except Interrupted as interrupted:
+        print(f"entropy-rl {verb}: {interrupted}", file=sys.stderr)
+        return interrupted.exit_code
+    except KeyboardInterrupt:
+        print(f"entropy-rl {verb}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # whoever read our output has gone, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (ValueError, OSError, FloatingPointError, MemoryError, JudgeError) as error:
+        if os.environ.get("ENTROPY_RL_TRACEBACK"):
+            raise
+        print(f"entropy-rl {verb}: {_in_one_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, _BAD_INPUT) else 1
+    except RuntimeError as error:
+        from entropy_rl.distributed import multihost as hosts
+
+        if type(error).__name__ != "JaxRuntimeError" or hosts.count() == 1:
+            raise
+        # The others may be gone: to leave in good order would be to wait for them.
+        print(
+            f"entropy-rl {verb}: process {hosts.index()} of {hosts.count()} cannot go on: "
+            f"{_in_one_line(error):.300}; if another process has ended, its log says why",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+    return 0
+
+
+_BAD_INPUT = (ValueError, FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
+def _in_one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(line.strip() for line in str(error).splitlines()) or type(error).__name__
+
+
+def _keep_compiled_programs() -> None:
+    """Lets jax, not yet imported, keep its programs where the user's caches are, or where they
+    say.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(base, "entropy_rl", "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+def _quiet_libraries() -> None:
+    """Libraries report their own doings at a level that would bury a run's own lines."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("jax").setLevel(logging.ERROR)
+    for name in ("absl", "orbax", "asyncio"):  # what they report as errors is raised as well
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # When a write fails, the threads of orbax say so once more, each for itself.
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _show_unraisable
+
+
+def _show_unraisable(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

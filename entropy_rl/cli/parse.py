@@ -1,0 +1,279 @@
+"""From a YAML file and dotted overrides to a checked config.
+
+Names and types are checked where they stand, so that an error can name the file or the option;
+ranges are the business of the config's own classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from entropy_rl.cli.help import config_help, positional_fields, positional_names
+from entropy_rl.config.registry import (
+    check_value,
+    default_of,
+    has_default,
+    mapping_of,
+    section_of,
+    unknown,
+)
+
+Config = TypeVar("Config")
+
+_PRINT = "--print_config"
+
+
+def parse_config(cls: type[Config], verb: str, arguments: Sequence[str]) -> Config:
+    """Reads `--config FILE` and `--dotted.path VALUE`, in order, into a config.
+
+    What comes later counts. Sections are merged; any other value is replaced, and `--advantage+
+    VALUE` adds to a list, which may be a default.
+
+    Args:
+      cls: The config's dataclass. Its class variable POSITIONAL, if there is one, has the dotted
+        paths of the fields that are given without `--`, in order, of which a list takes all that
+        come; its ALSO_READS has
+        the configs whose files it can read as well: what these have and `cls` has not is left out.
+      verb: The verb of the command line, for its help.
+      arguments: The command line after the verb.
+
+    Returns:
+      The config; all its own checks have passed.
+
+    Raises:
+      ValueError: In one line: where, what, what is allowed.
+      SystemExit: After `--help` or `--print_config`.
+    """
+    if "-h" in arguments or "--help" in arguments:
+        print(config_help(cls, verb))
+        raise SystemExit(0)
+    given, files = _read_arguments(cls, [argument for argument in arguments if argument != _PRINT])
+    if _PRINT in arguments:
+        print(yaml.safe_dump(_filled(cls, given), sort_keys=False), end="")
+        raise SystemExit(0)
+    missing = list(_missing(cls, given, ""))
+    if missing:
+        where = " ".join(files) or (
+            "the command line" if positional_fields(cls) else "no --config FILE"
+        )
+        raise ValueError(f"{where}: missing: {', '.join(missing)}")
+    return _build(cls, given)
+
+
+# --------------------------------------------------------------------------------------------------
+# Reading: files and options, in order
+# --------------------------------------------------------------------------------------------------
+
+
+def _read_arguments(cls: type, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What the command line and the files on it give, merged in order, and those files."""
+    given, files = {}, []
+    rest, positional = iter(arguments), list(positional_fields(cls))
+    for argument in rest:
+        option, equals, value = argument.partition("=")
+        name = option.removeprefix("--")
+        if name == option or not name:
+            field = positional[0] if positional else None
+            if field is None or not name:
+                places = "".join(f"{place}, " for place in positional_names(cls))
+                raise ValueError(
+                    f"{argument!r} is not allowed; allowed: {places}--config FILE, --dotted.path "
+                    "VALUE"
+                )
+            path = field.split(".")
+            hint = _type_at(cls, field, path)
+            if typing.get_origin(hint) is list:  # it takes all that come
+                plain = _at(given, path, []) + [argument]
+            else:
+                plain = argument
+                positional.pop(0)
+            _put(cls, given, path, _check(hint, plain, field))
+            continue
+        if option == _PRINT:
+            raise ValueError(f"{argument!r} is not allowed; {_PRINT} takes no value")
+        path = name.removesuffix("+").split(".")
+        hint = None if name == "config" else _type_at(cls, option, path)
+        if not equals:
+            value = next(rest, "--")
+            if value.startswith("--"):
+                raise ValueError(f"{option}: a value is missing")
+        if name == "config":
+            files.append(value)
+            for field, content in _read_file(cls, Path(value)).items():
+                _put(cls, given, [field], content)
+        else:
+            plain = _read_value(option, value, hint)
+            if name.endswith("+"):
+                there = _at(_filled(cls, given), path, None)
+                there = there if isinstance(there, list) else []
+                plain = there + (plain if isinstance(plain, list) else [plain])
+            _put(cls, given, path, _check(hint, plain, option))
+    return given, files
+
+
+def _put(cls: type | None, into: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Sets a value at a dotted path; a section is merged, and one without content is no change.
+
+    But for an optional one: `{}` asks for it with its defaults.
+    """
+    name, *rest = path
+    hint = None if cls is None else typing.get_type_hints(cls)[name]
+    section = section_of(hint)
+    if rest:
+        if not isinstance(into.get(name), dict):
+            into[name] = {}
+        _put(section, into[name], rest, value)
+    elif section is not None and isinstance(value, dict):
+        if section is not hint and not isinstance(into.get(name), dict):
+            into[name] = {}
+        for inner, content in value.items():
+            _put(cls, into, [name, inner], content)
+    else:
+        into[name] = value
+
+
+def _at(given: Mapping[str, Any], path: Sequence[str], default: Any) -> Any:
+    for name in path:
+        if not isinstance(given, Mapping) or name not in given:
+            return default
+        given = given[name]
+    return given
+
+
+def _read_file(cls: type, file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(file.read_text(), _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise ValueError(f"--config: cannot read {str(file)!r}: {reason}") from error
+    except yaml.YAMLError as error:
+        where = f":{error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", error)
+        raise ValueError(f"{file}{where}: not valid YAML: {problem}") from error
+    if not isinstance(content, dict):
+        names = ", ".join(f.name for f in dataclasses.fields(cls))
+        raise ValueError(f"{file}: expected a mapping of {names}")
+    own = {field.name for field in dataclasses.fields(cls)}
+    others = {f.name for other in getattr(cls, "ALSO_READS", ()) for f in dataclasses.fields(other)}
+    content = {name: value for name, value in content.items() if name in own or name not in others}
+    return _check(cls, content, f"{file}: ")
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a name that stands twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} stands twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
+
+def _read_value(option: str, value: str, hint: Any) -> Any:
+    """A value of the command line as YAML would have it; a text stands for itself."""
+    if hint is str or (hint == str | None and value != "null"):
+        return value
+    try:
+        return yaml.load(value, _Loader)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or error
+        raise ValueError(f"{option}: {value!r} is not valid YAML: {problem}") from error
+
+
+# --------------------------------------------------------------------------------------------------
+# Checking: every name and every type, where it stands
+# --------------------------------------------------------------------------------------------------
+
+
+def _check(hint: Any, value: Any, where: str) -> Any:
+    """Checks a value against a type, a section with all that is in it.
+
+    Args:
+      hint: The type.
+      value: The value.
+      where: The path for an error; after "FILE: " a path may begin.
+
+    Returns:
+      The value, with numbers as floats where those are wanted.
+    """
+    section = section_of(hint)
+    if section is None or (value is None and section is not hint):
+        return check_value(value, hint, where)
+    if value is None:  # `loss:` with every line of it commented out
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: {value!r} is not allowed; expected a mapping")
+    separator = "" if where.endswith(" ") else "."
+    paths = {name: f"{where}{separator}{name}" for name in value}
+    return {
+        name: _check(_type_at(section, paths[name], [str(name)]), inner, paths[name])
+        for name, inner in value.items()
+    }
+
+
+def _type_at(cls: type, where: str, path: Sequence[str]) -> Any:
+    """The type of the field at a dotted path."""
+    allowed = [field.name for field in dataclasses.fields(cls)]
+    if path[0] not in allowed:
+        options = ["config", "print_config"] if where == f"--{path[0]}" else []
+        raise ValueError(unknown(where, path[0], allowed + options))
+    hint = typing.get_type_hints(cls)[path[0]]
+    if len(path) == 1:
+        return hint
+    section = section_of(hint)
+    if section is not None:
+        return _type_at(section, where, path[1:])
+    if mapping_of(hint) is None:
+        raise ValueError(
+            f"{where}: {path[0]!r} has no parts; allowed: --{where[2:].rpartition('.')[0]}"
+        )
+    return typing.get_args(mapping_of(hint))[1]
+
+
+def _missing(cls: type, given: Mapping[str, Any], above: str) -> Iterator[str]:
+    """Dotted paths of the fields that have no default and are not given."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        section = section_of(hints[field.name])
+        value = given.get(field.name)
+        if section is not None and (not has_default(field) or value is not None):
+            yield from _missing(section, value or {}, f"{above}{field.name}.")
+        elif not has_default(field) and field.name not in given:
+            yield f"{above}{field.name}"
+
+
+def _filled(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given, and the defaults of the rest; null where there is none."""
+    hints, filled = typing.get_type_hints(cls), {}
+    for field in dataclasses.fields(cls):
+        section, value = section_of(hints[field.name]), given.get(field.name)
+        if section is not None:
+            optional = section is not hints[field.name]
+            filled[field.name] = (
+                None if optional and value is None else _filled(section, value or {})
+            )
+        elif field.name in given:
+            filled[field.name] = value
+        else:
+            filled[field.name] = default_of(field) if has_default(field) else None
+    return filled
+
+
+def _build(cls: type[Config], given: Mapping[str, Any]) -> Config:
+    """The dataclass of checked values; its own checks run here."""
+    hints, values = typing.get_type_hints(cls), dict(given)
+    for field in dataclasses.fields(cls):
+        section, value = section_of(hints[field.name]), given.get(field.name)
+        if section is not None and (value is not None or not has_default(field)):
+            values[field.name] = _build(section, value or {})
+    return cls(**values)

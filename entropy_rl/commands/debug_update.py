@@ -1,0 +1,178 @@
+"""An update that was not applied, looked into: where do numbers that are not finite come in?"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from entropy_rl.cli.main import run_verb
+
+if TYPE_CHECKING:
+    import jax
+
+    from entropy_rl.config.train import TrainConfig
+    from entropy_rl.types import Params, TrainBatch
+
+
+@dataclasses.dataclass(frozen=True)
+class DebugUpdateConfig:
+    """An update whose gradient was not finite: `entropy-rl debug-update`.
+
+    Args:
+      dump: Its directory, RUN/nonfinite_updates/NAME.
+    """
+
+    POSITIONAL: ClassVar = ("dump",)
+
+    dump: str
+
+
+def debug_update(dump: Path) -> str:
+    """Repeats the forward pass and the gradient, by the config and the model files of the run.
+
+    Args:
+      dump: RUN/nonfinite_updates/NAME.
+
+    Returns:
+      What is not finite, in the order in which it is computed.
+
+    Raises:
+      ValueError: If it is no update of a run.
+    """
+    import jax  # here: `debug_update --help` need not wait for it
+    import jax.numpy as jnp
+
+    from entropy_rl.cli.parse import parse_config
+    from entropy_rl.config.train import TrainConfig
+    from entropy_rl.runs.directory import CONFIG_FILE
+    from entropy_rl.runs.nonfinite_updates import is_of_critic, read_nonfinite_update
+
+    run = dump.resolve().parent.parent
+    if not (run / CONFIG_FILE).is_file():
+        raise ValueError(
+            f"{dump}: is not in the directory of a run; allowed: RUN/nonfinite_updates/NAME"
+        )
+    config = parse_config(TrainConfig, "train", ["--config", str(run / CONFIG_FILE)])
+    if is_of_critic(dump):
+        init, forward, gradient = _critic(config, run)
+    else:
+        init, forward, gradient = _policy(config, run, dump)
+    params, batch = read_nonfinite_update(dump, jax.eval_shape(init, jax.random.key(0)))
+    found = jax.jit(forward)(params, batch)
+    grads, metrics = jax.jit(gradient)(params, batch)
+    recorded = {name: value for name, value in vars(batch).items() if value is not None}
+    stages = {
+        "parameters": params,
+        "the recorded batch": recorded,
+        "the forward pass": found,
+        "metrics": metrics,
+        "the gradient": grads,
+    }
+    lines = [
+        f"{dump}: {len(batch.rewards)} rows, {int(batch.completion_mask.sum())} response tokens"
+    ]
+    for stage, tree in stages.items():
+        found = [
+            f"  {jax.tree_util.keystr(path)}: {int((~jnp.isfinite(x)).sum())} of "
+            f"{x.size}{_first(x)}"
+            for path, x in jax.tree.leaves_with_path(tree)
+            if jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating) and not jnp.isfinite(x).all()
+        ]
+        lines += [f"{stage}: {'not finite in' if found else 'finite'}", *found]
+    if jnp.isfinite(metrics["grad_norm"]):
+        lines.append("the gradient is finite here: it may have overflowed on other hardware")
+    return "\n".join(lines)
+
+
+def _policy(config: TrainConfig, run: Path, dump: Path) -> tuple[Callable, Callable, Callable]:
+    """(key -> params; (params, batch) -> what the forward pass finds; and -> the gradient) of the
+    policy.
+    """
+    from entropy_rl.advantages import advantage_of
+    from entropy_rl.contrib.debug_update import build_replay
+    from entropy_rl.learner.debug_update import replay_advantage, replay_settings
+    from entropy_rl.learner.update import make_gradient, make_stats_pass
+    from entropy_rl.losses.build import loss_controller, update_controller
+    from entropy_rl.runs.load_model import model_policy
+    from entropy_rl.runs.nonfinite_updates import is_of_replay, read_controller
+    from entropy_rl.train import gradient_settings, stats_settings
+
+    policy = model_policy(config.model, run)
+    stats = make_stats_pass(policy, **stats_settings(config))
+    advantage, settings = advantage_of(config), gradient_settings(config)
+    if is_of_replay(dump):
+        replay = build_replay(config.replay, config.rollout.group_size)
+        advantage, settings = replay_advantage(replay, advantage), replay_settings(settings)
+    gradient_of = make_gradient(policy, advantage, config.loss, **settings)
+    controller = loss_controller(config.loss)
+
+    def gradient(params: Params, batch: TrainBatch) -> tuple[Params, dict[str, jax.Array]]:
+        if controller is None:
+            return gradient_of(params, batch)
+        _, coefficients = update_controller(
+            controller, *read_controller(dump, controller.init()), batch
+        )
+        return gradient_of(params, batch, coefficients)
+
+    return (
+        policy.init,
+        lambda *x: dict(zip(("log_probs", "entropy"), stats(*x), strict=True)),
+        gradient,
+    )
+
+
+def _critic(config: TrainConfig, run: Path) -> tuple[Callable, Callable, Callable]:
+    """The same of the critic."""
+    import optax
+
+    from entropy_rl.advantages import advantage_of
+    from entropy_rl.learner.critic import (
+        critic_settings,
+        init_critic,
+        make_critic_gradient,
+        make_values_pass,
+    )
+    from entropy_rl.models import backbone_params, read_config
+    from entropy_rl.runs.load_model import find_model, model_files, model_policy
+
+    path = find_model(config.critic.path) if config.critic.path else run
+    backbone, hidden_size = (
+        model_policy(config.model, path),
+        read_config(model_files(path)).hidden_size,
+    )
+    settings, limit = critic_settings(config), config.rollout.max_new_tokens
+    values = make_values_pass(backbone, **settings)
+    gradient = make_critic_gradient(
+        backbone,
+        advantage_of(config),
+        config.critic,
+        config.loss.aggregation,
+        max_new_tokens=limit,
+        **settings,
+    )
+
+    def init(key: jax.Array) -> Params:
+        return init_critic(
+            backbone_params(backbone.init(key)), hidden_size, optax.identity()
+        ).params
+
+    return init, lambda *x: {"values": values(*x)}, gradient
+
+
+def _first(x: Any) -> str:
+    import numpy as np
+
+    place = np.argwhere(~np.isfinite(np.asarray(x)))[0].tolist()
+    return f", the first at {place}" if place else ""
+
+
+def main(config: DebugUpdateConfig) -> None:
+    """The verb `debug_update` of the command line."""
+    print(debug_update(Path(config.dump)))
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("debug-update", sys.argv[1:]))

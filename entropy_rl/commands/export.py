@@ -1,0 +1,61 @@
+"""A model or the newest checkpoint of a run as a Hugging Face directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Literal
+
+from entropy_rl.cli.main import run_verb
+from entropy_rl.config.train import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """A run as a Hugging Face directory: `entropy-rl export`.
+
+    Args:
+      model: The directory of a run; also a Hugging Face directory or `asset:NAME`, to convert its
+        type.
+      output: The directory to make; it must not exist, or be empty.
+      dtype: Type of the weights on disk.
+    """
+
+    model: str
+    output: str
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+def export(config: ExportConfig) -> Path:
+    """Writes config.json, *.safetensors and the tokenizer's files.
+
+    Returns:
+      The directory.
+
+    Raises:
+      ValueError: If there is no model to export.
+      FileExistsError: If the directory holds something.
+    """
+    from entropy_rl.models import save_hf
+    from entropy_rl.runs.load_model import load_model  # here: `export --help` need not wait for jax
+
+    model = load_model(ModelConfig(path=config.model))
+    save_hf(
+        config.output,
+        model.config,
+        model.params,
+        tokenizer_dir=model.directory,
+        dtype=config.dtype,
+        source_config=model.directory,
+    )
+    return Path(config.output)
+
+
+def main(config: ExportConfig) -> None:
+    """The verb `export` of the command line."""
+    print(f"wrote {export(config)}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("export", sys.argv[1:]))

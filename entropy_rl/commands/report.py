@@ -1,0 +1,94 @@
+"""Runs as one page of HTML that needs nothing else: curves, Pass@K, responses, settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+from entropy_rl.analysis import REFLECTIVE
+from entropy_rl.cli.main import run_verb
+from entropy_rl.commands.analyze import AnalyzeConfig, check_expressions, default_words
+from entropy_rl.config.checks import require, require_at_least
+
+_MOST_RUNS = 8  # colors that can be told apart
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """Training runs and evaluations on one page of HTML: `entropy-rl report`.
+
+    Args:
+      runs: Directories of training runs, or what `evaluate` wrote. Of two, the first is the
+        baseline.
+      output: The page to write.
+      figures: Directory for the figures as SVG and PDF, for a paper; null for none (needs
+        `pip install 'entropy_rl[report]'`).
+      responses: Responses that can be read on the page, of all runs together, spread over problems
+        or steps.
+      tokens: Their tokens, about; they decide how large the page gets.
+      words: Class -> words, the pivotal tokens, as of `analyze`.
+      reflective: Regular expressions of reflective sentences, as of `analyze`.
+    """
+
+    POSITIONAL: ClassVar = ("runs",)
+    ALSO_READS: ClassVar = (AnalyzeConfig,)
+
+    runs: list[str]
+    output: str = "report.html"
+    figures: str | None = None
+    responses: int = 400
+    tokens: int = 60_000
+    words: dict[str, list[str]] = dataclasses.field(default_factory=default_words)
+    reflective: list[str] = dataclasses.field(default_factory=lambda: list(REFLECTIVE))
+
+    def __post_init__(self):
+        require(self.output.endswith(".html"), "output", self.output, "a file NAME.html")
+        require(
+            1 <= len(self.runs) <= _MOST_RUNS, "runs", self.runs, f"1 to {_MOST_RUNS} directories"
+        )
+        require_at_least(1, "", self, "responses", "tokens")
+        check_expressions(self.words, self.reflective)
+
+
+def main(config: ReportConfig) -> None:
+    """The verb `report` of the command line."""
+    # Here: `report --help` need not wait for jax.
+    from entropy_rl.report.gathered import gather_report
+    from entropy_rl.report.page import page
+    from entropy_rl.report.paper_figures import write_paper_figures
+    from entropy_rl.report.reported_run import read_runs
+    from entropy_rl.runs.jsonl import write_atomically
+
+    output = Path(config.output)
+    require(not output.is_dir(), "output", config.output, "a file")
+    report = gather_report(
+        read_runs(config.runs),
+        rows=config.responses,
+        tokens=config.tokens,
+        words=config.words,
+        reflective=config.reflective,
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(output, page(report, _command(config)))
+    print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    if config.figures is not None:
+        written = write_paper_figures(Path(config.figures), report)
+        print(f"wrote {len(written)} figures to {config.figures}")
+
+
+def _command(config: ReportConfig) -> str:
+    """What makes the page again: the runs, and the settings that are not the usual ones."""
+    usual, options = ReportConfig(config.runs), []
+    for field in dataclasses.fields(config)[1:]:
+        value = getattr(config, field.name)
+        if value != getattr(usual, field.name):
+            options += [f"--{field.name}", value if isinstance(value, str) else json.dumps(value)]
+    return shlex.join(["entropy-rl", "report", *config.runs, *options])
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("report", sys.argv[1:]))

@@ -1,0 +1,190 @@
+"""One answer of a model on the terminal, as it comes, each token shaded by its entropy."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from entropy_rl.cli.main import run_verb
+from entropy_rl.config.checks import require, require_at_least
+from entropy_rl.config.train import ModelConfig, TaskConfig
+
+if TYPE_CHECKING:
+    from entropy_rl.rollout.state import Columns
+    from entropy_rl.runs.load_model import Model
+    from entropy_rl.tasks.task import Problem, Task
+
+_CHUNK = 4  # tokens between two looks
+_MULTIPLE = 8  # of the length of a prompt, so that few programs are compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """One answer to a question, or to a problem of a task: `entropy-rl sample`.
+
+    Args:
+      model: A Hugging Face directory, `asset:NAME`, or the directory of a run (its newest
+        checkpoint).
+      question: The prompt as it is, after the token that begins a text, if the tokenizer has one;
+        null for a problem of the task.
+      chat: Wrap the question by the tokenizer's chat template, as a user's message.
+      task: Where the problem is from, and the judge; a question that is one of its problems is
+        judged too.
+      problem: Id of the problem.
+      split: Split of the task.
+      temperature: Divides the logits; 0 takes the most likely token.
+      max_new_tokens: Limit of the answer.
+      seed: Fixes the answer.
+    """
+
+    POSITIONAL: ClassVar = ("model.path", "question")
+
+    model: ModelConfig
+    question: str | None = None
+    chat: bool = False
+    task: TaskConfig | None = None
+    problem: int | None = None
+    split: str = "test"
+    temperature: float = 1.0
+    max_new_tokens: int = 256
+    seed: int = 0
+
+    def __post_init__(self):
+        one = (self.question is None) != (self.problem is None)
+        require(one, "question", self.question, "this, or --problem ID of a task")
+        require(self.question != "", "question", self.question, "a text that is not empty")
+        require(
+            self.problem is None or self.task is not None, "problem", self.problem, "with task.name"
+        )
+        require(self.temperature >= 0, "temperature", self.temperature, "numbers >= 0")
+        require_at_least(1, "", self, "max_new_tokens")
+        require_at_least(0, "", self, "seed")
+
+
+def main(config: SampleConfig) -> None:
+    """The verb `sample` of the command line."""
+    # Here: `sample --help` need not wait for jax.
+    import jax
+    import numpy as np
+
+    from entropy_rl.config.rollout import DecodingConfig
+    from entropy_rl.experience.scoring import score
+    from entropy_rl.report.terminal import has_colors, printable, scale
+    from entropy_rl.rollout import make_generate
+    from entropy_rl.runs.load_model import check_length, load_model
+    from entropy_rl.tasks import closing, load_task
+    from entropy_rl.types import FinishReason
+
+    task = None if config.task is None else load_task(config.task.name, config.task.args)
+    model = load_model(config.model)
+    prompt, ids, problem = _prompt(config, model, task)
+    ids = np.array([ids], np.int32)
+    mask = np.arange(-(-ids.size // _MULTIPLE) * _MULTIPLE)[None] < ids.size
+    check_length(model, ids.size + config.max_new_tokens)
+    ids = np.pad(ids, ((0, 0), (0, mask.size - ids.size)))
+    generate = make_generate(
+        model.sampler,
+        group_size=1,
+        max_new_tokens=config.max_new_tokens,
+        eos_ids=model.eos_ids,
+        pad_id=model.pad_id,
+        temperature=config.temperature,
+        decoding=DecodingConfig(kind="shrink", chunk_steps=_CHUNK),
+    )
+    index = np.array([0 if problem is None else problem.id], np.int32)
+    key, colors = jax.random.key(config.seed), has_colors(sys.stdout)
+    printer = _Printer(model.tokenizer, colors)
+    print(f"{printable(prompt)}\n")
+    params = model.to_decode(model.params)
+    rollout = jax.device_get(generate(params, ids, mask, index, key, on_tokens=printer.show))
+    printer.finish()
+    row = rollout.completion_mask[0]
+    print(f"\n\n{scale()}" if colors else "\n")
+    facts = {
+        "length": f"{int(row.sum())} tokens",
+        "ended by": FinishReason(int(rollout.finish_reason[0])).name.lower(),
+        "log-prob": f"{float(rollout.log_probs[0][row].sum()):.3f}",
+        "entropy": f"{float(rollout.entropy[0][row].mean()):.4f} nats per token",
+    }
+    if problem is not None:
+        with closing(task):
+            scores = score(task, model.tokenizer, [problem], rollout)
+        facts["verdict"] = scores.verdicts[0].value
+        if scores.answers[0] is not None:
+            facts["answer"] = printable(scores.answers[0])
+    elif task is not None:
+        facts["verdict"] = f"none: the question is no problem of the split {config.split!r}"
+    print("\n".join(f"{name:9} {value}" for name, value in facts.items()))
+
+
+def _prompt(
+    config: SampleConfig, model: Model, task: Task | None
+) -> tuple[str, list[int], Problem | None]:
+    """The prompt and its tokens, and the problem that it is, if it is one.
+
+    Raises:
+      ValueError: There is no such problem, or the prompt cannot be encoded.
+    """
+    from entropy_rl.experience.prompts import encode_prompt
+    from entropy_rl.tasks.task import Problem
+
+    problems = [] if task is None else list(task.problems(config.split))
+    if config.problem is not None:
+        problem = next((p for p in problems if p.id == config.problem), None)
+        ids = [p.id for p in problems]
+        allowed = f"ids of the split {config.split!r}, {min(ids, default=None)} to {max(ids, default=None)}"
+        require(problem is not None, "problem", config.problem, allowed)
+        return problem.prompt, encode_prompt(problem, model.tokenizer), problem
+    ids = encode_prompt(Problem(0, config.question, "", config.chat), model.tokenizer)
+    begin = model.tokenizer.bos_token_id
+    if not config.chat and begin is not None and ids[0] != begin:
+        ids = [begin, *ids]
+    same = (problem for problem in problems if encode_prompt(problem, model.tokenizer) == ids)
+    return config.question, ids, next(same, None)
+
+
+class _Printer:
+    """Prints what is new of an answer whenever there is more of it.
+
+    Args:
+      tokenizer: Of the model.
+      colors: Whether tokens are shaded.
+    """
+
+    def __init__(self, tokenizer: Any, colors: bool):
+        from entropy_rl.analysis import TokenSpans
+
+        self._spans = TokenSpans(lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
+        self._colors = colors
+        self._printed = 0
+        self._texts: list[tuple[str, float]] = []
+
+    def show(self, columns: Columns) -> None:
+        """Takes what the sampler has by now."""
+        from entropy_rl.report.samples import token_texts
+
+        length = int(columns.length[0])
+        found = token_texts(self._spans, lambda token: "", columns.ids[0][:length].tolist())
+        self._texts = [
+            (text, h) for (text, _), h in zip(found, columns.entropy[0].tolist(), strict=False)
+        ]
+        # Half a character may become a whole one.
+        whole = next((i for i in range(length, 0, -1) if self._texts[i - 1][0]), 0)
+        half = whole > 0 and self._texts[whole - 1][0].endswith("\ufffd")
+        self._print(whole - 1 if half else length)
+
+    def finish(self) -> None:
+        """Prints what was held back."""
+        self._print(len(self._texts))
+
+    def _print(self, until: int) -> None:
+        from entropy_rl.report.terminal import shaded
+
+        for text, entropy in self._texts[self._printed : until]:
+            print(shaded(text, entropy, self._colors), end="", flush=True)
+        self._printed = max(self._printed, until)
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("sample", sys.argv[1:]))

@@ -1,0 +1,70 @@
+"""A grid of recipes and seeds: trained, evaluated, and held against hypotheses registered
+before.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from entropy_rl.cli.main import run_verb
+from entropy_rl.config.checks import require
+from entropy_rl.config.study import StudyConfig
+from entropy_rl.distributed.multihost import VARIABLE
+from entropy_rl.runs.directory import check_directory, claim_directory
+from entropy_rl.studies import (
+    Design,
+    design,
+    plan_text,
+    read_records,
+    run_units,
+    to_do,
+    write_report,
+)
+
+# What may change between two starts: where the study lies, and what is to be done.
+_FREE = (
+    *("study.do", "study.parallel", "study.only", "study.output"),
+    *("train.run.directory", "evaluate.output"),
+)
+
+
+def main(config: StudyConfig) -> None:
+    """The verb `study` of the command line.
+
+    Raises:
+      ChildProcessError: If runs failed; all others are done, and the report is written.
+    """
+    require(
+        not os.environ.get(VARIABLE),
+        VARIABLE,
+        os.environ.get(VARIABLE),
+        "not to be set: a study runs on one host; `--do plan` prints the commands for more",
+    )
+    found = design(config)
+    ours = {"field": "output", "free": _FREE}
+    check_directory(found.directory, found, **ours)
+    if config.do == "plan":
+        print(plan_text(found))
+        return
+    # The config is fixed from here on: it is what was registered before the first run.
+    claim_directory(found.directory, found, **ours)
+    if config.do == "run":
+        run_units(found, lambda line: print(line, file=sys.stderr, flush=True))
+    print(write_report(found))
+    if config.do == "run":
+        _check_failures(found)
+
+
+def _check_failures(found: Design) -> None:
+    records = read_records(found)
+    failed = [unit for unit, record in to_do(records, found.study.only).items() if record.failed]
+    if failed:
+        raise ChildProcessError(
+            f"{len(failed)} of {len(records)} runs failed, the first: {failed[0]}: "
+            f"{records[failed[0]].failed}; the same command tries them again"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("study", sys.argv[1:]))

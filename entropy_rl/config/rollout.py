@@ -1,0 +1,177 @@
+"""The sections of a configuration that say how completions are sampled, in training and for
+Pass@K.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from entropy_rl.config.checks import require, require_at_least
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodingConfig:
+    """Which rows of a rollout are decoded when. Changes memory and speed, and no result but the
+    last digits.
+
+    Args:
+      kind: static, all rows to the end of the longest; shrink, all rows, moved together as they
+        end; refill, fewer slots than rows, each taking the next row when its own has ended; auto,
+        shrink if the cache of all rows fits, and otherwise refill.
+      slots: Slots of refill; null for as many as fit.
+      memory_share: What the cache of the rows may take of the memory of the devices.
+      chunk_steps: Tokens after which the host has a look: the cache grows as it fills, progress is
+        shown, and stop strings and signals are noticed. null decodes in one program.
+    """
+
+    kind: Literal["auto", "static", "shrink", "refill"] = "auto"
+    slots: int | None = None
+    memory_share: float = 0.4
+    chunk_steps: int | None = 128
+
+    def __post_init__(self):
+        require(self.slots is None or self.slots >= 1, "decoding.slots", self.slots, "null or >= 1")
+        require(
+            self.slots is None or self.kind == "refill",
+            "decoding.slots",
+            self.slots,
+            "null, or kind refill",
+        )
+        require(
+            0 < self.memory_share <= 1, "decoding.memory_share", self.memory_share, "0 < share <= 1"
+        )
+        require(
+            self.chunk_steps is None or self.chunk_steps >= 1,
+            "decoding.chunk_steps", self.chunk_steps, "null or >= 1",
+        )  # fmt: skip
+
+
+def check_stop(stop: list[str], path: str, decoding: DecodingConfig) -> None:
+    """Checks that stop strings, which the host looks for, can be found."""
+    allowed = "none, unless decoding.chunk_steps is a number and decoding.kind not static"
+    require(
+        not stop or (decoding.chunk_steps is not None and decoding.kind != "static"),
+        path,
+        stop,
+        allowed,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicSamplingConfig:
+    """Groups whose judged rewards are all equal teach a group baseline nothing: they are dropped,
+    and further prompts are sampled in rounds of `rollout.prompts`, until a step has its groups
+    (DAPO, arXiv 2503.14476).
+
+    Args:
+      max_rounds: Rounds of a step at most; 10 as in DAPO's recipe. A run that stopped there may go
+        on with more.
+      at_limit: What happens then: `error` ends the run, as in DAPO's reference; `train` takes the
+        groups that there are, and the rest of the step counts nowhere.
+    """
+
+    max_rounds: int = 10
+    at_limit: Literal["error", "train"] = "error"
+
+    def __post_init__(self):
+        require_at_least(1, "rollout.dynamic_sampling.", self, "max_rounds")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplorationConfig:
+    """Prompts of which no completion is correct are sampled once more, hotter (UEC-RL, arXiv
+    2604.14646).
+
+    The further G completions take the place of the failed ones, in a group of their own; those
+    below its mean reward are not learned from, and neither are groups without contrast.
+
+    Args:
+      temperature: Divides the logits there; above `rollout.temperature`, which the trainer keeps.
+        The code of its authors has 1.2.
+    """
+
+    temperature: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+    """Sampling during training.
+
+    Args:
+      prompts: Prompts per step.
+      group_size: Completions per prompt (G).
+      max_prompt_tokens: Longer prompts are left out, and counted.
+      max_new_tokens: Limit of a completion, the end-of-sequence token included.
+      temperature: Divides the logits, in the sampler and in the trainer alike.
+      top_p: Nucleus mass; 1 samples from the whole distribution. Log-probs are those before the
+        cut, so with less than 1 the ratio is not that to the policy that sampled.
+      stop: Texts that end a completion, with the token that completes one of them.
+      dynamic_sampling: Which groups are trained on; null for all.
+      exploration: Whether and how failed prompts are sampled again; null for not at all.
+    """
+
+    prompts: int
+    group_size: int
+    max_prompt_tokens: int
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    stop: list[str] = dataclasses.field(default_factory=list)
+    dynamic_sampling: DynamicSamplingConfig | None = None
+    exploration: ExplorationConfig | None = None
+
+    def __post_init__(self):
+        require_at_least(
+            1, "rollout.", self, "prompts", "group_size", "max_prompt_tokens", "max_new_tokens"
+        )
+        alone = "null where rollout.group_size is 1, as a group of one has no contrast"
+        for name in ("dynamic_sampling", "exploration"):
+            value = getattr(self, name)
+            require(value is None or self.group_size > 1, f"rollout.{name}", value, alone)
+        hotter = self.exploration is None or self.exploration.temperature > self.temperature
+        found = self.exploration and self.exploration.temperature
+        allowed = f"numbers > rollout.temperature ({self.temperature})"
+        require(hotter, "rollout.exploration.temperature", found, allowed)
+        require(self.temperature > 0, "rollout.temperature", self.temperature, "numbers > 0")
+        require(0 < self.top_p <= 1, "rollout.top_p", self.top_p, "0 < top_p <= 1")
+        require(all(self.stop), "rollout.stop", self.stop, "texts that are not empty")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """Sampling for Pass@K.
+
+    Args:
+      split: Split of the task.
+      problems: The first so many problems of the split; null for all.
+      samples: Samples per problem (n); Pass@K is reported for K = 1, 2, 4, ... up to n, each over
+        the problems that have so many judged samples.
+      max_new_tokens: Limit of a completion.
+      temperature: Divides the logits.
+      top_p: Nucleus mass.
+      stop: Texts that end a completion, with the token that completes one of them.
+      rows_per_call: Completions that are sampled in one go, and judged while the next are sampled.
+        Changes memory and speed, and no result but the last digits of log-probs and entropies.
+    """
+
+    split: str
+    samples: int
+    max_new_tokens: int
+    problems: int | None = None
+    temperature: float = 0.6
+    top_p: float = 0.95
+    stop: list[str] = dataclasses.field(default_factory=list)
+    rows_per_call: int = 1024
+
+    def __post_init__(self):
+        require_at_least(1, "evaluation.", self, "samples", "max_new_tokens", "rows_per_call")
+        require(
+            self.problems is None or self.problems >= 1,
+            "evaluation.problems",
+            self.problems,
+            "null or >= 1",
+        )
+        require(self.temperature >= 0, "evaluation.temperature", self.temperature, "numbers >= 0")
+        require(0 < self.top_p <= 1, "evaluation.top_p", self.top_p, "0 < top_p <= 1")
+        require(all(self.stop), "evaluation.stop", self.stop, "texts that are not empty")

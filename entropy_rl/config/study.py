@@ -1,0 +1,183 @@
+"""The configuration of a study: a grid of recipes and seeds, and the hypotheses that it is to
+decide.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any, Literal
+
+from entropy_rl.config.checks import require
+from entropy_rl.config.registry import call_factory, unknown
+
+BASE = "base"  # the arm that is not trained
+ENDPOINTS = ("pass@K", "length", "entropy", "truncated")
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipeConfig:
+    """A config of another verb, and what differs from it.
+
+    Args:
+      config: Its YAML file.
+      overrides: Dotted path -> value.
+    """
+
+    config: str
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlagsConfig:
+    """What makes the result of an arm doubtful. A flag decides nothing; it stands beside every
+    verdict.
+
+    Args:
+      skill: One of the task's own measures, a share; null for none.
+      skill_drop: A run in which it is lower than in the arm `base` by more than this is flagged.
+      truncated: A run in which a larger share of the responses was cut off is flagged: its lengths
+        are censored.
+    """
+
+    skill: str | None = None
+    skill_drop: float = 0.02
+    truncated: float = 1.0
+
+    def __post_init__(self):
+        for name in ("skill_drop", "truncated"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"flags.{name}", value, f"0 <= {name} <= 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hypothesis:
+    """One registered hypothesis: that `arm` has more of `endpoint` than `against`, at the final
+    step.
+
+    Args:
+      name: What it is called.
+      claim: What it says, in words.
+      arm: An arm.
+      against: Another one.
+      endpoint: `pass@K`; or `length` (tokens), `entropy` (nats per token), `truncated` (share) of
+        responses.
+      smallest_effect: A difference that is certainly smaller than this, either way, does not
+        matter.
+      alpha: Level of the test, after Holm's correction; the interval covers 1 - alpha.
+    """
+
+    name: str
+    claim: str
+    arm: str
+    against: str
+    endpoint: str
+    smallest_effect: float
+    alpha: float = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """A grid of training runs with verdicts on registered hypotheses: `entropy-rl study`.
+
+    Args:
+      train: The training config that all arms share.
+      evaluate: The evaluation config by which every arm is measured after its last step.
+      arms: Name -> dotted path -> value: what differs from `train`. The arm `base`, the policy
+        before training, is always there and is not listed.
+      seeds: Seeds of every arm. All arms of a seed see the same prompts in the same order.
+      hypotheses: What is to be decided, each as {name, claim, arm, against, endpoint,
+        smallest_effect} and alpha, 0.05 where it is not given.
+      output: Directory of the study: its runs, study.json, study.md and figures.
+      seeds_of: Arm -> its own seeds.
+      flags: What makes the result of an arm doubtful.
+      do: run, everything that is missing, and then the report; plan, say what there is to do;
+        report, what is known so far.
+      parallel: Runs at once, on the same devices. More than one pays where a run does not fill
+        them: a small model on a large GPU (with XLA_PYTHON_CLIENT_PREALLOCATE=false, so that they
+          share its memory), or
+        several cores, of which each run then has its own.
+      only: Arms whose runs are made now, while those of others wait; empty for all.
+    """
+
+    train: RecipeConfig
+    evaluate: RecipeConfig
+    arms: dict[str, dict[str, Any]]
+    seeds: list[int]
+    hypotheses: list[dict[str, Any]]
+    output: str
+    seeds_of: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    flags: FlagsConfig = FlagsConfig()
+    do: Literal["run", "plan", "report"] = "run"
+    parallel: int = 1
+    only: list[str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self):
+        require(bool(self.output), "output", self.output, "a path")
+        require(self.parallel >= 1, "parallel", self.parallel, "whole numbers >= 1")
+        require(bool(self.arms), "arms", self.arms, "at least one arm")
+        for arm in self.arms:
+            require(
+                isinstance(arm, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*", arm) and arm != BASE,
+                "arms", arm, f"names of letters, digits, '_', '-' and '.', other than {BASE!r}",
+            )  # fmt: skip
+        for arm in self.seeds_of:
+            if arm not in self.arms:
+                raise ValueError(unknown("seeds_of", arm, self.arms))
+        for path, seeds in (
+            ("seeds", self.seeds),
+            *((f"seeds_of.{a}", s) for a, s in self.seeds_of.items()),
+        ):
+            require(
+                bool(seeds) and min(seeds) >= 0 and len(set(seeds)) == len(seeds),
+                path, seeds, "different whole numbers >= 0, at least one",
+            )  # fmt: skip
+        for arm in self.only:
+            if arm not in (BASE, *self.arms):
+                raise ValueError(unknown("only", arm, (BASE, *self.arms)))
+        names = [hypothesis.name for hypothesis in self.registered()]
+        require(len(set(names)) == len(names), "hypotheses", names, "different names")
+
+    def registered(self) -> list[Hypothesis]:
+        """The hypotheses, checked."""
+        found = []
+        for i, plain in enumerate(self.hypotheses):
+            path = f"hypotheses[{i}]"
+            hypothesis = call_factory(Hypothesis, plain, path)
+            for field in ("arm", "against"):
+                if getattr(hypothesis, field) not in (BASE, *self.arms):
+                    raise ValueError(
+                        unknown(f"{path}.{field}", getattr(hypothesis, field), (BASE, *self.arms))
+                    )
+            require(
+                hypothesis.arm != hypothesis.against,
+                f"{path}.against",
+                hypothesis.against,
+                "another arm",
+            )
+            seeds = [
+                set(self.seeds_of.get(arm, self.seeds))
+                for arm in (hypothesis.arm, hypothesis.against)
+                if arm != BASE
+            ]
+            require(
+                bool(set.intersection(*seeds)),
+                f"{path}.against", hypothesis.against, f"arms that have a seed of {hypothesis.arm!r}",
+            )  # fmt: skip
+            require(
+                hypothesis.endpoint in ENDPOINTS[1:] or pass_at(hypothesis.endpoint) is not None,
+                f"{path}.endpoint", hypothesis.endpoint, ", ".join(ENDPOINTS),
+            )  # fmt: skip
+            require(
+                hypothesis.smallest_effect > 0,
+                f"{path}.smallest_effect", hypothesis.smallest_effect, "numbers > 0",
+            )  # fmt: skip
+            require(0 < hypothesis.alpha < 1, f"{path}.alpha", hypothesis.alpha, "0 < alpha < 1")
+            found.append(hypothesis)
+        return found
+
+
+def pass_at(endpoint: str) -> int | None:
+    """K of an endpoint `pass@K`; None for any other."""
+    found = re.fullmatch(r"pass@([1-9]\d*)", endpoint)
+    return int(found[1]) if found else None

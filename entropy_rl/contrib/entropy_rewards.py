@@ -1,0 +1,128 @@
+"""Rewards from entropy: uncertainty is paid where the answer is correct, certainty fined where it
+is wrong.
+
+Both take rewards f32[B, 1], of which only the sign counts: correct is a reward above 0. They
+replace a baseline, and their advantages do not vanish where all rewards of a group are equal. The
+entropy is that of the policy before the first update. Both follow the code of
+https://github.com/pixas/Miner, written by others; the text of the paper has not been compared.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from entropy_rl.advantages.baselines import whiten
+from entropy_rl.advantages.groups import check_group_size, in_groups, over_std
+from entropy_rl.advantages.transform import Transform
+from entropy_rl.masked import masked_center, masked_mean, masked_sum
+from entropy_rl.types import TokenStats
+
+_EPS = 1e-6  # beside every divisor
+
+
+def token_entropy_rewards(group_size: int) -> Transform:
+    """Reward tokens by their share in the entropy at their position; standardize correct and wrong
+    apart.
+
+    w⁺ᵢₜ = dₜ Hᵢₜ / (ε + Σ_k H_kₜ),   w⁻ᵢₜ = hₜ Hᵢₜ⁻¹ / (ε + Σ_k H_kₜ⁻¹)
+    A⁺ = whiten(w⁺),   A⁻ = -whiten(w⁻)
+
+    with ε = 1e-6, which is added to H in H⁻¹ too, and the sums over the dₜ correct, or hₜ wrong,
+    valid rows of the group that have a token t. `whiten` is over all correct, or all wrong, tokens
+    of the mini-batch. The rewards proper are α₁ + α₂ w⁺ and -α₁ - α₂ w⁻; α₁ and α₂ are no
+    arguments, as standardizing takes them out again. So correct tokens have mean 0, and so have
+    wrong ones. Where all correct rows are certain of their tokens (ΣH ≪ ε), ε decides: w⁺ is near 0
+    there and not 1, and A⁺ below 0.
+
+    Source: GTPO, https://arxiv.org/abs/2508.04349; see the head of this file for how far it was
+      compared.
+
+    Args:
+      group_size: Completions per prompt (G), at least 2.
+
+    Returns:
+      A transform of rewards f32[B, 1] -> f32[B, N] of scope "recorded"; 0 at tokens that do not
+      count.
+
+    Raises:
+      ValueError: As `group_normalize`.
+    """
+    check_group_size("token_entropy_rewards", group_size)
+    standardize = whiten()
+
+    def reward(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        in_groups("token_entropy_rewards", group_size, advantages, stats)
+        correct, wrong = stats.mask & (advantages > 0), stats.mask & ~(advantages > 0)
+        entropy = _recorded_entropy(stats)
+
+        def shares(weights: jax.Array, among: jax.Array) -> jax.Array:
+            groups = (-1, group_size, among.shape[1])
+            return _shares(weights.reshape(groups), among.reshape(groups)).reshape(among.shape)
+
+        of_correct = standardize(shares(entropy, correct), stats.replace(mask=correct))
+        of_wrong = standardize(shares(1 / (entropy + _EPS), wrong), stats.replace(mask=wrong))
+        return of_correct - of_wrong
+
+    return Transform(reward, "recorded")
+
+
+def row_entropy_rewards(group_size: int, beta_1: float = 1.0, beta_2: float = 0.1) -> Transform:
+    """Reward rows by their share in the group's entropy, and standardize in the group.
+
+    r⁺ᵢ = β₁ + β₂ n⁺ H̄ᵢ / Σ_k H̄_k,   r⁻ᵢ = -β₁ - β₂ n⁻ H̄ᵢ⁻¹ / Σ_k H̄_k⁻¹,   A = (r - mean(r)) /
+    (std(r) + ε)
+
+    with H̄ the mean entropy of a row, and the sums over the n⁺ correct, or n⁻ wrong, valid rows of
+    the group.
+
+    Source: GRPO-S, https://arxiv.org/abs/2508.04349; see the head of this file for how far it was
+      compared.
+    β₁ and β₂ are those of that code.
+
+    Args:
+      group_size: Completions per prompt (G), at least 2.
+      beta_1: Weight β₁ >= 0 of the outcome.
+      beta_2: Weight β₂ >= 0 of the entropy.
+
+    Returns:
+      A transform of rewards f32[B, 1] -> f32[B, 1] of scope "group".
+
+    Raises:
+      ValueError: As `group_normalize`.
+    """
+    check_group_size("row_entropy_rewards", group_size)
+    for name, value in (("beta_1", beta_1), ("beta_2", beta_2)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"row_entropy_rewards: {name}={value!r} is not allowed; {name} >= 0")
+
+    def reward(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        rewards, judged = in_groups("row_entropy_rewards", group_size, advantages, stats)
+        correct, wrong = judged & (rewards > 0), judged & ~(rewards > 0)
+        entropy = masked_mean(_recorded_entropy(stats), stats.mask, axis=1).reshape(rewards.shape)
+        shaped = jnp.where(
+            correct,
+            beta_1 + beta_2 * _shares(entropy, correct),
+            -beta_1 - beta_2 * _shares(1 / (entropy + _EPS), wrong),
+        )
+        centered = masked_center(shaped, judged, axis=1)
+        return over_std(centered, shaped, judged, eps=_EPS).reshape(advantages.shape)
+
+    return Transform(reward, "group")
+
+
+def _recorded_entropy(stats: TokenStats) -> jax.Array:
+    # The lower bound is for rounding, which can leave an entropy of 0 a hair below 0.
+    return jnp.maximum(jnp.where(stats.mask, stats.old_entropy, 0), 0)
+
+
+def _shares(weights: jax.Array, among: jax.Array) -> jax.Array:
+    """n wᵢ / Σ_k w_k over the n rows of a group, axis 1, that are `among`, and 0 elsewhere.
+
+    1 on average where Σ_k w_k is far above ε.
+    """
+    total = masked_sum(weights, among, axis=1, keepdims=True)
+    n = jnp.sum(among, axis=1, keepdims=True)
+    return jnp.where(among, n * weights / (total + _EPS), 0)

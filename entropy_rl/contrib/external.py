@@ -1,0 +1,218 @@
+"""Rewards and bonuses that need what a run of this library does not have, as functions of just
+that.
+
+They are for notebooks and for advantages of one's own: domains, clusters of errors, embeddings, or
+entropies under a second prompt come from the caller. Nothing here has a line in a config.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from entropy_rl.advantages.transform import Transform
+from entropy_rl.masked import masked_center, masked_var
+from entropy_rl.types import TokenStats
+
+_EPS = 1e-6  # beside a standard deviation
+
+
+def entropy_dynamics_reward(
+    entropy: jax.Array, mask: jax.Array, domain: jax.Array, min_tokens: int = 50
+) -> jax.Array:
+    """Reward rows whose course of entropy is closer to that of the other domain than to that of
+    their own.
+
+        r = 1 if min over rows j of the other domain of D(i, j) < min over rows j ≠ i of the own
+        one, else 0 D(i, j) = KL(softmax(τᵢ) ‖ softmax(τⱼ)),  τ the entropies of a row, the shorter
+        as long as the longer
+
+    A row is stretched by repeating values (nearest neighbor); the softmax is over its tokens. Rows
+    of at most `min_tokens` tokens get 0, and so do those whose own or the other domain has none to
+    compare with.
+
+    Source: HEAL, https://arxiv.org/abs/2604.17928, and its code; there it is added to the reward of
+      the
+    outcome. Its token_weighting of data is not here.
+
+    Args:
+      entropy: f32[B, N], of the policy that sampled, nats.
+      mask: bool[B, N], tokens from the first on; a row without a token is left out.
+      domain: int32[B] or bool[B], of which domain a row is, one of two.
+      min_tokens: See above.
+
+    Returns:
+      f32[B].
+    """
+    lengths = jnp.sum(mask, axis=1)
+    rows, columns = jnp.arange(len(lengths)), jnp.arange(mask.shape[1])[None]
+
+    def stretched(values: jax.Array, own: jax.Array, both: jax.Array) -> jax.Array:
+        """Log of the softmax over `both` columns of rows with `own` tokens; f32[B, N]."""
+        at = columns * own[:, None] // jnp.maximum(both, 1)[:, None]
+        values = jnp.take_along_axis(values, jnp.minimum(at, mask.shape[1] - 1), axis=1)
+        return jax.nn.log_softmax(jnp.where(columns < both[:, None], values, -jnp.inf), axis=1)
+
+    def reward(i: jax.Array) -> jax.Array:
+        own, both = jnp.broadcast_to(lengths[i], lengths.shape), jnp.maximum(lengths[i], lengths)
+        one = stretched(jnp.broadcast_to(entropy[i], entropy.shape), own, both)
+        other = stretched(entropy, lengths, both)
+        terms = jnp.exp(one) * (one - other)
+        distance = jnp.sum(jnp.where(columns < both[:, None], terms, 0), axis=1)
+        same = domain == domain[i]
+        nearest = lambda among: jnp.min(jnp.where(among & (lengths > 0), distance, jnp.inf))  # noqa: E731
+        to_own, to_other = nearest(same & (rows != i)), nearest(~same)
+        return (to_other < to_own) & jnp.isfinite(to_own) & (lengths[i] > min_tokens)
+
+    return jax.lax.map(reward, rows).astype(jnp.float32)
+
+
+def repeated_error_penalty(
+    rewards: jax.Array,
+    correct: jax.Array,
+    cluster_sizes: jax.Array,
+    coef: float = 0.1,
+    penalise_correct: bool = False,
+) -> jax.Array:
+    """Take from the reward of an error what it has in common with earlier ones.
+
+        r' = r - b where wrong,   b = c min(log(n + 1), 2);   r / (1 + b) where correct, if that is
+        asked for
+
+    Source: MEDS, https://arxiv.org/abs/2604.11297, and its code, with c = 0.1 and wrong rows alone
+      as there.
+    The memory and the clustering by what the last layers say, which give n, are not here.
+
+    Args:
+      rewards: f32[B].
+      correct: bool[B].
+      cluster_sizes: int32[B] or f32[B], n, rows that are in the cluster of this one.
+      coef: c >= 0.
+      penalise_correct: Whether correct rows are discounted too.
+
+    Returns:
+      f32[B].
+    """
+    penalty = coef * jnp.minimum(jnp.log1p(cluster_sizes.astype(jnp.float32)), 2)
+    of_correct = rewards / (1 + penalty) if penalise_correct else rewards
+    return jnp.where(correct, of_correct, rewards - penalty)
+
+
+def offline_divergence_reward(
+    rewards: jax.Array,
+    correct: jax.Array,
+    embeddings: jax.Array,
+    offline: jax.Array,
+    modulation: jax.Array,
+    coef: float,
+) -> jax.Array:
+    """Reward correct rows for being unlike the trajectories of teachers.
+
+        r' = r + c gᵢ (1 - max_j cos(eᵢ, eⱼ)) where correct
+
+    Partly reconstructed: OGER, https://arxiv.org/abs/2604.18530, rewards the divergence of correct
+      rows from
+    offline trajectories in the space of embeddings, modulated by the entropy of the model. The form
+    of the product is ours, and neither the modulation g nor c was found, so that both must be
+    given. That offline trajectories are trained on as well is not here.
+
+    Args:
+      rewards: f32[B].
+      correct: bool[B].
+      embeddings: f32[B, E], of the rows.
+      offline: f32[B, M, E], of the M trajectories of teachers for the problem of each row.
+      modulation: f32[B], g.
+      coef: c.
+
+    Returns:
+      f32[B].
+    """
+    unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)  # noqa: E731
+    cosine = jnp.einsum("be,bme->bm", unit(embeddings), unit(offline), precision="highest")
+    divergence = 1 - jnp.max(cosine, axis=1)
+    return rewards + jnp.where(correct, coef * modulation * divergence, 0)
+
+
+def external_token_weight() -> Transform:
+    """Multiply the advantage of a token with a weight that comes from the caller: A' = A ω.
+
+    ω stands in `TrainBatch.external_weights`: it is a part of the data, and one compiled update
+    takes any.
+
+    Source of this form: SHEAR, https://arxiv.org/abs/2604.23318. Its ω is the largest distance of a
+      span with
+    the token to the spans of rows with the opposite outcome, over the mean norm of hidden states.
+    How that is
+    computed is not here: the ε of its Sinkhorn distance was not found. VGPO has such weights too.
+
+    Returns:
+      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "token".
+
+    Raises:
+      ValueError: When called: there are no weights.
+    """
+
+    def weigh(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        if stats.external_weights is None:
+            raise ValueError(
+                "external_token_weight: needs TrainBatch.external_weights, a weight for each "
+                "token; "
+                "there are none in a run of `entropy-rl train`"
+            )
+        return advantages * stats.external_weights
+
+    return Transform(weigh, "token")
+
+
+def two_mode_bonus(
+    advantages: jax.Array,
+    own_entropy: jax.Array,
+    other_entropy: jax.Array,
+    high: jax.Array,
+    mask: jax.Array,
+    *,
+    group_size: int,
+    alpha: float,
+    eta_high: float,
+    eta_normal: float,
+    kappa: float | None,
+) -> jax.Array:
+    """Add to the advantages what a mode of high entropy is paid, and a normal mode is fined, for
+    entropy.
+
+        s = α e_own + (1 - α) e_other,   ψ = η₁ Z(s) in rows of the high mode, -η₂ Z(s) in others
+        A' = A + clip(ψ, ±|A| / κ),      Z(s) = (s - mean(s)) / (std(s) + ε) over the tokens of a
+        group
+
+    e are entropies of the tokens, or -log π_old, under the prompt of the row's own mode and of the
+    other one.
+
+    Source: Policy Split, https://arxiv.org/abs/2604.11510, and its code, with ε = 1e-6; α, η₁, η₂
+      and κ were
+    not published, but for η₂ = 0 in the paper. Its variants of Z and its two prompts are not here.
+
+    Args:
+      advantages: f32[B, 1] or f32[B, N].
+      own_entropy: f32[B, N].
+      other_entropy: f32[B, N].
+      high: bool[B], rows of the mode of high entropy.
+      mask: bool[B, N].
+      group_size: Rows that stand together, all of one mode.
+      alpha: α.
+      eta_high: η₁.
+      eta_normal: η₂.
+      kappa: κ > 0; None for no bound.
+
+    Returns:
+      f32[B, N].
+    """
+    mixed = alpha * own_entropy + (1 - alpha) * other_entropy
+    in_groups = lambda x: x.reshape(-1, group_size * x.shape[1])  # noqa: E731
+    values, counts = in_groups(mixed), in_groups(mask)
+    std = jnp.sqrt(masked_var(values, counts, axis=1, ddof=1, keepdims=True))
+    z = (masked_center(values, counts, axis=1) / (std + _EPS)).reshape(mixed.shape)
+    bonus = jnp.where(high[:, None], eta_high, -eta_normal) * z
+    if kappa is not None:
+        limit = jnp.abs(advantages) / kappa
+        bonus = jnp.clip(bonus, -limit, limit)
+    return jnp.where(mask, advantages + bonus, advantages)

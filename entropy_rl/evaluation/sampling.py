@@ -1,0 +1,217 @@
+"""Sampling and judging: the device draws the next samples while the host judges those before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYetDone
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from entropy_rl.config.rollout import DecodingConfig, EvaluationConfig
+from entropy_rl.distributed.sharding import Placement
+from entropy_rl.experience.prompts import PromptBatch, Prompts
+from entropy_rl.experience.records import Row, completion_rows
+from entropy_rl.experience.scoring import score
+from entropy_rl.rollout import GenerateFn, Stage, make_generate
+from entropy_rl.rollout.stop_strings import stop_rule
+from entropy_rl.runs.load_model import Model
+from entropy_rl.runs.logging import DeviceWork
+from entropy_rl.tasks.task import Task
+from entropy_rl.types import Params, Rollout
+
+# Evaluations must not share the noise of training, whose keys are fold_in(key(seed), step).
+_STREAM = 2**31 - 1
+_PATIENCE = 0.2  # seconds between two looks at the stage of a call
+
+
+class Drawn(NamedTuple):
+    """Judged samples.
+
+    Attributes:
+      rows: Plain values, one per sample.
+      waited: Seconds for which the device had nothing to do but wait for these verdicts.
+    """
+
+    rows: list[Row]
+    waited: float
+
+
+def draw_samples(
+    model: Model,
+    params: Params,
+    task: Task,
+    prompts: Prompts,
+    config: EvaluationConfig,
+    *,
+    seed: int,
+    decoding: DecodingConfig = DecodingConfig(),
+    done: Collection[tuple[int, int]] = frozenset(),
+    on_chunk: Callable[[Stage], None] = lambda stage: None,
+) -> Iterator[Drawn]:
+    """Samples and judges every problem, at most `rows_per_call` samples at a time.
+
+    Args:
+      model: Policy and tokenizer.
+      params: The parameters to evaluate.
+      task: The judge.
+      prompts: The problems.
+      config: The `evaluation` section.
+      seed: With a problem's id and the number of the sample it fixes every sample.
+      decoding: How the samples of a call share the device.
+      done: Samples that are there already, as (problem id, number of the sample).
+      on_chunk: Called with the stage of the call at hand, in this thread; what it raises ends the
+        evaluation.
+
+    Yields:
+      The samples that are not, always in the same order.
+    """
+    generate = make_generate(
+        model.sampler,
+        group_size=min(config.samples, config.rows_per_call),
+        max_new_tokens=config.max_new_tokens,
+        eos_ids=model.eos_ids,
+        pad_id=model.pad_id,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        decoding=decoding,
+        stop=stop_rule(model.tokenizer, config.stop),
+        constrain=model.placement.constrain_rows,
+        shards=model.placement.local_shards,
+    )
+    key = jax.random.fold_in(jax.random.key(seed), _STREAM)
+    with _Sampler(generate, model.to_decode(params), model.placement, key, on_chunk) as sampler:
+        waiting = None
+        for call in _calls(prompts, config, done):
+            # The next samples are on their way before the host turns to those that came before.
+            rollout = sampler.begin(call)
+            if waiting is not None:
+                yield _judge(model, task, *waiting, DeviceWork(rollout.result))
+            waiting = call, sampler.wait(rollout)
+        if waiting is not None:
+            yield _judge(model, task, *waiting, None)
+
+
+class _Call(NamedTuple):
+    """One call of the sampler.
+
+    Attributes:
+      batch: Its prompts.
+      rows: The rows of it that are wanted.
+      group: Samples per prompt.
+      first_sample: The number of the first of them.
+    """
+
+    batch: PromptBatch
+    rows: np.ndarray
+    group: int
+    first_sample: int
+
+
+def _calls(
+    prompts: Prompts, config: EvaluationConfig, done: Collection[tuple[int, int]]
+) -> Iterator[_Call]:
+    group = min(config.samples, config.rows_per_call)
+    count = min(len(prompts), max(1, config.rows_per_call // group))
+    for first in range(0, len(prompts), count):
+        # The last batch is moved back so that it is full; what it has twice is dropped.
+        start = min(first, len(prompts) - count)
+        batch = prompts.batch(start, count)
+        for sample in range(0, config.samples, group):
+            wanted = [
+                b
+                for b in range((first - start) * group, count * group)
+                if b % group + sample < config.samples
+                and (batch.problems[b // group].id, b % group + sample) not in done
+            ]
+            if wanted:
+                yield _Call(batch, np.array(wanted), group, sample)
+
+
+class _Sampler:
+    """Draws in a thread of its own: its host's part must go on while this thread judges.
+
+    Args:
+      generate: The sampler.
+      params: Its parameters.
+      placement: Where its prompts lie.
+      key: Of the evaluation.
+      on_chunk: Called by `wait`, in the caller's thread.
+    """
+
+    def __init__(
+        self,
+        generate: GenerateFn,
+        params: Params,
+        placement: Placement,
+        key: jax.Array,
+        on_chunk: Callable[[Stage], None],
+    ):
+        self._generate, self._params, self._key, self._on_chunk = generate, params, key, on_chunk
+        self._placement = placement
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._stage: Stage | None = None
+        self._closed = False
+
+    def begin(self, call: _Call) -> Future[Rollout]:
+        """Starts to draw."""
+        batch = call.batch
+        prompts = self._placement.put_prompts((batch.ids, batch.mask, batch.index))
+        arguments = (self._params, *prompts, self._key, call.first_sample)
+        return self._thread.submit(self._draw, arguments)
+
+    def _draw(self, arguments: tuple) -> Rollout:
+        return jax.block_until_ready(self._generate(*arguments, on_chunk=self._look))
+
+    def _look(self, stage: Stage) -> None:
+        if self._closed:
+            raise RuntimeError("the evaluation has ended")  # nobody will hear it
+        self._stage = stage
+
+    def wait(self, rollout: Future[Rollout]) -> Rollout:
+        """The samples, when they are there; `on_chunk` hears of new stages until then."""
+        while True:
+            try:
+                return rollout.result(timeout=_PATIENCE)
+            except NotYetDone:
+                stage, self._stage = self._stage, None
+                if stage is not None:
+                    self._on_chunk(stage)
+
+    def __enter__(self) -> _Sampler:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed = True
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+def _judge(
+    model: Model, task: Task, call: _Call, rollout: Rollout, next_work: DeviceWork | None
+) -> Drawn:
+    rollout, rows, group = jax.device_get(rollout), call.rows, call.group
+    size = len(rollout.completion_ids)
+    # A prompt of its own for every row that is left: their number need not be whole groups.
+    rollout = jax.tree.map(lambda x: x[rows if len(x) == size else rows // group], rollout)
+    problems = [call.batch.problems[b // group] for b in rows]
+    numbers = [int(b % group) + call.first_sample for b in rows]
+    _check_finite(model, rollout, [problem.id for problem in problems], numbers)
+    scores = score(task, model.tokenizer, problems, rollout)
+    return Drawn(
+        completion_rows(problems, numbers, rollout, scores),
+        0.0 if next_work is None else next_work.waited(),
+    )
+
+
+def _check_finite(model: Model, rollout: Rollout, problems: list[int], numbers: list[int]) -> None:
+    """What was drawn from NaN is no sample, and must not be written as one."""
+    known = np.isfinite(rollout.log_probs) & np.isfinite(rollout.entropy)
+    bad = np.flatnonzero((rollout.completion_mask & ~known).any(axis=1))
+    if bad.size:
+        raise FloatingPointError(
+            f"{model.directory}: the model's log-probs are not finite, first in sample "
+            f"{numbers[bad[0]]} of "
+            f"problem {problems[bad[0]]}; its weights may be damaged, or too large for its dtype"
+        )

@@ -1,0 +1,206 @@
+"""From problems to token arrays: encoding, the length limit, and the order in which training sees
+them.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from entropy_rl.tasks.task import Problem
+
+log = logging.getLogger(__name__)
+
+_LENGTH_MULTIPLE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptBatch:
+    """Right-padded prompts and the problems behind them."""
+
+    problems: list[Problem]
+    ids: np.ndarray  # int32[P, S]
+    mask: np.ndarray  # bool[P, S]
+    index: np.ndarray  # int32[P], the problems' ids
+
+    def rows(self, group_size: int) -> list[Problem]:
+        """The problem of each of the P*G completions: row b belongs to prompt b // G."""
+        return [problem for problem in self.problems for _ in range(group_size)]
+
+    def take(self, keep: np.ndarray) -> PromptBatch:
+        """Some of them, bool[P], in their order."""
+        problems = [problem for problem, kept in zip(self.problems, keep, strict=True) if kept]
+        return PromptBatch(problems, self.ids[keep], self.mask[keep], self.index[keep])
+
+
+class Prompts:
+    """The encoded problems of a split, in a seeded order that any step can be read from directly.
+
+    Args:
+      problems: The problems.
+      tokenizer: A Hugging Face tokenizer.
+      max_tokens: Problems with a longer prompt are left out, and `left_out` counts them.
+      seed: Seed of the order; None keeps that of the problems.
+
+    Raises:
+      ValueError: If no problem is left, an id is no number or occurs twice, a prompt is empty, a
+        chat prompt meets a tokenizer without a chat template, or the tokenizer ends every text as
+        if it were finished.
+    """
+
+    def __init__(
+        self, problems: Sequence[Problem], tokenizer, max_tokens: int, seed: int | None = None
+    ):
+        _check_ids(problems)
+        if tokenizer.encode("a")[-1:] == [tokenizer.eos_token_id]:
+            raise ValueError(
+                f"{tokenizer.name_or_path}: the tokenizer ends every text with its end token"
+            )
+        encoded = [(problem, encode_prompt(problem, tokenizer)) for problem in problems]
+        self._kept = [(problem, ids) for problem, ids in encoded if len(ids) <= max_tokens]
+        self.left_out = len(encoded) - len(self._kept)
+        if not self._kept:
+            raise ValueError(
+                f"no prompt is left: of {len(encoded)} problems, {self.left_out} have a prompt "
+                "longer than "
+                f"max_prompt_tokens={max_tokens}"
+            )
+        if self.left_out:
+            log.warning(
+                "%d of %d problems are left out: their prompt is longer than max_prompt_tokens=%d",
+                self.left_out, len(encoded), max_tokens,
+            )  # fmt: skip
+        # Padding is told by the mask, so any token can serve where a tokenizer has none for it.
+        self._pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        longest = max(len(ids) for _, ids in self._kept)
+        self.length = min(
+            -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE, max(max_tokens, longest)
+        )
+        self._order = self._kept
+        if seed is not None:
+            import grain  # here: it takes a second to import, and evaluation does without
+
+            # Reshuffled in every epoch; the i-th element is a pure function of (seed, i).
+            self._order = grain.MapDataset.source(self._kept).seed(seed).shuffle().repeat()
+
+    def __len__(self) -> int:
+        """Problems that are kept."""
+        return len(self._kept)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """The problems that are kept."""
+        return [problem for problem, _ in self._kept]
+
+    def step(
+        self, step: int, count: int, shard: int = 0, shards: int = 1, updates: int = 1
+    ) -> PromptBatch:
+        """The prompts of a training step: epochs of whole steps, so that no problem comes twice in
+        one.
+
+        What an epoch has left over after its whole steps is left out in that epoch; the next one
+        has another order. The prompts of a step are a function of (seed, step) alone: the number of
+        the step is all that a checkpoint needs, and any number of hosts may go on from it.
+
+        Args:
+          step: The number of the step, from 0.
+          count: Prompts of the step on all hosts.
+          shard: The number of this host: its prompts are those of a contiguous part of each update.
+          shards: The number of hosts.
+          updates: Equal parts of the step that are trained on one after the other.
+
+        Raises:
+          ValueError: If there are fewer problems than a step needs, or they cannot be shared out
+            evenly.
+        """
+        if count > len(self):
+            raise ValueError(
+                f"rollout.prompts: {count} is not allowed; there are {len(self)} problems"
+            )
+        of_update = count // updates
+        if of_update % shards:
+            raise ValueError(
+                f"{'rollout.prompts' if updates == 1 else 'batching.mini_batch_prompts'}: "
+                f"{of_update} is not "
+                f"allowed on {shards} hosts; allowed: multiples"
+            )
+        epoch, place = divmod(step, len(self) // count)
+        own, first = of_update // shards, epoch * len(self) + place * count
+        starts = (first + update * of_update + shard * own for update in range(updates))
+        return self._pad([self._order[i] for start in starts for i in range(start, start + own)])
+
+    def shard(self, index: int, count: int) -> Prompts:
+        """Every count-th problem from the index-th on, padded as all of them; for orders without a
+        seed.
+
+        Raises:
+          ValueError: If the index is out of range, or nothing would be left.
+        """
+        if not 0 <= index < count <= len(self):
+            raise ValueError(
+                f"shard: {index} of {count} is not allowed; 0 <= shard < shards <= {len(self)} "
+                "(problems)"
+            )
+        part = copy.copy(self)
+        part._kept = part._order = self._kept[index::count]
+        return part
+
+    def batch(self, start: int, count: int) -> PromptBatch:
+        """The prompts from place `start` of the order on."""
+        return self._pad([self._order[i] for i in range(start, start + count)])
+
+    def _pad(self, rows: Sequence[tuple[Problem, list[int]]]) -> PromptBatch:
+        ids = np.full((len(rows), self.length), self._pad_id, np.int32)
+        mask = np.zeros((len(rows), self.length), bool)
+        for i, (_, row) in enumerate(rows):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = True
+        problems = [problem for problem, _ in rows]
+        return PromptBatch(problems, ids, mask, np.array([p.id for p in problems], np.int32))
+
+
+def _check_ids(problems: Sequence[Problem]) -> None:
+    """Two problems of one id would share the randomness of their samples, and be counted as one."""
+    for problem in problems:
+        if not isinstance(problem.id, int) or not 0 <= problem.id < 2**31:
+            raise ValueError(
+                f"task: the problem id {problem.id!r} is not allowed; allowed: 0 .. 2^31 - 1"
+            )
+    repeated = [i for i, count in Counter(problem.id for problem in problems).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"task: {len(repeated)} problem ids occur more than once, such as {repeated[0]}"
+        )
+
+
+def encode_prompt(problem: Problem, tokenizer) -> list[int]:
+    """Token ids of a prompt exactly as the model sees it.
+
+    A chat prompt is wrapped by the tokenizer's chat template with the turn of the assistant opened,
+    and has the template's special tokens only. Any other gets those that the tokenizer puts before
+    a text, such as Llama's <|begin_of_text|>.
+
+    Raises:
+      ValueError: If a chat template is needed and missing, or there is no token.
+    """
+    text = problem.prompt
+    if problem.chat:
+        if not tokenizer.chat_template:
+            raise ValueError(
+                f"{tokenizer.name_or_path}: the tokenizer has no chat template; "
+                "set task.args.chat to false, or add one"
+            )
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        )
+    ids = tokenizer.encode(text, add_special_tokens=not problem.chat)
+    if not ids:
+        raise ValueError(
+            f"task: the prompt of problem {problem.id} has no tokens: {problem.prompt!r}"
+        )
+    return ids

@@ -1,0 +1,75 @@
+"""Advantages of recorded samples, before and after shaping, for people to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from entropy_rl.advantages import Transform, baseline_and_shaping
+from entropy_rl.learner.update import loss_mask, token_stats
+from entropy_rl.types import TrainBatch
+
+
+class Advantages(NamedTuple):
+    """Of the first R rows of a mini-batch."""
+
+    rewards: jax.Array  # f32[R]
+    valid: jax.Array  # bool[R]
+    mask: jax.Array  # bool[R, N]
+    before: jax.Array  # f32[R, 1] or f32[R, N], before shaping
+    after: jax.Array  # f32[R, 1] or f32[R, N]
+
+
+def make_advantages(advantage: Transform, rows: int) -> Callable[[TrainBatch], Advantages]:
+    """Builds the advantages of a mini-batch as its rollout's first update sees them.
+
+    In that update the policy is still the one whose log-probs and entropies the batch has as the
+    old ones, so that nothing has to be computed again; in later ones they are others.
+
+    Args:
+      advantage: The whole chain. It is cut before its first member of token or row scope.
+      rows: How many of the first rows are wanted; the others count all the same.
+
+    Returns:
+      A jitted function.
+    """
+    baseline, shaping = baseline_and_shaping(advantage)
+
+    def advantages(batch: TrainBatch) -> Advantages:
+        stats = token_stats(batch, batch.old_log_probs, batch.old_entropy)
+        before = baseline(batch.rewards[:, None], stats)
+        after = shaping(before, stats.replace(mask=loss_mask(batch)))
+        found = Advantages(batch.rewards, batch.valid, stats.mask, before, after)
+        return jax.tree.map(lambda x: x[:rows], found)
+
+    return jax.jit(advantages)
+
+
+def advantage_fields(found: Advantages, rows: int) -> list[dict[str, Any]]:
+    """What is recorded of the first rows of a rollout.
+
+    Args:
+      found: Host copies of what its first mini-batch has of them.
+      rows: How many are recorded.
+
+    Returns:
+      For each row `reward`, and `advantage_before` and `advantage_after` as lists, of one number
+      where all tokens of the row have the same. All are null for a row without a judgement, and for
+      one of a later mini-batch.
+    """
+    fields = []
+    for b in range(rows):
+        known = b < len(found.valid) and bool(found.valid[b])
+        before, after = (
+            _values(x[b], found.mask[b]) if known else None for x in (found.before, found.after)
+        )
+        reward = float(found.rewards[b]) if known else None
+        fields.append({"reward": reward, "advantage_before": before, "advantage_after": after})
+    return fields
+
+
+def _values(row: np.ndarray, mask: np.ndarray) -> list[float]:
+    return [round(float(x), 6) for x in (row if len(row) == 1 else row[mask])]

@@ -1,0 +1,129 @@
+"""Importance weights between the trainer and a sampler whose numbers are not quite those of the
+trainer.
+
+    dₜ = log π_old(oₜ) - log π_sampler(oₜ)
+
+for the same parameters; the ratio of the surrogate has π_old in its denominator. They need the old
+log-probs
+by the trainer: with those of the sampler d is 0.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from entropy_rl.config.checks import require
+from entropy_rl.losses.inputs import MAX_LOG_RATIO, log_ratio, require_sampler
+from entropy_rl.losses.token_weights import TokenWeighting, check_band
+from entropy_rl.masked import masked_mean, masked_sum
+from entropy_rl.types import TokenStats
+
+
+def token_tis(cap: float = 2.0) -> TokenWeighting:
+    """Truncated importance weight of each token: wₜ = min(exp(dₜ), C).
+
+    Source: https://fengyao.notion.site/off-policy-rl; C = 2 in veRL and slime.
+
+    Args:
+      cap: C > 0.
+
+    Returns:
+      A token_weighting of scope "token".
+
+    Raises:
+      ValueError: An argument is out of range.
+    """
+    require(cap > 0, "token_tis.cap", cap, "numbers > 0")
+
+    def select(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        return jnp.minimum(jnp.exp(_difference("token_tis", stats)), cap)
+
+    return TokenWeighting(select, "token", corrects_sampler=True)
+
+
+def sequence_tis(cap: float = 2.0) -> TokenWeighting:
+    """Truncated importance weight of the row, for each of its tokens: w = min(exp(Σ_t dₜ), C).
+
+    Unbiased but for the cap, and of a variance that grows with the length. Source: veRL,
+    docs/algo/rollout_corr_math.md, which names 2 to 10 for C.
+
+    Args:
+      cap: C > 0.
+
+    Returns:
+      A token_weighting of scope "row".
+
+    Raises:
+      ValueError: An argument is out of range.
+    """
+    require(cap > 0, "sequence_tis.cap", cap, "numbers > 0")
+
+    def select(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        total = masked_sum(_difference("sequence_tis", stats), stats.mask, axis=1, keepdims=True)
+        weight = jnp.minimum(jnp.exp(jnp.clip(total, -MAX_LOG_RATIO, MAX_LOG_RATIO)), cap)
+        return jnp.broadcast_to(weight, stats.mask.shape)
+
+    return TokenWeighting(select, "row", corrects_sampler=True)
+
+
+def icepop(low: float = 0.5, high: float = 5.0) -> TokenWeighting:
+    """The importance weight of a token where it is credible, and else none of its gradient.
+
+    wₜ = exp(dₜ) where low ≤ exp(dₜ) ≤ high, else 0
+
+    Source: IcePop, https://ringtech.notion.site/icepop, as in slime and OpenRLHF, with the latter's
+      range.
+
+    Args:
+      low: Lower bound, 0 ≤ low < 1.
+      high: Upper bound > 1.
+
+    Returns:
+      A token_weighting of scope "token".
+
+    Raises:
+      ValueError: An argument is out of range.
+    """
+    check_band("icepop", low, high)
+
+    def select(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        weight = jnp.exp(_difference("icepop", stats))
+        return jnp.where((low <= weight) & (weight <= high), weight, 0)
+
+    return TokenWeighting(select, "token", corrects_sampler=True)
+
+
+def geometric_rejection(low: float = 0.999, high: float = 1.001) -> TokenWeighting:
+    """Leaves out the rows in which the two policies differ on average.
+
+    w = 1 for all tokens of a row with low ≤ exp(mean_t dₜ) ≤ high, else 0
+
+    The mean over the row makes it independent of the length; it is a choice, and no importance
+    weight.
+    Source: veRL, docs/algo/rollout_corr_math.md, with the range of its preset `decoupled_geo_rs`.
+
+    Args:
+      low: Lower bound, 0 ≤ low < 1.
+      high: Upper bound > 1.
+
+    Returns:
+      A token_weighting of scope "row".
+
+    Raises:
+      ValueError: An argument is out of range.
+    """
+    check_band("geometric_rejection", low, high)
+
+    def select(advantages: jax.Array, stats: TokenStats) -> jax.Array:
+        difference = _difference("geometric_rejection", stats)
+        mean = jnp.exp(masked_mean(difference, stats.mask, axis=1, keepdims=True))
+        return jnp.broadcast_to((low <= mean) & (mean <= high), stats.mask.shape).astype(
+            jnp.float32
+        )
+
+    return TokenWeighting(select, "row", corrects_sampler=True)
+
+
+def _difference(who: str, stats: TokenStats) -> jax.Array:
+    return log_ratio(stats.old_log_probs, require_sampler(who, stats))

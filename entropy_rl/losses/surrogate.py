@@ -1,0 +1,89 @@
+"""`Surrogate`, a function (advantages, stats) -> losses of the tokens that knows its scope."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from entropy_rl.losses.controller import Controller
+from entropy_rl.losses.inputs import token_inputs
+from entropy_rl.types import TokenStats
+
+
+class ClipMasks(NamedTuple):
+    """The tokens on which the clipping of a surrogate acts; none of the masks has a gradient."""
+
+    low: jax.Array  # bool[B, N]; at a lower bound, where A < 0
+    high: jax.Array  # bool[B, N]; at an upper bound, where A > 0
+    dual: jax.Array | None = None  # bool[B, N]; at the upper bound where A < 0; None without one
+
+
+SurrogateFn = Callable[[jax.Array, TokenStats], tuple[jax.Array, ClipMasks]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Surrogate:
+    """What is minimized in place of the return, in the manner of `Transform`.
+
+    Factories take the hyper-parameters and return a `Surrogate`; calling it takes the data:
+
+        surrogate = ppo_clip(clip_low=0.2, clip_high=0.28)
+        loss, clipped = surrogate(advantages, stats)
+
+    Of what `stats` holds, `log_probs` alone has a gradient. Tokens that do not count hold zeros
+    when `fn` is called, and what it returns of them is not read.
+
+    Attributes:
+      fn: (advantages f32[B, N], stats) -> (loss f32[B, N], ClipMasks).
+      scope: "token" if the loss of a token is a function of this token alone: it can be evaluated
+        where the tokens of a row are apart, as in the loop of the head. "row" if it reads other
+        tokens of its row.
+      controller: What it remembers from one update to the next; its coefficients are in
+        `stats.coefficients`.
+    """
+
+    fn: SurrogateFn
+    scope: Literal["token", "row"]
+    controller: Controller | None = None
+
+    def __post_init__(self):
+        if self.scope not in ("token", "row"):
+            raise ValueError(f"Surrogate: scope={self.scope!r} is not allowed; allowed: token, row")
+
+    def __call__(self, advantages: jax.Array, stats: TokenStats) -> tuple[jax.Array, ClipMasks]:
+        """Computes the losses.
+
+        Args:
+          advantages: f32[B, N] or f32[B, 1]; a constant.
+          stats: Statistics of the same tokens.
+
+        Returns:
+          (loss f32[B, N], the tokens on which a clip acts); 0 and False off the mask.
+
+        Raises:
+          ValueError: Shapes do not fit, or what the function returned is not as it should be.
+        """
+        advantages, stats = token_inputs("surrogate", advantages, stats)
+        result = self.fn(advantages, stats)
+        who = f"surrogate: {getattr(self.fn, '__qualname__', self.fn)} returned"
+        if not (
+            isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], ClipMasks)
+        ):
+            raise ValueError(f"{who} {type(result).__name__}; expected (loss, ClipMasks)")
+        for x in jax.tree.leaves(result):
+            if jnp.shape(x) != stats.mask.shape:
+                raise ValueError(
+                    f"{who} an array of shape {jnp.shape(x)}; expected {stats.mask.shape}"
+                )
+        loss, clipped = result
+        return jnp.where(stats.mask, loss, 0), jax.tree.map(lambda x: x & stats.mask, clipped)
+
+
+def no_clips(like: jax.Array) -> ClipMasks:
+    """The masks of a surrogate that clips nothing, of the shape of `like`."""
+    nowhere = jnp.zeros(like.shape, bool)
+    return ClipMasks(nowhere, nowhere)

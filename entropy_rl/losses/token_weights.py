@@ -1,0 +1,144 @@
+"""`TokenWeighting`, a function (advantages, stats) -> weights of tokens that knows its scope, and
+`combine`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+
+from entropy_rl.config.checks import require
+from entropy_rl.losses.inputs import token_inputs
+from entropy_rl.types import TokenStats
+
+
+class TokenWeights(NamedTuple):
+    """What a token contributes to the loss: weight · (surrogate + kl_penalty · |log π - log
+    π_old|).
+    """
+
+    weight: jax.Array  # f32[B, N]; 0 leaves the token out
+    kl_penalty: jax.Array | None = None  # f32[B, N]; None for none
+
+
+TokenWeightFn = Callable[[jax.Array, TokenStats], jax.Array | TokenWeights]
+Scope = Literal["token", "row", "batch"]  # from narrow to wide
+_SCOPES = get_args(Scope)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenWeighting:
+    """Weights of tokens in the loss, in the manner of `Transform`; they are constants of the loss.
+
+    Factories take the hyper-parameters and return a `TokenWeighting`; calling it takes the data:
+
+        token_weighting = combine(forking_tokens(fraction=0.2), token_tis(cap=2.0))
+        weights = token_weighting(advantages, stats)
+
+    Advantages are the shaped ones. Tokens that do not count hold zeros when `fn` is called, and
+    what it returns of them is not read. The normalizer of the loss is that of all tokens, whatever
+    is left out.
+
+    Attributes:
+      fn: (advantages f32[B, N], stats) -> weight f32[B, N], or `TokenWeights`.
+      scope: What a weight depends on: "token", on its own token; "row", on the tokens of its row;
+        "batch", on anything in the whole mini-batch, which costs a forward pass before the gradient
+        pass.
+      corrects_sampler: It compares the old policy of the trainer with the policy as the sampler
+        computed it, and does nothing where these are the same numbers.
+    """
+
+    fn: TokenWeightFn
+    scope: Scope
+    corrects_sampler: bool = False
+
+    def __post_init__(self):
+        if self.scope not in _SCOPES:
+            raise ValueError(
+                f"TokenWeighting: scope={self.scope!r} is not allowed; allowed: "
+                f"{', '.join(_SCOPES)}"
+            )
+
+    def __call__(self, advantages: jax.Array, stats: TokenStats) -> TokenWeights:
+        """Computes the weights.
+
+        Args:
+          advantages: f32[B, N] or f32[B, 1].
+          stats: Statistics of the same tokens.
+
+        Returns:
+          The weights; 0 off the mask, and without a gradient.
+
+        Raises:
+          ValueError: Shapes do not fit, or a statistic that the token_weighting needs is missing.
+        """
+        advantages, stats = token_inputs("token_weighting", advantages, stats)
+        weights = self.fn(advantages, stats)
+        if not isinstance(weights, TokenWeights):
+            weights = TokenWeights(weights)
+        for x in jax.tree.leaves(weights):
+            if jnp.shape(x) != stats.mask.shape:
+                name = getattr(self.fn, "__qualname__", self.fn)
+                raise ValueError(
+                    f"token_weighting: {name} returned weights of shape {jnp.shape(x)}; expected "
+                    f"{stats.mask.shape}"
+                )
+        return jax.tree.map(lambda x: jax.lax.stop_gradient(jnp.where(stats.mask, x, 0.0)), weights)
+
+
+def combine(*weightings: TokenWeighting) -> TokenWeighting:
+    """Applies several token weightings to the same tokens: weights are multiplied, kl_penalty
+    coefficients added.
+
+    Each sees all tokens, also those that another leaves out, so their order does not matter.
+
+    Args:
+      *weightings: At least one.
+
+    Returns:
+      A token_weighting with the widest scope of its members.
+    """
+
+    def product(advantages: jax.Array, stats: TokenStats) -> TokenWeights:
+        weights = [token_weighting(advantages, stats) for token_weighting in weightings]
+        kl_penalties = [w.kl_penalty for w in weights if w.kl_penalty is not None]
+        return TokenWeights(
+            math.prod(w.weight for w in weights), sum(kl_penalties) if kl_penalties else None
+        )
+
+    scope = max((token_weighting.scope for token_weighting in weightings), key=_SCOPES.index)
+    return TokenWeighting(
+        product, scope, any(token_weighting.corrects_sampler for token_weighting in weightings)
+    )
+
+
+def check_band(who: str, low: float, high: float) -> None:
+    """Checks the bounds of a ratio that is 1 where nothing has changed: 0 <= low < 1 < high.
+
+    Raises:
+      ValueError: If one is out of range.
+    """
+    require(0 <= low < 1, f"{who}.low", low, "0 <= low < 1")
+    require(high > 1, f"{who}.high", high, "numbers > 1")
+
+
+def top(scores: jax.Array, among: jax.Array, count: jax.Array) -> jax.Array:
+    """The `count` tokens with the highest scores; of equal ones the first, row by row.
+
+    Args:
+      scores: f32[B, N].
+      among: bool[B, N], which tokens can be taken.
+      count: f32[].
+
+    Returns:
+      bool[B, N]; fewer where not so many can be taken.
+    """
+    scores = jnp.where(among, scores, -jnp.inf).reshape(-1)
+    order = jnp.argsort(-scores, stable=True)
+    place = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)))
+    return among & (place.reshape(among.shape) < count)

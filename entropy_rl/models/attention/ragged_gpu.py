@@ -1,0 +1,116 @@
+"""The part of an attention that is a row's own cache, by a kernel for GPUs that reads what is
+filled.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from entropy_rl.models.attention.parts import MASKED, Part, merge_statistics
+
+_BLOCK = 64  # columns
+_LEAST_QUERIES = 16  # rows of the smallest matrix product
+_PROGRAMS = 512  # a few for each multiprocessor of a large GPU
+
+
+def ragged_attention_gpu(
+    q: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    first: jax.Array,
+    length: jax.Array,
+    *,
+    splits: int | None = None,
+    interpret: bool = False,
+) -> Part:
+    """`ragged_attention` on one NVIDIA GPU.
+
+    A program takes a row and KV head through the blocks of columns that are seen; where there are
+    few rows, several programs share one.
+
+    Args:
+      q: [R, K, r, h].
+      keys: [R, K, N, h].
+      values: [R, K, N, h].
+      first: int32[R].
+      length: int32[R].
+      splits: Programs per row and KV head; None for as many as keep the device busy.
+      interpret: Run the kernel without a GPU, slowly.
+
+    Returns:
+      The part.
+    """
+    from jax.experimental import pallas as pl  # takes a second, for GPUs only
+    from jax.experimental.pallas import triton as plgpu
+
+    rows, kv_heads, r, h = q.shape
+    columns = keys.shape[2]
+    queries = max(_LEAST_QUERIES, pl.next_power_of_2(r))
+    if splits is None:
+        wanted = pl.next_power_of_2(pl.cdiv(_PROGRAMS, rows * kv_heads))
+        splits = max(1, min(wanted, pl.cdiv(columns, _BLOCK)))
+    scale = h**-0.5
+
+    def kernel(q, k, v, first, length, out, highest, total):
+        first, length, part = first[()], length[()], pl.program_id(2)
+        low, high = first // _BLOCK, pl.cdiv(length, _BLOCK)
+        share = pl.cdiv(jnp.maximum(high - low, 0), splits)
+        start = low + part * share
+        query = q[...]
+
+        def body(i, carry):
+            out, before, total = carry
+            at = (start + i) * _BLOCK
+            column = at + jnp.arange(_BLOCK)
+            seen = (column >= first) & (column < length)
+            block = (pl.ds(at, _BLOCK), slice(None))
+            k_block = plgpu.load(k.at[block], mask=seen[:, None], other=0.0)
+            scores = plgpu.dot(query, k_block, trans_b=True) * scale
+            scores = jnp.where(seen[None], scores, MASKED)
+            after = jnp.maximum(before, scores.max(-1))
+            weights = jnp.where(seen[None], jnp.exp(scores - after[:, None]), 0.0)
+            # What stands in columns that are not seen is not read: zero times NaN would be NaN.
+            v_block = plgpu.load(v.at[block], mask=seen[:, None], other=0.0)
+            old = jnp.exp(before - after)
+            out = old[:, None] * out + plgpu.dot(weights.astype(v_block.dtype), v_block)
+            return out, after, old * total + weights.sum(-1)
+
+        zeros = jnp.zeros((queries,), jnp.float32)
+        carry = (jnp.zeros((queries, h), jnp.float32), zeros + MASKED, zeros)
+        carry = jax.lax.fori_loop(0, jnp.clip(high - start, 0, share), body, carry)
+        out[...], highest[...], total[...] = carry
+
+    def own(*block):  # of a row and KV head
+        return pl.BlockSpec((None, None, *block), lambda i, j, s: (i, j) + (0,) * len(block))
+
+    def of_split(*block):
+        return pl.BlockSpec(
+            (None, None, None, *block), lambda i, j, s: (s, i, j) + (0,) * len(block)
+        )
+
+    number = pl.BlockSpec((None,), lambda i, j, s: (i,))
+    statistic = jax.ShapeDtypeStruct((splits, rows, kv_heads, queries), jnp.float32)
+    part = Part(
+        *pl.pallas_call(
+            kernel,
+            grid=(rows, kv_heads, splits),
+            in_specs=[own(queries, h), own(columns, h), own(columns, h), number, number],
+            out_specs=[of_split(queries, h), of_split(queries), of_split(queries)],
+            out_shape=[
+                jax.ShapeDtypeStruct((*statistic.shape, h), jnp.float32),
+                statistic,
+                statistic,
+            ],
+            compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=3),
+            interpret=interpret,
+            name="ragged_attention",
+        )(
+            jnp.pad(q, ((0, 0), (0, 0), (0, queries - r), (0, 0))),
+            keys,
+            values,
+            jnp.maximum(first, 0),
+            jnp.minimum(length, columns),
+        )
+    )
+    return merge_statistics(jax.tree.map(lambda x: x[:, :, :, :r], part))

@@ -1,0 +1,300 @@
+"""Checkpoints of a run: complete, and checked when they are read."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from entropy_rl.distributed import multihost as hosts
+from entropy_rl.runs.gcs import AnyPath, file_sizes, is_bucket, is_complete, set_aside
+from entropy_rl.runs.jsonl import write_atomically
+from entropy_rl.runs.preemption import Interrupted
+from entropy_rl.types import TrainState
+
+log = logging.getLogger(__name__)
+
+# In the directory of a checkpoint: the state, and the size of each file of it.
+_STATE = "state"
+_SIZES_FILE = "sizes.json"
+# Beside the arrays, a checkpoint has descriptions of them.
+_DESCRIPTION_BYTES = 2**20
+
+
+class Checkpoints:
+    """The checkpoints of a run; a thin layer over orbax.
+
+    A checkpoint is complete or not there at all. One that was damaged later is set aside and named, and the
+    newest of the others is the latest. As a context manager it waits for what is being written.
+
+    Args:
+      directory: Where, on a disk or in a bucket; made if it is not there.
+      keep: The newest so many are kept.
+
+    Raises:
+      ValueError: If all are damaged.
+    """
+
+    def __init__(self, directory: AnyPath, keep: int):
+        self._directory = directory
+        self._saving = 0
+        if hosts.is_first() and directory.is_dir():
+            self._set_damaged_aside()
+        hosts.wait_for_all("checkpoints")
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            cleanup_tmp_directories=True,  # of a process that was killed while it saved
+            enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._record_sizes),
+        )
+        self._manager = ocp.CheckpointManager(_absolute(directory), options=options)
+
+    def _set_damaged_aside(self) -> None:
+        step, damaged = _newest_undamaged(self._directory)
+        for other, damage in damaged.items():
+            path = self._directory / str(other)
+            names = (f"damaged_{other}_{i}" for i in itertools.count())
+            name = next(name for name in names if not path.with_name(name).exists())
+            set_aside(path, name)
+            log.warning("%s: damaged: %s; kept as %s, and that of step %d is used", path, damage, name, step)
+
+    @property
+    def latest(self) -> int | None:
+        """The newest complete checkpoint's step; None if there is none."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState) -> None:
+        """Saves the state under its own step; a step that is there already is left alone.
+
+        Raises:
+          OSError: If there is no room, or an earlier checkpoint could not be written.
+        """
+        step = int(state.step)
+        if step == self.latest:
+            return
+        with reported_failure(self._directory, "a checkpoint"):
+            self._manager.wait_until_finished()
+        check_room(self._directory, state, f"the checkpoint of step {step}")
+        self._saving = step
+        args = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(_parts(state))})
+        with reported_failure(self._directory, "a checkpoint"):
+            saved = self._manager.save(step, args=args, force=True)
+        # orbax says no by a return value, for a step that is not newer than the last one.
+        if not saved:
+            raise RuntimeError(f"the checkpoint of step {step} was not saved; the newest is {self.latest}")
+
+    def restore(self, state: TrainState) -> TrainState:
+        """Reads the newest checkpoint into the shapes, types and placement of `state`.
+
+        Args:
+          state: Its arrays are let go before anything is read: there need not be room for two.
+
+        Raises:
+          ValueError: If it cannot be read.
+        """
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+            _parts(state),
+        )
+        for x in jax.tree.leaves(state):
+            x.delete()
+        args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)})
+        with _reading(self._directory / str(self.latest)):
+            return state.replace(**self._manager.restore(self.latest, args=args)[_STATE])
+
+    def _record_sizes(self) -> None:
+        """Called by orbax when all is written, and the directory gets its final name next."""
+        # In a bucket it has that name already.
+        of_step = str(self._saving) if is_bucket(self._directory) else f"{self._saving}.*"
+        for directory in self._directory.glob(of_step):
+            write_atomically(directory / _SIZES_FILE, json.dumps(_sizes(directory)))
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        try:
+            with reported_failure(self._directory, "a checkpoint"):
+                self._manager.wait_until_finished()
+        except OSError:
+            # "stopped, everything saved" would not be true; any other error came first, and is told.
+            if error is None or isinstance(error, Interrupted):
+                raise
+        finally:
+            self._manager.close()
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    """The state as a checkpoint holds it: orbax would write a None down, so what is not there is left out."""
+    return {name: part for name, part in vars(state).items() if part is not None}
+
+
+def _absolute(directory: AnyPath) -> AnyPath:
+    return directory if is_bucket(directory) else directory.resolve()
+
+
+def check_room(directory: AnyPath, tree: Any, what: str) -> None:
+    """Checks that arrays fit on the disk: pages of tracebacks of orbax's threads would say it else.
+
+    Args:
+      directory: Where they are going to be written; a bucket has room.
+      tree: The arrays, or their shapes.
+      what: What they are, for the error.
+
+    Raises:
+      OSError: If there is no room.
+    """
+    if is_bucket(directory):
+        return
+    needed = sum(x.nbytes for x in jax.tree.leaves(tree)) + _DESCRIPTION_BYTES
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise OSError(
+            f"{directory}: no room for {what}: it takes {needed / 1e9:.3g} GB, free are {free / 1e9:.3g} GB; "
+            "make room, and the same command goes on"
+        )
+
+
+@contextlib.contextmanager
+def reported_failure(directory: AnyPath, what: str) -> Iterator[None]:
+    """What orbax raises when it cannot write becomes one line.
+
+    Raises:
+      OSError: In place of its errors.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        code = re.search(r"os_error_code='(\d+)'|Errno (\d+)", str(error))  # tensorstore's, Python's
+        reason = os.strerror(int(code[1] or code[2])) if code else str(error).splitlines()[0]
+        raise OSError(
+            f"{directory}: {what} could not be written: {reason}; those before it are complete"
+        ) from error
+
+
+def _sizes(directory: AnyPath) -> dict[str, int]:
+    """Bytes of every file of the state; what orbax keeps beside it is not needed to read it."""
+    return {f"{_STATE}/{name}": size for name, size in file_sizes(directory / _STATE).items()}
+
+
+def _steps(directory: AnyPath) -> list[int]:
+    """Of the complete checkpoints, newest first."""
+    named = (path for path in directory.iterdir() if path.name.isdigit())
+    return sorted((int(path.name) for path in named if is_complete(path)), reverse=True)
+
+
+def _damage(checkpoint: AnyPath) -> str | None:
+    """What is wrong with a checkpoint, found without reading its arrays; None if nothing is."""
+    path = checkpoint / _SIZES_FILE
+    if not path.exists():
+        return None
+    try:
+        sizes, found = json.loads(path.read_text()), _sizes(checkpoint)
+    except ValueError:
+        return f"{path.name} is no JSON"
+    for name in sizes:
+        if found.get(name) != sizes[name]:
+            return f"{name} has {found.get(name, 0)} bytes instead of {sizes[name]}"
+    return None
+
+
+def _newest_undamaged(directory: AnyPath) -> tuple[int | None, dict[int, str]]:
+    """The step of the newest checkpoint to be used, and what is wrong with those after it.
+
+    Raises:
+      ValueError: If all are damaged.
+    """
+    damaged = {}
+    for step in _steps(directory):
+        damage = _damage(directory / str(step))
+        if damage is None:
+            return step, damaged
+        damaged[step] = damage
+    if damaged:
+        step = max(damaged)
+        raise ValueError(
+            f"{directory / str(step)}: damaged: {damaged[step]}; there is no other to go on from: delete "
+            f"{directory} to begin anew"
+        )
+    return None, damaged
+
+
+@contextlib.contextmanager
+def _reading(checkpoint: AnyPath) -> Iterator[None]:
+    """Damage that only orbax finds becomes one line."""
+    try:
+        yield
+    except Exception as error:  # it raises all kinds
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{checkpoint}: cannot be read: {reason:.200}; delete it, and the one before is used"
+        ) from error
+
+
+def restore_params(directory: AnyPath, abstract_params: Any) -> Any:
+    """Reads only the parameters of the newest checkpoint of a run.
+
+    Args:
+      directory: The run's checkpoints.
+      abstract_params: Their shapes and types.
+
+    Returns:
+      The parameters, on the devices.
+
+    Raises:
+      ValueError: If there is no complete checkpoint, or all are damaged, or the one used cannot be read or
+        has other parameters.
+    """
+    if not directory.is_dir():
+        raise ValueError(f"{directory}: there is no complete checkpoint yet")
+    handlers = {_STATE: ocp.PyTreeCheckpointHandler()}
+    options = ocp.CheckpointManagerOptions(read_only=True)  # the run may be in the middle of a save
+    step, damaged = _newest_undamaged(directory)
+    if step is None:
+        raise ValueError(f"{directory}: there is no complete checkpoint yet")
+    for other, damage in damaged.items():
+        log.warning("%s: damaged: %s; that of step %d is used", directory / str(other), damage, step)
+    with ocp.CheckpointManager(_absolute(directory), options=options, item_handlers=handlers) as manager:
+        target = {"params": abstract_params}
+        args = ocp.args.PyTreeRestore(
+            item=target,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+            partial_restore=True,
+        )
+        with _reading(directory / str(step)):
+            found = manager.item_metadata(step)[_STATE].tree["params"]
+        _check_params(directory / str(step), found, abstract_params)
+        with _reading(directory / str(step)):
+            params = manager.restore(step, args=ocp.args.Composite(**{_STATE: args}))[_STATE]["params"]
+    # Where no mesh says on which devices they lie, orbax leaves them on the host.
+    return jax.tree.map(jnp.asarray, params)
+
+
+def _check_params(checkpoint: AnyPath, found: Any, abstract_params: Any) -> None:
+    """Checks what is in a checkpoint before it is read: in part, orbax reads whatever there is.
+
+    Raises:
+      ValueError: If there are other parameters, or they have other shapes.
+    """
+    found, wanted = _shapes(found), _shapes(abstract_params)
+    for name in {**wanted, **found}:
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{checkpoint}: {name}: {found.get(name, 'nothing')} is not what the model has; "
+                f"allowed: {wanted.get(name, 'nothing')}"
+            )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape) for path, x in leaves}

@@ -1,0 +1,189 @@
+"""The directory of a run: what lies where, and whose it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from entropy_rl.runs.gcs import AnyPath, open_path
+from entropy_rl.config.train import RunConfig
+from entropy_rl.config.registry import default_of, has_default
+from entropy_rl.runs.jsonl import TEMPORARY, write_atomically
+
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.jsonl"
+SAMPLES_FILE = "samples.jsonl"
+CHECKPOINT_DIRECTORY = "checkpoints"
+BAD_UPDATES_DIRECTORY = "nonfinite_updates"
+PROFILE_DIRECTORY = "profile"
+EVALUATIONS_DIRECTORY = "evaluations"  # of the steps: 0/, 10/, ...
+# config.json and tokenizer of the run's model; the weights are in its checkpoints.
+MODEL_DIRECTORY = "model"
+
+# What may change between two starts of one run: it does not change any result. Elsewhere than in its
+# checkpoints a run would begin anew, and drop what it has recorded.
+FREE_OF_RUN = tuple(f"run.{f.name}" for f in dataclasses.fields(RunConfig) if f.name != "checkpoints")
+_FREE = (
+    *FREE_OF_RUN,
+    *("steps", "evaluation", "decoding", "mesh", "batching.max_nonfinite_updates", "optimizer.offload"),
+    "rollout.dynamic_sampling.max_rounds",  # a run that ended at this limit can go on
+)
+
+
+def check_run(config: Any, free: Collection[str] = _FREE) -> None:
+    """Checks that the directories of a run are its own already, or can become it. Nothing is written.
+
+    Args:
+      config: The run's config, with `run.directory`, and `run.checkpoints` where they have their own.
+      free: As of `check_directory`.
+
+    Raises:
+      ValueError: As `check_directory`, or if a bucket cannot be reached.
+    """
+    for directory, field, of_this in _directories(config, free):
+        check_directory(directory, config, field=field, free=of_this)
+
+
+def claim_run(config: Any, free: Collection[str] = _FREE) -> None:
+    """Makes the directories of a run its own, or goes on with them if they already are; as `check_run`."""
+    check_run(config, free)
+    for directory, field, of_this in _directories(config, free):
+        claim_directory(directory, config, field=field, free=of_this)
+
+
+def _directories(config: Any, free: Collection[str]) -> list[tuple[AnyPath, str, Collection[str]]]:
+    """(directory, the field that names it, what may change there)."""
+    run = config.run
+    found = [(Path(run.directory), "run.directory", free)]
+    if run.checkpoints is not None:
+        # Two runs with the same settings are two runs.
+        of_one = [path for path in free if path != "run.directory"]
+        found.append((open_path(run.checkpoints, "run.checkpoints"), "run.checkpoints", of_one))
+    return found
+
+
+def checkpoint_directory(directory: Path, checkpoints: str | None) -> AnyPath:
+    """Where the checkpoints of a run lie.
+
+    Args:
+      directory: The run's directory.
+      checkpoints: `run.checkpoints` of its config.
+
+    Raises:
+      ValueError: If a bucket cannot be reached.
+    """
+    if checkpoints is None:
+        return directory / CHECKPOINT_DIRECTORY
+    return open_path(checkpoints, "run.checkpoints")
+
+
+def checkpoints_of(directory: Path) -> AnyPath:
+    """Where the checkpoints of a run lie that has begun; as `checkpoint_directory`."""
+    plain = yaml.safe_load((directory / CONFIG_FILE).read_text())
+    return checkpoint_directory(directory, plain["run"].get("checkpoints"))
+
+
+def check_directory(
+    directory: AnyPath, config: Any, *, field: str = "run.directory", free: Collection[str] = _FREE
+) -> None:
+    """Checks that a directory is this run's own already, or can become it. Nothing is written.
+
+    Args:
+      directory: The run's directory.
+      config: The run's config, a dataclass.
+      field: The config's field that names the directory, for the error.
+      free: Dotted paths in the config that may change between two starts, as they do not change any result.
+
+    Raises:
+      ValueError: If the directory holds something else, with the first field that differs.
+    """
+    path = directory / CONFIG_FILE
+    if path.exists():
+        try:
+            theirs = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: is no config: {error}") from error
+        if not isinstance(theirs, dict):
+            raise ValueError(f"{path}: is no config, but {theirs!r:.60}")
+        theirs = _completed(theirs, config)
+        difference = _first_difference(_without(theirs, free), _without(to_plain(config), free))
+        if difference:
+            raise ValueError(
+                f"{field}: {directory} holds another run ({difference}); "
+                "repeat its settings to resume it, or choose another directory"
+            )
+    elif directory.exists():
+        if not directory.is_dir():
+            raise ValueError(f"{field}: {directory} is a file; choose another directory")
+        # What was about to become a config.yaml is left by a process that was killed.
+        ours = re.compile(rf"{re.escape(CONFIG_FILE)}\.[0-9]+{re.escape(TEMPORARY)}")
+        if not all(ours.fullmatch(path.name) for path in directory.iterdir()):
+            raise ValueError(f"{field}: {directory} is not empty and holds no run; choose another directory")
+
+
+def claim_directory(
+    directory: AnyPath, config: Any, *, field: str = "run.directory", free: Collection[str] = _FREE
+) -> None:
+    """Makes a directory this run's own, or goes on with it if it already is.
+
+    Args:
+      directory: The run's directory; made if it is not there.
+      config: The run's config, a dataclass. It is stored as config.yaml.
+      field: As of `check_directory`.
+      free: As of `check_directory`.
+
+    Raises:
+      ValueError: If the directory holds something else, with the first field that differs.
+    """
+    check_directory(directory, config, field=field, free=free)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / CONFIG_FILE, yaml.safe_dump(to_plain(config), sort_keys=False))
+
+
+def to_plain(config: Any) -> Any:
+    """A config as dicts, lists and plain values, as YAML and JSON hold them."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _completed(plain: dict[str, Any], config: Any) -> dict[str, Any]:
+    """A stored config with the defaults of what did not exist yet when it was stored.
+
+    An option is added with what was done before as its default, so that a run can go on with a newer version.
+    """
+    completed = dict(plain)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in plain and has_default(field):
+            default = default_of(field)
+            completed[field.name] = to_plain(default) if dataclasses.is_dataclass(default) else default
+        elif dataclasses.is_dataclass(value) and isinstance(plain.get(field.name), dict):
+            completed[field.name] = _completed(plain[field.name], value)
+    return completed
+
+
+def _without(plain: dict[str, Any], free: Collection[str]) -> dict[str, Any]:
+    """The same without what stands at some dotted paths."""
+    kept = {}
+    for name, value in plain.items():
+        if name not in free:
+            inner = [path.removeprefix(f"{name}.") for path in free if path.startswith(f"{name}.")]
+            kept[name] = _without(value, inner) if inner and isinstance(value, dict) else value
+    return kept
+
+
+def _first_difference(theirs: Any, ours: Any, path: str = "") -> str | None:
+    """The first place at which two plain values differ, in words; None if there is none."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for name in [*theirs, *(n for n in ours if n not in theirs)]:
+            inner = f"{path}.{name}" if path else name
+            found = _first_difference(theirs.get(name), ours.get(name), inner)
+            if found:
+                return found
+        return None
+    return None if theirs == ours else f"its {path} is {theirs!r}, here it is {ours!r}"

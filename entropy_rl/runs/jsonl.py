@@ -1,0 +1,85 @@
+"""Files that are whole or not there, and JSON lines; an error says to which file it happened."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from entropy_rl.runs.gcs import AnyPath, is_bucket
+
+TEMPORARY = ".tmp"  # at the end of a name: about to become the file without it
+
+
+def write_atomically(path: AnyPath, text: str) -> None:
+    """Replaces a file as a whole: a reader sees the old or the new one, never a part."""
+    if is_bucket(path):  # which never has a part
+        path.write_text(text)
+        return
+    # A name of this process's own: several may write the same file, each as a whole.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    with naming(path):
+        try:
+            with temporary.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())  # or a crash of the machine could leave the new name without content
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the system says to which file it happened; those of a write do not by themselves."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.strerror is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a JSONL file; a last line that was cut off while being written is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Adds rows to a JSONL file.
+
+    Raises:
+      OSError: With the file's name, if they cannot be written; at most a part of a line is left at the end.
+    """
+    with naming(path), path.open("a") as file:
+        file.writelines(_line(row) for row in rows)
+
+
+def keep_steps(path: Path, last_step: int) -> None:
+    """Drops the lines after a step: those steps are about to be done again, with the same result."""
+    rows = [row for row in read_jsonl(path) if row["step"] <= last_step]
+    if path.exists():
+        write_atomically(path, "".join(_line(row) for row in rows))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(finite(row)) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """A plain value with null for every NaN and infinity, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return value

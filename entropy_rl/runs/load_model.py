@@ -1,0 +1,294 @@
+"""Finding a model: a Hugging Face directory, one that ships with the package, or the directory of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from entropy_rl.runs.checkpoint import restore_params
+from entropy_rl.config.train import ModelConfig
+from entropy_rl.models import DecoderConfig, load_hf, make_policy, read_config, backbone_params
+from entropy_rl.models.attention.dispatch import check_backend
+from entropy_rl.models.hf_config import read_json
+from entropy_rl.runs.directory import CONFIG_FILE, MODEL_DIRECTORY, checkpoints_of
+from entropy_rl.distributed.sharding import Placement
+from entropy_rl.types import TENSOR_AXIS, Params, Policy
+
+log = logging.getLogger(__name__)
+
+ASSETS = Path(__file__).parent / "assets"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_TEXT_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A policy with its parameters and its tokenizer.
+
+    Attributes:
+      policy: For training, on all devices of the mesh.
+      sampler: The same for decoding on the devices of this process, with the parameters that `to_decode`
+        returns.
+      to_decode: (params) -> parameters for `sampler`.
+      placement: Where arrays lie.
+      params: For `policy`.
+      config: The architecture.
+      tokenizer: Of Hugging Face.
+      eos_ids: Tokens that end a completion.
+      pad_id: Fills the end of rows.
+      directory: Of config.json and the tokenizer.
+    """
+
+    policy: Policy
+    sampler: Policy
+    to_decode: Callable[[Params], Params]
+    placement: Placement
+    params: Params
+    config: DecoderConfig
+    tokenizer: Any
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    directory: Path
+
+
+def make_model(
+    make: Callable[[Mesh | None], Policy],
+    params: Params,
+    config: DecoderConfig,
+    placement: Placement | None = None,
+    **files: Any,
+) -> Model:
+    """A `Model` of a policy that is made once for training and once for decoding.
+
+    Args:
+      make: (mesh) -> policy.
+      params: The parameters.
+      config: The architecture.
+      placement: Where arrays lie; None for one device.
+      **files: The other attributes: tokenizer, eos_ids, pad_id, directory.
+    """
+    placement = placement or Placement()
+    policy = make(placement.mesh)
+    sampler = make(placement.local_mesh)._replace(to_decode=lambda params: params)
+    return Model(policy, sampler, placement.make_to_decode(policy), placement, params, config, **files)
+
+
+def load_model(config: ModelConfig, mesh: Mesh | None = None) -> Model:
+    """Loads a model from whatever `config.path` names.
+
+    Args:
+      config: The `model` section.
+      mesh: The mesh that the policy will run on; None for one device.
+
+    Returns:
+      The model; its parameters are float32.
+
+    Raises:
+      ValueError: If there is no usable model, or it cannot run as the config says; the message says why.
+    """
+    path = find_model(config.path)
+    directory = model_files(path)
+    # What is small comes first: weights may take minutes.
+    decoder = read_config(directory)
+    tokenizer = load_tokenizer(directory)
+    if len(tokenizer) > decoder.vocab_size:
+        raise ValueError(
+            f"{directory}: the tokenizer has {len(tokenizer)} tokens, but the model only {decoder.vocab_size}"
+        )
+    eos_ids = _eos_ids(directory, tokenizer)
+    # Padding is told by masks, never by its id, so any token can serve.
+    pad_id = eos_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    make = functools.partial(model_policy, config, path)
+    check_heads(decoder, mesh, config.decode_attention)
+    placement = Placement(mesh, decoder.num_kv_heads)
+    shapes = jax.eval_shape(make(None).init, jax.random.key(0))
+    if directory == path:
+        _, params = load_hf(directory, sharding=None if mesh is None else placement.of_path)
+    else:
+        params = restore_params(checkpoints_of(path), placement.abstract(shapes))
+    files = dict(tokenizer=tokenizer, eos_ids=eos_ids, pad_id=pad_id, directory=directory)
+    return make_model(make, params, decoder, placement, **files)
+
+
+class Backbone(NamedTuple):
+    """A model without its head over the vocabulary."""
+
+    policy: Policy
+    params: Params
+    hidden_size: int
+
+
+def load_backbone(path: str | None, config: ModelConfig, model: Model) -> Backbone:
+    """Loads the backbone of a critic.
+
+    Args:
+      path: As a `model.path`; None for that of the policy, whose arrays are then shared.
+      config: The `model` section, of which all but the path holds for the critic too.
+      model: The policy.
+
+    Raises:
+      ValueError: As `load_model`, or if the tokenizer is another one.
+    """
+    if path is None:
+        return Backbone(model.policy, backbone_params(model.params), model.config.hidden_size)
+    try:
+        # It does not decode.
+        found = load_model(
+            dataclasses.replace(config, path=path, decode_attention="auto"), model.placement.mesh
+        )
+    except ValueError as error:
+        raise ValueError(f"critic.path: {str(error).removeprefix('model.path: ')}") from error
+    if found.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+        raise ValueError(f"critic.path: {path} has another tokenizer than {config.path}; allowed: the same")
+    return Backbone(found.policy, backbone_params(found.params), found.config.hidden_size)
+
+
+def check_heads(config: DecoderConfig, mesh: Mesh | None, decode_attention: str = "auto") -> None:
+    """Checks that the heads divide over the tensor axis; the KV heads too, where a kernel needs it.
+
+    Args:
+      config: The architecture.
+      mesh: The mesh; None for one device.
+      decode_attention: As of the `model` section.
+
+    Raises:
+      ValueError: If they do not.
+    """
+    if mesh is None:
+        return
+    devices = mesh.shape[TENSOR_AXIS]
+    if config.num_heads % devices:
+        raise ValueError(
+            f"mesh.tensor: {devices} is not allowed; allowed: divisors of the model's "
+            f"{config.num_heads} heads"
+        )
+    if decode_attention == "ragged" and config.num_kv_heads % devices:
+        raise ValueError(
+            f"model.decode_attention: 'ragged' is not allowed where the model's {config.num_kv_heads} KV "
+            f"heads do not divide over the {devices} devices of mesh.tensor; allowed: auto, xla"
+        )
+
+
+def model_policy(config: ModelConfig, path: Path, mesh: Mesh | None = None) -> Policy:
+    """The policy of a model, without its parameters.
+
+    Args:
+      config: The `model` section; another directory may stand in for its path.
+      path: A Hugging Face directory or a run.
+      mesh: As of `load_model`.
+
+    Raises:
+      ValueError: As `load_model`.
+    """
+    check_backend(config.attention, config.decode_attention)
+    return make_policy(
+        read_config(model_files(path)),
+        jnp.dtype(config.compute_dtype),
+        remat=config.remat,
+        attention=config.attention,
+        decode_attention=config.decode_attention,
+        mesh=mesh,
+    )
+
+
+def check_length(model: Model, tokens: int) -> None:
+    """Warns where rows can get longer than what the model was made for.
+
+    Args:
+      model: The model; `max_position_embeddings` of its config.json is what counts.
+      tokens: Prompt and completion together.
+    """
+    made_for = read_json(model.directory / "config.json").get("max_position_embeddings")
+    if made_for is not None and tokens > made_for:
+        log.warning("%s was made for %d positions; rows can have %d here", model.directory, made_for, tokens)
+
+
+def find_model(path: str) -> Path:
+    """The directory that a `model.path` names.
+
+    Raises:
+      ValueError: If it does not exist.
+    """
+    if path.startswith("asset:"):
+        found = ASSETS / path.removeprefix("asset:")
+        names = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
+        if not found.is_dir():
+            raise ValueError(f"model.path: there is no {path}; there are: {', '.join(names) or 'none'}")
+        return found
+    found = Path(path)
+    if not found.is_dir():
+        raise ValueError(
+            f"model.path: {path} is no directory; allowed: a Hugging Face directory, asset:NAME or a run"
+        )
+    return found
+
+
+def model_files(path: Path) -> Path:
+    """Where config.json and the tokenizer of a model or a run lie."""
+    return path / MODEL_DIRECTORY if is_run(path) else path
+
+
+def is_run(path: Path) -> bool:
+    """True for the directory of a training run, even if it has no checkpoint yet."""
+    return (path / CONFIG_FILE).is_file() and (path / MODEL_DIRECTORY).is_dir()
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a directory, without asking the network.
+
+    Raises:
+      ValueError: If there is none, or it cannot be read.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # or it warns that torch is missing
+    from transformers import AutoTokenizer
+
+    # Without any of them, transformers makes an empty tokenizer for some architectures.
+    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+        raise ValueError(f"{directory}: no usable tokenizer: there is no {' or '.join(_TOKENIZER_FILES)}")
+    try:
+        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+    except Exception as error:  # several libraries read it, and each raises its own
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{directory}: no usable tokenizer: {first_line}") from error
+
+
+def _eos_ids(directory: Path, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end a completion: the tokenizer's own first, then those of generation_config.json."""
+    ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    path = directory / "generation_config.json"
+    if path.exists():
+        found = read_json(path).get("eos_token_id")
+        more = found if isinstance(found, list) else [] if found is None else [found]
+        if not all(type(token) is int for token in more):
+            raise ValueError(f"{path}: eos_token_id: {found!r} is not allowed; allowed: ids of tokens")
+        ids += more
+    if not ids:
+        raise ValueError(
+            f"{directory}: the tokenizer has no end-of-sequence token, so no completion could end"
+        )
+    return tuple(dict.fromkeys(ids))
+
+
+def keep_model_files(model: Model, directory: Path) -> None:
+    """Copies config.json and the tokenizer into a run, which can then be loaded and exported by itself."""
+    target = directory / MODEL_DIRECTORY
+    if target.is_dir():
+        return
+    temporary = directory / (MODEL_DIRECTORY + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    for path in model.directory.iterdir():
+        # Weights can lie there in more than one format.
+        if path.is_file() and path.suffix in _TEXT_SUFFIXES and ".safetensors" not in path.name:
+            shutil.copy(path, temporary)
+    temporary.replace(target)

@@ -1,0 +1,252 @@
+"""Writing numbers: one JSON line per step, TensorBoard, optionally Weights & Biases, and the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from entropy_rl.runs.jsonl import keep_steps, naming, write_jsonl
+from entropy_rl.runs.directory import METRICS_FILE, SAMPLES_FILE
+
+
+class RunLog:
+    """The records of a run, opened for going on after `last_step`.
+
+    Args:
+      directory: The run's directory.
+      last_step: The step that the run resumes from; later lines are dropped.
+      wandb_project: Weights & Biases project; None for none.
+      config: Stored with the Weights & Biases run.
+    """
+
+    def __init__(self, directory: Path, last_step: int, wandb_project: str | None, config: Mapping[str, Any]):
+        self._wandb = None if wandb_project is None else _start_wandb(wandb_project, directory, config)
+        for name in (METRICS_FILE, SAMPLES_FILE):
+            keep_steps(directory / name, last_step)
+        self._directory = directory
+        self._tensorboard = _TensorBoard(directory / "tensorboard", last_step + 1)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Records the numbers of one step."""
+        write_jsonl(self._directory / METRICS_FILE, [{"step": step} | dict(values)])
+        self._tensorboard.scalars(step, values)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
+
+    def samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Records completions; each row has its step."""
+        write_jsonl(self._directory / SAMPLES_FILE, rows)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+class NoLog:
+    """Takes the place of a `RunLog` in a process that writes nothing."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Drops them."""
+
+    def samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Drops them."""
+
+    def __enter__(self) -> NoLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _TensorBoard:
+    """Event files for TensorBoard, written at once.
+
+    The usual SummaryWriter hands events to a thread. If that cannot write any more, as on a full disk, it
+    dies, and the run waits for it forever.
+
+    Args:
+      directory: Where; made if it is not there.
+      first_step: TensorBoard forgets what earlier files have from this step on.
+    """
+
+    def __init__(self, directory: Path, first_step: int):
+        from tensorboardX.event_file_writer import EventsWriter  # slow to import, and needed by runs only
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        directory.mkdir(exist_ok=True)
+        self._directory = directory
+        self._event = Event
+        self._writer = EventsWriter(str(directory / "events"), f".{os.getpid()}")
+        self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the numbers of one step."""
+        event = self._event(step=step)
+        for name, value in values.items():
+            event.summary.value.add(tag=name, simple_value=value)
+        self._write(event)
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        with naming(self._directory):
+            self._writer.write_event(event)
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        with contextlib.suppress(OSError):  # everything is flushed, or its error has been told
+            self._writer.close()
+
+
+def check_wandb(project: str | None) -> None:
+    """Checks that metrics can go to a project of Weights & Biases; None needs nothing.
+
+    Raises:
+      ValueError: If wandb is not installed.
+    """
+    try:
+        if project is not None:
+            import wandb  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            "run.wandb_project: wandb is not installed; `pip install entropy_rl[wandb]`, or set null"
+        ) from None
+
+
+def _start_wandb(project: str, directory: Path, config: Mapping[str, Any]) -> Any:
+    check_wandb(project)
+    import wandb
+
+    path = directory.resolve()
+    # From the whole path: a/seed_0 and b/seed_0 are two runs.
+    name = f"{path.name}-{zlib.crc32(str(path).encode()):08x}"
+    return wandb.init(
+        project=project, dir=str(directory), id=name, name=path.name, resume="allow", config=dict(config)
+    )
+
+
+class Clock:
+    """Seconds per phase of a step, and tokens per second."""
+
+    def __init__(self):
+        self._start = time.perf_counter()
+        self._phases: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Times a phase, which must end with a result on the host: dispatch alone is no work done."""
+        start = time.perf_counter()
+        with jax.profiler.TraceAnnotation(phase):
+            yield
+        self.add(phase, time.perf_counter() - start)
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Records a phase that was timed elsewhere; what comes several times in a step is added up."""
+        self._phases[phase] = self._phases.get(phase, 0.0) + seconds
+
+    def metrics(self, tokens: int) -> dict[str, float]:
+        """time/PHASE and time/step in seconds, and time/tokens_per_second of the whole step."""
+        step = time.perf_counter() - self._start
+        phases = {f"time/{phase}": seconds for phase, seconds in self._phases.items()}
+        return phases | {"time/step": step, "time/tokens_per_second": tokens / step}
+
+
+class DeviceWork:
+    """Work of the device that goes on while the host does something else.
+
+    Args:
+      wait: Returns when the work is done.
+    """
+
+    def __init__(self, wait: Callable[[], Any]):
+        self._ready_at: float | None = None
+        threading.Thread(target=self._watch, args=(wait,), daemon=True).start()
+
+    def _watch(self, wait: Callable[[], Any]) -> None:
+        with contextlib.suppress(Exception):  # it is raised where the result is used
+            wait()
+        self._ready_at = time.perf_counter()
+
+    def waited(self) -> float:
+        """Seconds since the work was done, in which the device had nothing to do; 0 if it is still at it."""
+        ready_at = self._ready_at
+        return 0.0 if ready_at is None else time.perf_counter() - ready_at
+
+
+class Progress:
+    """What a person sees: a live bar on a terminal, one plain line now and then elsewhere.
+
+    Args:
+      title: What is being done.
+      total: Steps in all.
+      start: Steps that are done already.
+      every: Steps between two plain lines.
+      silent: Another process says it.
+    """
+
+    def __init__(self, title: str, total: int, start: int = 0, every: int = 1, silent: bool = False):
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as RichProgress
+
+        self._title, self._total, self._every, self._done = title, total, every, start
+        self._bar, self._silent = None, silent
+        if sys.stderr.isatty() and not silent:
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(title, total=total, completed=start, note="")
+
+    def __enter__(self) -> Progress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Says what begins now, in a line of its own."""
+        if self._bar:
+            self._bar.console.print(text, highlight=False)
+        elif not self._silent:
+            print(text, file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """Says what goes on between two steps; on a terminal only."""
+        if self._bar:
+            self._bar.update(self._task, note=text)
+
+    def show(self, done: int, note: str) -> None:
+        """Says how far things are, and how they stand."""
+        passed, self._done = done // self._every > self._done // self._every, done
+        if self._bar:
+            self._bar.update(self._task, completed=done, note=note)
+        elif (passed or done == self._total) and not self._silent:
+            print(f"{self._title} {done}/{self._total}  {note}", file=sys.stderr, flush=True)

@@ -1,0 +1,151 @@
+"""Updates whose gradient was not finite: they are not applied, and kept to be looked into."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from entropy_rl.distributed import multihost as hosts
+from entropy_rl.runs.checkpoint import check_room, reported_failure
+from entropy_rl.runs.jsonl import TEMPORARY, naming
+from entropy_rl.runs.directory import BAD_UPDATES_DIRECTORY
+from entropy_rl.types import Params, TrainBatch, TrainState
+
+_BATCH_FILE = "batch.npz"
+# Of the policy, or of the critic.
+_PARAMS, _CRITIC = "params", "critic"
+# In the name of an update on rows of earlier rollouts.
+_REVISIT = "replay"
+# What the loss new_controller, and the step: leaves in order.
+_MEMORY_FILE = "controller.npz"
+
+
+class NonfiniteUpdates:
+    """The directory of a run in which they lie, each under the number of its step and update.
+
+    Args:
+      run: The run's directory.
+      limit: The run stops when so many lie there.
+
+    Raises:
+      ValueError: If so many do already.
+    """
+
+    def __init__(self, run: Path, limit: int):
+        self._directory, self._limit = run / BAD_UPDATES_DIRECTORY, limit
+        if self._count() >= limit:
+            raise ValueError(
+                f"{self._directory} holds {self._count()} updates that were not applied; "
+                f"look at them with `entropy-rl debug-update {self._directory}/NAME`, then delete them, "
+                "or raise batching.max_nonfinite_updates"
+            )
+
+    def keep(self, state: TrainState, batch: TrainBatch) -> None:
+        """Writes down an update.
+
+        Args:
+          state: The state, which the update has left alone.
+          batch: The mini-batch.
+
+        Raises:
+          FloatingPointError: If the limit is reached: the run is to stop.
+          OSError: If it cannot be written.
+        """
+        self._keep_of_policy(state, "update", batch)
+
+    def keep_of_replay(self, state: TrainState, batch: TrainBatch) -> None:
+        """Writes down an update on rows of earlier rollouts; otherwise as `keep`."""
+        self._keep_of_policy(state, _REVISIT, batch)
+
+    def _keep_of_policy(self, state: TrainState, kind: str, batch: TrainBatch) -> None:
+        # The counter of updates counts this one too.
+        name = f"step_{int(state.step) + 1}_{kind}_{int(state.updates)}"
+        self._keep(name, _PARAMS, state.params, batch, controller=(state.controller, state.step))
+
+    def keep_of_critic(self, state: TrainState, batch: TrainBatch, number: int) -> None:
+        """Writes down an update of the critic, the `number`-th of its step; otherwise as `keep`."""
+        self._keep(f"step_{int(state.step) + 1}_critic_{number}", _CRITIC, state.critic.params, batch)
+
+    def _keep(self, name: str, whose: str, params: Params, batch: TrainBatch, controller: Any = None) -> None:
+        path = self._directory / name
+        if not path.exists():  # a run that was killed repeats its steps
+            temporary = path.with_name(path.name + TEMPORARY)
+            batch, controller = hosts.fetch((batch, controller))
+            if hosts.is_first():
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+                check_room(temporary, (batch, params), "an update that was not applied")
+                with naming(temporary):
+                    np.savez(temporary / _BATCH_FILE, **_named(batch))
+                    np.savez(temporary / _MEMORY_FILE, *jax.tree.leaves(controller))
+            hosts.wait_for_all("bad update: batch")
+            with (
+                reported_failure(self._directory, "an update that was not applied"),
+                ocp.StandardCheckpointer() as checkpointer,
+            ):
+                checkpointer.save(temporary.resolve() / whose, params)
+            if hosts.is_first():
+                temporary.replace(path)
+            hosts.wait_for_all("bad update: parameters")
+        if self._count() >= self._limit:
+            raise FloatingPointError(
+                f"{self._directory} holds {self._count()} updates whose gradient was not finite "
+                f"(batching.max_nonfinite_updates); none was applied; see `entropy-rl debug-update {path}`"
+            )
+
+    def _count(self) -> int:
+        return sum(not path.name.endswith(TEMPORARY) for path in self._directory.glob("step_*"))
+
+
+def is_of_critic(path: Path) -> bool:
+    """Whether an update that was not applied is one of the critic."""
+    return (path / _CRITIC).is_dir()
+
+
+def is_of_replay(path: Path) -> bool:
+    """Whether an update that was not applied is one on rows of earlier rollouts."""
+    return f"_{_REVISIT}_" in path.name
+
+
+def read_nonfinite_update(path: Path, abstract_params: Any) -> tuple[Params, TrainBatch]:
+    """The parameters and the mini-batch of an update that was not applied.
+
+    Args:
+      path: Its directory.
+      abstract_params: Shapes and types of the parameters, the policy's or the critic's.
+
+    Raises:
+      ValueError: If there is none.
+    """
+    if not (path / _BATCH_FILE).is_file():
+        raise ValueError(f"{path}: holds no update; allowed: a directory RUN/{BAD_UPDATES_DIRECTORY}/NAME")
+    with np.load(path / _BATCH_FILE) as arrays:
+        batch = TrainBatch(**arrays)
+    with ocp.StandardCheckpointer() as checkpointer:
+        whose = _CRITIC if is_of_critic(path) else _PARAMS
+        return checkpointer.restore(path.resolve() / whose, abstract_params), batch
+
+
+def read_controller(path: Path, like: Any) -> tuple[Any, np.ndarray]:
+    """What the loss new_controller before an update that was not applied, and the step.
+
+    Args:
+      path: The directory of the update, one of the policy.
+      like: A nest as the controller is.
+
+    Returns:
+      (`TrainState.controller`, `TrainState.step`).
+    """
+    with np.load(path / _MEMORY_FILE) as arrays:
+        return jax.tree.unflatten(jax.tree.structure((like, 0)), [arrays[name] for name in arrays])
+
+
+def _named(batch: TrainBatch) -> dict[str, np.ndarray]:
+    fields = ((field.name, getattr(batch, field.name)) for field in dataclasses.fields(batch))
+    return {name: array for name, array in fields if array is not None}

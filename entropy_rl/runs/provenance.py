@@ -1,0 +1,57 @@
+"""By what a run was made: a line for each start, with command, versions and devices."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import flax
+import jax
+import jaxlib
+import numpy as np
+import optax
+
+from entropy_rl.runs.jsonl import write_jsonl
+from entropy_rl.version import __version__
+
+STARTS_FILE = "starts.jsonl"
+_PACKAGES = (jax, jaxlib, flax, optax, np)
+
+
+def record_start(directory: Path, step: int | None = None) -> None:
+    """Adds a line to starts.jsonl: a run that was resumed may have been so by another version.
+
+    Args:
+      directory: Of the run or the evaluation.
+      step: Steps that were done already; None for an evaluation.
+    """
+    devices = jax.devices()
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    start = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "step": step,
+        "command": command,
+        "commit": _commit(),
+        "versions": {"entropy_rl": __version__, "python": platform.python_version()}
+        | {package.__name__: package.__version__ for package in _PACKAGES},
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+    }
+    write_jsonl(directory / STARTS_FILE, [start])
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this file is in, with "+" where files differ; None if there is none."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "version.py")  # an installed copy may lie in another checkout
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

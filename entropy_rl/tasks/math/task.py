@@ -1,0 +1,179 @@
+"""Math problems with a final answer, judged by math-verify, by DAPO's rule or by a user's.
+
+The built-in verifiers run nothing of what the model wrote: math-verify parses LaTeX, and its ways
+to evaluate plain text are off. The worker processes have limits, but they are no sandbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from entropy_rl.config.registry import import_object, unknown
+from entropy_rl.tasks.math.answers import canonical, check_equal, compare_simple, last_boxed
+from entropy_rl.tasks.math.dapo import judge_dapo, last_answer
+from entropy_rl.tasks.math.sets import DAPO_PROMPT, PUBLISHED, Source, find_source, read_source
+from entropy_rl.tasks.pool import VerifierPool
+from entropy_rl.tasks.task import Problem, Verdict
+
+PROMPTS = {
+    # Qwen2.5-Math
+    "boxed": "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}.",
+    "dapo": DAPO_PROMPT,
+}
+SPLITS = ("train", "validation", "test")
+# What a built-in verifier reads, of which a prompt has to ask for one.
+_READS = {"math-verify": ("\\boxed",), "dapo": ("Answer:", "\\boxed")}
+
+
+class Math:
+    """Math problems with final answers, from prepared sets or from files.
+
+    A published set is also a split by its own name, as in `evaluation.split: aime_2024`. Of a set
+    with two splits, `train` takes the one to learn from, and all else the one to evaluate on.
+
+    Args:
+      train: A set prepared by `entropy-rl data prepare`, or a JSONL or parquet file; null for none.
+      validation: As `train`.
+      test: As `train`.
+      prompt: `boxed`, `dapo`, or a text of your own that holds `{problem}`.
+      chat: Wrap the prompt by the tokenizer's chat template, as a user's message.
+      verifier: `math-verify` reads the last \\boxed{...} and compares as mathematics; `dapo` reads
+        the last `Answer: ...` and compares as text; or `module:function`, a function of yours
+        (prompt, completion, answer) -> Verdict.
+      problem_field: Field of the problem's text in a file.
+      answer_field: Field of the answer in a file: a text or a number.
+      data_dir: Where prepared sets lie; null for TFDS' own place.
+      deadline_s: Wall-clock seconds of one check.
+      workers: Processes that check; they start at the first completion that needs them.
+    """
+
+    def __init__(
+        self,
+        train: str | None = None,
+        validation: str | None = None,
+        test: str | None = None,
+        prompt: str = "boxed",
+        chat: bool = False,
+        verifier: str = "math-verify",
+        problem_field: str = "problem",
+        answer_field: str = "answer",
+        data_dir: str | None = None,
+        deadline_s: float = 5.0,
+        workers: int = 2,
+    ):
+        self._data_dir = data_dir
+        self._sources = {
+            split: find_source(f"task.args.{split}", given, _role(split), data_dir)
+            for split, given in zip(SPLITS, (train, validation, test), strict=True)
+            if given is not None
+        }
+        self._template = PROMPTS.get(prompt, prompt)
+        if "{problem}" not in self._template:
+            raise ValueError(
+                f"task.args.prompt: {prompt!r} is not allowed; allowed: {', '.join(PROMPTS)}, or "
+                "a text "
+                "that holds {problem}"
+            )
+        fitting = [
+            name for name, texts in _READS.items() if any(text in self._template for text in texts)
+        ]
+        if verifier in _READS and verifier not in fitting:
+            raise ValueError(
+                f"task.args.verifier: {verifier!r} reads {' or '.join(_READS[verifier])}, and the "
+                "prompt "
+                f"{prompt!r:.60} asks for none; allowed: "
+                f"{', '.join([*fitting, 'module:function'])}, or "
+                "another prompt"
+            )
+        self._chat = chat
+        self._fields = (problem_field, answer_field)
+        self._verifier = verifier
+        self._pool = None
+        if verifier != "dapo":
+            self._pool = _make_pool(verifier, deadline_s, workers)
+        self._splits: dict[str, list[Problem]] = {}
+
+    def problems(self, split: str) -> Sequence[Problem]:
+        """The problems of a split, in the order of its source; the id is the place in it.
+
+        Raises:
+          ValueError: The split has no source, or a row of the file is wrong, as `FILE:LINE: what;
+            allowed`.
+        """
+        if split not in self._splits:
+            pairs = read_source(self._find(split), *self._fields)
+            self._splits[split] = [
+                Problem(i, self._template.replace("{problem}", problem), answer, self._chat)
+                for i, (problem, answer) in enumerate(pairs)
+            ]
+        return self._splits[split]
+
+    def _find(self, split: str) -> Source:
+        if split in self._sources:
+            return self._sources[split]
+        if split in PUBLISHED:
+            return find_source("split", split, "test", self._data_dir)
+        if split in SPLITS:
+            given = ", ".join(self._sources) or "none"
+            raise ValueError(f"task.args.{split}: nothing is given for this split; given: {given}")
+        raise ValueError(unknown("split", split, [*SPLITS, *PUBLISHED]))
+
+    def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
+        """One verdict for each completion, in order."""
+        pairs = list(zip(problems, completions, strict=True))
+        if self._verifier == "dapo":
+            return [judge_dapo(completion, problem.answer) for problem, completion in pairs]
+        if self._verifier != "math-verify":
+            return self._pool.map([(p.prompt, completion, p.answer) for p, completion in pairs])
+        boxed = [last_boxed(completion) for completion in completions]
+        verdicts = [
+            Verdict.UNPARSABLE if answer is None else compare_simple(problem.answer, answer)
+            for problem, answer in zip(problems, boxed, strict=True)
+        ]
+        hard = [i for i, verdict in enumerate(verdicts) if verdict is None]
+        judged = self._pool.map([(problems[i].answer, boxed[i]) for i in hard])
+        for i, verdict in zip(hard, judged, strict=True):
+            verdicts[i] = verdict
+        return verdicts
+
+    def final_answers(self, completions: Sequence[str]) -> list[str | None]:
+        """The answer of each completion, where the prompt asks for it, in a form that equal ones
+        share.
+        """
+        if r"\boxed" not in self._template:
+            return [last_answer(completion) for completion in completions]
+        boxed = map(last_boxed, completions)
+        return [None if answer is None else canonical(answer) for answer in boxed]
+
+    def close(self) -> None:
+        """Ends the verifier processes."""
+        if self._pool is not None:
+            self._pool.close()
+
+
+def _role(split: str) -> str:
+    return "train" if split == "train" else "test"
+
+
+def _make_pool(verifier: str, deadline_s: float, workers: int) -> VerifierPool:
+    path = "task.args.verifier"
+    # An item that loads the LaTeX parser and the simplifier.
+    check, warm_up = f"{check_equal.__module__}:{check_equal.__name__}", (r"2\sqrt{2}", r"\sqrt{8}")
+    if verifier != "math-verify":
+        if ":" not in verifier:
+            raise ValueError(unknown(path, verifier, ["math-verify", "dapo", "module:function"]))
+        if verifier.startswith("__main__:"):
+            raise ValueError(
+                f"{path}: {verifier!r} is not allowed; allowed: a function of a module in its own "
+                "file"
+            )
+        if not callable(import_object(path, verifier)):
+            raise ValueError(
+                f"{path}: {verifier!r} is no function; allowed: (prompt, completion, answer) -> "
+                "Verdict"
+            )
+        check, warm_up = verifier, None
+    try:
+        return VerifierPool(check, workers=workers, deadline_s=deadline_s, warm_up=warm_up)
+    except ValueError as error:
+        raise ValueError(f"task.args.{error}") from error

@@ -1,0 +1,252 @@
+"""A run on disk: claimed, resumed from its newest checkpoint, recorded, and stopped when asked."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import yaml
+
+from entropy_rl.config.rollout import DecodingConfig
+from entropy_rl.config.sft import SFTConfig
+from entropy_rl.config.train import TrainConfig
+from entropy_rl.distributed import multihost as hosts
+from entropy_rl.evaluation import Evaluation, OnProgress, evaluate_into, read_result
+from entropy_rl.experience.prompts import Prompts
+from entropy_rl.rollout import Stage
+from entropy_rl.runs.checkpoint import Checkpoints
+from entropy_rl.runs.directory import (
+    CONFIG_FILE,
+    EVALUATIONS_DIRECTORY,
+    PROFILE_DIRECTORY,
+    check_directory,
+    checkpoint_directory,
+    to_plain,
+)
+from entropy_rl.runs.jsonl import write_atomically
+from entropy_rl.runs.load_model import Model
+from entropy_rl.runs.logging import NoLog, Progress, RunLog
+from entropy_rl.runs.preemption import Interrupted, StopRequest, catch_signals
+from entropy_rl.runs.provenance import record_start
+from entropy_rl.tasks import Task
+from entropy_rl.types import Params, TrainState
+
+
+class Run:
+    """What the steps of a run report to.
+
+    Attributes:
+      records: Metrics and samples.
+      progress: What a person sees.
+      stop: Whether the run was asked to stop.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig | SFTConfig,
+        checkpoints: Checkpoints,
+        records: RunLog | NoLog,
+        progress: Progress,
+        stop: StopRequest,
+    ):
+        self.records, self.progress, self.stop = records, progress, stop
+        self._config, self._checkpoints = config, checkpoints
+
+    def save(self, state: TrainState) -> None:
+        """Saves the state, unless that of its step is there already."""
+        self._checkpoints.save(state)
+
+    def asked_to_stop(self) -> bool:
+        """Whether any process was asked to stop; every process must ask."""
+        number = max(hosts.gather(self.stop.signal_number or 0))
+        if number:  # never cleared: a signal that came in meanwhile counts from the next look on
+            self.stop.signal_number = number
+        return bool(number)
+
+    def evaluate(
+        self, step: int, model: Model, params: Params, task: Task, prompts: Prompts
+    ) -> Evaluation:
+        """The evaluation of a step; one that is there already is not repeated, and one begun goes
+        on.
+
+        Args:
+          step: Steps that are done.
+          model: Policy and tokenizer.
+          params: The parameters after them.
+          task: The judge.
+          prompts: The problems, from `evaluation_prompts`.
+
+        Raises:
+          Interrupted: If the run was asked to stop; every finished sample is on disk.
+        """
+        directory = evaluation_directory(self._config, step)
+        result = read_result(directory)
+        if result is not None:
+            if not self._has_our_settings(directory):
+                self.progress.say(f"{directory} was made with other settings, and is kept")
+            return result
+        hosts.wait_for_all("no result yet")  # before one is there, all have looked
+        self.progress.say(
+            f"evaluating at step {step}, on the split {self._config.evaluation.split!r}"
+        )
+        if hosts.is_first():
+            self._begin_evaluation(directory)
+        hosts.wait_for_all("evaluation begins")
+        stopped = "stopped during an evaluation; the same command goes on from there"
+        begun = (
+            hosts.count() == 1
+        )  # where there are more, first all of them share out the parameters
+
+        def on_progress(done: int, total: int, _: float) -> None:
+            nonlocal begun
+            self.progress.note(f"evaluation: {done}/{total} samples")
+            if begun:
+                self.stop.act(stopped)
+            begun = True
+
+        def draw(on_progress: OnProgress) -> Evaluation | None:
+            return evaluate_into(
+                directory,
+                model,
+                params,
+                task,
+                prompts,
+                self._config.evaluation,
+                seed=self._config.seed,
+                decoding=getattr(
+                    self._config, "decoding", DecodingConfig()
+                ),  # a warm start has none
+                shard=(hosts.index(), hosts.count()),
+                on_progress=on_progress,
+            )
+
+        # The others must not wait in vain for a process that stops: all meet, and then all stop.
+        with contextlib.ExitStack() as stack:
+            if hosts.count() > 1:
+                stack.enter_context(contextlib.suppress(Interrupted))
+            result = draw(on_progress)
+        if hosts.count() > 1:
+            if self.asked_to_stop():
+                self.stop.act(stopped)
+            # When the last samples came in at once, nobody saw all of them.
+            result = draw(lambda done, total, waited: None)
+        return result
+
+    def _begin_evaluation(self, directory: Path) -> None:
+        """Samples that were drawn with other settings, which may change between two starts, are
+        dropped.
+        """
+        if directory.exists() and not self._has_our_settings(directory):
+            self.progress.say(f"{directory} was begun with other settings, and begins anew")
+            shutil.rmtree(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        settings = yaml.safe_dump(to_plain(self._config.evaluation), sort_keys=False)
+        write_atomically(directory / CONFIG_FILE, settings)
+
+    def _has_our_settings(self, directory: Path) -> bool:
+        try:
+            check_directory(directory, self._config.evaluation, free=("rows_per_call",))
+        except ValueError:
+            return False
+        return (directory / CONFIG_FILE).exists()
+
+    def rollout_watch(self, state: TrainState) -> Callable[[Stage], None]:
+        """What a rollout calls now and then: it says how far things are, and stops when that is
+        asked for.
+
+        Args:
+          state: The state before the step, which is then saved.
+        """
+
+        def watch(stage: Stage) -> None:
+            self.progress.note(
+                f"rollout: {stage.finished}/{stage.rows} ended, longest {stage.tokens}"
+            )
+            if self.stop and hosts.count() == 1:  # others do not look at this moment
+                self.save(state)
+                self.stop.act("stopped during a rollout; the same command repeats it and goes on")
+
+        return watch
+
+    def begin_step(self, step: int) -> None:
+        """Starts to trace the step if that is asked for.
+
+        Args:
+          step: The step that begins, counted from 1.
+        """
+        if step == self._config.run.profile_step:
+            self.progress.say(f"tracing step {step}")
+            jax.profiler.start_trace(str(Path(self._config.run.directory) / PROFILE_DIRECTORY))
+
+    def end_step(self, step: int, state: TrainState) -> None:
+        """Saves the state when that is due.
+
+        Args:
+          step: Steps that are done. It is the state's own, which would have to be waited for.
+          state: The state after them.
+
+        Raises:
+          Interrupted: If the run was asked to stop; the state is saved.
+        """
+        if step == self._config.run.profile_step:
+            jax.profiler.stop_trace()
+        stopping = (
+            self.asked_to_stop()
+        )  # once: a signal between two looks would stop without saving
+        if stopping or step == self._config.steps or step % self._config.run.checkpoint_every == 0:
+            self.save(state)
+        if stopping:
+            self.stop.act(f"stopped after step {step}; the same command goes on from there")
+
+
+def evaluation_directory(config: TrainConfig | SFTConfig, step: int) -> Path:
+    """Where the evaluation of a step lies."""
+    return Path(config.run.directory) / EVALUATIONS_DIRECTORY / str(step)
+
+
+@contextlib.contextmanager
+def open_run(
+    config: TrainConfig | SFTConfig, start: TrainState, title: str
+) -> Iterator[tuple[Run, TrainState]]:
+    """Opens the run that lives in `config.run.directory`, which must be claimed already.
+
+    Args:
+      config: The run's config.
+      start: The state before the first step; its arrays are gone if the run goes on from a
+        checkpoint.
+      title: What a step is called on the terminal.
+
+    Yields:
+      The run, and the state to go on from: that of the newest checkpoint, or `start`.
+    """
+    directory = Path(config.run.directory)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(catch_signals())
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                checkpoint_directory(directory, config.run.checkpoints), config.run.max_to_keep
+            )
+        )
+        state = start
+        if checkpoints.latest is not None:
+            state = checkpoints.restore(start)
+            if hosts.is_first():
+                print(
+                    f"resuming {directory} after step {int(state.step)} of {config.steps}",
+                    file=sys.stderr,
+                )
+        step = int(state.step)
+        if hosts.is_first():
+            records = RunLog(directory, step, config.run.wandb_project, to_plain(config))
+            record_start(directory, step)
+        else:
+            records = NoLog()
+        records = stack.enter_context(records)
+        progress = stack.enter_context(
+            Progress(title, config.steps, step, silent=not hosts.is_first())
+        )
+        yield Run(config, checkpoints, records, progress, stop), state

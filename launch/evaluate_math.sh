@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Pass@K of a model or a run on the paper's four sets, with as many samples as its largest K:
+#   bash launch/evaluate_math.sh MODEL OUTPUT [--dotted.path VALUE ...]
+# Each set gets a directory in OUTPUT. What was interrupted goes on when the command is repeated.
+if [ $# -lt 2 ]; then
+    echo "usage: bash launch/evaluate_math.sh MODEL OUTPUT [--dotted.path VALUE ...]" >&2
+    exit 2
+fi
+# Paths are those of the caller; what is no path, such as asset:NAME, is left alone.
+model="$1" output="$(realpath -m "$2")"
+if [ -e "$model" ]; then model="$(realpath "$model")"; fi
+shift 2
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+for set_and_samples in aime_2024:256 aime_2025:256 amc_2023:128 math_500:16; do
+    set="${set_and_samples%:*}"
+    echo "== $set"
+    .venv/bin/entropy-rl evaluate --config configs/math_evaluate.yaml --model.path "$model" \
+        --evaluation.split "$set" --evaluation.samples "${set_and_samples#*:}" --output "$output/$set" "$@"
+done

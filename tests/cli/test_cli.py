@@ -1,0 +1,1063 @@
+"""The command line says what is wrong in one line, before anything is written, and helps
+quickly.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from hf_fixtures import make_hf_dir
+from safetensors.numpy import load_file, save_file
+from tiny_runs import EVALUATION, ROOT, TRAIN, WARMSTART, write_yaml
+
+from entropy_rl.cli.main import main
+from entropy_rl.cli.parse import parse_config
+from entropy_rl.commands.analyze import AnalyzeConfig
+from entropy_rl.config.rollout import DynamicSamplingConfig
+from entropy_rl.config.train import LossConfig, TrainConfig
+from entropy_rl.runs.directory import check_directory, claim_directory
+from entropy_rl.runs.load_model import load_tokenizer
+from entropy_rl.tasks.countdown import Countdown
+
+
+@pytest.fixture
+def here(workspace, monkeypatch) -> Path:
+    """The working directory: its model and tasks, and a train.yaml of the test's own."""
+    monkeypatch.chdir(workspace)
+    write_yaml(workspace / "train.yaml", TRAIN)
+    return workspace
+
+
+@pytest.fixture
+def refused(here, capsys):
+    """Runs a command that must be refused: one line, exit code 2, nothing written. Returns the
+    line.
+    """
+
+    def run(*arguments: str, code: int = 2) -> str:
+        before = sorted(here.rglob("*"))
+        capsys.readouterr()
+        assert main(arguments) == code
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith(f"entropy-rl {arguments[0]}: ") and err.endswith("\n")
+        assert err.count("\n") == 1 and len(err) < 700, err
+        assert [path for path in sorted(here.rglob("*")) if "__pycache__" not in path.parts] == [
+            path for path in before if "__pycache__" not in path.parts
+        ]
+        return err.removeprefix(f"entropy-rl {arguments[0]}: ").rstrip("\n")
+
+    return run
+
+
+def changed(config: dict, path: str, *value) -> dict:
+    """A copy of a config with another value at a dotted path; without a value the field is gone."""
+    config = json.loads(json.dumps(config))
+    *sections, name = path.split(".")
+    inner = config
+    for section in sections:
+        inner = inner[section]
+    if value:
+        inner[name] = value[0]
+    else:
+        del inner[name]
+    return config
+
+
+# --- the command line itself
+# -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "'trian' is not allowed; did you mean 'train'? allowed: train, sft"),
+        (["--config", "train.yaml"], "'--config' is not allowed; allowed: train, sft"),
+    ],
+)
+def test_an_unknown_verb_is_refused_with_the_nearest_one(capsys, arguments, message):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert err.startswith("entropy-rl: verb: ") and message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stepz", "3"], "--stepz: 'stepz' is not allowed; did you mean 'steps'?"),
+        (
+            ["--rollout.group_sise=4"],
+            "--rollout.group_sise: 'group_sise' is not allowed; did you mean 'g",
+        ),
+        (["--confg", "x"], "--confg: 'confg' is not allowed; did you mean 'config'?"),
+        (["--steps.x", "3"], "--steps.x: 'steps' has no parts; allowed: --steps"),
+        (["--steps", "ten"], "--steps: 'ten' is not allowed; expected a whole number"),
+        (["--steps+", "3"], "--steps+: [3] is not allowed; expected a whole number"),
+        (["--steps=2.5"], "--steps: 2.5 is not allowed; expected a whole number"),
+        (["--steps"], "--steps: a value is missing"),
+        (["--steps", "--seed", "3"], "--steps: a value is missing"),
+        (
+            ["--model.remat", "true"],
+            "--model.remat: True is not allowed; allowed: none, dots, full",
+        ),
+        (["--model.attention", "flash"], "allowed: auto, xla, cudnn, splash"),
+        (
+            ["--model.compute_dtype", "float31"],
+            "did you mean 'float32'? allowed: float32, bfloat16",
+        ),
+        (
+            ["--optimizer.learning_rate", "fast"],
+            "--optimizer.learning_rate: 'fast' is not allowed; exp",
+        ),
+        (
+            ["--optimizer.learning_rate", "nan"],
+            "--optimizer.learning_rate: 'nan' is not allowed; exp",
+        ),
+        (["--task.args", "[1]"], "--task.args: [1] is not allowed; expected a mapping"),
+        (["--task.args", "{a: 1"], "--task.args: '{a: 1' is not valid YAML: "),
+        (
+            ["--advantage", "group_normalize"],
+            "--advantage: 'group_normalize' is not allowed; expected a ",
+        ),
+        (["--model", "other.yaml"], "--model: 'other.yaml' is not allowed; expected a mapping"),
+        (["--evaluation.sampels", "3"], "did you mean 'samples'?"),
+        (
+            ["--evaluation.samples", "x"],
+            "--evaluation.samples: 'x' is not allowed; expected a whole number",
+        ),
+        (
+            ["train.yaml"],
+            "'train.yaml' is not allowed; allowed: --config FILE, --dotted.path VALUE",
+        ),
+        (["-x"], "'-x' is not allowed; allowed: --config FILE, --dotted.path VALUE"),
+        (["--steps", "{{steps}}"], "--steps: '{{steps}}' is not valid YAML: found unhashable key"),
+        (["--"], "'--' is not allowed; allowed: --config FILE, --dotted.path VALUE"),
+        (
+            ["--print_config=short"],
+            "'--print_config=short' is not allowed; --print_config takes no value",
+        ),
+        (["--config"], "--config: a value is missing"),
+        (
+            ["--config", "nowhere.yaml"],
+            "--config: cannot read 'nowhere.yaml': No such file or directory",
+        ),
+        (["--config", "model"], "--config: cannot read 'model': Is a directory"),
+        (
+            ["--config", "model/model.safetensors"],
+            "--config: cannot read 'model/model.safetensors': not a ",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_refused(refused, arguments, message):
+    assert message in refused("train", "--config", "train.yaml", *arguments)
+
+
+def test_without_a_config_every_missing_field_is_named(refused):
+    line = refused("train")
+    assert line.startswith(
+        "no --config FILE: missing: seed, steps, model.path, task.name, rollout.prompts, "
+    )
+    assert line.endswith("optimizer.learning_rate, run.directory") and "temperature" not in line
+    assert refused("export") == "no --config FILE: missing: model, output"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            changed(TRAIN, "model", {"paht": "x"}),
+            "model.paht: 'paht' is not allowed; did you mean 'path'?",
+        ),
+        (changed(TRAIN, "modle", 1), "modle: 'modle' is not allowed; did you mean 'model'?"),
+        (changed(TRAIN, "steps", "ten"), "steps: 'ten' is not allowed; expected a whole number"),
+        (changed(TRAIN, "steps", True), "steps: True is not allowed; expected a whole number"),
+        (changed(TRAIN, "steps", None), "steps: None is not allowed; expected a whole number"),
+        (changed(TRAIN, "model", "tiny"), "model: 'tiny' is not allowed; expected a mapping"),
+        (changed(TRAIN, "task.name", 3), "task.name: 3 is not allowed; expected a text"),
+        (changed(TRAIN, "advantage", [3]), "advantage[0]: 3 is not allowed; expected a mapping"),
+        (
+            changed(TRAIN, "loss", {"aggregation": "token-maen"}),
+            "loss.aggregation: 'token-maen' is not",
+        ),
+        (
+            changed(TRAIN, "evaluation", {"split": "test"}),
+            "missing: evaluation.samples, evalu",
+        ),
+        (changed(TRAIN, "rollout.exploration", {}), "missing: rollout.exploration.temperature"),
+        (changed(changed(TRAIN, "seed"), "rollout.prompts"), "missing: seed, rollout.prompts"),
+        (changed(TRAIN, "model", None), "missing: model.path"),
+        ([1, 2], "expected a mapping of seed, steps, model, "),
+        (None, "expected a mapping of seed, steps, model, "),
+    ],
+)
+def test_a_wrong_config_file_is_refused_with_file_and_dotted_path(refused, here, content, message):
+    write_yaml(here / "wrong.yaml", content)
+    assert refused("train", "--config", "wrong.yaml").startswith(f"wrong.yaml: {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 0\nsteps: [1\nmodel: 2\n", "wrong.yaml:3: not valid YAML: "),
+        ("seed: 0\nsteps: 1\nseed: 2\n", "wrong.yaml:3: not valid YAML: 'seed' stands twice"),
+        ("seed: 0\n  steps: 1\n", "wrong.yaml:2: not valid YAML: "),
+        ("seed: {{SEED}}\n", "wrong.yaml:1: not valid YAML: found unhashable key"),
+        ("seed: \x07\n", "wrong.yaml: not valid YAML: "),
+    ],
+)
+def test_bad_yaml_is_refused_with_file_and_line(refused, here, text, message):
+    (here / "wrong.yaml").write_text(text)
+    assert refused("train", "--config", "wrong.yaml").startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "-1"], "steps: -1 is not allowed; allowed: whole numbers >= 0"),
+        (
+            ["--rollout.group_size", "0"],
+            "rollout.group_size: 0 is not allowed; allowed: whole numbers >= 1",
+        ),
+        (
+            ["--rollout.temperature", "-1"],
+            "rollout.temperature: -1.0 is not allowed; allowed: numbers > 0",
+        ),
+        (["--rollout.top_p", "1.5"], "rollout.top_p: 1.5 is not allowed; allowed: 0 < top_p <= 1"),
+        (
+            ["--loss.surrogate", "{name: ppo_clip, clip_low: -0.1}"],
+            "loss.surrogate: ppo_clip.clip_low: -0.1 is not allowed; allowed: 0 < clip_low < 1",
+        ),
+        (
+            ["--loss.surrogate", "{name: gspo}", "--batching.fused_loss", "true"],
+            "batching.fused_loss: true is not allowed with loss.surrogate of scope 'row', which",
+        ),
+        (
+            ["--loss.token_weights+", "{name: token_tis}", "--rollout.top_p", "0.9"],
+            "loss.token_weights: ['token_tis'] is not allowed; allowed: weights against the "
+            "sampler with old_log",
+        ),
+        (
+            ["--batching.mini_batch_prompts", "3"],
+            "batching.mini_batch_prompts: 3 is not allowed; all",
+        ),
+        (
+            ["--batching.max_tokens_per_micro_batch", "19"],
+            "batching.max_tokens_per_micro_batch: 19 is not allowed; allowed: >= 20, the longest "
+            "row of prompt",
+        ),
+        (
+            ["--critic", "{learning_rate: 0}"],
+            "critic.learning_rate: 0.0 is not allowed; allowed: numbers > 0",
+        ),
+        (
+            [
+                "--advantage",
+                "[{name: gae}]",
+                "--critic",
+                "{learning_rate: 1, max_tokens_per_micro_batch: 19}",
+            ],
+            "critic.max_tokens_per_micro_batch: 19 is not allowed; allowed: >= 20, the longest "
+            "row of prompt",
+        ),
+        (
+            ["--run.evaluate_every", "5"],
+            "run.evaluate_every: 5 is not allowed; allowed: 0 without evaluation",
+        ),
+        (
+            ["--run.profile_step", "7"],
+            "run.profile_step: 7 is not allowed; allowed: null or numbers <= steps (6)",
+        ),
+        (["--run.directory", ""], "run.directory: '' is not allowed; allowed: a path"),
+        (
+            ["--advantage", "[]"],
+            "advantage: [] is not allowed; allowed: a list with at least one transform",
+        ),
+        (
+            ["--evaluation", json.dumps(EVALUATION | {"samples": 0})],
+            "evaluation.samples: 0 is not allowed; allowed: whole numbers >= 1",
+        ),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_what_is_allowed(refused, arguments, message):
+    assert refused("train", "--config", "train.yaml", *arguments).startswith(message)
+
+
+def test_later_settings_override_earlier_ones_and_sections_are_merged(here):
+    write_yaml(here / "more.yaml", {"steps": 8, "rollout": {"prompts": 8}, "loss": None})
+    config = parse_config(
+        TrainConfig,
+        "train",
+        ["--seed", "5", "--config", "train.yaml", "--rollout.top_p", "0.5", "--config", "more.yaml"]
+        + [
+            "--task.args.seed",
+            "7",
+            "--optimizer.learning_rate=1e-6",
+            "--evaluation",
+            json.dumps(EVALUATION),
+        ]
+        + ["--evaluation.samples", "4", "--advantage+", "{name: whiten}"]
+        + ["--task.args.counts.test", "9"],
+    )
+    assert (config.seed, config.steps) == (0, 8)
+    assert (config.rollout.prompts, config.rollout.group_size, config.rollout.top_p) == (8, 4, 0.5)
+    assert config.task.args == {"counts": {"train": 16, "test": 9}, "seed": 7}
+    assert config.optimizer.learning_rate == 1e-6
+    assert (config.evaluation.samples, config.evaluation.split) == (4, "test")
+    assert [transform["name"] for transform in config.advantage][1:] == [
+        "shape_by_entropy",
+        "whiten",
+    ]
+    assert config.loss == LossConfig()
+    more = [
+        "--config",
+        "train.yaml",
+        "--evaluation",
+        "null",
+        "--task.args",
+        "{seed: 7}",
+        "--loss.kl_coef",
+        "1",
+    ]
+    config = parse_config(TrainConfig, "train", more)
+    assert config.evaluation is None and config.rollout.dynamic_sampling is None
+    assert config.task.args == {"seed": 7}
+    assert config.loss == LossConfig(kl_coef=1.0) and isinstance(config.loss.kl_coef, float)
+
+
+def test_an_empty_optional_section_asks_for_its_defaults(here):
+    write_yaml(here / "more.yaml", {"rollout": {"dynamic_sampling": {}}})
+    given = ["--config", "train.yaml"]
+    for more in (["--config", "more.yaml"], ["--rollout.dynamic_sampling", "{}"]):
+        config = parse_config(TrainConfig, "train", [*given, *more])
+        assert config.rollout.dynamic_sampling == DynamicSamplingConfig()
+        config = parse_config(
+            TrainConfig, "train", [*given, "--rollout.dynamic_sampling.max_rounds", "3", *more]
+        )
+        assert config.rollout.dynamic_sampling.max_rounds == 3
+
+
+def test_a_list_with_a_default_is_added_to():
+    usual = parse_config(AnalyzeConfig, "analyze", ["--samples", "s"]).reflective
+    more = parse_config(
+        AnalyzeConfig, "analyze", ["--samples", "s", "--reflective+", "hmm"]
+    ).reflective
+    assert len(usual) > 3 and more == [*usual, "hmm"]
+
+
+def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
+    given = ["--config", "train.yaml", "--task.args.mine+", "1", "--task.args.mine+", "[2, 3]"]
+    assert parse_config(TrainConfig, "train", given).task.args["mine"] == [1, 2, 3]
+
+
+# --- what the config names
+# ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--model.path", "nowhere"],
+            "model.path: nowhere is no directory; allowed: a Hugging Face directory",
+        ),
+        (["--model.path", "asset:nothing"], "model.path: there is no asset:nothing; there are: "),
+        (
+            ["--task.name", "countdwon"],
+            "task.name: 'countdwon' is not allowed; did you mean 'countdown'?",
+        ),
+        (
+            ["--task.name", "lukc:Luck"],
+            "task.name: cannot import 'lukc:Luck': No module named 'lukc'",
+        ),
+        (
+            ["--task.name", "luck:Lukc"],
+            "task.name: cannot import 'luck:Lukc': module 'luck' has no attribute",
+        ),
+        (["--task.name", "./luck:Luck"], "task.name: cannot import './luck:Luck': "),
+        (["--task.name", "luck:zlib"], "task.args: there are none for <module 'zlib'"),
+        (
+            ["--task.args.coutns", "{}"],
+            "task.args.coutns: 'coutns' is not allowed; did you mean 'counts'?",
+        ),
+        (["--task.args.seed", "x"], "task.args.seed: 'x' is not allowed"),
+        (["--task.args.counts.train", "0"], "task.args.counts.train: 0 is not allowed"),
+        (["--task.train_split", "trian"], "split: 'trian' is not allowed; allowed: "),
+        (
+            ["--rollout.max_prompt_tokens", "3"],
+            "no prompt is left: of 16 problems, 16 have a prompt longer than",
+        ),
+        (
+            ["--evaluation", json.dumps(EVALUATION | {"problems": 5})],
+            "evaluation.problems: 5 is not allowed; the split 'test' has 4 problems",
+        ),
+        (
+            ["--evaluation", json.dumps(EVALUATION | {"split": "tset"})],
+            "split: 'tset' is not allowed; allowed: ",
+        ),
+        (["--rollout.group_size", "1"], "advantage[0]"),
+        (
+            ["--advantage", "[{name: group_normalize}]"],
+            "advantage[0].name: 'group_normalize' is not allowed; did ",
+        ),
+        (
+            ["--advantage", "[{name: gae}]"],
+            "advantage[0]: needs the values of a critic; add a section `critic:`",
+        ),
+        (
+            ["--critic", "{learning_rate: 0.1}"],
+            "critic: a critic is not allowed where no transform of the advantage reads its "
+            "values; allowed: ",
+        ),
+        (
+            ["--advantage", "[{name: gae}]", "--critic", "{learning_rate: 0.1, path: nowhere}"],
+            "critic.path: nowhere is no directory; allowed: a Hugging Face directory",
+        ),
+        (
+            ["--advantage", "[{nam: whiten}]"],
+            "advantage[0].name: missing; allowed: group_normalize, ",
+        ),
+        (
+            ["--advantage", "[{name: 'own:advantage'}]"],
+            "advantage[0].name: cannot import 'own:advantage': ",
+        ),
+        (
+            [
+                "--advantage",
+                "[{name: group_normalize}, {name: shape_by_entropy, alpha: -1, kappa: 2}]",
+            ],
+            "advantage[1]: shape_by_entropy: alpha=-1.0 is not allowed; alpha >= 0",
+        ),
+        (
+            [
+                "--advantage",
+                "[{name: group_normalize}, {name: shape_by_entropy, alpha: 0.4, kappa: 1}]",
+            ],
+            "advantage[1]: shape_by_entropy: kappa=1.0 is not allowed; kappa > 1, or",
+        ),
+        (
+            [
+                "--advantage",
+                "[{name: group_normalize}, {name: shape_by_entropy, alhpa: 0.4, kappa: 2}]",
+            ],
+            "advantage[1].alhpa: 'alhpa' is not allowed; did you mean 'alpha'?",
+        ),
+        (
+            [
+                "--advantage",
+                "[{name: shape_by_entropy, alpha: 0.4, kappa: 2}, {name: group_normalize}]",
+            ],
+            "advantage: group_normalize: got advantages of shape (8, 12); expected (8, 1), one "
+            "for each row.",
+        ),
+        (
+            ["--advantage", "[{name: group_normalize}, {name: greedy_baseline}]"],
+            "advantage[1]: a transform before it is not allowed; allowed: none, as the reward of "
+            "the greedy",
+        ),
+        (
+            [
+                "--loss.token_weights",
+                "[{name: geometric_rejection}]",
+                "--rollout.exploration.temperature",
+                "1.2",
+            ],
+            "loss.token_weights: ['geometric_rejection'] is not allowed; allowed: others with "
+            "rollout.explo",
+        ),
+        (["--run.wandb_project", "x"], "run.wandb_project: wandb is not installed; "),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused_before_anything_is_written(
+    refused, monkeypatch, arguments, message
+):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert refused("train", "--config", "train.yaml", *arguments).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task.name", "math"], "task.name: math has no demonstrations to train on"),
+        (["--length_buckets", "[8, 16]"], "length_buckets: a demonstration has "),
+        (
+            ["--length_buckets", "[16, 8]"],
+            "length_buckets: [16, 8] is not allowed; allowed: a growing list",
+        ),
+        (
+            ["--length_buckets", "[16, x]"],
+            "--length_buckets[1]: 'x' is not allowed; expected a whole number",
+        ),
+        (
+            ["--architecture.num_kv_heads", "3"],
+            "architecture.num_kv_heads: 3 is not allowed; allowed: divisors",
+        ),
+        (
+            ["--gate.at_least", "{arithmatic: 1}"],
+            "gate.at_least: 'arithmatic' is not allowed; did you mean 'arit",
+        ),
+        (
+            ["--gate.at_most", "{pass@4: 1}"],
+            "gate.at_most: 'pass@4' is not allowed; did you mean 'pass@",
+        ),
+        (
+            ["--run.evaluate_every", "3"],
+            "run.evaluate_every: 3 is not allowed; allowed: 0, as a warm start",
+        ),
+        (
+            ["--optimizer.offload", "true"],
+            "optimizer.offload: True is not allowed; allowed: False, as a warm",
+        ),
+        (
+            ["--gate.at_most", "{stopped: x}"],
+            "--gate.at_most.stopped: 'x' is not allowed; expected a number",
+        ),
+        (
+            ["--evaluation.problems", "9999"],
+            "evaluation.problems: 9999 is not allowed; the split 'test' has 256",
+        ),
+    ],
+)
+def test_a_warm_start_that_cannot_work_is_refused_before_anything_is_written(
+    refused, here, arguments, message
+):
+    write_yaml(here / "wrong.yaml", WARMSTART | {"evaluation": EVALUATION})
+    assert refused("sft", "--config", "wrong.yaml", *arguments).startswith(message)
+
+
+# --- models
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    """A model that may be broken."""
+    return make_hf_dir(tmp_path / "model", "qwen2", tokenizer=True)
+
+
+def edit_json(path: Path, **fields) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_a_truncated_weight_file_is_refused_with_its_name(refused, model):
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    line = refused("train", "--config", "train.yaml", "--model.path", str(model))
+    assert line.startswith(f"{weights}: is damaged or cut off")
+
+
+def test_a_missing_tensor_is_refused_with_its_name(refused, model):
+    weights = load_file(model / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, model / "model.safetensors")
+    line = refused("train", "--config", "train.yaml", "--model.path", str(model))
+    assert line == f"{model}: missing tensors (1): model.layers.1.mlp.up_proj.weight"
+
+
+def test_a_directory_without_a_model_is_refused(refused, tmp_path):
+    line = refused("export", "--model", str(tmp_path), "--output", "out")
+    assert line == f"{tmp_path / 'config.json'}: not found"
+
+
+def test_a_model_without_a_tokenizer_is_refused(refused, tmp_path):
+    model = make_hf_dir(tmp_path / "model", "qwen2")
+    line = refused("train", "--config", "train.yaml", "--model.path", str(model))
+    assert (
+        line
+        == f"{model}: no usable tokenizer: there is no tokenizer.json or tokenizer.model or vocab.json"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b"[]", b'{"model": 3}'])
+def test_a_tokenizer_that_cannot_be_read_is_refused(refused, model, content):
+    (model / "tokenizer.json").write_bytes(content)
+    line = refused("train", "--config", "train.yaml", "--model.path", str(model))
+    assert line.startswith(f"{model}: no usable tokenizer: ")
+
+
+def test_a_tokenizer_without_an_end_of_sequence_is_refused(refused, model):
+    edit_json(model / "tokenizer_config.json", eos_token=None)
+    line = refused("train", "--config", "train.yaml", "--model.path", str(model))
+    assert (
+        line == f"{model}: the tokenizer has no end-of-sequence token, so no completion could end"
+    )
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(refused, model):
+    edit_json(model / "config.json", vocab_size=300)
+    line = refused("train", "--config", "train.yaml", "--model.path", str(model))
+    assert line == f"{model}: the tokenizer has 384 tokens, but the model only 300"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "is no JSON"), ('{"eos_token_id": "x"}', "eos_token_id")]
+)
+def test_a_broken_generation_config_is_refused_with_its_name(refused, model, content, message):
+    (model / "generation_config.json").write_text(content)
+    line = refused("train", "--config", "train.yaml", "--model.path", str(model))
+    assert line.startswith(f"{model / 'generation_config.json'}: {message}")
+
+
+def test_a_chat_prompt_without_a_chat_template_is_refused(refused, here, model):
+    write_jsonl(here / "rows.jsonl", {"problem": "1 + 1", "answer": "2"})
+    (model / "chat_template.jinja").unlink()
+    line = refused("train", *math(model), "--task.args.chat", "true")
+    assert "the tokenizer has no chat template; set task.args.chat to false" in line
+
+
+# --- data
+# --------------------------------------------------------------------------------------------------
+
+
+def write_jsonl(path: Path, *rows) -> None:
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    )
+
+
+def math(model: Path) -> list[str]:
+    write_yaml(
+        Path("math.yaml"), TRAIN | {"task": {"name": "math", "args": {"train": "rows.jsonl"}}}
+    )
+    return [
+        "--config",
+        "math.yaml",
+        "--model.path",
+        str(model),
+        "--rollout.max_prompt_tokens",
+        "200",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"problem": "1 + 1"}, "no field 'answer'; "),
+        ({"problem": "1 + 1", "answer": None}, "'answer' is None"),
+        ({"problem": "", "answer": "2"}, "'problem' is ''"),
+        ("{", "not JSON"),
+        ("[]", "list found; allowed: one JSON object per line"),
+    ],
+)
+def test_a_row_without_problem_or_answer_is_refused_with_file_and_line(
+    refused, here, model, row, message
+):
+    write_jsonl(here / "rows.jsonl", {"problem": "2 + 2", "answer": "4"}, row)
+    assert refused("train", *math(model)).startswith(f"rows.jsonl:2: {message}")
+
+
+def test_wrong_arguments_of_the_maths_task_are_refused(refused, here, model):
+    write_jsonl(here / "rows.jsonl", {"problem": "1 + 1", "answer": "2"})
+    for option, value, message in (
+        ("train", "nowhere.jsonl", "task.args.train: 'nowhere.jsonl' is not a file"),
+        ("prompt", "no placeholder", "task.args.prompt: 'no placeholder' is not allowed"),
+        (
+            "verifier",
+            "math-verfy",
+            "task.args.verifier: 'math-verfy' is not allowed; did you mean 'math-verify'?",
+        ),
+        ("workers", "0", "task.args.workers: 0"),
+        ("trian", "rows.jsonl", "task.args.trian: 'trian' is not allowed; did you mean 'train'?"),
+    ):
+        assert refused("train", *math(model), f"--task.args.{option}", value).startswith(message)
+
+
+# --- directories
+# -------------------------------------------------------------------------------------------
+
+
+def test_a_directory_with_another_run_is_refused_and_left_alone(refused, here):
+    assert (
+        main(["train", "--config", "train.yaml", "--run.directory", "other", "--steps", "1"]) == 0
+    )
+    line = refused(
+        *("train", "--config", "train.yaml", "--run.directory", "other", "--steps", "2"),
+        *("--rollout.group_size", "8"),
+    )
+    assert line.startswith(
+        "run.directory: other holds another run (its rollout.group_size is 4, here it is 8); "
+    )
+    assert line.endswith("repeat its settings to resume it, or choose another directory")
+
+
+def test_an_option_that_a_run_did_not_know_is_at_its_default_there(here, tmp_path):
+    config = parse_config(TrainConfig, "train", ["--config", "train.yaml"])
+    claim_directory(tmp_path / "run", config)
+    file = tmp_path / "run" / "config.yaml"
+    stored = yaml.safe_load(file.read_text())
+    del stored["loss"]["mask_truncated"], stored["critic"], stored["decoding"]
+    file.write_text(yaml.safe_dump(stored))
+    check_directory(tmp_path / "run", config)
+    masked = dataclasses.replace(config, loss=LossConfig(mask_truncated=True))
+    with pytest.raises(ValueError, match=r"its loss\.mask_truncated is False, here it is True"):
+        check_directory(tmp_path / "run", masked)
+    del stored["seed"]  # a setting without a default was always there
+    file.write_text(yaml.safe_dump(stored))
+    with pytest.raises(ValueError, match="its seed is None, here it is 0"):
+        check_directory(tmp_path / "run", config)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "notes.txt",
+            "precious",
+            "run.directory: taken is not empty and holds no run; choose another directory",
+        ),
+        ("config.yaml", "steps: [1", "taken/config.yaml: is no config: "),
+        ("config.yaml", "precious", "taken/config.yaml: is no config, but 'precious'"),
+    ],
+)
+def test_a_directory_with_something_else_is_refused_and_left_alone(
+    refused, here, name, content, message
+):
+    shutil.rmtree(here / "taken", ignore_errors=True)
+    (here / "taken").mkdir()
+    (here / "taken" / name).write_text(content)
+    line = refused("train", "--config", "train.yaml", "--run.directory", "taken")
+    assert line.startswith(message)
+    assert (here / "taken" / name).read_text() == content
+
+
+def test_a_file_in_place_of_a_directory_is_refused(refused):
+    line = refused("train", "--config", "train.yaml", "--run.directory", "luck.py")
+    assert line == "run.directory: luck.py is a file; choose another directory"
+    line = refused("train", "--config", "train.yaml", "--run.directory", "luck.py/run")
+    assert line == "luck.py/run: Not a directory"
+
+
+def evaluate(*more: str) -> list[str]:
+    return ["evaluate", "--seed", "0", "--model.path", "model", "--task.name", "countdown"] + [
+        *("--evaluation", json.dumps(EVALUATION), "--output", "out", *more)
+    ]
+
+
+def test_an_evaluation_that_cannot_work_is_refused_before_anything_is_written(refused, here):
+    line = refused(*evaluate("--evaluation.problems", "9999"))
+    assert line == "evaluation.problems: 9999 is not allowed; the split 'test' has 256 problems"
+    assert refused(*evaluate("--max_prompt_tokens", "2")).startswith(
+        "no prompt is left: of 3 problems, 3 have "
+    )
+    (here / "full").mkdir()
+    (here / "full" / "notes.txt").write_text("precious")
+    assert refused(*evaluate("--output", "full")).startswith(
+        "output: full is not empty and holds no run; "
+    )
+
+
+def test_an_evaluation_does_not_replace_one_with_other_settings(here, capsys, refused):
+    into = ("--output", "evaluated")
+    assert main(evaluate(*into)) == 0
+    result = json.loads((here / "evaluated" / "evaluation.json").read_text())
+    assert (result["problems"], result["samples"], result["left_out"]) == (3, 2, 0)
+    assert len((here / "evaluated" / "samples.jsonl").read_text().splitlines()) == 6
+    assert "Pass@2" in capsys.readouterr().out
+    line = refused(*evaluate(*into, "--evaluation.samples", "4"))
+    assert line.startswith(
+        "output: evaluated holds another run (its evaluation.samples is 2, here it is 4); "
+    )
+
+
+def test_a_run_without_a_checkpoint_cannot_be_evaluated_or_exported(refused, here):
+    (here / "young" / "checkpoints").mkdir(parents=True)
+    write_yaml(here / "young" / "config.yaml", TRAIN)
+    shutil.copytree(here / "model", here / "young" / "model")
+    for arguments in (
+        evaluate("--model.path", "young"),
+        ["export", "--model", "young", "--output", "out"],
+    ):
+        assert refused(*arguments) == "young/checkpoints: there is no complete checkpoint yet"
+    (here / "young" / "checkpoints").rmdir()
+    assert refused(*arguments) == "young/checkpoints: there is no complete checkpoint yet"
+
+
+def test_an_export_never_writes_over_something(refused, here):
+    (here / "precious").mkdir()
+    (here / "precious" / "notes.txt").write_text("precious")
+    line = refused("export", "--model", "model", "--output", "precious")
+    assert line == "precious: exists and is not an empty directory; nothing was written"
+
+
+def test_prompts_that_are_too_long_are_counted_and_reported_and_never_cut(here, capsys, caplog):
+    tokenizer, task = load_tokenizer(here / "model"), Countdown(counts={"train": 16})
+    lengths = {p.id: len(tokenizer.encode(p.prompt)) for p in task.problems("train")}
+    limit = min(lengths.values())
+    short = {i for i, length in lengths.items() if length == limit}
+    assert 0 < len(short) < 16
+    arguments = [
+        "--config",
+        "train.yaml",
+        "--rollout.max_prompt_tokens",
+        str(limit),
+        "--steps",
+        "4",
+    ]
+    assert (
+        main(["train", *arguments, "--run.directory", "short", "--run.samples_per_step", "16"]) == 0
+    )
+    assert (
+        f"{16 - len(short)} of 16 problems are left out: their prompt is longer than "
+        f"max_prompt_tokens={limit}" in caplog.messages
+    )
+    samples = [
+        json.loads(line) for line in (here / "short" / "samples.jsonl").read_text().splitlines()
+    ]
+    assert {sample["problem"] for sample in samples} <= short
+    # Two updates a step: the rows of the first have their advantages, as it saw them.
+    assert [sample["advantage_after"] is not None for sample in samples[:16]] == [True] * 8 + [
+        False
+    ] * 8
+    of_group = [sample["advantage_before"][0] for sample in samples[:4]]
+    assert sum(of_group) == pytest.approx(0, abs=1e-5)
+    (start,) = [
+        json.loads(line) for line in (here / "short" / "starts.jsonl").read_text().splitlines()
+    ]
+    assert start["step"] == 0 and start["versions"]["jax"] and start["devices"]
+
+
+# --- the machine says no
+# -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a disk of a given size."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(*options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(disk)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("needs the right to mount")
+        return disk
+
+    yield mount
+    subprocess.run(["umount", str(disk)], capture_output=True)
+
+
+def test_a_read_only_directory_ends_the_run_with_its_name(small_disk, refused):
+    disk = small_disk("ro")
+    line = refused("train", "--config", "train.yaml", "--run.directory", str(disk / "run"), code=1)
+    assert line == f"{disk / 'run'}: Read-only file system"
+    line = refused("export", "--model", "model", "--output", str(disk / "out"), code=1)
+    assert "Read-only file system" in line
+
+
+def test_a_full_disk_ends_the_run_with_everything_before_readable(small_disk, here, capsys):
+    run = small_disk("size=3m") / "run"
+    arguments = [
+        "train",
+        "--config",
+        "train.yaml",
+        "--run.directory",
+        str(run),
+        "--run.max_to_keep",
+        "9",
+    ]
+    assert main([*arguments, "--steps", "4"]) == 0
+    free = shutil.disk_usage(run).free
+    (run.parent / "filler").write_bytes(bytes(free - 900_000))
+    capsys.readouterr()
+    assert main([*arguments, "--steps", "8"]) == 1
+    *_, last = lines = capsys.readouterr().err.splitlines()
+    assert last.startswith(
+        f"entropy-rl train: {run}/checkpoints: no room for the checkpoint of step 6: it takes "
+    )
+    expected = ("resuming ", "step ", "compiled ", "entropy-rl ")
+    assert not [line for line in lines if not line.startswith(expected)]
+    assert [
+        json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()
+    ] == [*range(1, 7)]
+
+    (run.parent / "more").write_bytes(bytes(shutil.disk_usage(run).free))
+    assert main([*arguments, "--steps", "8"]) == 1
+    assert (
+        capsys.readouterr().err == f"entropy-rl train: {run}/config.yaml: No space left on device\n"
+    )
+
+    (run.parent / "filler").unlink()
+    (run.parent / "more").unlink()
+    assert main([*arguments, "--steps", "6"]) == 0
+    assert f"resuming {run} after step 4 of 6" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [6_000, 20_000])
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(here, limit):
+    # As with a quota: there is room on the disk, and yet no file may be larger than so many bytes.
+    code = (
+        "import resource, runpy, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "runpy.run_module('entropy_rl.cli.main', run_name='__main__')"
+    )
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            code,
+            "train",
+            "--config",
+            "train.yaml",
+            "--run.directory",
+            f"limit_{limit}",
+        ]
+        + ["--run.samples_per_step", "1"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "false"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    *steps, line = result.stderr.splitlines()
+    assert line == (
+        f"entropy-rl train: limit_{limit}/checkpoints: a checkpoint could not be written: File "
+        "too large; "
+        "those before it are complete"
+    )
+    assert all(step.startswith("step ") for step in steps)
+    metrics = (here / f"limit_{limit}" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in metrics] == list(range(1, len(steps) + 1))
+
+
+# --- errors of ours
+# ----------------------------------------------------------------------------------------
+
+
+def test_a_programming_error_keeps_its_traceback(here, monkeypatch):
+    (here / "buggy.py").write_text(
+        "from luck import Luck\n\nclass Buggy(Luck):\n    def judge(self, *_):\n        return 1 "
+        "/ 0\n"
+    )
+    with pytest.raises(ZeroDivisionError):
+        main(
+            [
+                "train",
+                "--config",
+                "train.yaml",
+                "--task.name",
+                "buggy:Buggy",
+                "--run.directory",
+                "buggy",
+            ]
+        )
+
+
+def test_a_traceback_of_bad_input_can_be_asked_for(here, monkeypatch):
+    monkeypatch.setenv("ENTROPY_RL_TRACEBACK", "1")
+    with pytest.raises(ValueError, match=r"^model\.path: nowhere is no directory"):
+        main(["export", "--model", "nowhere", "--output", "out"])
+
+
+def test_ctrl_c_before_the_run_has_begun_is_one_line(here, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("entropy_rl.train.load_model", interrupt)
+    assert main(["train", "--config", "train.yaml"]) == 130
+    assert capsys.readouterr() == ("", "entropy-rl train: interrupted\n")
+
+
+# --- help
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_the_help_lists_the_verbs(capsys, arguments):
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and out.startswith("usage: entropy-rl VERB ")
+    for verb in ("train", "sft", "evaluate", "export", "compare", "data list", "data prepare"):
+        assert f"\n  {verb} " in out
+
+
+@pytest.mark.parametrize("arguments", [["data"], ["data", "--help"]])
+def test_the_help_of_a_group_lists_its_verbs_only(capsys, arguments):
+    assert main(arguments) == 0
+    verbs = [
+        line.split("  ")[1]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("  ")
+    ]
+    assert verbs == [
+        f"data {word}".strip() for word in ("list", "prepare", "show", "overlap", "prompts")
+    ]
+
+
+def leaves(config: dict, above: str = ""):
+    for name, value in config.items():
+        if isinstance(value, dict) and name not in ("args", "surrogate", "at_least", "at_most"):
+            yield from leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}"
+
+
+@pytest.mark.parametrize("verb", ["train", "sft", "evaluate", "export", "compare", "data prompts"])
+def test_the_help_of_a_verb_explains_every_setting_on_a_narrow_terminal(capsys, monkeypatch, verb):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--config", "nowhere.yaml", "--help"])
+    out, err = capsys.readouterr()
+    assert end.value.code == 0 and err == ""
+    assert max(map(len, out.splitlines())) <= 80
+    with pytest.raises(SystemExit):
+        main([verb, "--print_config"])
+    for name in leaves(yaml.safe_load(capsys.readouterr().out)):
+        # A section that is null has a heading, and its fields.
+        assert f"  --{name} " in out or (f"\n{name}: " in out and f"  --{name}." in out), name
+    if verb in ("train", "sft", "evaluate"):
+        assert "  --evaluation.samples INT" in out
+
+
+def test_the_printed_config_is_a_config_file(here, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--config", "train.yaml", "--steps", "9", "--print_config"])
+    out, err = capsys.readouterr()
+    assert end.value.code in (0, None) and err == ""
+    (here / "printed.yaml").write_text(out)
+    config = parse_config(TrainConfig, "train", ["--config", "printed.yaml"])
+    assert config == parse_config(TrainConfig, "train", ["--config", "train.yaml", "--steps", "9"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--version"], "0."),
+        (["--help"], "usage: entropy-rl VERB"),
+        (["train", "--help"], "usage: entropy-rl train "),
+        (["export", "--help"], "usage: entropy-rl export "),
+        (["train", "--print_config"], "seed: null"),
+        (["train", "--steps", "ten"], ""),
+    ],
+)
+def test_help_and_bad_arguments_are_answered_before_jax_is_imported(tmp_path, arguments, text):
+    code = (
+        "import sys\nfrom entropy_rl.cli.main import main\n"
+        "try:\n    code = main(sys.argv[1:])\nexcept SystemExit as end:\n    code = end.code\n"
+        "assert not {'jax', 'transformers', 'numpy'} & set(sys.modules)\nsys.exit(code)"
+    )
+    begin = time.perf_counter()
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert time.perf_counter() - begin < 3
+    assert result.stdout.startswith(text)
+    if text:
+        assert (result.returncode, result.stderr) == (0, "")
+    else:
+        assert result.returncode == 2
+        assert (
+            result.stderr
+            == "entropy-rl train: --steps: 'ten' is not allowed; expected a whole number\n"
+        )

@@ -1,0 +1,422 @@
+"""`entropy-rl analyze` from files to the words on the terminal, and texts scored by a model."""
+
+import contextlib
+import csv
+import io
+import json
+import shutil
+import types
+from pathlib import Path
+
+import hf_fixtures
+import numpy as np
+import pytest
+from bert_fixture import make_encoder_dir
+from fake_evaluation import FakeTask
+
+from entropy_rl.cli.main import main
+from entropy_rl.config.train import ModelConfig
+from entropy_rl.evaluation import summarize
+from entropy_rl.evaluation.load_samples import read_rows, responses_of
+from entropy_rl.evaluation.samples import write_result
+from entropy_rl.evaluation.score_texts import score_rows
+from entropy_rl.evaluation.sentence_encoder import load_embedding
+from entropy_rl.lm_head.log_probs import log_prob_and_entropy_from_logits
+from entropy_rl.runs.jsonl import write_jsonl
+from entropy_rl.runs.load_model import load_model, load_tokenizer
+from entropy_rl.tasks.task import Problem
+
+SENTENCES = (
+    "First we add 3 and 5.",
+    "However, that is too large.",
+    "Wait, let me check.",
+    "The answer is 24.",
+    "Therefore we go on.",
+)
+RARE = "Zebras quietly juggle purple quaternions."
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return hf_fixtures.make_hf_dir(tmp_path_factory.mktemp("model") / "model", tokenizer=True)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory, model) -> Path:
+    """Recorded samples of 12 problems: "However", "Wait, .." and what is rare have more entropy."""
+    directory = tmp_path_factory.mktemp("samples")
+    write_samples(directory / "samples.jsonl", load_tokenizer(model), rare=True)
+    return directory
+
+
+def write_samples(path, tokenizer, rare=False, problems=12):
+    draw = np.random.default_rng(0)
+    rows = []
+    for problem in range(problems):
+        for sample in range(2):
+            chosen = draw.permutation(SENTENCES)
+            tokens, entropy = [], []
+            for sentence in [*chosen, RARE] if rare and sample == 0 else chosen:
+                pieces = tokenizer.encode(f" {sentence}" if tokens else sentence)
+                high = draw.exponential(0.3, len(pieces))
+                high += {"W": 1.0, "Z": 1.5}.get(sentence[0], 0)
+                high[:2] += 1.5 * (sentence[0] == "H")  # the space may be a token of its own
+                tokens, entropy = tokens + pieces, entropy + high.tolist()
+            rows.append(
+                {
+                    "problem": problem,
+                    "sample": sample,
+                    "prompt": f"problem {problem}",
+                    "completion": tokenizer.decode(tokens),
+                    "tokens": [*tokens, tokenizer.eos_token_id],
+                    "entropy": [*entropy, 0.0],
+                }
+            )
+    write_jsonl(path, rows)
+    return rows
+
+
+def analyze(*arguments) -> int:
+    return main(["analyze", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def analyzed(samples, model, tmp_path_factory):
+    """The verb's numbers and its words."""
+    directory = tmp_path_factory.mktemp("out")
+    base = directory / "base.jsonl"
+    write_samples(base, load_tokenizer(model))
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        arguments = ("--samples", samples, "--base", base, "--output", directory / "analysis")
+        assert analyze(*arguments, "--model.path", model, "--min_count", 5) == 0
+    return directory / "analysis", said.getvalue()
+
+
+def test_the_program_finds_what_was_planted_and_says_so(analyzed):
+    directory, said = analyzed
+    found = json.loads((directory / "analysis.json").read_text())
+    assert (found["problems"], found["responses"], found["sentences"]) == (12, 24, 132)
+    lines = {(line["name"], line["against"]): line for line in found["pivotal"]}
+    assert lines["contrastive", "other tokens"]["group"]["count"] == 24
+    assert lines["contrastive", "other tokens"]["p_adjusted"] < 0.05
+    assert found["reflective"]["difference"] > 0 and found["reflective"]["group"]["count"] == 24
+    assert (
+        found["settings"]["min_count"] == 5
+        and found["versions"]["entropy_rl"]
+        and found["dynamics"] is None
+    )
+    assert "contrastive" in said and "significantly more entropy than other tokens" in said
+    assert "12 problems, 24 responses" in said
+
+
+def test_the_numbers_are_the_same_when_made_again(analyzed, samples, model, tmp_path):
+    arguments = (
+        "--samples",
+        samples / "samples.jsonl",
+        "--output",
+        tmp_path,
+        "--model.path",
+        model,
+    )
+    assert analyze(*arguments, "--min_count", 5) == 0
+    one, other = (json.loads((d / "analysis.json").read_text()) for d in (analyzed[0], tmp_path))
+    for name in ("pivotal", "reflective", "most_entropic", "entropy"):
+        assert one[name] == other[name]
+
+
+def test_what_the_base_never_says_is_rare(analyzed):
+    directory, said = analyzed
+    found = json.loads((directory / "analysis.json").read_text())["rare"]
+    assert (found["sentences"], found["base_sentences"]) == (132, 120)
+    rows = list(csv.DictReader((directory / "sentences.csv").open()))
+    assert len(rows) == 252 and rows[0]["text"] == RARE and rows[0]["rare"] == "True"
+    assert {
+        row["text"] for row in rows if row["rare"] == "True" and float(row["distance"]) > 1e-9
+    } == {RARE}
+    assert found["contrast"]["difference"] > 0
+    assert "Rare sentences" in said
+
+
+def test_what_an_earlier_analysis_had_and_this_one_has_not_is_removed(
+    analyzed, samples, model, tmp_path
+):
+    before = shutil.copytree(analyzed[0], tmp_path / "again")
+    (before / "notes.txt").write_text("mine")
+    assert {"sentences.csv", "rare_map.png", "rare_map.svg"} <= {
+        path.name for path in before.iterdir()
+    }
+    assert analyze("--samples", samples, "--output", before, "--model.path", model) == 0
+    left = {path.name for path in before.iterdir()}
+    figures = {"entropy_of_behaviors.png", "entropy_of_behaviors.svg"}
+    assert left == {"analysis.json", "notes.txt", *figures}
+
+
+# --- texts ---
+
+
+def test_texts_are_scored_as_a_plain_forward_pass_does(model, tmp_path):
+    texts = [
+        ("Use 3 and 5.", "First 3 + 5 = 8."),
+        ("Now", ""),
+        ("Using the numbers 3, 5, 7", "Wait 🤔"),
+        ("x", "y"),
+    ]
+    write_jsonl(tmp_path / "texts.jsonl", [{"prompt": p, "completion": c} for p, c in texts])
+    loaded = load_model(ModelConfig(str(model)))
+    rows = read_rows(tmp_path / "texts.jsonl")
+    scored = score_rows(rows, loaded, temperature=0.7, max_tokens_per_micro_batch=64)
+    for (prompt, completion), row, response in zip(
+        texts, scored, responses_of(scored, loaded.tokenizer), strict=True
+    ):
+        before = loaded.tokenizer.encode(prompt)
+        assert row.tokens == loaded.tokenizer.encode(completion) and response.text == completion
+        ids = np.array([before + row.tokens])
+        logits = loaded.policy.apply(loaded.params, ids) @ loaded.policy.head(loaded.params).T / 0.7
+        _, entropy = log_prob_and_entropy_from_logits(logits[0, :-1], ids[0, 1:])
+        np.testing.assert_allclose(row.entropy, entropy[len(before) - 1 :], atol=2e-5)
+    assert [row.problem for row in scored] == [0, 1, 2, 3]
+
+
+def test_texts_are_analyzed_with_a_model_and_refused_without(model, tmp_path, capsys):
+    text = "First we add. However, we check. Then we stop."
+    write_jsonl(
+        tmp_path / "t.jsonl", [{"prompt": f"problem {i}", "completion": text} for i in range(3)]
+    )
+    assert analyze("--samples", tmp_path / "t.jsonl", "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "t.jsonl: has no entropies; give --model.path" in error
+    assert not (tmp_path / "out").exists()
+    arguments = (
+        "--samples",
+        tmp_path / "t.jsonl",
+        "--output",
+        tmp_path / "out",
+        "--model.path",
+        model,
+    )
+    assert analyze(*arguments, "--max_tokens_per_micro_batch", 64) == 0
+    found = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert (found["problems"], found["responses"]) == (3, 3)
+    assert {line["group"]["count"] for line in found["pivotal"]} >= {3, 6}
+
+
+# --- a run ---
+
+
+def of_evaluation(sample):
+    """What a row of an evaluation has more: the first sample is correct."""
+    verdict = ("correct", "wrong")[sample]
+    return {"sample": sample, "verdict": verdict, "right_answer": "", "answer": "8", "length": 7,
+            "finish_reason": "eos"}  # fmt: skip
+
+
+def test_a_run_is_analyzed_over_its_steps_and_empty_classes_are_no_crash(
+    workspace, monkeypatch, capsys
+):
+    monkeypatch.chdir(workspace)
+    # A run as it lies on the disk, without the training.
+    run = workspace / "run"
+    tokenizer = load_tokenizer(workspace / "model")
+    (run / "model").mkdir(parents=True)
+    for file in (workspace / "model").iterdir():
+        if file.suffix == ".json":
+            (run / "model" / file.name).write_bytes(file.read_bytes())
+    (run / "config.yaml").write_text("seed: 0\n")
+    tokens = [*tokenizer.encode("3 + 5 = 8 wait", add_special_tokens=False), 2]
+    row = {
+        "problem": 1,
+        "prompt": "<bos> 3 5 : 8",
+        "completion": "3 + 5 = 8 wait",
+        "tokens": tokens,
+    }
+    entropy = [0.1, 0.9, 0.2, 0.0, 0.0, 0.6, 0.0]
+    write_jsonl(run / "samples.jsonl", [row | {"step": s, "entropy": entropy} for s in (1, 1, 2)])
+    write_jsonl(run / "metrics.jsonl", [{"step": s, "entropy": 0.3, "length": 7.0} for s in (1, 2)])
+
+    evaluated = [row | {"entropy": entropy, **of_evaluation(sample)} for sample in (0, 1)]
+    for step in (0, 2, 4):
+        directory = run / "evaluations" / str(step)
+        directory.mkdir(parents=True)
+        write_jsonl(directory / "samples.jsonl", evaluated)
+        if step < 4:  # the last one is not complete
+            prompts = types.SimpleNamespace(problems=[Problem(1, row["prompt"], "")], left_out=0)
+            write_result(directory, summarize(evaluated, FakeTask(), prompts, 2))
+
+    assert analyze("--samples", "run") == 0
+    said = capsys.readouterr().out
+    assert "nothing can be said of causal, contrastive, sequential, reasoning verbs" in said
+    assert (
+        "evaluations of the run" in said and "reflective" in said.split("evaluations of the run")[1]
+    )
+    found = json.loads(Path("analysis/analysis.json").read_text())["dynamics"]
+    assert found["metrics"][0] == {
+        "step": 1, "correct": None, "length": 7.0, "entropy": 0.3, "bonus_share": None
+    }  # fmt: skip
+    assert [(p["step"], p["responses"], p["length"]) for p in found["training"]] == [
+        (1, 2, 7.0),
+        (2, 1, 7.0),
+    ]
+    assert [(p["step"], p["responses"]) for p in found["evaluations"]] == [(0, 2), (2, 2)]
+    assert {step: curve["1"][0] for step, curve in found["pass_at_k"].items()} == {
+        "0": 0.5,
+        "2": 0.5,
+    }
+    figures = {path.name for path in Path("analysis").glob("*.png")}
+    assert figures == {"entropy_of_behaviors.png", "dynamics.png"}
+
+    words = '{operators: ["+"], results: ["="]}'
+    assert analyze("--samples", "run", "--words", words, "--reflective", "[wait]") == 0
+    found = json.loads(Path("analysis/analysis.json").read_text())
+    assert {line["name"]: line["group"]["mean"] for line in found["pivotal"][:2]} == {
+        "operators": 0.9, "results": 0.0
+    }  # fmt: skip
+    assert found["dynamics"]["training"][0]["behaviors"]["operators"] == {
+        "per_response": 1.0,
+        "entropy": 0.9,
+    }
+    assert found["pivotal"][0]["p_value"] == 1.0  # one problem
+
+
+# --- bad input ---
+
+
+GOOD = {"prompt": "p", "completion": "c", "problem": 1, "tokens": [1, 2], "entropy": [0.1, 0.2]}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            ["--samples", "missing.jsonl"],
+            "missing.jsonl: there is no such file; allowed: a JSONL file",
+        ),
+        (["--samples", "empty"], "empty: has no samples.jsonl"),
+        (["--samples", "x", "--base", "x"], "base: 'x' is not allowed"),
+        (["--samples", "x", "--words", "{}"], "words: {} is not allowed"),
+        (
+            ["--samples", "x", "--words", "{a: []}"],
+            "words.a: [] is not allowed; allowed: a list of one word",
+        ),
+        (["--samples", "x", "--words", "{a: [' ']}"], "words.a: [' '] is not allowed"),
+        (
+            ["--samples", "x", "--words", "{a: [yes]}"],
+            "words.a[0]: True is not allowed; expected a text",
+        ),
+        (["--samples", "x", "--words", "{reflective: [a]}"], "words: 'reflective' is not allowed"),
+        (["--samples", "x", "--reflective", "[]"], "reflective: [] is not allowed"),
+        (
+            ["--samples", "x", "--reflective", "['a', '(b']"],
+            "reflective: '(b' is not allowed: missing )",
+        ),
+        (["--samples", "x", "--rare_share", "1"], "rare_share: 1.0 is not allowed"),
+        (["--samples", "x", "--neighbors", "0"], "neighbors: 0 is not allowed"),
+        ([], "missing: samples"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert analyze(*arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "analysis").exists()
+
+
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        ([], "s.jsonl: holds no samples"),
+        (["[1]"], "s.jsonl:1: [1] is not allowed; allowed: a JSON object"),
+        (["nonsense", "{}"], "s.jsonl:1: is no JSON"),
+        ([{"prompt": "p"}], "s.jsonl:1: completion: None is not allowed; allowed: a text"),
+        (
+            [GOOD, GOOD | {"entropy": [0.1]}],
+            "s.jsonl:2: entropy: [0.1] is not allowed; allowed: a",
+        ),
+        ([GOOD | {"entropy": [0.1, float("nan")]}], "s.jsonl:1: entropy: [0.1, nan]"),
+        ([GOOD | {"entropy": [0.1, "a"]}], "s.jsonl:1: entropy:"),
+        ([GOOD | {"tokens": "ab"}], "s.jsonl:1: tokens: 'ab' is not allowed"),
+        (
+            [GOOD | {"problem": [7]}],
+            "s.jsonl:1: problem: [7] is not allowed; allowed: a number or a text",
+        ),
+        (
+            [GOOD, {"prompt": "p", "completion": "c"}],
+            "s.jsonl:2: allowed: a file with entropies in all",
+        ),
+        ([GOOD], "model.path: missing: nothing beside"),
+        (
+            [GOOD | {"tokens": [1, 10**6]}],
+            "s.jsonl:1: has tokens that the tokenizer, with 384,",
+        ),
+    ],
+)
+def test_a_wrong_file_is_refused_with_its_line(lines, message, model, tmp_path, capsys):
+    file = tmp_path / "s.jsonl"
+    file.write_text("".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines))
+    known = [] if "model.path" in message else ["--model.path", model]
+    assert analyze("--samples", file, "--output", tmp_path / "out", *known) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path):
+    file = tmp_path / "s.jsonl"
+    file.write_text(json.dumps(GOOD) + "\n" + json.dumps(GOOD)[:-9])
+    assert len(read_rows(file)) == 1
+    file.write_text(
+        json.dumps(GOOD) + "\n" + json.dumps(GOOD)
+    )  # whole, but for the end of the line
+    assert len(read_rows(file)) == 2
+
+
+def test_an_analysis_never_writes_into_a_run(samples, model, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("")
+    assert analyze("--samples", samples, "--output", tmp_path, "--model.path", model) == 2
+    assert "holds a run" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_an_encoder_tells_the_distances_where_one_is_given(analyzed, samples, model, tmp_path):
+    encoder = make_encoder_dir(tmp_path / "encoder")
+    write_samples(tmp_path / "base.jsonl", load_tokenizer(model))
+    arguments = (
+        "--samples",
+        samples,
+        "--base",
+        tmp_path / "base.jsonl",
+        "--output",
+        tmp_path / "out",
+    )
+    assert analyze(*arguments, "--model.path", model, "--encoder", encoder) == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "sentences.csv").open()))
+    texts = [row["text"] for row in rows]
+    vectors = load_embedding(encoder)(texts)
+    nearest = np.sort(1 - vectors[:132] @ vectors[132:].T, axis=1)[:, :5].mean(axis=1)
+    np.testing.assert_allclose([float(row["distance"]) for row in rows[:132]], nearest, atol=1e-5)
+    assert [row["distance"] for row in rows[132:]] == [""] * 120
+
+
+def test_of_a_base_with_too_few_sentences_nothing_is_said(samples, model, tmp_path, capsys):
+    lines = (samples / "samples.jsonl").read_text().splitlines()
+    (tmp_path / "base.jsonl").write_text(lines[0] + "\n")
+    arguments = (
+        "--samples",
+        samples,
+        "--base",
+        tmp_path / "base.jsonl",
+        "--output",
+        tmp_path / "out",
+    )
+    assert analyze(*arguments, "--model.path", model, "--neighbors", 7) == 0
+    assert "nothing can be said of rare sentences" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "analysis.json").read_text())["rare"] is None
+
+
+def test_problems_are_told_apart_by_their_names_or_their_prompts(tmp_path):
+    names = [{"problem": 10**30}, {"problem": "b"}, {"problem": 10**30}]
+    rows = [{"prompt": "p", "completion": "c"} | name for name in names]
+    write_jsonl(tmp_path / "t.jsonl", [*rows, *({"prompt": p, "completion": "c"} for p in "pqp")])
+    assert [row.problem for row in read_rows(tmp_path / "t.jsonl")] == [0, 1, 0, 2, 3, 2]

@@ -1,0 +1,274 @@
+"""Two evaluations held against each other, from the files that they left to the words in the
+terminal.
+"""
+
+import csv
+import json
+import shutil
+import types
+
+import numpy as np
+import pytest
+from fake_evaluation import FakeTask
+
+from entropy_rl.cli.main import main
+from entropy_rl.evaluation import compare_runs, find_evaluation, summarize
+from entropy_rl.evaluation.samples import write_result
+from entropy_rl.report.comparison import comparison_text, verdict
+from entropy_rl.runs.jsonl import write_jsonl
+from entropy_rl.stats.bootstrap import holm, paired_bootstrap
+from entropy_rl.stats.pass_at_k import pass_at_k
+from entropy_rl.tasks.task import Problem
+
+PROBLEMS, SAMPLES = 24, 16
+
+
+def write_evaluation(
+    directory, seed, gain=0.0, longer=0, problems=PROBLEMS, verdicts=("correct", "wrong")
+):
+    """Samples that are correct with 0.1 + gain; these have `longer` tokens more than the 10 of
+    others.
+    """
+    draw = np.random.default_rng(seed)
+    directory.mkdir(parents=True)
+    rows = []
+    for problem in range(problems):
+        for sample in range(SAMPLES):
+            correct = draw.random() < 0.1 + gain
+            tokens = draw.integers(0, 50, 10 + longer * correct).tolist()
+            rows.append(
+                {
+                    "problem": problem,
+                    "sample": sample,
+                    "prompt": f"problem {problem}",
+                    "right_answer": "1",
+                    "completion": "",
+                    "answer": "1" if correct else str(draw.integers(2, 9)),
+                    "verdict": verdicts[0] if correct else verdicts[1],
+                    "finish_reason": "eos",
+                    "length": len(tokens),
+                    "tokens": tokens,
+                    "log_probs": [0.0] * len(tokens),
+                    "entropy": [0.0] * len(tokens),
+                }
+            )
+    write_jsonl(directory / "samples.jsonl", rows)
+    prompts = types.SimpleNamespace(
+        problems=[Problem(i, f"problem {i}", "1") for i in range(problems)], left_out=0
+    )
+    write_result(directory, summarize(rows, FakeTask(), prompts, SAMPLES))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """`base` and `same` differ in their seeds only; `better` is right more often."""
+    directory = tmp_path_factory.mktemp("runs")
+    rows = {
+        name: write_evaluation(directory / name, seed, gain)
+        for name, seed, gain in [("base", 0, 0.0), ("same", 1, 0.0), ("better", 2, 0.3)]
+    }
+    return directory, rows
+
+
+def correct_of(rows):
+    counts = np.zeros(PROBLEMS, int)
+    for row in rows:
+        counts[row["problem"]] += row["verdict"] == "correct"
+    return counts
+
+
+def test_the_lines_are_paired_tests_of_what_the_rows_say(runs):
+    directory, rows = runs
+    found = compare_runs(directory / "base", directory / "better")
+    assert [line.name for line in found.pass_at_k] == [
+        "Pass@1",
+        "Pass@2",
+        "Pass@4",
+        "Pass@8",
+        "Pass@16",
+    ]
+    p_values = []
+    for k, line in zip((1, 2, 4, 8, 16), found.pass_at_k, strict=True):
+        one, other = (pass_at_k(SAMPLES, correct_of(rows[name]), k) for name in ("base", "better"))
+        test = paired_bootstrap(other, one)
+        p_values.append(float(test.p_value))
+        assert (line.a, line.b) == pytest.approx((one.mean(), other.mean()), abs=1e-12)
+        assert (line.difference, line.low, line.high) == pytest.approx(tuple(test[:3]), abs=1e-12)
+        assert line.p_value == pytest.approx(p_values[-1]) and line.problems == PROBLEMS
+    assert [line.p_adjusted for line in found.pass_at_k] == pytest.approx(holm(p_values).tolist())
+
+
+def test_a_run_that_is_better_is_called_so_and_the_exchange_turns_it_round(runs):
+    directory, _ = runs
+    found = compare_runs(directory / "base", directory / "better")
+    assert "B has significantly more at Pass@1, Pass@2, Pass@4" in verdict(
+        found.pass_at_k, "Pass@K"
+    )
+    back = compare_runs(directory / "better", directory / "base")
+    assert "A has significantly more at Pass@1, Pass@2, Pass@4" in verdict(back.pass_at_k, "Pass@K")
+    for table in ("pass_at_k", "equal_budget", "equal_length", "diversity"):
+        for one, other in zip(getattr(found, table), getattr(back, table), strict=True):
+            assert (one.a, one.b) == pytest.approx((other.b, other.a))
+            assert one.difference == pytest.approx(-other.difference, abs=1e-12)
+
+
+def test_runs_that_differ_by_chance_are_said_not_to_differ(runs):
+    directory, _ = runs
+    text = comparison_text(compare_runs(directory / "base", directory / "same"))
+    assert text.count("=> no significant difference") == 4 and "significantly more" not in text
+
+
+def test_a_run_beside_itself_has_no_difference_at_all(runs):
+    directory, _ = runs
+    found = compare_runs(directory / "base", directory / "base")
+    for table in ("pass_at_k", "equal_budget", "equal_length", "diversity"):
+        for line in getattr(found, table):
+            assert (line.difference, line.low, line.high, line.p_value, line.p_sign_flips) == (
+                0,
+                0,
+                0,
+                1,
+                1,
+            )
+
+
+def test_a_gain_that_is_paid_for_in_tokens_is_smaller_at_equal_budget(tmp_path):
+    write_evaluation(tmp_path / "base", 0, gain=0.2)
+    write_evaluation(tmp_path / "longer", 1, gain=0.2, longer=30)
+    found = compare_runs(tmp_path / "base", tmp_path / "longer")
+    equal_samples = max(abs(line.difference) for line in found.pass_at_k)
+    small, *_ = found.equal_budget
+    assert small.difference < -0.05 < -equal_samples / 2 and small.is_significant
+    # Every correct sample is longer than any of the other run: no stratum has both.
+    assert all(line.problems <= PROBLEMS for line in found.equal_length)
+
+
+def test_samples_without_a_judgement_are_left_out(tmp_path):
+    write_evaluation(tmp_path / "a", 0, gain=0.4)
+    rows = write_evaluation(tmp_path / "b", 0, gain=0.4, verdicts=("correct", "timeout"))
+    found = compare_runs(tmp_path / "a", tmp_path / "b")
+    judged = (correct_of(rows) > 0).sum()
+    assert found.pass_at_k[0].problems == judged and found.pass_at_k[0].b == 1
+    assert found.pass_at_k[3].problems == (correct_of(rows) >= 8).sum() < judged
+    assert found.problems == judged and found.not_judged == PROBLEMS - judged
+    assert found.unjudged_samples == (0, PROBLEMS * SAMPLES - correct_of(rows).sum())
+    assert (
+        f"no verifier could judge, 0 of A and {found.unjudged_samples[1]} of B"
+        in comparison_text(found)
+    )
+
+
+def test_where_nothing_can_be_compared_that_is_said(tmp_path):
+    # Of the one run no sample is as short as any of the other; one has nothing but correct samples.
+    write_evaluation(tmp_path / "a", 0, gain=0.9)
+    write_evaluation(tmp_path / "b", 1, gain=0.9, longer=20)
+    found = compare_runs(tmp_path / "a", tmp_path / "b")
+    assert found.equal_length == []
+    assert "=> nothing can be said of Pass@K over samples of equal lengths" in comparison_text(
+        found
+    )
+
+
+def test_one_sample_of_each_problem_can_be_compared(tmp_path):
+    for name in "ab":
+        rows = write_evaluation(tmp_path / name, 0 if name == "a" else 1, gain=0.4, longer=5)
+        (tmp_path / name / "samples.jsonl").unlink()
+        write_jsonl(tmp_path / name / "samples.jsonl", [row for row in rows if row["sample"] == 0])
+    found = compare_runs(tmp_path / "a", tmp_path / "b")
+    assert [line.name for line in found.pass_at_k] == ["Pass@1"] and comparison_text(found)
+
+
+def test_a_problem_with_few_tokens_limits_no_budget_but_its_own(runs, tmp_path):
+    directory, rows = runs
+    shutil.copytree(directory / "base", tmp_path / "one_short")
+    few = [row | {"verdict": "timeout"} if (row["problem"], row["sample"] > 0) == (3, True) else row
+           for row in rows["base"]]  # fmt: skip
+    (tmp_path / "one_short" / "samples.jsonl").unlink()
+    write_jsonl(tmp_path / "one_short" / "samples.jsonl", few)
+    found = compare_runs(tmp_path / "one_short", directory / "better")
+    assert [line.problems for line in found.equal_budget][-1] == PROBLEMS - 1
+
+
+def test_settings_that_differ_are_named(runs, tmp_path):
+    directory, _ = runs
+    for name, temperature in (("hot", 2.0), ("cold", 0.6)):
+        shutil.copytree(directory / "base", tmp_path / name)
+        settings = f"{{temperature: {temperature}, rows_per_call: {temperature}}}"
+        (tmp_path / name / "config.yaml").write_text(
+            f"task: {{name: math}}\nevaluation: {settings}\n"
+        )
+    found = compare_runs(tmp_path / "hot", tmp_path / "cold")
+    assert found.settings == ["evaluation.temperature: 2.0 in A, 0.6 in B"]
+    assert "settings differ: evaluation.temperature: 2.0 in A, 0.6 in B\n" in comparison_text(found)
+
+
+def test_the_program_leaves_numbers_and_curves_and_says_what_follows(runs, tmp_path, capsys):
+    directory, _ = runs
+    output = tmp_path / "out"
+    names = [str(directory / name) for name in ("base", "better")]
+    assert main(["compare", *names, "--output", str(output)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"A: {names[0]}\nB: {names[1]}\n\n24 problems\n\nPass@K\n")
+    assert "B has significantly more at Pass@1" in out and str(output) in out
+    assert max(map(len, out.splitlines()[3:-1])) <= 110
+    written = {path.name for path in output.iterdir()}
+    assert {"comparison.json", "comparison.csv", "pass_at_k.csv"} <= written
+    plain = json.loads((output / "comparison.json").read_text())
+    assert (plain["run_a"], plain["run_b"]) == tuple(names)
+    table = list(csv.DictReader((output / "comparison.csv").open()))
+    assert [row["name"] for row in table if row["table"] == "pass_at_k"] == [
+        line["name"] for line in plain["pass_at_k"]
+    ]
+    assert float(table[0]["p_adjusted"]) == plain["pass_at_k"][0]["p_adjusted"]
+    if "pass_at_k.png" in written:
+        assert (output / "pass_at_k.png").read_bytes()[:4] == b"\x89PNG"
+        assert "<svg" in (output / "pass_at_k.svg").read_text()
+
+
+def test_of_a_training_run_the_last_evaluation_is_taken(runs, tmp_path):
+    directory, _ = runs
+    for step in (0, 20, 100):
+        shutil.copytree(directory / "base", tmp_path / "run" / "evaluations" / str(step))
+    (tmp_path / "run" / "evaluations" / "100" / "evaluation.json").unlink()  # it was interrupted
+    assert find_evaluation(tmp_path / "run").name == "20"
+    assert find_evaluation(tmp_path / "run" / "evaluations" / "0").name == "0"
+
+
+def test_what_cannot_be_compared_is_refused_in_a_line(runs, tmp_path, capsys, monkeypatch):
+    directory, _ = runs
+    base = str(directory / "base")
+    monkeypatch.chdir(tmp_path)
+
+    def refused(*arguments):
+        assert main(["compare", *arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line.removeprefix("entropy-rl compare: ")
+
+    assert refused() == "the command line: missing: run_a, run_b"
+    assert refused(base) == "the command line: missing: run_b"
+    assert refused(base, "nowhere").startswith(
+        "nowhere: is no directory; allowed: what `evaluate` wrote, or"
+    )
+    assert refused(base, ".").startswith(
+        ".: holds no complete evaluation; allowed: what `evaluate` wrote"
+    )
+    shutil.copytree(base, "moved", ignore=shutil.ignore_patterns("samples*"))
+    line = "moved: holds no samples, which a comparison needs beside evaluation.json"
+    assert refused(base, "moved") == line
+    assert refused(base, base, base).startswith(
+        f"'{base}' is not allowed; allowed: RUN_A, RUN_B, --config"
+    )
+    other = tmp_path / "other"
+    write_evaluation(other, 3)
+    text = (other / "samples.jsonl").read_text()
+    (other / "samples.jsonl").write_text(text.replace('"problem 7"', '"problem seven"'))
+    assert refused(base, "other").endswith(
+        "problem 7 is not the same in both; allowed: evaluations of the same problems"
+    )
+    (other / "samples.jsonl").write_text(text.replace('"right_answer": "1"', '"right_answer": "2"'))
+    assert "is not the same in both" in refused(base, "other")
+    for broken in ('"verdict": "yes"', '"verdikt": "wrong"'):
+        (other / "samples.jsonl").write_text(text.replace('"verdict": "wrong"', broken))
+        assert refused(base, "other").startswith("other/samples.jsonl:2: this is no sample (")
+    assert refused(base, base, "--output", base).endswith("holds a run; choose another directory")

@@ -1,0 +1,135 @@
+"""Rewards and bonuses from what the caller knows, against loops in float64 and numbers by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from policies import table_policy
+from update_problem import G, N, P, V, make_data
+
+from entropy_rl.advantages import (
+    chain,
+    entropy_dynamics_reward,
+    external_token_weight,
+    group_normalize,
+    offline_divergence_reward,
+    repeated_error_penalty,
+    two_mode_bonus,
+)
+from entropy_rl.learner.update import make_gradient
+
+
+def float64_distance(one, other):
+    length = max(len(one), len(other))
+    p, q = ([x[t * len(x) // length] for t in range(length)] for x in (one, other))
+    p, q = (np.exp(np.array(x)) / np.exp(np.array(x)).sum() for x in (p, q))
+    return float((p * np.log(p / q)).sum())
+
+
+def test_a_course_of_entropy_is_compared_with_those_of_both_domains_as_in_a_float64_loop():
+    rng = np.random.default_rng(0)
+    lengths, domain = rng.integers(1, 12, 14), np.arange(14) % 3 == 0
+    lengths[5] = 0
+    mask = np.arange(12) < lengths[:, None]
+    entropy = np.where(mask, rng.exponential(1.5, mask.shape), 7.0).astype(np.float32)
+    rows = [entropy[i, : lengths[i]].astype(np.float64) for i in range(14)]
+    wanted = np.zeros(14)
+    for i in range(14):
+        to = {True: [np.inf], False: [np.inf]}
+        for j in range(14):
+            if j != i and lengths[j] and lengths[i]:
+                to[domain[j] == domain[i]].append(float64_distance(rows[i], rows[j]))
+        wanted[i] = lengths[i] > 3 and min(to[False]) < min(to[True])
+    found = entropy_dynamics_reward(*map(jnp.asarray, (entropy, mask, domain)), min_tokens=3)
+    assert found.tolist() == wanted.tolist() and 2 < wanted.sum() < 12
+
+
+def test_padding_changes_no_reward_and_short_or_lonely_rows_have_none():
+    rng = np.random.default_rng(1)
+    entropy, mask = rng.random((6, 5)).astype("f4"), np.ones((6, 5), bool)
+    domain = jnp.array([0, 0, 0, 1, 1, 1])
+    one = entropy_dynamics_reward(jnp.array(entropy), jnp.array(mask), domain, min_tokens=0)
+    padded = [jnp.array(np.pad(x, ((0, 0), (0, 3)))) for x in (entropy, mask)]
+    assert one.sum() > 0 and (entropy_dynamics_reward(*padded, domain, min_tokens=0) == one).all()
+    assert not entropy_dynamics_reward(jnp.array(entropy), jnp.array(mask), domain).any()
+    alone = jnp.array([0, 0, 0, 0, 0, 1])
+    assert entropy_dynamics_reward(jnp.array(entropy), jnp.array(mask), alone, min_tokens=0)[5] == 0
+
+
+def test_an_error_costs_more_the_more_often_it_was_made_up_to_a_limit():
+    rewards, correct = jnp.array([0.0, 0.0, 0.0, 1.0]), jnp.array([False, False, False, True])
+    sizes = jnp.array([0, 1, 1000, 1])
+    found = repeated_error_penalty(rewards, correct, sizes)
+    np.testing.assert_allclose(found, [0, -0.1 * np.log(2), -0.2, 1], rtol=1e-6)
+    found = repeated_error_penalty(rewards, correct, sizes, penalise_correct=True)
+    np.testing.assert_allclose(found[3], 1 / (1 + 0.1 * np.log(2)), rtol=1e-6)
+
+
+def test_a_correct_row_is_paid_for_its_distance_to_the_nearest_teacher():
+    embeddings = jnp.array([[2.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
+    offline = jnp.array(
+        [[[0.0, 3.0], [-1.0, 0.0]], [[5.0, 0.0], [0.0, -1.0]], [[0.0, 1.0], [0.0, 1.0]]]
+    )
+    found = offline_divergence_reward(
+        jnp.array([1.0, 1.0, -1.0]), jnp.array([True, True, False]), embeddings, offline,
+        jnp.array([1.0, 0.5, 1.0]), coef=0.2,
+    )  # fmt: skip
+    np.testing.assert_allclose(found, [1.2, 1 + 0.1 * (1 - np.sqrt(0.5)), -1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kappa", [None, 2.0])
+def test_the_bonus_of_two_modes_equals_a_float64_loop(kappa):
+    rng, size = np.random.default_rng(2), 2
+    own, other = rng.exponential(1, (2, 6, 4)).astype("f4")
+    mask = np.arange(4) < np.array([4, 2, 3, 4, 1, 4])[:, None]
+    advantages = rng.normal(0, 1, (6, 1)).astype("f4")
+    high = np.array([True, True, False, False, True, True])
+    found = two_mode_bonus(
+        *map(jnp.array, (advantages, own, other, high, mask)),
+        group_size=size, alpha=0.7, eta_high=0.5, eta_normal=0.3, kappa=kappa,
+    )  # fmt: skip
+    wanted = np.broadcast_to(advantages.astype(np.float64), mask.shape).copy()
+    for group in range(3):
+        rows = slice(group * size, (group + 1) * size)
+        mixed = 0.7 * own[rows].astype(np.float64) + 0.3 * other[rows]
+        tokens = mixed[mask[rows]]
+        z = (mixed - tokens.mean()) / (tokens.std(ddof=1) + 1e-6)
+        bonus = (0.5 if high[group * size] else -0.3) * z
+        if kappa:
+            limit = np.abs(wanted[rows]) / kappa
+            bonus = np.clip(bonus, -limit, limit)
+        wanted[rows] += np.where(mask[rows], bonus, 0)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+WEIGHTED = chain(group_normalize(G), external_token_weight())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"max_tokens_per_micro_batch": 9}, {"max_tokens_per_micro_batch": 30, "fused_loss": True}],
+    ids=["at once", "in parts", "fused"],
+)
+def test_weights_from_outside_are_those_of_their_tokens(key, settings):
+    weights = np.random.default_rng(0).uniform(0, 2, (P * G, N)).astype(np.float32)
+    policy, data = table_policy(V), make_data()
+    params = policy.init(key)
+    found, metrics = make_gradient(policy, WEIGHTED, **settings)(
+        params, data.replace(external_weights=jnp.array(weights))
+    )
+    # A function that holds them gets the whole mini-batch, as rows in their order.
+    held = chain(group_normalize(G), lambda advantages, stats: advantages * weights)
+    wanted, _ = make_gradient(policy, held)(params, data)
+    plain, _ = make_gradient(policy, group_normalize(G))(params, data)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, wanted)
+    assert abs(found["table"] - plain["table"]).max() > 1e-3
+    changed = np.abs(weights - 1)[np.asarray(data.completion_mask)]
+    assert 0 < metrics["bonus"] < changed.max() * metrics["advantage"]
+
+
+def test_without_weights_from_outside_it_is_said_what_is_missing(key):
+    policy = table_policy(V)
+    with pytest.raises(
+        ValueError, match=r"^external_token_weight: needs TrainBatch\.external_weights"
+    ):
+        make_gradient(policy, WEIGHTED)(policy.init(key), make_data())

@@ -1,0 +1,135 @@
+"""Two real processes of four devices are one; a signal to one stops both, and a lost one ends the
+other.
+"""
+
+import json
+import re
+import socket
+
+import numpy as np
+import pytest
+from run_records import lines_of, metrics_of
+from tiny_runs import EVALUATION, TRAIN, finish, start, write_yaml
+
+from entropy_rl.cli.main import main
+
+STEPS = 4
+# Eight devices; in the rollout of a process two tensor groups share its rows.
+MESH = ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
+SETTINGS = [x for name, value in EVALUATION.items() for x in (f"--evaluation.{name}", str(value))]
+
+
+def train(directory, *more):
+    own = ["--run.directory", directory, "--steps", str(STEPS)]
+    return ["train", "--config", "train.yaml", *own, *SETTINGS, *more]
+
+
+def run_two(workspace, *arguments, **environment_of_second):
+    """The same command in two processes with four devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = []
+    for i, more in enumerate(({}, environment_of_second)):
+        env = {"ENTROPY_RL_DISTRIBUTED": f"{address},2,{i}", "JAX_NUM_CPU_DEVICES": "4"} | more
+        processes.append(start(workspace, *arguments, env=env))
+    return [finish(process) for process in processes]
+
+
+def samples_of(directory):
+    return [
+        json.loads(line)["tokens"]
+        for line in (directory / "samples.jsonl").read_text().splitlines()
+    ]
+
+
+def test_two_processes_that_one_signal_stops_go_on_as_one_process_and_end_as_one(
+    workspace, here, capsys
+):
+    assert main(train("one")) == 0
+    first, second = run_two(workspace, *train("two", *MESH), SIGNAL_AT_CALL="SIGTERM:3")
+    for process in (first, second):
+        assert process.returncode == 143, process.stderr
+        line = process.stderr.splitlines()[-1]
+        assert line == "entropy-rl train: stopped after step 2; the same command goes on from there"
+    assert len(second.stderr.splitlines()) == 1  # the first one speaks for both
+    assert len(metrics_of(workspace / "two")) == 2
+
+    assert main(train("two", "--mesh.fsdp", "1")) == 0
+    assert "resuming two after step 2 of 4" in capsys.readouterr().err
+    np.testing.assert_allclose(
+        metrics_of(workspace / "two"), metrics_of(workspace / "one"), rtol=1e-4
+    )
+    assert samples_of(workspace / "two") == samples_of(workspace / "one")
+    for step in (0, STEPS):
+        one, two = (workspace / name / "evaluations" / str(step) for name in ("one", "two"))
+        results = [
+            json.loads((directory / "evaluation.json").read_text()) for directory in (one, two)
+        ]
+        assert results[0]["pass_at_k"] == results[1]["pass_at_k"]
+
+
+def test_two_processes_decide_alike_which_groups_they_train_on(workspace, here):
+    dynamic = ["train", "--config", "train.yaml", "--seed", "6", "--steps", "3"]
+    dynamic += [
+        "--rollout.dynamic_sampling.max_rounds",
+        "9",
+        "--rollout.exploration.temperature",
+        "1.5",
+    ]
+    dynamic += ["--rollout.group_size", "2", "--run.samples_per_step", "99", "--run.directory"]
+    assert main([*dynamic, "one-dynamic"]) == 0
+    for process in run_two(workspace, *dynamic, "two-dynamic", *MESH):
+        assert process.returncode == 0, process.stderr
+    one, two = (workspace / name for name in ("one-dynamic", "two-dynamic"))
+    np.testing.assert_allclose(metrics_of(two), metrics_of(one), rtol=1e-4)
+    rows = [json.loads(line) for line in (one / "metrics.jsonl").read_text().splitlines()]
+    assert sum(row["prompts_sampled"] for row in rows) > 3 * TRAIN["rollout"]["prompts"]
+    assert sum(row["groups_explored"] for row in rows) > 0
+    # The first process records what it trains on: the first half of each of two updates.
+    assert samples_of(two) == [
+        tokens for i, tokens in enumerate(samples_of(one)) if i // 2 % 2 == 0
+    ]
+
+
+def test_two_processes_learn_from_the_same_rows(workspace, here):
+    pipo = {"name": "policy_improvement", "window": 2}
+    rules = {
+        "advantage": [{"name": "greedy_baseline"}],
+        "loss": {"mask_truncated": True},
+        "replay": pipo,
+    }
+    write_yaml(workspace / "rules.yaml", TRAIN | rules | {"steps": 4})
+    command = ["train", "--config", "rules.yaml", "--run.directory"]
+    assert main([*command, "one-rules"]) == 0
+    for process in run_two(workspace, *command, "two-rules", *MESH):
+        assert process.returncode == 0, process.stderr
+    one, two = (workspace / f"{number}-rules" for number in ("one", "two"))
+    np.testing.assert_allclose(metrics_of(two), metrics_of(one), rtol=1e-4)
+    names = ("greedy_reward", "truncated", "replay_weight", "replay/tokens", "replay/grad_norm")
+    numbers = [
+        [row.get(n, 0) for n in names for row in lines_of(x / "metrics.jsonl")] for x in (one, two)
+    ]
+    np.testing.assert_allclose(*numbers, rtol=1e-4)
+    assert all(any(row.get(name) for row in lines_of(two / "metrics.jsonl")) for name in names)
+
+
+def test_a_process_that_is_killed_ends_the_other_with_a_line(workspace):
+    first, second = run_two(workspace, *train("lost", *MESH), SIGNAL_AT_CALL="SIGKILL:2")
+    assert second.returncode == -9
+    # Either a collective fails, or jax misses the signs of life and ends the process by itself.
+    told = "entropy-rl train: process 0 of 2 cannot go on: .*; if another process has ended, its log says why"
+    by_jax = "Terminating process because .* another task died"
+    assert first.returncode in (1, -6), first.stderr
+    assert re.search(told if first.returncode == 1 else by_jax, first.stderr)
+
+
+@pytest.mark.parametrize(
+    "value", ["127.0.0.1", "127.0.0.1:1,2", "127.0.0.1:1,2,two", "127.0.0.1:1,2,2"]
+)
+def test_a_mistyped_list_of_processes_is_refused_in_a_line(here, value, monkeypatch, capsys):
+    monkeypatch.setenv("ENTROPY_RL_DISTRIBUTED", value)
+    assert main(train("nowhere")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("entropy-rl train: ENTROPY_RL_DISTRIBUTED: ")
+    assert error.count("\n") == 1 and not (here / "nowhere").exists()

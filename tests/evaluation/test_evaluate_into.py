@@ -1,0 +1,204 @@
+"""An evaluation on disk: whatever ends it, and whoever shares it, no sample is lost or drawn
+twice.
+"""
+
+import dataclasses
+import functools
+import json
+import random
+import re
+
+import pytest
+from fake_evaluation import MAX_PROMPT, MODEL, NEW, FakeTask
+
+from entropy_rl.config.rollout import EvaluationConfig
+from entropy_rl.evaluation import evaluate_into, evaluation_prompts, read_result, read_samples
+from entropy_rl.rollout import make_generate
+
+CONFIG = EvaluationConfig("dev", samples=6, max_new_tokens=NEW, rows_per_call=4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_sampler_is_compiled_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "entropy_rl.evaluation.sampling.make_generate", functools.cache(make_generate)
+        )
+        yield
+
+
+class Killed(Exception):
+    """Ends an evaluation where a signal would."""
+
+
+def run(directory, task=None, *, shard=(0, 1), kill_at=None, config=CONFIG, params=MODEL.params):
+    """Evaluates into a directory; `kill_at` ends it at that call of on_progress."""
+    directory.mkdir(exist_ok=True)
+    task = task or FakeTask()
+    prompts = evaluation_prompts(config, task, MODEL.tokenizer, MAX_PROMPT)
+    calls = []
+
+    def on_progress(*progress):
+        calls.append(progress)
+        if len(calls) == kill_at:
+            raise Killed
+
+    result = evaluate_into(
+        directory,
+        MODEL,
+        params,
+        task,
+        prompts,
+        config,
+        seed=3,
+        shard=shard,
+        on_progress=on_progress,
+    )
+    return result, [done for done, _, _ in calls]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("whole")
+    result, _ = run(directory)
+    return result, directory
+
+
+def samples(directory):
+    return (directory / "samples.jsonl").read_bytes()
+
+
+def in_order(directory):
+    """What the samples are, but for the last bits of floats, which depend on the rows beside
+    them.
+    """
+    rows = [{**row, "log_probs": None, "entropy": None} for row in read_samples(directory)]
+    return sorted(rows, key=lambda row: (row["problem"], row["sample"]))
+
+
+def test_the_result_is_on_disk_as_it_was_returned(whole):
+    result, directory = whole
+    assert read_result(directory) == result
+    assert len(list(read_samples(directory))) == 30
+
+
+def test_what_is_complete_is_not_drawn_again(whole):
+    result, directory = whole
+    before = samples(directory)
+
+    class NoTask(FakeTask):
+        def judge(self, problems, completions):
+            raise AssertionError("nothing is left to judge")
+
+    again, done = run(directory, NoTask())
+    assert (again, done, samples(directory)) == (result, [30], before)
+
+
+@pytest.mark.parametrize("kill_at", [1, 2, 5, 9])
+def test_an_evaluation_that_was_ended_after_any_batch_goes_on_to_the_same_file(
+    tmp_path, whole, kill_at
+):
+    with pytest.raises(Killed):
+        run(tmp_path, kill_at=kill_at)
+    assert read_result(tmp_path) is None
+    result, done = run(tmp_path)
+    assert done[0] == 4 * (kill_at - 1) - 2 * ((kill_at - 1) // 2) and done[-1] == 30
+    assert samples(tmp_path) == samples(whole[1]) and result == whole[0]
+
+
+def test_a_file_that_was_cut_anywhere_ten_times_is_completed_to_the_same_file(tmp_path, whole):
+    draw, wanted = random.Random(0), samples(whole[1])
+    run(tmp_path)
+    file = tmp_path / "samples.jsonl"
+    for cut in [0, 1, *(draw.randrange(len(wanted)) for _ in range(8))]:
+        file.write_bytes(wanted[:cut])
+        (tmp_path / "evaluation.json").unlink()
+        result, _ = run(tmp_path)
+        assert file.read_bytes() == wanted and result == whole[0]
+
+
+@pytest.mark.parametrize("shards", [2, 3, 5])
+def test_processes_that_share_the_problems_draw_the_same_samples_as_one(tmp_path, whole, shards):
+    results = [run(tmp_path, shard=(i, shards))[0] for i in range(shards)]
+    assert results[:-1] == [None] * (shards - 1)  # the last one finds all samples there
+    assert len(list(tmp_path.glob("samples-*.jsonl"))) == shards
+    assert in_order(tmp_path) == in_order(whole[1])
+    assert results[-1].pass_at_k == whole[0].pass_at_k == read_result(tmp_path).pass_at_k
+
+
+def test_another_number_of_processes_goes_on_where_the_first_ended(tmp_path, whole):
+    with pytest.raises(Killed):
+        run(tmp_path, shard=(0, 2), kill_at=3)
+    run(tmp_path, shard=(1, 2))
+    assert [run(tmp_path, shard=(i, 3))[0] is None for i in range(3)] == [True, True, False]
+    assert in_order(tmp_path) == in_order(whole[1])
+    assert run(tmp_path)[0].maj_at_n == whole[0].maj_at_n
+
+
+def test_more_processes_than_problems_are_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^shard: 0 of 6 is not allowed; 0 <= shard < shards <= 5"
+    ):
+        run(tmp_path, shard=(0, 6))
+
+
+def test_samples_of_other_weights_or_problems_are_not_mixed(tmp_path, whole):
+    with pytest.raises(Killed):
+        run(tmp_path, kill_at=3)
+    other = {"table": MODEL.params["table"] + 0.1}
+    with pytest.raises(
+        ValueError, match="holds samples of other weights than these, which have changed"
+    ):
+        run(tmp_path, params=other)
+
+    class Edited(FakeTask):
+        def problems(self, split):
+            first, *rest = super().problems(split)
+            return [dataclasses.replace(first, answer="10"), *rest]
+
+    with pytest.raises(ValueError, match="holds samples of other problems than these"):
+        run(tmp_path, Edited())
+    (tmp_path / "origin.json").unlink()
+    with pytest.raises(
+        ValueError, match="holds samples of unknown origin; choose another directory"
+    ):
+        run(tmp_path)
+
+
+def test_a_second_process_on_the_same_part_is_refused(tmp_path):
+    class Twice(FakeTask):
+        def judge(self, problems, completions):
+            with pytest.raises(
+                ValueError, match=r"samples\.jsonl: another process is adding samples"
+            ):
+                run(tmp_path)
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path, Twice())
+    assert run(tmp_path)[0] is not None
+
+
+def test_samples_of_other_settings_and_damaged_lines_are_named(tmp_path, whole):
+    run(tmp_path)
+    file = tmp_path / "samples.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*lines, lines[7]]))
+    with pytest.raises(ValueError, match=r"sample 1 of problem 3 is there twice, as"):
+        run(tmp_path)
+    file.write_text("".join([*lines, json.dumps(json.loads(lines[0]) | {"sample": 6}) + "\n"]))
+    with pytest.raises(ValueError, match=r"sample 6 of problem 40 is of other settings$"):
+        run(tmp_path)
+    for broken in ("{broken}\n", re.sub(r'"entropy": \[[^,\]]*', '"entropy": [null', lines[3])):
+        file.write_text("".join([*lines[:3], broken, *lines[3:]]))
+        with pytest.raises(ValueError, match=r"samples\.jsonl:4: this is no sample \("):
+            run(tmp_path)
+
+
+def test_what_a_broken_model_says_is_refused_and_not_written(tmp_path):
+    broken = {"table": MODEL.params["table"] * float("nan")}
+    with pytest.raises(
+        FloatingPointError, match=r"log-probs are not finite, first in sample 0 of problem 40;"
+    ):
+        run(tmp_path, params=broken)
+    assert samples(tmp_path) == b""

@@ -1,0 +1,159 @@
+"""From tokens to texts, verdicts and rewards, on rollouts written by hand."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from entropy_rl.config.train import RewardConfig
+from entropy_rl.experience.metrics import judged_rows, rollout_metrics
+from entropy_rl.experience.scoring import (
+    Scores,
+    add_probes,
+    decode_completions,
+    probe_shares,
+    score,
+)
+from entropy_rl.tasks.countdown import Countdown, build_tokenizer
+from entropy_rl.tasks.task import Problem, Verdict
+from entropy_rl.types import Rollout
+
+TOKENIZER = build_tokenizer()
+CORRECT, WRONG, UNPARSABLE, TIMEOUT, CRASH = Verdict
+PROBLEM = Problem(0, "<bos> 2 3 7 : 27", "<bos> 2 3 7 : 27")
+
+
+def make_rollout(completions: list[list[int]], columns: int = 24, junk: int = 5) -> Rollout:
+    """Rows of tokens; behind their end stands `junk`, under the mask."""
+    rows = len(completions)
+    ids = np.full((rows, columns), junk, np.int32)
+    mask = np.zeros((rows, columns), bool)
+    for i, row in enumerate(completions):
+        ids[i, : len(row)] = row
+        mask[i, : len(row)] = True
+    return Rollout(
+        prompt_ids=np.ones((rows, 1), np.int32),
+        prompt_mask=np.ones((rows, 1), bool),
+        completion_ids=ids,
+        completion_mask=mask,
+        log_probs=np.zeros((rows, columns), np.float32),
+        entropy=np.zeros((rows, columns), np.float32),
+        finish_reason=np.zeros(rows, np.int32),
+    )
+
+
+def words(text: str) -> list[int]:
+    return TOKENIZER.encode(text, add_special_tokens=False)
+
+
+class FakeTask:
+    """Returns the verdicts that it was given, and keeps what it was asked."""
+
+    def __init__(self, verdicts):
+        self.verdicts = verdicts
+        self.asked = None
+
+    def problems(self, split):
+        return [PROBLEM]
+
+    def judge(self, problems, completions):
+        self.asked = (problems, completions)
+        return self.verdicts
+
+
+# --- decoding
+# ----------------------------------------------------------------------------------------------
+
+
+def test_texts_end_with_the_mask_and_leave_special_tokens_out():
+    rollout = make_rollout([[21, 5, 16, 2], [0, 1, 21, 3, 2, 16], [2], [21, 5]])
+    assert decode_completions(TOKENIZER, rollout) == ["7 + 2", "7 <unk> 2", "", "7 +"]
+
+
+# --- judging
+# -----------------------------------------------------------------------------------------------
+
+
+def test_each_row_is_judged_against_its_own_problem():
+    solved = "7 + 2 = 9 3 : 27 9 * 3 = 27 : 27 done"
+    other = Problem(1, "<bos> 2 3 7 : 12", "<bos> 2 3 7 : 12")
+    rollout = make_rollout(
+        [words(f"{solved} <eos>"), words(solved), words(f"{solved} <eos>"), words("7 7")]
+    )
+    scores = score(Countdown(), TOKENIZER, [PROBLEM, PROBLEM, other, PROBLEM], rollout)
+    assert scores.texts == [solved, solved, solved, "7 7"]
+    assert scores.verdicts == [CORRECT, CORRECT, WRONG, UNPARSABLE]
+    assert scores.probe["arithmetic"] == (6, 6)
+    assert scores.probe["false_done"] == (1, 4)
+
+
+def test_a_task_without_a_probe_has_no_skill_measures():
+    task = FakeTask([WRONG, CORRECT])
+    scores = score(task, TOKENIZER, [PROBLEM] * 2, make_rollout([[21], [16, 2]]))
+    assert task.asked == ([PROBLEM] * 2, ["7", "2"])
+    assert scores.probe == {} and probe_shares(scores.probe) == {}
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "count"),
+    [([CORRECT], 1), ([CORRECT] * 3, 3), ([CORRECT, True], 2), ([1.0, 0.0], 2), ([], 0)],
+)
+def test_a_judge_that_does_not_return_one_verdict_per_completion_is_named(verdicts, count):
+    with pytest.raises(
+        RuntimeError,
+        match=rf"^FakeTask\.judge returned {count} values for 2 completions; .* one Verdict",
+    ):
+        score(FakeTask(verdicts), TOKENIZER, [PROBLEM] * 2, make_rollout([[21], [16]]))
+
+
+# --- what follows from verdicts
+# ----------------------------------------------------------------------------
+
+
+def test_only_timeout_and_crash_are_no_judgement_and_only_correct_is_correct():
+    scores = Scores([""] * 5, [CORRECT, WRONG, UNPARSABLE, TIMEOUT, CRASH], [None] * 5, {})
+    assert scores.valid.tolist() == [True, True, True, False, False]
+    assert scores.correct.tolist() == [True, False, False, False, False]
+    assert scores.valid.dtype == scores.correct.dtype == bool
+
+
+def test_rewards_by_hand():
+    scores = Scores([""] * 4, [UNPARSABLE, CORRECT, WRONG, CORRECT], [None] * 4, {})
+    rewards = scores.rewards(RewardConfig())
+    assert rewards.tolist() == [-1, 1, -1, 1] and rewards.dtype == np.float32
+    assert scores.rewards(RewardConfig(correct=0.5, wrong=0.0)).tolist() == [0, 0.5, 0, 0.5]
+
+
+def test_the_reward_of_a_row_without_a_judgement_is_at_least_finite():
+    # 0 * NaN would get into sums that the row is outside of.
+    assert np.isfinite(
+        Scores([""] * 2, [TIMEOUT, CRASH], [None] * 2, {}).rewards(RewardConfig())
+    ).all()
+
+
+def test_the_shares_of_all_verdicts_add_up_to_one():
+    scores = Scores([""] * 4, [WRONG, TIMEOUT, WRONG, CORRECT], [None] * 4, {})
+    rollout = SimpleNamespace(completion_mask=np.ones((4, 2), bool), finish_reason=np.zeros(4, int))
+    metrics = rollout_metrics(judged_rows(rollout, scores, RewardConfig()), group_size=2)
+    assert {name: value for name, value in metrics.items() if name.startswith("verdict/")} == {
+        "verdict/correct": 0.25,
+        "verdict/wrong": 0.5,
+        "verdict/unparsable": 0,
+        "verdict/timeout": 0.25,
+        "verdict/crash": 0,
+    }
+
+
+# --- skill measures
+# ----------------------------------------------------------------------------------------
+
+
+def test_skill_measures_become_shares_where_something_was_counted():
+    assert probe_shares({"a": (3, 4), "b": (0, 2), "c": (0, 0)}) == {"skill/a": 0.75, "skill/b": 0}
+
+
+def test_pooled_skill_is_the_share_of_the_sums_and_not_the_mean_of_shares():
+    pooled = add_probes({"a": (1, 1), "b": (2, 3)}, {"a": (0, 3), "c": (1, 2)})
+    assert pooled == {"a": (1, 4), "b": (2, 3), "c": (1, 2)}
+    assert probe_shares(pooled)["skill/a"] == 0.25
+    assert add_probes({}, pooled) == add_probes(pooled, {}) == pooled

@@ -1,0 +1,69 @@
+"""Parts of a mini-batch with prompts that are computed once: how much is computed."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from policies import tiny_policy
+
+from entropy_rl.learner.micro_batches import BatchParts
+from entropy_rl.types import TrainBatch
+
+PROMPTS, G, S, N = 4, 2, 16, 24
+
+
+def make_batch():
+    rows = PROMPTS * G
+    of_tokens = jnp.zeros((rows, N))
+    return TrainBatch(
+        ids=jnp.ones((rows, S + N), jnp.int32),
+        prompt_length=jnp.full(rows, S),
+        completion_ids=jnp.ones((rows, N), jnp.int32),
+        completion_mask=jnp.ones((rows, N), bool),
+        old_log_probs=of_tokens,
+        old_entropy=of_tokens,
+        sampler_log_probs=of_tokens,
+        rewards=jnp.zeros(rows),
+        valid=jnp.ones(rows, bool),
+    )
+
+
+def lists_of(tokens, group_size, shards):
+    """The shapes of the lists that the policy gets: of prompts, and of what learns."""
+    policy, seen = tiny_policy(), {"prompts": set(), "parts": set()}
+
+    def recorded(name, function):
+        def call(params, ids, *rest):
+            seen[name].add(ids.shape)
+            return function(params, ids, *rest)
+
+        return call
+
+    recorder = policy._replace(
+        prefix=recorded("prompts", policy.prefix),
+        apply_packed=recorded("parts", policy.apply_packed),
+    )
+
+    def gradient(params, batch):
+        parts = BatchParts(recorder, batch, batch.completion_mask, tokens, group_size, shards)
+
+        def loss(params, prefix, part):
+            return (parts.hidden(params, prefix, part, part.arrays).hidden ** 2).sum(), jnp.zeros(
+                ()
+            )
+
+        return parts.gradient(loss, params, batch, lambda x: x)
+
+    jax.eval_shape(gradient, jax.eval_shape(policy.init, jax.random.key(0)), make_batch())
+    return seen
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_lists_have_room_for_what_there_is_and_no_more(shards):
+    rows, prompts = PROMPTS * G // shards, PROMPTS // shards
+    shared = lists_of(4096, G, shards)
+    assert shared == {"prompts": {(shards, prompts * S)}, "parts": {(shards, rows * N)}}
+    assert lists_of(4096, None, shards) == {"prompts": set(), "parts": {(shards, rows * (S + N))}}
+
+
+def test_lists_have_no_more_room_than_a_micro_batch():
+    assert lists_of(40, G, 1) == {"prompts": {(1, 40)}, "parts": {(1, 40)}}

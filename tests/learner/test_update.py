@@ -1,0 +1,442 @@
+"""One update against an independent float64 computation, and its independence of the
+micro-batches.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from policies import table_policy, tiny_policy
+from update_problem import (
+    ALPHA,
+    BATCH_SCOPE,
+    EOS,
+    EVERY_TERM,
+    KAPPA,
+    ON_POLICY,
+    PAD,
+    RECORDED_SCOPE,
+    SHAPED,
+    G,
+    N,
+    P,
+    V,
+    make_data,
+    make_rollout,
+    sgd_update,
+)
+
+from entropy_rl.advantages import Transform, chain, gae, group_normalize, shape_by_entropy, whiten
+from entropy_rl.config.train import LossConfig
+from entropy_rl.learner.metrics import mean_metrics
+from entropy_rl.learner.update import (
+    init_state,
+    join_prompt_and_completion,
+    make_batch,
+    make_gradient,
+    make_stats_pass,
+    make_update,
+)
+from entropy_rl.rollout import make_generate
+from entropy_rl.types import DATA_AXES, TENSOR_AXIS
+
+
+def float64_gradient(table, data, temperature):
+    """d loss / d table of GRPO with the shaped advantage, token by token, in NumPy."""
+    table = np.asarray(table, np.float64)
+    log_p = table / temperature
+    log_p = log_p - np.log(np.exp(log_p).sum(-1, keepdims=True))
+    entropy = -(np.exp(log_p) * log_p).sum(-1)
+    ids, lengths = np.asarray(data.ids), np.asarray(data.prompt_length)
+    mask, valid = np.asarray(data.completion_mask), np.asarray(data.valid)
+    rewards, old = np.asarray(data.rewards, np.float64), np.asarray(data.old_log_probs, np.float64)
+    learned = valid if data.learned is None else valid & np.asarray(data.learned)
+    tokens = (mask & learned[:, None]).sum()
+    loss, grad, bonus, magnitude = 0.0, np.zeros_like(table), 0.0, 0.0
+    for b in range(P * G):
+        group = [i for i in range(b // G * G, b // G * G + G) if valid[i]]
+        if not learned[b] or len(group) < 2:
+            continue
+        r = rewards[group]
+        base = 0.0 if r.std() == 0 else (rewards[b] - r.mean()) / (r.std(ddof=1) + 1e-6)
+        for t in range(int(mask[b].sum())):
+            state, action = ids[b, lengths[b] + t - 1], ids[b, lengths[b] + t]
+            psi = min(ALPHA * entropy[state], abs(base) / KAPPA)
+            shaped = base + psi
+            ratio = np.exp(log_p[state, action] - old[b, t])
+            clipped = np.clip(ratio, 0.8, 1.28)
+            loss += max(-ratio * shaped, -clipped * shaped) / tokens
+            if -ratio * shaped >= -clipped * shaped:  # else the clip holds the token back
+                onehot = np.eye(V)[action]
+                grad[state] -= (
+                    ratio * shaped / tokens * (onehot - np.exp(log_p[state])) / temperature
+                )
+            bonus, magnitude = bonus + psi, magnitude + abs(base)
+    return loss, grad, bonus / magnitude
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("some_without_judgement", [False, True])
+def test_loss_gradient_and_bonus_share_equal_a_float64_loop_over_tokens(
+    key, temperature, some_without_judgement
+):
+    valid = np.ones(P * G, bool)
+    if some_without_judgement:
+        valid[[5, 8, 9, 10]] = (
+            False  # the group 8-11 keeps one judged row: nothing to compare it with
+        )
+    policy, data = table_policy(V), make_data(valid=valid)
+    params = policy.init(key)
+    new, metrics = sgd_update(policy, data, params, temperature=temperature)
+    loss, grad, share = float64_gradient(params["table"], data, temperature)
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics["bonus_share"], share, rtol=1e-5)
+    np.testing.assert_allclose(params["table"] - new["table"], grad, atol=2e-6)
+    assert metrics["clip_high"] > 0 and metrics["clip_low"] > 0, "the case must reach both clips"
+
+
+def cut_off(data):
+    """Some rows cut off at the limit: one of each group, and all of the last."""
+    return data.replace(learned=jnp.array([b % G != 1 and b < (P - 1) * G for b in range(P * G)]))
+
+
+def test_a_row_that_was_cut_off_stays_in_the_baseline_and_has_no_loss(key):
+    policy, params = table_policy(V), table_policy(V).init(key)
+    data = cut_off(make_data(valid=np.arange(P * G) != 6))
+    new, metrics = sgd_update(policy, data, params)
+    loss, grad, share = float64_gradient(params["table"], data, 1.0)
+    np.testing.assert_allclose([metrics["loss"], metrics["bonus_share"]], [loss, share], rtol=1e-5)
+    np.testing.assert_allclose(params["table"] - new["table"], grad, atol=2e-6)
+    assert metrics["tokens"] == data.completion_mask[data.valid & data.learned].sum()
+    # Its reward counts: with another one, the others of its group have other advantages.
+    other = data.replace(rewards=data.rewards.at[G + 1].set(3.0))
+    assert (sgd_update(policy, other, params)[0]["table"] != new["table"]).any()
+    # And it does so without any of its tokens.
+    other = data.replace(old_log_probs=data.old_log_probs.at[G + 1].set(-jnp.inf))
+    np.testing.assert_array_equal(sgd_update(policy, other, params)[0]["table"], new["table"])
+
+
+@pytest.mark.parametrize("advantage", [SHAPED, chain(SHAPED, whiten())], ids=["local", "batch"])
+def test_with_rows_cut_off_micro_batches_give_what_one_gives(key, advantage):
+    policy, data = tiny_policy(), cut_off(make_data())
+    whole, parts = (
+        sgd_update(
+            policy,
+            data,
+            policy.init(key),
+            advantage=advantage,
+            tokens=tokens,
+            group_size=group_size,
+        )
+        for tokens, group_size in ((None, None), (30, G))
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole, parts)
+
+
+def test_rows_that_ended_by_themselves_are_learned_from_and_others_are_not():
+    reasons = jnp.array(([0, 1, 2, 0] * P)[: P * G], jnp.int32)
+    rollout = make_rollout().replace(finish_reason=reasons)
+    judged = jnp.zeros(P * G), jnp.ones(P * G, bool)
+    batch = make_batch(rollout, *judged, pad_id=PAD, mask_truncated=True)
+    assert batch.learned.tolist() == [True, False, True, True] * P
+    assert make_batch(rollout, *judged, pad_id=PAD).learned is None
+
+
+def test_the_end_of_sequence_token_gets_a_gradient(key):
+    policy = table_policy(V)
+    rollout = make_rollout()
+    ids = jnp.full_like(rollout.completion_ids, PAD).at[:, 0].set(EOS)
+    rollout = rollout.replace(
+        completion_ids=ids, completion_mask=ids == EOS, log_probs=jnp.zeros(ids.shape)
+    )
+    rewards = jnp.tile(jnp.array([1.0, 0, 0, 0]), P)
+    data = make_batch(rollout, rewards, jnp.ones(P * G, bool), pad_id=PAD)
+    params = policy.init(key)
+    data = data.replace(old_log_probs=make_stats_pass(policy, temperature=1.0)(params, data)[0])
+    new, _ = sgd_update(policy, data, params, advantage=group_normalize(G))
+    last = data.ids[jnp.arange(P * G), data.prompt_length - 1]
+    # Ratio 1 everywhere and the same state within a group: its advantages cancel exactly ...
+    np.testing.assert_allclose(new["table"], params["table"], atol=1e-6)
+    # ... and with the shaping, which does not cancel, ending becomes more likely.
+    new, _ = sgd_update(policy, data, params)
+    assert (new["table"][last, EOS] > params["table"][last, EOS]).all()
+
+
+@pytest.mark.parametrize(
+    "policy, advantage, aggregation",
+    [
+        (table_policy(V), SHAPED, "token-mean"),
+        (table_policy(V), SHAPED, "sequence-mean"),
+        (table_policy(V), SHAPED, "constant"),
+        (table_policy(V), RECORDED_SCOPE, "token-mean"),
+        (table_policy(V), BATCH_SCOPE, "token-mean"),
+        (tiny_policy(), BATCH_SCOPE, "sequence-mean"),
+    ],
+)
+def test_micro_batches_of_any_size_give_what_one_gives(key, policy, advantage, aggregation):
+    loss = dataclasses.replace(EVERY_TERM, aggregation=aggregation)
+    data, params = make_data(valid=np.arange(P * G) != 6), policy.init(key)
+    data = data.replace(ref_log_probs=data.old_log_probs - 0.1)
+    whole, *parts = (
+        sgd_update(
+            policy, data, params, advantage=advantage, loss=loss, tokens=m, group_size=g, rate=0.1
+        )
+        for m, g in ((None, None), (3 + N, None), (30, G))
+    )
+    # Sums in another order, of gradients up to 10 in size; a count per micro-batch would be off by
+    # 0.1.
+    for part in parts:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole, part
+        )
+
+
+@pytest.mark.parametrize("critic", [False, True])
+def test_whitening_what_was_recorded_takes_no_forward_pass_and_changes_no_number(key, critic):
+    data, before = make_data(valid=np.arange(P * G) != 6), group_normalize(G)
+    if critic:
+        data, before = data.replace(values=0.1 * data.old_log_probs), gae()
+    recorded, plain, nothing = (
+        chain(before, *more, shape_by_entropy()) for more in ([whiten()], [whiten().fn], [])
+    )
+
+    def products_with_the_vocabulary(advantage):
+        gradient, params = (
+            make_gradient(tiny_policy(), advantage),
+            jax.eval_shape(tiny_policy().init, key),
+        )
+        lines = str(jax.make_jaxpr(gradient)(params, data)).splitlines()
+        return sum("dot_general[" in line and ",37]" in line.split("=")[0] for line in lines)
+
+    assert [
+        products_with_the_vocabulary(advantage) for advantage in (recorded, plain, nothing)
+    ] == [2, 3, 2]
+    policy = table_policy(V)
+    one, other, without = (
+        jax.device_get(sgd_update(policy, data, policy.init(key), advantage=advantage, tokens=30))
+        for advantage in (recorded, plain, nothing)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, other)
+    assert abs(one[0]["table"] - without[0]["table"]).max() > 1e-3
+
+
+def test_a_fused_loss_on_a_mesh_of_eight_devices_gives_what_one_device_gives(key):
+    axes = (*DATA_AXES, TENSOR_AXIS)
+    mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    rows, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((DATA_AXES,), ()))
+    policy, optimizer = tiny_policy(), optax.sgd(0.1)
+    data, params = make_data(valid=np.arange(P * G) != 6), policy.init(key)
+    results = []
+    for where, batch in ((None, data), (mesh, jax.device_put(data, rows))):
+        update = make_update(
+            policy,
+            SHAPED,
+            optimizer,
+            max_tokens_per_micro_batch=15,
+            fused_loss=True,
+            mesh=where,
+        )
+        state = init_state(params, optimizer)
+        state, metrics = update(state if where is None else jax.device_put(state, whole), batch)
+        results.append(jax.device_get((state.params, metrics)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *results)
+
+
+def test_columns_behind_the_longest_completion_change_nothing(key):
+    rollout, policy = make_rollout(), tiny_policy()
+    wider = jax.tree.map(
+        lambda x: jnp.pad(x, ((0, 0), (0, 9))) if x.shape[1:] == (N,) else x, rollout
+    )
+    rewards = jnp.tile(jnp.array([1.0, 0, 0, 1.0]), P)
+    params = policy.init(key)
+    narrow, wide = (
+        sgd_update(
+            policy,
+            make_batch(r, rewards, jnp.ones(P * G, bool), pad_id=PAD),
+            params,
+            loss=LossConfig(aggregation="constant"),
+            tokens=40,
+        )
+        for r in (rollout, wider)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), narrow, wide)
+
+
+def test_metrics_of_several_updates_are_means_over_all_their_tokens():
+    one = {
+        "loss": 1.0,
+        "grad_norm": 2.0,
+        "tokens": 30,
+        "entropy": 1.0,
+        "bonus": 0.1,
+        "advantage": 1.0,
+        "bonus_share": 0.1,
+    }
+    two = {
+        "loss": 3.0,
+        "grad_norm": 4.0,
+        "tokens": 10,
+        "entropy": 2.0,
+        "bonus": 0.6,
+        "advantage": 2.0,
+        "bonus_share": 0.3,
+    }
+    expected = {
+        "loss": 2.0,
+        "grad_norm": 3.0,
+        "tokens": 40.0,
+        "entropy": 1.25,
+        "bonus": 0.225,
+        "advantage": 1.25,
+    }
+    assert mean_metrics([one, two]) == pytest.approx(expected | {"bonus_share": 0.18})
+
+
+def test_a_row_that_does_not_fit_into_a_micro_batch_is_refused(key):
+    policy = table_policy(V)
+    with pytest.raises(
+        ValueError, match=r"max_tokens_per_micro_batch: 8 is not allowed; allowed: >= 9, one row"
+    ):
+        sgd_update(policy, make_data(), policy.init(key), tokens=8)
+
+
+def test_a_baseline_that_reads_the_current_policy_must_say_that_it_needs_the_batch(key):
+    policy = table_policy(V)
+    read = lambda advantages, stats: advantages - stats.entropy  # noqa: E731
+    with pytest.raises(
+        ValueError, match="not known to a transform of scope 'group' or 'recorded'; a"
+    ):
+        sgd_update(policy, make_data(), policy.init(key), advantage=Transform(read, "group"))
+    sgd_update(policy, make_data(), policy.init(key), advantage=Transform(read, "batch"))
+
+
+def test_a_group_transform_behind_a_token_transform_sees_whole_groups(key):
+    policy, data, params = table_policy(V), make_data(), table_policy(V).init(key)
+
+    def center(advantages, stats):
+        mean = advantages.reshape(P, G, -1).mean(axis=1, keepdims=True)
+        return (advantages.reshape(P, G, -1) - mean).reshape(advantages.shape)
+
+    turned = chain(group_normalize(G), shape_by_entropy(ALPHA, KAPPA), Transform(center, "group"))
+    whole, parts = (sgd_update(policy, data, params, advantage=turned, tokens=m) for m in (None, 9))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole, parts)
+
+
+def test_the_parameters_given_to_init_state_outlive_the_donated_state(key):
+    policy, optimizer = table_policy(V), optax.sgd(1.0)
+    params = policy.init(key)
+    make_update(policy, SHAPED, optimizer)(init_state(params, optimizer), make_data())
+    assert np.isfinite(params["table"]).all()
+
+
+def test_a_row_without_judgement_changes_nothing_whatever_it_holds(key):
+    policy, valid = table_policy(V), np.arange(P * G) != 9
+    data, params = make_data(valid=valid), policy.init(key)
+    other = data.replace(
+        rewards=data.rewards.at[9].set(jnp.nan),
+        completion_ids=data.completion_ids.at[9].set(3),
+        old_log_probs=data.old_log_probs.at[9].set(-jnp.inf),
+    )
+    one, two = sgd_update(policy, data, params), sgd_update(policy, other, params)
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_a_mini_batch_without_any_judgement_leaves_the_parameters_alone(key):
+    # With momentum and weight decay, which would move them without any gradient.
+    policy, optimizer = table_policy(V), optax.adamw(1e-2, weight_decay=0.1)
+    update = make_update(policy, SHAPED, optimizer, temperature=1.0)
+    state, _ = update(init_state(policy.init(key), optimizer), make_data())
+    before = jax.tree.map(np.array, (state.params, state.opt_state))
+    state, metrics = update(state, make_data(valid=np.zeros(P * G, bool)))
+    jax.tree.map(np.testing.assert_array_equal, (state.params, state.opt_state), before)
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_the_second_update_is_shaped_by_the_entropy_of_the_policy_as_it_has_become(key):
+    policy, data = table_policy(V), make_data()
+    params = {
+        "table": 4 * policy.init(key)["table"]
+    }  # peaked enough for α·H to be the smaller term
+    first, _ = sgd_update(policy, data, params, rate=300.0)
+    _, metrics = sgd_update(policy, data, first)
+    _, _, share = float64_gradient(first["table"], data, 1.0)
+    _, _, stale = float64_gradient(params["table"], data, 1.0)
+    np.testing.assert_allclose(metrics["bonus_share"], share, rtol=1e-5)
+    assert abs(share - stale) > 0.01, "the two must differ for the test to say anything"
+
+
+def test_an_entropy_bonus_raises_the_entropy_and_a_shaped_advantage_has_no_gradient_through_it(key):
+    policy, data = table_policy(V), make_data()
+    data = data.replace(rewards=jnp.ones(P * G))  # no advantage anywhere
+    params = policy.init(key)
+    unmoved, _ = sgd_update(policy, data, params)
+    np.testing.assert_array_equal(unmoved["table"], params["table"])
+    raised, metrics = sgd_update(
+        policy, data, params, loss=dataclasses.replace(ON_POLICY, entropy_coef=0.5)
+    )
+    _, entropy = make_stats_pass(policy, temperature=1.0)(raised, data)
+    assert entropy.sum() / data.completion_mask.sum() > metrics["entropy"]
+
+
+def test_parameters_and_optimizer_state_are_donated(key):
+    policy, optimizer, data = tiny_policy(), optax.adam(1e-3), make_data()
+    update = make_update(
+        policy,
+        SHAPED,
+        optimizer,
+        ON_POLICY,
+        temperature=1.0,
+        max_tokens_per_micro_batch=20,
+        max_new_tokens=N,
+    )
+    state = init_state(policy.init(key), optimizer)
+    size = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state)))
+    assert update.lower(state, data).compile().memory_analysis().alias_size_in_bytes >= size
+
+
+def test_a_second_step_of_the_same_shape_compiles_nothing(key):
+    policy, optimizer = table_policy(V), optax.sgd(1.0)
+    update = make_update(
+        policy,
+        SHAPED,
+        optimizer,
+        ON_POLICY,
+        temperature=1.0,
+        max_tokens_per_micro_batch=20,
+        max_new_tokens=N,
+    )
+    state = init_state(policy.init(key), optimizer)
+    for seed in range(3):
+        state, _ = update(state, make_data(seed))
+    assert update._cache_size() == 1 and int(state.updates) == 3
+
+
+def test_a_completion_follows_its_prompt_without_a_gap():
+    prompt_ids = jnp.array([[5, 6, 7], [8, 9, 9]])
+    prompt_mask = jnp.array([[True, True, True], [True, False, False]])
+    completions = jnp.array([[2, 3], [4, 1], [2, 1], [1, 0]])
+    ids, lengths = join_prompt_and_completion(prompt_ids, prompt_mask, completions, PAD)
+    assert ids.tolist() == [[5, 6, 7, 2, 3], [5, 6, 7, 4, 1], [8, 2, 1, 0, 0], [8, 1, 0, 0, 0]]
+    assert lengths.tolist() == [3, 3, 1, 1]
+
+
+@pytest.mark.parametrize("dtype, limit", [(jnp.float32, 1e-5), (jnp.bfloat16, 3e-2)])
+def test_the_stats_pass_of_the_trainer_agrees_with_the_sampler(key, dtype, limit):
+    policy = tiny_policy(compute_dtype=dtype)
+    params = policy.init(key)
+    rollout = make_rollout()
+    run = make_generate(
+        policy, group_size=G, max_new_tokens=N, eos_ids=[EOS], pad_id=PAD, temperature=0.8
+    )
+    rollout = run(params, rollout.prompt_ids, rollout.prompt_mask, jnp.arange(P), key)
+    data = make_batch(rollout, jnp.zeros(P * G), jnp.ones(P * G, bool), pad_id=PAD)
+    log_probs, entropy = make_stats_pass(policy, temperature=0.8, max_tokens_per_micro_batch=20)(
+        params, data
+    )
+    tokens = data.completion_mask.sum()
+    assert abs(log_probs - rollout.log_probs).sum() / tokens < limit
+    assert abs(entropy - rollout.entropy).sum() / tokens < limit

@@ -1,0 +1,302 @@
+"""Methods with a controller: their rules, and that nothing but the mini-batches decides what they
+update_controller.
+"""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import yaml
+from jax.sharding import NamedSharding, PartitionSpec
+from policies import table_policy
+from run_records import assert_same_run, state_of
+from tiny_runs import ROOT, TRAIN, write_yaml
+from update_problem import SHAPED, G, N, P, V, make_data
+
+from entropy_rl.advantages import chain, group_normalize, shape_by_entropy, whiten
+from entropy_rl.cli.main import main
+from entropy_rl.cli.parse import parse_config
+from entropy_rl.config.train import LossConfig, TrainConfig
+from entropy_rl.learner.update import init_state, make_gradient, make_update
+from entropy_rl.losses.build import loss_controller
+from entropy_rl.losses.controller import BatchSummary
+from entropy_rl.losses.controllers import (
+    _FACTORIES,
+    ENTROPY_COEF,
+    adaptive_entropy,
+    build_entropy_control,
+    lagged_adaptive_entropy,
+)
+from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates, read_controller
+from entropy_rl.types import DATA_AXES, TENSOR_AXIS
+
+ENTROPIES = [0.5, 0.1, 0.15, 0.1, 0.05, 0.3, 0.4, 0.1, 0.5, 0.5, 0.5]
+
+
+def signals_of(controller, entropies, name=ENTROPY_COEF):
+    state, found = controller.init(), []
+    for step, entropy in enumerate(entropies):
+        state, coefficients = controller.update(
+            state, BatchSummary(jnp.int32(step), jnp.float32(entropy), jnp.float32(0))
+        )
+        found.append(float(coefficients[name]))
+    return found
+
+
+# --- the controllers
+# ---------------------------------------------------------------------------------------
+
+
+def test_the_coefficient_of_skywork_moves_and_is_used_below_the_target_alone():
+    c, wanted = 0.0, []
+    for entropy in ENTROPIES:
+        c = min(max(c + (1e-3 if entropy < 0.2 else -1e-3), 0.0), 2.5e-3)
+        wanted.append(c if entropy < 0.2 else 0.0)
+    found = signals_of(adaptive_entropy(delta=1e-3, maximum=2.5e-3), ENTROPIES)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert max(found) == pytest.approx(2.5e-3) and wanted.count(0) >= 5
+
+
+def test_the_coefficient_of_trl_is_used_one_update_later():
+    c, last, wanted = 0.01, 0.0, []
+    for entropy in ENTROPIES:
+        wanted.append(c if last <= 0.2 else 0.0)
+        c, last = (min(c + 0.005, 0.02) if entropy <= 0.2 else max(c - 0.005, 0.0)), entropy
+    found = signals_of(lagged_adaptive_entropy(initial=0.01, maximum=0.02), ENTROPIES)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-9)
+    assert wanted[0] > 0 and max(wanted) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"name": "adaptive_entropi"}, "did you mean 'adaptive_entropy'"),
+        (
+            {"target": 0.2},
+            "loss.entropy_coef.name: missing; allowed: adaptive_entropy, lagged_adaptive",
+        ),
+        ({"name": "adaptive_entropy", "target": 0}, "adaptive_entropy.target: 0.0 is not allowed"),
+        (
+            {"name": "adaptive_entropy", "initial": 0.1},
+            "adaptive_entropy.initial: 0.1 is not allowed",
+        ),
+        ({"name": "adaptive_entropy", "delta": -1}, "adaptive_entropy.delta: -1.0 is not allowed"),
+        (
+            {"name": "lagged_adaptive_entropy", "minimum": 2},
+            "maximum: 1.0 is not allowed; allowed: numbers >=",
+        ),
+        (
+            {"name": "fractions:Fraction"},
+            "expected a Controller with the coefficient 'entropy_coef'",
+        ),
+    ],
+)
+def test_what_is_no_controller_is_refused_in_a_line(spec, message):
+    with pytest.raises(ValueError, match=r"^loss\.entropy_coef") as error:
+        build_entropy_control(spec)
+    assert message in str(error.value)
+
+
+def test_every_controller_has_a_line_in_the_list_of_methods_that_builds_it():
+    lines = re.findall(r"`entropy_coef: (.*?)`", (ROOT / "docs" / "methods.md").read_text())
+    built = {line: build_entropy_control(yaml.safe_load(line)) for line in lines}
+    assert [controller for line, controller in built.items() if not line.startswith("{")] == [None]
+    assert {
+        yaml.safe_load(line)["name"] for line, controller in built.items() if controller
+    } == set(_FACTORIES)
+
+
+# --- the update
+# --------------------------------------------------------------------------------------------
+
+# Opens its gate for some of the mini-batches below.
+CONTROLLER = {"name": "adaptive_entropy", "target": 1.0, "delta": 0.1, "maximum": 0.25}
+CONTROLLED = LossConfig(entropy_coef=CONTROLLER)
+OF_BATCH = chain(group_normalize(G), whiten().fn, shape_by_entropy())
+
+
+def mini_batches():
+    """Four, with recorded entropies on both sides of the target; a row that is not judged has
+    more.
+    """
+    batches = []
+    for seed, entropy in enumerate((0.7, 0.6, 1.4, 0.8)):
+        data = make_data(seed, valid=np.arange(P * G) != 6)
+        recorded = np.random.default_rng(seed).uniform(0.9, 1.1, (P * G, N)) * entropy
+        recorded[6] = 50
+        recorded = jnp.asarray(np.where(data.completion_mask, recorded, 99), jnp.float32)
+        batches.append(data.replace(old_entropy=recorded))
+    return batches
+
+
+def coefficients():
+    """What the rule makes of `mini_batches`, in float64."""
+    c, found = 0.0, []
+    for data in mini_batches():
+        judged = np.asarray(data.completion_mask & data.valid[:, None])
+        below = np.asarray(data.old_entropy, np.float64)[judged].mean() < 1.0
+        c = min(max(c + (0.1 if below else -0.1), 0.0), 0.25)
+        found.append(c if below else 0.0)
+    return found
+
+
+def run_updates(policy, key, loss=CONTROLLED, advantage=SHAPED, mesh=None, **settings):
+    """The state after an update on each of the mini-batches, and the metrics of each."""
+    optimizer = optax.sgd(0.3)
+    update = make_update(
+        policy, advantage, optimizer, loss, max_new_tokens=N, mesh=mesh, **settings
+    )
+    state = init_state(policy.init(key), optimizer, controller=loss_controller(loss))
+    if mesh is not None:
+        state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    found = []
+    for data in mini_batches():
+        if mesh is not None:
+            data = jax.device_put(data, NamedSharding(mesh, PartitionSpec(DATA_AXES)))
+        state, metrics = update(state, data)
+        found.append(metrics)
+    return jax.device_get((state, found))
+
+
+def assert_close(one, other):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), one, other)
+
+
+def test_each_update_has_the_coefficient_of_the_rule_and_is_the_one_with_that_number(key):
+    policy, optimizer = table_policy(V), optax.sgd(0.3)
+    state, metrics = run_updates(policy, key)
+    wanted = coefficients()
+    assert sorted(wanted) == [0.0, 0.1, 0.2, 0.2]
+    np.testing.assert_allclose([m[ENTROPY_COEF] for m in metrics], wanted, rtol=1e-6)
+    fixed = init_state(policy.init(key), optimizer)
+    updates = {
+        c: make_update(policy, SHAPED, optimizer, LossConfig(entropy_coef=c)) for c in set(wanted)
+    }
+    for data, coefficient in zip(mini_batches(), wanted, strict=True):
+        fixed, _ = updates[coefficient](fixed, data)
+    assert fixed.controller is None
+    assert_close(state.params, fixed.params)
+    without, _ = run_updates(policy, key, loss=LossConfig())
+    assert abs(without.params["table"] - fixed.params["table"]).max() > 1e-3, (
+        "the bonus must matter"
+    )
+
+
+@pytest.mark.parametrize("advantage", [SHAPED, OF_BATCH])
+@pytest.mark.parametrize(
+    "settings", [dict(max_tokens_per_micro_batch=30), dict(fused_loss=True), "both"]
+)
+def test_micro_batches_and_a_fused_loss_change_neither_the_memory_nor_the_update(
+    key, advantage, settings
+):
+    settings = (
+        dict(max_tokens_per_micro_batch=9, fused_loss=True) if settings == "both" else settings
+    )
+    policy = table_policy(V)
+    assert_close(
+        run_updates(policy, key, advantage=advantage, **settings),
+        run_updates(policy, key, advantage=advantage),
+    )
+
+
+@pytest.mark.parametrize("fused_loss", [False, True])
+def test_eight_devices_change_neither_the_memory_nor_the_update(key, fused_loss):
+    axes = (*DATA_AXES, TENSOR_AXIS)
+    mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    settings = dict(max_tokens_per_micro_batch=15, fused_loss=fused_loss)
+    policy = table_policy(V)
+    assert_close(
+        run_updates(policy, key, mesh=mesh, **settings), run_updates(policy, key, **settings)
+    )
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_an_update_that_is_not_applied_is_not_remembered(key, judged):
+    policy, optimizer = table_policy(V), optax.sgd(0.3)
+    update = make_update(policy, SHAPED, optimizer, CONTROLLED)
+    first, second, *_ = mini_batches()
+    state = init_state(policy.init(key), optimizer, controller=loss_controller(CONTROLLED))
+    state, _ = update(state, first)
+    before = jax.device_get(state.controller)
+    assert before["entropy_coef"] == pytest.approx(0.1)
+    if judged:
+        bad = second.replace(old_log_probs=second.old_log_probs.at[5, 0].set(np.nan))
+    else:
+        bad = second.replace(valid=np.zeros(P * G, bool))
+    state, _ = update(state, bad)
+    assert jax.device_get(state.controller) == before
+    state, metrics = update(state, second)
+    assert metrics[ENTROPY_COEF] == pytest.approx(0.2)
+
+
+def test_with_an_update_that_was_not_applied_lies_what_was_remembered(key, tmp_path):
+    controller = loss_controller(
+        LossConfig(entropy_coef={"name": "lagged_adaptive_entropy", "initial": 0.1})
+    )
+    state = init_state(table_policy(V).init(key), optax.sgd(0.1), controller=controller)
+    state = state.replace(step=jnp.int32(7), updates=jnp.int32(8))
+    NonfiniteUpdates(tmp_path, limit=3).keep(state, make_data())
+    new_controller, step = read_controller(
+        tmp_path / "nonfinite_updates" / "step_8_update_8", controller.init()
+    )
+    assert step == 7
+    jax.tree.map(np.testing.assert_array_equal, new_controller, jax.device_get(state.controller))
+
+
+def test_a_missing_memory_or_signal_is_named(key):
+    policy, optimizer = table_policy(V), optax.sgd(0.3)
+    params, data = policy.init(key), make_data()
+    with pytest.raises(ValueError, match=r"give init_state loss_controller\(loss\)"):
+        make_update(policy, SHAPED, optimizer, CONTROLLED)(init_state(params, optimizer), data)
+    with pytest.raises(
+        ValueError, match=r"loss\.entropy_coef: needs the coefficient 'entropy_coef'"
+    ):
+        make_gradient(policy, SHAPED, CONTROLLED)(params, data)
+
+
+# --- configs and runs
+# --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["1e-3"], 1e-3),
+        (["{name: adaptive_entropy, target: 0.3}"], {"name": "adaptive_entropy", "target": 0.3}),
+        (
+            ["{name: adaptive_entropy}", ".target", "0.3"],
+            {"name": "adaptive_entropy", "target": 0.3},
+        ),
+    ],
+)
+def test_a_config_has_a_number_or_a_controller(tmp_path, given, read):
+    write_yaml(tmp_path / "train.yaml", TRAIN)
+    value, *more = given
+    options = ["--config", str(tmp_path / "train.yaml"), "--loss.entropy_coef", value]
+    if more:
+        options += [f"--loss.entropy_coef{more[0]}", more[1]]
+    assert parse_config(TrainConfig, "train", options).loss.entropy_coef == read
+    with pytest.raises(
+        ValueError, match=r"--loss\.entropy_coef: 'much' is not allowed; expected a number"
+    ):
+        parse_config(TrainConfig, "train", [*options[:2], "--loss.entropy_coef", "much"])
+
+
+def test_a_resumed_run_with_a_critic_remembers_to_the_bit(here):
+    # About the entropy of the tiny model, so that the coefficient goes up and down.
+    controller = {"name": "lagged_adaptive_entropy", "target": 4.13, "initial": 0.5}
+    ppo = {"advantage": [{"name": "gae"}], "critic": {"learning_rate": 0.01}}
+    write_yaml(here / "train.yaml", TRAIN | ppo | {"loss": {"entropy_coef": controller}})
+    train = ["train", "--config", "train.yaml", "--run.directory"]
+    assert main([*train, "whole"]) == 0
+    assert main([*train, "resumed", "--steps", "2"]) == 0
+    assert main([*train, "resumed"]) == 0
+    assert_same_run(here / "whole", here / "resumed")
+    rows = (here / "whole" / "metrics.jsonl").read_text().splitlines()
+    assert len({json.loads(row)[ENTROPY_COEF] for row in rows}) > 2
+    saved = state_of(here / "whole")["controller"]["entropy_coef"]
+    assert set(saved) == {"coefficient", "open"} and saved["coefficient"] != 0.5

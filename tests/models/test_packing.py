@@ -1,0 +1,115 @@
+"""Live tokens in lists: the same numbers as whole rows, and the gradient is the inverse reading."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from policies import TINY
+
+from entropy_rl.models.decoder import make_policy
+from entropy_rl.models.packing import make_packing, pack_tokens
+
+R, T, PROMPT = 6, 12, 5
+
+
+def make_live(seed=0, shards=1, extra=0):
+    draw = np.random.default_rng(seed)
+    first = draw.integers(0, PROMPT, R)
+    last = np.where(draw.random(R) < 0.8, draw.integers(PROMPT, T + 1, R), first)
+    room = int((last - first).reshape(shards, -1).sum(-1).max()) + extra
+    shapes = ((8, R // shards), (T, R // shards))
+    return pack_tokens(
+        jnp.array(first), jnp.array(last), jnp.int32(1), shapes, room=room, shards=shards
+    )
+
+
+def inside(live):
+    column = np.arange(T)[None]
+    return (column >= np.array(live.first)[:, None]) & (column < np.array(live.last)[:, None])
+
+
+@pytest.mark.parametrize(("shards", "extra"), [(1, 0), (1, 7), (2, 0), (3, 4)])
+def test_packing_lists_the_live_tokens_in_order_and_unpacking_brings_them_back(key, shards, extra):
+    live, x = make_live(0, shards, extra), jax.random.normal(key, (R, T, 3))
+    packing = make_packing(live, T)
+    packed, mask, in_share = packing.pack(x), inside(live), R // shards
+    for c in range(shards):
+        share = slice(c * in_share, (c + 1) * in_share)
+        rows, columns = np.nonzero(mask[share])
+        np.testing.assert_array_equal(packed[c, : len(rows)], x[share][rows, columns])
+        np.testing.assert_array_equal(packed[c, len(rows) :], 0)
+        np.testing.assert_array_equal(
+            live.row[c], np.pad(rows, (0, packed.shape[1] - len(rows)), constant_values=in_share)
+        )
+        np.testing.assert_array_equal(live.column[c, : len(rows)], columns)
+    np.testing.assert_array_equal(packing.unpack(packed), np.where(mask[..., None], x, 0))
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_the_window_of_an_array_can_begin_elsewhere_in_each_row(key, shards):
+    live, begin, columns = make_live(2, shards), jnp.array([-2, 0, 1, 3, 4, 9]), 6
+    x = jax.random.normal(key, (R, columns, 3))
+    packing = make_packing(live, columns, begin=begin)
+    mask = inside(live)
+    expected = np.zeros((R, columns, 3))
+    for r in range(R):
+        for t in range(columns):
+            if 0 <= begin[r] + t < T and mask[r, begin[r] + t]:
+                expected[r, t] = x[r, t]
+    np.testing.assert_array_equal(packing.unpack(packing.pack(x)), expected)
+
+
+def test_the_gradients_of_packing_and_unpacking_are_those_of_the_library(key):
+    live = make_live()
+    packing, room = make_packing(live, T), live.row.shape[1]
+    x, y = jax.random.normal(key, (R, T, 3)), jax.random.normal(key, (1, room, 3))
+    rows, columns = np.nonzero(inside(live))
+    for ours, plain, value in (
+        (packing.pack, lambda x: x[rows, columns][None], x),
+        (packing.unpack, lambda y: jnp.zeros((R, T, 3)).at[rows, columns].set(y[0]), y),
+    ):
+        gradients = (jax.grad(lambda v, f=f: jnp.sum(jnp.sin(f(v))))(value) for f in (ours, plain))
+        np.testing.assert_allclose(*gradients, atol=1e-6)
+
+
+WINDOWED = dataclasses.replace(TINY, sliding_window=4, sliding_layers=(True, False))
+
+
+@pytest.mark.parametrize(
+    ("config", "shards", "remat"), [(TINY, 1, "none"), (TINY, 2, "full"), (WINDOWED, 1, "dots")]
+)
+def test_tokens_in_lists_behind_shared_prompts_are_those_of_whole_rows(key, config, shards, remat):
+    policy = make_policy(config, remat=remat)
+    params = policy.init(key)
+    prompts = jax.random.randint(key, (4, PROMPT), 0, 37)
+    live = make_live(3, shards)
+    owner = jnp.array([0, 1, 1, 0, 0, 1])  # in its share
+    in_all = owner + (jnp.arange(R) // (R // shards)) * (4 // shards)
+    known = jnp.arange(T)[None] < live.first[:, None]
+    ids = jax.random.randint(jax.random.key(1), (R, T), 0, 37)
+    ids = jnp.where(known, jnp.pad(prompts, ((0, 0), (0, T - PROMPT)))[in_all], ids)
+    mask, target = inside(live)[..., None], jax.random.normal(key, (R, T, 32))
+
+    def plain(params):
+        return jnp.where(mask, policy.apply(params, ids), 0)
+
+    def packed(params):
+        ends = jnp.full(4, PROMPT)
+        whole = pack_tokens(
+            0 * ends, ends, 0, ((PROMPT, 4 // shards),), room=4 * PROMPT // shards, shards=shards
+        )
+        prefix = policy.prefix(params, make_packing(whole, PROMPT).pack(prompts), whole, PROMPT)
+        packing = make_packing(live, T)
+        behind = live.replace(prefix=prefix, prompt=owner)
+        return packing.unpack(policy.apply_packed(params, packing.pack(ids), behind))
+
+    def run(f):
+        of = lambda p: (jnp.sum(target * (hidden := f(p))), hidden)  # noqa: E731
+        return jax.jit(jax.grad(of, has_aux=True))(params)
+
+    (one, hidden), (other, expected) = run(packed), run(plain)
+    # float32, sums in another order; hidden states are of size 1, gradients up to 10.
+    np.testing.assert_allclose(hidden, expected, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), one, other)

@@ -1,0 +1,588 @@
+"""A plan: real programs compiled for devices that are not there, its numbers against counts by
+hand.
+"""
+
+import json
+
+import jax
+import pytest
+import yaml
+from jax.experimental.compilation_cache import compilation_cache
+from tiny_runs import ROOT, TRAIN
+
+from entropy_rl.cli.main import main
+from entropy_rl.config.train import MeshConfig
+from entropy_rl.distributed.sharding import make_mesh
+from entropy_rl.planning import counting
+from entropy_rl.planning.chips import CHIPS
+from entropy_rl.planning.collectives import Amount, Collective, find_collectives
+from entropy_rl.planning.compiled import Program, _refused
+from entropy_rl.planning.devices import Devices, topology_devices
+from entropy_rl.planning.estimate import Layout, estimate
+from entropy_rl.planning.shapes import SHAPES, Architecture
+from entropy_rl.planning.step import Phase, Step
+from entropy_rl.rollout.batching import DecodingPlan
+
+# Two layers of 4 heads and 2 KV heads of 16 dimensions.
+MODEL = {
+    "model_type": "qwen2",
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+CONFIG = TRAIN | {
+    "model": {"path": "model", "compute_dtype": "bfloat16"},
+    "rollout": {"prompts": 8, "group_size": 4, "max_prompt_tokens": 16, "max_new_tokens": 32},
+    "batching": {"mini_batch_prompts": 4, "max_tokens_per_micro_batch": 64},
+    "mesh": {"fsdp": 4, "tensor": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A model of which there is config.json only, and a config."""
+    path = tmp_path_factory.mktemp("plan")
+    (path / "model").mkdir()
+    (path / "model/config.json").write_text(json.dumps(MODEL))
+    (path / "train.yaml").write_text(yaml.safe_dump(CONFIG))
+    return path
+
+
+@pytest.fixture(scope="module")
+def planned(directory):
+    """The plan of that on 8 virtual devices: what it printed, and its JSON."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        arguments = [
+            "--config",
+            "train.yaml",
+            "--devices",
+            "8",
+            "--chip",
+            "v5e",
+            "--output",
+            "plan.json",
+        ]
+        arguments += ["--replay", "{name: advantage_replay, rollouts: 3}"]
+        assert main(["plan", *arguments]) == 0
+    return json.loads((directory / "plan.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def planned_with_critic(directory):
+    """That of PPO, with moments on the host between updates, on 2 virtual devices."""
+    ppo = CONFIG | {
+        "advantage": [{"name": "gae"}, {"name": "whiten"}],
+        "critic": {"learning_rate": 0.01, "warmup_steps": 2},
+        "optimizer": {"learning_rate": 0.01, "offload": True},
+        "mesh": {"fsdp": 2},
+        "decoding": {"kind": "static"},  # one program
+    }
+    (directory / "ppo.yaml").write_text(yaml.safe_dump(ppo))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        arguments = [
+            "--config",
+            "ppo.yaml",
+            "--devices",
+            "2",
+            "--chip",
+            "v5e",
+            "--output",
+            "ppo.json",
+        ]
+        assert main(["plan", *arguments]) == 0
+    return json.loads((directory / "ppo.json").read_text())
+
+
+@pytest.fixture
+def refused(directory, monkeypatch, capsys):
+    """Runs a plan that must be refused; returns its one line, without what was said on the way."""
+    monkeypatch.chdir(directory)
+    jax.devices()  # a process that has its devices gets no others
+
+    def run(*arguments: str, code: int = 2) -> str:
+        assert main(["plan", "--config", "train.yaml", *arguments]) == code
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("entropy-rl plan: ")
+        return line.removeprefix("entropy-rl plan: ")
+
+    return run
+
+
+# --- memory
+# ------------------------------------------------------------------------------------------------
+
+
+def test_parameters_and_optimizer_state_are_those_counted_by_hand(planned):
+    # Whole: 5 norms of 64. Over tensor alone: biases of q, k and v. Over all 8: the rest.
+    norms, biases = 5 * 64, 2 * (64 + 32 + 32)
+    matrices = 512 * 64 + 2 * (64 * (64 + 32 + 32) + 64 * 64 + 3 * 64 * 128)
+    on_chip = norms + biases // 2 + matrices // 8
+    assert planned["resident"]["parameters"] == 4 * on_chip
+    # Two moments, and two counts: of Adam, and of the decoding of the learning rate.
+    assert planned["resident"]["optimizer state"] == 2 * 4 * on_chip + 2 * 4
+    decoding = norms + biases // 2 + matrices // 2
+    assert planned["resident"]["decoding parameters"] == 2 * decoding
+
+
+def test_the_cache_is_that_counted_by_hand_and_lies_over_all_chips(planned):
+    # Keys and values, 2 layers, 2 KV heads, 16 dimensions, 2 bytes; prompts once per group; and
+    # their mask.
+    per_token = 2 * 2 * 2 * 16 * 2
+    assert planned["decoding"]["kind"] == "shrink" and planned["decoding"]["slots"] == 32
+    assert planned["cache"] == (8 * 16 + 32 * 32) * per_token // 8 + 8 * 16 // 4
+
+
+def test_every_program_is_there_with_arguments_that_are_those_of_its_shapes(planned):
+    programs = {program["name"]: program for program in planned["programs"]}
+    assert list(programs) == ["weight sync", "prefill", "decode", "log-probs", "update"]
+    resident, update = planned["resident"], programs["update"]
+    state = resident["parameters"] + resident["optimizer state"]
+    batch = resident["mini-batches"] // 2
+    # 16 rows over 4 shares, of 48 ids; 32 new tokens: ids, mask, 3 numbers; length, reward, judged
+    # or not.
+    assert batch == 4 * (48 * 4 + 32 * (4 + 1 + 3 * 4) + 4 + 4 + 1)
+    assert (
+        state < update["arguments"] <= state + batch + 64
+    )  # what the program does not read is left out
+    assert state <= update["aliased"] + 8
+    assert update["beside"]["mini-batches"] == batch
+    # Room for three rollouts of completions, of two mini-batches each.
+    assert update["beside"]["kept completions"] == resident["kept completions"] == 3 * 2 * batch
+    assert update["peak"] == update["arguments"] + update["outputs"] - update["aliased"] + update[
+        "temporaries"
+    ] + sum(update["beside"].values())
+    assert {c["kind"] for c in update["collectives"]} >= {"all-gather", "all-reduce"}
+
+
+def test_a_critic_is_a_second_model_without_a_head_that_lies_beside_all_that_does_not_use_it(
+    planned_with_critic,
+):
+    resident = planned_with_critic["resident"]
+    # The policy's head is its embedding, which the critic has as well; and 64 weights of the value.
+    assert resident["critic"] == resident["parameters"] + 4 * 64
+    assert resident["critic's optimizer state"] == resident["optimizer state"] + 2 * 4 * 64
+    beside = {program["name"]: program["beside"] for program in planned_with_critic["programs"]}
+    assert list(beside) == [
+        "weight sync",
+        "rollout",
+        "log-probs",
+        "values",
+        "update",
+        "critic update",
+    ]
+    assert all("critic" in beside[name] for name in ("weight sync", "rollout", "log-probs"))
+    assert "critic" not in beside["values"] and "parameters" in beside["values"]
+    # The moments are on the host until the updates, which take the state as a whole.
+    assert not any("optimizer state" in part for parts in beside.values() for part in parts)
+
+
+def test_both_updates_of_a_step_with_a_critic_take_and_return_the_whole_state(planned_with_critic):
+    programs = {program["name"]: program for program in planned_with_critic["programs"]}
+    resident = planned_with_critic["resident"]
+    names = ("parameters", "optimizer state", "critic", "critic's optimizer state")
+    state, batch = sum(resident[name] for name in names), resident["mini-batches"] // 2
+    assert batch == 8 * (48 * 4 + 32 * (4 + 1 + 4 * 4) + 4 + 4 + 1)  # with the values
+    for name in ("update", "critic update"):
+        assert state < programs[name]["arguments"] <= state + batch + 64
+        assert state <= programs[name]["aliased"] + 8
+        assert list(programs[name]["beside"]) == ["mini-batches"]
+    without_values = batch - 8 * 32 * 4
+    read = 8 * (48 * 4 + 4 + 32)  # tokens, lengths of prompts, mask: jax 0.12 drops the rest
+    assert programs["values"]["arguments"] - resident["critic"] in (without_values, read)
+
+
+def test_in_the_warm_up_of_a_critic_the_policys_update_costs_nothing(planned_with_critic):
+    seconds = {work["name"]: work["seconds"] for work in planned_with_critic["work"]}
+    of_policy = seconds["update"] + seconds["optimizer"]
+    hours = (6 * sum(seconds.values()) - 2 * of_policy) / 3600
+    assert planned_with_critic["hours"] == pytest.approx(hours)
+
+
+def test_what_does_not_fit_ends_with_1_and_a_line_that_names_buffers_and_a_way_out(
+    refused, monkeypatch
+):
+    monkeypatch.setitem(CHIPS, "v5e", CHIPS["v5e"]._replace(hbm=2**19))
+    line = refused("--devices", "8", "--chip", "v5e", code=1)
+    assert (
+        line.startswith("does not fit: update needs ") and " GiB of a chip; largest (GiB): " in line
+    )
+    assert (
+        "try a smaller batching.max_tokens_per_micro_batch, 48 at least; or --model.remat full"
+        in line
+    )
+
+
+def test_the_compilers_own_refusal_becomes_sizes_and_names():
+    message = """RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory
+    space hbm.
+Used 19.50G of 15.75G hbm. Exceeded hbm capacity by 3.75G.
+  1. Size: 4.00G
+     Operator: op_name="jit(update)/while/body/mlp/up_proj/dot_general"
+     Shape: f32[8192,65536]{1,0:T(8,128)}
+     Unpadded size: 4.00G
+  2. Size: 512.0M
+     Shape: bf16[4096,65536]{1,0}
+"""
+    program = _refused("update", 1.0, message, {})
+    assert program.refused == program.peak == int(19.5 * 2**30)
+    assert program.largest[0] == (4 * 2**30, "mlp/up_proj/dot_general f32[8192,65536]")
+    assert program.largest[1] == (2**29, "bf16[4096,65536]")
+    # Its other words are of the temporaries alone.
+    message = "RESOURCE_EXHAUSTED: ... required for HLO temporaries (21.25G) exceeds available HBM (15.75G)."
+    state = {"state": jax.ShapeDtypeStruct((2**20,), "float32")}
+    program = _refused("update", 1.0, message, state)
+    assert program.peak == int(21.25 * 2**30) + 2**22
+    assert program.largest == ((2**22, "state float32[1048576]"),)
+
+
+# --- collectives
+# -------------------------------------------------------------------------------------------
+
+HLO = """HloModule jit_f
+
+%branch_small (p: f32[4]) -> f32[4] {
+  ROOT %all-reduce.1 = f32[4]{0} all-reduce(%p), replica_groups={{0,1},{2,3}}, to_apply=%add
+}
+
+%branch_large (p: f32[4]) -> f32[4] {
+  ROOT %all-reduce.2 = (f32[100]{0}, s32[]) all-reduce(%p), replica_groups={{0,1,2,3}},
+  to_apply=%add
+}
+
+%layer (p: (s32[], bf16[8,4])) -> (s32[], bf16[8,4]) {
+  %all-gather-start.1 = (bf16[2,4]{1,0}, bf16[8,4]{1,0:T(8,128)}) all-gather-start(%x),
+  dimensions={0} %all-gather-done.1 = bf16[8,4]{1,0} all-gather-done(%all-gather-start.1)
+  ROOT %tuple.1 = (s32[], bf16[8,4]{1,0}) tuple(%i, %all-gather-done.1)
+}
+
+%layer_condition (p: (s32[], bf16[8,4])) -> pred[] {
+  %constant.7 = s32[]{:T(128)} constant(28)
+  %get-tuple-element.7 = s32[] get-tuple-element(%p), index=0
+  ROOT %compare.7 = pred[] compare(%get-tuple-element.7, %constant.7), direction=LT
+}
+
+%micro_batch (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %while.1 = (s32[], bf16[8,4]{1,0}) while(%tuple.0), condition=%layer_condition, body=%layer
+  %reduce-scatter.1 = f32[2,4]{1,0} reduce-scatter(%y), replica_groups=[2,4]<=[8], dimensions={0}
+  ROOT %tuple.2 = (s32[], f32[4]) tuple(%i, %z)
+}
+
+%micro_batch_condition (p: (s32[], f32[4])) -> pred[] {
+  ROOT %compare.8 = pred[] compare(%get-tuple-element.1, %get-tuple-element.2), direction=LT
+}
+
+%noted_condition (p: (s32[], f32[4])) -> pred[] {
+  ROOT %lt = pred[] custom-call(%p)
+}
+
+%noted (p: (s32[], u32[3])) -> (s32[], u32[3]) {
+  ROOT %collective-permute-start.1 = (u32[3]{0}, u32[3]{0}, u32[], u32[])
+  collective-permute-start(%p)
+}
+
+ENTRY %main (a: f32[4]) -> f32[4] {
+  %while.2 = (s32[], f32[4]{0}) while(%t), condition=%micro_batch_condition, body=%micro_batch
+  %while.3 = (s32[], u32[3]) while(%t), condition=%noted_condition, body=%noted,
+  backend_config={"known_trip_count":{"n":"5"}} ROOT %conditional.1 = f32[4]{0} conditional(%w, %a,
+  %a), branch_computations={%branch_small, %branch_large}
+}
+"""
+
+
+def test_collectives_are_counted_as_often_as_their_loops_run():
+    assert find_collectives(HLO) == {
+        # Only the data know how many micro-batches there are; each has 28 layers.
+        Collective("all-gather", 1): Amount(28, 28 * 8 * 4 * 2),
+        Collective("reduce-scatter", 1): Amount(
+            1, 4 * 2 * 4 * 4
+        ),  # its input is larger by the group
+        Collective("collective-permute", 0): Amount(5, 5 * 3 * 4),
+        Collective("all-reduce", 0): Amount(1, 100 * 4 + 4),  # of the larger branch
+    }
+
+
+# --- time
+# --------------------------------------------------------------------------------------------------
+
+
+def test_the_least_time_of_a_step_is_that_counted_by_hand(directory):
+    from entropy_rl.cli.parse import parse_config
+    from entropy_rl.config.plan import PlanConfig
+
+    recipe = str(ROOT / "configs/qwen2_5_7b_grpo_entropy.yaml")
+    config = parse_config(PlanConfig, "plan", ["--config", recipe, "--topology", "v5p:2x2x4"])
+    c, chip = SHAPES["qwen2.5-7b"], CHIPS["v5p"]
+    layout = Layout(data=1, fsdp=16, tensor=1, local_chips=4, local_prompts=128)
+    works = estimate(
+        config, Architecture(c), layout, DecodingPlan("refill", 128, 128), 8192, chip, 1.0
+    )
+    seconds = {work.name: work.seconds for work in works}
+    weights = 7_615_616_512
+    # Decoding moves the weights without the embedding, and 56 KiB per token that is attended to,
+    # and written.
+    read = (weights - 152064 * 3584) * 2
+    cache = 32 * (2048 + np_mean(8192)) * 56 * 1024
+    logits = 2 * 4 * 152064 * 32
+    step = (read + cache + 32 * (56 * 1024 + 3584 * 2) + logits) / chip.bandwidth
+    assert seconds["decode"] == pytest.approx(8191 * 8 * step, rel=1e-3)
+    # 2 N operations per token, with N of the layers, and the head for responses; half of all pairs
+    # are seen.
+    layers, head = counting.layer_weights(c) * 28, counting.head_weights(c)
+    pairs = 10240 * 10241 / 2 * 4 * 28 * 128 * 28
+    forward = 4096 * (2 * layers * 10240 + 2 * head * 8192 + pairs) / 16
+    assert seconds["log-probs"] == pytest.approx(forward / chip.flops, rel=1e-3)
+    again = forward - 4096 * 2 * head * 8192 / 16  # remat: full
+    assert seconds["update"] == pytest.approx((3 * forward + again) / chip.flops, rel=1e-3)
+    assert seconds["optimizer"] == pytest.approx(16 * 32 * weights / 16 / chip.bandwidth)
+    half = estimate(
+        config, Architecture(c), layout, DecodingPlan("refill", 128, 128), 8192, chip, 0.5
+    )
+    assert [work.seconds for work in half] == pytest.approx([2 * work.seconds for work in works])
+    # A critic has no head: 2 N of the layers, three times and once more for the layers of `remat`.
+    ppo = parse_config(
+        PlanConfig,
+        "plan",
+        [
+            "--config",
+            recipe.replace("grpo", "ppo"),
+            "--topology",
+            "v5p:2x2x4",
+            "--critic.path",
+            "small",
+        ],
+    )
+    small = SHAPES["qwen2.5-1.5b"]
+    works = estimate(
+        ppo, Architecture(c, small), layout, DecodingPlan("refill", 128, 128), 8192, chip, 1.0
+    )
+    both = {work.name: work.seconds for work in works}
+    assert both["log-probs"] == seconds["log-probs"] and both["optimizer"] == seconds["optimizer"]
+    pairs = 10240 * 10241 / 2 * 4 * 12 * 128 * 28
+    layers = 4096 * (2 * counting.layer_weights(small) * 28 * 10240 + pairs) / 16
+    assert both["values"] == pytest.approx(layers / chip.flops)
+    assert both["critic update"] == pytest.approx(4 * layers / chip.flops)
+    of_critic = 1_543_714_304 + 1536  # embedding and head are one table
+    assert both["critic optimizer"] == pytest.approx(16 * 32 * of_critic / 16 / chip.bandwidth)
+    assert both["update"] == seconds["update"]  # the whitened advantage reads what was recorded
+    # One that looks at the policy as it is, all over the mini-batch, needs a forward pass before.
+    advantage = ["--advantage", '[{"name": "group_normalize"}, {"name": "amplify_by_entropy"}]']
+    wide = parse_config(
+        PlanConfig, "plan", ["--config", recipe, "--topology", "v5p:2x2x4", *advantage]
+    )
+    works = estimate(
+        wide, Architecture(c), layout, DecodingPlan("refill", 128, 128), 8192, chip, 1.0
+    )
+    update = next(work.seconds for work in works if work.name == "update")
+    assert update == pytest.approx(seconds["update"] + forward / chip.flops, rel=1e-3)
+
+
+def test_greedy_rows_cost_what_other_rows_cost_to_sample_and_nothing_to_train_on():
+    from entropy_rl.cli.parse import parse_config
+    from entropy_rl.config.plan import PlanConfig
+    from entropy_rl.planning.plan import Plan
+    from entropy_rl.planning.table import plan_text
+
+    recipe = str(ROOT / "configs/qwen2_5_7b_grpo_entropy.yaml")
+    layout = Layout(data=1, fsdp=16, tensor=1, local_chips=4, local_prompts=128)
+    chip, decoding = CHIPS["v5p"], DecodingPlan("shrink", 256, 128)
+    devices = Devices("v5p:2x2x4", "tpu", [], [], 4, chip)
+
+    def plan(group_size, advantage):
+        more = [
+            "--rollout.group_size",
+            str(group_size),
+            "--advantage",
+            f'[{{"name": "{advantage}"}}]',
+        ]
+        config = parse_config(
+            PlanConfig, "plan", ["--config", recipe, "--topology", "v5p:2x2x4", *more]
+        )
+        works = estimate(
+            config, Architecture(SHAPES["qwen2.5-7b"]), layout, decoding, 8192, chip, 1.0
+        )
+        of_plan = Plan(config, devices, layout, decoding, chip.hbm, {}, Step([], None), works, None)
+        return {work.name: work for work in works}, plan_text(of_plan)
+
+    (greedy, text), (two, _), (one, _) = (
+        plan(1, "greedy_baseline"),
+        plan(2, "whiten"),
+        plan(1, "whiten"),
+    )
+    sampling = ("prefill", "decode")
+    assert [greedy[name] for name in sampling] == [two[name] for name in sampling]
+    assert "rollout of a host: 256 rows, shrink with 256 slots" in text
+    assert {k: v for k, v in greedy.items() if k not in sampling} == {
+        k: v for k, v in one.items() if k not in sampling
+    }
+
+
+def np_mean(steps: int) -> float:
+    """The mean of 1 .. steps - 1."""
+    return steps / 2
+
+
+def test_the_table_of_shapes_is_that_of_the_published_models():
+    counted = {name: counting.parameters(c) for name, c in SHAPES.items()}
+    # The numbers on the model cards: 1.54 B, 7.61 B, 8.2 B and 8.03 B.
+    assert counted == {
+        "qwen2.5-1.5b": 1_543_714_304,
+        "qwen2.5-7b": 7_615_616_512,
+        "qwen3-8b": 8_190_735_360,
+        "llama3-8b": 8_030_261_248,
+    }
+
+
+def test_a_search_compiles_so_many_and_puts_what_fits_first(directory, monkeypatch, capsys):
+    monkeypatch.chdir(directory)
+    compiled = []
+
+    def compile_step(run, *_):
+        compiled.append(run)
+        peak = 2**40 if len(compiled) == 1 else 2**20
+        return Step([Phase(Program("update", 0.0, temporaries=peak), {})], None)
+
+    monkeypatch.setattr("entropy_rl.planning.plan.compile_step", compile_step)
+    arguments = ["--devices", "4", "--chip", "v5e", "--search", "3", "--output", "search.json"]
+    assert main(["plan", "--config", "train.yaml", *arguments]) == 0
+    assert len(compiled) == 3
+    out, err = capsys.readouterr()
+    assert err.count("search: ") == 4
+    assert [line.split()[-1] for line in out.splitlines()[1:4]] == ["fits", "fits", "large"]
+    plan = json.loads((directory / "search.json").read_text())
+    assert plan["fits"] and len(plan["others"]) == 2 and not plan["others"][-1]["fits"]
+
+
+# --- errors
+# ------------------------------------------------------------------------------------------------
+
+ON_8 = ("--devices", "8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "topology: None is not allowed; allowed: it or devices"),
+        (
+            (*ON_8, "--topology", "v5e:2x2"),
+            "topology: 'v5e:2x2' is not allowed; allowed: it or devices",
+        ),
+        (
+            ("--topology", "v5litepod-16"),
+            "topology: 'v5litepod-16' is not allowed; allowed: v4, v5e, v5p, v6e",
+        ),
+        (
+            ("--topology", "v9:2x2"),
+            "topology: 'v9:2x2' is not allowed; allowed: v4, v5e, v5p, v6e with the",
+        ),
+        ((*ON_8, "--chip", "v7"), "chip: 'v7' is not allowed; "),
+        (
+            ("--topology", "v5e:2x2", "--chip", "v5e"),
+            "chip: 'v5e' is not allowed; allowed: null, or with ",
+        ),
+        (("--devices", "4000"), "devices: 4000 is not allowed; allowed: at most 8 in this process"),
+        (
+            (*ON_8, "--mesh.fsdp", "3"),
+            "batching.mini_batch_prompts: 4 is not allowed; allowed: multip",
+        ),
+        ((*ON_8, "--mesh.data", "5"), "mesh: data 5 x fsdp 4 x tensor 2 does not fit on 8 devices"),
+        (
+            (*ON_8, "--mesh.tensor", "8", "--mesh.fsdp", "1"),
+            "mesh.tensor: 8 is not allowed; allowed: divis",
+        ),
+        ((*ON_8, "--model.path", "gone"), "model.path: gone is no directory; "),
+        ((*ON_8, "--model.path", "gone", "--shape", "qwen"), "shape: 'qwen' is not allowed; "),
+        (
+            (*ON_8, "--critic_shape", "qwen3-8b"),
+            "critic_shape: 'qwen3-8b' is not allowed; allowed: null, or ",
+        ),
+        (
+            (*ON_8, "--critic.learning_rate", "0.1", "--critic.path", "gone"),
+            "critic.path: gone is no directory; allowed: a Hugging Face directory, asset:NAME or "
+            "a run; or "
+            "--critic_shape qwen2.5-1.5b|",
+        ),
+        (
+            (*ON_8, "--batching.max_tokens_per_micro_batch", "40"),
+            "batching.max_tokens_per_micro_batch: 40 is not a",
+        ),
+        (
+            (*ON_8, "--mean_new_tokens", "33"),
+            "mean_new_tokens: 33.0 is not allowed; allowed: null, or 1",
+        ),
+        (
+            (*ON_8, "--efficiency", "0"),
+            "efficiency: 0.0 is not allowed; allowed: 0 < efficiency <= 1",
+        ),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_in_a_line(refused, arguments, message):
+    assert refused(*arguments).startswith(message)
+
+
+def test_without_the_tpu_compiler_the_line_says_what_to_install(refused, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "libtpu", None)
+    assert refused("--topology", "v5e:2x2").endswith("not installed: pip install '.[tpu]'")
+
+
+# --- the real compiler
+# -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tpu_compiler():
+    """The cache of compiled programs, which is for devices that exist, is off; jax looks at that
+    once.
+    """
+    pytest.importorskip("libtpu", reason="libtpu is not installed: no TPU compiler")
+    before = jax.config.jax_enable_compilation_cache
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", before)
+    compilation_cache.reset_cache()
+
+
+@pytest.mark.tpu_compiler
+def test_a_tiny_model_is_planned_for_a_slice_that_nobody_has(
+    tpu_compiler, directory, monkeypatch, capsys
+):
+    monkeypatch.chdir(directory)
+    arguments = [
+        "--topology",
+        "v5e:2x2",
+        "--mesh.fsdp",
+        "2",
+        "--mesh.tensor",
+        "2",
+        "--output",
+        "tpu.json",
+    ]
+    # Rows of one length: one shape of attention to compile.
+    arguments += ["--rollout.max_prompt_tokens", "4", "--rollout.max_new_tokens", "4"]
+    assert main(["plan", "--config", "train.yaml", *arguments]) == 0
+    plan = json.loads((directory / "tpu.json").read_text())
+    assert plan["fits"] and plan["chips"] == 4 and plan["hosts"] == 1
+    assert all(program["temporaries"] > 0 for program in plan["programs"])
+    assert plan["step_seconds"] > 0
+    assert "update" in capsys.readouterr().out
+
+
+@pytest.mark.tpu_compiler
+def test_a_slice_that_does_not_exist_is_refused_in_a_line(tpu_compiler, refused):
+    assert refused("--topology", "v6e:3x3").startswith(
+        "topology: 'v6e:3x3' is not allowed: Topology layout"
+    )
+
+
+@pytest.mark.tpu_compiler
+def test_a_mesh_that_no_wiring_suits_has_its_tensor_groups_within_hosts(tpu_compiler):
+    devices = topology_devices("v6e:8x8")
+    mesh = make_mesh(MeshConfig(fsdp=16, tensor=4), devices.all)
+    hosts = [{device.process_index for device in group} for group in mesh.devices.reshape(-1, 4)]
+    assert hosts == [{number} for number in range(16)]
+    assert len(devices.host) == 4 and devices.hosts == 16

@@ -1,0 +1,55 @@
+"""What runs leave on disk, read back and compared."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from tiny_runs import TRAIN
+
+STEPS = TRAIN["steps"]
+
+
+def state_of(directory: Path, step: int = STEPS) -> Any:
+    """Parameters, optimizer state and counters of a checkpoint."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return jax.device_get(
+            checkpointer.restore((directory / "checkpoints" / str(step) / "state").resolve())
+        )
+
+
+def lines_of(path: Path) -> list[dict]:
+    """The rows of a JSONL file without what is measured with a clock."""
+    if path.name == "samples.jsonl" and not path.exists():
+        return []  # a warm start has none
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{name: v for name, v in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def assert_same_run(one: Path, other: Path, step: int = STEPS) -> None:
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        assert lines_of(one / name) == lines_of(other / name)
+    a, b = (
+        jax.tree_util.tree_leaves_with_path(state_of(directory, step)) for directory in (one, other)
+    )
+    assert [path for path, _ in a] == [path for path, _ in b] and len(a) > 30
+    for (path, x), (_, y) in zip(a, b, strict=True):
+        assert x.dtype == y.dtype and x.tobytes() == y.tobytes(), path
+
+
+NUMBERS = ("reward", "length", "entropy", "grad_norm", "loss", "bonus_share")
+
+
+def metrics_of(directory):
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [[row[name] for name in NUMBERS] for row in rows]
+
+
+def groups_of(rows: list[dict], group_size: int) -> dict[tuple[int, int, int], list[dict]]:
+    """The rows of samples.jsonl by step, problem, and which of its groups."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["step"], row["problem"], row["sample"] // group_size].append(row)
+    return groups

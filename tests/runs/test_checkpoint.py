@@ -1,0 +1,50 @@
+"""The parameters of a checkpoint without the rest: they are those of the model, and lie where it runs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from entropy_rl.runs.checkpoint import Checkpoints, restore_params
+from entropy_rl.types import TrainState
+
+PARAMS = {
+    "dense": {"kernel": np.arange(6.0, dtype=np.float32).reshape(2, 3)},
+    "scale": np.ones(4, np.float32),
+}
+
+
+def shapes(params):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run") / "checkpoints"
+    state = TrainState(jax.tree.map(jnp.asarray, PARAMS), {"mu": jnp.ones(2)}, jnp.int32(3), jnp.int32(3))
+    with Checkpoints(directory, keep=1) as open_checkpoints:
+        open_checkpoints.save(state)
+    return directory
+
+
+def test_parameters_without_a_mesh_are_arrays_of_the_device(checkpoints):
+    params = restore_params(checkpoints, shapes(PARAMS))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
+    jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("model", "difference"),
+    [
+        (PARAMS | {"bias": np.ones(3)}, "bias: nothing is not what the model has; allowed: (3,)"),
+        (
+            PARAMS | {"dense": {"kernel": np.ones((2, 5))}},
+            "dense/kernel: (2, 3) is not what the model has; allowed: (2, 5)",
+        ),
+        ({"dense": PARAMS["dense"]}, "scale: (4,) is not what the model has; allowed: nothing"),
+    ],
+)
+def test_a_checkpoint_with_parameters_of_another_model_is_refused_in_a_line(checkpoints, model, difference):
+    with pytest.raises(ValueError) as error:
+        restore_params(checkpoints, shapes(model))
+    assert str(error.value) == f"{checkpoints / '3'}: {difference}"

@@ -1,0 +1,227 @@
+"""Records: what is written can be read, whatever happened, and a resumed run goes on where it stood."""
+
+import json
+import math
+import sys
+import types
+
+import pytest
+
+from entropy_rl.runs.jsonl import keep_steps, read_jsonl, write_jsonl
+from entropy_rl.runs.logging import Clock, Progress, RunLog
+from entropy_rl.runs.directory import METRICS_FILE, SAMPLES_FILE
+
+
+def strict_lines(path) -> list:
+    """The lines, by a reader that knows no NaN."""
+
+    def refuse(name):
+        raise ValueError(f"{name} is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+# --- JSONL -------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_read_as_they_were_written(tmp_path):
+    path = tmp_path / "a.jsonl"
+    assert read_jsonl(path) == []
+    write_jsonl(path, [{"step": 1, "text": "a\nb ÷ \u2028 \ud800"}])
+    write_jsonl(path, ({"step": step, "values": [0.5, None]} for step in (2, 3)))
+    assert read_jsonl(path) == [
+        {"step": 1, "text": "a\nb ÷ \u2028 \ud800"},
+        {"step": 2, "values": [0.5, None]},
+        {"step": 3, "values": [0.5, None]},
+    ]
+    assert path.read_bytes().count(b"\n") == 3
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_last_line_that_was_cut_off_anywhere_is_ignored(tmp_path, cut):
+    path = tmp_path / "a.jsonl"
+    write_jsonl(path, [{"step": 1}, {"step": 22}])
+    assert path.read_text() == '{"step": 1}\n{"step": 22}\n'
+    path.write_text(path.read_text()[:-cut])
+    assert read_jsonl(path) == [{"step": 1}]
+
+
+def test_a_line_is_whole_only_with_its_end(tmp_path):
+    # `{"step": 1` could be the beginning of `{"step": 12}`; `1` alone could be that of `12`.
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"step": 1}')
+    assert read_jsonl(path) == []
+
+
+def test_a_broken_line_that_is_not_the_last_is_no_silent_loss(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(ValueError):
+        read_jsonl(path)
+
+
+def test_numbers_that_json_has_not_become_null_at_every_depth(tmp_path):
+    path = tmp_path / "a.jsonl"
+    nan, inf = math.nan, math.inf
+    write_jsonl(path, [{"a": nan, "b": -inf, "c": 1.5, "d": [1.0, inf], "e": {"f": (nan, 2)}, "g": "NaN"}])
+    assert strict_lines(path) == [
+        {"a": None, "b": None, "c": 1.5, "d": [1.0, None], "e": {"f": [None, 2]}, "g": "NaN"}
+    ]
+
+
+def test_keep_steps_drops_what_comes_after(tmp_path):
+    path = tmp_path / "a.jsonl"
+    keep_steps(path, 3)
+    assert not path.exists()
+    write_jsonl(
+        path, [{"step": step, "x": x} for step, x in ((1, 0.1), (2, math.nan), (2, 0.2), (3, 0), (4, 0))]
+    )
+    with path.open("a") as file:
+        file.write('{"step": 2, "x"')
+    keep_steps(path, 2)
+    assert read_jsonl(path) == [{"step": 1, "x": 0.1}, {"step": 2, "x": None}, {"step": 2, "x": 0.2}]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
+    keep_steps(path, 0)
+    assert path.read_text() == ""
+
+
+# --- the log of a run --------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_has_the_records_of_an_uninterrupted_one(tmp_path):
+    def record(directory, steps, last_step):
+        directory.mkdir(exist_ok=True)
+        with RunLog(directory, last_step, None, {}) as log:
+            for step in steps:
+                log.metrics(step, {"reward": 0.5 * step, "entropy": math.nan})
+                log.samples({"step": step, "sample": i} for i in range(2))
+
+    record(tmp_path / "whole", range(1, 6), 0)
+    record(tmp_path / "broken", range(1, 5), 0)  # killed after step 4, with a checkpoint of step 2
+    with (tmp_path / "broken" / METRICS_FILE).open("a") as file:
+        file.write('{"step": 5, "rew')
+    record(tmp_path / "broken", range(3, 6), 2)
+    for name in (METRICS_FILE, SAMPLES_FILE):
+        assert (tmp_path / "broken" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    assert strict_lines(tmp_path / "whole" / METRICS_FILE)[3] == {"step": 4, "reward": 2.0, "entropy": None}
+    assert len(read_jsonl(tmp_path / "whole" / SAMPLES_FILE)) == 10
+    assert list((tmp_path / "whole" / "tensorboard").glob("events.*"))
+
+
+def test_records_are_on_disk_before_the_next_step(tmp_path):
+    with RunLog(tmp_path, 0, None, {}) as log:
+        log.metrics(1, {"reward": 1.0})
+        log.samples([{"step": 1}])
+        assert read_jsonl(tmp_path / METRICS_FILE) == [{"step": 1, "reward": 1.0}]
+        assert read_jsonl(tmp_path / SAMPLES_FILE) == [{"step": 1}]
+
+
+def test_a_missing_wandb_names_the_field_and_the_way_out_and_leaves_the_records_alone(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    write_jsonl(tmp_path / METRICS_FILE, [{"step": 1}, {"step": 2}])
+    with pytest.raises(ValueError, match=r"^run\.wandb_project: wandb is not installed; .*set null$"):
+        RunLog(tmp_path, 1, "project", {})
+    assert len(read_jsonl(tmp_path / METRICS_FILE)) == 2
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """A stand-in that keeps what it is told."""
+    runs = []
+
+    class Run:
+        def __init__(self, **settings):
+            self.settings, self.logged, self.finished = settings, [], False
+            runs.append(self)
+
+        def log(self, values, step):
+            self.logged.append((step, values))
+
+        def finish(self):
+            self.finished = True
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=Run))
+    return runs
+
+
+def test_wandb_gets_config_and_metrics(tmp_path, wandb):
+    with RunLog(tmp_path, 0, "project", {"seed": 3}) as log:
+        log.metrics(1, {"reward": 1.0})
+    (run,) = wandb
+    assert (run.settings["project"], run.settings["config"]) == ("project", {"seed": 3})
+    assert run.logged == [(1, {"reward": 1.0})] and run.finished
+
+
+def test_a_resumed_run_is_the_same_wandb_run_and_another_directory_is_another(tmp_path, wandb):
+    directories = [tmp_path / "shaped" / "seed_0", tmp_path / "plain" / "seed_0"]
+    for directory in directories:
+        directory.mkdir(parents=True)
+    for directory in (*directories, directories[0], directories[0] / ".." / "seed_0"):
+        RunLog(directory, 0, "project", {}).__exit__()
+    ids = [run.settings["id"] for run in wandb]
+    assert ids[0] == ids[2] == ids[3] != ids[1]
+    assert {run.settings["resume"] for run in wandb} == {"allow"}
+
+
+# --- time --------------------------------------------------------------------------------------------------
+
+
+def test_the_clock_adds_up(monkeypatch):
+    now = iter([0.0, 1.0, 3.0, 3.5, 7.5, 10.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    clock = Clock()  # 0
+    with clock("rollout"):  # 1 to 3
+        pass
+    with clock("updates"):  # 3.5 to 7.5
+        pass
+    assert clock.metrics(tokens=50) == {  # at 10
+        "time/rollout": 2.0,
+        "time/updates": 4.0,
+        "time/step": 10.0,
+        "time/tokens_per_second": 5.0,
+    }
+
+
+# --- progress ----------------------------------------------------------------------------------------------
+
+
+def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys):
+    with Progress("step", 3) as progress:
+        progress.note("evaluation: 1/9 samples")  # for terminals only
+        for step in (1, 2, 3):
+            progress.show(step, f"reward {step / 2}")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "step 1/3  reward 0.5\nstep 2/3  reward 1.0\nstep 3/3  reward 1.5\n"
+
+
+def test_progress_says_what_begins_in_a_line_of_its_own(capsys):
+    with Progress("step", 3, every=10) as progress:
+        progress.say("evaluating at step 0, on the split 'test'")
+    assert capsys.readouterr() == ("", "evaluating at step 0, on the split 'test'\n")
+
+
+def test_plain_lines_come_now_and_then_and_at_the_end(capsys):
+    with Progress("step", 25, start=7, every=10) as progress:
+        for step in range(8, 26):
+            progress.show(step, "")
+    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == ["10/25", "20/25", "25/25"]
+
+
+def test_a_step_over_the_mark_counts_as_one_on_it(capsys):
+    with Progress("samples", 64, every=10) as progress:
+        for done in (8, 16, 24, 26, 32, 64):
+            progress.show(done, "")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["16/64", "24/64", "32/64", "64/64"]
+
+
+def test_progress_draws_a_bar_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Progress("warm start", 4, start=1) as progress:
+        progress.note("evaluation")
+        progress.show(4, "pass@1 0.25")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "warm start" in err and "4/4" in err and "pass@1 0.25" in err
+    assert "warm start 4/4  pass" not in err

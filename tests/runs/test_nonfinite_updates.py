@@ -1,0 +1,128 @@
+"""An update whose gradient is not finite is not applied, is kept, and can be looked into."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from policies import table_policy
+from update_problem import SHAPED, G, P, V, make_data
+from tiny_runs import TRAIN, make_workspace, write_yaml
+
+from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
+from entropy_rl.cli.main import main
+from entropy_rl.config.train import TrainConfig
+from entropy_rl.cli.parse import parse_config
+from entropy_rl.commands.debug_update import _policy
+from entropy_rl.learner.update import init_state, make_update
+from entropy_rl.types import TrainState
+
+SPOIL = '''
+import jax.numpy as jnp
+
+
+def spoil():
+    """NaN for the rows of a group in which just one reward is 1; it comes and goes over the steps."""
+    def transform(advantages, stats):
+        lonely = (advantages.reshape(-1, 4) > 1).sum(1, keepdims=True) == 1
+        return jnp.where(jnp.repeat(lonely, 4, axis=0), jnp.nan, advantages)
+    return transform
+'''
+
+
+def test_parameters_and_optimizer_are_those_from_before(key):
+    policy, optimizer = table_policy(V), optax.adamw(1e-2)
+    update = make_update(policy, SHAPED, optimizer)
+    state, _ = update(init_state(policy.init(key), optimizer), make_data())
+    before = jax.tree.map(np.array, (state.params, state.opt_state))
+    data = make_data(1)
+    state, metrics = update(state, data.replace(old_log_probs=data.old_log_probs.at[5, 0].set(np.nan)))
+    assert not np.isfinite(metrics["grad_norm"])
+    jax.tree.map(np.testing.assert_array_equal, (state.params, state.opt_state), before)
+    state, metrics = update(state, data)
+    assert np.isfinite(metrics["grad_norm"]) and int(state.updates) == 3
+
+
+def test_a_disk_without_room_for_an_update_is_told_in_a_line(key, tmp_path, monkeypatch):
+    usage = type("usage", (), {"free": 10_000})
+    monkeypatch.setattr("entropy_rl.runs.checkpoint.shutil.disk_usage", lambda path: usage)
+    state = init_state(table_policy(V).init(key), optax.sgd(0.1))
+    with pytest.raises(
+        OSError, match=r"no room for an update that was not applied: it takes 0.001\d+ GB, free"
+    ):
+        NonfiniteUpdates(tmp_path, limit=3).keep(state, make_data())
+    assert not list((tmp_path / "nonfinite_updates").glob("step_?_update_?"))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    make_workspace(tmp_path)
+    (tmp_path / "spoil.py").write_text(SPOIL)
+    advantage = [TRAIN["advantage"][0], {"name": "spoil:spoil"}]
+    loss = {"entropy_coef": {"name": "adaptive_entropy"}}  # a replay needs what was new_controller
+    write_yaml(tmp_path / "spoiled.yaml", TRAIN | {"advantage": advantage, "loss": loss})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_a_run_keeps_what_went_wrong_goes_on_and_stops_at_the_limit(here, capsys):
+    train = ["train", "--config", "spoiled.yaml", "--steps", "12", "--batching.max_nonfinite_updates"]
+    assert main([*train, "2"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    names = sorted(path.name for path in (here / "run" / "nonfinite_updates").iterdir())
+    assert len(names) == 2 and all(re.fullmatch(r"step_\d+_update_\d+", name) for name in names)
+    assert error.startswith("entropy-rl train: run/nonfinite_updates holds 2 updates whose gradient was not finite")
+    assert any(f"see `entropy-rl debug-update run/nonfinite_updates/{name}`" in error for name in names)
+
+    # Until they are gone it does not start.
+    assert main([*train, "2"]) == 2
+    assert "holds 2 updates that were not applied; look at them with" in capsys.readouterr().err
+
+    # With more of them allowed it goes on, and ends; each is one of the figures of its step.
+    assert main([*train, "99"]) == 0
+    rows = [json.loads(line) for line in (here / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    kept = list((here / "run" / "nonfinite_updates").iterdir())
+    assert sum(row["nonfinite_updates"] for row in rows) == len(kept) >= 2
+    assert any(row["nonfinite_updates"] == 0 for row in rows)
+    # A step with an update that was applied has its figures.
+    assert all(row["grad_norm"] is not None for row in rows if row["nonfinite_updates"] < 2)
+
+    capsys.readouterr()
+    assert main(["replay", str(kept[0])]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "parameters: finite\nthe recorded batch: finite\nthe forward pass: finite\nmetrics: not finite" in out
+    )
+    assert "the gradient: not finite in" in out and "['embed_tokens']['embedding']: " in out
+
+
+def test_an_update_on_kept_rows_is_replayed_without_a_baseline(here, capsys):
+    replay = {"name": "advantage_replay"}
+    write_yaml(here / "train.yaml", TRAIN | {"replay": replay, "steps": 0})
+    assert main(["train", "--config", "train.yaml"]) == 0
+    config = parse_config(TrainConfig, "train", ["--config", "train.yaml"])
+    # Their rewards are advantages; as rewards that are all alike these would teach nothing.
+    data = make_data().replace(rewards=jnp.ones(P * G))
+    norms = {}
+    for kind in ("update", "replay"):
+        init, _, gradient = _policy(config, here / "run", here / f"step_1_{kind}_1")
+        _, metrics = gradient(init(jax.random.key(0)), data)
+        norms[kind] = metrics["grad_norm"]
+    assert norms["update"] == 0 < norms["replay"]
+
+    params = init(jax.random.key(0))
+    state = TrainState(params, opt_state=None, step=jnp.int32(0), updates=jnp.int32(1))
+    NonfiniteUpdates(here / "run", limit=3).keep_of_replay(state, data)
+    assert main(["replay", "run/nonfinite_updates/step_1_revisit_1"]) == 0
+    assert "the gradient: finite\nthe gradient is finite here" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dump", ["nowhere", "."])
+def test_what_is_no_update_is_refused(here, capsys, dump):
+    assert main(["replay", dump]) == 2
+    assert "allowed: " in capsys.readouterr().err

@@ -1,0 +1,163 @@
+"""pass@k against exact fractions, enumeration and brute force; bootstrap intervals."""
+
+import itertools
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from entropy_rl.stats.pass_at_k import bootstrap_interval, pass_at_k, pass_at_k_curve
+
+
+def exact(n, c, k):
+    return 1 - Fraction(math.comb(n - c, k), math.comb(n, k))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 20])
+def test_pass_at_k_equals_exact_fractions_for_all_small_cases(n):
+    c, k = np.arange(n + 1)[:, None], np.arange(1, n + 1)
+    expected = [[float(exact(n, i, j)) for j in range(1, n + 1)] for i in range(n + 1)]
+    np.testing.assert_allclose(pass_at_k(n, c, k), expected, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(
+    "n, c, k",
+    [
+        (10**5, 1, 1),
+        (10**5, 3, 256),
+        (10**5, 700, 100),
+        (10**5, 40_000, 3),
+        (10**5, 2, 50_000),
+        (10**6, 5, 9),
+    ],
+)
+def test_pass_at_k_keeps_its_digits_for_many_samples(n, c, k):
+    # C(n-c, k) / C(n, k) is the same with c and k exchanged; the shorter product is exact and
+    # quick.
+    short, long = sorted((c, k))
+    miss = Fraction(1)
+    for i in range(short):
+        miss *= Fraction(n - long - i, n - i)
+    assert float(pass_at_k(n, c, k)) == pytest.approx(float(1 - miss), rel=1e-12)
+
+
+def test_pass_at_k_is_finite_and_monotone_up_to_k_of_all_of_many_samples():
+    n = 10**5
+    ks = np.array([1, 2, 10, 1000, 50_000, 99_999, n])
+    values = pass_at_k(n, np.array([0, 1, 7, 5000, 50_000, 99_999, n])[:, None], ks)
+    assert ((values >= 0) & (values <= 1)).all()  # NaN is neither
+    assert (np.diff(values, axis=0) >= 0).all() and (np.diff(values, axis=1) >= 0).all()
+    np.testing.assert_allclose(
+        values[1], ks / n, rtol=1e-12
+    )  # one correct sample: is it among the k?
+    np.testing.assert_array_equal(values[:, -1], [0, 1, 1, 1, 1, 1, 1])
+
+
+def test_pass_at_k_equals_brute_force_over_subsets():
+    n, c = 7, 3
+    for k in range(1, n + 1):
+        hits = [any(i < c for i in subset) for subset in itertools.combinations(range(n), k)]
+        assert float(pass_at_k(n, c, k)) == pytest.approx(np.mean(hits), rel=1e-14)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_pass_at_k_is_unbiased(p):
+    n, c = 12, np.arange(13)
+    probability = np.array([math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in c])
+    for k in (1, 3, 8, 12):
+        assert probability @ pass_at_k(n, c, k) == pytest.approx(1 - (1 - p) ** k, rel=1e-12)
+
+
+def test_pass_at_k_has_exact_ends():
+    np.testing.assert_array_equal(pass_at_k(8, [0, 6, 8], 3), [0, 1, 1])
+    # Between the ends, log1p and expm1 differ by a last digit from one processor to another.
+    np.testing.assert_allclose(pass_at_k(8, 5, 3), 1 - 1 / 56, rtol=3e-16)
+    assert not np.signbit(pass_at_k(8, 0, 3))
+    np.testing.assert_allclose(pass_at_k(8, np.arange(9), 1), np.arange(9) / 8, rtol=1e-15)
+
+
+def test_pass_at_k_broadcasts_and_keeps_the_shape():
+    values = pass_at_k(np.array([8, 16])[:, None, None], np.array([2, 2, 3])[:, None], [1, 2, 4, 8])
+    assert values.shape == (2, 3, 4)
+    assert values[1, 2, 3] == pytest.approx(float(exact(16, 3, 8)))
+    assert pass_at_k(8, 1, 1).shape == ()
+    assert pass_at_k(8, np.zeros(0, int), 1).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "n, c, k, message",
+    [
+        (4, 2, 5, "n=4, c=2, k=5 is not allowed; 1 <= k <= n"),
+        (4, 2, 0, "k=0 is not allowed"),
+        (4, [1, 5], 2, "n=4, c=5, k=2 is not allowed; 0 <= c <= n"),
+        (4, -1, 2, "c=-1"),
+        (4, 0.5, 2, "c has dtype float64; expected whole numbers"),
+    ],
+)
+def test_pass_at_k_refuses_impossible_counts(n, c, k, message):
+    with pytest.raises(ValueError, match=message):
+        pass_at_k(n, c, k)
+
+
+# --------------------------------------------------------------------------------------- the
+# bootstrap
+
+
+def test_the_curve_takes_powers_of_two_and_averages_over_problems():
+    c = np.array([0, 1, 5, 10])
+    curve = pass_at_k_curve(10, c)
+    np.testing.assert_array_equal(curve.ks, [1, 2, 4, 8])
+    np.testing.assert_allclose(
+        curve.estimate, [np.mean([float(exact(10, int(i), k)) for i in c]) for k in (1, 2, 4, 8)]
+    )
+    assert (curve.low <= curve.estimate).all() and (curve.estimate <= curve.high).all()
+    np.testing.assert_array_equal(pass_at_k_curve([16, 8], [1, 1]).ks, [1, 2, 4, 8])
+    np.testing.assert_array_equal(pass_at_k_curve(10, c, ks=[3, 10]).ks, [3, 10])
+
+
+def test_the_interval_covers_the_mean_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(300):
+        interval = bootstrap_interval(rng.normal(size=60), confidence=0.9, resamples=400, seed=seed)
+        hits += interval.low <= 0 <= interval.high
+    assert 0.83 <= hits / 300 <= 0.95
+
+
+def test_the_interval_approaches_that_of_the_normal_distribution():
+    values = np.random.default_rng(0).normal(size=1000)
+    interval = bootstrap_interval(values, resamples=4000)
+    error = 1.96 * values.std() / math.sqrt(1000)
+    np.testing.assert_allclose(
+        interval, values.mean() + np.array([0, -error, error]), atol=0.05 * error
+    )
+
+
+def test_columns_share_the_resamples_and_the_seed_decides():
+    values = np.random.default_rng(0).normal(size=(20, 3))
+    whole = bootstrap_interval(values, seed=1)
+    for j in range(3):
+        np.testing.assert_allclose(np.array(whole)[:, j], bootstrap_interval(values[:, j], seed=1))
+    np.testing.assert_array_equal(whole, bootstrap_interval(values, seed=1))
+    assert not np.array_equal(whole.low, bootstrap_interval(values, seed=2).low)
+
+
+def test_equal_values_have_an_interval_without_width():
+    np.testing.assert_allclose(bootstrap_interval(np.full(5, 0.3)), 0.3)
+    np.testing.assert_allclose(bootstrap_interval([0.3]), 0.3)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: bootstrap_interval([]), r"values of shape \(0,\); expected \[problems"),
+        (lambda: bootstrap_interval([1.0, math.nan]), "a value is not finite"),
+        (lambda: bootstrap_interval([1.0], confidence=95), "confidence=95 is not allowed"),
+        (lambda: bootstrap_interval([1.0], resamples=0), "resamples=0 is not allowed"),
+        (lambda: pass_at_k_curve(4, 2), r"n and c give shape \(\); expected \[problems\]"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,769 @@
+"""A study: its grid is run to the end whatever happens, and its hypotheses are decided by the
+rule.
+"""
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+from tiny_runs import EVALUATION, TRAIN, finish, make_workspace, start, write_yaml
+
+from entropy_rl.cli.main import main
+from entropy_rl.cli.parse import parse_config
+from entropy_rl.config.study import FlagsConfig, Hypothesis, StudyConfig
+from entropy_rl.runs.preemption import Interrupted
+from entropy_rl.studies import design, runner
+from entropy_rl.studies.analysis import (
+    Result,
+    analyze,
+    beside_of,
+    decide,
+    findings_of,
+    flags_of,
+    measures_of,
+    summarize,
+)
+from entropy_rl.studies.grid import Unit
+from entropy_rl.studies.records import ProblemTally, Record
+from entropy_rl.studies.runner import expected_seconds, time_left
+
+ROOT = Path(__file__).parents[2]
+STUDY = {
+    "train": {"config": "train.yaml", "overrides": {"steps": 2, "run.checkpoint_every": 1}},
+    "evaluate": {"config": "evaluate.yaml"},
+    "arms": {"plain": {"advantage": [{"name": "group_normalize"}]}, "shaped": {}},
+    "seeds": [0, 1],
+    "hypotheses": [
+        {
+            "name": "more",
+            "claim": "Shaping solves more.",
+            "arm": "shaped",
+            "against": "plain",
+            "endpoint": "pass@2",
+            "smallest_effect": 0.01,
+        },
+        {
+            "name": "learns",
+            "claim": "Training helps.",
+            "arm": "plain",
+            "against": "base",
+            "endpoint": "pass@1",
+            "smallest_effect": 0.01,
+            "alpha": 0.1,
+        },
+    ],
+    "output": "study",
+}
+EVALUATE = {
+    "seed": 0,
+    "model": {"path": "model"},
+    "task": TRAIN["task"],
+    "evaluation": EVALUATION,
+    "output": "evaluated",
+    "mesh": {"fsdp": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Path:
+    directory = make_workspace(tmp_path_factory.mktemp("study") / "workspace")
+    write_yaml(directory / "evaluate.yaml", EVALUATE)
+    write_yaml(directory / "study.yaml", STUDY)
+    return directory
+
+
+@pytest.fixture
+def here(workspace, monkeypatch) -> Path:
+    monkeypatch.chdir(workspace)
+    monkeypatch.syspath_prepend(str(workspace))
+    return workspace
+
+
+def in_this_process(design, unit, phase, cores):
+    """In place of a child, whose imports and compilation would take most of the time."""
+    with (
+        (design.directory_of(unit) / "log.txt").open("a") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        code = main(design.arguments(unit, phase))
+    return types.SimpleNamespace(returncode=code, poll=lambda: code)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, request):
+    if "slow" not in request.keywords:
+        make_quick(monkeypatch)
+
+
+def make_quick(monkeypatch):
+    monkeypatch.setattr(runner, "_start_child", in_this_process)
+    machine = lambda parallel: runner.Machine(f"a machine, {parallel} at once", [[]] * parallel)  # noqa: E731
+    monkeypatch.setattr(runner, "find_machine", machine)
+    monkeypatch.setattr("entropy_rl.report.summary.write_curves", lambda directory: directory)
+    monkeypatch.setattr("entropy_rl.evaluate.write_pass_at_k", lambda directory, curves: [])
+
+
+def study(*more: str) -> list[str]:
+    return ["study", "--config", "study.yaml", *more]
+
+
+@pytest.fixture(scope="module")
+def whole(workspace) -> Path:
+    """A study that was never interrupted."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        make_quick(monkeypatch)
+        monkeypatch.chdir(workspace)
+        monkeypatch.syspath_prepend(str(workspace))
+        assert main(study("--output", "whole")) == 0
+    return workspace / "whole"
+
+
+def without_clock(directory: Path) -> dict:
+    """study.json without what is measured with a clock, and where it lies."""
+    plain = json.loads((directory / "study.json").read_text())
+    del plain["design"]
+    for unit in plain["units"]:
+        del unit["seconds"]
+    return plain
+
+
+# --- run
+# --------------------------------------------------------------------------------------------------
+
+
+def test_a_study_runs_its_grid_and_says_what_follows(whole):
+    plain = json.loads((whole / "study.json").read_text())
+    assert plain["complete"] and [(u["arm"], u["seed"]) for u in plain["units"]] == [
+        *[("base", 0), ("plain", 0), ("shaped", 0)],
+        *[("plain", 1), ("shaped", 1)],
+    ]
+    more, learns = plain["hypotheses"]
+    assert (more["seeds"], more["problems"], more["is_final"]) == (2, 3, True)
+    assert learns["against_mean"] == plain["arms"]["base"]["pass@1"][0]
+    assert plain["arms"]["shaped"]["pass@1"][3] == 2 and plain["arms"]["base"]["pass@1"][1] is None
+    assert plain["arms"]["plain"]["tokens"][0] > 0
+    text = (whole / "study.md").read_text()
+    parts = (
+        "Complete: 5 runs.",
+        "- more: ",
+        "| shaped | 2 |",
+        "Each arm minus `plain`",
+        "entropy-rl train ",
+    )
+    for part in parts:
+        assert part in text, part
+    for name in ("pass_at_k.png", "curves.png"):
+        assert f"![{name}]({name})" in text and (whole / name).stat().st_size > 5000
+
+
+def test_the_arms_of_a_seed_see_the_same_prompts_and_seeds_differ(whole):
+    def prompts(arm, seed):
+        rows = (
+            (whole / "runs" / arm / str(seed) / "train" / "samples.jsonl").read_text().splitlines()
+        )
+        return [json.loads(row)["problem"] for row in rows]
+
+    assert (
+        prompts("plain", 0) == prompts("shaped", 0) != prompts("shaped", 1) == prompts("plain", 1)
+    )
+
+
+def test_what_hypotheses_name_comes_before_the_other_arms_and_each_seed_by_seed(here):
+    arms = {"other": {}, "plain": STUDY["arms"]["plain"], "more": {}, "shaped": {}}
+    write_yaml(here / "order.yaml", STUDY | {"arms": arms, "seeds_of": {"more": [1]}})
+    found = design(parse_config(StudyConfig, "study", ["--config", "order.yaml"]))
+    assert list(map(str, found.units())) == [
+        "base, seed 0",
+        *("plain, seed 0", "shaped, seed 0", "plain, seed 1", "shaped, seed 1"),
+        *("other, seed 0", "other, seed 1", "more, seed 1"),
+    ]
+
+
+def test_an_arm_differs_by_its_overrides_alone(whole):
+    configs = [
+        yaml.safe_load((whole / f"runs/{arm}/0/train/config.yaml").read_text())
+        for arm in ("plain", "shaped")
+    ]
+    assert [c.pop("advantage") for c in configs] == [TRAIN["advantage"][:1], TRAIN["advantage"]]
+    assert [c["run"].pop("directory") for c in configs] != []
+    assert configs[0] == configs[1] and configs[0]["steps"] == 2
+
+
+def test_the_same_command_again_does_nothing_that_is_done(whole, here, capsys):
+    files = {
+        path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("*") if path.is_file()
+    }
+    assert main(study("--output", "whole")) == 0
+    assert capsys.readouterr().err == ""
+    assert {
+        path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("*") if path.is_file()
+    } == files
+
+
+def assert_same_study(one: Path, other: Path) -> None:
+    assert without_clock(one) == without_clock(other)
+    for unit in ("plain/0", "shaped/0", "shaped/1"):
+        a, b = (
+            [
+                {name: v for name, v in json.loads(row).items() if not name.startswith("time/")}
+                for row in (d / "runs" / unit / "train/metrics.jsonl").read_text().splitlines()
+            ]
+            for d in (one, other)
+        )
+        assert a == b
+
+
+class Died(BaseException):
+    """What a process that is killed does not live to see."""
+
+
+def test_a_study_that_is_stopped_and_dies_ends_as_one_that_never_was(
+    whole, here, capsys, monkeypatch
+):
+    arguments = study("--output", "hurt")
+    with monkeypatch.context() as stopping:
+        stopping.setenv("SIGNAL_AT_CALL", "SIGTERM:1")
+        assert main(arguments) == 143
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        line == "entropy-rl study: stopped during base, seed 0; the same command goes on from there"
+    )
+
+    def die(*_):
+        raise Died
+
+    for moment in ("write_record", "write_problems"):  # a run is done, and nobody knows
+        with monkeypatch.context() as dying:
+            dying.setattr(runner, moment, die)
+            with pytest.raises(Died):
+                main(arguments)
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "study 5/5  shaped, seed 1: evaluate" in capsys.readouterr().err
+    assert_same_study(whole, here / "hurt")
+
+
+@pytest.mark.slow
+def test_a_study_in_processes_that_is_killed_and_stopped_ends_as_one_that_never_was(workspace):
+    assert finish(start(workspace, *study("--output", "unhurt")), timeout=1200).returncode == 0
+    arguments = study("--output", "killed")
+    process = start(workspace, *arguments)
+    wait_for(process, workspace / "killed/runs/plain/0/train/checkpoints/1")
+    process.kill()
+    process.communicate()
+    process = start(workspace, *arguments)
+    wait_for(process, workspace / "killed/runs/shaped/0/train/metrics.jsonl")
+    process.send_signal(signal.SIGTERM)
+    result = finish(process)
+    assert result.returncode == 143
+    line = "entropy-rl study: stopped during shaped, seed 0; the same command goes on from there"
+    assert result.stderr.splitlines()[-1] == line
+    result = finish(start(workspace, *arguments), timeout=1200)
+    assert result.returncode == 0, result.stderr
+    assert "base" not in result.stderr and "study 4/5  plain, seed 1: train" in result.stderr
+    assert_same_study(workspace / "unhurt", workspace / "killed")
+
+
+def wait_for(process, path: Path) -> None:
+    end = time.monotonic() + 300
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+# The start of a child as it is, and a verb that says on which cores it is and waits.
+FAKE_VERB = (
+    runner._CHILD.partition("from entropy_rl.cli.main")[0]
+    + """
+import json, pathlib, time
+cores = json.dumps(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [])
+pathlib.Path("READY/writing-" + str(os.getpid())).write_text(cores)
+os.rename("READY/writing-" + str(os.getpid()), "READY/ready-" + str(os.getpid()))
+time.sleep(100)
+"""
+)
+
+
+def test_a_study_that_is_asked_to_stop_passes_it_on_to_all_that_runs(here, monkeypatch):
+    found = design(
+        parse_config(StudyConfig, "study", study("--output", "asked", "--parallel", "3")[1:])
+    )
+    found.directory.mkdir()
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(runner, "_CHILD", FAKE_VERB.replace("READY", str(here / "asked")))
+    said = []
+
+    def ask():
+        while len(list(found.directory.glob("ready-*"))) < 3:
+            time.sleep(0.01)
+        with (found.directory / "running").open("w") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(
+                file, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # the children hold it, also if the study dies
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    with pytest.raises(Interrupted, match="the same command goes on from there"):
+        runner.run_units(found, said.append)
+    thread.join()
+    assert [line.split("  ")[1].split(":")[0] for line in said] == [
+        "base, seed 0",
+        "plain, seed 0",
+        "shaped, seed 0",
+    ]
+    assert all(record.failed is None for record in runner.read_records(found).values())
+    if hasattr(os, "sched_getaffinity") and jax.default_backend() == "cpu":
+        of_each = [json.loads(path.read_text()) for path in found.directory.glob("ready-*")]
+        assert sorted(of_each) == sorted(runner.share_cores(sorted(os.sched_getaffinity(0)), 3))
+
+
+@pytest.mark.parametrize(
+    "cores, parallel, shares",
+    [
+        ([0, 1], 2, [[0], [1]]),
+        ([2, 3, 6, 7], 2, [[2, 3], [6, 7]]),
+        ([0, 1, 2, 3, 4], 2, [[0, 1], [2, 3, 4]]),
+        ([0, 1, 2, 3, 4], 3, [[0], [1, 2], [3, 4]]),
+        ([0, 1], 3, [[0], [1], [0]]),
+        ([5], 2, [[5], [5]]),
+    ],
+)
+def test_runs_that_share_a_cpu_have_cores_of_their_own(cores, parallel, shares):
+    assert runner.share_cores(cores, parallel) == shares
+
+
+class Slow:
+    """A child that is looked at so many times before it ends."""
+
+    def __init__(self, looks: int, at_work: list):
+        self.looks, self.at_work, self.returncode = looks, at_work, None
+        at_work.append(self)
+
+    def poll(self) -> int | None:
+        self.looks -= 1
+        if self.looks < 0:
+            self.at_work.remove(self)
+            self.returncode = 0
+        return self.returncode
+
+
+@pytest.mark.parametrize("parallel", [1, 2, 3])
+def test_as_many_runs_as_asked_for_are_at_work_at_once_and_a_unit_goes_on_before_another_begins(
+    parallel, here, monkeypatch
+):
+    found = design(
+        parse_config(
+            StudyConfig,
+            "study",
+            study("--output", f"at{parallel}", "--parallel", str(parallel))[1:],
+        )
+    )
+    found.directory.mkdir()
+    started, at_work, most = [], [], []
+
+    def start(_, unit, phase, cores):
+        started.append((unit, phase))
+        child = Slow(looks=len(started) % 3, at_work=at_work)
+        most.append(len(at_work))
+        return child
+
+    monkeypatch.setattr(runner, "_start_child", start)
+    monkeypatch.setattr(runner, "write_problems", lambda *_: None)
+    monkeypatch.setattr(runner, "_PATIENCE", 0.0)
+    runner.run_units(found, lambda line: None)
+    assert max(most) == parallel and not at_work
+    assert sorted(map(str, started)) == sorted(
+        str((unit, phase)) for unit in found.units() for phase in unit.phases
+    )
+    trained = [unit for unit, phase in started if phase == "train"]
+    assert trained == found.units()[1:]
+    for i, unit in enumerate(trained):
+        begun = started.index((unit, "evaluate"))
+        assert i + parallel >= len(trained) or begun < started.index(
+            (trained[i + parallel], "train")
+        )
+
+
+def test_arms_can_be_run_before_others_whatever_their_place(here, monkeypatch, capsys):
+    only = ["--output", "some", "--only", "[shaped]"]
+    found = design(parse_config(StudyConfig, "study", study(*only)[1:]))
+    found.directory.mkdir()
+    started = []
+
+    def start(_, unit, phase, cores):
+        started.append(unit)
+        return types.SimpleNamespace(returncode=0, poll=lambda: 0)
+
+    monkeypatch.setattr(runner, "_start_child", start)
+    monkeypatch.setattr(runner, "write_problems", lambda *_: None)
+    runner.run_units(found, lambda line: None)
+    assert {unit.arm for unit in started} == {"shaped"} and len(set(started)) == 2
+    assert {unit.arm for unit, record in runner.read_records(found).items() if record.done} == {
+        "shaped"
+    }
+    # The rest is done by the same study without it.
+    runner.run_units(
+        design(parse_config(StudyConfig, "study", study(*only[:2])[1:])), lambda line: None
+    )
+    assert sorted(set(map(str, started))) == sorted(map(str, found.units()))
+    assert main(study("--only", "[shapd]")) == 2
+    assert (
+        "only: 'shapd' is not allowed; did you mean 'shaped'? allowed: base, "
+        in capsys.readouterr().err
+    )
+
+
+def test_a_run_that_fails_is_noted_and_the_others_go_on(here, capsys):
+    arms = {"broken": {"task.args": {"counts": {"nonsense": 4}}}, "plain": STUDY["arms"]["plain"]}
+    learns = STUDY["hypotheses"][1]
+    changed = {"arms": arms, "hypotheses": [learns, learns | {"name": "breaks", "arm": "broken"}]}
+    write_yaml(here / "failing.yaml", STUDY | changed | {"seeds": [0], "output": "failing"})
+    assert main(["study", "--config", "failing.yaml"]) == 1
+    out, err = capsys.readouterr()
+    last = err.splitlines()[-1]
+    assert last.startswith(
+        "entropy-rl study: 1 of 3 runs failed, the first: broken, seed 0: train failed (exit code "
+        "2): "
+        "entropy-rl train: task.args.counts"
+    ), last
+    plain = json.loads((here / "failing" / "study.json").read_text())
+    assert [unit["complete"] for unit in plain["units"]] == [True, False, True]
+    text = (here / "failing" / "study.md").read_text()
+    assert (
+        "**Incomplete**: 1 of 3 runs are missing" in text
+        and "- failed: broken, seed 0: train" in text
+    )
+    assert "learns: not settled." in out and "unbounded" in out
+    # What was not asked for now is no failure of this start.
+    assert main(["study", "--config", "failing.yaml", "--only", "[plain]"]) == 0
+
+
+# --- plan and report
+# ---------------------------------------------------------------------------------------
+
+
+def test_a_plan_and_a_report_can_be_had_before_anything_has_run(here, capsys):
+    assert main(study("--do", "plan", "--output", "planned")) == 0
+    text = capsys.readouterr().out
+    assert not (here / "planned").exists()
+    assert len(re.findall(r"\?  to do\n", text)) == 5
+    assert "5 of 5 units to do; time left not known before a run is complete" in text
+    assert "--seed 0 --run.directory planned/runs/shaped/0/train" in text
+    assert main(study("--do", "report", "--output", "planned")) == 0
+    assert "more: no data yet." in capsys.readouterr().out
+    assert "5 of 5 runs are missing" in (here / "planned" / "study.md").read_text()
+
+
+def test_a_plan_after_some_runs_says_how_long_the_rest_takes():
+    units = [Unit("base", 0), Unit("plain", 0), Unit("shaped", 0), Unit("plain", 1)]
+    done = {"train": 60.0, "evaluate": 30.0}
+    records = {
+        units[0]: Record(("evaluate",), {"evaluate": 20.0}),
+        units[1]: Record(("train", "evaluate"), done),
+        units[2]: Record(("train",), {"train": 70.0}),
+        units[3]: Record(),
+    }
+    assert list(expected_seconds(records).values()) == [20.0, 90.0, 90.0, 90.0]
+
+
+def test_what_a_unit_takes_is_learnt_on_the_machine_that_runs_it():
+    def finished(seconds: float, machine: str) -> Record:
+        return Record(("train", "evaluate"), {"train": seconds}, machine)
+
+    records = {
+        Unit("plain", 0): finished(10.0, "fast"),
+        Unit("plain", 1): finished(100.0, "slow"),
+        Unit("plain", 2): Record(),
+        Unit("shaped", 0): finished(20.0, "fast"),
+        Unit("shaped", 1): Record(),
+    }
+    missing = [Unit("plain", 2), Unit("shaped", 1)]
+    for machine, expected in {"fast": [10, 20], "slow": [100, 100], "new": [55, 20]}.items():
+        assert [expected_seconds(records, machine)[unit] for unit in missing] == expected
+    assert time_left(records, parallel=2, machine="slow") == 100
+
+
+def test_a_study_that_is_cut_is_reported_as_interim(whole, workspace, here, capsys):
+    interim = workspace / "interim"
+    shutil.copytree(whole, interim)
+    shutil.rmtree(interim / "runs" / "shaped" / "1")
+    assert main(study("--do", "report", "--output", "interim")) == 0
+    out = capsys.readouterr().out
+    assert "more: interim, 1 of 2 seeds: not settled." in out and "interval unbounded" in out
+    assert "learns: interim" not in out
+    assert "- shaped: seeds 1" in (interim / "study.md").read_text()
+
+
+# --- errors
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"arms": {}}, "arms: {} is not allowed; allowed: at least one arm"),
+        ({"arms": {"base": {}}}, "arms: 'base' is not allowed; allowed: names of letters"),
+        ({"arms": {"a/b": {}}}, "arms: 'a/b' is not allowed"),
+        ({"seeds": [0, 0]}, "seeds: [0, 0] is not allowed; allowed: different whole numbers >= 0"),
+        (
+            {"seeds_of": {"shapde": [1]}},
+            "seeds_of: 'shapde' is not allowed; did you mean 'shaped'?",
+        ),
+        (
+            {"arms": {"x": {"advantage": [{"name": "nope"}]}}},
+            "arms.x: advantage[0].name: 'nope' is not",
+        ),
+        (
+            {"arms": {"x": {"los.kl_coef": 1}}},
+            "arms.x: --los.kl_coef: 'los' is not allowed; did you mean",
+        ),
+        ({"arms": {"x": {"seed": 1}}}, "arms.x.seed: is not allowed here; the study sets it"),
+        ({"arms": {"x": {"steps": 3}}}, "arms.x.steps: 3 is not allowed; allowed: 2, as of all"),
+        (
+            {"arms": {"x": {"rollout.group_size": 2}}},
+            "arms.x.rollout.group_size: 2 is not allowed; allowed: 4",
+        ),
+        (
+            {"seeds_of": {"plain": [7]}},
+            "hypotheses[0].against: 'plain' is not allowed; allowed: arms that",
+        ),
+        (
+            {"arms": {"x": {"model.path": "y"}}},
+            "arms.x: 'y' is not allowed; allowed: the model of all arms",
+        ),
+        ({"train": {"config": "none.yaml"}}, "train: --config: cannot read 'none.yaml'"),
+        (
+            {"hypothesis": {"arm": "shapde"}},
+            "hypotheses[0].arm: 'shapde' is not allowed; did you mean",
+        ),
+        ({"hypothesis": {"against": "shaped"}}, "hypotheses[0].against: 'shaped' is not allowed"),
+        ({"hypothesis": {"endpoint": "pass@0"}}, "hypotheses[0].endpoint: 'pass@0' is not allowed"),
+        (
+            {"hypothesis": {"endpoint": "pass@64"}},
+            "hypotheses[0].endpoint: 'pass@64' is not allowed; allowed: K",
+        ),
+        (
+            {"hypothesis": {"smallest_effect": 0}},
+            "hypotheses[0].smallest_effect: 0.0 is not allowed",
+        ),
+        (
+            {"hypothesis": {"claims": "x"}},
+            "hypotheses[0].claims: 'claims' is not allowed; did you mean",
+        ),
+        ({"flags": {"skill_drop": 2}}, "flags.skill_drop: 2.0 is not allowed"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line_before_anything_runs(
+    here, capsys, changes, message
+):
+    changes = dict(changes)
+    first = STUDY["hypotheses"][0] | changes.pop("hypothesis", {})
+    content = STUDY | {"hypotheses": [first] if "arms" not in changes else []} | changes
+    write_yaml(here / "wrong.yaml", content | {"output": "wrong"})
+    assert main(["study", "--config", "wrong.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and err.startswith(f"entropy-rl study: {message}"), err
+    assert not (here / "wrong").exists()
+
+
+def test_an_arm_may_have_a_critic_whose_first_steps_say_nothing_of_the_policy(here):
+    ppo = {
+        "advantage": [{"name": "gae"}, {"name": "shape_by_entropy", "alpha": 0.1, "kappa": 2.0}],
+        "critic": {"learning_rate": 0.01, "warmup_steps": 1},
+    }
+    changes = {"arms": STUDY["arms"] | {"ppo": ppo}, "seeds": [0], "output": "critic"}
+    write_yaml(here / "ppo.yaml", STUDY | changes)
+    assert main(["study", "--config", "ppo.yaml", "--only", "[ppo]"]) == 0
+    alone, both = (
+        json.loads(line)
+        for line in (here / "critic/runs/ppo/0/train/metrics.jsonl").read_text().splitlines()
+    )
+    assert "entropy" not in alone
+    (arm,) = json.loads((here / "critic" / "study.json").read_text())["arms"].values()
+    assert arm["final_entropy"][0] == both["entropy"]
+    assert (here / "critic" / "curves.png").stat().st_size > 5000
+
+
+def test_hypotheses_cannot_be_changed_once_registered(whole, here, capsys):
+    later = [STUDY["hypotheses"][0] | {"smallest_effect": 0.5}]
+    assert main(study("--output", "whole", "--hypotheses", json.dumps(later))) == 2
+    assert "output: whole holds another run (its study.hypotheses is" in capsys.readouterr().err
+
+
+def test_two_processes_do_not_run_one_study(whole, here, capsys):
+    with (whole / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert main(study("--output", "whole")) == 2
+    assert (
+        capsys.readouterr().err
+        == "entropy-rl study: output: whole: another process is running this study\n"
+    )
+
+
+# --- the rule
+# ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "low, high, p, decision",
+    [
+        (0.01, 0.09, 0.01, "supports"),
+        (-0.09, -0.01, 0.01, "contradicts"),
+        (0.01, 0.09, 0.06, "not settled"),  # only before the correction
+        (-0.01, 0.09, 0.2, "not settled"),
+        (-0.09, 0.09, 1.0, "not settled"),
+        (-0.02, 0.02, 0.9, "no material effect"),
+        (0.01, 0.02, 0.001, "no material effect"),  # there is one, but too small to matter
+        (-0.02, 0.03, 0.5, "not settled"),
+        (-math.inf, math.inf, 1.0, "not settled"),
+        (math.nan, math.nan, 1.0, "not settled"),
+    ],
+)
+def test_the_rule_decides(low, high, p, decision):
+    hypothesis = Hypothesis("h", "c", "a", "b", "pass@1", smallest_effect=0.03)
+    assert decide(hypothesis, low, high, p) == decision
+
+
+@pytest.mark.parametrize(
+    "problems, endpoint, decision",
+    [
+        (8, "pass@1", "not settled"),
+        (256, "pass@1", "no material effect"),
+        (256, "length", "not settled"),
+    ],
+)
+def test_arms_that_agree_on_a_few_problems_may_differ_on_others(problems, endpoint, decision):
+    found = types.SimpleNamespace(
+        seeds=lambda arm: [0, 1],
+        study=types.SimpleNamespace(
+            registered=lambda: [Hypothesis("h", "c", "a", "b", endpoint, smallest_effect=0.03)]
+        ),
+    )
+    tallies = {i: ProblemTally(4, 4, i % 5, 0, 40, 4.0) for i in range(problems)}
+    results = {Unit(arm, seed): Result(None, tallies, []) for arm in "ab" for seed in (0, 1)}
+    (finding,) = findings_of(found, results)
+    assert (finding.difference, finding.p_adjusted, finding.decision) == (0.0, 1.0, decision)
+
+
+def test_all_arms_stand_beside_what_the_first_hypothesis_is_held_against_on_the_seeds_that_both_have():
+    seeds = {"base": [0], "plain": [0, 1, 2], "shaped": [0, 1, 2], "few": [0, 2], "other": [7]}
+    hypotheses = [
+        Hypothesis("h", "c", "shaped", "plain", "pass@1", smallest_effect=0.03),
+        Hypothesis("i", "c", "shaped", "base", "length", smallest_effect=1.0),
+    ]
+    found = types.SimpleNamespace(
+        seeds=lambda arm: seeds[arm], study=types.SimpleNamespace(registered=lambda: hypotheses)
+    )
+    random = np.random.default_rng(0)
+    correct = {
+        Unit(arm, seed): random.integers(0, 9, size=20)
+        for arm in seeds
+        for seed in seeds[arm]
+        if (arm, seed) != ("few", 2)  # not complete
+    }
+    results = {
+        unit: Result(
+            None, {i: ProblemTally(8, 8, int(c), 0, 80 + int(c), 1.0) for i, c in enumerate(of)}, []
+        )
+        for unit, of in correct.items()
+    }
+    beside = beside_of(found, results)
+    assert list(beside) == ["base", "shaped", "few"] and list(beside["few"]) == ["pass@1", "length"]
+    of_seed = {unit: of.mean() / 8 for unit, of in correct.items()}
+    mean = {arm: np.mean([of_seed[Unit(arm, s)] for s in (0, 1, 2)]) for arm in ("plain", "shaped")}
+    shaped, base, few = (beside[arm]["pass@1"] for arm in ("shaped", "base", "few"))
+    assert shaped.seeds == base.seeds == 3 and few.seeds == 1
+    expected = {
+        "shaped": mean["shaped"] - mean["plain"],
+        "base": of_seed[Unit("base", 0)] - mean["plain"],
+        "few": of_seed[Unit("few", 0)] - of_seed[Unit("plain", 0)],
+    }
+    for arm, value in expected.items():  # lengths are made to differ by as much
+        for found_of in beside[arm].values():
+            np.testing.assert_allclose(found_of.difference, value, rtol=0, atol=1e-12)
+    assert np.isfinite(shaped.low) and math.isinf(few.low)
+    # As the verdict of the same two arms.
+    assert findings_of(found, results)[0].difference == shaped.difference
+    # An arm of which too little was judged is not there, and the page is; a hypothesis says what is
+    # wrong.
+    nothing = Result(None, {i: ProblemTally(8, 0, 0, 0, 80, 1.0) for i in range(20)}, [])
+    assert list(beside_of(found, results | {Unit("few", 0): nothing})) == ["base", "shaped"]
+    with pytest.raises(ValueError, match=r"^h: no problem has enough judged samples for pass@1$"):
+        findings_of(found, results | {Unit("shaped", seed): nothing for seed in (0, 1, 2)})
+
+
+def result(arithmetic: float, truncated: float) -> Result:
+    evaluation = types.SimpleNamespace(
+        pass_at_k={1: (0.1, 0.0, 0.2)},
+        mean_length=(9.0, 8.0, 10.0),
+        mean_entropy=(0.2, 0.1, 0.3),
+        truncated=truncated,
+        skill={"arithmetic": arithmetic},
+    )
+    return Result(evaluation, {}, [])
+
+
+def test_tokens_of_further_rounds_of_a_step_are_counted(whole, here):
+    found = design(parse_config(StudyConfig, "study", study("--output", str(whole))[1:]))
+    unit = next(unit for unit in found.units() if unit.arm == "plain")
+    metrics = found.directory_of(unit) / "train" / "metrics.jsonl"
+    before = analyze(found).results[unit]
+    written = metrics.read_text()
+    rows = [json.loads(line) for line in written.splitlines()]
+    rows[0]["tokens_sampled"] = 1000.0
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    after = analyze(found).results[unit]
+    metrics.write_text(written)
+    of_first = rows[0]["length"] * found.train.rollout.prompts * found.train.rollout.group_size
+    assert measures_of(before)["tokens"] - of_first + 1000 == measures_of(after)["tokens"]
+
+
+def test_an_arm_that_lost_its_skill_or_was_cut_off_is_flagged_with_the_seeds():
+    results = {
+        Unit("base", 0): result(0.99, 0.05),
+        Unit("plain", 0): result(0.98, 0.05),
+        Unit("shaped", 0): result(0.96, 0.05),
+        Unit("shaped", 1): result(0.99, 0.25),
+    }
+    found = flags_of(FlagsConfig(skill="arithmetic", skill_drop=0.02, truncated=0.2), results)
+    assert list(found) == ["shaped"]
+    skill, cut = found["shaped"]
+    assert skill.startswith("arithmetic fell by up to 0.030 below") and "in seed 0:" in skill
+    assert cut.startswith("up to 0.250 of the responses were cut off (limit 0.2) in seed 1:")
+    assert flags_of(FlagsConfig(), results) == {}
+    (line,) = flags_of(FlagsConfig(skill="arithmetics"), results)["base"]
+    assert line.startswith("flags.skill: 'arithmetics' is not allowed; did you mean 'arithmetic'?")
+
+
+def test_a_study_runs_on_one_host(here, capsys, monkeypatch):
+    monkeypatch.setenv("ENTROPY_RL_DISTRIBUTED", "auto")
+    assert main(study()) == 2
+    assert (
+        "ENTROPY_RL_DISTRIBUTED: 'auto' is not allowed; allowed: not to be set"
+        in capsys.readouterr().err
+    )
+
+
+def test_intervals_over_seeds_are_those_of_student():
+    found = summarize([{"x": 1.0}, {"x": 2.0}, {"x": 6.0}])
+    mean, low, high, seeds = found["x"]
+    assert (mean, seeds) == (3.0, 3)
+    assert high - mean == pytest.approx(4.302653 * math.sqrt(7 / 3)) == mean - low
+    assert math.isinf(summarize([{"x": 1.0}])["x"][1])

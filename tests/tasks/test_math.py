@@ -1,0 +1,308 @@
+"""The math task: its files, its prompts, and what it refuses."""
+
+import decimal
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from math_files import write_parquet
+
+from entropy_rl.tasks.math import Math
+from entropy_rl.tasks.task import AnsweringTask, Problem, Task, Verdict
+
+CORRECT, WRONG, UNPARSABLE = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSABLE
+CRASH = Verdict.CRASH
+
+
+def problem(answer: str) -> Problem:
+    return Problem(0, "the prompt", answer)
+
+
+def write(path: Path, *rows) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_a_verifier_of_ones_own_sees_prompt_completion_and_answer(tmp_path, monkeypatch):
+    (tmp_path / "own_verifier.py").write_text(
+        "from entropy_rl.tasks.task import Verdict\n"
+        "def check(prompt, completion, answer):\n"
+        "    if completion == 'bool':\n"
+        "        return True\n"
+        "    return Verdict.CORRECT if (prompt, completion) == ('the prompt', answer) else "
+        "Verdict.WRONG\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    task = Math(verifier="own_verifier:check", workers=1)
+    assert task.judge([problem("42")] * 3, ["42", "bool", "41"]) == [CORRECT, CRASH, WRONG]
+    task.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"verifier": "mathverify"},
+            "task.args.verifier: 'mathverify' .* did you mean 'math-verify'.* module:function",
+        ),
+        (
+            {"verifier": "no_such:f"},
+            "task.args.verifier: cannot import 'no_such:f': No module named 'no_such'",
+        ),
+        ({"verifier": "math:f"}, "task.args.verifier: cannot import 'math:f': .* no attribute 'f'"),
+        ({"verifier": "math:pi"}, "task.args.verifier: 'math:pi' is no function; allowed:"),
+        ({"verifier": "__main__:f"}, "task.args.verifier: '__main__:f' is not allowed; allowed:"),
+        (
+            {"prompt": "dapo"},
+            r"task.args.verifier: 'math-verify' reads .boxed, and the prompt 'dapo' asks for "
+            "none; allowed: "
+            "dapo, module:function, or another prompt",
+        ),
+        (
+            {"prompt": "Answer: {problem}"},
+            "task.args.verifier: 'math-verify' reads .*; allowed: dapo, module",
+        ),
+        (
+            {"prompt": "Q: {problem} A:", "verifier": "dapo"},
+            r"task.args.verifier: 'dapo' reads Answer: or .boxed, and the prompt 'Q: {problem} "
+            "A:' asks for "
+            "none; allowed: module:function, or another prompt",
+        ),
+        (
+            {"prompt": "think"},
+            "task.args.prompt: 'think' is not allowed; allowed: boxed, dapo, .*{problem}",
+        ),
+        (
+            {"train": "no/such.jsonl"},
+            "task.args.train: 'no/such.jsonl' is not a file, nor a prepared set; .* a JSONL or "
+            "parquet file$",
+        ),
+        ({"test": "."}, "task.args.test: '.' is not a file"),
+        ({"test": ""}, "task.args.test: '' is not a file"),
+        ({"workers": 0}, "task.args.workers: 0 is not allowed"),
+        ({"deadline_s": -1}, "task.args.deadline_s: -1 is not allowed"),
+    ],
+)
+def test_a_wrong_argument_is_one_clear_line(arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}") as error:
+        Math(**arguments)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{", "not JSON .*; allowed: one JSON object per line"),
+        (b"[" * 100_000, "not JSON .*; allowed"),
+        (b"[1]", "list found; allowed: one JSON object per line"),
+        (b'{"problem": "\xff", "answer": "1"}', "byte 14 is not UTF-8; allowed: UTF-8 text"),
+        (
+            b'{"question": "a", "answer": "1"}',
+            "no field 'problem'; .*problem_field: .*'question', 'answer'",
+        ),
+        (b'{"problem": "a"}', "no field 'answer'; allowed as answer_field: .*'problem'"),
+        (b'{"problem": " ", "answer": "1"}', "'problem' is ' '; allowed: a non-empty text"),
+        (
+            b'{"problem": [{"role": "user"}], "answer": "1"}',
+            "'problem' is .*; allowed: a non-empty text",
+        ),
+        (
+            b'{"problem": "a", "answer": ""}',
+            "'answer' is ''; allowed: a number, or a non-empty text",
+        ),
+        (b'{"problem": "a", "answer": null}', "'answer' is None; allowed"),
+        (b'{"problem": "a", "answer": true}', "'answer' is True; allowed"),
+        (b'{"problem": "a", "answer": NaN}', "'answer' is nan; allowed"),
+        (b'{"problem": "a", "answer": 1e999}', "'answer' is inf; allowed"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_a_faulty_line_is_named_with_what_is_allowed(tmp_path, line, message):
+    file = tmp_path / "data.jsonl"
+    file.write_bytes(b'{"problem": "a", "answer": "1"}\n\n' + line + b"\n")
+    with pytest.raises(ValueError, match=rf"^{file}:3: {message}") as error:
+        Math(train=str(file)).problems("train")
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    file = tmp_path / "data.jsonl"
+    file.write_text("\n")
+    with pytest.raises(ValueError, match=rf"^{file}: the file is empty; allowed: at least one row"):
+        Math(train=str(file)).problems("train")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"question": "a", "answer": "1"},
+            "row 1: no field 'problem'; allowed as problem_field: .*'question'",
+        ),
+        (
+            {"problem": "a", "answer": None},
+            "row 1: 'answer' is None; allowed: a number, or a non-empty text",
+        ),
+        (
+            {"problem": ["a"], "answer": "1"},
+            r"row 1: 'problem' is \['a'\]; allowed: a non-empty text",
+        ),
+    ],
+)
+def test_a_faulty_row_of_a_parquet_file_is_named_with_what_is_allowed(tmp_path, row, message):
+    file = write_parquet(tmp_path / "data.parquet", [row])
+    with pytest.raises(ValueError, match=rf"^{file}: {message}") as error:
+        Math(train=str(file)).problems("train")
+    assert "\n" not in str(error.value)
+
+
+def test_the_second_row_of_a_parquet_file_has_its_own_number(tmp_path):
+    rows = [{"problem": "a", "answer": 1.5}, {"problem": " ", "answer": 1.5}]
+    file = write_parquet(tmp_path / "data.parquet", rows)
+    with pytest.raises(ValueError, match=rf"^{file}: row 2: 'problem' is ' '; allowed:"):
+        Math(train=str(file)).problems("train")
+
+
+def test_a_parquet_file_is_known_by_its_content(tmp_path):
+    file = write_parquet(tmp_path / "data", [{"problem": "a", "answer": 142.0}])
+    assert Math(test=str(file)).problems("test")[0].answer == "142"
+    write(tmp_path / "b.parquet", {"problem": "a", "answer": 1})
+    with pytest.raises(ValueError, match=r"b.parquet: not a parquet file; allowed: "):
+        Math(test=str(tmp_path / "b.parquet")).problems("test")
+
+
+@pytest.mark.parametrize("end", [10, -9], ids=["the beginning", "the end cut off"])
+def test_a_broken_parquet_file_is_one_line(tmp_path, end):
+    file = write_parquet(tmp_path / "data.parquet", [{"problem": "a", "answer": "1"}])
+    file.write_bytes(file.read_bytes()[:end])
+    with pytest.raises(
+        ValueError, match=rf"^{file}: cannot be read \(.*; allowed: a whole parquet file"
+    ) as e:
+        Math(test=str(file)).problems("test")
+    assert "\n" not in str(e.value)
+
+
+def test_a_parquet_file_that_is_damaged_inside_is_one_line(tmp_path):
+    rows = [{"problem": f"{i} {i * i}", "answer": str(i)} for i in range(20_000)]
+    file = write_parquet(tmp_path / "data.parquet", rows)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 8 : len(content) // 4] = bytes(len(content) // 4 - len(content) // 8)
+    file.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=rf"^{file}: after row \d+: cannot be read \(.*; allowed: "
+    ) as error:
+        Math(test=str(file)).problems("test")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [
+        (142.0, "142"),
+        (142, "142"),
+        (-0.5, "-0.5"),
+        (1e-7, "0.0000001"),
+        (1e21, "1" + "0" * 21),
+        (" 7 ", "7"),
+    ],
+)
+def test_an_answer_may_be_a_number(tmp_path, value, answer):
+    file = write(tmp_path / "data.jsonl", {"problem": "a", "answer": value})
+    assert Math(test=file).problems("test")[0].answer == answer
+
+
+def test_splits_are_files_and_ids_are_places(tmp_path):
+    train = write(tmp_path / "a", *({"question": f"q{i}", "solution": i} for i in range(3)))
+    test = write(tmp_path / "b", {"question": "t", "solution": "x"})
+    task = Math(
+        train=train, test=test, chat=True, problem_field="question", answer_field="solution"
+    )
+    assert isinstance(task, Task)
+    problems = task.problems("train")
+    assert [(p.id, p.answer, p.chat) for p in problems] == [
+        (0, "0", True),
+        (1, "1", True),
+        (2, "2", True),
+    ]
+    assert task.problems("test")[0].prompt.startswith("t\n")
+    with pytest.raises(
+        ValueError, match=r"task.args.validation: nothing is given .*; given: train, test"
+    ):
+        task.problems("validation")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        (
+            "boxed",
+            "$P$\nPlease reason step by step, and put your final answer within \\boxed{}.",
+        ),
+        (
+            "dapo",
+            "Solve the following math problem step by step. The last line of your response should "
+            "be of the "
+            "form Answer: $Answer (without quotes) where $Answer is the answer to the "
+            "problem.\n\n$P$\n\n"
+            'Remember to put your answer on its own line after "Answer:".',
+        ),
+        ("Q: {problem} {x} Answer:", "Q: $P$ {x} Answer:"),
+    ],
+)
+def test_a_prompt_holds_the_problem_as_it_is(tmp_path, prompt, expected):
+    latex = r"Is $\frac{1}{2}$ in {problem} {0} %s?"
+    task = Math(
+        train=write(tmp_path / "a", {"problem": latex, "answer": 1}), prompt=prompt, verifier="dapo"
+    )
+    assert task.problems("train")[0].prompt == expected.replace("$P$", latex)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "verifier"),
+    [
+        (r"{problem} \boxed{}", "math-verify"),
+        (r"{problem} \boxed{}", "dapo"),
+        ("{problem} Answer:", "dapo"),
+        ("dapo", "dapo"),
+        ("boxed", "dapo"),
+        ("{problem}", "math:isqrt"),
+    ],
+)
+def test_a_prompt_that_asks_for_what_the_verifier_reads_is_accepted(prompt, verifier):
+    Math(prompt=prompt, verifier=verifier).close()
+
+
+def test_final_answers_are_read_where_the_prompt_asks_for_them():
+    boxed, dapo = Math(), Math(prompt="dapo", verifier="dapo")
+    assert isinstance(boxed, AnsweringTask)
+    completions = [r"\boxed{0.5}", r"\boxed{1} no, \boxed{\frac12}", "Answer: 42", ""]
+    one, other, *nothing = boxed.final_answers(completions)
+    assert one == other == "1/2" and nothing == [None, None]
+    assert dapo.final_answers(completions)[2:] == ["42", None]
+
+
+def test_importing_the_task_is_light():
+    heavy = ("jax", "math_verify", "sympy", "transformers")
+    heavy += ("tensorflow_datasets", "pyarrow", "huggingface_hub", "numpy")
+    code = f"import entropy_rl.tasks.math, sys; print([name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert run.stdout == "[]\n"
+
+
+def test_a_decimal_of_a_parquet_file_is_a_number(tmp_path):
+    answers = [decimal.Decimal(x) for x in ("1.50", "142.00", "-0.25")]
+    pyarrow.parquet.write_table(
+        pyarrow.table({"problem": list("abc"), "answer": answers}), tmp_path / "a.parquet"
+    )
+    problems = Math(test=str(tmp_path / "a.parquet")).problems("test")
+    assert [problem.answer for problem in problems] == ["1.5", "142", "-0.25"]

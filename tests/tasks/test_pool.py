@@ -1,0 +1,292 @@
+"""The verifier pool: whatever a check does costs itself alone."""
+
+import ctypes
+import gc
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from entropy_rl.tasks.pool import VerifierPool
+from entropy_rl.tasks.task import Verdict
+
+DEADLINE_S = 1.0
+ACT = f"{__name__}:act"
+
+
+def act(kind: str, value: str = "") -> Verdict:
+    """The check of these tests; it runs in the workers."""
+    if kind == "right":
+        return Verdict.CORRECT
+    if kind == "verdict":
+        return Verdict(value)
+    if kind == "sleep":
+        time.sleep(float(value))
+    elif kind == "loop":
+        while True:
+            pass
+    elif kind == "C code":  # holds the interpreter, so that no Python signal handler would run
+        9 ** (9**9)
+    elif kind == "exit":
+        os._exit(3)
+    elif kind == "sys.exit":
+        sys.exit(3)
+    elif kind == "segfault":
+        ctypes.string_at(0)
+    elif kind == "memory":
+        hoard = []
+        while True:
+            hoard.append(bytes(1 << 27))
+    elif kind == "raise":
+        raise KeyError(value)
+    elif kind == "text":
+        return "correct"
+    elif kind == "log":
+        with open(value, "a") as file:
+            file.write("x")
+    elif kind == "child":
+        Path(value).write_text(str(subprocess.Popen(["sleep", "1000"]).pid))
+        time.sleep(1000)
+    elif kind == "modules":
+        assert value in sys.modules
+    elif kind == "limits":
+        assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
+        assert resource.getrlimit(resource.RLIMIT_AS)[0] == int(value)
+    return Verdict.CORRECT
+
+
+def pids(pool: VerifierPool) -> list[int]:
+    return [worker.process.pid for worker in pool._processes]
+
+
+def warm_up(pool: VerifierPool) -> None:
+    """Judges until every worker is ready: one that a test has killed is being replaced."""
+    number = 0
+    while not pool._processes or not all(worker.ready for worker in pool._processes):
+        pool.map([("sleep", f"0.01{number}")])
+        number += 1
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for_death(*processes: int, within_s: float = 10) -> None:
+    end = time.monotonic() + within_s
+    while any(map(alive, processes)):
+        assert time.monotonic() < end, f"{[p for p in processes if alive(p)]} still live"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with VerifierPool(ACT, workers=2, deadline_s=DEADLINE_S, memory_limit_bytes=1 << 30) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize(
+    ("item", "verdict"),
+    [
+        (("sleep", "1000"), Verdict.TIMEOUT),
+        (("loop",), Verdict.TIMEOUT),
+        (("C code",), Verdict.TIMEOUT),
+        (("exit",), Verdict.CRASH),
+        (("sys.exit",), Verdict.CRASH),
+        (("segfault",), Verdict.CRASH),
+        (("memory",), Verdict.CRASH),
+        (("raise", "why"), Verdict.CRASH),
+        (("text",), Verdict.CRASH),
+        (("too", "many", "arguments"), Verdict.CRASH),
+        (("verdict", "unparsable"), Verdict.UNPARSABLE),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else value.value,
+)
+def test_a_check_that_fails_costs_only_itself(pool, item, verdict):
+    started = time.monotonic()
+    got = pool.map([("verdict", "correct"), item, ("verdict", "wrong"), ("right", item[0])])
+    assert got == [Verdict.CORRECT, verdict, Verdict.WRONG, Verdict.CORRECT]
+    assert time.monotonic() - started < DEADLINE_S + 10
+
+
+def test_a_right_answer_after_three_killed_ones_is_right(pool):
+    stuck = [("sleep", str(1000 + i)) for i in range(3)]
+    assert pool.map([*stuck, ("right", "after")]) == [Verdict.TIMEOUT] * 3 + [Verdict.CORRECT]
+
+
+def test_verdicts_come_in_the_order_of_the_items(pool):
+    items = [
+        ("sleep", f"{0.01 * (i % 3)}{i}") if i % 2 else ("verdict", "wrong") for i in range(40)
+    ]
+    expected = [Verdict.CORRECT if i % 2 else Verdict.WRONG for i in range(40)]
+    assert pool.map(items) == expected
+    assert pool.map([]) == []
+
+
+def test_workers_have_no_jax_and_no_core_dumps_and_little_memory(pool):
+    assert (
+        pool.map([("modules", "entropy_rl.tasks.pool"), ("limits", str(1 << 30))])
+        == [Verdict.CORRECT] * 2
+    )
+    assert pool.map([("modules", "jax"), ("modules", "math_verify")]) == [Verdict.CRASH] * 2
+
+
+def test_an_item_is_judged_once(pool, tmp_path):
+    log = ("log", str(tmp_path / "log"))
+    assert pool.map([log, log]) + pool.map([log]) == [Verdict.CORRECT] * 3
+    assert (tmp_path / "log").read_text() == "x"
+
+
+def test_a_timeout_or_crash_is_tried_again_by_the_next_call(tmp_path):
+    log = tmp_path / "log"
+    sleep = ("sleep", "1000")
+    with VerifierPool(ACT, workers=1, deadline_s=0.3) as pool:
+        assert pool.map([sleep, sleep, ("log", str(log)), ("raise",)])[:2] == [Verdict.TIMEOUT] * 2
+        assert sleep not in pool._memo
+        assert len(pool._memo) == 1
+        assert pool.map([("raise",), sleep]) == [Verdict.CRASH, Verdict.TIMEOUT]
+
+
+def test_the_memo_is_bounded():
+    with VerifierPool(ACT, workers=1, memo_size=10) as pool:
+        pool.map([("right", str(i)) for i in range(30)])
+        assert len(pool._memo) == 10
+
+
+def test_the_reason_of_a_crash_is_logged_once(pool, caplog):
+    with caplog.at_level(logging.WARNING):
+        pool.map([("raise", "the reason"), ("right", "1")])
+        pool.map([("raise", "the reason"), ("right", "2")])
+    assert [r.getMessage() for r in caplog.records] == [
+        f"verifier {ACT}: a check crashed: KeyError: 'the reason'"
+    ]
+
+
+def test_what_a_killed_check_has_started_dies_with_it(pool, tmp_path):
+    file = tmp_path / "pid"
+    assert pool.map([("child", str(file))]) == [Verdict.TIMEOUT]
+    wait_for_death(int(file.read_text()))
+
+
+def test_ctrl_c_does_not_reach_the_workers(pool):
+    warm_up(pool)
+    before = pids(pool)
+    assert all(os.getsid(pid) == pid for pid in before)
+    for pid in before:
+        os.kill(pid, signal.SIGINT)
+    assert pool.map([("right", "one"), ("right", "two")]) == [Verdict.CORRECT] * 2
+    assert pids(pool) == before
+
+
+def test_an_interrupted_call_leaves_no_answer_for_the_next_one(pool):
+    class Interruption(BaseException):
+        pass
+
+    def interrupt(*_):
+        raise Interruption
+
+    previous = signal.signal(signal.SIGUSR1, interrupt)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+    try:
+        timer.start()
+        with pytest.raises(Interruption):
+            pool.map([("sleep", "0.7"), ("sleep", "0.71")])
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, previous)
+    wrong = [("verdict", "wrong"), ("verdict", "unparsable")]
+    assert pool.map(wrong) == [Verdict.WRONG, Verdict.UNPARSABLE]
+
+
+def test_idle_workers_that_were_killed_are_replaced(pool):
+    warm_up(pool)
+    for pid in pids(pool):
+        os.kill(pid, signal.SIGKILL)
+    wait_for_death(*pids(pool))
+    items = [("right", f"next {i}") for i in range(4)]
+    assert pool.map(items) == [Verdict.CORRECT] * 4
+
+
+def test_processes_start_at_the_first_item_and_end_with_close():
+    pool = VerifierPool(ACT, workers=2)
+    pool.map([])
+    assert pids(pool) == []
+    pool.map([("right",)])
+    workers = pids(pool)
+    assert len(workers) == 2 and all(map(alive, workers))
+    pool.close()
+    pool.close()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)  # not even a zombie
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.map([("right",)])
+
+
+def test_a_forgotten_pool_ends_its_processes():
+    pool = VerifierPool(ACT, workers=1)
+    pool.map([("right",)])
+    workers = pids(pool)
+    del pool
+    gc.collect()
+    assert not any(map(alive, workers))
+
+
+def test_a_pool_needs_no_main_guard_and_its_workers_die_with_a_killed_parent(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys, threading, time\n"
+        f"sys.path[:0] = {[str(path) for path in Path(__file__).parents[:2]]!r}\n"
+        "from entropy_rl.tasks.pool import VerifierPool\n"
+        f"pool = VerifierPool({ACT!r}, workers=2, deadline_s=1.0)\n"
+        "print(pool.map([('right',)])[0].value, flush=True)\n"
+        "print(*[worker.process.pid for worker in pool._processes], flush=True)\n"
+        "threading.Timer(0.5, os.kill, (os.getpid(), 9)).start()\n"
+        "pool.map([('C code',)])\n"
+    )
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    verdict, workers = run.stdout.splitlines()  # each line once: the main module ran once
+    assert verdict == "correct", run.stderr
+    assert run.returncode == -signal.SIGKILL
+    wait_for_death(*map(int, workers.split()))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (None, "No module named 'faulty_check'"),
+        ("", "has no attribute 'check'"),
+        ("raise OSError('no license')", "OSError: no license"),
+        (
+            "import os; os._exit(5)",
+            "3 processes in a row were lost, the last before it was ready .* status 5",
+        ),
+        ("import time; time.sleep(1000)", "before it was ready .limit: 0.5 s. with status -9"),
+        ("def check(a): raise TypeError('no warm-up')", "TypeError: no warm-up"),
+    ],
+)
+def test_workers_that_cannot_start_are_a_clear_error(tmp_path, monkeypatch, body, message):
+    if body is not None:
+        (tmp_path / "faulty_check.py").write_text(body)
+        monkeypatch.syspath_prepend(tmp_path)
+    slow = 0.5 if body and "sleep" in body else 60
+    with VerifierPool("faulty_check:check", workers=1, warm_up=("x",), warm_up_s=slow) as pool:
+        with pytest.raises(
+            RuntimeError, match=f"verifier 'faulty_check:check' cannot start: .*{message}"
+        ):
+            pool.map([("x",)])
+        assert pids(pool) == []
+
+
+@pytest.mark.parametrize("option", [{"workers": 0}, {"deadline_s": 0.0}])
+def test_options_out_of_range_are_refused(option):
+    (name,) = option
+    with pytest.raises(ValueError, match=f"^{name}: .* is not allowed; allowed: .*numbers >"):
+        VerifierPool(ACT, **option)
