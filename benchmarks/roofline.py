@@ -6,10 +6,9 @@
     JAX_PLATFORMS=cpu python benchmarks/roofline.py --shape tiny   # tries the program only
 
 It uses one device. First it measures what the device can do: bytes per second of scaling a large
-  array, and
-FLOP per second of large matrix products. What a work must move and compute is counted from the
-shapes, on tokens that count (entropy_rl/planning/counting.py). The roofline is the time for that at
-the measured rates, and the share of it is what a work achieves. Weights are random.
+array, and FLOP per second of large matrix products. What a work must move and compute is counted
+from the shapes, on tokens that count (entropy_rl/planning/counting.py). The roofline is the time
+for that at the measured rates, and the share of it is what a work achieves. Weights are random.
 """
 
 from __future__ import annotations

@@ -76,8 +76,8 @@ def training_bytes(c: DecoderConfig, tokens: int, remat: str, size: int) -> int:
     """An estimate of the memory for an update, bytes.
 
     Per parameter: a master, two moments, the gradients and those of a micro-batch, and a copy in
-      the type of
-    the products. Per token of a micro-batch: what the layers keep, and what one works with.
+    the type of the products. Per token of a micro-batch: what the layers keep, and what one works
+    with.
 
     Args:
       c: The model.

@@ -73,7 +73,7 @@ def train(setup: Setup, rows: int, micro_batch: int, fused_loss: bool) -> list[d
         old_entropy=-likely,
         sampler_log_probs=likely,
         rewards=_rewards(rows),
-        valid=np.ones(rows, bool),
+        has_reward=np.ones(rows, bool),
     )
     say(f"update, B = {rows}")
     update, state = _update(setup, micro_batch, fused_loss)

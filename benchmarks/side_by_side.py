@@ -6,10 +6,9 @@ process.
     3 python benchmarks/side_by_side.py --show results.json --markdown
 
 What is measured: the CPU-seconds of a system's process with all its threads, wall time, its peak
-  memory, and
-the useful tokens, which are response tokens up to and with the end of the sequence. CPU-seconds are
-the figure that counts where other work runs beside. After a first run, which compiles, the systems
-run in turns.
+memory, and the useful tokens, which are response tokens up to and with the end of the sequence.
+CPU-seconds are the figure that counts where other work runs beside. After a first run, which
+compiles, the systems run in turns.
 
 A system is only timed if its model gives the log-probs of ours; else its row says so, and the exit
 code is 1.

@@ -2,11 +2,9 @@
 stop.
 
 A random model hardly ever ends a completion. Here one end-of-sequence token is made likely enough
-that
-lengths are geometric, with a mean of 0.44 of the limit or another share: so every system stops each
-  row by
-its own logic. The padding token is made impossible, because some systems take a sampled one for
-padding.
+that lengths are geometric, with a mean of 0.44 of the limit or another share: so every system stops
+each row by its own logic. The padding token is made impossible, because some systems take a sampled
+one for padding.
 
 Only numpy is needed to read a workload; making a model needs this library.
 """

@@ -1,8 +1,7 @@
 """Statistics over the entries that count. In every mask True means "this counts".
 
 Entries that do not count are never read: they may hold anything, NaN included. A statistic of
-  nothing is
-zero, so that an empty row or group yields a zero and no NaN.
+nothing is zero, so that an empty row or group yields a zero and no NaN.
 """
 
 from __future__ import annotations

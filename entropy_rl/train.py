@@ -389,13 +389,15 @@ def _split(rows: Any, parts: int) -> list[Any]:
 
 def _judged(model: Model, data: list[TrainBatch], trained: TrainGroups) -> list[TrainBatch]:
     """The mini-batches with their rewards."""
-    names = ("rewards", "valid", "greedy_rewards", "learned")
+    names = ("rewards", "has_reward", "greedy_rewards", "loss_row_mask")
     parts = _split({name: getattr(trained, name) for name in names}, len(data))
     parts = [model.placement.put_rows(part) for part in parts]
     for batch, part in zip(data, parts, strict=True):
-        if batch.learned is not None:  # what was cut off is not learned from in any case
-            part["learned"] = (
-                batch.learned if part["learned"] is None else batch.learned & part["learned"]
+        if batch.loss_row_mask is not None:  # what was cut off is not learned from in any case
+            part["loss_row_mask"] = (
+                batch.loss_row_mask
+                if part["loss_row_mask"] is None
+                else batch.loss_row_mask & part["loss_row_mask"]
             )
     return [batch.replace(**part) for batch, part in zip(data, parts, strict=True)]
 

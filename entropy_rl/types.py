@@ -2,8 +2,8 @@
 `TrainState`.
 
 Shapes: P prompts, G completions each, B = P*G rows (row b belongs to prompt b // G), S prompt
-  length,
-N new tokens, T = S + N, V vocabulary, D hidden size. In every mask True means "this counts".
+length, N new tokens, T = S + N, V vocabulary, D hidden size. In every mask True means "this
+counts".
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ class DecodeCache:
     """What a policy needs to go on decoding R rows.
 
     Only the policy knows what the leaves hold. Whoever decodes knows their leading axes, and so can
-    move
-    rows about: row r reads entry r // (R / Q) of the prompts. Q is the number of prompts where the
-      rows of a
-    group stand together, and R where every row has a copy of its own.
+    move rows about: row r reads entry r // (R / Q) of the prompts. Q is the number of prompts where
+    the rows of a group stand together, and R where every row has a copy of its own.
     """
 
     prompts: Any  # leaves [Q, ...]
@@ -127,7 +125,7 @@ class Rollout:
 class TokenStats:
     """All that a transform of the advantage, a surrogate or a token_weighting may look at.
 
-    Entropies are of the full vocabulary, in nats. `valid` marks the rows that have a judgement: a
+    Entropies are of the full vocabulary, in nats. `has_reward` marks the rows that have a judgement: a
     row whose verifier timed out or crashed is outside of every baseline and of the loss.
     """
 
@@ -135,8 +133,8 @@ class TokenStats:
     old_log_probs: jax.Array  # f32[B, N], of the policy before the first update on this rollout
     entropy: jax.Array  # f32[B, N], of the policy that is being updated
     old_entropy: jax.Array  # f32[B, N]
-    mask: jax.Array  # bool[B, N]; False on every token of a row that is not valid
-    valid: jax.Array  # bool[B]
+    mask: jax.Array  # bool[B, N]; False on every token of a row that has no reward
+    has_reward: jax.Array  # bool[B]
     sampler_log_probs: jax.Array | None = None  # f32[B, N], as recorded while sampling
     values: jax.Array | None = (
         None  # f32[B, N], of the critic before the first update on this rollout
@@ -166,12 +164,12 @@ class TrainBatch:
     old_entropy: jax.Array  # f32[B, N]
     sampler_log_probs: jax.Array  # f32[B, N]
     rewards: jax.Array  # f32[B]
-    valid: jax.Array  # bool[B]
+    has_reward: jax.Array  # bool[B]
     ref_log_probs: jax.Array | None = None  # f32[B, N]; of the reference policy, for the KL term
     values: jax.Array | None = (
         None  # f32[B, N]; of the critic before the first update on this rollout
     )
-    learned: jax.Array | None = (
+    loss_row_mask: jax.Array | None = (
         None  # bool[B], False for rows whose reward counts and whose loss does not
     )
     greedy_rewards: jax.Array | None = None  # f32[B], of the completion of the most likely tokens

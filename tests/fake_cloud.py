@@ -2,8 +2,7 @@
 launch/.
 
 The stub of gcloud has two workers, each a directory that is its HOME: it copies files there and
-  runs there
-what is sent by ssh.
+runs there what is sent by ssh.
 """
 
 import shlex

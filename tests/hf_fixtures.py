@@ -121,8 +121,7 @@ def tensors(name: str, seed: int = 0) -> dict[str, np.ndarray]:
     kernels.
 
     Norm scales and biases are far from 1 and 0, and the projections are large enough for attention
-    to
-    be uneven: what is dropped, swapped or transposed shows in the logits.
+    to be uneven: what is dropped, swapped or transposed shows in the logits.
     """
     config = _COMMON | CONFIGS[name]
     # The legacy generator: its numbers are promised to stay, and golden logits hang on them.

@@ -31,7 +31,7 @@ def make_tokens(seed: int = 0, spread: float = 0.6) -> tuple[jnp.ndarray, TokenS
         entropy=masked(entropy),
         old_entropy=masked(entropy * rng.uniform(0.9, 1.1, (B, N))),
         mask=jnp.asarray(mask),
-        valid=jnp.asarray(mask.any(1)),
+        has_reward=jnp.asarray(mask.any(1)),
         sampler_log_probs=masked(np.minimum(log_probs + rng.normal(0, spread, (B, N)), 0)),
     )
     return masked(advantages), stats

@@ -46,11 +46,11 @@ def make_rollout(seed=0):
     )
 
 
-def make_data(seed=0, valid=None):
+def make_data(seed=0, has_reward=None):
     rewards = np.random.default_rng(seed + 1).integers(0, 2, P * G).astype(np.float32)
     rewards[:G] = 1  # a group without contrast
-    valid = np.ones(P * G, bool) if valid is None else valid
-    return make_batch(make_rollout(seed), jnp.array(rewards), jnp.array(valid), pad_id=PAD)
+    has_reward = np.ones(P * G, bool) if has_reward is None else has_reward
+    return make_batch(make_rollout(seed), jnp.array(rewards), jnp.array(has_reward), pad_id=PAD)
 
 
 def sgd_update(

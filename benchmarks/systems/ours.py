@@ -41,7 +41,7 @@ def _train_batch(size: workload.Size, batch: workload.Batch, old_log_probs=None)
         old_entropy=zeros,
         sampler_log_probs=old,
         rewards=jnp.asarray(batch.rewards),
-        valid=jnp.ones(len(prompts), bool),
+        has_reward=jnp.ones(len(prompts), bool),
     )
 
 

@@ -1,9 +1,8 @@
 """TRL by its own GRPOTrainer, with Hugging Face's `generate` (vLLM is for GPUs).
 
 Chosen to its advantage: float32 without autocast; no gradient checkpointing, as memory suffices; as
-  many
-threads as there are cores; no reference model; no logging; no clipping of the gradient. The kind of
-cache, the head and the rows that are computed at once are tried out, see `options`.
+many threads as there are cores; no reference model; no logging; no clipping of the gradient. The
+kind of cache, the head and the rows that are computed at once are tried out, see `options`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 for CPU).
 
 Chosen to its advantage: everything jitted; a cache of exactly prompt + new tokens; top_p = 1
-  without top_k,
-for which it samples without sorting; no reference model, no logging, no checkpoints; flash
-attention off, which is for TPU. The rows whose logits are held at once are tried out, see
+without top_k, for which it samples without sorting; no reference model, no logging, no checkpoints;
+flash attention off, which is for TPU. The rows whose logits are held at once are tried out, see
 `options`.
 
 Its sampler cuts the end-of-sequence token off; here that is counted, as for the others.

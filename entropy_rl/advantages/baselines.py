@@ -1,11 +1,9 @@
 """Baselines: what a reward is compared with.
 
 The group baselines take one reward for each row, f32[B, 1]; row b belongs to group b // G. They see
-the
-valid rows alone: a row without a judgement moves no mean, and its own advantage is 0. So is that of
-  a row
-which is the only valid one of its group, as there is nothing to compare it with (veRL keeps its raw
-reward instead). Where all rewards of a group are equal the advantage is exactly 0.
+the scored rows alone: a row without a judgement moves no mean, and its own advantage is 0. So is
+that of a row which is the only scored one of its group, as there is nothing to compare it with (veRL
+keeps its raw reward instead). Where all rewards of a group are equal the advantage is exactly 0.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from entropy_rl.types import TokenStats
 def group_normalize(group_size: int, eps: float = 1e-6, ddof: int = 1) -> Transform:
     """Standardize the reward within its group.
 
-    Aᵢ = (rᵢ - mean(r)) / (std(r) + ε), over the valid rows of the group.
+    Aᵢ = (rᵢ - mean(r)) / (std(r) + ε), over the scored rows of the group.
 
     Source: GRPO, https://arxiv.org/abs/2402.03300, §4.1.2; Eq. 3 of
       https://arxiv.org/abs/2506.14758.
@@ -55,12 +53,11 @@ def group_normalize(group_size: int, eps: float = 1e-6, ddof: int = 1) -> Transf
 
 
 def group_center(group_size: int) -> Transform:
-    """Subtract the group's mean reward: Aᵢ = rᵢ - mean(r), over the valid rows of the group.
+    """Subtract the group's mean reward: Aᵢ = rᵢ - mean(r), over the scored rows of the group.
 
     Without the division by the standard deviation, prompts that are nearly always or nearly never
-    solved
-    get no extra weight. Source: Dr. GRPO, https://arxiv.org/abs/2503.20783, where the loss is
-    divided by a constant in turn (`loss.aggregation: constant`).
+    solved get no extra weight. Source: Dr. GRPO, https://arxiv.org/abs/2503.20783, where the loss
+    is divided by a constant in turn (`loss.aggregation: constant`).
 
     Args:
       group_size: Completions per prompt (G), at least 2.
@@ -83,11 +80,10 @@ def group_center(group_size: int) -> Transform:
 def leave_one_out(group_size: int) -> Transform:
     """Subtract the mean reward of the group's other rows.
 
-    Aᵢ = rᵢ - mean(r_j, j ≠ i) = n / (n - 1) · (rᵢ - mean(r)), over the n valid rows of the group.
+    Aᵢ = rᵢ - mean(r_j, j ≠ i) = n / (n - 1) · (rᵢ - mean(r)), over the n scored rows of the group.
 
     The baseline of a row does not depend on the row, so the policy gradient stays unbiased. Source:
-      RLOO,
-    https://arxiv.org/abs/2402.14740.
+    RLOO, https://arxiv.org/abs/2402.14740.
 
     Args:
       group_size: Completions per prompt (G), at least 2.
@@ -114,11 +110,10 @@ def leave_one_out(group_size: int) -> Transform:
 def length_weighted_center(group_size: int) -> Transform:
     """Subtract the group's mean reward, in which a row weighs as much as it has tokens.
 
-    Aᵢ = rᵢ - Σ_j |o_j| r_j / Σ_j |o_j|, over the valid rows of the group, |o| the number of tokens.
+    Aᵢ = rᵢ - Σ_j |o_j| r_j / Σ_j |o_j|, over the scored rows of the group, |o| the number of tokens.
 
     Where the squared norm of a row's gradient is proportional to its length, this is the baseline
-    of least
-    variance. Source: OPO, https://arxiv.org/abs/2505.23585.
+    of least variance. Source: OPO, https://arxiv.org/abs/2505.23585.
 
     Args:
       group_size: Completions per prompt (G), at least 2.
@@ -146,12 +141,12 @@ def length_weighted_center(group_size: int) -> Transform:
 def rescaled_group_center(group_size: int) -> Transform:
     """Subtract the group's mean reward, and make up for the rewards that are zero.
 
-    Aᵢ = B / #{j : r_j ≠ 0} · (rᵢ - mean(r)), the mean over the valid rows of the group, B and the
+    Aᵢ = B / #{j : r_j ≠ 0} · (rᵢ - mean(r)), the mean over the scored rows of the group, B and the
     count over those of the mini-batch.
 
     Source: GPG, https://arxiv.org/abs/2504.02546, as veRL has it, with its F_norm = 1; the paper's
-      own
-    count has not been compared. It is meant for rewards of 0 and 1: with -1 and 1 the factor is 1.
+    own count has not been compared. It is meant for rewards of 0 and 1: with -1 and 1 the factor is
+    1.
 
     Args:
       group_size: Completions per prompt (G), at least 2.
@@ -179,12 +174,10 @@ def greedy_baseline() -> Transform:
     That completion takes the most likely token at every position. A run whose advantage has this
     member samples one beside the G completions of each prompt, and does not learn from it. Where it
     has no judgement, the others have no baseline, and are left out. G = 1 will do. Dynamic sampling
-    and exploration
-    do not look at it: for them a group has contrast if its G rewards differ.
+    and exploration do not look at it: for them a group has contrast if its G rewards differ.
 
     Source: ReMax, https://arxiv.org/abs/2310.10505, §4. It stands first: what another transform
-      makes of the
-    rewards is not made of the greedy completion's.
+    makes of the rewards is not made of the greedy completion's.
 
     Returns:
       A transform f32[B, 1] -> f32[B, 1] of scope "group".
@@ -211,10 +204,9 @@ def whiten(eps: float = 1e-8) -> Transform:
     count.
 
     One advantage for each row is broadcast to its tokens first, so a long row weighs more than a
-    short
-    one. Source: REINFORCE++, https://arxiv.org/abs/2501.03262; variance and ε as in veRL. Chain it
-      before
-    `shape_by_entropy`, whose bound |A| / κ is meant for the advantage that meets the loss.
+    short one. Source: REINFORCE++, https://arxiv.org/abs/2501.03262; variance and ε as in veRL.
+    Chain it before `shape_by_entropy`, whose bound |A| / κ is meant for the advantage that meets
+    the loss.
 
     Args:
       eps: Added to the variance.

@@ -76,7 +76,7 @@ def _check_shapes(config: TrainConfig, advantage: Transform) -> None:
         entropy=tokens,
         old_entropy=tokens,
         mask=jax.ShapeDtypeStruct(tokens.shape, bool),
-        valid=jax.ShapeDtypeStruct(of_rows.shape, bool),
+        has_reward=jax.ShapeDtypeStruct(of_rows.shape, bool),
         sampler_log_probs=tokens,
         values=None if config.critic is None else tokens,
         greedy_rewards=of_rows if advantage.reads_greedy else None,

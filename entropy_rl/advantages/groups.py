@@ -39,7 +39,7 @@ def in_groups(
         )
     if rows % group_size:
         raise ValueError(f"{name}: {rows} rows are no multiple of group_size={group_size}")
-    return advantages.reshape(-1, group_size), stats.valid.reshape(-1, group_size)
+    return advantages.reshape(-1, group_size), stats.has_reward.reshape(-1, group_size)
 
 
 def over_std(

@@ -24,13 +24,10 @@ def shape_by_entropy(
     of https://arxiv.org/abs/2506.14758.
 
     As κ > 1 the bonus never flips a sign, and an advantage of 0 gets none. It works on correct and
-    wrong
-    rows alike: uncertain tokens of correct ones are reinforced up to 1 + 1/κ times as much, those
-      of
-    wrong ones are punished down to 1 - 1/κ times as much. There is no gradient through H. Without
-    the bound, and on-policy, the bonus would be a baseline that depends on the state alone and
-    would cancel
-    in expectation: the effect comes from the bound.
+    wrong rows alike: uncertain tokens of correct ones are reinforced up to 1 + 1/κ times as much,
+    those of wrong ones are punished down to 1 - 1/κ times as much. There is no gradient through H.
+    Without the bound, and on-policy, the bonus would be a baseline that depends on the state alone
+    and would cancel in expectation: the effect comes from the bound.
 
     Args:
       alpha: Weight α >= 0 of the entropy: 0.4 for GRPO and 0.1 for PPO in the paper (§4).
@@ -81,10 +78,8 @@ def amplify_by_entropy(
     0, and as α < φ none changes its sign.
 
     Source: EAPO, https://arxiv.org/abs/2604.11056, from a summary of the paper. Over which tokens μ
-      and σ
-    are taken was not found, nor which standard deviation: the whole mini-batch and that of a
-      population
-    are reconstructed.
+    and σ are taken was not found, nor which standard deviation: the whole mini-batch and that of a
+    population are reconstructed.
 
     Args:
       alpha: Weight 0 <= α < φ of the bonus.

@@ -26,16 +26,13 @@ class Transform:
         advantages = advantage(rewards[:, None], stats)
 
     The scope says what a value of the result depends on, so that it does not depend on how a
-    mini-batch is
-    split: "token", on its own token alone, of which it may read everything but `greedy_rewards`;
-      "row", on
-    the tokens of its own row, likewise; "group", on what was recorded of the rows of its group,
-    which is all but `log_probs` and `entropy` of the policy that is being updated; "recorded", on
-    the same of the whole mini-batch; "batch", on anything in it. "token" and "row" can be evaluated
-    as the gradient is, "token"
-    even where tokens of a row are apart: it is given them as rows of one token each. "batch" costs
-      a forward
-    pass before, and so does any scope but "token" and "row" behind a member of these two.
+    mini-batch is split: "token", on its own token alone, of which it may read everything but
+    `greedy_rewards`; "row", on the tokens of its own row, likewise; "group", on what was recorded
+    of the rows of its group, which is all but `log_probs` and `entropy` of the policy that is being
+    updated; "recorded", on the same of the whole mini-batch; "batch", on anything in it. "token"
+    and "row" can be evaluated as the gradient is, "token" even where tokens of a row are apart: it
+    is given them as rows of one token each. "batch" costs a forward pass before, and so does any
+    scope but "token" and "row" behind a member of these two.
 
     Attributes:
       fn: (advantages f32[B, 1] or f32[B, N], stats) -> f32[B, 1] or f32[B, N].
@@ -96,8 +93,7 @@ def chain(*transforms: Transform | AdvantageFn) -> Transform:
     """Apply transforms one after the other: the left fold A ← fᵢ(A, stats).
 
     Closed under composition: a chain is a `Transform` and may be a member of a chain. A chain of
-      nothing
-    is the identity.
+    nothing is the identity.
 
     Args:
       *transforms: Transforms, or plain functions (advantages, stats) -> advantages. Nothing is

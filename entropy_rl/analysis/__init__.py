@@ -2,8 +2,7 @@
 section 2.
 
 Pure functions of responses: no files, no models. NumPy in float64 on the host, as for all
-  statistics of
-evaluations.
+statistics of evaluations.
 """
 
 from entropy_rl.analysis.analyses import Analysis, PlacedSentence, RareBehaviors, analyze, find_rare

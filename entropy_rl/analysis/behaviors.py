@@ -59,10 +59,9 @@ def pivotal_contrasts(annotated: Sequence[Annotated], *, seed: int = 0) -> list[
     """Each class of words, and all of them, against the other tokens and against the other words.
 
     The paper has the first of these (arXiv 2506.14758, section 2). But a word counts by its first
-    token,
-    while many of the other tokens are the rest of a word, and so all but decided: of that
-      difference a part
-    is not about what words mean. Against the first tokens of other words it is gone.
+    token, while many of the other tokens are the rest of a word, and so all but decided: of that
+    difference a part is not about what words mean. Against the first tokens of other words it is
+    gone.
 
     Args:
       annotated: The responses.

@@ -2,10 +2,9 @@
 unit.
 
 Tokens of one response are not independent, nor are responses to one problem: a hard problem has
-  more entropy
-everywhere, and a habit of the model comes back in all its samples. A test that counts tokens takes
-every repetition for new evidence. Here the groups are compared within each problem, which then
-gives one number.
+more entropy everywhere, and a habit of the model comes back in all its samples. A test that counts
+tokens takes every repetition for new evidence. Here the groups are compared within each problem,
+which then gives one number.
 """
 
 from __future__ import annotations

@@ -144,8 +144,8 @@ def principal_components(vectors: Vectors, count: int = 2, *, seed: int = 0) -> 
 
     The matrix of covariances is never formed, and the mean not taken from the rows but from the
     products. The component of each direction that is largest in size is positive, so that the map
-    does not flip.
-    Source: Halko, Martinsson & Tropp, https://arxiv.org/abs/0909.4061, algorithm 4.4.
+    does not flip. Source: Halko, Martinsson & Tropp, https://arxiv.org/abs/0909.4061, algorithm
+    4.4.
 
     Args:
       vectors: f[n, features].

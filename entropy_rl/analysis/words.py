@@ -100,8 +100,7 @@ def word_patterns(words: WordLists) -> dict[str, re.Pattern[str]]:
     """One pattern for each class.
 
     A word is found whatever its case, and as a whole: "then" is not in "strengthen". What begins or
-      ends
-    with another sign than a letter or digit, such as "+" or "=", is found wherever it stands.
+    ends with another sign than a letter or digit, such as "+" or "=", is found wherever it stands.
 
     Args:
       words: Class -> words; one can be several words, with any white space between them.

@@ -1,8 +1,7 @@
 """`entropy-rl <verb>`: reads the config, checks it, and calls the program.
 
 Exit codes: 0 done; 2 bad input, with one line that says what; 1 the machine said no (a full disk,
-  no
-rights, a plan that does not fit); 128 + N stopped by signal N with everything saved.
+no rights, a plan that does not fit); 128 + N stopped by signal N with everything saved.
 """
 
 from __future__ import annotations

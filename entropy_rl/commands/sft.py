@@ -1,8 +1,7 @@
 """Supervised training from scratch on a task's own demonstrations: the policy that RL starts from.
 
 One step: the next batch of demonstrations -> weighted cross-entropy -> optimizer. At the end the
-  policy is
-evaluated and held against the gate: what it must be able to do before RL may begin.
+policy is evaluated and held against the gate: what it must be able to do before RL may begin.
 """
 
 from __future__ import annotations

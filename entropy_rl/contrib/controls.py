@@ -2,8 +2,7 @@
 bound.
 
 The bonus ψ is never negative, so it does two things at once: it shifts advantages up, and it does
-  so at
-uncertain tokens. A misplaced bonus keeps the first and takes the second away; the other two
+so at uncertain tokens. A misplaced bonus keeps the first and takes the second away; the other two
 controls take apart the minimum of which it consists.
 """
 
@@ -100,9 +99,8 @@ def scale_by_sign(positive: float = 1.5, negative: float = 0.5) -> Transform:
     """Scale advantages by their sign: A' = A · positive where A > 0, A · negative where A < 0.
 
     With 1 + 1/κ and 1 - 1/κ, the defaults for κ = 2, this is the limit of `shape_by_entropy` for α
-    → ∞, where
-    every token with an entropy above 0 has the largest bonus: a change of scale without any entropy
-      in it.
+    → ∞, where every token with an entropy above 0 has the largest bonus: a change of scale without
+    any entropy in it.
 
     Args:
       positive: Factor >= 0 of advantages above 0.

@@ -31,7 +31,7 @@ def token_entropy_rewards(group_size: int) -> Transform:
     A⁺ = whiten(w⁺),   A⁻ = -whiten(w⁻)
 
     with ε = 1e-6, which is added to H in H⁻¹ too, and the sums over the dₜ correct, or hₜ wrong,
-    valid rows of the group that have a token t. `whiten` is over all correct, or all wrong, tokens
+    scored rows of the group that have a token t. `whiten` is over all correct, or all wrong, tokens
     of the mini-batch. The rewards proper are α₁ + α₂ w⁺ and -α₁ - α₂ w⁻; α₁ and α₂ are no
     arguments, as standardizing takes them out again. So correct tokens have mean 0, and so have
     wrong ones. Where all correct rows are certain of their tokens (ΣH ≪ ε), ε decides: w⁺ is near 0
@@ -75,12 +75,11 @@ def row_entropy_rewards(group_size: int, beta_1: float = 1.0, beta_2: float = 0.
     r⁺ᵢ = β₁ + β₂ n⁺ H̄ᵢ / Σ_k H̄_k,   r⁻ᵢ = -β₁ - β₂ n⁻ H̄ᵢ⁻¹ / Σ_k H̄_k⁻¹,   A = (r - mean(r)) /
     (std(r) + ε)
 
-    with H̄ the mean entropy of a row, and the sums over the n⁺ correct, or n⁻ wrong, valid rows of
+    with H̄ the mean entropy of a row, and the sums over the n⁺ correct, or n⁻ wrong, scored rows of
     the group.
 
     Source: GRPO-S, https://arxiv.org/abs/2508.04349; see the head of this file for how far it was
-      compared.
-    β₁ and β₂ are those of that code.
+    compared. β₁ and β₂ are those of that code.
 
     Args:
       group_size: Completions per prompt (G), at least 2.

@@ -32,8 +32,7 @@ def entropy_dynamics_reward(
     compare with.
 
     Source: HEAL, https://arxiv.org/abs/2604.17928, and its code; there it is added to the reward of
-      the
-    outcome. Its token_weighting of data is not here.
+    the outcome. Its token_weighting of data is not here.
 
     Args:
       entropy: f32[B, N], of the policy that sampled, nats.
@@ -80,8 +79,7 @@ def repeated_error_penalty(
         asked for
 
     Source: MEDS, https://arxiv.org/abs/2604.11297, and its code, with c = 0.1 and wrong rows alone
-      as there.
-    The memory and the clustering by what the last layers say, which give n, are not here.
+    as there. The memory and the clustering by what the last layers say, which give n, are not here.
 
     Args:
       rewards: f32[B].
@@ -111,10 +109,9 @@ def offline_divergence_reward(
         r' = r + c gᵢ (1 - max_j cos(eᵢ, eⱼ)) where correct
 
     Partly reconstructed: OGER, https://arxiv.org/abs/2604.18530, rewards the divergence of correct
-      rows from
-    offline trajectories in the space of embeddings, modulated by the entropy of the model. The form
-    of the product is ours, and neither the modulation g nor c was found, so that both must be
-    given. That offline trajectories are trained on as well is not here.
+    rows from offline trajectories in the space of embeddings, modulated by the entropy of the
+    model. The form of the product is ours, and neither the modulation g nor c was found, so that
+    both must be given. That offline trajectories are trained on as well is not here.
 
     Args:
       rewards: f32[B].
@@ -140,10 +137,9 @@ def external_token_weight() -> Transform:
     takes any.
 
     Source of this form: SHEAR, https://arxiv.org/abs/2604.23318. Its ω is the largest distance of a
-      span with
-    the token to the spans of rows with the opposite outcome, over the mean norm of hidden states.
-    How that is
-    computed is not here: the ε of its Sinkhorn distance was not found. VGPO has such weights too.
+    span with the token to the spans of rows with the opposite outcome, over the mean norm of hidden
+    states. How that is computed is not here: the ε of its Sinkhorn distance was not found. VGPO has
+    such weights too.
 
     Returns:
       A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "token".
@@ -188,8 +184,8 @@ def two_mode_bonus(
     other one.
 
     Source: Policy Split, https://arxiv.org/abs/2604.11510, and its code, with ε = 1e-6; α, η₁, η₂
-      and κ were
-    not published, but for η₂ = 0 in the paper. Its variants of Z and its two prompts are not here.
+    and κ were not published, but for η₂ = 0 in the paper. Its variants of Z and its two prompts are
+    not here.
 
     Args:
       advantages: f32[B, 1] or f32[B, N].

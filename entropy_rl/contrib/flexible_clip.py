@@ -37,9 +37,8 @@ def flexible_clip(slope: float, intercept: float, clip_low: float = 0.2) -> Surr
     ε_high = b.
 
     Source: the dynamic upper bound of Flexible Entropy Control, https://arxiv.org/abs/2602.09782,
-      from a
-    description by its author. The values of a and b were not published, so they have no default
-    here.
+    from a description by its author. The values of a and b were not published, so they have no
+    default here.
 
     Args:
       slope: -b ≤ a ≤ 0: below that the bound would be less than 1 for probable tokens.
@@ -78,10 +77,9 @@ def flexible_clip_id(
     H and M are the dynamic ranges of this module's head, k the rollouts done, at most T.
 
     Source: https://arxiv.org/abs/2602.09782, from a description by its author. Partly
-      reconstructed: of M it
-    is known that it is made like H and is looser for improbable tokens; its form is that of H
-    turned round. ε, the slopes and the intercepts were not published, so they have no default. That
-    k counts from 0 is ours.
+    reconstructed: of M it is known that it is made like H and is looser for improbable tokens; its
+    form is that of H turned round. ε, the slopes and the intercepts were not published, so they
+    have no default. That k counts from 0 is ours.
 
     Args:
       total_steps: T, of the schedule; a run of other `steps` goes through a part of it, or stays at

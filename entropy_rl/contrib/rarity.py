@@ -27,13 +27,12 @@ def favor_rare_correct(group_size: int, tau: float = 0.2) -> Transform:
 
     Aᵢ' = Aᵢ · n_c ((1 - τ) / n_c + τ vᵢ / Σ_j v_j),   v = 1 / q,   q = softmax(mean_t log π_old)
 
-    over the n_c valid rows of the group with A > 0; the other rows are left as they are. Where the
+    over the n_c scored rows of the group with A > 0; the other rows are left as they are. Where the
     correct rows have one advantage, as with rewards of two values, their sum does not change.
 
     Source: UCPO, https://arxiv.org/abs/2605.00365, and its code: τ as in its scripts, v bounded by
-      10⁶.
-    There it follows `group_normalize` with ε = 1e-8. Its term for wrong rows, off in the scripts,
-    is not here.
+    10⁶. There it follows `group_normalize` with ε = 1e-8. Its term for wrong rows, off in the
+    scripts, is not here.
 
     Args:
       group_size: Completions per prompt (G), at least 2.
@@ -67,7 +66,7 @@ def favor_rare_correct(group_size: int, tau: float = 0.2) -> Transform:
 def mine_solved_groups(group_size: int, gamma: float = 2.0, max_share: float = 0.0015) -> Transform:
     """Learn from groups that are all correct, too, by how unlikely each row was.
 
-    Groups with unequal rewards keep `group_normalize`, A_ext. Where all valid rows are correct,
+    Groups with unequal rewards keep `group_normalize`, A_ext. Where all scored rows are correct,
 
     A_int,ᵢₜ = max(0, uᵢ - mean(u)) (1 - π_old(oᵢₜ))^γ,   u = -mean_t log π_old
 
@@ -75,10 +74,8 @@ def mine_solved_groups(group_size: int, gamma: float = 2.0, max_share: float = 0
     the tokens of the mini-batch. Groups that are all wrong get 0.
 
     Source: Miner, https://arxiv.org/abs/2601.04731, and its code: the command of its README, which
-      its
-    configuration files do not repeat. Correct is a reward above 0: the code takes equal rewards
-      other than
-    0 for it, which is the same for rewards of 0 and 1 and not for -1 and 1.
+    its configuration files do not repeat. Correct is a reward above 0: the code takes equal rewards
+    other than 0 for it, which is the same for rewards of 0 and 1 and not for -1 and 1.
 
     Args:
       group_size: Completions per prompt (G), at least 2.

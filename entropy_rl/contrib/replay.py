@@ -1,8 +1,7 @@
 """`Replay`: completions of earlier rollouts are kept, and learned from once more.
 
 What is kept is a completion with its advantage, which does not change any more: nothing of it
-  depends on
-the others of its group. All of it, and what decides when it is learned from, is part of
+depends on the others of its group. All of it, and what decides when it is learned from, is part of
 `TrainState`.
 """
 
@@ -60,10 +59,8 @@ def policy_improvement(group_size: int, window: int = 8, negative: float = 0.1) 
     none before `window` rollouts are there, or where these all have the same mean reward.
 
     Source: https://arxiv.org/abs/2604.00860 (v5), formulas and defaults from notes on it and on its
-      configs.
-    Partly reconstructed: which of the two updates comes first was not found; the standard deviation
-      is that
-    of a sample. Earlier versions of its code bound φ.
+    configs. Partly reconstructed: which of the two updates comes first was not found; the standard
+    deviation is that of a sample. Earlier versions of its code bound φ.
 
     Args:
       group_size: Completions per prompt (G), at least 2.
@@ -118,10 +115,9 @@ def advantage_replay(rollouts: int = 2, every: int = 5, above: float = 1.0) -> R
     every f-th rollout, after its own updates: updates on all of them, with the A of their own group
 
     Source: https://arxiv.org/abs/2604.14646, the rule from a summary; the defaults are those of the
-      code of
-    its authors (https://github.com/597358816/EFRame). Partly reconstructed: the paper's numbers
-    were not found. That code keeps those with |A| > 1, and draws at random from what does not fill
-    the room.
+    code of its authors (https://github.com/597358816/EFRame). Partly reconstructed: the paper's
+    numbers were not found. That code keeps those with |A| > 1, and draws at random from what does
+    not fill the room.
 
     Args:
       rollouts: Room for the completions of so many rollouts, at least 1.

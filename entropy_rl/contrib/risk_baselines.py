@@ -1,9 +1,9 @@
 """Baselines that treat rare successes and rare failures unlike the mean does.
 
-They take one reward for each row, f32[B, 1], and see the valid rows alone, as in `baselines`. Where
+They take one reward for each row, f32[B, 1], and see the scored rows alone, as in `baselines`. Where
 all rewards of a group are equal the advantage is exactly 0. `pass_at_k_normalize` and
-`asymmetric_normalize`
-are made for rewards of two values, whichever they are: correct is what lies above the group's mean.
+`asymmetric_normalize` are made for rewards of two values, whichever they are: correct is what lies
+above the group's mean.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from entropy_rl.types import TokenStats
 def pass_at_k_normalize(group_size: int, k: int, eps: float = 1e-6) -> Transform:
     """Standardize the pass@k of the subsets of k rows that a row is in.
 
-    With c of the n valid rows of a group correct, R = 1 - C(n-c, k) / C(n, k) and s = √(R (1 - R)):
+    With c of the n scored rows of a group correct, R = 1 - C(n-c, k) / C(n, k) and s = √(R (1 - R)):
 
     A⁺ = (1 - R) / (s + ε),   A⁻ = (1 - R - C(n-c-1, k-1) / C(n-1, k-1)) / (s + ε)
 
@@ -37,7 +37,7 @@ def pass_at_k_normalize(group_size: int, k: int, eps: float = 1e-6) -> Transform
       eps: Added to the standard deviation.
 
     Returns:
-      A transform f32[B, 1] -> f32[B, 1] of scope "group". A group with k valid rows or fewer has
+      A transform f32[B, 1] -> f32[B, 1] of scope "group". A group with k scored rows or fewer has
       the advantage 0, as it has no two subsets to compare.
 
     Raises:
@@ -83,7 +83,7 @@ def best_minus_second(group_size: int, normalize: bool = True, eps: float = 1e-6
     """Reward the best row of a group alone, by how far it is ahead.
 
     Aᵢ = (r₍₁₎ - r₍₂₎) / (std(r) + ε) for the row with the largest reward and 0 for the others, over
-    the valid rows of the group.
+    the scored rows of the group.
 
     Two rows that are equally good are no gain for pass@k, and get 0. Source:
     https://arxiv.org/abs/2503.19595, as veRL has it (`grpo_passk`).
@@ -122,13 +122,11 @@ def quantile_normalize(group_size: int, quantile: float = 0.4, eps: float = 1e-6
 
     Aᵢ = (rᵢ - Q_K(r)) / (std(r) + ε),   Q_K(r) = min{x : #{j : r_j <= x} >= K n}
 
-    over the n valid rows of the group. With two rewards and a share p of successes this is a gate:
-      for
-    p <= 1 - K the failures get 0 and the successes are reinforced; for p > 1 - K it is the other
-    way
-    round. Source: QAE, https://arxiv.org/abs/2509.22611. The gate is the paper's; K = 0.4 and the
-      division
-    by the standard deviation (here of a sample, with ε as in veRL's GRPO) are reconstructed.
+    over the n scored rows of the group. With two rewards and a share p of successes this is a gate:
+    for p <= 1 - K the failures get 0 and the successes are reinforced; for p > 1 - K it is the
+    other way round. Source: QAE, https://arxiv.org/abs/2509.22611. The gate is the paper's; K = 0.4
+    and the division by the standard deviation (here of a sample, with ε as in veRL's GRPO) are
+    reconstructed.
 
     Args:
       group_size: Completions per prompt (G), at least 2.
@@ -166,7 +164,7 @@ def asymmetric_normalize(group_size: int, b_pos: float = 0.9, b_neg: float = 0.4
 
     A⁺ = ((1 - p) / p)^b⁺,   A⁻ = -(p / (1 - p))^b⁻
 
-    with p the share of successes among the valid rows of the group. b⁺ = b⁻ = 1/2 is
+    with p the share of successes among the scored rows of the group. b⁺ = b⁻ = 1/2 is
     `group_normalize` with `ddof=0`, and 0 gives ±1. Source: AsymGRPO,
     https://arxiv.org/abs/2604.04894, from a summary of the paper; no code of it was found.
 

@@ -88,10 +88,11 @@ class StepSampler:
         the numbers behind those of the round.
         """
         group_size = drawn.group_size
-        valid, correct = (
-            x.reshape(-1, group_size).any(1) for x in (drawn.scores.valid, drawn.scores.correct)
+        has_reward, correct = (
+            x.reshape(-1, group_size).any(1)
+            for x in (drawn.scores.has_reward, drawn.scores.correct)
         )
-        failed = valid & ~correct
+        failed = has_reward & ~correct
         if not any(hosts.gather(bool(failed.any()))):
             return drawn._replace(explored=failed)
         # The other rows end with their first token.

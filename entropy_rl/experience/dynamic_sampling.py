@@ -3,12 +3,10 @@ place.
 
 A round samples the next `rollout.prompts` prompts of the order. Rounds follow one another until
 enough groups have rewards that differ, and a step trains on the first so many, in the order of the
-prompts; what
-the last round has beyond that is not trained on. Source: DAPO, https://arxiv.org/abs/2503.14476,
-  §3.2, and
-veRL's code of it, which does the same. The rewards looked at are those of the verdicts (`reward:`),
-DAPO's accuracy; what the advantage makes of them, such as a penalty for length, does not matter
-here.
+prompts; what the last round has beyond that is not trained on. Source: DAPO,
+https://arxiv.org/abs/2503.14476, §3.2, and veRL's code of it, which does the same. The rewards
+looked at are those of the verdicts (`reward:`), DAPO's accuracy; what the advantage makes of them,
+such as a penalty for length, does not matter here.
 
 Which groups these are is decided by the rewards of all processes, and so alike in each of them.
 """
@@ -58,13 +56,13 @@ class ScoredGroups(NamedTuple):
         return self.failed or (self.rollout, self.scores)
 
     @property
-    def valid(self) -> np.ndarray:
+    def has_reward(self) -> np.ndarray:
         """bool[B], which rows have a judgement, and a greedy completion that has one where there
         is one.
         """
         if self.greedy is None:
-            return self.scores.valid
-        return self.scores.valid & np.repeat(self.greedy.valid, self.group_size)
+            return self.scores.has_reward
+        return self.scores.has_reward & np.repeat(self.greedy.has_reward, self.group_size)
 
     @property
     def judged(self) -> int:
@@ -101,32 +99,32 @@ class TrainGroups(NamedTuple):
 
     rollout: Rollout
     rewards: np.ndarray  # f32[B]
-    valid: np.ndarray  # bool[B]; False for all of a group that only fills a place
+    has_reward: np.ndarray  # bool[B]; False for all of a group that only fills a place
     verdicts: np.ndarray  # int32[B], places in the list of all verdicts
     greedy_rewards: np.ndarray | None  # f32[B]
-    learned: np.ndarray | None  # bool[B], where not all judged rows are learned from
+    loss_row_mask: np.ndarray | None  # bool[B], where not all judged rows are learned from
     prompt_index: np.ndarray  # int32[P]
     round: np.ndarray  # int32[P]; the samples of a group begin with G times this
 
 
-def has_contrast(rewards: np.ndarray, valid: np.ndarray, group_size: int) -> np.ndarray:
+def has_contrast(rewards: np.ndarray, has_reward: np.ndarray, group_size: int) -> np.ndarray:
     """Whether the judged rewards of a group differ.
 
     Args:
       rewards: f32[B].
-      valid: bool[B], which of them are judged. A group with less than two of these has no contrast.
+      has_reward: bool[B], which of them are judged. A group with less than two of these has no contrast.
       group_size: Rows of a group, which stand together.
 
     Returns:
       bool[P].
     """
-    rewards, valid = rewards.reshape(-1, group_size), valid.reshape(-1, group_size)
-    largest = np.max(np.where(valid, rewards, -np.inf), axis=1)
-    return largest > np.min(np.where(valid, rewards, np.inf), axis=1)
+    rewards, has_reward = rewards.reshape(-1, group_size), has_reward.reshape(-1, group_size)
+    largest = np.max(np.where(has_reward, rewards, -np.inf), axis=1)
+    return largest > np.min(np.where(has_reward, rewards, np.inf), axis=1)
 
 
 def worth_learning(
-    rewards: np.ndarray, valid: np.ndarray, explored: np.ndarray, group_size: int
+    rewards: np.ndarray, has_reward: np.ndarray, explored: np.ndarray, group_size: int
 ) -> np.ndarray:
     """Which rows are learned from where failed groups were explored: A ≠ 0, and of explored groups
     A ≥ 0.
@@ -136,16 +134,16 @@ def worth_learning(
 
     Args:
       rewards: f32[B].
-      valid: bool[B], which of them are judged.
+      has_reward: bool[B], which of them are judged.
       explored: bool[P].
       group_size: Rows of a group, which stand together.
 
     Returns:
       bool[B].
     """
-    contrast = has_contrast(rewards, valid, group_size)[:, None]
+    contrast = has_contrast(rewards, has_reward, group_size)[:, None]
     values = rewards.reshape(-1, group_size)
-    judged = valid.reshape(-1, group_size)
+    judged = has_reward.reshape(-1, group_size)
     mean = np.where(judged, values, 0).sum(1, keepdims=True) / np.maximum(
         judged.sum(1, keepdims=True), 1
     )
@@ -202,7 +200,9 @@ def take_groups(rounds: Sequence[ScoredGroups], config: TrainConfig, updates: in
     own = own_places(wanted, updates, hosts.index(), hosts.count())
     trained = _trained(_exchange(_groups(rounds, config.reward), places, own))
     filler = np.array([places[k].dropped for k in own], bool)
-    return trained._replace(valid=trained.valid & ~np.repeat(filler, rounds[0].group_size))
+    return trained._replace(
+        has_reward=trained.has_reward & ~np.repeat(filler, rounds[0].group_size)
+    )
 
 
 def recorded_rows(
@@ -269,7 +269,9 @@ def exploration_metrics(rounds: Sequence[ScoredGroups]) -> dict[str, float]:
 
 def greedy_metrics(rounds: Sequence[ScoredGroups], reward: RewardConfig) -> dict[str, float]:
     """The mean reward of the greedy completions that were judged; every process must ask."""
-    own = np.concatenate([drawn.greedy.rewards(reward)[drawn.greedy.valid] for drawn in rounds])
+    own = np.concatenate(
+        [drawn.greedy.rewards(reward)[drawn.greedy.has_reward] for drawn in rounds]
+    )
     rewards = [value for part in hosts.gather(own.tolist()) for value in part]
     return {"greedy_reward": float(np.mean(rewards)) if rewards else float("nan")}
 
@@ -295,7 +297,7 @@ def own_places(wanted: int, updates: int, host: int, host_count: int) -> list[in
 
 
 def _contrast(drawn: ScoredGroups, reward: RewardConfig) -> np.ndarray:
-    return has_contrast(drawn.scores.rewards(reward), drawn.valid, drawn.group_size)
+    return has_contrast(drawn.scores.rewards(reward), drawn.has_reward, drawn.group_size)
 
 
 def _places_of(rounds: Sequence[ScoredGroups], reward: RewardConfig) -> list[list[int]]:
@@ -310,13 +312,18 @@ def _places_of(rounds: Sequence[ScoredGroups], reward: RewardConfig) -> list[lis
 
 def _of_rows(drawn: ScoredGroups, reward: RewardConfig) -> tuple[np.ndarray | None, ...]:
     """Of rows what `TrainGroups` has of them, in its order."""
-    rewards, valid, of_greedy, learned = drawn.scores.rewards(reward), drawn.valid, None, None
+    rewards, has_reward, of_greedy, learned = (
+        drawn.scores.rewards(reward),
+        drawn.has_reward,
+        None,
+        None,
+    )
     if drawn.greedy is not None:
         of_greedy = np.repeat(drawn.greedy.rewards(reward), drawn.group_size)
     numbers = np.array([_VERDICTS.index(verdict) for verdict in drawn.scores.verdicts], np.int32)
     if drawn.explored is not None:
-        learned = worth_learning(rewards, valid, drawn.explored, drawn.group_size)
-    return rewards, valid, numbers, of_greedy, learned
+        learned = worth_learning(rewards, has_reward, drawn.explored, drawn.group_size)
+    return rewards, has_reward, numbers, of_greedy, learned
 
 
 def _groups(rounds: Sequence[ScoredGroups], reward: RewardConfig) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Judged(NamedTuple):
     probe: dict[str, tuple[float, float]]
 
     @property
-    def valid(self) -> np.ndarray:
+    def has_reward(self) -> np.ndarray:
         """bool[B], which rows have a judgement."""
         return np.isin(
             self.verdicts, [verdict.value for verdict in Verdict if verdict.is_judgement]
@@ -71,14 +71,14 @@ def rollout_metrics(judged: Judged, group_size: int) -> dict[str, float]:
     """
     verdicts = judged.verdicts.reshape(-1, group_size)
     correct = verdicts == Verdict.CORRECT.value
-    valid = judged.valid.reshape(verdicts.shape)
-    rewards = judged.rewards[valid.reshape(-1)]
+    has_reward = judged.has_reward.reshape(verdicts.shape)
+    rewards = judged.rewards[has_reward.reshape(-1)]
     return {
         "reward": float(rewards.mean()) if rewards.size else float("nan"),
         "correct": float(correct.mean()),
-        "groups_all_correct": float((valid.any(-1) & (correct | ~valid).all(-1)).mean()),
-        "groups_none_correct": float((valid.any(-1) & ~correct.any(-1)).mean()),
-        "groups_not_judged": float((~valid.any(-1)).mean()),
+        "groups_all_correct": float((has_reward.any(-1) & (correct | ~has_reward).all(-1)).mean()),
+        "groups_none_correct": float((has_reward.any(-1) & ~correct.any(-1)).mean()),
+        "groups_not_judged": float((~has_reward.any(-1)).mean()),
         "length": float(judged.lengths.mean()),
         "truncated": float(judged.truncated.mean()),
         **{f"verdict/{v.value}": float((verdicts == v.value).mean()) for v in Verdict},

@@ -29,12 +29,12 @@ class Scores:
         return np.array([verdict is Verdict.CORRECT for verdict in self.verdicts], bool)
 
     @property
-    def valid(self) -> np.ndarray:
+    def has_reward(self) -> np.ndarray:
         """bool[B], False where the verifier failed: no judgement, no reward."""
         return np.array([verdict.is_judgement for verdict in self.verdicts], bool)
 
     def rewards(self, config: RewardConfig) -> np.ndarray:
-        """f32[B]; the value of a row that is not valid is never looked at."""
+        """f32[B]; the value of a row that has no reward is never looked at."""
         return np.where(self.correct, config.correct, config.wrong).astype(np.float32)
 
 

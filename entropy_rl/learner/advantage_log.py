@@ -17,7 +17,7 @@ class Advantages(NamedTuple):
     """Of the first R rows of a mini-batch."""
 
     rewards: jax.Array  # f32[R]
-    valid: jax.Array  # bool[R]
+    has_reward: jax.Array  # bool[R]
     mask: jax.Array  # bool[R, N]
     before: jax.Array  # f32[R, 1] or f32[R, N], before shaping
     after: jax.Array  # f32[R, 1] or f32[R, N]
@@ -42,7 +42,7 @@ def make_advantages(advantage: Transform, rows: int) -> Callable[[TrainBatch], A
         stats = token_stats(batch, batch.old_log_probs, batch.old_entropy)
         before = baseline(batch.rewards[:, None], stats)
         after = shaping(before, stats.replace(mask=loss_mask(batch)))
-        found = Advantages(batch.rewards, batch.valid, stats.mask, before, after)
+        found = Advantages(batch.rewards, batch.has_reward, stats.mask, before, after)
         return jax.tree.map(lambda x: x[:rows], found)
 
     return jax.jit(advantages)
@@ -62,7 +62,7 @@ def advantage_fields(found: Advantages, rows: int) -> list[dict[str, Any]]:
     """
     fields = []
     for b in range(rows):
-        known = b < len(found.valid) and bool(found.valid[b])
+        known = b < len(found.has_reward) and bool(found.has_reward[b])
         before, after = (
             _values(x[b], found.mask[b]) if known else None for x in (found.before, found.after)
         )

@@ -4,8 +4,7 @@
     before t
 
 The head has no bias, and w begins at zero: every value is then exactly 0 and no key is needed, the
-  first
-advantages are the rewards as they are, and the first update moves the head alone. There is no
+first advantages are the rewards as they are, and the first update moves the head alone. There is no
 temperature. The frame is that of the policy's passes: live tokens only, in parts, and nothing of
 the size of a vocabulary.
 """

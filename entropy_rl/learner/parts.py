@@ -1,10 +1,9 @@
 """A mini-batch in parts that fit the memory.
 
 A part is a list of live tokens, and takes as many rows as fit into it: so many tokens are computed
-  whatever
-the lengths are. Rows come longest first, because attention, which needs them side by side, is
-computed in the smallest of a few shapes that holds the rows of a part. How often which shape runs
-is decided on the device. What is computed does not depend on it, but for the order of sums.
+whatever the lengths are. Rows come longest first, because attention, which needs them side by side,
+is computed in the smallest of a few shapes that holds the rows of a part. How often which shape
+runs is decided on the device. What is computed does not depend on it, but for the order of sums.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The device programs of a `Replay`: what is kept of a rollout, and the updates on it.
 
-ReplayState rows are rows of a `TrainBatch` whose `rewards` are their advantages, and whose `valid`
-says which
-places are taken: so an update on them is any update, whose advantage has no baseline.
+ReplayState rows are rows of a `TrainBatch` whose `rewards` are their advantages, and whose `has_reward`
+says which places are taken: so an update on them is any update, whose advantage has no baseline.
 """
 
 from __future__ import annotations
@@ -146,7 +145,7 @@ def make_replay_programs(
             "completion_ids": jnp.zeros((rows, new), jnp.int32),
             "completion_mask": jnp.zeros((rows, new), bool),
             "rewards": jnp.zeros(rows),
-            "valid": jnp.zeros(rows, bool),
+            "has_reward": jnp.zeros(rows, bool),
         }
 
     def init(prompt_tokens: int) -> ReplayState:
@@ -161,7 +160,7 @@ def make_replay_programs(
         batch = jax.tree.map(lambda *x: jnp.concatenate(x), *data)
         summary, coefficients = replay.controller.update(controller, summarize_batch(step, batch))
         # A rollout without a judgement says nothing.
-        judged = batch.valid.any()
+        judged = batch.has_reward.any()
         coefficients = coefficients | {
             REPLAY_WEIGHT: jnp.where(judged, coefficients[REPLAY_WEIGHT], 0)
         }
@@ -178,9 +177,9 @@ def make_replay_programs(
                 "chain "
                 "`advantage` that tells tokens apart in transforms of scope 'token' or 'row' alone"
             )
-        advantages, which = replay.choose(advantages, batch.valid)
-        learned = which if batch.learned is None else which & batch.learned
-        return vars(batch) | {"rewards": advantages[:, 0], "valid": learned}
+        advantages, which = replay.choose(advantages, batch.has_reward)
+        learned = which if batch.loss_row_mask is None else which & batch.loss_row_mask
+        return vars(batch) | {"rewards": advantages[:, 0], "has_reward": learned}
 
     def keep(rows: Rows, data: Sequence[TrainBatch]) -> Rows:
         new = [chosen(batch) for batch in data]
@@ -190,11 +189,11 @@ def make_replay_programs(
         }
         # Those that are there stand behind those that are not, in their order: the last are the
         # newest.
-        order = jnp.argsort(everything["valid"], stable=True)[-len(rows["valid"]) :]
+        order = jnp.argsort(everything["has_reward"], stable=True)[-len(rows["has_reward"]) :]
         return jax.tree.map(lambda x: x[order], everything)
 
     def count(rows: Rows) -> jax.Array:
-        return rows["valid"].reshape(updates, -1).sum(1)
+        return rows["has_reward"].reshape(updates, -1).sum(1)
 
     def part(rows: Rows, weight: jax.Array, number: jax.Array) -> TrainBatch:
         cut = lambda x: jax.lax.dynamic_slice_in_dim(x, number * of_update, of_update)  # noqa: E731

@@ -27,7 +27,7 @@ class KnownOfToken(NamedTuple):
     ref_log_probs: jax.Array | None
     values: jax.Array | None
     mask: jax.Array
-    valid: jax.Array
+    has_reward: jax.Array
     weights: jax.Array  # from `aggregation_weights`
     base: jax.Array  # the advantage before the shaping
     shaped: jax.Array | None  # and after; None if it is still to be shaped
@@ -77,7 +77,7 @@ def make_token_loss(
             entropy=entropy,
             old_entropy=known.old_entropy,
             mask=known.mask,
-            valid=known.valid.any(-1),
+            has_reward=known.has_reward.any(-1),
             sampler_log_probs=known.sampler_log_probs,
             values=known.values,
             coefficients=known.coefficients,

@@ -89,7 +89,7 @@ def init_state(
 def make_batch(
     rollout: Rollout,
     rewards: jax.Array,
-    valid: jax.Array,
+    has_reward: jax.Array,
     *,
     pad_id: int,
     mask_truncated: bool = False,
@@ -102,7 +102,7 @@ def make_batch(
     Args:
       rollout: P prompts with G completions each.
       rewards: f32[B].
-      valid: bool[B], False for rows without a judgement.
+      has_reward: bool[B], False for rows without a judgement.
       pad_id: Fills the end of the rows.
       mask_truncated: Whether rows that were cut off at the limit have no loss, as
         `loss.mask_truncated`.
@@ -122,8 +122,8 @@ def make_batch(
         old_entropy=rollout.entropy,
         sampler_log_probs=rollout.log_probs,
         rewards=rewards,
-        valid=valid,
-        learned=rollout.finish_reason != FinishReason.LENGTH if mask_truncated else None,
+        has_reward=has_reward,
+        loss_row_mask=rollout.finish_reason != FinishReason.LENGTH if mask_truncated else None,
     )
 
 
@@ -295,7 +295,7 @@ def make_gradient(
                 ref_log_probs=part.ref_log_probs,
                 values=part.values,
                 mask=mask,
-                valid=part.valid[:, None],
+                has_reward=part.has_reward[:, None],
                 weights=weights,
                 base=base,
                 shaped=shaped,
@@ -414,7 +414,9 @@ def loss_mask(batch: TrainBatch) -> jax.Array:
     """bool[B, N], the tokens that have a loss: of rows with a judgement, unless they are not
     learned from.
     """
-    rows = batch.valid if batch.learned is None else batch.valid & batch.learned
+    rows = (
+        batch.has_reward if batch.loss_row_mask is None else batch.has_reward & batch.loss_row_mask
+    )
     return batch.completion_mask & rows[:, None]
 
 
@@ -429,8 +431,8 @@ def token_stats(batch: TrainBatch, log_probs: Any, entropy: Any) -> TokenStats:
         old_log_probs=batch.old_log_probs,
         entropy=entropy,
         old_entropy=batch.old_entropy,
-        mask=batch.completion_mask & batch.valid[:, None],
-        valid=batch.valid,
+        mask=batch.completion_mask & batch.has_reward[:, None],
+        has_reward=batch.has_reward,
         sampler_log_probs=batch.sampler_log_probs,
         values=batch.values,
         greedy_rewards=batch.greedy_rewards,

@@ -5,9 +5,8 @@ inputs.
     ∂loss/∂H · ∂H/∂z
 
 A loss that is a function of each token alone is known as soon as the logits of a chunk are. So are
-its
-gradients, and the logits need not be computed again: three products of the head's size instead of
-  four.
+its gradients, and the logits need not be computed again: three products of the head's size instead
+of four.
 """
 
 from __future__ import annotations
@@ -53,10 +52,8 @@ def fused_head_loss(
     `log_prob_and_entropy`.
 
     Differentiated, its forward pass computes the gradients of `hidden` and `head_weights` along the
-    way and
-    the backward pass scales them: they are kept in between, the weights' in float32. Not
-      differentiated, it
-    computes none.
+    way and the backward pass scales them: they are kept in between, the weights' in float32. Not
+    differentiated, it computes none.
 
     Args:
       hidden: [..., D].

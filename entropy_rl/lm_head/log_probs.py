@@ -47,11 +47,9 @@ def log_prob_and_entropy(
     """Fused head: log π(id) and H(π) of softmax(hidden @ head_weightsᵀ / temperature).
 
     Tokens are processed in chunks, those that count first, and the loop ends with the last chunk
-    that
-    has one: prompts and padding cost nothing. The backward pass recomputes the logits of a chunk;
-      an output
-    whose gradient is not used, like an entropy under `stop_gradient`, has no term in it.
-    Logits, log-probs, entropies and the accumulated gradient of the weights are float32.
+    that has one: prompts and padding cost nothing. The backward pass recomputes the logits of a
+    chunk; an output whose gradient is not used, like an entropy under `stop_gradient`, has no term
+    in it. Logits, log-probs, entropies and the accumulated gradient of the weights are float32.
 
     On a mesh the tokens are split over "data" and "fsdp" by the leading axis and the weights lie as
     P("tensor", "fsdp"). What the mesh does not divide is filled up: the leading axis with rows that

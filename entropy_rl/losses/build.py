@@ -58,9 +58,9 @@ def update_controller(
 
 def summarize_batch(step: jax.Array, batch: TrainBatch) -> BatchSummary:
     """What a controller sees of judged rows."""
-    judged = batch.completion_mask & batch.valid[:, None]
+    judged = batch.completion_mask & batch.has_reward[:, None]
     return BatchSummary(
         step=step,
         entropy=masked_mean(batch.old_entropy, judged),
-        reward=masked_mean(batch.rewards, batch.valid),
+        reward=masked_mean(batch.rewards, batch.has_reward),
     )

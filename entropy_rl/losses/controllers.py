@@ -31,11 +31,9 @@ def adaptive_entropy(
     the loss has -c H 1[H < H*]
 
     Source: https://arxiv.org/abs/2505.22312 §3.2.5, rule and defaults as in its code
-      (`EntController`) and
-    scripts. Partly reconstructed: which entropy H is, and when in a step it is measured, was not
-      found. Here
-    it is that of the mini-batch from before the first update on its rollout, and c moves before it
-    is used.
+    (`EntController`) and scripts. Partly reconstructed: which entropy H is, and when in a step it
+    is measured, was not found. Here it is that of the mini-batch from before the first update on
+    its rollout, and c moves before it is used.
 
     Args:
       target: H*, nats.
@@ -73,11 +71,9 @@ def lagged_adaptive_entropy(
     then c ← min(c + δ, c_max) if H_u ≤ H*, else max(c - δ, c_min)
 
     Source: TRL's `GRPOTrainer` (`use_adaptive_entropy`), rule and defaults as there. There H_u is
-      the entropy
-    of the policy at update u; here it is from before the first update on the rollout, the same
-    where a
-    rollout has one update. How the gate stands at the very first update was not found: here it is
-      open.
+    the entropy of the policy at update u; here it is from before the first update on the rollout,
+    the same where a rollout has one update. How the gate stands at the very first update was not
+    found: here it is open.
 
     Args:
       target: As of `adaptive_entropy`, and so are the others.

@@ -30,11 +30,9 @@ def clip_cov(
 
     The choice must be random, and yet the same however the mini-batch is split. So each token draws
     a number from a key that is folded with the bits of its row's log-probs, as the sampler recorded
-    them, and with its
-    place in the row: it depends on neither padding nor other rows, and is another in every rollout.
-      Where the
-    sampler's last digits differ, as with another decoding or mesh of the rollout, the choice is
-    another too.
+    them, and with its place in the row: it depends on neither padding nor other rows, and is
+    another in every rollout. Where the sampler's last digits differ, as with another decoding or
+    mesh of the rollout, the choice is another too.
 
     Args:
       surrogate: That of the loss, which is asked for what it clips; a config does not name it.

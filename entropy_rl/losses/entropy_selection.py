@@ -53,13 +53,10 @@ def erc(low: float = 0.95, high: float = 1.05) -> TokenWeighting:
     wₜ = 1[low < (Hₜ + ε) / (H_oldₜ + ε) < high],   ε = 1e-8
 
     The ratio stands for all tokens of the vocabulary, that of PPO for the sampled one; both clips
-    act.
-    Source: https://arxiv.org/abs/2512.05591, the range from the scripts of
+    act. Source: https://arxiv.org/abs/2512.05591, the range from the scripts of
     https://github.com/Kwai-Klear/ERC. There the loss that is reported, unlike its gradient, keeps
-    the tokens
-    that are left out. The range is narrow: with entropies recorded by a sampler of lower precision,
-      rounding
-    alone can leave it.
+    the tokens that are left out. The range is narrow: with entropies recorded by a sampler of lower
+    precision, rounding alone can leave it.
 
     Args:
       low: Lower bound, 0 ≤ low < 1.
@@ -88,8 +85,7 @@ def opefo(score: Literal["paper", "first_order"] = "paper") -> TokenWeighting:
     P = Σ dₜ over dₜ > 0,   N = Σ |dₜ| over dₜ < 0, over the mini-batch
 
     so that the weighted changes of the entropy add up to nothing: (1 + λ) P = (1 - λ) N. Where all
-      changes
-    have one sign, none of them is left.
+    changes have one sign, none of them is left.
 
     "paper":        dₜ = -Aₜ (1 - pₜ)² (log pₜ + Hₜ)
     "first_order":  dₜ = -Aₜ pₜ (log pₜ + Hₜ), the change by one step on logits of a table, from one
@@ -99,8 +95,8 @@ def opefo(score: Literal["paper", "first_order"] = "paper") -> TokenWeighting:
     rollout.
 
     Source: OPEFO, https://arxiv.org/abs/2605.11491, from a summary: λ and the weights are its own,
-      while
-    "paper" is inferred from one published value of the score, which it reproduces, and not read.
+    while "paper" is inferred from one published value of the score, which it reproduces, and not
+    read.
 
     Args:
       score: "paper" or "first_order".

@@ -4,8 +4,7 @@ trainer.
     dₜ = log π_old(oₜ) - log π_sampler(oₜ)
 
 for the same parameters; the ratio of the surrogate has π_old in its denominator. They need the old
-log-probs
-by the trainer: with those of the sampler d is 0.
+log-probs by the trainer: with those of the sampler d is 0.
 """
 
 from __future__ import annotations
@@ -100,8 +99,8 @@ def geometric_rejection(low: float = 0.999, high: float = 1.001) -> TokenWeighti
     w = 1 for all tokens of a row with low ≤ exp(mean_t dₜ) ≤ high, else 0
 
     The mean over the row makes it independent of the length; it is a choice, and no importance
-    weight.
-    Source: veRL, docs/algo/rollout_corr_math.md, with the range of its preset `decoupled_geo_rs`.
+    weight. Source: veRL, docs/algo/rollout_corr_math.md, with the range of its preset
+    `decoupled_geo_rs`.
 
     Args:
       low: Lower bound, 0 ≤ low < 1.

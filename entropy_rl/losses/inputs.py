@@ -31,8 +31,7 @@ def token_inputs(
     """Advantages and statistics as a term of the loss may read them.
 
     Off the mask everything is 0: inputs are cleaned, and not the result alone, as 0 times the
-      gradient of a
-    NaN is NaN. All but `log_probs` are constants.
+    gradient of a NaN is NaN. All but `log_probs` are constants.
 
     Args:
       who: The reader, for an error.

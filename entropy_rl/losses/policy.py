@@ -48,8 +48,7 @@ def kl_estimate(
     k3 = exp(d) - d - 1
 
     For tokens sampled from π, k1 and k3 are unbiased and k2 is not; k2 and k3 are never negative
-    and vary
-    less. Source: http://joschu.net/blog/kl-approx.html.
+    and vary less. Source: http://joschu.net/blog/kl-approx.html.
 
     An estimator is one thing, its gradient another. As a loss on tokens sampled from π:
       k1: E[∇k1] = E[∇ log π] = 0. It restrains nothing and only adds noise.
@@ -155,10 +154,8 @@ def value_loss(
     Lₜ = ½ max((Vₜ - Gₜ)², (clip(Vₜ, V_oldₜ - ε, V_oldₜ + ε) - Gₜ)²)
 
     A value that is already ε nearer to its target has no gradient; one that is further off always
-    has.
-    Source: the code of PPO, https://arxiv.org/abs/1707.06347, in OpenAI's baselines; in this form,
-      with
-    ε = 0.5, in veRL (`compute_value_loss`, `cliprange_value`).
+    has. Source: the code of PPO, https://arxiv.org/abs/1707.06347, in OpenAI's baselines; in this
+    form, with ε = 0.5, in veRL (`compute_value_loss`, `cliprange_value`).
 
     Args:
       values: f32[B, N] of the critic that is being updated; they alone have a gradient.

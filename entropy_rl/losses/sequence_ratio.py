@@ -103,10 +103,8 @@ def s_trace(
 
     S-trace (https://arxiv.org/abs/2605.05965) is known to be an eligibility trace that approximates
     the ratio of the past, in which tokens of low entropy are left out, and of which GSPO is a case.
-    Its formula
-    was not found: this one is reconstructed, and so are its defaults. Results with it are not
-      results of
-    S-trace.
+    Its formula was not found: this one is reconstructed, and so are its defaults. Results with it
+    are not results of S-trace.
 
     Args:
       decay: 0 ≤ λ ≤ 1.

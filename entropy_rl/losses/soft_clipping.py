@@ -171,8 +171,7 @@ def gppo(
     """`ce_gppo` with β₁ = β₂ = 1: clipped tokens have the gradient of a token at the bound.
 
     Source: https://arxiv.org/abs/2508.07629, as in https://github.com/Kwai-Klear/ERC (`gppo_erc`).
-      Arguments,
-    result and errors as of `ce_gppo`.
+    Arguments, result and errors as of `ce_gppo`.
     """
     check_clip_range("gppo", clip_low, clip_high, dual_clip)
     return ce_gppo(1.0, 1.0, clip_low, clip_high, dual_clip)

@@ -16,10 +16,8 @@ def look_up(table: jax.Array, ids: jax.Array, dtype: Any, mesh: Mesh | None = No
     """Rows of the table.
 
     On a mesh a device has some words and a part of the hidden size. It looks up the tokens of its
-    fsdp group
-    in what it has, and the group exchanges parts of rows for whole ones: what travels is as large
-      as the
-    result, whatever the vocabulary.
+    fsdp group in what it has, and the group exchanges parts of rows for whole ones: what travels is
+    as large as the result, whatever the vocabulary.
 
     Args:
       table: [V, D]; on a mesh, as P("tensor", "fsdp") where the sizes divide.

@@ -193,8 +193,7 @@ def load_hf(
     """Loads a checkpoint of Qwen2 / Qwen2.5, Qwen3 or Llama 3.
 
     A host reads the blocks that its devices hold, one parameter after the other: neither the
-      checkpoint
-    nor a sharded parameter is ever whole in its memory.
+    checkpoint nor a sharded parameter is ever whole in its memory.
 
     Args:
       directory: config.json with model.safetensors, or with shards and their index; bfloat16,

@@ -18,9 +18,8 @@ def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x @ kernel in the type of x; ∂kernel = xᵀ @ ∂y, summed over tokens in float32.
 
     The library's own rule is (∂yᵀ @ x)ᵀ. On a CPU that brings ∂y, and all that it is computed from,
-    into
-    transposed order, which takes longer than the product: an MLP's gradient is 1.6 times as fast
-      this way.
+    into transposed order, which takes longer than the product: an MLP's gradient is 1.6 times as
+    fast this way.
 
     Args:
       x: [..., D].

@@ -1,12 +1,9 @@
 """Which collectives a compiled program has, read off its HLO text: kind, how many, how many bytes.
 
 A collective in a loop counts as often as the loop runs, where the text tells: XLA notes it, or the
-  loop's
-condition compares a counter with a constant. Other loops, such as those over micro-batches, end
-when the data
-say so: what is in them is counted per iteration, `depth` loops deep. Of the branches of a
-  conditional the one
-with the most bytes counts.
+loop's condition compares a counter with a constant. Other loops, such as those over micro-batches,
+end when the data say so: what is in them is counted per iteration, `depth` loops deep. Of the
+branches of a conditional the one with the most bytes counts.
 """
 
 from __future__ import annotations

@@ -224,7 +224,7 @@ def _batch(rows: Sequence[Row], reward: RewardConfig) -> TrainBatch:
         old_entropy=entropy,
         sampler_log_probs=log_probs,
         rewards=np.where(correct, reward.correct, reward.wrong).astype(np.float32),
-        valid=np.array([verdict.is_judgement for verdict in verdicts]),
+        has_reward=np.array([verdict.is_judgement for verdict in verdicts]),
     )
 
 

@@ -6,10 +6,8 @@ return.
   refill   fewer slots than rows; a slot whose row has ended takes the next one that waits
 
 One step of decoding serves all of them (`decode.py`). With `chunk_steps` the host looks at the
-state now and
-then: it lets the cache grow with the rows instead of attending to all of it, reports how far things
-  are, and
-looks for stop strings. Without, everything is one program.
+state now and then: it lets the cache grow with the rows instead of attending to all of it, reports
+how far things are, and looks for stop strings. Without, everything is one program.
 """
 
 from __future__ import annotations

@@ -79,9 +79,8 @@ def _first_beyond(target: jax.Array, ends: jax.Array, mass: jax.Array) -> jax.Ar
     """int32[B]: the first place with mass whose end lies beyond the target.
 
     Sums in parallel are not monotone to the last bit, and the two levels round differently: a place
-      without
-    mass is never taken, whatever its end, and where no end lies beyond the target the last place
-    with mass.
+    without mass is never taken, whatever its end, and where no end lies beyond the target the last
+    place with mass.
     """
     places, has_mass = jnp.arange(mass.shape[-1])[None], mass > 0
     beyond = jnp.where(has_mass & (ends > target[:, None]), places, mass.shape[-1])

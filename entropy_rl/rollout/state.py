@@ -1,8 +1,7 @@
 """The state of a rollout in progress, and how its rows move between slots.
 
 A slot is a place on the device in which one row is decoded. A row keeps its number b in 0 .. B-1
-wherever it
-goes, and with it its random numbers: no result depends on the slot.
+wherever it goes, and with it its random numbers: no result depends on the slot.
 """
 
 from __future__ import annotations

@@ -40,12 +40,10 @@ def paired_bootstrap(
     p = (1 + #{√(m / (m-1)) |mean d* - mean d| >= |mean d|}) / (1 + resamples), but at least 2^(1-n)
 
     √(m / (m-1)) makes up for a resample's spread being too small by that. 2^(1-n) is what n
-    problems that
-    differ, all with one sign, would say: five or fewer are never significant at 0.05, and one says
-      nothing.
-    The interval is mean d ± the like quantile of the deviations, made wider where so few problems
-    differ. So it leaves out 0 exactly where p <= 1 - confidence, and is unbounded where no data
-    could do so.
+    problems that differ, all with one sign, would say: five or fewer are never significant at 0.05,
+    and one says nothing. The interval is mean d ± the like quantile of the deviations, made wider
+    where so few problems differ. So it leaves out 0 exactly where p <= 1 - confidence, and is
+    unbounded where no data could do so.
 
     Of four candidates, how often p <= 0.05 came out for two equal runs, which should be 0.05:
     success with p ~ Beta(0.3, 1) on each problem, 64 samples, 20,000 simulations (standard error
@@ -59,11 +57,11 @@ def paired_bootstrap(
       sign flips    0.042 0.051 0.050 0.002   0.044 0.053 0.052 0.019   0.050 0.051 0.049 0.039
 
     The second is this one: nearest to 0.05 among the bootstraps, if above it with 30 problems (with
-      10 up to
-    0.08, and 0.10 for runs of equal mean that are unlike on the problems). Bootstrap-t lacks power:
-    with 30 problems and k = 32 it saw 0.06 of the gains where this saw 0.21. `sign_flip_p_value` is
-    closest and a check. All are careful at k = samples, where pass@k is 0 or 1 and few problems
-    differ. Percentile intervals left out the true 0 in up to 0.10 (30 problems, k = 32).
+    10 up to 0.08, and 0.10 for runs of equal mean that are unlike on the problems). Bootstrap-t
+    lacks power: with 30 problems and k = 32 it saw 0.06 of the gains where this saw 0.21.
+    `sign_flip_p_value` is closest and a check. All are careful at k = samples, where pass@k is 0 or
+    1 and few problems differ. Percentile intervals left out the true 0 in up to 0.10 (30 problems,
+    k = 32).
 
     Args:
       values: f64[problems, ...] of the one run. All columns share the resamples.
@@ -117,11 +115,10 @@ def crossed_bootstrap(
     both.
 
     All seeds are measured on the same problems: what a problem adds to the difference does not
-      average out
-    over seeds, nor what a seed adds over problems. So seeds are drawn first and then problems, the
-    same for all seeds. With dₛᵢ the differences of S seeds and P problems, d their mean, dₛ and dᵢ
-    those of a seed and of a problem, wₛ and vᵢ how often each was drawn, over S and over P, and χ²
-    with S - 1 degrees of freedom,
+    average out over seeds, nor what a seed adds over problems. So seeds are drawn first and then
+    problems, the same for all seeds. With dₛᵢ the differences of S seeds and P problems, d their
+    mean, dₛ and dᵢ those of a seed and of a problem, wₛ and vᵢ how often each was drawn, over S and
+    over P, and χ² with S - 1 degrees of freedom,
 
     d* - d = f (√(S / χ²) Σₛ wₛ (dₛ - d) + √(P / (P-1)) Σᵢ vᵢ (dᵢ - d))
     f² = max(Q_S + Q_P - Q, Q_S, Q_P) / (Q_S + Q_P)
@@ -133,8 +130,8 @@ def crossed_bootstrap(
     much seeds differ. What seeds and problems add only together, such as the luck of single
     samples, is in both parts and would be counted twice, in a draw of both at once three times
     (Owen, The pigeonhole bootstrap, 2007). f takes the second out again, by the mean squares Q_S,
-    Q_P and Q of seeds, problems and what remains. One seed, or one
-    problem, says nothing: its interval is unbounded.
+    Q_P and Q of seeds, problems and what remains. One seed, or one problem, says nothing: its
+    interval is unbounded.
 
     How often p <= 0.05 came out for two equal methods, which should be 0.05: normal effects of
     seeds, of problems and of both, with these standard deviations; 1000 simulations (standard error
@@ -148,8 +145,7 @@ def crossed_bootstrap(
         8      200           0.038            0.029         0.060       0.022
 
     Two or three seeds are careful where seeds hardly differ. Without f eight would be as well:
-      0.020 and
-    0.006 at the two ends of the last line.
+    0.020 and 0.006 at the two ends of the last line.
 
     Args:
       values: f64[seeds, problems] of the one method.
@@ -200,8 +196,8 @@ def sign_flip_p_value(
 
     Were the runs the same, each problem's difference would be as likely with the other sign. p is
     the share of sign patterns, the observed one included, whose |mean| is at least the observed
-    one. It is exact for
-    any number of problems. Source: Fisher, The Design of Experiments (1935), section 21.
+    one. It is exact for any number of problems. Source: Fisher, The Design of Experiments (1935),
+    section 21.
 
     Args:
       values: f64[problems, ...] of the one run. All columns share the patterns.
@@ -238,8 +234,7 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     adjusted p₍ᵢ₎ = max over j <= i of min(1, (m - j + 1) p₍ⱼ₎), with p₍₁₎ <= ... <= p₍ₘ₎
 
     The probability of even one false rejection among all m stays below the level, however the tests
-    depend
-    on one another. Source: Scandinavian Journal of Statistics 6, 65-70 (1979).
+    depend on one another. Source: Scandinavian Journal of Statistics 6, 65-70 (1979).
 
     Args:
       p_values: f64[m].

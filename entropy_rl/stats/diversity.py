@@ -64,8 +64,7 @@ def majority_vote(answers: Answers, correct: ArrayLike) -> float:
 
     Samples without an answer abstain. The value of an answer is the share of correct ones among its
     samples: 0 or 1, unless equal texts were judged differently. Answers that tie count by their
-      mean, the
-    expectation under a fair draw. Source: https://arxiv.org/abs/2203.11171.
+    mean, the expectation under a fair draw. Source: https://arxiv.org/abs/2203.11171.
 
     Args:
       answers: The answers of n samples, None where there is none.

@@ -97,13 +97,11 @@ def pass_at_k_at_equal_length(
 
     The pooled lengths are cut at their quantiles into strata; where no more than `strata` lengths
     differ, each is one. From a stratum with n_a and n_b samples, min(n_a, n_b) of each arm are
-    drawn without
-    replacement, so that both have the same lengths but for what differs within a stratum: with 8
-      strata
-    about 3 % of a gain that is through length alone remained in simulations (4: 10 %, 16: 1 %;
-    Cochran, Biometrics 24, 1968). The value is the expectation of the unbiased pass@k over all such
-    draws, exact through the distribution of the number of correct ones, a convolution of
-    hypergeometric ones.
+    drawn without replacement, so that both have the same lengths but for what differs within a
+    stratum: with 8 strata about 3 % of a gain that is through length alone remained in simulations
+    (4: 10 %, 16: 1 %; Cochran, Biometrics 24, 1968). The value is the expectation of the unbiased
+    pass@k over all such draws, exact through the distribution of the number of correct ones, a
+    convolution of hypergeometric ones.
 
     Args:
       a: Samples of the one arm; only `correct` and `lengths` are read.
@@ -153,8 +151,7 @@ def diversity_at_equal_accuracy(
 
     From each arm min(c_a, c_b) correct and min(w_a, w_b) wrong samples are drawn at random, without
     replacement. This is Monte Carlo: each value is the mean over draws (n-grams: over the first 4
-      of them).
-    Equal numbers of samples are not equal numbers of tokens, and longer text has a lower
+    of them). Equal numbers of samples are not equal numbers of tokens, and longer text has a lower
     distinct-n.
 
     Args:

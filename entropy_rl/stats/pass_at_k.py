@@ -1,8 +1,7 @@
 """pass@k and its uncertainty.
 
 NumPy in float64 on the host: these are statistics of an evaluation, a few numbers for each problem,
-  and
-JAX computes in float32 unless told otherwise, which loses the digits of a small pass@k.
+and JAX computes in float32 unless told otherwise, which loses the digits of a small pass@k.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ GROUP_BASELINES = [group_normalize, group_center, leave_one_out]
 
 
 def make_stats(
-    rows, tokens=4, *, entropy=None, old_entropy=None, mask=None, valid=None
+    rows, tokens=4, *, entropy=None, old_entropy=None, mask=None, has_reward=None
 ) -> TokenStats:
-    valid = jnp.ones(rows, bool) if valid is None else jnp.asarray(valid)
+    has_reward = jnp.ones(rows, bool) if has_reward is None else jnp.asarray(has_reward)
     mask = jnp.ones((rows, tokens), bool) if mask is None else jnp.asarray(mask)
     zeros = jnp.zeros((rows, tokens))
     return TokenStats(
@@ -39,23 +39,23 @@ def make_stats(
         old_log_probs=zeros,
         entropy=zeros if entropy is None else jnp.asarray(entropy),
         old_entropy=zeros if old_entropy is None else jnp.asarray(old_entropy),
-        mask=mask & valid[:, None],
-        valid=valid,
+        mask=mask & has_reward[:, None],
+        has_reward=has_reward,
     )
 
 
 def random_problem(rows=32, tokens=6, seed=0):
     """Rewards with two unjudged rows, rows of many lengths, and random entropies."""
     rng = np.random.default_rng(seed)
-    valid = np.ones(rows, bool)
-    valid[[1, rows - 2]] = False
+    has_reward = np.ones(rows, bool)
+    has_reward[[1, rows - 2]] = False
     mask = np.arange(tokens) < rng.integers(0, tokens + 1, (rows, 1))
     rewards = jnp.asarray(rng.choice([1.0, -1.0], rows), jnp.float32)
     entropy, old_entropy = (
         jnp.asarray(rng.exponential(1, (rows, tokens)), jnp.float32) for _ in range(2)
     )
     return rewards, make_stats(
-        rows, tokens, entropy=entropy, old_entropy=old_entropy, mask=mask, valid=valid
+        rows, tokens, entropy=entropy, old_entropy=old_entropy, mask=mask, has_reward=has_reward
     )
 
 
@@ -112,15 +112,17 @@ def test_an_unjudged_row_is_outside_of_every_baseline(factory, reward_of_the_unj
     judged = jnp.array([1.0, -1.0, -1.0])
     without = factory(3)(judged[:, None], make_stats(3))
     rewards = jnp.array([1.0, -1.0, reward_of_the_unjudged, -1.0])
-    advantages = factory(4)(rewards[:, None], make_stats(4, valid=[True, True, False, True]))
+    advantages = factory(4)(rewards[:, None], make_stats(4, has_reward=[True, True, False, True]))
     np.testing.assert_allclose(advantages[jnp.array([0, 1, 3])], without, rtol=1e-6)
     assert advantages[2, 0] == 0
 
 
 @pytest.mark.parametrize("factory", GROUP_BASELINES)
-@pytest.mark.parametrize("valid", [[True, False, False], [False, False, False]])
-def test_a_group_with_fewer_than_two_judged_rows_has_no_advantage(factory, valid):
-    advantages = factory(3)(jnp.array([[1.0], [-1.0], [-1.0]]), make_stats(3, valid=valid))
+@pytest.mark.parametrize("has_reward", [[True, False, False], [False, False, False]])
+def test_a_group_with_fewer_than_two_judged_rows_has_no_advantage(factory, has_reward):
+    advantages = factory(3)(
+        jnp.array([[1.0], [-1.0], [-1.0]]), make_stats(3, has_reward=has_reward)
+    )
     np.testing.assert_array_equal(advantages, 0)
 
 

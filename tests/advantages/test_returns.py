@@ -43,7 +43,7 @@ def float64_advantages(rewards, values, mask, gamma, lam):
 def stats_of(values, mask):
     zeros = jnp.zeros(mask.shape)
     mask, values = jnp.array(mask), None if values is None else jnp.array(values)
-    return TokenStats(zeros, zeros, zeros, zeros, mask=mask, valid=mask.any(1), values=values)
+    return TokenStats(zeros, zeros, zeros, zeros, mask=mask, has_reward=mask.any(1), values=values)
 
 
 @pytest.mark.parametrize("holes", [False, True])

@@ -64,8 +64,7 @@ def save_model_that_answers(directory: Path) -> Path:
     """A random Qwen2 whose completions are `\\boxed{2}` or `\\boxed{4}`, by the toss of a coin.
 
     Layers add little, so that a token follows from the one before it: the rows of the head are
-      turned
-    toward the hidden state after which they are to come.
+    turned toward the hidden state after which they are to come.
     """
     make_hf_dir(directory, "qwen2_untied", tokenizer=True)
     tokenizer = load_model(ModelConfig(path=str(directory))).tokenizer

@@ -44,7 +44,7 @@ METHODS = Path(__file__).parents[2] / "docs" / "methods.md"
 def judged_problem():
     """Without the groups that have an unjudged row: rewards as a whole."""
     rewards, stats = make_problem()
-    whole = np.asarray(stats.valid).reshape(-1, G).all(axis=1).repeat(G)
+    whole = np.asarray(stats.has_reward).reshape(-1, G).all(axis=1).repeat(G)
     return rows_of((rewards, stats), whole)
 
 
@@ -62,7 +62,7 @@ def test_the_punishment_of_length_grows_over_the_last_tokens_of_the_limit_and_no
     """
     mask = jnp.arange(N)[None] < jnp.arange(7)[:, None]
     nothing = jnp.zeros(mask.shape)
-    stats = TokenStats(nothing, nothing, nothing, nothing, mask=mask, valid=jnp.ones(7, bool))
+    stats = TokenStats(nothing, nothing, nothing, nothing, mask=mask, has_reward=jnp.ones(7, bool))
     punished = overlong_penalty(max_tokens=5, buffer_tokens=3, factor=0.6)(jnp.ones((7, 1)), stats)
     np.testing.assert_allclose(punished[:, 0], [1, 1, 1, 0.8, 0.6, 0.4, 0.4], rtol=1e-6)
 
@@ -100,7 +100,7 @@ def test_pass_at_k_has_the_hand_computed_values_for_one_of_four():
 def test_a_group_without_two_subsets_of_k_judged_rows_has_no_advantage():
     rewards, stats = make_problem()
     advantages = np.asarray(pass_at_k_normalize(G, k=3)(rewards, stats)).reshape(-1, G)
-    whole = np.asarray(stats.valid).reshape(-1, G).all(axis=1)
+    whole = np.asarray(stats.has_reward).reshape(-1, G).all(axis=1)
     assert not advantages[~whole].any() and advantages[whole].any()
 
 
@@ -117,7 +117,7 @@ def test_the_best_row_gets_its_lead_and_no_other_row_anything():
 def test_the_quantile_is_a_gate_at_one_minus_k(size, wins, baseline):
     rewards = jnp.array([1.0] * wins + [0.0] * (size - wins))[:, None]
     ones = jnp.ones((size, 1))
-    stats = TokenStats(ones, ones, ones, ones, mask=ones > 0, valid=jnp.ones(size, bool))
+    stats = TokenStats(ones, ones, ones, ones, mask=ones > 0, has_reward=jnp.ones(size, bool))
     advantages = np.asarray(quantile_normalize(size, quantile=0.4)(rewards, stats))
     np.testing.assert_array_equal(np.sign(advantages), np.sign(np.asarray(rewards) - baseline))
 

@@ -48,7 +48,7 @@ def whitened(values, tokens):
 
 
 def by_group(of_group):
-    """A reference for all rows from one for the valid rows of one group: (rewards, rows) ->
+    """A reference for all rows from one for the scored rows of one group: (rewards, rows) ->
     values.
     """
 
@@ -80,7 +80,7 @@ def opo(r, rows, stats):
 
 def gpg(rewards, stats):
     judged = [
-        x for x, ok in zip(float64(rewards)[:, 0], np.asarray(stats.valid), strict=True) if ok
+        x for x, ok in zip(float64(rewards)[:, 0], np.asarray(stats.has_reward), strict=True) if ok
     ]
     scale = len(judged) / sum(x != 0 for x in judged)
     return scale * by_group(lambda r, rows, stats: r - r.mean())(rewards, stats)
@@ -324,7 +324,7 @@ def test_longer_padding_changes_nothing(name):
 @pytest.mark.parametrize("reward", [-1.0, 0.1, 1 / 3, 0.0])
 def test_a_group_of_equal_rewards_has_exactly_zero_advantage(name, reward):
     _, stats = make_problem()
-    rewards = jnp.full((len(stats.valid), 1), reward)
+    rewards = jnp.full((len(stats.has_reward), 1), reward)
     np.testing.assert_array_equal(FAMILY[name][0](rewards, stats), 0)
 
 
@@ -396,7 +396,7 @@ def test_an_update_in_micro_batches_is_that_of_the_whole(key, advantage):
         old_entropy=entropy,
         sampler_log_probs=log_probs,
         rewards=jnp.nan_to_num(rewards[:, 0]),
-        valid=stats.valid,
+        has_reward=stats.has_reward,
     )
     policy, optimizer = table_policy(vocabulary), optax.sgd(1.0)
     start = policy.init(key)

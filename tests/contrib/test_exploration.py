@@ -14,9 +14,9 @@ def test_what_is_learned_is_what_has_an_advantage_and_of_explored_groups_what_is
     rewards = np.array(
         [[1, -1, -1], [1, -1, -1], [-1, -1, -1], [1, 1, 1], [1, -1, -1], [1, -1, 0]], "f4"
     )
-    valid = np.array([[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
+    has_reward = np.array([[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
     explored = np.array([False, True, True, False, True, True])
-    found = worth_learning(rewards.reshape(-1), valid.reshape(-1), explored, 3).reshape(-1, 3)
+    found = worth_learning(rewards.reshape(-1), has_reward.reshape(-1), explored, 3).reshape(-1, 3)
     assert found.astype(int).tolist() == [
         [1, 1, 1],
         [1, 0, 0],

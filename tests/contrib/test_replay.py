@@ -128,7 +128,9 @@ def rollouts(count):
     """Judged mini-batches, two for each rollout; a row of each has no judgement."""
     return [
         [
-            make_data(2 * t + u, valid=np.arange(B) != 5 + t).replace(old_entropy=jnp.zeros((B, N)))
+            make_data(2 * t + u, has_reward=np.arange(B) != 5 + t).replace(
+                old_entropy=jnp.zeros((B, N))
+            )
             for u in (0, 1)
         ]
         for t in range(count)
@@ -177,8 +179,8 @@ def float64_step(table, rows, shaped):
 def rows_of(batch):
     """The judged rows of a mini-batch with the advantage of GRPO."""
     batch, rows = jax.device_get(batch), []
-    for b in np.flatnonzero(batch.valid):
-        group = [i for i in range(b // G * G, b // G * G + G) if batch.valid[i]]
+    for b in np.flatnonzero(batch.has_reward):
+        group = [i for i in range(b // G * G, b // G * G + G) if batch.has_reward[i]]
         r = np.asarray(batch.rewards[group], np.float64)
         advantage = 0.0 if r.std() == 0 else (batch.rewards[b] - r.mean()) / (r.std(ddof=1) + 1e-6)
         old = np.asarray(batch.old_log_probs[b, : batch.completion_mask[b].sum()], np.float64)
@@ -215,7 +217,7 @@ def pipo_in_float64(key, count):
     means, weights, kept = [], [], []
     for data in rollouts(count):
         judged = np.concatenate(
-            [np.asarray(batch.rewards)[np.asarray(batch.valid)] for batch in data]
+            [np.asarray(batch.rewards)[np.asarray(batch.has_reward)] for batch in data]
         )
         mean, weight = judged.astype(np.float64).mean(), 0.0
         if len(means) >= 3:
@@ -291,7 +293,7 @@ def test_a_rollout_without_a_judgement_is_not_remembered(key):
     (data, *_), none = rollouts(1), jnp.zeros(B, bool)
     controller = programs.init(3).controller
     after, coefficients = programs.look(
-        controller, 0, [batch.replace(valid=none) for batch in data]
+        controller, 0, [batch.replace(has_reward=none) for batch in data]
     )
     jax.tree.map(np.testing.assert_array_equal, after, controller)
     assert coefficients[REPLAY_WEIGHT] == 0

@@ -25,11 +25,11 @@ def test_a_group_has_contrast_if_two_judged_rewards_differ():
     rewards = np.array(
         [[1, 1, 1], [0, 0, 0], [0, 1, 0], [1, 0, 1], [1, 0, 0], [1, 1, 0], [0, 1, 1]], "f4"
     )
-    valid = np.array(
+    has_reward = np.array(
         [[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 1], [0, 1, 0], [0, 1, 1], [0, 0, 0]], bool
     )
     expected = [False, False, True, False, False, True, False]
-    assert has_contrast(rewards.reshape(-1), valid.reshape(-1), 3).tolist() == expected
+    assert has_contrast(rewards.reshape(-1), has_reward.reshape(-1), 3).tolist() == expected
 
 
 @pytest.mark.parametrize("updates", [1, 2, 4])

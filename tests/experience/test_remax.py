@@ -12,12 +12,12 @@ from entropy_rl.experience.collect import split_greedy
 from entropy_rl.types import Rollout, TokenStats
 
 
-def make_stats(valid, greedy_rewards):
-    nothing = jnp.zeros((len(valid), 2))
+def make_stats(has_reward, greedy_rewards):
+    nothing = jnp.zeros((len(has_reward), 2))
     return TokenStats(
         *[nothing] * 4,
         mask=nothing == 0,
-        valid=jnp.array(valid),
+        has_reward=jnp.array(has_reward),
         greedy_rewards=None if greedy_rewards is None else jnp.array(greedy_rewards),
     )
 

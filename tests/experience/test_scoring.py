@@ -112,9 +112,9 @@ def test_a_judge_that_does_not_return_one_verdict_per_completion_is_named(verdic
 
 def test_only_timeout_and_crash_are_no_judgement_and_only_correct_is_correct():
     scores = Scores([""] * 5, [CORRECT, WRONG, UNPARSABLE, TIMEOUT, CRASH], [None] * 5, {})
-    assert scores.valid.tolist() == [True, True, True, False, False]
+    assert scores.has_reward.tolist() == [True, True, True, False, False]
     assert scores.correct.tolist() == [True, False, False, False, False]
-    assert scores.valid.dtype == scores.correct.dtype == bool
+    assert scores.has_reward.dtype == scores.correct.dtype == bool
 
 
 def test_rewards_by_hand():

@@ -5,10 +5,9 @@
     golden-env/bin/python tests/golden/make_golden.py [NAME ...]
 
 Writes NAME.npz beside this file: `ids` int32[2, T] right-padded with 0, `lengths` int32[2],
-  `logits`
-f32[2, T, V] (0 at padding), `greedy` int32[2, 8] (the greedy continuations, full forward passes
-without a cache), `fingerprint` f64[] (Σ|w| over the weights, to tell another fixture from a wrong
-model).
+`logits` f32[2, T, V] (0 at padding), `greedy` int32[2, 8] (the greedy continuations, full forward
+passes without a cache), `fingerprint` f64[] (Σ|w| over the weights, to tell another fixture from a
+wrong model).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def batch():
         old_entropy=random(),
         sampler_log_probs=-random(),
         rewards=np.array([1, 0, 1, 0], np.float32),
-        valid=np.array([True, True, True, False]),
+        has_reward=np.array([True, True, True, False]),
     )
 
 

@@ -113,7 +113,7 @@ def test_a_critic_begins_at_zero_and_has_no_head_over_the_vocabulary(key):
 def float64_critic(kernel, data, aggregation):
     """The value loss of a table, token by token: V of a state is an entry of the head's kernel."""
     ids, prompts, old = (np.asarray(x) for x in (data.ids, data.prompt_length, data.values))
-    judged = np.asarray(data.completion_mask & data.valid[:, None])
+    judged = np.asarray(data.completion_mask & data.has_reward[:, None])
     loss, rows = 0.0, judged.any(1).sum()
     for b in range(P * G):
         length = judged[b].sum()
@@ -137,7 +137,7 @@ def float64_critic(kernel, data, aggregation):
 @pytest.mark.parametrize("aggregation", ["token-mean", "sequence-mean", "constant"])
 def test_loss_and_gradient_equal_finite_differences_of_a_float64_loop(key, aggregation):
     backbone = table_policy(V)
-    data = with_values(make_data(valid=np.arange(P * G) != 6))
+    data = with_values(make_data(has_reward=np.arange(P * G) != 6))
     params = make_critic(backbone, key, optax.sgd(1.0)).params
     gradient = make_critic_gradient(backbone, gae(), CRITIC, aggregation, max_new_tokens=N)
     grads, metrics = jax.jit(gradient)(params, data)
@@ -155,7 +155,7 @@ def test_loss_and_gradient_equal_finite_differences_of_a_float64_loop(key, aggre
 
 
 def test_four_micro_batches_give_what_one_gives(key):
-    backbone, data = tiny_policy(), with_values(make_data(valid=np.arange(P * G) != 6))
+    backbone, data = tiny_policy(), with_values(make_data(has_reward=np.arange(P * G) != 6))
     whole, parts = (
         update_critic(backbone, data, key, max_tokens_per_micro_batch=tokens, group_size=group_size)
         for tokens, group_size in ((None, None), (30, G))
@@ -166,7 +166,9 @@ def test_four_micro_batches_give_what_one_gives(key):
 def test_a_row_that_is_not_learned_from_is_to_the_critic_as_one_without_a_judgement(key):
     backbone, data = table_policy(V), with_values(make_data())
     without = np.arange(P * G) % 3 != 0
-    one, other = (data.replace(**{name: jnp.array(without)}) for name in ("learned", "valid"))
+    one, other = (
+        data.replace(**{name: jnp.array(without)}) for name in ("loss_row_mask", "has_reward")
+    )
     assert_close(update_critic(backbone, one, key), update_critic(backbone, other, key))
 
 
@@ -174,7 +176,7 @@ def test_a_mesh_of_eight_devices_gives_what_one_device_gives(key):
     axes = (*DATA_AXES, TENSOR_AXIS)
     mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
     placement, optimizer = Placement(mesh, TINY.num_kv_heads), optax.sgd(0.1)
-    data = with_values(make_data(valid=np.arange(P * G) != 6))
+    data = with_values(make_data(has_reward=np.arange(P * G) != 6))
     results = []
     for where, rows in ((Placement(), data), (placement, placement.put_rows(data))):
         backbone, constrain = tiny_policy(mesh=where.mesh), where.constrain if where.mesh else None
@@ -264,7 +266,7 @@ def test_an_update_that_cannot_teach_anything_leaves_the_critic_alone(key, spoil
     before = jax.tree.map(np.array, state)
     bad = data.replace(values=data.values.at[5, 0].set(np.nan))
     if spoiled == "no judgement":
-        bad = data.replace(valid=jnp.zeros(P * G, bool))
+        bad = data.replace(has_reward=jnp.zeros(P * G, bool))
     state, metrics = update(state, bad)
     assert np.isfinite(metrics["grad_norm"]) == (spoiled == "no judgement")
     jax.tree.map(np.testing.assert_array_equal, state, before)
@@ -306,7 +308,7 @@ def test_the_explained_variance_is_that_over_all_tokens_of_the_updates(key):
 def test_the_policy_is_updated_by_the_reward_above_the_value_of_each_token(
     key, tokens, group_size, fused_loss
 ):
-    policy, data = table_policy(V), with_values(make_data(valid=np.arange(P * G) != 6))
+    policy, data = table_policy(V), with_values(make_data(has_reward=np.arange(P * G) != 6))
     by_hand = jnp.where(data.completion_mask, data.rewards[:, None] - data.values, 0)
     data_by_hand = data.replace(values=by_hand)
     given = Transform(lambda advantages, stats: stats.values, "group")

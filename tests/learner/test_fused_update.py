@@ -62,7 +62,7 @@ CASES = [
 def test_metrics_and_parameters_are_those_of_an_update_that_is_not_fused(
     key, policy, advantage, loss, aggregation, tokens
 ):
-    data, params = make_data(valid=np.arange(P * G) != 6), policy.init(key)
+    data, params = make_data(has_reward=np.arange(P * G) != 6), policy.init(key)
     data = data.replace(ref_log_probs=data.old_log_probs - 0.1, old_entropy=-data.old_log_probs)
     loss = dataclasses.replace(loss, aggregation=aggregation)
     plain, fused = (
@@ -76,8 +76,8 @@ def test_metrics_and_parameters_are_those_of_an_update_that_is_not_fused(
 
 
 def test_a_row_without_judgement_changes_nothing_in_a_fused_update(key):
-    policy, valid = table_policy(V), np.arange(P * G) != 9
-    data, params = make_data(valid=valid), policy.init(key)
+    policy, has_reward = table_policy(V), np.arange(P * G) != 9
+    data, params = make_data(has_reward=has_reward), policy.init(key)
     other = data.replace(
         rewards=data.rewards.at[9].set(jnp.nan),
         old_log_probs=data.old_log_probs.at[9].set(-jnp.inf),

@@ -2,8 +2,7 @@
 gradient, and the same ones in micro-batches and on eight devices.
 
 The members that a program could have are the branches of a `lax.switch`, and which of them acts is
-an
-argument of it: so a program is compiled once, and run for every combination.
+an argument of it: so a program is compiled once, and run for every combination.
 """
 
 import functools
@@ -234,7 +233,7 @@ def make_data() -> TrainBatch:
         old_entropy=zeros,
         sampler_log_probs=zeros,
         rewards=jnp.asarray(rewards),
-        valid=jnp.asarray(np.arange(ROWS) != 10),
+        has_reward=jnp.asarray(np.arange(ROWS) != 10),
     )
 
 

@@ -23,7 +23,7 @@ def make_batch():
         old_entropy=of_tokens,
         sampler_log_probs=of_tokens,
         rewards=jnp.zeros(rows),
-        valid=jnp.ones(rows, bool),
+        has_reward=jnp.ones(rows, bool),
     )
 
 

@@ -52,13 +52,15 @@ def float64_gradient(table, data, temperature):
     log_p = log_p - np.log(np.exp(log_p).sum(-1, keepdims=True))
     entropy = -(np.exp(log_p) * log_p).sum(-1)
     ids, lengths = np.asarray(data.ids), np.asarray(data.prompt_length)
-    mask, valid = np.asarray(data.completion_mask), np.asarray(data.valid)
+    mask, has_reward = np.asarray(data.completion_mask), np.asarray(data.has_reward)
     rewards, old = np.asarray(data.rewards, np.float64), np.asarray(data.old_log_probs, np.float64)
-    learned = valid if data.learned is None else valid & np.asarray(data.learned)
+    learned = (
+        has_reward if data.loss_row_mask is None else has_reward & np.asarray(data.loss_row_mask)
+    )
     tokens = (mask & learned[:, None]).sum()
     loss, grad, bonus, magnitude = 0.0, np.zeros_like(table), 0.0, 0.0
     for b in range(P * G):
-        group = [i for i in range(b // G * G, b // G * G + G) if valid[i]]
+        group = [i for i in range(b // G * G, b // G * G + G) if has_reward[i]]
         if not learned[b] or len(group) < 2:
             continue
         r = rewards[group]
@@ -84,12 +86,12 @@ def float64_gradient(table, data, temperature):
 def test_loss_gradient_and_bonus_share_equal_a_float64_loop_over_tokens(
     key, temperature, some_without_judgement
 ):
-    valid = np.ones(P * G, bool)
+    has_reward = np.ones(P * G, bool)
     if some_without_judgement:
-        valid[[5, 8, 9, 10]] = (
+        has_reward[[5, 8, 9, 10]] = (
             False  # the group 8-11 keeps one judged row: nothing to compare it with
         )
-    policy, data = table_policy(V), make_data(valid=valid)
+    policy, data = table_policy(V), make_data(has_reward=has_reward)
     params = policy.init(key)
     new, metrics = sgd_update(policy, data, params, temperature=temperature)
     loss, grad, share = float64_gradient(params["table"], data, temperature)
@@ -101,17 +103,19 @@ def test_loss_gradient_and_bonus_share_equal_a_float64_loop_over_tokens(
 
 def cut_off(data):
     """Some rows cut off at the limit: one of each group, and all of the last."""
-    return data.replace(learned=jnp.array([b % G != 1 and b < (P - 1) * G for b in range(P * G)]))
+    return data.replace(
+        loss_row_mask=jnp.array([b % G != 1 and b < (P - 1) * G for b in range(P * G)])
+    )
 
 
 def test_a_row_that_was_cut_off_stays_in_the_baseline_and_has_no_loss(key):
     policy, params = table_policy(V), table_policy(V).init(key)
-    data = cut_off(make_data(valid=np.arange(P * G) != 6))
+    data = cut_off(make_data(has_reward=np.arange(P * G) != 6))
     new, metrics = sgd_update(policy, data, params)
     loss, grad, share = float64_gradient(params["table"], data, 1.0)
     np.testing.assert_allclose([metrics["loss"], metrics["bonus_share"]], [loss, share], rtol=1e-5)
     np.testing.assert_allclose(params["table"] - new["table"], grad, atol=2e-6)
-    assert metrics["tokens"] == data.completion_mask[data.valid & data.learned].sum()
+    assert metrics["tokens"] == data.completion_mask[data.has_reward & data.loss_row_mask].sum()
     # Its reward counts: with another one, the others of its group have other advantages.
     other = data.replace(rewards=data.rewards.at[G + 1].set(3.0))
     assert (sgd_update(policy, other, params)[0]["table"] != new["table"]).any()
@@ -142,8 +146,8 @@ def test_rows_that_ended_by_themselves_are_learned_from_and_others_are_not():
     rollout = make_rollout().replace(finish_reason=reasons)
     judged = jnp.zeros(P * G), jnp.ones(P * G, bool)
     batch = make_batch(rollout, *judged, pad_id=PAD, mask_truncated=True)
-    assert batch.learned.tolist() == [True, False, True, True] * P
-    assert make_batch(rollout, *judged, pad_id=PAD).learned is None
+    assert batch.loss_row_mask.tolist() == [True, False, True, True] * P
+    assert make_batch(rollout, *judged, pad_id=PAD).loss_row_mask is None
 
 
 def test_the_end_of_sequence_token_gets_a_gradient(key):
@@ -179,7 +183,7 @@ def test_the_end_of_sequence_token_gets_a_gradient(key):
 )
 def test_micro_batches_of_any_size_give_what_one_gives(key, policy, advantage, aggregation):
     loss = dataclasses.replace(EVERY_TERM, aggregation=aggregation)
-    data, params = make_data(valid=np.arange(P * G) != 6), policy.init(key)
+    data, params = make_data(has_reward=np.arange(P * G) != 6), policy.init(key)
     data = data.replace(ref_log_probs=data.old_log_probs - 0.1)
     whole, *parts = (
         sgd_update(
@@ -197,7 +201,7 @@ def test_micro_batches_of_any_size_give_what_one_gives(key, policy, advantage, a
 
 @pytest.mark.parametrize("critic", [False, True])
 def test_whitening_what_was_recorded_takes_no_forward_pass_and_changes_no_number(key, critic):
-    data, before = make_data(valid=np.arange(P * G) != 6), group_normalize(G)
+    data, before = make_data(has_reward=np.arange(P * G) != 6), group_normalize(G)
     if critic:
         data, before = data.replace(values=0.1 * data.old_log_probs), gae()
     recorded, plain, nothing = (
@@ -229,7 +233,7 @@ def test_a_fused_loss_on_a_mesh_of_eight_devices_gives_what_one_device_gives(key
     mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
     rows, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((DATA_AXES,), ()))
     policy, optimizer = tiny_policy(), optax.sgd(0.1)
-    data, params = make_data(valid=np.arange(P * G) != 6), policy.init(key)
+    data, params = make_data(has_reward=np.arange(P * G) != 6), policy.init(key)
     results = []
     for where, batch in ((None, data), (mesh, jax.device_put(data, rows))):
         update = make_update(
@@ -334,8 +338,8 @@ def test_the_parameters_given_to_init_state_outlive_the_donated_state(key):
 
 
 def test_a_row_without_judgement_changes_nothing_whatever_it_holds(key):
-    policy, valid = table_policy(V), np.arange(P * G) != 9
-    data, params = make_data(valid=valid), policy.init(key)
+    policy, has_reward = table_policy(V), np.arange(P * G) != 9
+    data, params = make_data(has_reward=has_reward), policy.init(key)
     other = data.replace(
         rewards=data.rewards.at[9].set(jnp.nan),
         completion_ids=data.completion_ids.at[9].set(3),
@@ -351,7 +355,7 @@ def test_a_mini_batch_without_any_judgement_leaves_the_parameters_alone(key):
     update = make_update(policy, SHAPED, optimizer, temperature=1.0)
     state, _ = update(init_state(policy.init(key), optimizer), make_data())
     before = jax.tree.map(np.array, (state.params, state.opt_state))
-    state, metrics = update(state, make_data(valid=np.zeros(P * G, bool)))
+    state, metrics = update(state, make_data(has_reward=np.zeros(P * G, bool)))
     jax.tree.map(np.testing.assert_array_equal, (state.params, state.opt_state), before)
     assert all(np.isfinite(value) for value in metrics.values())
 

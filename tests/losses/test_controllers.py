@@ -125,7 +125,7 @@ def mini_batches():
     """
     batches = []
     for seed, entropy in enumerate((0.7, 0.6, 1.4, 0.8)):
-        data = make_data(seed, valid=np.arange(P * G) != 6)
+        data = make_data(seed, has_reward=np.arange(P * G) != 6)
         recorded = np.random.default_rng(seed).uniform(0.9, 1.1, (P * G, N)) * entropy
         recorded[6] = 50
         recorded = jnp.asarray(np.where(data.completion_mask, recorded, 99), jnp.float32)
@@ -137,7 +137,7 @@ def coefficients():
     """What the rule makes of `mini_batches`, in float64."""
     c, found = 0.0, []
     for data in mini_batches():
-        judged = np.asarray(data.completion_mask & data.valid[:, None])
+        judged = np.asarray(data.completion_mask & data.has_reward[:, None])
         below = np.asarray(data.old_entropy, np.float64)[judged].mean() < 1.0
         c = min(max(c + (0.1 if below else -0.1), 0.0), 0.25)
         found.append(c if below else 0.0)
@@ -226,7 +226,7 @@ def test_an_update_that_is_not_applied_is_not_remembered(key, judged):
     if judged:
         bad = second.replace(old_log_probs=second.old_log_probs.at[5, 0].set(np.nan))
     else:
-        bad = second.replace(valid=np.zeros(P * G, bool))
+        bad = second.replace(has_reward=np.zeros(P * G, bool))
     state, _ = update(state, bad)
     assert jax.device_get(state.controller) == before
     state, metrics = update(state, second)

@@ -45,7 +45,7 @@ ARRAYS = random_arrays()
 def stats_of(arrays) -> TokenStats:
     names = ("log_probs", "old_log_probs", "entropy", "old_entropy", "mask", "sampler_log_probs")
     return TokenStats(
-        valid=jnp.any(arrays["mask"], axis=1), **{name: arrays[name] for name in names}
+        has_reward=jnp.any(arrays["mask"], axis=1), **{name: arrays[name] for name in names}
     )
 
 

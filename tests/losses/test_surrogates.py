@@ -266,7 +266,7 @@ def test_a_surrogate_of_token_scope_gives_the_same_where_tokens_are_rows_of_thei
     apart = jax.tree.map(
         lambda x: jnp.broadcast_to(x.reshape(B, -1), (B, N)).reshape(-1, 1), (advantages, stats)
     )
-    apart = apart[0], apart[1].replace(valid=apart[1].valid[:, 0])
+    apart = apart[0], apart[1].replace(has_reward=apart[1].has_reward[:, 0])
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a.reshape(B, N), b, rtol=1e-6),
         surrogate(*apart),

@@ -216,7 +216,7 @@ def test_exactly_the_fraction_is_kept_rounded_up_and_the_mean_is_over_the_kept_o
         entropy = jnp.asarray(rng.exponential(1, (10, 30)), jnp.float32)
         stats = stats.replace(
             log_probs=zeros, old_log_probs=zeros, entropy=entropy, old_entropy=entropy,
-            sampler_log_probs=zeros, mask=jnp.asarray(mask), valid=jnp.asarray(mask.any(1)),
+            sampler_log_probs=zeros, mask=jnp.asarray(mask), has_reward=jnp.asarray(mask.any(1)),
         )  # fmt: skip
         weight = np.asarray(forking_tokens(fraction)(zeros, stats).weight)
         kept = -(-tokens * round(fraction * 10) // 10)

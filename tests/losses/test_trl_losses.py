@@ -23,7 +23,7 @@ def problem():
         lambda x: jnp.delete(jnp.nan_to_num(x), 3, axis=0), make_tokens()
     )
     return advantages[:, :1], stats.replace(
-        mask=stats.mask.astype(bool), valid=stats.valid.astype(bool)
+        mask=stats.mask.astype(bool), has_reward=stats.has_reward.astype(bool)
     )
 
 

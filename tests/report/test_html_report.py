@@ -405,32 +405,20 @@ ACTIONS = """
 <pre id="result"></pre><script>
 const form = document.forms.filters, cards = () => [...document.querySelectorAll("#list .card")];
 const choose = (name, value) => { form[name].value = value; form.dispatchEvent(new Event("input"));
-}; const point = (target, type) => {
-  const box = target.getBoundingClientRect();
-  const [clientX, clientY] = [box.left + box.width / 2, box.top + 5];
-  target.dispatchEvent(new PointerEvent(type, { bubbles: true, clientX, clientY }));
-  return document.getElementById("tip").innerText;
-};
-const found = { title: document.title, charts: document.querySelectorAll(".charts svg").length };
-found.all = cards().length;
-found.token = point(document.querySelector("#list .text span"), "pointerover");
-found.chart = point(document.querySelector("#charts-training svg"), "pointermove");
-found.map = point(document.querySelector("#charts-analysis .map svg"), "pointermove");
-choose("verdict", "correct");
-found.badges = cards().map((card) => card.querySelector(".badge").textContent);
-choose("verdict", "");
-choose("order", "length");
-found.lengths = cards().map((card) => Number(card.innerHTML.match(/>(\\d+) tokens/)[1]));
-choose("text", "PROBLEM 13");
-found.searched = cards().length;
-choose("text", "nowhere to be found");
-found.none = cards().length;
-const lines = () => document.querySelectorAll("#charts-training svg:first-of-type .series").length;
-found.lines = lines();
-document.querySelector("#legend button").click();
-found.fewer = lines();
-found.images = document.images.length;
-document.getElementById("result").textContent = JSON.stringify(found);
+}; const point = (target, type) => { const box = target.getBoundingClientRect(); const [clientX,
+clientY] = [box.left + box.width / 2, box.top + 5]; target.dispatchEvent(new PointerEvent(type, {
+bubbles: true, clientX, clientY })); return document.getElementById("tip").innerText; }; const found
+= { title: document.title, charts: document.querySelectorAll(".charts svg").length }; found.all =
+cards().length; found.token = point(document.querySelector("#list .text span"), "pointerover");
+found.chart = point(document.querySelector("#charts-training svg"), "pointermove"); found.map =
+point(document.querySelector("#charts-analysis .map svg"), "pointermove"); choose("verdict",
+"correct"); found.badges = cards().map((card) => card.querySelector(".badge").textContent);
+choose("verdict", ""); choose("order", "length"); found.lengths = cards().map((card) =>
+Number(card.innerHTML.match(/>(\\d+) tokens/)[1])); choose("text", "PROBLEM 13"); found.searched =
+cards().length; choose("text", "nowhere to be found"); found.none = cards().length; const lines = ()
+=> document.querySelectorAll("#charts-training svg:first-of-type .series").length; found.lines =
+lines(); document.querySelector("#legend button").click(); found.fewer = lines(); found.images =
+document.images.length; document.getElementById("result").textContent = JSON.stringify(found);
 </script></body>"""
 
 

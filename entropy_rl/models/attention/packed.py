@@ -28,10 +28,8 @@ def make_packed_attention(attend: RowAttention) -> Callable[..., jax.Array]:
     """Builds the attention of lists from that of rows.
 
     The rows have one of a few shapes; each is compiled, and which one runs is decided on the
-    device. Neither
-    scores nor rows are kept for the backward pass, which computes them again: what a branch keeps,
-      all
-    branches would have to make room for.
+    device. Neither scores nor rows are kept for the backward pass, which computes them again: what
+    a branch keeps, all branches would have to make room for.
 
     Args:
       attend: (q [R, T, H, h], k [R, T, K, h], v [R, T, K, h], window) -> [R, T, H, h], causal.

@@ -35,9 +35,8 @@ def ragged_attention(
     """`attention_part` over the columns first, ..., length - 1 of each row, which reads no others.
 
     Kernels for TPUs and GPUs: the columns go through fast memory in blocks, and a block in which a
-      row sees
-    nothing is neither fetched nor computed. A row with nothing to see (length <= first) costs
-    nothing; rows that do not divide over a mesh are filled up with such.
+    row sees nothing is neither fetched nor computed. A row with nothing to see (length <= first)
+    costs nothing; rows that do not divide over a mesh are filled up with such.
 
     Args:
       q: [R, K, r, h].

@@ -20,10 +20,9 @@ def xla_attention(
     """`causal_attention` in memory O(chunk * T) per head, backward pass included.
 
     A row is cut into a few stripes of queries, and a stripe leaves out the keys after its end: of
-      the T x T
-    scores, 5/8 are computed. Rows of up to `chunk` tokens keep them for the backward pass. The
-    stripes of longer ones go chunk by chunk, and the backward pass computes the scores of a chunk
-    again.
+    the T x T scores, 5/8 are computed. Rows of up to `chunk` tokens keep them for the backward
+    pass. The stripes of longer ones go chunk by chunk, and the backward pass computes the scores of
+    a chunk again.
 
     Args:
       q: [B, T, H, h].

@@ -99,9 +99,9 @@ def replay(numbers: Sequence[int], target: int, moves: Sequence[Move]) -> Replay
 
     A state is right if it shows the right numbers, in any order (the result of a step is first in
     any case: it is what stands after `=`), and the right target. A step is flawless if arithmetic,
-      operands, rules and
-    state are right. A flaw stays with the chain until `undo` takes the step back or `wait` starts
-    again; an undo of more steps than there are leaves a flaw that only `wait` heals.
+    operands, rules and state are right. A flaw stays with the chain until `undo` takes the step
+    back or `wait` starts again; an undo of more steps than there are leaves a flaw that only `wait`
+    heals.
 
     Args:
       numbers: The inputs.

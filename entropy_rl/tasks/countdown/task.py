@@ -119,11 +119,10 @@ class Countdown:
         denominator).
 
         Per step: `arithmetic` (the equation holds), `operands` (both are in the pool printed
-          before), `rules`
-        (the game admits the step). Per printed state: `pools` (the right numbers and target). Per
-        completion: `false_done` (ends with `done` and is not correct), `stopped`, `format_errors`,
-        and the counts `waits`, `undos` (words), `steps`. A denominator is 0 where there was nothing
-        to count.
+        before), `rules` (the game admits the step). Per printed state: `pools` (the right numbers
+        and target). Per completion: `false_done` (ends with `done` and is not correct), `stopped`,
+        `format_errors`, and the counts `waits`, `undos` (words), `steps`. A denominator is 0 where
+        there was nothing to count.
         """
         return judge.probe_all([problem.answer for problem in problems], completions)
 

@@ -22,10 +22,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """Makes the word-level tokenizer.
 
     Text is split at white space and nothing is added: the `<bos>` of a prompt is the one written in
-      it.
-    A word outside of the vocabulary becomes `<unk>`. That is deliberately an ordinary word and no
-    special
-    token: decoding drops special tokens, and a completion must not get better by losing a word.
+    it. A word outside of the vocabulary becomes `<unk>`. That is deliberately an ordinary word and
+    no special token: decoding drops special tokens, and a completion must not get better by losing
+    a word.
 
     Returns:
       The tokenizer; ids follow `VOCABULARY`.

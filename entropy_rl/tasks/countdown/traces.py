@@ -10,8 +10,7 @@
     then <eos>
 
 After each move the whole state is in print, the target included: nothing has to be looked up
-  further back,
-and whether `done` is true can be seen from the last two numbers.
+further back, and whether `done` is true can be seen from the last two numbers.
 
     <bos> 2 3 7 : 27
     7 + 3 = 10 2 : 27   10 * 2 = 20 : 27   undo 10 2 : 27   10 - 2 = 8 : 27
@@ -44,8 +43,7 @@ class TraceConfig:
     """How worked examples are made up.
 
     The defaults give a policy that mostly stops after one or two attempts: reinforcement learning
-      then
-    has room to search longer.
+    then has room to search longer.
 
     Args:
       sizes: Numbers of inputs, each as likely.

@@ -2,8 +2,8 @@ r"""Final answers: the last \boxed{...}, and when two answers are the same.
 
 Equal texts and plain numbers are decided here, the rest by math-verify. That is made for honest
 answers: what a policy could be rewarded for without knowing the answer, and what would burn the
-  deadline, is refused before
-math-verify sees it. An answer whose text is that of the right one is never refused.
+deadline, is refused before math-verify sees it. An answer whose text is that of the right one is
+never refused.
 """
 
 from __future__ import annotations

@@ -14,8 +14,7 @@ def judge_dapo(completion: str, answer: str) -> Verdict:
     r"""DAPO's rule: the text after the last `Answer:`, or else the last \boxed{}, near the end.
 
     The box is compared as it is, and only where there is no answer line: with both, a policy would
-      have two
-    tries.
+    have two tries.
 
     Args:
       completion: Only its last 300 characters count (100 for the box).
