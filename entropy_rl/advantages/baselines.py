@@ -77,7 +77,7 @@ def group_center(group_size: int) -> Transform:
     return Transform(center, "group")
 
 
-def leave_one_out(group_size: int) -> Transform:
+def rloo(group_size: int) -> Transform:
     """Subtract the mean reward of the group's other rows.
 
     Aᵢ = rᵢ - mean(r_j, j ≠ i) = n / (n - 1) · (rᵢ - mean(r)), over the n scored rows of the group.
@@ -94,10 +94,10 @@ def leave_one_out(group_size: int) -> Transform:
     Raises:
       ValueError: As `group_normalize`.
     """
-    check_group_size("leave_one_out", group_size)
+    check_group_size("rloo", group_size)
 
     def leave_out(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = in_groups("leave_one_out", group_size, advantages, stats)
+        rewards, judged = in_groups("rloo", group_size, advantages, stats)
         n = jnp.sum(judged, axis=1, keepdims=True)
         # A lone row is its own mean, so what max() makes of n = 1 is multiplied by 0.
         return (masked_center(rewards, judged, axis=1) * n / jnp.maximum(n - 1, 1)).reshape(
@@ -107,7 +107,7 @@ def leave_one_out(group_size: int) -> Transform:
     return Transform(leave_out, "group")
 
 
-def length_weighted_center(group_size: int) -> Transform:
+def opo(group_size: int) -> Transform:
     """Subtract the group's mean reward, in which a row weighs as much as it has tokens.
 
     Aᵢ = rᵢ - Σ_j |o_j| r_j / Σ_j |o_j|, over the scored rows of the group, |o| the number of tokens.
@@ -124,10 +124,10 @@ def length_weighted_center(group_size: int) -> Transform:
     Raises:
       ValueError: As `group_normalize`.
     """
-    check_group_size("length_weighted_center", group_size)
+    check_group_size("opo", group_size)
 
     def center(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = in_groups("length_weighted_center", group_size, advantages, stats)
+        rewards, judged = in_groups("opo", group_size, advantages, stats)
         lengths = jnp.sum(stats.mask, axis=1).reshape(rewards.shape)
         # From the plain mean, so that equal rewards are exact zeros before they are weighed.
         centered = masked_center(rewards, judged, axis=1)
@@ -138,7 +138,7 @@ def length_weighted_center(group_size: int) -> Transform:
     return Transform(center, "group")
 
 
-def rescaled_group_center(group_size: int) -> Transform:
+def gpg(group_size: int) -> Transform:
     """Subtract the group's mean reward, and make up for the rewards that are zero.
 
     Aᵢ = B / #{j : r_j ≠ 0} · (rᵢ - mean(r)), the mean over the scored rows of the group, B and the
@@ -157,10 +157,10 @@ def rescaled_group_center(group_size: int) -> Transform:
     Raises:
       ValueError: As `group_normalize`.
     """
-    check_group_size("rescaled_group_center", group_size)
+    check_group_size("gpg", group_size)
 
     def center(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = in_groups("rescaled_group_center", group_size, advantages, stats)
+        rewards, judged = in_groups("gpg", group_size, advantages, stats)
         nonzero = jnp.sum(judged & (rewards != 0))
         scale = jnp.sum(judged) / jnp.maximum(nonzero, 1)
         return (scale * masked_center(rewards, judged, axis=1)).reshape(advantages.shape)
@@ -168,7 +168,7 @@ def rescaled_group_center(group_size: int) -> Transform:
     return Transform(center, "recorded")
 
 
-def greedy_baseline() -> Transform:
+def remax() -> Transform:
     """Subtract the reward of the greedy completion of the same prompt: A = r - r(greedy).
 
     That completion takes the most likely token at every position. A run whose advantage has this
@@ -188,10 +188,8 @@ def greedy_baseline() -> Transform:
 
     def subtract(advantages: jax.Array, stats: TokenStats) -> jax.Array:
         if stats.greedy_rewards is None:
-            raise ValueError(
-                "greedy_baseline: stats.greedy_rewards is missing; needed: a greedy completion"
-            )
-        rewards, judged = in_groups("greedy_baseline", 1, advantages, stats)
+            raise ValueError("remax: stats.greedy_rewards is missing; needed: a greedy completion")
+        rewards, judged = in_groups("remax", 1, advantages, stats)
         return jnp.where(judged, rewards - stats.greedy_rewards[:, None], 0)
 
     return Transform(subtract, "group", reads_greedy=True)

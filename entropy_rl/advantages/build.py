@@ -9,17 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.advantages.baselines import (
-    greedy_baseline,
+    gpg,
     group_center,
     group_normalize,
-    leave_one_out,
-    length_weighted_center,
-    rescaled_group_center,
+    opo,
+    remax,
+    rloo,
     whiten,
 )
 from entropy_rl.advantages.gae import gae, length_adaptive_gae
 from entropy_rl.advantages.penalties import overlong_penalty
-from entropy_rl.advantages.shaping import amplify_by_entropy, shape_by_entropy
+from entropy_rl.advantages.shaping import eapo, shape_by_entropy
 from entropy_rl.advantages.transform import Transform, chain
 from entropy_rl.config.registry import build_named
 from entropy_rl.config.train import TrainConfig
@@ -28,24 +28,24 @@ from entropy_rl.contrib.controls import (
     scale_by_sign,
     unbounded_entropy_bonus,
 )
-from entropy_rl.contrib.entropy_rewards import row_entropy_rewards, token_entropy_rewards
-from entropy_rl.contrib.rarity import favor_rare_correct, mine_solved_groups
+from entropy_rl.contrib.entropy_rewards import grpo_s, gtpo
+from entropy_rl.contrib.rarity import miner, ucpo
 from entropy_rl.contrib.risk_baselines import (
-    asymmetric_normalize,
-    best_minus_second,
-    pass_at_k_normalize,
-    quantile_normalize,
+    asymgrpo,
+    grpo_passk,
+    pass_at_k_training,
+    qae,
 )
 from entropy_rl.types import TokenStats
 
 _FACTORIES: dict[str, Callable[..., Transform]] = {
     factory.__name__: factory
     for factory in (
-        *(group_normalize, group_center, leave_one_out, whiten, shape_by_entropy),
-        *(length_weighted_center, rescaled_group_center, greedy_baseline),
-        *(pass_at_k_normalize, best_minus_second, quantile_normalize, asymmetric_normalize),
-        *(favor_rare_correct, mine_solved_groups, token_entropy_rewards, row_entropy_rewards),
-        *(amplify_by_entropy, overlong_penalty, gae, length_adaptive_gae),
+        *(group_normalize, group_center, rloo, whiten, shape_by_entropy),
+        *(opo, gpg, remax),
+        *(pass_at_k_training, grpo_passk, qae, asymgrpo),
+        *(ucpo, miner, gtpo, grpo_s),
+        *(eapo, overlong_penalty, gae, length_adaptive_gae),
         *(misplace_entropy_bonus, scale_by_sign, unbounded_entropy_bonus),
     )
 }

@@ -65,7 +65,7 @@ def shape_by_entropy(
     return Transform(shape, "token")
 
 
-def amplify_by_entropy(
+def eapo(
     alpha: float = 0.2, phi: float = 2.0, statistics: Literal["batch", "row"] = "batch"
 ) -> Transform:
     """Strengthen an advantage where the policy is more uncertain than on average, and weaken it
@@ -94,16 +94,14 @@ def amplify_by_entropy(
       ValueError: An argument is out of range.
     """
     if not 0 < phi < math.inf:
-        raise ValueError(f"amplify_by_entropy: phi={phi!r} is not allowed; phi > 0")
+        raise ValueError(f"eapo: phi={phi!r} is not allowed; phi > 0")
     if not 0 <= alpha < phi:
         raise ValueError(
-            f"amplify_by_entropy: alpha={alpha!r} is not allowed; "
+            f"eapo: alpha={alpha!r} is not allowed; "
             f"0 <= alpha < phi={phi!r}, or the bonus could flip the sign of an advantage"
         )
     if statistics not in ("batch", "row"):
-        raise ValueError(
-            f"amplify_by_entropy: statistics={statistics!r} is not allowed; allowed: batch, row"
-        )
+        raise ValueError(f"eapo: statistics={statistics!r} is not allowed; allowed: batch, row")
     axis = None if statistics == "batch" else 1
 
     def amplify(advantages: jax.Array, stats: TokenStats) -> jax.Array:

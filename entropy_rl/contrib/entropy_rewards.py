@@ -23,7 +23,7 @@ from entropy_rl.types import TokenStats
 _EPS = 1e-6  # beside every divisor
 
 
-def token_entropy_rewards(group_size: int) -> Transform:
+def gtpo(group_size: int) -> Transform:
     """Reward tokens by their share in the entropy at their position; standardize correct and wrong
     apart.
 
@@ -50,11 +50,11 @@ def token_entropy_rewards(group_size: int) -> Transform:
     Raises:
       ValueError: As `group_normalize`.
     """
-    check_group_size("token_entropy_rewards", group_size)
+    check_group_size("gtpo", group_size)
     standardize = whiten()
 
     def reward(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        in_groups("token_entropy_rewards", group_size, advantages, stats)
+        in_groups("gtpo", group_size, advantages, stats)
         correct, wrong = stats.mask & (advantages > 0), stats.mask & ~(advantages > 0)
         entropy = _recorded_entropy(stats)
 
@@ -69,7 +69,7 @@ def token_entropy_rewards(group_size: int) -> Transform:
     return Transform(reward, "recorded")
 
 
-def row_entropy_rewards(group_size: int, beta_1: float = 1.0, beta_2: float = 0.1) -> Transform:
+def grpo_s(group_size: int, beta_1: float = 1.0, beta_2: float = 0.1) -> Transform:
     """Reward rows by their share in the group's entropy, and standardize in the group.
 
     r⁺ᵢ = β₁ + β₂ n⁺ H̄ᵢ / Σ_k H̄_k,   r⁻ᵢ = -β₁ - β₂ n⁻ H̄ᵢ⁻¹ / Σ_k H̄_k⁻¹,   A = (r - mean(r)) /
@@ -92,13 +92,13 @@ def row_entropy_rewards(group_size: int, beta_1: float = 1.0, beta_2: float = 0.
     Raises:
       ValueError: As `group_normalize`.
     """
-    check_group_size("row_entropy_rewards", group_size)
+    check_group_size("grpo_s", group_size)
     for name, value in (("beta_1", beta_1), ("beta_2", beta_2)):
         if not 0 <= value < math.inf:
-            raise ValueError(f"row_entropy_rewards: {name}={value!r} is not allowed; {name} >= 0")
+            raise ValueError(f"grpo_s: {name}={value!r} is not allowed; {name} >= 0")
 
     def reward(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = in_groups("row_entropy_rewards", group_size, advantages, stats)
+        rewards, judged = in_groups("grpo_s", group_size, advantages, stats)
         correct, wrong = judged & (rewards > 0), judged & ~(rewards > 0)
         entropy = masked_mean(_recorded_entropy(stats), stats.mask, axis=1).reshape(rewards.shape)
         shaped = jnp.where(

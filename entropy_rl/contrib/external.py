@@ -17,7 +17,7 @@ from entropy_rl.types import TokenStats
 _EPS = 1e-6  # beside a standard deviation
 
 
-def entropy_dynamics_reward(
+def heal_reward(
     entropy: jax.Array, mask: jax.Array, domain: jax.Array, min_tokens: int = 50
 ) -> jax.Array:
     """Reward rows whose course of entropy is closer to that of the other domain than to that of
@@ -66,7 +66,7 @@ def entropy_dynamics_reward(
     return jax.lax.map(reward, rows).astype(jnp.float32)
 
 
-def repeated_error_penalty(
+def meds_reward(
     rewards: jax.Array,
     correct: jax.Array,
     cluster_sizes: jax.Array,
@@ -96,7 +96,7 @@ def repeated_error_penalty(
     return jnp.where(correct, of_correct, rewards - penalty)
 
 
-def offline_divergence_reward(
+def oger_reward(
     rewards: jax.Array,
     correct: jax.Array,
     embeddings: jax.Array,
@@ -160,7 +160,7 @@ def external_token_weight() -> Transform:
     return Transform(weigh, "token")
 
 
-def two_mode_bonus(
+def policy_split_bonus(
     advantages: jax.Array,
     own_entropy: jax.Array,
     other_entropy: jax.Array,

@@ -22,7 +22,7 @@ _SMALLEST_SHARE = (
 )
 
 
-def favor_rare_correct(group_size: int, tau: float = 0.2) -> Transform:
+def ucpo(group_size: int, tau: float = 0.2) -> Transform:
     """Move the advantage of a group's correct rows toward those that were unlikely.
 
     Aᵢ' = Aᵢ · n_c ((1 - τ) / n_c + τ vᵢ / Σ_j v_j),   v = 1 / q,   q = softmax(mean_t log π_old)
@@ -44,12 +44,12 @@ def favor_rare_correct(group_size: int, tau: float = 0.2) -> Transform:
     Raises:
       ValueError: As `group_normalize`.
     """
-    check_group_size("favor_rare_correct", group_size)
+    check_group_size("ucpo", group_size)
     if not 0 <= tau <= 1:
-        raise ValueError(f"favor_rare_correct: tau={tau!r} is not allowed; 0 <= tau <= 1")
+        raise ValueError(f"ucpo: tau={tau!r} is not allowed; 0 <= tau <= 1")
 
     def reweight(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        values, judged = in_groups("favor_rare_correct", group_size, advantages, stats)
+        values, judged = in_groups("ucpo", group_size, advantages, stats)
         correct = judged & (values > 0)
         log_prob = _mean_old_log_prob(stats).reshape(values.shape)
         # Not -inf, of which a group without a correct row would make NaN.
@@ -63,7 +63,7 @@ def favor_rare_correct(group_size: int, tau: float = 0.2) -> Transform:
     return Transform(reweight, "group")
 
 
-def mine_solved_groups(group_size: int, gamma: float = 2.0, max_share: float = 0.0015) -> Transform:
+def miner(group_size: int, gamma: float = 2.0, max_share: float = 0.0015) -> Transform:
     """Learn from groups that are all correct, too, by how unlikely each row was.
 
     Groups with unequal rewards keep `group_normalize`, A_ext. Where all scored rows are correct,
@@ -89,14 +89,14 @@ def mine_solved_groups(group_size: int, gamma: float = 2.0, max_share: float = 0
     Raises:
       ValueError: As `group_normalize`.
     """
-    check_group_size("mine_solved_groups", group_size)
+    check_group_size("miner", group_size)
     for name, value in (("gamma", gamma), ("max_share", max_share)):
         if not 0 <= value < math.inf:
-            raise ValueError(f"mine_solved_groups: {name}={value!r} is not allowed; {name} >= 0")
+            raise ValueError(f"miner: {name}={value!r} is not allowed; {name} >= 0")
     normalize = group_normalize(group_size)
 
     def mine(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = in_groups("mine_solved_groups", group_size, advantages, stats)
+        rewards, judged = in_groups("miner", group_size, advantages, stats)
         external = jnp.where(stats.mask, normalize(advantages, stats), 0)
 
         equal = jnp.all(masked_center(rewards, judged, axis=1) == 0, axis=1, keepdims=True)

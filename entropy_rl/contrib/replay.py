@@ -47,7 +47,7 @@ class Replay(NamedTuple):
     shaped: bool
 
 
-def policy_improvement(group_size: int, window: int = 8, negative: float = 0.1) -> Replay:
+def pipo(group_size: int, window: int = 8, negative: float = 0.1) -> Replay:
     """PIPO: what the last rollout has taught is repeated if rewards have risen since, and else
     taken back.
 
@@ -73,9 +73,9 @@ def policy_improvement(group_size: int, window: int = 8, negative: float = 0.1) 
     Raises:
       ValueError: An argument is out of range.
     """
-    check_group_size("policy_improvement", group_size)
-    require(window >= 2, "policy_improvement.window", window, "whole numbers >= 2")
-    require(0 <= negative <= 1, "policy_improvement.negative", negative, "0 <= negative <= 1")
+    check_group_size("pipo", group_size)
+    require(window >= 2, "pipo.window", window, "whole numbers >= 2")
+    require(0 <= negative <= 1, "pipo.negative", negative, "0 <= negative <= 1")
 
     def choose(advantages: jax.Array, judged: jax.Array) -> tuple[jax.Array, jax.Array]:
         of_group = lambda x: x.reshape(-1, group_size)  # noqa: E731
@@ -108,7 +108,7 @@ def policy_improvement(group_size: int, window: int = 8, negative: float = 0.1) 
     return Replay(1, choose, Controller(init, update), only_last=True, before=True, shaped=False)
 
 
-def advantage_replay(rollouts: int = 2, every: int = 5, above: float = 1.0) -> Replay:
+def uec_replay(rollouts: int = 2, every: int = 5, above: float = 1.0) -> Replay:
     """UEC-RL's replay: completions with a high advantage are learned from again every few steps.
 
     kept: the newest completions with A > A₀, as many as so many rollouts have
@@ -131,8 +131,8 @@ def advantage_replay(rollouts: int = 2, every: int = 5, above: float = 1.0) -> R
       ValueError: An argument is out of range.
     """
     for name, value in (("rollouts", rollouts), ("every", every)):
-        require(value >= 1, f"advantage_replay.{name}", value, "whole numbers >= 1")
-    require(above >= 0, "advantage_replay.above", above, "numbers >= 0")
+        require(value >= 1, f"uec_replay.{name}", value, "whole numbers >= 1")
+    require(above >= 0, "uec_replay.above", above, "numbers >= 0")
 
     def choose(advantages: jax.Array, judged: jax.Array) -> tuple[jax.Array, jax.Array]:
         return advantages, judged & (advantages[:, 0] > above)
@@ -146,14 +146,14 @@ def advantage_replay(rollouts: int = 2, every: int = 5, above: float = 1.0) -> R
 
 
 _FACTORIES: dict[str, Callable[..., Replay]] = {
-    factory.__name__: factory for factory in (policy_improvement, advantage_replay)
+    factory.__name__: factory for factory in (pipo, uec_replay)
 }
 
 
 def build_replay(spec: Mapping[str, Any] | None, group_size: int) -> Replay | None:
     """Builds what `replay` of a config asks for.
 
-        replay: {name: policy_improvement, window: 8}
+        replay: {name: pipo, window: 8}
 
     Args:
       spec: A name of this file and the arguments of the factory of that name; or `module:function`

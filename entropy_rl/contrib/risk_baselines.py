@@ -1,8 +1,8 @@
 """Baselines that treat rare successes and rare failures unlike the mean does.
 
 They take one reward for each row, f32[B, 1], and see the scored rows alone, as in `baselines`. Where
-all rewards of a group are equal the advantage is exactly 0. `pass_at_k_normalize` and
-`asymmetric_normalize` are made for rewards of two values, whichever they are: correct is what lies
+all rewards of a group are equal the advantage is exactly 0. `pass_at_k_training` and
+`asymgrpo` are made for rewards of two values, whichever they are: correct is what lies
 above the group's mean.
 """
 
@@ -20,7 +20,7 @@ from entropy_rl.masked import masked_center
 from entropy_rl.types import TokenStats
 
 
-def pass_at_k_normalize(group_size: int, k: int, eps: float = 1e-6) -> Transform:
+def pass_at_k_training(group_size: int, k: int, eps: float = 1e-6) -> Transform:
     """Standardize the pass@k of the subsets of k rows that a row is in.
 
     With c of the n scored rows of a group correct, R = 1 - C(n-c, k) / C(n, k) and s = √(R (1 - R)):
@@ -43,17 +43,17 @@ def pass_at_k_normalize(group_size: int, k: int, eps: float = 1e-6) -> Transform
     Raises:
       ValueError: As `group_normalize`.
     """
-    check_group_size("pass_at_k_normalize", group_size)
+    check_group_size("pass_at_k_training", group_size)
     if not 1 <= k < group_size:
         raise ValueError(
-            f"pass_at_k_normalize: k={k!r} is not allowed; 1 <= k < group_size={group_size}"
+            f"pass_at_k_training: k={k!r} is not allowed; 1 <= k < group_size={group_size}"
         )
     if not eps > 0:
-        raise ValueError(f"pass_at_k_normalize: eps={eps!r} is not allowed; eps > 0")
+        raise ValueError(f"pass_at_k_training: eps={eps!r} is not allowed; eps > 0")
     of_correct, of_wrong = _pass_at_k_advantages(group_size, k, eps)
 
     def normalize(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = in_groups("pass_at_k_normalize", group_size, advantages, stats)
+        rewards, judged = in_groups("pass_at_k_training", group_size, advantages, stats)
         correct = masked_center(rewards, judged, axis=1) > 0
         n, c = (jnp.sum(rows, axis=1, keepdims=True) for rows in (judged, correct))
         values = jnp.where(correct, jnp.asarray(of_correct)[n, c], jnp.asarray(of_wrong)[n, c])
@@ -79,7 +79,7 @@ def _pass_at_k_advantages(group_size: int, k: int, eps: float) -> tuple[np.ndarr
     return of_correct, of_wrong
 
 
-def best_minus_second(group_size: int, normalize: bool = True, eps: float = 1e-6) -> Transform:
+def grpo_passk(group_size: int, normalize: bool = True, eps: float = 1e-6) -> Transform:
     """Reward the best row of a group alone, by how far it is ahead.
 
     Aᵢ = (r₍₁₎ - r₍₂₎) / (std(r) + ε) for the row with the largest reward and 0 for the others, over
@@ -99,12 +99,12 @@ def best_minus_second(group_size: int, normalize: bool = True, eps: float = 1e-6
     Raises:
       ValueError: As `group_normalize`.
     """
-    check_group_size("best_minus_second", group_size)
+    check_group_size("grpo_passk", group_size)
     if not eps >= 0:
-        raise ValueError(f"best_minus_second: eps={eps!r} is not allowed; eps >= 0")
+        raise ValueError(f"grpo_passk: eps={eps!r} is not allowed; eps >= 0")
 
     def reward_best(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = in_groups("best_minus_second", group_size, advantages, stats)
+        rewards, judged = in_groups("grpo_passk", group_size, advantages, stats)
         ranked = jnp.sort(jnp.where(judged, rewards, -jnp.inf), axis=1)
         first, second = ranked[:, -1:], ranked[:, -2:-1]
         # Not -inf: a row without another one is not ahead of it.
@@ -117,7 +117,7 @@ def best_minus_second(group_size: int, normalize: bool = True, eps: float = 1e-6
     return Transform(reward_best, "group")
 
 
-def quantile_normalize(group_size: int, quantile: float = 0.4, eps: float = 1e-6) -> Transform:
+def qae(group_size: int, quantile: float = 0.4, eps: float = 1e-6) -> Transform:
     """Subtract a quantile of the group's rewards in place of their mean.
 
     Aᵢ = (rᵢ - Q_K(r)) / (std(r) + ε),   Q_K(r) = min{x : #{j : r_j <= x} >= K n}
@@ -139,18 +139,16 @@ def quantile_normalize(group_size: int, quantile: float = 0.4, eps: float = 1e-6
     Raises:
       ValueError: As `group_normalize`.
     """
-    check_group_size("quantile_normalize", group_size)
+    check_group_size("qae", group_size)
     if not 0 < quantile < 1:
-        raise ValueError(
-            f"quantile_normalize: quantile={quantile!r} is not allowed; 0 < quantile < 1"
-        )
+        raise ValueError(f"qae: quantile={quantile!r} is not allowed; 0 < quantile < 1")
     if not eps >= 0:
-        raise ValueError(f"quantile_normalize: eps={eps!r} is not allowed; eps >= 0")
+        raise ValueError(f"qae: eps={eps!r} is not allowed; eps >= 0")
     # Rounded, or 0.7 * 10 rows would be a hair off 7. There is no row of rank 0.
     ranks = np.array([max(math.ceil(round(quantile * n, 9)), 1) for n in range(group_size + 1)])
 
     def normalize(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = in_groups("quantile_normalize", group_size, advantages, stats)
+        rewards, judged = in_groups("qae", group_size, advantages, stats)
         ranked = jnp.sort(jnp.where(judged, rewards, jnp.inf), axis=1)
         rank = jnp.asarray(ranks)[jnp.sum(judged, axis=1, keepdims=True)]
         distance = jnp.where(judged, rewards - jnp.take_along_axis(ranked, rank - 1, axis=1), 0)
@@ -159,7 +157,7 @@ def quantile_normalize(group_size: int, quantile: float = 0.4, eps: float = 1e-6
     return Transform(normalize, "group")
 
 
-def asymmetric_normalize(group_size: int, b_pos: float = 0.9, b_neg: float = 0.4) -> Transform:
+def asymgrpo(group_size: int, b_pos: float = 0.9, b_neg: float = 0.4) -> Transform:
     """Weigh successes and failures by powers of the odds.
 
     A⁺ = ((1 - p) / p)^b⁺,   A⁻ = -(p / (1 - p))^b⁻
@@ -179,13 +177,13 @@ def asymmetric_normalize(group_size: int, b_pos: float = 0.9, b_neg: float = 0.4
     Raises:
       ValueError: As `group_normalize`.
     """
-    check_group_size("asymmetric_normalize", group_size)
+    check_group_size("asymgrpo", group_size)
     for name, value in (("b_pos", b_pos), ("b_neg", b_neg)):
         if not 0 <= value < math.inf:
-            raise ValueError(f"asymmetric_normalize: {name}={value!r} is not allowed; {name} >= 0")
+            raise ValueError(f"asymgrpo: {name}={value!r} is not allowed; {name} >= 0")
 
     def normalize(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = in_groups("asymmetric_normalize", group_size, advantages, stats)
+        rewards, judged = in_groups("asymgrpo", group_size, advantages, stats)
         correct = masked_center(rewards, judged, axis=1) > 0
         wins = jnp.sum(correct, axis=1, keepdims=True)
         losses = jnp.sum(judged, axis=1, keepdims=True) - wins

@@ -12,20 +12,20 @@ import pytest
 
 from entropy_rl.advantages import (
     Transform,
-    amplify_by_entropy,
     baseline_and_shaping,
     build_advantage,
     chain,
+    eapo,
     group_center,
     group_normalize,
-    leave_one_out,
+    rloo,
     shape_by_entropy,
     whiten,
 )
 from entropy_rl.types import TokenStats
 
 REWARDS_3_OF_8 = jnp.array([1.0, 1, 1, -1, -1, -1, -1, -1])
-GROUP_BASELINES = [group_normalize, group_center, leave_one_out]
+GROUP_BASELINES = [group_normalize, group_center, rloo]
 
 
 def make_stats(
@@ -87,7 +87,7 @@ def test_group_center_subtracts_the_group_mean():
 
 def test_leave_one_out_subtracts_the_mean_of_the_others():
     rewards = np.random.default_rng(0).normal(size=8).astype(np.float32)
-    advantages = leave_one_out(4)(jnp.asarray(rewards)[:, None], make_stats(8))
+    advantages = rloo(4)(jnp.asarray(rewards)[:, None], make_stats(8))
     expected = [
         r - np.mean(np.delete(rewards[i // 4 * 4 : i // 4 * 4 + 4], i % 4))
         for i, r in enumerate(rewards)
@@ -378,7 +378,7 @@ def test_the_scope_of_a_chain_is_the_widest_of_its_members():
     assert chain(shape_by_entropy()).scope == "token"
     assert chain(group_center(2), shape_by_entropy()).scope == "group"
     assert chain(shape_by_entropy(), whiten(), shape_by_entropy()).scope == "recorded"
-    assert chain(whiten(), amplify_by_entropy(), whiten()).scope == "batch"
+    assert chain(whiten(), eapo(), whiten()).scope == "batch"
 
 
 def test_a_plain_function_is_a_member_of_batch_scope():
@@ -483,7 +483,7 @@ def test_a_config_builds_the_chain_it_lists():
     assert built.scope == "group"
 
 
-@pytest.mark.parametrize("name", ["group_normalize", "group_center", "leave_one_out"])
+@pytest.mark.parametrize("name", ["group_normalize", "group_center", "rloo"])
 def test_a_config_fills_in_the_group_size(name):
     stats = make_stats(8)
     whole = build_advantage([{"name": name}], 8)(REWARDS_3_OF_8[:, None], stats)
@@ -522,9 +522,9 @@ def test_a_config_names_a_function_of_the_users_own(own_module):
             "allowed: alpha, kappa, entropy_source",
         ),
         (
-            [{"name": "group_normalize"}],
-            "advantage[0].name: 'group_normalize' is not allowed; did you mean 'group_normalize'? "
-            "allowed: group_normalize, group_center, leave_one_out, whiten, shape_by_entropy, ",
+            [{"name": "group_normalise"}],
+            "advantage[0].name: 'group_normalise' is not allowed; did you mean 'group_normalize'? "
+            "allowed: group_normalize, group_center, rloo, whiten, shape_by_entropy, ",
         ),
         ([{"name": ["whiten"]}], "advantage[0].name: ['whiten'] is not allowed"),
         ([{"name": None}], "advantage[0].name: None is not allowed"),
@@ -595,7 +595,7 @@ def test_a_config_error_names_the_place_the_value_and_the_way_out(specs, message
     assert str(error.value).startswith(message.replace("USER", own_module))
 
 
-@pytest.mark.parametrize("name", ["group_normalize", "group_center", "leave_one_out"])
+@pytest.mark.parametrize("name", ["group_normalize", "group_center", "rloo"])
 def test_a_config_refuses_a_group_baseline_over_groups_of_one(name):
     with pytest.raises(
         ValueError, match=r"advantage\[0\]: .* at least 2 completions .*rollout.group_size"

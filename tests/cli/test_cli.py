@@ -458,7 +458,7 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
             "for each row.",
         ),
         (
-            ["--advantage", "[{name: group_normalize}, {name: greedy_baseline}]"],
+            ["--advantage", "[{name: group_normalize}, {name: remax}]"],
             "advantage[1]: a transform before it is not allowed; allowed: none, as the reward of "
             "the greedy",
         ),

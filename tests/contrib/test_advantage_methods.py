@@ -15,21 +15,21 @@ from advantage_problem import G, N, make_problem, on_tokens, rows_of, std
 
 import entropy_rl
 from entropy_rl.advantages import (
-    amplify_by_entropy,
-    asymmetric_normalize,
-    best_minus_second,
+    asymgrpo,
     build_advantage,
-    favor_rare_correct,
+    eapo,
+    gpg,
     group_center,
     group_normalize,
-    length_weighted_center,
-    mine_solved_groups,
+    grpo_passk,
+    grpo_s,
+    gtpo,
+    miner,
+    opo,
     overlong_penalty,
-    pass_at_k_normalize,
-    quantile_normalize,
-    rescaled_group_center,
-    row_entropy_rewards,
-    token_entropy_rewards,
+    pass_at_k_training,
+    qae,
+    ucpo,
 )
 from entropy_rl.advantages.build import _FACTORIES
 from entropy_rl.types import TokenStats
@@ -51,9 +51,7 @@ def judged_problem():
 def test_rows_of_equal_length_make_the_length_weighted_center_the_plain_one():
     rewards, stats = judged_problem()
     stats = stats.replace(mask=jnp.ones_like(stats.mask))
-    np.testing.assert_allclose(
-        length_weighted_center(G)(rewards, stats), group_center(G)(rewards, stats), atol=1e-7
-    )
+    np.testing.assert_allclose(opo(G)(rewards, stats), group_center(G)(rewards, stats), atol=1e-7)
 
 
 def test_the_punishment_of_length_grows_over_the_last_tokens_of_the_limit_and_not_beyond():
@@ -69,14 +67,12 @@ def test_the_punishment_of_length_grows_over_the_last_tokens_of_the_limit_and_no
 
 def test_rewards_of_plus_and_minus_one_are_not_rescaled():
     rewards, stats = make_problem(wrong=-1.0)
-    np.testing.assert_allclose(
-        rescaled_group_center(G)(rewards, stats), group_center(G)(rewards, stats), rtol=1e-6
-    )
+    np.testing.assert_allclose(gpg(G)(rewards, stats), group_center(G)(rewards, stats), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     "transform",
-    [pass_at_k_normalize(G, k=1, eps=1e-12), asymmetric_normalize(G, b_pos=0.5, b_neg=0.5)],
+    [pass_at_k_training(G, k=1, eps=1e-12), asymgrpo(G, b_pos=0.5, b_neg=0.5)],
 )
 def test_pass_at_1_and_exponents_of_one_half_are_grpo_with_the_deviation_of_a_population(transform):
     rewards, stats = make_problem(wrong=-1.0)
@@ -91,7 +87,7 @@ def test_pass_at_k_has_the_hand_computed_values_for_one_of_four():
     rewards = jnp.array([[1.0], [0], [0], [0]])
     # R = 1 - 3/6 and s = 1/2; two of the three pairs of a wrong row fail
     np.testing.assert_allclose(
-        pass_at_k_normalize(G, k=2)(rewards, rows_of(stats, slice(0, G)))[:, 0],
+        pass_at_k_training(G, k=2)(rewards, rows_of(stats, slice(0, G)))[:, 0],
         [1, -1 / 3, -1 / 3, -1 / 3],
         rtol=1e-5,
     )
@@ -99,7 +95,7 @@ def test_pass_at_k_has_the_hand_computed_values_for_one_of_four():
 
 def test_a_group_without_two_subsets_of_k_judged_rows_has_no_advantage():
     rewards, stats = make_problem()
-    advantages = np.asarray(pass_at_k_normalize(G, k=3)(rewards, stats)).reshape(-1, G)
+    advantages = np.asarray(pass_at_k_training(G, k=3)(rewards, stats)).reshape(-1, G)
     whole = np.asarray(stats.has_reward).reshape(-1, G).all(axis=1)
     assert not advantages[~whole].any() and advantages[whole].any()
 
@@ -107,7 +103,7 @@ def test_a_group_without_two_subsets_of_k_judged_rows_has_no_advantage():
 def test_the_best_row_gets_its_lead_and_no_other_row_anything():
     _, stats = judged_problem()
     rewards = jnp.array([[0.2], [0.9], [0.5], [-3.0]])
-    advantages = best_minus_second(G, normalize=False)(rewards, rows_of(stats, slice(0, G)))
+    advantages = grpo_passk(G, normalize=False)(rewards, rows_of(stats, slice(0, G)))
     np.testing.assert_allclose(advantages[:, 0], [0, 0.4, 0, 0], rtol=1e-6)
 
 
@@ -118,14 +114,14 @@ def test_the_quantile_is_a_gate_at_one_minus_k(size, wins, baseline):
     rewards = jnp.array([1.0] * wins + [0.0] * (size - wins))[:, None]
     ones = jnp.ones((size, 1))
     stats = TokenStats(ones, ones, ones, ones, mask=ones > 0, has_reward=jnp.ones(size, bool))
-    advantages = np.asarray(quantile_normalize(size, quantile=0.4)(rewards, stats))
+    advantages = np.asarray(qae(size, quantile=0.4)(rewards, stats))
     np.testing.assert_array_equal(np.sign(advantages), np.sign(np.asarray(rewards) - baseline))
 
 
 def test_the_quantile_of_rewards_of_many_values_is_one_of_them():
     _, stats = judged_problem()
     rewards = jnp.array([[0.7], [0.1], [0.4], [0.2]])
-    advantages = quantile_normalize(G, quantile=0.5)(rewards, rows_of(stats, slice(0, G)))
+    advantages = qae(G, quantile=0.5)(rewards, rows_of(stats, slice(0, G)))
     scale = std([0.7, 0.1, 0.4, 0.2]) + 1e-6
     np.testing.assert_allclose(
         advantages[:, 0], np.array([0.5, -0.1, 0.2, 0]) / scale, rtol=1e-5, atol=1e-7
@@ -135,18 +131,18 @@ def test_the_quantile_of_rewards_of_many_values_is_one_of_them():
 def test_rare_correct_rows_gain_what_likely_ones_lose():
     rewards, stats = make_problem()
     base = group_normalize(G)(rewards, stats)
-    moved = favor_rare_correct(G, tau=0.7)(base, stats)
+    moved = ucpo(G, tau=0.7)(base, stats)
     a, b = (np.maximum(np.asarray(x).reshape(-1, G), 0) for x in (base, moved))
     np.testing.assert_allclose(b.sum(axis=1), a.sum(axis=1), rtol=1e-5)
     assert np.abs(a - b).max() > 0.1
     np.testing.assert_array_equal(moved[base <= 0], base[base <= 0])
-    np.testing.assert_allclose(favor_rare_correct(G, tau=0.0)(base, stats), base, rtol=1e-6)
+    np.testing.assert_allclose(ucpo(G, tau=0.0)(base, stats), base, rtol=1e-6)
 
 
 def test_mining_leaves_mixed_groups_alone_and_stays_within_its_share():
     rewards, stats = make_problem(wrong=-1.0)
     base = on_tokens(group_normalize(G)(rewards, stats), stats)
-    mined = np.asarray(mine_solved_groups(G)(rewards, stats))
+    mined = np.asarray(miner(G)(rewards, stats))
     np.testing.assert_array_equal(mined[base != 0], base[base != 0])
     gained = (mined - base).sum()
     assert gained == pytest.approx(0.0015 * np.abs(base).sum(), rel=1e-4)
@@ -156,19 +152,19 @@ def test_mining_leaves_mixed_groups_alone_and_stays_within_its_share():
 
 def test_mining_without_a_mixed_group_gives_nothing():
     rewards, stats = make_problem()
-    np.testing.assert_array_equal(mine_solved_groups(G)(jnp.ones_like(rewards), stats), 0)
+    np.testing.assert_array_equal(miner(G)(jnp.ones_like(rewards), stats), 0)
 
 
 def test_a_log_prob_that_rounding_made_positive_is_no_nan():
     rewards, stats = judged_problem()
     stats = stats.replace(old_log_probs=jnp.where(stats.mask, 1e-7, 0.0))
-    assert np.isfinite(np.asarray(mine_solved_groups(G, gamma=0.5)(rewards, stats))).all()
+    assert np.isfinite(np.asarray(miner(G, gamma=0.5)(rewards, stats))).all()
 
 
 def test_entropies_of_zero_give_finite_rewards():
     rewards, stats = judged_problem()
     stats = stats.replace(old_entropy=jnp.where(stats.mask, -1e-8, 0.0))
-    for transform in (token_entropy_rewards(G), row_entropy_rewards(G)):
+    for transform in (gtpo(G), grpo_s(G)):
         assert np.isfinite(np.asarray(transform(rewards, stats))).all()
 
 
@@ -176,13 +172,13 @@ def test_entropies_of_zero_give_finite_rewards():
 def test_amplifying_keeps_signs_stays_in_its_bound_and_treats_both_signs_alike(statistics):
     rewards, stats = make_problem(wrong=-1.0)
     base = jnp.nan_to_num(rewards) * 0.3
-    transform = amplify_by_entropy(statistics=statistics)
+    transform = eapo(statistics=statistics)
     shaped = np.asarray(transform(base, stats))
     np.testing.assert_array_equal(np.sign(shaped), np.broadcast_to(np.sign(base), shaped.shape))
     assert (np.abs(shaped - base) <= 0.2 * np.abs(base) / 2 + 1e-7).all()
     np.testing.assert_array_equal(transform(-base, stats), -shaped)
     np.testing.assert_array_equal(
-        amplify_by_entropy(alpha=0.0)(base, stats), jnp.broadcast_to(base, (len(base), N))
+        eapo(alpha=0.0)(base, stats), jnp.broadcast_to(base, (len(base), N))
     )
 
 
@@ -191,9 +187,7 @@ def test_there_is_no_gradient_through_the_entropy_that_amplifies():
     entropy = jnp.where(stats.mask, stats.entropy, 0)
 
     def total(entropy):
-        return jnp.sum(
-            amplify_by_entropy()(jnp.ones((len(entropy), 1)), stats.replace(entropy=entropy))
-        )
+        return jnp.sum(eapo()(jnp.ones((len(entropy), 1)), stats.replace(entropy=entropy)))
 
     np.testing.assert_array_equal(jax.grad(total)(entropy), 0)
 
@@ -202,20 +196,20 @@ def test_there_is_no_gradient_through_the_entropy_that_amplifies():
 # configs
 
 CONFIG = [
-    {"name": "length_weighted_center"},
-    {"name": "rescaled_group_center"},
-    {"name": "pass_at_k_normalize", "k": 2},
-    {"name": "best_minus_second", "normalize": False},
-    {"name": "quantile_normalize", "quantile": 0.4},
-    {"name": "asymmetric_normalize", "b_pos": 0.9, "b_neg": 0.4},
-    {"name": "favor_rare_correct", "tau": 0.2},
-    {"name": "mine_solved_groups", "gamma": 2, "max_share": 0.0015},
-    {"name": "token_entropy_rewards"},
-    {"name": "row_entropy_rewards", "beta_1": 1, "beta_2": 0.1},
-    {"name": "amplify_by_entropy", "alpha": 0.2, "phi": 2, "statistics": "row"},
+    {"name": "opo"},
+    {"name": "gpg"},
+    {"name": "pass_at_k_training", "k": 2},
+    {"name": "grpo_passk", "normalize": False},
+    {"name": "qae", "quantile": 0.4},
+    {"name": "asymgrpo", "b_pos": 0.9, "b_neg": 0.4},
+    {"name": "ucpo", "tau": 0.2},
+    {"name": "miner", "gamma": 2, "max_share": 0.0015},
+    {"name": "gtpo"},
+    {"name": "grpo_s", "beta_1": 1, "beta_2": 0.1},
+    {"name": "eapo", "alpha": 0.2, "phi": 2, "statistics": "row"},
     {"name": "overlong_penalty", "max_tokens": 6, "buffer_tokens": 4},
 ]
-WITHOUT_GROUPS = ("amplify_by_entropy", "overlong_penalty")
+WITHOUT_GROUPS = ("eapo", "overlong_penalty")
 
 
 @pytest.mark.parametrize("spec", CONFIG, ids=lambda spec: spec["name"])
@@ -262,49 +256,49 @@ def test_a_method_that_compares_rows_refuses_what_are_no_groups_of_rows(spec):
     "make, message",
     [
         (
-            lambda: pass_at_k_normalize(4, k=4),
-            "pass_at_k_normalize: k=4 is not allowed; 1 <= k < group_size=4",
+            lambda: pass_at_k_training(4, k=4),
+            "pass_at_k_training: k=4 is not allowed; 1 <= k < group_size=4",
         ),
-        (lambda: pass_at_k_normalize(4, k=0), "pass_at_k_normalize: k=0 is not allowed"),
+        (lambda: pass_at_k_training(4, k=0), "pass_at_k_training: k=0 is not allowed"),
         (
-            lambda: pass_at_k_normalize(4, k=2, eps=0.0),
-            "pass_at_k_normalize: eps=0.0 is not allowed; eps > 0",
-        ),
-        (
-            lambda: best_minus_second(4, eps=-1.0),
-            "best_minus_second: eps=-1.0 is not allowed; eps >= 0",
+            lambda: pass_at_k_training(4, k=2, eps=0.0),
+            "pass_at_k_training: eps=0.0 is not allowed; eps > 0",
         ),
         (
-            lambda: quantile_normalize(4, quantile=1.0),
-            "quantile_normalize: quantile=1.0 is not allowed; 0 < quantile < 1",
+            lambda: grpo_passk(4, eps=-1.0),
+            "grpo_passk: eps=-1.0 is not allowed; eps >= 0",
         ),
         (
-            lambda: quantile_normalize(4, eps=math.nan),
-            "quantile_normalize: eps=nan is not allowed; eps >= 0",
+            lambda: qae(4, quantile=1.0),
+            "qae: quantile=1.0 is not allowed; 0 < quantile < 1",
         ),
         (
-            lambda: asymmetric_normalize(4, b_pos=-1.0),
-            "asymmetric_normalize: b_pos=-1.0 is not allowed; b_pos >= 0",
+            lambda: qae(4, eps=math.nan),
+            "qae: eps=nan is not allowed; eps >= 0",
         ),
         (
-            lambda: asymmetric_normalize(4, b_neg=math.inf),
-            "asymmetric_normalize: b_neg=inf is not allowed; b_neg >= 0",
+            lambda: asymgrpo(4, b_pos=-1.0),
+            "asymgrpo: b_pos=-1.0 is not allowed; b_pos >= 0",
         ),
         (
-            lambda: favor_rare_correct(4, tau=1.5),
-            "favor_rare_correct: tau=1.5 is not allowed; 0 <= tau <= 1",
+            lambda: asymgrpo(4, b_neg=math.inf),
+            "asymgrpo: b_neg=inf is not allowed; b_neg >= 0",
         ),
         (
-            lambda: mine_solved_groups(4, gamma=-1.0),
-            "mine_solved_groups: gamma=-1.0 is not allowed; gamma >= 0",
+            lambda: ucpo(4, tau=1.5),
+            "ucpo: tau=1.5 is not allowed; 0 <= tau <= 1",
         ),
         (
-            lambda: mine_solved_groups(4, max_share=math.nan),
-            "mine_solved_groups: max_share=nan is not allowed; max_share >= 0",
+            lambda: miner(4, gamma=-1.0),
+            "miner: gamma=-1.0 is not allowed; gamma >= 0",
         ),
         (
-            lambda: row_entropy_rewards(4, beta_2=-0.1),
-            "row_entropy_rewards: beta_2=-0.1 is not allowed; beta_2 >= 0",
+            lambda: miner(4, max_share=math.nan),
+            "miner: max_share=nan is not allowed; max_share >= 0",
+        ),
+        (
+            lambda: grpo_s(4, beta_2=-0.1),
+            "grpo_s: beta_2=-0.1 is not allowed; beta_2 >= 0",
         ),
         (
             lambda: overlong_penalty(5, 6),
@@ -315,17 +309,17 @@ def test_a_method_that_compares_rows_refuses_what_are_no_groups_of_rows(spec):
             "overlong_penalty: factor=-1.0 is not allowed; factor >= 0",
         ),
         (
-            lambda: amplify_by_entropy(phi=0.0),
-            "amplify_by_entropy: phi=0.0 is not allowed; phi > 0",
+            lambda: eapo(phi=0.0),
+            "eapo: phi=0.0 is not allowed; phi > 0",
         ),
         (
-            lambda: amplify_by_entropy(alpha=2.0),
-            "amplify_by_entropy: alpha=2.0 is not allowed; 0 <= alpha < phi=2.0, "
+            lambda: eapo(alpha=2.0),
+            "eapo: alpha=2.0 is not allowed; 0 <= alpha < phi=2.0, "
             "or the bonus could flip the sign of an advantage",
         ),
         (
-            lambda: amplify_by_entropy(statistics="group"),
-            "amplify_by_entropy: statistics='group' is not allowed; allowed: batch, row",
+            lambda: eapo(statistics="group"),
+            "eapo: statistics='group' is not allowed; allowed: batch, row",
         ),
     ],
 )

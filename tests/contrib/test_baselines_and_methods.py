@@ -15,20 +15,20 @@ from policies import table_policy
 
 from entropy_rl.advantages import (
     NotYetKnown,
-    amplify_by_entropy,
-    asymmetric_normalize,
-    best_minus_second,
+    asymgrpo,
     chain,
-    favor_rare_correct,
+    eapo,
+    gpg,
     group_center,
     group_normalize,
-    length_weighted_center,
-    mine_solved_groups,
-    pass_at_k_normalize,
-    quantile_normalize,
-    rescaled_group_center,
-    row_entropy_rewards,
-    token_entropy_rewards,
+    grpo_passk,
+    grpo_s,
+    gtpo,
+    miner,
+    opo,
+    pass_at_k_training,
+    qae,
+    ucpo,
     whiten,
 )
 from entropy_rl.learner.update import init_state, make_update
@@ -72,13 +72,13 @@ def grpo(r, rows, stats):
 
 
 @by_group
-def opo(r, rows, stats):
+def expected_opo(r, rows, stats):
     lengths = [len(groups_of(stats)[1][i]) for i in rows]
     baseline = sum(n * x for n, x in zip(lengths, r, strict=True)) / sum(lengths)
     return [x - baseline for x in r]
 
 
-def gpg(rewards, stats):
+def expected_gpg(rewards, stats):
     judged = [
         x for x, ok in zip(float64(rewards)[:, 0], np.asarray(stats.has_reward), strict=True) if ok
     ]
@@ -106,7 +106,7 @@ def best_second(r, rows, stats):
 
 
 @by_group
-def qae(r, rows, stats):
+def expected_qae(r, rows, stats):
     p = np.mean(r == 1)
     baseline = min(r) if 0 < p <= 1 - 0.4 + 1e-12 else max(r)
     return [(x - baseline) / (std(r) + 1e-6) for x in r]
@@ -126,7 +126,7 @@ def mean_over_tokens(x, stats, i):
 
 
 @by_group
-def ucpo(r, rows, stats):
+def expected_ucpo(r, rows, stats):
     a = [(x - r.mean()) / (std(r) + 1e-8) for x in r]
     correct = [j for j in range(len(r)) if r[j] == 1]
     log_prob = {j: mean_over_tokens(stats.old_log_probs, stats, rows[j]) for j in correct}
@@ -138,7 +138,7 @@ def ucpo(r, rows, stats):
     return [x * weight.get(j, 1.0) for j, x in enumerate(a)]
 
 
-def miner(rewards, stats):
+def expected_miner(rewards, stats):
     external, internal = grpo(rewards, stats), np.zeros((len(rewards), N))
     groups, tokens = groups_of(stats)
     for rows in groups:
@@ -151,7 +151,7 @@ def miner(rewards, stats):
     return external + internal * min(1.0, 0.0015 * np.abs(external).sum() / np.abs(internal).sum())
 
 
-def gtpo(rewards, stats):
+def expected_gtpo(rewards, stats):
     h, r = float64(stats.old_entropy), float64(rewards)[:, 0]
     groups, tokens = groups_of(stats)
     paid = {True: {}, False: {}}
@@ -171,7 +171,7 @@ def gtpo(rewards, stats):
 
 
 @by_group
-def grpo_s(r, rows, stats):
+def expected_grpo_s(r, rows, stats):
     h = [mean_over_tokens(stats.old_entropy, stats, i) for i in rows]
     inverse = [1 / (x + 1e-6) for x in h]
     good = [x > 0 for x in r]
@@ -185,7 +185,7 @@ def grpo_s(r, rows, stats):
     return [(x - np.mean(paid)) / (std(paid) + 1e-6) for x in paid]
 
 
-def eapo(statistics):
+def expected_eapo(statistics):
     def reference(rewards, stats):
         base, h, (_, tokens) = grpo(rewards, stats), float64(stats.entropy), groups_of(stats)
         result = base.copy()
@@ -224,21 +224,21 @@ centered = by_group(lambda r, rows, stats: r - r.mean())
 
 # name -> (transform of rewards, its scope, the reference)
 FAMILY = {
-    "OPO": (length_weighted_center(G), "group", opo),
-    "GPG": (rescaled_group_center(G), "recorded", gpg),
-    "Pass@k": (pass_at_k_normalize(G, k=2), "group", pass_at_2),
-    "best minus second": (best_minus_second(G), "group", best_second),
-    "QAE": (quantile_normalize(G), "group", qae),
-    "AsymGRPO": (asymmetric_normalize(G), "group", asymmetric),
-    "UCPO": (chain(group_normalize(G, eps=1e-8), favor_rare_correct(G)), "group", ucpo),
-    "Miner": (mine_solved_groups(G), "recorded", miner),
-    "GTPO": (token_entropy_rewards(G), "recorded", gtpo),
-    "GRPO-S": (row_entropy_rewards(G), "group", grpo_s),
-    "EAPO": (chain(group_normalize(G), amplify_by_entropy()), "batch", eapo("batch")),
+    "OPO": (opo(G), "group", expected_opo),
+    "GPG": (gpg(G), "recorded", expected_gpg),
+    "Pass@k": (pass_at_k_training(G, k=2), "group", pass_at_2),
+    "best minus second": (grpo_passk(G), "group", best_second),
+    "QAE": (qae(G), "group", expected_qae),
+    "AsymGRPO": (asymgrpo(G), "group", asymmetric),
+    "UCPO": (chain(group_normalize(G, eps=1e-8), ucpo(G)), "group", expected_ucpo),
+    "Miner": (miner(G), "recorded", expected_miner),
+    "GTPO": (gtpo(G), "recorded", expected_gtpo),
+    "GRPO-S": (grpo_s(G), "group", expected_grpo_s),
+    "EAPO": (chain(group_normalize(G), eapo()), "batch", expected_eapo("batch")),
     "EAPO of a row": (
-        chain(group_normalize(G), amplify_by_entropy(statistics="row")),
+        chain(group_normalize(G), eapo(statistics="row")),
         "group",
-        eapo("row"),
+        expected_eapo("row"),
     ),
     "REINFORCE++": (whiten(), "recorded", reinforce_plus_plus(raw)),
     "REINFORCE++-baseline": (
@@ -345,7 +345,7 @@ def test_a_method_of_group_scope_gives_the_same_on_parts_and_reads_what_was_reco
 
 def test_a_method_of_row_scope_gives_the_same_on_any_rows():
     rewards, stats = make_problem()
-    transform = amplify_by_entropy(statistics="row")
+    transform = eapo(statistics="row")
     assert transform.scope == "row"
     base = jnp.nan_to_num(rewards) - 0.5
     whole = transform(base, stats)
@@ -375,8 +375,8 @@ def test_a_method_of_recorded_or_batch_scope_needs_the_whole(name):
 @pytest.mark.parametrize(
     "advantage",
     [
-        chain(group_normalize(G), favor_rare_correct(G), amplify_by_entropy(statistics="row")),
-        chain(mine_solved_groups(G), amplify_by_entropy()),
+        chain(group_normalize(G), ucpo(G), eapo(statistics="row")),
+        chain(miner(G), eapo()),
     ],
     ids=["row", "batch"],
 )

@@ -9,12 +9,12 @@ from update_problem import G, N, P, V, make_data
 
 from entropy_rl.advantages import (
     chain,
-    entropy_dynamics_reward,
     external_token_weight,
     group_normalize,
-    offline_divergence_reward,
-    repeated_error_penalty,
-    two_mode_bonus,
+    heal_reward,
+    meds_reward,
+    oger_reward,
+    policy_split_bonus,
 )
 from entropy_rl.learner.update import make_gradient
 
@@ -40,7 +40,7 @@ def test_a_course_of_entropy_is_compared_with_those_of_both_domains_as_in_a_floa
             if j != i and lengths[j] and lengths[i]:
                 to[domain[j] == domain[i]].append(float64_distance(rows[i], rows[j]))
         wanted[i] = lengths[i] > 3 and min(to[False]) < min(to[True])
-    found = entropy_dynamics_reward(*map(jnp.asarray, (entropy, mask, domain)), min_tokens=3)
+    found = heal_reward(*map(jnp.asarray, (entropy, mask, domain)), min_tokens=3)
     assert found.tolist() == wanted.tolist() and 2 < wanted.sum() < 12
 
 
@@ -48,20 +48,20 @@ def test_padding_changes_no_reward_and_short_or_lonely_rows_have_none():
     rng = np.random.default_rng(1)
     entropy, mask = rng.random((6, 5)).astype("f4"), np.ones((6, 5), bool)
     domain = jnp.array([0, 0, 0, 1, 1, 1])
-    one = entropy_dynamics_reward(jnp.array(entropy), jnp.array(mask), domain, min_tokens=0)
+    one = heal_reward(jnp.array(entropy), jnp.array(mask), domain, min_tokens=0)
     padded = [jnp.array(np.pad(x, ((0, 0), (0, 3)))) for x in (entropy, mask)]
-    assert one.sum() > 0 and (entropy_dynamics_reward(*padded, domain, min_tokens=0) == one).all()
-    assert not entropy_dynamics_reward(jnp.array(entropy), jnp.array(mask), domain).any()
+    assert one.sum() > 0 and (heal_reward(*padded, domain, min_tokens=0) == one).all()
+    assert not heal_reward(jnp.array(entropy), jnp.array(mask), domain).any()
     alone = jnp.array([0, 0, 0, 0, 0, 1])
-    assert entropy_dynamics_reward(jnp.array(entropy), jnp.array(mask), alone, min_tokens=0)[5] == 0
+    assert heal_reward(jnp.array(entropy), jnp.array(mask), alone, min_tokens=0)[5] == 0
 
 
 def test_an_error_costs_more_the_more_often_it_was_made_up_to_a_limit():
     rewards, correct = jnp.array([0.0, 0.0, 0.0, 1.0]), jnp.array([False, False, False, True])
     sizes = jnp.array([0, 1, 1000, 1])
-    found = repeated_error_penalty(rewards, correct, sizes)
+    found = meds_reward(rewards, correct, sizes)
     np.testing.assert_allclose(found, [0, -0.1 * np.log(2), -0.2, 1], rtol=1e-6)
-    found = repeated_error_penalty(rewards, correct, sizes, penalise_correct=True)
+    found = meds_reward(rewards, correct, sizes, penalise_correct=True)
     np.testing.assert_allclose(found[3], 1 / (1 + 0.1 * np.log(2)), rtol=1e-6)
 
 
@@ -70,7 +70,7 @@ def test_a_correct_row_is_paid_for_its_distance_to_the_nearest_teacher():
     offline = jnp.array(
         [[[0.0, 3.0], [-1.0, 0.0]], [[5.0, 0.0], [0.0, -1.0]], [[0.0, 1.0], [0.0, 1.0]]]
     )
-    found = offline_divergence_reward(
+    found = oger_reward(
         jnp.array([1.0, 1.0, -1.0]), jnp.array([True, True, False]), embeddings, offline,
         jnp.array([1.0, 0.5, 1.0]), coef=0.2,
     )  # fmt: skip
@@ -84,7 +84,7 @@ def test_the_bonus_of_two_modes_equals_a_float64_loop(kappa):
     mask = np.arange(4) < np.array([4, 2, 3, 4, 1, 4])[:, None]
     advantages = rng.normal(0, 1, (6, 1)).astype("f4")
     high = np.array([True, True, False, False, True, True])
-    found = two_mode_bonus(
+    found = policy_split_bonus(
         *map(jnp.array, (advantages, own, other, high, mask)),
         group_size=size, alpha=0.7, eta_high=0.5, eta_normal=0.3, kappa=kappa,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from run_records import assert_same_run, lines_of, state_of
 from tiny_runs import ROOT, TRAIN, write_yaml
 from update_problem import ALPHA, KAPPA, SHAPED, G, N, P, V, make_data
 
-from entropy_rl.advantages import chain, group_normalize, token_entropy_rewards, whiten
+from entropy_rl.advantages import chain, group_normalize, gtpo, whiten
 from entropy_rl.cli.main import main
 from entropy_rl.config.rollout import RolloutConfig
 from entropy_rl.config.train import (
@@ -32,9 +32,9 @@ from entropy_rl.contrib.replay import (
     _FACTORIES,
     REPLAY_WEIGHT,
     Replay,
-    advantage_replay,
     build_replay,
-    policy_improvement,
+    pipo,
+    uec_replay,
 )
 from entropy_rl.distributed.sharding import Placement, make_mesh
 from entropy_rl.learner.replay import make_replay_programs
@@ -61,7 +61,7 @@ def signals_over(replay, rewards):
 
 def test_improvement_is_measured_against_the_rollouts_before():
     rewards = np.random.default_rng(0).normal(0.3, 0.1, 12).astype(np.float32)
-    found = signals_over(policy_improvement(G, window=4, negative=0.1), rewards)
+    found = signals_over(pipo(G, window=4, negative=0.1), rewards)
     wanted = [0.0] * 4
     for t in range(4, 12):
         before = np.asarray(rewards[t - 4 : t], np.float64)
@@ -74,9 +74,9 @@ def test_improvement_is_measured_against_the_rollouts_before():
 
 def test_without_a_spread_of_rewards_nothing_can_be_said():
     # 0.1 has no exact mean in float32: a plain deviation of equal numbers would not be zero.
-    assert [
-        x[REPLAY_WEIGHT] for x in signals_over(policy_improvement(G, window=7), [0.1] * 7 + [0.9])
-    ] == ([0.0] * 8)
+    assert [x[REPLAY_WEIGHT] for x in signals_over(pipo(G, window=7), [0.1] * 7 + [0.9])] == (
+        [0.0] * 8
+    )
 
 
 def test_the_advantages_that_pipo_keeps_have_a_mean_size_of_one_in_each_group():
@@ -84,7 +84,7 @@ def test_the_advantages_that_pipo_keeps_have_a_mean_size_of_one_in_each_group():
     advantages[:G] = 0  # a group without contrast
     judged = np.arange(B) % 7 != 5
     advantages[~judged] = 0
-    kept, which = policy_improvement(G).choose(jnp.array(advantages), jnp.array(judged))
+    kept, which = pipo(G).choose(jnp.array(advantages), jnp.array(judged))
     for group in range(P):
         rows = range(group * G, group * G + G)
         size, count = sum(abs(float(advantages[b, 0])) for b in rows), sum(judged[b] for b in rows)
@@ -95,7 +95,7 @@ def test_the_advantages_that_pipo_keeps_have_a_mean_size_of_one_in_each_group():
 
 
 def test_a_replay_comes_every_so_many_rollouts_and_keeps_what_is_above_the_threshold():
-    replay = advantage_replay(every=3, above=0.5)
+    replay = uec_replay(every=3, above=0.5)
     assert [x[REPLAY_WEIGHT] for x in signals_over(replay, [0.0] * 7)] == [0, 0, 1, 0, 0, 1, 0]
     _, which = replay.choose(
         jnp.array([[0.6], [0.5], [-0.7], [0.9]]), jnp.array([True, True, True, False])
@@ -209,7 +209,7 @@ def assert_as_in_float64(table, weights, run):
     np.testing.assert_allclose(state.params["table"], table, atol=2e-5)
 
 
-PIPO = {"name": "policy_improvement", "window": 3}
+PIPO = {"name": "pipo", "window": 3}
 
 
 def pipo_in_float64(key, count):
@@ -272,12 +272,12 @@ def test_a_replay_learns_again_from_the_newest_of_what_was_good(key, rollouts_ke
     assert (
         sizes[-1] == room if above == 0 else B < sizes[-1] < room
     )  # an update is made, and rows wait
-    spec = {"name": "advantage_replay", "rollouts": rollouts_kept, "every": every, "above": above}
+    spec = {"name": "uec_replay", "rollouts": rollouts_kept, "every": every, "above": above}
     weights = [float(number % every == 0) for number in range(1, count + 1)]
     assert_as_in_float64(table, weights, run(spec, count, key))
 
 
-@pytest.mark.parametrize("spec", [PIPO, {"name": "advantage_replay", "every": 2, "above": 0.0}])
+@pytest.mark.parametrize("spec", [PIPO, {"name": "uec_replay", "every": 2, "above": 0.0}])
 def test_eight_devices_keep_and_learn_the_same(key, spec):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     (one, of_one), (eight, of_eight) = run(spec, 5, key), run(spec, 5, key, mesh=mesh)
@@ -316,23 +316,23 @@ def programs_of(spec, advantage=SHAPED, **more):
             "replay.name: 'advantage_reply' is not allowed; did you mean",
         ),
         (
-            {"name": "policy_improvement", "window": 1},
-            "policy_improvement.window: 1 is not allowed",
+            {"name": "pipo", "window": 1},
+            "pipo.window: 1 is not allowed",
         ),
         (
-            {"name": "policy_improvement", "negative": 2},
-            "policy_improvement.negative: 2.0 is not allowed",
+            {"name": "pipo", "negative": 2},
+            "pipo.negative: 2.0 is not allowed",
         ),
         (
-            {"name": "policy_improvement", "group_size": 3},
+            {"name": "pipo", "group_size": 3},
             "replay.group_size: 3 differs from rollout.group",
         ),
         (
-            {"name": "advantage_replay", "rollouts": 0},
-            "advantage_replay.rollouts: 0 is not allowed",
+            {"name": "uec_replay", "rollouts": 0},
+            "uec_replay.rollouts: 0 is not allowed",
         ),
-        ({"name": "advantage_replay", "every": 0}, "advantage_replay.every: 0 is not allowed"),
-        ({"name": "advantage_replay", "above": -1}, "advantage_replay.above: -1.0 is not allowed"),
+        ({"name": "uec_replay", "every": 0}, "uec_replay.every: 0 is not allowed"),
+        ({"name": "uec_replay", "above": -1}, "uec_replay.above: -1.0 is not allowed"),
         ({"name": "fractions:Fraction"}, "expected a Replay"),
     ],
 )
@@ -353,7 +353,7 @@ def test_what_is_no_revisit_is_refused_in_a_line(spec, message):
         (
             SHAPED,
             {"loss": LossConfig(entropy_coef={"name": "adaptive_entropy"})},
-            "replay: advantage_replay ",
+            "replay: uec_replay ",
         ),
         (
             chain(SHAPED, whiten()),
@@ -366,15 +366,15 @@ def test_what_is_no_revisit_is_refused_in_a_line(spec, message):
             r"advantage\[0\]: a transform of scope 'batch' is not",
         ),
         (
-            token_entropy_rewards(G),
+            gtpo(G),
             {},
-            "replay: advantage_replay needs one advantage for each row; allowed",
+            "replay: uec_replay needs one advantage for each row; allowed",
         ),
     ],
 )
 def test_what_does_not_go_with_a_revisit_is_refused_in_a_line(advantage, more, message):
     with pytest.raises(ValueError, match=f"^{message}"):
-        programs_of({"name": "advantage_replay"}, advantage, **more)
+        programs_of({"name": "uec_replay"}, advantage, **more)
 
 
 def test_every_revisit_has_a_line_in_the_list_of_methods_that_builds_it():
@@ -391,8 +391,8 @@ def test_every_revisit_has_a_line_in_the_list_of_methods_that_builds_it():
 @pytest.mark.parametrize(
     "spec",
     [
-        {"name": "policy_improvement", "window": 2},
-        {"name": "advantage_replay", "rollouts": 1, "every": 2, "above": 0.0},
+        {"name": "pipo", "window": 2},
+        {"name": "uec_replay", "rollouts": 1, "every": 2, "above": 0.0},
     ],
 )
 def test_a_run_with_a_revisit_goes_on_from_a_checkpoint_as_if_nothing_had_happened(here, spec):

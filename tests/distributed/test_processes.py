@@ -93,9 +93,9 @@ def test_two_processes_decide_alike_which_groups_they_train_on(workspace, here):
 
 
 def test_two_processes_learn_from_the_same_rows(workspace, here):
-    pipo = {"name": "policy_improvement", "window": 2}
+    pipo = {"name": "pipo", "window": 2}
     rules = {
-        "advantage": [{"name": "greedy_baseline"}],
+        "advantage": [{"name": "remax"}],
         "loss": {"mask_truncated": True},
         "replay": pipo,
     }

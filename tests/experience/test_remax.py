@@ -6,7 +6,7 @@ import pytest
 from run_records import lines_of
 from tiny_runs import TRAIN, make_workspace, write_yaml
 
-from entropy_rl.advantages import chain, greedy_baseline, group_center
+from entropy_rl.advantages import chain, group_center, remax
 from entropy_rl.cli.main import main
 from entropy_rl.experience.collect import split_greedy
 from entropy_rl.types import Rollout, TokenStats
@@ -24,14 +24,14 @@ def make_stats(has_reward, greedy_rewards):
 
 def test_the_advantage_is_the_reward_above_that_of_the_greedy_completion():
     stats = make_stats([True, True, False, True], [1.0, 1.0, -1.0, -1.0])
-    advantages = greedy_baseline()(jnp.array([[1.0], [-1.0], [1.0], [0.5]]), stats)
+    advantages = remax()(jnp.array([[1.0], [-1.0], [1.0], [0.5]]), stats)
     assert advantages.tolist() == [[0.0], [-2.0], [0.0], [1.5]]
 
 
 def test_a_chain_says_that_it_needs_greedy_completions_and_without_them_says_what_is_missing():
-    assert chain(greedy_baseline()).reads_greedy and not chain(group_center(2)).reads_greedy
+    assert chain(remax()).reads_greedy and not chain(group_center(2)).reads_greedy
     with pytest.raises(ValueError, match="greedy_rewards is missing"):
-        greedy_baseline()(jnp.ones((2, 1)), make_stats([True, True], None))
+        remax()(jnp.ones((2, 1)), make_stats([True, True], None))
 
 
 def test_the_last_row_of_each_group_is_taken_apart():
@@ -63,7 +63,7 @@ def test_a_run_learns_from_what_is_sampled_alone_with_the_greedy_reward_as_its_b
         "old_log_probs": "sampler",
     }
     found = {}
-    for name, advantage in (("remax", {"name": "greedy_baseline"}), ("plain", {"name": "whiten"})):
+    for name, advantage in (("remax", {"name": "remax"}), ("plain", {"name": "whiten"})):
         write_yaml(workspace / f"{name}.yaml", settings | {"advantage": [advantage]})
         assert main(["train", "--config", f"{name}.yaml", "--run.directory", name]) == 0
         found[name] = lines_of(workspace / name / "samples.jsonl")

@@ -18,24 +18,24 @@ from policies import table_policy
 
 from entropy_rl.advantages import (
     Transform,
-    amplify_by_entropy,
-    asymmetric_normalize,
-    best_minus_second,
+    asymgrpo,
     chain,
-    favor_rare_correct,
+    eapo,
+    gpg,
     group_center,
     group_normalize,
-    leave_one_out,
-    length_weighted_center,
-    mine_solved_groups,
+    grpo_passk,
+    grpo_s,
+    gtpo,
+    miner,
     misplace_entropy_bonus,
-    pass_at_k_normalize,
-    quantile_normalize,
-    rescaled_group_center,
-    row_entropy_rewards,
+    opo,
+    pass_at_k_training,
+    qae,
+    rloo,
     scale_by_sign,
     shape_by_entropy,
-    token_entropy_rewards,
+    ucpo,
     unbounded_entropy_bonus,
     whiten,
 )
@@ -76,33 +76,33 @@ ROWS = P * G
 GROUP_BASELINES = {
     "group_normalize": group_normalize(G),
     "group_center": group_center(G),
-    "leave_one_out": leave_one_out(G),
-    "length_weighted_center": length_weighted_center(G),
-    "pass_at_k_normalize": pass_at_k_normalize(G, k=2),
-    "best_minus_second": best_minus_second(G),
-    "quantile_normalize": quantile_normalize(G),
-    "asymmetric_normalize": asymmetric_normalize(G),
-    "row_entropy_rewards": row_entropy_rewards(G),
-    "favor_rare_correct": chain(group_normalize(G), favor_rare_correct(G)),
+    "rloo": rloo(G),
+    "opo": opo(G),
+    "pass_at_k_training": pass_at_k_training(G, k=2),
+    "grpo_passk": grpo_passk(G),
+    "qae": qae(G),
+    "asymgrpo": asymgrpo(G),
+    "grpo_s": grpo_s(G),
+    "ucpo": chain(group_normalize(G), ucpo(G)),
 }
 RECORDED_BASELINES = {
     "whiten": whiten(),
     "center and whiten": chain(group_center(G), whiten()),
-    "rescaled_group_center": rescaled_group_center(G),
-    "mine_solved_groups": mine_solved_groups(G),
-    "token_entropy_rewards": token_entropy_rewards(G),
+    "gpg": gpg(G),
+    "miner": miner(G),
+    "gtpo": gtpo(G),
 }
 LOCAL_SHAPINGS = {
     "none": chain(),
     "shape_by_entropy": shape_by_entropy(),
     "shape by old entropy": shape_by_entropy(entropy_source="old"),
-    "amplify_by_entropy, row": amplify_by_entropy(statistics="row"),
+    "eapo, row": eapo(statistics="row"),
     "misplace_entropy_bonus, uniform": misplace_entropy_bonus("uniform"),
     "misplace_entropy_bonus, shuffled": misplace_entropy_bonus("shuffled"),
     "scale_by_sign": scale_by_sign(),
     "unbounded_entropy_bonus": unbounded_entropy_bonus(),
 }
-BATCH_SHAPINGS = {"amplify_by_entropy": amplify_by_entropy()}
+BATCH_SHAPINGS = {"eapo": eapo()}
 SURROGATES = {
     "ppo_clip": ppo_clip(),
     "ppo_clip, dual": ppo_clip(dual_clip=1.5),
@@ -329,12 +329,10 @@ def assert_finite(program: str, every: bool = False) -> None:
         names = names_of(program, combination)
         for metric, values in result.items():
             assert np.isfinite(values[i]).all(), f"{names}: {metric}"
-        # A clip or a token_weighting may leave out all that best_minus_second pays, a single row of
+        # A clip or a token_weighting may leave out all that grpo_passk pays, a single row of
         # a group. With a bonus without bound all uncertain tokens may have advantages above 0, and
         # gspo's range clips them.
-        may_vanish = "best_minus_second" in names or {"unbounded_entropy_bonus", "gspo"} <= set(
-            names
-        )
+        may_vanish = "grpo_passk" in names or {"unbounded_entropy_bonus", "gspo"} <= set(names)
         assert result["grad_norm"][i] > 0 or may_vanish, f"{names}: no gradient"
 
 
@@ -342,13 +340,11 @@ def assert_same(program: str, tokens: int, devices: int, every: bool = False) ->
     one, two = run(program, None, 1, every), run(program, tokens, devices, every)
     for i, combination in enumerate(combinations(program, every)):
         names = names_of(program, combination)
-        if "token_entropy_rewards" in names and {"gmpo", "opefo", "opefo, first order"} & set(
-            names
-        ):
+        if "gtpo" in names and {"gmpo", "opefo", "opefo, first order"} & set(names):
             # half of that baseline's advantages are 0 up to rounding, and these go by their sign
             continue
         metrics = ["loss", "grad_norm", "along", "token_weight", "tokens_kept", "tokens_held"]
-        if "token_entropy_rewards" not in names:  # a clip counts by the sign as well
+        if "gtpo" not in names:  # a clip counts by the sign as well
             metrics.append("clip_low")
         for metric in metrics:
             np.testing.assert_allclose(

@@ -67,7 +67,7 @@ def planned(directory):
             "--output",
             "plan.json",
         ]
-        arguments += ["--replay", "{name: advantage_replay, rollouts: 3}"]
+        arguments += ["--replay", "{name: uec_replay, rollouts: 3}"]
         assert main(["plan", *arguments]) == 0
     return json.loads((directory / "plan.json").read_text())
 
@@ -371,7 +371,7 @@ def test_the_least_time_of_a_step_is_that_counted_by_hand(directory):
     assert both["critic optimizer"] == pytest.approx(16 * 32 * of_critic / 16 / chip.bandwidth)
     assert both["update"] == seconds["update"]  # the whitened advantage reads what was recorded
     # One that looks at the policy as it is, all over the mini-batch, needs a forward pass before.
-    advantage = ["--advantage", '[{"name": "group_normalize"}, {"name": "amplify_by_entropy"}]']
+    advantage = ["--advantage", '[{"name": "group_normalize"}, {"name": "eapo"}]']
     wide = parse_config(
         PlanConfig, "plan", ["--config", recipe, "--topology", "v5p:2x2x4", *advantage]
     )
@@ -410,7 +410,7 @@ def test_greedy_rows_cost_what_other_rows_cost_to_sample_and_nothing_to_train_on
         return {work.name: work for work in works}, plan_text(of_plan)
 
     (greedy, text), (two, _), (one, _) = (
-        plan(1, "greedy_baseline"),
+        plan(1, "remax"),
         plan(2, "whiten"),
         plan(1, "whiten"),
     )

@@ -146,13 +146,13 @@ def test_what_differs_in_the_configuration_comes_first_and_is_marked(page):
 
 
 def test_what_a_run_learns_from_is_said_in_a_line(tmp_path):
-    more = {"loss": {"entropy_coef": 0.01}, "replay": {"name": "advantage_replay", "every": 3}}
+    more = {"loss": {"entropy_coef": 0.01}, "replay": {"name": "uec_replay", "every": 3}}
     write_run(tmp_path / "run", config=CONFIG | more)
     (run,) = read_runs([str(tmp_path / "run")])
     assert run.method == (
         "group_normalize → shape_by_entropy(alpha=0.4, kappa=2.0), entropy bonus in the loss: "
         "0.01, "
-        "replay: advantage_replay(every=3)"
+        "replay: uec_replay(every=3)"
     )
 
 

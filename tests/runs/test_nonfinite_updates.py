@@ -102,7 +102,7 @@ def test_a_run_keeps_what_went_wrong_goes_on_and_stops_at_the_limit(here, capsys
 
 
 def test_an_update_on_kept_rows_is_replayed_without_a_baseline(here, capsys):
-    replay = {"name": "advantage_replay"}
+    replay = {"name": "uec_replay"}
     write_yaml(here / "train.yaml", TRAIN | {"replay": replay, "steps": 0})
     assert main(["train", "--config", "train.yaml"]) == 0
     config = parse_config(TrainConfig, "train", ["--config", "train.yaml"])
