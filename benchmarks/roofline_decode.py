@@ -16,7 +16,7 @@ from roofline_setup import Setup, measurement
 from entropy_rl.planning import counting
 from entropy_rl.planning.counting import Cost
 from entropy_rl.rollout.programs import Programs
-from entropy_rl.rollout.state import Sampling, State, View
+from entropy_rl.rollout.state import Sampling, State, Status
 
 
 def window(setup: Setup, steps: int, room: int | None) -> tuple[int, int]:
@@ -78,15 +78,15 @@ def decode(setup: Setup, rows: int, steps: int, room: int | None) -> list[dict]:
     request, state, _ = programs.begin(rows, room, params, (*prompts, limits), jax.random.key(2), 0)
     held = [_fill_cache(state)]
 
-    def run() -> View:
+    def run() -> Status:
         state = held.pop()
         state = state.replace(slots=state.slots.replace(t=jnp.int32(first)))
-        state, look = programs.go_on(params, request, state, steps, 0)
+        state, status = programs.decode(params, request, state, steps, 0)
         held.append(state)
-        return look
+        return status
 
-    seconds, look = timed(run, setup.runs)
-    alive, t = int(look.alive), int(look.t)
+    seconds, status = timed(run, setup.runs)
+    alive, t = int(status.alive), int(status.t)
     if (alive, t) != (rows, first + steps):
         raise ValueError(
             f"decode: {alive} of {rows} rows came to column {t} instead of {first + steps}"

@@ -277,7 +277,7 @@ def make_programs(
         decoding=config.decoding,
         stop=stop_rule(model.tokenizer, rollout.stop),
         constrain=model.placement.constrain_rows,
-        shares=model.placement.local_shards,
+        shards=model.placement.local_shards,
     )
     hotter = rollout.exploration
     of_update = gradient_settings(config) | dict(mesh=mesh, constrain=model.placement.constrain)

@@ -11,11 +11,11 @@ from entropy_rl.config.checks import require, require_at_least
 from entropy_rl.config.train import ModelConfig, TaskConfig
 
 if TYPE_CHECKING:
-    from entropy_rl.rollout.state import Columns
+    from entropy_rl.rollout.state import Completions
     from entropy_rl.runs.load_model import Model
     from entropy_rl.tasks.task import Problem, Task
 
-_CHUNK = 4  # tokens between two looks
+_CHUNK = 4  # decode steps between host synchronizations
 _MULTIPLE = 8  # of the length of a prompt, so that few programs are compiled
 
 
@@ -90,7 +90,7 @@ def main(config: SampleConfig) -> None:
         eos_ids=model.eos_ids,
         pad_id=model.pad_id,
         temperature=config.temperature,
-        decoding=DecodingConfig(kind="shrink", chunk_steps=_CHUNK),
+        decoding=DecodingConfig(slots=1, chunk_steps=_CHUNK),
     )
     index = np.array([0 if problem is None else problem.id], np.int32)
     key, colors = jax.random.key(config.seed), has_colors(sys.stdout)
@@ -160,14 +160,14 @@ class _Printer:
         self._printed = 0
         self._texts: list[tuple[str, float]] = []
 
-    def show(self, columns: Columns) -> None:
-        """Takes what the sampler has by now."""
+    def show(self, completions: Completions) -> None:
+        """Prints the tokens sampled since the last call."""
         from entropy_rl.report.samples import token_texts
 
-        length = int(columns.length[0])
-        found = token_texts(self._spans, lambda token: "", columns.ids[0][:length].tolist())
+        length = int(completions.length[0])
+        found = token_texts(self._spans, lambda token: "", completions.ids[0][:length].tolist())
         self._texts = [
-            (text, h) for (text, _), h in zip(found, columns.entropy[0].tolist(), strict=False)
+            (text, h) for (text, _), h in zip(found, completions.entropy[0].tolist(), strict=False)
         ]
         # Half a character may become a whole one.
         whole = next((i for i in range(length, 0, -1) if self._texts[i - 1][0]), 0)

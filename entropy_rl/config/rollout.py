@@ -12,32 +12,25 @@ from entropy_rl.config.checks import require, require_at_least
 
 @dataclasses.dataclass(frozen=True)
 class DecodingConfig:
-    """Which rows of a rollout are decoded when. Changes memory and speed, and no result but the
-    last digits.
+    """Continuous batching of a rollout: how many rows are decoded side by side.
+
+    If every row has a slot, finished rows are compacted away. With fewer slots than rows, the
+    other rows wait in a queue and take the slots of finished ones. Changes memory use and speed;
+    the sampled tokens stay the same, log-probs and entropies up to rounding.
 
     Args:
-      kind: static, all rows to the end of the longest; shrink, all rows, moved together as they
-        end; refill, fewer slots than rows, each taking the next row when its own has ended; auto,
-        shrink if the cache of all rows fits, and otherwise refill.
-      slots: Slots of refill; null for as many as fit.
-      memory_share: What the cache of the rows may take of the memory of the devices.
-      chunk_steps: Tokens after which the host has a look: the cache grows as it fills, progress is
-        shown, and stop strings and signals are noticed. null decodes in one program.
+      slots: Rows decoded side by side; null for as many as fit into memory.
+      memory_share: Fraction of device memory that the KV cache may take if `slots` is null.
+      chunk_steps: Decode steps between host synchronizations, at which the cache grows, progress
+        is shown, and stop strings and signals are handled; null runs the rollout as one program.
     """
 
-    kind: Literal["auto", "static", "shrink", "refill"] = "auto"
     slots: int | None = None
     memory_share: float = 0.4
     chunk_steps: int | None = 128
 
     def __post_init__(self):
         require(self.slots is None or self.slots >= 1, "decoding.slots", self.slots, "null or >= 1")
-        require(
-            self.slots is None or self.kind == "refill",
-            "decoding.slots",
-            self.slots,
-            "null, or kind refill",
-        )
         require(
             0 < self.memory_share <= 1, "decoding.memory_share", self.memory_share, "0 < share <= 1"
         )
@@ -48,13 +41,12 @@ class DecodingConfig:
 
 
 def check_stop(stop: list[str], path: str, decoding: DecodingConfig) -> None:
-    """Checks that stop strings, which the host looks for, can be found."""
-    allowed = "none, unless decoding.chunk_steps is a number and decoding.kind not static"
+    """Checks that stop strings, which are searched for on the host, can be found."""
     require(
-        not stop or (decoding.chunk_steps is not None and decoding.kind != "static"),
+        not stop or decoding.chunk_steps is not None,
         path,
         stop,
-        allowed,
+        "empty where decoding.chunk_steps is null",
     )
 
 

@@ -15,7 +15,7 @@ from entropy_rl.distributed.sharding import Placement
 from entropy_rl.experience.prompts import PromptBatch, Prompts
 from entropy_rl.experience.records import Row, completion_rows
 from entropy_rl.experience.scoring import score
-from entropy_rl.rollout import GenerateFn, Stage, make_generate
+from entropy_rl.rollout import GenerateFn, DecodingProgress, make_generate
 from entropy_rl.rollout.stop_strings import stop_rule
 from entropy_rl.runs.load_model import Model
 from entropy_rl.runs.logging import DeviceWork
@@ -49,7 +49,7 @@ def draw_samples(
     seed: int,
     decoding: DecodingConfig = DecodingConfig(),
     done: Collection[tuple[int, int]] = frozenset(),
-    on_chunk: Callable[[Stage], None] = lambda stage: None,
+    on_chunk: Callable[[DecodingProgress], None] = lambda progress: None,
 ) -> Iterator[Drawn]:
     """Samples and judges every problem, at most `rows_per_call` samples at a time.
 
@@ -62,8 +62,8 @@ def draw_samples(
       seed: With a problem's id and the number of the sample it fixes every sample.
       decoding: How the samples of a call share the device.
       done: Samples that are there already, as (problem id, number of the sample).
-      on_chunk: Called with the stage of the call at hand, in this thread; what it raises ends the
-        evaluation.
+      on_chunk: Receives the progress of the current call, in this thread; an exception in it ends
+        the evaluation.
 
     Yields:
       The samples that are not, always in the same order.
@@ -147,12 +147,12 @@ class _Sampler:
         params: Params,
         placement: Placement,
         key: jax.Array,
-        on_chunk: Callable[[Stage], None],
+        on_chunk: Callable[[DecodingProgress], None],
     ):
         self._generate, self._params, self._key, self._on_chunk = generate, params, key, on_chunk
         self._placement = placement
         self._thread = ThreadPoolExecutor(max_workers=1)
-        self._stage: Stage | None = None
+        self._progress: DecodingProgress | None = None
         self._closed = False
 
     def begin(self, call: _Call) -> Future[Rollout]:
@@ -163,22 +163,22 @@ class _Sampler:
         return self._thread.submit(self._draw, arguments)
 
     def _draw(self, arguments: tuple) -> Rollout:
-        return jax.block_until_ready(self._generate(*arguments, on_chunk=self._look))
+        return jax.block_until_ready(self._generate(*arguments, on_chunk=self._on_progress))
 
-    def _look(self, stage: Stage) -> None:
+    def _on_progress(self, progress: DecodingProgress) -> None:
         if self._closed:
             raise RuntimeError("the evaluation has ended")  # nobody will hear it
-        self._stage = stage
+        self._progress = progress
 
     def wait(self, rollout: Future[Rollout]) -> Rollout:
-        """The samples, when they are there; `on_chunk` hears of new stages until then."""
+        """Waits for the samples; meanwhile `on_chunk` receives the progress."""
         while True:
             try:
                 return rollout.result(timeout=_PATIENCE)
             except NotYetDone:
-                stage, self._stage = self._stage, None
-                if stage is not None:
-                    self._on_chunk(stage)
+                progress, self._progress = self._progress, None
+                if progress is not None:
+                    self._on_chunk(progress)
 
     def __enter__(self) -> _Sampler:
         return self

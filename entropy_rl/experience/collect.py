@@ -13,7 +13,7 @@ from entropy_rl.distributed import multihost as hosts
 from entropy_rl.experience.dynamic_sampling import OF_PROMPTS, ScoredGroups
 from entropy_rl.experience.prompts import PromptBatch, Prompts
 from entropy_rl.experience.scoring import Scores, score
-from entropy_rl.rollout import GenerateFn, Stage
+from entropy_rl.rollout import GenerateFn, DecodingProgress
 from entropy_rl.runs.load_model import Model
 from entropy_rl.runs.logging import Clock
 from entropy_rl.tasks import Task, Verdict
@@ -33,7 +33,7 @@ class StepSampler:
       params: Training parameters.
       key: Of the step.
       clock: Of the step; it gets `rollout` and `verdicts`.
-      watch: Called with a `Stage` now and then while completions are sampled.
+      watch: Called with a `DecodingProgress` now and then while completions are sampled.
       greedy: Whether the last row of each group that `generate` returns is the greedy one.
     """
 
@@ -47,7 +47,7 @@ class StepSampler:
         params: Any,
         key: jax.Array,
         clock: Clock,
-        watch: Callable[[Stage], None],
+        watch: Callable[[DecodingProgress], None],
         greedy: bool = False,
     ):
         self._max_new_tokens, self._generate, self._explore = max_new_tokens, generate, explore

@@ -95,7 +95,7 @@ def estimate(
     sampled = sampled_group(config)
     prompt, new = config.rollout.max_prompt_tokens, int(new_tokens)
     rows, slots = layout.local_prompts * sampled / copies, decoding.slots / copies
-    shared = decoding.kind != "refill" or decoding.slots == layout.local_prompts * sampled
+    shared = decoding.slots == layout.local_prompts * sampled
     weights, shard = counting.parameters(c), layout.fsdp * tensor
 
     def on_chip(cost: Cost, chips: float, repeats: float = 1) -> tuple[Cost, float]:

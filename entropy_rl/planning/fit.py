@@ -41,9 +41,7 @@ def _suggestion(worst: Phase, config: TrainConfig, decoding: DecodingPlan) -> st
         ideas.append("--optimizer.offload true")
     if worst.program.name in _OF_ROLLOUT:
         if decoding.slots > 1:
-            ideas.append(
-                f"--decoding.kind refill --decoding.slots N with fewer than {decoding.slots} slots"
-            )
+            ideas.append(f"--decoding.slots N with N < {decoding.slots}")
         ideas.append("a larger mesh.tensor, which splits decoding parameters and caches")
     elif worst.program.name in ("log-probs", "update", "values", "critic update"):
         longest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens

@@ -171,7 +171,7 @@ def _add_rollout(
     request = (params, prompts, jax.eval_shape(jax.random.key, 0), number)
     named = {"params": params, "prompts": prompts}
     if decoding.chunk_steps is None:
-        add("rollout", programs.whole.lower(decoding, *request), named)
+        add("rollout", programs.run.lower(decoding, *request), named)
         return None
     rows, rooms = row_counts(decoding.slots)[0], column_counts(programs.sampling.max_new_tokens)
     begun = add("prefill", programs.begin.lower(rows, rooms[0], *request), named)
@@ -179,14 +179,14 @@ def _add_rollout(
         return None
     asked, state, _ = begun
     if len(rooms) > 1:  # the cache before it grows for the last time lies like the first
-        before = jax.eval_shape(lambda state: programs.move(state, rows, rooms[-2]), state)
+        before = jax.eval_shape(lambda state: programs.resize(state, rows, rooms[-2]), state)
         state = _at(before, jax.tree.map(lambda x: x.sharding, state))
-        lowered = programs.move.lower(state, rows, rooms[-1])
+        lowered = programs.resize.lower(state, rows, rooms[-1])
         state = add_without_params("cache growth", lowered, {"state": state})
         if state is None:
             return None
     named = {"params": params, "request": asked, "state": state}
-    add("decode", programs.go_on.lower(params, asked, state, number, number), named)
+    add("decode", programs.decode.lower(params, asked, state, number, number), named)
     return tree_bytes((state.slots.cache, state.queue and state.queue.prompts))
 
 

@@ -27,7 +27,7 @@ def _head(plan: Plan) -> str:
             f"mesh data {layout.data} x fsdp {layout.fsdp} x tensor {layout.tensor}",
             f"of a chip: {plan.memory / GiB:.2f} GiB, {rates}",
             f"rollout of a host: {layout.local_prompts * sampled_group(plan.config)} rows, "
-            f"{decoding.kind} with {decoding.slots} slots, "
+            f"{decoding.slots} decoding slots, "
             f"prompts of {rollout.max_prompt_tokens} tokens",
         ]
     )

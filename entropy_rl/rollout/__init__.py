@@ -1,7 +1,7 @@
-"""Sampling completions: prompts in, tokens with their log-probs and entropies out."""
+"""Sampling: completions of prompts, with log-probs and entropies."""
 
-from entropy_rl.rollout.chunks import Stage, StopRule
+from entropy_rl.rollout.chunks import DecodingProgress, StopRule
 from entropy_rl.rollout.decode import sample_keys
 from entropy_rl.rollout.generate import GenerateFn, make_generate
 
-__all__ = ["GenerateFn", "Stage", "StopRule", "make_generate", "sample_keys"]
+__all__ = ["DecodingProgress", "GenerateFn", "StopRule", "make_generate", "sample_keys"]

@@ -1,6 +1,4 @@
-"""Which rows are decoded when, and with how much room: chosen by memory, and by what is left to
-do.
-"""
+"""Continuous batching: the number of decoding slots, and the array shapes that are compiled."""
 
 from __future__ import annotations
 
@@ -13,67 +11,78 @@ import jax
 from entropy_rl.config.rollout import DecodingConfig
 from entropy_rl.types import Params, Policy
 
-# Attention is over the smallest of these shards of the columns that holds what there is, and the
-# number of slots falls by a factor. Each combination that occurs is a program to be compiled: for
-# large models that takes long.
-_COLUMN_SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
+# The cache has the smallest of these fractions of all columns that holds the tokens so far, and
+# the number of slots falls by a factor. Each combination that occurs is a program to be compiled,
+# which takes long for large models.
+_COLUMN_FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1)
 _COLUMN_MULTIPLE = 64
-_WORTH_LESS = 3 / 4  # of all columns: more would save little
-_SHRINK = {"cpu": 2}
-_SHRINK_OTHERWISE = 4
-_LEAST_ROWS = 16  # fewer take as long
+_MAX_PARTIAL_FRACTION = 3 / 4  # of all columns: a larger cache would save little
+_SHRINK_FACTOR = {"cpu": 2}
+_DEFAULT_SHRINK_FACTOR = 4
+_MIN_ROWS = 16  # fewer rows take as long
 _ROW_MULTIPLE = 8
-_MOVING = 1.5  # rows that move into fewer slots are there twice
+_MOVE_OVERHEAD = 1.5  # rows that move into fewer slots are in memory twice
 
 
 class DecodingPlan(NamedTuple):
-    """How a rollout of B rows is done.
+    """How the B rows of a rollout are decoded.
 
     Attributes:
-      kind: "static", "shrink" or "refill".
-      slots: Rows decoded side by side at first.
-      chunk_steps: Steps after which the host has a look; None does everything in one program.
+      kind: "compact", every row has a slot and finished rows are compacted away; "refill", fewer
+        slots than rows, and queued rows take the slots of finished ones; "static", every row is
+        decoded until the longest has finished (the reference of the tests).
+      slots: Rows decoded side by side at the start.
+      chunk_steps: Decode steps between host synchronizations; None for one program.
     """
 
-    kind: Literal["static", "shrink", "refill"]
+    kind: Literal["static", "compact", "refill"]
     slots: int
     chunk_steps: int | None
 
 
-def choose(config: DecodingConfig, rows: int, fits: Callable[[], int]) -> DecodingPlan:
-    """Turns a config into a decoding: all rows at once if they fit, and otherwise as many as do.
+def plan_decoding(config: DecodingConfig, rows: int, fits: Callable[[], int]) -> DecodingPlan:
+    """Plans the decoding of a rollout: all rows at once if they fit, otherwise with a queue.
 
     Args:
       config: The `decoding` section.
       rows: B.
-      fits: Finds out how many rows the memory holds.
+      fits: Returns the number of rows that fit into memory; called if `config.slots` is None.
     """
-    kind = config.kind
-    if kind == "auto":
-        kind = "shrink" if rows <= fits() else "refill"
-    if kind == "static":
-        return DecodingPlan("static", rows, None)
-    slots = rows
-    if kind == "refill":
-        slots = max(1, fits()) if config.slots is None else config.slots
-        if slots > _ROW_MULTIPLE:
-            slots -= slots % _ROW_MULTIPLE
-    return DecodingPlan(kind, min(slots, rows), config.chunk_steps)
+    slots = max(1, fits()) if config.slots is None else config.slots
+    if slots >= rows:
+        return DecodingPlan("compact", rows, config.chunk_steps)
+    if slots > _ROW_MULTIPLE:
+        slots -= slots % _ROW_MULTIPLE
+    return DecodingPlan("refill", slots, config.chunk_steps)
+
+
+def describe_decoding(rows: int, slots: int) -> str:
+    """Describes in one line, for the log, how the rows of a rollout are decoded."""
+    if slots >= rows:
+        return f"decoding: {rows} rows at once, finished ones compacted away"
+    return f"decoding: {rows} rows in {slots} slots, finished ones replaced by queued ones"
 
 
 def rows_that_fit(memory: float, shared_bytes: int, bytes_per_row: int) -> int:
-    """How many rows can be decoded side by side.
+    """Returns how many rows can be decoded side by side.
 
     Args:
-      memory: Bytes for all of it.
-      shared_bytes: Of the cache of the prompts, which is there once.
-      bytes_per_row: Of the cache of a row, its own copy of the prompt included.
+      memory: Bytes for the whole cache.
+      shared_bytes: Size of the prompts' cache, which is stored once.
+      bytes_per_row: Size of the cache of one row, including its own copy of the prompt.
     """
-    return max(0, int((memory - shared_bytes) / (_MOVING * max(bytes_per_row, 1))))
+    return max(0, int((memory - shared_bytes) / (_MOVE_OVERHEAD * max(bytes_per_row, 1))))
 
 
 def cache_bytes(policy: Policy, params: Params, length: int, columns: int) -> int:
-    """Bytes of the cache of one row, with `length` tokens of prompt and room for `columns` more."""
+    """Returns the cache size of one row, in bytes.
+
+    Args:
+      policy: The model.
+      params: Its parameters, or their shapes.
+      length: Prompt tokens.
+      columns: New tokens.
+    """
     ids = jax.ShapeDtypeStruct((1, length), "int32")
     mask = jax.ShapeDtypeStruct((1, length), "bool")
     _, prompt = jax.eval_shape(
@@ -84,34 +93,38 @@ def cache_bytes(policy: Policy, params: Params, length: int, columns: int) -> in
 
 
 def device_memory(devices: Collection[jax.Device]) -> int:
-    """Bytes of memory of some devices. It is that of the machine for CPU devices, which share it.
+    """Returns the total memory of devices, in bytes; CPU devices share that of the machine.
 
     Raises:
-      ValueError: If a device does not tell.
+      ValueError: If a device does not report its memory.
     """
     if next(iter(devices)).platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
     if None in limits:
         raise ValueError(
-            "decoding.kind: the device hides its memory; allowed: shrink, static, refill"
+            "decoding.slots: must be a number on devices that do not report their memory, got None"
         )
     return sum(limits)
 
 
 def row_counts(slots: int) -> list[int]:
-    """The numbers of slots that are compiled, from all of them down."""
-    factor = _SHRINK.get(jax.default_backend(), _SHRINK_OTHERWISE)
+    """Returns the numbers of slots that are compiled, in descending order."""
+    factor = _SHRINK_FACTOR.get(jax.default_backend(), _DEFAULT_SHRINK_FACTOR)
     counts = [slots]
-    while counts[-1] > _LEAST_ROWS:
+    while counts[-1] > _MIN_ROWS:
         fewer = -(-counts[-1] // factor)
-        counts.append(max(-(-fewer // _ROW_MULTIPLE) * _ROW_MULTIPLE, _LEAST_ROWS))
+        counts.append(max(-(-fewer // _ROW_MULTIPLE) * _ROW_MULTIPLE, _MIN_ROWS))
     return counts
 
 
 def column_counts(columns: int) -> list[int]:
-    """The room for new tokens that is compiled, from little to all."""
+    """Returns the cache lengths, in new tokens, that are compiled, in ascending order."""
     counts = {
-        -(-int(share * columns) // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE for share in _COLUMN_SHARES
+        -(-int(fraction * columns) // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE
+        for fraction in _COLUMN_FRACTIONS
     }
-    return [*sorted(count for count in counts if 0 < count <= _WORTH_LESS * columns), columns]
+    return [
+        *sorted(count for count in counts if 0 < count <= _MAX_PARTIAL_FRACTION * columns),
+        columns,
+    ]

@@ -1,4 +1,4 @@
-"""A rollout in chunks: the host looks at it now and then, and decides what comes next."""
+"""Chunked decoding loop with host callbacks."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 
 from entropy_rl.rollout.batching import DecodingPlan, column_counts, row_counts
 from entropy_rl.rollout.programs import Programs
-from entropy_rl.rollout.state import Columns, Request, State, View
+from entropy_rl.rollout.state import Completions, Request, State, Status
 from entropy_rl.types import FinishReason, Params, Rollout
 
 
-class Stage(NamedTuple):
-    """How far a rollout is.
+class DecodingProgress(NamedTuple):
+    """Progress of a rollout at a host synchronization.
 
     Attributes:
-      finished: Rows that have ended.
+      finished: Rows that have finished.
       rows: All rows.
-      tokens: Tokens of the longest row that is being decoded.
-      slots: Rows that are decoded side by side.
-      columns: New tokens of each that the cache has room for.
+      tokens: Tokens of the longest unfinished row.
+      slots: Rows decoded side by side.
+      columns: New tokens per row that the cache has room for.
     """
 
     finished: int
@@ -33,16 +33,18 @@ class Stage(NamedTuple):
 
 
 class StopRule(Protocol):
-    """Decides on the host where a completion ends early.
+    """Finds on the host where a completion must end early.
 
     Attributes:
-      overlap: Tokens before the new ones that it must see again.
+      overlap: Number of earlier tokens that it must see again with every chunk of new ones.
     """
 
     overlap: int
 
     def __call__(self, ids: Sequence[int]) -> int | None:
-        """How many of these tokens are kept, the last of them ending it; None to go on."""
+        """Returns the number of tokens to keep, the last of which ends the completion; None to
+        go on.
+        """
 
 
 def generate_in_chunks(
@@ -52,53 +54,53 @@ def generate_in_chunks(
     prompts: tuple,
     key: jax.Array,
     first_sample: jax.Array | int,
-    on_chunk: Callable[[Stage], None] | None,
-    on_tokens: Callable[[Columns], None] | None,
+    on_chunk: Callable[[DecodingProgress], None] | None,
+    on_tokens: Callable[[Completions], None] | None,
     stop: StopRule | None,
 ) -> Rollout:
-    """The host's loop: look, move what is alive into the smallest slots and columns that hold it,
-    go on.
+    """Decodes in chunks; between them, unfinished rows move into the smallest compiled number of
+    slots, and the cache grows to the smallest compiled length, that holds them.
     """
     all_rows = len(prompts[0]) * programs.sampling.group_size
-    sizes, rooms = row_counts(decoding.slots), column_counts(programs.sampling.max_new_tokens)
-    rows, columns = sizes[0], rooms[0]
+    sizes, lengths = row_counts(decoding.slots), column_counts(programs.sampling.max_new_tokens)
+    rows, columns = sizes[0], lengths[0]
     params = programs.to_decode(params)
-    request, state, look = programs.begin(rows, columns, params, prompts, key, first_sample)
+    request, state, status = programs.begin(rows, columns, params, prompts, key, first_sample)
     while True:
         if stop is not None:
-            state, look = _stop_alive(programs, request, state, stop, decoding.chunk_steps)
-        alive, t, waiting = (int(x) for x in jax.device_get(look))
+            state, status = _stop_alive(programs, request, state, stop, decoding.chunk_steps)
+        alive, t, waiting = (int(x) for x in jax.device_get(status))
         if on_chunk is not None:
-            on_chunk(Stage(all_rows - waiting - alive, all_rows, t, rows, columns))
+            on_chunk(DecodingProgress(all_rows - waiting - alive, all_rows, t, rows, columns))
         if on_tokens is not None:
-            on_tokens(jax.device_get(programs.known(state)))
+            on_tokens(jax.device_get(programs.partial(state)))
         if alive == 0:
             break
-        # While rows wait, every slot has one.
-        wanted = rows if waiting else min(size for size in sizes if size >= alive)
-        room = min(room for room in rooms if room >= max(t, columns))
-        if (wanted, room) != (rows, columns):
-            state = programs.move(state, wanted, room)
-            rows, columns = wanted, room
+        # While rows wait in the queue, every slot is in use.
+        fewer_rows = rows if waiting else min(size for size in sizes if size >= alive)
+        more_columns = min(length for length in lengths if length >= max(t, columns))
+        if (fewer_rows, more_columns) != (rows, columns):
+            state = programs.resize(state, fewer_rows, more_columns)
+            rows, columns = fewer_rows, more_columns
         # Sampling column t needs the cache of the t columns before it.
         steps = min(decoding.chunk_steps, columns - t + 1)
-        fewer = max((size for size in sizes if size < rows), default=0)
-        state, look = programs.go_on(params, request, state, steps, fewer)
+        until_alive = max((size for size in sizes if size < rows), default=0)
+        state, status = programs.decode(params, request, state, steps, until_alive)
     rollout = programs.finish(request, state)
     return rollout if stop is None else _stop_ended(programs, rollout, stop, decoding.chunk_steps)
 
 
 def _stop_alive(
     programs: Programs, request: Request, state: State, stop: StopRule, new: int
-) -> tuple[State, View]:
-    """Ends rows that came to contain a stop string: that saves their further tokens."""
+) -> tuple[State, Status]:
+    """Ends unfinished rows that contain a stop string."""
     width = new + stop.overlap
     ids, ends, alive = jax.device_get(programs.tails(state, width))
-    return programs.cut(request, state, _kept(stop, ids, ends, np.flatnonzero(alive)))
+    return programs.stop(request, state, _stop_lengths(stop, ids, ends, np.flatnonzero(alive)))
 
 
 def _stop_ended(programs: Programs, rollout: Rollout, stop: StopRule, new: int) -> Rollout:
-    """Cuts rows that ended in another way, but after a stop string that no look had found yet."""
+    """Truncates rows that reached EOS or the limit in their last chunk, after a stop string."""
     ids, mask, reason = jax.device_get(
         (rollout.completion_ids, rollout.completion_mask, rollout.finish_reason)
     )
@@ -109,20 +111,20 @@ def _stop_ended(programs: Programs, rollout: Rollout, stop: StopRule, new: int) 
             for row, n in zip(ids, lengths, strict=True)
         ]
     )
-    return programs.trim(
-        rollout, _kept(stop, tails, lengths, np.flatnonzero(reason != FinishReason.STOP))
+    return programs.truncate(
+        rollout, _stop_lengths(stop, tails, lengths, np.flatnonzero(reason != FinishReason.STOP))
     )
 
 
-def _kept(stop: StopRule, tails: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """int32[rows]: how many tokens are kept of a row with a stop string in its last ones; -1
-    otherwise.
-    """
-    kept = np.full(len(lengths), -1, np.int32)
+def _stop_lengths(
+    stop: StopRule, tails: np.ndarray, lengths: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """Returns int32[rows]: the length up to and including the first stop string; -1 without one."""
+    stops = np.full(len(lengths), -1, np.int32)
     for row in rows:
         length, width = int(lengths[row]), tails.shape[1]
         before = max(0, length - width)
         found = stop(tails[row, : length - before].tolist())
         if found is not None:
-            kept[row] = before + found
-    return kept
+            stops[row] = before + found
+    return stops

@@ -1,6 +1,4 @@
-"""Decoding: the start of a rollout, one step of it, and the loop over steps that every decoding
-runs.
-"""
+"""Prefill, the loop over decode steps, and the refill of free slots."""
 
 from __future__ import annotations
 
@@ -9,28 +7,28 @@ import jax.numpy as jnp
 
 from entropy_rl.rollout.sampling import sample
 from entropy_rl.rollout.state import (
-    Columns,
+    Completions,
     Queue,
     Request,
     Sampling,
     Slots,
     State,
-    empty_columns,
+    empty_completions,
     take_rows,
 )
 from entropy_rl.types import DecodeCache, FinishReason, Params, Policy
 
-# Prompts are computed in parts of about so many tokens: activations of all of them need not fit.
+# Tokens per part of the prefill, so that the activations of all prompts need not fit.
 _PREFILL_TOKENS = 2**16
 
 
 def sample_keys(key: jax.Array, prompt_index: jax.Array, sample_index: jax.Array) -> jax.Array:
-    """One key per row from what the row is, not from where it stands.
+    """Derives one key per row from its problem and sample number, whatever its position.
 
     Args:
-      key: The key of the step: fold_in(key(seed), step).
-      prompt_index: int32[P], which problem each prompt is.
-      sample_index: int32[G], which of its samples.
+      key: Key of the step: fold_in(key(seed), step).
+      prompt_index: int32[P], the problem of each prompt.
+      sample_index: int32[G], the sample numbers within a group.
 
     Returns:
       key[P*G]. The key of the t-th token is fold_in(row key, t).
@@ -43,38 +41,38 @@ def sample_keys(key: jax.Array, prompt_index: jax.Array, sample_index: jax.Array
 def start(
     policy: Policy, params: Params, sampling: Sampling, request: Request, slots: int, columns: int
 ) -> State:
-    """Computes every prompt once and samples the first token of the rows that have a slot.
+    """Prefills every prompt once and samples the first token of the rows in slots.
 
     Args:
       policy: The model.
       params: Decoding parameters.
       sampling: The settings.
       request: P prompts, B = P*G rows.
-      slots: Rows that are decoded side by side; with fewer than B the others wait.
-      columns: Room for new tokens in the cache.
+      slots: Rows decoded side by side; with fewer than B, the other rows wait in the queue.
+      columns: New tokens per row that the cache has room for.
     """
     rows, group = len(request.keys), sampling.group_size
     with jax.named_scope("prefill"):
         hidden, prompts = _prefill(policy, params, request)
     row = jnp.arange(slots, dtype=jnp.int32)
-    shared = slots == rows  # the rows of a group stand together and read one copy of the prompt
+    shared = slots == rows  # the rows of a group are contiguous and share the prompt's cache
     own = (lambda tree: tree) if shared else (lambda tree: take_rows(tree, row // group))
     fresh = Slots(
         row=row,
         t=jnp.int32(0) if shared else jnp.zeros(slots, jnp.int32),
         ids=jnp.zeros(slots, jnp.int32),
         alive=jnp.ones(slots, bool),
-        columns=empty_columns(slots, sampling.max_new_tokens),
+        completions=empty_completions(slots, sampling.max_new_tokens),
         cache=DecodeCache(
             own(prompts), own(request.prompt_mask), policy.empty_rows(slots, columns)
         ),
     )
     queue = None if shared else Queue(next=jnp.int32(slots), hidden=hidden, prompts=prompts)
     state = State(
-        slots=_draw(
+        slots=_sample_column(
             policy, params, sampling, request, fresh, jnp.take(hidden, row // group, axis=0)
         ),
-        done=empty_columns(rows, sampling.max_new_tokens),
+        done=empty_completions(rows, sampling.max_new_tokens),
         queue=queue,
     )
     return state if shared else refill(sampling, request, state)
@@ -89,29 +87,29 @@ def advance(
     steps: jax.Array | int,
     until_alive: jax.Array | int,
 ) -> State:
-    """Decodes token after token.
+    """Runs decode steps, one token per slot each.
 
     Args:
       policy: The model.
       params: Decoding parameters.
       sampling: The settings.
-      request: What is asked for.
-      state: Where things stand; the cache has room for `steps` more columns in every slot.
-      steps: Tokens per slot at most.
-      until_alive: It ends when no more rows than this are alive.
+      request: Inputs of the rollout.
+      state: The state; its cache has room for `steps` more columns in every slot.
+      steps: Maximum number of steps.
+      until_alive: Stop when at most this many rows are unfinished.
 
     Returns:
-      The state after them.
+      The state after the last step.
     """
 
-    def go_on(carry: tuple[jax.Array, State]) -> jax.Array:
+    def condition(carry: tuple[jax.Array, State]) -> jax.Array:
         i, state = carry
         return (i < steps) & (state.slots.alive.sum() > until_alive)
 
     def step(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
         i, state = carry
         slots = state.slots
-        # A row that has just come has no token yet; its column 0 is written again in the next step.
+        # A row from the queue has no token yet; its column 0 is written again in the next step.
         t = jnp.maximum(slots.t - 1, 0)
         hidden, cache = policy.decode(params, slots.ids, t, slots.cache)
         if state.queue is not None:
@@ -119,12 +117,14 @@ def advance(
                 state.queue.hidden, slots.row // sampling.group_size, axis=0, mode="clip"
             )
             hidden = jnp.where((slots.t == 0)[:, None], first, hidden)
-        slots = _draw(policy, params, sampling, request, slots.replace(cache=cache), hidden)
+        slots = _sample_column(
+            policy, params, sampling, request, slots.replace(cache=cache), hidden
+        )
         state = state.replace(slots=slots)
         return i + 1, state if state.queue is None else refill(sampling, request, state)
 
     with jax.named_scope("decode"):
-        return jax.lax.while_loop(go_on, step, (jnp.int32(0), state))[1]
+        return jax.lax.while_loop(condition, step, (jnp.int32(0), state))[1]
 
 
 def _prefill(policy: Policy, params: Params, request: Request):
@@ -134,7 +134,7 @@ def _prefill(policy: Policy, params: Params, request: Request):
     if count <= part:
         return policy.prefill(params, ids, mask)
 
-    # Every part takes prompts from all over, and so from all devices that they are split over.
+    # Every part is a strided slice, so that all devices that hold prompts work on it.
     parts = -(-count // part)
     part = -(-count // parts)
 
@@ -146,7 +146,7 @@ def _prefill(policy: Policy, params: Params, request: Request):
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape((-1,) + x.shape[2:])[:count], found)
 
 
-def _draw(
+def _sample_column(
     policy: Policy,
     params: Params,
     sampling: Sampling,
@@ -154,43 +154,43 @@ def _draw(
     slots: Slots,
     hidden: jax.Array,
 ) -> Slots:
-    """Samples column t of every slot from the hidden states before it."""
+    """Samples column t of every slot from the hidden states of the tokens before it."""
     logits = jax.lax.dot_general(
         hidden, policy.head(params), (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
     )
     t = jnp.broadcast_to(slots.t, slots.row.shape)
     keys = jnp.take(request.keys, slots.row, mode="clip")
     uniforms = jax.vmap(lambda key, t: jax.random.uniform(jax.random.fold_in(key, t)))(keys, t)
-    uniforms += 2.0**-24  # the middle of its cell: an exact 0 would draw a token of any small mass
+    uniforms += 2.0**-24  # center of its cell: an exact 0 would select a token of any small mass
     greedy = (slots.row + 1) % sampling.group_size == 0 if sampling.greedy else None
     ids, log_probs, entropy = sample(
         logits, uniforms, temperature=sampling.temperature, top_p=sampling.top_p, greedy=greedy
     )
     at_eos = jnp.isin(ids, jnp.array(sampling.eos_ids, jnp.int32))
     at_limit = t + 1 >= jnp.take(request.limits, slots.row, mode="clip")
-    old, alive = slots.columns, slots.alive
+    old, alive = slots.completions, slots.alive
     reason = jnp.where(at_eos, FinishReason.EOS, FinishReason.LENGTH).astype(jnp.int32)
-    columns = Columns(
+    completions = Completions(
         ids=_write(old.ids, ids, slots.t),
         log_probs=_write(old.log_probs, log_probs, slots.t),
         entropy=_write(old.entropy, entropy, slots.t),
         length=jnp.where(alive, t + 1, old.length),
         reason=jnp.where(alive, reason, old.reason),
     )
-    # With a clock of its own, a slot stands still behind the end of its row.
+    # With a t per slot, that of a finished row stays.
     t = slots.t + 1 if slots.t.ndim == 0 else jnp.where(alive, slots.t + 1, slots.t)
-    return slots.replace(ids=ids, t=t, alive=alive & ~(at_eos | at_limit), columns=columns)
+    return slots.replace(ids=ids, t=t, alive=alive & ~(at_eos | at_limit), completions=completions)
 
 
 def _write(columns: jax.Array, values: jax.Array, t: jax.Array) -> jax.Array:
-    """Values as column t, which is one number for all rows or one for each."""
+    """Writes column t, a scalar or one number per row."""
     if t.ndim == 0:
         return jax.lax.dynamic_update_slice(columns, values[:, None], (0, t))
     return columns.at[jnp.arange(len(values)), t].set(values, unique_indices=True, mode="drop")
 
 
 def refill(sampling: Sampling, request: Request, state: State) -> State:
-    """Gives the slots of rows that have ended to rows that wait."""
+    """Assigns the slots of finished rows to rows of the queue."""
     rows, group = len(request.keys), sampling.group_size
     free = ~state.slots.alive
     number = state.queue.next + jnp.cumsum(free, dtype=jnp.int32) - 1
@@ -201,7 +201,9 @@ def refill(sampling: Sampling, request: Request, state: State) -> State:
         slots, queue = state.slots, state.queue
         slot, row = order[i], queue.next
         done = jax.tree.map(
-            lambda whole, part: whole.at[slots.row[slot]].set(part[slot]), state.done, slots.columns
+            lambda whole, part: whole.at[slots.row[slot]].set(part[slot]),
+            state.done,
+            slots.completions,
         )
         cache, prompt = slots.cache, row // group
         put = lambda old, new: old.at[slot].set(_entry(new, prompt, sampling.shards))  # noqa: E731
@@ -221,12 +223,10 @@ def refill(sampling: Sampling, request: Request, state: State) -> State:
 
 
 def _entry(x: jax.Array, number: jax.Array, shards: int) -> jax.Array:
-    """An entry of an array that lies in equal shards on the devices: it travels, and not the whole
-    array.
-    """
+    """Reads one entry of a sharded array; only the entry is communicated, not the whole array."""
     if shards == 1 or len(x) % shards:
         return x[number]
-    of_share = x.reshape((shards, -1) + x.shape[1:])
-    share, place = jnp.divmod(number, of_share.shape[1])
-    here = (jnp.arange(shards) == share).reshape((-1,) + (1,) * (x.ndim - 1))
-    return jnp.where(here, of_share[:, place], 0).sum(0, dtype=x.dtype)
+    by_shard = x.reshape((shards, -1) + x.shape[1:])
+    shard, place = jnp.divmod(number, by_shard.shape[1])
+    here = (jnp.arange(shards) == shard).reshape((-1,) + (1,) * (x.ndim - 1))
+    return jnp.where(here, by_shard[:, place], 0).sum(0, dtype=x.dtype)

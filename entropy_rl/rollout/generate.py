@@ -1,13 +1,13 @@
-"""`make_generate`: samplers that differ in how the work is scheduled, and in nothing that they
-return.
+"""`make_generate`: a sampler with continuous batching.
 
-  static   all rows to the end of the longest; one program, and the reference of the others
-  shrink   all rows from the start; those that are still alive move into fewer slots as others end
-  refill   fewer slots than rows; a slot whose row has ended takes the next one that waits
+A `DecodingPlan` says how the rows of a rollout are decoded; all plans give the same samples:
 
-One step of decoding serves all of them (`decode.py`). With `chunk_steps` the host looks at the
-state now and then: it lets the cache grow with the rows instead of attending to all of it, reports
-how far things are, and looks for stop strings. Without, everything is one program.
+  compact  every row has a slot; as rows finish, the others move into fewer slots
+  refill   fewer slots than rows; a row of the queue takes the slot of a finished one
+  static   every row is decoded until the longest has finished; one program, for tests
+
+With `chunk_steps`, the rollout is a host loop over chunks of decode steps: the cache grows with
+the rows, progress is reported, and stop strings are searched for. Otherwise it is one program.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import jax
 import numpy as np
 
 from entropy_rl.config.rollout import DecodingConfig
-from entropy_rl.rollout.chunks import Stage, StopRule, generate_in_chunks
+from entropy_rl.rollout.batching import DecodingPlan
+from entropy_rl.rollout.chunks import DecodingProgress, StopRule, generate_in_chunks
 from entropy_rl.rollout.programs import Programs
-from entropy_rl.rollout.state import Columns, Sampling
+from entropy_rl.rollout.state import Completions, Sampling
 from entropy_rl.types import Params, Policy, Rollout
 
 GenerateFn = Callable[..., Rollout]
@@ -41,45 +42,46 @@ def make_generate(
     stop: StopRule | None = None,
     constrain: Callable[[Any], Any] = lambda tree: tree,
     shards: int = 1,
+    static: bool = False,
 ) -> GenerateFn:
-    """Makes a sampler. Its programs are compiled when they are first needed.
+    """Makes a sampler. Its programs are compiled on first use.
 
     Args:
       policy: The model.
       group_size: Completions per prompt (G).
       max_new_tokens: Columns of a completion (N), the end-of-sequence token included.
-      eos_ids: Tokens that end a completion. The token is part of it.
+      eos_ids: Tokens that end a completion, of which they are part.
       pad_id: Fills the columns after the end.
-      temperature: Divides the logits; 0 takes the most likely token.
+      temperature: Divides the logits; 0 is greedy.
       top_p: Nucleus mass.
-      greedy: Whether each prompt gets one more completion, of the most likely tokens at any
-        temperature. It is the last of its group, which then has G + 1 rows; the others are as they
-        are without.
-      decoding: Which rows are decoded when. Changes memory and speed, and no result but the last
-        digits.
-      stop: Ends completions at strings of the user; needs `decoding.chunk_steps`.
-      constrain: Says how rows and their caches lie on a mesh, and returns them, as
+      greedy: Add one greedy completion per prompt, as the last of its group, which then has
+        G + 1 rows; the other rows are unaffected.
+      decoding: How rows share the device. Affects memory and speed only; log-probs and entropies
+        agree up to rounding.
+      stop: Ends completions at stop strings; needs `decoding.chunk_steps`.
+      constrain: Applies sharding constraints to rows and their caches, as
         `Placement.constrain_rows` does.
-      shards: Equal shards in which prompts lie on that mesh. Changes what travels, and no result.
+      shards: Equal shards of the prompts on the mesh. Affects communication only.
+      static: Decode every row until the longest has finished, in one program (the reference of
+        the tests); `decoding` is then ignored.
 
     Returns:
       A function `(params, prompt_ids int32[P, S], prompt_mask bool[P, S], prompt_index int32[P],
       key, first_sample=0, *, limits=None, on_chunk=None, on_tokens=None) -> Rollout` of P*G rows. A
       sample depends on (key, prompt_index, sample index, t) and the parameters alone;
-      `first_sample` is the index of the first of the G samples. `limits` int32[P] gives each prompt
-      a limit of new tokens of its own, at most N.
-      `on_chunk` is called with a `Stage` whenever the host has a look, and `on_tokens` with host
-      copies of what all rows have by then, as `Columns`; what they raise ends the rollout. A
-      decoding that is one program can itself be part of a jitted function.
+      `first_sample` is the index of the first of the G samples. `limits` int32[P] lowers the limit
+      of new tokens (N) per prompt.
+      `on_chunk` receives a `DecodingProgress` before every chunk, `on_tokens` host copies of the
+      `Completions` so far; an exception in either ends the rollout. A rollout that is one program
+      calls `on_chunk` once before it starts, and can be traced as part of a jitted function.
 
     Raises:
-      ValueError: If nothing can end a completion, or stop strings would have to be found by the
-        device.
+      ValueError: If `eos_ids` is empty, or `stop` is given for a rollout that is one program.
     """
     if not eos_ids:
-        raise ValueError("eos_ids: at least one end-of-sequence token is needed")
-    if stop is not None and (decoding.chunk_steps is None or decoding.kind == "static"):
-        raise ValueError("stop: stop strings need a decoding with chunk_steps, which is not static")
+        raise ValueError("eos_ids: must have at least one end-of-sequence token, got none")
+    if stop is not None and (decoding.chunk_steps is None or static):
+        raise ValueError("stop: must be None where decoding.chunk_steps is None, got a stop rule")
     eos = tuple(sorted(set(eos_ids)))
     sampling = Sampling(
         group_size + greedy, max_new_tokens, eos, pad_id, temperature, top_p, shards, greedy
@@ -95,15 +97,20 @@ def make_generate(
         first_sample: jax.Array | int = 0,
         *,
         limits: jax.Array | None = None,
-        on_chunk: Callable[[Stage], None] | None = None,
-        on_tokens: Callable[[Columns], None] | None = None,
+        on_chunk: Callable[[DecodingProgress], None] | None = None,
+        on_tokens: Callable[[Completions], None] | None = None,
     ) -> Rollout:
         if limits is None:
             limits = np.full(len(prompt_ids), max_new_tokens, np.int32)
-        plan = programs.plan(decoding, params, prompt_ids)
+        rows = len(prompt_ids) * sampling.group_size
+        plan = DecodingPlan("static", rows, None)
+        if not static:
+            plan = programs.plan(decoding, params, prompt_ids)
         prompts = (prompt_ids, prompt_mask, prompt_index, limits)
         if plan.chunk_steps is None:
-            return programs.whole(plan, params, prompts, key, first_sample)
+            if on_chunk is not None:
+                on_chunk(DecodingProgress(0, rows, 0, plan.slots, max_new_tokens))
+            return programs.run(plan, params, prompts, key, first_sample)
         return generate_in_chunks(
             programs, plan, params, prompts, key, first_sample, on_chunk, on_tokens, stop
         )

@@ -1,4 +1,4 @@
-"""The compiled parts of a sampler."""
+"""Jitted programs of a sampler."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from entropy_rl.config.rollout import DecodingConfig
 from entropy_rl.rollout.batching import (
     DecodingPlan,
     cache_bytes,
-    choose,
     device_memory,
+    plan_decoding,
     row_counts,
     rows_that_fit,
 )
@@ -23,19 +23,19 @@ from entropy_rl.rollout.state import (
     Request,
     Sampling,
     State,
-    View,
-    cut,
+    Status,
+    partial_completions,
     rearrange,
-    so_far,
+    status_of,
+    stop_rows,
     to_rollout,
-    trim,
-    view,
+    truncate,
 )
 from entropy_rl.types import Params, Policy, Rollout
 
 
 class Programs:
-    """Jitted functions; each is compiled for every shape that occurs."""
+    """Jitted functions of a sampler, compiled per shape on first use."""
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class Programs:
         Args:
           policy: The model.
           sampling: The settings.
-          constrain: Says how rows and their caches lie on the devices, and returns them.
+          constrain: Applies sharding constraints to rows and their caches.
         """
         self.policy, self.sampling = policy, sampling
         self._plans: dict[tuple, DecodingPlan] = {}
 
-        def request(prompts: tuple, key: jax.Array, first_sample: jax.Array) -> Request:
+        def make_request(prompts: tuple, key: jax.Array, first_sample: jax.Array) -> Request:
             ids, mask, index, limits = prompts
             samples = first_sample + jnp.arange(sampling.group_size)
             return Request(
@@ -65,38 +65,38 @@ class Programs:
             )
 
         @functools.partial(jax.jit, static_argnums=0)
-        def whole(
+        def run(
             plan: DecodingPlan, params: Params, prompts: tuple, key: jax.Array, first_sample
         ) -> Rollout:
-            asked = request(prompts, key, first_sample)
+            request = make_request(prompts, key, first_sample)
             params = policy.to_decode(params)
             columns = sampling.max_new_tokens
-            state = constrain(start(policy, params, sampling, asked, plan.slots, columns))
-            sizes = row_counts(plan.slots) if plan.kind == "shrink" else [plan.slots]
+            state = constrain(start(policy, params, sampling, request, plan.slots, columns))
+            sizes = row_counts(plan.slots) if plan.kind == "compact" else [plan.slots]
             for i, size in enumerate(sizes):
                 if i > 0:
                     state = constrain(rearrange(policy, state, size, columns))
-                # Rows that wait keep a queue going far longer than one row takes.
-                steps = len(asked.keys) * columns
+                # A queue lasts far longer than one row.
+                steps = len(request.keys) * columns
                 low = sizes[i + 1] if i + 1 < len(sizes) else 0
-                state = advance(policy, params, sampling, asked, state, steps, low)
-            return to_rollout(sampling, asked, state)
+                state = advance(policy, params, sampling, request, state, steps, low)
+            return to_rollout(sampling, request, state)
 
         @functools.partial(jax.jit, static_argnums=(0, 1))
         def begin(
             slots: int, columns: int, params: Params, prompts: tuple, key: jax.Array, first_sample
         ):
-            asked = request(prompts, key, first_sample)
-            state = constrain(start(policy, params, sampling, asked, slots, columns))
-            return asked, state, view(state)
+            request = make_request(prompts, key, first_sample)
+            state = constrain(start(policy, params, sampling, request, slots, columns))
+            return request, state, status_of(state)
 
         @functools.partial(jax.jit, donate_argnums=2)
-        def go_on(params: Params, asked: Request, state: State, steps: int, until_alive: int):
-            state = constrain(advance(policy, params, sampling, asked, state, steps, until_alive))
-            return state, view(state)
+        def decode(params: Params, request: Request, state: State, steps: int, until_alive: int):
+            state = constrain(advance(policy, params, sampling, request, state, steps, until_alive))
+            return state, status_of(state)
 
         @functools.partial(jax.jit, static_argnums=(1, 2))
-        def move(state: State, rows: int, columns: int) -> State:
+        def resize(state: State, rows: int, columns: int) -> State:
             return constrain(rearrange(policy, state, rows, columns))
 
         @functools.partial(jax.jit, static_argnums=1)
@@ -104,25 +104,25 @@ class Programs:
             slots = state.slots
             ends = jnp.broadcast_to(slots.t, slots.row.shape)
             places = jnp.maximum(ends - width, 0)[:, None] + jnp.arange(width)[None]
-            ids = jnp.take_along_axis(slots.columns.ids, places, axis=1, mode="clip")
+            ids = jnp.take_along_axis(slots.completions.ids, places, axis=1, mode="clip")
             return ids, ends, slots.alive
 
         @functools.partial(jax.jit, donate_argnums=1)
-        def cut_alive(asked: Request, state: State, lengths: jax.Array) -> tuple[State, View]:
-            state = cut(state, lengths)
-            if state.queue is not None:  # while rows wait, every slot has one
-                state = constrain(refill(sampling, asked, state))
-            return state, view(state)
+        def stop(request: Request, state: State, lengths: jax.Array) -> tuple[State, Status]:
+            state = stop_rows(state, lengths)
+            if state.queue is not None:  # while rows wait, every slot is in use
+                state = constrain(refill(sampling, request, state))
+            return state, status_of(state)
 
-        self.whole, self.begin, self.go_on, self.move = whole, begin, go_on, move
-        self.tails, self.cut = tails, cut_alive
-        self.known = jax.jit(so_far)
+        self.run, self.begin, self.decode, self.resize = run, begin, decode, resize
+        self.tails, self.stop = tails, stop
+        self.partial = jax.jit(partial_completions)
         self.to_decode = jax.jit(policy.to_decode)
         self.finish = jax.jit(functools.partial(to_rollout, sampling))
-        self.trim = jax.jit(functools.partial(trim, sampling))
+        self.truncate = jax.jit(functools.partial(truncate, sampling))
 
     def plan(self, config: DecodingConfig, params: Params, prompt_ids: jax.Array) -> DecodingPlan:
-        """The decoding for prompts of this shape on their devices; worked out once."""
+        """Plans the decoding of prompts of this shape on their devices; cached per shape."""
         devices = jax.devices()[:1]
         if isinstance(prompt_ids, jax.Array) and not isinstance(prompt_ids, jax.core.Tracer):
             devices = prompt_ids.devices()
@@ -140,8 +140,14 @@ class Programs:
         length: int,
         memory: Callable[[], float],
     ) -> DecodingPlan:
-        """The decoding for so many prompts of a length on devices that have so many bytes
-        together.
+        """Plans the decoding of a rollout.
+
+        Args:
+          config: The `decoding` section.
+          params: The parameters, or their shapes.
+          prompts: Number of prompts.
+          length: Tokens per prompt, including padding.
+          memory: Returns the total memory of the devices, in bytes.
         """
 
         def fits() -> int:
@@ -151,4 +157,4 @@ class Programs:
                 cache_bytes(self.policy, params, length, self.sampling.max_new_tokens),
             )
 
-        return choose(config, prompts * self.sampling.group_size, fits)
+        return plan_decoding(config, prompts * self.sampling.group_size, fits)

@@ -1,8 +1,8 @@
-"""Sampling one token per row by the inverse of the cumulative distribution.
+"""Sampling one token per row by inverting the cumulative distribution.
 
-One uniform number per row decides; log-prob and entropy come out of the same pass. Beside Gumbel
-noise of vocabulary size this is many times cheaper, and the sample of a row depends on nothing but
-its own logits and its own number.
+One uniform number per row suffices, and log-prob and entropy come from the same pass. This is many
+times cheaper than Gumbel noise of vocabulary size, and a row's sample depends only on its own
+logits and number.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ def sample(
     top_p: float = 1.0,
     greedy: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Draws a token per row from softmax(logits / temperature), cut to its nucleus.
+    """Samples a token per row from the nucleus of softmax(logits / temperature).
 
     Args:
       logits: [B, V].
       uniforms: f32[B] in [0, 1).
-      temperature: Divides the logits. 0 takes the most likely token.
+      temperature: Divides the logits; 0 is greedy.
       top_p: Mass of the nucleus (arXiv 1904.09751); 1 keeps all.
-      greedy: bool[B], rows that take the most likely token at any temperature; None for none.
+      greedy: bool[B], rows that take the argmax at any temperature; None for none.
 
     Returns:
       (ids int32[B], log_probs f32[B], entropy f32[B]). Log-probs and entropies (nats) are those of
-      the tempered distribution before the cut, which is what a trainer sees; at temperature 0 those
-      at temperature 1.
+      the tempered distribution before nucleus truncation, as in the trainer; at temperature 0,
+      those at temperature 1.
     """
     z = logits.astype(jnp.float32) / (temperature if temperature > 0 else 1.0)
     z -= jnp.max(z, axis=-1, keepdims=True)
@@ -41,7 +41,7 @@ def sample(
     total = jnp.sum(mass, axis=-1)
     entropy = jnp.log(total) - jnp.sum(mass * z, axis=-1) / total
     if temperature == 0 or greedy is not None:
-        # The first of the largest; argmax is slow on CPU.
+        # Index of the first maximum; argmax is slow on CPU.
         likeliest = jnp.min(jnp.where(z == 0, jnp.arange(z.shape[-1])[None], z.shape[-1]), axis=-1)
     if temperature == 0:
         ids = likeliest
@@ -53,21 +53,23 @@ def sample(
 
 
 def inverse_cdf(mass: jax.Array, uniforms: jax.Array) -> jax.Array:
-    """The token at which the cumulative mass passes `uniforms` times the total, in two levels.
+    """Returns the token at which the cumulative mass passes `uniforms` times the total.
+
+    Searches blocks of tokens first, then within a block.
 
     Args:
       mass: f32[B, V], not negative, not all zero.
       uniforms: f32[B] in [0, 1).
 
     Returns:
-      int32[B]; always a token of positive mass.
+      int32[B], always a token of positive mass.
     """
     rows, size = mass.shape
     blocks = jnp.pad(mass, ((0, 0), (0, -size % _BLOCK))).reshape(rows, -1, _BLOCK)
-    of_blocks = jnp.sum(blocks, axis=-1)
-    ends = jnp.cumsum(of_blocks, axis=-1)
+    block_mass = jnp.sum(blocks, axis=-1)
+    ends = jnp.cumsum(block_mass, axis=-1)
     target = uniforms * ends[:, -1]
-    block = _first_beyond(target, ends, of_blocks)
+    block = _first_beyond(target, ends, block_mass)
     before = jnp.where(
         block > 0, jnp.take_along_axis(ends, jnp.maximum(block - 1, 0)[:, None], axis=-1)[:, 0], 0
     )
@@ -76,11 +78,10 @@ def inverse_cdf(mass: jax.Array, uniforms: jax.Array) -> jax.Array:
 
 
 def _first_beyond(target: jax.Array, ends: jax.Array, mass: jax.Array) -> jax.Array:
-    """int32[B]: the first place with mass whose end lies beyond the target.
+    """Returns int32[B]: the first entry with mass whose cumulative sum exceeds the target.
 
-    Sums in parallel are not monotone to the last bit, and the two levels round differently: a place
-    without mass is never taken, whatever its end, and where no end lies beyond the target the last
-    place with mass.
+    Parallel sums are not monotone to the last bit, and the two levels round differently: entries
+    without mass are skipped, and if no sum exceeds the target, the last entry with mass is taken.
     """
     places, has_mass = jnp.arange(mass.shape[-1])[None], mass > 0
     beyond = jnp.where(has_mass & (ends > target[:, None]), places, mass.shape[-1])
@@ -89,10 +90,10 @@ def _first_beyond(target: jax.Array, ends: jax.Array, mass: jax.Array) -> jax.Ar
 
 
 def nucleus(mass: jax.Array, top_p: float) -> jax.Array:
-    """Zeroes all but the smallest set of likeliest tokens whose share reaches `top_p`; ties stay
-    together.
+    """Zeroes all but the smallest set of most likely tokens with at least `top_p` of the mass; ties
+    are kept together (arXiv 1904.09751).
 
-    The threshold is found by bisection over the bit patterns of the floats, whose order is that of
+    Finds the threshold by bisection over the bit patterns of the floats, which are ordered like
     the numbers: exact, and without sorting the vocabulary.
 
     Args:
@@ -106,7 +107,9 @@ def nucleus(mass: jax.Array, top_p: float) -> jax.Array:
     bits = jax.lax.bitcast_convert_type(mass, jnp.int32)
 
     def halve(_, bounds):
-        low, high = bounds  # tokens >= low hold enough mass, tokens >= high do not
+        low, high = (
+            bounds  # tokens with bits >= low hold enough mass, those with bits >= high do not
+        )
         middle = low + (high - low) // 2
         enough = jnp.sum(jnp.where(bits >= middle[:, None], mass, 0), axis=-1) >= wanted
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)

@@ -1,7 +1,7 @@
-"""The state of a rollout in progress, and how its rows move between slots.
+"""State of a rollout in progress, and the functions that move its rows between slots.
 
-A slot is a place on the device in which one row is decoded. A row keeps its number b in 0 .. B-1
-wherever it goes, and with it its random numbers: no result depends on the slot.
+A slot holds one row while it is decoded. Random numbers belong to the row's number b in 0 .. B-1,
+so no result depends on the slot.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from entropy_rl.types import DecodeCache, FinishReason, Policy, Rollout
 
 
 class Sampling(NamedTuple):
-    """What is fixed when a sampler is made.
+    """Static settings of a sampler.
 
-    Prompts lie in so many equal `shards` on the devices, if they divide: no result depends on it.
+    Prompts are sharded over the devices in `shards` equal parts, if divisible; no result depends
+    on it.
     """
 
     group_size: int
@@ -28,22 +29,22 @@ class Sampling(NamedTuple):
     temperature: float
     top_p: float
     shards: int = 1
-    greedy: bool = False  # the last row of each group takes the most likely tokens
+    greedy: bool = False  # the last row of each group takes argmax tokens
 
 
 @struct.dataclass
 class Request:
-    """What one call asks for; constant while it is decoded."""
+    """Inputs of one call, constant while it is decoded."""
 
     prompt_ids: jax.Array  # int32[P, S]
     prompt_mask: jax.Array  # bool[P, S]
-    keys: jax.Array  # key[B], of the rows
-    limits: jax.Array  # int32[B], new tokens at most
+    keys: jax.Array  # key[B], one per row
+    limits: jax.Array  # int32[B], maximum new tokens
 
 
 @struct.dataclass
-class Columns:
-    """What was sampled for some rows. Columns from `length` on hold nothing that counts."""
+class Completions:
+    """Sampled tokens of some rows. Columns >= `length` are undefined."""
 
     ids: jax.Array  # int32[rows, N]
     log_probs: jax.Array  # f32[rows, N]
@@ -56,21 +57,21 @@ class Columns:
 class Slots:
     """R rows that are decoded side by side."""
 
-    row: jax.Array  # int32[R], the number of the row; B where there is none
-    t: jax.Array  # the column that is sampled next: int32[] if it is the same for all, or int32[R]
-    ids: jax.Array  # int32[R], the last token
-    alive: jax.Array  # bool[R]
-    columns: Columns
+    row: jax.Array  # int32[R], row number; B for an empty slot
+    t: jax.Array  # next column to sample: int32[] if the same for all slots, otherwise int32[R]
+    ids: jax.Array  # int32[R], last token
+    alive: jax.Array  # bool[R], the row is unfinished
+    completions: Completions
     cache: DecodeCache
 
 
 @struct.dataclass
 class Queue:
-    """Rows that wait for a slot, in order, and what they will need."""
+    """Rows waiting for a slot, in order, and the prefilled prompts."""
 
-    next: jax.Array  # int32[], the first row that waits
-    hidden: jax.Array  # [P, D], of each prompt's last token
-    prompts: Any  # leaves [P, ...] of the prompts' cache
+    next: jax.Array  # int32[], first waiting row
+    hidden: jax.Array  # [P, D], at each prompt's last token
+    prompts: Any  # leaves [P, ...], the prompts' cache
 
 
 @struct.dataclass
@@ -78,22 +79,22 @@ class State:
     """A rollout in progress."""
 
     slots: Slots
-    done: Columns  # of all B rows; those in a slot are written when they leave it
-    queue: Queue | None  # None: every row had a slot from the start
+    done: Completions  # of all B rows; a row's are written when it leaves its slot
+    queue: Queue | None  # None if every row had a slot from the start
 
 
-class View(NamedTuple):
-    """What the host needs to know to decide what comes next."""
+class Status(NamedTuple):
+    """Summary of a `State` for the host."""
 
-    alive: jax.Array  # int32[], rows that are being decoded
-    t: jax.Array  # int32[], the largest column that is sampled next
-    waiting: jax.Array  # int32[], rows without a slot yet
+    alive: jax.Array  # int32[], unfinished rows in slots
+    t: jax.Array  # int32[], largest next column of them
+    waiting: jax.Array  # int32[], rows in the queue
 
 
-def empty_columns(rows: int, columns: int) -> Columns:
-    """Columns without a token."""
+def empty_completions(rows: int, columns: int) -> Completions:
+    """Allocates completions of length 0."""
     shape = (rows, columns)
-    return Columns(
+    return Completions(
         ids=jnp.zeros(shape, jnp.int32),
         log_probs=jnp.zeros(shape),
         entropy=jnp.zeros(shape),
@@ -103,52 +104,53 @@ def empty_columns(rows: int, columns: int) -> Columns:
 
 
 def take_rows(tree: Any, numbers: jax.Array) -> Any:
-    """Some rows of every array of a tree; what is one number for all rows stays."""
+    """Gathers rows of every array of a tree; scalars are left as they are."""
     return jax.tree.map(lambda x: x if x.ndim == 0 else jnp.take(x, numbers, axis=0), tree)
 
 
-def view(state: State) -> View:
-    """Looks at a state."""
+def status_of(state: State) -> Status:
+    """Summarizes a state."""
     slots = state.slots
     waiting = jnp.int32(0) if state.queue is None else len(state.done.length) - state.queue.next
-    return View(
+    return Status(
         slots.alive.sum(), jnp.max(jnp.where(slots.alive, slots.t, 0)), jnp.maximum(waiting, 0)
     )
 
 
-def flush(state: State) -> Columns:
-    """What is known of all rows, those in slots included."""
+def collect_completions(state: State) -> Completions:
+    """Returns the completions of all rows, including those in slots."""
     return jax.tree.map(
         lambda whole, part: whole.at[state.slots.row].set(part, mode="drop"),
         state.done,
-        state.slots.columns,
+        state.slots.completions,
     )
 
 
-def so_far(state: State) -> Columns:
-    """What is known of all rows while they are being decoded."""
+def partial_completions(state: State) -> Completions:
+    """Returns the tokens sampled so far of all rows, while they are being decoded."""
     slots = state.slots
-    # Until its first token is sampled, a row has the columns of the one that had its slot before.
-    length = jnp.where(slots.t > 0, slots.columns.length, 0)
-    return flush(state.replace(slots=slots.replace(columns=slots.columns.replace(length=length))))
+    # Until its first token is sampled, a slot still holds the completion of its previous row.
+    length = jnp.where(slots.t > 0, slots.completions.length, 0)
+    completions = slots.completions.replace(length=length)
+    return collect_completions(state.replace(slots=slots.replace(completions=completions)))
 
 
 def rearrange(policy: Policy, state: State, rows: int, columns: int) -> State:
-    """Moves the rows that are still being decoded into fewer slots, or makes room for more columns.
+    """Compacts unfinished rows into fewer slots, or grows the cache.
 
-    With fewer slots each gets its own copy of its prompt: the rows of a group no longer stand
-      together.
+    With fewer slots, every slot gets its own copy of its prompt's cache, as the rows of a group
+    are no longer contiguous.
 
     Args:
       policy: The model.
-      state: At most `rows` of its slots are alive.
-      rows: Slots.
-      columns: Room for new tokens in the cache, not less than there is.
+      state: The state, with at most `rows` unfinished rows in slots.
+      rows: Slots after the call.
+      columns: New tokens per row that the cache has room for, at least as many as before.
     """
     slots, done = state.slots, state.done
     cache = slots.cache
     if rows < len(slots.row):
-        done = flush(state)
+        done = collect_completions(state)
         order = jnp.argsort(~slots.alive, stable=True)[:rows]
         shared = len(slots.row) // len(cache.prompt_mask)
 
@@ -171,8 +173,8 @@ def rearrange(policy: Policy, state: State, rows: int, columns: int) -> State:
 
 
 def to_rollout(sampling: Sampling, request: Request, state: State) -> Rollout:
-    """The finished rows in their order."""
-    done = flush(state)
+    """Returns all rows in order, as a `Rollout`."""
+    done = collect_completions(state)
     mask = jnp.arange(sampling.max_new_tokens)[None] < done.length[:, None]
     return Rollout(
         prompt_ids=request.prompt_ids,
@@ -185,29 +187,29 @@ def to_rollout(sampling: Sampling, request: Request, state: State) -> Rollout:
     )
 
 
-def cut(state: State, lengths: jax.Array) -> State:
-    """Ends the rows in some slots at a stop string.
+def stop_rows(state: State, lengths: jax.Array) -> State:
+    """Ends rows in slots at a stop string.
 
     Args:
       state: The state.
-      lengths: int32[R], tokens of the row up to and with the stop string; -1 where there is none.
+      lengths: int32[R], length up to and including the stop string; -1 without one.
     """
-    slots = state.slots
+    slots, old = state.slots, state.slots.completions
     found = lengths >= 0
-    columns = slots.columns.replace(
-        length=jnp.where(found, lengths, slots.columns.length),
-        reason=jnp.where(found, FinishReason.STOP, slots.columns.reason).astype(jnp.int32),
+    completions = old.replace(
+        length=jnp.where(found, lengths, old.length),
+        reason=jnp.where(found, FinishReason.STOP, old.reason).astype(jnp.int32),
     )
-    return state.replace(slots=slots.replace(columns=columns, alive=slots.alive & ~found))
+    return state.replace(slots=slots.replace(completions=completions, alive=slots.alive & ~found))
 
 
-def trim(sampling: Sampling, rollout: Rollout, lengths: jax.Array) -> Rollout:
-    """Ends finished rows at a stop string.
+def truncate(sampling: Sampling, rollout: Rollout, lengths: jax.Array) -> Rollout:
+    """Truncates finished rows at a stop string.
 
     Args:
       sampling: The settings.
       rollout: Finished rows.
-      lengths: int32[B], tokens up to and with the stop string; -1 where there is none.
+      lengths: int32[B], length up to and including the stop string; -1 without one.
     """
     found = lengths >= 0
     columns = jnp.arange(sampling.max_new_tokens)[None]

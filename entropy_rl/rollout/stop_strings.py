@@ -1,27 +1,24 @@
-"""Stop strings: a completion ends with the token with which its text comes to contain one of
-them.
-"""
+"""Stop strings: a completion ends with the first token after which its text contains one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-# A tokenizer may drop a space at the start of what it decodes, or join half a character that was
-# cut.
+# A tokenizer may drop a leading space, or decode a partial character differently.
 _MARGIN = 4
 
 
 class StopStrings:
-    """The rule that a sampler applies.
+    """A `StopRule` that searches decoded text for stop strings.
 
     Args:
       tokenizer: Decodes without special tokens.
-      strings: The strings, none of them empty.
+      strings: Non-empty strings.
 
     Attributes:
-      overlap: Tokens before the new ones that a stop string may begin in: each has a byte of it at
-        least.
+      overlap: Number of tokens before the new ones in which a stop string may begin: each holds at
+        least one byte of it.
     """
 
     def __init__(self, tokenizer: Any, strings: Sequence[str]):
@@ -29,12 +26,10 @@ class StopStrings:
         self.overlap = max(len(string.encode()) for string in strings) + _MARGIN
 
     def __call__(self, ids: Sequence[int]) -> int | None:
-        """The fewest of these tokens whose text contains a stop string; None if all of them do
-        not.
-        """
+        """Returns the length of the shortest prefix that contains a stop string, or None."""
         if not self._found(ids):
             return None
-        low, high = 0, len(ids)  # the first `low` tokens do not contain one, the first `high` do
+        low, high = 0, len(ids)  # the prefix of `low` tokens contains none, that of `high` does
         while high - low > 1:
             middle = (low + high) // 2
             if self._found(ids[:middle]):
@@ -49,5 +44,5 @@ class StopStrings:
 
 
 def stop_rule(tokenizer: Any, strings: Sequence[str]) -> StopStrings | None:
-    """The rule of some stop strings; None if there are none."""
+    """Makes the `StopRule` of the strings; None without any."""
     return StopStrings(tokenizer, strings) if strings else None

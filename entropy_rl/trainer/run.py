@@ -17,7 +17,8 @@ from entropy_rl.config.train import TrainConfig
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.evaluation import Evaluation, OnProgress, evaluate_into, read_result
 from entropy_rl.experience.prompts import Prompts
-from entropy_rl.rollout import Stage
+from entropy_rl.rollout import DecodingProgress
+from entropy_rl.rollout.batching import describe_decoding
 from entropy_rl.runs.checkpoint import Checkpoints
 from entropy_rl.runs.directory import (
     CONFIG_FILE,
@@ -55,6 +56,7 @@ class Run:
     ):
         self.records, self.progress, self.stop = records, progress, stop
         self._config, self._checkpoints = config, checkpoints
+        self._decoding_logged = False
 
     def save(self, state: TrainState) -> None:
         """Saves the state, unless that of its step is there already."""
@@ -154,17 +156,20 @@ class Run:
             return False
         return (directory / CONFIG_FILE).exists()
 
-    def rollout_watch(self, state: TrainState) -> Callable[[Stage], None]:
-        """What a rollout calls now and then: it says how far things are, and stops when that is
-        asked for.
+    def rollout_watch(self, state: TrainState) -> Callable[[DecodingProgress], None]:
+        """Returns the rollout's callback: it shows progress and handles a request to stop. That of
+        the first rollout also logs how rows are decoded.
 
         Args:
-          state: The state before the step, which is then saved.
+          state: The state before the step, which is saved on a stop.
         """
 
-        def watch(stage: Stage) -> None:
+        def watch(progress: DecodingProgress) -> None:
+            if not self._decoding_logged:
+                self.progress.say(describe_decoding(progress.rows, progress.slots))
+                self._decoding_logged = True
             self.progress.note(
-                f"rollout: {stage.finished}/{stage.rows} ended, longest {stage.tokens}"
+                f"rollout: {progress.finished}/{progress.rows} ended, longest {progress.tokens}"
             )
             if self.stop and hosts.count() == 1:  # others do not look at this moment
                 self.save(state)

@@ -34,16 +34,15 @@ def say(capsys, *arguments):
 # -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("decoding", ["shrink", "refill"])
-def test_what_is_heard_of_a_rollout_is_always_a_beginning_of_what_it_returns(decoding):
-    slots = 2 if decoding == "refill" else None
+@pytest.mark.parametrize("slots", [None, 2])
+def test_what_is_heard_of_a_rollout_is_always_a_beginning_of_what_it_returns(slots):
     generate = make_generate(
         MODEL.policy,
         group_size=4,
         max_new_tokens=NEW,
         eos_ids=(EOS,),
         pad_id=0,
-        decoding=DecodingConfig(kind=decoding, slots=slots, chunk_steps=1),
+        decoding=DecodingConfig(slots=slots, chunk_steps=1),
     )
     prompts = np.array([[7, 9]], np.int32), np.ones((1, 2), bool), np.array([3], np.int32)
     heard = []
@@ -70,7 +69,7 @@ def test_half_a_character_is_held_back_until_it_is_whole(capsys):
     for length in range(1, len(ids) + 1):
         row = np.zeros((1, len(ids)))
         columns = type(
-            "Columns", (), {"length": np.array([length]), "ids": ids[None], "entropy": row}
+            "Completions", (), {"length": np.array([length]), "ids": ids[None], "entropy": row}
         )
         printer.show(columns)
         printed += capsys.readouterr().out

@@ -297,7 +297,7 @@ def test_a_row_that_takes_a_slot_gathers_no_prompts_and_has_those_of_one_device(
         programs = Programs(sampler, sampling, placement.constrain_rows)
         put = (*placement.put_prompts(prompts[:3]), prompts[3])
         request, state, _ = programs.begin(8, 16, params, put, jax.random.key(0), 0)
-        go_on = programs.go_on.lower(params, request, state, 999, 0).compile()
+        go_on = programs.decode.lower(params, request, state, 999, 0).compile()
         state, seen = go_on(params, request, state, 999, 0)
         assert seen.alive == seen.waiting == 0
         return go_on.as_text(), programs.finish(request, state)
@@ -324,7 +324,7 @@ def test_decoding_gathers_neither_weights_nor_cache_and_the_cache_stays_split(ke
     request, state, _ = programs.begin(32, 16, params, prompts, jax.random.key(0), 0)
     for leaf in jax.tree.leaves((state.slots.cache.rows, state.slots.cache.prompts)):
         assert leaf.sharding.spec == PartitionSpec("data", "tensor")
-    program = programs.go_on.lower(params, request, state, 8, 0).compile().as_text()
+    program = programs.decode.lower(params, request, state, 8, 0).compile().as_text()
     smallest_weight = 32 * 8 * 2  # of the keys or values of a layer
     assert max(gathered_sizes(program), default=0) < smallest_weight
     assert (

@@ -9,7 +9,7 @@ import pytest
 from entropy_rl.distributed.sharding import Placement
 from entropy_rl.evaluation.sampling import _Call, _Sampler
 from entropy_rl.experience.prompts import PromptBatch
-from entropy_rl.rollout import Stage
+from entropy_rl.rollout import DecodingProgress
 
 CALL = _Call(
     PromptBatch([], np.zeros((1, 1)), np.ones((1, 1), bool), np.zeros(1)), np.zeros(1), 1, 0
@@ -25,7 +25,7 @@ class SlowGenerate:
     def __call__(self, params, ids, mask, index, key, first_sample, *, on_chunk):
         try:
             for i in range(self.looks):
-                on_chunk(Stage(i, self.looks, i, 1, 1))
+                on_chunk(DecodingProgress(i, self.looks, i, 1, 1))
                 time.sleep(0.01)
             return np.array([first_sample])
         finally:

@@ -80,7 +80,7 @@ def planned_with_critic(directory):
         "critic": {"learning_rate": 0.01, "warmup_steps": 2},
         "optimizer": {"learning_rate": 0.01, "offload": True},
         "mesh": {"fsdp": 2},
-        "decoding": {"kind": "static"},  # one program
+        "decoding": {"chunk_steps": None},  # one program
     }
     (directory / "ppo.yaml").write_text(yaml.safe_dump(ppo))
     with pytest.MonkeyPatch.context() as patch:
@@ -134,7 +134,7 @@ def test_the_cache_is_that_counted_by_hand_and_lies_over_all_chips(planned):
     # Keys and values, 2 layers, 2 KV heads, 16 dimensions, 2 bytes; prompts once per group; and
     # their mask.
     per_token = 2 * 2 * 2 * 16 * 2
-    assert planned["decoding"]["kind"] == "shrink" and planned["decoding"]["slots"] == 32
+    assert planned["decoding"]["kind"] == "compact" and planned["decoding"]["slots"] == 32
     assert planned["cache"] == (8 * 16 + 32 * 32) * per_token // 8 + 8 * 16 // 4
 
 
@@ -390,7 +390,7 @@ def test_greedy_rows_cost_what_other_rows_cost_to_sample_and_nothing_to_train_on
 
     recipe = str(ROOT / "configs/qwen2_5_7b_grpo_entropy.yaml")
     layout = Layout(data=1, fsdp=16, tensor=1, local_chips=4, local_prompts=128)
-    chip, decoding = CHIPS["v5p"], DecodingPlan("shrink", 256, 128)
+    chip, decoding = CHIPS["v5p"], DecodingPlan("compact", 256, 128)
     devices = Devices("v5p:2x2x4", "tpu", [], [], 4, chip)
 
     def plan(group_size, advantage):
@@ -416,7 +416,7 @@ def test_greedy_rows_cost_what_other_rows_cost_to_sample_and_nothing_to_train_on
     )
     sampling = ("prefill", "decode")
     assert [greedy[name] for name in sampling] == [two[name] for name in sampling]
-    assert "rollout of a host: 256 rows, shrink with 256 slots" in text
+    assert "rollout of a host: 256 rows, 256 decoding slots" in text
     assert {k: v for k, v in greedy.items() if k not in sampling} == {
         k: v for k, v in one.items() if k not in sampling
     }

@@ -144,5 +144,5 @@ def test_the_loop_of_the_rollout_compiles_with_the_ragged_kernel(slots, mesh):
     place = lambda tree: jax.tree.map(  # noqa: E731
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), tree
     )
-    compiled = programs.go_on.lower(*map(place, (params, request, state, i32(), i32()))).compile()
+    compiled = programs.decode.lower(*map(place, (params, request, state, i32(), i32()))).compile()
     assert compiled.as_text().count("tpu_custom_call") >= config.num_layers

@@ -1,6 +1,4 @@
-"""Schedules of a rollout: the same samples from all, no more work than promised, and the host's
-part.
-"""
+"""Decoding plans: the same samples from all, bounded work, and the loop on the host."""
 
 import dataclasses
 import functools
@@ -17,8 +15,9 @@ from entropy_rl.rollout import make_generate
 from entropy_rl.rollout.batching import (
     DecodingPlan,
     cache_bytes,
-    choose,
     column_counts,
+    describe_decoding,
+    plan_decoding,
     row_counts,
     rows_that_fit,
 )
@@ -31,13 +30,14 @@ EOS, PAD, V = 1, 0, TINY.vocab_size
 PROMPTS, GROUP, NEW = 5, 4, 96  # rows and columns to shrink and to grow
 SEEDS = (4, 2)
 
-SCHEDULES = {
-    "shrink in one program": DecodingConfig("shrink", chunk_steps=None),
-    "shrink in chunks of 7": DecodingConfig("shrink", chunk_steps=7),
-    "refill of 8 slots in one program": DecodingConfig("refill", slots=8, chunk_steps=None),
-    "refill of 8 slots in chunks of 7": DecodingConfig("refill", slots=8, chunk_steps=7),
-    "refill of 3 slots in chunks of 1": DecodingConfig("refill", slots=3, chunk_steps=1),
-    "auto, in chunks of 128": DecodingConfig(),
+STATIC = None  # the reference, which no config can ask for
+DECODING = {
+    "all rows in one program": DecodingConfig(chunk_steps=None),
+    "all rows in chunks of 7": DecodingConfig(chunk_steps=7),
+    "8 slots in one program": DecodingConfig(slots=8, chunk_steps=None),
+    "8 slots in chunks of 7": DecodingConfig(slots=8, chunk_steps=7),
+    "3 slots in chunks of 1": DecodingConfig(slots=3, chunk_steps=1),
+    "the default": DecodingConfig(),
 }
 
 
@@ -53,7 +53,9 @@ def prompts(seed):
 def sampler(policy, decoding, stop=None):
     """Made once for each decoding: its programs are compiled once for all tests."""
     settings = dict(group_size=GROUP, max_new_tokens=NEW, eos_ids=[EOS, 7], pad_id=PAD)
-    return make_generate(policy, **settings, decoding=decoding, stop=stop)
+    static = decoding is STATIC
+    decoding = DecodingConfig() if static else decoding
+    return make_generate(policy, **settings, decoding=decoding, static=static, stop=stop)
 
 
 def run(policy, params, decoding, seed=SEEDS[0], stop=None, **kwargs):
@@ -79,7 +81,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def references(model):
-    return [run(*model, DecodingConfig("static"), seed) for seed in SEEDS]
+    return [run(*model, STATIC, seed) for seed in SEEDS]
 
 
 def test_the_lengths_of_the_reference_are_spread(references):
@@ -88,15 +90,23 @@ def test_the_lengths_of_the_reference_are_spread(references):
         assert lengths.min() < 8 and lengths.max() == NEW and len(set(lengths)) > 8
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_every_schedule_gives_the_samples_of_the_static_one(model, references, name):
+@pytest.mark.parametrize("name", DECODING)
+def test_every_decoding_gives_the_samples_of_the_static_one(model, references, name):
     policy, params = model
     for seed, reference in zip(SEEDS, references, strict=True):
-        assert_same(run(policy, params, SCHEDULES[name], seed), reference)
+        assert_same(run(policy, params, DECODING[name], seed), reference)
 
 
-@pytest.mark.parametrize("kind", ["static", "shrink", "refill"])
-def test_eight_devices_give_the_samples_of_one(model, kind):
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        dict(static=True),
+        dict(decoding=DecodingConfig(chunk_steps=9)),
+        dict(decoding=DecodingConfig(slots=16, chunk_steps=9)),
+    ],
+    ids=["static", "compact", "refill"],
+)
+def test_eight_devices_give_the_samples_of_one(model, decoding):
     policy, params = model
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -110,7 +120,7 @@ def test_eight_devices_give_the_samples_of_one(model, kind):
         max_new_tokens=NEW,
         eos_ids=[EOS],
         pad_id=PAD,
-        decoding=DecodingConfig(kind, slots=16 if kind == "refill" else None, chunk_steps=9),
+        **decoding,
     )
     one = jax.device_get(generate(params, *arguments, jax.random.key(0)))
     placed = [jax.device_put(x, rows) for x in arguments]
@@ -121,30 +131,30 @@ def test_eight_devices_give_the_samples_of_one(model, kind):
     assert_same(jax.device_get(eight), one)
 
 
-@pytest.mark.parametrize("name", ["auto, in chunks of 128", "refill of 8 slots in chunks of 7"])
+@pytest.mark.parametrize("name", ["the default", "8 slots in chunks of 7"])
 def test_a_sliding_window_is_kept_whatever_the_slot(name):
     policy = make_policy(dataclasses.replace(TINY, sliding_window=5, sliding_layers=(True, False)))
     params = policy.init(jax.random.key(3))
-    assert_same(run(policy, params, SCHEDULES[name]), run(policy, params, DecodingConfig("static")))
+    assert_same(run(policy, params, DECODING[name]), run(policy, params, STATIC))
 
 
-@pytest.mark.parametrize("name", ["shrink in chunks of 7", "refill of 8 slots in one program"])
+@pytest.mark.parametrize("name", ["all rows in chunks of 7", "8 slots in one program"])
 def test_rows_of_one_token_and_rows_that_never_end_are_no_special_case(name):
     policy = table_policy(V)
     table = (
         jnp.full((V, V), -1e9).at[:, 5].set(0.0).at[2:20, EOS].set(0.0)
     )  # ends at once, or never
     params = {"table": table}
-    out = run(policy, params, SCHEDULES[name])
-    assert_same(out, run(policy, params, DecodingConfig("static")))
+    out = run(policy, params, DECODING[name])
+    assert_same(out, run(policy, params, STATIC))
     assert set(out.completion_mask.sum(-1)) <= set(range(1, NEW + 1))
     assert {FinishReason.EOS, FinishReason.LENGTH} >= set(out.finish_reason)
 
 
-@pytest.mark.parametrize("name", ["shrink in chunks of 7", "refill of 8 slots in one program"])
+@pytest.mark.parametrize("name", ["all rows in chunks of 7", "8 slots in one program"])
 def test_each_prompt_can_have_a_limit_of_its_own(model, references, name):
     limits = np.array([1, 3, NEW, 1000, 9], np.int32)
-    out = run(*model, SCHEDULES[name], limits=limits)
+    out = run(*model, DECODING[name], limits=limits)
     per_row = np.repeat(np.minimum(limits, NEW), GROUP)
     whole = references[0].completion_mask.sum(-1)
     np.testing.assert_array_equal(out.completion_mask.sum(-1), np.minimum(whole, per_row))
@@ -157,7 +167,7 @@ def test_each_prompt_can_have_a_limit_of_its_own(model, references, name):
 
 def test_the_cache_grows_and_the_slots_shrink_as_rows_end(model, references):
     seen = []
-    run(*model, SCHEDULES["shrink in chunks of 7"], on_chunk=seen.append)
+    run(*model, DECODING["all rows in chunks of 7"], on_chunk=seen.append)
     slots, columns = [stage.slots for stage in seen], [stage.columns for stage in seen]
     assert slots == sorted(slots, reverse=True) and (slots[0], slots[-1]) == (20, 16)
     assert columns == sorted(columns) and (columns[0], columns[-1]) == (64, 96)
@@ -168,7 +178,7 @@ def test_the_cache_grows_and_the_slots_shrink_as_rows_end(model, references):
 
 def test_refilled_slots_take_fewer_steps_than_waves_would(model, references):
     seen = []
-    run(*model, SCHEDULES["refill of 3 slots in chunks of 1"], on_chunk=seen.append)
+    run(*model, DECODING["3 slots in chunks of 1"], on_chunk=seen.append)
     lengths = references[0].completion_mask.sum(-1)
     waves = sum(lengths[i : i + 3].max() for i in range(0, 20, 3))
     assert -(-lengths.sum() // 3) <= len(seen) < waves
@@ -206,7 +216,7 @@ def test_the_state_is_donated_and_the_cache_is_not_copied_in_a_step(model):
         lambda *a: programs.begin(rows, columns, *a), decode_params, asked, key, shape()
     )
     cache = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.slots.cache.rows))
-    compiled = programs.go_on.lower(decode_params, request, state, shape(), shape()).compile()
+    compiled = programs.decode.lower(decode_params, request, state, shape(), shape()).compile()
     memory = compiled.memory_analysis()
     assert memory.alias_size_in_bytes >= cache
     assert memory.temp_size_in_bytes < 0.6 * cache
@@ -218,16 +228,22 @@ def test_the_state_is_donated_and_the_cache_is_not_copied_in_a_step(model):
 
 def test_all_rows_are_in_flight_if_they_fit_and_otherwise_as_many_as_do():
     def chosen(config, fits):
-        return choose(config, 64, lambda: fits)
+        return plan_decoding(config, 64, lambda: fits)
 
-    assert chosen(DecodingConfig(), 64) == DecodingPlan("shrink", 64, 128)
+    assert chosen(DecodingConfig(), 64) == DecodingPlan("compact", 64, 128)
     assert chosen(DecodingConfig(), 63) == DecodingPlan("refill", 56, 128)
     assert chosen(DecodingConfig(), 5) == DecodingPlan("refill", 5, 128)
     assert chosen(DecodingConfig(), 0) == DecodingPlan("refill", 1, 128)
-    assert chosen(DecodingConfig("shrink"), 0) == DecodingPlan("shrink", 64, 128)
-    assert chosen(DecodingConfig("static"), 0) == DecodingPlan("static", 64, None)
-    assert chosen(DecodingConfig("refill", slots=12), 0) == DecodingPlan("refill", 8, 128)
-    assert chosen(DecodingConfig("refill", slots=99), 0) == DecodingPlan("refill", 64, 128)
+    assert chosen(DecodingConfig(slots=64), 0) == DecodingPlan("compact", 64, 128)
+    assert chosen(DecodingConfig(slots=12), 0) == DecodingPlan("refill", 8, 128)
+    assert chosen(DecodingConfig(slots=99), 0) == DecodingPlan("compact", 64, 128)
+
+
+def test_the_log_says_how_rows_are_decoded():
+    all_rows = "decoding: 64 rows at once, finished ones compacted away"
+    assert describe_decoding(64, 64) == all_rows
+    queued = "decoding: 64 rows in 56 slots, finished ones replaced by queued ones"
+    assert describe_decoding(64, 56) == queued
 
 
 def test_a_cache_counts_one_and_a_half_times_because_rows_move():
@@ -280,12 +296,12 @@ def stopped(ids, reason):
 @pytest.mark.parametrize(
     "decoding",
     [
-        SCHEDULES[name]
+        DECODING[name]
         for name in (
-            "shrink in chunks of 7",
-            "auto, in chunks of 128",
-            "refill of 3 slots in chunks of 1",
-            "refill of 8 slots in chunks of 7",
+            "all rows in chunks of 7",
+            "the default",
+            "3 slots in chunks of 1",
+            "8 slots in chunks of 7",
         )
     ],
 )
@@ -311,7 +327,7 @@ def test_a_completion_ends_with_the_token_that_completes_a_stop_string(model, re
 def test_stop_strings_save_the_tokens_behind_them(model, references):
     seen = []
     everywhere = StopStrings(Letters(), ["a", "b", "c"])
-    out = run(*model, SCHEDULES["shrink in chunks of 7"], stop=everywhere, on_chunk=seen.append)
+    out = run(*model, DECODING["all rows in chunks of 7"], stop=everywhere, on_chunk=seen.append)
     assert len(seen) <= 2 and out.completion_mask.sum(-1).max() <= 2
 
 
@@ -330,8 +346,8 @@ def test_rows_that_wait_get_the_slots_of_rows_that_a_look_ends(model, slots, gro
 
     outs = []
     for decoding in (
-        DecodingConfig("shrink", chunk_steps=7),
-        DecodingConfig("refill", slots, chunk_steps=7),
+        DecodingConfig(chunk_steps=7),
+        DecodingConfig(slots, chunk_steps=7),
     ):
         generate = make_generate(policy, **settings, decoding=decoding, stop=rule)
         outs.append(
@@ -344,7 +360,7 @@ def test_rows_that_wait_get_the_slots_of_rows_that_a_look_ends(model, slots, gro
         np.testing.assert_array_equal(getattr(outs[0], name), getattr(outs[1], name))
 
 
-@pytest.mark.parametrize("decoding", [DecodingConfig("static"), DecodingConfig(chunk_steps=None)])
-def test_stop_strings_without_a_look_of_the_host_are_refused(decoding):
-    with pytest.raises(ValueError, match="stop: stop strings need a decoding with chunk_steps"):
+@pytest.mark.parametrize("decoding", [STATIC, DecodingConfig(chunk_steps=None)])
+def test_stop_strings_in_one_program_are_refused(decoding):
+    with pytest.raises(ValueError, match="stop: must be None"):
         run(tiny_policy(), None, decoding, stop=StopStrings(Letters(), ["a"]))

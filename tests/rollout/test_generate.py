@@ -117,8 +117,8 @@ def test_a_sample_does_not_depend_on_the_other_rows_or_on_padding_or_on_how_samp
 
 @pytest.mark.parametrize(
     "decoding",
-    [DecodingConfig("static"), DecodingConfig("refill", slots=5, chunk_steps=4)],
-    ids=lambda s: s.kind,
+    [dict(static=True), dict(decoding=DecodingConfig(slots=5, chunk_steps=4))],
+    ids=["static", "refill"],
 )
 def test_a_greedy_row_beside_a_group_is_that_at_temperature_0_and_the_others_are_as_without(
     decoder, key, decoding
@@ -126,7 +126,7 @@ def test_a_greedy_row_beside_a_group_is_that_at_temperature_0_and_the_others_are
     policy, params = decoder
     prompts, settings = (
         [[5, 6, 7], [10, 4, 2, 3, 9]],
-        dict(new=10, temperature=1.3, decoding=decoding),
+        dict(new=10, temperature=1.3, **decoding),
     )
     with_greedy = generate(policy, params, prompts, key, group_size=3, greedy=True, **settings)
     without = generate(policy, params, prompts, key, group_size=3, **settings)
@@ -164,7 +164,7 @@ def test_no_buffer_of_the_compiled_rollout_holds_logits_of_all_positions():
         max_new_tokens=new,
         eos_ids=[1],
         pad_id=0,
-        decoding=DecodingConfig("shrink", chunk_steps=None),
+        decoding=DecodingConfig(slots=prompts * group, chunk_steps=None),
     )
     i32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
     mask = jax.ShapeDtypeStruct((prompts, length), bool)

@@ -6,17 +6,18 @@ import signal
 import pytest
 
 from entropy_rl.distributed import multihost as hosts
-from entropy_rl.rollout import Stage
+from entropy_rl.rollout import DecodingProgress
 from entropy_rl.runs.preemption import Interrupted, StopRequest, catch_signals
 from entropy_rl.trainer.run import Run
 
-STAGE = Stage(finished=3, rows=8, tokens=40, slots=8, columns=64)
+STAGE = DecodingProgress(finished=3, rows=8, tokens=40, slots=8, columns=64)
 
 
 class Recorder:
     def __init__(self):
-        self.saved, self.notes = [], []
+        self.saved, self.notes, self.said = [], [], []
         self.save, self.note = self.saved.append, self.notes.append
+        self.say = self.said.append
 
 
 def test_a_stop_during_a_rollout_saves_the_state_before_the_step_and_ends_the_run():
@@ -24,9 +25,11 @@ def test_a_stop_during_a_rollout_saves_the_state_before_the_step_and_ends_the_ru
     watch = Run(None, recorder, None, recorder, stop).rollout_watch("the state before")
     watch(STAGE)
     assert recorder.notes == ["rollout: 3/8 ended, longest 40"] and not recorder.saved
+    assert recorder.said == ["decoding: 8 rows at once, finished ones compacted away"]
     stop.signal_number = signal.SIGTERM
     with pytest.raises(Interrupted, match="stopped during a rollout") as stopped:
         watch(STAGE)
+    assert len(recorder.said) == 1  # once per run
     assert recorder.saved == ["the state before"] and stopped.value.exit_code == 143
 
 
