@@ -133,25 +133,25 @@ def compile_step(
         phases.append(Phase(program, beside))
         return None if places is None else _at(lowered.out_info, places)
 
-    params, decoding = run.model.params, "decoding parameters"
+    params, of_sampler = run.model.params, "decoding parameters"
     cast = run.model.placement.make_cast(run.model.policy)
-    add("weight sync", cast.lower(params), {"params": params}, "parameters", decoding)
-    cache = _add_rollout(run, programs, decoding, lambda *program: add(*program, decoding), add)
+    add("weight sync", cast.lower(params), {"params": params}, "parameters", of_sampler)
+    cache = _add_rollout(run, programs, decoding, lambda *program: add(*program, of_sampler), add)
     arguments = {"params": params, "batch": new_batch}
     add(
         "log-probs",
         run.programs.stats.lower(*arguments.values()),
         arguments,
         "parameters",
-        decoding,
+        of_sampler,
     )
     critic, of_critic = run.state.critic, run.programs.critic
     if critic is not None:
         arguments = {"params": critic.params, "batch": new_batch}
-        add("values", of_critic.values.lower(*arguments.values()), arguments, "critic", decoding)
+        add("values", of_critic.values.lower(*arguments.values()), arguments, "critic", of_sampler)
     # The state goes through both updates as a whole.
     arguments = {"state": run.state, "batch": run.batch}
-    absent = ("parameters", "critic", *moments, decoding)
+    absent = ("parameters", "critic", *moments, of_sampler)
     add("update", run.programs.update.lower(*arguments.values()), arguments, *absent)
     if critic is not None:
         add("critic update", of_critic.update.lower(*arguments.values()), arguments, *absent)
