@@ -234,7 +234,10 @@ Used 19.50G of 15.75G hbm. Exceeded hbm capacity by 3.75G.
     assert program.largest[0] == (4 * 2**30, "mlp/up_proj/dot_general f32[8192,65536]")
     assert program.largest[1] == (2**29, "bf16[4096,65536]")
     # Its other words are of the temporaries alone.
-    message = "RESOURCE_EXHAUSTED: ... required for HLO temporaries (21.25G) exceeds available HBM (15.75G)."
+    message = (
+        "RESOURCE_EXHAUSTED: ... required for HLO temporaries (21.25G) exceeds "
+        "available HBM (15.75G)."
+    )
     state = {"state": jax.ShapeDtypeStruct((2**20,), "float32")}
     program = _refused("update", 1.0, message, state)
     assert program.peak == int(21.25 * 2**30) + 2**22
@@ -251,13 +254,12 @@ HLO = """HloModule jit_f
 }
 
 %branch_large (p: f32[4]) -> f32[4] {
-  ROOT %all-reduce.2 = (f32[100]{0}, s32[]) all-reduce(%p), replica_groups={{0,1,2,3}},
-  to_apply=%add
+  ROOT %all-reduce.2 = (f32[100]{0}, s32[]) all-reduce(%p), replica_groups={{0,1,2,3}}, to_apply=%add
 }
 
 %layer (p: (s32[], bf16[8,4])) -> (s32[], bf16[8,4]) {
-  %all-gather-start.1 = (bf16[2,4]{1,0}, bf16[8,4]{1,0:T(8,128)}) all-gather-start(%x),
-  dimensions={0} %all-gather-done.1 = bf16[8,4]{1,0} all-gather-done(%all-gather-start.1)
+  %all-gather-start.1 = (bf16[2,4]{1,0}, bf16[8,4]{1,0:T(8,128)}) all-gather-start(%x), dimensions={0}
+  %all-gather-done.1 = bf16[8,4]{1,0} all-gather-done(%all-gather-start.1)
   ROOT %tuple.1 = (s32[], bf16[8,4]{1,0}) tuple(%i, %all-gather-done.1)
 }
 
@@ -282,17 +284,15 @@ HLO = """HloModule jit_f
 }
 
 %noted (p: (s32[], u32[3])) -> (s32[], u32[3]) {
-  ROOT %collective-permute-start.1 = (u32[3]{0}, u32[3]{0}, u32[], u32[])
-  collective-permute-start(%p)
+  ROOT %collective-permute-start.1 = (u32[3]{0}, u32[3]{0}, u32[], u32[]) collective-permute-start(%p)
 }
 
 ENTRY %main (a: f32[4]) -> f32[4] {
   %while.2 = (s32[], f32[4]{0}) while(%t), condition=%micro_batch_condition, body=%micro_batch
-  %while.3 = (s32[], u32[3]) while(%t), condition=%noted_condition, body=%noted,
-  backend_config={"known_trip_count":{"n":"5"}} ROOT %conditional.1 = f32[4]{0} conditional(%w, %a,
-  %a), branch_computations={%branch_small, %branch_large}
+  %while.3 = (s32[], u32[3]) while(%t), condition=%noted_condition, body=%noted, backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %conditional.1 = f32[4]{0} conditional(%w, %a, %a), branch_computations={%branch_small, %branch_large}
 }
-"""
+"""  # noqa: E501
 
 
 def test_collectives_are_counted_as_often_as_their_loops_run():
