@@ -25,64 +25,60 @@ TENSOR_AXIS = "tensor"
 
 @struct.dataclass
 class DecodeCache:
-    """What a policy needs to go on decoding R rows.
+    """Decoding state of R rows, such as keys and values.
 
-    Only the policy knows what the leaves hold. Whoever decodes knows their leading axes, and so can
-    move rows about: row r reads entry r // (R / Q) of the prompts. Q is the number of prompts where
-    the rows of a group stand together, and R where every row has a copy of its own.
+    Only the policy knows what the leaves hold. The decoding loop knows their leading axes, so that
+    it can move rows: row r reads entry r // (R / Q) of the prompts. Q is the number of prompts if
+    the rows of a group are contiguous, and R if every row has its own copy.
     """
 
     prompts: Any  # leaves [Q, ...]
     prompt_mask: jax.Array  # bool[Q, S]
-    rows: Any  # leaves [R, ...], with room for so many new tokens
+    rows: Any  # leaves [R, ...], preallocated for new tokens
 
 
 @struct.dataclass
 class PackedTokens:
-    """Tokens of R rows in lists [C, M] without padding: what is computed token by token costs
-    nothing more.
+    """Sequence packing: the tokens of R rows, concatenated without padding to [C, M].
 
-    Of row r the list of its share holds the columns first[r] <= t < last[r], behind those of the
-    rows before it. The rows lie in C equal shards, one for each group of devices with rows of its
-    own. Where first[r] is not 0, keys and values of the columns before are in `prefix`.
+    The rows are sharded in C equal parts, one per group of devices with its own rows. A shard holds
+    the tokens at positions first[r] <= t < last[r] of each of its rows r, one row after the other.
+    If first[r] > 0, the keys and values of earlier positions are in `prefix`.
     """
 
-    row: (
-        jax.Array
-    )  # int32[C, M], the row of a token in its share; R / C where the list has no token
-    column: jax.Array  # int32[C, M]; 0 where the list has no token
+    segment_ids: jax.Array  # int32[C, M], the token's row within its shard; R / C for padding
+    positions: jax.Array  # int32[C, M]; 0 for padding
     first: jax.Array  # int32[R]
     last: jax.Array  # int32[R]
-    which: jax.Array  # int32[], the first of the shapes that holds all live tokens
-    shapes: tuple[tuple[int, int], ...] = struct.field(
-        pytree_node=False
-    )  # (columns, rows of a share)
-    prefix: Any = None  # leaves [P, ...] from `Policy.prefix`, in shards like the rows
-    prompt: jax.Array | None = None  # int32[R], the entry of a row in its share of `prefix`
+    shape_index: jax.Array  # int32[], the first of the shapes that holds all tokens
+    # (columns, rows per shard) of the unpacked layouts that attention is compiled for
+    shapes: tuple[tuple[int, int], ...] = struct.field(pytree_node=False)
+    prefix: Any = None  # leaves [P, ...] from `Policy.prefix`, sharded like the rows
+    prompt: jax.Array | None = None  # int32[R], the row's entry in its shard of `prefix`
 
 
 class Policy(NamedTuple):
     """A language model as pure functions, in the manner of `optax.GradientTransformation`.
 
-    Rows are right-padded: the model is causal, so a real token never sees padding and no mask is
-    needed. Nothing here returns logits: heads run on the hidden states of the tokens that count.
+    Rows are right-padded: the model is causal, so real tokens never attend to padding and no mask
+    is needed. No function returns logits: heads run on selected hidden states.
 
     Attributes:
       init: (key) -> params.
       apply: (params, ids int32[B, T]) -> hidden [B, T, D]. The differentiable forward pass.
-      apply_packed: (params, ids int32[C, M], live: PackedTokens) -> hidden [C, M, D]. The same for
-        tokens in lists; anything finite where a list has no token.
-      prefix: (params, ids int32[C, M], live, columns) -> leaves f32[R, ...], differentiable. What
-        rows that begin with these tokens, so many at most, need of them; for `PackedTokens.prefix`.
+      apply_packed: (params, ids int32[C, M], packed: PackedTokens) -> hidden [C, M, D]. The same
+        for packed tokens; finite but undefined at padding.
+      prefix: (params, ids int32[C, M], packed, columns) -> leaves f32[R, ...], differentiable. Keys
+        and values of packed prompts of at most `columns` tokens, for `PackedTokens.prefix`.
       head: (params) -> head weights [V, D]; the logits of a token are `hidden @ weights.T`. Takes
         training or decoding parameters.
-      to_decode: (params) -> decoding parameters: cast and laid out once, outside of every loop.
+      to_decode: (params) -> decoding parameters: cast and rearranged once, outside of every loop.
       prefill: (decode_params, prompt_ids int32[P, S], prompt_mask bool[P, S]) -> (hidden [P, D] of
         each prompt's last token, leaves [P, ...] for `DecodeCache.prompts`).
       empty_rows: (rows, columns) -> leaves [R, ...] for `DecodeCache.rows`, without a token yet.
-        Leaves for more columns begin with what leaves for fewer hold.
+        Leaves grow to more columns by padding at the end of their axes.
       decode: (decode_params, ids int32[R], t int32[] or int32[R], cache) -> (hidden [R, D], cache).
-        Appends a new token to every row, the t-th (counting from 0); t < columns.
+        Appends the t-th new token (from 0) to every row; t < columns.
     """
 
     init: Callable[[jax.Array], Params]

@@ -188,7 +188,7 @@ def _before_rows(x: jax.Array, live: PackedTokens) -> jax.Array:
     """The prompts' keys or values [P, L, S, K, h] -> [L, R, S, K, h], those before a row's live
     tokens.
     """
-    shards = live.row.shape[0]
+    shards = live.segment_ids.shape[0]
     x = x.reshape((shards, -1) + x.shape[1:])
     x = jax.vmap(lambda y, n: jnp.take(y, n, axis=0, mode="clip"))(
         x, live.prompt.reshape(shards, -1)
@@ -329,7 +329,7 @@ def make_policy(
             if live.prefix is None
             else jax.tree.map(partial(_before_rows, live=live), live.prefix)
         )
-        x, _ = run_layers(params, embed(params, ids, mesh), live.column, attend, before)
+        x, _ = run_layers(params, embed(params, ids, mesh), live.positions, attend, before)
         return final_norm(params, x)
 
     def prefix(
@@ -342,7 +342,7 @@ def make_policy(
             kept = tuple(packing.unpack(x.astype(jnp.float32)) for x in (k, v))
             return attend_in_lists(q, k, v, None, window, live), kept
 
-        _, caches = run_layers(params, embed(params, ids, mesh), live.column, attend)
+        _, caches = run_layers(params, embed(params, ids, mesh), live.positions, attend)
         return jax.tree.map(lambda x: x.swapaxes(0, 1), caches)
 
     def head(params: Params) -> jax.Array:

@@ -82,7 +82,7 @@ def make_packing(
       begin: int32[R], the column of each row that is the first of the arrays; None for 0. May be
         negative.
     """
-    shards = live.row.shape[0]
+    shards = live.segment_ids.shape[0]
     in_all = live.first.shape[0] // shards
     rows = in_all if rows is None else rows
     starts, _ = _extents(live.first, live.last, shards)
@@ -90,14 +90,16 @@ def make_packing(
         x.reshape(shards, in_all)
         for x in (live.first, live.last, jnp.zeros_like(live.first) if begin is None else begin)
     )
-    column = live.column - jnp.take_along_axis(begin, jnp.minimum(live.row, in_all - 1), axis=1)
-    inside = (live.row < rows) & (column >= 0) & (column < columns)
-    slots = jnp.where(inside, live.row * columns + column, rows * columns)
+    column = live.positions - jnp.take_along_axis(
+        begin, jnp.minimum(live.segment_ids, in_all - 1), axis=1
+    )
+    inside = (live.segment_ids < rows) & (column >= 0) & (column < columns)
+    slots = jnp.where(inside, live.segment_ids * columns + column, rows * columns)
 
     first, last, begin, starts = (x[:, :rows, None] for x in (first, last, begin, starts))
     column = begin + jnp.arange(columns, dtype=jnp.int32)[None, None]
     inside = (column >= first) & (column < last)
-    places = jnp.where(inside, starts + column - first, live.row.shape[1])
+    places = jnp.where(inside, starts + column - first, live.segment_ids.shape[1])
     return Packing(slots, places.reshape(shards, rows * columns), columns)
 
 

@@ -42,7 +42,7 @@ def record(rows, tokens, shards=1):
         seen = part.put(seen, part.take(seen) + (live.last > live.first))
         listed = part.put(listed, of_row.sum(-1))
         of_share = (live.last - live.first).reshape(shards, -1)
-        columns, room = jnp.array(shapes)[live.which]
+        columns, room = jnp.array(shapes)[live.shape_index]
         facts = (
             columns,
             live.last.max(),

@@ -41,9 +41,10 @@ def test_packing_lists_the_live_tokens_in_order_and_unpacking_brings_them_back(k
         np.testing.assert_array_equal(packed[c, : len(rows)], x[share][rows, columns])
         np.testing.assert_array_equal(packed[c, len(rows) :], 0)
         np.testing.assert_array_equal(
-            live.row[c], np.pad(rows, (0, packed.shape[1] - len(rows)), constant_values=in_share)
+            live.segment_ids[c],
+            np.pad(rows, (0, packed.shape[1] - len(rows)), constant_values=in_share),
         )
-        np.testing.assert_array_equal(live.column[c, : len(rows)], columns)
+        np.testing.assert_array_equal(live.positions[c, : len(rows)], columns)
     np.testing.assert_array_equal(packing.unpack(packed), np.where(mask[..., None], x, 0))
 
 
@@ -63,7 +64,7 @@ def test_the_window_of_an_array_can_begin_elsewhere_in_each_row(key, shards):
 
 def test_the_gradients_of_packing_and_unpacking_are_those_of_the_library(key):
     live = make_live()
-    packing, room = make_packing(live, T), live.row.shape[1]
+    packing, room = make_packing(live, T), live.segment_ids.shape[1]
     x, y = jax.random.normal(key, (R, T, 3)), jax.random.normal(key, (1, room, 3))
     rows, columns = np.nonzero(inside(live))
     for ours, plain, value in (

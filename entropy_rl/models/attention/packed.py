@@ -56,7 +56,7 @@ def make_packed_attention(attend: RowAttention) -> Callable[..., jax.Array]:
     @jax.custom_vjp
     def attention(q, k, v, before, window, live):
         branches = [in_rows(shape, live, window) for shape in live.shapes]
-        return jax.lax.switch(live.which, branches, q, k, v, before)
+        return jax.lax.switch(live.shape_index, branches, q, k, v, before)
 
     def forward(q, k, v, before, window, live):
         return attention(q, k, v, before, window, live), (q, k, v, before, window, live)
@@ -68,7 +68,7 @@ def make_packed_attention(attend: RowAttention) -> Callable[..., jax.Array]:
             return lambda d_out, *inputs: jax.vjp(in_rows(shape, live, window), *inputs)[1](d_out)
 
         gradients = jax.lax.switch(
-            live.which, [pull(s) for s in live.shapes], d_out, q, k, v, before
+            live.shape_index, [pull(s) for s in live.shapes], d_out, q, k, v, before
         )
         return *gradients, None, None
 
@@ -84,7 +84,7 @@ def make_packed_attention(attend: RowAttention) -> Callable[..., jax.Array]:
 
 def _add_before(x: jax.Array, before: jax.Array, live: PackedTokens, rows: int) -> jax.Array:
     """Rows [C * rows, T, K, h] with the columns before the live ones filled in."""
-    shards, columns = live.row.shape[0], min(x.shape[1], before.shape[1])
+    shards, columns = live.segment_ids.shape[0], min(x.shape[1], before.shape[1])
     before = before.reshape((shards, -1) + before.shape[1:])[:, :rows, :columns]
     before = before.reshape((-1,) + before.shape[2:]).astype(x.dtype)
     return x.at[:, :columns].add(before)
