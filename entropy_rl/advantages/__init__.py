@@ -10,9 +10,7 @@ from entropy_rl.advantages.baselines import whiten as whiten
 from entropy_rl.advantages.build import advantage_of as advantage_of
 from entropy_rl.advantages.build import build_advantage as build_advantage
 from entropy_rl.advantages.gae import gae as gae
-from entropy_rl.advantages.gae import length_adaptive_gae as length_adaptive_gae
 from entropy_rl.advantages.penalties import overlong_penalty as overlong_penalty
-from entropy_rl.advantages.shaping import eapo as eapo
 from entropy_rl.advantages.shaping import shape_by_entropy as shape_by_entropy
 from entropy_rl.advantages.transform import NotYetKnown as NotYetKnown
 from entropy_rl.advantages.transform import Transform as Transform
@@ -20,19 +18,6 @@ from entropy_rl.advantages.transform import baseline_and_shaping as baseline_and
 from entropy_rl.advantages.transform import before_values as before_values
 from entropy_rl.advantages.transform import chain as chain
 from entropy_rl.advantages.transform import is_local as is_local
-from entropy_rl.contrib.controls import misplace_entropy_bonus as misplace_entropy_bonus
-from entropy_rl.contrib.controls import scale_by_sign as scale_by_sign
-from entropy_rl.contrib.controls import unbounded_entropy_bonus as unbounded_entropy_bonus
-from entropy_rl.contrib.entropy_rewards import grpo_s as grpo_s
-from entropy_rl.contrib.entropy_rewards import gtpo as gtpo
-from entropy_rl.contrib.external import external_token_weight as external_token_weight
-from entropy_rl.contrib.external import heal_reward as heal_reward
-from entropy_rl.contrib.external import meds_reward as meds_reward
-from entropy_rl.contrib.external import oger_reward as oger_reward
-from entropy_rl.contrib.external import policy_split_bonus as policy_split_bonus
-from entropy_rl.contrib.rarity import miner as miner
-from entropy_rl.contrib.rarity import ucpo as ucpo
-from entropy_rl.contrib.risk_baselines import asymgrpo as asymgrpo
-from entropy_rl.contrib.risk_baselines import grpo_passk as grpo_passk
-from entropy_rl.contrib.risk_baselines import pass_at_k_training as pass_at_k_training
-from entropy_rl.contrib.risk_baselines import qae as qae
+from entropy_rl.config.registry import public_list as _public_list
+
+__all__ = _public_list(globals())

@@ -2,53 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.advantages.baselines import (
-    gpg,
-    group_center,
-    group_normalize,
-    opo,
-    remax,
-    rloo,
-    whiten,
-)
-from entropy_rl.advantages.gae import gae, length_adaptive_gae
-from entropy_rl.advantages.penalties import overlong_penalty
-from entropy_rl.advantages.shaping import eapo, shape_by_entropy
 from entropy_rl.advantages.transform import Transform, chain
 from entropy_rl.config.registry import build_named
 from entropy_rl.config.train import TrainConfig
-from entropy_rl.contrib.controls import (
-    misplace_entropy_bonus,
-    scale_by_sign,
-    unbounded_entropy_bonus,
-)
-from entropy_rl.contrib.entropy_rewards import grpo_s, gtpo
-from entropy_rl.contrib.rarity import miner, ucpo
-from entropy_rl.contrib.risk_baselines import (
-    asymgrpo,
-    grpo_passk,
-    pass_at_k_training,
-    qae,
-)
 from entropy_rl.types import TokenStats
-
-_FACTORIES: dict[str, Callable[..., Transform]] = {
-    factory.__name__: factory
-    for factory in (
-        *(group_normalize, group_center, rloo, whiten, shape_by_entropy),
-        *(opo, gpg, remax),
-        *(pass_at_k_training, grpo_passk, qae, asymgrpo),
-        *(ucpo, miner, gtpo, grpo_s),
-        *(eapo, overlong_penalty, gae, length_adaptive_gae),
-        *(misplace_entropy_bonus, scale_by_sign, unbounded_entropy_bonus),
-    )
-}
 
 
 def advantage_of(config: TrainConfig) -> Transform:
@@ -99,9 +62,9 @@ def build_advantage(
           - {name: shape_by_entropy, alpha: 0.4, kappa: 2.0}
 
     Args:
-      specs: The entries in order. A name is one of the factories of this package, or
-        `module:function` for a factory of your own, which is imported and called with the
-        arguments; it returns a `Transform` or a function (advantages, stats) -> advantages.
+      specs: The entries in order. A name is that of a transform of `entropy_rl.advantages` or
+        `entropy_rl.contrib`, or `module:function` for your own: a plain function (advantages,
+        stats) -> advantages, or a factory that returns one, or a `Transform`.
       group_size: Completions per prompt of the rollout, given to each factory that has such an
         argument.
       gamma: Discount of the critic, given likewise; None without one.
@@ -124,7 +87,9 @@ def build_advantage(
     returns = "a Transform or a function (advantages, stats) -> advantages"
     advantage = chain(
         *(
-            build_named(spec, f"advantage[{i}]", _FACTORIES, returns=returns, given=given)
+            build_named(
+                spec, f"advantage[{i}]", Transform, returns=returns, wrap=chain, given=given
+            )
             for i, spec in enumerate(specs)
         )
     )

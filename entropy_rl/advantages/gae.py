@@ -39,40 +39,11 @@ def gae(gamma: float = 1.0, lam: float = 1.0) -> Transform:
       ValueError: An argument is out of range; when called: there are no values, or the input is not
         [B, 1].
     """
-    _check_share("gae", gamma=gamma, lam=lam)
-    return _generalized("gae", gamma, lambda lengths: lam)
+    check_discount("gae", gamma=gamma, lam=lam)
+    return generalized_advantages("gae", gamma, lambda lengths: lam)
 
 
-def length_adaptive_gae(gamma: float = 1.0, alpha: float = 0.05) -> Transform:
-    """Generalized advantages with a λ that goes to 1 with the length of the completion.
-
-    λ = max(0, 1 - 1 / (α |o|)),   |o| the number of tokens
-
-    so that the weights of the δ sum to α |o| for each length. Source: VAPO,
-    https://arxiv.org/abs/2504.05118, where the critic's own λ is 1. The bound at 0, for completions
-    of fewer than 1 / α tokens, is ours.
-
-    Args:
-      gamma: Discount 0 < γ <= 1. In a run it is that of the critic, `critic.gamma`.
-      alpha: α > 0.
-
-    Returns:
-      As `gae`.
-
-    Raises:
-      ValueError: As `gae`.
-    """
-    _check_share("length_adaptive_gae", gamma=gamma)
-    if not alpha > 0:
-        raise ValueError(f"length_adaptive_gae: alpha={alpha!r} is not allowed; alpha > 0")
-    return _generalized(
-        "length_adaptive_gae",
-        gamma,
-        lambda lengths: jnp.maximum(0, 1 - 1 / (alpha * jnp.maximum(lengths, 1))),
-    )
-
-
-def _generalized(
+def generalized_advantages(
     who: str, gamma: float, lam: Callable[[jax.Array], float | jax.Array]
 ) -> Transform:
     def advantages_of(advantages: jax.Array, stats: TokenStats) -> jax.Array:
@@ -89,7 +60,7 @@ def _generalized(
     return Transform(advantages_of, "group", reads_values=True)
 
 
-def _check_share(who: str, *, gamma: float, lam: float = 1.0) -> None:
+def check_discount(who: str, *, gamma: float, lam: float = 1.0) -> None:
     if not 0 < gamma <= 1:
         raise ValueError(f"{who}: gamma={gamma!r} is not allowed; 0 < gamma <= 1")
     if not 0 <= lam <= 1:

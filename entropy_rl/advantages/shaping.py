@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.advantages.transform import Transform
-from entropy_rl.masked import masked_center, masked_var
 from entropy_rl.types import TokenStats
 
 
@@ -63,52 +62,3 @@ def shape_by_entropy(
         return advantages + jnp.clip(alpha * entropy, 0, jnp.abs(advantages) / kappa)
 
     return Transform(shape, "token")
-
-
-def eapo(
-    alpha: float = 0.2, phi: float = 2.0, statistics: Literal["batch", "row"] = "batch"
-) -> Transform:
-    """Strengthen an advantage where the policy is more uncertain than on average, and weaken it
-    elsewhere.
-
-    A'ₜ = Aₜ + α sign(Aₜ) sg(clip(Zₜ, -|Aₜ| / φ, |Aₜ| / φ)),   Zₜ = (Hₜ - μ_H) / σ_H
-
-    with Hₜ the entropy in nats of the policy that is being updated and sg the stop-gradient. Unlike
-    `shape_by_entropy` it works on correct and wrong rows in the same sense. An advantage of 0 stays
-    0, and as α < φ none changes its sign.
-
-    Source: EAPO, https://arxiv.org/abs/2604.11056, from a summary of the paper. Over which tokens μ
-    and σ are taken was not found, nor which standard deviation: the whole mini-batch and that of a
-    population are reconstructed.
-
-    Args:
-      alpha: Weight 0 <= α < φ of the bonus.
-      phi: Bound φ > 0 of the bonus.
-      statistics: "batch" for μ and σ over the tokens of the mini-batch, "row" for those of the row.
-
-    Returns:
-      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope `statistics`; tokens that do not
-      count get no bonus.
-
-    Raises:
-      ValueError: An argument is out of range.
-    """
-    if not 0 < phi < math.inf:
-        raise ValueError(f"eapo: phi={phi!r} is not allowed; phi > 0")
-    if not 0 <= alpha < phi:
-        raise ValueError(
-            f"eapo: alpha={alpha!r} is not allowed; "
-            f"0 <= alpha < phi={phi!r}, or the bonus could flip the sign of an advantage"
-        )
-    if statistics not in ("batch", "row"):
-        raise ValueError(f"eapo: statistics={statistics!r} is not allowed; allowed: batch, row")
-    axis = None if statistics == "batch" else 1
-
-    def amplify(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        entropy = jax.lax.stop_gradient(stats.entropy)
-        std = jnp.sqrt(masked_var(entropy, stats.mask, axis=axis, keepdims=True))
-        z = masked_center(entropy, stats.mask, axis=axis) / jnp.where(std > 0, std, 1)
-        bound = jnp.abs(advantages) / phi
-        return advantages + alpha * jnp.sign(advantages) * jnp.clip(z, -bound, bound)
-
-    return Transform(amplify, statistics)

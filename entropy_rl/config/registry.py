@@ -1,19 +1,22 @@
-"""From names and values in a config to objects: nearest matches, imports, checked calls.
+"""Build objects from the names and values of a config: look-up, imports, checked calls.
 
-Every error is one line that begins with the dotted path of what is wrong.
+Every error is one line that begins with the dotted path of the value that is wrong.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
+
+Kind = TypeVar("Kind")
 
 
 def unknown(path: str, name: object, allowed: Iterable[object]) -> str:
@@ -45,9 +48,8 @@ def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], path
     """Calls a factory with arguments from a config, after checking their names and types.
 
     Args:
-      factory: A function or class. Its signature says which arguments there are, and its
-        annotations, where they are plain, what they may be; a number in a string becomes a float
-        where one is wanted.
+      factory: A function or class. Its signature says which arguments it has, and its plain
+        annotations say what they may be; a number in a string becomes a float where one is wanted.
       arguments: Keyword arguments.
       path: Dotted path of the arguments.
 
@@ -58,13 +60,20 @@ def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], path
       ValueError: An argument is unknown, missing or of a wrong type. What the factory itself raises
         is passed on.
     """
-    if not callable(factory):
+    return factory(**_checked_arguments(factory, arguments, path))
+
+
+def _checked_arguments(
+    function: Callable[..., Any], arguments: Mapping[str, Any], path: str, skip: int = 0
+) -> dict[str, Any]:
+    """Arguments that a function accepts by keyword, beside its first `skip` positional ones."""
+    if not callable(function):
         raise ValueError(
-            f"{path}: there are none for {factory!r:.80}, which is neither a function nor a class"
+            f"{path}: there are none for {function!r:.80}, which is neither a function nor a class"
         )
-    parameters = inspect.signature(factory).parameters
-    named = [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    open_ended = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    parameters = _parameters(function, path)[skip:]
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    open_ended = any(p.kind == p.VAR_KEYWORD for p in parameters)
     names = [p.name for p in named]
     for name in arguments:
         if name not in names and not open_ended:
@@ -72,72 +81,185 @@ def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], path
     for parameter in named:
         if parameter.default is parameter.empty and parameter.name not in arguments:
             raise ValueError(f"{path}.{parameter.name}: missing; it must be given")
-    hints = _type_hints(factory)
-    return factory(
-        **{n: check_value(value, hints.get(n), f"{path}.{n}") for n, value in arguments.items()}
+    hints = _type_hints(function)
+    return {n: check_value(value, hints.get(n), f"{path}.{n}") for n, value in arguments.items()}
+
+
+def _parameters(function: Callable[..., Any], path: str) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (ValueError, TypeError) as error:  # some functions written in C have no signature
+        raise ValueError(f"{path}: cannot read the arguments of {function!r:.80}") from error
+
+
+# Where a name of a config is looked up, in this order. They are imported by name, when a config is
+# read: nothing that they build on may import them, and no core package may import contrib.
+_NAMESPACES = ("entropy_rl.advantages", "entropy_rl.losses", "entropy_rl.contrib")
+
+
+def factories_of(kind: type, given: Iterable[str] = ()) -> dict[str, Callable[..., Any]]:
+    """The methods of one kind that a config can name.
+
+    A factory is a public function (in `__all__`) of `entropy_rl.advantages`, `entropy_rl.losses` or
+    `entropy_rl.contrib` whose return annotation is `kind`, and whose required arguments a config
+    can hold or the run gives. So a new method is a function and an import line; nothing else is to
+    be registered.
+
+    Args:
+      kind: The class of what the factories return, such as `Transform`.
+      given: Names of arguments that the run gives.
+
+    Returns:
+      The factories by name; of two with the same name the one of the first namespace.
+    """
+    found: dict[str, Callable[..., Any]] = {}
+    for name, function in _public_functions():
+        if _type_hints(function).get("return") is kind and _takes_plain(function, set(given)):
+            found.setdefault(name, function)
+    return found
+
+
+def _public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
+    for namespace in _NAMESPACES:
+        module = importlib.import_module(namespace)
+        for name in module.__all__:
+            if inspect.isfunction(function := getattr(module, name)):
+                yield name, function
+
+
+def _takes_plain(function: Callable[..., Any], given: set[str]) -> bool:
+    """Whether a config can call a function: `chain` and `build_advantage` are no methods."""
+    hints = _type_hints(function)
+    return all(
+        p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        and (p.default is not p.empty or p.name in given or _is_plain(hints.get(p.name)))
+        for p in inspect.signature(function).parameters.values()
     )
+
+
+def _is_plain(hint: Any) -> bool:
+    return hint in (int, float, bool, str) or typing.get_origin(hint) in (Literal, list, dict)
+
+
+def public_list(names: Mapping[str, Any]) -> list[str]:
+    """`__all__` of a package that consists of import lines: all functions and classes in it.
+
+    Args:
+      names: `globals()` of the package.
+    """
+    return [name for name, value in names.items() if callable(value) and not name.startswith("_")]
 
 
 def build_named(
     spec: Any,
     path: str,
-    factories: Mapping[str, Callable[..., Any]],
+    kind: type[Kind],
     *,
     returns: str,
-    kind: type | None = None,
+    wrap: Callable[[Callable[..., Any]], Kind] | None = None,
     given: Mapping[str, tuple[Any, str]] = types.MappingProxyType({}),
-) -> Callable[..., Any]:
-    """Builds what an entry {name: ..., arguments} of a config asks for.
+) -> Kind:
+    """Builds what an entry {name: ..., arguments} of a config names.
+
+    The name is that of a factory of the library (see `factories_of`), or `module:attribute` for
+    something of the user's, which is imported and is one of the following:
+
+    - an object of the kind asked for, taken as it is;
+    - a factory: it is called with the arguments, and returns such an object or a plain function;
+    - a plain function (advantages, stats) -> ..., where `wrap` is given. Arguments of the entry are
+      passed to it by keyword in each call.
+
+    What can be called is a plain function, and no factory, if its first two parameters are required
+    and named `advantages` and `stats`, or if it has exactly two required positional parameters and
+    the entry gives neither. A class is a factory, and so is a function whose return annotation is
+    the kind.
 
     Args:
-      spec: The entry. Its name is one of the factories, or `module:function` for a factory of the
-        user's own, which is imported and called with the arguments.
+      spec: The entry.
       path: Dotted path of the entry.
-      factories: The factories of the library, by name.
-      returns: What a factory returns, for an error.
-      kind: The class of what it returns; None for whatever can be called.
-      given: Arguments that the run itself decides, each with the path of where: passed to a factory
-        that has such an argument.
+      kind: The class to build.
+      returns: A description of what is built, for errors.
+      wrap: Makes an object of the kind from a plain function; None where a plain function has no
+        meaning.
+      given: Arguments that the run itself decides, each with the dotted path of its origin: passed
+        to what has an argument of that name.
 
     Returns:
-      What the factory returns.
+      An object of the kind.
 
     Raises:
       ValueError: A name, an argument or a value is wrong; the message starts with its dotted path.
     """
-    names = (*factories, "module:function")
     if not isinstance(spec, Mapping):
-        raise ValueError(f"{path}: {spec!r} is no mapping; expected {{name: ..., arguments}}")
+        raise ValueError(f"{path}: must be a mapping {{name: ..., arguments}}, got {spec!r}")
+    factories = factories_of(kind, given)
+    names = (*factories, "module:function")
     if "name" not in spec:
-        raise ValueError(f"{path}.name: missing; allowed: {', '.join(names)}")
+        raise ValueError(f"{path}.name: must be given, one of: {', '.join(names)}")
     name = spec["name"]
-    if isinstance(name, str) and name in factories:
-        factory = factories[name]
-    elif isinstance(name, str) and ":" in name:
-        factory = import_object(f"{path}.name", name)
+    if isinstance(name, str) and ":" in name:
+        found = import_object(f"{path}.name", name)
+    elif isinstance(name, str) and name in factories:
+        found = factories[name]
     else:
+        _refuse_other_kind(f"{path}.name", name, returns)
         raise ValueError(unknown(f"{path}.name", name, names))
-    if not callable(factory):
-        raise ValueError(
-            f"{path}.name: {name!r} is {factory!r}; expected a function that returns {returns}"
-        )
     arguments = {key: value for key, value in spec.items() if key != "name"}
-    parameters = inspect.signature(factory).parameters
+    if isinstance(found, kind):
+        if arguments:
+            raise ValueError(
+                f"{path}: must have no arguments, as {name!r} is a {kind.__name__} and no factory; "
+                f"got {', '.join(arguments)}"
+            )
+        return found
+    if not callable(found):
+        raise ValueError(f"{path}.name: must be {returns}, or its factory, got {found!r} ({name})")
+    parameters = {p.name for p in _parameters(found, path)}
     for key, (value, origin) in given.items():
         if key in parameters and arguments.setdefault(key, value) != value:
+            shown = f" ({value})" if isinstance(value, int | float | str) else ""
             raise ValueError(
-                f"{path}.{key}: {arguments[key]!r} differs from {origin}, which is {value}; leave "
-                "it out"
+                f"{path}.{key}: must be that of {origin}{shown}, got {arguments[key]!r}; "
+                "leave it out"
             )
+    if wrap is not None and _is_plain_function(found, kind, arguments, path):
+        checked = _checked_arguments(found, arguments, path, skip=2)
+        return wrap(functools.partial(found, **checked) if checked else found)
     try:
-        built = call_factory(factory, arguments, path)
+        built = call_factory(found, arguments, path)
     except ValueError as error:
         raise ValueError(
             str(error) if str(error).startswith(path) else f"{path}: {error}"
         ) from error
-    if not (callable(built) if kind is None else isinstance(built, kind)):
-        raise ValueError(f"{path}.name: {name} returned {built!r}; expected {returns}")
-    return built
+    if isinstance(built, kind):
+        return built
+    if wrap is None or not callable(built):
+        raise ValueError(f"{path}.name: must return {returns}, got {built!r} from {name}")
+    return wrap(built)
+
+
+def _is_plain_function(
+    found: Callable[..., Any], kind: type, arguments: Mapping[str, Any], path: str
+) -> bool:
+    if inspect.isclass(found) or _type_hints(found).get("return") is kind:
+        return False
+    required = [
+        p.name
+        for p in _parameters(found, path)
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+    ]
+    if required[:2] == ["advantages", "stats"]:
+        return True
+    return len(required) == 2 and not set(required) & set(arguments)
+
+
+def _refuse_other_kind(path: str, name: object, returns: str) -> None:
+    """Raises for a name of the library that is not of the kind asked for."""
+    for other, function in _public_functions():
+        if other == name and inspect.isclass(kind := _type_hints(function).get("return")):
+            raise ValueError(
+                f"{path}: must be {returns}, got {name!r}, which makes a {kind.__name__}"
+            )
 
 
 def _type_hints(factory: Callable[..., Any]) -> dict[str, Any]:

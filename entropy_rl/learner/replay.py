@@ -17,8 +17,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from entropy_rl.advantages import NotYetKnown, Transform, baseline_and_shaping, chain
 from entropy_rl.config.train import TrainConfig
-from entropy_rl.contrib.replay import REPLAY_WEIGHT, Replay, build_replay
 from entropy_rl.distributed.sharding import Placement
+from entropy_rl.learner.replay_rule import REPLAY_WEIGHT, Replay, build_replay
 from entropy_rl.learner.update import UpdateFn, make_update, token_stats
 from entropy_rl.losses.build import loss_controller, summarize_batch
 from entropy_rl.losses.controller import Coefficients

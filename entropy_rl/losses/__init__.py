@@ -1,25 +1,23 @@
 """Policy-gradient losses: surrogates, token weights, KL terms, controllers."""
 
-from entropy_rl.contrib.flexible_clip import flexible_clip as flexible_clip
-from entropy_rl.contrib.flexible_clip import flexible_clip_did as flexible_clip_did
-from entropy_rl.contrib.flexible_clip import flexible_clip_id as flexible_clip_id
-from entropy_rl.contrib.flexible_clip import flexible_clip_od as flexible_clip_od
+from entropy_rl.config.registry import public_list as _public_list
 from entropy_rl.losses.build_surrogate import build_surrogate as build_surrogate
 from entropy_rl.losses.build_token_weights import build_token_weighting as build_token_weighting
 from entropy_rl.losses.clipping import ppo_clip as ppo_clip
 from entropy_rl.losses.clipping import unclipped as unclipped
+from entropy_rl.losses.controller import Controller as Controller
+from entropy_rl.losses.controllers import adaptive_entropy as adaptive_entropy
+from entropy_rl.losses.controllers import lagged_adaptive_entropy as lagged_adaptive_entropy
 from entropy_rl.losses.covariance_selection import clip_cov as clip_cov
 from entropy_rl.losses.covariance_selection import kl_cov as kl_cov
 from entropy_rl.losses.entropy_selection import erc as erc
 from entropy_rl.losses.entropy_selection import forking_tokens as forking_tokens
-from entropy_rl.losses.entropy_selection import opefo as opefo
 from entropy_rl.losses.importance_correction import geometric_rejection as geometric_rejection
 from entropy_rl.losses.importance_correction import icepop as icepop
 from entropy_rl.losses.importance_correction import sequence_tis as sequence_tis
 from entropy_rl.losses.importance_correction import token_tis as token_tis
 from entropy_rl.losses.sequence_ratio import gmpo as gmpo
 from entropy_rl.losses.sequence_ratio import gspo as gspo
-from entropy_rl.losses.sequence_ratio import s_trace as s_trace
 from entropy_rl.losses.soft_clipping import ce_gppo as ce_gppo
 from entropy_rl.losses.soft_clipping import cispo as cispo
 from entropy_rl.losses.soft_clipping import dppo_tv as dppo_tv
@@ -31,3 +29,5 @@ from entropy_rl.losses.surrogate import no_clips as no_clips
 from entropy_rl.losses.token_weights import TokenWeighting as TokenWeighting
 from entropy_rl.losses.token_weights import TokenWeights as TokenWeights
 from entropy_rl.losses.token_weights import combine as combine
+
+__all__ = _public_list(globals())

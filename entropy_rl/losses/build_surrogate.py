@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from entropy_rl.config.registry import build_named
-from entropy_rl.contrib.flexible_clip import (
-    flexible_clip,
-    flexible_clip_did,
-    flexible_clip_id,
-    flexible_clip_od,
-)
-from entropy_rl.losses.clipping import ppo_clip, unclipped
-from entropy_rl.losses.sequence_ratio import gmpo, gspo, s_trace
-from entropy_rl.losses.soft_clipping import ce_gppo, cispo, dppo_tv, gppo, sapo
 from entropy_rl.losses.surrogate import Surrogate
-
-_FACTORIES: dict[str, Callable[..., Surrogate]] = {
-    factory.__name__: factory
-    for factory in (
-        *(ppo_clip, unclipped, flexible_clip, gspo, gmpo, s_trace),
-        *(flexible_clip_id, flexible_clip_did, flexible_clip_od),
-        *(cispo, sapo, dppo_tv, ce_gppo, gppo),
-    )
-}
 
 
 def build_surrogate(spec: Mapping[str, Any]) -> Surrogate:
@@ -34,10 +16,10 @@ def build_surrogate(spec: Mapping[str, Any]) -> Surrogate:
           surrogate: {name: ppo_clip, clip_low: 0.2, clip_high: 0.28}
 
     Args:
-      spec: A name of this package and the arguments of the factory of that name; or
-        `module:function` for a factory of your own, which returns a `Surrogate` or a function
-        (advantages, stats) -> (loss, ClipMasks). Nothing is known of a plain function, so it counts
-        as one that reads its row.
+      spec: The name of a surrogate of `entropy_rl.losses` or `entropy_rl.contrib` and its
+        arguments; or `module:function` for your own: a plain function (advantages, stats) -> (loss,
+        ClipMasks), or a factory that returns one, or a `Surrogate`. A plain function gets the
+        scope "row", as it may read other tokens of its row.
 
     Returns:
       The surrogate.
@@ -46,5 +28,6 @@ def build_surrogate(spec: Mapping[str, Any]) -> Surrogate:
       ValueError: A name, an argument or a value is wrong; the message starts with its dotted path.
     """
     returns = "a Surrogate or a function (advantages, stats) -> (loss, ClipMasks)"
-    built = build_named(spec, "loss.surrogate", _FACTORIES, returns=returns)
-    return built if isinstance(built, Surrogate) else Surrogate(built, "row")
+    return build_named(
+        spec, "loss.surrogate", Surrogate, returns=returns, wrap=lambda fn: Surrogate(fn, "row")
+    )

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from entropy_rl.config.registry import build_named
-from entropy_rl.losses.covariance_selection import clip_cov, kl_cov
-from entropy_rl.losses.entropy_selection import erc, forking_tokens, opefo
-from entropy_rl.losses.importance_correction import (
-    geometric_rejection,
-    icepop,
-    sequence_tis,
-    token_tis,
-)
 from entropy_rl.losses.surrogate import Surrogate
 from entropy_rl.losses.token_weights import TokenWeighting, combine
-
-_FACTORIES: dict[str, Callable[..., TokenWeighting]] = {
-    factory.__name__: factory
-    for factory in (
-        *(forking_tokens, clip_cov, kl_cov, erc, opefo),
-        *(token_tis, sequence_tis, icepop, geometric_rejection),
-    )
-}
 
 
 def build_token_weighting(
@@ -36,9 +20,10 @@ def build_token_weighting(
             - {name: forking_tokens, fraction: 0.2}
 
     Args:
-      specs: The entries. A name is one of the factories of this package, or `module:function` for a
-        factory of your own, which returns a `TokenWeighting` or a function (advantages, stats) ->
-        weights f32[B, N]. Nothing is known of a plain function, so it counts as "batch".
+      specs: The entries. A name is that of a token weighting of `entropy_rl.losses` or
+        `entropy_rl.contrib`, or `module:function` for your own: a plain function (advantages,
+        stats) -> weights f32[B, N], or a factory that returns one, or a `TokenWeighting`. A plain
+        function gets the scope "batch", as it may read the whole mini-batch.
       surrogate: The surrogate of the loss, given to each factory that has such an argument.
 
     Returns:
@@ -50,8 +35,14 @@ def build_token_weighting(
     given = {"surrogate": (surrogate, "loss.surrogate")}
     returns = "a TokenWeighting or a function (advantages, stats) -> weights"
     built = [
-        build_named(spec, f"loss.token_weights[{i}]", _FACTORIES, returns=returns, given=given)
+        build_named(
+            spec,
+            f"loss.token_weights[{i}]",
+            TokenWeighting,
+            returns=returns,
+            wrap=lambda fn: TokenWeighting(fn, "batch"),
+            given=given,
+        )
         for i, spec in enumerate(specs)
     ]
-    built = [x if isinstance(x, TokenWeighting) else TokenWeighting(x, "batch") for x in built]
     return combine(*built) if built else None

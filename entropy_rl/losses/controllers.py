@@ -4,7 +4,7 @@ falls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -120,11 +120,6 @@ def _check(
     )
 
 
-_FACTORIES: dict[str, Callable[..., Controller]] = {
-    factory.__name__: factory for factory in (adaptive_entropy, lagged_adaptive_entropy)
-}
-
-
 def build_entropy_control(spec: float | Mapping[str, Any]) -> Controller | None:
     """Builds what `loss.entropy_coef` of a config asks for.
 
@@ -132,9 +127,9 @@ def build_entropy_control(spec: float | Mapping[str, Any]) -> Controller | None:
           entropy_coef: {name: adaptive_entropy, target: 0.2}
 
     Args:
-      spec: A number, which needs no controller; or a name of this file and the arguments of the
-        factory of that name; or `module:function` for a factory of your own, which returns a
-        `Controller` with the coefficient `entropy_coef`.
+      spec: A number, which needs no controller; or the name of a controller of `entropy_rl.losses`
+        or `entropy_rl.contrib` and its arguments; or `module:attribute` for your own: a
+        `Controller` with the coefficient `entropy_coef`, or its factory.
 
     Returns:
       The controller; None for a number.
@@ -145,4 +140,4 @@ def build_entropy_control(spec: float | Mapping[str, Any]) -> Controller | None:
     if isinstance(spec, int | float):
         return None
     returns = f"a Controller with the coefficient {ENTROPY_COEF!r}"
-    return build_named(spec, "loss.entropy_coef", _FACTORIES, returns=returns, kind=Controller)
+    return build_named(spec, "loss.entropy_coef", Controller, returns=returns)

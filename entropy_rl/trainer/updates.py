@@ -8,10 +8,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from entropy_rl.contrib.replay import REPLAY_WEIGHT
 from entropy_rl.learner.critic import CriticPrograms, mean_critic_metrics
 from entropy_rl.learner.metrics import mean_metrics
 from entropy_rl.learner.replay import ReplayPrograms, ReplayState, Rows
+from entropy_rl.learner.replay_rule import REPLAY_WEIGHT
 from entropy_rl.learner.update import UpdateFn
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
 from entropy_rl.types import TrainBatch, TrainState

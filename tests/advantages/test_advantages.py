@@ -15,13 +15,13 @@ from entropy_rl.advantages import (
     baseline_and_shaping,
     build_advantage,
     chain,
-    eapo,
     group_center,
     group_normalize,
     rloo,
     shape_by_entropy,
     whiten,
 )
+from entropy_rl.contrib import eapo
 from entropy_rl.types import TokenStats
 
 REWARDS_3_OF_8 = jnp.array([1.0, 1, 1, -1, -1, -1, -1, -1])
@@ -524,12 +524,12 @@ def test_a_config_names_a_function_of_the_users_own(own_module):
         (
             [{"name": "group_normalise"}],
             "advantage[0].name: 'group_normalise' is not allowed; did you mean 'group_normalize'? "
-            "allowed: group_normalize, group_center, rloo, whiten, shape_by_entropy, ",
+            "allowed: gpg, group_center, group_normalize, ",
         ),
         ([{"name": ["whiten"]}], "advantage[0].name: ['whiten'] is not allowed"),
         ([{"name": None}], "advantage[0].name: None is not allowed"),
-        ([{"alpha": 0.4}], "advantage[0].name: missing; allowed: group_normalize"),
-        (["whiten"], "advantage[0]: 'whiten' is no mapping; expected {name: ..., arguments}"),
+        ([{"alpha": 0.4}], "advantage[0].name: must be given, one of: gpg, group_center"),
+        (["whiten"], "advantage[0]: must be a mapping {name: ..., arguments}, got 'whiten'"),
         ({"name": "whiten"}, "advantage: {'name': 'whiten'} is no list"),
         ("whiten", "advantage: 'whiten' is no list"),
         (
@@ -555,7 +555,7 @@ def test_a_config_names_a_function_of_the_users_own(own_module):
         ),
         (
             [{"name": "group_normalize", "group_size": 4}],
-            "advantage[0].group_size: 4 differs from rollout.group_size, which is 8; leave it out",
+            "advantage[0].group_size: must be that of rollout.group_size (8), got 4; leave it out",
         ),
         (
             [{"name": "whiten", "group_size": 8}],
@@ -573,11 +573,13 @@ def test_a_config_names_a_function_of_the_users_own(own_module):
         ([{"name": "USER:nothing"}], "advantage[0].name: cannot import 'USER:nothing'"),
         (
             [{"name": "USER:number"}],
-            "advantage[0].name: 'USER:number' is 3; expected a function that returns a Transform",
+            "advantage[0].name: must be a Transform or a function (advantages, stats) -> advantages, or "
+            "its factory, got 3 (USER:number)",
         ),
         (
             [{"name": "USER:makes_a_number"}],
-            "advantage[0].name: USER:makes_a_number returned 3; expected",
+            "advantage[0].name: must return a Transform or a function (advantages, stats) -> advantages, "
+            "got 3 from USER:makes_a_number",
         ),
         ([{"name": "USER:scale"}], "advantage[0].factor: missing; it must be given"),
     ],

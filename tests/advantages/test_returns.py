@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from entropy_rl.advantages import build_advantage, gae, length_adaptive_gae
+from entropy_rl.advantages import build_advantage, gae
 from entropy_rl.advantages.returns import lambda_returns
+from entropy_rl.contrib import length_adaptive_gae
 from entropy_rl.losses.policy import value_loss
 from entropy_rl.types import TokenStats
 
@@ -140,7 +141,7 @@ GAE, SHAPE, GROUP = {"name": "gae"}, {"name": "shape_by_entropy"}, {"name": "gro
         (
             [GAE | {"gamma": 1.0}],
             0.9,
-            r"advantage\[0\].gamma: 1.0 differs from critic.gamma, which is 0.9",
+            r"advantage\[0\].gamma: must be that of critic.gamma \(0.9\), got 1.0; leave it out",
         ),
     ],
 )

@@ -404,8 +404,8 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
         ),
         (["--rollout.group_size", "1"], "advantage[0]"),
         (
-            ["--advantage", "[{name: group_normalize}]"],
-            "advantage[0].name: 'group_normalize' is not allowed; did ",
+            ["--advantage", "[{name: group_normalise}]"],
+            "advantage[0].name: 'group_normalise' is not allowed; did ",
         ),
         (
             ["--advantage", "[{name: gae}]"],
@@ -422,7 +422,7 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
         ),
         (
             ["--advantage", "[{nam: whiten}]"],
-            "advantage[0].name: missing; allowed: group_normalize, ",
+            "advantage[0].name: must be given, one of: gpg, group_center",
         ),
         (
             ["--advantage", "[{name: 'own:advantage'}]"],

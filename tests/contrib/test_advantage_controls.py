@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 from advantage_problem import G, N, make_problem, rows_of
 
-from entropy_rl.advantages import (
-    chain,
-    group_normalize,
-    misplace_entropy_bonus,
-    scale_by_sign,
-    shape_by_entropy,
-    unbounded_entropy_bonus,
-)
+from entropy_rl.advantages import chain, group_normalize, shape_by_entropy
+from entropy_rl.contrib import misplace_entropy_bonus, scale_by_sign, unbounded_entropy_bonus
 from entropy_rl.types import TokenStats
 
 PLACEMENTS = ("uniform", "shuffled")

@@ -15,23 +15,26 @@ from advantage_problem import G, N, make_problem, on_tokens, rows_of, std
 
 import entropy_rl
 from entropy_rl.advantages import (
-    asymgrpo,
+    Transform,
     build_advantage,
-    eapo,
     gpg,
     group_center,
     group_normalize,
+    opo,
+    overlong_penalty,
+)
+from entropy_rl.config.registry import factories_of
+from entropy_rl.contrib import (
+    asymgrpo,
+    eapo,
     grpo_passk,
     grpo_s,
     gtpo,
     miner,
-    opo,
-    overlong_penalty,
     pass_at_k_training,
     qae,
     ucpo,
 )
-from entropy_rl.advantages.build import _FACTORIES
 from entropy_rl.types import TokenStats
 
 METHODS = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -217,7 +220,7 @@ def test_a_config_reaches_a_method_by_its_name(spec):
     rewards, stats = make_problem()
     arguments = {key: value for key, value in spec.items() if key != "name"}
     group_size = {} if spec["name"] in WITHOUT_GROUPS else {"group_size": G}
-    direct = getattr(entropy_rl, spec["name"])(**group_size, **arguments)
+    direct = factories_of(Transform, ["group_size"])[spec["name"]](**group_size, **arguments)
     rewards = jnp.nan_to_num(rewards)
     np.testing.assert_array_equal(
         build_advantage([spec], G)(rewards, stats), direct(rewards, stats)
@@ -232,9 +235,11 @@ def test_the_page_of_methods_has_every_transform_and_lines_that_a_config_accepts
     for specs in chains:
         gamma = 1.0 if specs[0]["name"].endswith("gae") else None  # with a critic
         assert build_advantage(specs, G, gamma).members
-    assert {spec["name"] for specs in chains for spec in specs} == set(_FACTORIES)
-    for file in set(re.findall(r"`(\w+\.py)`", section)):
-        assert (Path(entropy_rl.__file__).parent / "advantages" / file).is_file(), file
+    assert {spec["name"] for specs in chains for spec in specs} == set(
+        factories_of(Transform, ["group_size", "gamma"])
+    )
+    for file in set(re.findall(r"`([\w/]+\.py)`", section)):
+        assert (Path(entropy_rl.__file__).parent / file).is_file(), file
 
 
 @pytest.mark.parametrize("spec", [spec for spec in CONFIG if spec["name"] not in WITHOUT_GROUPS])

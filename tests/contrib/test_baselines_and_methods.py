@@ -15,21 +15,23 @@ from policies import table_policy
 
 from entropy_rl.advantages import (
     NotYetKnown,
-    asymgrpo,
     chain,
-    eapo,
     gpg,
     group_center,
     group_normalize,
+    opo,
+    whiten,
+)
+from entropy_rl.contrib import (
+    asymgrpo,
+    eapo,
     grpo_passk,
     grpo_s,
     gtpo,
     miner,
-    opo,
     pass_at_k_training,
     qae,
     ucpo,
-    whiten,
 )
 from entropy_rl.learner.update import init_state, make_update
 from entropy_rl.types import TrainBatch

@@ -7,10 +7,9 @@ import pytest
 from policies import table_policy
 from update_problem import G, N, P, V, make_data
 
-from entropy_rl.advantages import (
-    chain,
+from entropy_rl.advantages import chain, group_normalize
+from entropy_rl.contrib import (
     external_token_weight,
-    group_normalize,
     heal_reward,
     meds_reward,
     oger_reward,

@@ -13,15 +13,9 @@ from policies import table_policy
 from update_problem import SHAPED, V, make_data
 
 from entropy_rl.config.train import LossConfig
+from entropy_rl.contrib import flexible_clip, flexible_clip_did, flexible_clip_id, flexible_clip_od
 from entropy_rl.learner.update import init_state, make_update
-from entropy_rl.losses import (
-    build_surrogate,
-    flexible_clip,
-    flexible_clip_did,
-    flexible_clip_id,
-    flexible_clip_od,
-    ppo_clip,
-)
+from entropy_rl.losses import build_surrogate, ppo_clip
 from entropy_rl.losses.build import loss_controller
 from entropy_rl.losses.controller import BatchSummary
 

@@ -14,8 +14,9 @@ from run_records import assert_same_run, lines_of, state_of
 from tiny_runs import ROOT, TRAIN, write_yaml
 from update_problem import ALPHA, KAPPA, SHAPED, G, N, P, V, make_data
 
-from entropy_rl.advantages import chain, group_normalize, gtpo, whiten
+from entropy_rl.advantages import chain, group_normalize, whiten
 from entropy_rl.cli.main import main
+from entropy_rl.config.registry import factories_of
 from entropy_rl.config.rollout import RolloutConfig
 from entropy_rl.config.train import (
     BatchingConfig,
@@ -28,16 +29,10 @@ from entropy_rl.config.train import (
     TaskConfig,
     TrainConfig,
 )
-from entropy_rl.contrib.replay import (
-    _FACTORIES,
-    REPLAY_WEIGHT,
-    Replay,
-    build_replay,
-    pipo,
-    uec_replay,
-)
+from entropy_rl.contrib import gtpo, pipo, uec_replay
 from entropy_rl.distributed.sharding import Placement, make_mesh
 from entropy_rl.learner.replay import make_replay_programs
+from entropy_rl.learner.replay_rule import REPLAY_WEIGHT, Replay, build_replay
 from entropy_rl.learner.update import init_state, make_update
 from entropy_rl.losses.controller import BatchSummary
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
@@ -312,8 +307,8 @@ def programs_of(spec, advantage=SHAPED, **more):
     ("spec", "message"),
     [
         (
-            {"name": "advantage_reply"},
-            "replay.name: 'advantage_reply' is not allowed; did you mean",
+            {"name": "uec_reply"},
+            "replay.name: 'uec_reply' is not allowed; did you mean",
         ),
         (
             {"name": "pipo", "window": 1},
@@ -325,7 +320,7 @@ def programs_of(spec, advantage=SHAPED, **more):
         ),
         (
             {"name": "pipo", "group_size": 3},
-            "replay.group_size: 3 differs from rollout.group",
+            "replay.group_size: must be that of rollout.group_size (4), got 3",
         ),
         (
             {"name": "uec_replay", "rollouts": 0},
@@ -333,7 +328,7 @@ def programs_of(spec, advantage=SHAPED, **more):
         ),
         ({"name": "uec_replay", "every": 0}, "uec_replay.every: 0 is not allowed"),
         ({"name": "uec_replay", "above": -1}, "uec_replay.above: -1.0 is not allowed"),
-        ({"name": "fractions:Fraction"}, "expected a Replay"),
+        ({"name": "fractions:Fraction"}, "must return a Replay, got Fraction(0, 1) from"),
     ],
 )
 def test_what_is_no_revisit_is_refused_in_a_line(spec, message):
@@ -348,7 +343,7 @@ def test_what_is_no_revisit_is_refused_in_a_line(spec, message):
         (
             SHAPED,
             {"critic": CriticConfig(0.1)},
-            "critic: a critic is not allowed with replay: advantage_re",
+            "critic: a critic is not allowed with replay: uec_replay",
         ),
         (
             SHAPED,
@@ -381,7 +376,9 @@ def test_every_revisit_has_a_line_in_the_list_of_methods_that_builds_it():
     lines = re.findall(r"`replay: (\{.*?\})`", (ROOT / "docs" / "methods.md").read_text())
     built = [build_replay(yaml.safe_load(line), G) for line in lines]
     assert all(isinstance(replay, Replay) for replay in built)
-    assert {yaml.safe_load(line)["name"] for line in lines} == set(_FACTORIES)
+    assert {yaml.safe_load(line)["name"] for line in lines} == set(
+        factories_of(Replay, ["group_size"])
+    )
 
 
 # --- runs

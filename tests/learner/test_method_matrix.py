@@ -18,28 +18,34 @@ from policies import table_policy
 
 from entropy_rl.advantages import (
     Transform,
-    asymgrpo,
     chain,
-    eapo,
     gpg,
     group_center,
     group_normalize,
+    opo,
+    rloo,
+    shape_by_entropy,
+    whiten,
+)
+from entropy_rl.config.train import LossConfig
+from entropy_rl.contrib import (
+    asymgrpo,
+    eapo,
+    flexible_clip,
+    flexible_clip_od,
     grpo_passk,
     grpo_s,
     gtpo,
     miner,
     misplace_entropy_bonus,
-    opo,
+    opefo,
     pass_at_k_training,
     qae,
-    rloo,
+    s_trace,
     scale_by_sign,
-    shape_by_entropy,
     ucpo,
     unbounded_entropy_bonus,
-    whiten,
 )
-from entropy_rl.config.train import LossConfig
 from entropy_rl.learner.update import make_gradient, make_stats_pass
 from entropy_rl.losses import (
     Surrogate,
@@ -51,8 +57,6 @@ from entropy_rl.losses import (
     combine,
     dppo_tv,
     erc,
-    flexible_clip,
-    flexible_clip_od,
     forking_tokens,
     geometric_rejection,
     gmpo,
@@ -60,9 +64,7 @@ from entropy_rl.losses import (
     gspo,
     icepop,
     kl_cov,
-    opefo,
     ppo_clip,
-    s_trace,
     sapo,
     sequence_tis,
     token_tis,

@@ -20,12 +20,13 @@ from update_problem import SHAPED, G, N, P, V, make_data
 from entropy_rl.advantages import chain, group_normalize, shape_by_entropy, whiten
 from entropy_rl.cli.main import main
 from entropy_rl.cli.parse import parse_config
+from entropy_rl.config.registry import factories_of
 from entropy_rl.config.train import LossConfig, TrainConfig
 from entropy_rl.learner.update import init_state, make_gradient, make_update
+from entropy_rl.losses import Controller
 from entropy_rl.losses.build import loss_controller
 from entropy_rl.losses.controller import BatchSummary
 from entropy_rl.losses.controllers import (
-    _FACTORIES,
     ENTROPY_COEF,
     adaptive_entropy,
     build_entropy_control,
@@ -77,7 +78,7 @@ def test_the_coefficient_of_trl_is_used_one_update_later():
         ({"name": "adaptive_entropi"}, "did you mean 'adaptive_entropy'"),
         (
             {"target": 0.2},
-            "loss.entropy_coef.name: missing; allowed: adaptive_entropy, lagged_adaptive",
+            "loss.entropy_coef.name: must be given, one of: adaptive_entropy, lagged_adaptive",
         ),
         ({"name": "adaptive_entropy", "target": 0}, "adaptive_entropy.target: 0.0 is not allowed"),
         (
@@ -91,7 +92,7 @@ def test_the_coefficient_of_trl_is_used_one_update_later():
         ),
         (
             {"name": "fractions:Fraction"},
-            "expected a Controller with the coefficient 'entropy_coef'",
+            "must return a Controller with the coefficient 'entropy_coef'",
         ),
     ],
 )
@@ -107,7 +108,7 @@ def test_every_controller_has_a_line_in_the_list_of_methods_that_builds_it():
     assert [controller for line, controller in built.items() if not line.startswith("{")] == [None]
     assert {
         yaml.safe_load(line)["name"] for line, controller in built.items() if controller
-    } == set(_FACTORIES)
+    } == set(factories_of(Controller))
 
 
 # --- the update

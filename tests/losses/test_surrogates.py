@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from loss_problem import B, N, arrays64, make_tokens, tokens_of
 
+from entropy_rl.config.registry import factories_of
+from entropy_rl.contrib import flexible_clip, s_trace
 from entropy_rl.losses import (
     ClipMasks,
     Surrogate,
@@ -17,17 +19,14 @@ from entropy_rl.losses import (
     ce_gppo,
     cispo,
     dppo_tv,
-    flexible_clip,
     gmpo,
     gppo,
     gspo,
     no_clips,
     ppo_clip,
-    s_trace,
     sapo,
     unclipped,
 )
-from entropy_rl.losses.build_surrogate import _FACTORIES
 
 # Each formula once more, for one token: the numbers of its row and its own place -> (loss, the
 # derivative of the row's losses that the token's own log-prob is to have). `d` are the log-ratios
@@ -348,7 +347,7 @@ def test_every_name_of_the_library_can_be_built_from_a_config():
     specs += [
         {"name": f"flexible_clip_{s}", "total_steps": 8, **ranges} for s in ("id", "did", "od")
     ]
-    assert {spec["name"] for spec in specs} == set(_FACTORIES)
+    assert {spec["name"] for spec in specs} == set(factories_of(Surrogate))
     stats = stats.replace(
         coefficients=dict.fromkeys(("dynamic_upper", "dynamic_lower"), jnp.full((1, 1), 0.5))
     )
@@ -367,10 +366,10 @@ def test_a_function_of_the_users_own_is_a_surrogate_that_reads_its_row(user):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("ppo_clip", "loss.surrogate: 'ppo_clip' is no mapping; expected {name: ..., arguments}"),
+        ("ppo_clip", "loss.surrogate: must be a mapping {name: ..., arguments}, got 'ppo_clip'"),
         (
             {"clip_low": 0.2},
-            "loss.surrogate.name: missing; allowed: ppo_clip, unclipped, flexible_clip, gspo",
+            "loss.surrogate.name: must be given, one of: ppo_clip, unclipped, gmpo, gspo, ce_gppo",
         ),
         (
             {"name": "gspoo"},
@@ -407,11 +406,13 @@ def test_a_function_of_the_users_own_is_a_surrogate_that_reads_its_row(user):
         ({"name": "gmpo", "clip_high": 0}, "loss.surrogate: gmpo.clip_high: 0.0 is not allowed"),
         (
             {"name": "USER:number"},
-            "loss.surrogate.name: 'USER:number' is 3; expected a function that returns a S",
+            "loss.surrogate.name: must be a Surrogate or a function (advantages, stats) -> (loss, "
+            "ClipMasks), or its factory, got 3 (USER:number)",
         ),
         (
             {"name": "USER:makes_a_number"},
-            "loss.surrogate.name: USER:makes_a_number returned 3; expected a Surr",
+            "loss.surrogate.name: must return a Surrogate or a function (advantages, stats) -> (loss, "
+            "ClipMasks), got 3 from USER:makes_a_number",
         ),
         ({"name": "USER:nothing"}, "loss.surrogate.name: cannot import 'USER:nothing'"),
     ],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from loss_problem import B, N, arrays64, make_tokens, tokens_of
 
+from entropy_rl.contrib import opefo
 from entropy_rl.losses import (
     TokenWeighting,
     TokenWeights,
@@ -19,7 +20,6 @@ from entropy_rl.losses import (
     geometric_rejection,
     icepop,
     kl_cov,
-    opefo,
     ppo_clip,
     sequence_tis,
     token_tis,
@@ -401,14 +401,14 @@ def test_an_empty_list_is_no_selection():
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
-        (["erc"], "loss.token_weights[0]: 'erc' is no mapping; expected {name: ..., arguments}"),
+        (["erc"], "loss.token_weights[0]: must be a mapping {name: ..., arguments}, got 'erc'"),
         (
             [{"name": "erc"}, {"name": "ercc"}],
             "loss.token_weights[1].name: 'ercc' is not allowed; did you mean 'erc'",
         ),
         (
             [{"fraction": 1}],
-            "loss.token_weights[0].name: missing; allowed: forking_tokens, clip_cov, kl_cov, erc",
+            "loss.token_weights[0].name: must be given, one of: clip_cov, kl_cov, erc, forking_tokens, ",
         ),
         (
             [{"name": "forking_tokens", "fraction": 0}],
@@ -420,7 +420,7 @@ def test_an_empty_list_is_no_selection():
         ),
         (
             [{"name": "clip_cov", "surrogate": 6}],
-            "loss.token_weights[0].surrogate: 6 differs from loss.surrogate, wh",
+            "loss.token_weights[0].surrogate: must be that of loss.surrogate, got 6; leave it out",
         ),
         (
             [{"name": "kl_cov", "coef": -1}],
