@@ -65,8 +65,8 @@ class AnalyzeConfig:
       samples: What is analyzed: what `evaluate` wrote, a training run, one of its evaluations, or a
         file with recorded samples, or with texts as {"prompt": .., "completion": ..}, one a line.
       base: The same of the base model, to tell what is rare; null leaves that out.
-      encoder: A Hugging Face directory of a BERT model, such as all-MiniLM-L6-v2, whose sentence
-        vectors tell distances; null for TF-IDF.
+      encoder: Sentence encoder for the distances, as `module:function` of a function (list of n
+        texts) -> array [n, d]; null for TF-IDF.
       output: Directory for analysis.json, the sentences on the map, and the figures.
       model: Scores texts that have no entropies. Recorded samples need it only where nothing beside
         them says whose tokens they are.
@@ -139,7 +139,7 @@ def main(config: AnalyzeConfig) -> None:
     if (directory / RESULT_FILE).exists() or (directory / CONFIG_FILE).exists():
         raise ValueError(f"output: {directory} holds a run; choose another directory")
     words, reflective = word_patterns(config.words), compile_patterns(config.reflective)
-    embed = tf_idf if config.encoder is None else load_embedding(Path(config.encoder))
+    embed = tf_idf if config.encoder is None else load_embedding(config.encoder)
     responses_of = _make_responses_of(config)
 
     def annotated(path: Path) -> list[Annotated]:

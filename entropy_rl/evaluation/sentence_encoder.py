@@ -1,64 +1,50 @@
-"""Sentence vectors from an encoder in a Hugging Face directory."""
+"""Sentence embeddings by a function of the user."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import jax
 import numpy as np
 
-from entropy_rl.models import encode, load_encoder
-from entropy_rl.runs.load_model import load_tokenizer
-
-_ROWS_AT_ONCE = 64
-_SHORTEST = 16
+from entropy_rl.config.registry import import_object
 
 
-def load_embedding(directory: Path) -> Callable[[Sequence[str]], np.ndarray]:
-    """An embedding of texts: the mean of an encoder's last hidden states, with norm 1.
-
-    Texts longer than the encoder can take are cut at its limit. They go through it in order of
-    length, padded to the next of a few lengths; neither changes a vector beyond rounding.
+def load_embedding(reference: str) -> Callable[[Sequence[str]], np.ndarray]:
+    """Imports a sentence encoder and normalizes its vectors.
 
     Args:
-      directory: A model of model_type "bert" and its tokenizer, such as all-MiniLM-L6-v2.
+      reference: `module:function` of a function (list of n texts) -> array [n, d] of finite
+        numbers, such as the `encode` of a sentence-transformers model.
 
     Returns:
-      A function from n texts to f32[n, hidden_size].
+      A function from n texts to f32[n, d], rows of norm 1 (0 for a zero vector).
 
     Raises:
-      FileNotFoundError: A file is not there.
-      ValueError: It is no such model.
+      ValueError: If it cannot be imported or is not callable. The returned function raises it if
+        the encoder fails or returns something else.
     """
-    config, params = load_encoder(directory)
-    tokenizer = load_tokenizer(directory)
-    if len(tokenizer) > config.vocab_size:
-        raise ValueError(
-            f"{directory}: the tokenizer has {len(tokenizer)} tokens, but the model only "
-            f"{config.vocab_size}"
-        )
-    run = jax.jit(functools.partial(encode, config))
+    if ":" not in reference:
+        raise ValueError(f"encoder: must be module:function, got {reference!r}")
+    function = import_object("encoder", reference)
+    if not callable(function):
+        raise ValueError(f"encoder: must be a function, got {reference} = {function!r}")
 
     def embed(texts: Sequence[str]) -> np.ndarray:
-        rows = [
-            tokenizer.encode(text, truncation=True, max_length=config.max_position_embeddings)
-            for text in texts
-        ]
-        vectors = np.zeros((len(rows), config.hidden_size), np.float32)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        for start in range(0, len(order), _ROWS_AT_ONCE):
-            part = order[start : start + _ROWS_AT_ONCE]
-            longest = max(_SHORTEST, len(rows[part[-1]]))
-            length = min(1 << (longest - 1).bit_length(), config.max_position_embeddings)
-            ids = np.zeros((_ROWS_AT_ONCE, length), np.int32)
-            mask = np.zeros(ids.shape, bool)
-            mask[:, 0] = True  # rows that only fill up have one token
-            for place, i in enumerate(part):
-                ids[place, : len(rows[i])] = rows[i]
-                mask[place, : len(rows[i])] = True
-            vectors[part] = np.asarray(run(params, ids, mask))[: len(part)]
-        return vectors
+        try:
+            vectors = np.asarray(function(list(texts)), np.float32)
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"encoder: {reference} failed: {type(error).__name__}: {reason}"
+            ) from error
+        if vectors.ndim != 2 or len(vectors) != len(texts):
+            raise ValueError(
+                f"encoder: {reference} must return an array [{len(texts)}, d], one vector per "
+                f"text, got shape {vectors.shape}"
+            )
+        if not np.isfinite(vectors).all():
+            raise ValueError(f"encoder: {reference} must return finite numbers, got NaN or inf")
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / np.where(norms > 0, norms, 1)
 
     return embed

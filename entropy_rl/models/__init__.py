@@ -1,6 +1,5 @@
 """Models as a `Policy`, and Hugging Face directories in and out."""
 
-from entropy_rl.models.bert import encode, load_encoder
 from entropy_rl.models.decoder import DecoderConfig, backbone_params, make_policy
 from entropy_rl.models.hf import load_hf, save_hf
 from entropy_rl.models.hf_config import config_json, read_config
@@ -9,8 +8,6 @@ __all__ = [
     "DecoderConfig",
     "backbone_params",
     "config_json",
-    "encode",
-    "load_encoder",
     "load_hf",
     "make_policy",
     "read_config",

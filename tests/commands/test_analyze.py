@@ -5,13 +5,13 @@ import csv
 import io
 import json
 import shutil
+import sys
 import types
 from pathlib import Path
 
 import hf_fixtures
 import numpy as np
 import pytest
-from bert_fixture import make_encoder_dir
 from fake_evaluation import FakeTask
 
 from entropy_rl.cli.main import main
@@ -379,8 +379,39 @@ def test_an_analysis_never_writes_into_a_run(samples, model, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
-def test_an_encoder_tells_the_distances_where_one_is_given(analyzed, samples, model, tmp_path):
-    encoder = make_encoder_dir(tmp_path / "encoder")
+ENCODER = """
+import numpy as np
+
+def encode(texts):
+    \"\"\"Counts of letters, not normalized.\"\"\"
+    assert isinstance(texts, list)
+    return [[text.lower().count(letter) for letter in "aehiklnoqrstwz"] for text in texts]
+
+def short(texts):
+    return encode(texts[1:])
+
+def flat(texts):
+    return np.zeros(len(texts))
+
+def infinite(texts):
+    return np.full((len(texts), 3), np.inf)
+
+def fails(texts):
+    raise RuntimeError("no such model\\nin two lines")
+
+number = 3
+"""
+
+
+@pytest.fixture
+def encoder(tmp_path, monkeypatch):
+    (tmp_path / "own_encoder.py").write_text(ENCODER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("own_encoder", None)
+
+
+def test_a_users_encoder_decides_the_distances(encoder, samples, model, tmp_path):
     write_samples(tmp_path / "base.jsonl", load_tokenizer(model))
     arguments = (
         "--samples",
@@ -390,10 +421,11 @@ def test_an_encoder_tells_the_distances_where_one_is_given(analyzed, samples, mo
         "--output",
         tmp_path / "out",
     )
-    assert analyze(*arguments, "--model.path", model, "--encoder", encoder) == 0
+    assert analyze(*arguments, "--model.path", model, "--encoder", "own_encoder:encode") == 0
     rows = list(csv.DictReader((tmp_path / "out" / "sentences.csv").open()))
     texts = [row["text"] for row in rows]
-    vectors = load_embedding(encoder)(texts)
+    vectors = load_embedding("own_encoder:encode")(texts)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     nearest = np.sort(1 - vectors[:132] @ vectors[132:].T, axis=1)[:, :5].mean(axis=1)
     np.testing.assert_allclose([float(row["distance"]) for row in rows[:132]], nearest, atol=1e-5)
     assert [row["distance"] for row in rows[132:]] == [""] * 120
@@ -420,3 +452,37 @@ def test_problems_are_told_apart_by_their_names_or_their_prompts(tmp_path):
     rows = [{"prompt": "p", "completion": "c"} | name for name in names]
     write_jsonl(tmp_path / "t.jsonl", [*rows, *({"prompt": p, "completion": "c"} for p in "pqp")])
     assert [row.problem for row in read_rows(tmp_path / "t.jsonl")] == [0, 1, 0, 2, 3, 2]
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("all-MiniLM-L6-v2", "encoder: must be module:function, got 'all-MiniLM-L6-v2'"),
+        ("no_such_module:encode", "encoder: cannot import 'no_such_module:encode'"),
+        ("own_encoder:missing", "encoder: cannot import 'own_encoder:missing'"),
+        ("own_encoder:number", "encoder: must be a function, got own_encoder:number = 3"),
+        (
+            "own_encoder:short",
+            "short must return an array [3, d], one vector per text, got shape (2,",
+        ),
+        (
+            "own_encoder:flat",
+            "flat must return an array [3, d], one vector per text, got shape (3,)",
+        ),
+        ("own_encoder:infinite", "own_encoder:infinite must return finite numbers, got NaN or inf"),
+        ("own_encoder:fails", "own_encoder:fails failed: RuntimeError: no such model"),
+    ],
+)
+def test_what_is_no_encoder_is_refused_in_one_line(encoder, name, message):
+    with pytest.raises(ValueError) as refused:
+        load_embedding(name)(["one", "two", "three"])
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_an_encoder_that_cannot_be_used_ends_the_program_in_one_line(samples, tmp_path, capsys):
+    arguments = ("--samples", samples, "--output", tmp_path / "out", "--encoder")
+    assert analyze(*arguments, "x") == 2
+    assert "encoder: " in capsys.readouterr().err
+    assert analyze(*arguments, "all-MiniLM-L6-v2", "--base", "b") == 2
+    error = capsys.readouterr().err
+    assert "encoder: must be module:function" in error and error.count("\n") == 1
