@@ -183,7 +183,7 @@ def train(config: TrainConfig) -> TrainState:
                 jax.random.fold_in(key, step),
                 clock,
                 run.rollout_watch(state),
-                advantage.reads_greedy,
+                "greedy_rewards" in advantage.requires,
             )
             if dynamic:
                 draw = functools.partial(
@@ -284,7 +284,9 @@ def make_programs(
     return Programs(
         optimizer=optimizer,
         controller=loss_controller(config.loss),
-        generate=generate(temperature=rollout.temperature, greedy=advantage.reads_greedy),
+        generate=generate(
+            temperature=rollout.temperature, greedy="greedy_rewards" in advantage.requires
+        ),
         explore=None if hotter is None else generate(temperature=hotter.temperature),
         stats=jax.jit(make_stats_pass(model.policy, mesh=mesh, **stats_settings(config))),
         advantages=make_advantages(advantage, min(config.run.samples_per_step, own_rows)),

@@ -152,7 +152,7 @@ def gpg(group_size: int) -> Transform:
       group_size: Completions per prompt (G), at least 2.
 
     Returns:
-      A transform f32[B, 1] -> f32[B, 1] of scope "recorded".
+      A transform f32[B, 1] -> f32[B, 1] of scope "batch".
 
     Raises:
       ValueError: As `group_normalize`.
@@ -165,7 +165,7 @@ def gpg(group_size: int) -> Transform:
         scale = jnp.sum(judged) / jnp.maximum(nonzero, 1)
         return (scale * masked_center(rewards, judged, axis=1)).reshape(advantages.shape)
 
-    return Transform(center, "recorded")
+    return Transform(center, "batch")
 
 
 def remax() -> Transform:
@@ -192,7 +192,7 @@ def remax() -> Transform:
         rewards, judged = in_groups("remax", 1, advantages, stats)
         return jnp.where(judged, rewards - stats.greedy_rewards[:, None], 0)
 
-    return Transform(subtract, "group", reads_greedy=True)
+    return Transform(subtract, "group", requires=("greedy_rewards",))
 
 
 def whiten(eps: float = 1e-8) -> Transform:
@@ -210,7 +210,7 @@ def whiten(eps: float = 1e-8) -> Transform:
       eps: Added to the variance.
 
     Returns:
-      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "recorded"; 0 at tokens that do not
+      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "batch"; 0 at tokens that do not
       count.
 
     Raises:
@@ -224,4 +224,4 @@ def whiten(eps: float = 1e-8) -> Transform:
         variance = masked_var(advantages, stats.mask, ddof=1)
         return masked_center(advantages, stats.mask) * jax.lax.rsqrt(variance + eps)
 
-    return Transform(standardize, "recorded")
+    return Transform(standardize, "batch")

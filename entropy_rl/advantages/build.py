@@ -42,7 +42,7 @@ def _check_shapes(config: TrainConfig, advantage: Transform) -> None:
         has_reward=jax.ShapeDtypeStruct(of_rows.shape, bool),
         sampler_log_probs=tokens,
         values=None if config.critic is None else tokens,
-        greedy_rewards=of_rows if advantage.reads_greedy else None,
+        greedy_rewards=of_rows if "greedy_rewards" in advantage.requires else None,
     )
     try:
         jax.eval_shape(lambda rewards, stats: advantage(rewards[:, None], stats), of_rows, stats)
@@ -100,7 +100,7 @@ def build_advantage(
 
 def _check_greedy(advantage: Transform) -> None:
     for i, member in enumerate(advantage.members):
-        if member.reads_greedy and i > 0:
+        if "greedy_rewards" in member.requires and i > 0:
             raise ValueError(
                 f"advantage[{i}]: a transform before it is not allowed; allowed: none, as the "
                 "reward of the "
@@ -109,7 +109,7 @@ def _check_greedy(advantage: Transform) -> None:
 
 
 def _check_values(advantage: Transform, has_critic: bool) -> None:
-    readers = [i for i, member in enumerate(advantage.members) if member.reads_values]
+    readers = [i for i, member in enumerate(advantage.members) if "values" in member.requires]
     if readers and not has_critic:
         raise ValueError(
             f"advantage[{readers[0]}]: needs the values of a critic; add a section `critic:`, "

@@ -57,7 +57,7 @@ def generalized_advantages(
         )
         return jnp.where(stats.mask, returns - stats.values, 0)
 
-    return Transform(advantages_of, "group", reads_values=True)
+    return Transform(advantages_of, "group", requires=("values",))
 
 
 def check_discount(who: str, *, gamma: float, lam: float = 1.0) -> None:

@@ -1,4 +1,4 @@
-"""`Transform`, a function (advantages, stats) -> advantages that knows its scope, and `chain`."""
+"""`Transform`, a function (advantages, stats) -> advantages with a scope, and `chain`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any, Literal, get_args
 
 import jax
 
+from entropy_rl.config.checks import require
 from entropy_rl.types import TokenStats
 
 AdvantageFn = Callable[[jax.Array, TokenStats], jax.Array]
-Scope = Literal["token", "row", "group", "recorded", "batch"]  # from narrow to wide
-_SCOPES = get_args(Scope)
+Scope = Literal["token", "sequence", "group", "batch"]  # from narrow to wide
+SCOPES = get_args(Scope)
+LOCAL_SCOPES = ("token", "sequence")  # evaluated in the gradient pass itself
+REQUIRABLE = ("values", "greedy_rewards")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,42 +28,55 @@ class Transform:
         advantage = chain(group_normalize(group_size=8), shape_by_entropy(alpha=0.4, kappa=2.0))
         advantages = advantage(rewards[:, None], stats)
 
-    The scope says what a value of the result depends on, so that it does not depend on how a
-    mini-batch is split: "token", on its own token alone, of which it may read everything but
-    `greedy_rewards`; "row", on the tokens of its own row, likewise; "group", on what was recorded
-    of the rows of its group, which is all but `log_probs` and `entropy` of the policy that is being
-    updated; "recorded", on the same of the whole mini-batch; "batch", on anything in it. "token"
-    and "row" can be evaluated as the gradient is, "token" even where tokens of a row are apart: it
-    is given them as rows of one token each. "batch" costs a forward pass before, and so does any
-    scope but "token" and "row" behind a member of these two.
+    The scope says which tokens a value of the result depends on, so that the result does not depend
+    on how a mini-batch is split:
+
+    - "token": its own token. It is evaluated in the gradient pass, also where the tokens of a
+      sequence are apart: there it is given each token as a row of one token.
+    - "sequence": the tokens of its own sequence. It is evaluated in the gradient pass.
+    - "group": the sequences of its group, which are the G completions of a prompt.
+    - "batch": the whole mini-batch.
+
+    A transform of scope "token" or "sequence" may read all statistics but `greedy_rewards`. One of
+    scope "group" or "batch" is evaluated before the gradient pass; to read `log_probs` or `entropy`
+    of the policy that is being updated, it sets `needs_policy`, at the cost of one forward pass
+    over the mini-batch. A scope "group" or "batch" behind a member of scope "token" or "sequence"
+    costs that pass as well.
 
     Attributes:
       fn: (advantages f32[B, 1] or f32[B, N], stats) -> f32[B, 1] or f32[B, N].
-      scope: "token", "row", "group", "recorded" or "batch".
-      members: The members of a chain in order, none of them a chain; None for what is no chain.
-      reads_values: Whether it reads `stats.values`, which there are with a critic only.
-      reads_greedy: Whether it reads `stats.greedy_rewards`, for which a run then samples.
+      scope: "token", "sequence", "group" or "batch".
+      members: The members of a chain in order, none of them a chain; None for a single transform.
+      needs_policy: For scope "group" or "batch": whether it reads `stats.log_probs` or
+        `stats.entropy`.
+      requires: Names of optional statistics that it reads: "values", which a critic gives, or
+        "greedy_rewards", for which a run samples a greedy completion of each prompt.
     """
 
     fn: AdvantageFn
     scope: Scope
     members: tuple[Transform, ...] | None = None
-    reads_values: bool = False
-    reads_greedy: bool = False
+    needs_policy: bool = False
+    requires: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if self.scope not in _SCOPES:
-            raise ValueError(
-                f"Transform: scope={self.scope!r} is not allowed; allowed: {', '.join(_SCOPES)}"
-            )
+        require(self.scope in SCOPES, "Transform.scope", self.scope, ", ".join(SCOPES))
+        require(
+            not (self.needs_policy and self.scope in LOCAL_SCOPES),
+            "Transform.needs_policy",
+            self.needs_policy,
+            f"False for scope {self.scope!r}, which may read the policy in any case",
+        )
+        for name in self.requires:
+            require(name in REQUIRABLE, "Transform.requires", name, ", ".join(REQUIRABLE))
 
     def __call__(self, advantages: jax.Array, stats: TokenStats) -> jax.Array:
         """Transform the advantages.
 
         Args:
-          advantages: f32[B, 1], one for each row, or f32[B, N], one for each token. A chain starts
-            from `rewards[:, None]`.
-          stats: Statistics of the same rows.
+          advantages: f32[B, 1], one for each sequence, or f32[B, N], one for each token. A chain
+            starts from `rewards[:, None]`.
+          stats: Statistics of the same sequences.
 
         Returns:
           f32[B, 1] or f32[B, N].
@@ -68,22 +84,20 @@ class Transform:
         Raises:
           ValueError: Input or output has neither of the two shapes.
         """
-        _check_shape("got", advantages, stats)
+        _check_shape("input", advantages, stats)
         result = self.fn(advantages, stats)
-        _check_shape(f"{getattr(self.fn, '__qualname__', self.fn)} returned", result, stats)
+        _check_shape(f"result of {getattr(self.fn, '__qualname__', self.fn)}", result, stats)
         return result
 
 
 class NotYetKnown:
-    """Stands for a statistic that there is only after the forward pass; to read it is an error."""
+    """Placeholder of a statistic that needs a forward pass; reading it is an error."""
 
     def _refuse(self, *_: object) -> Any:
         raise ValueError(
-            "advantage transform: log_probs and entropy of the policy that is being updated are "
-            "not known to "
-            "a transform of scope 'group' or 'recorded'; allowed: the scope 'batch', or "
-            "old_log_probs and "
-            "old_entropy"
+            "advantage transform: must set needs_policy=True to read log_probs or entropy of the "
+            "policy that is being updated at scope 'group' or 'batch'; old_log_probs and "
+            "old_entropy are known without it"
         )
 
     __getattr__ = __getitem__ = __neg__ = _refuse
@@ -96,11 +110,12 @@ def chain(*transforms: Transform | AdvantageFn) -> Transform:
     nothing is the identity.
 
     Args:
-      *transforms: Transforms, or plain functions (advantages, stats) -> advantages. Nothing is
-        known of a plain function, so it counts as "batch"; wrap it in a `Transform` to claim less.
+      *transforms: Transforms, or plain functions (advantages, stats) -> advantages. A plain
+        function gets the scope "batch" and `needs_policy`, as it may read anything; wrap it in a
+        `Transform` to say that it reads less.
 
     Returns:
-      A transform with the widest scope of its members.
+      A transform with the widest scope of its members, and with all that these need.
 
     Raises:
       TypeError: A member cannot be called.
@@ -109,11 +124,11 @@ def chain(*transforms: Transform | AdvantageFn) -> Transform:
     for i, transform in enumerate(transforms):
         if not callable(transform):
             raise TypeError(
-                f"chain: member {i} is {transform!r}; "
-                "expected a Transform or a function (advantages, stats) -> advantages"
+                f"chain: member {i} must be a Transform or a function (advantages, stats) -> "
+                f"advantages, got {transform!r}"
             )
         if not isinstance(transform, Transform):
-            transform = Transform(transform, "batch")
+            transform = Transform(transform, "batch", needs_policy=True)
         members.extend((transform,) if transform.members is None else transform.members)
 
     def fold(advantages: jax.Array, stats: TokenStats) -> jax.Array:
@@ -121,13 +136,16 @@ def chain(*transforms: Transform | AdvantageFn) -> Transform:
             advantages = member(advantages, stats)
         return advantages
 
-    scope = max((member.scope for member in members), key=_SCOPES.index, default="token")
-    reads = (any(getattr(m, name) for m in members) for name in ("reads_values", "reads_greedy"))
-    return Transform(fold, scope, tuple(members), *reads)
+    scope = max((member.scope for member in members), key=SCOPES.index, default="token")
+    needs_policy = any(member.needs_policy for member in members)
+    requires = tuple(dict.fromkeys(name for member in members for name in member.requires))
+    return Transform(fold, scope, tuple(members), needs_policy, requires)
 
 
 def baseline_and_shaping(transform: Transform) -> tuple[Transform, Transform]:
-    """Cut a chain before its first member of token or row scope: A = baseline(r), A' = shaping(A).
+    """Cut a chain before its first member of scope "token" or "sequence".
+
+    A = baseline(r), A' = shaping(A)
 
     `chain(baseline, shaping)` is the whole again. With ψ = A' - A, the ratio |ψ| / |A| says how
     much of the advantage is shaping.
@@ -137,31 +155,29 @@ def baseline_and_shaping(transform: Transform) -> tuple[Transform, Transform]:
     """
     members = (transform,) if transform.members is None else transform.members
     first = next(
-        (i for i, member in enumerate(members) if member.scope in ("token", "row")), len(members)
+        (i for i, member in enumerate(members) if member.scope in LOCAL_SCOPES), len(members)
     )
     return chain(*members[:first]), chain(*members[first:])
 
 
 def before_values(transform: Transform) -> Transform:
-    """The part of a chain before its first member that reads values: it makes the rewards of the
-    critic.
-    """
+    """The part of a chain before its first member that reads values; it makes the critic's rewards."""
     members = (transform,) if transform.members is None else transform.members
-    first = next((i for i, member in enumerate(members) if member.reads_values), len(members))
+    first = next((i for i, member in enumerate(members) if "values" in member.requires), None)
     return chain(*members[:first])
 
 
 def is_local(baseline: Transform, shaping: Transform) -> bool:
-    """Whether the two parts of a chain can be evaluated as the gradient is, without a forward pass
-    before.
-    """
-    return baseline.scope != "batch" and shaping.scope in ("token", "row")
+    """Whether the two parts of a chain need no forward pass before the gradient pass."""
+    return not baseline.needs_policy and shaping.scope in LOCAL_SCOPES
 
 
-def _check_shape(who: str, advantages: jax.Array, stats: TokenStats) -> None:
-    rows, tokens = stats.mask.shape
-    if advantages.shape not in ((rows, 1), (rows, tokens)):
+def _check_shape(what: str, advantages: jax.Array, stats: TokenStats) -> None:
+    sequences, tokens = stats.mask.shape
+    shape = getattr(advantages, "shape", None)
+    if shape not in ((sequences, 1), (sequences, tokens)):
         raise ValueError(
-            f"advantage transform: {who} advantages of shape {advantages.shape}; "
-            f"expected {(rows, 1)} or {(rows, tokens)}, as stats.mask has shape {stats.mask.shape}"
+            f"advantage transform: {what} must have shape {(sequences, 1)} or "
+            f"{(sequences, tokens)}, as stats.mask has shape {stats.mask.shape}, got "
+            f"{type(advantages).__name__ if shape is None else shape}"
         )

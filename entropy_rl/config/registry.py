@@ -170,9 +170,9 @@ def build_named(
       passed to it by keyword in each call.
 
     What can be called is a plain function, and no factory, if its first two parameters are required
-    and named `advantages` and `stats`, or if it has exactly two required positional parameters and
-    the entry gives neither. A class is a factory, and so is a function whose return annotation is
-    the kind.
+    and named `advantages` and `stats`, or if its first two parameters are the only required
+    positional ones that neither the entry nor the run gives. A class is a factory, and so is a
+    function whose return annotation is the kind.
 
     Args:
       spec: The entry.
@@ -250,7 +250,8 @@ def _is_plain_function(
     ]
     if required[:2] == ["advantages", "stats"]:
         return True
-    return len(required) == 2 and not set(required) & set(arguments)
+    missing = [name for name in required if name not in arguments]
+    return len(missing) == 2 and missing == required[:2]
 
 
 def _refuse_other_kind(path: str, name: object, returns: str) -> None:

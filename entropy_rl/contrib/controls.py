@@ -45,7 +45,7 @@ def misplace_entropy_bonus(
       seed: Of the permutations; without effect on "uniform".
 
     Returns:
-      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "row"; tokens that do not count get
+      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "sequence"; tokens that do not count get
       no bonus.
 
     Raises:
@@ -66,7 +66,7 @@ def misplace_entropy_bonus(
             bonus = jnp.take_along_axis(bonus, _shuffled_columns(stats.mask, seed), axis=1)
         return advantages + jnp.where(stats.mask, bonus, 0)
 
-    return Transform(misplace, "row")
+    return Transform(misplace, "sequence")
 
 
 def unbounded_entropy_bonus(alpha: float = 0.4) -> Transform:

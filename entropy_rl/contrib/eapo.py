@@ -14,7 +14,7 @@ from entropy_rl.types import TokenStats
 
 
 def eapo(
-    alpha: float = 0.2, phi: float = 2.0, statistics: Literal["batch", "row"] = "batch"
+    alpha: float = 0.2, phi: float = 2.0, statistics: Literal["batch", "sequence"] = "batch"
 ) -> Transform:
     """Strengthen an advantage where the policy is more uncertain than on average, and weaken it
     elsewhere.
@@ -32,7 +32,8 @@ def eapo(
     Args:
       alpha: Weight 0 <= α < φ of the bonus.
       phi: Bound φ > 0 of the bonus.
-      statistics: "batch" for μ and σ over the tokens of the mini-batch, "row" for those of the row.
+      statistics: "batch" for μ and σ over the tokens of the mini-batch, "sequence" for those of the
+        sequence.
 
     Returns:
       A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope `statistics`; tokens that do not
@@ -48,8 +49,10 @@ def eapo(
             f"eapo: alpha={alpha!r} is not allowed; "
             f"0 <= alpha < phi={phi!r}, or the bonus could flip the sign of an advantage"
         )
-    if statistics not in ("batch", "row"):
-        raise ValueError(f"eapo: statistics={statistics!r} is not allowed; allowed: batch, row")
+    if statistics not in ("batch", "sequence"):
+        raise ValueError(
+            f"eapo: statistics={statistics!r} is not allowed; allowed: batch, sequence"
+        )
     axis = None if statistics == "batch" else 1
 
     def amplify(advantages: jax.Array, stats: TokenStats) -> jax.Array:
@@ -59,4 +62,4 @@ def eapo(
         bound = jnp.abs(advantages) / phi
         return advantages + alpha * jnp.sign(advantages) * jnp.clip(z, -bound, bound)
 
-    return Transform(amplify, statistics)
+    return Transform(amplify, statistics, needs_policy=statistics == "batch")

@@ -44,7 +44,7 @@ def gtpo(group_size: int) -> Transform:
       group_size: Completions per prompt (G), at least 2.
 
     Returns:
-      A transform of rewards f32[B, 1] -> f32[B, N] of scope "recorded"; 0 at tokens that do not
+      A transform of rewards f32[B, 1] -> f32[B, N] of scope "batch"; 0 at tokens that do not
       count.
 
     Raises:
@@ -66,7 +66,7 @@ def gtpo(group_size: int) -> Transform:
         of_wrong = standardize(shares(1 / (entropy + _EPS), wrong), stats.replace(mask=wrong))
         return of_correct - of_wrong
 
-    return Transform(reward, "recorded")
+    return Transform(reward, "batch")
 
 
 def grpo_s(group_size: int, beta_1: float = 1.0, beta_2: float = 0.1) -> Transform:

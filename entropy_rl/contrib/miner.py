@@ -34,7 +34,7 @@ def miner(group_size: int, gamma: float = 2.0, max_share: float = 0.0015) -> Tra
       max_share: λ >= 0, the largest sum of A_int as a share of that of A_ext.
 
     Returns:
-      A transform of rewards f32[B, 1] -> f32[B, N] of scope "recorded"; 0 at tokens that do not
+      A transform of rewards f32[B, 1] -> f32[B, N] of scope "batch"; 0 at tokens that do not
       count.
 
     Raises:
@@ -67,4 +67,4 @@ def miner(group_size: int, gamma: float = 2.0, max_share: float = 0.0015) -> Tra
         scale = jnp.minimum(1, limit / jnp.where(total > 0, total, 1))
         return external + scale * internal
 
-    return Transform(mine, "recorded")
+    return Transform(mine, "batch")

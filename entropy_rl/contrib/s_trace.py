@@ -36,7 +36,7 @@ def s_trace(
       clip_high: ε_high > 0.
 
     Returns:
-      A surrogate of scope "row".
+      A surrogate of scope "sequence".
 
     Raises:
       ValueError: An argument is out of range.
@@ -63,4 +63,4 @@ def s_trace(
         ratio = with_gradient_of(d / jnp.where(total > 0, total, 1), stats.log_probs)
         return clipped_loss(ratio, advantages, 1 - clip_low, 1 + clip_high)
 
-    return Surrogate(loss, "row")
+    return Surrogate(loss, "sequence")

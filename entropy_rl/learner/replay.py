@@ -16,6 +16,7 @@ from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
 from entropy_rl.advantages import NotYetKnown, Transform, baseline_and_shaping, chain
+from entropy_rl.advantages.transform import LOCAL_SCOPES
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.distributed.sharding import Placement
 from entropy_rl.learner.replay_rule import REPLAY_WEIGHT, Replay, build_replay
@@ -91,14 +92,13 @@ def check_replay(config: TrainConfig, advantage: Transform) -> Replay | None:
         )
     first = len(baseline_and_shaping(advantage)[0].members)  # of the transforms that shape
     for i, member in enumerate(chain(advantage).members):
-        if member.scope == "batch" or (
-            i > first and replay.shaped and member.scope not in ("token", "row")
+        if member.needs_policy or (
+            i > first and replay.shaped and member.scope not in LOCAL_SCOPES
         ):
             raise ValueError(
-                f"advantage[{i}]: a transform of scope {member.scope!r} is not allowed with "
-                f"replay: {name}; "
-                "allowed: transforms of what was recorded, and behind them those of scope 'token' "
-                "or 'row'"
+                f"advantage[{i}]: must not need the policy, and must be of scope 'token' or "
+                f"'sequence' behind one of these, with replay: {name}; got scope {member.scope!r}, "
+                f"needs_policy={member.needs_policy}"
             )
     return replay
 
@@ -175,7 +175,7 @@ def make_replay_programs(
             raise ValueError(
                 f"replay: {config.replay['name']} needs one advantage for each row; allowed: a "
                 "chain "
-                "`advantage` that tells tokens apart in transforms of scope 'token' or 'row' alone"
+                "`advantage` that tells tokens apart in transforms of scope 'token' or 'sequence' alone"
             )
         advantages, which = replay.choose(advantages, batch.has_reward)
         learned = which if batch.loss_row_mask is None else which & batch.loss_row_mask

@@ -145,10 +145,10 @@ def check_fused_loss(
     if token_weighting is not None:
         scopes["loss.token_weights"] = token_weighting.scope
     for what, scope in scopes.items():
-        if scope == "row":
+        if scope == "sequence":
             raise ValueError(
                 f"batching.fused_loss: true is not allowed with {what} of scope {scope!r}, which "
                 "reads other "
-                "tokens of its row; allowed: the scope 'token', or 'batch', which is finished "
+                "tokens of its sequence; allowed: the scope 'token', or 'batch', which is finished "
                 "before"
             )

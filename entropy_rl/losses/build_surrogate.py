@@ -19,7 +19,7 @@ def build_surrogate(spec: Mapping[str, Any]) -> Surrogate:
       spec: The name of a surrogate of `entropy_rl.losses` or `entropy_rl.contrib` and its
         arguments; or `module:function` for your own: a plain function (advantages, stats) -> (loss,
         ClipMasks), or a factory that returns one, or a `Surrogate`. A plain function gets the
-        scope "row", as it may read other tokens of its row.
+        scope "sequence", as it may read other tokens of its sequence.
 
     Returns:
       The surrogate.
@@ -29,5 +29,9 @@ def build_surrogate(spec: Mapping[str, Any]) -> Surrogate:
     """
     returns = "a Surrogate or a function (advantages, stats) -> (loss, ClipMasks)"
     return build_named(
-        spec, "loss.surrogate", Surrogate, returns=returns, wrap=lambda fn: Surrogate(fn, "row")
+        spec,
+        "loss.surrogate",
+        Surrogate,
+        returns=returns,
+        wrap=lambda fn: Surrogate(fn, "sequence"),
     )

@@ -51,7 +51,7 @@ def sequence_tis(cap: float = 2.0) -> TokenWeighting:
       cap: C > 0.
 
     Returns:
-      A token_weighting of scope "row".
+      A token_weighting of scope "sequence".
 
     Raises:
       ValueError: An argument is out of range.
@@ -63,7 +63,7 @@ def sequence_tis(cap: float = 2.0) -> TokenWeighting:
         weight = jnp.minimum(jnp.exp(jnp.clip(total, -MAX_LOG_RATIO, MAX_LOG_RATIO)), cap)
         return jnp.broadcast_to(weight, stats.mask.shape)
 
-    return TokenWeighting(select, "row", corrects_sampler=True)
+    return TokenWeighting(select, "sequence", corrects_sampler=True)
 
 
 def icepop(low: float = 0.5, high: float = 5.0) -> TokenWeighting:
@@ -107,7 +107,7 @@ def geometric_rejection(low: float = 0.999, high: float = 1.001) -> TokenWeighti
       high: Upper bound > 1.
 
     Returns:
-      A token_weighting of scope "row".
+      A token_weighting of scope "sequence".
 
     Raises:
       ValueError: An argument is out of range.
@@ -121,7 +121,7 @@ def geometric_rejection(low: float = 0.999, high: float = 1.001) -> TokenWeighti
             jnp.float32
         )
 
-    return TokenWeighting(select, "row", corrects_sampler=True)
+    return TokenWeighting(select, "sequence", corrects_sampler=True)
 
 
 def _difference(who: str, stats: TokenStats) -> jax.Array:

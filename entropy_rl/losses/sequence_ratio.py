@@ -41,7 +41,7 @@ def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Surrogate:
       clip_high: ε_high > 0.
 
     Returns:
-      A surrogate of scope "row".
+      A surrogate of scope "sequence".
 
     Raises:
       ValueError: An argument is out of range.
@@ -54,7 +54,7 @@ def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Surrogate:
         ratio = with_gradient_of(of_row, stats.log_probs)
         return clipped_loss(ratio, advantages, 1 - clip_low, 1 + clip_high)
 
-    return Surrogate(loss, "row")
+    return Surrogate(loss, "sequence")
 
 
 def gmpo(clip_low: float = 0.4, clip_high: float = 0.4) -> Surrogate:
@@ -72,7 +72,7 @@ def gmpo(clip_low: float = 0.4, clip_high: float = 0.4) -> Surrogate:
       clip_high: ε_high > 0.
 
     Returns:
-      A surrogate of scope "row".
+      A surrogate of scope "sequence".
 
     Raises:
       ValueError: An argument is out of range.
@@ -87,4 +87,4 @@ def gmpo(clip_low: float = 0.4, clip_high: float = 0.4) -> Surrogate:
         masks = ClipMasks((sign < 0) & (d < -clip_low), (sign > 0) & (d > clip_high))
         return -ratio * advantages, masks
 
-    return Surrogate(loss, "row")
+    return Surrogate(loss, "sequence")

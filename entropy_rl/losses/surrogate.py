@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.config.checks import require
 from entropy_rl.losses.controller import Controller
 from entropy_rl.losses.inputs import token_inputs
 from entropy_rl.types import TokenStats
@@ -40,19 +41,20 @@ class Surrogate:
     Attributes:
       fn: (advantages f32[B, N], stats) -> (loss f32[B, N], ClipMasks).
       scope: "token" if the loss of a token is a function of this token alone: it can be evaluated
-        where the tokens of a row are apart, as in the loop of the head. "row" if it reads other
-        tokens of its row.
+        where the tokens of a sequence are apart, as in the loop of the head. "sequence" if it reads
+        other tokens of its sequence.
       controller: What it remembers from one update to the next; its coefficients are in
         `stats.coefficients`.
     """
 
     fn: SurrogateFn
-    scope: Literal["token", "row"]
+    scope: Literal["token", "sequence"]
     controller: Controller | None = None
 
     def __post_init__(self):
-        if self.scope not in ("token", "row"):
-            raise ValueError(f"Surrogate: scope={self.scope!r} is not allowed; allowed: token, row")
+        require(
+            self.scope in ("token", "sequence"), "Surrogate.scope", self.scope, "token, sequence"
+        )
 
     def __call__(self, advantages: jax.Array, stats: TokenStats) -> tuple[jax.Array, ClipMasks]:
         """Computes the losses.

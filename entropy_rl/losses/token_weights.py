@@ -27,7 +27,7 @@ class TokenWeights(NamedTuple):
 
 
 TokenWeightFn = Callable[[jax.Array, TokenStats], jax.Array | TokenWeights]
-Scope = Literal["token", "row", "batch"]  # from narrow to wide
+Scope = Literal["token", "sequence", "batch"]  # from narrow to wide
 _SCOPES = get_args(Scope)
 
 
@@ -46,9 +46,9 @@ class TokenWeighting:
 
     Attributes:
       fn: (advantages f32[B, N], stats) -> weight f32[B, N], or `TokenWeights`.
-      scope: What a weight depends on: "token", on its own token; "row", on the tokens of its row;
-        "batch", on anything in the whole mini-batch, which costs a forward pass before the gradient
-        pass.
+      scope: What a weight depends on: "token", on its own token; "sequence", on the tokens of its
+        sequence; "batch", on the whole mini-batch, which costs a forward pass before the gradient
+        pass. All may read the policy that is being updated.
       corrects_sampler: It compares the old policy of the trainer with the policy as the sampler
         computed it, and does nothing where these are the same numbers.
     """
@@ -58,11 +58,7 @@ class TokenWeighting:
     corrects_sampler: bool = False
 
     def __post_init__(self):
-        if self.scope not in _SCOPES:
-            raise ValueError(
-                f"TokenWeighting: scope={self.scope!r} is not allowed; allowed: "
-                f"{', '.join(_SCOPES)}"
-            )
+        require(self.scope in _SCOPES, "TokenWeighting.scope", self.scope, ", ".join(_SCOPES))
 
     def __call__(self, advantages: jax.Array, stats: TokenStats) -> TokenWeights:
         """Computes the weights.

@@ -133,7 +133,7 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
         functools.partial(make_batch, pad_id=0, mask_truncated=config.loss.mask_truncated),
         *_judged(batching.mini_batch_prompts, config),
     )
-    if advantage.reads_greedy:
+    if "greedy_rewards" in advantage.requires:
         batch = batch.replace(greedy_rewards=batch.rewards)
     if config.loss.kl_coef:
         batch = batch.replace(ref_log_probs=batch.old_log_probs)

@@ -156,7 +156,7 @@ def sampled_group(config: TrainConfig) -> int:
     """Rows of a prompt that are sampled: its group, and a greedy one where the advantage reads its
     reward.
     """
-    return config.rollout.group_size + advantage_of(config).reads_greedy
+    return config.rollout.group_size + ("greedy_rewards" in advantage_of(config).requires)
 
 
 def _work(name: str, cost: Cost, repeats: float, chip: Chip | None, efficiency: float) -> Work:

@@ -174,7 +174,7 @@ def _with_advantages(
         advantage = build_advantage(config["advantage"], group)
     except ValueError as error:
         return rows, f"not known: {error}"
-    if advantage.scope in ("recorded", "batch"):
+    if advantage.scope == "batch":
         return rows, "not known: they depend on a whole mini-batch, of which this is a part"
     of_problem: dict[int, list[Row]] = {}
     for row in rows:

@@ -237,7 +237,7 @@ def test_bad_yaml_is_refused_with_file_and_line(refused, here, text, message):
         ),
         (
             ["--loss.surrogate", "{name: gspo}", "--batching.fused_loss", "true"],
-            "batching.fused_loss: true is not allowed with loss.surrogate of scope 'row', which",
+            "batching.fused_loss: true is not allowed with loss.surrogate of scope 'sequence', which",
         ),
         (
             ["--loss.token_weights+", "{name: token_tis}", "--rollout.top_p", "0.9"],

@@ -141,7 +141,7 @@ def test_scopes_are_as_narrow_as_the_functions():
         chain(group_normalize(G), scale_by_sign()).scope == "group"
         and scale_by_sign().scope == "token"
     )
-    assert all(misplace_entropy_bonus(placement).scope == "row" for placement in PLACEMENTS)
+    assert all(misplace_entropy_bonus(placement).scope == "sequence" for placement in PLACEMENTS)
 
 
 @pytest.mark.parametrize(

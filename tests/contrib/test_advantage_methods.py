@@ -171,7 +171,7 @@ def test_entropies_of_zero_give_finite_rewards():
         assert np.isfinite(np.asarray(transform(rewards, stats))).all()
 
 
-@pytest.mark.parametrize("statistics", ["batch", "row"])
+@pytest.mark.parametrize("statistics", ["batch", "sequence"])
 def test_amplifying_keeps_signs_stays_in_its_bound_and_treats_both_signs_alike(statistics):
     rewards, stats = make_problem(wrong=-1.0)
     base = jnp.nan_to_num(rewards) * 0.3
@@ -209,7 +209,7 @@ CONFIG = [
     {"name": "miner", "gamma": 2, "max_share": 0.0015},
     {"name": "gtpo"},
     {"name": "grpo_s", "beta_1": 1, "beta_2": 0.1},
-    {"name": "eapo", "alpha": 0.2, "phi": 2, "statistics": "row"},
+    {"name": "eapo", "alpha": 0.2, "phi": 2, "statistics": "sequence"},
     {"name": "overlong_penalty", "max_tokens": 6, "buffer_tokens": 4},
 ]
 WITHOUT_GROUPS = ("eapo", "overlong_penalty")
@@ -324,7 +324,7 @@ def test_a_method_that_compares_rows_refuses_what_are_no_groups_of_rows(spec):
         ),
         (
             lambda: eapo(statistics="group"),
-            "eapo: statistics='group' is not allowed; allowed: batch, row",
+            "eapo: statistics='group' is not allowed; allowed: batch, sequence",
         ),
     ],
 )

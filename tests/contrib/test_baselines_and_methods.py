@@ -227,31 +227,31 @@ centered = by_group(lambda r, rows, stats: r - r.mean())
 # name -> (transform of rewards, its scope, the reference)
 FAMILY = {
     "OPO": (opo(G), "group", expected_opo),
-    "GPG": (gpg(G), "recorded", expected_gpg),
+    "GPG": (gpg(G), "batch", expected_gpg),
     "Pass@k": (pass_at_k_training(G, k=2), "group", pass_at_2),
     "best minus second": (grpo_passk(G), "group", best_second),
     "QAE": (qae(G), "group", expected_qae),
     "AsymGRPO": (asymgrpo(G), "group", asymmetric),
     "UCPO": (chain(group_normalize(G, eps=1e-8), ucpo(G)), "group", expected_ucpo),
-    "Miner": (miner(G), "recorded", expected_miner),
-    "GTPO": (gtpo(G), "recorded", expected_gtpo),
+    "Miner": (miner(G), "batch", expected_miner),
+    "GTPO": (gtpo(G), "batch", expected_gtpo),
     "GRPO-S": (grpo_s(G), "group", expected_grpo_s),
     "EAPO": (chain(group_normalize(G), eapo()), "batch", expected_eapo("batch")),
     "EAPO of a row": (
-        chain(group_normalize(G), eapo(statistics="row")),
+        chain(group_normalize(G), eapo(statistics="sequence")),
         "group",
-        expected_eapo("row"),
+        expected_eapo("sequence"),
     ),
-    "REINFORCE++": (whiten(), "recorded", reinforce_plus_plus(raw)),
+    "REINFORCE++": (whiten(), "batch", reinforce_plus_plus(raw)),
     "REINFORCE++-baseline": (
         chain(group_center(G), whiten()),
-        "recorded",
+        "batch",
         reinforce_plus_plus(centered),
     ),
 }
 OF_GROUP, OF_RECORD = (
-    [name for name, (_, scope, _) in FAMILY.items() if scope == wanted]
-    for wanted in ("group", "recorded")
+    [name for name, (x, scope, _) in FAMILY.items() if scope == wanted and not x.needs_policy]
+    for wanted in ("group", "batch")
 )
 # These answer to more than the difference between rewards of a group.
 NOT_ZERO_FOR_EQUAL = {"Miner", "GTPO", "GRPO-S", "REINFORCE++"}
@@ -265,6 +265,7 @@ def test_a_method_is_its_formula(name, wrong):
     rewards, stats = make_problem(wrong)
     transform, scope, reference = FAMILY[name]
     assert transform.scope == scope
+    assert transform.needs_policy == (name == "EAPO")
     advantages = transform(rewards, stats)
     assert np.isfinite(np.asarray(advantages)).all()
     expected = reference(rewards, stats)
@@ -347,8 +348,8 @@ def test_a_method_of_group_scope_gives_the_same_on_parts_and_reads_what_was_reco
 
 def test_a_method_of_row_scope_gives_the_same_on_any_rows():
     rewards, stats = make_problem()
-    transform = eapo(statistics="row")
-    assert transform.scope == "row"
+    transform = eapo(statistics="sequence")
+    assert transform.scope == "sequence"
     base = jnp.nan_to_num(rewards) - 0.5
     whole = transform(base, stats)
     for rows in np.random.default_rng(2).permutation(len(base)).reshape(5, 8):
@@ -377,10 +378,10 @@ def test_a_method_of_recorded_or_batch_scope_needs_the_whole(name):
 @pytest.mark.parametrize(
     "advantage",
     [
-        chain(group_normalize(G), ucpo(G), eapo(statistics="row")),
+        chain(group_normalize(G), ucpo(G), eapo(statistics="sequence")),
         chain(miner(G), eapo()),
     ],
-    ids=["row", "batch"],
+    ids=["sequence", "batch"],
 )
 def test_an_update_in_micro_batches_is_that_of_the_whole(key, advantage):
     rewards, stats = make_problem()

@@ -353,12 +353,13 @@ def test_what_is_no_revisit_is_refused_in_a_line(spec, message):
         (
             chain(SHAPED, whiten()),
             {},
-            r"advantage\[2\]: a transform of scope 'recorded' is not allowed with",
+            r"advantage\[2\]: must not need the policy, and must be of scope 'token' or 'sequence' "
+            r"behind one of these, with replay: uec_replay; got scope 'batch', needs_policy=False",
         ),
         (
             chain(whiten().fn, group_normalize(G)),
             {},
-            r"advantage\[0\]: a transform of scope 'batch' is not",
+            r"advantage\[0\]: must not need the policy, .*; got scope 'batch', needs_policy=True",
         ),
         (
             gtpo(G),

@@ -95,14 +95,17 @@ def above_the_row(advantages, stats):
 
 
 def test_a_shaping_that_reads_its_row_is_refused_and_is_evaluated_as_the_gradient_is_without(key):
-    advantage = chain(group_normalize(G), Transform(above_the_row, "row"), shape_by_entropy())
+    advantage = chain(group_normalize(G), Transform(above_the_row, "sequence"), shape_by_entropy())
     with pytest.raises(
-        ValueError, match=r"batching.fused_loss: true .* scope 'row'.*allowed: the scope 'token'"
+        ValueError,
+        match=r"batching.fused_loss: true .* scope 'sequence'.*allowed: the scope 'token'",
     ):
         make_update(table_policy(V), advantage, optax.sgd(0.1), fused_loss=True)
     policy, data = table_policy(V), make_data()
     params = policy.init(key)
-    of_batch = chain(group_normalize(G), Transform(above_the_row, "batch"), shape_by_entropy())
+    of_batch = chain(
+        group_normalize(G), Transform(above_the_row, "batch", needs_policy=True), shape_by_entropy()
+    )
     row, batch, fused = (
         update_once(policy, data, params, fused_loss=f, advantage=a, tokens=30)
         for f, a in ((False, advantage), (False, of_batch), (True, of_batch))
@@ -117,7 +120,7 @@ def test_a_shaping_that_reads_its_row_is_refused_and_is_evaluated_as_the_gradien
     [
         (
             selecting("gspo"),
-            "batching.fused_loss: true is not allowed with loss.surrogate of scope 'row', which",
+            "batching.fused_loss: true is not allowed with loss.surrogate of scope 'sequence', which",
         ),
         (
             selecting("gmpo", "forking_tokens"),

@@ -98,7 +98,7 @@ LOCAL_SHAPINGS = {
     "none": chain(),
     "shape_by_entropy": shape_by_entropy(),
     "shape by old entropy": shape_by_entropy(entropy_source="old"),
-    "eapo, row": eapo(statistics="row"),
+    "eapo, row": eapo(statistics="sequence"),
     "misplace_entropy_bonus, uniform": misplace_entropy_bonus("uniform"),
     "misplace_entropy_bonus, shuffled": misplace_entropy_bonus("shuffled"),
     "scale_by_sign": scale_by_sign(),
@@ -134,7 +134,7 @@ BATCH_SELECTIONS = {
     "forking_tokens": forking_tokens(),
     "opefo": opefo(),
     "opefo, first order": opefo("first_order"),
-    "clip_cov": clip_cov(Surrogate(lambda *x: _acting_surrogate(*x), "row"), 0.1, 0.1),
+    "clip_cov": clip_cov(Surrogate(lambda *x: _acting_surrogate(*x), "sequence"), 0.1, 0.1),
     "kl_cov": kl_cov(0.1),
     "forking_tokens and token_tis": combine(forking_tokens(), token_tis(1.2)),
 }
@@ -210,7 +210,7 @@ def _acting_selection(advantages, stats):
 
 
 def acting_surrogate():
-    return Surrogate(_acting_surrogate, "row")
+    return Surrogate(_acting_surrogate, "sequence")
 
 
 def acting_selection(scope: str):
@@ -290,14 +290,14 @@ def run(
             jax.device_put(batch, rows),
             jax.device_put((params, directions), whole),
         )
-    scope = {"local": "recorded", "batch advantage": "batch", "batch token_weighting": "batch"}[
-        program
-    ]
-    shaping_scope = "batch" if program == "batch advantage" else "row"
+    needs_policy = program != "local"
     advantage = chain(
-        Transform(_acting_transform(0), scope), Transform(_acting_transform(1), shaping_scope)
+        Transform(_acting_transform(0), "batch", needs_policy=needs_policy),
+        Transform(_acting_transform(1), "batch", needs_policy=True)
+        if program == "batch advantage"
+        else Transform(_acting_transform(1), "sequence"),
     )
-    token_weighting = {"scope": "batch" if program == "batch token_weighting" else "row"}
+    token_weighting = {"scope": "batch" if program == "batch token_weighting" else "sequence"}
     gradient = make_gradient(
         policy,
         advantage,

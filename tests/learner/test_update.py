@@ -312,10 +312,11 @@ def test_a_baseline_that_reads_the_current_policy_must_say_that_it_needs_the_bat
     policy = table_policy(V)
     read = lambda advantages, stats: advantages - stats.entropy  # noqa: E731
     with pytest.raises(
-        ValueError, match="not known to a transform of scope 'group' or 'recorded'; a"
+        ValueError, match="must set needs_policy=True to read log_probs or entropy of the policy"
     ):
         sgd_update(policy, make_data(), policy.init(key), advantage=Transform(read, "group"))
-    sgd_update(policy, make_data(), policy.init(key), advantage=Transform(read, "batch"))
+    reads = Transform(read, "batch", needs_policy=True)
+    sgd_update(policy, make_data(), policy.init(key), advantage=reads)
 
 
 def test_a_group_transform_behind_a_token_transform_sees_whole_groups(key):

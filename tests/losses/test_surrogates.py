@@ -131,10 +131,10 @@ FAMILY = {
     "DAPO": (ppo_clip(), "token", ppo_loop(0.2, 0.28)),
     "dual clip": (ppo_clip(0.05, 1.0, dual_clip=1.5), "token", ppo_loop(0.05, 1.0, 1.5)),
     "flexible": (flexible_clip(-0.4, 0.5), "token", flexible_loop),
-    "GSPO": (gspo(), "row", of_ratio(geometric_mean, 3e-4, 4e-4)),
-    "GSPO, wide": (gspo(0.05, 0.05), "row", of_ratio(geometric_mean, 0.05, 0.05)),
-    "GMPO": (gmpo(), "row", gmpo_loop),
-    "S-trace": (s_trace(0.7, 0.5), "row", of_ratio(trace(0.7, 0.5), 0.2, 0.28)),
+    "GSPO": (gspo(), "sequence", of_ratio(geometric_mean, 3e-4, 4e-4)),
+    "GSPO, wide": (gspo(0.05, 0.05), "sequence", of_ratio(geometric_mean, 0.05, 0.05)),
+    "GMPO": (gmpo(), "sequence", gmpo_loop),
+    "S-trace": (s_trace(0.7, 0.5), "sequence", of_ratio(trace(0.7, 0.5), 0.2, 0.28)),
     "CISPO": (cispo(1.3, 0.6), "token", cispo_loop),
     "SAPO": (sapo(), "token", sapo_loop),
     "DPPO": (dppo_tv(0.1, 0.1, 1.5), "token", dppo_loop),
@@ -358,7 +358,7 @@ def test_every_name_of_the_library_can_be_built_from_a_config():
 def test_a_function_of_the_users_own_is_a_surrogate_that_reads_its_row(user):
     advantages, stats = make_tokens()
     surrogate = build_surrogate({"name": f"{user}:reinforce", "scale": 2})
-    assert surrogate.scope == "row"
+    assert surrogate.scope == "sequence"
     expected = np.where(stats.mask, -2 * np.asarray(advantages) * np.asarray(stats.log_probs), 0)
     np.testing.assert_allclose(surrogate(advantages, stats)[0], expected, rtol=1e-6)
 
@@ -442,12 +442,12 @@ def test_a_bad_entry_is_refused_in_one_line_that_says_where(user, spec, message)
 )
 def test_what_a_function_returns_is_checked(function, message):
     with pytest.raises(ValueError) as error:
-        Surrogate(function, "row")(*make_tokens())
+        Surrogate(function, "sequence")(*make_tokens())
     assert message in str(error.value)
 
 
 def test_an_unknown_scope_is_refused():
     with pytest.raises(
-        ValueError, match="Surrogate: scope='group' is not allowed; allowed: token, row"
+        ValueError, match="Surrogate.scope: 'group' is not allowed; allowed: token, sequence"
     ):
         Surrogate(lambda a, s: a, "group")

@@ -91,11 +91,11 @@ def opefo_loop(score):
 # name -> (token_weighting, its scope, the loop)
 FAMILY = {
     "token TIS": (token_tis(1.5), "token", of_token(token_weight)),
-    "sequence TIS": (sequence_tis(), "row", of_row(row_weight)),
+    "sequence TIS": (sequence_tis(), "sequence", of_row(row_weight)),
     "IcePop": (icepop(0.7, 1.6), "token", of_token(icepop_weight)),
     "geometric rejection": (
         geometric_rejection(0.8, 1.2),
-        "row",
+        "sequence",
         of_row(lambda d: float(0.8 <= math.exp(sum(d) / len(d)) <= 1.2)),
     ),
     "ERC": (erc(), "token", of_token(erc_weight)),
@@ -344,7 +344,7 @@ def test_weights_multiply_drifts_add_and_the_scope_is_the_widest():
         np.testing.assert_allclose(
             weights.kl_penalty, each[1].kl_penalty + each[3].kl_penalty, rtol=1e-6
         )
-    assert combine(token_tis(), sequence_tis()).scope == "row"
+    assert combine(token_tis(), sequence_tis()).scope == "sequence"
     assert not combine(erc(), forking_tokens()).corrects_sampler
 
 
@@ -376,7 +376,7 @@ def user(tmp_path, monkeypatch):
         "stats.mask.shape).astype(jnp.float32)\n"
         "    return select\n"
         "def first_of_row(count: int):\n"
-        "    return TokenWeighting(first_tokens(count), 'row')\n"
+        "    return TokenWeighting(first_tokens(count), 'sequence')\n"
         "def narrow():\n    return lambda advantages, stats: jnp.ones(3)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -385,7 +385,7 @@ def user(tmp_path, monkeypatch):
 
 def test_weights_of_the_users_own_count_as_needing_the_batch_unless_they_say_less(user):
     advantages, stats = make_tokens()
-    for name, scope in (("first_tokens", "batch"), ("first_of_row", "row")):
+    for name, scope in (("first_tokens", "batch"), ("first_of_row", "sequence")):
         token_weighting = build_token_weighting(
             [{"name": f"{user}:{name}", "count": 2}], ppo_clip()
         )
@@ -455,6 +455,7 @@ def test_what_a_function_returns_is_checked(user):
     ):
         token_weighting(*make_tokens())
     with pytest.raises(
-        ValueError, match="TokenWeighting: scope='group' is not allowed; allowed: token, row, batch"
+        ValueError,
+        match="TokenWeighting.scope: 'group' is not allowed; allowed: token, sequence, batch",
     ):
         TokenWeighting(lambda a, s: TokenWeights(a), "group")
