@@ -208,7 +208,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     import roofline_train
     from jax.errors import JaxRuntimeError
 
-    from entropy_rl.models.attention.dispatch import check_backend
+    from entropy_rl.models.attention import check_backend
 
     check_backend(options.attention, options.decode_attention)
     memory = roofline_machine.memory_of_device()

@@ -260,10 +260,10 @@ def test_what_runs_out_of_memory_is_told_and_does_not_stop_the_rest(tmp_path, ca
         (["train", "--group", "1"], "--group: 1 is not allowed; allowed: >= 2"),
         (["--micro-batch", "16"], "--micro-batch: 16 is not allowed; allowed: >= --context"),
         (["--layers", "3"], "--layers: 3 is not allowed; allowed: 1 to 2"),
-        (["--attention", "splash"], "'splash' is not allowed on the backend cpu"),
-        (["--attention", "flash"], "'flash' is not allowed on the backend cpu; allowed: auto, xla"),
+        (["--attention", "splash"], "on the backend cpu, got 'splash'"),
+        (["--attention", "flash"], "must be one of auto, xla on the backend cpu, got 'flash'"),
         (["--decode-attention", "paged"], "invalid choice: 'paged'"),
-        (["--decode-attention", "ragged"], "'ragged' is not allowed on the backend cpu"),
+        (["--decode-attention", "ragged"], "on the backend cpu, got 'ragged'"),
         (["--room", "8"], "--room: 8 is not allowed; allowed: >= 25"),
         (["--steps", "48"], "--steps: 48 is not allowed; allowed: less than twice the 24"),
         (

@@ -1,4 +1,4 @@
-"""Models as a `Policy`, and Hugging Face directories in and out."""
+"""Decoders as a `Policy`, and reading and writing Hugging Face checkpoints."""
 
 from entropy_rl.models.decoder import DecoderConfig, backbone_params, make_policy
 from entropy_rl.models.hf import load_hf, save_hf

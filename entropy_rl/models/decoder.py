@@ -1,7 +1,7 @@
-"""One decoder for Qwen2 / Qwen2.5, Qwen3 and Llama 3, and the `Policy` made of it.
+"""Decoder of Qwen2 / Qwen2.5, Qwen3 and Llama 3, and its `Policy`.
 
-Submodules carry Hugging Face's names. One `Block` serves training, prefill and decoding: what its
-queries attend to is the caller's choice.
+Submodules have Hugging Face's names. Training, prefill and decoding share one `Block`, to which
+the caller passes the attention function.
 """
 
 from __future__ import annotations
@@ -16,33 +16,29 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from entropy_rl.models.attention.cached import (
+from entropy_rl.models.attention import (
     PromptCache,
     RowCache,
     cached_attention,
-    empty_row_cache,
-)
-from entropy_rl.models.attention.dispatch import (
     causal_attention,
+    empty_row_cache,
+    make_packed_attention,
     resolve_attention,
     resolve_decode_attention,
 )
-from entropy_rl.models.attention.packed import make_packed_attention
-from entropy_rl.models.embedding import look_up
+from entropy_rl.models.embedding import embed_tokens
 from entropy_rl.models.linear import Dense
 from entropy_rl.models.packing import make_packing
 from entropy_rl.models.remat import rematerialize
 from entropy_rl.models.rope import Llama3RopeScaling, apply_rope, rope_frequencies
 from entropy_rl.types import TENSOR_AXIS, DecodeCache, PackedTokens, Params, Policy
 
-_FAR = 2**30  # a window that sees everything
+_UNLIMITED = 2**30  # a window as large as any sequence
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """The switches that separate the supported families; names follow config.json where they
-    can.
-    """
+    """Architecture of a supported family; field names follow config.json where possible."""
 
     vocab_size: int
     hidden_size: int
@@ -58,12 +54,12 @@ class DecoderConfig:
     tie_embeddings: bool
     rope_scaling: Llama3RopeScaling | None = None
     sliding_window: int | None = None
-    sliding_layers: tuple[bool, ...] = ()  # per layer: is its attention limited to the window?
+    sliding_layers: tuple[bool, ...] = ()  # per layer: whether it uses the window
     initializer_range: float = 0.02
 
     @property
     def windows(self) -> tuple[int | None, ...]:
-        """The window of each layer; None where it sees everything."""
+        """Window of each layer; None for full attention."""
         if self.sliding_window is None:
             return (None,) * self.num_layers
         return tuple(self.sliding_window if sliding else None for sliding in self.sliding_layers)
@@ -84,7 +80,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Projections and rotary positions around an attention that the caller supplies."""
+    """Projections and rotary embeddings around an attention function of the caller."""
 
     config: DecoderConfig
     dtype: Any
@@ -136,11 +132,11 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm layer."""
+    """Pre-norm transformer layer."""
 
     config: DecoderConfig
     dtype: Any
-    fused: bool = False  # matrices that read the same input are one
+    fused: bool = False  # projections of the same input are one matrix
 
     @nn.compact
     def __call__(
@@ -154,7 +150,7 @@ class Block(nn.Module):
           attend: (q [..., H, h], k [..., K, h], v [..., K, h]) -> (output [..., H, h], extra).
 
         Returns:
-          ([..., D], extra): what `attend` returned besides its output, such as a cache.
+          ([..., D], extra), with the second output of `attend`, such as a cache.
         """
         c = self.config
         normed = RMSNorm(c.norm_eps, name="input_layernorm")(x)
@@ -172,7 +168,7 @@ def _dense(module: nn.Module, features: int, name: str, use_bias: bool = False) 
 
 
 def _fuse(layer: Params) -> Params:
-    """The parameters of a fused layer: fewer and larger matrix products, for decoding."""
+    """Fuses the projections of a layer, for fewer and larger matrix products in decoding."""
     attention, mlp = dict(layer["self_attn"]), dict(layer["mlp"])
 
     def join(module: dict, names: tuple[str, ...]) -> Params:
@@ -184,23 +180,21 @@ def _fuse(layer: Params) -> Params:
     return {**layer, "self_attn": attention, "mlp": mlp}
 
 
-def _before_rows(x: jax.Array, live: PackedTokens) -> jax.Array:
-    """The prompts' keys or values [P, L, S, K, h] -> [L, R, S, K, h], those before a row's live
-    tokens.
-    """
-    shards = live.segment_ids.shape[0]
+def _prefix_of_rows(x: jax.Array, packed: PackedTokens) -> jax.Array:
+    """Keys or values of prompts [P, L, S, K, h] -> [L, R, S, K, h] before each row's tokens."""
+    shards = packed.segment_ids.shape[0]
     x = x.reshape((shards, -1) + x.shape[1:])
     x = jax.vmap(lambda y, n: jnp.take(y, n, axis=0, mode="clip"))(
-        x, live.prompt.reshape(shards, -1)
+        x, packed.prompt.reshape(shards, -1)
     )
     x = jnp.moveaxis(x.reshape((-1,) + x.shape[2:]), 1, 0)
     return jnp.where(
-        (jnp.arange(x.shape[2])[None] < live.first[:, None])[None, :, :, None, None], x, 0
+        (jnp.arange(x.shape[2])[None] < packed.first[:, None])[None, :, :, None, None], x, 0
     )
 
 
 def backbone_params(params: Params) -> Params:
-    """The parameters without those that only the head over the vocabulary reads."""
+    """Returns the parameters without those of the LM head."""
     return {name: leaf for name, leaf in params.items() if name != "lm_head"}
 
 
@@ -212,19 +206,19 @@ def make_policy(
     decode_attention: str = "auto",
     mesh: Mesh | None = None,
 ) -> Policy:
-    """The decoder as a `Policy`.
+    """Makes the `Policy` of a decoder.
 
     Training parameters are float32 with the layers stacked on a leading axis, so that one compiled
-    layer is scanned; decoding parameters are in `compute_dtype` with one entry per layer, because a
+    layer is scanned. Decoding parameters are in `compute_dtype` with one entry per layer, because a
     scan over layers would copy the whole cache in every step.
 
     Args:
       config: The architecture.
       compute_dtype: Type of activations and decoding weights.
-      remat: What the layers keep for the backward pass: none, dots or full (see `rematerialize`).
-      attention: Implementation of the attention of whole rows: auto, xla, cudnn or splash. `auto`
-        is looked up when a function of the policy is traced, here and in `decode_attention`.
-      decode_attention: That of new tokens to the cache of their row: auto, xla, or ragged on GPUs
+      remat: What the layers save for the backward pass: none, dots or full (see `rematerialize`).
+      attention: Implementation for full sequences: auto, xla, cudnn or splash. `auto` is resolved
+        when a function of the policy is traced, as is that of `decode_attention`.
+      decode_attention: Implementation for new tokens and the cache: auto, xla, or ragged on GPUs
         and TPUs.
       mesh: The mesh that the policy runs on, for kernels that the compiler cannot partition; None
         for one device.
@@ -233,10 +227,9 @@ def make_policy(
       The policy.
 
     Raises:
-      ValueError: If the implementation of the attention cannot serve the model, or there is no such
-        remat.
+      ValueError: If the attention implementation does not support the model, or `remat` is unknown.
     """
-    rematerialize(lambda: None, remat)  # fails now
+    rematerialize(lambda: None, remat)  # raises early
     windows = config.windows
     find_attention = partial(resolve_attention, attention, compute_dtype, config.head_dim, windows)
     whole_heads = mesh is not None and config.num_kv_heads % mesh.shape[TENSOR_AXIS] != 0
@@ -244,23 +237,22 @@ def make_policy(
         resolve_decode_attention, decode_attention, config.head_dim, whole_heads=whole_heads
     )
     if attention != "auto":
-        find_attention()  # fails now, without a device, and not when it is first traced
+        find_attention()  # raises early, without a device, and not when first traced
 
     def attend_causally(
         q: jax.Array, k: jax.Array, v: jax.Array, window: int | jax.Array | None
     ) -> jax.Array:
         return causal_attention(q, k, v, window=window, implementation=find_attention(), mesh=mesh)
 
-    attend_in_lists = make_packed_attention(attend_causally)
+    attend_packed = make_packed_attention(attend_causally)
 
-    # Columns of one matrix that are split over devices could not be taken apart without moving
-    # them.
+    # A fused matrix whose columns are sharded could not be split again without communication.
     fused = mesh is None or mesh.shape[TENSOR_AXIS] == 1
     block, decode_block = Block(config, compute_dtype), Block(config, compute_dtype, fused)
     norm = RMSNorm(config.norm_eps)
 
     def embed(params: Params, ids: jax.Array, mesh: Mesh | None = None) -> jax.Array:
-        return look_up(params["embed_tokens"]["embedding"], ids, compute_dtype, mesh)
+        return embed_tokens(params["embed_tokens"]["embedding"], ids, compute_dtype, mesh)
 
     def final_norm(params: Params, x: jax.Array) -> jax.Array:
         return norm.apply({"params": params["norm"]}, x)
@@ -293,9 +285,7 @@ def make_policy(
     def run_layers(
         params: Params, x: jax.Array, positions: jax.Array, attend: Callable, before: Any = None
     ) -> tuple[jax.Array, Any]:
-        """A scan over the layers; `attend` takes (q, k, v, what the layer has of `before`, its
-        window).
-        """
+        """Scans the layers; `attend` takes (q, k, v, the layer's entry of `before`, its window)."""
 
         def layer(x: jax.Array, inputs: tuple) -> tuple[jax.Array, Any]:
             layer_params, window, before = inputs
@@ -308,41 +298,41 @@ def make_policy(
             )
 
         per_layer = None
-        if len(set(windows)) > 1:  # one number per layer, so that the layers stay one scan
-            per_layer = jnp.array([_FAR if w is None else w for w in windows], jnp.int32)
+        if len(set(windows)) > 1:  # a scanned input, so that the layers remain one scan
+            per_layer = jnp.array([_UNLIMITED if w is None else w for w in windows], jnp.int32)
         return jax.lax.scan(rematerialize(layer, remat), x, (params["layers"], per_layer, before))
 
     def apply(params: Params, ids: jax.Array) -> jax.Array:
         positions = jnp.arange(ids.shape[1])[
             None
-        ]  # the same in every row: its angles are computed once
+        ]  # the same in every row: the angles are computed once
         attend = lambda q, k, v, _, window: (attend_causally(q, k, v, window), None)  # noqa: E731
         x, _ = run_layers(params, embed(params, ids, mesh), positions, attend)
         return final_norm(params, x)
 
-    def apply_packed(params: Params, ids: jax.Array, live: PackedTokens) -> jax.Array:
+    def apply_packed(params: Params, ids: jax.Array, packed: PackedTokens) -> jax.Array:
         def attend(q, k, v, before, window):
-            return attend_in_lists(q, k, v, before, window, live), None
+            return attend_packed(q, k, v, before, window, packed), None
 
         before = (
             None
-            if live.prefix is None
-            else jax.tree.map(partial(_before_rows, live=live), live.prefix)
+            if packed.prefix is None
+            else jax.tree.map(partial(_prefix_of_rows, packed=packed), packed.prefix)
         )
-        x, _ = run_layers(params, embed(params, ids, mesh), live.positions, attend, before)
+        x, _ = run_layers(params, embed(params, ids, mesh), packed.positions, attend, before)
         return final_norm(params, x)
 
     def prefix(
-        params: Params, ids: jax.Array, live: PackedTokens, columns: int
+        params: Params, ids: jax.Array, packed: PackedTokens, columns: int
     ) -> tuple[jax.Array, jax.Array]:
-        packing = make_packing(live, columns)
+        packing = make_packing(packed, columns)
 
         def attend(q, k, v, _, window):
             # float32: the gradient is a sum over the rows that share a prompt.
-            kept = tuple(packing.unpack(x.astype(jnp.float32)) for x in (k, v))
-            return attend_in_lists(q, k, v, None, window, live), kept
+            cache = tuple(packing.unpack(x.astype(jnp.float32)) for x in (k, v))
+            return attend_packed(q, k, v, None, window, packed), cache
 
-        _, caches = run_layers(params, embed(params, ids, mesh), live.positions, attend)
+        _, caches = run_layers(params, embed(params, ids, mesh), packed.positions, attend)
         return jax.tree.map(lambda x: x.swapaxes(0, 1), caches)
 
     def head(params: Params) -> jax.Array:

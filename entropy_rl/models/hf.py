@@ -1,9 +1,8 @@
-"""Hugging Face directories in and out: config.json, *.safetensors, tokenizer files; without torch.
+"""Reads and writes Hugging Face checkpoints: config.json, *.safetensors, tokenizer; without torch.
 
-Our tree carries Hugging Face's names, so that a checkpoint becomes ours in three steps: strip
+Parameters have Hugging Face's names, so that a checkpoint is converted in three steps: strip
 `model.`, transpose the kernels of the layers, stack the layers. `_tensor_names` and
-`_is_transposed` are the whole correspondence, and loading and saving both read it. The shapes are
-the decoder's own.
+`_is_transposed` define this mapping for both loading and saving; shapes are those of the decoder.
 """
 
 from __future__ import annotations
@@ -46,18 +45,18 @@ _TEXT_FILES = (
 
 
 # --------------------------------------------------------------------------------------------------
-# The correspondence of names
+# Mapping of names
 # --------------------------------------------------------------------------------------------------
 
 
 def _leaf_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """Path and shape of every parameter, such as `layers/mlp/up_proj/kernel`: (L, D, I)."""
+    """Returns path and shape of every parameter, such as `layers/mlp/up_proj/kernel`: (L, D, I)."""
     tree = jax.eval_shape(make_policy(config).init, jax.random.key(0))
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()}
 
 
 def _tensor_names(path: str, num_layers: int) -> list[str]:
-    """Names of the tensors that a leaf consists of: one per layer, or one."""
+    """Returns the names of a leaf's tensors: one per layer, or one."""
     *modules, leaf = path.split("/")
     kind = "bias" if leaf == "bias" else "weight"
     if modules[0] == "layers":
@@ -70,7 +69,7 @@ def _is_transposed(path: str) -> bool:
 
 
 def _tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of the checkpoint, in the order of our leaves."""
+    """Returns name and shape of every tensor of the checkpoint, in the order of the leaves."""
     shapes = {}
     for path, shape in _leaf_shapes(config).items():
         shape = shape[1:] if path.startswith("layers/") else shape
@@ -85,26 +84,24 @@ def _tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
 
 
 def open_tensors(directory: Path) -> dict[str, tuple[Path, Any]]:
-    """File and slice of every tensor of a checkpoint, without reading any values."""
-    if (
-        directory / _WEIGHTS
-    ).is_file():  # where there are both, transformers too prefers the single file
+    """Returns file and slice of every tensor of a checkpoint, without reading values."""
+    if (directory / _WEIGHTS).is_file():  # preferred if both exist, as in transformers
         files = [directory / _WEIGHTS]
     elif (directory / _INDEX).is_file():
         weight_map = read_json(directory / _INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ValueError(
-                f"{directory / _INDEX}: weight_map: {weight_map!r}; allowed: tensor name -> file"
+                f"{directory / _INDEX}: weight_map: must map tensors to files, got {weight_map!r}"
             )
         files = [directory / name for name in sorted(set(weight_map.values()))]
     else:
         raise FileNotFoundError(
-            f"{directory}: has no {_WEIGHTS} and no {_INDEX}; other formats are not read"
+            f"{directory}: has no {_WEIGHTS} and no {_INDEX}; other formats are not supported"
         )
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         raise FileNotFoundError(
-            f"{directory}: {_INDEX} names files that are not there: {_some(absent)}"
+            f"{directory}: {_INDEX} names files that do not exist: {_some(absent)}"
         )
 
     tensors = {}
@@ -112,8 +109,8 @@ def open_tensors(directory: Path) -> dict[str, tuple[Path, Any]]:
         try:
             handle = safe_open(file, framework="numpy")
         except SafetensorError as error:
-            raise ValueError(f"{file}: is damaged or cut off: {error}") from None
-        for name in handle.keys():  # noqa: SIM118  (the handle is no mapping)
+            raise ValueError(f"{file}: is damaged or truncated: {error}") from None
+        for name in handle.keys():  # noqa: SIM118  (the handle is not a mapping)
             if name in tensors:
                 raise ValueError(f"{file}: tensor {name} is also in {tensors[name][0].name}")
             tensors[name] = (file, handle.get_slice(name))
@@ -132,8 +129,8 @@ def _check_tensors(
     missing = expected.keys() - tensors.keys()
     if missing:
         raise ValueError(f"{directory}: missing tensors ({len(missing)}): {_some(missing)}")
-    # Older checkpoints carry buffers that follow from the config, or a second name for the tied
-    # table.
+    # Older checkpoints have buffers that follow from the config, or a second name for the tied
+    # embedding.
     unexpected = {
         name
         for name in tensors.keys() - expected.keys()
@@ -150,11 +147,11 @@ def _check_tensors(
         found = tuple(tensor.get_shape())
         if found != shape:
             raise ValueError(
-                f"{file}: tensor {name} has shape {found}; by config.json it is {shape}"
+                f"{file}: tensor {name} must have shape {shape} (config.json), got {found}"
             )
         if tensor.get_dtype() not in ("F32", "F16", "BF16"):
             raise ValueError(
-                f"{file}: tensor {name} has type {tensor.get_dtype()}; allowed: F32, F16, BF16"
+                f"{file}: tensor {name} must be F32, F16 or BF16, got {tensor.get_dtype()}"
             )
 
 
@@ -165,7 +162,7 @@ def _load_leaf(
     dtype: Any,
     sharding: jax.sharding.Sharding | None,
 ) -> jax.Array:
-    """Reads one leaf, and of it only what the devices of this host hold."""
+    """Reads one leaf: only the blocks of this host's devices."""
 
     @functools.cache  # devices with the same block share one read
     def read(bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
@@ -192,23 +189,23 @@ def load_hf(
 ) -> tuple[DecoderConfig, Params]:
     """Loads a checkpoint of Qwen2 / Qwen2.5, Qwen3 or Llama 3.
 
-    A host reads the blocks that its devices hold, one parameter after the other: neither the
-    checkpoint nor a sharded parameter is ever whole in its memory.
+    A host reads only the blocks of its devices, one parameter at a time: neither the checkpoint nor
+    a sharded parameter is ever held in full in host memory.
 
     Args:
-      directory: config.json with model.safetensors, or with shards and their index; bfloat16,
+      directory: config.json with model.safetensors, or with shards and their index, in bfloat16,
         float16 or float32.
       dtype: Type of the parameters.
-      sharding: (path such as `layers/self_attn/q_proj/kernel`, shape) -> where the parameter lives.
+      sharding: (path such as `layers/self_attn/q_proj/kernel`, shape) -> sharding of the parameter;
         None for the default device.
 
     Returns:
       (The architecture, parameters for its policy.)
 
     Raises:
-      FileNotFoundError: config.json, the weights or one of their shards are not there.
-      ValueError: The architecture is not supported, a file is damaged, or the tensors are not those
-        that config.json describes.
+      FileNotFoundError: If config.json, the weights or one of their shards do not exist.
+      ValueError: If the architecture is not supported, a file is damaged, or the tensors do not
+        match config.json.
     """
     directory = Path(directory)
     config = read_config(directory)
@@ -230,9 +227,7 @@ def load_hf(
 def _host_tensors(
     config: DecoderConfig, params: Params, dtype: str
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The checkpoint's tensors, one parameter at a time on the host. Every process must run
-    through it.
-    """
+    """Yields the checkpoint's tensors, one parameter at a time; all processes must iterate."""
     leaves = traverse_util.flatten_dict(params, sep="/")
     for path in _leaf_shapes(config):
         leaf = leaves[path]
@@ -241,7 +236,7 @@ def _host_tensors(
         leaf = np.asarray(leaf).astype(dtype, copy=False)
         layers = leaf if path.startswith("layers/") else leaf[None]
         for name, tensor in zip(_tensor_names(path, config.num_layers), layers, strict=True):
-            # safetensors writes the buffer of a transposed view as it lies, without a warning.
+            # safetensors would write the buffer of a transposed view untransposed.
             yield name, np.ascontiguousarray(tensor.T if _is_transposed(path) else tensor)
 
 
@@ -252,13 +247,11 @@ def _write_weights(
     itemsize: int,
     max_shard_bytes: int,
 ) -> None:
-    """Writes the tensors, which come in the order of `shapes`, with at most one file's worth in
-    memory.
-    """
+    """Writes the tensors, given in the order of `shapes`, with at most one file in memory."""
     sizes = {name: itemsize * math.prod(shape) for name, shape in shapes.items()}
     shards, room = [], 0
     for name, size in sizes.items():
-        if not shards or size > room:  # a file is larger than the limit only if its one tensor is
+        if not shards or size > room:  # only a single tensor may exceed the limit
             shards.append([])
             room = max_shard_bytes
         shards[-1].append(name)
@@ -276,7 +269,7 @@ def _write_weights(
     for file, names in zip(files, shards, strict=True):
         shard = dict(itertools.islice(tensors, len(names)))
         save_file(shard, directory / file, metadata={"format": "pt"})
-        (directory / file).chmod(0o644)  # safetensors makes it readable by the owner alone
+        (directory / file).chmod(0o644)  # safetensors makes it readable by the owner only
 
 
 def _text_files(directory: Path) -> list[Path]:
@@ -301,45 +294,44 @@ def save_hf(
     source_config: str | Path | None = None,
     max_shard_bytes: int = 5 * 10**9,
 ) -> None:
-    """Writes a directory that transformers and its kin load.
+    """Writes a Hugging Face checkpoint, atomically.
 
-    The directory appears whole or not at all. With several processes all must call this; the first
-    one writes.
+    All processes must call this; the first one writes.
 
     Args:
-      directory: Where to; must not exist yet, or be empty.
+      directory: Output directory; must not exist, or be empty.
       config: The architecture.
       params: Parameters of its policy, in the training layout.
-      tokenizer_dir: Its tokenizer files, chat template and generation_config.json are copied.
-      dtype: `float32` or `bfloat16`, the type of the tensors.
-      source_config: The directory the model came from. What its config.json says beyond the
-        architecture (max_position_embeddings, token ids) is kept.
-      max_shard_bytes: Beyond this many bytes of tensors the weights are split into several files.
+      tokenizer_dir: Directory from which tokenizer files, chat template and
+        generation_config.json are copied.
+      dtype: `float32` or `bfloat16`, type of the tensors.
+      source_config: Original directory of the model, from whose config.json the fields beyond the
+        architecture (max_position_embeddings, token ids) are copied.
+      max_shard_bytes: Maximum bytes of tensors per file.
 
     Raises:
-      FileExistsError: `directory` holds something.
-      FileNotFoundError: `tokenizer_dir` has no tokenizer, or `source_config` no config.json.
-      ValueError: Another dtype, parameters of another model, or one that Hugging Face has no name
-        for.
+      FileExistsError: If `directory` is not empty.
+      FileNotFoundError: If `tokenizer_dir` has no tokenizer, or `source_config` no config.json.
+      ValueError: If the dtype is not supported, the parameters do not match the config, or the
+        architecture does not exist in Hugging Face.
     """
     directory = Path(directory)
     if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype: {dtype!r} is not supported; allowed: float32, bfloat16")
+        raise ValueError(f"dtype: must be float32 or bfloat16, got {dtype!r}")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(
-            f"{directory}: exists and is not an empty directory; nothing was written"
+            f"{directory}: must not exist or be an empty directory; nothing was written"
         )
     found = {
         path: np.shape(leaf) for path, leaf in traverse_util.flatten_dict(params, sep="/").items()
     }
     wrong = {path for path, _ in found.items() ^ _leaf_shapes(config).items()}
     if wrong:
-        raise ValueError(f"params are not those of this config; they differ in: {_some(wrong)}")
+        raise ValueError(f"params: must match the config; they differ in: {_some(wrong)}")
     fields = config_json(config, dtype, source_config)
     copies = [] if tokenizer_dir is None else _text_files(Path(tokenizer_dir))
-    multihost_utils.sync_global_devices(
-        "save_hf: checked"
-    )  # nobody looks at what the first one has begun
+    # No process checks the directory after the first one has started to write.
+    multihost_utils.sync_global_devices("save_hf: checked")
 
     shapes, tensors = _tensor_shapes(config), _host_tensors(config, params, dtype)
     if jax.process_index() == 0:
@@ -355,8 +347,6 @@ def save_hf(
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     else:
-        for _ in tensors:  # takes part in the gathers
+        for _ in tensors:  # take part in the gathers
             pass
-    multihost_utils.sync_global_devices(
-        "save_hf: written"
-    )  # whoever returns can read the directory
+    multihost_utils.sync_global_devices("save_hf: written")  # on return, the directory exists

@@ -1,6 +1,4 @@
-"""config.json to `DecoderConfig` and back; by hand, because transformers is far above this
-floor.
-"""
+"""Conversion between config.json and `DecoderConfig`, without transformers."""
 
 from __future__ import annotations
 
@@ -17,8 +15,8 @@ _ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
     "llama": "LlamaForCausalLM",
 }
-_SLIDING_WINDOW = 4096  # of Qwen, where config.json does not name it; null there means none
-# What the decoder does in one way only. Absent from config.json means just that.
+_SLIDING_WINDOW = 4096  # Qwen's default if absent from config.json; null means none
+# Settings that the decoder supports with one value only, which is also the default.
 _FIXED = {
     "hidden_act": "silu",
     "attention_bias": False,
@@ -29,22 +27,22 @@ _FIXED = {
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Reads a JSON object, or says in one line what stands there instead."""
+    """Reads a JSON object; errors are one line."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: not found")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file}: is no JSON: {error}") from None
+        raise ValueError(f"{file}: must be JSON, got {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{file}: holds a {type(content).__name__}; allowed: a JSON object")
+        raise ValueError(f"{file}: must be a JSON object, got a {type(content).__name__}")
     return content
 
 
 def read_config(directory: str | Path) -> DecoderConfig:
-    """Reads the architecture out of config.json, as transformers 4 or 5 writes it.
+    """Reads the architecture from config.json, as written by transformers 4 or 5.
 
-    Fields that config.json may leave out have the defaults of transformers.
+    Absent fields have the defaults of transformers.
 
     Args:
       directory: A Hugging Face directory.
@@ -53,39 +51,39 @@ def read_config(directory: str | Path) -> DecoderConfig:
       The architecture.
 
     Raises:
-      FileNotFoundError: There is no config.json.
-      ValueError: The model is none that the decoder can be.
+      FileNotFoundError: If there is no config.json.
+      ValueError: If the decoder does not support the model.
     """
     file = Path(directory) / "config.json"
     content = read_json(file)
     raw = {name: value for name, value in content.items() if value is not None}
 
     def refuse(name: str, found: Any, allowed: str) -> ValueError:
-        return ValueError(f"{file}: {name}: {found!r} is not supported; allowed: {allowed}")
+        return ValueError(f"{file}: {name}: must be {allowed}, got {found!r}")
 
     def whole(name: str, default: int | None = None) -> int:
         value = raw.get(name, default)
         if type(value) is not int or value < 1:
-            raise refuse(name, value, "whole numbers >= 1")
+            raise refuse(name, value, "a whole number >= 1")
         return value
 
     def number(fields: Mapping[str, Any], name: str, default: float | None = None) -> float:
         value = fields.get(name, default)
         if type(value) not in (int, float) or value <= 0:
-            raise refuse(name, value, "numbers > 0")
+            raise refuse(name, value, "a number > 0")
         return value
 
     def switch(name: str) -> bool:
         value = raw.get(name, False)
         if type(value) is not bool:
-            raise refuse(name, value, "true, false")
+            raise refuse(name, value, "true or false")
         return value
 
     model_type = raw.get("model_type")
     if model_type not in _ARCHITECTURES:
-        raise refuse("model_type", model_type, ", ".join(_ARCHITECTURES))
+        raise refuse("model_type", model_type, f"one of {', '.join(_ARCHITECTURES)}")
 
-    # Newer files nest all of it in rope_parameters; older ones have rope_theta beside rope_scaling.
+    # Newer files have rope_parameters; older ones have rope_theta and rope_scaling.
     name = "rope_scaling" if raw.get("rope_scaling") else "rope_parameters"
     rope = raw.get(name) or {}
     if not isinstance(rope, dict):
@@ -95,11 +93,11 @@ def read_config(directory: str | Path) -> DecoderConfig:
     if any(isinstance(value, dict) for value in rope.values()):
         rope_type = "one per layer type"
     if rope_type not in ("default", "llama3"):
-        raise refuse("rope_type", rope_type, "default, llama3")
+        raise refuse("rope_type", rope_type, "default or llama3")
     for name, allowed in _FIXED.items():
         found = rope.get(name, raw.get(name, allowed))
         if found != allowed:
-            raise refuse(name, found, repr(allowed) if allowed is not None else "none")
+            raise refuse(name, found, repr(allowed) if allowed is not None else "absent")
     rope_scaling = None
     if rope_type == "llama3":
         original = rope.get("original_max_position_embeddings") or whole("max_position_embeddings")
@@ -116,7 +114,7 @@ def read_config(directory: str | Path) -> DecoderConfig:
     num_kv_heads = whole("num_key_value_heads", num_heads)
     if num_heads % num_kv_heads:
         raise refuse(
-            "num_key_value_heads", num_kv_heads, f"divisors of num_attention_heads ({num_heads})"
+            "num_key_value_heads", num_kv_heads, f"a divisor of num_attention_heads ({num_heads})"
         )
 
     sliding_window, sliding_layers = None, ()
@@ -132,9 +130,11 @@ def read_config(directory: str | Path) -> DecoderConfig:
         ]
         known = {"full_attention"} | ({"sliding_attention"} if sliding_window else set())
         if len(layer_types) != num_layers or not known.issuperset(layer_types):
-            raise refuse("layer_types", layer_types, f"{num_layers} of {', '.join(sorted(known))}")
+            raise refuse(
+                "layer_types", layer_types, f"a list of {num_layers} of {', '.join(sorted(known))}"
+            )
         sliding_layers = tuple(kind == "sliding_attention" for kind in layer_types)
-    if not any(sliding_layers):  # one way to say that there is no window
+    if not any(sliding_layers):  # the canonical form of no window
         sliding_window, sliding_layers = None, ()
 
     return DecoderConfig(
@@ -160,18 +160,20 @@ def read_config(directory: str | Path) -> DecoderConfig:
 def config_json(
     config: DecoderConfig, dtype: str, source_config: str | Path | None
 ) -> dict[str, Any]:
-    """The content of config.json, in the older form, which every version of transformers reads."""
+    """Returns the content of config.json, in the form that all transformers versions read."""
     if config.qkv_bias and config.qk_norm:
-        raise ValueError("qkv_bias and qk_norm: no architecture of Hugging Face has both")
+        raise ValueError(
+            "qkv_bias, qk_norm: must not both be set: no Hugging Face architecture has both"
+        )
     model_type = "qwen2" if config.qkv_bias else "qwen3" if config.qk_norm else "llama"
     if model_type == "llama" and any(config.windows):
-        raise ValueError("sliding_window: Hugging Face's llama has none; allowed: None")
+        raise ValueError(f"sliding_window: must be None for llama, got {config.sliding_window}")
     base = {}
     if source_config is not None:
         if read_config(source_config) != config:
             raise ValueError(
-                f"{Path(source_config) / 'config.json'}: describes another model than the one to "
-                "save"
+                f"{Path(source_config) / 'config.json'}: must describe the model that is saved, "
+                "got another architecture"
             )
         base = read_json(Path(source_config) / "config.json")
     rope_scaling = None
@@ -184,7 +186,7 @@ def config_json(
             "sliding_window": config.sliding_window,
             "layer_types": ["sliding_attention" if w else "full_attention" for w in config.windows],
         }
-    rewritten = ("rope_parameters", "dtype")  # the newer names of fields that follow
+    rewritten = ("rope_parameters", "dtype")  # newer names of fields below
     return {name: value for name, value in base.items() if name not in rewritten} | {
         "architectures": [_ARCHITECTURES[model_type]],
         "model_type": model_type,

@@ -1,4 +1,4 @@
-"""From rows to lists of live tokens, and back."""
+"""Sequence packing: from padded rows to packed tokens, and back."""
 
 from __future__ import annotations
 
@@ -13,114 +13,116 @@ from entropy_rl.types import PackedTokens
 def pack_tokens(
     first: jax.Array,
     last: jax.Array,
-    which: jax.Array,
+    shape_index: jax.Array,
     shapes: tuple[tuple[int, int], ...],
     *,
     room: int,
     shards: int,
 ) -> PackedTokens:
-    """The lists of the live tokens of rows.
+    """Computes segment ids and positions of the packed tokens of rows.
 
     Args:
-      first: int32[R], the first live column of each row.
-      last: int32[R], the column behind the last.
-      which: int32[], the first of the shapes that holds all live tokens.
-      shapes: (columns, rows of a share) that are compiled.
-      room: M, length of a list; no share has more live tokens.
+      first: int32[R], first position of each row.
+      last: int32[R], position after the last.
+      shape_index: int32[], the first of the shapes that holds all tokens.
+      shapes: (columns, rows per shard) that attention is compiled for.
+      room: M, packed length; no shard has more tokens.
       shards: C.
     """
     rows = first.shape[0] // shards
     starts, ends = _extents(first, last, shards)
-    place = jnp.arange(room, dtype=jnp.int32)
-    row = jax.vmap(lambda e: jnp.searchsorted(e, place, side="right"))(ends).astype(jnp.int32)
-    known = jnp.minimum(row, rows - 1)
-    column = place[None] + jnp.take_along_axis(first.reshape(shards, rows) - starts, known, axis=1)
-    return PackedTokens(row, jnp.where(row < rows, column, 0), first, last, which, shapes)
+    index = jnp.arange(room, dtype=jnp.int32)
+    segment_ids = jax.vmap(lambda e: jnp.searchsorted(e, index, side="right"))(ends)
+    segment_ids = segment_ids.astype(jnp.int32)
+    row = jnp.minimum(segment_ids, rows - 1)
+    positions = index[None] + jnp.take_along_axis(first.reshape(shards, rows) - starts, row, axis=1)
+    positions = jnp.where(segment_ids < rows, positions, 0)
+    return PackedTokens(segment_ids, positions, first, last, shape_index, shapes)
 
 
 def _extents(first: jax.Array, last: jax.Array, shards: int) -> tuple[jax.Array, jax.Array]:
-    """Where each row begins and ends in the list of its share, int32[C, R / C] each."""
+    """Start and end of each row in its shard's packed tokens, int32[C, R / C] each."""
     counts = (last - first).reshape(shards, -1)
     ends = jnp.cumsum(counts, axis=1)
     return ends - counts, ends
 
 
 class Packing(NamedTuple):
-    """Where each token of an array of rows stands in the lists, and the other way round.
+    """Index maps between an array of rows and packed tokens, in both directions.
 
-    Its rows are the first so many of each share, its columns a window that can stand elsewhere in
-    each row.
+    The array has the first rows of each shard, and a window of columns whose start may differ
+    between rows.
     """
 
-    slots: (
-        jax.Array
-    )  # int32[C, M]: number r * columns + t in the array's share; out of range if it has none
-    places: jax.Array  # int32[C, rows * columns]: place in the list; out of range if it is not live
+    # int32[C, M]: row * columns + column of each token; out of range if not in the array
+    to_rows: jax.Array
+    # int32[C, rows * columns]: index of each entry in the packed tokens; out of range if padding
+    to_packed: jax.Array
     columns: int
 
     def pack(self, x: jax.Array) -> jax.Array:
-        """Rows [C * rows, columns, ...] -> lists [C, M, ...]; zeros for a token that the rows do
-        not hold.
-        """
-        shards = self.slots.shape[0]
-        return _move(x.reshape((shards, -1) + x.shape[2:]), self.slots, self.places)
+        """Rows [C * rows, columns, ...] -> packed [C, M, ...]; zeros for tokens not in `x`."""
+        shards = self.to_rows.shape[0]
+        return _gather(x.reshape((shards, -1) + x.shape[2:]), self.to_rows, self.to_packed)
 
     def unpack(self, x: jax.Array) -> jax.Array:
-        """Lists [C, M, ...] -> rows [C * rows, columns, ...]; zeros where a token is not live."""
-        return _move(x, self.places, self.slots).reshape((-1, self.columns) + x.shape[2:])
+        """Packed [C, M, ...] -> rows [C * rows, columns, ...]; zeros for padding."""
+        return _gather(x, self.to_packed, self.to_rows).reshape((-1, self.columns) + x.shape[2:])
 
 
 def make_packing(
-    live: PackedTokens, columns: int, rows: int | None = None, begin: jax.Array | None = None
+    packed: PackedTokens, columns: int, rows: int | None = None, begin: jax.Array | None = None
 ) -> Packing:
-    """The packing of arrays with so many columns.
+    """Builds the `Packing` of arrays [C * rows, columns, ...].
 
     Args:
-      live: The tokens in the lists.
+      packed: The packed tokens.
       columns: Columns of the arrays.
-      rows: Rows of the arrays in each share, which begin with those of `live`; None for as many.
-      begin: int32[R], the column of each row that is the first of the arrays; None for 0. May be
-        negative.
+      rows: Rows of the arrays per shard, the first of those of `packed`; None for all.
+      begin: int32[R], position of the arrays' first column in each row, possibly negative; None
+        for 0.
     """
-    shards = live.segment_ids.shape[0]
-    in_all = live.first.shape[0] // shards
+    shards = packed.segment_ids.shape[0]
+    in_all = packed.first.shape[0] // shards
     rows = in_all if rows is None else rows
-    starts, _ = _extents(live.first, live.last, shards)
+    starts, _ = _extents(packed.first, packed.last, shards)
     first, last, begin = (
         x.reshape(shards, in_all)
-        for x in (live.first, live.last, jnp.zeros_like(live.first) if begin is None else begin)
+        for x in (
+            packed.first,
+            packed.last,
+            jnp.zeros_like(packed.first) if begin is None else begin,
+        )
     )
-    column = live.positions - jnp.take_along_axis(
-        begin, jnp.minimum(live.segment_ids, in_all - 1), axis=1
-    )
-    inside = (live.segment_ids < rows) & (column >= 0) & (column < columns)
-    slots = jnp.where(inside, live.segment_ids * columns + column, rows * columns)
+    row = packed.segment_ids
+    column = packed.positions - jnp.take_along_axis(begin, jnp.minimum(row, in_all - 1), axis=1)
+    inside = (row < rows) & (column >= 0) & (column < columns)
+    to_rows = jnp.where(inside, row * columns + column, rows * columns)
 
     first, last, begin, starts = (x[:, :rows, None] for x in (first, last, begin, starts))
-    column = begin + jnp.arange(columns, dtype=jnp.int32)[None, None]
-    inside = (column >= first) & (column < last)
-    places = jnp.where(inside, starts + column - first, live.segment_ids.shape[1])
-    return Packing(slots, places.reshape(shards, rows * columns), columns)
+    position = begin + jnp.arange(columns, dtype=jnp.int32)[None, None]
+    inside = (position >= first) & (position < last)
+    to_packed = jnp.where(inside, starts + position - first, row.shape[1])
+    return Packing(to_rows, to_packed.reshape(shards, rows * columns), columns)
 
 
 @jax.custom_vjp
-def _move(x: jax.Array, to: jax.Array, back: jax.Array) -> jax.Array:
-    """x [C, A, ...] at the numbers `to` [C, A'], zeros for one that is out of range.
+def _gather(x: jax.Array, indices: jax.Array, inverse: jax.Array) -> jax.Array:
+    """Gathers x [C, A, ...] at indices [C, A']; zeros where out of range.
 
-    `back` is the inverse of `to`, so that the gradient is a reading too: adding at numbers is slow.
+    `inverse` is the inverse of `indices`, which makes the gradient a gather too: scatter-add is
+    slow.
     """
-    return jax.vmap(lambda y, numbers: jnp.take(y, numbers, axis=0, mode="fill", fill_value=0))(
-        x, to
-    )
+    return jax.vmap(lambda y, i: jnp.take(y, i, axis=0, mode="fill", fill_value=0))(x, indices)
 
 
-def _move_forward(x: jax.Array, to: jax.Array, back: jax.Array) -> tuple[jax.Array, tuple]:
-    return _move(x, to, back), (to, back)
+def _gather_forward(x: jax.Array, indices: jax.Array, inverse: jax.Array) -> tuple:
+    return _gather(x, indices, inverse), (indices, inverse)
 
 
-def _move_backward(residuals: tuple, dy: jax.Array) -> tuple:
-    to, back = residuals
-    return _move(dy, back, to), None, None
+def _gather_backward(residuals: tuple, dy: jax.Array) -> tuple:
+    indices, inverse = residuals
+    return _gather(dy, inverse, indices), None, None
 
 
-_move.defvjp(_move_forward, _move_backward)
+_gather.defvjp(_gather_forward, _gather_backward)

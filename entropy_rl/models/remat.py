@@ -1,4 +1,4 @@
-"""What the forward pass of a layer keeps for its backward pass, by name."""
+"""Rematerialization policies by name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import jax
 
-# `Dense` gives its product this name.
+# Checkpoint name of the products of `Dense`.
 WEIGHT_PRODUCTS = "weight_products"
-# Kernels give their residuals (the output and a number per head and token) this name.
+# Checkpoint name of the residuals of attention kernels (output, one number per head and token).
 ATTENTION_RESIDUALS = "attention_residuals"
 
 _SAVED = jax.checkpoint_policies
@@ -20,31 +20,28 @@ _POLICIES = {
 
 
 def rematerialize(layer: Callable, name: str) -> Callable:
-    """A layer, to be scanned, whose backward pass computes again what its forward pass does not
-    keep.
+    """Wraps the body of a scan over layers in `jax.checkpoint` with a named policy.
 
-    name   kept per layer and token, beside its input             computed again
-    none   everything                                             nothing
-    dots   outputs of its 7 weight matrices, and of attention     norms, rotary positions,
-    activations; and
-           kernels that can                                       attention, where it is no such
-           kernel
-    full   nothing                                                the layer: a third more work in
-      training
+    | name | saved per layer and token, besides its input | recomputed |
+    | --- | --- | --- |
+    | none | everything | nothing |
+    | dots | outputs of the 7 weight matrices; of attention, with kernels that support it | norms,
+      rotary embeddings, activations; attention otherwise |
+    | full | nothing | the layer, about 1/3 more compute in training |
 
     Args:
-      layer: The body of a scan over layers.
+      layer: Body of a scan over layers.
       name: none, dots or full.
 
     Returns:
       A function with the same values and gradients.
 
     Raises:
-      ValueError: If there is no such name.
+      ValueError: If the name is unknown.
     """
     if not isinstance(name, str) or name not in _POLICIES:
-        raise ValueError(f"model.remat: {name!r} is not allowed; allowed: {', '.join(_POLICIES)}")
+        raise ValueError(f"model.remat: must be one of {', '.join(_POLICIES)}, got {name!r}")
     if name == "none":
         return layer
-    # prevent_cse costs speed, and within a scan nothing has to be prevented.
+    # prevent_cse costs speed, and is not needed within a scan.
     return jax.checkpoint(layer, policy=_POLICIES[name], prevent_cse=False)

@@ -1,4 +1,4 @@
-"""Rotary positions (arXiv 2104.09864), with Llama 3's stretch of the low frequencies."""
+"""Rotary position embeddings (arXiv 2104.09864), with Llama 3's frequency scaling."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Llama3RopeScaling:
-    """Llama 3's stretch of the low rotary frequencies; field names are those of config.json."""
+    """Llama 3's scaling of low rotary frequencies; field names are those of config.json."""
 
     factor: float
     low_freq_factor: float
@@ -21,11 +21,11 @@ class Llama3RopeScaling:
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: Llama3RopeScaling | None) -> np.ndarray:
-    """Angles per position: f_i = θ^(-2i/h), and with Llama 3's scaling low frequencies are divided.
+    """Returns the rotary frequencies f_i = θ^(-2i/h), in radians per position.
 
-    Wavelengths longer than `original / low_freq_factor` are stretched by `factor`, those shorter
-    than `original / high_freq_factor` are kept, and in between the two are blended linearly in
-    1/wavelength.
+    With Llama 3's scaling, wavelengths longer than `original / low_freq_factor` are multiplied by
+    `factor`, those shorter than `original / high_freq_factor` are unchanged, and those in between
+    are interpolated linearly in 1/wavelength.
 
     Returns:
       f32[h/2].
@@ -34,15 +34,15 @@ def rope_frequencies(head_dim: int, theta: float, scaling: Llama3RopeScaling | N
     if scaling is None:
         return frequencies.astype(np.float32)
     wavelength = 2 * math.pi / frequencies
-    kept = (scaling.original_max_position_embeddings / wavelength - scaling.low_freq_factor) / (
+    unscaled = (scaling.original_max_position_embeddings / wavelength - scaling.low_freq_factor) / (
         scaling.high_freq_factor - scaling.low_freq_factor
     )
-    kept = np.clip(kept, 0.0, 1.0)
-    return (frequencies * (kept + (1 - kept) / scaling.factor)).astype(np.float32)
+    unscaled = np.clip(unscaled, 0.0, 1.0)
+    return (frequencies * (unscaled + (1 - unscaled) / scaling.factor)).astype(np.float32)
 
 
 def apply_rope(x: jax.Array, positions: jax.Array, frequencies: np.ndarray) -> jax.Array:
-    """Rotates the halves of each head, as Hugging Face's `rotate_half` does.
+    """Applies rotary embeddings to the halves of each head, as Hugging Face's `rotate_half`.
 
     Args:
       x: [..., T, heads, h].
@@ -52,7 +52,7 @@ def apply_rope(x: jax.Array, positions: jax.Array, frequencies: np.ndarray) -> j
     Returns:
       [..., T, heads, h] in x's type.
     """
-    # float32: bfloat16 cannot tell position 256 from 257.
+    # float32: bfloat16 cannot distinguish positions 256 and 257.
     frequencies = frequencies.reshape((1,) * positions.ndim + (1, -1))
     angles = positions.astype(jnp.float32)[..., None, None] * frequencies
     cos, sin = jnp.cos(angles), jnp.sin(angles)

@@ -20,7 +20,7 @@ from entropy_rl.distributed.sharding import Placement, check_rows, make_mesh
 from entropy_rl.learner.critic import init_critic
 from entropy_rl.learner.update import init_state, make_batch
 from entropy_rl.models import DecoderConfig, backbone_params, make_policy
-from entropy_rl.models.attention.dispatch import resolve_attention, resolve_decode_attention
+from entropy_rl.models.attention import resolve_attention, resolve_decode_attention
 from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.shapes import Architecture
 from entropy_rl.runs.load_model import Model, check_heads, make_model

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from entropy_rl.runs.checkpoint import restore_params
 from entropy_rl.config.train import ModelConfig
 from entropy_rl.models import DecoderConfig, load_hf, make_policy, read_config, backbone_params
-from entropy_rl.models.attention.dispatch import check_backend
+from entropy_rl.models.attention import check_backend
 from entropy_rl.models.hf_config import read_json
 from entropy_rl.runs.directory import CONFIG_FILE, MODEL_DIRECTORY, checkpoints_of
 from entropy_rl.distributed.sharding import Placement

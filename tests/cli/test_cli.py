@@ -550,7 +550,7 @@ def test_a_truncated_weight_file_is_refused_with_its_name(refused, model):
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     line = refused("train", "--config", "train.yaml", "--model.path", str(model))
-    assert line.startswith(f"{weights}: is damaged or cut off")
+    assert line.startswith(f"{weights}: is damaged or truncated")
 
 
 def test_a_missing_tensor_is_refused_with_its_name(refused, model):
@@ -597,7 +597,7 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(refused, model):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "is no JSON"), ('{"eos_token_id": "x"}', "eos_token_id")]
+    ("content", "message"), [("{", "must be JSON"), ('{"eos_token_id": "x"}', "eos_token_id")]
 )
 def test_a_broken_generation_config_is_refused_with_its_name(refused, model, content, message):
     (model / "generation_config.json").write_text(content)
@@ -783,7 +783,7 @@ def test_an_export_never_writes_over_something(refused, here):
     (here / "precious").mkdir()
     (here / "precious" / "notes.txt").write_text("precious")
     line = refused("export", "--model", "model", "--output", "precious")
-    assert line == "precious: exists and is not an empty directory; nothing was written"
+    assert line == "precious: must not exist or be an empty directory; nothing was written"
 
 
 def test_prompts_that_are_too_long_are_counted_and_reported_and_never_cut(here, capsys, caplog):

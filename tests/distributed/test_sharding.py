@@ -24,7 +24,7 @@ from entropy_rl.config.train import MeshConfig
 from entropy_rl.distributed.sharding import Placement, check_rows, make_mesh, move, partition_spec
 from entropy_rl.learner.update import init_state, make_update
 from entropy_rl.models import make_policy
-from entropy_rl.models.embedding import look_up
+from entropy_rl.models.embedding import embed_tokens
 from entropy_rl.rollout.programs import Programs
 from entropy_rl.rollout.state import Sampling
 from entropy_rl.types import DATA_AXES
@@ -157,9 +157,9 @@ def test_looking_up_and_its_gradient_are_those_of_one_device(sizes, shape, key):
     table, ids = jax.random.normal(key, shape), jax.random.randint(key, (8, 5), 0, shape[0])
 
     def run(table, ids, mesh):
-        return jax.value_and_grad(lambda t: jnp.sum(jnp.sin(look_up(t, ids, jnp.float32, mesh))))(
-            table
-        )
+        return jax.value_and_grad(
+            lambda t: jnp.sum(jnp.sin(embed_tokens(t, ids, jnp.float32, mesh)))
+        )(table)
 
     spec = partition_spec("embed_tokens/embedding", shape, mesh)
     placed = jax.device_put(table, NamedSharding(mesh, spec))

@@ -85,7 +85,7 @@ def test_rematerialisation_takes_less_memory_the_more_is_computed_again():
 
 def test_an_unknown_rematerialisation_is_refused_in_a_line():
     with pytest.raises(
-        ValueError, match=r"^model\.remat: True is not allowed; allowed: none, dots, full$"
+        ValueError, match=r"^model\.remat: must be one of none, dots, full, got True$"
     ):
         make_policy(TINY, remat=True)
 

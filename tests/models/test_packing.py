@@ -1,4 +1,4 @@
-"""Live tokens in lists: the same numbers as whole rows, and the gradient is the inverse reading."""
+"""Packed tokens: the same numbers as whole rows, and gradients that are gathers too."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from entropy_rl.models.packing import make_packing, pack_tokens
 R, T, PROMPT = 6, 12, 5
 
 
-def make_live(seed=0, shards=1, extra=0):
+def pack(seed=0, shards=1, extra=0):
     draw = np.random.default_rng(seed)
     first = draw.integers(0, PROMPT, R)
     last = np.where(draw.random(R) < 0.8, draw.integers(PROMPT, T + 1, R), first)
@@ -25,35 +25,35 @@ def make_live(seed=0, shards=1, extra=0):
     )
 
 
-def inside(live):
+def inside(tokens):
     column = np.arange(T)[None]
-    return (column >= np.array(live.first)[:, None]) & (column < np.array(live.last)[:, None])
+    return (column >= np.array(tokens.first)[:, None]) & (column < np.array(tokens.last)[:, None])
 
 
 @pytest.mark.parametrize(("shards", "extra"), [(1, 0), (1, 7), (2, 0), (3, 4)])
-def test_packing_lists_the_live_tokens_in_order_and_unpacking_brings_them_back(key, shards, extra):
-    live, x = make_live(0, shards, extra), jax.random.normal(key, (R, T, 3))
-    packing = make_packing(live, T)
-    packed, mask, in_share = packing.pack(x), inside(live), R // shards
+def test_packing_keeps_the_order_of_tokens_and_unpacking_inverts_it(key, shards, extra):
+    tokens, x = pack(0, shards, extra), jax.random.normal(key, (R, T, 3))
+    packing = make_packing(tokens, T)
+    packed, mask, per_shard = packing.pack(x), inside(tokens), R // shards
     for c in range(shards):
-        share = slice(c * in_share, (c + 1) * in_share)
-        rows, columns = np.nonzero(mask[share])
-        np.testing.assert_array_equal(packed[c, : len(rows)], x[share][rows, columns])
+        shard = slice(c * per_shard, (c + 1) * per_shard)
+        rows, columns = np.nonzero(mask[shard])
+        np.testing.assert_array_equal(packed[c, : len(rows)], x[shard][rows, columns])
         np.testing.assert_array_equal(packed[c, len(rows) :], 0)
         np.testing.assert_array_equal(
-            live.segment_ids[c],
-            np.pad(rows, (0, packed.shape[1] - len(rows)), constant_values=in_share),
+            tokens.segment_ids[c],
+            np.pad(rows, (0, packed.shape[1] - len(rows)), constant_values=per_shard),
         )
-        np.testing.assert_array_equal(live.positions[c, : len(rows)], columns)
+        np.testing.assert_array_equal(tokens.positions[c, : len(rows)], columns)
     np.testing.assert_array_equal(packing.unpack(packed), np.where(mask[..., None], x, 0))
 
 
 @pytest.mark.parametrize("shards", [1, 2])
 def test_the_window_of_an_array_can_begin_elsewhere_in_each_row(key, shards):
-    live, begin, columns = make_live(2, shards), jnp.array([-2, 0, 1, 3, 4, 9]), 6
+    tokens, begin, columns = pack(2, shards), jnp.array([-2, 0, 1, 3, 4, 9]), 6
     x = jax.random.normal(key, (R, columns, 3))
-    packing = make_packing(live, columns, begin=begin)
-    mask = inside(live)
+    packing = make_packing(tokens, columns, begin=begin)
+    mask = inside(tokens)
     expected = np.zeros((R, columns, 3))
     for r in range(R):
         for t in range(columns):
@@ -63,10 +63,10 @@ def test_the_window_of_an_array_can_begin_elsewhere_in_each_row(key, shards):
 
 
 def test_the_gradients_of_packing_and_unpacking_are_those_of_the_library(key):
-    live = make_live()
-    packing, room = make_packing(live, T), live.segment_ids.shape[1]
+    tokens = pack()
+    packing, room = make_packing(tokens, T), tokens.segment_ids.shape[1]
     x, y = jax.random.normal(key, (R, T, 3)), jax.random.normal(key, (1, room, 3))
-    rows, columns = np.nonzero(inside(live))
+    rows, columns = np.nonzero(inside(tokens))
     for ours, plain, value in (
         (packing.pack, lambda x: x[rows, columns][None], x),
         (packing.unpack, lambda y: jnp.zeros((R, T, 3)).at[rows, columns].set(y[0]), y),
@@ -81,17 +81,17 @@ WINDOWED = dataclasses.replace(TINY, sliding_window=4, sliding_layers=(True, Fal
 @pytest.mark.parametrize(
     ("config", "shards", "remat"), [(TINY, 1, "none"), (TINY, 2, "full"), (WINDOWED, 1, "dots")]
 )
-def test_tokens_in_lists_behind_shared_prompts_are_those_of_whole_rows(key, config, shards, remat):
+def test_packed_tokens_after_shared_prompts_are_those_of_whole_rows(key, config, shards, remat):
     policy = make_policy(config, remat=remat)
     params = policy.init(key)
     prompts = jax.random.randint(key, (4, PROMPT), 0, 37)
-    live = make_live(3, shards)
-    owner = jnp.array([0, 1, 1, 0, 0, 1])  # in its share
+    tokens = pack(3, shards)
+    owner = jnp.array([0, 1, 1, 0, 0, 1])  # in its shard
     in_all = owner + (jnp.arange(R) // (R // shards)) * (4 // shards)
-    known = jnp.arange(T)[None] < live.first[:, None]
+    known = jnp.arange(T)[None] < tokens.first[:, None]
     ids = jax.random.randint(jax.random.key(1), (R, T), 0, 37)
     ids = jnp.where(known, jnp.pad(prompts, ((0, 0), (0, T - PROMPT)))[in_all], ids)
-    mask, target = inside(live)[..., None], jax.random.normal(key, (R, T, 32))
+    mask, target = inside(tokens)[..., None], jax.random.normal(key, (R, T, 32))
 
     def plain(params):
         return jnp.where(mask, policy.apply(params, ids), 0)
@@ -102,8 +102,8 @@ def test_tokens_in_lists_behind_shared_prompts_are_those_of_whole_rows(key, conf
             0 * ends, ends, 0, ((PROMPT, 4 // shards),), room=4 * PROMPT // shards, shards=shards
         )
         prefix = policy.prefix(params, make_packing(whole, PROMPT).pack(prompts), whole, PROMPT)
-        packing = make_packing(live, T)
-        behind = live.replace(prefix=prefix, prompt=owner)
+        packing = make_packing(tokens, T)
+        behind = tokens.replace(prefix=prefix, prompt=owner)
         return packing.unpack(policy.apply_packed(params, packing.pack(ids), behind))
 
     def run(f):

@@ -18,7 +18,7 @@ from policies import TINY
 from update_problem import SHAPED, G, N, make_data
 
 from entropy_rl.learner.update import init_state, make_update
-from entropy_rl.models.attention.dispatch import causal_attention
+from entropy_rl.models.attention import causal_attention
 from entropy_rl.models.attention.ragged import ragged_attention
 from entropy_rl.models.decoder import make_policy
 from entropy_rl.rollout.programs import Programs

@@ -1,0 +1,27 @@
+"""Attention of full sequences, of packed tokens, and of new tokens to a KV cache."""
+
+from entropy_rl.models.attention.cached import (
+    PromptCache,
+    RowCache,
+    cached_attention,
+    empty_row_cache,
+)
+from entropy_rl.models.attention.dispatch import (
+    causal_attention,
+    check_backend,
+    resolve_attention,
+    resolve_decode_attention,
+)
+from entropy_rl.models.attention.packed import make_packed_attention
+
+__all__ = [
+    "PromptCache",
+    "RowCache",
+    "cached_attention",
+    "causal_attention",
+    "check_backend",
+    "empty_row_cache",
+    "make_packed_attention",
+    "resolve_attention",
+    "resolve_decode_attention",
+]

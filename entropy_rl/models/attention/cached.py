@@ -1,6 +1,4 @@
-"""Attention to a cache of two regions: the prompt, which a group shards, and the new tokens of a
-row.
-"""
+"""Decode attention to a two-part cache: the prompt, shared by a group, and a row's new tokens."""
 
 from __future__ import annotations
 
@@ -21,8 +19,8 @@ DecodeImplementation = Literal["xla", "ragged"]
 class PromptCache:
     """Keys and values of the prompts in one layer.
 
-    With its columns last, a row's scores are sums of whole vectors, which costs a CPU a third of
-    what dot products along the last axis do.
+    Keys have their columns last: a row's scores are then sums of vectors, which on CPU takes a
+    third of the time of dot products along the last axis.
     """
 
     keys: jax.Array  # [Q, K, h, S]
@@ -40,12 +38,12 @@ class RowCache:
 def empty_row_cache(
     shape: tuple[int, int, int, int], dtype: Any, implementation: DecodeImplementation
 ) -> RowCache:
-    """The cache of rows without a new token.
+    """Allocates the cache of rows without new tokens.
 
     Args:
       shape: (R, K, N, h).
-      dtype: Of keys and values.
-      implementation: Which attention will read it.
+      dtype: Type of keys and values.
+      implementation: The attention that will read it.
     """
     rows, heads, columns, h = shape
     keys = shape if implementation == "ragged" else (rows, heads, h, columns)
@@ -58,14 +56,14 @@ def append(
     """Writes the keys and values of a token into column t of every row.
 
     Args:
-      cache: That of R rows.
+      cache: Cache of R rows.
       k: [R, K, h].
       v: [R, K, h].
-      t: int32[], the same column everywhere, or int32[R].
-      implementation: Which attention will read it.
+      t: int32[], the same column for all rows, or int32[R].
+      implementation: The attention that will read it.
     """
     columns_last = implementation != "ragged"
-    if jnp.ndim(t) == 0:  # one slice for all rows: a TPU scatters row by row
+    if jnp.ndim(t) == 0:  # one slice for all rows: TPUs scatter row by row
         put = jax.lax.dynamic_update_slice
         keys = (
             put(cache.keys, k[..., None], (0, 0, 0, t))
@@ -92,25 +90,24 @@ def cached_attention(
     implementation: DecodeImplementation = "xla",
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, RowCache]:
-    """Attention of the t-th new token of each row to its prompt and to the new tokens up to itself.
+    """Attends from the t-th new token of each row to its prompt and its new tokens up to t.
 
-    The rows of a group read the same prompt keys in one matrix product.
+    The rows of a group read the keys of their prompt in one matrix product.
 
     Args:
       q: [R, H, h].
       k: [R, K, h], to be appended at column t.
       v: [R, K, h], likewise.
-      prompts: The prompts' cache; R is a multiple of its Q, and rows of a prompt stand together.
+      prompts: The prompts' cache; R is a multiple of Q, and the rows of a prompt are contiguous.
       rows: The rows' cache, as `empty_row_cache` makes it for this implementation.
       t: int32[] or int32[R].
       prompt_mask: bool[Q, S].
-      window: Tokens further back than window - 1 are not seen.
-      implementation: `xla` reads all columns of the rows' cache, `ragged` those that are filled, on
-        TPUs.
-      mesh: For `ragged`, as there.
+      window: Sliding window: tokens further back than window - 1 are masked.
+      implementation: `xla` reads all columns of the rows' cache, `ragged` only the filled ones.
+      mesh: For `ragged`, see `ragged_attention`.
 
     Returns:
-      ([R, H, h], the rows' cache with the column written).
+      ([R, H, h], the rows' cache with column t written).
     """
     count, heads, h = q.shape
     kv_heads, per_head = k.shape[1], heads // k.shape[1]
@@ -122,11 +119,11 @@ def cached_attention(
         row_part = ragged_attention(row_q, rows.keys, rows.values, first, t + 1, mesh=mesh)
     else:
         columns = jnp.arange(rows.values.shape[2])[None]
-        seen = columns <= t[:, None]
+        mask = columns <= t[:, None]
         if window is not None:
-            seen &= columns > t[:, None] - window
+            mask &= columns > t[:, None] - window
         row_part = attention_part(
-            row_q, rows.keys, rows.values, seen[:, None, None], columns_last=True
+            row_q, rows.keys, rows.values, mask[:, None, None], columns_last=True
         )
     prompt_part = _prompt_part(row_q, prompts, t, prompt_mask, window)
     out = merge_parts([prompt_part, row_part])
@@ -136,7 +133,7 @@ def cached_attention(
 def _prompt_part(
     q: jax.Array, prompts: PromptCache, t: jax.Array, prompt_mask: jax.Array, window: int | None
 ) -> Part:
-    """The part over the prompts: all queries that read the same one are rows of one matrix."""
+    """Attention to the prompts, with all queries of a prompt as rows of one matrix."""
     count, kv_heads, per_head, _ = q.shape
     entries, length = prompt_mask.shape
     group = count // entries
@@ -149,10 +146,10 @@ def _prompt_part(
         x = x.reshape((entries, kv_heads, group, per_head) + x.shape[3:]).swapaxes(1, 2)
         return x.reshape((count, kv_heads, per_head) + x.shape[4:])
 
-    seen = prompt_mask[:, None, None]
+    mask = prompt_mask[:, None, None]
     if window is not None:
         first = prompt_mask.sum(-1, dtype=jnp.int32)[:, None] + t.reshape(entries, group) - window
         first = jnp.repeat(first, per_head, axis=1)[:, None, :, None]
-        seen &= jnp.arange(length)[None, None, None] > first
-    part = attention_part(gather(q), prompts.keys, prompts.values, seen, columns_last=True)
+        mask &= jnp.arange(length)[None, None, None] > first
+    part = attention_part(gather(q), prompts.keys, prompts.values, mask, columns_last=True)
     return Part(*(spread(x) for x in part))

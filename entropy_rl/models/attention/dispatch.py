@@ -1,4 +1,4 @@
-"""Causal attention of whole rows, of training and of prompts: which implementation computes it."""
+"""Causal attention of full sequences (training, prefill), and the choice of implementation."""
 
 from __future__ import annotations
 
@@ -30,42 +30,40 @@ def causal_attention(
     implementation: Implementation = "xla",
     mesh: Mesh | None = None,
 ) -> jax.Array:
-    """Attention of every token of a row to itself and the tokens before it.
+    """Computes causal, optionally sliding-window, attention.
 
-        out_t = Σ_s softmax_s(q_t · k_s / √h) v_s    over s <= t, and s > t - window where there is
-        one
+        out_t = Σ_s softmax_s(q_t · k_s / √h) v_s    over t - window < s <= t
 
-    Rows are right-padded, so that no real token sees padding, with or without `lengths`.
+    Rows are right-padded, so that real tokens never attend to padding, with or without `lengths`.
 
     Args:
       q: [B, T, H, h].
       k: [B, T, K, h]; K divides H.
       v: [B, T, K, h].
-      lengths: int32[B] or None. The output is zero from there on; cudnn computes nothing there
-        either.
-      window: Tokens further back than window - 1 are not seen. An array, such as one of a scan over
-        layers with different windows, is for xla only.
+      lengths: int32[B] or None. The output beyond is zero; cudnn skips its computation.
+      window: Tokens further back than window - 1 are masked. A traced array, as in a scan over
+        layers with different windows, is supported by xla only.
       implementation: `xla` runs everywhere, `cudnn` on NVIDIA GPUs, `splash` on TPUs.
-      mesh: Where q, k and v are sharded over a mesh, that mesh; splash and cudnn need it.
+      mesh: The mesh that q, k and v are sharded over, needed by splash and cudnn.
 
     Returns:
       [B, T, H, h].
 
     Raises:
-      ValueError: If the implementation cannot compute this.
+      ValueError: If the implementation does not support the arguments.
     """
     if implementation == "xla":
         out = xla_attention(q, k, v, window)
     else:
         _require_static(window, implementation)
-        reason = _refusal(implementation, q.dtype, q.shape[-1], (window,))
+        reason = _unsupported(implementation, q.dtype, q.shape[-1], (window,))
         if reason is not None:
             raise ValueError(f"causal_attention: implementation: {reason}")
         attend = _cudnn_attention if implementation == "cudnn" else splash_attention
         out = attend(q, k, v, lengths=lengths, window=window, mesh=mesh)
     if lengths is None:
         return out
-    # Not a product with the mask: what an implementation leaves behind the end may be NaN.
+    # Not a product with the mask: the output beyond the end may be NaN.
     real = jnp.arange(q.shape[1])[None] < lengths[:, None]
     return jnp.where(real[:, :, None, None], out, 0)
 
@@ -77,100 +75,100 @@ def resolve_attention(
     windows: tuple[int | None, ...] = (None,),
     backend: str | None = None,
 ) -> Implementation:
-    """The implementation that a `model.attention` stands for, with a model that it can serve.
+    """Resolves `model.attention` to an implementation that supports the model.
 
-    `auto` is splash on TPUs, cudnn on GPUs and xla elsewhere; and xla where those cannot serve the
-    model. Without a `backend` it starts that of this machine; the other names do not.
+    `auto` is splash on TPUs and cudnn on GPUs, and xla elsewhere or where those do not support the
+    model. Without `backend`, `auto` initializes that of this machine; other names do not.
 
     Args:
       name: auto, xla, cudnn or splash.
       dtype: Type of activations.
       head_dim: h.
-      windows: The window of each layer.
+      windows: Window of each layer.
       backend: cpu, gpu or tpu; None for that of this machine.
 
     Returns:
       The name of the implementation.
 
     Raises:
-      ValueError: If the implementation cannot serve the model.
+      ValueError: If the implementation does not support the model.
     """
     if name == "auto":
         preferred = _BY_BACKEND.get(backend or jax.default_backend(), "xla")
-        return preferred if _refusal(preferred, dtype, head_dim, windows) is None else "xla"
-    reason = _refusal(name, dtype, head_dim, windows)
+        return preferred if _unsupported(preferred, dtype, head_dim, windows) is None else "xla"
+    reason = _unsupported(name, dtype, head_dim, windows)
     if reason is not None:
         raise ValueError(f"model.attention: {reason}")
     return name
 
 
 def check_backend(name: str, decode_name: str = "xla") -> None:
-    """Checks that this machine has the devices that a `model.attention` and
-    `model.decode_attention` are for.
+    """Checks that this machine's backend supports `model.attention` and
+    `model.decode_attention`.
 
     Raises:
-      ValueError: If it has not.
+      ValueError: If it does not.
     """
     backend = jax.default_backend()
     if name not in ("auto", "xla", _BY_BACKEND.get(backend)):
         allowed = ", ".join(filter(None, ("auto", "xla", _BY_BACKEND.get(backend))))
         raise ValueError(
-            f"model.attention: {name!r} is not allowed on the backend {backend}; allowed: {allowed}"
+            f"model.attention: must be one of {allowed} on the backend {backend}, got {name!r}"
         )
     if decode_name == "ragged" and backend not in _BY_BACKEND:
         raise ValueError(
-            f"model.decode_attention: 'ragged' is not allowed on the backend {backend}; allowed: "
-            "auto, xla"
+            "model.decode_attention: must be one of auto, xla on the backend "
+            f"{backend}, got 'ragged'"
         )
 
 
 def resolve_decode_attention(
     name: str, head_dim: int, backend: str | None = None, *, whole_heads: bool = False
 ) -> DecodeImplementation:
-    """The implementation that a `model.decode_attention` stands for.
+    """Resolves `model.decode_attention` to an implementation.
 
-    `auto` is ragged on GPUs, and xla elsewhere and where that cannot serve the model. Without a
-    `backend` it starts that of this machine.
+    `auto` is ragged on GPUs, and xla elsewhere or where ragged does not support the model. Without
+    `backend`, `auto` initializes that of this machine.
 
     Args:
       name: auto, xla or ragged.
       head_dim: h.
       backend: cpu, gpu or tpu; None for that of this machine.
-      whole_heads: Whether each device has all KV heads, because they do not divide over the tensor
-        axis.
+      whole_heads: Whether each device holds all KV heads, because the tensor axis does not divide
+        their number.
 
     Returns:
       The name of the implementation.
     """
     if name != "auto":
         return name
-    power_of_two = (
-        head_dim >= 16 and head_dim & (head_dim - 1) == 0
-    )  # what a block of the kernel must be
-    served = power_of_two and not whole_heads
-    return "ragged" if (backend or jax.default_backend()) == "gpu" and served else "xla"
+    power_of_two = head_dim >= 16 and head_dim & (head_dim - 1) == 0  # a block of the kernel
+    supported = power_of_two and not whole_heads
+    return "ragged" if (backend or jax.default_backend()) == "gpu" and supported else "xla"
 
 
-def _refusal(name: str, dtype: Any, head_dim: int, windows: tuple[int | None, ...]) -> str | None:
-    """Why an implementation cannot serve such layers, as 'found; allowed'; None if it can."""
+def _unsupported(
+    name: str, dtype: Any, head_dim: int, windows: tuple[int | None, ...]
+) -> str | None:
+    """Returns why an implementation does not support such layers, or None if it does."""
     if name == "xla":
         return None
     if name not in _BY_BACKEND.values():
-        return f"{name!r} is not allowed; allowed: auto, xla, cudnn, splash"
-    if len(set(windows)) > 1:  # they are one compiled layer, whose window is then a traced number
+        return f"must be one of auto, xla, cudnn, splash, got {name!r}"
+    if len(set(windows)) > 1:  # the layers are one compiled layer, whose window is then traced
         return (
-            f"{name!r} is not allowed where the layers have different sliding windows "
-            f"({', '.join(sorted({str(w) for w in windows}))}); allowed: auto, xla"
+            "must be one of auto, xla where layers have different sliding windows "
+            f"({', '.join(sorted({str(w) for w in windows}))}), got {name!r}"
         )
     if name == "cudnn" and jnp.dtype(dtype).name not in _CUDNN_DTYPES:
         return (
-            f"'cudnn' is not allowed with {jnp.dtype(dtype).name}; allowed: auto, xla, "
-            "or model.compute_dtype bfloat16"
+            f"must be one of auto, xla with model.compute_dtype {jnp.dtype(dtype).name}, got "
+            "'cudnn', which needs bfloat16"
         )
     if name == "cudnn" and (head_dim > 256 or head_dim % 8):
         return (
-            f"'cudnn' is not allowed with heads of {head_dim} dimensions; allowed: auto, xla, "
-            "or multiples of 8 up to 256"
+            f"must be one of auto, xla with a head size of {head_dim}, got 'cudnn', which needs a "
+            "multiple of 8 up to 256"
         )
     return None
 
@@ -178,8 +176,8 @@ def _refusal(name: str, dtype: Any, head_dim: int, windows: tuple[int | None, ..
 def _require_static(window: int | jax.Array | None, implementation: str) -> None:
     if not (window is None or isinstance(window, int)):
         raise ValueError(
-            f"causal_attention: window: a traced array is not allowed with {implementation}; "
-            "allowed: None, an int, or implementation 'xla'"
+            f"causal_attention: window: must be None or an int with {implementation}, got a "
+            "traced array"
         )
 
 
@@ -192,14 +190,15 @@ def _cudnn_attention(
     window: int | None,
     mesh: Mesh | None,
 ) -> jax.Array:
-    # Its custom call can be partitioned too, but not where KV heads lie otherwise than the queries.
+    # The custom call can be partitioned by XLA too, but not if KV heads and queries are sharded
+    # differently.
     return over_mesh(partial(_cudnn, window=window), q, k, v, lengths, mesh)
 
 
 def _cudnn(
     q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array | None, window: int | None
 ) -> jax.Array:
-    # Never `mask`: it would become a [B, H, T, T] bias.
+    # No `mask`: it would become a [B, H, T, T] bias.
     return jax.nn.dot_product_attention(
         q,
         k,

@@ -1,4 +1,4 @@
-"""Causal attention of whole rows over a mesh, by a kernel that runs on each device by itself."""
+"""Causal attention on a mesh with single-device kernels (shard_map)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def over_mesh(
     lengths: jax.Array | None,
     mesh: Mesh | None,
 ) -> jax.Array:
-    """Calls an attention on each device for rows and heads of its own.
+    """Calls an attention function on each device, for its own rows and heads.
 
-    Rows lie over the data axes, heads over the tensor axis. KV heads that do not divide over it are
-    repeated until they do, and rows that do not are filled up.
+    Rows are sharded over the data axes, heads over the tensor axis. KV heads are repeated, and
+    rows are padded, to a multiple of the devices.
 
     Args:
-      attend: (q, k, v, lengths) -> [B, T, H, h], of any rows, and heads that divide.
+      attend: (q, k, v, lengths) -> [B, T, H, h], for any number of rows and H divisible by K.
       q: [B, T, H, h].
       k: [B, T, K, h].
       v: [B, T, K, h].
@@ -38,7 +38,7 @@ def over_mesh(
       [B, T, H, h].
 
     Raises:
-      ValueError: If the heads do not divide over the mesh.
+      ValueError: If the heads are not divisible by the mesh's tensor axis.
     """
     if mesh is None:
         return attend(q, k, v, lengths)
@@ -50,18 +50,18 @@ def over_mesh(
         mesh=mesh,
         in_specs=(spec, spec, spec, PartitionSpec(DATA_AXES)),
         out_specs=spec,
-        check_vma=False,  # kernels do not say how their outputs vary over the mesh
+        check_vma=False,  # kernels do not declare how their outputs vary over the mesh
     )
     return sharded(*jax.tree.map(lambda x: pad_axis(x, 0, devices), (q, k, v, lengths)))[:rows]
 
 
 def _repeat_heads(x: jax.Array, heads: int, devices: int) -> jax.Array:
-    """Repeats KV heads until they divide over the devices of the tensor axis."""
+    """Repeats KV heads to a multiple of the devices of the tensor axis."""
     kv_heads = x.shape[2]
     repeats = devices // math.gcd(kv_heads, devices)
     if heads % (kv_heads * repeats):
         raise ValueError(
-            f"attention: {heads} query and {kv_heads} KV heads do not divide over the {devices} "
-            f"devices of the mesh axis {TENSOR_AXIS}"
+            f"attention: the mesh axis {TENSOR_AXIS} ({devices}) must divide the number of heads, "
+            f"got {heads} query and {kv_heads} KV heads"
         )
     return x if repeats == 1 else jnp.repeat(x, repeats, axis=2)

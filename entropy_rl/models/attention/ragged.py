@@ -1,6 +1,4 @@
-"""The part of an attention that is a row's own cache, by kernels that read what is filled: that
-for TPUs.
-"""
+"""Ragged decode attention to a row's own cache: kernels that read filled columns only (TPU)."""
 
 from __future__ import annotations
 
@@ -32,27 +30,27 @@ def ragged_attention(
     block: int | None = None,
     interpret: bool = False,
 ) -> Part:
-    """`attention_part` over the columns first, ..., length - 1 of each row, which reads no others.
+    """`attention_part` over columns first, ..., length - 1 of each row; other columns are not read.
 
-    Kernels for TPUs and GPUs: the columns go through fast memory in blocks, and a block in which a
-    row sees nothing is neither fetched nor computed. A row with nothing to see (length <= first)
-    costs nothing; rows that do not divide over a mesh are filled up with such.
+    Kernels for TPUs and GPUs: columns are processed in blocks, and fully masked blocks are neither
+    fetched nor computed. An empty row (length <= first) costs nothing; on a mesh, rows are padded
+    with empty ones.
 
     Args:
       q: [R, K, r, h].
       keys: [R, K, N, h].
-      values: [R, K, N, h]. What stands in columns that are not seen, NaN included, has no effect.
-      first: int32[R], the first column seen.
-      length: int32[R], one more than the last column seen.
+      values: [R, K, N, h]. The content of masked columns, including NaN, has no effect.
+      first: int32[R], first attended column.
+      length: int32[R], last attended column + 1.
       mesh: The mesh that the rows (data axes) and the KV heads (tensor axis) are sharded over.
       block: Columns per block on TPUs, a multiple of 128; None for about half a MiB of keys.
-      interpret: Run the kernel for TPUs without one, slowly.
+      interpret: Run the TPU kernel in interpret mode.
 
     Returns:
       The part.
 
     Raises:
-      ValueError: If the KV heads do not divide over the mesh.
+      ValueError: If the mesh's tensor axis does not divide the number of KV heads.
     """
     on_tpu = partial(_ragged_attention, block=block, interpret=interpret)
 
@@ -66,9 +64,8 @@ def ragged_attention(
     kv_heads, tensor = q.shape[1], mesh.shape[TENSOR_AXIS]
     if kv_heads % tensor:
         raise ValueError(
-            f"ragged_attention: {kv_heads} KV heads do not divide over the {tensor} devices of "
-            "the mesh axis "
-            f"{TENSOR_AXIS}; allowed: multiples of {tensor}"
+            f"ragged_attention: the number of KV heads must be a multiple of the mesh axis "
+            f"{TENSOR_AXIS} ({tensor}), got {kv_heads}"
         )
     rows, heads = PartitionSpec(DATA_AXES), PartitionSpec(DATA_AXES, TENSOR_AXIS)
     sharded = jax.shard_map(
@@ -76,7 +73,7 @@ def ragged_attention(
         mesh=mesh,
         in_specs=(heads, heads, heads, rows, rows),
         out_specs=Part(heads, heads, heads),
-        check_vma=False,  # kernels do not say how their outputs vary over the mesh
+        check_vma=False,  # kernels do not declare how their outputs vary over the mesh
     )
     shards = math.prod(mesh.shape[axis] for axis in DATA_AXES)
     part = sharded(*(pad_axis(x, 0, shards) for x in (q, keys, values, first, length)))
@@ -84,10 +81,10 @@ def ragged_attention(
 
 
 def _block_size(columns: int, bytes_per_column: int) -> int:
-    """Columns per block: so many that reading them takes longer than starting a step of the grid.
+    """Returns the columns per block, enough to hide the overhead of a grid step.
 
-    A step costs some 0.35 us; a MiB of keys and values takes 0.4 us (v5p) to 1.3 us (v5e) to read.
-    More would be read in vain at the end of a row.
+    A step costs about 0.35 us; a MiB of keys and values takes 0.4 us (v5p) to 1.3 us (v5e) to read.
+    Larger blocks read more unused columns at the end of a row.
     """
     block = _LANES * max(1, _BLOCK_BYTES // (_LANES * bytes_per_column))
     return columns if columns <= block else block
@@ -96,10 +93,10 @@ def _block_size(columns: int, bytes_per_column: int) -> int:
 def _fetched_blocks(
     first: jax.Array, length: jax.Array, block: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The row to read from and its first and last block, int32[R] each.
+    """Returns the row to read from and its first and last block, int32[R] each.
 
-    The pipeline fetches a block when it is another than that of the step before. A row that sees
-    nothing names the last block of the row before it that sees something, which is there already.
+    The pipeline fetches a block if it differs from that of the previous step. An empty row names
+    the last block of the previous non-empty row, which is already loaded.
     """
     alive = length > first
     row = jnp.where(alive, jnp.arange(first.shape[0], dtype=jnp.int32), -1)
@@ -118,7 +115,7 @@ def _ragged_attention(
     block: int | None,
     interpret: bool,
 ) -> Part:
-    from jax.experimental import pallas as pl  # takes a second, for TPUs only
+    from jax.experimental import pallas as pl  # slow import, TPU only
     from jax.experimental.pallas import tpu as pltpu
 
     rows, kv_heads, r, h = q.shape
@@ -179,20 +176,20 @@ def _ragged_attention(
 
 
 def _block_part(q: Any, k: Any, v: Any, offset: Any, first: Any, length: Any) -> Part:
-    """The part of one block and KV head: q [r, h], k and v [n, h]; statistics f32[r, 1]."""
-    # The MXU multiplies float32 as bfloat16 unless it is told otherwise.
+    """Part of one block and KV head: q [r, h], k and v [n, h]; statistics f32[r, 1]."""
+    # By default the MXU multiplies float32 in bfloat16.
     exact = dict(
         precision=jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None,
         preferred_element_type=jnp.float32,
     )
     scores = jax.lax.dot_general(q, k, (((1,), (1,)), ((), ())), **exact) * q.shape[-1] ** -0.5
 
-    def seen(shape, axis):
+    def attended(shape, axis):
         column = offset + jax.lax.broadcasted_iota(jnp.int32, shape, axis)
         return (column >= first) & (column < length)
 
-    highest = jnp.where(seen(scores.shape, 1), scores, MASKED).max(-1, keepdims=True)
-    weights = jnp.where(seen(scores.shape, 1), jnp.exp(scores - highest), 0.0)
-    v = jnp.where(seen(v.shape, 0), v, 0)  # zero times NaN would be NaN
+    highest = jnp.where(attended(scores.shape, 1), scores, MASKED).max(-1, keepdims=True)
+    weights = jnp.where(attended(scores.shape, 1), jnp.exp(scores - highest), 0.0)
+    v = jnp.where(attended(v.shape, 0), v, 0)  # zero times NaN would be NaN
     out = jax.lax.dot_general(weights.astype(v.dtype), v, (((1,), (0,)), ((), ())), **exact)
     return Part(out, highest, weights.sum(-1, keepdims=True))

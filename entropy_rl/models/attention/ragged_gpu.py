@@ -1,6 +1,4 @@
-"""The part of an attention that is a row's own cache, by a kernel for GPUs that reads what is
-filled.
-"""
+"""Ragged decode attention to a row's own cache: the kernel for GPUs."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import jax.numpy as jnp
 from entropy_rl.models.attention.parts import MASKED, Part, merge_statistics
 
 _BLOCK = 64  # columns
-_LEAST_QUERIES = 16  # rows of the smallest matrix product
+_MIN_QUERIES = 16  # rows of the smallest matrix product
 _PROGRAMS = 512  # a few for each multiprocessor of a large GPU
 
 
@@ -26,8 +24,8 @@ def ragged_attention_gpu(
 ) -> Part:
     """`ragged_attention` on one NVIDIA GPU.
 
-    A program takes a row and KV head through the blocks of columns that are seen; where there are
-    few rows, several programs share one.
+    A program processes the attended blocks of a row and KV head; with few rows, these are split
+    over several programs (flash decoding).
 
     Args:
       q: [R, K, r, h].
@@ -35,18 +33,18 @@ def ragged_attention_gpu(
       values: [R, K, N, h].
       first: int32[R].
       length: int32[R].
-      splits: Programs per row and KV head; None for as many as keep the device busy.
-      interpret: Run the kernel without a GPU, slowly.
+      splits: Programs per row and KV head; None for enough to occupy the device.
+      interpret: Run the kernel in interpret mode.
 
     Returns:
       The part.
     """
-    from jax.experimental import pallas as pl  # takes a second, for GPUs only
+    from jax.experimental import pallas as pl  # slow import, GPU only
     from jax.experimental.pallas import triton as plgpu
 
     rows, kv_heads, r, h = q.shape
     columns = keys.shape[2]
-    queries = max(_LEAST_QUERIES, pl.next_power_of_2(r))
+    queries = max(_MIN_QUERIES, pl.next_power_of_2(r))
     if splits is None:
         wanted = pl.next_power_of_2(pl.cdiv(_PROGRAMS, rows * kv_heads))
         splits = max(1, min(wanted, pl.cdiv(columns, _BLOCK)))
@@ -55,30 +53,30 @@ def ragged_attention_gpu(
     def kernel(q, k, v, first, length, out, highest, total):
         first, length, part = first[()], length[()], pl.program_id(2)
         low, high = first // _BLOCK, pl.cdiv(length, _BLOCK)
-        share = pl.cdiv(jnp.maximum(high - low, 0), splits)
-        start = low + part * share
+        blocks = pl.cdiv(jnp.maximum(high - low, 0), splits)
+        start = low + part * blocks
         query = q[...]
 
         def body(i, carry):
             out, before, total = carry
             at = (start + i) * _BLOCK
             column = at + jnp.arange(_BLOCK)
-            seen = (column >= first) & (column < length)
+            attended = (column >= first) & (column < length)
             block = (pl.ds(at, _BLOCK), slice(None))
-            k_block = plgpu.load(k.at[block], mask=seen[:, None], other=0.0)
+            k_block = plgpu.load(k.at[block], mask=attended[:, None], other=0.0)
             scores = plgpu.dot(query, k_block, trans_b=True) * scale
-            scores = jnp.where(seen[None], scores, MASKED)
+            scores = jnp.where(attended[None], scores, MASKED)
             after = jnp.maximum(before, scores.max(-1))
-            weights = jnp.where(seen[None], jnp.exp(scores - after[:, None]), 0.0)
-            # What stands in columns that are not seen is not read: zero times NaN would be NaN.
-            v_block = plgpu.load(v.at[block], mask=seen[:, None], other=0.0)
+            weights = jnp.where(attended[None], jnp.exp(scores - after[:, None]), 0.0)
+            # Masked columns are not read: zero times NaN would be NaN.
+            v_block = plgpu.load(v.at[block], mask=attended[:, None], other=0.0)
             old = jnp.exp(before - after)
             out = old[:, None] * out + plgpu.dot(weights.astype(v_block.dtype), v_block)
             return out, after, old * total + weights.sum(-1)
 
         zeros = jnp.zeros((queries,), jnp.float32)
         carry = (jnp.zeros((queries, h), jnp.float32), zeros + MASKED, zeros)
-        carry = jax.lax.fori_loop(0, jnp.clip(high - start, 0, share), body, carry)
+        carry = jax.lax.fori_loop(0, jnp.clip(high - start, 0, blocks), body, carry)
         out[...], highest[...], total[...] = carry
 
     def own(*block):  # of a row and KV head

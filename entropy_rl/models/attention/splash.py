@@ -1,4 +1,4 @@
-"""Causal attention of whole rows on TPUs: the splash kernel of JAX, padded."""
+"""Causal attention of full sequences on TPUs: JAX's splash kernel, with padding."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def splash_attention(
     mesh: Mesh | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """`causal_attention` by Pallas: blocks of scores that nobody sees are not computed.
+    """`causal_attention` with the Pallas splash kernel, which skips fully masked blocks.
 
     Args:
       q: [B, T, H, h].
       k: [B, T, K, h].
       v: [B, T, K, h].
-      window: Tokens further back than window - 1 are not seen.
-      lengths: Not needed; rows are right-padded and causal.
+      window: Tokens further back than window - 1 are masked.
+      lengths: Unused: rows are right-padded and attention is causal.
       mesh: The mesh that B and the heads are sharded over.
-      interpret: Run the kernel without a TPU, slowly.
+      interpret: Run the kernel in interpret mode.
 
     Returns:
       [B, T, H, h].
 
     Raises:
-      ValueError: If the heads do not divide over the mesh.
+      ValueError: If the heads are not divisible by the mesh's tensor axis.
     """
     del lengths
     return over_mesh(lambda q, k, v, _: _splash(q, k, v, window, interpret), q, k, v, None, mesh)
@@ -48,14 +48,14 @@ def _splash(
     q: jax.Array, k: jax.Array, v: jax.Array, window: int | None, interpret: bool
 ) -> jax.Array:
     from jax.experimental.pallas.ops.tpu import (
-        splash_attention as splash,  # takes a second, for TPUs only
+        splash_attention as splash,  # slow import, TPU only
     )
 
     _, length, heads, h = q.shape
     blocks = -(-length // _MAX_BLOCK)
-    block = _LANES * -(-length // (_LANES * blocks))  # the smallest that does with as many blocks
+    block = _LANES * -(-length // (_LANES * blocks))  # the smallest with that many blocks
     padded = blocks * block
-    # Padded keys stand after every real query, padded queries are cut off.
+    # Padded keys come after every real query; padded queries are dropped.
     pad = lambda x: jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, padded - length), (0, 0)))  # noqa: E731
     shape = (padded, padded)
     mask = (

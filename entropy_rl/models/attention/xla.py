@@ -1,4 +1,4 @@
-"""Causal attention of whole rows in plain XLA: the reference, and what CPUs run."""
+"""Causal attention of full sequences in plain XLA: the reference, and the one for CPUs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 _CHUNK = 512
 _STRIPES = 4
-_LEAST_STRIPE = 128  # queries; less is not worth a program
+_MIN_STRIPE = 128  # queries; smaller stripes do not pay off
 
 
 def xla_attention(
@@ -17,26 +17,25 @@ def xla_attention(
     window: int | jax.Array | None = None,
     chunk: int = _CHUNK,
 ) -> jax.Array:
-    """`causal_attention` in memory O(chunk * T) per head, backward pass included.
+    """`causal_attention` in memory O(chunk * T) per head, including the backward pass.
 
-    A row is cut into a few stripes of queries, and a stripe leaves out the keys after its end: of
-    the T x T scores, 5/8 are computed. Rows of up to `chunk` tokens keep them for the backward
-    pass. The stripes of longer ones go chunk by chunk, and the backward pass computes the scores of
-    a chunk again.
+    The queries are split into a few stripes, each of which skips the keys after its end: of the
+    T x T scores, 5/8 are computed. Sequences of up to `chunk` tokens save them for the backward
+    pass. Longer ones are processed in chunks, whose scores the backward pass recomputes.
 
     Args:
       q: [B, T, H, h].
       k: [B, T, K, h].
       v: [B, T, K, h].
-      window: int, int32[] or None. Tokens further back than window - 1 are not seen.
-      chunk: Queries that are computed at once.
+      window: int, int32[] or None. Tokens further back than window - 1 are masked.
+      chunk: Queries per chunk.
 
     Returns:
       [B, T, H, h].
     """
     rows, length, heads, h = q.shape
     if length <= chunk:
-        stripe = max(_LEAST_STRIPE, -(-length // _STRIPES))
+        stripe = max(_MIN_STRIPE, -(-length // _STRIPES))
         parts = [(i, min(i + stripe, length)) for i in range(0, length, stripe)]
         outs = [_attend(jnp.int32(i), q[:, i:j], k[:, :j], v[:, :j], window) for i, j in parts]
         return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=1)
@@ -46,7 +45,7 @@ def xla_attention(
     # float32: the gradients of keys and values are sums over chunks.
     k32, v32 = k.astype(jnp.float32), v.astype(jnp.float32)
 
-    # With prevent_cse: the compiler unrolls the loop over a stripe of one chunk.
+    # Keeps prevent_cse: the compiler unrolls the loop over a stripe of one chunk.
     @jax.checkpoint
     def attend_chunk(
         first: jax.Array, q: jax.Array, keys: jax.Array, values: jax.Array
@@ -68,7 +67,7 @@ def xla_attention(
 def _attend(
     first: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, window: int | jax.Array | None
 ) -> jax.Array:
-    """Attention of the queries at positions first, first + 1, ... to the keys at 0, 1, ..."""
+    """Attends from queries at positions first, first + 1, ... to keys at 0, 1, ..."""
     distance = first + jnp.arange(q.shape[1])[:, None] - jnp.arange(k.shape[1])[None, :]
     mask = distance >= 0
     if window is not None:
