@@ -11,7 +11,7 @@ import pytest
 from policies import TINY
 
 from entropy_rl.config.train import ModelConfig
-from entropy_rl.models import attention
+from entropy_rl.models.attention import dispatch
 from entropy_rl.models.attention.dispatch import (
     causal_attention,
     check_backend,
@@ -335,7 +335,7 @@ def test_packed_tokens_agree_with_whole_rows_in_xla(implementation, key):
 
 
 def test_packed_tokens_with_one_window_in_all_layers_agree_with_xla_in_a_kernel(key, monkeypatch):
-    monkeypatch.setattr(attention, "splash_attention", partial(splash_attention, interpret=True))
+    monkeypatch.setattr(dispatch, "splash_attention", partial(splash_attention, interpret=True))
     config = dataclasses.replace(TINY, sliding_window=5, sliding_layers=(True, True))
     last = jnp.array([20, 9])
     packed = pack_tokens(jnp.zeros_like(last), last, jnp.int32(0), ((24, 2),), room=32, shards=1)
