@@ -1,7 +1,6 @@
-"""Several processes that run one program, one per host: how they join, and what they tell each
-other.
+"""Multi-process runs, with one process per host: initialization, barriers and collectives.
 
-With a single process, all of this does nothing.
+With a single process, these functions do nothing.
 """
 
 from __future__ import annotations
@@ -16,21 +15,18 @@ import jax
 import numpy as np
 
 VARIABLE = "ENTROPY_RL_DISTRIBUTED"
-_SILENCE = (
-    30  # seconds without a sign of life after which a process counts as lost, and the others end
-)
+_HEARTBEAT_TIMEOUT = 30  # seconds until a silent process counts as lost, and the others exit
 
 
 def join() -> None:
-    """Joins the other processes, where the environment says that there are some. Before jax has a
-    device.
+    """Initializes `jax.distributed` if ENTROPY_RL_DISTRIBUTED is set; before any device is used.
 
-    `ENTROPY_RL_DISTRIBUTED=auto` lets jax find them: TPU pods, GKE, Slurm, Open MPI. Elsewhere
-    `HOST:PORT,PROCESSES,NUMBER` says where the first one listens, how many there are, and which
-    this is.
+    With `auto`, JAX detects the cluster: TPU pods, GKE, Slurm, Open MPI. Otherwise the value is
+    `HOST:PORT,PROCESSES,INDEX`: address of the first process, number of processes, index of this
+    one.
 
     Raises:
-      ValueError: If the variable holds something else.
+      ValueError: If the variable has another form.
     """
     value = os.environ.get(VARIABLE)
     if not value:
@@ -42,41 +38,39 @@ def join() -> None:
         return
     address, *numbers = value.split(",")
     if ":" not in address or len(numbers) != 2 or not all(number.isdigit() for number in numbers):
-        raise ValueError(
-            f"{VARIABLE}: {value!r} is not allowed; allowed: auto, or HOST:PORT,PROCESSES,NUMBER"
-        )
+        raise ValueError(f"{VARIABLE}: must be auto or HOST:PORT,PROCESSES,INDEX, got {value!r}")
     count, index = map(int, numbers)
     if index >= count:
         raise ValueError(
-            f"{VARIABLE}: process {index} of {count} is not allowed; allowed: 0 to {count - 1}"
+            f"{VARIABLE}: the index must be 0 to {count - 1} with {count} processes, got {index}"
         )
     _initialize(coordinator_address=address, num_processes=count, process_id=index)
 
 
 def _initialize(**arguments: Any) -> None:
-    jax.distributed.initialize(heartbeat_timeout_seconds=_SILENCE, **arguments)
-    # jax's own handler only notes the signal; until a run catches it, it is to end the process.
+    jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT, **arguments)
+    # JAX's handler only records SIGTERM; until a run catches the signal, it must end the process.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def count() -> int:
-    """The number of processes."""
+    """Returns the number of processes."""
     return jax.process_count()
 
 
 def index() -> int:
-    """The number of this process."""
+    """Returns the index of this process."""
     return jax.process_index()
 
 
 def is_first() -> bool:
-    """True for the one process that writes what is there once."""
+    """Returns True in the process that writes files."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come here."""
+    """Waits for all processes at a named barrier."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -84,10 +78,10 @@ def wait_for_all(name: str) -> None:
 
 
 def gather(value: Any) -> list[Any]:
-    """The values of all processes, in their order.
+    """Gathers a value of each process, in their order.
 
     Args:
-      value: Plain, as JSON holds it.
+      value: A JSON-serializable value.
     """
     if jax.process_count() == 1:
         return [value]
@@ -102,10 +96,10 @@ def gather(value: Any) -> list[Any]:
 
 
 def concatenate(tree: Any) -> Any:
-    """Arrays of all processes behind one another, along their first axis; every process must ask.
+    """Concatenates arrays of all processes along the first axis; all processes must call it.
 
     Args:
-      tree: numpy arrays, of the same shapes in every process.
+      tree: Pytree of numpy arrays, of the same shapes in every process.
     """
     if jax.process_count() == 1:
         return tree
@@ -115,9 +109,7 @@ def concatenate(tree: Any) -> Any:
 
 
 def fetch(tree: Any) -> Any:
-    """Host copies of arrays, also of those that are split over all processes; every process must
-    ask.
-    """
+    """Copies arrays to the host, including global ones; all processes must call it."""
 
     def fetch_leaf(x: Any) -> Any:
         if not isinstance(x, jax.Array) or x.is_fully_addressable:

@@ -1,14 +1,12 @@
-"""Where arrays lie on the devices: the mesh, a table of rules for parameters, and rows over the
-data axes.
+"""Mesh, partition rules of parameters, and sharding of rows.
 
     mesh (data, fsdp, tensor)
-      rows of a mini-batch    split over data and fsdp
-      training parameters     split over fsdp and tensor, whole along data; optimizer moments like
-      them
-      decoding parameters     split over tensor alone: no step of decoding gathers weights
+      rows of a mini-batch    sharded over data and fsdp
+      training parameters     sharded over fsdp and tensor, replicated over data; likewise moments
+      decoding parameters     sharded over tensor only: decode steps do not gather weights
 
-Each process decodes on a mesh of its own devices, so a group of the tensor axis lies within one
-process, and rollouts of different processes do not wait for each other.
+Each process decodes on a mesh of its own devices, so a tensor group is within one process, and the
+rollouts of different processes do not wait for each other.
 """
 
 from __future__ import annotations
@@ -29,31 +27,31 @@ from entropy_rl.types import DATA_AXES, FSDP_AXIS, TENSOR_AXIS, Params, Policy
 
 _AXES = (*DATA_AXES, TENSOR_AXIS)
 
-# The end of a parameter's path -> how its last axes are split; axes before them, such as that of
-# the layers, are whole.
+# Suffix of a parameter's path -> mesh axes of its last axes; preceding axes, such as that of the
+# layers, are not sharded.
 _RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"embed_tokens/embedding|lm_head/kernel", (TENSOR_AXIS, FSDP_AXIS)),
-    # For decoding, some are fused where the tensor axis has one device.
+    # Some are fused for decoding if the tensor axis has one device.
     (r"(q|k|v|qkv|gate|up|gate_up)_proj/kernel", (FSDP_AXIS, TENSOR_AXIS)),
     (r"(o|down)_proj/kernel", (TENSOR_AXIS, FSDP_AXIS)),
     (r"(q|k|v|qkv)_proj/bias", (TENSOR_AXIS,)),
     (r"(norm|layernorm)/scale|value_head/kernel", ()),
 )
-_OF_KV_HEADS = re.compile(r"(^|/)[kv]_proj/")
+_KV_HEADS = re.compile(r"(^|/)[kv]_proj/")
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
-    """The mesh that a config asks for.
+    """Builds the mesh of a config.
 
     Args:
       config: The `mesh` section.
-      devices: What to make it of; None for all devices of all processes.
+      devices: Its devices; None for all devices of all processes.
 
     Returns:
       The mesh; None for a single device of a single process.
 
     Raises:
-      ValueError: If the devices do not fill it, or a group of the tensor axis would span processes.
+      ValueError: If the sizes do not match the devices, or a tensor group would span processes.
     """
     devices = list(jax.devices() if devices is None else devices)
     processes = len({device.process_index for device in devices})
@@ -61,23 +59,21 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     used = math.prod(sizes)
     if processes > 1 and used != len(devices):
         raise ValueError(
-            f"mesh: {_text(sizes)} are {used} devices; allowed: all {len(devices)} of the "
-            f"{processes} processes"
+            f"mesh: must have all {len(devices)} devices of the {processes} processes, got "
+            f"{_text(sizes)}, which are {used}"
         )
     if processes == used == 1:
         return None
     own = len(devices) // processes
     if processes > 1 and own % sizes[2]:
         raise ValueError(
-            f"mesh.tensor: {sizes[2]} is not allowed; allowed: divisors of {own}, the devices of "
-            "a process"
+            f"mesh.tensor: must be a divisor of {own}, the devices of a process, got {sizes[2]}"
         )
     make = partial(jax.make_mesh, sizes, _AXES, axis_types=(AxisType.Auto,) * 3)
-    # On the first devices if there are more. jax arranges them by how they are connected, where it
-    # can.
+    # On the first devices if there are more. JAX arranges them by physical topology if possible.
     try:
         mesh = make(devices=devices[:used])
-    except NotImplementedError:  # an axis is no product of physical ones
+    except NotImplementedError:  # an axis is not a product of physical axes
         mesh = None
     if mesh is None or (processes > 1 and not _rows_lie_in_order(mesh)):
         devices.sort(key=lambda device: (device.process_index, device.id))
@@ -92,8 +88,8 @@ def _mesh_sizes(config: MeshConfig, devices: int) -> tuple[int, int, int]:
         return tuple(devices // known if size == -1 else size for size in sizes)
     if -1 in sizes or known > devices:
         raise ValueError(
-            f"mesh: {_text(sizes)} does not fit on {devices} devices; allowed: a product "
-            f"{'that divides them' if -1 in sizes else 'of at most so many'}"
+            f"mesh: the product of the sizes must {'divide' if -1 in sizes else 'be at most'} "
+            f"the number of devices ({devices}), got {_text(sizes)}"
         )
     return sizes
 
@@ -103,27 +99,27 @@ def _text(sizes: Sequence[int]) -> str:
 
 
 def _rows_lie_in_order(mesh: Mesh) -> bool:
-    """Whether a tensor group has one process, and the rows of the first process come first."""
+    """Whether tensor groups are within a process, and rows are in the order of processes."""
     owners = np.vectorize(lambda device: device.process_index)(mesh.devices)
     return bool((owners == owners[..., :1]).all() and (np.diff(owners.reshape(-1)) >= 0).all())
 
 
 def row_shards(mesh: Mesh | None) -> int:
-    """Equal shards in which rows lie on the devices of a mesh."""
+    """Returns the number of shards of rows on a mesh."""
     return HeadLayout(mesh).size(*DATA_AXES)
 
 
 def check_rows(mesh: Mesh | None, prompts: int, group_size: int, whole_groups: bool) -> None:
-    """Checks that the rows of an update divide over the devices that share them.
+    """Checks that the rows of an update are divisible by the number of row shards.
 
     Args:
       mesh: The mesh; None for one device.
-      prompts: Of an update.
-      group_size: Rows of each.
-      whole_groups: A group must not be divided.
+      prompts: Prompts of an update.
+      group_size: Rows per prompt.
+      whole_groups: Whether each group must be on one shard.
 
     Raises:
-      ValueError: If they do not.
+      ValueError: If they are not.
     """
     if mesh is None:
         return
@@ -131,30 +127,27 @@ def check_rows(mesh: Mesh | None, prompts: int, group_size: int, whole_groups: b
     unit = shards if whole_groups else shards // math.gcd(shards, group_size)
     if prompts % unit:
         raise ValueError(
-            f"batching.mini_batch_prompts: {prompts} is not allowed; allowed: multiples of "
-            f"{unit}, so that "
-            f"the rows of an update divide over the {shards} shards of devices of the mesh; or "
-            "another mesh"
+            f"batching.mini_batch_prompts: must be a multiple of {unit}, so that the rows of an "
+            f"update are divisible by the {shards} row shards of the mesh, got {prompts}"
         )
 
 
 def partition_spec(
     path: str, shape: Sequence[int], mesh: Mesh, kv_heads: int | None = None
 ) -> PartitionSpec:
-    """How a parameter, or a moment of the optimizer for it, is split over a mesh.
+    """Returns the partition spec of a parameter or its optimizer moment.
 
-    An axis that a size does not divide is whole; so are KV heads that do not divide over the tensor
-    axis.
+    Axes that are not divisible by the mesh axis are not sharded; neither are KV heads whose number
+    is not divisible by the tensor axis.
 
     Args:
-      path: Names joined by "/", such as `layers/self_attn/q_proj/kernel`, with anything before
-        them.
-      shape: Of the array.
+      path: Names joined by "/", such as `layers/self_attn/q_proj/kernel`, with any prefix.
+      shape: Shape of the array.
       mesh: The mesh.
-      kv_heads: K; None where they do not matter.
+      kv_heads: K; None to ignore it.
 
     Raises:
-      ValueError: If no rule is for such a path.
+      ValueError: If no rule matches the path.
     """
     if not shape:
         return PartitionSpec()  # a count
@@ -162,10 +155,8 @@ def partition_spec(
         (axes for pattern, axes in _RULES if re.search(rf"(^|/|_)({pattern})$", path)), None
     )
     if axes is None:
-        raise ValueError(f"{path}: no rule says how it is split over the mesh")
-    whole_heads = bool(
-        kv_heads and kv_heads % mesh.shape[TENSOR_AXIS] and _OF_KV_HEADS.search(path)
-    )
+        raise ValueError(f"{path}: no partition rule matches this parameter")
+    whole_heads = bool(kv_heads and kv_heads % mesh.shape[TENSOR_AXIS] and _KV_HEADS.search(path))
     before = [None] * (len(shape) - len(axes))
     split = [
         None if size % mesh.shape[axis] or (axis == TENSOR_AXIS and whole_heads) else axis
@@ -175,11 +166,11 @@ def partition_spec(
 
 
 class Placement:
-    """Where a run's arrays lie; without a mesh, everything is on the default device.
+    """Shardings of a run's arrays; without a mesh, everything is on the default device.
 
     Attributes:
-      mesh: Of all devices; None for a single one.
-      local_mesh: Of those of this process, on which it decodes.
+      mesh: Mesh of all devices; None for a single device.
+      local_mesh: Mesh of this process's devices, on which it decodes.
     """
 
     def __init__(self, mesh: Mesh | None = None, kv_heads: int | None = None):
@@ -192,15 +183,15 @@ class Placement:
         self.local_mesh = None if mesh is None else _local_mesh(mesh)
 
     def of_params(self, tree: Any) -> Any:
-        """The sharding of each leaf of parameters, of moments for them, or of a state with both."""
+        """Returns the sharding of each leaf of parameters, of their moments, or of a state."""
         return self._shardings(tree, (FSDP_AXIS, TENSOR_AXIS))
 
     def of_path(self, path: str, shape: Sequence[int]) -> NamedSharding:
-        """The sharding of a training parameter with this path."""
+        """Returns the sharding of a training parameter."""
         return NamedSharding(self.mesh, partition_spec(path, shape, self.mesh, self._kv_heads))
 
     def abstract(self, tree: Any) -> Any:
-        """Shapes and types of parameters or of a state, and where they are to lie."""
+        """Returns shapes, types and shardings of parameters or of a state."""
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
         if self.mesh is None:
             return shapes
@@ -217,7 +208,7 @@ class Placement:
         return jax.tree_util.tree_map_with_path(of_leaf, tree)
 
     def constrain(self, tree: Any) -> Any:
-        """Inside of a jitted function: these parameters, or this state, lie as `of_params` says."""
+        """Constrains parameters or a state to `of_params`, inside a jitted function."""
         return (
             tree
             if self.mesh is None
@@ -225,13 +216,13 @@ class Placement:
         )
 
     def put_rows(self, tree: Any) -> Any:
-        """Rows of this process, [B of it, ...] on the host, as a part of the rows of all processes.
+        """Makes global arrays of the rows of all processes.
 
         Args:
-          tree: A nest of numpy arrays.
+          tree: Pytree of numpy arrays, the rows of this process.
 
         Returns:
-          The same with global arrays [B, ...]; those of the first process stand first.
+          The tree with global arrays [B, ...], in the order of the processes.
         """
         if self.mesh is None:
             return tree
@@ -241,19 +232,17 @@ class Placement:
         )
 
     def of_rows(self) -> NamedSharding:
-        """The sharding of what `put_rows` returns; there must be a mesh."""
+        """Returns the sharding of the arrays of `put_rows`; needs a mesh."""
         return NamedSharding(self.mesh, PartitionSpec(DATA_AXES))
 
     def put_prompts(self, tree: Any) -> Any:
-        """Prompts for the sampler of this process: split over its devices, or whole if they do not
-        divide.
-        """
+        """Puts prompts on this process's devices: sharded, or replicated if not divisible."""
         if self.mesh is None:
             return tree
         return jax.device_put(tree, self.of_prompts(len(jax.tree.leaves(tree)[0])))
 
     def of_prompts(self, prompts: int) -> NamedSharding:
-        """The sharding of so many prompts in what `put_prompts` returns; there must be a mesh."""
+        """Returns the sharding of that many prompts by `put_prompts`; needs a mesh."""
         spec = (
             PartitionSpec() if prompts % row_shards(self.local_mesh) else PartitionSpec(DATA_AXES)
         )
@@ -261,17 +250,16 @@ class Placement:
 
     @property
     def local_shards(self) -> int:
-        """Equal shards in which the prompts of this process lie on its devices, if they divide."""
+        """Number of shards of this process's prompts, if divisible."""
         return row_shards(self.local_mesh)
 
     def constrain_rows(self, tree: Any) -> Any:
-        """Inside of a jitted function of this process: rows lie over its devices, heads of a cache
-        as well.
+        """Shards rows, and heads of caches, over this process's devices, inside a jitted function.
 
-        Left to itself, the compiler would keep a copy of all caches on every device.
+        Without it, the compiler would replicate the caches.
 
         Args:
-          tree: Leaves [rows, ...], of caches [rows, K, ..., ...], or numbers.
+          tree: Leaves [rows, ...], caches [rows, K, ..., ...], or scalars.
         """
         if self.mesh is None:
             return tree
@@ -288,8 +276,7 @@ class Placement:
         return jax.tree.map(constrain, tree)
 
     def make_to_decode(self, policy: Policy) -> Callable[[Params], Params]:
-        """Builds `(params) -> decoding parameters` on the devices of this process: the sync of the
-        sampler.
+        """Builds the weight sync: `(params) -> decoding parameters` on this process's devices.
 
         Args:
           policy: The policy, made for the mesh.
@@ -309,9 +296,7 @@ class Placement:
         return lambda params: jax.tree.map(local, cast(params))
 
     def make_cast(self, policy: Policy) -> Callable[[Params], Params]:
-        """The jitted part of `make_to_decode`: decoding parameters on all devices, split over
-        tensor.
-        """
+        """Builds the jitted part of `make_to_decode`: decoding parameters sharded over tensor."""
         if self.mesh is None:
             return jax.jit(policy.to_decode)
 
@@ -323,17 +308,17 @@ class Placement:
         return cast
 
     def of_decode(self, tree: Any) -> Any:
-        """The sharding of each leaf of decoding parameters, on all devices."""
+        """Returns the sharding of each leaf of decoding parameters, on all devices."""
         return self._shardings(tree, (TENSOR_AXIS,))
 
 
 def move(tree: Any, memory: Literal["device", "pinned_host"]) -> Any:
-    """Arrays in another memory, each split as it was."""
+    """Moves arrays to another memory kind, keeping their shardings."""
     return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(memory)), tree)
 
 
 def _local_mesh(mesh: Mesh) -> Mesh:
-    """The tensor groups of this process, as copies of the parameters side by side."""
+    """Returns the mesh of this process's tensor groups, which replicate the parameters."""
     groups = mesh.devices.reshape(-1, mesh.shape[TENSOR_AXIS])
     own = [group for group in groups if group[0].process_index == jax.process_index()]
     return Mesh(np.array(own)[:, None], _AXES, axis_types=mesh.axis_types)

@@ -1,11 +1,11 @@
-"""The fused head in chunks of tokens: values, and gradients by a rule of its own.
+"""Chunked LM head fused with log-softmax and entropy, with a custom gradient.
 
 For logits z of one token, p = softmax(z):
 
     log π(a) = z_a - logsumexp(z)                  H = logsumexp(z) - Σ_v p_v z_v      (nats)
     ∂ log π(a)/∂z = onehot(a) - p                  ∂H/∂z = -p (log p + H)
 
-`entropy_rl/lm_head/log_probs.py` has the function to call.
+The public function is `log_prob_and_entropy` in `entropy_rl/lm_head/log_probs.py`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from jax.sharding import Mesh
 from entropy_rl.lm_head.layout import HeadLayout, pad_axis
 from entropy_rl.types import DATA_AXES, FSDP_AXIS, TENSOR_AXIS
 
-# Logits of one chunk: 2^21 numbers are 8 MiB, small beside any model and large enough for a GEMM.
-# CPU-seconds for values and gradients, D = 256, float32, 2 cores of an AMD EPYC, least of several,
-# ±10%:
+# Logits of one chunk: 2^21 numbers are 8 MiB, small compared to any model and large enough for a
+# GEMM. CPU-seconds for values and gradients, D = 256, float32, 2 cores of an AMD EPYC, minimum of
+# several runs, ±10%:
 #
 #     tokens per chunk             64     128    256    512    1024
 #     V = 64,     16384 tokens     0.063  0.053  0.045  0.042  0.042
@@ -33,26 +33,25 @@ from entropy_rl.types import DATA_AXES, FSDP_AXIS, TENSOR_AXIS
 #     V = 32768,   1024 tokens     1.29   1.19   1.15   1.18   1.03
 #     V = 151936,   512 tokens     3.73   2.67   2.71   2.40   -
 #
-# It is flat from 128 on, and the minimum is above that: each chunk reads and writes the whole
-# gradient of the weights, which an accelerator, with more arithmetic for each byte, is to feel
-# sooner.
+# It is flat from 128 on. The minimum chunk size is higher, because each chunk reads and writes the
+# whole gradient of the weights, which costs more on accelerators (higher FLOPs per byte).
 _CHUNK_LOGITS = 2**21
 _MIN_CHUNK = 256
 
-# Stands for the logit of a word that only fills up the vocabulary. Finite: 0 · inf would be NaN.
-_NO_LOGIT = -1e30
+# Logit of padding entries of the vocabulary. Finite, as 0 · inf would be NaN.
+_PADDING_LOGIT = -1e30
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadSpec:
-    """What a fused head knows while it is compiled.
+    """Static arguments of a fused head.
 
     Attributes:
       temperature: Divides the logits.
       chunk_size: Tokens per chunk.
-      vocab_size: Words, without those that only fill up the vocabulary.
-      shape: That of the ids, as they were given.
-      layout: Where the arrays are.
+      vocab_size: Vocabulary size without padding.
+      shape: Shape of the ids before padding.
+      layout: Sharding of the arrays.
     """
 
     temperature: float
@@ -62,17 +61,17 @@ class HeadSpec:
     layout: HeadLayout
 
     def pad(self, x: jax.Array) -> jax.Array:
-        """An array [*shape, ...] -> one with a leading axis that the mesh divides."""
+        """Pads the leading axis of an array [*shape, ...] to a multiple of the data axes."""
         x = x if self.shape else x[None]
         return pad_axis(x, 0, self.layout.size(*DATA_AXES))
 
     def unpad(self, x: jax.Array) -> jax.Array:
-        """The inverse of `pad`."""
+        """Inverts `pad`."""
         return x[: self.shape[0]] if self.shape else x[0]
 
 
 class HeadArrays(NamedTuple):
-    """The arrays of a call, filled up to what the mesh divides."""
+    """Arrays of a call, padded to multiples of the mesh axes."""
 
     hidden: jax.Array  # [B, ..., D]
     weights: jax.Array  # [V, D]
@@ -89,49 +88,49 @@ def prepare(
     chunk_size: int | None,
     mesh: Mesh | None,
 ) -> tuple[HeadArrays, HeadSpec]:
-    """Checks the arguments of a fused head and fills up what the mesh does not divide.
+    """Checks the arguments of a fused head and pads batch, vocab and hidden size to multiples of
+    the mesh axes.
 
-    A batch gets rows that do not count, a vocabulary words of no probability, a hidden size zeros.
+    Padding rows are masked, padding entries of the vocabulary have probability 0.
 
     Raises:
-      ValueError: If the shapes do not belong together.
+      ValueError: If the shapes are inconsistent.
     """
     if hidden.shape[:-1] != ids.shape or hidden.shape[-1] != head_weights.shape[-1]:
         raise ValueError(
-            f"hidden {hidden.shape}, head_weights {head_weights.shape} and ids {ids.shape} do not "
-            "fit; "
-            "allowed: [..., D], [V, D] and [...]"
+            "hidden, head_weights, ids: must have shapes [..., D], [V, D] and [...], got "
+            f"{hidden.shape}, {head_weights.shape} and {ids.shape}"
         )
     if mask is None:
         mask = jnp.ones(ids.shape, bool)
     if mask.shape != ids.shape:
-        raise ValueError(f"mask {mask.shape} must have the shape of ids {ids.shape}")
-    layout, (words, _) = HeadLayout(mesh), head_weights.shape
+        raise ValueError(f"mask: must have the shape of ids {ids.shape}, got {mask.shape}")
+    layout, (vocab_size, _) = HeadLayout(mesh), head_weights.shape
     parts = layout.size(TENSOR_AXIS)
     if chunk_size is None:
-        chunk_size = max(_MIN_CHUNK, _CHUNK_LOGITS * parts // words)
+        chunk_size = max(_MIN_CHUNK, _CHUNK_LOGITS * parts // vocab_size)
     shards = layout.size(*DATA_AXES)
     tokens = math.prod(ids.shape[1:]) * -(-(ids.shape or (1,))[0] // shards)
-    spec = HeadSpec(float(temperature), max(1, min(chunk_size, tokens)), words, ids.shape, layout)
+    chunk_size = max(1, min(chunk_size, tokens))
+    spec = HeadSpec(float(temperature), chunk_size, vocab_size, ids.shape, layout)
     weights = pad_axis(pad_axis(head_weights, 0, parts), 1, layout.size(FSDP_AXIS))
     return HeadArrays(spec.pad(hidden), weights, spec.pad(ids), spec.pad(mask)), spec
 
 
 class Chunks(NamedTuple):
-    """The tokens that count, in chunks."""
+    """Unmasked tokens, in chunks."""
 
-    order: (
-        jax.Array
-    )  # int32[chunks * chunk_size], their numbers first, then one that is out of range
-    trips: jax.Array  # int32[], chunks that have a token
+    # int32[chunks * chunk_size]: indices of unmasked tokens, followed by out-of-range indices
+    order: jax.Array
+    trips: jax.Array  # int32[], number of non-empty chunks
 
     def rows(self, i: jax.Array, chunk_size: int) -> jax.Array:
-        """The numbers of the tokens of a chunk."""
+        """Returns the token indices of a chunk."""
         return jax.lax.dynamic_slice_in_dim(self.order, i * chunk_size, chunk_size)
 
 
-def live_chunks(mask: jax.Array, chunk_size: int) -> Chunks:
-    """The chunks of a flat mask; tokens that do not count are neither read nor written."""
+def make_chunks(mask: jax.Array, chunk_size: int) -> Chunks:
+    """Groups the unmasked tokens of a flat mask into chunks."""
     size = mask.shape[0]
     order = jnp.argsort(~mask, stable=True)
     order = jnp.where(jnp.arange(size) < mask.sum(), order, size)
@@ -140,30 +139,31 @@ def live_chunks(mask: jax.Array, chunk_size: int) -> Chunks:
 
 
 def take(x: jax.Array, rows: jax.Array) -> jax.Array:
-    """Rows of a flat array; zeros for a number that is out of range."""
+    """Gathers rows of a flat array; zeros for out-of-range indices."""
     return jnp.take(x, rows, axis=0, mode="fill", fill_value=0)
 
 
 def put(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
-    """The inverse of `take`."""
+    """Scatters rows into a flat array; out-of-range indices are dropped."""
     return x.at[rows].set(values, mode="drop")
 
 
 def chunk_logits(h: jax.Array, weights: jax.Array, spec: HeadSpec) -> jax.Array:
-    """The tempered logits f32[C, V] of a chunk, for the words that this device has."""
+    """Computes the tempered logits f32[C, V'] of a chunk, for this device's vocab entries."""
     z = jax.lax.dot_general(
         h, weights, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
     )
     z = z / spec.temperature
-    words = weights.shape[0]
-    if words * spec.layout.size(TENSOR_AXIS) > spec.vocab_size:
-        word = spec.layout.first_word(words) + jax.lax.broadcasted_iota(jnp.int32, z.shape, 1)
-        z = jnp.where(word < spec.vocab_size, z, _NO_LOGIT)
+    entries = weights.shape[0]
+    if entries * spec.layout.size(TENSOR_AXIS) > spec.vocab_size:
+        first = spec.layout.first_vocab_id(entries)
+        vocab_ids = first + jax.lax.broadcasted_iota(jnp.int32, z.shape, 1)
+        z = jnp.where(vocab_ids < spec.vocab_size, z, _PADDING_LOGIT)
     return z
 
 
 class ChunkValues(NamedTuple):
-    """What a chunk yields."""
+    """Per-token outputs of a chunk."""
 
     log_prob: jax.Array  # f32[C]
     entropy: jax.Array  # f32[C]
@@ -171,16 +171,20 @@ class ChunkValues(NamedTuple):
 
 
 def chunk_values(z: jax.Array, ids: jax.Array, spec: HeadSpec) -> ChunkValues:
-    """Log-prob, entropy and normalizer of the whole vocabulary, of which this device has the
-    logits z.
+    """Computes log-prob, entropy and normalizer over the whole vocabulary.
+
+    Args:
+      z: f32[C, V'], logits of this device's vocab entries.
+      ids: int32[C].
+      spec: The head.
     """
-    layout, words = spec.layout, z.shape[1]
+    layout, entries = spec.layout, z.shape[1]
     peak = layout.max_over_vocabulary(jnp.max(z, axis=-1))
     z = z - peak[:, None]  # also for the entropy: Σ p z would cancel against a large logsumexp
     mass = jnp.exp(z)
-    here = ids - layout.first_word(words)
-    chosen = jnp.take_along_axis(z, jnp.clip(here, 0, words - 1)[:, None], axis=-1)[:, 0]
-    chosen = jnp.where((here >= 0) & (here < words), chosen, 0)
+    local_ids = ids - layout.first_vocab_id(entries)
+    chosen = jnp.take_along_axis(z, jnp.clip(local_ids, 0, entries - 1)[:, None], axis=-1)[:, 0]
+    chosen = jnp.where((local_ids >= 0) & (local_ids < entries), chosen, 0)
     total, weighted, chosen = layout.sum_over_vocabulary(
         (jnp.sum(mass, axis=-1), jnp.sum(mass * z, axis=-1), chosen)
     )
@@ -199,29 +203,30 @@ def chunk_gradients(
     g_entropy: jax.Array | None,
     spec: HeadSpec,
 ) -> tuple[jax.Array, jax.Array]:
-    """Gradients of Σ (g_log_prob · log π + g_entropy · H) of a chunk, by the words that this device
-    has.
+    """Computes the gradients of Σ (g_log_prob · log π + g_entropy · H) of a chunk, over this
+    device's vocab entries.
 
     Args:
       h: [C, D].
-      z: f32[C, V], its logits.
-      weights: [V, D].
+      z: f32[C, V'], its logits.
+      weights: [V', D].
       ids: int32[C].
       normalizer: f32[C].
-      entropy: f32[C]; not needed without g_entropy.
-      g_log_prob: f32[C]; None for zero, whose term is then not computed.
-      g_entropy: f32[C]; None for zero, whose term is then not computed.
+      entropy: f32[C]; only needed with g_entropy.
+      g_log_prob: f32[C]; None for zero, which skips the term.
+      g_entropy: f32[C]; None for zero, which skips the term.
       spec: The head.
 
     Returns:
-      (gradient of h f32[C, D], that of weights f32[V, D]).
+      (gradient of h f32[C, D], gradient of weights f32[V', D]).
     """
     log_p = z - normalizer[:, None]
     p = jnp.exp(log_p)
     dz = jnp.zeros_like(p)
     if g_log_prob is not None:
-        word = spec.layout.first_word(z.shape[1]) + jax.lax.broadcasted_iota(jnp.int32, z.shape, 1)
-        dz = g_log_prob[:, None] * ((word == ids[:, None]) - p)
+        first = spec.layout.first_vocab_id(z.shape[1])
+        vocab_ids = first + jax.lax.broadcasted_iota(jnp.int32, z.shape, 1)
+        dz = g_log_prob[:, None] * ((vocab_ids == ids[:, None]) - p)
     if g_entropy is not None:
         dz = dz - g_entropy[:, None] * p * (log_p + entropy[:, None])
     dz = (dz / spec.temperature).astype(h.dtype)
@@ -235,12 +240,10 @@ def chunk_gradients(
 def start_gradients(
     hidden: jax.Array, weights: jax.Array, layout: HeadLayout
 ) -> tuple[jax.Array, jax.Array]:
-    """Zeros for the gradients of flat hidden states and of the weights, to be added up by each
-    device.
+    """Allocates zeros for each device's gradients of flat hidden states and of the weights.
 
-    The weights' is float32: over thousands of chunks a bfloat16 sum kl_penalties. That of a hidden
-    state is written once; it is float32 only where a sum over the parts of the vocabulary is still
-    to come.
+    The weights' gradient is float32: a bfloat16 sum over thousands of chunks would lose precision.
+    That of a hidden state is written once; it is float32 only if it is summed over vocab shards.
     """
     dtype = jnp.float32 if layout.split(TENSOR_AXIS) else hidden.dtype
     axes = (*DATA_AXES, TENSOR_AXIS)
@@ -251,7 +254,7 @@ def start_gradients(
 def fused_head(
     hidden: jax.Array, weights: jax.Array, ids: jax.Array, mask: jax.Array, spec: HeadSpec
 ) -> tuple[jax.Array, jax.Array]:
-    """(log π(id) f32[B, ...], H f32[B, ...]) of prepared arrays."""
+    """Computes (log π(id) f32[B, ...], H f32[B, ...]) of prepared arrays."""
     values = _forward(hidden, weights, ids, mask, spec)
     return values.log_prob, values.entropy
 
@@ -265,7 +268,7 @@ def _forward(hidden, weights, ids, mask, spec) -> ChunkValues:
         weights = layout.gather_weights(
             weights.astype(hidden.dtype), width
         )  # once, not in every chunk
-        chunks = live_chunks(mask.reshape(-1), chunk)
+        chunks = make_chunks(mask.reshape(-1), chunk)
 
         def body(i, outputs):
             rows = chunks.rows(i, chunk)
@@ -292,8 +295,8 @@ def _forward_rule(hidden, weights, ids, mask, spec):
 
 def _backward_rule(spec, residuals, cotangents):
     hidden, weights, ids, mask, values = residuals
-    # An output that the loss does not use, or only under stop_gradient, has a zero that is known
-    # already while the program is built: its term is left out of the loop.
+    # An output that the loss does not use, or only under stop_gradient, has a symbolic zero as its
+    # cotangent: its term is omitted from the loop.
     g_log_prob, g_entropy = (None if isinstance(g, SymbolicZero) else g for g in cotangents)
     layout, chunk = spec.layout, spec.chunk_size
     entropy = None if g_entropy is None else values.entropy
@@ -303,7 +306,7 @@ def _backward_rule(spec, residuals, cotangents):
         flat = hidden.reshape(-1, width)
         weights = layout.gather_weights(weights.astype(hidden.dtype), width)
         mask, *per_token = jax.tree.map(lambda x: x.reshape(-1), per_token)
-        chunks = live_chunks(mask, chunk)
+        chunks = make_chunks(mask, chunk)
 
         def body(i, grads):
             rows = chunks.rows(i, chunk)
@@ -329,8 +332,8 @@ def _backward_rule(spec, residuals, cotangents):
 def finish_gradients(
     d_hidden: jax.Array, d_weights: jax.Array, hidden: jax.Array, padded: int, layout: HeadLayout
 ) -> tuple[jax.Array, jax.Array]:
-    """The sums that each device has -> (gradient like hidden, gradient f32 of the weights it
-    has).
+    """Reduces the devices' gradients to (gradient like hidden, f32 gradient of the weights'
+    shard).
     """
     d_hidden = layout.sum_over_vocabulary(d_hidden).astype(hidden.dtype).reshape(hidden.shape)
     return d_hidden, layout.scatter_gradient(d_weights, padded)

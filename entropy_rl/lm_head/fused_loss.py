@@ -1,12 +1,10 @@
-"""The fused head with the loss in its loop: one pass for the loss and for the gradients of its
-inputs.
+"""LM head fused with a per-token loss: loss and gradients in one pass over the chunks.
 
-    total = Σ_t loss(log π(a_t), H_t, x_t)          ∂total/∂z_t = ∂loss/∂log π · ∂log π/∂z +
-    ∂loss/∂H · ∂H/∂z
+    total = Σ_t loss(log π(a_t), H_t, x_t)
+    ∂total/∂z_t = ∂loss/∂log π · ∂log π/∂z + ∂loss/∂H · ∂H/∂z
 
-A loss that is a function of each token alone is known as soon as the logits of a chunk are. So are
-its gradients, and the logits need not be computed again: three products of the head's size instead
-of four.
+With a loss that is a function of each token alone, the gradients are computed along with the logits
+of a chunk, which need not be recomputed: three matrix products of the head's size instead of four.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from entropy_rl.lm_head.fused import (
     chunk_logits,
     chunk_values,
     finish_gradients,
-    live_chunks,
+    make_chunks,
     prepare,
     put,
     start_gradients,
@@ -48,39 +46,38 @@ def fused_head_loss(
     chunk_size: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
-    """Σ token_loss(log π(id), H(π), inputs) over the tokens that count, with π as in
+    """Computes Σ token_loss(log π(id), H(π), inputs) over unmasked tokens, with π as in
     `log_prob_and_entropy`.
 
-    Differentiated, its forward pass computes the gradients of `hidden` and `head_weights` along the
-    way and the backward pass scales them: they are kept in between, the weights' in float32. Not
-    differentiated, it computes none.
+    If differentiated, the forward pass also computes the gradients of `hidden` and `head_weights`
+    (the latter in float32), which the backward pass scales.
 
     Args:
       hidden: [..., D].
       head_weights: [V, D].
       ids: int32[...].
-      mask: bool[...], True where the token counts; None for everywhere.
+      mask: bool[...]; None for all tokens.
       token_loss: (log_prob f32[C], entropy f32[C], inputs [C] each) -> (loss f32[C], aux), where
-        aux is any nest of [C]. It must be a function of each token alone, and all arrays that it
-        reads must come by its arguments. `stop_gradient` in it is heeded.
-      inputs: A nest of [...], in any types. Constants: they get no gradient.
+        aux is a pytree of [C]. It must be a function of each token alone, without closing over
+        arrays. It may use `stop_gradient`.
+      inputs: Pytree of [...], of any type; treated as constants.
       temperature: Divides the logits.
-      chunk_size: Tokens per chunk; None chooses by the vocabulary.
-      mesh: As of `log_prob_and_entropy`.
+      chunk_size: Tokens per chunk and device; None to choose by the vocabulary size.
+      mesh: See `log_prob_and_entropy`.
 
     Returns:
-      (total f32[], log_prob f32[...], entropy f32[...], aux, a nest of [...]); zero where the mask
-      is False. Only the total has a gradient.
+      (total f32[], log_prob f32[...], entropy f32[...], aux, a pytree of [...]); zero where masked.
+      Only the total has a gradient.
 
     Raises:
-      ValueError: If shapes do not belong together.
+      ValueError: If the shapes are inconsistent.
     """
     arrays, spec = prepare(hidden, head_weights, ids, mask, temperature, chunk_size, mesh)
     for path, x in jax.tree.leaves_with_path(inputs):
         if x.shape != ids.shape:
             raise ValueError(
-                f"inputs{jax.tree_util.keystr(path)} {x.shape} must have the shape {ids.shape} of "
-                "ids"
+                f"inputs{jax.tree_util.keystr(path)}: must have the shape of ids {ids.shape}, got "
+                f"{x.shape}"
             )
     inputs = jax.lax.stop_gradient(jax.tree.map(spec.pad, inputs))
     with jax.named_scope("fused_head_loss"):
@@ -121,9 +118,7 @@ def _run(
     *,
     with_gradients: bool,
 ):
-    """((total, (log_prob, entropy, aux)), gradients of the total; None for them without
-    `with_gradients`).
-    """
+    """Returns ((total, (log_prob, entropy, aux)), gradients of the total or None)."""
     layout, chunk = spec.layout, spec.chunk_size
     per_token_shapes = _output_shapes(token_loss, inputs, chunk)
     used = _used_outputs(token_loss, inputs, chunk) if with_gradients else None
@@ -134,23 +129,23 @@ def _run(
         flat = hidden.reshape(-1, width)
         weights = layout.gather_weights(weights.astype(hidden.dtype), width)
         ids, mask, inputs = jax.tree.map(lambda x: x.reshape(-1), tokens)
-        chunks = live_chunks(mask, chunk)
+        chunks = make_chunks(mask, chunk)
 
         def body(i, carry):
             outputs, grads = carry
             rows = chunks.rows(i, chunk)
-            live = rows < ids.shape[0]
-            h, words, x = (
+            is_token = rows < ids.shape[0]
+            h, chunk_ids, x = (
                 take(flat, rows),
                 take(ids, rows),
                 jax.tree.map(lambda x: take(x, rows), inputs),
             )
             z = chunk_logits(h, weights, spec)
-            values = chunk_values(z, words, spec)
+            values = chunk_values(z, chunk_ids, spec)
 
             def chunk_loss(log_prob, entropy):
                 losses, aux = token_loss(log_prob, entropy, x)
-                losses = jnp.where(live, losses, 0)  # what fills up the last chunk is no token
+                losses = jnp.where(is_token, losses, 0)  # padding of the last chunk
                 return jnp.sum(losses), (losses, aux)
 
             if with_gradients:
@@ -158,11 +153,11 @@ def _run(
                     values.log_prob, values.entropy
                 )
                 g = [
-                    jnp.where(live, g, 0) if u else None
+                    jnp.where(is_token, g, 0) if u else None
                     for g, u in zip(cotangents, used, strict=True)
                 ]
                 dh, dw = chunk_gradients(
-                    h, z, weights, words, values.normalizer, values.entropy, *g, spec
+                    h, z, weights, chunk_ids, values.normalizer, values.entropy, *g, spec
                 )
                 grads = put(grads[0], rows, dh.astype(grads[0].dtype)), grads[1] + dw
             else:
@@ -192,7 +187,7 @@ def _chunk_shapes(inputs: Any, chunk: int) -> tuple[jax.ShapeDtypeStruct, Any]:
 
 
 def _output_shapes(token_loss: TokenLoss, inputs: Any, chunk: int) -> Any:
-    """(loss, (log_prob, entropy, aux)) of a chunk."""
+    """Returns the shapes of (loss, (log_prob, entropy, aux)) of a chunk."""
     number, slices = _chunk_shapes(inputs, chunk)
     loss, aux = jax.eval_shape(token_loss, number, number, slices)
     for name, x in [
@@ -201,15 +196,17 @@ def _output_shapes(token_loss: TokenLoss, inputs: Any, chunk: int) -> Any:
     ]:
         if x.shape != (chunk,):
             raise ValueError(
-                f"token_loss returned a {name} of shape {x.shape}; expected {(chunk,)}, one per "
-                "token"
+                f"token_loss: must return a {name} of shape {(chunk,)}, one per token, got "
+                f"{x.shape}"
             )
     return loss, (number, number, aux)
 
 
 def _used_outputs(token_loss: TokenLoss, inputs: Any, chunk: int) -> tuple[bool, bool]:
-    """Whether the loss has a gradient for the log-prob, and for the entropy: that of an unused one
-    is a zero which is known while the program is built, and its term is left out of the loop."""
+    """Returns whether the loss has a gradient for the log-prob, and for the entropy.
+
+    An unused output has a symbolic zero as its cotangent, and its term is omitted from the loop.
+    """
     used = (False, False)
 
     @jax.custom_vjp

@@ -1,4 +1,4 @@
-"""Log-probability and entropy of tokens, without ever holding the logits of a whole batch.
+"""Log-probability and entropy of tokens, without materializing the logits of a batch.
 
 For logits z of one token, p = softmax(z):
 
@@ -16,14 +16,14 @@ from entropy_rl.lm_head.fused import fused_head, prepare
 def log_prob_and_entropy_from_logits(
     logits: jax.Array, ids: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The plain version, for logits that exist anyway; the reference of `log_prob_and_entropy`.
+    """Computes log-prob and entropy from given logits; the reference of `log_prob_and_entropy`.
 
     Args:
       logits: [..., V].
       ids: int32[...].
 
     Returns:
-      (log_prob f32[...], entropy f32[...]); both are safe where logits are -inf.
+      (log_prob f32[...], entropy f32[...] in nats); logits may be -inf.
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     log_prob = jnp.take_along_axis(log_p, ids[..., None], axis=-1)[..., 0]
@@ -44,33 +44,32 @@ def log_prob_and_entropy(
     chunk_size: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Fused head: log π(id) and H(π) of softmax(hidden @ head_weightsᵀ / temperature).
+    """Computes log π(id) and H(π) of π = softmax(hidden @ head_weightsᵀ / temperature).
 
-    Tokens are processed in chunks, those that count first, and the loop ends with the last chunk
-    that has one: prompts and padding cost nothing. The backward pass recomputes the logits of a
-    chunk; an output whose gradient is not used, like an entropy under `stop_gradient`, has no term
-    in it. Logits, log-probs, entropies and the accumulated gradient of the weights are float32.
+    Only unmasked tokens are processed, in chunks: prompts and padding cost nothing. The backward
+    pass recomputes the logits of a chunk, and omits the terms of outputs whose gradient is not
+    used, such as an entropy under `stop_gradient`. Logits, log-probs, entropies and the accumulated
+    gradient of the weights are float32.
 
-    On a mesh the tokens are split over "data" and "fsdp" by the leading axis and the weights lie as
-    P("tensor", "fsdp"). What the mesh does not divide is filled up: the leading axis with rows that
-    do not count, the vocabulary with words of no probability, the hidden size with zeros. That
-    costs a copy of the weights, so it is better to have a vocabulary that "tensor" divides. The
+    On a mesh, tokens are sharded over "data" and "fsdp" along the leading axis and the weights as
+    P("tensor", "fsdp"). Batch, vocabulary and hidden size are padded to multiples of the mesh axes;
+    padding the vocabulary or hidden size copies the weights, so sizes should be divisible. The
     result is that of one device.
 
     Args:
       hidden: [..., D].
       head_weights: [V, D], in any float type; multiplied in hidden's type.
       ids: int32[...].
-      mask: bool[...], True where the token counts; None for everywhere.
+      mask: bool[...]; None for all tokens.
       temperature: Divides the logits.
-      chunk_size: Tokens per chunk, on each device; None chooses by the vocabulary.
-      mesh: With the axes "data", "fsdp" and "tensor"; None for one device.
+      chunk_size: Tokens per chunk and device; None to choose by the vocabulary size.
+      mesh: Mesh with the axes "data", "fsdp" and "tensor"; None for one device.
 
     Returns:
-      (log_prob f32[...], entropy f32[...]), zero where the mask is False.
+      (log_prob f32[...], entropy f32[...] in nats), zero where masked.
 
     Raises:
-      ValueError: If the shapes do not belong together.
+      ValueError: If the shapes are inconsistent.
     """
     arrays, spec = prepare(hidden, head_weights, ids, mask, temperature, chunk_size, mesh)
     with jax.named_scope("fused_head"):

@@ -118,7 +118,10 @@ def test_a_process_that_is_killed_ends_the_other_with_a_line(workspace):
     first, second = run_two(workspace, *train("lost", *MESH), SIGNAL_AT_CALL="SIGKILL:2")
     assert second.returncode == -9
     # Either a collective fails, or jax misses the signs of life and ends the process by itself.
-    told = "entropy-rl train: process 0 of 2 cannot go on: .*; if another process has ended, its log says why"
+    told = (
+        "entropy-rl train: process 0 of 2 cannot go on: .*; "
+        "if another process has ended, its log says why"
+    )
     by_jax = "Terminating process because .* another task died"
     assert first.returncode in (1, -6), first.stderr
     assert re.search(told if first.returncode == 1 else by_jax, first.stderr)

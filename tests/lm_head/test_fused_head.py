@@ -209,7 +209,7 @@ def work_in_the_loop_of_the_gradient(program):
     return {name: names.count(name) for name in ("exp", "mul", "eq")}
 
 
-def test_an_entropy_whose_gradient_is_not_used_has_no_term_in_the_backward_pass_nor_has_a_log_prob():
+def test_an_output_whose_gradient_is_not_used_has_no_term_in_the_backward_pass():
     # -g p (log p + H) are two products more than g (onehot - p); only the latter compares with the
     # ids.
     assert work_in_the_loop_of_the_gradient(BOTH) == {"exp": 1, "mul": 3, "eq": 1}

@@ -165,8 +165,8 @@ def test_a_pass_with_gradients_has_three_products_and_one_without_has_one(arrays
 
 def test_an_entropy_under_stop_gradient_has_no_term():
     hidden, weights = jnp.ones((16, 4)), jnp.ones((64, 4))
-    ids, inputs = jnp.zeros(16, jnp.int32), {"advantage": jnp.ones(16), "old": jnp.ones(16),
-                                             "weight": jnp.ones(16), "flag": jnp.ones(16, bool)}  # fmt: skip
+    ids, ones = jnp.zeros(16, jnp.int32), jnp.ones(16)
+    inputs = {"advantage": ones, "old": ones, "weight": ones, "flag": jnp.ones(16, bool)}
 
     def products_per_logit(token_loss):
         grad = jax.grad(lambda h: fused_head_loss(h, weights, ids, None, token_loss, inputs)[0])
@@ -202,11 +202,11 @@ def test_memory_is_that_of_a_chunk_and_no_buffer_holds_the_logits_of_all_tokens(
 def test_shapes_that_do_not_fit_are_refused_by_name(arrays):
     hidden, weights, ids, mask, inputs = arrays
     with pytest.raises(
-        ValueError, match=r"inputs\['old'\] \(13, 1\) must have the shape \(13, 5\) of ids"
+        ValueError, match=r"inputs\['old'\]: must have the shape of ids \(13, 5\), got \(13, 1\)"
     ):
         fused(surrogate, hidden, weights, ids, mask, inputs | {"old": inputs["old"][:, :1]})
     with pytest.raises(
-        ValueError, match=r"token_loss returned a loss of shape \(\); expected \(2,\)"
+        ValueError, match=r"token_loss: must return a loss of shape \(2,\), one per token, got \(\)"
     ):
         fused(lambda lp, ent, x: (lp.sum(), ()), *arrays)
 

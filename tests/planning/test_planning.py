@@ -488,9 +488,12 @@ ON_8 = ("--devices", "8")
         (("--devices", "4000"), "devices: 4000 is not allowed; allowed: at most 8 in this process"),
         (
             (*ON_8, "--mesh.fsdp", "3"),
-            "batching.mini_batch_prompts: 4 is not allowed; allowed: multip",
+            "batching.mini_batch_prompts: must be a multiple of 3, so that",
         ),
-        ((*ON_8, "--mesh.data", "5"), "mesh: data 5 x fsdp 4 x tensor 2 does not fit on 8 devices"),
+        (
+            (*ON_8, "--mesh.data", "5"),
+            "mesh: the product of the sizes must be at most the number of",
+        ),
         (
             (*ON_8, "--mesh.tensor", "8", "--mesh.fsdp", "1"),
             "mesh.tensor: 8 is not allowed; allowed: divis",
