@@ -1,7 +1,7 @@
-"""Generalized advantages: the reward compared with what a critic expected, token by token.
+"""Generalized advantage estimation (GAE) with the values of a critic.
 
-What stands before them in a chain makes the rewards, for the critic's targets too. The values are
-those from before the first update on a rollout, so the advantages are finished before the gradient
+The members before it in a chain make the rewards, also those of the critic's targets. The values
+are from before the first update on a rollout, so the advantages are computed before the gradient
 pass.
 """
 
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from entropy_rl.advantages.returns import lambda_returns
 from entropy_rl.advantages.transform import Transform
+from entropy_rl.config.checks import require
 from entropy_rl.types import TokenStats
 
 
@@ -22,7 +23,7 @@ def gae(gamma: float = 1.0, lam: float = 1.0) -> Transform:
 
     Aₜ = Σ_k (γλ)ᵏ δₜ₊ₖ,   δₜ = rₜ + γ Vₜ₊₁ - Vₜ
 
-    with Vₜ the value of what stands before token t, and the reward at the last token. γ = λ = 1
+    with Vₜ the value of the prefix before token t, and the reward at the last token. γ = λ = 1
     gives Aₜ = R - Vₜ. Source: https://arxiv.org/abs/1506.02438, Eq. 16. The λ of the critic's own
     targets is another setting (`critic.lam`); to have two of them is VC-PPO's decoupled GAE, with
     0.95 here and 1 there, https://arxiv.org/abs/2503.01491.
@@ -46,11 +47,20 @@ def gae(gamma: float = 1.0, lam: float = 1.0) -> Transform:
 def generalized_advantages(
     who: str, gamma: float, lam: Callable[[jax.Array], float | jax.Array]
 ) -> Transform:
+    """Generalized advantages with a λ that may depend on the length.
+
+    Args:
+      who: Name of the factory, for errors.
+      gamma: Discount.
+      lam: (lengths int32[B]) -> λ, a number or f32[B].
+
+    Returns:
+      A transform f32[B, 1] -> f32[B, N] of scope "group" that requires values.
+    """
+
     def advantages_of(advantages: jax.Array, stats: TokenStats) -> jax.Array:
         if stats.values is None:
-            raise ValueError(
-                f"{who}: needs the values of a critic; there are none in the statistics"
-            )
+            raise ValueError(f"{who}: stats.values must be the values of a critic, got None")
         lengths = jnp.sum(stats.mask, axis=1)
         returns = lambda_returns(
             advantages, stats.values, stats.mask, gamma=gamma, lam=lam(lengths)
@@ -61,7 +71,10 @@ def generalized_advantages(
 
 
 def check_discount(who: str, *, gamma: float, lam: float = 1.0) -> None:
-    if not 0 < gamma <= 1:
-        raise ValueError(f"{who}: gamma={gamma!r} is not allowed; 0 < gamma <= 1")
-    if not 0 <= lam <= 1:
-        raise ValueError(f"{who}: lam={lam!r} is not allowed; 0 <= lam <= 1")
+    """Check the discount γ and the λ of the factory `who`.
+
+    Raises:
+      ValueError: One is out of range.
+    """
+    require(0 < gamma <= 1, f"{who}.gamma", gamma, "a number > 0 and <= 1")
+    require(0 <= lam <= 1, f"{who}.lam", lam, "a number from 0 to 1")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.advantages.transform import Transform
+from entropy_rl.config.checks import require
 from entropy_rl.types import TokenStats
 
 
@@ -29,14 +30,13 @@ def overlong_penalty(max_tokens: int, buffer_tokens: int, factor: float = 1.0) -
     Raises:
       ValueError: An argument is out of range.
     """
-    if not 1 <= buffer_tokens <= max_tokens:
-        raise ValueError(
-            f"overlong_penalty: buffer_tokens={buffer_tokens!r} is not allowed; allowed: 1 to "
-            "max_tokens, "
-            f"{max_tokens!r}"
-        )
-    if not factor >= 0:
-        raise ValueError(f"overlong_penalty: factor={factor!r} is not allowed; factor >= 0")
+    require(
+        1 <= buffer_tokens <= max_tokens,
+        "overlong_penalty.buffer_tokens",
+        buffer_tokens,
+        f"a whole number from 1 to max_tokens ({max_tokens})",
+    )
+    require(factor >= 0, "overlong_penalty.factor", factor, "a number >= 0")
 
     def penalize(rewards: jax.Array, stats: TokenStats) -> jax.Array:
         length = jnp.sum(stats.mask, axis=1, dtype=jnp.float32, keepdims=True)

@@ -1,4 +1,4 @@
-"""Shaping: how the advantage of a row is spread over its tokens."""
+"""Advantage shaping by entropy, token by token."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.advantages.transform import Transform
+from entropy_rl.config.checks import require
 from entropy_rl.types import TokenStats
 
 
@@ -42,18 +43,16 @@ def shape_by_entropy(
     Raises:
       ValueError: An argument is out of range.
     """
-    if not 0 <= alpha < math.inf:
-        raise ValueError(f"shape_by_entropy: alpha={alpha!r} is not allowed; alpha >= 0")
-    if not kappa > 1:
-        raise ValueError(
-            f"shape_by_entropy: kappa={kappa!r} is not allowed; "
-            "kappa > 1, or the bonus could flip the sign of an advantage"
-        )
-    if entropy_source not in ("current", "old"):
-        raise ValueError(
-            f"shape_by_entropy: entropy_source={entropy_source!r} is not allowed; allowed: "
-            "current, old"
-        )
+    require(0 <= alpha < math.inf, "shape_by_entropy.alpha", alpha, "a number >= 0")
+    require(
+        kappa > 1, "shape_by_entropy.kappa", kappa, "a number > 1, so that the bonus flips no sign"
+    )
+    require(
+        entropy_source in ("current", "old"),
+        "shape_by_entropy.entropy_source",
+        entropy_source,
+        "current or old",
+    )
 
     def shape(advantages: jax.Array, stats: TokenStats) -> jax.Array:
         entropy = stats.entropy if entropy_source == "current" else stats.old_entropy

@@ -161,7 +161,7 @@ def baseline_and_shaping(transform: Transform) -> tuple[Transform, Transform]:
 
 
 def before_values(transform: Transform) -> Transform:
-    """The part of a chain before its first member that reads values; it makes the critic's rewards."""
+    """The part of a chain before its first member that requires values: the critic's rewards."""
     members = (transform,) if transform.members is None else transform.members
     first = next((i for i, member in enumerate(members) if "values" in member.requires), None)
     return chain(*members[:first])

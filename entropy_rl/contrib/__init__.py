@@ -1,4 +1,4 @@
-"""Methods that do not, or not yet, meet the criteria for the core: contributed methods and controls.
+"""Contributed methods: they do not, or not yet, meet the criteria for the core.
 
 A method is here if its formula is reconstructed, because the paper or its code did not state all of
 it, or if no shipped recipe uses it. Its docstring and docs/methods.md say how far it was compared

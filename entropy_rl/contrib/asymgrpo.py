@@ -7,18 +7,20 @@ import math
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.advantages.groups import check_group_size, in_groups
+from entropy_rl.advantages.groups import group_transform
 from entropy_rl.advantages.transform import Transform
+from entropy_rl.config.checks import require
 from entropy_rl.masked import masked_center
 from entropy_rl.types import TokenStats
 
 
 def asymgrpo(group_size: int, b_pos: float = 0.9, b_neg: float = 0.4) -> Transform:
-    """Weigh successes and failures by powers of the odds.
+    """AsymGRPO: powers of the odds of success as advantages, with an exponent for each sign.
 
     A⁺ = ((1 - p) / p)^b⁺,   A⁻ = -(p / (1 - p))^b⁻
 
-    with p the share of successes among the scored rows of the group. b⁺ = b⁻ = 1/2 is
+    with p the fraction of successes among the scored completions of the group. It is made for
+    rewards of two values: a success is a reward above the group's mean. b⁺ = b⁻ = 1/2 is
     `group_normalize` with `ddof=0`, and 0 gives ±1. Source: AsymGRPO,
     https://arxiv.org/abs/2604.04894, from a summary of the paper; no code of it was found.
 
@@ -33,19 +35,16 @@ def asymgrpo(group_size: int, b_pos: float = 0.9, b_neg: float = 0.4) -> Transfo
     Raises:
       ValueError: As `group_normalize`.
     """
-    check_group_size("asymgrpo", group_size)
     for name, value in (("b_pos", b_pos), ("b_neg", b_neg)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"asymgrpo: {name}={value!r} is not allowed; {name} >= 0")
+        require(0 <= value < math.inf, f"asymgrpo.{name}", value, "a number >= 0")
 
-    def normalize(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = in_groups("asymgrpo", group_size, advantages, stats)
-        correct = masked_center(rewards, judged, axis=1) > 0
+    def normalize(rewards: jax.Array, has_reward: jax.Array, stats: TokenStats) -> jax.Array:
+        correct = masked_center(rewards, has_reward, axis=1) > 0
         wins = jnp.sum(correct, axis=1, keepdims=True)
-        losses = jnp.sum(judged, axis=1, keepdims=True) - wins
+        losses = jnp.sum(has_reward, axis=1, keepdims=True) - wins
         mixed = (wins > 0) & (losses > 0)
         odds = jnp.where(mixed, wins / jnp.maximum(losses, 1), 1)
         values = jnp.where(correct, odds**-b_pos, -(odds**b_neg))
-        return jnp.where(judged & mixed, values, 0).reshape(advantages.shape)
+        return jnp.where(has_reward & mixed, values, 0)
 
-    return Transform(normalize, "group")
+    return group_transform("asymgrpo", group_size, normalize)

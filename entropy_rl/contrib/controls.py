@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from entropy_rl.advantages.shaping import shape_by_entropy
 from entropy_rl.advantages.transform import Transform
+from entropy_rl.config.checks import require
 from entropy_rl.masked import masked_mean
 from entropy_rl.types import TokenStats
 
@@ -45,17 +46,18 @@ def misplace_entropy_bonus(
       seed: Of the permutations; without effect on "uniform".
 
     Returns:
-      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "sequence"; tokens that do not count get
-      no bonus.
+      A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "sequence"; tokens that do not count
+      get no bonus.
 
     Raises:
       ValueError: An argument is out of range.
     """
-    if placement not in ("uniform", "shuffled"):
-        raise ValueError(
-            f"misplace_entropy_bonus: placement={placement!r} is not allowed; allowed: uniform, "
-            "shuffled"
-        )
+    require(
+        placement in ("uniform", "shuffled"),
+        "misplace_entropy_bonus.placement",
+        placement,
+        "uniform or shuffled",
+    )
     shape = shape_by_entropy(alpha, kappa)
 
     def misplace(advantages: jax.Array, stats: TokenStats) -> jax.Array:
@@ -86,8 +88,7 @@ def unbounded_entropy_bonus(alpha: float = 0.4) -> Transform:
     Raises:
       ValueError: alpha is out of range.
     """
-    if not 0 <= alpha < math.inf:
-        raise ValueError(f"unbounded_entropy_bonus: alpha={alpha!r} is not allowed; alpha >= 0")
+    require(0 <= alpha < math.inf, "unbounded_entropy_bonus.alpha", alpha, "a number >= 0")
 
     def add(advantages: jax.Array, stats: TokenStats) -> jax.Array:
         return advantages + jnp.where(stats.mask, alpha * jax.lax.stop_gradient(stats.entropy), 0)
@@ -113,8 +114,7 @@ def scale_by_sign(positive: float = 1.5, negative: float = 0.5) -> Transform:
       ValueError: An argument is out of range.
     """
     for name, value in (("positive", positive), ("negative", negative)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"scale_by_sign: {name}={value!r} is not allowed; {name} >= 0")
+        require(0 <= value < math.inf, f"scale_by_sign.{name}", value, "a number >= 0")
 
     def scale(advantages: jax.Array, stats: TokenStats) -> jax.Array:
         return advantages * jnp.where(advantages > 0, positive, negative)

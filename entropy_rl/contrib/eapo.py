@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.advantages.transform import Transform
+from entropy_rl.config.checks import require
 from entropy_rl.masked import masked_center, masked_var
 from entropy_rl.types import TokenStats
 
@@ -16,13 +17,12 @@ from entropy_rl.types import TokenStats
 def eapo(
     alpha: float = 0.2, phi: float = 2.0, statistics: Literal["batch", "sequence"] = "batch"
 ) -> Transform:
-    """Strengthen an advantage where the policy is more uncertain than on average, and weaken it
-    elsewhere.
+    """EAPO: scale advantages up at tokens of high entropy and down at tokens of low entropy.
 
     A'ₜ = Aₜ + α sign(Aₜ) sg(clip(Zₜ, -|Aₜ| / φ, |Aₜ| / φ)),   Zₜ = (Hₜ - μ_H) / σ_H
 
     with Hₜ the entropy in nats of the policy that is being updated and sg the stop-gradient. Unlike
-    `shape_by_entropy` it works on correct and wrong rows in the same sense. An advantage of 0 stays
+    `shape_by_entropy` it scales correct and wrong sequences alike. An advantage of 0 stays
     0, and as α < φ none changes its sign.
 
     Source: EAPO, https://arxiv.org/abs/2604.11056, from a summary of the paper. Over which tokens μ
@@ -42,17 +42,14 @@ def eapo(
     Raises:
       ValueError: An argument is out of range.
     """
-    if not 0 < phi < math.inf:
-        raise ValueError(f"eapo: phi={phi!r} is not allowed; phi > 0")
-    if not 0 <= alpha < phi:
-        raise ValueError(
-            f"eapo: alpha={alpha!r} is not allowed; "
-            f"0 <= alpha < phi={phi!r}, or the bonus could flip the sign of an advantage"
-        )
-    if statistics not in ("batch", "sequence"):
-        raise ValueError(
-            f"eapo: statistics={statistics!r} is not allowed; allowed: batch, sequence"
-        )
+    require(0 < phi < math.inf, "eapo.phi", phi, "a number > 0")
+    require(
+        0 <= alpha < phi,
+        "eapo.alpha",
+        alpha,
+        f"a number >= 0 and < phi ({phi}), so that the bonus flips no sign",
+    )
+    require(statistics in ("batch", "sequence"), "eapo.statistics", statistics, "batch or sequence")
     axis = None if statistics == "batch" else 1
 
     def amplify(advantages: jax.Array, stats: TokenStats) -> jax.Array:

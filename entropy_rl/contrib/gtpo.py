@@ -1,8 +1,8 @@
-"""Rewards from entropy: uncertainty is paid where the answer is correct, certainty fined where it
-is wrong.
+"""GTPO and GRPO-S: entropy bonuses in the reward of correct completions, penalties in that of
+wrong ones.
 
 Both take rewards f32[B, 1], of which only the sign counts: correct is a reward above 0. They
-replace a baseline, and their advantages do not vanish where all rewards of a group are equal. The
+replace a baseline, and their advantages are not 0 where all rewards of a group are equal. The
 entropy is that of the policy before the first update. Both follow the code of
 https://github.com/pixas/Miner, written by others; the text of the paper has not been compared.
 """
@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.advantages.baselines import whiten
-from entropy_rl.advantages.groups import check_group_size, in_groups, over_std
+from entropy_rl.advantages.groups import check_group_size, group_transform, in_groups, over_std
 from entropy_rl.advantages.transform import Transform
+from entropy_rl.config.checks import require
 from entropy_rl.masked import masked_center, masked_mean, masked_sum
 from entropy_rl.types import TokenStats
 
@@ -24,15 +25,14 @@ _EPS = 1e-6  # beside every divisor
 
 
 def gtpo(group_size: int) -> Transform:
-    """Reward tokens by their share in the entropy at their position; standardize correct and wrong
-    apart.
+    """GTPO: token rewards by the fraction of the entropy at a position, standardized by outcome.
 
     w⁺ᵢₜ = dₜ Hᵢₜ / (ε + Σ_k H_kₜ),   w⁻ᵢₜ = hₜ Hᵢₜ⁻¹ / (ε + Σ_k H_kₜ⁻¹)
     A⁺ = whiten(w⁺),   A⁻ = -whiten(w⁻)
 
     with ε = 1e-6, which is added to H in H⁻¹ too, and the sums over the dₜ correct, or hₜ wrong,
-    scored rows of the group that have a token t. `whiten` is over all correct, or all wrong, tokens
-    of the mini-batch. The rewards proper are α₁ + α₂ w⁺ and -α₁ - α₂ w⁻; α₁ and α₂ are no
+    scored completions of the group that have a token t. `whiten` is over all correct, or all wrong,
+    tokens of the mini-batch. The rewards proper are α₁ + α₂ w⁺ and -α₁ - α₂ w⁻; α₁ and α₂ are no
     arguments, as standardizing takes them out again. So correct tokens have mean 0, and so have
     wrong ones. Where all correct rows are certain of their tokens (ΣH ≪ ε), ε decides: w⁺ is near 0
     there and not 1, and A⁺ below 0.
@@ -70,7 +70,7 @@ def gtpo(group_size: int) -> Transform:
 
 
 def grpo_s(group_size: int, beta_1: float = 1.0, beta_2: float = 0.1) -> Transform:
-    """Reward rows by their share in the group's entropy, and standardize in the group.
+    """GRPO-S: sequence rewards by the fraction of the group's entropy, standardized in the group.
 
     r⁺ᵢ = β₁ + β₂ n⁺ H̄ᵢ / Σ_k H̄_k,   r⁻ᵢ = -β₁ - β₂ n⁻ H̄ᵢ⁻¹ / Σ_k H̄_k⁻¹,   A = (r - mean(r)) /
     (std(r) + ε)
@@ -92,24 +92,21 @@ def grpo_s(group_size: int, beta_1: float = 1.0, beta_2: float = 0.1) -> Transfo
     Raises:
       ValueError: As `group_normalize`.
     """
-    check_group_size("grpo_s", group_size)
     for name, value in (("beta_1", beta_1), ("beta_2", beta_2)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"grpo_s: {name}={value!r} is not allowed; {name} >= 0")
+        require(0 <= value < math.inf, f"grpo_s.{name}", value, "a number >= 0")
 
-    def reward(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = in_groups("grpo_s", group_size, advantages, stats)
-        correct, wrong = judged & (rewards > 0), judged & ~(rewards > 0)
+    def reward(rewards: jax.Array, has_reward: jax.Array, stats: TokenStats) -> jax.Array:
+        correct, wrong = has_reward & (rewards > 0), has_reward & ~(rewards > 0)
         entropy = masked_mean(_recorded_entropy(stats), stats.mask, axis=1).reshape(rewards.shape)
         shaped = jnp.where(
             correct,
             beta_1 + beta_2 * _shares(entropy, correct),
             -beta_1 - beta_2 * _shares(1 / (entropy + _EPS), wrong),
         )
-        centered = masked_center(shaped, judged, axis=1)
-        return over_std(centered, shaped, judged, eps=_EPS).reshape(advantages.shape)
+        centered = masked_center(shaped, has_reward, axis=1)
+        return over_std(centered, shaped, has_reward, eps=_EPS)
 
-    return Transform(reward, "group")
+    return group_transform("grpo_s", group_size, reward)
 
 
 def _recorded_entropy(stats: TokenStats) -> jax.Array:

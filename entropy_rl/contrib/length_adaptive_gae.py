@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from entropy_rl.advantages.gae import check_discount, generalized_advantages
 from entropy_rl.advantages.transform import Transform
+from entropy_rl.config.checks import require
 
 
 def length_adaptive_gae(gamma: float = 1.0, alpha: float = 0.05) -> Transform:
@@ -28,8 +29,7 @@ def length_adaptive_gae(gamma: float = 1.0, alpha: float = 0.05) -> Transform:
       ValueError: As `gae`.
     """
     check_discount("length_adaptive_gae", gamma=gamma)
-    if not alpha > 0:
-        raise ValueError(f"length_adaptive_gae: alpha={alpha!r} is not allowed; alpha > 0")
+    require(alpha > 0, "length_adaptive_gae.alpha", alpha, "a number > 0")
     return generalized_advantages(
         "length_adaptive_gae",
         gamma,

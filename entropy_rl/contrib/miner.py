@@ -10,18 +10,19 @@ import jax.numpy as jnp
 from entropy_rl.advantages.baselines import group_normalize
 from entropy_rl.advantages.groups import check_group_size, in_groups
 from entropy_rl.advantages.transform import Transform
+from entropy_rl.config.checks import require
 from entropy_rl.masked import masked_center, masked_mean
 from entropy_rl.types import TokenStats
 
 
 def miner(group_size: int, gamma: float = 2.0, max_share: float = 0.0015) -> Transform:
-    """Learn from groups that are all correct, too, by how unlikely each row was.
+    """Miner: an advantage for groups whose completions are all correct, by their surprisal.
 
-    Groups with unequal rewards keep `group_normalize`, A_ext. Where all scored rows are correct,
+    Groups with unequal rewards keep `group_normalize`, A_ext. Where all scored completions are correct,
 
     A_int,ᵢₜ = max(0, uᵢ - mean(u)) (1 - π_old(oᵢₜ))^γ,   u = -mean_t log π_old
 
-    with the mean over the group. A_int is scaled by min(1, λ Σ|A_ext| / Σ|A_int|), the sums over
+    with u the surprisal of a completion and the mean over the group. A_int is scaled by min(1, λ Σ|A_ext| / Σ|A_int|), the sums over
     the tokens of the mini-batch. Groups that are all wrong get 0.
 
     Source: Miner, https://arxiv.org/abs/2601.04731, and its code: the command of its README, which
@@ -42,19 +43,18 @@ def miner(group_size: int, gamma: float = 2.0, max_share: float = 0.0015) -> Tra
     """
     check_group_size("miner", group_size)
     for name, value in (("gamma", gamma), ("max_share", max_share)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"miner: {name}={value!r} is not allowed; {name} >= 0")
+        require(0 <= value < math.inf, f"miner.{name}", value, "a number >= 0")
     normalize = group_normalize(group_size)
 
     def mine(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = in_groups("miner", group_size, advantages, stats)
+        rewards, has_reward = in_groups("miner", group_size, advantages, stats)
         external = jnp.where(stats.mask, normalize(advantages, stats), 0)
 
-        equal = jnp.all(masked_center(rewards, judged, axis=1) == 0, axis=1, keepdims=True)
-        solved = judged & equal & (rewards > 0)
+        equal = jnp.all(masked_center(rewards, has_reward, axis=1) == 0, axis=1, keepdims=True)
+        solved = has_reward & equal & (rewards > 0)
         surprise = masked_center(
             -masked_mean(stats.old_log_probs, stats.mask, axis=1).reshape(rewards.shape),
-            judged,
+            has_reward,
             axis=1,
         )
         of_row = jnp.where(solved, jnp.maximum(surprise, 0), 0).reshape(advantages.shape)

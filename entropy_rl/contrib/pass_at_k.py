@@ -8,22 +8,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_rl.advantages.groups import check_group_size, in_groups, over_std
+from entropy_rl.advantages.groups import check_group_size, group_transform, over_std
 from entropy_rl.advantages.transform import Transform
+from entropy_rl.config.checks import require
 from entropy_rl.masked import masked_center
 from entropy_rl.types import TokenStats
 
 
 def pass_at_k_training(group_size: int, k: int, eps: float = 1e-6) -> Transform:
-    """Standardize the pass@k of the subsets of k rows that a row is in.
+    """Pass@k training: standardize the pass@k of the subsets of k completions.
 
-    With c of the n scored rows of a group correct, R = 1 - C(n-c, k) / C(n, k) and s = √(R (1 - R)):
-
+    R = 1 - C(n-c, k) / C(n, k),   s = √(R (1 - R))
     A⁺ = (1 - R) / (s + ε),   A⁻ = (1 - R - C(n-c-1, k-1) / C(n-1, k-1)) / (s + ε)
 
-    for the correct and the wrong rows. A prompt that k samples nearly always solve teaches little,
-    one that they seldom solve much. k = 1 is `group_normalize` with `ddof=0`, but for ε. Source:
-    Pass@k training, https://arxiv.org/abs/2508.10751, and its code.
+    for the c correct and the n - c wrong ones of the n scored completions of a group. It is made for
+    rewards of two values: correct is a reward above the group's mean. The advantages are small for
+    prompts that k samples nearly always solve, and large for prompts that they seldom solve. k = 1
+    is `group_normalize` with `ddof=0`, but for ε. Source: https://arxiv.org/abs/2508.10751 and its
+    code.
 
     Args:
       group_size: Completions per prompt (G), at least 2.
@@ -31,29 +33,29 @@ def pass_at_k_training(group_size: int, k: int, eps: float = 1e-6) -> Transform:
       eps: Added to the standard deviation.
 
     Returns:
-      A transform f32[B, 1] -> f32[B, 1] of scope "group". A group with k scored rows or fewer has
-      the advantage 0, as it has no two subsets to compare.
+      A transform f32[B, 1] -> f32[B, 1] of scope "group". A group with k scored
+      completions or fewer has the advantage 0, as it has no two subsets to compare.
 
     Raises:
       ValueError: As `group_normalize`.
     """
     check_group_size("pass_at_k_training", group_size)
-    if not 1 <= k < group_size:
-        raise ValueError(
-            f"pass_at_k_training: k={k!r} is not allowed; 1 <= k < group_size={group_size}"
-        )
-    if not eps > 0:
-        raise ValueError(f"pass_at_k_training: eps={eps!r} is not allowed; eps > 0")
+    require(
+        1 <= k < group_size,
+        "pass_at_k_training.k",
+        k,
+        f"a whole number >= 1 and < group_size ({group_size})",
+    )
+    require(eps > 0, "pass_at_k_training.eps", eps, "a number > 0")
     of_correct, of_wrong = _pass_at_k_advantages(group_size, k, eps)
 
-    def normalize(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = in_groups("pass_at_k_training", group_size, advantages, stats)
-        correct = masked_center(rewards, judged, axis=1) > 0
-        n, c = (jnp.sum(rows, axis=1, keepdims=True) for rows in (judged, correct))
+    def normalize(rewards: jax.Array, has_reward: jax.Array, stats: TokenStats) -> jax.Array:
+        correct = masked_center(rewards, has_reward, axis=1) > 0
+        n, c = (jnp.sum(rows, axis=1, keepdims=True) for rows in (has_reward, correct))
         values = jnp.where(correct, jnp.asarray(of_correct)[n, c], jnp.asarray(of_wrong)[n, c])
-        return jnp.where(judged, values, 0).reshape(advantages.shape)
+        return jnp.where(has_reward, values, 0)
 
-    return Transform(normalize, "group")
+    return group_transform("pass_at_k_training", group_size, normalize)
 
 
 def _pass_at_k_advantages(group_size: int, k: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
@@ -74,13 +76,13 @@ def _pass_at_k_advantages(group_size: int, k: int, eps: float) -> tuple[np.ndarr
 
 
 def grpo_passk(group_size: int, normalize: bool = True, eps: float = 1e-6) -> Transform:
-    """Reward the best row of a group alone, by how far it is ahead.
+    """Advantage of the best completion of a group alone, by its lead over the second (veRL).
 
-    Aᵢ = (r₍₁₎ - r₍₂₎) / (std(r) + ε) for the row with the largest reward and 0 for the others, over
-    the scored rows of the group.
+    Aᵢ = (r₍₁₎ - r₍₂₎) / (std(r) + ε) for the completion with the largest reward, and 0 for the others
 
-    Two rows that are equally good are no gain for pass@k, and get 0. Source:
-    https://arxiv.org/abs/2503.19595, as veRL has it (`grpo_passk`).
+    over the scored completions of the group. Two best completions with equal rewards get 0, as the
+    second adds nothing to pass@k. Source: https://arxiv.org/abs/2503.19595, as in veRL
+    (`grpo_passk`).
 
     Args:
       group_size: Completions per prompt (G), at least 2.
@@ -93,19 +95,16 @@ def grpo_passk(group_size: int, normalize: bool = True, eps: float = 1e-6) -> Tr
     Raises:
       ValueError: As `group_normalize`.
     """
-    check_group_size("grpo_passk", group_size)
-    if not eps >= 0:
-        raise ValueError(f"grpo_passk: eps={eps!r} is not allowed; eps >= 0")
+    require(eps >= 0, "grpo_passk.eps", eps, "a number >= 0")
 
-    def reward_best(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        rewards, judged = in_groups("grpo_passk", group_size, advantages, stats)
-        ranked = jnp.sort(jnp.where(judged, rewards, -jnp.inf), axis=1)
+    def reward_best(rewards: jax.Array, has_reward: jax.Array, stats: TokenStats) -> jax.Array:
+        ranked = jnp.sort(jnp.where(has_reward, rewards, -jnp.inf), axis=1)
         first, second = ranked[:, -1:], ranked[:, -2:-1]
-        # Not -inf: a row without another one is not ahead of it.
+        # Not -inf: a single scored completion has no lead.
         lead = jnp.where(jnp.isfinite(second), first - second, 0)
-        ahead = jnp.where(judged & (rewards == first), lead, 0)
+        ahead = jnp.where(has_reward & (rewards == first), lead, 0)
         if normalize:
-            ahead = over_std(ahead, rewards, judged, eps=eps)
-        return ahead.reshape(advantages.shape)
+            ahead = over_std(ahead, rewards, has_reward, eps=eps)
+        return ahead
 
-    return Transform(reward_best, "group")
+    return group_transform("grpo_passk", group_size, reward_best)

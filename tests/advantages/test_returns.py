@@ -66,7 +66,7 @@ def test_lambda_may_differ_from_row_to_row():
     np.testing.assert_allclose(np.where(mask, returns - values, 0), wanted, atol=1e-6)
 
 
-def test_without_discount_the_return_is_the_reward_and_the_advantage_what_is_above_the_value_exactly():
+def test_without_discount_the_return_is_the_reward_and_the_advantage_its_excess_exactly():
     rewards, values, mask = make_problem()
     returns = lambda_returns(*map(jnp.array, (rewards[:, None], values, mask)))
     np.testing.assert_array_equal(returns, np.where(mask, rewards[:, None], 0))
@@ -96,13 +96,13 @@ def test_by_hand():
 @pytest.mark.parametrize(
     "factory, arguments, message",
     [
-        (gae, {"gamma": 0}, "gae: gamma=0 is not allowed; 0 < gamma <= 1"),
-        (gae, {"lam": 1.1}, "gae: lam=1.1 is not allowed; 0 <= lam <= 1"),
-        (length_adaptive_gae, {"gamma": 2}, "length_adaptive_gae: gamma=2 is not allowed"),
+        (gae, {"gamma": 0}, "gae.gamma: 0 is not allowed; allowed: a number > 0 and <= 1"),
+        (gae, {"lam": 1.1}, "gae.lam: 1.1 is not allowed; allowed: a number from 0 to 1"),
+        (length_adaptive_gae, {"gamma": 2}, "length_adaptive_gae.gamma: 2 is not allowed"),
         (
             length_adaptive_gae,
             {"alpha": 0},
-            "length_adaptive_gae: alpha=0 is not allowed; alpha > 0",
+            "length_adaptive_gae.alpha: 0 is not allowed; allowed: a number > 0",
         ),
     ],
 )
@@ -114,7 +114,7 @@ def test_an_argument_out_of_range_is_refused(factory, arguments, message):
 def test_shapes_and_values_that_are_missing_are_refused():
     rewards, values, mask = make_problem()
     column = jnp.array(rewards)[:, None]
-    with pytest.raises(ValueError, match="gae: needs the values of a critic; there are none"):
+    with pytest.raises(ValueError, match=r"gae: stats.values must be .*, got None"):
         gae()(column, stats_of(None, mask))
     with pytest.raises(
         ValueError, match=r"rewards of shape \(7, 9\) are not allowed; allowed: one for each"

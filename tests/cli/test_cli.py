@@ -433,14 +433,14 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
                 "--advantage",
                 "[{name: group_normalize}, {name: shape_by_entropy, alpha: -1, kappa: 2}]",
             ],
-            "advantage[1]: shape_by_entropy: alpha=-1.0 is not allowed; alpha >= 0",
+            "advantage[1]: shape_by_entropy.alpha: -1.0 is not allowed; allowed: a number >= 0",
         ),
         (
             [
                 "--advantage",
                 "[{name: group_normalize}, {name: shape_by_entropy, alpha: 0.4, kappa: 1}]",
             ],
-            "advantage[1]: shape_by_entropy: kappa=1.0 is not allowed; kappa > 1, or",
+            "advantage[1]: shape_by_entropy.kappa: 1.0 is not allowed",
         ),
         (
             [
@@ -454,8 +454,8 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
                 "--advantage",
                 "[{name: shape_by_entropy, alpha: 0.4, kappa: 2}, {name: group_normalize}]",
             ],
-            "advantage: group_normalize: got advantages of shape (8, 12); expected (8, 1), one "
-            "for each row.",
+            "advantage: group_normalize: advantages must have shape (8, 1), one for each sequence, "
+            "got (8, 12)",
         ),
         (
             ["--advantage", "[{name: group_normalize}, {name: remax}]"],

@@ -149,13 +149,16 @@ def test_scopes_are_as_narrow_as_the_functions():
     [
         (
             lambda: misplace_entropy_bonus("random"),
-            "placement='random' is not allowed; allowed: uniform",
+            "misplace_entropy_bonus.placement: 'random' is not allowed; allowed: uniform or shuffled",
         ),
-        (lambda: misplace_entropy_bonus("uniform", kappa=1.0), "kappa=1.0 is not allowed"),
-        (lambda: unbounded_entropy_bonus(-1), "unbounded_entropy_bonus: alpha=-1 is not allowed"),
+        (
+            lambda: misplace_entropy_bonus("uniform", kappa=1.0),
+            "shape_by_entropy.kappa: 1.0 is not allowed",
+        ),
+        (lambda: unbounded_entropy_bonus(-1), "unbounded_entropy_bonus.alpha: -1 is not allowed"),
         (
             lambda: scale_by_sign(negative=-1.0),
-            "scale_by_sign: negative=-1.0 is not allowed; negative >= 0",
+            "scale_by_sign.negative: -1.0 is not allowed; allowed: a number >= 0",
         ),
     ],
 )

@@ -10,7 +10,7 @@ from entropy_rl.experience.dynamic_sampling import worth_learning
 from entropy_rl.runs.jsonl import read_jsonl
 
 
-def test_what_is_learned_is_what_has_an_advantage_and_of_explored_groups_what_is_not_below_the_mean():
+def test_rows_of_the_loss_have_an_advantage_and_if_explored_one_that_is_not_negative():
     rewards = np.array(
         [[1, -1, -1], [1, -1, -1], [-1, -1, -1], [1, 1, 1], [1, -1, -1], [1, -1, 0]], "f4"
     )
@@ -74,7 +74,7 @@ def test_failed_groups_alone_are_replaced_and_the_others_are_those_of_a_plain_ru
     assert first["correct"] == lines_of(runs / "plain" / "metrics.jsonl")[0]["correct"]
 
 
-def test_tokens_that_count_are_those_of_rows_with_an_advantage_and_of_explored_groups_of_positive_ones(
+def test_tokens_of_the_loss_are_of_rows_with_an_advantage_and_if_explored_a_positive_one(
     runs,
 ):
     rows, solved = lines_of(runs / "explored" / "samples.jsonl"), 0

@@ -276,7 +276,9 @@ def test_a_replay_learns_again_from_the_newest_of_what_was_good(key, rollouts_ke
 def test_eight_devices_keep_and_learn_the_same(key, spec):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     (one, of_one), (eight, of_eight) = run(spec, 5, key), run(spec, 5, key, mesh=mesh)
-    jax.tree.map(np.testing.assert_array_equal, *jax.device_get((one.kept, eight.kept)))
+    jax.tree.map(
+        np.testing.assert_array_equal, *jax.device_get((one.replay_buffer, eight.replay_buffer))
+    )
     np.testing.assert_allclose(one.params["table"], eight.params["table"], atol=1e-5)
     for a, b in zip(of_one, of_eight, strict=True):
         assert a == pytest.approx(b, abs=1e-5)
@@ -405,4 +407,8 @@ def test_a_run_with_a_revisit_goes_on_from_a_checkpoint_as_if_nothing_had_happen
     metrics = lines_of(here / whole / "metrics.jsonl")
     assert all(REPLAY_WEIGHT in row for row in metrics)
     assert sum("replay/loss" in row for row in metrics) >= 2
-    assert set(state_of(here / whole)["kept"]["rows"]) > {"ids", "rewards", "ref_log_probs"}
+    assert set(state_of(here / whole)["replay_buffer"]["rows"]) > {
+        "ids",
+        "rewards",
+        "ref_log_probs",
+    }

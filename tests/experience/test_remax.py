@@ -31,7 +31,9 @@ def test_the_advantage_is_the_reward_above_that_of_the_greedy_completion():
 def test_a_chain_says_that_it_needs_greedy_completions_and_without_them_says_what_is_missing():
     assert chain(remax()).requires == ("greedy_rewards",)
     assert chain(group_center(2)).requires == ()
-    with pytest.raises(ValueError, match="greedy_rewards is missing"):
+    with pytest.raises(
+        ValueError, match="greedy_rewards must be the rewards of greedy completions, got None"
+    ):
         remax()(jnp.ones((2, 1)), make_stats([True, True], None))
 
 
