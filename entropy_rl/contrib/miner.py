@@ -18,12 +18,12 @@ from entropy_rl.types import TokenStats
 def miner(group_size: int, gamma: float = 2.0, max_share: float = 0.0015) -> Transform:
     """Miner: an advantage for groups whose completions are all correct, by their surprisal.
 
-    Groups with unequal rewards keep `group_normalize`, A_ext. Where all scored completions are correct,
-
+    A_ext = `group_normalize` for groups with unequal rewards
     A_int,ᵢₜ = max(0, uᵢ - mean(u)) (1 - π_old(oᵢₜ))^γ,   u = -mean_t log π_old
 
-    with u the surprisal of a completion and the mean over the group. A_int is scaled by min(1, λ Σ|A_ext| / Σ|A_int|), the sums over
-    the tokens of the mini-batch. Groups that are all wrong get 0.
+    for groups whose scored completions are all correct, with u the surprisal of a completion and
+    its mean over the group. A_int is scaled by min(1, λ Σ|A_ext| / Σ|A_int|), the sums over the
+    tokens of the mini-batch. Groups that are all wrong get 0.
 
     Source: Miner, https://arxiv.org/abs/2601.04731, and its code: the command of its README, which
     its configuration files do not repeat. Correct is a reward above 0: the code takes equal rewards

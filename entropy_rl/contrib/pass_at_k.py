@@ -21,8 +21,8 @@ def pass_at_k_training(group_size: int, k: int, eps: float = 1e-6) -> Transform:
     R = 1 - C(n-c, k) / C(n, k),   s = √(R (1 - R))
     A⁺ = (1 - R) / (s + ε),   A⁻ = (1 - R - C(n-c-1, k-1) / C(n-1, k-1)) / (s + ε)
 
-    for the c correct and the n - c wrong ones of the n scored completions of a group. It is made for
-    rewards of two values: correct is a reward above the group's mean. The advantages are small for
+    for the c correct and the n - c wrong ones of the n scored completions of a group. It is made
+    for rewards of two values: correct is a reward above the group's mean. The advantages are small for
     prompts that k samples nearly always solve, and large for prompts that they seldom solve. k = 1
     is `group_normalize` with `ddof=0`, but for ε. Source: https://arxiv.org/abs/2508.10751 and its
     code.
@@ -78,7 +78,7 @@ def _pass_at_k_advantages(group_size: int, k: int, eps: float) -> tuple[np.ndarr
 def grpo_passk(group_size: int, normalize: bool = True, eps: float = 1e-6) -> Transform:
     """Advantage of the best completion of a group alone, by its lead over the second (veRL).
 
-    Aᵢ = (r₍₁₎ - r₍₂₎) / (std(r) + ε) for the completion with the largest reward, and 0 for the others
+    Aᵢ = (r₍₁₎ - r₍₂₎) / (std(r) + ε) for the completion with the largest reward, else 0
 
     over the scored completions of the group. Two best completions with equal rewards get 0, as the
     second adds nothing to pass@k. Source: https://arxiv.org/abs/2503.19595, as in veRL

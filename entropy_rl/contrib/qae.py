@@ -21,9 +21,10 @@ def qae(group_size: int, quantile: float = 0.4, eps: float = 1e-6) -> Transform:
 
     over the n scored completions of the group. With rewards of two values and a fraction p of
     successes this is a gate: for p <= 1 - K the failures get 0 and the successes a positive
-    advantage; for p > 1 - K the successes get 0 and the failures a negative one. Source: QAE, https://arxiv.org/abs/2509.22611. The gate is the paper's; K = 0.4
-    and the division by the standard deviation (here of a sample, with ε as in veRL's GRPO) are
-    reconstructed.
+    advantage; for p > 1 - K the successes get 0 and the failures a negative one.
+
+    Source: https://arxiv.org/abs/2509.22611. The gate is the paper's; K = 0.4 and the division by
+    the standard deviation (here of a sample, with ε as in veRL's GRPO) are reconstructed.
 
     Args:
       group_size: Completions per prompt (G), at least 2.

@@ -149,7 +149,8 @@ def test_scopes_are_as_narrow_as_the_functions():
     [
         (
             lambda: misplace_entropy_bonus("random"),
-            "misplace_entropy_bonus.placement: 'random' is not allowed; allowed: uniform or shuffled",
+            "misplace_entropy_bonus.placement: 'random' is not allowed; "
+            "allowed: uniform or shuffled",
         ),
         (
             lambda: misplace_entropy_bonus("uniform", kappa=1.0),
