@@ -22,10 +22,10 @@ def pass_at_k_training(group_size: int, k: int, eps: float = 1e-6) -> Transform:
     A⁺ = (1 - R) / (s + ε),   A⁻ = (1 - R - C(n-c-1, k-1) / C(n-1, k-1)) / (s + ε)
 
     for the c correct and the n - c wrong ones of the n scored completions of a group. It is made
-    for rewards of two values: correct is a reward above the group's mean. The advantages are small for
-    prompts that k samples nearly always solve, and large for prompts that they seldom solve. k = 1
-    is `group_normalize` with `ddof=0`, but for ε. Source: https://arxiv.org/abs/2508.10751 and its
-    code.
+    for rewards of two values: correct is a reward above the group's mean. The advantages are small
+    for prompts that k samples nearly always solve, and large for prompts that they seldom solve.
+    k = 1 is `group_normalize` with `ddof=0`, but for ε. Source: https://arxiv.org/abs/2508.10751
+    and its code.
 
     Args:
       group_size: Completions per prompt (G), at least 2.

@@ -85,7 +85,7 @@ def test_group_center_subtracts_the_group_mean():
     np.testing.assert_allclose(advantages[:, 0], [0.5, 0.5, 0.5, -1.5, 0, 0, 0, 0], atol=1e-7)
 
 
-def test_leave_one_out_subtracts_the_mean_of_the_others():
+def test_rloo_subtracts_the_mean_of_the_others():
     rewards = np.random.default_rng(0).normal(size=8).astype(np.float32)
     advantages = rloo(4)(jnp.asarray(rewards)[:, None], make_stats(8))
     expected = [
