@@ -3,6 +3,7 @@
 from entropy_rl.advantages.baselines import gpg as gpg
 from entropy_rl.advantages.baselines import group_center as group_center
 from entropy_rl.advantages.baselines import group_normalize as group_normalize
+from entropy_rl.advantages.baselines import maxrl as maxrl
 from entropy_rl.advantages.baselines import opo as opo
 from entropy_rl.advantages.baselines import remax as remax
 from entropy_rl.advantages.baselines import rloo as rloo

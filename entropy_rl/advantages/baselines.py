@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from entropy_rl.advantages.groups import group_transform, in_groups, over_std
 from entropy_rl.advantages.transform import Transform
 from entropy_rl.config.checks import require
-from entropy_rl.masked import masked_center, masked_var
+from entropy_rl.masked import masked_center, masked_mean, masked_var
 from entropy_rl.types import TokenStats
 
 
@@ -98,6 +98,35 @@ def rloo(group_size: int) -> Transform:
         return masked_center(rewards, has_reward, axis=1) * n / jnp.maximum(n - 1, 1)
 
     return group_transform("rloo", group_size, leave_out)
+
+
+def maxrl(group_size: int) -> Transform:
+    """MaxRL: subtract the group's mean reward and divide by it.
+
+    Aᵢ = (rᵢ - mean(r)) / mean(r), over the scored completions of the group; 0 where the mean is 0
+
+    With rewards of 0 and 1 it weights a prompt by 1 / p, p its success rate, as the gradient of
+    log p does. Source: https://arxiv.org/abs/2602.02710; its code adds 1e-6 to the divisor.
+
+    Args:
+      group_size: Completions per prompt (G), at least 2.
+
+    Returns:
+      A transform f32[B, 1] -> f32[B, 1] of scope "group". It requires rewards >= 0: a group with a
+      negative one gets NaN, so that the update is counted as not finite and not applied. With -1
+      and 1, say, the mean is no success rate, and the division could flip signs.
+
+    Raises:
+      ValueError: As `group_normalize`.
+    """
+
+    def divide(rewards: jax.Array, has_reward: jax.Array, stats: TokenStats) -> jax.Array:
+        mean = masked_mean(rewards, has_reward, axis=1, keepdims=True)
+        advantages = masked_center(rewards, has_reward, axis=1) / jnp.where(mean > 0, mean, 1)
+        negative = jnp.any(has_reward & (rewards < 0), axis=1, keepdims=True)
+        return jnp.where(has_reward & negative, jnp.nan, jnp.where(mean > 0, advantages, 0))
+
+    return group_transform("maxrl", group_size, divide)
 
 
 def opo(group_size: int) -> Transform:

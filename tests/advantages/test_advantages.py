@@ -17,6 +17,7 @@ from entropy_rl.advantages import (
     chain,
     group_center,
     group_normalize,
+    maxrl,
     rloo,
     shape_by_entropy,
     whiten,
@@ -83,6 +84,14 @@ def test_group_normalize_adds_eps_to_the_standard_deviation():
 def test_group_center_subtracts_the_group_mean():
     advantages = group_center(4)(REWARDS_3_OF_8[:, None], make_stats(8))
     np.testing.assert_allclose(advantages[:, 0], [0.5, 0.5, 0.5, -1.5, 0, 0, 0, 0], atol=1e-7)
+
+
+def test_maxrl_divides_by_the_mean_and_refuses_negative_rewards_with_nan():
+    rewards = jnp.array([1, 0, 0, 0, 0.2, 0.8, 0, 0, 0, 0, 0, 0, 1, -1, 1, 1, 1, 0, 1, -9])
+    stats = make_stats(20, has_reward=np.arange(20) != 19)
+    advantages = maxrl(4)(rewards[:, None], stats)[:, 0]
+    expected = [[3, -1, -1, -1], [-0.2, 2.2, -1, -1], [0] * 4, [np.nan] * 4, [0.5, -1, 0.5, 0]]
+    np.testing.assert_allclose(advantages.reshape(-1, 4), expected, rtol=1e-6)
 
 
 def test_rloo_subtracts_the_mean_of_the_others():
