@@ -21,8 +21,8 @@ def table_policy(vocab_size: int) -> Policy:
     return Policy(
         init=lambda key: {"table": jax.random.normal(key, (vocab_size, vocab_size))},
         apply=lambda params, ids: hidden(ids),
-        apply_packed=lambda params, ids, live: hidden(ids),
-        prefix=lambda params, ids, live, columns: (),
+        apply_packed=lambda params, ids, packed: hidden(ids),
+        prefix=lambda params, ids, packed, columns: (),
         head=lambda params: params["table"].T,
         to_decode=lambda params: params,
         prefill=prefill,
@@ -32,7 +32,7 @@ def table_policy(vocab_size: int) -> Policy:
 
 
 TINY = DecoderConfig(
-    vocab_size=37,  # like no other size, so that logits stand out among the shapes of a program
+    vocab_size=37,  # unlike any other size, so that logits can be found among a program's shapes
     hidden_size=32,
     intermediate_size=48,
     num_layers=2,

@@ -1,6 +1,4 @@
-"""Where arrays lie: the mesh that a config asks for, the table of rules, and the same run on any
-mesh.
-"""
+"""Sharding: the mesh of a config, the partition rules, and the same run on any mesh."""
 
 import dataclasses
 import json
@@ -34,8 +32,7 @@ def placement_of(*sizes, kv_heads=TINY.num_kv_heads):
     return Placement(make_mesh(MeshConfig(*sizes)), kv_heads)
 
 
-# --- the mesh
-# ----------------------------------------------------------------------------------------------
+# --- the mesh ---
 
 
 @pytest.mark.parametrize(
@@ -79,7 +76,7 @@ def two_processes():
     return [SimpleNamespace(process_index=i // 4, id=i, platform="cpu") for i in range(8)]
 
 
-def test_devices_of_several_processes_must_all_be_used_and_a_tensor_group_lies_in_one():
+def test_devices_of_several_processes_must_all_be_used_and_a_tensor_group_is_within_one():
     with pytest.raises(
         ValueError, match=r"^mesh: must have all 8 devices of the 2 processes, got .* are 4$"
     ):
@@ -90,7 +87,7 @@ def test_devices_of_several_processes_must_all_be_used_and_a_tensor_group_lies_i
         make_mesh(MeshConfig(tensor=8), two_processes())
 
 
-def test_rows_that_do_not_divide_are_refused_in_a_line():
+def test_rows_that_are_not_divisible_are_refused_in_a_line():
     mesh = make_mesh(MeshConfig())
     check_rows(None, prompts=3, group_size=5, whole_groups=True)
     check_rows(mesh, prompts=3, group_size=8, whole_groups=False)
@@ -105,8 +102,7 @@ def test_rows_that_do_not_divide_are_refused_in_a_line():
         check_rows(mesh, prompts=2, group_size=12, whole_groups=True)
 
 
-# --- the rules
-# ---------------------------------------------------------------------------------------------
+# --- the rules ---
 
 CONFIGS = {
     "every switch": TINY,
@@ -115,7 +111,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_parameter_and_moment_has_a_rule_and_lies_as_it_says(name):
+def test_every_parameter_and_moment_has_a_rule_and_is_sharded_by_it(name):
     placement = placement_of(1, 4, 2)
     policy = make_policy(CONFIGS[name])
     state = init_state(policy.init(jax.random.key(0)), optax.adam(1e-3), placement.constrain)
@@ -132,7 +128,7 @@ def test_every_parameter_and_moment_has_a_rule_and_lies_as_it_says(name):
     assert largest.addressable_shards[0].data.size * 8 == largest.size
 
 
-def test_kv_heads_that_do_not_divide_are_whole():
+def test_kv_heads_that_are_not_divisible_are_not_sharded():
     mesh = make_mesh(MeshConfig(fsdp=2, tensor=4))
     path = "layers/self_attn/k_proj/kernel"
     assert partition_spec(path, (2, 32, 16), mesh, kv_heads=2) == PartitionSpec(None, "fsdp", None)
@@ -146,13 +142,12 @@ def test_a_parameter_without_a_rule_is_an_error():
         partition_spec("layers/router/kernel", (3, 4), make_mesh(MeshConfig()))
 
 
-# --- what is computed
-# --------------------------------------------------------------------------------------
+# --- what is computed ---
 
 
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 8, 1), (1, 2, 4)])
-@pytest.mark.parametrize("shape", [(40, 16), (37, 12)])  # as it divides, and as it does not
-def test_looking_up_and_its_gradient_are_those_of_one_device(sizes, shape, key):
+@pytest.mark.parametrize("shape", [(40, 16), (37, 12)])  # divisible, and not
+def test_embedding_and_its_gradient_are_those_of_one_device(sizes, shape, key):
     placement = placement_of(*sizes)
     mesh = placement.mesh
     table, ids = jax.random.normal(key, shape), jax.random.randint(key, (8, 5), 0, shape[0])
@@ -173,7 +168,7 @@ def test_looking_up_and_its_gradient_are_those_of_one_device(sizes, shape, key):
 
 # A KV head on each device, and on two of them; prompts once for a group, and with each row.
 @pytest.mark.parametrize(("sizes", "group_size"), [((2, 2, 2), G), ((1, 2, 4), None)])
-def test_an_update_of_a_split_state_is_that_of_one_device_and_stays_split(
+def test_an_update_of_a_sharded_state_is_that_of_one_device_and_stays_sharded(
     sizes, group_size, key, capfd
 ):
     placement = placement_of(*sizes)
@@ -199,7 +194,7 @@ def test_an_update_of_a_split_state_is_that_of_one_device_and_stays_split(
 
 
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 2, 4)])
-def test_the_sync_of_the_sampler_is_the_same_parameters_split_over_tensor_alone(sizes, key):
+def test_the_weight_sync_gives_the_same_parameters_sharded_over_tensor_only(sizes, key):
     placement = placement_of(*sizes)
     policy = make_policy(TINY, jnp.bfloat16, mesh=placement.mesh)
     params = init_state(policy.init(key), optax.sgd(0.1), placement.constrain).params
@@ -213,8 +208,7 @@ def test_the_sync_of_the_sampler_is_the_same_parameters_split_over_tensor_alone(
     assert kernel.addressable_shards[0].data.shape == (32, 32 // sizes[2])
 
 
-# --- a run
-# -------------------------------------------------------------------------------------------------
+# --- a run ---
 
 
 def test_a_run_on_eight_devices_is_that_of_one(tmp_path, monkeypatch, capfd):
@@ -248,7 +242,7 @@ def test_a_run_on_eight_devices_is_that_of_one(tmp_path, monkeypatch, capfd):
 MESH = ("--mesh.data", "--mesh.fsdp", "--mesh.tensor")
 
 
-def test_moments_that_rest_in_the_memory_of_the_host_change_nothing(tmp_path, monkeypatch):
+def test_moments_that_are_offloaded_to_the_host_change_nothing(tmp_path, monkeypatch):
     workspace = make_workspace(tmp_path / "workspace")
     monkeypatch.chdir(workspace)
     monkeypatch.setattr(
@@ -265,7 +259,7 @@ def test_moments_that_rest_in_the_memory_of_the_host_change_nothing(tmp_path, mo
     assert metrics_of(workspace / "on the host") == metrics_of(workspace / "on the device")
 
 
-def test_an_array_moves_between_memories_as_it_is_split():
+def test_an_array_keeps_its_sharding_when_it_moves_between_memories():
     rows = NamedSharding(make_mesh(MeshConfig()), PartitionSpec(DATA_AXES))
     x = jax.device_put(np.arange(16.0), rows)
     there = move({"x": x}, "pinned_host")["x"]
@@ -283,7 +277,7 @@ def gathered_sizes(program):
     ]
 
 
-def test_a_row_that_takes_a_slot_gathers_no_prompts_and_has_those_of_one_device(key):
+def test_a_row_that_takes_a_slot_gathers_no_prompts_and_is_that_of_one_device(key):
     ids = np.asarray(jax.random.randint(key, (8, 64), 2, TINY.vocab_size), np.int32)
     prompts = (ids, ids > 0, np.arange(8, dtype=np.int32), np.full(8, 16, np.int32))
 
@@ -298,10 +292,10 @@ def test_a_row_that_takes_a_slot_gathers_no_prompts_and_has_those_of_one_device(
         programs = Programs(sampler, sampling, placement.constrain_rows)
         put = (*placement.put_prompts(prompts[:3]), prompts[3])
         request, state, _ = programs.begin(8, 16, params, put, jax.random.key(0), 0)
-        go_on = programs.decode.lower(params, request, state, 999, 0).compile()
-        state, seen = go_on(params, request, state, 999, 0)
-        assert seen.alive == seen.waiting == 0
-        return go_on.as_text(), programs.finish(request, state)
+        decode = programs.decode.lower(params, request, state, 999, 0).compile()
+        state, status = decode(params, request, state, 999, 0)
+        assert status.alive == status.waiting == 0
+        return decode.as_text(), programs.finish(request, state)
 
     program, rollout = sample(4, 1, 1)
     of_prompts = 8 * TINY.num_kv_heads * TINY.head_dim * 64  # keys or values of a layer
@@ -311,10 +305,8 @@ def test_a_row_that_takes_a_slot_gathers_no_prompts_and_has_those_of_one_device(
     np.testing.assert_allclose(rollout.log_probs, alone.log_probs, atol=1e-5)
 
 
-def test_decoding_gathers_neither_weights_nor_cache_and_the_cache_stays_split(key):
-    """Per layer two sums over the tensor group, of a vector for each row; nothing else grows with
-    a size.
-    """
+def test_decoding_gathers_neither_weights_nor_cache_and_the_cache_stays_sharded(key):
+    """Communicates two sums over the tensor group per layer, of one vector per row each."""
     placement = placement_of(2, 1, 2)
     policy = make_policy(TINY, mesh=placement.mesh)
     params = placement.make_to_decode(policy)(policy.init(key))

@@ -1,6 +1,4 @@
-"""The fused head: eight devices give the result of one; a gradient that is not used costs
-nothing.
-"""
+"""The fused head: eight devices give the result of one, and unused gradients cost nothing."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +11,7 @@ from entropy_rl.lm_head.log_probs import log_prob_and_entropy
 from entropy_rl.types import DATA_AXES, FSDP_AXIS, TENSOR_AXIS
 
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
-# None of them is divided by any mesh.
+# None of them is divisible by any mesh axis.
 B, N, D, V = 13, 5, 6, 37
 
 
@@ -96,7 +94,7 @@ def test_tokens_without_a_batch_axis_and_a_mesh_of_one_device_work_too():
 
 
 def compiled_text(function, mesh, *, chunk=4):
-    """The program on arrays that lie as the trainer has them, of sizes that all devices divide."""
+    """Compiles the head for arrays that are sharded as in the trainer, of divisible sizes."""
     shapes = {"hidden": (16, 12, 24), "weights": (64, 24), "ids": (16, 12), "mask": (16, 12)}
     tokens, weights = PartitionSpec(DATA_AXES), PartitionSpec(TENSOR_AXIS, FSDP_AXIS)
     specs = {"hidden": tokens, "weights": weights, "ids": tokens, "mask": tokens}
@@ -120,7 +118,7 @@ def compiled_text(function, mesh, *, chunk=4):
         program = jax.jit(lambda hidden, weights, ids, mask: head(hidden, weights, ids, mask),
                           out_shardings=out("ids", "ids"))  # fmt: skip
     else:
-        # Gradient of given cotangents: all that a loss between the two adds stays out of the text.
+        # Gradients of given cotangents, so that the text has no operations of a loss.
         def backward(hidden, weights, ids, mask):
             _, pull = jax.vjp(lambda h, w: head(h, w, ids, mask), hidden, weights)
             return pull((mask * 0.5, mask * 0.25))
@@ -130,7 +128,7 @@ def compiled_text(function, mesh, *, chunk=4):
 
 
 @pytest.mark.parametrize("shape", MESHES, ids=str)
-def test_in_the_loops_only_numbers_per_token_of_a_chunk_travel(shape):
+def test_loops_communicate_only_numbers_per_token_of_a_chunk(shape):
     mesh, chunk = make_mesh(shape), 4
     for function in ("forward", "backward"):
         found = collectives(compiled_text(function, mesh, chunk=chunk), in_loops=True)

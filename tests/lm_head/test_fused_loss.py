@@ -1,4 +1,4 @@
-"""The loss in the loop of the head: equal to the head and the same loss after it, in one pass."""
+"""The head fused with a loss: equal to the head followed by the loss, in one pass."""
 
 import re
 

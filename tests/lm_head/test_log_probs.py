@@ -1,6 +1,4 @@
-"""The fused head: equal to the plain one, in chunks, over live tokens only, without logits of the
-batch.
-"""
+"""The fused head: equal to the plain one, over unmasked tokens only, without [B, T, V] logits."""
 
 import re
 

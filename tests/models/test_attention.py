@@ -65,8 +65,7 @@ def assert_close(actual, expected, atol):
     )
 
 
-# --- xla
-# --------------------------------------------------------------------------------------------------
+# --- xla ---
 
 WINDOWS = {"no window": None, "window": 5, "window of one": 1}
 
@@ -119,8 +118,7 @@ def test_memory_of_long_rows_grows_with_the_length_and_not_with_its_square():
     assert 8 * long < temporary_bytes(4096, 4096)
 
 
-# --- the choice
-# --------------------------------------------------------------------------------------------
+# --- the choice ---
 
 
 def test_the_output_is_zero_behind_the_end_of_a_row(key):
@@ -227,8 +225,7 @@ def test_a_traced_window_is_refused_in_a_line(implementation, key):
         causal_attention(*x, window=jnp.int32(3), implementation=implementation)
 
 
-# --- the kernels
-# -------------------------------------------------------------------------------------------
+# --- the kernels ---
 
 KERNEL_CASES = {
     "a row of one block": dict(length=100, window=None),
@@ -259,7 +256,7 @@ def test_splash_over_a_mesh_agrees_with_xla(shape, rows, key):
     assert_close(splash, value_and_gradients(xla_attention, *x), atol=2e-5)
 
 
-def test_heads_that_do_not_divide_over_the_mesh_are_refused_in_a_line(key):
+def test_heads_that_the_mesh_does_not_divide_are_refused_in_a_line(key):
     with pytest.raises(ValueError, match="must divide the number of heads, got 6 query and 2 KV"):
         splash_attention(*qkv(key, heads=6), mesh=mesh_of(1, 1, 4))
 
@@ -270,9 +267,7 @@ def test_heads_that_do_not_divide_over_the_mesh_are_refused_in_a_line(key):
 def test_cudnn_over_a_mesh_gets_as_many_kv_heads_on_each_device_as_divide(
     shape, rows, ended, key, monkeypatch
 ):
-    """On a CPU, its other implementation stands in for cudnn, which splits q, k and v in one way
-    only.
-    """
+    """On CPU, XLA stands in for cudnn, which shards q, k and v in the same way only."""
     compute, seen = jax.nn.dot_product_attention, set()
 
     def stand_in(q, k, v, *, implementation=None, **kwargs):

@@ -1,6 +1,4 @@
-"""Loading and saving Hugging Face directories, and the decoder against what transformers
-computes.
-"""
+"""Loading and saving Hugging Face directories, and the decoder against transformers."""
 
 from __future__ import annotations
 

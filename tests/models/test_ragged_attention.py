@@ -1,6 +1,4 @@
-"""Attention to a cache in parts: the merge is one softmax, the kernel is the reference and reads
-less.
-"""
+"""Partial attention: merged parts are one softmax, and the ragged kernel equals the reference."""
 
 import dataclasses
 from functools import partial
@@ -21,9 +19,7 @@ from entropy_rl.types import DATA_AXES, TENSOR_AXIS, DecodeCache
 
 
 def case(key, rows=5, kv_heads=2, r=3, columns=300, h=16, dtype=jnp.float32):
-    """q, keys, values, first and length: rows that see nothing, all, and some, from 0 or from
-    elsewhere.
-    """
+    """q, keys, values, first and length of empty rows, full rows, and rows with any bounds."""
     shapes = [(rows, kv_heads, r, h)] + [(rows, kv_heads, columns, h)] * 2
     keys = jax.random.split(key, 5)
     q, k, v = (
@@ -61,8 +57,7 @@ def assert_same_part(actual, expected, atol):
     np.testing.assert_allclose(actual.sum, expected.sum, rtol=1e-5)
 
 
-# --- parts
-# -------------------------------------------------------------------------------------------------
+# --- parts ---
 
 
 def test_merged_parts_are_one_softmax_over_both_regions(key):
@@ -97,15 +92,14 @@ def test_merged_parts_are_one_softmax_over_both_regions(key):
     np.testing.assert_allclose(merged, expected, atol=2e-6)
 
 
-def test_a_part_that_sees_nothing_changes_nothing_and_nothing_at_all_is_zero(key):
+def test_an_empty_part_changes_nothing_and_empty_parts_alone_give_zero(key):
     q, k, v, first, length = case(key)
     part, empty = reference(q, k, v, first * 0, length), reference(q, k, v, first * 0, length * 0)
     np.testing.assert_array_equal(merge_parts([part, empty]), merge_parts([part]))
     assert not np.asarray(merge_parts([empty, empty])).any()
 
 
-# --- the kernel
-# --------------------------------------------------------------------------------------------
+# --- the kernel ---
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [(jnp.float32, 2e-6), (jnp.bfloat16, 2e-2)])
@@ -116,7 +110,7 @@ def test_the_kernel_agrees_with_the_reference(dtype, atol, block, key):
     assert_same_part(kernel(*x), reference(*x), atol)
 
 
-def test_the_kernel_sees_nothing_outside_of_the_bounds_not_even_nan(key):
+def test_the_kernel_reads_nothing_outside_of_the_bounds_not_even_nan(key):
     q, k, v, first, length = case(key)
     outside = ~seen_columns(k, first, length).swapaxes(2, 3)
     broken = ragged_attention(
@@ -155,13 +149,13 @@ def test_the_kernel_over_a_mesh_agrees_with_the_reference(key):
     assert_same_part(kernel(*x), reference(*x), atol=2e-6)
 
 
-def test_rows_that_do_not_divide_over_the_mesh_are_filled_up(key):
+def test_rows_that_the_mesh_does_not_divide_are_padded(key):
     x, mesh = case(key, rows=5), mesh_of(2, 2, 2)
     kernel = jax.jit(lambda *x: ragged_attention(*x, mesh=mesh, block=128, interpret=True))
     assert_same_part(kernel(*x), reference(*x), atol=2e-6)
 
 
-def test_heads_that_do_not_divide_over_the_mesh_are_refused_in_a_line(key):
+def test_heads_that_the_mesh_does_not_divide_are_refused_in_a_line(key):
     with pytest.raises(
         ValueError, match=r"must be a multiple of the mesh axis tensor \(4\), got 2"
     ):
@@ -223,8 +217,7 @@ def test_the_decoder_decodes_the_same_with_the_kernel(key, window, monkeypatch):
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
-# --- the kernel for GPUs
-# -----------------------------------------------------------------------------------
+# --- the kernel for GPUs ---
 
 
 @pytest.mark.parametrize("splits", [None, 1, 2, 7])

@@ -27,7 +27,7 @@ from entropy_rl.rollout.stop_strings import StopStrings
 from entropy_rl.types import FinishReason
 
 EOS, PAD, V = 1, 0, TINY.vocab_size
-PROMPTS, GROUP, NEW = 5, 4, 96  # rows and columns to shrink and to grow
+PROMPTS, GROUP, NEW = 5, 4, 96  # enough rows to compact and columns to grow
 SEEDS = (4, 2)
 
 STATIC = None  # the reference, which no config can ask for
@@ -132,14 +132,14 @@ def test_eight_devices_give_the_samples_of_one(model, decoding):
 
 
 @pytest.mark.parametrize("name", ["the default", "8 slots in chunks of 7"])
-def test_a_sliding_window_is_kept_whatever_the_slot(name):
+def test_a_sliding_window_does_not_depend_on_the_slot(name):
     policy = make_policy(dataclasses.replace(TINY, sliding_window=5, sliding_layers=(True, False)))
     params = policy.init(jax.random.key(3))
     assert_same(run(policy, params, DECODING[name]), run(policy, params, STATIC))
 
 
 @pytest.mark.parametrize("name", ["all rows in chunks of 7", "8 slots in one program"])
-def test_rows_of_one_token_and_rows_that_never_end_are_no_special_case(name):
+def test_rows_of_one_token_and_rows_that_never_end_need_no_special_case(name):
     policy = table_policy(V)
     table = (
         jnp.full((V, V), -1e9).at[:, 5].set(0.0).at[2:20, EOS].set(0.0)
@@ -168,24 +168,24 @@ def test_each_prompt_can_have_a_limit_of_its_own(model, references, name):
 def test_the_cache_grows_and_the_slots_shrink_as_rows_end(model, references):
     seen = []
     run(*model, DECODING["all rows in chunks of 7"], on_chunk=seen.append)
-    slots, columns = [stage.slots for stage in seen], [stage.columns for stage in seen]
+    slots, columns = [p.slots for p in seen], [p.columns for p in seen]
     assert slots == sorted(slots, reverse=True) and (slots[0], slots[-1]) == (20, 16)
     assert columns == sorted(columns) and (columns[0], columns[-1]) == (64, 96)
-    assert [stage.finished for stage in seen] == sorted(stage.finished for stage in seen)
+    assert [p.finished for p in seen] == sorted(p.finished for p in seen)
     assert seen[-1].finished == seen[-1].rows == 20
     assert seen[-1].tokens <= references[0].completion_mask.sum(-1).max()
 
 
-def test_refilled_slots_take_fewer_steps_than_waves_would(model, references):
+def test_refilled_slots_take_fewer_steps_than_batches_would(model, references):
     seen = []
     run(*model, DECODING["3 slots in chunks of 1"], on_chunk=seen.append)
     lengths = references[0].completion_mask.sum(-1)
-    waves = sum(lengths[i : i + 3].max() for i in range(0, 20, 3))
-    assert -(-lengths.sum() // 3) <= len(seen) < waves
+    batches = sum(lengths[i : i + 3].max() for i in range(0, 20, 3))
+    assert -(-lengths.sum() // 3) <= len(seen) < batches
 
 
-def test_what_on_chunk_raises_ends_the_rollout(model):
-    def refuse(stage):
+def test_an_exception_in_on_chunk_ends_the_rollout(model):
+    def refuse(progress):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -222,8 +222,7 @@ def test_the_state_is_donated_and_the_cache_is_not_copied_in_a_step(model):
     assert memory.temp_size_in_bytes < 0.6 * cache
 
 
-# --- what is chosen
-# ----------------------------------------------------------------------------------------
+# --- what is chosen ---
 
 
 def test_all_rows_are_in_flight_if_they_fit_and_otherwise_as_many_as_do():
@@ -269,14 +268,11 @@ def test_few_shapes_are_compiled():
     assert column_counts(72) == [72]
 
 
-# --- stop strings
-# ------------------------------------------------------------------------------------------
+# --- stop strings ---
 
 
 class Letters:
-    """Every token is one or two letters, so that stop strings cross tokens and end inside of
-    them.
-    """
+    """Tokens of one or two letters, so that stop strings cross tokens and end inside them."""
 
     def decode(self, ids, skip_special_tokens):
         return "".join("" if i in (EOS, 7) else "abc"[i % 3] * (1 + i % 2) for i in ids)
@@ -324,7 +320,7 @@ def test_a_completion_ends_with_the_token_that_completes_a_stop_string(model, re
         assert reasons.count(FinishReason.STOP) > 3 and reasons.count(FinishReason.EOS) > 3
 
 
-def test_stop_strings_save_the_tokens_behind_them(model, references):
+def test_stop_strings_save_the_tokens_after_them(model, references):
     seen = []
     everywhere = StopStrings(Letters(), ["a", "b", "c"])
     out = run(*model, DECODING["all rows in chunks of 7"], stop=everywhere, on_chunk=seen.append)
@@ -332,17 +328,15 @@ def test_stop_strings_save_the_tokens_behind_them(model, references):
 
 
 @pytest.mark.parametrize("slots, group, stops", [(3, 4, ["bb"]), (32, 16, ["a"])])
-def test_rows_that_wait_get_the_slots_of_rows_that_a_look_ends(model, slots, group, stops):
-    """All slots may be free after a look, or so many that the next one would wait for fewer to be
-    alive.
-    """
+def test_queued_rows_get_the_slots_of_rows_that_stop_strings_end(model, slots, group, stops):
+    """Stop strings may free all slots between two chunks, or more than compaction waits for."""
     policy, params = model
     settings = dict(group_size=group, max_new_tokens=NEW, eos_ids=[EOS, 7], pad_id=PAD)
-    rule, looks = StopStrings(Letters(), stops), []
+    rule, calls = StopStrings(Letters(), stops), []
 
-    def on_chunk(stage):
-        looks.append(stage)
-        assert len(looks) < 200, f"no progress: {stage}"
+    def on_chunk(progress):
+        calls.append(progress)
+        assert len(calls) < 200, f"no progress: {progress}"
 
     outs = []
     for decoding in (

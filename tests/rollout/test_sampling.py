@@ -26,9 +26,7 @@ def test_a_token_without_mass_is_never_drawn_even_at_the_ends_of_the_interval():
 
 
 def test_a_token_without_mass_is_never_drawn_beside_a_boundary_of_a_large_vocabulary():
-    """Sums in parallel are not monotone to the last bit: a place without mass may seem to lie
-    beyond.
-    """
+    """Parallel sums are not monotone to the last bit: an entry without mass may seem to be next."""
     vocab, rows, draw = 151_936, 64, np.random.default_rng(1)
     mass, uniforms = np.zeros((rows, vocab), np.float32), np.zeros(rows, np.float32)
     draw_from = jax.jit(inverse_cdf)
