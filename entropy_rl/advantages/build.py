@@ -15,7 +15,7 @@ from entropy_rl.types import TokenStats
 
 
 def advantage_of(config: TrainConfig) -> Transform:
-    """The chain that a run's config lists, with what its other sections say to the members.
+    """Build the advantage of a run: the chain of its config, with group size and discount.
 
     Raises:
       ValueError: As `build_advantage`; or a transform refuses what those before it make.
@@ -27,9 +27,7 @@ def advantage_of(config: TrainConfig) -> Transform:
 
 
 def _check_shapes(config: TrainConfig, advantage: Transform) -> None:
-    """Follows the shapes of a mini-batch through the chain: a wrong order is found before any
-    rollout.
-    """
+    """Trace the chain with the shapes of a mini-batch, so that a wrong order is found early."""
     rows = config.batching.mini_batch_prompts * config.rollout.group_size
     tokens = jax.ShapeDtypeStruct((rows, config.rollout.max_new_tokens), jnp.float32)
     of_rows = jax.ShapeDtypeStruct((rows,), jnp.float32)
@@ -73,14 +71,12 @@ def build_advantage(
       The chain; the identity for an empty list.
 
     Raises:
-      ValueError: A name, an argument or a value is wrong, the chain reads values and there is no
-        critic, or the other way round, or rewards of greedy completions are not read first; the
-        message starts with its dotted path.
+      ValueError: A name, an argument or a value is wrong; the chain reads values without a critic,
+        or there is a critic whose values are not read; or a transform that reads greedy rewards is
+        not the first. The message starts with the dotted path.
     """
     if isinstance(specs, str | Mapping) or not isinstance(specs, Sequence):
-        raise ValueError(
-            f"advantage: {specs!r} is no list; expected a list of {{name: ..., arguments}}"
-        )
+        raise ValueError(f"advantage: must be a list of {{name: ..., arguments}}, got {specs!r}")
     given = {"group_size": (group_size, "rollout.group_size")}
     if gamma is not None:
         given["gamma"] = (gamma, "critic.gamma")
@@ -102,9 +98,8 @@ def _check_greedy(advantage: Transform) -> None:
     for i, member in enumerate(advantage.members):
         if "greedy_rewards" in member.requires and i > 0:
             raise ValueError(
-                f"advantage[{i}]: a transform before it is not allowed; allowed: none, as the "
-                "reward of the "
-                "greedy completion does not go through it"
+                f"advantage[{i}]: must be the first transform, as those before it do not apply to "
+                f"the reward of the greedy completion, got {i} before it"
             )
 
 
@@ -117,7 +112,6 @@ def _check_values(advantage: Transform, has_critic: bool) -> None:
         )
     if has_critic and not readers:
         raise ValueError(
-            "critic: a critic is not allowed where no transform of the advantage reads its "
-            "values; allowed: "
-            "null, or a transform that does, such as {name: gae}"
+            "critic: must be null where no transform of the advantage reads values, got a critic; "
+            "a transform that does is {name: gae}"
         )

@@ -1,4 +1,4 @@
-"""Rewards that see how long a completion is."""
+"""Reward penalties by the length of a completion."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from entropy_rl.types import TokenStats
 
 
 def overlong_penalty(max_tokens: int, buffer_tokens: int, factor: float = 1.0) -> Transform:
-    """Take from the reward what a completion reaches into the last tokens of its limit.
+    """Soft overlong punishment of DAPO: a penalty on the last tokens before the limit.
 
         r' = r - f clip((|o| - (L_max - L_buf)) / L_buf, 0, 1)
 
-    It stands before the baseline. Source: soft overlong punishment, Eq. 13 of DAPO,
-    https://arxiv.org/abs/2503.14476, where L_max is 20480, L_buf 4096 and f 1; veRL's code is not
-    bounded by -f, which no completion reaches that is cut off at L_max.
+    It goes before the baseline. Source: Eq. 13 of DAPO,
+    https://arxiv.org/abs/2503.14476, where L_max is 20480, L_buf 4096 and f 1; veRL's code has no
+    lower bound -f; no completion that is cut off at L_max reaches it.
 
     Args:
       max_tokens: L_max, the limit of new tokens, the end-of-sequence token included.

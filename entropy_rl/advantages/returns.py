@@ -1,6 +1,4 @@
-"""Returns of completions, as a critic sees them: what its values are compared with, and what they
-learn.
-"""
+"""λ-returns: the targets of a critic, and the returns behind generalized advantages."""
 
 from __future__ import annotations
 
@@ -28,16 +26,16 @@ def lambda_returns(
     Gₜ - Vₜ = Σ_k (γλ)ᵏ δₜ₊ₖ,   δₜ = rₜ + γ Vₜ₊₁ - Vₜ
 
     and in this form λ = γ = 1 gives the reward itself at every token, without rounding. The last
-    token is the end-of-sequence token, or the one at which the completion was cut off: nothing is
-    expected beyond it.
+    token is the end-of-sequence token, or the one at which the completion was cut off: the value
+    beyond it is 0.
 
     Source: GAE, https://arxiv.org/abs/1506.02438, Eq. 11-16.
 
     Args:
       rewards: f32[B, 1].
       values: f32[B, N].
-      mask: bool[B, N], True where a token counts. What is off it is never read, and its neighbors
-        are neighbors in time.
+      mask: bool[B, N], True where a token counts. Other tokens are not read, and those on either
+        side of them are consecutive in time.
       gamma: Discount γ.
       lam: λ, one number or f32[B].
 

@@ -1,9 +1,8 @@
-"""Controls for `shape_by_entropy`: the same bonus elsewhere in the row, without its bound, or all
-bound.
+"""Controls for `shape_by_entropy`: the bonus at other tokens, without the bound, or only the bound.
 
-The bonus ψ is never negative, so it does two things at once: it shifts advantages up, and it does
-so at uncertain tokens. A misplaced bonus keeps the first and takes the second away; the other two
-controls take apart the minimum of which it consists.
+The bonus ψ is never negative, so it has two effects: it increases advantages, and it does so at
+tokens of high entropy. A misplaced bonus has the first effect without the second; the other two
+controls are the two arguments of its minimum.
 """
 
 from __future__ import annotations
@@ -24,26 +23,25 @@ from entropy_rl.types import TokenStats
 def misplace_entropy_bonus(
     placement: Literal["uniform", "shuffled"], alpha: float = 0.4, kappa: float = 2.0, seed: int = 0
 ) -> Transform:
-    """Give each row the bonus that `shape_by_entropy` gives it, but not where the policy is
-    uncertain.
+    """The bonus of `shape_by_entropy` with the same sum per sequence, at other tokens.
 
     uniform:   A'ₜ = Aₜ + 1/n Σᵤ ψᵤ
-    shuffled:  A'ₜ = Aₜ + ψ_π(ₜ),   π a random permutation of the n tokens of the row
+    shuffled:  A'ₜ = Aₜ + ψ_π(ₜ),   π a random permutation of the n tokens of the sequence
 
     with ψₜ = min(α sg(Hₜ), |Aₜ| / κ), the bonus of `shape_by_entropy`, in every update anew. So the
-    sum of the bonus over a row, and over any mini-batch, is that of `shape_by_entropy`; "shuffled"
-    keeps its distribution over the tokens as well. Where A is the same on all tokens of a row, as
-    after a baseline of groups, the laws of `shape_by_entropy` hold: no bonus where A = 0, none
-    above |A| / κ, no sign flipped.
+    sum of the bonus over a sequence, and over any mini-batch, is that of `shape_by_entropy`;
+    "shuffled" keeps its distribution over the tokens as well. Where A is the same on all tokens of
+    a sequence, as after a group baseline, the laws of `shape_by_entropy` hold: no bonus where A =
+    0, none above |A| / κ, no sign flipped.
 
     π is a function of (seed, n) alone, with a key for each token by `fold_in`: it does not depend
-    on how a mini-batch is split, and rows of equal length share it, in all steps of a run.
+    on how a mini-batch is split, and sequences of equal length share it, in all steps of a run.
 
     Args:
       placement: "uniform" or "shuffled".
-      alpha: As of `shape_by_entropy`.
-      kappa: As of `shape_by_entropy`.
-      seed: Of the permutations; without effect on "uniform".
+      alpha: As for `shape_by_entropy`.
+      kappa: As for `shape_by_entropy`.
+      seed: Seed of the permutations; without effect on "uniform".
 
     Returns:
       A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "sequence"; tokens that do not count
@@ -74,9 +72,9 @@ def misplace_entropy_bonus(
 def unbounded_entropy_bonus(alpha: float = 0.4) -> Transform:
     """Add the bonus without its bound: A'ₜ = Aₜ + α sg(Hₜ).
 
-    This is `shape_by_entropy` for κ → 0 where A ≠ 0. It can flip signs, and tokens with A = 0 get
-    it, as they never do there. On-policy, α H depends on what stands before the token alone, so it
-    is a baseline: its gradient is 0 in expectation, and what it does is add variance.
+    This is `shape_by_entropy` for κ → 0 where A ≠ 0. It can flip signs, and unlike there tokens
+    with A = 0 get it. On-policy, α H depends on the prefix of a token alone, so it is a baseline:
+    its gradient is 0 in expectation, and it only adds variance.
 
     Args:
       alpha: Weight α >= 0 of the entropy.
@@ -100,8 +98,8 @@ def scale_by_sign(positive: float = 1.5, negative: float = 0.5) -> Transform:
     """Scale advantages by their sign: A' = A · positive where A > 0, A · negative where A < 0.
 
     With 1 + 1/κ and 1 - 1/κ, the defaults for κ = 2, this is the limit of `shape_by_entropy` for α
-    → ∞, where every token with an entropy above 0 has the largest bonus: a change of scale without
-    any entropy in it.
+    → ∞, where every token with an entropy above 0 has the largest bonus: a change of scale
+    without any entropy.
 
     Args:
       positive: Factor >= 0 of advantages above 0.
@@ -123,13 +121,9 @@ def scale_by_sign(positive: float = 1.5, negative: float = 0.5) -> Transform:
 
 
 def _shuffled_columns(mask: jax.Array, seed: int) -> jax.Array:
-    """int32[B, N]: for each token that counts the column of another one, which no other token is
-    given.
-    """
+    """int32[B, N]: a permutation of the columns of the tokens on the mask, for each sequence."""
     lengths = jnp.sum(mask, axis=1)
-    place = (
-        jnp.cumsum(mask, axis=1) - 1
-    )  # among the tokens that count: the same however rows are padded
+    place = jnp.cumsum(mask, axis=1) - 1  # index among the tokens on the mask, whatever the padding
     key = jax.random.key(seed)
 
     def draw(length: jax.Array, place: jax.Array) -> jax.Array:
@@ -137,7 +131,6 @@ def _shuffled_columns(mask: jax.Array, seed: int) -> jax.Array:
 
     of_row = jax.vmap(draw, in_axes=(None, 0))
     drawn = jax.vmap(of_row)(lengths, jnp.maximum(place, 0))
-    order = jnp.argsort(
-        jnp.where(mask, drawn, 2.0), axis=1
-    )  # uniforms are below 1: others come last
+    # Uniform numbers are below 1, so that tokens off the mask come last.
+    order = jnp.argsort(jnp.where(mask, drawn, 2.0), axis=1)
     return jnp.take_along_axis(order, jnp.maximum(place, 0), axis=1)

@@ -1,8 +1,7 @@
-"""Rewards and bonuses that need what a run of this library does not have, as functions of just
-that.
+"""Rewards and bonuses that require data that a run does not have, as functions of that data.
 
-They are for notebooks and for advantages of one's own: domains, clusters of errors, embeddings, or
-entropies under a second prompt come from the caller. Nothing here has a line in a config.
+They are for notebooks and for a transform of your own: domains, clusters of errors, embeddings, or
+entropies under a second prompt come from the caller.
 """
 
 from __future__ import annotations
@@ -20,25 +19,24 @@ _EPS = 1e-6  # beside a standard deviation
 def heal_reward(
     entropy: jax.Array, mask: jax.Array, domain: jax.Array, min_tokens: int = 50
 ) -> jax.Array:
-    """Reward rows whose course of entropy is closer to that of the other domain than to that of
-    their own.
+    """HEAL: reward completions whose entropies over time are closer to those of the other domain.
 
-        r = 1 if min over rows j of the other domain of D(i, j) < min over rows j ≠ i of the own
-        one, else 0 D(i, j) = KL(softmax(τᵢ) ‖ softmax(τⱼ)),  τ the entropies of a row, the shorter
-        as long as the longer
+        D(i, j) = KL(softmax(τᵢ) ‖ softmax(τⱼ))
+        r = 1 if min D(i, j) over j of the other domain < min D(i, j) over j ≠ i of its own, else 0
 
-    A row is stretched by repeating values (nearest neighbor); the softmax is over its tokens. Rows
-    of at most `min_tokens` tokens get 0, and so do those whose own or the other domain has none to
-    compare with.
+    with τ the entropies of a completion, the shorter one stretched to the length of the longer by
+    repeating values (nearest neighbor), and the softmax over its tokens. Completions of at most
+    `min_tokens` tokens get 0, and so do those without another one of either domain.
 
     Source: HEAL, https://arxiv.org/abs/2604.17928, and its code; there it is added to the reward of
-    the outcome. Its token_weighting of data is not here.
+    the outcome. Its selection of data is not implemented.
 
     Args:
       entropy: f32[B, N], of the policy that sampled, nats.
-      mask: bool[B, N], tokens from the first on; a row without a token is left out.
-      domain: int32[B] or bool[B], of which domain a row is, one of two.
-      min_tokens: See above.
+      mask: bool[B, N], the tokens of each completion, from the first on; a completion without a
+        token is ignored.
+      domain: int32[B] or bool[B], the domain of a completion, one of two.
+      min_tokens: Completions of at most this many tokens get 0.
 
     Returns:
       f32[B].
@@ -71,28 +69,29 @@ def meds_reward(
     correct: jax.Array,
     cluster_sizes: jax.Array,
     coef: float = 0.1,
-    penalise_correct: bool = False,
+    penalize_correct: bool = False,
 ) -> jax.Array:
-    """Take from the reward of an error what it has in common with earlier ones.
+    """MEDS: penalize errors by the size of their cluster of similar errors.
 
-        r' = r - b where wrong,   b = c min(log(n + 1), 2);   r / (1 + b) where correct, if that is
-        asked for
+        b = c min(log(n + 1), 2)
+        r' = r - b where wrong; r / (1 + b) where correct, with `penalize_correct`
 
-    Source: MEDS, https://arxiv.org/abs/2604.11297, and its code, with c = 0.1 and wrong rows alone
-    as there. The memory and the clustering by what the last layers say, which give n, are not here.
+    Source: MEDS, https://arxiv.org/abs/2604.11297, and its code, with c = 0.1 and wrong completions
+    alone as there. The memory and the clustering by hidden states, which give n, are not
+    implemented.
 
     Args:
       rewards: f32[B].
       correct: bool[B].
-      cluster_sizes: int32[B] or f32[B], n, rows that are in the cluster of this one.
+      cluster_sizes: int32[B] or f32[B], n, the size of the cluster of each completion.
       coef: c >= 0.
-      penalise_correct: Whether correct rows are discounted too.
+      penalize_correct: Whether correct completions are discounted too.
 
     Returns:
       f32[B].
     """
     penalty = coef * jnp.minimum(jnp.log1p(cluster_sizes.astype(jnp.float32)), 2)
-    of_correct = rewards / (1 + penalty) if penalise_correct else rewards
+    of_correct = rewards / (1 + penalty) if penalize_correct else rewards
     return jnp.where(correct, of_correct, rewards - penalty)
 
 
@@ -104,20 +103,21 @@ def oger_reward(
     modulation: jax.Array,
     coef: float,
 ) -> jax.Array:
-    """Reward correct rows for being unlike the trajectories of teachers.
+    """OGER: reward correct completions for their distance to the trajectories of teachers.
 
         r' = r + c gᵢ (1 - max_j cos(eᵢ, eⱼ)) where correct
 
     Partly reconstructed: OGER, https://arxiv.org/abs/2604.18530, rewards the divergence of correct
-    rows from offline trajectories in the space of embeddings, modulated by the entropy of the
-    model. The form of the product is ours, and neither the modulation g nor c was found, so that
-    both must be given. That offline trajectories are trained on as well is not here.
+    completions from offline trajectories in the space of embeddings, modulated by the entropy of
+    the model. The form of the product is ours, and neither the modulation g nor c was found, so
+    that both must be given. Training on the offline trajectories is not implemented.
 
     Args:
       rewards: f32[B].
       correct: bool[B].
-      embeddings: f32[B, E], of the rows.
-      offline: f32[B, M, E], of the M trajectories of teachers for the problem of each row.
+      embeddings: f32[B, E], of the completions.
+      offline: f32[B, M, E], of the M trajectories of teachers for the problem of each
+        completion.
       modulation: f32[B], g.
       coef: c.
 
@@ -131,15 +131,15 @@ def oger_reward(
 
 
 def external_token_weight() -> Transform:
-    """Multiply the advantage of a token with a weight that comes from the caller: A' = A ω.
+    """Multiply the advantage of a token by a weight of the caller: A' = A ω.
 
     ω stands in `TrainBatch.external_weights`: it is a part of the data, and one compiled update
     takes any.
 
     Source of this form: SHEAR, https://arxiv.org/abs/2604.23318. Its ω is the largest distance of a
     span with the token to the spans of rows with the opposite outcome, over the mean norm of hidden
-    states. How that is computed is not here: the ε of its Sinkhorn distance was not found. VGPO has
-    such weights too.
+    states. How to compute it is not implemented: the ε of its Sinkhorn distance was not found. VGPO
+    has such weights too.
 
     Returns:
       A transform f32[B, 1] or f32[B, N] -> f32[B, N] of scope "token".
@@ -173,27 +173,26 @@ def policy_split_bonus(
     eta_normal: float,
     kappa: float | None,
 ) -> jax.Array:
-    """Add to the advantages what a mode of high entropy is paid, and a normal mode is fined, for
-    entropy.
+    """Policy Split: an entropy bonus in the high-entropy mode, a penalty in the normal mode.
 
         s = α e_own + (1 - α) e_other,   ψ = η₁ Z(s) in rows of the high mode, -η₂ Z(s) in others
         A' = A + clip(ψ, ±|A| / κ),      Z(s) = (s - mean(s)) / (std(s) + ε) over the tokens of a
         group
 
-    e are entropies of the tokens, or -log π_old, under the prompt of the row's own mode and of the
-    other one.
+    e are entropies of the tokens, or -log π_old, under the prompt of the completion's own mode and
+    of the other one.
 
     Source: Policy Split, https://arxiv.org/abs/2604.11510, and its code, with ε = 1e-6; α, η₁, η₂
-    and κ were not published, but for η₂ = 0 in the paper. Its variants of Z and its two prompts are
-    not here.
+    and κ were not published, but for η₂ = 0 in the paper. Its variants of Z and its two prompts
+    are not implemented.
 
     Args:
       advantages: f32[B, 1] or f32[B, N].
       own_entropy: f32[B, N].
       other_entropy: f32[B, N].
-      high: bool[B], rows of the mode of high entropy.
+      high: bool[B], completions of the high-entropy mode.
       mask: bool[B, N].
-      group_size: Rows that stand together, all of one mode.
+      group_size: Completions of a group, all of one mode.
       alpha: α.
       eta_high: η₁.
       eta_normal: η₂.

@@ -1,4 +1,4 @@
-"""PPO with bounds that depend on the probability of a token, and schedules that say when they hold.
+"""Flexible Entropy Control: PPO with clip ranges that depend on the probability of a token.
 
 A range of the ratio that is linear in the current probability, ε(π) = a π + b, is one of the ratio
 alone:
@@ -7,7 +7,8 @@ upper: ρₜ ≤ 1 + ε(π)   ⟺   ρₜ ≤ (1 + b) / (1 - a π_old(oₜ))
 lower: ρₜ ≥ 1 - ε(π)   ⟺   ρₜ ≥ (1 - b) / (1 + a π_old(oₜ))
 
 With a ≤ 0 both are wide for improbable tokens and narrow for probable ones: a wide upper bound lets
-the entropy rise, a wide lower one lets it fall.
+the entropy increase, a wide lower one lets it decrease. Three schedules mix these ranges with a
+constant one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from entropy_rl.losses.inputs import require_coefficient
 from entropy_rl.losses.surrogate import ClipMasks, Surrogate
 from entropy_rl.types import TokenStats
 
-# Coefficients: how much of a range is the dynamic one, from 0 to 1; the rest is the constant one.
+# Names of coefficients: weight of the dynamic range, from 0 to 1; the rest is the constant one.
 UPPER, LOWER = "dynamic_upper", "dynamic_lower"
 
 
@@ -69,7 +70,7 @@ def flexible_clip_id(
     low_slope: float,
     low_intercept: float,
 ) -> Surrogate:
-    """Flexible Entropy Control, schedule ID: the entropy is to increase, then to decrease.
+    """Flexible Entropy Control, schedule ID: increase the entropy, then decrease it.
 
     E⁺ = w⁺ H(π_old) + (1 - w⁺) ε,   E⁻ = w⁻ M(π_old) + (1 - w⁻) ε,   1 - E⁻ ≤ ρₜ ≤ 1 + E⁺
     k ≤ T / 2: w⁺ = λ, w⁻ = 0;   else: w⁺ = 0, w⁻ = 1 + λ;   λ = 1 - 2 k / T
@@ -78,12 +79,12 @@ def flexible_clip_id(
 
     Source: https://arxiv.org/abs/2602.09782, from a description by its author. Partly
     reconstructed: of M it is known that it is made like H and is looser for improbable tokens; its
-    form is that of H turned round. ε, the slopes and the intercepts were not published, so they
+    form is that of H mirrored. ε, the slopes and the intercepts were not published, so they
     have no default. That k counts from 0 is ours.
 
     Args:
-      total_steps: T, of the schedule; a run of other `steps` goes through a part of it, or stays at
-        its end.
+      total_steps: T, length of the schedule. A run with fewer `steps` ends within it; one with more
+        stays at its end.
       clip: ε, 0 < ε < 1.
       slope: a of H, ≤ 0.
       intercept: b of H, > 0.
@@ -115,12 +116,12 @@ def flexible_clip_did(
     low_slope: float,
     low_intercept: float,
 ) -> Surrogate:
-    """Flexible Entropy Control, schedule DID: the entropy is to decrease, to increase, and to
-    decrease.
+    """Flexible Entropy Control, schedule DID: decrease, increase, then decrease the
+    entropy.
 
     k ≤ T / 2: w⁺ = 1 - λ, w⁻ = 0;   else: w⁺ = 1, w⁻ = 1 + λ
 
-    The rest as of `flexible_clip_id`: formula, source, arguments, result and errors.
+    Formula, source, arguments, result and errors as for `flexible_clip_id`.
     """
 
     def weights(left: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -142,22 +143,22 @@ def flexible_clip_od(
     low_intercept: float,
     floor: float = 0.2,
 ) -> Surrogate:
-    """Flexible Entropy Control, schedule OD: the entropy is to oscillate between bounds that decay.
+    """Flexible Entropy Control, schedule OD: oscillate between bounds that decay.
 
     H_min = φ H_init,   H_max = H_min + (H_init - H_min)(1 - k / T)
     s ← 1 if H̄ ≤ H_min, 0 if H̄ > H_max, else as it was;   w⁺ = s, w⁻ = 1 - s
 
     H̄ is the mean entropy of the mini-batch from before the first update on its rollout, H_init
     that of the first one. That it is the mini-batch's, and s = 0 at the start, are ours; the rest
-    as of `flexible_clip_id`.
+    as for `flexible_clip_id`.
 
     Args:
-      total_steps: As of `flexible_clip_id`, and so are the others.
-      clip: See there.
-      slope: See there.
-      intercept: See there.
-      low_slope: See there.
-      low_intercept: See there.
+      total_steps: As for `flexible_clip_id`.
+      clip: As for `flexible_clip_id`.
+      slope: As for `flexible_clip_id`.
+      intercept: As for `flexible_clip_id`.
+      low_slope: As for `flexible_clip_id`.
+      low_intercept: As for `flexible_clip_id`.
       floor: φ, 0 < φ < 1.
 
     Returns:
@@ -169,7 +170,7 @@ def flexible_clip_od(
     ranges = _check(
         "flexible_clip_od", total_steps, clip, slope, intercept, low_slope, low_intercept
     )
-    require(0 < floor < 1, "flexible_clip_od.floor", floor, "0 < floor < 1")
+    require(0 < floor < 1, "flexible_clip_od.floor", floor, "a number > 0 and < 1")
 
     def init() -> dict[str, jax.Array]:
         nothing = {"started": jnp.bool_(False), "raising": jnp.bool_(False)}
@@ -210,11 +211,11 @@ def _check(
     low_slope: float,
     low_intercept: float,
 ) -> tuple[RangeFn, RangeFn]:
-    """The two dynamic ranges, of arguments that are as they should be."""
-    require(total_steps >= 1, f"{who}.total_steps", total_steps, "whole numbers >= 1")
-    require(0 < clip < 1, f"{who}.clip", clip, "0 < clip < 1")
-    require(intercept > 0, f"{who}.intercept", intercept, "numbers > 0")
-    require(0 < low_intercept < 1, f"{who}.low_intercept", low_intercept, "0 < low_intercept < 1")
+    """Check the arguments, and return the two dynamic ranges."""
+    require(total_steps >= 1, f"{who}.total_steps", total_steps, "a whole number >= 1")
+    require(0 < clip < 1, f"{who}.clip", clip, "a number > 0 and < 1")
+    require(intercept > 0, f"{who}.intercept", intercept, "a number > 0")
+    require(0 < low_intercept < 1, f"{who}.low_intercept", low_intercept, "a number > 0 and < 1")
     _check_slope(f"{who}.slope", slope, "intercept", intercept)
     _check_slope(f"{who}.low_slope", low_slope, "low_intercept", low_intercept)
     return (
@@ -224,10 +225,8 @@ def _check(
 
 
 def _check_slope(who: str, slope: float, name: str, intercept: float) -> None:
-    """That no range is negative, as a policy would then be clipped where it has not moved at
-    all.
-    """
-    allowed = f"-{name} ({-intercept}) <= {who.rpartition('.')[2]} <= 0"
+    """Check that no range is negative: it would clip a policy that has not changed."""
+    allowed = f"a number from -{name} ({-intercept}) to 0"
     require(-intercept <= slope <= 0, who, slope, allowed)
 
 

@@ -14,17 +14,17 @@ from entropy_rl.types import TokenStats
 
 
 def opefo(score: Literal["paper", "first_order"] = "paper") -> TokenWeighting:
-    """Balances the tokens that raise the entropy with those that lower it.
+    """OPEFO: balance the tokens that raise the entropy with those that lower it.
 
     wₜ = 1 + λ where dₜ > 0, 1 - λ where dₜ < 0, else 1;   λ = (N - P) / (N + P)
     P = Σ dₜ over dₜ > 0,   N = Σ |dₜ| over dₜ < 0, over the mini-batch
 
-    so that the weighted changes of the entropy add up to nothing: (1 + λ) P = (1 - λ) N. Where all
-    changes have one sign, none of them is left.
+    so that the weighted changes of the entropy add up to 0: (1 + λ) P = (1 - λ) N. Where all
+    changes have the same sign, all their weights are 0.
 
     "paper":        dₜ = -Aₜ (1 - pₜ)² (log pₜ + Hₜ)
-    "first_order":  dₜ = -Aₜ pₜ (log pₜ + Hₜ), the change by one step on logits of a table, from one
-    sample
+    "first_order":  dₜ = -Aₜ pₜ (log pₜ + Hₜ), first-order change for tabular
+    logits
 
     with pₜ = π(oₜ); the learning rate cancels. For strictly on-policy updates: one for each
     rollout.
@@ -37,12 +37,12 @@ def opefo(score: Literal["paper", "first_order"] = "paper") -> TokenWeighting:
       score: "paper" or "first_order".
 
     Returns:
-      A token_weighting of scope "batch".
+      A token weighting of scope "batch".
 
     Raises:
       ValueError: The score is unknown.
     """
-    require(score in ("paper", "first_order"), "opefo.score", score, "paper, first_order")
+    require(score in ("paper", "first_order"), "opefo.score", score, "paper or first_order")
 
     def select(advantages: jax.Array, stats: TokenStats) -> jax.Array:
         p = jnp.exp(stats.log_probs)

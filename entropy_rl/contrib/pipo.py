@@ -12,15 +12,16 @@ from entropy_rl.losses.controller import BatchSummary, Coefficients, Controller
 
 
 def pipo(group_size: int, window: int = 8, negative: float = 0.1) -> Replay:
-    """PIPO: what the last rollout has taught is repeated if rewards have risen since, and else
-    taken back.
+    """PIPO: repeat the updates on the previous rollout if rewards have risen since, or undo them.
 
-    ξ = (μ - mean(M)) / std(M), M the mean rewards of the `window` rollouts before that with μ
+    ξ = (μ - mean(M)) / std(M)
     φ = ξ if ξ ≥ 0, else λ ξ
-    Aᵢ ← φ n Aᵢ / Σⱼ |Aⱼ|, over the n judged rows of the group, for the rows of the rollout before
+    Aᵢ ← φ n Aᵢ / Σⱼ |Aⱼ|
 
-    with the ratio to the policy that sampled them, before the updates on the new rollout. There are
-    none before `window` rollouts are there, or where these all have the same mean reward.
+    with μ the mean reward of the new rollout, M the mean rewards of the `window` rollouts before
+    it, and the sum over the n scored completions of a group of the previous rollout. The ratio is
+    to the policy that sampled them. These updates come before those on the new rollout; there are
+    none until M is complete, or where all of M are equal.
 
     Source: https://arxiv.org/abs/2604.00860 (v5), formulas and defaults from notes on it and on its
     configs. Partly reconstructed: which of the two updates comes first was not found; the standard
@@ -32,23 +33,25 @@ def pipo(group_size: int, window: int = 8, negative: float = 0.1) -> Replay:
       negative: λ, within 0 and 1.
 
     Returns:
-      A replay of the last rollout; its controller also has the coefficient `improvement`, ξ.
+      A replay rule of the last rollout; its controller also has the coefficient `improvement`, ξ.
 
     Raises:
       ValueError: An argument is out of range.
     """
     check_group_size("pipo", group_size)
-    require(window >= 2, "pipo.window", window, "whole numbers >= 2")
-    require(0 <= negative <= 1, "pipo.negative", negative, "0 <= negative <= 1")
+    require(window >= 2, "pipo.window", window, "a whole number >= 2")
+    require(0 <= negative <= 1, "pipo.negative", negative, "a number from 0 to 1")
 
-    def choose(advantages: jax.Array, judged: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def choose(advantages: jax.Array, has_reward: jax.Array) -> tuple[jax.Array, jax.Array]:
         of_group = lambda x: x.reshape(-1, group_size)  # noqa: E731
-        sizes = jnp.where(of_group(judged), jnp.abs(of_group(advantages)), 0).sum(1, keepdims=True)
-        count = of_group(judged).sum(1, keepdims=True)
+        sizes = jnp.where(of_group(has_reward), jnp.abs(of_group(advantages)), 0).sum(
+            1, keepdims=True
+        )
+        count = of_group(has_reward).sum(1, keepdims=True)
         scaled = of_group(advantages) * jnp.where(
             sizes > 0, count / jnp.where(sizes > 0, sizes, 1), 0
         )
-        return scaled.reshape(advantages.shape), judged
+        return scaled.reshape(advantages.shape), has_reward
 
     def init() -> dict[str, jax.Array]:
         return {"rewards": jnp.zeros(window), "rollouts": jnp.int32(0)}

@@ -16,13 +16,13 @@ from entropy_rl.types import TokenStats
 def s_trace(
     decay: float, fraction: float = 1.0, clip_low: float = 0.2, clip_high: float = 0.28
 ) -> Surrogate:
-    """Experimental: PPO with a ratio that fades over the tokens before.
+    """S-trace, reconstructed and experimental: PPO with a decaying trace of ratios.
 
     log wₜ = Σ_{k≤t} λ^(t-k) m_k d_k / Σ_{k≤t} λ^(t-k) m_k,   d_k = log π_k - log π_old_k
 
-    with m_k = 1 for the share of the row's tokens that had the highest entropy. λ = 0 is PPO, if
-    every token is in the trace; with λ = 1 the ratio at the last token is that of GSPO. A token
-    before the first of the trace has w = 1.
+    with m_k = 1 for the `fraction` of the tokens of the sequence that had the highest entropy. λ =
+    0 is PPO, if every token is in the trace; with λ = 1 the ratio at the last token is that of
+    GSPO. A token before the first of the trace has w = 1.
 
     S-trace (https://arxiv.org/abs/2605.05965) is known to be an eligibility trace that approximates
     the ratio of the past, in which tokens of low entropy are left out, and of which GSPO is a case.
@@ -31,7 +31,7 @@ def s_trace(
 
     Args:
       decay: 0 ≤ λ ≤ 1.
-      fraction: Share of tokens in the trace, 0 < fraction ≤ 1; rounded up.
+      fraction: Fraction of the tokens in the trace, 0 < fraction ≤ 1; rounded up.
       clip_low: ε_low, 0 < ε_low < 1.
       clip_high: ε_high > 0.
 
@@ -41,12 +41,12 @@ def s_trace(
     Raises:
       ValueError: An argument is out of range.
     """
-    require(0 <= decay <= 1, "s_trace.decay", decay, "0 <= decay <= 1")
-    require(0 < fraction <= 1, "s_trace.fraction", fraction, "0 < fraction <= 1")
+    require(0 <= decay <= 1, "s_trace.decay", decay, "a number from 0 to 1")
+    require(0 < fraction <= 1, "s_trace.fraction", fraction, "a number > 0 and <= 1")
     check_clip_range("s_trace", clip_low, clip_high)
 
     def faded(x: jax.Array) -> jax.Array:
-        """Σ_{k≤t} λ^(t-k) x_k along a row."""
+        """Σ_{k≤t} λ^(t-k) x_k along a sequence."""
 
         def join(left: tuple[jax.Array, jax.Array], right: tuple[jax.Array, jax.Array]):
             return left[0] * right[0], left[1] * right[0] + right[1]

@@ -1,8 +1,8 @@
-"""`Replay`: completions of earlier rollouts are kept, and learned from once more.
+"""`Replay`: the rule of a replay buffer, and `build_replay`.
 
-What is kept is a completion with its advantage, which does not change any more: nothing of it
-depends on the others of its group. All of it, and what decides when it is learned from, is part of
-`TrainState`.
+The buffer holds completions of earlier rollouts, each with the advantage that it had in its group,
+which does not change any more. The buffer, and the state that decides when there are updates on it,
+are part of `TrainState`.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ import jax
 from entropy_rl.config.registry import build_named
 from entropy_rl.losses.controller import Controller
 
-# The coefficient, and with it the metric: what the kept advantages are multiplied with; at 0 no
-# update is made.
+# Name of the coefficient, and of its metric: the factor of the stored advantages. At 0 there is no
+# update.
 REPLAY_WEIGHT = "replay_weight"
 
 
 class Replay(NamedTuple):
-    """What is kept of a rollout, and when and how it is learned from.
+    """Which completions a replay buffer stores, and when and how there are updates on them.
 
     Attributes:
-      rollouts: There is room for the rows of so many rollouts. New ones push out the oldest.
-      choose: (advantages f32[B, 1], judged bool[B]) -> (the same to be kept, bool[B] which rows
-        are).
-      controller: Sees every rollout before its updates, and has the coefficient `replay_weight`.
-      only_last: Whether nothing is kept any more once there is another rollout. Otherwise only
-        updates of as many rows as any other are made, and rows that do not fill one wait.
-      before: Whether what was kept is learned from before the new rollout is, or after it, which is
-        then among what is kept.
-      shaped: Whether the transforms of token and row scope that end the chain shape kept advantages
-        too.
+      rollouts: Capacity of the buffer in rollouts. New completions replace the oldest.
+      choose: (advantages f32[B, 1], has_reward bool[B]) -> (advantages to store f32[B, 1], bool[B]
+        which completions to store).
+      controller: Reads the summary of every rollout before its updates, and has the coefficient
+        `replay_weight`.
+      only_last: Whether the buffer is cleared for each new rollout. Otherwise updates on it have as
+        many sequences as all others, and a remainder that fills no update waits.
+      before: Whether the updates on the buffer come before those on the new rollout. Otherwise they
+        come after them, and the new rollout is in the buffer.
+      shaped: Whether the transforms of scope "token" and "sequence" that end the chain apply to
+        stored advantages too.
     """
 
     rollouts: int
@@ -45,7 +46,7 @@ class Replay(NamedTuple):
 
 
 def build_replay(spec: Mapping[str, Any] | None, group_size: int) -> Replay | None:
-    """Builds what `replay` of a config asks for.
+    """Build the replay rule of the section `replay` of a config.
 
         replay: {name: pipo, window: 8}
 
@@ -56,7 +57,7 @@ def build_replay(spec: Mapping[str, Any] | None, group_size: int) -> Replay | No
         argument.
 
     Returns:
-      The replay; None for None.
+      The rule; None for None.
 
     Raises:
       ValueError: A name, an argument or a value is wrong; the message starts with its dotted path.

@@ -1,4 +1,4 @@
-"""`build_surrogate`: what `loss.surrogate` of a config asks for."""
+"""`build_surrogate`: the surrogate of `loss.surrogate` of a config."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from entropy_rl.losses.surrogate import Surrogate
 
 
 def build_surrogate(spec: Mapping[str, Any]) -> Surrogate:
-    """Builds the surrogate that a config names.
+    """Build the surrogate that a config names.
 
         loss:
           surrogate: {name: ppo_clip, clip_low: 0.2, clip_high: 0.28}

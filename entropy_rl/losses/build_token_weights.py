@@ -1,4 +1,4 @@
-"""`build_token_weighting`: what `loss.token_weights` of a config asks for."""
+"""`build_token_weighting`: the token weights of `loss.token_weights` of a config."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from entropy_rl.losses.token_weights import TokenWeighting, combine
 def build_token_weighting(
     specs: Sequence[Mapping[str, Any]], surrogate: Surrogate
 ) -> TokenWeighting | None:
-    """Combines the token weightings that a config lists.
+    """Build and combine the token weightings that a config lists.
 
         loss:
           token_weights:

@@ -1,4 +1,4 @@
-"""Surrogates of the ratio of each token: the plain one, and that of PPO."""
+"""Surrogates of the token-level ratio: unclipped, and clipped as in PPO."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def clipped_loss(
     upper: jax.Array | float,
     dual_clip: float | None = None,
 ) -> tuple[jax.Array, ClipMasks]:
-    """max(-ρ A, -clip(ρ, lower, upper) A), at most -c A where A < 0; and where a bound acts.
+    """The clipped loss max(-ρ A, -clip(ρ, lower, upper) A), at most -c A where A < 0.
 
     Args:
       ratio: ρ f32[B, N].
       advantages: A f32[B, N].
       lower: The lower bound of the ratio.
-      upper: The upper one.
+      upper: The upper bound.
       dual_clip: c; None for none.
 
     Returns:
-      (f32[B, N], the masks).
+      (loss f32[B, N], masks of the tokens at a bound).
     """
     loss = jnp.maximum(-ratio * advantages, -jnp.clip(ratio, lower, upper) * advantages)
     positive, negative = advantages > 0, advantages < 0
@@ -47,23 +47,23 @@ def clipped_loss(
 def check_clip_range(
     who: str, clip_low: float, clip_high: float, dual_clip: float | None = None
 ) -> None:
-    """Checks 0 < ε_low < 1, ε_high > 0 and c > 1.
+    """Check 0 < ε_low < 1, ε_high > 0 and c > 1.
 
     Raises:
-      ValueError: If one is out of range.
+      ValueError: One is out of range.
     """
-    require(0 < clip_low < 1, f"{who}.clip_low", clip_low, "0 < clip_low < 1")
-    require(clip_high > 0, f"{who}.clip_high", clip_high, "numbers > 0")
+    require(0 < clip_low < 1, f"{who}.clip_low", clip_low, "a number > 0 and < 1")
+    require(clip_high > 0, f"{who}.clip_high", clip_high, "a number > 0")
     require(
-        dual_clip is None or dual_clip > 1, f"{who}.dual_clip", dual_clip, "null or numbers > 1"
+        dual_clip is None or dual_clip > 1, f"{who}.dual_clip", dual_clip, "null or a number > 1"
     )
 
 
 def unclipped() -> Surrogate:
     """The importance-weighted policy gradient: Lₜ = -ρₜ Aₜ.
 
-    On-policy it is REINFORCE with a baseline. Off-policy nothing bounds the ratio; `kl_cov` is made
-    for it.
+    On-policy it is REINFORCE with a baseline. Off-policy the ratio has no bound; use it with
+    `kl_cov`.
 
     Returns:
       A surrogate of scope "token".

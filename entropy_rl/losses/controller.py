@@ -1,10 +1,10 @@
-"""`Controller`: what a method remembers from one update to the next, as an (init, update) pair.
+"""`Controller`: state of a method from one update to the next, as an (init, update) pair.
 
-Its state is a value in `TrainState`: it is in the checkpoint, and an update that is not applied
-leaves it as it was. What the method makes of it are coefficients, a few numbers that the loss of
-every token of the mini-batch reads, and that are metrics. They are there before the gradient, from
-what was recorded of the whole mini-batch, so that they cost no pass and do not depend on
-micro-batches or devices.
+The state is part of `TrainState`: it is in the checkpoint, and an update that is not applied does
+not change it. From the state and a summary of the mini-batch the controller computes coefficients,
+scalars that the loss of every token reads, and that are metrics. They are computed before the
+gradient from what was recorded of the whole mini-batch, so they cost no forward pass and do not
+depend on micro-batches or devices.
 """
 
 from __future__ import annotations
@@ -18,22 +18,19 @@ Coefficients = dict[str, jax.Array]  # f32[] each, by the name of its metric
 
 
 class BatchSummary(NamedTuple):
-    """What a controller sees of a mini-batch, before its gradient; or of a whole rollout, before
-    its updates.
-    """
+    """Statistics of a mini-batch before its gradient, or of a whole rollout before its updates."""
 
-    step: jax.Array  # int32[], rollouts done before that of the mini-batch
-    entropy: (
-        jax.Array
-    )  # f32[], nats; mean over its judged tokens, from before the rollout's first update
-    reward: jax.Array  # f32[], mean over its judged rows
+    step: jax.Array  # int32[], rollouts before that of the mini-batch
+    # f32[], nats; mean over the tokens of scored rows, before the first update on the rollout
+    entropy: jax.Array
+    reward: jax.Array  # f32[], mean over scored rows
 
 
 class Controller(NamedTuple):
-    """A method with a controller, in the manner of `optax.GradientTransformation`.
+    """An (init, update) pair, in the manner of `optax.GradientTransformation`.
 
     Attributes:
-      init: () -> the state before the first update, a nest of arrays f32[], int32[] or bool[].
+      init: () -> state before the first update, a pytree of arrays f32[], int32[] or bool[].
       update: (state, summary) -> (state, coefficients).
     """
 
@@ -42,7 +39,7 @@ class Controller(NamedTuple):
 
 
 def join_controllers(**controllers: Controller | None) -> Controller | None:
-    """Several controllers, or the lack of one, as one; None if there is none.
+    """Join several controllers into one; None if all are None.
 
     Args:
       **controllers: By name; their coefficients must have different names.

@@ -1,6 +1,4 @@
-"""Controllers of the entropy bonus: its coefficient rises while the entropy is below a target, or
-falls.
-"""
+"""Controllers of the coefficient of the entropy bonus, with a target entropy."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from entropy_rl.config.checks import require
 from entropy_rl.config.registry import build_named
 from entropy_rl.losses.controller import BatchSummary, Coefficients, Controller
 
-# The coefficient, and with it the metric: the coefficient that is used.
+# Name of the coefficient, and of its metric.
 ENTROPY_COEF = "entropy_coef"
 
 
@@ -25,7 +23,7 @@ def adaptive_entropy(
     minimum: float = 0.0,
     maximum: float = 5e-3,
 ) -> Controller:
-    """The controller of Skywork-OR1.
+    """Adaptive entropy control of Skywork-OR1.
 
     c ← clip(c + δ, c_min, c_max) if H < H*, else clip(c - δ, c_min, c_max)
     the loss has -c H 1[H < H*]
@@ -33,7 +31,7 @@ def adaptive_entropy(
     Source: https://arxiv.org/abs/2505.22312 §3.2.5, rule and defaults as in its code
     (`EntController`) and scripts. Partly reconstructed: which entropy H is, and when in a step it
     is measured, was not found. Here it is that of the mini-batch from before the first update on
-    its rollout, and c moves before it is used.
+    its rollout, and c changes before it is used.
 
     Args:
       target: H*, nats.
@@ -65,26 +63,25 @@ def lagged_adaptive_entropy(
     minimum: float = 0.0,
     maximum: float = 1.0,
 ) -> Controller:
-    """The controller of TRL: what the entropy of an update says counts for the next one.
+    """Adaptive entropy control of TRL, one update later: the entropy of an update sets the next c.
 
     the loss of update u has -c H 1[H_{u-1} ≤ H*]
     then c ← min(c + δ, c_max) if H_u ≤ H*, else max(c - δ, c_min)
 
     Source: TRL's `GRPOTrainer` (`use_adaptive_entropy`), rule and defaults as there. There H_u is
     the entropy of the policy at update u; here it is from before the first update on the rollout,
-    the same where a rollout has one update. How the gate stands at the very first update was not
-    found: here it is open.
+    the same where a rollout has one update. Whether the first update of a run has the
+    bonus was not found: here it has.
 
     Args:
-      target: As of `adaptive_entropy`, and so are the others.
-      delta: See there.
-      initial: See there.
-      minimum: See there.
-      maximum: See there.
+      target: H*, nats.
+      delta: δ > 0.
+      initial: c before the first update, within the bounds.
+      minimum: c_min ≥ 0.
+      maximum: c_max ≥ c_min.
 
     Returns:
-      A controller of c f32[] and of whether the gate is open, bool[], with the coefficient
-      `entropy_coef`.
+      A controller of c f32[] and of the gate bool[], with the coefficient `entropy_coef`.
 
     Raises:
       ValueError: An argument is out of range.
@@ -108,20 +105,20 @@ def lagged_adaptive_entropy(
 def _check(
     who: str, target: float, delta: float, initial: float, minimum: float, maximum: float
 ) -> None:
-    require(target > 0, f"{who}.target", target, "numbers > 0")
-    require(delta > 0, f"{who}.delta", delta, "numbers > 0")
-    require(minimum >= 0, f"{who}.minimum", minimum, "numbers >= 0")
-    require(maximum >= minimum, f"{who}.maximum", maximum, f"numbers >= minimum ({minimum})")
+    require(target > 0, f"{who}.target", target, "a number > 0")
+    require(delta > 0, f"{who}.delta", delta, "a number > 0")
+    require(minimum >= 0, f"{who}.minimum", minimum, "a number >= 0")
+    require(maximum >= minimum, f"{who}.maximum", maximum, f"a number >= minimum ({minimum})")
     require(
         minimum <= initial <= maximum,
         f"{who}.initial",
         initial,
-        f"{minimum} <= initial <= {maximum}",
+        f"a number from {minimum} to {maximum}",
     )
 
 
 def build_entropy_control(spec: float | Mapping[str, Any]) -> Controller | None:
-    """Builds what `loss.entropy_coef` of a config asks for.
+    """Build the controller of `loss.entropy_coef` of a config.
 
         loss:
           entropy_coef: {name: adaptive_entropy, target: 0.2}

@@ -20,7 +20,7 @@ from entropy_rl.types import TokenStats
 def clip_cov(
     surrogate: Surrogate, fraction: float = 2e-4, low: float = 1.0, high: float = 5.0, seed: int = 0
 ) -> TokenWeighting:
-    """Clip-Cov: no gradient from a few random tokens among those of high covariance.
+    """Clip-Cov: no gradient from a small random subset of the tokens of high covariance.
 
     wₜ = 0 for max(1, ⌊fraction · n⌋) random ones of the tokens with low < covₜ < high that the
     surrogate does not clip, and 1 for the others;   covₜ = (Aₜ - mean(A)) (log π(oₜ) - mean(log π))
@@ -28,27 +28,27 @@ def clip_cov(
     with means and n over the tokens of the mini-batch. Source: https://arxiv.org/abs/2505.22617, as
     in veRL (`clip_cov`), where the recipe for 7B models has a clip range of 1 above.
 
-    The choice must be random, and yet the same however the mini-batch is split. So each token draws
-    a number from a key that is folded with the bits of its row's log-probs, as the sampler recorded
-    them, and with its place in the row: it depends on neither padding nor other rows, and is
-    another in every rollout. Where the sampler's last digits differ, as with another decoding or
-    mesh of the rollout, the choice is another too.
+    The random choice must not depend on how the mini-batch is split. So the key of a token is
+    folded with the bits of the log-probs of its sequence, as the sampler recorded them, and with
+    its position: it depends on neither padding nor other sequences, and differs between rollouts.
+    If the log-probs of the sampler differ in the last digits, as on another mesh, so does the
+    choice.
 
     Args:
-      surrogate: That of the loss, which is asked for what it clips; a config does not name it.
-      fraction: Share of all tokens, 0 < fraction ≤ 1.
+      surrogate: That of the loss, for its clip masks; a config does not give it.
+      fraction: Fraction of all tokens, 0 < fraction ≤ 1.
       low: Lower bound of the covariance.
       high: Upper bound.
       seed: Of the random choice.
 
     Returns:
-      A token_weighting of scope "batch".
+      A token weighting of scope "batch".
 
     Raises:
       ValueError: An argument is out of range.
     """
-    require(0 < fraction <= 1, "clip_cov.fraction", fraction, "0 < fraction <= 1")
-    require(low < high, "clip_cov.low", low, f"numbers < high ({high})")
+    require(0 < fraction <= 1, "clip_cov.fraction", fraction, "a number > 0 and <= 1")
+    require(low < high, "clip_cov.low", low, f"a number < high ({high})")
 
     def select(advantages: jax.Array, stats: TokenStats) -> jax.Array:
         recorded = require_sampler("clip_cov", stats)
@@ -64,7 +64,7 @@ def clip_cov(
 
 
 def kl_cov(fraction: float = 2e-4, coef: float = 1.0) -> TokenWeighting:
-    """KL-Cov: holds the tokens of the highest covariance at their old probability.
+    """KL-Cov: a KL penalty on the tokens of the highest covariance.
 
     Lₜ ← Lₜ + coef |log π(oₜ) - log π_old(oₜ)| for the max(1, ⌊fraction · n⌋) tokens with the
     highest covₜ, that of `clip_cov`
@@ -73,17 +73,17 @@ def kl_cov(fraction: float = 2e-4, coef: float = 1.0) -> TokenWeighting:
     (`kl_cov`); fraction = 2e-3 in the authors' recipe.
 
     Args:
-      fraction: Share of all tokens, 0 < fraction ≤ 1.
+      fraction: Fraction of all tokens, 0 < fraction ≤ 1.
       coef: Weight ≥ 0 of the term.
 
     Returns:
-      A token_weighting of scope "batch".
+      A token weighting of scope "batch".
 
     Raises:
       ValueError: An argument is out of range.
     """
-    require(0 < fraction <= 1, "kl_cov.fraction", fraction, "0 < fraction <= 1")
-    require(0 <= coef < math.inf, "kl_cov.coef", coef, "numbers >= 0")
+    require(0 < fraction <= 1, "kl_cov.fraction", fraction, "a number > 0 and <= 1")
+    require(0 <= coef < math.inf, "kl_cov.coef", coef, "a number >= 0")
 
     def select(advantages: jax.Array, stats: TokenStats) -> TokenWeights:
         held = top(_covariance(advantages, stats), stats.mask, _count(fraction, stats))
@@ -97,19 +97,16 @@ def _covariance(advantages: jax.Array, stats: TokenStats) -> jax.Array:
 
 
 def _count(fraction: float, stats: TokenStats) -> jax.Array:
-    # A hair above it is rounded down, so that float32 makes no 28 of 0.29 · 100.
+    # The factor corrects float32 rounding: 0.29 · 100 is slightly below 29.
     return jnp.maximum(jnp.floor(fraction * jnp.sum(stats.mask, dtype=jnp.float32) * (1 + 3e-7)), 1)
 
 
 def _random_numbers(seed: int, recorded: jax.Array) -> jax.Array:
-    """A uniform number for each token, from the recorded log-probs of its row and its place
-    there.
-    """
+    """A uniform number for each token, from its position and the log-probs of its sequence."""
     key, places = jax.random.key(seed), jnp.arange(recorded.shape[1])
     bits = jax.lax.bitcast_convert_type(recorded, jnp.uint32)
-    rows = jnp.sum(
-        bits, axis=1, dtype=jnp.uint32
-    )  # of whole numbers, so in any order and with any padding
+    # A sum of integers does not depend on the order, nor on padding.
+    rows = jnp.sum(bits, axis=1, dtype=jnp.uint32)
 
     def of_row(row: jax.Array) -> jax.Array:
         row_key = jax.random.fold_in(key, row)

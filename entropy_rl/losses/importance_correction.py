@@ -1,10 +1,9 @@
-"""Importance weights between the trainer and a sampler whose numbers are not quite those of the
-trainer.
+"""Corrections of the mismatch between trainer and sampler: importance weights and rejection.
 
     dₜ = log π_old(oₜ) - log π_sampler(oₜ)
 
-for the same parameters; the ratio of the surrogate has π_old in its denominator. They need the old
-log-probs by the trainer: with those of the sampler d is 0.
+for the same parameters; the ratio of the surrogate has π_old in its denominator. They require
+`old_log_probs: trainer`: with the log-probs of the sampler d is 0.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ def token_tis(cap: float = 2.0) -> TokenWeighting:
       cap: C > 0.
 
     Returns:
-      A token_weighting of scope "token".
+      A token weighting of scope "token".
 
     Raises:
       ValueError: An argument is out of range.
     """
-    require(cap > 0, "token_tis.cap", cap, "numbers > 0")
+    require(cap > 0, "token_tis.cap", cap, "a number > 0")
 
     def select(advantages: jax.Array, stats: TokenStats) -> jax.Array:
         return jnp.minimum(jnp.exp(_difference("token_tis", stats)), cap)
@@ -42,21 +41,21 @@ def token_tis(cap: float = 2.0) -> TokenWeighting:
 
 
 def sequence_tis(cap: float = 2.0) -> TokenWeighting:
-    """Truncated importance weight of the row, for each of its tokens: w = min(exp(Σ_t dₜ), C).
+    """Truncated importance weight of the sequence, for each of its tokens: w = min(exp(Σ_t dₜ), C).
 
-    Unbiased but for the cap, and of a variance that grows with the length. Source: veRL,
+    Unbiased but for the cap; its variance grows with the length. Source: veRL,
     docs/algo/rollout_corr_math.md, which names 2 to 10 for C.
 
     Args:
       cap: C > 0.
 
     Returns:
-      A token_weighting of scope "sequence".
+      A token weighting of scope "sequence".
 
     Raises:
       ValueError: An argument is out of range.
     """
-    require(cap > 0, "sequence_tis.cap", cap, "numbers > 0")
+    require(cap > 0, "sequence_tis.cap", cap, "a number > 0")
 
     def select(advantages: jax.Array, stats: TokenStats) -> jax.Array:
         total = masked_sum(_difference("sequence_tis", stats), stats.mask, axis=1, keepdims=True)
@@ -67,19 +66,19 @@ def sequence_tis(cap: float = 2.0) -> TokenWeighting:
 
 
 def icepop(low: float = 0.5, high: float = 5.0) -> TokenWeighting:
-    """The importance weight of a token where it is credible, and else none of its gradient.
+    """IcePop: the importance weight of a token within a range, and else no gradient from it.
 
     wₜ = exp(dₜ) where low ≤ exp(dₜ) ≤ high, else 0
 
-    Source: IcePop, https://ringtech.notion.site/icepop, as in slime and OpenRLHF, with the latter's
-      range.
+    Source: IcePop, https://ringtech.notion.site/icepop, as in slime and OpenRLHF, with the range
+    of the latter.
 
     Args:
       low: Lower bound, 0 ≤ low < 1.
       high: Upper bound > 1.
 
     Returns:
-      A token_weighting of scope "token".
+      A token weighting of scope "token".
 
     Raises:
       ValueError: An argument is out of range.
@@ -94,12 +93,12 @@ def icepop(low: float = 0.5, high: float = 5.0) -> TokenWeighting:
 
 
 def geometric_rejection(low: float = 0.999, high: float = 1.001) -> TokenWeighting:
-    """Leaves out the rows in which the two policies differ on average.
+    """Geometric rejection: no gradient from sequences with a large mean log-prob difference.
 
-    w = 1 for all tokens of a row with low ≤ exp(mean_t dₜ) ≤ high, else 0
+    w = 1 for all tokens of a sequence with low ≤ exp(mean_t dₜ) ≤ high, else 0
 
-    The mean over the row makes it independent of the length; it is a choice, and no importance
-    weight. Source: veRL, docs/algo/rollout_corr_math.md, with the range of its preset
+    The mean over the sequence makes it independent of the length. It is a rejection and no
+    importance weight. Source: veRL, docs/algo/rollout_corr_math.md, with the range of its preset
     `decoupled_geo_rs`.
 
     Args:
@@ -107,7 +106,7 @@ def geometric_rejection(low: float = 0.999, high: float = 1.001) -> TokenWeighti
       high: Upper bound > 1.
 
     Returns:
-      A token_weighting of scope "sequence".
+      A token weighting of scope "sequence".
 
     Raises:
       ValueError: An argument is out of range.

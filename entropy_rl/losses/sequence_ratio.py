@@ -1,8 +1,8 @@
-"""Surrogates whose ratio is one of the whole row, or of its part so far.
+"""Surrogates with a sequence-level ratio.
 
 The ratio of a token is a value that depends on other tokens, times πₜ / sg(πₜ), which is 1 and has
-the gradient ∇log π(oₜ). So a row as a whole gets the gradient of its ratio, and every token keeps
-its own share of it, which an advantage or a weight of its own can scale.
+the gradient ∇log π(oₜ). So the gradients of the tokens of a sequence add up to that of its ratio,
+and each can be scaled by the token's own advantage or weight.
 """
 
 from __future__ import annotations
@@ -19,21 +19,19 @@ from entropy_rl.types import TokenStats
 
 
 def with_gradient_of(log_values: jax.Array, own: jax.Array) -> jax.Array:
-    """exp(log_values) in value, with the gradient of exp(own) scaled to it: the others' is left
-    out.
-    """
+    """exp(log_values) in value, with the gradient of exp(own) scaled to that value."""
     return jnp.exp(jax.lax.stop_gradient(log_values)) * jnp.exp(own - jax.lax.stop_gradient(own))
 
 
 def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Surrogate:
-    """PPO with the length-normalized ratio of the whole row.
+    """GSPO: PPO with the length-normalized ratio of the sequence.
 
     sᵢ = (π(oᵢ) / π_old(oᵢ))^(1 / |oᵢ|) = exp(mean_t (log πᵢₜ - log π_oldᵢₜ))
     sᵢₜ = sg(sᵢ) πᵢₜ / sg(πᵢₜ)
     Lᵢₜ = max(-sᵢₜ Aᵢₜ, -clip(sᵢₜ, 1 - ε_low, 1 + ε_high) Aᵢₜ)
 
-    With one advantage for each row and the aggregation "sequence-mean", which it is made for, it is
-    GSPO; with one for each token, GSPO-token. Source: Eq. 5-7 and §4.3 of
+    With one advantage for each sequence and the aggregation "sequence-mean" it is GSPO; with one
+    for each token, GSPO-token. Source: Eq. 5-7 and §4.3 of
     https://arxiv.org/abs/2507.18071, the ranges from its §5.
 
     Args:
@@ -58,14 +56,15 @@ def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> Surrogate:
 
 
 def gmpo(clip_low: float = 0.4, clip_high: float = 0.4) -> Surrogate:
-    """The geometric mean of the clipped ratios of a row, in place of their arithmetic mean.
+    """GMPO: the geometric mean of the clipped ratios of a sequence, not their arithmetic mean.
 
-    xᵢₜ = sign(Aᵢₜ) min(sign(Aᵢₜ) dᵢₜ, sign(Aᵢₜ) clip(dᵢₜ, -ε_low, ε_high)),   dᵢₜ = log πᵢₜ - log
-    π_oldᵢₜ Lᵢₜ = -Aᵢₜ exp(mean_t xᵢₜ)
+    dᵢₜ = log πᵢₜ - log π_oldᵢₜ
+    xᵢₜ = sign(Aᵢₜ) min(sign(Aᵢₜ) dᵢₜ, sign(Aᵢₜ) clip(dᵢₜ, -ε_low, ε_high))
+    Lᵢₜ = -Aᵢₜ exp(mean_t xᵢₜ)
 
-    The range is one of the log-ratio: (e^-0.4, e^0.4) of the ratio by default. It is the method
-    with one advantage for each row and the aggregation "sequence-mean", which it is made for.
-    Source: §3 and §4 of https://arxiv.org/abs/2507.20673, as in veRL (`geo_mean`).
+    The range is one of the log-ratio: (e^-0.4, e^0.4) of the ratio by default. It is GMPO with one
+    advantage for each sequence and the aggregation "sequence-mean". Source: §3 and §4 of
+    https://arxiv.org/abs/2507.20673, as in veRL (`geo_mean`).
 
     Args:
       clip_low: ε_low > 0.
@@ -77,8 +76,8 @@ def gmpo(clip_low: float = 0.4, clip_high: float = 0.4) -> Surrogate:
     Raises:
       ValueError: An argument is out of range.
     """
-    require(clip_low > 0, "gmpo.clip_low", clip_low, "numbers > 0")
-    require(clip_high > 0, "gmpo.clip_high", clip_high, "numbers > 0")
+    require(clip_low > 0, "gmpo.clip_low", clip_low, "a number > 0")
+    require(clip_high > 0, "gmpo.clip_high", clip_high, "a number > 0")
 
     def loss(advantages: jax.Array, stats: TokenStats) -> tuple[jax.Array, ClipMasks]:
         d, sign = log_ratio(stats.log_probs, stats.old_log_probs), jnp.sign(advantages)

@@ -1,4 +1,4 @@
-"""Surrogates in which a token beyond the bounds keeps a gradient, or loses it gradually."""
+"""Surrogates with a soft clip: a token beyond the bounds keeps some gradient."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from entropy_rl.types import TokenStats
 
 
 def cispo(max_ratio: float = 5.0, min_ratio: float = 0.0) -> Surrogate:
-    """Policy gradient with a clipped importance weight, which is a constant.
+    """CISPO: policy gradient with a clipped importance weight, a constant of the gradient.
 
     Lₜ = -sg(clip(ρₜ, ρ_min, ρ_max)) Aₜ log π(oₜ)
 
@@ -33,8 +33,8 @@ def cispo(max_ratio: float = 5.0, min_ratio: float = 0.0) -> Surrogate:
     Raises:
       ValueError: An argument is out of range.
     """
-    require(max_ratio >= 1, "cispo.max_ratio", max_ratio, "numbers >= 1")
-    require(0 <= min_ratio <= 1, "cispo.min_ratio", min_ratio, "0 <= min_ratio <= 1")
+    require(max_ratio >= 1, "cispo.max_ratio", max_ratio, "a number >= 1")
+    require(0 <= min_ratio <= 1, "cispo.min_ratio", min_ratio, "a number from 0 to 1")
 
     def loss(advantages: jax.Array, stats: TokenStats) -> tuple[jax.Array, ClipMasks]:
         ratio = jax.lax.stop_gradient(ratio_of(stats))
@@ -47,16 +47,16 @@ def cispo(max_ratio: float = 5.0, min_ratio: float = 0.0) -> Surrogate:
 
 
 def sapo(tau_pos: float = 1.0, tau_neg: float = 1.05) -> Surrogate:
-    """A sigmoid gate in place of the clip.
+    """SAPO: a sigmoid gate in place of the clip.
 
     Lₜ = -Aₜ (4 / τ) σ(τ (ρₜ - 1)),   τ = τ_pos where Aₜ > 0, else τ_neg
 
-    Its gradient is that of -ρₜ Aₜ times 4 σ (1 - σ), which is 1 at ρ = 1 and fades on both sides.
+    Its gradient is that of -ρₜ Aₜ times 4 σ (1 - σ), which is 1 at ρ = 1 and decays on both sides.
     Source: SAPO, https://arxiv.org/abs/2511.20347, as in veRL and TRL.
 
     Args:
       tau_pos: τ_pos > 0.
-      tau_neg: τ_neg > 0; larger, as negative advantages are the less stable ones.
+      tau_neg: τ_neg > 0; larger by default, as negative advantages are less stable.
 
     Returns:
       A surrogate of scope "token". It clips nothing.
@@ -65,7 +65,7 @@ def sapo(tau_pos: float = 1.0, tau_neg: float = 1.05) -> Surrogate:
       ValueError: An argument is out of range.
     """
     for name, tau in (("tau_pos", tau_pos), ("tau_neg", tau_neg)):
-        require(0 < tau < math.inf, f"sapo.{name}", tau, "numbers > 0")
+        require(0 < tau < math.inf, f"sapo.{name}", tau, "a number > 0")
 
     def loss(advantages: jax.Array, stats: TokenStats) -> tuple[jax.Array, ClipMasks]:
         tau = jnp.where(advantages > 0, tau_pos, tau_neg)
@@ -78,14 +78,14 @@ def sapo(tau_pos: float = 1.0, tau_neg: float = 1.05) -> Surrogate:
 def dppo_tv(
     divergence_low: float = 0.2, divergence_high: float = 0.2, max_ratio: float = 20.0
 ) -> Surrogate:
-    """A bound on how far the probability of a token has moved, in place of one on its ratio.
+    """DPPO: a bound on the change of a token's probability in place of one on its ratio.
 
     Lₜ = -sg(min(ρₜ, c)) Aₜ vₜ log π(oₜ)
     vₜ = 1[π(oₜ) - π_old(oₜ) ≤ δ_high] where Aₜ > 0, else 1[π(oₜ) - π_old(oₜ) ≥ -δ_low]
 
     The difference is the total variation of the two distributions over {oₜ, any other token}.
     Source: DPPO-Binary-TV, https://arxiv.org/abs/2602.04879, formula and c as in veRL (`dppo_tv`),
-      δ as in prime-rl.
+    δ as in prime-rl.
 
     Args:
       divergence_low: 0 < δ_low ≤ 1.
@@ -99,8 +99,8 @@ def dppo_tv(
       ValueError: An argument is out of range.
     """
     for name, value in (("divergence_low", divergence_low), ("divergence_high", divergence_high)):
-        require(0 < value <= 1, f"dppo_tv.{name}", value, f"0 < {name} <= 1")
-    require(max_ratio >= 1, "dppo_tv.max_ratio", max_ratio, "numbers >= 1")
+        require(0 < value <= 1, f"dppo_tv.{name}", value, "a number > 0 and <= 1")
+    require(max_ratio >= 1, "dppo_tv.max_ratio", max_ratio, "a number >= 1")
 
     def loss(advantages: jax.Array, stats: TokenStats) -> tuple[jax.Array, ClipMasks]:
         ratio = jax.lax.stop_gradient(jnp.minimum(ratio_of(stats), max_ratio))
@@ -122,14 +122,14 @@ def ce_gppo(
     clip_high: float = 0.28,
     dual_clip: float | None = None,
 ) -> Surrogate:
-    """PPO in which clipped tokens keep a gradient, of a size that does not grow with the ratio.
+    """CE-GPPO: PPO in which clipped tokens keep a gradient that does not grow with the ratio.
 
     Lₜ = -β₁ (1 - ε_low) (ρₜ / sg(ρₜ)) Aₜ     where ρₜ < 1 - ε_low and Aₜ < 0
     Lₜ = -β₂ (1 + ε_high) (ρₜ / sg(ρₜ)) Aₜ    where ρₜ > 1 + ε_high and Aₜ > 0
     Lₜ = -ρₜ Aₜ                              elsewhere, at most -c Aₜ where Aₜ < 0, with a dual clip
 
-    β₁ weighs tokens that have been pushed down below the range, β₂ those that have been pushed up
-    above it; β₁ = β₂ = 0 has the gradient of PPO. Source: CE-GPPO,
+    β₁ weights tokens whose ratio is below the range, β₂ those whose ratio is above it; β₁ = β₂ = 0
+    has the gradient of PPO. Source: CE-GPPO,
     https://arxiv.org/abs/2509.20712, as in https://github.com/Kwai-Klear/CE-GPPO; β₁ = 0.75, β₂ = 1
     are its values for 7B models, 0.5 and 1 those for 1.5B.
 
@@ -147,8 +147,8 @@ def ce_gppo(
     Raises:
       ValueError: An argument is out of range.
     """
-    require(0 <= b1 < math.inf, "ce_gppo.b1", b1, "numbers >= 0")
-    require(0 <= b2 < math.inf, "ce_gppo.b2", b2, "numbers >= 0")
+    require(0 <= b1 < math.inf, "ce_gppo.b1", b1, "a number >= 0")
+    require(0 <= b2 < math.inf, "ce_gppo.b2", b2, "a number >= 0")
     check_clip_range("ce_gppo", clip_low, clip_high, dual_clip)
 
     def loss(advantages: jax.Array, stats: TokenStats) -> tuple[jax.Array, ClipMasks]:
@@ -168,10 +168,10 @@ def ce_gppo(
 def gppo(
     clip_low: float = 0.2, clip_high: float = 0.28, dual_clip: float | None = None
 ) -> Surrogate:
-    """`ce_gppo` with β₁ = β₂ = 1: clipped tokens have the gradient of a token at the bound.
+    """GPPO: `ce_gppo` with β₁ = β₂ = 1; clipped tokens have the gradient of a token at the bound.
 
     Source: https://arxiv.org/abs/2508.07629, as in https://github.com/Kwai-Klear/ERC (`gppo_erc`).
-    Arguments, result and errors as of `ce_gppo`.
+    Arguments, result and errors as for `ce_gppo`.
     """
     check_clip_range("gppo", clip_low, clip_high, dual_clip)
     return ce_gppo(1.0, 1.0, clip_low, clip_high, dual_clip)

@@ -1,4 +1,4 @@
-"""`Surrogate`, a function (advantages, stats) -> losses of the tokens that knows its scope."""
+"""`Surrogate`, a function (advantages, stats) -> (loss of each token, clip masks) with a scope."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ SurrogateFn = Callable[[jax.Array, TokenStats], tuple[jax.Array, ClipMasks]]
 
 @dataclasses.dataclass(frozen=True)
 class Surrogate:
-    """What is minimized in place of the return, in the manner of `Transform`.
+    """A surrogate objective: the loss of each token, in the manner of `Transform`.
 
     Factories take the hyper-parameters and return a `Surrogate`; calling it takes the data:
 
         surrogate = ppo_clip(clip_low=0.2, clip_high=0.28)
         loss, clipped = surrogate(advantages, stats)
 
-    Of what `stats` holds, `log_probs` alone has a gradient. Tokens that do not count hold zeros
-    when `fn` is called, and what it returns of them is not read.
+    Of the statistics only `log_probs` has a gradient. Tokens off the mask are 0 when `fn` is
+    called, and its results at them are not read.
 
     Attributes:
       fn: (advantages f32[B, N], stats) -> (loss f32[B, N], ClipMasks).
       scope: "token" if the loss of a token is a function of this token alone: it can be evaluated
         where the tokens of a sequence are apart, as in the loop of the head. "sequence" if it reads
         other tokens of its sequence.
-      controller: What it remembers from one update to the next; its coefficients are in
+      controller: Its state from one update to the next; the coefficients are in
         `stats.coefficients`.
     """
 
@@ -57,35 +57,35 @@ class Surrogate:
         )
 
     def __call__(self, advantages: jax.Array, stats: TokenStats) -> tuple[jax.Array, ClipMasks]:
-        """Computes the losses.
+        """Compute the loss of each token.
 
         Args:
           advantages: f32[B, N] or f32[B, 1]; a constant.
           stats: Statistics of the same tokens.
 
         Returns:
-          (loss f32[B, N], the tokens on which a clip acts); 0 and False off the mask.
+          (loss f32[B, N], masks of the tokens on which a clip acts); 0 and False off the mask.
 
         Raises:
-          ValueError: Shapes do not fit, or what the function returned is not as it should be.
+          ValueError: Shapes do not fit, or `fn` did not return (loss, ClipMasks).
         """
         advantages, stats = token_inputs("surrogate", advantages, stats)
         result = self.fn(advantages, stats)
-        who = f"surrogate: {getattr(self.fn, '__qualname__', self.fn)} returned"
+        who = f"surrogate: result of {getattr(self.fn, '__qualname__', self.fn)}"
         if not (
             isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], ClipMasks)
         ):
-            raise ValueError(f"{who} {type(result).__name__}; expected (loss, ClipMasks)")
+            raise ValueError(f"{who} must be (loss, ClipMasks), got {type(result).__name__}")
         for x in jax.tree.leaves(result):
             if jnp.shape(x) != stats.mask.shape:
                 raise ValueError(
-                    f"{who} an array of shape {jnp.shape(x)}; expected {stats.mask.shape}"
+                    f"{who} must have arrays of shape {stats.mask.shape}, got {jnp.shape(x)}"
                 )
         loss, clipped = result
         return jnp.where(stats.mask, loss, 0), jax.tree.map(lambda x: x & stats.mask, clipped)
 
 
 def no_clips(like: jax.Array) -> ClipMasks:
-    """The masks of a surrogate that clips nothing, of the shape of `like`."""
+    """Clip masks that are False everywhere, of the shape of `like`."""
     nowhere = jnp.zeros(like.shape, bool)
     return ClipMasks(nowhere, nowhere)

@@ -1,6 +1,4 @@
-"""`TokenWeighting`, a function (advantages, stats) -> weights of tokens that knows its scope, and
-`combine`.
-"""
+"""`TokenWeighting`, a function (advantages, stats) -> token weights with a scope, and `combine`."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ from entropy_rl.types import TokenStats
 
 
 class TokenWeights(NamedTuple):
-    """What a token contributes to the loss: weight · (surrogate + kl_penalty · |log π - log
-    π_old|).
-    """
+    """Weights of the loss of a token, weight · (surrogate + kl_penalty · |log π - log π_old|)."""
 
     weight: jax.Array  # f32[B, N]; 0 leaves the token out
     kl_penalty: jax.Array | None = None  # f32[B, N]; None for none
@@ -37,20 +33,19 @@ class TokenWeighting:
 
     Factories take the hyper-parameters and return a `TokenWeighting`; calling it takes the data:
 
-        token_weighting = combine(forking_tokens(fraction=0.2), token_tis(cap=2.0))
-        weights = token_weighting(advantages, stats)
+        weighting = combine(forking_tokens(fraction=0.2), token_tis(cap=2.0))
+        weights = weighting(advantages, stats)
 
-    Advantages are the shaped ones. Tokens that do not count hold zeros when `fn` is called, and
-    what it returns of them is not read. The normalizer of the loss is that of all tokens, whatever
-    is left out.
+    Advantages are the shaped ones. Tokens off the mask are 0 when `fn` is called, and its results
+    at them are not read. The normalizer of the loss counts all tokens, also those of weight 0.
 
     Attributes:
       fn: (advantages f32[B, N], stats) -> weight f32[B, N], or `TokenWeights`.
       scope: What a weight depends on: "token", on its own token; "sequence", on the tokens of its
         sequence; "batch", on the whole mini-batch, which costs a forward pass before the gradient
         pass. All may read the policy that is being updated.
-      corrects_sampler: It compares the old policy of the trainer with the policy as the sampler
-        computed it, and does nothing where these are the same numbers.
+      corrects_sampler: Whether it corrects the difference between the old log-probs of the trainer
+        and those of the sampler; without an effect where the two are the same numbers.
     """
 
     fn: TokenWeightFn
@@ -61,7 +56,7 @@ class TokenWeighting:
         require(self.scope in _SCOPES, "TokenWeighting.scope", self.scope, ", ".join(_SCOPES))
 
     def __call__(self, advantages: jax.Array, stats: TokenStats) -> TokenWeights:
-        """Computes the weights.
+        """Compute the weights.
 
         Args:
           advantages: f32[B, N] or f32[B, 1].
@@ -71,7 +66,7 @@ class TokenWeighting:
           The weights; 0 off the mask, and without a gradient.
 
         Raises:
-          ValueError: Shapes do not fit, or a statistic that the token_weighting needs is missing.
+          ValueError: Shapes do not fit, or a statistic that it needs is missing.
         """
         advantages, stats = token_inputs("token_weighting", advantages, stats)
         weights = self.fn(advantages, stats)
@@ -81,23 +76,22 @@ class TokenWeighting:
             if jnp.shape(x) != stats.mask.shape:
                 name = getattr(self.fn, "__qualname__", self.fn)
                 raise ValueError(
-                    f"token_weighting: {name} returned weights of shape {jnp.shape(x)}; expected "
-                    f"{stats.mask.shape}"
+                    f"token weights: result of {name} must have shape {stats.mask.shape}, got "
+                    f"{jnp.shape(x)}"
                 )
         return jax.tree.map(lambda x: jax.lax.stop_gradient(jnp.where(stats.mask, x, 0.0)), weights)
 
 
 def combine(*weightings: TokenWeighting) -> TokenWeighting:
-    """Applies several token weightings to the same tokens: weights are multiplied, kl_penalty
-    coefficients added.
+    """Combine token weightings: weights are multiplied, kl_penalty coefficients added.
 
-    Each sees all tokens, also those that another leaves out, so their order does not matter.
+    Each reads all tokens, also those that another gives the weight 0, so the order has no effect.
 
     Args:
       *weightings: At least one.
 
     Returns:
-      A token_weighting with the widest scope of its members.
+      A token weighting with the widest scope of its members.
     """
 
     def product(advantages: jax.Array, stats: TokenStats) -> TokenWeights:
@@ -114,25 +108,25 @@ def combine(*weightings: TokenWeighting) -> TokenWeighting:
 
 
 def check_band(who: str, low: float, high: float) -> None:
-    """Checks the bounds of a ratio that is 1 where nothing has changed: 0 <= low < 1 < high.
+    """Check the bounds of a ratio: 0 <= low < 1 < high.
 
     Raises:
-      ValueError: If one is out of range.
+      ValueError: One is out of range.
     """
-    require(0 <= low < 1, f"{who}.low", low, "0 <= low < 1")
-    require(high > 1, f"{who}.high", high, "numbers > 1")
+    require(0 <= low < 1, f"{who}.low", low, "a number >= 0 and < 1")
+    require(high > 1, f"{who}.high", high, "a number > 1")
 
 
 def top(scores: jax.Array, among: jax.Array, count: jax.Array) -> jax.Array:
-    """The `count` tokens with the highest scores; of equal ones the first, row by row.
+    """Mask of the `count` tokens with the highest scores; ties go to the first in row-major order.
 
     Args:
       scores: f32[B, N].
-      among: bool[B, N], which tokens can be taken.
+      among: bool[B, N], the candidates.
       count: f32[].
 
     Returns:
-      bool[B, N]; fewer where not so many can be taken.
+      bool[B, N]; all candidates if there are fewer than `count`.
     """
     scores = jnp.where(among, scores, -jnp.inf).reshape(-1)
     order = jnp.argsort(-scores, stable=True)

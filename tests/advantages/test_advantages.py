@@ -539,8 +539,11 @@ def test_a_config_names_a_function_of_the_users_own(own_module):
         ([{"name": None}], "advantage[0].name: None is not allowed"),
         ([{"alpha": 0.4}], "advantage[0].name: must be given, one of: gpg, group_center"),
         (["whiten"], "advantage[0]: must be a mapping {name: ..., arguments}, got 'whiten'"),
-        ({"name": "whiten"}, "advantage: {'name': 'whiten'} is no list"),
-        ("whiten", "advantage: 'whiten' is no list"),
+        (
+            {"name": "whiten"},
+            "advantage: must be a list of {name: ..., arguments}, got {'name': 'whiten'}",
+        ),
+        ("whiten", "advantage: must be a list of {name: ..., arguments}, got 'whiten'"),
         (
             [{"name": "shape_by_entropy", "alpha": "high"}],
             "advantage[0].alpha: 'high' is not allowed; expected a number",

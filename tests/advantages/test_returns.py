@@ -136,7 +136,7 @@ GAE, SHAPE, GROUP = {"name": "gae"}, {"name": "shape_by_entropy"}, {"name": "gro
         (
             [GROUP, SHAPE],
             1.0,
-            "critic: a critic is not allowed where no transform of the advantage reads",
+            "critic: must be null where no transform of the advantage reads values, got a critic",
         ),
         (
             [GAE | {"gamma": 1.0}],

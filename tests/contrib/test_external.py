@@ -60,7 +60,7 @@ def test_an_error_costs_more_the_more_often_it_was_made_up_to_a_limit():
     sizes = jnp.array([0, 1, 1000, 1])
     found = meds_reward(rewards, correct, sizes)
     np.testing.assert_allclose(found, [0, -0.1 * np.log(2), -0.2, 1], rtol=1e-6)
-    found = meds_reward(rewards, correct, sizes, penalise_correct=True)
+    found = meds_reward(rewards, correct, sizes, penalize_correct=True)
     np.testing.assert_allclose(found[3], 1 / (1 + 0.1 * np.log(2)), rtol=1e-6)
 
 

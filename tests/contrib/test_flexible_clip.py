@@ -184,15 +184,21 @@ def test_an_update_moves_the_schedule_and_tells_it_and_a_bad_one_does_not(key, n
         ({"slope": None}, "loss.surrogate.slope: missing; it must be given"),
         ({"low_slope": None}, "loss.surrogate.low_slope: missing; it must be given"),
         ({"clip": None}, "loss.surrogate.clip: missing; it must be given"),
-        ({"total_steps": 0}, "total_steps: 0 is not allowed; allowed: whole numbers >= 1"),
-        ({"slope": 0.1}, "slope: 0.1 is not allowed; allowed: -intercept (-0.5) <= slope <= 0"),
-        ({"slope": -0.6}, "slope: -0.6 is not allowed; allowed: -intercept (-0.5) <= slope <= 0"),
+        ({"total_steps": 0}, "total_steps: 0 is not allowed; allowed: a whole number >= 1"),
+        (
+            {"slope": 0.1},
+            "slope: 0.1 is not allowed; allowed: a number from -intercept (-0.5) to 0",
+        ),
+        (
+            {"slope": -0.6},
+            "slope: -0.6 is not allowed; allowed: a number from -intercept (-0.5) to 0",
+        ),
         (
             {"low_slope": -0.5},
-            r"low_slope: -0.5 is not allowed; allowed: -low_intercept (-0.35) <= low_slope",
+            r"low_slope: -0.5 is not allowed; allowed: a number from -low_intercept (-0.35) to 0",
         ),
         ({"low_intercept": 1}, "low_intercept: 1.0 is not allowed"),
-        ({"floor": 1}, "floor: 1.0 is not allowed; allowed: 0 < floor < 1"),
+        ({"floor": 1}, "floor: 1.0 is not allowed; allowed: a number > 0 and < 1"),
     ],
 )
 def test_a_bad_argument_is_refused_in_a_line(changes, message):

@@ -88,7 +88,7 @@ def test_the_coefficient_of_trl_is_used_one_update_later():
         ({"name": "adaptive_entropy", "delta": -1}, "adaptive_entropy.delta: -1.0 is not allowed"),
         (
             {"name": "lagged_adaptive_entropy", "minimum": 2},
-            "maximum: 1.0 is not allowed; allowed: numbers >=",
+            "maximum: 1.0 is not allowed; allowed: a number >=",
         ),
         (
             {"name": "fractions:Fraction"},

@@ -416,7 +416,7 @@ def test_an_empty_list_is_no_selection():
         ),
         (
             [{"name": "clip_cov", "low": 6}],
-            "loss.token_weights[0]: clip_cov.low: 6.0 is not allowed; allowed: numb",
+            "loss.token_weights[0]: clip_cov.low: 6.0 is not allowed; allowed: a numb",
         ),
         (
             [{"name": "clip_cov", "surrogate": 6}],
@@ -437,7 +437,7 @@ def test_an_empty_list_is_no_selection():
         ),
         (
             [{"name": "icepop", "low": 1}],
-            "loss.token_weights[0]: icepop.low: 1.0 is not allowed; allowed: 0 <= low",
+            "loss.token_weights[0]: icepop.low: 1.0 is not allowed; allowed: a number >= 0",
         ),
     ],
 )
@@ -450,9 +450,7 @@ def test_a_bad_entry_is_refused_in_one_line_that_says_where(specs, message):
 
 def test_what_a_function_returns_is_checked(user):
     token_weighting = build_token_weighting([{"name": f"{user}:narrow"}], ppo_clip())
-    with pytest.raises(
-        ValueError, match=rf"returned weights of shape \(3,\); expected \({B}, {N}\)"
-    ):
+    with pytest.raises(ValueError, match=rf"narrow.* must have shape \({B}, {N}\), got \(3,\)"):
         token_weighting(*make_tokens())
     with pytest.raises(
         ValueError,
