@@ -233,7 +233,7 @@ def test_bad_yaml_is_refused_with_file_and_line(refused, here, text, message):
         (["--rollout.top_p", "1.5"], "rollout.top_p: 1.5 is not allowed; allowed: 0 < top_p <= 1"),
         (
             ["--loss.surrogate", "{name: ppo_clip, clip_low: -0.1}"],
-            "loss.surrogate: ppo_clip.clip_low: -0.1 is not allowed; allowed: 0 < clip_low < 1",
+            "loss.surrogate: ppo_clip.clip_low: -0.1 is not allowed; allowed: a number > 0 and < 1",
         ),
         (
             ["--loss.surrogate", "{name: gspo}", "--batching.fused_loss", "true"],
@@ -413,8 +413,7 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
         ),
         (
             ["--critic", "{learning_rate: 0.1}"],
-            "critic: a critic is not allowed where no transform of the advantage reads its "
-            "values; allowed: ",
+            "critic: must be null where no transform of the advantage reads values, got a critic",
         ),
         (
             ["--advantage", "[{name: gae}]", "--critic", "{learning_rate: 0.1, path: nowhere}"],
@@ -459,8 +458,8 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
         ),
         (
             ["--advantage", "[{name: group_normalize}, {name: remax}]"],
-            "advantage[1]: a transform before it is not allowed; allowed: none, as the reward of "
-            "the greedy",
+            "advantage[1]: must be the first transform, as those before it do not apply to the "
+            "reward of the greedy completion, got 1 before it",
         ),
         (
             [

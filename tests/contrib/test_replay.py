@@ -333,7 +333,7 @@ def programs_of(spec, advantage=SHAPED, **more):
         ({"name": "fractions:Fraction"}, "must return a Replay, got Fraction(0, 1) from"),
     ],
 )
-def test_what_is_no_revisit_is_refused_in_a_line(spec, message):
+def test_what_is_no_replay_rule_is_refused_in_a_line(spec, message):
     with pytest.raises(ValueError, match=r"^replay") as error:
         build_replay(spec, G)
     assert message in str(error.value)
@@ -370,7 +370,7 @@ def test_what_is_no_revisit_is_refused_in_a_line(spec, message):
         ),
     ],
 )
-def test_what_does_not_go_with_a_revisit_is_refused_in_a_line(advantage, more, message):
+def test_what_does_not_go_with_a_replay_is_refused_in_a_line(advantage, more, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         programs_of({"name": "uec_replay"}, advantage, **more)
 
@@ -395,7 +395,7 @@ def test_every_revisit_has_a_line_in_the_list_of_methods_that_builds_it():
         {"name": "uec_replay", "rollouts": 1, "every": 2, "above": 0.0},
     ],
 )
-def test_a_run_with_a_revisit_goes_on_from_a_checkpoint_as_if_nothing_had_happened(here, spec):
+def test_a_run_with_a_replay_goes_on_from_a_checkpoint_as_if_nothing_had_happened(here, spec):
     name = spec["name"]
     write_yaml(here / "train.yaml", TRAIN | {"replay": spec, "loss": {"kl_coef": 0.01}})
     whole, resumed = f"{name}_whole", f"{name}_resumed"

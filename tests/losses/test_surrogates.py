@@ -411,8 +411,8 @@ def test_a_function_of_the_users_own_is_a_surrogate_that_reads_its_row(user):
         ),
         (
             {"name": "USER:makes_a_number"},
-            "loss.surrogate.name: must return a Surrogate or a function (advantages, stats) -> (loss, "
-            "ClipMasks), got 3 from USER:makes_a_number",
+            "loss.surrogate.name: must return a Surrogate or a function (advantages, stats) -> "
+            "(loss, ClipMasks), got 3 from USER:makes_a_number",
         ),
         ({"name": "USER:nothing"}, "loss.surrogate.name: cannot import 'USER:nothing'"),
     ],
@@ -448,6 +448,6 @@ def test_what_a_function_returns_is_checked(function, message):
 
 def test_an_unknown_scope_is_refused():
     with pytest.raises(
-        ValueError, match="Surrogate.scope: 'group' is not allowed; allowed: token, sequence"
+        ValueError, match=r"Surrogate\.scope: 'group' is not allowed; allowed: token, sequence"
     ):
         Surrogate(lambda a, s: a, "group")

@@ -408,7 +408,7 @@ def test_an_empty_list_is_no_selection():
         ),
         (
             [{"fraction": 1}],
-            "loss.token_weights[0].name: must be given, one of: clip_cov, kl_cov, erc, forking_tokens, ",
+            "loss.token_weights[0].name: must be given, one of: clip_cov, kl_cov, erc, ",
         ),
         (
             [{"name": "forking_tokens", "fraction": 0}],
@@ -454,6 +454,6 @@ def test_what_a_function_returns_is_checked(user):
         token_weighting(*make_tokens())
     with pytest.raises(
         ValueError,
-        match="TokenWeighting.scope: 'group' is not allowed; allowed: token, sequence, batch",
+        match=r"TokenWeighting\.scope: 'group' is not allowed; allowed: token, sequence, batch",
     ):
         TokenWeighting(lambda a, s: TokenWeights(a), "group")
