@@ -15,7 +15,7 @@ from entropy_rl.distributed.sharding import Placement
 from entropy_rl.experience.prompts import PromptBatch, Prompts
 from entropy_rl.experience.records import Row, completion_rows
 from entropy_rl.experience.scoring import score
-from entropy_rl.rollout import GenerateFn, DecodingProgress, make_generate
+from entropy_rl.rollout import DecodingProgress, GenerateFn, make_generate
 from entropy_rl.rollout.stop_strings import stop_rule
 from entropy_rl.runs.load_model import Model
 from entropy_rl.runs.logging import DeviceWork

@@ -13,7 +13,7 @@ from entropy_rl.distributed import multihost as hosts
 from entropy_rl.experience.dynamic_sampling import OF_PROMPTS, ScoredGroups
 from entropy_rl.experience.prompts import PromptBatch, Prompts
 from entropy_rl.experience.scoring import Scores, score
-from entropy_rl.rollout import GenerateFn, DecodingProgress
+from entropy_rl.rollout import DecodingProgress, GenerateFn
 from entropy_rl.runs.load_model import Model
 from entropy_rl.runs.logging import Clock
 from entropy_rl.tasks import Task, Verdict
