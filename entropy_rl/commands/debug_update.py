@@ -92,8 +92,8 @@ def _policy(config: TrainConfig, run: Path, dump: Path) -> tuple[Callable, Calla
     policy.
     """
     from entropy_rl.advantages import advantage_of
-    from entropy_rl.contrib.debug_update import build_replay
-    from entropy_rl.learner.debug_update import replay_advantage, replay_settings
+    from entropy_rl.learner.replay import replay_advantage, replay_settings
+    from entropy_rl.learner.replay_rule import build_replay
     from entropy_rl.learner.update import make_gradient, make_stats_pass
     from entropy_rl.losses.build import loss_controller, update_controller
     from entropy_rl.runs.load_model import model_policy

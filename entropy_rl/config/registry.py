@@ -128,7 +128,7 @@ def _public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def _takes_plain(function: Callable[..., Any], given: set[str]) -> bool:
-    """Whether a config can call a function: `chain` and `build_advantage` are no methods."""
+    """Whether a config can call a function; it cannot call `chain` or `build_advantage`."""
     hints = _type_hints(function)
     return all(
         p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
@@ -169,10 +169,10 @@ def build_named(
     - a plain function (advantages, stats) -> ..., where `wrap` is given. Arguments of the entry are
       passed to it by keyword in each call.
 
-    What can be called is a plain function, and no factory, if its first two parameters are required
-    and named `advantages` and `stats`, or if its first two parameters are the only required
-    positional ones that neither the entry nor the run gives. A class is a factory, and so is a
-    function whose return annotation is the kind.
+    A callable is a plain function, and not a factory, if its first two parameters are required and
+    named `advantages` and `stats`, or if they are the only required positional parameters that
+    neither the entry nor the run gives. A class is a factory, and so is a function whose return
+    annotation is the kind.
 
     Args:
       spec: The entry.

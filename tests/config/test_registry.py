@@ -1,7 +1,9 @@
 """Names of a config: methods by their public names, and functions of the user's own."""
 
+import re
 import sys
 import types
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -67,6 +69,17 @@ def test_every_name_has_one_kind_and_is_in_one_namespace():
 def test_functions_that_combine_or_build_methods_are_no_methods():
     names = {name for kind in KINDS for name in factories_of(kind, GIVEN)}
     assert not names & {"chain", "combine", "before_values", "build_advantage", "advantage_of"}
+
+
+def test_no_core_module_imports_contrib():
+    # The look-up imports it by name, so that contrib can build on any core package.
+    package = Path(contrib.__file__).parents[1]
+    for path in package.rglob("*.py"):
+        if path.parent.name != "contrib" and path != package / "__init__.py":
+            imported = re.findall(
+                r"^\s*(?:from|import) entropy_rl\.contrib", path.read_text(), re.M
+            )
+            assert not imported, f"{path.relative_to(package)} imports entropy_rl.contrib"
 
 
 @pytest.mark.parametrize(

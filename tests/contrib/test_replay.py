@@ -375,7 +375,7 @@ def test_what_does_not_go_with_a_replay_is_refused_in_a_line(advantage, more, me
         programs_of({"name": "uec_replay"}, advantage, **more)
 
 
-def test_every_revisit_has_a_line_in_the_list_of_methods_that_builds_it():
+def test_every_replay_rule_has_a_line_in_the_list_of_methods_that_builds_it():
     lines = re.findall(r"`replay: (\{.*?\})`", (ROOT / "docs" / "methods.md").read_text())
     built = [build_replay(yaml.safe_load(line), G) for line in lines]
     assert all(isinstance(replay, Replay) for replay in built)
