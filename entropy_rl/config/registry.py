@@ -93,7 +93,7 @@ def _parameters(function: Callable[..., Any], path: str) -> list[inspect.Paramet
 
 
 # Where a name of a config is looked up, in this order. They are imported by name, when a config is
-# read: nothing that they build on may import them, and no core package may import contrib.
+# read: they themselves import this module, and no core package may import contrib.
 _NAMESPACES = ("entropy_rl.advantages", "entropy_rl.losses", "entropy_rl.contrib")
 
 
@@ -102,8 +102,7 @@ def factories_of(kind: type, given: Iterable[str] = ()) -> dict[str, Callable[..
 
     A factory is a public function (in `__all__`) of `entropy_rl.advantages`, `entropy_rl.losses` or
     `entropy_rl.contrib` whose return annotation is `kind`, and whose required arguments a config
-    can hold or the run gives. So a new method is a function and an import line; nothing else is to
-    be registered.
+    can hold or the run gives. To add a method, write such a function and its import line.
 
     Args:
       kind: The class of what the factories return, such as `Transform`.
@@ -138,7 +137,11 @@ def _takes_plain(function: Callable[..., Any], given: set[str]) -> bool:
 
 
 def _is_plain(hint: Any) -> bool:
-    return hint in (int, float, bool, str) or typing.get_origin(hint) in (Literal, list, dict)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return all(_is_plain(option) for option in typing.get_args(hint))
+    return hint in (int, float, bool, str, type(None)) or (
+        typing.get_origin(hint) in (Literal, list, dict)
+    )
 
 
 def public_list(names: Mapping[str, Any]) -> list[str]:

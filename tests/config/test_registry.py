@@ -1,5 +1,6 @@
 """Names of a config: methods by their public names, and functions of the user's own."""
 
+import inspect
 import re
 import sys
 import types
@@ -66,9 +67,25 @@ def test_every_name_has_one_kind_and_is_in_one_namespace():
         assert sum(name in n.__all__ for n in (advantages, losses, contrib)) == 1, name
 
 
-def test_functions_that_combine_or_build_methods_are_no_methods():
-    names = {name for kind in KINDS for name in factories_of(kind, GIVEN)}
-    assert not names & {"chain", "combine", "before_values", "build_advantage", "advantage_of"}
+# Public functions that no config names.
+HELPERS = {
+    *("advantage_of", "build_advantage", "baseline_and_shaping", "before_values", "chain"),
+    *("is_local", "build_surrogate", "build_token_weighting", "combine", "no_clips"),
+    *("heal_reward", "meds_reward", "oger_reward", "policy_split_bonus"),
+}
+
+
+def test_a_public_function_is_a_method_or_a_helper():
+    methods = {name for kind in KINDS for name in factories_of(kind, GIVEN)}
+    assert not methods & HELPERS
+    for namespace in (advantages, losses, contrib):
+        for name in namespace.__all__:
+            if inspect.isfunction(getattr(namespace, name)) and name not in HELPERS:
+                assert name in methods, (
+                    f"{namespace.__name__}.{name}: no config can name it. Annotate what it returns "
+                    f"({', '.join(kind.__name__ for kind in KINDS)}) and its required arguments "
+                    "(int, float, ...), or add it to HELPERS"
+                )
 
 
 def test_no_core_module_imports_contrib():
