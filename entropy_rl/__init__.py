@@ -2,162 +2,152 @@
 
 The functional core, ready for notebooks. Everything is a pure function over arrays and pytrees:
 
-    model     = load_model(ModelConfig(path=...))             policy, parameters, tokenizer
+    model     = load_model("asset:countdown")                 policy, parameters, tokenizer
     generate  = make_generate(model.policy, ...)              prompts -> Rollout
     advantage = chain(group_normalize(...), shape_by_entropy(...))
     update    = make_update(model.policy, advantage, ...)     (state, batch) -> (state, metrics)
 
-Importing this package touches no device and loads neither transformers nor data libraries; a name
-is imported when it is first used.
+Whole programs: `train(config)` and `evaluate(config)` with a config of `load_config`. All methods
+are in the namespaces `advantages`, `losses` and `contrib`; the other namespaces are `learner`,
+`lm_head`, `models`, `rollout`, `stats` and `tasks`.
+
+Importing this package touches no device and loads neither jax, transformers nor data libraries; a
+name is imported when it is first used.
 """
 
-import importlib
-from typing import Any
+import sys as _sys
+from types import ModuleType as _ModuleType
+from typing import Any as _Any
 
-from entropy_rl.version import __version__
+from etils import epy as _epy
 
-# name -> module it lives in
-_PUBLIC = {
-    # models
-    "load_model": "runs.load_model",
-    "Model": "runs.load_model",
-    "ModelConfig": "config.train",
-    "load_hf": "models",
-    "save_hf": "models",
-    "make_policy": "models",
-    "DecoderConfig": "models",
-    # sampling
-    "make_generate": "rollout",
-    "DecodingConfig": "config.rollout",
-    "StopStrings": "rollout.stop_strings",
-    "Prompts": "experience.prompts",
-    # verdicts
-    "load_task": "tasks",
-    "Problem": "tasks",
-    "Verdict": "tasks",
-    "score": "experience.scoring",
-    # advantages
-    "Transform": "advantages",
-    "chain": "advantages",
-    "group_normalize": "advantages",
-    "group_center": "advantages",
-    "rloo": "advantages",
-    "remax": "advantages",
-    "whiten": "advantages",
-    "shape_by_entropy": "advantages",
-    "eapo": "contrib",
-    "misplace_entropy_bonus": "contrib",
-    "scale_by_sign": "contrib",
-    "unbounded_entropy_bonus": "contrib",
-    "opo": "advantages",
-    "gpg": "advantages",
-    "pass_at_k_training": "contrib",
-    "grpo_passk": "contrib",
-    "qae": "contrib",
-    "asymgrpo": "contrib",
-    "ucpo": "contrib",
-    "miner": "contrib",
-    "gtpo": "contrib",
-    "grpo_s": "contrib",
-    "gae": "advantages",
-    "length_adaptive_gae": "contrib",
-    "overlong_penalty": "advantages",
-    "heal_reward": "contrib",
-    "oger_reward": "contrib",
-    "meds_reward": "contrib",
-    "policy_split_bonus": "contrib",
-    "external_token_weight": "contrib",
-    # surrogates
-    "Surrogate": "losses",
-    "ClipMasks": "losses",
-    "no_clips": "losses",
-    "build_surrogate": "losses",
-    "ppo_clip": "losses",
-    "unclipped": "losses",
-    "flexible_clip": "contrib",
-    "flexible_clip_id": "contrib",
-    "flexible_clip_did": "contrib",
-    "flexible_clip_od": "contrib",
-    "gspo": "losses",
-    "gmpo": "losses",
-    "s_trace": "contrib",
-    "cispo": "losses",
-    "sapo": "losses",
-    "dppo_tv": "losses",
-    "ce_gppo": "losses",
-    "gppo": "losses",
-    # token token weightings and weights
-    "TokenWeighting": "losses",
-    "TokenWeights": "losses",
-    "build_token_weighting": "losses",
-    "forking_tokens": "losses",
-    "erc": "losses",
-    "opefo": "contrib",
-    "clip_cov": "losses",
-    "kl_cov": "losses",
-    "token_tis": "losses",
-    "sequence_tis": "losses",
-    "icepop": "losses",
-    "geometric_rejection": "losses",
-    # log-probs, losses, updates
-    "log_prob_and_entropy": "lm_head.log_probs",
-    "log_prob_and_entropy_from_logits": "lm_head.log_probs",
-    "fused_head_loss": "lm_head.fused_loss",
-    "policy_loss": "losses.policy",
-    "kl_estimate": "losses.policy",
-    "aggregation_weights": "losses.policy",
-    "LossConfig": "config.train",
-    "Controller": "losses.controller",
-    "adaptive_entropy": "losses.controllers",
-    "lagged_adaptive_entropy": "losses.controllers",
-    "loss_controller": "losses.build",
-    "Replay": "learner.replay_rule",
-    "pipo": "contrib",
-    "uec_replay": "contrib",
-    "RewardConfig": "config.train",
-    "make_batch": "learner.update",
-    "make_stats_pass": "learner.update",
-    "make_gradient": "learner.update",
-    "make_update": "learner.update",
-    "mean_metrics": "learner.metrics",
-    "init_state": "learner.update",
-    # the critic of PPO
-    "CriticConfig": "config.train",
-    "init_critic": "learner.critic",
-    "make_values_pass": "learner.critic",
-    "make_critic_gradient": "learner.critic",
-    "make_critic_update": "learner.critic",
-    "mean_critic_metrics": "learner.critic",
-    "lambda_returns": "advantages.returns",
-    "value_loss": "losses.policy",
-    # statistics
-    "pass_at_k": "stats.pass_at_k",
-    "pass_at_k_curve": "stats.pass_at_k",
-    "bootstrap_interval": "stats.pass_at_k",
-    "paired_bootstrap": "stats.bootstrap",
-    "sign_flip_p_value": "stats.bootstrap",
-    "holm": "stats.bootstrap",
-    "distinct_ngrams": "stats.diversity",
-    "repetition_rate": "stats.diversity",
-    "majority_vote": "stats.diversity",
-    "pass_at_budget": "stats.matched",
-    "pass_at_k_at_equal_length": "stats.matched",
-    # values
-    "Policy": "types",
-    "Rollout": "types",
-    "TokenStats": "types",
-    "TrainBatch": "types",
-    "TrainState": "types",
-    "CriticState": "types",
-}
-__all__ = ["__version__", *_PUBLIC]
+from entropy_rl.version import __version__ as __version__
+
+with _epy.lazy_api_imports(globals()):
+    from entropy_rl import advantages as advantages
+    from entropy_rl import contrib as contrib
+    from entropy_rl import learner as learner
+    from entropy_rl import lm_head as lm_head
+    from entropy_rl import losses as losses
+    from entropy_rl import models as models
+    from entropy_rl import rollout as rollout
+    from entropy_rl import stats as stats
+    from entropy_rl import tasks as tasks
+    from entropy_rl.advantages.baselines import group_normalize as group_normalize
+    from entropy_rl.advantages.shaping import shape_by_entropy as shape_by_entropy
+    from entropy_rl.advantages.transform import Transform as Transform
+    from entropy_rl.advantages.transform import chain as chain
+    from entropy_rl.api import evaluate as evaluate
+    from entropy_rl.api import load_config as load_config
+    from entropy_rl.api import train as train
+    from entropy_rl.config.rollout import DecodingConfig as DecodingConfig
+    from entropy_rl.config.train import CriticConfig as CriticConfig
+    from entropy_rl.config.train import EvaluateConfig as EvaluateConfig
+    from entropy_rl.config.train import LossConfig as LossConfig
+    from entropy_rl.config.train import ModelConfig as ModelConfig
+    from entropy_rl.config.train import RewardConfig as RewardConfig
+    from entropy_rl.config.train import TrainConfig as TrainConfig
+    from entropy_rl.evaluation.result import Evaluation as Evaluation
+    from entropy_rl.experience.prompts import Prompts as Prompts
+    from entropy_rl.experience.scoring import score as score
+    from entropy_rl.learner.update import init_state as init_state
+    from entropy_rl.learner.update import make_batch as make_batch
+    from entropy_rl.learner.update import make_stats_pass as make_stats_pass
+    from entropy_rl.learner.update import make_update as make_update
+    from entropy_rl.lm_head.log_probs import log_prob_and_entropy as log_prob_and_entropy
+    from entropy_rl.models.decoder import DecoderConfig as DecoderConfig
+    from entropy_rl.models.decoder import make_policy as make_policy
+    from entropy_rl.models.hf import load_hf as load_hf
+    from entropy_rl.models.hf import save_hf as save_hf
+    from entropy_rl.rollout.generate import make_generate as make_generate
+    from entropy_rl.rollout.stop_strings import StopStrings as StopStrings
+    from entropy_rl.runs.load_model import Model as Model
+    from entropy_rl.runs.load_model import load_model as load_model
+    from entropy_rl.tasks import load_task as load_task
+    from entropy_rl.tasks.task import Problem as Problem
+    from entropy_rl.tasks.task import Verdict as Verdict
+    from entropy_rl.types import CriticState as CriticState
+    from entropy_rl.types import Policy as Policy
+    from entropy_rl.types import Rollout as Rollout
+    from entropy_rl.types import TokenStats as TokenStats
+    from entropy_rl.types import TrainBatch as TrainBatch
+    from entropy_rl.types import TrainState as TrainState
+
+__all__ = [
+    "CriticConfig",
+    "CriticState",
+    "DecoderConfig",
+    "DecodingConfig",
+    "EvaluateConfig",
+    "Evaluation",
+    "LossConfig",
+    "Model",
+    "ModelConfig",
+    "Policy",
+    "Problem",
+    "Prompts",
+    "RewardConfig",
+    "Rollout",
+    "StopStrings",
+    "TokenStats",
+    "TrainBatch",
+    "TrainConfig",
+    "TrainState",
+    "Transform",
+    "Verdict",
+    "__version__",
+    "advantages",
+    "chain",
+    "contrib",
+    "evaluate",
+    "group_normalize",
+    "init_state",
+    "learner",
+    "lm_head",
+    "load_config",
+    "load_hf",
+    "load_model",
+    "load_task",
+    "log_prob_and_entropy",
+    "losses",
+    "make_batch",
+    "make_generate",
+    "make_policy",
+    "make_stats_pass",
+    "make_update",
+    "models",
+    "rollout",
+    "save_hf",
+    "score",
+    "shape_by_entropy",
+    "stats",
+    "tasks",
+    "train",
+]
+
+_PROGRAMS = ("train", "evaluate")
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'entropy_rl' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"entropy_rl.{_PUBLIC[name]}"), name)
+class _Program(_ModuleType):
+    """The module `entropy_rl.train` or `entropy_rl.evaluate`, callable like its function."""
+
+    def __call__(self, config: _Any) -> _Any:
+        from entropy_rl import api
+
+        return getattr(api, self.__name__.rpartition(".")[2])(config)
 
 
-def __dir__() -> list[str]:
-    return __all__
+class _Package(_ModuleType):
+    """Keeps `entropy_rl.train(config)` callable after `import entropy_rl.train`.
+
+    The import system sets a submodule as an attribute of its package, where it would hide the
+    function of the same name.
+    """
+
+    def __setattr__(self, name: str, value: _Any) -> None:
+        if name in _PROGRAMS and type(value) is _ModuleType:
+            value.__class__ = _Program
+        super().__setattr__(name, value)
+
+
+_sys.modules[__name__].__class__ = _Package

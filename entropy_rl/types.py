@@ -8,6 +8,7 @@ counts".
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +22,21 @@ Params = Any  # a nest of dicts of arrays
 DATA_AXES = ("data", "fsdp")
 FSDP_AXIS = "fsdp"
 TENSOR_AXIS = "tensor"
+
+
+def _short_repr(self: Any) -> str:
+    """Name shapes and dtypes of arrays, and count those of a nest, instead of printing values."""
+    parts = []
+    for field in dataclasses.fields(self):
+        value = getattr(self, field.name)
+        if hasattr(value, "shape"):
+            shape = ", ".join(map(str, value.shape))
+            parts.append(f"{field.name}={value.dtype}[{shape}]")
+        elif value is not None:
+            leaves = jax.tree.leaves(value)
+            count = sum(getattr(leaf, "size", 1) for leaf in leaves)
+            parts.append(f"{field.name}=<{len(leaves)} arrays, {count:,} numbers>")
+    return f"{type(self).__name__}({', '.join(parts)})"
 
 
 @struct.dataclass
@@ -116,6 +132,8 @@ class Rollout:
     entropy: jax.Array  # f32[B, N]
     finish_reason: jax.Array  # int32[B], a FinishReason
 
+    __repr__ = _short_repr
+
 
 @struct.dataclass
 class TokenStats:
@@ -142,6 +160,8 @@ class TokenStats:
     external_weights: jax.Array | None = (
         None  # f32[B, N], of the tokens, from outside of this library
     )
+
+    __repr__ = _short_repr
 
 
 @struct.dataclass
@@ -173,6 +193,8 @@ class TrainBatch:
         None  # f32[B, N]; for the advantage `external_token_weight`
     )
 
+    __repr__ = _short_repr
+
 
 @struct.dataclass
 class CriticState:
@@ -180,6 +202,8 @@ class CriticState:
 
     params: Params  # those of its backbone, and value_head/kernel f32[D]
     opt_state: Any
+
+    __repr__ = _short_repr
 
 
 @struct.dataclass
@@ -198,3 +222,5 @@ class TrainState:
         None  # int32[], rounds of sampling done, where a step may have several
     )
     replay_buffer: Any = None  # of earlier rollouts, where completions are learned from once more
+
+    __repr__ = _short_repr

@@ -21,7 +21,7 @@ find_python() {
 # Installs the locked versions into .venv, unless that was done for this very lock.
 prepare_environment() {
     local python stamp
-    stamp="$(cat requirements.lock setup.py | cksum)"
+    stamp="$(cat requirements.lock pyproject.toml | cksum)"
     if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ]; then
         python="$(find_python)"
         echo "launch: installing into $PWD/.venv (some minutes, once)" >&2

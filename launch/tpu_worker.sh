@@ -34,7 +34,7 @@ if [ "$verb" = install ]; then
     enter
     printf '%s\n' "${2:-}" >.mount
     bash -euo pipefail .mount
-    stamp="$(printf '%s\n' "${1:-}" | cat requirements.lock setup.py - | cksum)"
+    stamp="$(printf '%s\n' "${1:-}" | cat requirements.lock pyproject.toml - | cksum)"
     if [ "$(cat .installed 2>/dev/null)" != "$stamp" ]; then
         command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
         uv venv --quiet --clear --python 3.12 .venv

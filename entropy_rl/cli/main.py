@@ -170,8 +170,8 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     except (ValueError, OSError, FloatingPointError, MemoryError, JudgeError) as error:
         if os.environ.get("ENTROPY_RL_TRACEBACK"):
             raise
-        print(f"entropy-rl {verb}: {_in_one_line(error)}", file=sys.stderr)
-        return 2 if isinstance(error, _BAD_INPUT) else 1
+        print(f"entropy-rl {verb}: {error_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, BAD_INPUT) else 1
     except RuntimeError as error:
         from entropy_rl.distributed import multihost as hosts
 
@@ -180,7 +180,7 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
         # The others may be gone: to leave in good order would be to wait for them.
         print(
             f"entropy-rl {verb}: process {hosts.index()} of {hosts.count()} cannot go on: "
-            f"{_in_one_line(error):.300}; if another process has ended, its log says why",
+            f"{error_line(error):.300}; if another process has ended, its log says why",
             file=sys.stderr,
             flush=True,
         )
@@ -188,10 +188,11 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     return 0
 
 
-_BAD_INPUT = (ValueError, FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+BAD_INPUT = (ValueError, FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
-def _in_one_line(error: Exception) -> str:
+def error_line(error: Exception) -> str:
+    """The text of an error in one line."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(line.strip() for line in str(error).splitlines()) or type(error).__name__

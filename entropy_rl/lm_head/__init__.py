@@ -1,1 +1,17 @@
-"""LM head fused with log-softmax and entropy, without the logits of a whole batch."""
+"""The head over the vocabulary: log-probs, entropies and losses without full logits."""
+
+from etils import epy as _epy
+
+# Lazy, since the modules of this package import each other's neighbors one at a time.
+with _epy.lazy_api_imports(globals()):
+    from entropy_rl.lm_head.fused_loss import fused_head_loss as fused_head_loss
+    from entropy_rl.lm_head.log_probs import log_prob_and_entropy as log_prob_and_entropy
+    from entropy_rl.lm_head.log_probs import (
+        log_prob_and_entropy_from_logits as log_prob_and_entropy_from_logits,
+    )
+
+__all__ = [
+    "fused_head_loss",
+    "log_prob_and_entropy",
+    "log_prob_and_entropy_from_logits",
+]

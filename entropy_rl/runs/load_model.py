@@ -60,6 +60,10 @@ class Model:
     pad_id: int
     directory: Path
 
+    def __repr__(self) -> str:
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return f"Model({str(self.directory)!r}, {count:,} parameters)"
+
 
 def make_model(
     make: Callable[[Mesh | None], Policy],
@@ -83,11 +87,11 @@ def make_model(
     return Model(policy, sampler, placement.make_to_decode(policy), placement, params, config, **files)
 
 
-def load_model(config: ModelConfig, mesh: Mesh | None = None) -> Model:
+def load_model(config: ModelConfig | str, mesh: Mesh | None = None) -> Model:
     """Loads a model from whatever `config.path` names.
 
     Args:
-      config: The `model` section.
+      config: The `model` section, or its path alone, such as "asset:countdown".
       mesh: The mesh that the policy will run on; None for one device.
 
     Returns:
@@ -96,6 +100,8 @@ def load_model(config: ModelConfig, mesh: Mesh | None = None) -> Model:
     Raises:
       ValueError: If there is no usable model, or it cannot run as the config says; the message says why.
     """
+    if isinstance(config, str):
+        config = ModelConfig(config)
     path = find_model(config.path)
     directory = model_files(path)
     # What is small comes first: weights may take minutes.

@@ -1,0 +1,142 @@
+"""The public API: its names, its types for a checker, and its programs."""
+
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import entropy_rl as er
+
+PACKAGE = Path(er.__file__).parent
+NAMESPACES = ["advantages", "contrib", "learner", "lm_head", "losses"]
+NAMESPACES += ["models", "rollout", "stats", "tasks"]
+NAMES = sorted(set(er.__all__) - set(NAMESPACES) - {"__version__"})
+
+
+def run_fresh(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "MYPYPATH": str(PACKAGE.parent)}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_there_are_few_top_level_names_and_dir_lists_them():
+    assert len(NAMES) <= 45
+    assert set(er.__all__) <= set(dir(er))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_name_has_a_docstring(name):
+    assert inspect.getdoc(getattr(er, name))
+
+
+@pytest.mark.parametrize("name", NAMESPACES)
+def test_the_names_of_a_namespace_resolve(name):
+    namespace = getattr(er, name)
+    assert inspect.ismodule(namespace) and namespace.__doc__
+    names = getattr(namespace, "__all__", dir(namespace))
+    assert names and all(getattr(namespace, inner) is not None for inner in names)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = er.no_such_name
+
+
+GOOD = """import entropy_rl as er
+
+model = er.load_model("asset:countdown")
+shape: er.Transform = er.shape_by_entropy(alpha=0.4)
+advantage: er.Transform = er.chain(er.advantages.group_normalize(group_size=4), shape)
+config: er.TrainConfig = er.load_config("config.yaml")
+state: er.TrainState = er.train(config)
+"""
+
+
+def test_a_type_checker_finds_a_mistyped_argument(tmp_path):
+    pytest.importorskip("mypy")
+    (tmp_path / "good.py").write_text(GOOD)
+    typos = "er.shape_by_entropy(alhpa=0.4)\ner.advantages.shape_by_entropy(alhpa=0.4)\n"
+    (tmp_path / "typo.py").write_text("import entropy_rl as er\n" + typos)
+    options = ("--follow-imports=silent", "--ignore-missing-imports", "--cache-dir=cache")
+    good = run_fresh("-m", "mypy", *options, "good.py", cwd=tmp_path)
+    assert good.returncode == 0, good.stdout
+    typo = run_fresh("-m", "mypy", *options, "typo.py", cwd=tmp_path)
+    lines = [line for line in typo.stdout.splitlines() if ": error:" in line]
+    assert len(lines) == 2, typo.stdout
+    for number, line in zip((2, 3), lines, strict=True):
+        assert line.startswith(f"typo.py:{number}: error:") and "alhpa" in line
+
+
+def test_the_marker_of_a_typed_package_is_there():
+    assert (PACKAGE / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "import entropy_rl.train, entropy_rl.evaluate",
+        "from entropy_rl.train import train; from entropy_rl.evaluate import evaluate_model",
+        "er.train; er.evaluate; import entropy_rl.train, entropy_rl.evaluate",
+    ],
+)
+def test_programs_can_be_called_whatever_was_imported_before(before, tmp_path):
+    evaluation = str(PACKAGE.parent / "configs/countdown_evaluate.yaml")
+    code = f"""
+import entropy_rl as er
+{before}
+config = er.load_config({str(PACKAGE.parent / "configs/countdown_grpo_entropy.yaml")!r},
+    ["--model.path", "/no/such/model", "--run.directory", {str(tmp_path / "run")!r}])
+options = ["--model.path", "/no/such/model", "--output", {str(tmp_path / "out")!r}]
+for program, config in (
+    (er.train, config),
+    (er.evaluate, er.load_config({evaluation!r}, options, er.EvaluateConfig)),
+):
+    for _ in range(2):
+        try:
+            program(config)
+        except ValueError as error:
+            assert "model.path: " in str(error) and "/no/such/model" in str(error), error
+            assert len(str(error).splitlines()) == 1
+        else:
+            raise AssertionError("no error")
+print("done")
+"""
+    done = run_fresh("-c", code)
+    assert done.returncode == 0 and done.stdout == "done\n", done.stderr
+
+
+def test_an_error_of_the_file_system_is_the_line_of_the_command_line(monkeypatch):
+    from entropy_rl import api
+
+    def refuse(config):
+        raise FileExistsError(17, "File exists", "/a/run")
+
+    with pytest.raises(ValueError, match=r"^/a/run: File exists$"):
+        api._call(refuse, None)
+
+
+def test_a_model_and_the_values_of_a_run_have_short_reprs():
+    model = er.load_model("asset:countdown")
+    state = er.init_state(model.params, optax.adam(1e-3))
+    small = jnp.zeros((2, 3))
+    row = jnp.zeros(2, jnp.int32)
+    batch = er.TrainBatch(small, row, small, small, small, small, small, row, row)
+    for value in (model, state, batch):
+        text = repr(value)
+        assert len(text) < 400 and len(text.splitlines()) <= 3
+    assert "150,560" in repr(model) and "150,560" in repr(state)
+    assert "rewards=int32[2]" in repr(batch)
+    assert model.params is not None and np.shape(batch.ids) == (2, 3)
