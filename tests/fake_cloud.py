@@ -49,7 +49,8 @@ case "$3 $4" in
         [ "$worker" = all ] && worker='*'
         pids=(); code=0
         for vm in "$STUB"/vm/$worker; do (cd "$vm" && HOME="$vm" bash -c "$command") 9>&- &
-        pids+=($!); done for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
+        pids+=($!); done
+        for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
         exit "$code" ;;
 esac
 """
@@ -144,7 +145,7 @@ def make_checkout(path: Path) -> Path:
     """A repository with the scripts in it."""
     shutil.copytree(LAUNCH, path / "launch")
     (path / "requirements.lock").write_text("")
-    (path / "setup.py").write_text("")
+    (path / "pyproject.toml").write_text("")
     commit(path)
     return path
 
