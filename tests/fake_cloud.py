@@ -31,8 +31,9 @@ fails() { # as often as the file says
 }
 if fails "$4"; then echo "ERROR: transient" >&2; exit 1; fi
 case "$3 $4" in
-    "queued-resources create") mkdir -p "$STUB/vm/0" "$STUB/vm/1"; echo "${CREATED:-ACTIVE}"
-    >"$STUB/state" ;; "queued-resources describe")
+    "queued-resources create")
+        mkdir -p "$STUB/vm/0" "$STUB/vm/1"; echo "${CREATED:-ACTIVE}" >"$STUB/state" ;;
+    "queued-resources describe")
         if [ -e "$STUB/preempt" ]; then
             for pid in "$STUB"/vm/*/entropy_rl/runs/*/pid; do kill -KILL "$(cat "$pid")"; done
             rm -rf "$STUB/vm" "$STUB/preempt"
