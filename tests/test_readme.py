@@ -1,36 +1,75 @@
-"""The README and the recipes say what is true: the example runs, files exist, configs are
-accepted.
+"""The README, the docs and the recipes say what is true: the examples run, files and links exist,
+commands and configs are accepted.
 """
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from entropy_rl.advantages import advantage_of
+from entropy_rl.advantages import Transform, advantage_of, build_advantage
+from entropy_rl.cli.main import _VERBS
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.commands.analyze import AnalyzeConfig
+from entropy_rl.config.plan import PlanConfig
+from entropy_rl.config.registry import factories_of, import_object
 from entropy_rl.config.sft import SFTConfig
 from entropy_rl.config.study import StudyConfig
 from entropy_rl.config.train import EvaluateConfig, TrainConfig
+from entropy_rl.learner.replay_rule import Replay
+from entropy_rl.losses import Controller, Surrogate, TokenWeighting
 from entropy_rl.studies import design
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("**/*.md")),
+    *(ROOT / name for name in ("benchmarks/README.md", "entropy_rl/assets/countdown/README.md")),
+]
 CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))
 CLASSES = {
     "analyze": AnalyzeConfig,
     "evaluate": EvaluateConfig,
+    "plan": PlanConfig,
     "study": StudyConfig,
     "train": TrainConfig,
     "sft": SFTConfig,
 }
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
-def test_the_notebook_example_runs_as_it_is_written(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+def blocks(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.S)
+
+
+def commands(text):
+    """The words of each `entropy-rl` command in the bash blocks of a page."""
+    lines = "\n".join(blocks(text, "bash")).replace("\\\n", " ").splitlines()
+    found = [re.match(r"(?:\w+=\S+ )*entropy-rl (.*)", line) for line in lines]
+    words = [shlex.split(match[1], comments=True) for match in found if match]
+    return [line for line in words if line != ["--help"]]
+
+
+def anchors(text):
+    """The anchors that GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.S), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# --- the README
+# --------------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_at_most_150_lines():
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_python_example_of_the_readme_runs_as_it_is_written(capsys):
+    (example,) = blocks(README, "python")
     names = {}
     exec(compile(example, "README.md", "exec"), names)
     assert names["metrics"]["bonus_share"] > 0
@@ -38,19 +77,125 @@ def test_the_notebook_example_runs_as_it_is_written(capsys):
     assert "bonus_share" in capsys.readouterr().out
 
 
-def test_every_file_and_folder_that_the_readme_names_exists():
-    names = set(re.findall(r"`((?:entropy_rl|configs|launch|tests)/[\w./*]+)`", README))
-    names |= {
-        f"configs/{name}"
-        for name in re.findall(r"`([\w*]+\.yaml)`", README)
-        if name != "config.yaml"
-    }
-    (tree,) = re.findall(r"```\nentropy_rl/\n(.*?)configs/", README, flags=re.S)
-    for line in tree.strip().splitlines():
-        names |= {f"entropy_rl/{word}" for word in line[:48].split() if word.endswith((".py", "/"))}
-    assert len(names) > 30
+def test_the_config_of_the_readme_is_accepted_with_its_command(tmp_path):
+    (config,) = blocks(README, "yaml")
+    (command,) = [line for line in commands(README) if "mine.yaml" in line]
+    (tmp_path / "mine.yaml").write_text(config)
+    arguments = [str(tmp_path / word) if word == "mine.yaml" else word for word in command[1:]]
+    parsed = parse_config(TrainConfig, command[0], arguments)
+    assert parsed.steps == 20 and len(advantage_of(parsed).members) == 2
+
+
+def test_the_readme_names_the_two_commands():
+    scripts = [line.split("#")[0].strip() for line in "\n".join(blocks(README, "bash")).split("\n")]
+    assert {"bash launch/quickstart.sh", "bash launch/test.sh"} <= set(scripts)
+
+
+# --- all pages
+# --------------------------------------------------------------------------------------------
+
+
+@pages
+def test_a_link_leads_to_a_file_and_to_a_heading_of_it(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in anchors(file.read_text()), target
+
+
+@pages
+def test_a_file_that_a_page_names_exists(page):
+    if page.name == "CHANGELOG.md":  # names what is gone, too
+        return
+    names = set(
+        re.findall(r"`((?:entropy_rl|configs|launch|tests|notebooks)/[\w./*]+)`", page.read_text())
+    )
+    if page.name == "getting-started.md":
+        recipes = re.findall(r"`((?:study/)?\w+\.yaml)`", page.read_text())
+        names |= {f"configs/{name}" for name in recipes if name != "config.yaml"}
+        assert {f"configs/{path.relative_to(ROOT / 'configs')}" for path in CONFIGS} <= names
     for name in names:
         assert list(ROOT.glob(name)), name
+
+
+def test_the_tree_of_the_concepts_has_every_package_of_the_library():
+    (tree,) = re.findall(
+        r"```\nentropy_rl/\n(.*?)```", (ROOT / "docs/concepts.md").read_text(), re.S
+    )
+    named = {word.strip("/") for word in re.findall(r"\b\w+/", tree)}
+    assert named == {path.parent.name for path in (ROOT / "entropy_rl").glob("*/__init__.py")} | {
+        path.name
+        for path in (ROOT / "entropy_rl").iterdir()
+        if path.is_dir() and path.name[0] != "_"
+    }
+
+
+@pages
+def test_the_commands_of_a_page_are_accepted(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for words in commands(page.read_text()):
+        verb = " ".join(words[:2]) if words[0] == "data" else words[0]
+        assert verb in _VERBS or words[0] == "VERB", words
+        file = words[words.index("--config") + 1] if "--config" in words else ""
+        if verb not in CLASSES or not file.startswith("configs/") or "$recipe" in words:
+            continue
+        config = parse_config(CLASSES[verb], verb, words[1:])
+        if verb == "evaluate" and "test" in config.task.args:
+            assert config.evaluation.split == "test"
+
+
+def test_the_pages_show_how_each_program_is_started():
+    verbs = {words[0] for page in PAGES for words in commands(page.read_text())}
+    assert {verb.split()[0] for verb in _VERBS} - {"debug-update"} <= verbs
+
+
+def test_the_metrics_and_verbs_tables_name_every_verb():
+    text = (ROOT / "docs/getting-started.md").read_text()
+    named = set(re.findall(r"`([a-z-]+)`", text))
+    assert {verb.split()[0] for verb in _VERBS} <= named
+
+
+@pytest.mark.parametrize("page", ["write-your-own", "ppo"])
+def test_the_examples_of_a_guide_are_accepted(page, tmp_path, monkeypatch):
+    text = (ROOT / f"docs/guides/{page}.md").read_text()
+    # Every example of an own advantage is a mine.py; the config names what is in it.
+    (tmp_path / "mine.py").write_text("\n\n".join(blocks(text, "python")))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    for block in blocks(text, "yaml"):
+        section = yaml.safe_load(block)
+        gamma = 1.0 if "critic" in section else None
+        assert build_advantage(section["advantage"], 4, gamma).members
+    if page == "write-your-own":
+        task = import_object("task", "mine:Echo")()
+        problems = task.problems("train")[:2]
+        assert [v.value for v in task.judge(problems, ["0", "2"])] == ["correct", "wrong"]
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+
+
+def test_every_method_has_a_card_in_the_paper_index_with_a_status_and_a_file_that_exists():
+    text = (ROOT / "docs/methods.md").read_text()
+    cards = dict(re.findall(r"^#### (.*?)\n(.*?)(?=^##|\Z)", text, flags=re.S | re.M))
+    named = {name for heading in cards for name in re.findall(r"`(\w+)`", heading)}
+    given = ["group_size", "gamma"]
+    kinds = (Transform, Surrogate, TokenWeighting, Controller, Replay)
+    methods = {name for kind in kinds for name in factories_of(kind, given)}
+    assert methods - named == set() and len(methods) > 50
+    for heading, card in cards.items():
+        assert re.search(r"exact|reconstructed|as in|sequence|token", card), heading
+    files = re.findall(r"`([a-z_]+/[\w/]+\.py)`", text)
+    assert len(files) > 40
+    for file in files:
+        assert (ROOT / file).is_file() or (ROOT / "entropy_rl" / file).is_file(), file
+
+
+# --- the recipes
+# --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -66,23 +211,6 @@ def test_a_recipe_is_a_page_with_a_header_and_is_accepted_by_its_own_command(pat
     if verb == "study":
         monkeypatch.chdir(ROOT)
         assert len(design(config).units()) > len(config.arms)
-
-
-def test_the_commands_of_the_readme_are_accepted_and_evaluate_the_file_that_they_are_given():
-    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.S)).replace("\\\n", " ")
-    seen = []
-    for line in blocks.splitlines():
-        words = shlex.split(line, comments=True)
-        if words[:1] != ["entropy-rl"] or words[1] not in CLASSES or "--config" not in words:
-            continue
-        seen.append(words[1])
-        arguments = [
-            str(ROOT / word) if word.startswith("configs/") else word for word in words[2:]
-        ]
-        config = parse_config(CLASSES[words[1]], words[1], arguments)
-        if words[1] == "evaluate" and "test" in config.task.args:
-            assert config.evaluation.split == "test"
-    assert {"train", "evaluate", "study", "analyze"} <= set(seen)
 
 
 def differences(one, other, path=""):
