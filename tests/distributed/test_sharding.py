@@ -1,6 +1,7 @@
 """Sharding: the mesh of a config, the partition rules, and the same run on any mesh."""
 
 import dataclasses
+import importlib
 import json
 import math
 import re
@@ -250,7 +251,9 @@ def test_moments_that_are_offloaded_to_the_host_change_nothing(tmp_path, monkeyp
     )  # slow
     seen = []
     monkeypatch.setattr(
-        "entropy_rl.train.move", lambda tree, memory: seen.append(memory) or move(tree, memory)
+        importlib.import_module("entropy_rl.train"),
+        "move",
+        lambda tree, memory: seen.append(memory) or move(tree, memory),
     )
     for name, offload in (("on the device", "false"), ("on the host", "true")):
         more = ["--run.directory", name, "--steps", "2", "--optimizer.offload", offload]

@@ -4,6 +4,7 @@ rule.
 
 import contextlib
 import fcntl
+import importlib
 import json
 import math
 import os
@@ -114,7 +115,11 @@ def make_quick(monkeypatch):
     machine = lambda parallel: runner.Machine(f"a machine, {parallel} at once", [[]] * parallel)  # noqa: E731
     monkeypatch.setattr(runner, "find_machine", machine)
     monkeypatch.setattr("entropy_rl.report.summary.write_curves", lambda directory: directory)
-    monkeypatch.setattr("entropy_rl.evaluate.write_pass_at_k", lambda directory, curves: [])
+    monkeypatch.setattr(
+        importlib.import_module("entropy_rl.evaluate"),
+        "write_pass_at_k",
+        lambda directory, curves: [],
+    )
 
 
 def study(*more: str) -> list[str]:
