@@ -98,7 +98,7 @@ def _policy(config: TrainConfig, run: Path, dump: Path) -> tuple[Callable, Calla
     from entropy_rl.losses.build import loss_controller, update_controller
     from entropy_rl.runs.load_model import model_policy
     from entropy_rl.runs.nonfinite_updates import is_of_replay, read_controller
-    from entropy_rl.train import gradient_settings, stats_settings
+    from entropy_rl.trainer.programs import gradient_settings, stats_settings
 
     policy = model_policy(config.model, run)
     stats = make_stats_pass(policy, **stats_settings(config))

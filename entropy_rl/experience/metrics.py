@@ -1,4 +1,4 @@
-"""What a rollout was like, in numbers: over the rows of all processes."""
+"""Metrics of the sampled completions, over the rows of all processes."""
 
 from __future__ import annotations
 
@@ -9,78 +9,108 @@ import numpy as np
 
 from entropy_rl.config.train import RewardConfig
 from entropy_rl.distributed import multihost as hosts
-from entropy_rl.experience.scoring import Scores, add_probes, probe_shares
+from entropy_rl.experience.scoring import VERDICTS, Scores, add_probes
 from entropy_rl.tasks.task import Verdict
 from entropy_rl.types import FinishReason, Rollout
 
+# Ratios that are metrics even if nothing was counted; others are left out then.
+_IF_NOTHING_WAS_COUNTED = {"greedy_reward": float("nan"), "explored_solved": 0.0}
 
-class Judged(NamedTuple):
-    """Rows of a rollout, as far as the metrics look at them."""
 
-    lengths: np.ndarray  # int[B], tokens of completions
-    truncated: np.ndarray  # bool[B]
-    rewards: np.ndarray  # f32[B]
-    verdicts: np.ndarray  # str[B]
-    probe: dict[str, tuple[float, float]]
+class ScoredRows(NamedTuple):
+    """Sampled rows, reduced to what metrics need; rows of several rounds or processes are pooled.
+
+    Attributes:
+      lengths: int[B], tokens of the completions.
+      truncated: bool[B].
+      rewards: f32[B].
+      verdicts: int32[B], indices into `VERDICTS`.
+      ratios: Metrics that are a sum over a count, by name: (sum, count).
+      totals: Metrics that are sums, by name.
+    """
+
+    lengths: np.ndarray
+    truncated: np.ndarray
+    rewards: np.ndarray
+    verdicts: np.ndarray
+    ratios: dict[str, tuple[float, float]]
+    totals: dict[str, float]
 
     @property
     def has_reward(self) -> np.ndarray:
-        """bool[B], which rows have a judgement."""
-        return np.isin(
-            self.verdicts, [verdict.value for verdict in Verdict if verdict.is_judgement]
-        )
+        """bool[B], False where the verifier failed."""
+        return np.isin(self.verdicts, [i for i, v in enumerate(VERDICTS) if v.is_judgement])
+
+    def add_ratios(self, **ratios: tuple[float, float]) -> ScoredRows:
+        """Add metrics that are a sum over a count."""
+        return self._replace(ratios=self.ratios | ratios)
 
 
-def judged_rows(rollout: Rollout, scores: Scores, config: RewardConfig) -> Judged:
-    """The rows of this process."""
-    return Judged(
+def scored_rows(rollout: Rollout, scores: Scores, config: RewardConfig) -> ScoredRows:
+    """The rows of a rollout, with the skill measures of its task.
+
+    Args:
+      rollout: Host copies.
+      scores: Of its rows.
+      config: The `reward` section.
+    """
+    return ScoredRows(
         lengths=rollout.completion_mask.sum(-1),
         truncated=rollout.finish_reason == FinishReason.LENGTH,
         rewards=scores.rewards(config),
-        verdicts=np.array([verdict.value for verdict in scores.verdicts]),
-        probe=scores.probe,
+        verdicts=scores.codes,
+        ratios={f"skill/{name}": tuple(ratio) for name, ratio in scores.probe.items()},
+        totals={},
     )
 
 
-def gather_judged(own: Judged) -> Judged:
-    """The rows of all processes; every process must ask."""
-    *arrays, probe = own
+def gather_rows(own: ScoredRows) -> ScoredRows:
+    """The rows of all processes; collective."""
     if hosts.count() == 1:
         return own
-    return pool_judged(hosts.gather([*(array.tolist() for array in arrays), probe]))
+    *arrays, ratios, totals = own
+    return pool_rows(hosts.gather([*(array.tolist() for array in arrays), ratios, totals]))
 
 
-def pool_judged(parts: Iterable[Judged | list]) -> Judged:
-    """Rows of several parts, in their order."""
-    *columns, probes = zip(*parts, strict=True)
+def pool_rows(parts: Iterable[ScoredRows | list]) -> ScoredRows:
+    """Concatenate rows, and add up ratios and totals."""
+    *columns, ratios, totals = zip(*parts, strict=True)
     pooled: dict[str, tuple[float, float]] = {}
-    for part in probes:
+    for part in ratios:
         pooled = add_probes(pooled, part)
-    return Judged(*(np.concatenate(column) for column in columns), pooled)
+    names = dict.fromkeys(name for part in totals for name in part)
+    sums = {name: sum(part.get(name, 0) for part in totals) for name in names}
+    return ScoredRows(*(np.concatenate(column) for column in columns), pooled, sums)
 
 
-def rollout_metrics(judged: Judged, group_size: int) -> dict[str, float]:
-    """Means over rows and shares of groups.
+def rollout_metrics(rows: ScoredRows, group_size: int) -> dict[str, float]:
+    """Compute means over rows, fractions of groups, ratios and totals.
 
     Args:
-      judged: Whole groups.
-      group_size: Rows of a prompt, which stand together.
+      rows: Whole groups.
+      group_size: Consecutive rows of a prompt.
 
     Returns:
-      Numbers by the names of metrics.jsonl.
+      Values by the metric names of metrics.jsonl.
     """
-    verdicts = judged.verdicts.reshape(-1, group_size)
-    correct = verdicts == Verdict.CORRECT.value
-    has_reward = judged.has_reward.reshape(verdicts.shape)
-    rewards = judged.rewards[has_reward.reshape(-1)]
+    verdicts = rows.verdicts.reshape(-1, group_size)
+    correct = verdicts == VERDICTS.index(Verdict.CORRECT)
+    has_reward = rows.has_reward.reshape(verdicts.shape)
+    rewards = rows.rewards[has_reward.reshape(-1)]
+    found = {
+        name: part / whole if whole else _IF_NOTHING_WAS_COUNTED[name]
+        for name, (part, whole) in rows.ratios.items()
+        if whole or name in _IF_NOTHING_WAS_COUNTED
+    }
     return {
         "reward": float(rewards.mean()) if rewards.size else float("nan"),
         "correct": float(correct.mean()),
         "groups_all_correct": float((has_reward.any(-1) & (correct | ~has_reward).all(-1)).mean()),
         "groups_none_correct": float((has_reward.any(-1) & ~correct.any(-1)).mean()),
         "groups_not_judged": float((~has_reward.any(-1)).mean()),
-        "length": float(judged.lengths.mean()),
-        "truncated": float(judged.truncated.mean()),
-        **{f"verdict/{v.value}": float((verdicts == v.value).mean()) for v in Verdict},
-        **probe_shares(judged.probe),
+        "length": float(rows.lengths.mean()),
+        "truncated": float(rows.truncated.mean()),
+        **{f"verdict/{v.value}": float((verdicts == i).mean()) for i, v in enumerate(VERDICTS)},
+        **found,
+        **{name: float(total) for name, total in rows.totals.items()},
     }

@@ -81,6 +81,7 @@ class Prompts:
         self.length = min(
             -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE, max(max_tokens, longest)
         )
+        self._by_id = {problem.id: problem for problem, _ in self._kept}
         self._order = self._kept
         if seed is not None:
             import grain  # here: it takes a second to import, and evaluation does without
@@ -96,6 +97,10 @@ class Prompts:
     def problems(self) -> list[Problem]:
         """The problems that are kept."""
         return [problem for problem, _ in self._kept]
+
+    def problem(self, index: int) -> Problem:
+        """The problem with an id."""
+        return self._by_id[index]
 
     def step(
         self, step: int, count: int, shard: int = 0, shards: int = 1, updates: int = 1

@@ -24,7 +24,7 @@ from entropy_rl.models.attention import resolve_attention, resolve_decode_attent
 from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.shapes import Architecture
 from entropy_rl.runs.load_model import Model, check_heads, make_model
-from entropy_rl.train import Programs, make_programs
+from entropy_rl.trainer.programs import Programs, make_programs
 from entropy_rl.types import Params, Policy, Rollout, TrainBatch, TrainState
 
 

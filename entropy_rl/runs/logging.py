@@ -142,6 +142,10 @@ class Clock:
     """Seconds per phase of a step, and tokens per second."""
 
     def __init__(self):
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts the next step."""
         self._start = time.perf_counter()
         self._phases: dict[str, float] = {}
 

@@ -1,22 +1,92 @@
-"""The updating half of a step: judged mini-batches in, the next state out."""
+"""The updates of a step: scored mini-batches in, the next state out."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import numpy as np
 
+from entropy_rl.distributed.sharding import move
 from entropy_rl.learner.critic import CriticPrograms, mean_critic_metrics
 from entropy_rl.learner.metrics import mean_metrics
 from entropy_rl.learner.replay import ReplayPrograms, ReplayState, Rows
 from entropy_rl.learner.replay_rule import REPLAY_WEIGHT
 from entropy_rl.learner.update import UpdateFn
+from entropy_rl.runs.logging import Clock
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
+from entropy_rl.trainer.prepare import TrainData
+from entropy_rl.trainer.programs import Programs
 from entropy_rl.types import TrainBatch, TrainState
 
 Metrics = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """All updates of a step, as `(state, data) -> (state, metrics)`.
+
+    Attributes:
+      programs: The compiled updates.
+      nonfinite_updates: Where updates go that cannot be applied.
+      clock: Records the phase `updates`.
+      critic_warmup_steps: In the first steps, as many as this, only the critic is updated.
+      offload: Whether the moments of the optimizers are in host memory between the updates of two
+        steps.
+      old_log_probs: The `old_log_probs` of the config.
+    """
+
+    programs: Programs
+    nonfinite_updates: NonfiniteUpdates
+    clock: Clock
+    critic_warmup_steps: int = 0
+    offload: bool = False
+    old_log_probs: Literal["trainer", "sampler"] = "trainer"
+
+    def __call__(self, state: TrainState, data: TrainData) -> tuple[TrainState, Metrics]:
+        """Run the updates of a step.
+
+        Args:
+          state: The training state, which is donated.
+          data: The mini-batches.
+
+        Returns:
+          (the state of the next step, metrics as of `run_updates`).
+        """
+        with self.clock("updates"):
+            if self.offload:
+                state = moments_in("device", state)
+            only_critic = self.programs.critic is not None and (
+                int(state.step) < self.critic_warmup_steps
+            )
+            state, metrics = run_updates(
+                self.programs.update,
+                self.programs.critic,
+                self.programs.replay,
+                state,
+                data.batches,
+                self.nonfinite_updates,
+                only_critic,
+            )
+            rounds = None if state.rounds is None else state.rounds + data.rounds
+            state = state.replace(step=state.step + 1, rounds=rounds)
+            if self.offload:
+                state = moments_in("pinned_host", state)
+        if self.old_log_probs == "sampler":  # then they are equal by construction
+            metrics = {n: v for n, v in metrics.items() if not n.endswith("logprob_diff")}
+        return state, metrics
+
+
+def moments_in(memory: Literal["device", "pinned_host"], state: TrainState) -> TrainState:
+    """Move the moments of all optimizers to a memory."""
+    state = state.replace(opt_state=move(state.opt_state, memory))
+    if state.critic is None:
+        return state
+    opt_state = move(state.critic.opt_state, memory)
+    return state.replace(critic=state.critic.replace(opt_state=opt_state))
 
 
 def run_updates(
@@ -28,27 +98,27 @@ def run_updates(
     nonfinite_updates: NonfiniteUpdates,
     only_critic: bool = False,
 ) -> tuple[TrainState, Metrics]:
-    """All updates of a step.
+    """Run all updates of a step: one per mini-batch, and those of a replay buffer.
 
     Args:
-      update: That of the policy.
-      critic: Of the critic, if there is one, which then has an update before each of the policy.
-      replay: Of earlier rollouts, if they are learned from once more.
-      state: With what is kept of those.
-      data: The judged mini-batches of the step.
-      nonfinite_updates: Where those go that cannot be applied.
-      only_critic: Whether the policy stays as it is.
+      update: Of the policy.
+      critic: Of the critic, if there is one. It is updated before the policy on each mini-batch.
+      replay: Of the replay buffer, if there is one.
+      state: The training state, which is donated.
+      data: The scored mini-batches of the step.
+      nonfinite_updates: Where updates go that cannot be applied.
+      only_critic: Skip the updates of the policy.
 
     Returns:
-      (the state, metrics: means over the updates that were applied; of a replay they begin with
-      `replay/`).
+      (the state, metrics: means over the updates that were applied; those of the replay buffer
+      begin with `replay/`).
     """
     on_data = functools.partial(
         _run, update, critic, data=data, nonfinite_updates=nonfinite_updates
     )
     if replay is None:
         return on_data(state, only_critic=only_critic)
-    # No update looks at what is kept.
+    # No update reads the buffer, which would be donated.
     kept, state = state.replay_buffer, state.replace(replay_buffer=None)
     rows, (controller, coefficients) = kept.rows, replay.look(kept.controller, state.step, data)
     coefficients = {name: float(value) for name, value in jax.device_get(coefficients).items()}
@@ -72,7 +142,7 @@ def _run(
     nonfinite_updates: NonfiniteUpdates,
     only_critic: bool = False,
 ) -> tuple[TrainState, Metrics]:
-    """One optimizer step per mini-batch, in the order of the prompts."""
+    """One update per mini-batch, in order."""
     of_policy, of_critic = [], []
     for number, batch in enumerate(data, 1):
         if critic is not None:
@@ -93,10 +163,10 @@ def _replay(
     weight: float,
     nonfinite_updates: NonfiniteUpdates,
 ) -> tuple[TrainState, Metrics]:
-    """The updates on kept rows; without weight there are none."""
+    """The updates on the rows of the replay buffer; none if their weight is 0."""
     if weight == 0:
         return state, {}
-    # Rows that are forgotten anyway make an update even if there are few of them.
+    # A buffer that is cleared each step uses partial batches too.
     least = 1 if replay.rules.only_last else replay.rows_of_update
     found = []
     for number in np.flatnonzero(jax.device_get(replay.count(rows)) >= least).tolist():
@@ -112,7 +182,7 @@ def _update(
     found: list[Metrics],
     keep_nonfinite: Callable[[TrainState, TrainBatch], None],
 ) -> TrainState:
-    """One update, whose metrics are added to those found; if it was not applied it is kept."""
+    """One update. Its metrics are appended to `found`; it is dumped if it was not applied."""
     state, metrics = update(state, batch)
     found.append(metrics := jax.device_get(metrics))
     if not _is_finite(metrics):

@@ -960,7 +960,7 @@ def test_ctrl_c_before_the_run_has_begun_is_one_line(here, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importlib.import_module("entropy_rl.train"), "load_model", interrupt)
+    monkeypatch.setattr(importlib.import_module("entropy_rl.trainer.setup"), "load_model", interrupt)
     assert main(["train", "--config", "train.yaml"]) == 130
     assert capsys.readouterr() == ("", "entropy-rl train: interrupted\n")
 

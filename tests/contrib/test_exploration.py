@@ -6,7 +6,7 @@ from run_records import assert_same_run, groups_of, lines_of
 from tiny_runs import TRAIN, make_workspace, write_yaml
 
 from entropy_rl.cli.main import main
-from entropy_rl.experience.dynamic_sampling import worth_learning
+from entropy_rl.experience.exploration import exploration_loss_mask
 from entropy_rl.runs.jsonl import read_jsonl
 
 
@@ -16,7 +16,9 @@ def test_rows_of_the_loss_have_an_advantage_and_if_explored_one_that_is_not_nega
     )
     has_reward = np.array([[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
     explored = np.array([False, True, True, False, True, True])
-    found = worth_learning(rewards.reshape(-1), has_reward.reshape(-1), explored, 3).reshape(-1, 3)
+    found = exploration_loss_mask(rewards.reshape(-1), has_reward.reshape(-1), explored, 3).reshape(
+        -1, 3
+    )
     assert found.astype(int).tolist() == [
         [1, 1, 1],
         [1, 0, 0],

@@ -251,14 +251,14 @@ def test_moments_that_are_offloaded_to_the_host_change_nothing(tmp_path, monkeyp
     )  # slow
     seen = []
     monkeypatch.setattr(
-        importlib.import_module("entropy_rl.train"),
+        importlib.import_module("entropy_rl.trainer.updates"),
         "move",
         lambda tree, memory: seen.append(memory) or move(tree, memory),
     )
     for name, offload in (("on the device", "false"), ("on the host", "true")):
         more = ["--run.directory", name, "--steps", "2", "--optimizer.offload", offload]
         assert main(["train", "--config", "train.yaml", *more]) == 0
-    assert seen == ["pinned_host", "device"] * 2
+    assert seen == ["pinned_host"] + ["device", "pinned_host"] * 2
     assert metrics_of(workspace / "on the host") == metrics_of(workspace / "on the device")
 
 

@@ -12,7 +12,8 @@ from run_records import assert_same_run, groups_of, lines_of, state_of
 from tiny_runs import TRAIN, make_workspace, write_yaml
 
 from entropy_rl.cli.main import main
-from entropy_rl.experience.dynamic_sampling import choose, has_contrast, own_places
+from entropy_rl.experience.dynamic_sampling import choose, own_groups
+from entropy_rl.experience.experience import has_contrast
 
 G = TRAIN["rollout"]["group_size"]
 
@@ -41,19 +42,14 @@ def test_any_number_of_hosts_trains_on_the_same_groups_in_the_same_updates(updat
     ]
     for host_count in (1, 2):
         own = wanted // host_count
-        places = [
-            [
-                [int(dropped[r, host * own + i]), r, host * own + i, host, r * own + i]
-                for r in range(3)
-                for i in range(own)
-            ]
-            for host in range(host_count)
-        ]
-        taken = choose(places, wanted)
-        assert [(place.round, place.prompt) for place in taken] == in_order
+        contrast = ~dropped.reshape(3, host_count, own).transpose(1, 0, 2)
+        host, number, is_kept = choose(contrast, wanted)
+        taken = zip((number // own).tolist(), (host * own + number % own).tolist(), strict=True)
+        assert list(taken) == in_order
+        assert is_kept.tolist() == [not dropped[at] for at in in_order]
         for update in range(updates):
             of_update = wanted // updates
-            parts = [own_places(wanted, updates, host, host_count) for host in range(host_count)]
+            parts = [own_groups(wanted, updates, host, host_count) for host in range(host_count)]
             step = of_update // host_count
             joined = [k for part in parts for k in part[update * step : (update + 1) * step]]
             assert joined == list(range(update * of_update, (update + 1) * of_update))
@@ -87,7 +83,7 @@ def whole(workspace) -> Path:
 
 
 def test_every_group_that_is_trained_on_has_contrast_and_every_step_has_all_its_groups(whole):
-    groups = groups_of(lines_of(whole / "samples.jsonl"))
+    groups = groups_of(lines_of(whole / "samples.jsonl"), G)
     assert len(groups) == TRAIN["steps"] * TRAIN["rollout"]["prompts"]
     for rows in groups.values():
         assert len(rows) == G and len({row["verdict"] for row in rows}) == 2
@@ -102,11 +98,11 @@ def test_the_groups_are_those_of_a_plain_rollout_that_have_contrast_and_the_metr
 ):
     plain = ["--rollout.dynamic_sampling", "null", "--steps", "1"]
     assert train("plain", *plain) == 0
-    drawn = groups_of(lines_of(here / "plain" / "samples.jsonl"))
+    drawn = groups_of(lines_of(here / "plain" / "samples.jsonl"), G)
     kept = [rows for rows in drawn.values() if len({row["verdict"] for row in rows}) == 2]
     first = [
         rows
-        for (step, *_), rows in groups_of(lines_of(whole / "samples.jsonl")).items()
+        for (step, *_), rows in groups_of(lines_of(whole / "samples.jsonl"), G).items()
         if step == 1
     ]
     found = [[row["tokens"] for row in rows] for rows in first[: len(kept)]]
@@ -133,8 +129,12 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_as_one_that_never_stopped(who
 def test_at_the_limit_a_run_ends_with_a_line_and_goes_on_with_a_higher_one(whole, here, capsys):
     assert train("limited", "--rollout.dynamic_sampling.max_rounds", "1") == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    start = "entropy-rl train: rollout.dynamic_sampling.max_rounds: 1 is not enough: in so many rounds of 4 "
-    assert line.startswith(start) and line.endswith("the same command goes on with a larger number")
+    start = (
+        "entropy-rl train: rollout.dynamic_sampling.max_rounds: must be larger, got 1: in these "
+        "rounds of 4 prompts, only "
+    )
+    assert line.startswith(start)
+    assert line.endswith("the same command with a larger number resumes the run")
     assert train("limited") == 0
     assert_same_run(whole, here / "limited")
 
@@ -150,7 +150,9 @@ def test_at_the_limit_a_run_can_train_on_the_groups_there_are_and_no_other_row_c
     assert train("short", *limits, "--steps", "3") == 0
     rows = lines_of(here / "short" / "samples.jsonl")
     for metrics in lines_of(here / "short" / "metrics.jsonl"):
-        groups = [rows for (step, *_), rows in groups_of(rows).items() if step == metrics["step"]]
+        groups = [
+            rows for (step, *_), rows in groups_of(rows, G).items() if step == metrics["step"]
+        ]
         kept = [rows for rows in groups if len({row["verdict"] for row in rows}) == 2]
         assert len(groups) == 4 and metrics["prompts_sampled"] == 4
         assert metrics["groups_dropped"] == 1 - len(kept) / 4

@@ -203,7 +203,7 @@ def tokenizer_that_adds(template):
     return tokenizer
 
 
-def test_a_plain_prompt_gets_the_beginning_of_its_tokenizer_and_a_chat_prompt_that_of_its_template():
+def test_a_plain_prompt_gets_the_first_tokens_of_its_tokenizer_a_chat_prompt_of_its_template():
     tokenizer = tokenizer_that_adds("<bos> $A")
     assert encode_prompt(Problem(0, "7", ""), tokenizer) == [1, 21]
     assert encode_prompt(Problem(0, "7", "", chat=True), tokenizer) == [1, 21]

@@ -8,7 +8,7 @@ from tiny_runs import TRAIN, make_workspace, write_yaml
 
 from entropy_rl.advantages import chain, group_center, remax
 from entropy_rl.cli.main import main
-from entropy_rl.experience.collect import split_greedy
+from entropy_rl.experience.sampler import split_greedy
 from entropy_rl.types import Rollout, TokenStats
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from entropy_rl.config.train import RewardConfig
-from entropy_rl.experience.metrics import judged_rows, rollout_metrics
+from entropy_rl.experience.metrics import rollout_metrics, scored_rows
 from entropy_rl.experience.scoring import (
     Scores,
     add_probes,
@@ -134,7 +134,7 @@ def test_the_reward_of_a_row_without_a_judgement_is_at_least_finite():
 def test_the_shares_of_all_verdicts_add_up_to_one():
     scores = Scores([""] * 4, [WRONG, TIMEOUT, WRONG, CORRECT], [None] * 4, {})
     rollout = SimpleNamespace(completion_mask=np.ones((4, 2), bool), finish_reason=np.zeros(4, int))
-    metrics = rollout_metrics(judged_rows(rollout, scores, RewardConfig()), group_size=2)
+    metrics = rollout_metrics(scored_rows(rollout, scores, RewardConfig()), group_size=2)
     assert {name: value for name, value in metrics.items() if name.startswith("verdict/")} == {
         "verdict/correct": 0.25,
         "verdict/wrong": 0.5,

@@ -1,0 +1,60 @@
+"""`PlainCollector`: samples each prompt once, and trains on all of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+
+from entropy_rl.distributed import multihost as hosts
+from entropy_rl.experience.experience import Experience
+from entropy_rl.experience.prompts import PromptBatch
+from entropy_rl.experience.sampler import Sampler
+from entropy_rl.experience.scoring import VERDICTS
+from entropy_rl.runs.logging import DeviceWork
+from entropy_rl.tasks.task import JudgeError, Verdict
+from entropy_rl.types import Rollout, TrainBatch, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainCollector:
+    """Samples a group of completions for each prompt, and scores them.
+
+    Attributes:
+      sampler: Samples and scores.
+      on_sampled: (state, rollout) -> mini-batches, called between sampling and scoring. It
+        dispatches what the device can compute while the host scores, such as log-probs; None if the
+        groups to train on are known after scoring only.
+    """
+
+    sampler: Sampler
+    on_sampled: Callable[[TrainState, Rollout], list[TrainBatch]] | None = None
+
+    def __call__(
+        self, state: TrainState, batch: PromptBatch, step: int, round: int = 0
+    ) -> Experience:
+        """Sample and score; collective.
+
+        Args:
+          state: Gives the parameters of the policy.
+          batch: The prompts of this process.
+          step: The step, from 0.
+          round: The round of the step, whose samples follow those of the rounds before.
+
+        Raises:
+          JudgeError: If the verifier crashed on every completion of every process.
+        """
+        rollout, greedy = self.sampler.sample(state, batch, step, round)
+        batches, device_work = None, None
+        if self.on_sampled is not None:
+            batches = self.on_sampled(state, rollout)
+            device_work = DeviceWork(functools.partial(jax.block_until_ready, batches))
+        experience = self.sampler.score(batch, rollout, greedy, round)
+        verdicts = experience.groups.rows["verdicts"]
+        if all(hosts.gather(bool((verdicts == VERDICTS.index(Verdict.CRASH)).all()))):
+            raise JudgeError(f"none of {len(verdicts)} completions was judged: every check crashed")
+        if device_work is not None:
+            self.sampler.clock.add("waiting_for_verdicts", device_work.waited())
+        return experience._replace(batches=batches)

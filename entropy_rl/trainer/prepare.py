@@ -1,0 +1,110 @@
+"""`Prepare`: from scored completions to the mini-batches of a step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from entropy_rl.experience.experience import Experience
+from entropy_rl.learner.update import make_batch
+from entropy_rl.runs.load_model import Model
+from entropy_rl.trainer.programs import Programs
+from entropy_rl.types import Rollout, TrainBatch, TrainState
+
+_FIELDS = {field.name for field in dataclasses.fields(TrainBatch)}
+
+
+class TrainData(NamedTuple):
+    """What the updates of a step read.
+
+    Attributes:
+      batches: The mini-batches, in order.
+      rounds: Rounds of sampling of the step.
+    """
+
+    batches: list[TrainBatch]
+    rounds: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+    """Cuts the groups of a step into mini-batches, with their log-probs, values and rewards.
+
+    Attributes:
+      programs: The compiled passes.
+      model: Placement, and the parameters of the reference policy if there is a KL penalty.
+      updates: Mini-batches of a step.
+      old_log_probs: The `old_log_probs` of the config.
+      mask_truncated: The `loss.mask_truncated` of the config.
+    """
+
+    programs: Programs
+    model: Model
+    updates: int
+    old_log_probs: Literal["trainer", "sampler"]
+    mask_truncated: bool
+
+    def __call__(self, state: TrainState, experience: Experience) -> TrainData:
+        """Build the mini-batches of a step.
+
+        Args:
+          state: The training state that sampled.
+          experience: The groups; their mini-batches are dispatched here unless they have been.
+        """
+        groups, batches = experience.groups, experience.batches
+        if batches is None:
+            batches = self.dispatch(state, groups.rollout)
+        rows = {name: x for name, x in groups.rows.items() if name in _FIELDS}
+        parts = [self.model.placement.put_rows(part) for part in _split(rows, self.updates)]
+        scored = [_with_rows(batch, part) for batch, part in zip(batches, parts, strict=True)]
+        return TrainData(scored, experience.rounds)
+
+    def dispatch(self, state: TrainState, rollout: Rollout) -> list[TrainBatch]:
+        """Dispatch all that needs no reward: old and reference log-probs, and values.
+
+        Args:
+          state: The training state that sampled.
+          rollout: Host copies.
+
+        Returns:
+          The mini-batches without rewards. The device still computes them.
+        """
+        return [self._dispatch(state, part) for part in _split(rollout, self.updates)]
+
+    def _dispatch(self, state: TrainState, rollout: Rollout) -> TrainBatch:
+        rows, programs = len(rollout.completion_ids), self.programs
+        batch = make_batch(
+            rollout,
+            np.zeros(rows, np.float32),
+            np.zeros(rows, bool),
+            pad_id=self.model.pad_id,
+            mask_truncated=self.mask_truncated,
+        )
+        batch = self.model.placement.put_rows(batch)
+        if self.old_log_probs == "trainer":
+            log_probs, entropy = programs.stats(state.params, batch)
+            batch = batch.replace(old_log_probs=log_probs, old_entropy=entropy)
+        if self.model.params is not None:
+            batch = batch.replace(ref_log_probs=programs.stats(self.model.params, batch)[0])
+        if programs.critic is not None:
+            batch = batch.replace(values=programs.critic.values(state.critic.params, batch))
+        return batch
+
+
+def _split(rows: Any, parts: int) -> list[Any]:
+    """Cut a tree of host arrays into equal parts along the first axis, in order."""
+
+    def part(i: int) -> Any:
+        return jax.tree.map(lambda x: x[i * len(x) // parts : (i + 1) * len(x) // parts], rows)
+
+    return [part(i) for i in range(parts)]
+
+
+def _with_rows(batch: TrainBatch, rows: dict[str, jax.Array]) -> TrainBatch:
+    # Rows that `mask_truncated` excludes stay excluded.
+    if batch.loss_row_mask is not None and "loss_row_mask" in rows:
+        rows["loss_row_mask"] = batch.loss_row_mask & rows["loss_row_mask"]
+    return batch.replace(**rows)

@@ -1,0 +1,202 @@
+"""Set up a training run: check the config, load the model, build the compiled functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from entropy_rl.advantages import Transform, advantage_of
+from entropy_rl.config.checks import require
+from entropy_rl.config.train import TrainConfig, check_micro_batches
+from entropy_rl.distributed import multihost as hosts
+from entropy_rl.distributed.sharding import check_rows, make_mesh
+from entropy_rl.evaluation import evaluation_prompts
+from entropy_rl.experience.prompts import PromptBatch, Prompts
+from entropy_rl.learner.critic import init_critic
+from entropy_rl.learner.replay import check_replay
+from entropy_rl.learner.token_loss import check_fused_loss
+from entropy_rl.learner.update import init_state
+from entropy_rl.losses.build import loss_controller
+from entropy_rl.losses.build_surrogate import build_surrogate
+from entropy_rl.losses.build_token_weights import build_token_weighting
+from entropy_rl.losses.token_weights import TokenWeighting
+from entropy_rl.runs.directory import check_run, claim_run
+from entropy_rl.runs.load_model import (
+    Backbone,
+    Model,
+    check_length,
+    keep_model_files,
+    load_backbone,
+    load_model,
+)
+from entropy_rl.runs.logging import check_wandb
+from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
+from entropy_rl.tasks import Task, load_task
+from entropy_rl.trainer.programs import Programs, make_programs
+from entropy_rl.types import TrainState
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a run is made of, before its first step.
+
+    Attributes:
+      config: The config.
+      task: The task; to be closed.
+      model: The policy. It has parameters only if they are needed as the reference of a KL penalty.
+      prompts: The training prompts.
+      test_prompts: Those of the evaluations, if there are any.
+      programs: The compiled functions.
+      needs_greedy: Whether the advantage reads the reward of a greedy completion.
+      nonfinite_updates: Where updates go that cannot be applied.
+      start: The state before the first step.
+    """
+
+    config: TrainConfig
+    task: Task
+    model: Model
+    prompts: Prompts
+    test_prompts: Prompts | None
+    programs: Programs
+    needs_greedy: bool
+    nonfinite_updates: NonfiniteUpdates
+    start: TrainState
+
+    @property
+    def updates(self) -> int:
+        """Mini-batches of a step."""
+        return _updates(self.config)
+
+    def prompts_of_round(self, round: int) -> PromptBatch:
+        """The prompts of this process in a round of the run; without dynamic sampling, a step."""
+        whole = self.config.rollout.dynamic_sampling is not None  # no mini-batches yet
+        return _prompts_of_round(self.config, self.prompts, round, 1 if whole else self.updates)
+
+    def next_prompts(self, state: TrainState, step: int) -> PromptBatch:
+        """The prompts of this process in a step, or in its first round.
+
+        Args:
+          state: Counts the rounds of the steps before, if a step may have several.
+          step: The step, from 0.
+        """
+        return self.prompts_of_round(step if state.rounds is None else int(state.rounds))
+
+
+def set_up(config: TrainConfig) -> Setup:
+    """Check a config, cheap checks first, and build what its run is made of.
+
+    Raises:
+      ValueError: If something in the config cannot work; before any training.
+    """
+    directory, rollout, batching = Path(config.run.directory), config.rollout, config.batching
+    check_run(config)
+    mesh = make_mesh(config.mesh)
+    check_rows(mesh, batching.mini_batch_prompts, rollout.group_size, batching.share_prompts)
+    check_wandb(config.run.wandb_project)
+    advantage = _check_methods(config)
+    task = load_task(config.task.name, config.task.args)
+    problems = task.problems(config.task.train_split)
+    model = load_model(config.model, mesh)
+    backbone = load_backbone(config.critic.path, config.model, model) if config.critic else None
+    limit = rollout.max_prompt_tokens
+    prompts = Prompts(problems, model.tokenizer, limit, seed=config.seed)
+    _prompts_of_round(config, prompts, 0, _updates(config))
+    longest = prompts.length + rollout.max_new_tokens
+    check_micro_batches(config, longest)
+    test_prompts = None
+    if config.evaluation is not None:
+        test_prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, limit)
+        longest = max(longest, test_prompts.length + config.evaluation.max_new_tokens)
+    check_length(model, longest)
+    programs = make_programs(config, model, advantage, backbone and backbone.policy)
+    nonfinite_updates = NonfiniteUpdates(directory, batching.max_nonfinite_updates)
+    if hosts.is_first():
+        claim_run(config)
+        keep_model_files(model, directory)
+    hosts.wait_for_all("directory")
+    start = _init_state(config, model, backbone, programs, prompts.length)
+    if not config.loss.kl_coef:  # the starting policy is needed no more
+        model = dataclasses.replace(model, params=None)
+    return Setup(
+        config=config,
+        task=task,
+        model=model,
+        prompts=prompts,
+        test_prompts=test_prompts,
+        programs=programs,
+        needs_greedy="greedy_rewards" in advantage.requires,
+        nonfinite_updates=nonfinite_updates,
+        start=start,
+    )
+
+
+def _check_methods(config: TrainConfig) -> Transform:
+    """Check what advantage, loss, critic and replay need of each other; returns the advantage."""
+    if config.critic is not None and 0 < config.steps <= config.critic.warmup_steps:
+        log.warning("critic.warmup_steps: in all %d steps the critic learns alone", config.steps)
+    advantage = advantage_of(config)
+    surrogate = build_surrogate(config.loss.surrogate)
+    token_weighting = build_token_weighting(config.loss.token_weights, surrogate)
+    loss_controller(config.loss)
+    check_replay(config, advantage)
+    if config.batching.fused_loss:
+        check_fused_loss(advantage, surrogate, token_weighting)
+    _check_sampler_correction(config, token_weighting)
+    return advantage
+
+
+def _check_sampler_correction(config: TrainConfig, token_weighting: TokenWeighting | None) -> None:
+    """Check that importance weights have the log-probs of two different passes to compare."""
+    names = [spec["name"] for spec in config.loss.token_weights]
+    require(
+        token_weighting is None
+        or not token_weighting.corrects_sampler
+        or (config.old_log_probs == "trainer" and config.rollout.top_p == 1),
+        "loss.token_weights",
+        names,
+        "weights against the sampler with old_log_probs: trainer and rollout.top_p: 1; else 1 or "
+        "wrong",
+    )
+    require(
+        config.rollout.exploration is None or "geometric_rejection" not in names,
+        "loss.token_weights",
+        names,
+        "others with rollout.exploration: it would reject all rows of another temperature",
+    )
+
+
+def _updates(config: TrainConfig) -> int:
+    return config.rollout.prompts // config.batching.mini_batch_prompts
+
+
+def _prompts_of_round(
+    config: TrainConfig, prompts: Prompts, round: int, updates: int
+) -> PromptBatch:
+    return prompts.step(round, config.rollout.prompts, hosts.index(), hosts.count(), updates)
+
+
+def _init_state(
+    config: TrainConfig,
+    model: Model,
+    backbone: Backbone | None,
+    programs: Programs,
+    prompt_length: int,
+) -> TrainState:
+    constrain = None if model.placement.mesh is None else model.placement.constrain
+    state = init_state(
+        model.params,
+        programs.optimizer,
+        constrain,
+        controller=programs.controller,
+        several_rounds=config.rollout.dynamic_sampling is not None,
+    )
+    if backbone is not None:
+        optimizer = programs.critic.optimizer
+        critic = init_critic(backbone.params, backbone.hidden_size, optimizer, constrain)
+        state = state.replace(critic=critic)
+    if programs.replay is not None:
+        state = state.replace(replay_buffer=programs.replay.init(prompt_length))
+    return state
