@@ -1,4 +1,4 @@
-"""The floors of the house, read off the imports: an arrow points down or stays on its floor."""
+"""Layers of the package: a module imports from its own floor, or from those below."""
 
 import ast
 import functools
@@ -15,30 +15,28 @@ import entropy_rl
 
 PACKAGE = Path(entropy_rl.__file__).parent
 
-# A name without a dot stands for a file, or for a folder with all that is in it.
-FLOORS = {
-    0: "types config config_checks sampling_config study_config warmstart_config factories version",
-    1: """packing distributions fused_head fused_loss head_layout advantages surrogates
-    token_weighting token_inputs
-          losses token_loss returns sampling masked passk significance diversity comparison memory
-          entropy_control loss_controller update_metrics replays""",
-    2: "models sharding",
-    3: """rollout train_step critic_step batch_parts micro_batches supervised_step optimizer
-    analysis
-          recorded_advantages revisit_step""",
-    4: """tasks prompts demonstrations checkpoint nonfinite_updates metrics scoring loading
-    evaluation interrupt
-          config_file config_help files buckets report run run_directory stop_strings compile_log
-          hosts rollout_metrics rounds step_sampler step_updates recorded text_scoring run_dynamics
-          sentence_encoder provenance studies""",
-    5: """study train replay sft evaluate export data compare analyze html_report sample plan
-    planning
-          cli""",
-}
-FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
+# The packages and top-level modules of the library, from the bottom to the top.
+FLOORS = (
+    "config types masked version",
+    "stats lm_head losses advantages",
+    "models distributed",
+    "learner rollout contrib",
+    "tasks runs",
+    "experience",
+    "analysis evaluation report cli",
+    "trainer",
+    "studies planning",
+    "commands",
+    "train evaluate",
+    "api",
+)
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
+HOST_FLOOR = FLOOR_OF["tasks"]  # from here on, libraries of the host may be imported
+MAIN_PROGRAMS = {"entropy_rl.train", "entropy_rl.evaluate"}
+MOST_MODULES = 20  # of a folder
 
 ONLY_IN_MODELS = {"flax.linen", "safetensors"}
-ONLY_FROM_FLOOR_4 = {
+ONLY_ON_UPPER_FLOORS = {
     *("transformers", "tensorflow_datasets", "orbax", "grain"),
     *("tensorboardX", "matplotlib", "yaml", "docstring_parser"),
 }
@@ -163,6 +161,25 @@ def test_an_arrow_points_down_or_stays_on_its_floor():
     assert not violations(points_up)
 
 
+def test_nobody_imports_a_main_program_but_the_python_api():
+    importers = {
+        module
+        for module in FILES
+        for _, name in imports(module)
+        if is_inside(name, MAIN_PROGRAMS) and module != name
+    }
+    assert importers - {"entropy_rl"} == {"entropy_rl.api"}  # the command line names them
+
+
+def test_no_folder_has_more_modules_than_a_reader_can_survey():
+    folders = [PACKAGE, *(path for path in PACKAGE.rglob("*") if path.is_dir())]
+    modules = {
+        str(folder.relative_to(PACKAGE)): len({*folder.glob("*.py")} - {folder / "__init__.py"})
+        for folder in folders
+    }
+    assert not {folder: count for folder, count in modules.items() if count > MOST_MODULES}
+
+
 def test_the_package_itself_imports_its_version_only():
     source = ast.parse(FILES["entropy_rl"].read_text())
     eager = [node.module for node in source.body if isinstance(node, ast.ImportFrom)]
@@ -198,7 +215,8 @@ def test_only_the_models_know_flax_modules_and_safetensors():
 def test_the_libraries_of_the_host_stay_on_the_upper_floors():
     assert not violations(
         lambda module, name: (
-            is_inside(name, ONLY_FROM_FLOOR_4) and (module == "entropy_rl" or floor(module) < 4)
+            is_inside(name, ONLY_ON_UPPER_FLOORS)
+            and (module == "entropy_rl" or floor(module) < HOST_FLOOR)
         )
     )
 
@@ -267,6 +285,8 @@ def test_the_functional_core_loads_no_library_of_the_host_and_starts_no_device()
     )
     assert "entropy_rl.learner.update" in loaded and "safetensors" in loaded
     assert not {
-        name for name in loaded if is_inside(name, ONLY_FROM_FLOOR_4 | NOWHERE | {"rich", "wandb"})
+        name
+        for name in loaded
+        if is_inside(name, ONLY_ON_UPPER_FLOORS | NOWHERE | {"rich", "wandb"})
     }
     assert (started, started_by_asking) == (False, True)
