@@ -386,7 +386,7 @@ def test_an_update_of_the_critic_that_is_not_finite_is_kept_and_can_be_looked_in
     assert re.fullmatch(r"step_\d_critic_\d", kept.name)
     error = capsys.readouterr().err.splitlines()[-1]
     assert f"see `entropy-rl debug-update spoiled/nonfinite_updates/{kept.name}`" in error
-    assert main(["replay", str(kept)]) == 0
+    assert main(["debug-update", str(kept)]) == 0
     out = capsys.readouterr().out
     assert "the gradient: not finite in" in out and "['value_head']['kernel']: " in out
 

@@ -93,7 +93,7 @@ def test_a_run_keeps_what_went_wrong_goes_on_and_stops_at_the_limit(here, capsys
     assert all(row["grad_norm"] is not None for row in rows if row["nonfinite_updates"] < 2)
 
     capsys.readouterr()
-    assert main(["replay", str(kept[0])]) == 0
+    assert main(["debug-update", str(kept[0])]) == 0
     out = capsys.readouterr().out
     assert (
         "parameters: finite\nthe recorded batch: finite\nthe forward pass: finite\nmetrics: not finite" in out
@@ -118,11 +118,11 @@ def test_an_update_on_kept_rows_is_replayed_without_a_baseline(here, capsys):
     params = init(jax.random.key(0))
     state = TrainState(params, opt_state=None, step=jnp.int32(0), updates=jnp.int32(1))
     NonfiniteUpdates(here / "run", limit=3).keep_of_replay(state, data)
-    assert main(["replay", "run/nonfinite_updates/step_1_revisit_1"]) == 0
+    assert main(["debug-update", "run/nonfinite_updates/step_1_replay_1"]) == 0
     assert "the gradient: finite\nthe gradient is finite here" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("dump", ["nowhere", "."])
 def test_what_is_no_update_is_refused(here, capsys, dump):
-    assert main(["replay", dump]) == 2
+    assert main(["debug-update", dump]) == 2
     assert "allowed: " in capsys.readouterr().err
