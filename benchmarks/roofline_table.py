@@ -9,7 +9,8 @@ def table(result: dict[str, Any]) -> str:
     """A head about device and model, and a line for each measurement or failure."""
     machine, device, options = result["machine"], result["device"], result["options"]
     rates = ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in machine["matmul"].items())
-    head = f"{'':20} {'layers':>7} {'ms, median [min, max]':>27} {'tokens/s':>9} {'GB/s':>7} {'of copy':>8}"
+    head = f"{'':20} {'layers':>7} {'ms, median [min, max]':>27} {'tokens/s':>9} "
+    head += f"{'GB/s':>7} {'of copy':>8}"
     lines = [
         f"{device['kind']}, 1 of {device['visible']} visible; jax {result['versions']['jax']}",
         f"{options['shape']}, products in {options['dtype']}, remat {options['remat']}, "

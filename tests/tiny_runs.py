@@ -44,7 +44,7 @@ if "DIE_WHERE_IT_EXISTS" in os.environ:
 
 
 class Luck(Countdown):
-    """The problems of Countdown; the judge tosses a coin that depends on the completion alone."""
+    """The problems of Countdown; the verdict is a hash of the completion."""
 
     calls = 0
 
@@ -53,7 +53,8 @@ class Luck(Countdown):
         name, _, call = os.environ.get("SIGNAL_AT_CALL", "").partition(":")
         if name and self.calls == int(call):
             os.kill(os.getpid(), signal.Signals[name])
-        return [Verdict.CORRECT if zlib.crc32(text.encode()) % 2 else Verdict.WRONG for text in completions]
+        coins = [zlib.crc32(text.encode()) % 2 for text in completions]
+        return [Verdict.CORRECT if coin else Verdict.WRONG for coin in coins]
 '''
 
 TRAIN = {

@@ -20,11 +20,12 @@ SENTENCES_FILE = "sentences.csv"
 _WIDTH = 105
 _HEADINGS = ("", "count", "entropy", "95% interval", "difference", "95% interval")
 _HEADINGS += ("d", "P(more)", "p adjusted", "problems")
-_NOTES = f"""Entropy in nats. Difference, P(more) and p compare within each problem, and then over problems:
-tokens of one problem are not independent. P(more): how often a value of the row is above one of the others;
-0.5 is no difference. d: Cohen's, over all values. p: sign flips over problems, two-sided, after Holm's
-correction over the rows of the table, with * where it is <= {LEVEL}. The lists and expressions are this
-library's, or yours: the paper's are not published. None of this says that entropy causes a behavior."""
+_NOTES = f"""Entropy in nats. Difference, P(more) and p compare within each problem, then over
+problems, because tokens of one problem are not independent. P(more): probability that a value of
+the row exceeds one of the comparison group; 0.5 means no difference. d: Cohen's d over all values.
+p: sign-flip test over problems, two-sided; adjusted: Holm's correction over the rows of the table,
+* where <= {LEVEL}. Word lists and expressions are this library's or yours; the paper's are not
+published. These are correlations: they do not show that entropy causes a behavior."""
 _MOST_TOKENS = 10
 
 

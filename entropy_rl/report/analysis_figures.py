@@ -177,7 +177,7 @@ def _dynamics(course: RunDynamics) -> Any:
         _clean(axis)
     for axis in axes[1]:
         axis.set_xlabel("step")
-    note = "lines: training, running means over a tenth of the run;  dots: evaluations, of the same problems"
+    note = "lines: training, mean over a tenth of the run;  dots: evaluation of fixed problems"
     figure.supxlabel(note, fontsize=8, color=_DARK)
     return figure
 

@@ -27,10 +27,11 @@ _TABLES = {
         "diversity at equal accuracy",
     ),
 }
-COMPARISON_NOTES = f"""p: paired bootstrap over problems, two-sided; adjusted: Holm's correction over the
-lines of a table, with * where that is <= {LEVEL}. Sign flips: the p-value of a permutation test, as a check,
-not adjusted. Length is a result of training as well: equal length asks whether a gain is more than length,
-not whether it is real. The tests know two runs; whether others would do the same, only more seeds can say."""
+COMPARISON_NOTES = f"""p: paired bootstrap over problems, two-sided; adjusted: Holm's correction over
+the lines of a table, * where <= {LEVEL}. Sign flips: p-value of a permutation test, as a check,
+not adjusted. Length is itself a result of training: the tables of equal length ask whether a gain is
+more than length, not whether it is real. The tests compare two runs; only more seeds show whether
+other runs of the same methods differ in the same way."""
 _WIDTH = 105
 _HEADINGS = ("", "A", "B", "B - A", "95% interval", "p", "p adjusted", "p sign flips", "problems")
 

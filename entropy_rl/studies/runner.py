@@ -340,7 +340,8 @@ def find_machine(parallel: int) -> Machine:
 
     A child asks jax: a process that holds a device keeps it from the runs.
     """
-    code = "import jax; d = jax.devices(); print(f'{len(d)} x {d[0].device_kind}, jax {jax.__version__}')"
+    code = "import jax; devices = jax.devices(); "
+    code += "print(f'{len(devices)} x {devices[0].device_kind}, jax {jax.__version__}')"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     devices = found.stdout.strip() if found.returncode == 0 else "devices unknown"
     shared = f"; {parallel} runs at once" if parallel > 1 else ""

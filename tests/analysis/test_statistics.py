@@ -210,7 +210,10 @@ def test_the_most_entropic_tokens_equal_those_by_hand():
         ("The answer is no. Then stop.", ["The answer is no.", "Then stop."]),
         ("Is it? Wait, what?! \"No.\" Yes", ["Is it?", "Wait, what?!", "\"No.\"", "Yes"]),
         ("Hmm... wait... So", ["Hmm... wait...", "So"]),
-        ("Thus $x = 3. Y$ and $y = 4.$ Then $z$ holds.", ["Thus $x = 3. Y$ and $y = 4.$", "Then $z$ holds."]),
+        (
+            "Thus $x = 3. Y$ and $y = 4.$ Then $z$ holds.",
+            ["Thus $x = 3. Y$ and $y = 4.$", "Then $z$ holds."],
+        ),
         ("Let \\(a. B\\) and \\[c. D\\] be. End", ["Let \\(a. B\\) and \\[c. D\\] be.", "End"]),
         ("It costs $5. Then $6. Done.", ["It costs $5.", "Then $6.", "Done."]),
         ("So\n$$x. Y$$\nwhich is\nfine.\nNext", ["So\n$$x. Y$$\nwhich is\nfine.", "Next"]),

@@ -667,7 +667,7 @@ def test_arms_that_agree_on_a_few_problems_may_differ_on_others(problems, endpoi
     assert (finding.difference, finding.p_adjusted, finding.decision) == (0.0, 1.0, decision)
 
 
-def test_all_arms_stand_beside_what_the_first_hypothesis_is_held_against_on_the_seeds_that_both_have():
+def test_all_arms_are_compared_with_the_first_baseline_on_the_seeds_of_both():
     seeds = {"base": [0], "plain": [0, 1, 2], "shaped": [0, 1, 2], "few": [0, 2], "other": [7]}
     hypotheses = [
         Hypothesis("h", "c", "shaped", "plain", "pass@1", smallest_effect=0.03),
