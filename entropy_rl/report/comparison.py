@@ -27,11 +27,12 @@ _TABLES = {
         "diversity at equal accuracy",
     ),
 }
-COMPARISON_NOTES = f"""p: paired bootstrap over problems, two-sided; adjusted: Holm's correction over
-the lines of a table, * where <= {LEVEL}. Sign flips: p-value of a permutation test, as a check,
-not adjusted. Length is itself a result of training: the tables of equal length ask whether a gain is
-more than length, not whether it is real. The tests compare two runs; only more seeds show whether
-other runs of the same methods differ in the same way."""
+COMPARISON_NOTES = f"""\
+p: paired bootstrap over problems, two-sided. p adjusted: Holm's correction over the lines of the
+table, * where <= {LEVEL}. p sign flips: permutation test, as a check, not adjusted. Length is
+itself a result of training: the tables of equal length ask whether a gain is more than length, not
+whether it is real. The tests compare two runs; only more seeds show whether other runs of the same
+methods differ in the same way."""
 _WIDTH = 105
 _HEADINGS = ("", "A", "B", "B - A", "95% interval", "p", "p adjusted", "p sign flips", "problems")
 
