@@ -73,9 +73,9 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
             nonlocal begun
             begun = done if begun is None else begun
             seconds = time.perf_counter() - start
-            speed = f"{(done - begun) / seconds:.1f}/s, waiting for verdicts {waited / seconds:.1%} of the time"
+            speed = f"{(done - begun) / seconds:.1f}/s"
             compiled.report(bar.say)
-            bar.show(done, speed)
+            bar.show(done, f"{speed}, waiting for verdicts {waited / seconds:.1%} of the time")
             stop.act(
                 f"stopped after {done} of {total} samples; the same command goes on from there"
             )

@@ -132,8 +132,8 @@ def _prompt(
     problems = [] if task is None else list(task.problems(config.split))
     if config.problem is not None:
         problem = next((p for p in problems if p.id == config.problem), None)
-        ids = [p.id for p in problems]
-        allowed = f"ids of the split {config.split!r}, {min(ids, default=None)} to {max(ids, default=None)}"
+        ids = [p.id for p in problems] or [None]
+        allowed = f"ids of the split {config.split!r}, {min(ids)} to {max(ids)}"
         require(problem is not None, "problem", config.problem, allowed)
         return problem.prompt, encode_prompt(problem, model.tokenizer), problem
     ids = encode_prompt(Problem(0, config.question, "", config.chat), model.tokenizer)

@@ -162,16 +162,22 @@ class StudyConfig:
             ]
             require(
                 bool(set.intersection(*seeds)),
-                f"{path}.against", hypothesis.against, f"arms that have a seed of {hypothesis.arm!r}",
-            )  # fmt: skip
+                f"{path}.against",
+                hypothesis.against,
+                f"arms that have a seed of {hypothesis.arm!r}",
+            )
             require(
                 hypothesis.endpoint in ENDPOINTS[1:] or pass_at(hypothesis.endpoint) is not None,
-                f"{path}.endpoint", hypothesis.endpoint, ", ".join(ENDPOINTS),
-            )  # fmt: skip
+                f"{path}.endpoint",
+                hypothesis.endpoint,
+                ", ".join(ENDPOINTS),
+            )
             require(
                 hypothesis.smallest_effect > 0,
-                f"{path}.smallest_effect", hypothesis.smallest_effect, "numbers > 0",
-            )  # fmt: skip
+                f"{path}.smallest_effect",
+                hypothesis.smallest_effect,
+                "numbers > 0",
+            )
             require(0 < hypothesis.alpha < 1, f"{path}.alpha", hypothesis.alpha, "0 < alpha < 1")
             found.append(hypothesis)
         return found

@@ -34,8 +34,9 @@ _DESCRIPTION_BYTES = 2**20
 class Checkpoints:
     """The checkpoints of a run; a thin layer over orbax.
 
-    A checkpoint is complete or not there at all. One that was damaged later is set aside and named, and the
-    newest of the others is the latest. As a context manager it waits for what is being written.
+    A checkpoint is written completely or not at all. One that was damaged later is renamed and
+    reported, and the newest of the others is the latest. Leaving the context waits for pending
+    writes.
 
     Args:
       directory: Where, on a disk or in a bucket; made if it is not there.
@@ -66,7 +67,9 @@ class Checkpoints:
             names = (f"damaged_{other}_{i}" for i in itertools.count())
             name = next(name for name in names if not path.with_name(name).exists())
             set_aside(path, name)
-            log.warning("%s: damaged: %s; kept as %s, and that of step %d is used", path, damage, name, step)
+            log.warning(
+                "%s: damaged: %s; kept as %s, and that of step %d is used", path, damage, name, step
+            )
 
     @property
     def latest(self) -> int | None:
@@ -91,7 +94,9 @@ class Checkpoints:
             saved = self._manager.save(step, args=args, force=True)
         # orbax says no by a return value, for a step that is not newer than the last one.
         if not saved:
-            raise RuntimeError(f"the checkpoint of step {step} was not saved; the newest is {self.latest}")
+            raise RuntimeError(
+                f"the checkpoint of step {step} was not saved; the newest is {self.latest}"
+            )
 
     def restore(self, state: TrainState) -> TrainState:
         """Reads the newest checkpoint into the shapes, types and placement of `state`.
@@ -122,12 +127,15 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
         try:
             with reported_failure(self._directory, "a checkpoint"):
                 self._manager.wait_until_finished()
         except OSError:
-            # "stopped, everything saved" would not be true; any other error came first, and is told.
+            # After an interruption "everything is saved" would be wrong; any other error came first
+            # and is the one to report.
             if error is None or isinstance(error, Interrupted):
                 raise
         finally:
@@ -135,7 +143,7 @@ class Checkpoints:
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
-    """The state as a checkpoint holds it: orbax would write a None down, so what is not there is left out."""
+    """Return the fields of a state that are not None; orbax would store a None."""
     return {name: part for name, part in vars(state).items() if part is not None}
 
 
@@ -160,8 +168,8 @@ def check_room(directory: AnyPath, tree: Any, what: str) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise OSError(
-            f"{directory}: no room for {what}: it takes {needed / 1e9:.3g} GB, free are {free / 1e9:.3g} GB; "
-            "make room, and the same command goes on"
+            f"{directory}: no room for {what}: it takes {needed / 1e9:.3g} GB, free are "
+            f"{free / 1e9:.3g} GB; make room, and the same command goes on"
         )
 
 
@@ -175,7 +183,9 @@ def reported_failure(directory: AnyPath, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        code = re.search(r"os_error_code='(\d+)'|Errno (\d+)", str(error))  # tensorstore's, Python's
+        code = re.search(
+            r"os_error_code='(\d+)'|Errno (\d+)", str(error)
+        )  # tensorstore's, Python's
         reason = os.strerror(int(code[1] or code[2])) if code else str(error).splitlines()[0]
         raise OSError(
             f"{directory}: {what} could not be written: {reason}; those before it are complete"
@@ -223,8 +233,8 @@ def _newest_undamaged(directory: AnyPath) -> tuple[int | None, dict[int, str]]:
     if damaged:
         step = max(damaged)
         raise ValueError(
-            f"{directory / str(step)}: damaged: {damaged[step]}; there is no other to go on from: delete "
-            f"{directory} to begin anew"
+            f"{directory / str(step)}: damaged: {damaged[step]}; there is no other to go on from: "
+            f"delete {directory} to begin anew"
         )
     return None, damaged
 
@@ -252,8 +262,8 @@ def restore_params(directory: AnyPath, abstract_params: Any) -> Any:
       The parameters, on the devices.
 
     Raises:
-      ValueError: If there is no complete checkpoint, or all are damaged, or the one used cannot be read or
-        has other parameters.
+      ValueError: If there is no complete checkpoint, all are damaged, or the one used cannot be
+        read or has other parameters.
     """
     if not directory.is_dir():
         raise ValueError(f"{directory}: there is no complete checkpoint yet")
@@ -263,8 +273,12 @@ def restore_params(directory: AnyPath, abstract_params: Any) -> Any:
     if step is None:
         raise ValueError(f"{directory}: there is no complete checkpoint yet")
     for other, damage in damaged.items():
-        log.warning("%s: damaged: %s; that of step %d is used", directory / str(other), damage, step)
-    with ocp.CheckpointManager(_absolute(directory), options=options, item_handlers=handlers) as manager:
+        log.warning(
+            "%s: damaged: %s; that of step %d is used", directory / str(other), damage, step
+        )
+    with ocp.CheckpointManager(
+        _absolute(directory), options=options, item_handlers=handlers
+    ) as manager:
         target = {"params": abstract_params}
         args = ocp.args.PyTreeRestore(
             item=target,
@@ -275,7 +289,9 @@ def restore_params(directory: AnyPath, abstract_params: Any) -> Any:
             found = manager.item_metadata(step)[_STATE].tree["params"]
         _check_params(directory / str(step), found, abstract_params)
         with _reading(directory / str(step)):
-            params = manager.restore(step, args=ocp.args.Composite(**{_STATE: args}))[_STATE]["params"]
+            params = manager.restore(step, args=ocp.args.Composite(**{_STATE: args}))[_STATE][
+                "params"
+            ]
     # Where no mesh says on which devices they lie, orbax leaves them on the host.
     return jax.tree.map(jnp.asarray, params)
 
@@ -297,4 +313,6 @@ def _check_params(checkpoint: AnyPath, found: Any, abstract_params: Any) -> None
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape) for path, x in leaves}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape) for path, x in leaves
+    }

@@ -1,4 +1,4 @@
-"""What was compiled and how long it took: the first step of a run is nothing else, and should say so."""
+"""Log of compiled programs and their compile times, which dominate the first step of a run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ class CompileLog:
             return
         slowest = sorted(self._seconds.items(), key=lambda item: -item[1])[:_NAMED]
         names = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in slowest)
-        say(f"compiled {self._programs} programs in {total:.1f} s ({self._cached} from the cache): {names}")
+        say(
+            f"compiled {self._programs} programs in {total:.1f} s ({self._cached} from the cache): "
+            f"{names}"
+        )
         self._clear()
 
     def _on_hit(self) -> None:

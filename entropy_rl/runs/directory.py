@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from entropy_rl.runs.gcs import AnyPath, open_path
-from entropy_rl.config.train import RunConfig
 from entropy_rl.config.registry import default_of, has_default
+from entropy_rl.config.train import RunConfig
+from entropy_rl.runs.gcs import AnyPath, open_path
 from entropy_rl.runs.jsonl import TEMPORARY, write_atomically
 
 CONFIG_FILE = "config.yaml"
@@ -26,32 +26,41 @@ EVALUATIONS_DIRECTORY = "evaluations"  # of the steps: 0/, 10/, ...
 # config.json and tokenizer of the run's model; the weights are in its checkpoints.
 MODEL_DIRECTORY = "model"
 
-# What may change between two starts of one run: it does not change any result. Elsewhere than in its
-# checkpoints a run would begin anew, and drop what it has recorded.
-FREE_OF_RUN = tuple(f"run.{f.name}" for f in dataclasses.fields(RunConfig) if f.name != "checkpoints")
+# Fields that may change between two starts of a run, because they change no result. With another
+# `run.checkpoints` a run would start over and drop its records, so that one is not among them.
+FREE_OF_RUN = tuple(
+    f"run.{f.name}" for f in dataclasses.fields(RunConfig) if f.name != "checkpoints"
+)
 _FREE = (
     *FREE_OF_RUN,
-    *("steps", "evaluation", "decoding", "mesh", "batching.max_nonfinite_updates", "optimizer.offload"),
+    *(
+        "steps",
+        "evaluation",
+        "decoding",
+        "mesh",
+        "batching.max_nonfinite_updates",
+        "optimizer.offload",
+    ),
     "rollout.dynamic_sampling.max_rounds",  # a run that ended at this limit can go on
 )
 
 
 def check_run(config: Any, free: Collection[str] = _FREE) -> None:
-    """Checks that the directories of a run are its own already, or can become it. Nothing is written.
+    """Check that a run can start in or resume from its directories. Writes nothing.
 
     Args:
-      config: The run's config, with `run.directory`, and `run.checkpoints` where they have their own.
-      free: As of `check_directory`.
+      config: The run's config, with `run.directory` and `run.checkpoints`.
+      free: See `check_directory`.
 
     Raises:
-      ValueError: As `check_directory`, or if a bucket cannot be reached.
+      ValueError: As in `check_directory`, or if a bucket cannot be reached.
     """
     for directory, field, of_this in _directories(config, free):
         check_directory(directory, config, field=field, free=of_this)
 
 
 def claim_run(config: Any, free: Collection[str] = _FREE) -> None:
-    """Makes the directories of a run its own, or goes on with them if they already are; as `check_run`."""
+    """Create the directories of a run, or resume from them; checks as `check_run` does."""
     check_run(config, free)
     for directory, field, of_this in _directories(config, free):
         claim_directory(directory, config, field=field, free=of_this)
@@ -98,7 +107,8 @@ def check_directory(
       directory: The run's directory.
       config: The run's config, a dataclass.
       field: The config's field that names the directory, for the error.
-      free: Dotted paths in the config that may change between two starts, as they do not change any result.
+      free: Dotted paths of config fields that may change between two starts, because they change
+        no result.
 
     Raises:
       ValueError: If the directory holds something else, with the first field that differs.
@@ -124,7 +134,9 @@ def check_directory(
         # What was about to become a config.yaml is left by a process that was killed.
         ours = re.compile(rf"{re.escape(CONFIG_FILE)}\.[0-9]+{re.escape(TEMPORARY)}")
         if not all(ours.fullmatch(path.name) for path in directory.iterdir()):
-            raise ValueError(f"{field}: {directory} is not empty and holds no run; choose another directory")
+            raise ValueError(
+                f"{field}: {directory} is not empty and holds no run; choose another directory"
+            )
 
 
 def claim_directory(
@@ -152,16 +164,19 @@ def to_plain(config: Any) -> Any:
 
 
 def _completed(plain: dict[str, Any], config: Any) -> dict[str, Any]:
-    """A stored config with the defaults of what did not exist yet when it was stored.
+    """Fill in the defaults of fields that a stored config lacks because they were added later.
 
-    An option is added with what was done before as its default, so that a run can go on with a newer version.
+    The default of a new option is the earlier behavior, so that a run can resume with a newer
+    version.
     """
     completed = dict(plain)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name not in plain and has_default(field):
             default = default_of(field)
-            completed[field.name] = to_plain(default) if dataclasses.is_dataclass(default) else default
+            completed[field.name] = (
+                to_plain(default) if dataclasses.is_dataclass(default) else default
+            )
         elif dataclasses.is_dataclass(value) and isinstance(plain.get(field.name), dict):
             completed[field.name] = _completed(plain[field.name], value)
     return completed

@@ -1,7 +1,8 @@
-"""Directories that may lie in a bucket of Google Cloud Storage: what one lacks, and what it has instead.
+"""Paths that may be in a Google Cloud Storage bucket, and checkpoint operations on them.
 
-A bucket has objects with long names and no directories. An object is written whole or not at all, but nothing
-renames several of them at once: orbax writes a last object, by which a checkpoint is complete.
+A bucket stores objects under long names and has no directories. Writing one object is atomic;
+renaming several at once is not possible. Orbax therefore marks a checkpoint as complete with a last
+object.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def open_path(path: str, field: str) -> AnyPath:
         return Path(path)
     if not _has_libraries():
         raise ValueError(
-            f"{field}: {path}: the libraries of buckets are not installed; `pip install 'entropy_rl[gcs]'`"
+            f"{field}: {path}: the libraries of buckets are not installed; "
+            "`pip install 'entropy_rl[gcs]'`"
         )
     from etils import epath
     from fsspec.config import conf
@@ -54,7 +56,7 @@ def open_path(path: str, field: str) -> AnyPath:
 def _has_libraries() -> bool:
     try:
         import gcsfs  # noqa: F401
-        from google.cloud import storage, storage_control_v2  # noqa: F401  # by which orbax deletes
+        from google.cloud import storage, storage_control_v2  # noqa: F401  # orbax deletes with it
     except ImportError:
         return False
     return True
@@ -75,10 +77,10 @@ def is_complete(checkpoint: AnyPath) -> bool:
 
 
 def set_aside(checkpoint: AnyPath, name: str) -> None:
-    """Gives a checkpoint another name beside its old one.
+    """Rename a checkpoint within its directory.
 
-    In a bucket it is copied first, and complete no more before anything of it is deleted: wherever that ends,
-    what is left is a damaged checkpoint with its old name, or none.
+    In a bucket the objects are copied, and the checkpoint is marked incomplete before any of it is
+    deleted: an interruption leaves a damaged checkpoint under the old name, or none.
     """
     target = checkpoint.with_name(name)
     if not is_bucket(checkpoint):

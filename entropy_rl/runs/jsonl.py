@@ -27,7 +27,8 @@ def write_atomically(path: AnyPath, text: str) -> None:
             with temporary.open("w") as file:
                 file.write(text)
                 file.flush()
-                os.fsync(file.fileno())  # or a crash of the machine could leave the new name without content
+                # Otherwise a crash of the machine could leave the new name without content.
+                os.fsync(file.fileno())
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
@@ -36,7 +37,7 @@ def write_atomically(path: AnyPath, text: str) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An error of the system says to which file it happened; those of a write do not by themselves."""
+    """Add the file name to an OSError that lacks it, as those of `write` do."""
     try:
         yield
     except OSError as error:
@@ -46,7 +47,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a JSONL file; a last line that was cut off while being written is left out."""
+    """Read the complete lines of a JSONL file, without a truncated last line."""
     if not path.exists():
         return []
     lines = path.read_text().split("\n")
@@ -57,14 +58,14 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Adds rows to a JSONL file.
 
     Raises:
-      OSError: With the file's name, if they cannot be written; at most a part of a line is left at the end.
+      OSError: With the file's name, if they cannot be written; at most a partial line is left.
     """
     with naming(path), path.open("a") as file:
         file.writelines(_line(row) for row in rows)
 
 
 def keep_steps(path: Path, last_step: int) -> None:
-    """Drops the lines after a step: those steps are about to be done again, with the same result."""
+    """Drop the lines after a step, because a resumed run repeats those steps."""
     rows = [row for row in read_jsonl(path) if row["step"] <= last_step]
     if path.exists():
         write_atomically(path, "".join(_line(row) for row in rows))

@@ -1,4 +1,4 @@
-"""Finding a model: a Hugging Face directory, one that ships with the package, or the directory of a run."""
+"""Load a model from a Hugging Face directory, the assets of the package, or a run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from entropy_rl.runs.checkpoint import restore_params
 from entropy_rl.config.train import ModelConfig
-from entropy_rl.models import DecoderConfig, load_hf, make_policy, read_config, backbone_params
+from entropy_rl.distributed.sharding import Placement
+from entropy_rl.models import DecoderConfig, backbone_params, load_hf, make_policy, read_config
 from entropy_rl.models.attention import check_backend
 from entropy_rl.models.hf_config import read_json
+from entropy_rl.runs.checkpoint import restore_params
 from entropy_rl.runs.directory import CONFIG_FILE, MODEL_DIRECTORY, checkpoints_of
-from entropy_rl.distributed.sharding import Placement
 from entropy_rl.types import TENSOR_AXIS, Params, Policy
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ class Model:
 
     Attributes:
       policy: For training, on all devices of the mesh.
-      sampler: The same for decoding on the devices of this process, with the parameters that `to_decode`
-        returns.
+      sampler: The same for decoding on the devices of this process, with the parameters that
+        `to_decode` returns.
       to_decode: (params) -> parameters for `sampler`.
       placement: Where arrays lie.
       params: For `policy`.
@@ -84,7 +84,9 @@ def make_model(
     placement = placement or Placement()
     policy = make(placement.mesh)
     sampler = make(placement.local_mesh)._replace(to_decode=lambda params: params)
-    return Model(policy, sampler, placement.make_to_decode(policy), placement, params, config, **files)
+    return Model(
+        policy, sampler, placement.make_to_decode(policy), placement, params, config, **files
+    )
 
 
 def load_model(config: ModelConfig | str, mesh: Mesh | None = None) -> Model:
@@ -98,7 +100,7 @@ def load_model(config: ModelConfig | str, mesh: Mesh | None = None) -> Model:
       The model; its parameters are float32.
 
     Raises:
-      ValueError: If there is no usable model, or it cannot run as the config says; the message says why.
+      ValueError: If there is no usable model, or it cannot run with this config.
     """
     if isinstance(config, str):
         config = ModelConfig(config)
@@ -109,7 +111,8 @@ def load_model(config: ModelConfig | str, mesh: Mesh | None = None) -> Model:
     tokenizer = load_tokenizer(directory)
     if len(tokenizer) > decoder.vocab_size:
         raise ValueError(
-            f"{directory}: the tokenizer has {len(tokenizer)} tokens, but the model only {decoder.vocab_size}"
+            f"{directory}: the tokenizer has {len(tokenizer)} tokens, but the model only "
+            f"{decoder.vocab_size}"
         )
     eos_ids = _eos_ids(directory, tokenizer)
     # Padding is told by masks, never by its id, so any token can serve.
@@ -155,7 +158,9 @@ def load_backbone(path: str | None, config: ModelConfig, model: Model) -> Backbo
     except ValueError as error:
         raise ValueError(f"critic.path: {str(error).removeprefix('model.path: ')}") from error
     if found.tokenizer.get_vocab() != model.tokenizer.get_vocab():
-        raise ValueError(f"critic.path: {path} has another tokenizer than {config.path}; allowed: the same")
+        raise ValueError(
+            f"critic.path: {path} has another tokenizer than {config.path}; allowed: the same"
+        )
     return Backbone(found.policy, backbone_params(found.params), found.config.hidden_size)
 
 
@@ -180,8 +185,9 @@ def check_heads(config: DecoderConfig, mesh: Mesh | None, decode_attention: str 
         )
     if decode_attention == "ragged" and config.num_kv_heads % devices:
         raise ValueError(
-            f"model.decode_attention: 'ragged' is not allowed where the model's {config.num_kv_heads} KV "
-            f"heads do not divide over the {devices} devices of mesh.tensor; allowed: auto, xla"
+            f"model.decode_attention: 'ragged' is not allowed where the model's "
+            f"{config.num_kv_heads} KV heads do not divide over the {devices} devices of "
+            "mesh.tensor; allowed: auto, xla"
         )
 
 
@@ -216,7 +222,9 @@ def check_length(model: Model, tokens: int) -> None:
     """
     made_for = read_json(model.directory / "config.json").get("max_position_embeddings")
     if made_for is not None and tokens > made_for:
-        log.warning("%s was made for %d positions; rows can have %d here", model.directory, made_for, tokens)
+        log.warning(
+            "%s was made for %d positions; rows can have %d here", model.directory, made_for, tokens
+        )
 
 
 def find_model(path: str) -> Path:
@@ -229,12 +237,15 @@ def find_model(path: str) -> Path:
         found = ASSETS / path.removeprefix("asset:")
         names = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
         if not found.is_dir():
-            raise ValueError(f"model.path: there is no {path}; there are: {', '.join(names) or 'none'}")
+            raise ValueError(
+                f"model.path: there is no {path}; there are: {', '.join(names) or 'none'}"
+            )
         return found
     found = Path(path)
     if not found.is_dir():
         raise ValueError(
-            f"model.path: {path} is no directory; allowed: a Hugging Face directory, asset:NAME or a run"
+            f"model.path: {path} is no directory; allowed: a Hugging Face directory, asset:NAME or "
+            "a run"
         )
     return found
 
@@ -260,23 +271,29 @@ def load_tokenizer(directory: Path) -> Any:
 
     # Without any of them, transformers makes an empty tokenizer for some architectures.
     if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
-        raise ValueError(f"{directory}: no usable tokenizer: there is no {' or '.join(_TOKENIZER_FILES)}")
+        raise ValueError(
+            f"{directory}: no usable tokenizer: there is no {' or '.join(_TOKENIZER_FILES)}"
+        )
     try:
         return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
     except Exception as error:  # several libraries read it, and each raises its own
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first_line = (
+            str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        )
         raise ValueError(f"{directory}: no usable tokenizer: {first_line}") from error
 
 
 def _eos_ids(directory: Path, tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that end a completion: the tokenizer's own first, then those of generation_config.json."""
+    """Return the end-of-sequence tokens, the tokenizer's own before generation_config.json's."""
     ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     path = directory / "generation_config.json"
     if path.exists():
         found = read_json(path).get("eos_token_id")
         more = found if isinstance(found, list) else [] if found is None else [found]
         if not all(type(token) is int for token in more):
-            raise ValueError(f"{path}: eos_token_id: {found!r} is not allowed; allowed: ids of tokens")
+            raise ValueError(
+                f"{path}: eos_token_id: {found!r} is not allowed; allowed: ids of tokens"
+            )
         ids += more
     if not ids:
         raise ValueError(
@@ -286,7 +303,7 @@ def _eos_ids(directory: Path, tokenizer: Any) -> tuple[int, ...]:
 
 
 def keep_model_files(model: Model, directory: Path) -> None:
-    """Copies config.json and the tokenizer into a run, which can then be loaded and exported by itself."""
+    """Copy config.json and the tokenizer into a run, so that it can be loaded by itself."""
     target = directory / MODEL_DIRECTORY
     if target.is_dir():
         return

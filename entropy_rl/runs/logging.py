@@ -1,4 +1,4 @@
-"""Writing numbers: one JSON line per step, TensorBoard, optionally Weights & Biases, and the terminal."""
+"""Metric writers (JSON lines, TensorBoard, Weights & Biases), step timing, progress output."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 
 import jax
 
-from entropy_rl.runs.jsonl import keep_steps, naming, write_jsonl
 from entropy_rl.runs.directory import METRICS_FILE, SAMPLES_FILE
+from entropy_rl.runs.jsonl import keep_steps, naming, write_jsonl
 
 
 class RunLog:
@@ -28,8 +28,12 @@ class RunLog:
       config: Stored with the Weights & Biases run.
     """
 
-    def __init__(self, directory: Path, last_step: int, wandb_project: str | None, config: Mapping[str, Any]):
-        self._wandb = None if wandb_project is None else _start_wandb(wandb_project, directory, config)
+    def __init__(
+        self, directory: Path, last_step: int, wandb_project: str | None, config: Mapping[str, Any]
+    ):
+        self._wandb = (
+            None if wandb_project is None else _start_wandb(wandb_project, directory, config)
+        )
         for name in (METRICS_FILE, SAMPLES_FILE):
             keep_steps(directory / name, last_step)
         self._directory = directory
@@ -74,8 +78,8 @@ class NoLog:
 class _TensorBoard:
     """Event files for TensorBoard, written at once.
 
-    The usual SummaryWriter hands events to a thread. If that cannot write any more, as on a full disk, it
-    dies, and the run waits for it forever.
+    The usual SummaryWriter hands events to a thread. If that thread cannot write any more, as on a
+    full disk, it dies, and the run waits for it forever.
 
     Args:
       directory: Where; made if it is not there.
@@ -83,7 +87,8 @@ class _TensorBoard:
     """
 
     def __init__(self, directory: Path, first_step: int):
-        from tensorboardX.event_file_writer import EventsWriter  # slow to import, and needed by runs only
+        # slow to import, and needed by runs only
+        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         directory.mkdir(exist_ok=True)
@@ -122,7 +127,8 @@ def check_wandb(project: str | None) -> None:
             import wandb  # noqa: F401
     except ImportError:
         raise ValueError(
-            "run.wandb_project: wandb is not installed; `pip install entropy_rl[wandb]`, or set null"
+            "run.wandb_project: wandb is not installed; `pip install entropy_rl[wandb]`, or set "
+            "null"
         ) from None
 
 
@@ -134,7 +140,12 @@ def _start_wandb(project: str, directory: Path, config: Mapping[str, Any]) -> An
     # From the whole path: a/seed_0 and b/seed_0 are two runs.
     name = f"{path.name}-{zlib.crc32(str(path).encode()):08x}"
     return wandb.init(
-        project=project, dir=str(directory), id=name, name=path.name, resume="allow", config=dict(config)
+        project=project,
+        dir=str(directory),
+        id=name,
+        name=path.name,
+        resume="allow",
+        config=dict(config),
     )
 
 
@@ -151,14 +162,14 @@ class Clock:
 
     @contextlib.contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """Times a phase, which must end with a result on the host: dispatch alone is no work done."""
+        """Time a phase; it must end with a result on the host, since dispatch is asynchronous."""
         start = time.perf_counter()
         with jax.profiler.TraceAnnotation(phase):
             yield
         self.add(phase, time.perf_counter() - start)
 
     def add(self, phase: str, seconds: float) -> None:
-        """Records a phase that was timed elsewhere; what comes several times in a step is added up."""
+        """Record a phase that was timed elsewhere; times of the same phase in a step add up."""
         self._phases[phase] = self._phases.get(phase, 0.0) + seconds
 
     def metrics(self, tokens: int) -> dict[str, float]:
@@ -185,7 +196,7 @@ class DeviceWork:
         self._ready_at = time.perf_counter()
 
     def waited(self) -> float:
-        """Seconds since the work was done, in which the device had nothing to do; 0 if it is still at it."""
+        """Return the seconds since the device finished the work; 0 if it has not."""
         ready_at = self._ready_at
         return 0.0 if ready_at is None else time.perf_counter() - ready_at
 
@@ -201,7 +212,9 @@ class Progress:
       silent: Another process says it.
     """
 
-    def __init__(self, title: str, total: int, start: int = 0, every: int = 1, silent: bool = False):
+    def __init__(
+        self, title: str, total: int, start: int = 0, every: int = 1, silent: bool = False
+    ):
         from rich.console import Console
         from rich.progress import (
             BarColumn,

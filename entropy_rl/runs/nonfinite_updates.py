@@ -13,8 +13,8 @@ import orbax.checkpoint as ocp
 
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.runs.checkpoint import check_room, reported_failure
-from entropy_rl.runs.jsonl import TEMPORARY, naming
 from entropy_rl.runs.directory import BAD_UPDATES_DIRECTORY
+from entropy_rl.runs.jsonl import TEMPORARY, naming
 from entropy_rl.types import Params, TrainBatch, TrainState
 
 _BATCH_FILE = "batch.npz"
@@ -42,8 +42,8 @@ class NonfiniteUpdates:
         if self._count() >= limit:
             raise ValueError(
                 f"{self._directory} holds {self._count()} updates that were not applied; "
-                f"look at them with `entropy-rl debug-update {self._directory}/NAME`, then delete them, "
-                "or raise batching.max_nonfinite_updates"
+                f"look at them with `entropy-rl debug-update {self._directory}/NAME`, then delete "
+                "them, or raise batching.max_nonfinite_updates"
             )
 
     def keep(self, state: TrainState, batch: TrainBatch) -> None:
@@ -70,9 +70,13 @@ class NonfiniteUpdates:
 
     def keep_of_critic(self, state: TrainState, batch: TrainBatch, number: int) -> None:
         """Writes down an update of the critic, the `number`-th of its step; otherwise as `keep`."""
-        self._keep(f"step_{int(state.step) + 1}_critic_{number}", _CRITIC, state.critic.params, batch)
+        self._keep(
+            f"step_{int(state.step) + 1}_critic_{number}", _CRITIC, state.critic.params, batch
+        )
 
-    def _keep(self, name: str, whose: str, params: Params, batch: TrainBatch, controller: Any = None) -> None:
+    def _keep(
+        self, name: str, whose: str, params: Params, batch: TrainBatch, controller: Any = None
+    ) -> None:
         path = self._directory / name
         if not path.exists():  # a run that was killed repeats its steps
             temporary = path.with_name(path.name + TEMPORARY)
@@ -96,7 +100,8 @@ class NonfiniteUpdates:
         if self._count() >= self._limit:
             raise FloatingPointError(
                 f"{self._directory} holds {self._count()} updates whose gradient was not finite "
-                f"(batching.max_nonfinite_updates); none was applied; see `entropy-rl debug-update {path}`"
+                "(batching.max_nonfinite_updates); none was applied; see `entropy-rl debug-update "
+                f"{path}`"
             )
 
     def _count(self) -> int:
@@ -124,7 +129,9 @@ def read_nonfinite_update(path: Path, abstract_params: Any) -> tuple[Params, Tra
       ValueError: If there is none.
     """
     if not (path / _BATCH_FILE).is_file():
-        raise ValueError(f"{path}: holds no update; allowed: a directory RUN/{BAD_UPDATES_DIRECTORY}/NAME")
+        raise ValueError(
+            f"{path}: holds no update; allowed: a directory RUN/{BAD_UPDATES_DIRECTORY}/NAME"
+        )
     with np.load(path / _BATCH_FILE) as arrays:
         batch = TrainBatch(**arrays)
     with ocp.StandardCheckpointer() as checkpointer:

@@ -1,4 +1,4 @@
-"""Stopping when asked: SIGTERM and Ctrl-C end a run after the step at hand, with everything saved."""
+"""Handle SIGTERM and Ctrl-C: a run stops after the current step with everything saved."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def catch_signals() -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def ending_on_sigterm(message: str) -> Iterator[None]:
-    """Turns SIGTERM into an `Interrupted`, so that what is being made is cleaned up on the way out."""
+    """Raise `Interrupted` on SIGTERM, so that context managers clean up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""By what a run was made: a line for each start, with command, versions and devices."""
+"""Records the command, commit, package versions and devices of each start of a run."""
 
 from __future__ import annotations
 
@@ -44,14 +44,17 @@ def record_start(directory: Path, step: int | None = None) -> None:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this file is in, with "+" where files differ; None if there is none."""
+    """Return the commit of this checkout, with "+" if files differ; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "version.py")  # an installed copy may lie in another checkout
+        # An installed copy may be in a directory of another checkout.
+        git("ls-files", "--error-unmatch", "version.py")
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -238,7 +238,8 @@ def test_bad_yaml_is_refused_with_file_and_line(refused, here, text, message):
         ),
         (
             ["--loss.surrogate", "{name: gspo}", "--batching.fused_loss", "true"],
-            "batching.fused_loss: true is not allowed with loss.surrogate of scope 'sequence', which",
+            "batching.fused_loss: true is not allowed with loss.surrogate of scope 'sequence', "
+            "which",
         ),
         (
             ["--loss.token_weights+", "{name: token_tis}", "--rollout.top_p", "0.9"],
@@ -569,10 +570,8 @@ def test_a_directory_without_a_model_is_refused(refused, tmp_path):
 def test_a_model_without_a_tokenizer_is_refused(refused, tmp_path):
     model = make_hf_dir(tmp_path / "model", "qwen2")
     line = refused("train", "--config", "train.yaml", "--model.path", str(model))
-    assert (
-        line
-        == f"{model}: no usable tokenizer: there is no tokenizer.json or tokenizer.model or vocab.json"
-    )
+    missing = "tokenizer.json or tokenizer.model or vocab.json"
+    assert line == f"{model}: no usable tokenizer: there is no {missing}"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b"[]", b'{"model": 3}'])
@@ -960,7 +959,8 @@ def test_ctrl_c_before_the_run_has_begun_is_one_line(here, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importlib.import_module("entropy_rl.trainer.setup"), "load_model", interrupt)
+    setup = importlib.import_module("entropy_rl.trainer.setup")
+    monkeypatch.setattr(setup, "load_model", interrupt)
     assert main(["train", "--config", "train.yaml"]) == 130
     assert capsys.readouterr() == ("", "entropy-rl train: interrupted\n")
 

@@ -14,7 +14,10 @@ def local(cloud: Cloud, *arguments: str, **env: str) -> tuple[subprocess.Popen, 
     return cloud.start("local_multiprocess.sh", "--logs", str(logs), *arguments, **env), logs
 
 
-SHOW = 'echo "$ENTROPY_RL_DISTRIBUTED|$JAX_PLATFORMS|$XLA_FLAGS"; number="${ENTROPY_RL_DISTRIBUTED##*,}";'
+SHOW = (
+    'echo "$ENTROPY_RL_DISTRIBUTED|$JAX_PLATFORMS|$XLA_FLAGS"; '
+    'number="${ENTROPY_RL_DISTRIBUTED##*,}";'
+)
 
 
 def test_local_processes_are_joined_by_one_address_and_have_devices_of_their_own(cloud):

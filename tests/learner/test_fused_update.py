@@ -120,7 +120,8 @@ def test_a_shaping_that_reads_its_row_is_refused_and_is_evaluated_as_the_gradien
     [
         (
             selecting("gspo"),
-            "batching.fused_loss: true is not allowed with loss.surrogate of scope 'sequence', which",
+            "batching.fused_loss: true is not allowed with loss.surrogate of scope 'sequence', "
+            "which",
         ),
         (
             selecting("gmpo", "forking_tokens"),

@@ -1,4 +1,4 @@
-"""The parameters of a checkpoint without the rest: they are those of the model, and lie where it runs."""
+"""Restoring only the parameters of a checkpoint, with the model's shapes and sharding."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,9 @@ def shapes(params):
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     directory = tmp_path_factory.mktemp("run") / "checkpoints"
-    state = TrainState(jax.tree.map(jnp.asarray, PARAMS), {"mu": jnp.ones(2)}, jnp.int32(3), jnp.int32(3))
+    state = TrainState(
+        jax.tree.map(jnp.asarray, PARAMS), {"mu": jnp.ones(2)}, jnp.int32(3), jnp.int32(3)
+    )
     with Checkpoints(directory, keep=1) as open_checkpoints:
         open_checkpoints.save(state)
     return directory
@@ -44,7 +46,9 @@ def test_parameters_without_a_mesh_are_arrays_of_the_device(checkpoints):
         ({"dense": PARAMS["dense"]}, "scale: (4,) is not what the model has; allowed: nothing"),
     ],
 )
-def test_a_checkpoint_with_parameters_of_another_model_is_refused_in_a_line(checkpoints, model, difference):
+def test_a_checkpoint_with_parameters_of_another_model_is_refused_in_a_line(
+    checkpoints, model, difference
+):
     with pytest.raises(ValueError) as error:
         restore_params(checkpoints, shapes(model))
     assert str(error.value) == f"{checkpoints / '3'}: {difference}"

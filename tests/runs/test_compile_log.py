@@ -6,8 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.cli.main import main as cli
-
+from entropy_rl.cli import main as cli
 from entropy_rl.runs import compile_log
 
 
@@ -27,7 +26,9 @@ def test_what_was_compiled_is_said_once_and_by_name(monkeypatch):
         log.report(said.append)
     double_the_sine(jnp.ones(4))  # nobody listens any more
     assert len(said) == 1
-    found = re.fullmatch(r"compiled (\d+) programs in \d+\.\d s \((\d+) from the cache\): (.*)", said[0])
+    found = re.fullmatch(
+        r"compiled (\d+) programs in \d+\.\d s \((\d+) from the cache\): (.*)", said[0]
+    )
     assert int(found[1]) >= 1 and "double_the_sine" in found[3]
 
 
@@ -38,7 +39,9 @@ def test_what_takes_no_time_is_not_worth_a_line(monkeypatch):
         log.report(lambda line: 1 / 0)
 
 
-def test_compiled_programs_are_kept_with_the_users_caches_unless_they_say_where(monkeypatch, tmp_path):
+def test_compiled_programs_are_kept_with_the_users_caches_unless_they_say_where(
+    monkeypatch, tmp_path
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
     cli._keep_compiled_programs()

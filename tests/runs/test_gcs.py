@@ -12,10 +12,10 @@ from fake_bucket import FakeBucket, FakeFiles, serve
 from orbax.checkpoint._src.path import gcs_utils
 from run_records import metrics_of
 
-from entropy_rl.runs import gcs as buckets
-from entropy_rl.runs.gcs import COMPLETE_FILE, file_sizes, open_path, set_aside
-from entropy_rl.runs.checkpoint import _newest_undamaged
 from entropy_rl.cli.main import main
+from entropy_rl.runs import gcs as buckets
+from entropy_rl.runs.checkpoint import _newest_undamaged
+from entropy_rl.runs.gcs import COMPLETE_FILE, file_sizes, open_path, set_aside
 
 NAME = "gs://bucket/runs/a"
 
@@ -59,7 +59,7 @@ def in_bucket(workspace, bucket) -> Path:
 
 @pytest.fixture
 def copied(bucket, in_bucket, monkeypatch) -> Path:
-    """What is done to the checkpoints of that run is undone afterwards, and to its directory not done."""
+    """That run; changes to its checkpoints and its directory are undone afterwards."""
     objects = dict(bucket.objects)
     directory = shutil.copytree(in_bucket, in_bucket.with_name("before"))
     yield in_bucket
@@ -90,7 +90,9 @@ def test_a_model_is_exported_from_the_bucket_of_its_run(on_disk, in_bucket, here
         assert (here / "of_cloud" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_a_checkpoint_in_a_bucket_without_its_last_object_is_none(on_disk, copied, bucket, here, capsys):
+def test_a_checkpoint_in_a_bucket_without_its_last_object_is_none(
+    on_disk, copied, bucket, here, capsys
+):
     bucket.delete(f"runs/a/6/{COMPLETE_FILE}")
     leftover = "runs/a/6/state/ocdbt.process_7/manifest.ocdbt"
     bucket.write(leftover, b"of another number of processes")
@@ -112,11 +114,15 @@ def test_a_damaged_checkpoint_in_a_bucket_is_set_aside_and_the_one_before_is_use
     assert "resuming cloud after step 4 of 6" in capsys.readouterr().err
     assert metrics_of(copied) == metrics_of(on_disk)
     assert names_in(bucket) == {"config.yaml", "4", "6", "damaged_6_0"}
-    assert {name.replace("damaged_6_0", "6") for name in bucket.objects if "damaged" in name} == objects
+    assert {
+        name.replace("damaged_6_0", "6") for name in bucket.objects if "damaged" in name
+    } == objects
 
 
 @pytest.mark.parametrize("killed_in", ["copy", "unlink", "rmtree"])
-def test_a_checkpoint_that_was_being_set_aside_is_damaged_or_gone(copied, bucket, killed_in, monkeypatch):
+def test_a_checkpoint_that_was_being_set_aside_is_damaged_or_gone(
+    copied, bucket, killed_in, monkeypatch
+):
     bucket.write("runs/a/6/state/manifest.ocdbt", b"")
     calls = iter(range(4 if killed_in == "copy" else 0))
     change = getattr(PosixGPath, killed_in)
@@ -143,7 +149,7 @@ def test_sizes_of_files_are_those_below_a_directory_on_a_disk_and_in_a_bucket(bu
     assert file_sizes(open_path("gs://bucket/sizes", "")) == {"a": 1, "deep/er/b": 9}
 
 
-# --- whose -------------------------------------------------------------------------------------------------
+# --- whose ----------------------------------------------------------------------------------------
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -155,7 +161,8 @@ def refused(capsys, *arguments: str) -> str:
 
 def test_two_runs_do_not_share_a_place_for_checkpoints(in_bucket, here, capsys, tmp_path):
     assert refused(capsys, "other", "--run.checkpoints", NAME) == (
-        f"run.checkpoints: {NAME} holds another run (its run.directory is 'cloud', here it is 'other'); "
+        f"run.checkpoints: {NAME} holds another run "
+        "(its run.directory is 'cloud', here it is 'other'); "
         "repeat its settings to resume it, or choose another directory"
     )
     assert not (here / "other").exists()
@@ -164,7 +171,9 @@ def test_two_runs_do_not_share_a_place_for_checkpoints(in_bucket, here, capsys, 
     assert line.startswith(f"run.checkpoints: {tmp_path} is not empty and holds no run")
 
 
-def test_a_run_that_looks_for_its_checkpoints_elsewhere_does_not_begin_anew(in_bucket, here, capsys):
+def test_a_run_that_looks_for_its_checkpoints_elsewhere_does_not_begin_anew(
+    in_bucket, here, capsys
+):
     before = (in_bucket / "metrics.jsonl").read_text()
     for more in ((), ("--run.checkpoints", "gs://bucket/runs/b")):
         line = refused(capsys, "cloud", *more)
@@ -200,5 +209,7 @@ def test_a_bucket_that_cannot_be_reached_is_told_in_a_line(bucket, here, capsys,
     assert line == "run.checkpoints: gs://bucket/b cannot be reached: no credentials"
     monkeypatch.setattr(buckets, "_has_libraries", lambda: False)
     line = refused(capsys, "nowhere", "--run.checkpoints", "gs://bucket/b")
-    assert line.endswith("the libraries of buckets are not installed; `pip install 'entropy_rl[gcs]'`")
+    assert line.endswith(
+        "the libraries of buckets are not installed; `pip install 'entropy_rl[gcs]'`"
+    )
     assert not (here / "nowhere").exists()

@@ -1,4 +1,4 @@
-"""Records: what is written can be read, whatever happened, and a resumed run goes on where it stood."""
+"""Metric files stay readable after any interruption, and a resumed run continues them."""
 
 import json
 import math
@@ -7,9 +7,9 @@ import types
 
 import pytest
 
+from entropy_rl.runs.directory import METRICS_FILE, SAMPLES_FILE
 from entropy_rl.runs.jsonl import keep_steps, read_jsonl, write_jsonl
 from entropy_rl.runs.logging import Clock, Progress, RunLog
-from entropy_rl.runs.directory import METRICS_FILE, SAMPLES_FILE
 
 
 def strict_lines(path) -> list:
@@ -21,7 +21,7 @@ def strict_lines(path) -> list:
     return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
 
 
-# --- JSONL -------------------------------------------------------------------------------------------------
+# --- JSONL ----------------------------------------------------------------------------------------
 
 
 def test_rows_are_read_as_they_were_written(tmp_path):
@@ -63,7 +63,9 @@ def test_a_broken_line_that_is_not_the_last_is_no_silent_loss(tmp_path):
 def test_numbers_that_json_has_not_become_null_at_every_depth(tmp_path):
     path = tmp_path / "a.jsonl"
     nan, inf = math.nan, math.inf
-    write_jsonl(path, [{"a": nan, "b": -inf, "c": 1.5, "d": [1.0, inf], "e": {"f": (nan, 2)}, "g": "NaN"}])
+    write_jsonl(
+        path, [{"a": nan, "b": -inf, "c": 1.5, "d": [1.0, inf], "e": {"f": (nan, 2)}, "g": "NaN"}]
+    )
     assert strict_lines(path) == [
         {"a": None, "b": None, "c": 1.5, "d": [1.0, None], "e": {"f": [None, 2]}, "g": "NaN"}
     ]
@@ -74,18 +76,23 @@ def test_keep_steps_drops_what_comes_after(tmp_path):
     keep_steps(path, 3)
     assert not path.exists()
     write_jsonl(
-        path, [{"step": step, "x": x} for step, x in ((1, 0.1), (2, math.nan), (2, 0.2), (3, 0), (4, 0))]
+        path,
+        [{"step": step, "x": x} for step, x in ((1, 0.1), (2, math.nan), (2, 0.2), (3, 0), (4, 0))],
     )
     with path.open("a") as file:
         file.write('{"step": 2, "x"')
     keep_steps(path, 2)
-    assert read_jsonl(path) == [{"step": 1, "x": 0.1}, {"step": 2, "x": None}, {"step": 2, "x": 0.2}]
+    assert read_jsonl(path) == [
+        {"step": 1, "x": 0.1},
+        {"step": 2, "x": None},
+        {"step": 2, "x": 0.2},
+    ]
     assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
     keep_steps(path, 0)
     assert path.read_text() == ""
 
 
-# --- the log of a run --------------------------------------------------------------------------------------
+# --- the log of a run -----------------------------------------------------------------------------
 
 
 def test_a_resumed_run_has_the_records_of_an_uninterrupted_one(tmp_path):
@@ -103,7 +110,11 @@ def test_a_resumed_run_has_the_records_of_an_uninterrupted_one(tmp_path):
     record(tmp_path / "broken", range(3, 6), 2)
     for name in (METRICS_FILE, SAMPLES_FILE):
         assert (tmp_path / "broken" / name).read_text() == (tmp_path / "whole" / name).read_text()
-    assert strict_lines(tmp_path / "whole" / METRICS_FILE)[3] == {"step": 4, "reward": 2.0, "entropy": None}
+    assert strict_lines(tmp_path / "whole" / METRICS_FILE)[3] == {
+        "step": 4,
+        "reward": 2.0,
+        "entropy": None,
+    }
     assert len(read_jsonl(tmp_path / "whole" / SAMPLES_FILE)) == 10
     assert list((tmp_path / "whole" / "tensorboard").glob("events.*"))
 
@@ -116,10 +127,14 @@ def test_records_are_on_disk_before_the_next_step(tmp_path):
         assert read_jsonl(tmp_path / SAMPLES_FILE) == [{"step": 1}]
 
 
-def test_a_missing_wandb_names_the_field_and_the_way_out_and_leaves_the_records_alone(tmp_path, monkeypatch):
+def test_a_missing_wandb_names_the_field_and_the_way_out_and_leaves_the_records_alone(
+    tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "wandb", None)
     write_jsonl(tmp_path / METRICS_FILE, [{"step": 1}, {"step": 2}])
-    with pytest.raises(ValueError, match=r"^run\.wandb_project: wandb is not installed; .*set null$"):
+    with pytest.raises(
+        ValueError, match=r"^run\.wandb_project: wandb is not installed; .*set null$"
+    ):
         RunLog(tmp_path, 1, "project", {})
     assert len(read_jsonl(tmp_path / METRICS_FILE)) == 2
 
@@ -163,7 +178,7 @@ def test_a_resumed_run_is_the_same_wandb_run_and_another_directory_is_another(tm
     assert {run.settings["resume"] for run in wandb} == {"allow"}
 
 
-# --- time --------------------------------------------------------------------------------------------------
+# --- time -----------------------------------------------------------------------------------------
 
 
 def test_the_clock_adds_up(monkeypatch):
@@ -182,7 +197,7 @@ def test_the_clock_adds_up(monkeypatch):
     }
 
 
-# --- progress ----------------------------------------------------------------------------------------------
+# --- progress -------------------------------------------------------------------------------------
 
 
 def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys):
@@ -205,7 +220,11 @@ def test_plain_lines_come_now_and_then_and_at_the_end(capsys):
     with Progress("step", 25, start=7, every=10) as progress:
         for step in range(8, 26):
             progress.show(step, "")
-    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == ["10/25", "20/25", "25/25"]
+    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == [
+        "10/25",
+        "20/25",
+        "25/25",
+    ]
 
 
 def test_a_step_over_the_mark_counts_as_one_on_it(capsys):

@@ -9,15 +9,15 @@ import numpy as np
 import optax
 import pytest
 from policies import table_policy
-from update_problem import SHAPED, G, P, V, make_data
 from tiny_runs import TRAIN, make_workspace, write_yaml
+from update_problem import SHAPED, G, P, V, make_data
 
-from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
 from entropy_rl.cli.main import main
-from entropy_rl.config.train import TrainConfig
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.commands.debug_update import _policy
+from entropy_rl.config.train import TrainConfig
 from entropy_rl.learner.update import init_state, make_update
+from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
 from entropy_rl.types import TrainState
 
 SPOIL = '''
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 
 def spoil():
-    """NaN for the rows of a group in which just one reward is 1; it comes and goes over the steps."""
+    """NaN for the rows of a group with exactly one reward of 1, which occurs in some steps."""
     def transform(advantages, stats):
         lonely = (advantages.reshape(-1, 4) > 1).sum(1, keepdims=True) == 1
         return jnp.where(jnp.repeat(lonely, 4, axis=0), jnp.nan, advantages)
@@ -39,7 +39,9 @@ def test_parameters_and_optimizer_are_those_from_before(key):
     state, _ = update(init_state(policy.init(key), optimizer), make_data())
     before = jax.tree.map(np.array, (state.params, state.opt_state))
     data = make_data(1)
-    state, metrics = update(state, data.replace(old_log_probs=data.old_log_probs.at[5, 0].set(np.nan)))
+    state, metrics = update(
+        state, data.replace(old_log_probs=data.old_log_probs.at[5, 0].set(np.nan))
+    )
     assert not np.isfinite(metrics["grad_norm"])
     jax.tree.map(np.testing.assert_array_equal, (state.params, state.opt_state), before)
     state, metrics = update(state, data)
@@ -70,13 +72,24 @@ def here(tmp_path, monkeypatch):
 
 
 def test_a_run_keeps_what_went_wrong_goes_on_and_stops_at_the_limit(here, capsys):
-    train = ["train", "--config", "spoiled.yaml", "--steps", "12", "--batching.max_nonfinite_updates"]
+    train = [
+        "train",
+        "--config",
+        "spoiled.yaml",
+        "--steps",
+        "12",
+        "--batching.max_nonfinite_updates",
+    ]
     assert main([*train, "2"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     names = sorted(path.name for path in (here / "run" / "nonfinite_updates").iterdir())
     assert len(names) == 2 and all(re.fullmatch(r"step_\d+_update_\d+", name) for name in names)
-    assert error.startswith("entropy-rl train: run/nonfinite_updates holds 2 updates whose gradient was not finite")
-    assert any(f"see `entropy-rl debug-update run/nonfinite_updates/{name}`" in error for name in names)
+    assert error.startswith(
+        "entropy-rl train: run/nonfinite_updates holds 2 updates whose gradient was not finite"
+    )
+    assert any(
+        f"see `entropy-rl debug-update run/nonfinite_updates/{name}`" in error for name in names
+    )
 
     # Until they are gone it does not start.
     assert main([*train, "2"]) == 2
@@ -95,9 +108,8 @@ def test_a_run_keeps_what_went_wrong_goes_on_and_stops_at_the_limit(here, capsys
     capsys.readouterr()
     assert main(["debug-update", str(kept[0])]) == 0
     out = capsys.readouterr().out
-    assert (
-        "parameters: finite\nthe recorded batch: finite\nthe forward pass: finite\nmetrics: not finite" in out
-    )
+    checks = ["parameters: finite", "the recorded batch: finite", "the forward pass: finite"]
+    assert "\n".join([*checks, "metrics: not finite"]) in out
     assert "the gradient: not finite in" in out and "['embed_tokens']['embedding']: " in out
 
 
