@@ -20,7 +20,7 @@ from entropy_rl.stats.matched import (
     pass_at_budget,
     pass_at_k_at_equal_length,
 )
-from entropy_rl.stats.pass_at_k import bootstrap_interval, pass_at_k
+from entropy_rl.stats.pass_at_k import pass_at_k, wilson_interval
 from entropy_rl.tasks.task import Verdict
 
 LEVEL = 0.05  # of significance, for adjusted p-values
@@ -217,7 +217,7 @@ def _curve(ks: Sequence[int], values: Sequence[np.ndarray]) -> Curve:
     curve = {}
     for i, k in enumerate(ks):
         known = values[~np.isnan(values[:, i]), i]
-        curve[k] = (*map(float, bootstrap_interval(known)), known.size)
+        curve[k] = (*map(float, wilson_interval(known)), known.size)
     return curve
 
 

@@ -17,7 +17,7 @@ from entropy_rl.stats.diversity import (
     repetition_rate,
     unique_answers,
 )
-from entropy_rl.stats.pass_at_k import bootstrap_interval, pass_at_k_curve
+from entropy_rl.stats.pass_at_k import bootstrap_interval, pass_at_k_curve, wilson_interval
 from entropy_rl.tasks.task import AnsweringTask, JudgeError, ProbedTask, Problem, Task, Verdict
 
 Interval = tuple[float, float, float]  # estimate, low, high
@@ -29,7 +29,10 @@ _PROBED_AT_ONCE = 256
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The result of an evaluation. Intervals are 95% bootstrap intervals over problems.
+    """The result of an evaluation, with 95% intervals over problems.
+
+    Intervals are those of `wilson_interval` for rates of success (Pass@K, avg@n, maj@n) and of
+    `bootstrap_interval` for the others.
 
     Attributes:
       problems: Problems that were sampled.
@@ -133,8 +136,10 @@ def summarize(
         pass_at_k=pass_at_k,
         pass_at_k_problems={k: int((judged >= k).sum()) for k in pass_at_k},
         unjudged=int((judged == 0).sum()),
-        avg_at_n=_interval(correct[judged > 0] / judged[judged > 0]),
-        maj_at_n=_interval([tally.majority for tally in done if tally.judged]) if answers else None,
+        avg_at_n=_interval(correct[judged > 0] / judged[judged > 0], wilson_interval),
+        maj_at_n=_interval([tally.majority for tally in done if tally.judged], wilson_interval)
+        if answers
+        else None,
         unique_answers=_interval([tally.unique for tally in done]) if answers else None,
         distinct={n: _interval([tally.distinct[n] for tally in done]) for n in DISTINCT},
         repetition=_interval([tally.repetition / tally.rows for tally in done]),
@@ -217,8 +222,10 @@ class _Probe:
             self._waiting = []
 
 
-def _interval(values: Iterable[float]) -> Interval | None:
+def _interval(
+    values: Iterable[float], method: Callable[..., tuple] = bootstrap_interval
+) -> Interval | None:
     """Over the problems that have a value; None if there are none."""
     values = np.asarray(list(values), np.float64)
     values = values[~np.isnan(values)]
-    return tuple(float(x) for x in bootstrap_interval(values)) if values.size else None
+    return tuple(float(x) for x in method(values)) if values.size else None

@@ -14,7 +14,7 @@ def evaluation_table(columns: Mapping[str, Evaluation]) -> str:
       columns: Heading -> evaluation.
 
     Returns:
-      Aligned plain text. Intervals are 95% bootstrap intervals over problems.
+      Aligned plain text. Intervals are 95% intervals over problems.
     """
     rows = evaluation_rows(columns)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

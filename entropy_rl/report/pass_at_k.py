@@ -74,5 +74,5 @@ def pass_at_k_figure(
     axis.set_ylabel("Pass@K")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    axis.set_title("bands: 95% bootstrap intervals over problems", fontsize=9)
+    axis.set_title("bands: 95% Wilson intervals over problems", fontsize=9)
     return figure

@@ -1,4 +1,4 @@
-"""Statistics of evaluations: Pass@K, bootstrap tests, diversity, comparisons at equal length."""
+"""Statistics of evaluations: Pass@K, intervals, paired tests, diversity, matched comparisons."""
 
 from entropy_rl.stats.bootstrap import holm as holm
 from entropy_rl.stats.bootstrap import paired_bootstrap as paired_bootstrap
@@ -10,3 +10,4 @@ from entropy_rl.stats.matched import pass_at_budget as pass_at_budget
 from entropy_rl.stats.matched import pass_at_k_at_equal_length as pass_at_k_at_equal_length
 from entropy_rl.stats.pass_at_k import bootstrap_interval as bootstrap_interval
 from entropy_rl.stats.pass_at_k import pass_at_k_curve as pass_at_k_curve
+from entropy_rl.stats.pass_at_k import wilson_interval as wilson_interval

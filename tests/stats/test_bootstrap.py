@@ -206,7 +206,7 @@ def test_holm_is_the_closed_test_of_bonferroni():
             r"paired_bootstrap: values of shape \(2,\) and baseline",
         ),
         (lambda: paired_bootstrap([math.nan], [1.0]), "paired_bootstrap: a value is not finite"),
-        (lambda: paired_bootstrap([], []), r"paired_bootstrap: values of shape \(0,\)"),
+        (lambda: paired_bootstrap([], []), r"paired_bootstrap: values must have shape"),
         (
             lambda: paired_bootstrap([1.0], [1.0], confidence=1),
             "paired_bootstrap: confidence=1 is not allowed",

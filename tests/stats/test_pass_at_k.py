@@ -7,7 +7,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from entropy_rl.stats.pass_at_k import bootstrap_interval, pass_at_k, pass_at_k_curve
+from entropy_rl.stats.pass_at_k import (
+    bootstrap_interval,
+    pass_at_k,
+    pass_at_k_curve,
+    wilson_interval,
+)
 
 
 def exact(n, c, k):
@@ -100,8 +105,7 @@ def test_pass_at_k_refuses_impossible_counts(n, c, k, message):
         pass_at_k(n, c, k)
 
 
-# --------------------------------------------------------------------------------------- the
-# bootstrap
+# --- intervals
 
 
 def test_the_curve_takes_powers_of_two_and_averages_over_problems():
@@ -148,14 +152,90 @@ def test_equal_values_have_an_interval_without_width():
     np.testing.assert_allclose(bootstrap_interval([0.3]), 0.3)
 
 
+def test_the_wilson_interval_equals_its_values_by_hand():
+    # t of 3 degrees of freedom: 3.182446, t² = 10.127964
+    # 1 1 1 0: m = 3/4, Σ(v - m)² = 3/4, so D = (3/4 + 1/4) / (3/4 + 1/4) = 1, q = 2.531991,
+    # (0.75 + 1.265996 ± √(2.531991 · 0.1875 + 1.602745)) / 3.531991
+    interval = wilson_interval([1.0, 1.0, 1.0, 0.0])
+    np.testing.assert_allclose(interval, [0.75, 0.162697, 0.978866], atol=2e-6)
+    # All solved: D = 1, and (1 + q/2 - q/2) / (1 + q) = 1 / (1 + q)
+    np.testing.assert_allclose(wilson_interval(np.ones(4)), [1, 1 / 3.531991, 1], atol=1e-6)
+    np.testing.assert_allclose(wilson_interval(np.zeros(4)), [0, 0, 2.531991 / 3.531991], atol=1e-6)
+    # Equal values: D = 0.25 / (4 · 0.25 + 0.25) = 0.2, q = 0.506398
+    # (0.5 + 0.253199 ± √(0.506398 / 4 + 0.064110)) / 1.506398
+    interval = wilson_interval(np.full(4, 0.5))
+    np.testing.assert_allclose(interval, [0.5, 0.210101, 0.789899], atol=2e-6)
+
+
+def test_the_wilson_interval_of_coin_flips_is_that_of_wilson():
+    # With 0s and 1s alone D = 1 for any number of them, and for many problems t is the normal
+    # quantile.
+    values = np.repeat([1.0, 0.0], [90_000, 10_000])
+    z, p, n = 1.959964, 0.9, 100_000
+    ends = [
+        (p + z**2 / 2 / n + sign * z * math.sqrt(p * (1 - p) / n + z**2 / 4 / n**2))
+        / (1 + z**2 / n)
+        for sign in (-1, 1)
+    ]
+    np.testing.assert_allclose(wilson_interval(values)[1:], ends, rtol=1e-6)
+
+
+def test_the_wilson_interval_contains_the_mean_lies_within_0_and_1_and_mirrors():
+    values = np.random.default_rng(0).beta(0.2, 0.1, size=(7, 500))
+    mean, low, high = wilson_interval(values)
+    assert ((low >= 0) & (low <= mean) & (mean <= high) & (high <= 1)).all()
+    mirrored = wilson_interval(1 - values)
+    np.testing.assert_allclose(mirrored.low, 1 - high, atol=1e-12)
+    np.testing.assert_allclose(wilson_interval(values[:, 3]), np.array([mean, low, high])[:, 3])
+    narrow = wilson_interval(values, confidence=0.5)
+    assert ((low < narrow.low) & (narrow.high < high)).all()
+
+
+def test_one_problem_has_the_wilson_interval_0_to_1():
+    np.testing.assert_array_equal(wilson_interval([[0.3, 1.0]]), [[0.3, 1], [0, 0], [1, 1]])
+
+
+@pytest.mark.parametrize("problems", [30, 200])
+@pytest.mark.parametrize("a, b", [(1, 1), (0.3, 1), (0.1, 0.6)])
+def test_wilson_intervals_of_pass_at_k_cover_the_truth_near_saturation_too(problems, a, b):
+    # benchmarks/interval_coverage.py prints these cells, and those of the percentile bootstrap.
+    n, ks, simulations = 64, np.array([1, 8, 32, 60, 64]), 1500
+    rng = np.random.default_rng(1)
+    correct = rng.binomial(n, rng.beta(a, b, (simulations, problems))).T
+    values = pass_at_k(n, np.arange(n + 1)[:, None], ks)[correct]
+    # 1 - E[(1 - p)^k] = 1 - Π_{i<k} (b + i) / (a + b + i)
+    truth = np.array([1 - np.prod((b + np.arange(k)) / (a + b + np.arange(k))) for k in ks])
+    interval = wilson_interval(values)
+    covered = np.mean((interval.low <= truth) & (truth <= interval.high), axis=0)
+    assert (covered >= 0.9).all() and (covered <= 0.99).all()
+
+
+def test_the_percentile_bootstrap_loses_its_coverage_near_saturation():
+    # Why Pass@K has another interval.
+    n, problems, simulations = 64, 30, 300
+    rng = np.random.default_rng(1)
+    correct = rng.binomial(n, rng.uniform(size=(simulations, problems))).T
+    interval = bootstrap_interval(pass_at_k(n, correct, n), resamples=400)
+    covered = np.mean((interval.low <= 64 / 65) & (interval.high >= 64 / 65))
+    assert covered < 0.5
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: bootstrap_interval([]), r"values of shape \(0,\); expected \[problems"),
+        (lambda: bootstrap_interval([]), r"values must have shape \[problems, ...\].*got \(0,\)"),
         (lambda: bootstrap_interval([1.0, math.nan]), "a value is not finite"),
         (lambda: bootstrap_interval([1.0], confidence=95), "confidence=95 is not allowed"),
         (lambda: bootstrap_interval([1.0], resamples=0), "resamples=0 is not allowed"),
-        (lambda: pass_at_k_curve(4, 2), r"n and c give shape \(\); expected \[problems\]"),
+        (lambda: pass_at_k_curve(4, 2), r"n and c must have shape \[problems\], got \(\)"),
+        (lambda: wilson_interval([]), r"values must have shape \[problems, ...\].*got \(0,\)"),
+        (
+            lambda: wilson_interval([0.5, 1.5]),
+            "wilson_interval: values must be from 0 to 1, got 1.5",
+        ),
+        (lambda: wilson_interval([0.5, -1.0]), "values must be from 0 to 1, got -1.0"),
+        (lambda: wilson_interval([0.5, math.nan]), "a value is not finite"),
+        (lambda: wilson_interval([0.5, 0.6], confidence=95), "confidence=95 is not allowed"),
     ],
 )
 def test_arguments_out_of_range_are_refused(call, message):
