@@ -1,6 +1,4 @@
-"""A grid of recipes and seeds: trained, evaluated, and held against hypotheses registered
-before.
-"""
+"""`entropy-rl study`: a grid of training runs, and tests of registered hypotheses."""
 
 from __future__ import annotations
 
@@ -15,14 +13,14 @@ from entropy_rl.runs.directory import check_directory, claim_directory
 from entropy_rl.studies import (
     Design,
     design,
+    incomplete,
     plan_text,
     read_records,
     run_units,
-    to_do,
     write_report,
 )
 
-# What may change between two starts: where the study lies, and what is to be done.
+# Fields that may change between two starts.
 _FREE = (
     *("study.do", "study.parallel", "study.only", "study.output"),
     *("train.run.directory", "evaluate.output"),
@@ -30,10 +28,10 @@ _FREE = (
 
 
 def main(config: StudyConfig) -> None:
-    """The verb `study` of the command line.
+    """Run the command `study`.
 
     Raises:
-      ChildProcessError: If runs failed; all others are done, and the report is written.
+      ChildProcessError: Some runs failed; all others are done, and the report is written.
     """
     require(
         not os.environ.get(VARIABLE),
@@ -47,7 +45,7 @@ def main(config: StudyConfig) -> None:
     if config.do == "plan":
         print(plan_text(found))
         return
-    # The config is fixed from here on: it is what was registered before the first run.
+    # From here on the config is fixed: the hypotheses are registered before the first run.
     claim_directory(found.directory, found, **ours)
     if config.do == "run":
         run_units(found, lambda line: print(line, file=sys.stderr, flush=True))
@@ -58,11 +56,13 @@ def main(config: StudyConfig) -> None:
 
 def _check_failures(found: Design) -> None:
     records = read_records(found)
-    failed = [unit for unit, record in to_do(records, found.study.only).items() if record.failed]
+    failed = [
+        unit for unit, record in incomplete(records, found.study.only).items() if record.failed
+    ]
     if failed:
         raise ChildProcessError(
             f"{len(failed)} of {len(records)} runs failed, the first: {failed[0]}: "
-            f"{records[failed[0]].failed}; the same command tries them again"
+            f"{records[failed[0]].failed}; the same command retries them"
         )
 
 

@@ -1,4 +1,4 @@
-"""The figures of a study: Pass@K, and how entropy and length went, of every arm."""
+"""Figures of a study: Pass@K, and entropy and length in training, by arm."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 
 from entropy_rl.config.study import BASE
 from entropy_rl.report.curves import metric_values, running_mean
-from entropy_rl.studies.analysis import Analysis, Result
+from entropy_rl.studies.analysis import StudyAnalysis
+from entropy_rl.studies.measures import UnitResult
 
-Look = dict[str, str]  # what `plot` takes
+Style = dict[str, str]  # keyword arguments of `Axes.plot`
 
 _DPI = 140
-_COLOURS = [f"C{i}" for i in range(10)]
-_DASHES = ["-", "--", ":", "-."]  # of the first ten arms, the next ten, ...
+_COLORS = [f"C{i}" for i in range(10)]
+_DASHES = ["-", "--", ":", "-."]  # one for each ten arms
 _CURVES = {"entropy": "entropy (nats per token)", "length": "response length (tokens)"}
 
 
-def write_figures(directory: Path, analysis: Analysis) -> list[str]:
-    """Draws pass_at_k.png and curves.png, with bands from the lowest to the highest seed.
+def write_figures(directory: Path, analysis: StudyAnalysis) -> list[str]:
+    """Draw pass_at_k.png and curves.png, with bands from the lowest to the highest seed.
 
     Returns:
-      The names of what was written; nothing without matplotlib, which is in the extra `report`, or
-      data.
+      Names of the files; empty without data or without matplotlib (the extra `report`).
     """
     try:
         import matplotlib
@@ -35,50 +35,48 @@ def write_figures(directory: Path, analysis: Analysis) -> list[str]:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    arms: dict[str, list[Result]] = {}
+    arms: dict[str, list[UnitResult]] = {}
     for unit, result in analysis.results.items():
         arms.setdefault(unit.arm, []).append(result)
     if not arms:
         return []
-    looks = _looks(dict.fromkeys(unit.arm for unit in analysis.records))
-    figures = {"pass_at_k.png": _pass_at_k(arms, looks)}
+    styles = _styles(dict.fromkeys(unit.arm for unit in analysis.records))
+    figures = {"pass_at_k.png": _pass_at_k(arms, styles)}
     trained = {
         arm: results for arm, results in arms.items() if all(result.metrics for result in results)
     }
     if trained:
-        figures["curves.png"] = _curves(trained, looks)
+        figures["curves.png"] = _curves(trained, styles)
     for name, figure in figures.items():
         figure.savefig(directory / name, dpi=_DPI)
         plt.close(figure)
     return list(figures)
 
 
-def _looks(arms: Iterable[str]) -> dict[str, Look]:
-    """Of all arms, also those without a result yet: an arm looks the same in every report of a
-    study.
-    """
-    looks = itertools.cycle({"color": c, "linestyle": dash} for dash in _DASHES for c in _COLOURS)
+def _styles(arms: Iterable[str]) -> dict[str, Style]:
+    """Assign styles to all arms, with results or without: an arm keeps its style in all reports."""
+    styles = itertools.cycle({"color": c, "linestyle": dash} for dash in _DASHES for c in _COLORS)
     return {
-        arm: {"color": "black", "linestyle": "-"} if arm == BASE else next(looks) for arm in arms
+        arm: {"color": "black", "linestyle": "-"} if arm == BASE else next(styles) for arm in arms
     }
 
 
-def _pass_at_k(arms: Mapping[str, Sequence[Result]], looks: Mapping[str, Look]) -> Any:
+def _pass_at_k(arms: Mapping[str, Sequence[UnitResult]], styles: Mapping[str, Style]) -> Any:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
     for arm, results in arms.items():
         ks = sorted(set.intersection(*(set(result.evaluation.pass_at_k) for result in results)))
         values = np.array([[result.evaluation.pass_at_k[k][0] for k in ks] for result in results])
-        _band(axis, ks, values, arm, looks[arm], marker=".")
+        _draw_mean(axis, ks, values, arm, styles[arm], marker=".")
     axis.set_xscale("log", base=2)
     axis.set_xticks(ks, [str(k) for k in ks], fontsize=8)
     axis.set_xlabel("K")
     axis.set_ylabel("Pass@K")
-    return _finished(figure, axis)
+    return _add_legend(figure, axis)
 
 
-def _curves(arms: Mapping[str, Sequence[Result]], looks: Mapping[str, Look]) -> Any:
+def _curves(arms: Mapping[str, Sequence[UnitResult]], styles: Mapping[str, Style]) -> Any:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
@@ -88,30 +86,35 @@ def _curves(arms: Mapping[str, Sequence[Result]], looks: Mapping[str, Look]) -> 
             window = max(1, steps // 10)
             of_seeds = [metric_values(result.metrics[:steps], name) for result in results]
             values = np.array([running_mean(of_seed, window) for of_seed in of_seeds])
-            _band(axis, np.arange(window, steps + 1), values, arm, looks[arm])
+            _draw_mean(axis, np.arange(window, steps + 1), values, arm, styles[arm])
         axis.set_xlabel("step")
         axis.set_title(f"{title}, in training", fontsize=10)
-    return _finished(figure, axes[0])
+    return _add_legend(figure, axes[0])
 
 
-def _band(
-    axis: Any, x: Sequence[int], values: np.ndarray, arm: str, look: Look, marker: str | None = None
+def _draw_mean(
+    axis: Any,
+    x: Sequence[int],
+    values: np.ndarray,
+    arm: str,
+    style: Style,
+    marker: str | None = None,
 ) -> None:
-    """The mean over seeds, f[seeds, x], and a band from the lowest to the highest."""
-    axis.plot(x, values.mean(axis=0), **look, marker=marker, label=f"{arm} ({len(values)})")
+    """Draw the mean of f[seeds, x] over seeds, and a band from the lowest to the highest."""
+    axis.plot(x, values.mean(axis=0), **style, marker=marker, label=f"{arm} ({len(values)})")
     if len(values) > 1:
         low, high = values.min(axis=0), values.max(axis=0)
-        axis.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        axis.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
     axis.grid(alpha=0.3)
 
 
-def _finished(figure: Any, axis: Any) -> Any:
+def _add_legend(figure: Any, axis: Any) -> Any:
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(
         handles,
         labels,
         loc="outside right upper",
-        title="mean over seeds (how many)\nband: lowest to highest",
+        title="mean over seeds (count)\nband: lowest to highest",
         alignment="left",
         fontsize=8,
         title_fontsize=8,

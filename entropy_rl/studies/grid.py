@@ -1,4 +1,4 @@
-"""What a study consists of: its units, each an arm with a seed, and the commands that make them."""
+"""The grid of a study: its units (an arm with a seed), and the commands that run them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from entropy_rl.losses.build import loss_controller
 from entropy_rl.losses.build_surrogate import build_surrogate
 from entropy_rl.losses.build_token_weights import build_token_weighting
 
-TRAIN, EVALUATE = "train", "evaluate"  # the phases of a unit, which are verbs
-# What the study itself sets.
+TRAIN, EVALUATE = "train", "evaluate"  # phases of a unit; each is a command
+# Fields that the study sets.
 _OWN = {TRAIN: ("seed", "run.directory"), EVALUATE: ("seed", "model.path", "output")}
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """An arm with a seed; the arm `base` has one unit, and its seed is that of its evaluation."""
+    """An arm with a seed. The arm `base` has one unit, whose seed is the evaluation's."""
 
     arm: str
     seed: int
@@ -36,19 +36,18 @@ class Unit:
 
     @property
     def phases(self) -> tuple[str, ...]:
-        """The verbs that make it, in order."""
+        """The commands that run it, in order."""
         return (EVALUATE,) if self.arm == BASE else (TRAIN, EVALUATE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Design:
-    """What is written down before the first run: the study, and the configs that it builds on,
-    resolved.
+    """The registered design of a study: its config, and the resolved configs it builds on.
 
     Attributes:
       study: The config of the study.
       train: The training config that all arms share.
-      evaluate: The evaluation config, as of the arm `base`.
+      evaluate: The evaluation config of the arm `base`.
     """
 
     study: StudyConfig
@@ -57,7 +56,7 @@ class Design:
 
     @property
     def directory(self) -> Path:
-        """Of the study."""
+        """Directory of the study."""
         return Path(self.study.output)
 
     def seeds(self, arm: str) -> list[int]:
@@ -69,35 +68,35 @@ class Design:
     def units(self) -> list[Unit]:
         """All units: `base`, then the arms of hypotheses, then the others, each seed by seed.
 
-        A study that is cut has what decides, or all arms of that for a few seeds.
+        An interrupted study thus has the arms that decide its hypotheses, for some of the seeds.
         """
         named = {
             arm
             for hypothesis in self.study.registered()
             for arm in (hypothesis.arm, hypothesis.against)
         }
-        decides = [arm for arm in self.study.arms if arm in named]
+        tested = [arm for arm in self.study.arms if arm in named]
         others = [arm for arm in self.study.arms if arm not in named]
-        return [Unit(BASE, self.seeds(BASE)[0]), *self._by_seed(decides), *self._by_seed(others)]
+        return [Unit(BASE, self.seeds(BASE)[0]), *self._by_seed(tested), *self._by_seed(others)]
 
     def _by_seed(self, arms: Sequence[str]) -> list[Unit]:
         seeds = dict.fromkeys(seed for arm in arms for seed in self.seeds(arm))
         return [Unit(arm, seed) for seed in seeds for arm in arms if seed in self.seeds(arm)]
 
     def directory_of(self, unit: Unit) -> Path:
-        """Where a unit lies: train/, evaluate/, and the records of the study."""
+        """Directory of a unit: train/, evaluate/, and its records."""
         return self.directory / "runs" / unit.arm / str(unit.seed)
 
     def arguments(self, unit: Unit, phase: str) -> list[str]:
-        """The command line of a phase, after `entropy-rl`."""
+        """Command-line arguments of a phase, after `entropy-rl`."""
         return _arguments(self.study, unit, phase, self.directory_of(unit), self.train.model.path)
 
 
 def design(config: StudyConfig) -> Design:
-    """Resolves and checks every config of a study, before any device work.
+    """Resolve and check every config of a study, before any device work.
 
     Raises:
-      ValueError: If one of them cannot work; the message begins with where it stands.
+      ValueError: A config is invalid; the message begins with its place in the study.
     """
     for name, recipe in ((TRAIN, config.train), (EVALUATE, config.evaluate)):
         _check_overrides(f"{name}.overrides", recipe.overrides, name)
@@ -118,8 +117,8 @@ def design(config: StudyConfig) -> Design:
             of_arm.model.path,
             f"the model of all arms ({shared.model.path})",
         )
-        # Arms see the same prompts, and cost as many samples; further rounds of a step are counted
-        # apart.
+        # All arms see the same prompts and draw as many samples; those of dynamic sampling are
+        # counted separately.
         for path in ("steps", "rollout.prompts", "rollout.group_size"):
             ours, theirs = map(operator.attrgetter(path), (of_arm, shared))
             require(ours == theirs, f"arms.{arm}.{path}", ours, f"{theirs}, as of all")
@@ -136,7 +135,7 @@ def design(config: StudyConfig) -> Design:
 
 
 def command_line(arguments: list[str]) -> str:
-    """A command as one types it."""
+    """Format a command for a shell."""
     return shlex.join(["entropy-rl", *arguments])
 
 
@@ -144,7 +143,7 @@ def _arguments(
     study: StudyConfig, unit: Unit, phase: str, directory: Path, model: str
 ) -> list[str]:
     if phase == TRAIN:
-        # Its own evaluation, before and after, would repeat what the study does.
+        # The study evaluates every run; evaluations during training would repeat that.
         own = ["--seed", str(unit.seed), "--run.directory", str(directory / TRAIN)]
         overrides = {"evaluation": None} | study.train.overrides | study.arms.get(unit.arm, {})
         return [TRAIN, "--config", study.train.config, *_options(overrides), *own]
@@ -172,4 +171,4 @@ def _parse(study: StudyConfig, unit: Unit, phase: str, where: str, model: str) -
 def _check_overrides(where: str, overrides: Mapping[str, Any], phase: str) -> None:
     for path in overrides:
         if path in _OWN[phase] or path in ("config", "print_config"):
-            raise ValueError(f"{where}.{path}: is not allowed here; the study sets it")
+            raise ValueError(f"{where}.{path}: must not be set here; the study sets it")

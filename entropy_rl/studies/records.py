@@ -1,19 +1,18 @@
-"""What a study keeps of a unit: how far it is, what it took, and its measures, problem by
-problem.
-"""
+"""Records of a study: the progress of each unit, and its tallies by problem."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from entropy_rl.config.study import pass_at
 from entropy_rl.evaluation import read_samples
 from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.stats.pass_at_k import pass_at_k
+from entropy_rl.studies.grid import Design, Unit
 from entropy_rl.tasks.task import Verdict
 
 _RECORD_FILE = "record.json"
@@ -22,13 +21,12 @@ _PROBLEMS_FILE = "problems.json"
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """How far a unit is.
+    """Progress of a unit.
 
     Attributes:
-      done: Its phases that are complete.
-      seconds: Phase -> seconds that it took, all its starts that ended by themselves or were asked
-        to.
-      machine: Where the last of them ran.
+      done: Its complete phases.
+      seconds: Phase -> seconds spent in it, over all starts that were not killed.
+      machine: Where the last start ran.
       failed: Why the last start of a phase failed; None if it did not.
     """
 
@@ -37,16 +35,25 @@ class Record:
     machine: str = ""
     failed: str | None = None
 
+    @property
+    def total_seconds(self) -> float:
+        """Seconds spent in all phases."""
+        return sum(self.seconds.values())
+
     def after(
         self, phase: str, seconds: float, machine: str, failed: str | None, done: bool
     ) -> Record:
-        """The record after a start of a phase."""
+        """The record after one more start of a phase."""
         spent = dict(self.seconds) | {phase: self.seconds.get(phase, 0.0) + seconds}
         return Record((*self.done, phase) if done else self.done, spent, machine, failed)
 
 
 def read_record(directory: Path) -> Record:
-    """The record of a unit; an empty one where nothing was done yet."""
+    """Read the record of a unit; an empty one if nothing was run yet.
+
+    Raises:
+      ValueError: The file is not a record.
+    """
     path = directory / _RECORD_FILE
     if not path.exists():
         return Record()
@@ -54,20 +61,51 @@ def read_record(directory: Path) -> Record:
         plain = json.loads(path.read_text())
         return Record(**plain | {"done": tuple(plain["done"])})
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: this is no record of a study ({error})") from error
+        raise ValueError(f"{path}: must be the record of a unit ({error})") from error
 
 
 def write_record(directory: Path, record: Record) -> None:
-    """Writes it."""
+    """Write the record of a unit."""
     write_atomically(
         directory / _RECORD_FILE, json.dumps(dataclasses.asdict(record), indent=1) + "\n"
     )
 
 
+def read_records(design: Design) -> dict[Unit, Record]:
+    """Read the records of all units."""
+    return {unit: read_record(design.directory_of(unit)) for unit in design.units()}
+
+
+def is_complete(unit: Unit, record: Record) -> bool:
+    """Whether all phases of a unit are done."""
+    return set(unit.phases) <= set(record.done)
+
+
+def incomplete(records: Mapping[Unit, Record], only: Sequence[str] = ()) -> dict[Unit, Record]:
+    """Select the units that are not complete.
+
+    Args:
+      records: Unit -> its progress.
+      only: Arms to select from; empty for all.
+    """
+    return {
+        unit: record
+        for unit, record in records.items()
+        if not is_complete(unit, record) and (not only or unit.arm in only)
+    }
+
+
 @dataclasses.dataclass
 class ProblemTally:
-    """All samples of a problem: how many there are, were judged, correct, cut off; their tokens
-    and nats.
+    """Counts over all samples of a problem.
+
+    Attributes:
+      samples: Number of samples.
+      judged: Samples with a verdict.
+      correct: Correct samples.
+      truncated: Samples cut off at the token limit.
+      tokens: Tokens of all samples.
+      entropy: Sum of the token entropies, nats.
     """
 
     samples: int = 0
@@ -78,7 +116,7 @@ class ProblemTally:
     entropy: float = 0.0
 
     def endpoint(self, name: str) -> float:
-        """An endpoint of a hypothesis; NaN where there are too few judged samples for it."""
+        """Value of an endpoint of a hypothesis; NaN if there are too few judged samples."""
         k = pass_at(name)
         if k is not None:
             return float(pass_at_k(self.judged, self.correct, k)) if k <= self.judged else math.nan
@@ -90,7 +128,7 @@ class ProblemTally:
 
 
 def write_problems(directory: Path, evaluation: Path) -> None:
-    """Sums up the samples of an evaluation, which are far too many to be read for every report."""
+    """Tally the samples of an evaluation by problem; reports read the tallies, not the samples."""
     tallies: dict[int, ProblemTally] = {}
     for row in read_samples(evaluation):
         tally = tallies.setdefault(row["problem"], ProblemTally())
@@ -105,6 +143,6 @@ def write_problems(directory: Path, evaluation: Path) -> None:
 
 
 def read_problems(directory: Path) -> dict[int, ProblemTally]:
-    """Problem -> what `write_problems` summed up."""
+    """Read what `write_problems` wrote: problem id -> tally."""
     plain = json.loads((directory / _PROBLEMS_FILE).read_text())
     return {int(problem): ProblemTally(**tally) for problem, tally in plain.items()}

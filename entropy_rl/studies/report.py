@@ -1,4 +1,4 @@
-"""study.json, study.md and the figures: what a study says so far, and what is missing."""
+"""Report of a study: study.json, study.md and the figures."""
 
 from __future__ import annotations
 
@@ -11,88 +11,87 @@ import yaml
 from entropy_rl.config.study import BASE
 from entropy_rl.runs.directory import to_plain
 from entropy_rl.runs.jsonl import write_atomically
-from entropy_rl.studies.analysis import Analysis, Difference, Finding, Interval, analyze
+from entropy_rl.studies.analysis import StudyAnalysis, analyze_study
 from entropy_rl.studies.figures import write_figures
 from entropy_rl.studies.grid import Design
-from entropy_rl.studies.runner import commands, duration, total
+from entropy_rl.studies.hypotheses import Difference, HypothesisTest
+from entropy_rl.studies.measures import SeedMean
+from entropy_rl.studies.plan import commands, format_duration
 
 RESULT_FILE = "study.json"
 PAGE_FILE = "study.md"
-_RULE = """The first of these that holds: *no material effect*, the interval is within ± the
+_RULE = """The first rule that holds decides: *no material effect*, the interval is within ± the
 smallest effect of interest; *supports* or *contradicts*, p after Holm's correction over all
-registered hypotheses is at most alpha, and the difference is above or below 0; *not settled*.
-Intervals are not adjusted, and are of a bootstrap over seeds and problems
+registered hypotheses is at most alpha, and the difference is positive or negative; *not settled*
+otherwise. Intervals are not adjusted; they come from a bootstrap over seeds and problems
 (`entropy_rl.stats.bootstrap.crossed_bootstrap`). A verdict from fewer seeds than registered is
-interim, and none of the study."""
+interim and does not count as a result of the study."""
 _CONTROLS = ("length", "truncated", "entropy", "final_entropy", "tokens")
 
 
 def write_report(design: Design) -> str:
-    """Writes study.json, study.md and the figures into the directory of the study.
+    """Write study.json, study.md and the figures into the directory of the study.
 
     Returns:
-      The verdicts, and where everything is, for the terminal.
+      The verdicts and the path of the page, for the terminal.
     """
-    analysis = analyze(design)
+    analysis = analyze_study(design)
     plain = {"design": to_plain(design)} | analysis.to_plain()
     write_atomically(design.directory / RESULT_FILE, json.dumps(plain, indent=1) + "\n")
     figures = write_figures(design.directory, analysis)
     write_atomically(design.directory / PAGE_FILE, page(design, analysis, figures))
-    lines = [verdict(found, analysis) for found in analysis.findings]
+    lines = [verdict(test, analysis) for test in analysis.tests]
     missing = analysis.missing()
     state = f"{len(missing)} of {len(analysis.records)} runs are missing" if missing else "complete"
-    return "\n\n".join([*lines, f"{state}; everything is in {design.directory / PAGE_FILE}"])
+    return "\n\n".join([*lines, f"{state}; the report is {design.directory / PAGE_FILE}"])
 
 
-def verdict(found: Finding, analysis: Analysis) -> str:
-    """What is known of a hypothesis, in sentences."""
-    h = found.hypothesis
-    if not found.seeds:
+def verdict(test: HypothesisTest, analysis: StudyAnalysis) -> str:
+    """The verdict on a hypothesis, in sentences."""
+    h = test.hypothesis
+    if not test.seeds:
         return f"{h.name}: no data yet. {h.claim}"
-    interim = (
-        "" if found.is_final else f"interim, {found.seeds} of {found.seeds_registered} seeds: "
-    )
+    interim = "" if test.is_final else f"interim, {test.seeds} of {test.seeds_registered} seeds: "
     text = (
-        f"{h.name}: {interim}{found.decision}. {h.claim} {h.endpoint} of {h.arm} minus "
-        f"{h.against}: "
-        f"{_signed(found.difference)}, {1 - h.alpha:.0%} interval "
-        f"{_interval(found.low, found.high)}, over "
-        f"{_count(found.seeds, 'seed')} and {_count(found.problems, 'problem')}; "
-        f"p {found.p_value:.2g}, after Holm's correction {found.p_adjusted:.2g}."
+        f"{h.name}: {interim}{test.decision}. {h.claim} {h.endpoint} of {h.arm} minus "
+        f"{h.against}: {_signed(test.difference)}, {1 - h.alpha:.0%} interval "
+        f"{_interval(test.low, test.high)}, over {_count(test.seeds, 'seed')} and "
+        f"{_count(test.problems, 'problem')}; p {test.p_value:.2g}, after Holm's correction "
+        f"{test.p_adjusted:.2g}."
     )
     doubtful = [arm for arm in (h.arm, h.against) if arm in analysis.flags]
     return text + (f" Doubtful: {' and '.join(doubtful)} flagged." if doubtful else "")
 
 
-def page(design: Design, analysis: Analysis, figures: Sequence[str]) -> str:
-    """The Markdown page."""
+def page(design: Design, analysis: StudyAnalysis, figures: Sequence[str]) -> str:
+    """Render the Markdown page."""
     parts = [
         f"# Study: {design.directory.name}",
         _state(analysis),
         "## Verdicts",
-        "\n".join(f"- {verdict(found, analysis)}" for found in analysis.findings),
+        "\n".join(f"- {verdict(test, analysis)}" for test in analysis.tests),
         _hypotheses(analysis),
         _RULE,
         "## Arms",
-        "Mean over seeds, and 95% interval of Student's t over them; a single seed has none.",
+        "Mean over seeds, with the 95% interval of Student's t; a single seed has no interval.",
         _pass_at_k(analysis),
         _controls(analysis),
-        "`final_entropy`: of training, over its last 10 steps; "
-        "`tokens`: sampled in training, in millions. The rest is of the evaluation.",
-        _beside(design, analysis),
+        "`final_entropy`: training, mean over the last 10 steps; `tokens`: sampled in training, in "
+        "millions. All other columns come from the evaluation.",
+        _baseline_differences(design, analysis),
         _flags(analysis),
         *(f"![{name}]({name})" for name in figures),
         "## What was run",
         _runs(analysis),
         "The commands of the first seed of each arm:",
         "```bash\n" + "\n".join(commands(design)) + "\n```",
-        "The design, as it was registered:",
+        "The registered design:",
         "```yaml\n" + yaml.safe_dump(to_plain(design.study), sort_keys=False) + "```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _state(analysis: Analysis) -> str:
+def _state(analysis: StudyAnalysis) -> str:
     missing = analysis.missing()
     if not missing:
         return f"Complete: {len(analysis.records)} runs."
@@ -110,82 +109,70 @@ def _state(analysis: Analysis) -> str:
     return "\n".join([lines[0], "", *lines[1:]])
 
 
-def _hypotheses(analysis: Analysis) -> str:
-    header = (
-        "hypothesis",
-        "endpoint",
-        "arm",
-        "against",
-        "difference",
-        "interval",
-        "p",
-        "p adjusted",
-    )
+def _hypotheses(analysis: StudyAnalysis) -> str:
+    header = ("hypothesis", "endpoint", "arm", "against", "difference", "interval")
+    header += ("p", "p adjusted")
     header += ("smallest effect", "alpha", "seeds", "problems", "left out", "verdict")
     rows = []
-    for found in analysis.findings:
-        h = found.hypothesis
+    for test in analysis.tests:
+        h = test.hypothesis
         numbers = ("-",) * 6
-        if found.seeds:
+        if test.seeds:
             numbers = (
-                f"{h.arm} {found.arm_mean:.4g}",
-                f"{h.against} {found.against_mean:.4g}",
-                _signed(found.difference),
-                _interval(found.low, found.high),
-                f"{found.p_value:.2g}",
-                f"{found.p_adjusted:.2g}",
+                f"{h.arm} {test.arm_mean:.4g}",
+                f"{h.against} {test.against_mean:.4g}",
+                _signed(test.difference),
+                _interval(test.low, test.high),
+                f"{test.p_value:.2g}",
+                f"{test.p_adjusted:.2g}",
             )
         rows.append(
             (
                 *(h.name, h.endpoint, *numbers, f"{h.smallest_effect:g}", f"{h.alpha:g}"),
-                f"{found.seeds} of {found.seeds_registered}",
-                str(found.problems),
-                str(found.problems_left_out),
-                ("" if found.is_final else "interim: ")
-                + (found.decision if found.seeds else "no data yet"),
+                f"{test.seeds} of {test.seeds_registered}",
+                str(test.problems),
+                str(test.problems_left_out),
+                ("" if test.is_final else "interim: ")
+                + (test.decision if test.seeds else "no data yet"),
             )
         )
     return _table(header, rows)
 
 
-def _pass_at_k(analysis: Analysis) -> str:
+def _pass_at_k(analysis: StudyAnalysis) -> str:
     names = dict.fromkeys(
         name for arm in analysis.measures.values() for name in arm if name.startswith("pass@")
     )
     return _by_arm(analysis, list(names), "{:.3f}")
 
 
-def _controls(analysis: Analysis) -> str:
+def _controls(analysis: StudyAnalysis) -> str:
     skills = dict.fromkeys(
         name for arm in analysis.measures.values() for name in arm if name.startswith("skill/")
     )
     return _by_arm(analysis, [*_CONTROLS, *skills], "{:.4g}")
 
 
-def _beside(design: Design, analysis: Analysis) -> str:
-    """Against one arm, the same for all: what the registered hypotheses do not ask."""
-    if not analysis.beside:
+def _baseline_differences(design: Design, analysis: StudyAnalysis) -> str:
+    if not analysis.baseline_differences:
         return ""
-    endpoints = list(next(iter(analysis.beside.values())))
+    endpoints = list(next(iter(analysis.baseline_differences.values())))
     rows = [
         (arm, str(of_arm[endpoints[0]].seeds), *(_difference(of_arm[e]) for e in endpoints))
-        for arm, of_arm in analysis.beside.items()
+        for arm, of_arm in analysis.baseline_differences.items()
     ]
     return (
-        f"Each arm minus `{design.study.registered()[0].against}`, on the seeds and problems that "
-        "both have, "
-        "with the 95% interval of the same bootstrap; a single seed has none. This was not "
-        "registered and is "
-        "not corrected for how many comparisons it makes: it is for looking at.\n\n"
+        f"Each arm minus `{design.study.registered()[0].against}`, on the seeds and problems of "
+        "both, with the 95% interval of the same bootstrap; a single seed has no interval. These "
+        "comparisons are exploratory: not registered, and not corrected for multiple testing.\n\n"
     ) + _table(("arm", "seeds", *endpoints), rows)
 
 
-def _difference(found: Difference) -> str:
-    interval = "" if math.isinf(found.low) else f" {_interval(found.low, found.high)}"
-    return _signed(found.difference) + interval
+def _difference(d: Difference) -> str:
+    return _signed(d.difference) + ("" if math.isinf(d.low) else f" {_interval(d.low, d.high)}")
 
 
-def _by_arm(analysis: Analysis, names: Sequence[str], form: str) -> str:
+def _by_arm(analysis: StudyAnalysis, names: Sequence[str], form: str) -> str:
     rows = [
         (
             arm,
@@ -197,7 +184,7 @@ def _by_arm(analysis: Analysis, names: Sequence[str], form: str) -> str:
     return _table(("arm", "seeds", *names), rows) if rows else ""
 
 
-def _cell(value: Interval | None, name: str, form: str) -> str:
+def _cell(value: SeedMean | None, name: str, form: str) -> str:
     if value is None:
         return "-"
     mean, low, high, _ = (x / 1e6 for x in value) if name == "tokens" else value
@@ -205,27 +192,33 @@ def _cell(value: Interval | None, name: str, form: str) -> str:
     return form.format(mean) + ends
 
 
-def _flags(analysis: Analysis) -> str:
-    lines = [f"- {arm}: {sentence}" for arm, found in analysis.flags.items() for sentence in found]
+def _flags(analysis: StudyAnalysis) -> str:
+    lines = [f"- {arm}: {reason}" for arm, reasons in analysis.flags.items() for reason in reasons]
     return "\n".join(["Flags:", "", *lines]) if lines else "No arm is flagged."
 
 
-def _runs(analysis: Analysis) -> str:
+def _runs(analysis: StudyAnalysis) -> str:
     rows = []
     for arm in dict.fromkeys(unit.arm for unit in analysis.records):
         records = {unit: record for unit, record in analysis.records.items() if unit.arm == arm}
         complete = [str(unit.seed) for unit in records if unit in analysis.results]
-        seconds = sum(total(record) for record in records.values())
+        seconds = sum(record.total_seconds for record in records.values())
         machines = sorted({record.machine for record in records.values() if record.machine})
         rows.append(
-            (arm, ", ".join(complete) or "none", duration(seconds), "; ".join(machines) or "-")
+            (
+                arm,
+                ", ".join(complete) or "none",
+                format_duration(seconds),
+                "; ".join(machines) or "-",
+            )
         )
-    spent = sum(total(record) for record in analysis.records.values())
+    spent = sum(record.total_seconds for record in analysis.records.values())
     header = ("arm", "complete seeds", "time", "machine")
     return (
         _table(header, rows)
-        + f"\n\nAll runs took {duration(spent)}, added up also where several were at work at once. "
-        f"Starts that were killed are not in it. The seed of `{BASE}` is that of its samples."
+        + f"\n\nAll runs took {format_duration(spent)} in total; parallel runs count separately, "
+        "and starts that were killed are not included. "
+        f"The seed of `{BASE}` is that of its samples."
     )
 
 

@@ -1,6 +1,4 @@
-"""A study: its grid is run to the end whatever happens, and its hypotheses are decided by the
-rule.
-"""
+"""Studies: a grid of runs survives stops and crashes, and the registered rule decides."""
 
 import contextlib
 import fcntl
@@ -26,20 +24,13 @@ from entropy_rl.cli.main import main
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.study import FlagsConfig, Hypothesis, StudyConfig
 from entropy_rl.runs.preemption import Interrupted
-from entropy_rl.studies import design, runner
-from entropy_rl.studies.analysis import (
-    Result,
-    analyze,
-    beside_of,
-    decide,
-    findings_of,
-    flags_of,
-    measures_of,
-    summarize,
-)
+from entropy_rl.studies import design, machine, plan, runner
+from entropy_rl.studies.analysis import analyze_study
 from entropy_rl.studies.grid import Unit
+from entropy_rl.studies.hypotheses import baseline_differences, decide, hypothesis_tests
+from entropy_rl.studies.measures import UnitResult, find_flags, mean_over_seeds, measures_of
+from entropy_rl.studies.plan import expected_seconds, time_left
 from entropy_rl.studies.records import ProblemTally, Record
-from entropy_rl.studies.runner import expected_seconds, time_left
 
 ROOT = Path(__file__).parents[2]
 STUDY = {
@@ -94,7 +85,7 @@ def here(workspace, monkeypatch) -> Path:
 
 
 def in_this_process(design, unit, phase, cores):
-    """In place of a child, whose imports and compilation would take most of the time."""
+    """Replaces a child process, whose imports and compilation would take most of the time."""
     with (
         (design.directory_of(unit) / "log.txt").open("a") as log,
         contextlib.redirect_stdout(log),
@@ -112,8 +103,12 @@ def quick(monkeypatch, request):
 
 def make_quick(monkeypatch):
     monkeypatch.setattr(runner, "_start_child", in_this_process)
-    machine = lambda parallel: runner.Machine(f"a machine, {parallel} at once", [[]] * parallel)  # noqa: E731
-    monkeypatch.setattr(runner, "find_machine", machine)
+
+    def a_machine(parallel):
+        return machine.Machine(f"a machine, {parallel} at once", [[]] * parallel)
+
+    for module in (runner, plan):
+        monkeypatch.setattr(module, "find_machine", a_machine)
     monkeypatch.setattr("entropy_rl.report.summary.write_curves", lambda directory: directory)
     monkeypatch.setattr(
         importlib.import_module("entropy_rl.evaluate"),
@@ -138,7 +133,7 @@ def whole(workspace) -> Path:
 
 
 def without_clock(directory: Path) -> dict:
-    """study.json without what is measured with a clock, and where it lies."""
+    """study.json without times and paths."""
     plain = json.loads((directory / "study.json").read_text())
     del plain["design"]
     for unit in plain["units"]:
@@ -146,11 +141,10 @@ def without_clock(directory: Path) -> dict:
     return plain
 
 
-# --- run
-# --------------------------------------------------------------------------------------------------
+# --- run ---
 
 
-def test_a_study_runs_its_grid_and_says_what_follows(whole):
+def test_a_study_runs_its_grid_and_reports_verdicts(whole):
     plain = json.loads((whole / "study.json").read_text())
     assert plain["complete"] and [(u["arm"], u["seed"]) for u in plain["units"]] == [
         *[("base", 0), ("plain", 0), ("shaped", 0)],
@@ -187,7 +181,7 @@ def test_the_arms_of_a_seed_see_the_same_prompts_and_seeds_differ(whole):
     )
 
 
-def test_what_hypotheses_name_comes_before_the_other_arms_and_each_seed_by_seed(here):
+def test_arms_of_hypotheses_come_before_other_arms_and_each_seed_by_seed(here):
     arms = {"other": {}, "plain": STUDY["arms"]["plain"], "more": {}, "shaped": {}}
     write_yaml(here / "order.yaml", STUDY | {"arms": arms, "seeds_of": {"more": [1]}})
     found = design(parse_config(StudyConfig, "study", ["--config", "order.yaml"]))
@@ -198,7 +192,7 @@ def test_what_hypotheses_name_comes_before_the_other_arms_and_each_seed_by_seed(
     ]
 
 
-def test_an_arm_differs_by_its_overrides_alone(whole):
+def test_an_arm_differs_only_by_its_overrides(whole):
     configs = [
         yaml.safe_load((whole / f"runs/{arm}/0/train/config.yaml").read_text())
         for arm in ("plain", "shaped")
@@ -208,7 +202,7 @@ def test_an_arm_differs_by_its_overrides_alone(whole):
     assert configs[0] == configs[1] and configs[0]["steps"] == 2
 
 
-def test_the_same_command_again_does_nothing_that_is_done(whole, here, capsys):
+def test_a_complete_study_is_not_run_again(whole, here, capsys):
     files = {
         path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("*") if path.is_file()
     }
@@ -233,25 +227,23 @@ def assert_same_study(one: Path, other: Path) -> None:
 
 
 class Died(BaseException):
-    """What a process that is killed does not live to see."""
+    """The process is killed: no cleanup runs."""
 
 
-def test_a_study_that_is_stopped_and_dies_ends_as_one_that_never_was(
-    whole, here, capsys, monkeypatch
-):
+def test_a_stopped_and_crashed_study_equals_an_uninterrupted_one(whole, here, capsys, monkeypatch):
     arguments = study("--output", "hurt")
     with monkeypatch.context() as stopping:
         stopping.setenv("SIGNAL_AT_CALL", "SIGTERM:1")
         assert main(arguments) == 143
     line = capsys.readouterr().err.splitlines()[-1]
     assert (
-        line == "entropy-rl study: stopped during base, seed 0; the same command goes on from there"
+        line == "entropy-rl study: stopped during base, seed 0; the same command resumes the study"
     )
 
     def die(*_):
         raise Died
 
-    for moment in ("write_record", "write_problems"):  # a run is done, and nobody knows
+    for moment in ("write_record", "write_problems"):  # a run is done, but not recorded
         with monkeypatch.context() as dying:
             dying.setattr(runner, moment, die)
             with pytest.raises(Died):
@@ -263,7 +255,7 @@ def test_a_study_that_is_stopped_and_dies_ends_as_one_that_never_was(
 
 
 @pytest.mark.slow
-def test_a_study_in_processes_that_is_killed_and_stopped_ends_as_one_that_never_was(workspace):
+def test_a_killed_and_stopped_study_in_processes_equals_an_uninterrupted_one(workspace):
     assert finish(start(workspace, *study("--output", "unhurt")), timeout=1200).returncode == 0
     arguments = study("--output", "killed")
     process = start(workspace, *arguments)
@@ -275,7 +267,7 @@ def test_a_study_in_processes_that_is_killed_and_stopped_ends_as_one_that_never_
     process.send_signal(signal.SIGTERM)
     result = finish(process)
     assert result.returncode == 143
-    line = "entropy-rl study: stopped during shaped, seed 0; the same command goes on from there"
+    line = "entropy-rl study: stopped during shaped, seed 0; the same command resumes the study"
     assert result.stderr.splitlines()[-1] == line
     result = finish(start(workspace, *arguments), timeout=1200)
     assert result.returncode == 0, result.stderr
@@ -291,8 +283,8 @@ def wait_for(process, path: Path) -> None:
         time.sleep(0.02)
 
 
-# The start of a child as it is, and a verb that says on which cores it is and waits.
-FAKE_VERB = (
+# The start of a real child, then a command that reports its cores and waits.
+FAKE_COMMAND = (
     runner._CHILD.partition("from entropy_rl.cli.main")[0]
     + """
 import json, pathlib, time
@@ -304,28 +296,27 @@ time.sleep(100)
 )
 
 
-def test_a_study_that_is_asked_to_stop_passes_it_on_to_all_that_runs(here, monkeypatch):
+def test_a_stop_request_is_forwarded_to_all_children(here, monkeypatch):
     found = design(
         parse_config(StudyConfig, "study", study("--output", "asked", "--parallel", "3")[1:])
     )
     found.directory.mkdir()
     monkeypatch.undo()
     monkeypatch.chdir(here)
-    monkeypatch.setattr(runner, "_CHILD", FAKE_VERB.replace("READY", str(here / "asked")))
+    monkeypatch.setattr(runner, "_CHILD", FAKE_COMMAND.replace("READY", str(here / "asked")))
     said = []
 
     def ask():
         while len(list(found.directory.glob("ready-*"))) < 3:
             time.sleep(0.01)
         with (found.directory / "running").open("w") as file, pytest.raises(BlockingIOError):
-            fcntl.flock(
-                file, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # the children hold it, also if the study dies
+            # The children hold the lock, even if the study dies.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    with pytest.raises(Interrupted, match="the same command goes on from there"):
+    with pytest.raises(Interrupted, match="the same command resumes the study"):
         runner.run_units(found, said.append)
     thread.join()
     assert [line.split("  ")[1].split(":")[0] for line in said] == [
@@ -336,7 +327,7 @@ def test_a_study_that_is_asked_to_stop_passes_it_on_to_all_that_runs(here, monke
     assert all(record.failed is None for record in runner.read_records(found).values())
     if hasattr(os, "sched_getaffinity") and jax.default_backend() == "cpu":
         of_each = [json.loads(path.read_text()) for path in found.directory.glob("ready-*")]
-        assert sorted(of_each) == sorted(runner.share_cores(sorted(os.sched_getaffinity(0)), 3))
+        assert sorted(of_each) == sorted(machine.share_cores(sorted(os.sched_getaffinity(0)), 3))
 
 
 @pytest.mark.parametrize(
@@ -350,27 +341,27 @@ def test_a_study_that_is_asked_to_stop_passes_it_on_to_all_that_runs(here, monke
         ([5], 2, [[5], [5]]),
     ],
 )
-def test_runs_that_share_a_cpu_have_cores_of_their_own(cores, parallel, shares):
-    assert runner.share_cores(cores, parallel) == shares
+def test_parallel_runs_on_a_cpu_get_separate_cores(cores, parallel, shares):
+    assert machine.share_cores(cores, parallel) == shares
 
 
 class Slow:
-    """A child that is looked at so many times before it ends."""
+    """A child that ends after a number of polls."""
 
-    def __init__(self, looks: int, at_work: list):
-        self.looks, self.at_work, self.returncode = looks, at_work, None
-        at_work.append(self)
+    def __init__(self, polls: int, running: list):
+        self.polls, self.running, self.returncode = polls, running, None
+        running.append(self)
 
     def poll(self) -> int | None:
-        self.looks -= 1
-        if self.looks < 0:
-            self.at_work.remove(self)
+        self.polls -= 1
+        if self.polls < 0:
+            self.running.remove(self)
             self.returncode = 0
         return self.returncode
 
 
 @pytest.mark.parametrize("parallel", [1, 2, 3])
-def test_as_many_runs_as_asked_for_are_at_work_at_once_and_a_unit_goes_on_before_another_begins(
+def test_parallel_runs_are_kept_busy_and_a_unit_is_finished_before_another_begins(
     parallel, here, monkeypatch
 ):
     found = design(
@@ -381,19 +372,19 @@ def test_as_many_runs_as_asked_for_are_at_work_at_once_and_a_unit_goes_on_before
         )
     )
     found.directory.mkdir()
-    started, at_work, most = [], [], []
+    started, running, most = [], [], []
 
     def start(_, unit, phase, cores):
         started.append((unit, phase))
-        child = Slow(looks=len(started) % 3, at_work=at_work)
-        most.append(len(at_work))
+        child = Slow(polls=len(started) % 3, running=running)
+        most.append(len(running))
         return child
 
     monkeypatch.setattr(runner, "_start_child", start)
     monkeypatch.setattr(runner, "write_problems", lambda *_: None)
-    monkeypatch.setattr(runner, "_PATIENCE", 0.0)
+    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.0)
     runner.run_units(found, lambda line: None)
-    assert max(most) == parallel and not at_work
+    assert max(most) == parallel and not running
     assert sorted(map(str, started)) == sorted(
         str((unit, phase)) for unit in found.units() for phase in unit.phases
     )
@@ -406,7 +397,7 @@ def test_as_many_runs_as_asked_for_are_at_work_at_once_and_a_unit_goes_on_before
         )
 
 
-def test_arms_can_be_run_before_others_whatever_their_place(here, monkeypatch, capsys):
+def test_only_runs_the_named_arms(here, monkeypatch, capsys):
     only = ["--output", "some", "--only", "[shaped]"]
     found = design(parse_config(StudyConfig, "study", study(*only)[1:]))
     found.directory.mkdir()
@@ -423,7 +414,7 @@ def test_arms_can_be_run_before_others_whatever_their_place(here, monkeypatch, c
     assert {unit.arm for unit, record in runner.read_records(found).items() if record.done} == {
         "shaped"
     }
-    # The rest is done by the same study without it.
+    # The same study without `only` runs the rest.
     runner.run_units(
         design(parse_config(StudyConfig, "study", study(*only[:2])[1:])), lambda line: None
     )
@@ -435,7 +426,7 @@ def test_arms_can_be_run_before_others_whatever_their_place(here, monkeypatch, c
     )
 
 
-def test_a_run_that_fails_is_noted_and_the_others_go_on(here, capsys):
+def test_a_failed_run_is_recorded_and_the_others_continue(here, capsys):
     arms = {"broken": {"task.args": {"counts": {"nonsense": 4}}}, "plain": STUDY["arms"]["plain"]}
     learns = STUDY["hypotheses"][1]
     changed = {"arms": arms, "hypotheses": [learns, learns | {"name": "breaks", "arm": "broken"}]}
@@ -444,9 +435,8 @@ def test_a_run_that_fails_is_noted_and_the_others_go_on(here, capsys):
     out, err = capsys.readouterr()
     last = err.splitlines()[-1]
     assert last.startswith(
-        "entropy-rl study: 1 of 3 runs failed, the first: broken, seed 0: train failed (exit code "
-        "2): "
-        "entropy-rl train: task.args.counts"
+        "entropy-rl study: 1 of 3 runs failed, the first: broken, seed 0: train failed "
+        "(exit code 2): entropy-rl train: task.args.counts"
     ), last
     plain = json.loads((here / "failing" / "study.json").read_text())
     assert [unit["complete"] for unit in plain["units"]] == [True, False, True]
@@ -456,15 +446,14 @@ def test_a_run_that_fails_is_noted_and_the_others_go_on(here, capsys):
         and "- failed: broken, seed 0: train" in text
     )
     assert "learns: not settled." in out and "unbounded" in out
-    # What was not asked for now is no failure of this start.
+    # Failures of arms that `only` leaves out do not count.
     assert main(["study", "--config", "failing.yaml", "--only", "[plain]"]) == 0
 
 
-# --- plan and report
-# ---------------------------------------------------------------------------------------
+# --- plan and report ---
 
 
-def test_a_plan_and_a_report_can_be_had_before_anything_has_run(here, capsys):
+def test_plan_and_report_work_before_the_first_run(here, capsys):
     assert main(study("--do", "plan", "--output", "planned")) == 0
     text = capsys.readouterr().out
     assert not (here / "planned").exists()
@@ -476,7 +465,7 @@ def test_a_plan_and_a_report_can_be_had_before_anything_has_run(here, capsys):
     assert "5 of 5 runs are missing" in (here / "planned" / "study.md").read_text()
 
 
-def test_a_plan_after_some_runs_says_how_long_the_rest_takes():
+def test_the_time_of_a_unit_is_estimated_from_its_arm_or_all_trained_arms():
     units = [Unit("base", 0), Unit("plain", 0), Unit("shaped", 0), Unit("plain", 1)]
     done = {"train": 60.0, "evaluate": 30.0}
     records = {
@@ -488,7 +477,7 @@ def test_a_plan_after_some_runs_says_how_long_the_rest_takes():
     assert list(expected_seconds(records).values()) == [20.0, 90.0, 90.0, 90.0]
 
 
-def test_what_a_unit_takes_is_learnt_on_the_machine_that_runs_it():
+def test_times_are_estimated_from_units_of_the_same_machine():
     def finished(seconds: float, machine: str) -> Record:
         return Record(("train", "evaluate"), {"train": seconds}, machine)
 
@@ -500,12 +489,12 @@ def test_what_a_unit_takes_is_learnt_on_the_machine_that_runs_it():
         Unit("shaped", 1): Record(),
     }
     missing = [Unit("plain", 2), Unit("shaped", 1)]
-    for machine, expected in {"fast": [10, 20], "slow": [100, 100], "new": [55, 20]}.items():
-        assert [expected_seconds(records, machine)[unit] for unit in missing] == expected
+    for name, expected in {"fast": [10, 20], "slow": [100, 100], "new": [55, 20]}.items():
+        assert [expected_seconds(records, name)[unit] for unit in missing] == expected
     assert time_left(records, parallel=2, machine="slow") == 100
 
 
-def test_a_study_that_is_cut_is_reported_as_interim(whole, workspace, here, capsys):
+def test_an_incomplete_study_is_reported_as_interim(whole, workspace, here, capsys):
     interim = workspace / "interim"
     shutil.copytree(whole, interim)
     shutil.rmtree(interim / "runs" / "shaped" / "1")
@@ -516,8 +505,7 @@ def test_a_study_that_is_cut_is_reported_as_interim(whole, workspace, here, caps
     assert "- shaped: seeds 1" in (interim / "study.md").read_text()
 
 
-# --- errors
-# ------------------------------------------------------------------------------------------------
+# --- errors ---
 
 
 @pytest.mark.parametrize(
@@ -539,7 +527,7 @@ def test_a_study_that_is_cut_is_reported_as_interim(whole, workspace, here, caps
             {"arms": {"x": {"los.kl_coef": 1}}},
             "arms.x: --los.kl_coef: 'los' is not allowed; did you mean",
         ),
-        ({"arms": {"x": {"seed": 1}}}, "arms.x.seed: is not allowed here; the study sets it"),
+        ({"arms": {"x": {"seed": 1}}}, "arms.x.seed: must not be set here; the study sets it"),
         ({"arms": {"x": {"steps": 3}}}, "arms.x.steps: 3 is not allowed; allowed: 2, as of all"),
         (
             {"arms": {"x": {"rollout.group_size": 2}}},
@@ -575,9 +563,7 @@ def test_a_study_that_is_cut_is_reported_as_interim(whole, workspace, here, caps
         ({"flags": {"skill_drop": 2}}, "flags.skill_drop: 2.0 is not allowed"),
     ],
 )
-def test_what_cannot_work_is_refused_in_one_line_before_anything_runs(
-    here, capsys, changes, message
-):
+def test_an_invalid_study_is_refused_in_one_line_before_any_run(here, capsys, changes, message):
     changes = dict(changes)
     first = STUDY["hypotheses"][0] | changes.pop("hypothesis", {})
     content = STUDY | {"hypotheses": [first] if "arms" not in changes else []} | changes
@@ -588,7 +574,7 @@ def test_what_cannot_work_is_refused_in_one_line_before_anything_runs(
     assert not (here / "wrong").exists()
 
 
-def test_an_arm_may_have_a_critic_whose_first_steps_say_nothing_of_the_policy(here):
+def test_critic_warmup_steps_have_no_policy_metrics(here):
     ppo = {
         "advantage": [{"name": "gae"}, {"name": "shape_by_entropy", "alpha": 0.1, "kappa": 2.0}],
         "critic": {"learning_rate": 0.01, "warmup_steps": 1},
@@ -622,8 +608,7 @@ def test_two_processes_do_not_run_one_study(whole, here, capsys):
     )
 
 
-# --- the rule
-# ----------------------------------------------------------------------------------------------
+# --- the rule ---
 
 
 @pytest.mark.parametrize(
@@ -635,13 +620,13 @@ def test_two_processes_do_not_run_one_study(whole, here, capsys):
         (-0.01, 0.09, 0.2, "not settled"),
         (-0.09, 0.09, 1.0, "not settled"),
         (-0.02, 0.02, 0.9, "no material effect"),
-        (0.01, 0.02, 0.001, "no material effect"),  # there is one, but too small to matter
+        (0.01, 0.02, 0.001, "no material effect"),  # significant, but too small to matter
         (-0.02, 0.03, 0.5, "not settled"),
         (-math.inf, math.inf, 1.0, "not settled"),
         (math.nan, math.nan, 1.0, "not settled"),
     ],
 )
-def test_the_rule_decides(low, high, p, decision):
+def test_the_decision_rule(low, high, p, decision):
     hypothesis = Hypothesis("h", "c", "a", "b", "pass@1", smallest_effect=0.03)
     assert decide(hypothesis, low, high, p) == decision
 
@@ -654,7 +639,7 @@ def test_the_rule_decides(low, high, p, decision):
         (256, "length", "not settled"),
     ],
 )
-def test_arms_that_agree_on_a_few_problems_may_differ_on_others(problems, endpoint, decision):
+def test_agreement_on_a_few_problems_does_not_exclude_a_difference(problems, endpoint, decision):
     found = types.SimpleNamespace(
         seeds=lambda arm: [0, 1],
         study=types.SimpleNamespace(
@@ -662,9 +647,9 @@ def test_arms_that_agree_on_a_few_problems_may_differ_on_others(problems, endpoi
         ),
     )
     tallies = {i: ProblemTally(4, 4, i % 5, 0, 40, 4.0) for i in range(problems)}
-    results = {Unit(arm, seed): Result(None, tallies, []) for arm in "ab" for seed in (0, 1)}
-    (finding,) = findings_of(found, results)
-    assert (finding.difference, finding.p_adjusted, finding.decision) == (0.0, 1.0, decision)
+    results = {Unit(arm, seed): UnitResult(None, tallies, []) for arm in "ab" for seed in (0, 1)}
+    (test,) = hypothesis_tests(found, results)
+    assert (test.difference, test.p_adjusted, test.decision) == (0.0, 1.0, decision)
 
 
 def test_all_arms_are_compared_with_the_first_baseline_on_the_seeds_of_both():
@@ -684,16 +669,17 @@ def test_all_arms_are_compared_with_the_first_baseline_on_the_seeds_of_both():
         if (arm, seed) != ("few", 2)  # not complete
     }
     results = {
-        unit: Result(
+        unit: UnitResult(
             None, {i: ProblemTally(8, 8, int(c), 0, 80 + int(c), 1.0) for i, c in enumerate(of)}, []
         )
         for unit, of in correct.items()
     }
-    beside = beside_of(found, results)
-    assert list(beside) == ["base", "shaped", "few"] and list(beside["few"]) == ["pass@1", "length"]
+    differences = baseline_differences(found, results)
+    assert list(differences) == ["base", "shaped", "few"]
+    assert list(differences["few"]) == ["pass@1", "length"]
     of_seed = {unit: of.mean() / 8 for unit, of in correct.items()}
     mean = {arm: np.mean([of_seed[Unit(arm, s)] for s in (0, 1, 2)]) for arm in ("plain", "shaped")}
-    shaped, base, few = (beside[arm]["pass@1"] for arm in ("shaped", "base", "few"))
+    shaped, base, few = (differences[arm]["pass@1"] for arm in ("shaped", "base", "few"))
     assert shaped.seeds == base.seeds == 3 and few.seeds == 1
     expected = {
         "shaped": mean["shaped"] - mean["plain"],
@@ -701,20 +687,22 @@ def test_all_arms_are_compared_with_the_first_baseline_on_the_seeds_of_both():
         "few": of_seed[Unit("few", 0)] - of_seed[Unit("plain", 0)],
     }
     for arm, value in expected.items():  # lengths are made to differ by as much
-        for found_of in beside[arm].values():
-            np.testing.assert_allclose(found_of.difference, value, rtol=0, atol=1e-12)
+        for of_endpoint in differences[arm].values():
+            np.testing.assert_allclose(of_endpoint.difference, value, rtol=0, atol=1e-12)
     assert np.isfinite(shaped.low) and math.isinf(few.low)
-    # As the verdict of the same two arms.
-    assert findings_of(found, results)[0].difference == shaped.difference
-    # An arm of which too little was judged is not there, and the page is; a hypothesis says what is
-    # wrong.
-    nothing = Result(None, {i: ProblemTally(8, 0, 0, 0, 80, 1.0) for i in range(20)}, [])
-    assert list(beside_of(found, results | {Unit("few", 0): nothing})) == ["base", "shaped"]
+    # The registered test of the same two arms has the same difference.
+    assert hypothesis_tests(found, results)[0].difference == shaped.difference
+    # An arm with too few judged samples is left out here, but is an error for a hypothesis.
+    nothing = UnitResult(None, {i: ProblemTally(8, 0, 0, 0, 80, 1.0) for i in range(20)}, [])
+    assert list(baseline_differences(found, results | {Unit("few", 0): nothing})) == [
+        "base",
+        "shaped",
+    ]
     with pytest.raises(ValueError, match=r"^h: no problem has enough judged samples for pass@1$"):
-        findings_of(found, results | {Unit("shaped", seed): nothing for seed in (0, 1, 2)})
+        hypothesis_tests(found, results | {Unit("shaped", seed): nothing for seed in (0, 1, 2)})
 
 
-def result(arithmetic: float, truncated: float) -> Result:
+def result(arithmetic: float, truncated: float) -> UnitResult:
     evaluation = types.SimpleNamespace(
         pass_at_k={1: (0.1, 0.0, 0.2)},
         mean_length=(9.0, 8.0, 10.0),
@@ -722,38 +710,38 @@ def result(arithmetic: float, truncated: float) -> Result:
         truncated=truncated,
         skill={"arithmetic": arithmetic},
     )
-    return Result(evaluation, {}, [])
+    return UnitResult(evaluation, {}, [])
 
 
-def test_tokens_of_further_rounds_of_a_step_are_counted(whole, here):
+def test_tokens_of_dynamic_sampling_are_counted(whole, here):
     found = design(parse_config(StudyConfig, "study", study("--output", str(whole))[1:]))
     unit = next(unit for unit in found.units() if unit.arm == "plain")
     metrics = found.directory_of(unit) / "train" / "metrics.jsonl"
-    before = analyze(found).results[unit]
+    before = analyze_study(found).results[unit]
     written = metrics.read_text()
     rows = [json.loads(line) for line in written.splitlines()]
     rows[0]["tokens_sampled"] = 1000.0
     metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    after = analyze(found).results[unit]
+    after = analyze_study(found).results[unit]
     metrics.write_text(written)
     of_first = rows[0]["length"] * found.train.rollout.prompts * found.train.rollout.group_size
     assert measures_of(before)["tokens"] - of_first + 1000 == measures_of(after)["tokens"]
 
 
-def test_an_arm_that_lost_its_skill_or_was_cut_off_is_flagged_with_the_seeds():
+def test_loss_of_skill_and_truncation_are_flagged_with_the_seeds():
     results = {
         Unit("base", 0): result(0.99, 0.05),
         Unit("plain", 0): result(0.98, 0.05),
         Unit("shaped", 0): result(0.96, 0.05),
         Unit("shaped", 1): result(0.99, 0.25),
     }
-    found = flags_of(FlagsConfig(skill="arithmetic", skill_drop=0.02, truncated=0.2), results)
+    found = find_flags(FlagsConfig(skill="arithmetic", skill_drop=0.02, truncated=0.2), results)
     assert list(found) == ["shaped"]
     skill, cut = found["shaped"]
     assert skill.startswith("arithmetic fell by up to 0.030 below") and "in seed 0:" in skill
-    assert cut.startswith("up to 0.250 of the responses were cut off (limit 0.2) in seed 1:")
-    assert flags_of(FlagsConfig(), results) == {}
-    (line,) = flags_of(FlagsConfig(skill="arithmetics"), results)["base"]
+    assert cut.startswith("up to 0.250 of the responses were truncated (limit 0.2) in seed 1:")
+    assert find_flags(FlagsConfig(), results) == {}
+    (line,) = find_flags(FlagsConfig(skill="arithmetics"), results)["base"]
     assert line.startswith("flags.skill: 'arithmetics' is not allowed; did you mean 'arithmetic'?")
 
 
@@ -766,9 +754,9 @@ def test_a_study_runs_on_one_host(here, capsys, monkeypatch):
     )
 
 
-def test_intervals_over_seeds_are_those_of_student():
-    found = summarize([{"x": 1.0}, {"x": 2.0}, {"x": 6.0}])
+def test_intervals_over_seeds_are_students_t():
+    found = mean_over_seeds([{"x": 1.0}, {"x": 2.0}, {"x": 6.0}])
     mean, low, high, seeds = found["x"]
     assert (mean, seeds) == (3.0, 3)
     assert high - mean == pytest.approx(4.302653 * math.sqrt(7 / 3)) == mean - low
-    assert math.isinf(summarize([{"x": 1.0}])["x"][1])
+    assert math.isinf(mean_over_seeds([{"x": 1.0}])["x"][1])

@@ -1,0 +1,217 @@
+"""Tests of the registered hypotheses: differences of two arms over seeds and problems."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+
+from entropy_rl.config.study import BASE, Hypothesis
+from entropy_rl.stats.bootstrap import crossed_bootstrap, holm
+from entropy_rl.studies.grid import Design, Unit
+from entropy_rl.studies.measures import CONFIDENCE, UnitResult
+
+Decision = Literal["supports", "contradicts", "no material effect", "not settled"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Difference of two arms in an endpoint.
+
+    Attributes:
+      difference: Mean of arm - against, with the interval `low` to `high` of `crossed_bootstrap`;
+        NaN without data.
+      low: See `difference`.
+      high: See `difference`.
+      p_value: Two-sided p-value of "no difference"; 1 without data.
+      arm_mean: Mean of the endpoint over seeds and problems.
+      against_mean: The same of the other arm.
+      seeds: Seeds that are complete in both arms; all numbers are over these.
+      seeds_registered: Seeds that the study registers for both arms.
+      problems: Problems with an endpoint in all of these runs.
+      problems_left_out: Problems with too few judged samples in one of them.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    arm_mean: float
+    against_mean: float
+    seeds: int
+    seeds_registered: int
+    problems: int
+    problems_left_out: int
+
+
+@dataclasses.dataclass(frozen=True)
+class HypothesisTest(Difference):
+    """Test of a registered hypothesis.
+
+    Attributes:
+      hypothesis: The hypothesis, as registered.
+      decision: By the rule of `decide`; "not settled" without data.
+      p_adjusted: p after Holm's correction over all registered hypotheses.
+    """
+
+    hypothesis: Hypothesis
+    decision: Decision
+    p_adjusted: float
+
+    @property
+    def is_final(self) -> bool:
+        """Whether all registered seeds are complete."""
+        return self.seeds == self.seeds_registered
+
+
+def decide(hypothesis: Hypothesis, low: float, high: float, p_adjusted: float) -> Decision:
+    """Apply the registered decision rule; the first line that holds decides:
+
+    no material effect   -s < low and high < s, for the smallest effect of interest s
+    supports             adjusted p <= alpha, and the difference is positive
+    contradicts          adjusted p <= alpha, and the difference is negative
+    not settled          otherwise
+
+    Args:
+      hypothesis: Defines s and alpha.
+      low: Low end of the interval of coverage 1 - alpha, not adjusted.
+      high: High end; the difference is the midpoint.
+      p_adjusted: p-value after Holm's correction.
+    """
+    if -hypothesis.smallest_effect < low and high < hypothesis.smallest_effect:
+        return "no material effect"
+    if p_adjusted <= hypothesis.alpha:
+        return "supports" if low + high > 0 else "contradicts"
+    return "not settled"
+
+
+def hypothesis_tests(design: Design, results: Mapping[Unit, UnitResult]) -> list[HypothesisTest]:
+    """Test every registered hypothesis on the complete units.
+
+    Raises:
+      ValueError: A hypothesis has complete units, but no problem with enough judged samples.
+    """
+    registered = design.study.registered()
+    differences = [
+        arm_difference(design, results, h.arm, h.against, h.endpoint, h.alpha) for h in registered
+    ]
+    for hypothesis, difference in zip(registered, differences, strict=True):
+        if difference.seeds and not difference.problems:
+            raise ValueError(
+                f"{hypothesis.name}: no problem has enough judged samples for {hypothesis.endpoint}"
+            )
+    adjusted = holm([d.p_value for d in differences]).tolist() if differences else []
+    return [
+        HypothesisTest(
+            **dataclasses.asdict(difference),
+            hypothesis=hypothesis,
+            decision=decide(hypothesis, difference.low, difference.high, p),
+            p_adjusted=p,
+        )
+        for hypothesis, difference, p in zip(registered, differences, adjusted, strict=True)
+    ]
+
+
+def baseline_differences(
+    design: Design, results: Mapping[Unit, UnitResult]
+) -> dict[str, dict[str, Difference]]:
+    """Compare every arm with the baseline arm (`against` of the first hypothesis).
+
+    Exploratory: not registered, not corrected for multiple comparisons.
+
+    Returns:
+      Arm -> endpoint of a hypothesis -> difference. Arms without seeds or problems in common with
+      the baseline are left out.
+    """
+    registered = design.study.registered()
+    if not registered:
+        return {}
+    baseline = registered[0].against
+    arms = [arm for arm in dict.fromkeys(unit.arm for unit in results) if arm != baseline]
+    endpoints = list(dict.fromkeys(hypothesis.endpoint for hypothesis in registered))
+    alpha = 1 - CONFIDENCE
+    differences = {
+        arm: {e: arm_difference(design, results, arm, baseline, e, alpha) for e in endpoints}
+        for arm in arms
+    }
+    return {
+        arm: of_arm
+        for arm, of_arm in differences.items()
+        if all(difference.problems for difference in of_arm.values())
+    }
+
+
+def arm_difference(
+    design: Design,
+    results: Mapping[Unit, UnitResult],
+    arm: str,
+    against: str,
+    endpoint: str,
+    alpha: float,
+) -> Difference:
+    """Difference of two arms in an endpoint, over the seeds and problems that both have.
+
+    Args:
+      design: The study.
+      results: The complete units.
+      arm: An arm.
+      against: The arm to compare with.
+      endpoint: Endpoint of a hypothesis, such as "pass@8".
+      alpha: The interval has coverage 1 - alpha.
+    """
+    pair = (arm, against)
+    registered = [set(design.seeds(arm)) for arm in pair if arm != BASE]
+    seeds = sorted(set.intersection(*registered))
+
+    def unit(arm: str, seed: int) -> Unit:
+        return Unit(arm, design.seeds(BASE)[0] if arm == BASE else seed)
+
+    complete = [seed for seed in seeds if all(unit(arm, seed) in results for arm in pair)]
+    tallies = [[results[unit(arm, seed)].problems for seed in complete] for arm in pair]
+    ids = sorted(set().union(*(problems for of_arm in tallies for problems in of_arm)))
+    values = np.array(
+        [
+            [
+                [problems[i].endpoint(endpoint) if i in problems else math.nan for i in ids]
+                for problems in of_arm
+            ]
+            for of_arm in tallies
+        ]
+    ).reshape(2, len(complete), len(ids))
+    has_value = np.isfinite(values).all(axis=(0, 1))
+    values = values[:, :, has_value]
+    counts = dict(
+        seeds=len(complete),
+        seeds_registered=len(seeds),
+        problems=int(has_value.sum()),
+        problems_left_out=int((~has_value).sum()),
+    )
+    if not has_value.any():
+        return Difference(
+            *[math.nan] * 3, p_value=1.0, arm_mean=math.nan, against_mean=math.nan, **counts
+        )
+    test = crossed_bootstrap(*values, confidence=1 - alpha)
+    if np.array_equal(*values):
+        half_width = _half_width_if_equal(endpoint, alpha, counts["problems"])
+        test = test._replace(low=min(test.low, -half_width), high=max(test.high, half_width))
+    return Difference(
+        *map(float, test),
+        arm_mean=float(values[0].mean()),
+        against_mean=float(values[1].mean()),
+        **counts,
+    )
+
+
+def _half_width_if_equal(endpoint: str, alpha: float, problems: int) -> float:
+    """Half-width of the interval when two arms agree on all n problems: 1 - alpha^(1/n).
+
+    A bootstrap of identical values has width zero. If the arms differed on more than a fraction
+    1 - alpha^(1/n) of all problems, n sampled ones would all agree with probability below alpha.
+    Means of an endpoint in [0, 1] then differ by at most that fraction; unbounded endpoints get an
+    infinite interval.
+    """
+    is_bounded = endpoint not in ("length", "entropy")
+    return 1 - alpha ** (1 / problems) if is_bounded else math.inf
