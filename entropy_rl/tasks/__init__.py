@@ -1,4 +1,4 @@
-"""Tasks: the built-in ones by name, a user's own by `module:Class`."""
+"""Tasks: built-in ones by name, a user's by `module:Class`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _BUILT_IN = {
 
 
 def load_task(name: str, args: Mapping[str, Any] = MappingProxyType({})) -> Task:
-    """Makes a task.
+    """Builds a task.
 
     Args:
-      name: "countdown", "math", or "module:Class" for a class of your own.
+      name: "countdown", "math", or "module:Class" for a user's class.
       args: Its keyword arguments.
 
     Raises:
-      ValueError: If there is no such task or argument, or the task refuses a value.
+      ValueError: If there is no such task or argument, or the task rejects a value.
     """
     if name not in _BUILT_IN and ":" not in name:
         raise ValueError(unknown("task.name", name, [*_BUILT_IN, "module:Class"]))
@@ -34,10 +34,10 @@ def load_task(name: str, args: Mapping[str, Any] = MappingProxyType({})) -> Task
     task = call_factory(factory, args, "task.args")
     for method in ("problems", "judge"):
         if not callable(getattr(task, method, None)):
-            raise ValueError(f"task.name: {name!r} has no method {method!r}, which a task needs")
+            raise ValueError(f"task.name: must be a class with a method {method!r}, got {name!r}")
     return task
 
 
 def closing(task: Task) -> contextlib.AbstractContextManager:
-    """Ends, on leaving, what a task keeps running, such as verifier processes."""
+    """A context manager that closes the task at exit, for example its verifier processes."""
     return contextlib.closing(task) if hasattr(task, "close") else contextlib.nullcontext()

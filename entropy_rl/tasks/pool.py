@@ -1,9 +1,9 @@
-"""Checks in processes that can be killed: one that hangs, crashes or eats the memory costs only
-itself.
+"""A pool of killable verifier processes: a check that hangs or crashes affects only its item.
 
-A worker is a fresh Python with its own session and a pipe, not a `multiprocessing.Process`: that
-would run the trainer's main module again, needs an `if __name__ == "__main__"` in every script, and
-leaves a resource tracker behind. Linux only (process groups, resource limits).
+A worker is a new Python interpreter with its own session and a pipe, not a
+`multiprocessing.Process`: that would run the trainer's main module again, require
+`if __name__ == "__main__"` in every script, and leave a resource tracker behind. Linux only
+(process groups, resource limits).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -22,11 +21,10 @@ import threading
 import time
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection, Pipe, wait
+from collections.abc import Sequence
+from multiprocessing.connection import Pipe, wait
 from typing import Any
 
-from entropy_rl.config.registry import import_object
 from entropy_rl.tasks.task import JudgeError, Verdict
 
 logger = logging.getLogger(__name__)
@@ -35,28 +33,28 @@ Item = tuple[str, ...]  # the arguments of one check
 
 _BOOT = (
     "import json, sys; fd, sys.path[:] = json.loads(sys.argv[1]); "
-    "from entropy_rl.tasks.pool import _serve; _serve(fd)"
+    "from entropy_rl.tasks.worker import serve; serve(fd)"
 )
-_MAX_REASONS = 10  # of crashes, that are logged
-_MAX_LOST = 3  # processes lost in a row, for each worker, without an item in their hands
+_MAX_REASONS = 10  # logged reasons of crashes
+_MAX_LOST = 3  # processes per worker that were lost in a row without an item
 
 
 class VerifierPool:
     """Runs one check on many items in killable processes.
 
-    Judgements are remembered, so that an item is checked once; TIMEOUT and CRASH are not, as the
-    next try may succeed. Processes start at the first `map` that needs them.
+    Judgements are cached, so that an item is checked once; TIMEOUT and CRASH are not, because the
+    next attempt may succeed. Processes start at the first `map` that needs them.
 
     Args:
-      check: `module:function`, called in the worker as `function(*item) -> Verdict`. Anything else
-        that it returns, and any exception, is a CRASH. Imports at the top of its module cost
-        nobody's deadline.
+      check: `module:function`, called in the worker as `function(*item) -> Verdict`. Any other
+        return value and any exception is a CRASH. Imports at the top of its module do not count
+        towards the deadline.
       workers: Number of processes.
-      deadline_s: Wall-clock seconds of one item, from its hand-over to a worker that is ready.
-      memory_limit_bytes: Limit of a worker's address space.
-      warm_up: An item that every worker checks before it reports ready, to import and fill caches.
+      deadline_s: Wall-clock seconds for one item, from when a ready worker receives it.
+      memory_limit_bytes: Address space limit of a worker.
+      warm_up: An item that every worker checks before it reports ready, to fill caches.
       warm_up_s: Wall-clock seconds until a worker must be ready.
-      memo_size: Number of judgements that are remembered.
+      memo_size: Number of cached judgements.
     """
 
     def __init__(
@@ -71,9 +69,9 @@ class VerifierPool:
         memo_size: int = 1 << 16,
     ):
         if workers < 1:
-            raise ValueError(f"workers: {workers!r} is not allowed; allowed: whole numbers >= 1")
+            raise ValueError(f"workers: must be an integer >= 1, got {workers!r}")
         if not deadline_s > 0:
-            raise ValueError(f"deadline_s: {deadline_s!r} is not allowed; allowed: numbers > 0")
+            raise ValueError(f"deadline_s: must be a number > 0, got {deadline_s!r}")
         self._check = check
         self._workers = workers
         self._settings = {
@@ -99,14 +97,14 @@ class VerifierPool:
           items: Arguments of the check, as tuples of strings.
 
         Returns:
-          One verdict for each item, in their order.
+          One verdict per item, in order.
 
         Raises:
           JudgeError: No worker can be started.
           RuntimeError: The pool is closed.
         """
         messages = [json.dumps(item).encode() for item in items]
-        # The memo holds digests: a verifier's items may be whole completions.
+        # The cache is keyed by digests: items may be whole completions.
         keys = [hashlib.blake2b(message, digest_size=16).digest() for message in messages]
         with self._lock:
             if self._closed:
@@ -117,13 +115,12 @@ class VerifierPool:
                 try:
                     known |= self._settle(deque(waiting.items()))
                 except BaseException:
-                    # After an interruption the answers under way would be taken for those of the
-                    # next items.
+                    # Pending replies would otherwise be taken for those of the next items.
                     _kill_all(self._processes)
                     self._lost = 0
                     raise
             for key, verdict in known.items():
-                self._remember(key, verdict)
+                self._cache(key, verdict)
             return [known[key] for key in keys]
 
     def close(self) -> None:
@@ -138,7 +135,7 @@ class VerifierPool:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def _remember(self, key: bytes, verdict: Verdict) -> None:
+    def _cache(self, key: bytes, verdict: Verdict) -> None:
         if verdict.is_judgement:
             self._memo[key] = verdict
             self._memo.move_to_end(key)
@@ -146,17 +143,16 @@ class VerifierPool:
                 self._memo.popitem(last=False)
 
     def _settle(self, waiting: deque[tuple[bytes, bytes]]) -> dict[bytes, Verdict]:
-        """Hands out the items (key, message) and collects the verdicts."""
+        """Sends the items (key, message) to workers and collects the verdicts."""
         verdicts: dict[bytes, Verdict] = {}
         while True:
-            # Also after the last item: the next call finds the replacement of a killed worker
-            # warmed up.
+            # Also after the last item, so that the next call finds a replaced worker warmed up.
             while len(self._processes) < self._workers:
                 self._processes.append(_Worker(self._settings))
             for worker in list(self._processes):
                 if waiting and worker.ready and worker.key is None:
                     key, message = waiting[0]
-                    if worker.hand_over(key, message, self._settings["deadline_s"]):
+                    if worker.send(key, message, self._settings["deadline_s"]):
                         waiting.popleft()
                     else:
                         self._replace(worker)
@@ -179,10 +175,10 @@ class VerifierPool:
     def _receive(self, worker: _Worker, verdicts: dict[bytes, Verdict]) -> None:
         try:
             reply = json.loads(worker.connection.recv_bytes())
-        except (EOFError, OSError):  # the process is dead
+        except (EOFError, OSError):  # the process has died
             status = self._replace(worker)
             if worker.key is not None and worker.deadline <= time.monotonic():
-                verdicts[worker.key] = Verdict.TIMEOUT  # its own alarm was quicker than this loop
+                verdicts[worker.key] = Verdict.TIMEOUT  # its own alarm fired before this loop
             elif worker.key is not None:
                 verdicts[worker.key] = Verdict.CRASH
                 memory = " (out of memory)" if status == errno.ENOMEM else ""
@@ -198,9 +194,7 @@ class VerifierPool:
         worker.ready, worker.key, worker.deadline = True, None, float("inf")
 
     def _replace(self, worker: _Worker) -> int:
-        """Kills a worker and strikes it from the list; `_settle` starts another. Returns its exit
-        status.
-        """
+        """Kills a worker and removes it; `_settle` starts another. Returns the exit status."""
         status = worker.kill()
         self._processes.remove(worker)
         self._lost = 0 if worker.key is not None else self._lost + 1
@@ -209,26 +203,23 @@ class VerifierPool:
             when = "while idle" if worker.ready else f"before it was ready (limit: {limit_s} s)"
             raise JudgeError(
                 f"the verifier {self._check!r} cannot start: {self._lost} processes in a row were "
-                "lost, "
-                f"the last {when} with status {status}"
+                f"lost, the last {when} with status {status}"
             )
         return status
 
     def _note_crash(self, reason: str) -> None:
-        """Tells each reason once, a few at most: a faulty verifier would otherwise only show as a
-        count.
-        """
+        """Logs each distinct reason once, up to a limit."""
         if reason not in self._reasons and len(self._reasons) < _MAX_REASONS:
             logger.warning("verifier %s: a check crashed: %s", self._check, reason)
             self._reasons.add(reason)
 
 
 class _Worker:
-    """The parent's side of one process."""
+    """The parent's handle of one worker process."""
 
     def __init__(self, settings: dict[str, Any]):
         self.connection, theirs = Pipe()
-        # -P: a json.py in the working directory must not shadow the standard library's.
+        # -P: a json.py in the working directory must not shadow the standard library.
         boot = [
             sys.executable,
             "-P",
@@ -240,28 +231,24 @@ class _Worker:
             self.process = subprocess.Popen(
                 boot,
                 stdin=subprocess.DEVNULL,
-                stdout=2,  # what a verifier prints must not mix with the program's output
+                stdout=2,  # output of a verifier must not mix with that of the program
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C does not reach it, and its children die with it
-                env={
-                    **os.environ,
-                    "JAX_PLATFORMS": "cpu",
-                },  # a verifier never opens the trainer's device
+                start_new_session=True,  # no Ctrl-C; its children are killed with it
+                # A verifier must not open the trainer's device.
+                env={**os.environ, "JAX_PLATFORMS": "cpu"},
             )
         except OSError as error:
             raise JudgeError(f"no verifier process can be started: {error}") from error
         finally:
             theirs.close()
         self.ready = False
-        self.key: bytes | None = None  # the item that it works on
+        self.key: bytes | None = None  # the current item
         self.deadline = time.monotonic() + settings["warm_up_s"]
-        with contextlib.suppress(OSError):  # died at once; its end of the pipe says so
+        with contextlib.suppress(OSError):  # died at once; reading the pipe reports it
             self.connection.send_bytes(json.dumps(settings).encode())
 
-    def hand_over(self, key: bytes, message: bytes, deadline_s: float) -> bool:
-        """Gives it an item; False where the process has died while idle, which is no crash of the
-        item.
-        """
+    def send(self, key: bytes, message: bytes, deadline_s: float) -> bool:
+        """Sends an item; False if the process died while idle, which is no crash of the item."""
         if self.connection.poll():
             return False
         try:
@@ -273,7 +260,7 @@ class _Worker:
 
     def kill(self) -> int:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # with whatever the check has started
+            os.killpg(self.process.pid, signal.SIGKILL)  # including child processes of the check
         self.connection.close()
         return self.process.wait()
 
@@ -281,55 +268,3 @@ class _Worker:
 def _kill_all(workers: list[_Worker]) -> None:
     while workers:
         workers.pop().kill()
-
-
-def _serve(fd: int) -> None:
-    """Life of a worker: warm up, report ready, judge until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Where the parent dies while a check is stuck, nobody reads the pipe: the kernel's alarm ends
-    # this process then, even inside of C code that holds the interpreter.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    os.set_inheritable(fd, False)
-    connection = Connection(fd)
-    with contextlib.suppress(EOFError, OSError):  # the parent is gone
-        settings = json.loads(connection.recv_bytes())
-        signal.setitimer(signal.ITIMER_REAL, settings["warm_up_s"] + 1)
-        try:
-            _limit(resource.RLIMIT_CORE, 0)
-            _limit(resource.RLIMIT_AS, settings["memory_limit_bytes"])
-            check = import_object("check", settings["check"])
-            if settings["warm_up"] is not None:
-                check(*settings["warm_up"])
-        except Exception as error:
-            connection.send_bytes(
-                json.dumps({"unfit": f"{type(error).__name__}: {error}"}).encode()
-            )
-            return
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send_bytes(b"{}")
-        while True:
-            item = json.loads(connection.recv_bytes())
-            signal.setitimer(signal.ITIMER_REAL, settings["deadline_s"] + 1)
-            reply = json.dumps(_judge(check, item)).encode()
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            connection.send_bytes(reply)
-
-
-def _limit(which: int, limit: int) -> None:
-    hard = resource.getrlimit(which)[1]
-    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-    resource.setrlimit(which, (limit, limit))
-
-
-def _judge(check: Callable, item: list[str]) -> dict[str, str]:
-    try:
-        verdict = check(*item)
-    except MemoryError:
-        # What fills the memory may outlive the check: the next item gets a fresh process.
-        os._exit(errno.ENOMEM)
-    except Exception as error:
-        return {"verdict": Verdict.CRASH.value, "reason": f"{type(error).__name__}: {error}"[:300]}
-    if not isinstance(verdict, Verdict):
-        reason = f"it returned {type(verdict).__name__}; allowed: Verdict"
-        return {"verdict": Verdict.CRASH.value, "reason": reason}
-    return {"verdict": verdict.value, "reason": ""}

@@ -1,5 +1,6 @@
-"""What a task is: problems, and how an answer is judged. A user's own task is one file with one
-class.
+"""The task interface: problems and the judging of completions.
+
+A user's task is one file with one class.
 """
 
 from __future__ import annotations
@@ -15,22 +16,18 @@ class Verdict(enum.Enum):
 
     CORRECT = "correct"
     WRONG = "wrong"
-    UNPARSABLE = "unparsable"  # no answer could be read from the completion; as wrong as WRONG
-    TIMEOUT = "timeout"  # the check did not end in time: no judgement
-    CRASH = "crash"  # the check died: no judgement
+    UNPARSABLE = "unparsable"  # no answer could be read from the completion; rewarded like WRONG
+    TIMEOUT = "timeout"  # the check exceeded its time limit: no judgement
+    CRASH = "crash"  # the check failed: no judgement
 
     @property
     def is_judgement(self) -> bool:
-        """False where the verifier failed rather than the completion: such a sample has no
-        reward.
-        """
+        """False if the verifier failed rather than the completion; the sample has no reward."""
         return self not in (Verdict.TIMEOUT, Verdict.CRASH)
 
 
 class JudgeError(RuntimeError):
-    """A judge that cannot judge: it does not start, or gives no verdicts. The message says which
-    and why.
-    """
+    """A verifier that does not start or returns no verdicts; the message names it and the cause."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +36,17 @@ class Problem:
 
     id: int
     prompt: str  # as the model sees it, before tokenization
-    answer: str  # what the verifier needs; its form is the task's own business
-    chat: bool = False  # True: `prompt` is a user's message, to be wrapped by the chat template
+    answer: str  # what the verifier needs; its form is defined by the task
+    chat: bool = False  # True: `prompt` is a user message, wrapped by the chat template
 
 
 @dataclasses.dataclass(frozen=True)
 class Demonstration:
-    """One sequence for the supervised warm start.
+    """One training sequence for supervised fine-tuning.
 
-    `pieces` is the completion cut into strings that are tokenized one by one; `weights` has the
-    loss weight of each piece. A weight may depend on the position only, never on the token that
-    stands there, or the learned distribution is biased.
+    `pieces` is the completion, cut into strings that are tokenized one by one; `weights` has the
+    loss weight of each piece. A weight may depend on the pieces before it, never on the piece
+    itself, or the learned distribution is biased.
     """
 
     prompt: str
@@ -62,48 +59,42 @@ class Task(Protocol):
     """A task. Only `problems` and `judge` are needed for RL and evaluation."""
 
     def problems(self, split: str) -> Sequence[Problem]:
-        """The problems of a split, by index, in a fixed order."""
+        """The problems of a split in a fixed order."""
         ...
 
     def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
-        """One verdict for each completion, in order. `completions` are decoded without special
-        tokens.
-        """
+        """One verdict per completion, in order; completions are without special tokens."""
         ...
 
 
 @runtime_checkable
 class ProbedTask(Task, Protocol):
-    """A task that can also say how sound the single steps of a completion are."""
+    """A task that also measures the correctness of single steps of a completion."""
 
     def probe(
         self, problems: Sequence[Problem], completions: Sequence[str]
     ) -> dict[str, tuple[float, float]]:
-        """Skill measures as name -> (numerator, denominator), so that they can be pooled."""
+        """Skill metrics as name -> (numerator, denominator), so that they can be pooled."""
         ...
 
 
 @runtime_checkable
 class AnsweringTask(Task, Protocol):
-    """A task that can also say what a completion's final answer is, for votes and for counting
-    answers.
-    """
+    """A task that also extracts final answers, for majority votes and counts of answers."""
 
     def final_answers(self, completions: Sequence[str]) -> list[str | None]:
-        """The final answer of each completion, None where there is none; equal answers are equal
-        texts.
-        """
+        """The final answer of each completion or None; equal answers have equal texts."""
         ...
 
 
 @runtime_checkable
 class DemonstratedTask(Task, Protocol):
-    """A task with worked examples for the supervised warm start."""
+    """A task with worked examples for supervised fine-tuning."""
 
     def demonstration(self, seed: int, index: int) -> Demonstration:
-        """The index-th worked example; a pure function of its arguments."""
+        """The worked example of an index; a pure function of its arguments."""
         ...
 
     def tokenizer(self) -> Any:
-        """The Hugging Face tokenizer of a model that is trained from scratch on them."""
+        """The Hugging Face tokenizer of a model trained from scratch on them."""
         ...

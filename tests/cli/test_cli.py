@@ -391,7 +391,7 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
         ),
         (["--task.args.seed", "x"], "task.args.seed: 'x' is not allowed"),
         (["--task.args.counts.train", "0"], "task.args.counts.train: 0 is not allowed"),
-        (["--task.train_split", "trian"], "split: 'trian' is not allowed; allowed: "),
+        (["--task.train_split", "trian"], "split: must be one of test, validation, train, sft, got 'trian'"),
         (
             ["--rollout.max_prompt_tokens", "3"],
             "no prompt is left: of 16 problems, 16 have a prompt longer than",
@@ -402,7 +402,7 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
         ),
         (
             ["--evaluation", json.dumps(EVALUATION | {"split": "tset"})],
-            "split: 'tset' is not allowed; allowed: ",
+            "split: must be one of test, validation, train, sft, got 'tset'",
         ),
         (["--rollout.group_size", "1"], "advantage[0]"),
         (
@@ -638,11 +638,11 @@ def math(model: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"problem": "1 + 1"}, "no field 'answer'; "),
-        ({"problem": "1 + 1", "answer": None}, "'answer' is None"),
-        ({"problem": "", "answer": "2"}, "'problem' is ''"),
-        ("{", "not JSON"),
-        ("[]", "list found; allowed: one JSON object per line"),
+        ({"problem": "1 + 1"}, "answer_field: must be one of 'problem', got 'answer'"),
+        ({"problem": "1 + 1", "answer": None}, "'answer': must be a number or a non-empty text, got None"),
+        ({"problem": "", "answer": "2"}, "'problem': must be a non-empty text, got ''"),
+        ("{", "must be one JSON object per line, got invalid JSON"),
+        ("[]", "must be one JSON object per line, got list"),
     ],
 )
 def test_a_row_without_problem_or_answer_is_refused_with_file_and_line(
@@ -655,14 +655,14 @@ def test_a_row_without_problem_or_answer_is_refused_with_file_and_line(
 def test_wrong_arguments_of_the_maths_task_are_refused(refused, here, model):
     write_jsonl(here / "rows.jsonl", {"problem": "1 + 1", "answer": "2"})
     for option, value, message in (
-        ("train", "nowhere.jsonl", "task.args.train: 'nowhere.jsonl' is not a file"),
-        ("prompt", "no placeholder", "task.args.prompt: 'no placeholder' is not allowed"),
+        ("train", "nowhere.jsonl", "task.args.train: must be a JSONL or parquet file or one of "),
+        ("prompt", "no placeholder", "task.args.prompt: must be one of boxed, dapo, or a text "),
         (
             "verifier",
             "math-verfy",
             "task.args.verifier: 'math-verfy' is not allowed; did you mean 'math-verify'?",
         ),
-        ("workers", "0", "task.args.workers: 0"),
+        ("workers", "0", "task.args.workers: must be an integer >= 1, got 0"),
         ("trian", "rows.jsonl", "task.args.trian: 'trian' is not allowed; did you mean 'train'?"),
     ):
         assert refused("train", *math(model), f"--task.args.{option}", value).startswith(message)

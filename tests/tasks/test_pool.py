@@ -134,7 +134,7 @@ def test_verdicts_come_in_the_order_of_the_items(pool):
 
 def test_workers_have_no_jax_and_no_core_dumps_and_little_memory(pool):
     assert (
-        pool.map([("modules", "entropy_rl.tasks.pool"), ("limits", str(1 << 30))])
+        pool.map([("modules", "entropy_rl.tasks.worker"), ("limits", str(1 << 30))])
         == [Verdict.CORRECT] * 2
     )
     assert pool.map([("modules", "jax"), ("modules", "math_verify")]) == [Verdict.CRASH] * 2
@@ -288,5 +288,5 @@ def test_workers_that_cannot_start_are_a_clear_error(tmp_path, monkeypatch, body
 @pytest.mark.parametrize("option", [{"workers": 0}, {"deadline_s": 0.0}])
 def test_options_out_of_range_are_refused(option):
     (name,) = option
-    with pytest.raises(ValueError, match=f"^{name}: .* is not allowed; allowed: .*numbers >"):
+    with pytest.raises(ValueError, match=f"^{name}: must be .* >.*, got "):
         VerifierPool(ACT, **option)

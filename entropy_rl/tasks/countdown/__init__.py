@@ -1,10 +1,10 @@
-"""Countdown: combine all numbers into a target. The task that ships with the package.
+"""Countdown: combine all numbers into a target. The built-in game.
 
 game.py       numbers, legal steps, exact difficulty, splits
-traces.py     the grammar, and worked examples written in it
-judge.py      one parser, from which verdicts and skill measures are read
-tokenizer.py  the word-level tokenizer
-task.py       `Countdown`, which puts them together
+traces.py     the grammar and random worked examples
+judge.py      parser, verdicts and skill metrics
+tokenizer.py  word-level tokenizer
+task.py       the task class `Countdown`
 """
 
 from entropy_rl.tasks.countdown.task import Countdown

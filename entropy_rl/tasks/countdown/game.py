@@ -1,15 +1,13 @@
-"""The rules of the game: numbers, legal steps, exact difficulty, and which multiset is in which
-split.
+"""Rules of the game: numbers, legal steps, exact difficulty, and the assignment to splits.
 
-A pool of n numbers becomes one number in n - 1 steps. A step takes two numbers a, b out of the pool
-and puts `a op b` back. It is legal if
+A pool of n numbers is reduced to one number in n - 1 steps. A step replaces two numbers a, b of the
+pool by `a op b`. It is legal if
 
   * operands and result are in 1..49,
-  * the larger operand stands first (also where the operator commutes: one way to write each step),
-    and
-  * it is not a multiplication by one, which would pass a number on unchanged.
+  * the larger operand is first (also if the operator commutes, so that a step has one form), and
+  * it is not a multiplication by one, which would not change the number.
 
-Two steps that read alike are one step, even where a number lies in the pool twice.
+Two steps with the same text are one step, even if a number is in the pool twice.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ import numpy as np
 MAX_INPUT = 10
 MAX_NUMBER = 49
 
-# Tenths of the hash range. A multiset of inputs is in one split only, whatever the target.
+# Tenths of the hash range. A multiset of inputs is in one split, for all targets.
 SPLITS = {
     "test": (0, 1),
     "validation": (2,),
@@ -53,11 +51,11 @@ def calculate(a: int, op: str, b: int) -> int:
 
 
 def is_legal(a: int, op: str, b: int) -> bool:
-    """Whether the rules admit `a op b`. Whether both are in the pool is another question."""
+    """Whether the rules admit `a op b`, without regard to the pool."""
     return a >= b >= 1 and not (op == "*" and b == 1) and 1 <= calculate(a, op, b) <= MAX_NUMBER
 
 
-# STEPS[a][b]: the legal steps on a >= b. Made once, so that lists of steps share their elements.
+# STEPS[a][b]: the legal steps on a >= b, built once so that lists of steps share elements.
 STEPS: list[list[tuple[Step, ...]]] = [
     [
         tuple(Step(a, op, b, calculate(a, op, b)) for op in "+-*" if is_legal(a, op, b))
@@ -82,7 +80,7 @@ def legal_steps(pool: tuple[int, ...]) -> tuple[Step, ...]:
 
 
 def take_step(pool: Sequence[int], step: Step) -> list[int]:
-    """The pool after a step, as it is printed: the result, then what is left in the old order."""
+    """The pool after a step, as printed: the result, then the rest in its order."""
     rest = list(pool)
     rest.remove(step.a)
     rest.remove(step.b)
@@ -90,19 +88,19 @@ def take_step(pool: Sequence[int], step: Step) -> list[int]:
 
 
 def target_probabilities(pool: Sequence[int]) -> np.ndarray:
-    """p1 of all targets: how likely ONE uniformly random legal attempt ends on each.
+    """p1 of all targets: the probability that one random legal attempt ends on each.
 
-    An attempt draws uniformly from the legal steps until one number is left, or no step is legal.
-    By enumeration of all attempts; exact up to rounding.
+    An attempt draws uniformly from the legal steps until one number is left or no step is legal.
+    Computed by enumeration of all attempts; exact up to rounding.
 
     Args:
       pool: The numbers, in any order.
 
     Returns:
-      f64[MAX_NUMBER + 1], indexed by target. Sums to less than 1 where attempts can get stuck.
+      f64[MAX_NUMBER + 1], indexed by target. Sums to less than 1 if attempts can get stuck.
     """
     pool = tuple(sorted(pool))
-    # Small pools are met again from many inputs and are kept; the many large ones are met once.
+    # Small pools recur for many inputs and are cached; large ones do not.
     return _small_probabilities(pool) if len(pool) <= 3 else _probabilities(pool)
 
 
@@ -121,7 +119,7 @@ _small_probabilities = functools.cache(_probabilities)
 
 
 def split_of(numbers: Sequence[int]) -> str:
-    """The split that a multiset of inputs belongs to; the same on every machine."""
+    """The split of a multiset of inputs; the same on every machine."""
     tenth = zlib.crc32(bytes(sorted(numbers))) % 10
     return next(split for split, tenths in SPLITS.items() if tenth in tenths)
 

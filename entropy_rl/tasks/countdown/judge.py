@@ -1,6 +1,4 @@
-"""Reading completions: `parse` knows the grammar, `replay` the game. Verdicts and skill measures
-follow.
-"""
+"""Judge completions: `parse` reads the grammar, `replay` plays the game."""
 
 from __future__ import annotations
 
@@ -11,16 +9,13 @@ from typing import NamedTuple
 from entropy_rl.tasks.countdown import game
 from entropy_rl.tasks.task import Verdict
 
-# Words are looked up, never converted: `²`, `+7`, `007` or a number of a million digits are no
-# words.
+# Words are looked up, never converted: `²`, `+7`, `007` and very long numbers are not words.
 _NUMBERS = {str(number): number for number in range(game.MAX_NUMBER + 1)}
 _OPERATORS = {op: op for op in "+-*"}
 
 
 class Move(NamedTuple):
-    """One move and the state printed after it: a step, `undone` steps taken back, or (neither) a
-    restart.
-    """
+    """One move and the state printed after it: a step, an undo, or (neither) a restart."""
 
     step: tuple[int, str, int] | None  # a, op, b; the result is pool[0]
     undone: int
@@ -29,15 +24,15 @@ class Move(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """A completion by the grammar. If `broken`, `moves` are those before the break."""
+    """A parsed completion. If `broken`, `moves` are those before the syntax error."""
 
     moves: list[Move]
-    end: str | None  # "done", "stop", or None where the completion is cut off or broken
+    end: str | None  # "done", "stop", or None if the completion is truncated or broken
     broken: bool
 
 
 class Replayed(NamedTuple):
-    """A completion by the rules: what is right in it, as counts."""
+    """Counts of the correct parts of a completion."""
 
     steps: int
     arithmetic: int  # steps with a op b == c
@@ -47,17 +42,17 @@ class Replayed(NamedTuple):
     pools: int  # printed states with the right pool and target
     waits: int
     undos: int  # words, not moves
-    solved: bool  # the live chain is flawless and ends on the target
+    solved: bool  # the live chain has no error and ends on the target
 
 
 def parse(text: str) -> Parsed:
-    """Reads a completion by the grammar in `traces`. Linear in its length, for any string.
+    """Parses a completion by the grammar in `traces`, in linear time for any text.
 
     Args:
-      text: The completion, without special tokens. Words are parted by any white space.
+      text: The completion, without special tokens. Words are separated by white space.
 
     Returns:
-      The moves that are complete. A text that breaks off is cut, not broken.
+      The complete moves. A text that ends within a move is truncated, not broken.
     """
     words = text.split()
     moves: list[Move] = []
@@ -89,19 +84,18 @@ def parse(text: str) -> Parsed:
             i += 2
     except IndexError:  # the text ends within a move
         return Parsed(moves, None, broken=False)
-    except KeyError:  # a word that cannot stand there
+    except KeyError:  # a word that the grammar does not allow here
         return Parsed(moves, None, broken=True)
     return Parsed(moves, None, broken=False)
 
 
 def replay(numbers: Sequence[int], target: int, moves: Sequence[Move]) -> Replayed:
-    """Plays the moves, each from the state printed before it, so that one slip counts once.
+    """Plays the moves, each from the state printed before it, so that one error counts once.
 
-    A state is right if it shows the right numbers, in any order (the result of a step is first in
-    any case: it is what stands after `=`), and the right target. A step is flawless if arithmetic,
-    operands, rules and state are right. A flaw stays with the chain until `undo` takes the step
-    back or `wait` starts again; an undo of more steps than there are leaves a flaw that only `wait`
-    heals.
+    A state is correct if it has the right numbers, in any order after the result of a step, and the
+    right target. A step is flawless if arithmetic, operands, rules and state are correct. An error
+    remains in the chain until `undo` takes the step back or `wait` restarts; an undo of more steps
+    than the chain has is an error that only `wait` removes.
 
     Args:
       numbers: The inputs.
@@ -112,9 +106,8 @@ def replay(numbers: Sequence[int], target: int, moves: Sequence[Move]) -> Replay
       The counts.
     """
     pool, flawless = list(numbers), True
-    history: list[
-        tuple[list[int], bool]
-    ] = []  # pool and flawlessness before each step of the live chain
+    # Pool and flawlessness before each step of the live chain.
+    history: list[tuple[list[int], bool]] = []
     steps = arithmetic = operands = rules = pools = waits = undos = 0
     for move in moves:
         if move.step is not None:
@@ -156,13 +149,13 @@ def replay(numbers: Sequence[int], target: int, moves: Sequence[Move]) -> Replay
 
 @functools.lru_cache(maxsize=1 << 14)
 def read_prompt(prompt: str) -> tuple[tuple[int, ...], int]:
-    """The inputs and the target of a prompt."""
+    """Parses the inputs and the target of a prompt."""
     numbers, _, target = prompt.removeprefix("<bos>").partition(":")
     return tuple(map(int, numbers.split())), int(target)
 
 
 def judge_one(prompt: str, completion: str) -> Verdict:
-    """The verdict on one completion."""
+    """Judges one completion."""
     parsed = parse(completion)
     if parsed.broken:
         return Verdict.UNPARSABLE
@@ -171,13 +164,13 @@ def judge_one(prompt: str, completion: str) -> Verdict:
 
 
 def claimed_steps(completion: str) -> str | None:
-    """The steps that lead to a claimed solution, sorted, so that equal solutions are equal texts.
+    """The steps of a claimed solution, sorted, so that equal solutions are equal texts.
 
     Args:
       completion: Any text.
 
     Returns:
-      Such as `3 * 7, 21 - 5`; None where the completion does not end with `done`.
+      For example `3 * 7, 21 - 5`; None if the completion does not end with `done`.
     """
     parsed = parse(completion)
     if parsed.end != "done":
@@ -194,7 +187,7 @@ def claimed_steps(completion: str) -> str | None:
 
 
 def probe_all(prompts: Sequence[str], completions: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Skill measures as sums over all completions: name -> (numerator, denominator)."""
+    """Skill metrics as sums over all completions: name -> (numerator, denominator)."""
     total = dict.fromkeys(Replayed._fields, 0)
     false_done = stopped = broken = 0
     for prompt, completion in zip(prompts, completions, strict=True):

@@ -1,4 +1,4 @@
-"""The tokenizer: one token for each word of the grammar, numbers included."""
+"""A word-level tokenizer: one token for each word of the grammar and each number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from entropy_rl.tasks.countdown.game import MAX_NUMBER
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# The order is the id; `,` stands in drills only.
+# Ids follow this order; `,` occurs in drills only.
 VOCABULARY = (
     *("<pad>", "<bos>", "<eos>", "<unk>"),
     *(":", "+", "-", "*", "=", ",", "wait", "undo", "stop", "done"),
@@ -19,17 +19,16 @@ VOCABULARY = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Makes the word-level tokenizer.
+    """Builds the word-level tokenizer.
 
-    Text is split at white space and nothing is added: the `<bos>` of a prompt is the one written in
-    it. A word outside of the vocabulary becomes `<unk>`. That is deliberately an ordinary word and
-    no special token: decoding drops special tokens, and a completion must not get better by losing
-    a word.
+    Text is split at white space and nothing is added: the `<bos>` of a prompt is part of its text.
+    A word outside the vocabulary becomes `<unk>`, an ordinary token on purpose: decoding drops
+    special tokens, and a completion must not become correct by losing a word.
 
     Returns:
       The tokenizer; ids follow `VOCABULARY`.
     """
-    import tokenizers  # here, so that the task itself runs without transformers
+    import tokenizers  # imported here, so that the task runs without transformers
     from transformers import PreTrainedTokenizerFast
 
     core = tokenizers.Tokenizer(
@@ -50,9 +49,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_tokenizer(directory: str | os.PathLike[str]) -> None:
-    """Writes the tokenizer's files, as `AutoTokenizer.from_pretrained` reads them.
+    """Saves the tokenizer for `AutoTokenizer.from_pretrained`.
 
     Args:
-      directory: Where to; made if it is not there.
+      directory: Output directory; created if it does not exist.
     """
     build_tokenizer().save_pretrained(os.fspath(directory))

@@ -1,16 +1,15 @@
-"""The grammar, and worked examples written in it.
+"""The grammar of completions, and random worked examples in it.
 
     prompt     := <bos> INPUTS : TARGET
-    completion := move* end
+    completion := move* end <eos>
     move       := step | wait | undo
-    step       := a op b = c REST : TARGET      takes a and b out of the pool; c, REST is the new
-    pool wait       := wait INPUTS : TARGET          starts again
-    undo       := undo+ POOL : TARGET           takes back one step for each `undo`
-    end        := done | stop                   a claim of success, or an honest end without one;
-    then <eos>
+    step       := a op b = c REST : TARGET    remove a and b from the pool; the new pool is c, REST
+    wait       := wait INPUTS : TARGET        restart from the inputs
+    undo       := undo+ POOL : TARGET         take back one step for each `undo`
+    end        := done | stop                 claim success, or give up
 
-After each move the whole state is in print, the target included: nothing has to be looked up
-further back, and whether `done` is true can be seen from the last two numbers.
+Each move prints the whole state, including the target: no move refers further back than the state
+before it, and the last two numbers tell whether `done` is true.
 
     <bos> 2 3 7 : 27
     7 + 3 = 10 2 : 27   10 * 2 = 20 : 27   undo 10 2 : 27   10 - 2 = 8 : 27
@@ -28,8 +27,8 @@ from entropy_rl.tasks.countdown import game
 from entropy_rl.tasks.countdown.game import Step
 from entropy_rl.tasks.task import Demonstration
 
-RESULT_WEIGHT = 4.0  # of the position after `=`: arithmetic is the slowest thing to learn
-DECISION_WEIGHT = 2.0  # of the position after `: TARGET` of a move: go on, wait, undo, stop or done
+RESULT_WEIGHT = 4.0  # of the position after `=`: arithmetic is learned slowest
+DECISION_WEIGHT = 2.0  # of the position after `: TARGET`: step, wait, undo, stop or done
 
 _WORDS = tuple(str(number) for number in range(game.MAX_NUMBER + 1))
 _FACTS = {
@@ -40,25 +39,25 @@ _FACTS = {
 
 @dataclasses.dataclass(frozen=True)
 class TraceConfig:
-    """How worked examples are made up.
+    """Distribution of worked examples.
 
-    The defaults give a policy that mostly stops after one or two attempts: reinforcement learning
-    then has room to search longer.
+    With the defaults, the fine-tuned policy mostly stops after one or two attempts, which leaves
+    room for reinforcement learning to search longer.
 
     Args:
-      sizes: Numbers of inputs, each as likely.
-      chains: The target is drawn from the distinct results of m random chains, and m from these:
-        with one chain frequent results are the targets, with many the rare ones come up as well.
-      p_solve: An attempt is the planted solution.
-      p_near: An attempt begins like the planted solution and ends at random. Otherwise all is
-        random.
-      p_stop: After a failed attempt: stop.
-      p_undo: After a failed attempt that goes on: undo, rather than wait.
-      p_undo_two: An undo takes back two steps, rather than one.
-      p_fix: After an undo: end on the target, if the pool allows it. Otherwise at random.
-      drills: Share of examples that are drills: a row of arithmetic facts.
+      sizes: Numbers of inputs, drawn uniformly.
+      chains: The target is drawn from the distinct results of m random chains, with m drawn from
+        these: one chain favors frequent results, many chains include rare ones.
+      p_solve: Probability that an attempt is the planted solution.
+      p_near: Probability that an attempt begins like the planted solution and ends at random.
+        Otherwise the attempt is random.
+      p_stop: Probability of `stop` after a failed attempt.
+      p_undo: Probability of `undo` rather than `wait` after a failed attempt that continues.
+      p_undo_two: Probability that an undo takes back two steps rather than one.
+      p_fix: Probability that the moves after an undo reach the target, if the pool allows it.
+      drills: Fraction of examples that are drills: sequences of arithmetic facts.
       facts: Facts in a drill.
-      max_pieces: Longer examples are cut off there, without an end.
+      max_pieces: Longer examples are truncated, without an end.
     """
 
     sizes: tuple[int, ...] = (4, 5)
@@ -75,17 +74,17 @@ class TraceConfig:
 
 
 def write_prompt(numbers: Sequence[int], target: int) -> str:
-    """The prompt of a problem; also all that the judge has to know of it."""
+    """The prompt of a problem; the judge reads the problem from it."""
     return f"<bos> {' '.join(map(str, numbers))} : {target}"
 
 
 def make_demonstration(rng: Random, config: TraceConfig) -> Demonstration:
-    """Draws one worked example, on inputs of the warm-start split."""
+    """Draws one worked example on inputs of the "sft" split."""
     return _drill(rng, config) if rng.random() < config.drills else _trace(rng, config)
 
 
 def solutions(pool: Sequence[int], target: int) -> Iterator[tuple[Step, ...]]:
-    """All ways to go on from a pool that end on the target with one number left."""
+    """Iterates over all sequences of steps from a pool to the target as the only number."""
     if len(pool) == 1:
         if pool[0] == target:
             yield ()
@@ -96,10 +95,10 @@ def solutions(pool: Sequence[int], target: int) -> Iterator[tuple[Step, ...]]:
 
 
 def position_weights(pieces: Sequence[str]) -> list[float]:
-    """The loss weight of each piece, from the pieces before it alone.
+    """The loss weight of each piece, a function of the pieces before it.
 
-    What stands at a position has no influence on its weight. If `done` weighed more than the step
-    that could stand in its place, the policy would learn to say `done` too often.
+    The piece itself has no influence on its weight: if `done` weighed more than a step at the same
+    position, the policy would learn to write `done` too often.
     """
     return [
         RESULT_WEIGHT if last == "=" else DECISION_WEIGHT if second_last == ":" else 1.0
@@ -114,7 +113,7 @@ def _pick(rng: Random, options: Sequence):
 def _drill(rng: Random, config: TraceConfig) -> Demonstration:
     pieces: list[str] = []
     for _ in range(config.facts):
-        # The operator first: multiplication has few facts, and they are the hard ones.
+        # Operator first: multiplication has few facts, which are the hard ones.
         a, op, b, result = _pick(rng, _FACTS[_pick(rng, "+-*")])
         pieces += (_WORDS[a], op, _WORDS[b], "=", _WORDS[result], ",")
     weights = (0.0, 0.0, 0.0, 0.0, RESULT_WEIGHT, 0.0) * config.facts
@@ -122,7 +121,7 @@ def _drill(rng: Random, config: TraceConfig) -> Demonstration:
 
 
 def _random_chain(rng: Random, pool: Sequence[int]) -> tuple[list[Step], list[int]]:
-    """One random legal attempt: its steps, and the pool that is left."""
+    """Draws one random legal attempt: its steps and the final pool."""
     chain = []
     while steps := game.legal_steps(tuple(sorted(pool))):
         chain.append(_pick(rng, steps))
@@ -133,12 +132,12 @@ def _random_chain(rng: Random, pool: Sequence[int]) -> tuple[list[Step], list[in
 def _draw_target(
     rng: Random, numbers: Sequence[int], config: TraceConfig
 ) -> tuple[int, list[Step]]:
-    """A target that can be reached, and the chain that does."""
+    """Draws a reachable target and a chain that reaches it."""
     solution_of: dict[int, list[Step]] = {}
     wanted = _pick(rng, config.chains)
     while wanted > 0:
         chain, left = _random_chain(rng, numbers)
-        if len(left) == 1:  # otherwise the chain got stuck: all results out of range
+        if len(left) == 1:  # otherwise no step was legal: all results are out of range
             solution_of.setdefault(left[0], chain)
             wanted -= 1
     target = _pick(rng, tuple(solution_of))
@@ -152,7 +151,7 @@ def _trace(rng: Random, config: TraceConfig) -> Demonstration:
 
     goal = (":", _WORDS[target])
     pieces: list[str] = []
-    pools = [numbers]  # the live chain: the pool before each step, and the last one
+    pools = [numbers]  # of the live chain: before each step and after the last
 
     def write(steps: Sequence[Step]) -> None:
         for step in steps:
@@ -175,14 +174,14 @@ def _trace(rng: Random, config: TraceConfig) -> Demonstration:
         if rng.random() < config.p_stop:
             break
         if rng.random() < config.p_undo:
-            # Two can always be taken back: from inputs up to 10 no attempt is stuck after a single
-            # step.
+            # Two steps can always be taken back: from inputs up to 10, no attempt is stuck after
+            # one step.
             taken_back = 2 if rng.random() < config.p_undo_two else 1
             del pools[-taken_back:]
             pieces.extend(["undo"] * taken_back)
             pieces.extend(_WORDS[number] for number in pools[-1])
             pieces.extend(goal)
-            # Only short ends are looked for: of a chain that got stuck early, more can be left.
+            # Search small pools only: a chain that got stuck early can leave more numbers.
             fixes = ()
             if rng.random() < config.p_fix and len(pools[-1]) <= 3:
                 fixes = tuple(solutions(pools[-1], target))
@@ -195,7 +194,7 @@ def _trace(rng: Random, config: TraceConfig) -> Demonstration:
             attempt()
     pieces.extend(("done" if pools[-1] == [target] else "stop", "<eos>"))
 
-    # A cut, not an early stop: what stands before the limit is as likely as without a limit.
+    # Truncation, not an early stop: the pieces before the limit keep their distribution.
     end = config.max_pieces
     return Demonstration(
         write_prompt(numbers, target), tuple(pieces[:end]), tuple(position_weights(pieces)[:end])

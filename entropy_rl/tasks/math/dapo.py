@@ -1,4 +1,4 @@
-"""DAPO's rule: answers compared as texts after Minerva's normalization."""
+"""DAPO's verifier: compare answers as texts after Minerva's normalization."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _ANSWER = re.compile(r"answer\s*:\s*([^\n]+)", re.IGNORECASE)
 
 
 def judge_dapo(completion: str, answer: str) -> Verdict:
-    r"""DAPO's rule: the text after the last `Answer:`, or else the last \boxed{}, near the end.
+    r"""Judges the text after the last `Answer:`, or else the last \boxed{}, near the end.
 
-    The box is compared as it is, and only where there is no answer line: with both, a policy would
-    have two tries.
+    The box is compared literally, and only if there is no answer line: with both, a policy would
+    have two attempts.
 
     Args:
-      completion: Only its last 300 characters count (100 for the box).
+      completion: Only its last 300 characters are read (100 for the box).
       answer: The right answer.
 
     Returns:
-      CORRECT, WRONG, or UNPARSABLE where there is neither an answer line nor a box.
+      CORRECT, WRONG, or UNPARSABLE if there is neither an answer line nor a box.
     """
     given, is_line = _find(completion)
     if given is None:
@@ -31,20 +31,20 @@ def judge_dapo(completion: str, answer: str) -> Verdict:
 
 
 def last_answer(completion: str) -> str | None:
-    r"""The text that `judge_dapo` compares with the right answer, for votes and for counts.
+    r"""The text that `judge_dapo` compares with the right answer, for votes and counts.
 
     Args:
       completion: A completion.
 
     Returns:
-      The normalized text of the last answer line, or the content of the last \boxed{}; None where
-      it holds neither. The text is empty where nothing of the line is left.
+      The normalized text of the last answer line, or the content of the last \boxed{}; None if the
+      completion has neither. The text is empty if normalization removes the whole line.
     """
     return _find(completion)[0]
 
 
 def _find(completion: str) -> tuple[str | None, bool]:
-    """What is compared, and whether it comes from an answer line."""
+    """The text to compare, and whether it comes from an answer line."""
     tail = completion[-300:]
     lines = _ANSWER.findall(tail)
     if lines:
@@ -58,11 +58,11 @@ _REPLACED = (
     (r",\text{and}", ","), (r"\text{and}", ","), (r"\text{m}", r"\text{}"),
 )  # fmt: skip
 _REMOVED = (
-    "square", "ways", "integers", "dollars", "mph", "inches", "hours", "km", "units", r"\ldots", "sue",
-    "points", "feet", "minutes", "digits", "cents", "degrees", "cm", "gm", "pounds", "meters", "meals",
-    "edges", "students", "childrentickets", "multiples", r"\text{s}", r"\text{.}", "\\text{\ns}",
-    r"\text{}^2", r"\text{}^3", "\\text{\n}", r"\text{}", r"\mathrm{th}", r"^\circ", r"^{\circ}", r"\;",
-    r",\!", "{,}", '"', r"\dots",
+    "square", "ways", "integers", "dollars", "mph", "inches", "hours", "km", "units", r"\ldots",
+    "sue", "points", "feet", "minutes", "digits", "cents", "degrees", "cm", "gm", "pounds",
+    "meters", "meals", "edges", "students", "childrentickets", "multiples", r"\text{s}",
+    r"\text{.}", "\\text{\ns}", r"\text{}^2", r"\text{}^3", "\\text{\n}", r"\text{}",
+    r"\mathrm{th}", r"^\circ", r"^{\circ}", r"\;", r",\!", "{,}", '"', r"\dots",
 )  # fmt: skip
 _UNWRAPPED = (
     (re.compile(r"\\text\{([^}]*)\}"), r"\1"),
@@ -75,7 +75,7 @@ _UNWRAPPED = (
 
 
 def normalize_minerva(answer: str) -> str:
-    """An answer in the form in which DAPO compares answers as texts."""
+    """Normalizes an answer as DAPO does before it compares texts."""
     answer = answer.rpartition("=")[2]
     for before, after in _REPLACED:
         answer = answer.replace(before, after)

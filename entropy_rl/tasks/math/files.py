@@ -1,6 +1,4 @@
-"""Rows of JSONL and parquet files, one at a time, each with its place; problems and answers in
-them.
-"""
+"""Read problems and answers from JSONL and parquet files, one row at a time."""
 
 from __future__ import annotations
 
@@ -15,10 +13,10 @@ _BATCH = 8192  # rows of a parquet file that are in memory at a time
 
 
 def read_problems(path: Path, problem_field: str, answer_field: str) -> list[tuple[str, str]]:
-    """Problems and answers of a JSONL or parquet file.
+    """Reads the problems and answers of a JSONL or parquet file.
 
     Raises:
-      ValueError: If a row is wrong, as `FILE:LINE: what; allowed` or `FILE: row N: what; allowed`.
+      ValueError: If a row is invalid, as `FILE:LINE: ...` or `FILE: row N: ...`.
     """
     rows = []
     for where, row in read_rows(path):
@@ -38,17 +36,17 @@ def read_problems(path: Path, problem_field: str, answer_field: str) -> list[tup
 def read_rows(
     path: Path, fields: Sequence[str] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a JSONL or parquet file.
+    """Iterates over the rows of a JSONL or parquet file.
 
     Args:
-      path: The file; its first bytes say which of the two it is.
-      fields: The only fields to read of a parquet file, which must have them; None for all.
+      path: The file; its first bytes tell which of the two it is.
+      fields: Columns to read from a parquet file, which must have them; None for all.
 
     Yields:
-      Where the row stands, as `FILE:LINE` or `FILE: row N` from 1, and the row.
+      The location, `FILE:LINE` or `FILE: row N` counted from 1, and the row.
 
     Raises:
-      ValueError: If the file has no rows, or one cannot be read.
+      ValueError: If the file has no rows, or a row cannot be read.
     """
     rows = _parquet_rows(path, fields) if is_parquet(path) else _jsonl_rows(path)
     empty = True
@@ -56,26 +54,24 @@ def read_rows(
         empty = False
         yield item
     if empty:
-        raise ValueError(f"{path}: the file is empty; allowed: at least one row")
+        raise ValueError(f"{path}: must have at least one row, got an empty file")
 
 
 def is_parquet(path: Path) -> bool:
-    """Tells parquet from JSONL.
+    """Whether a file is parquet rather than JSONL.
 
     Raises:
-      ValueError: If the file is called parquet and is none.
+      ValueError: If the file has the suffix .parquet and other content.
     """
     with path.open("rb") as file:
         found = file.read(4) == b"PAR1"
     if path.suffix == ".parquet" and not found:
-        raise ValueError(
-            f"{path}: not a parquet file; allowed: a parquet file, or JSONL under another name"
-        )
+        raise ValueError(f"{path}: must be a parquet file, as its name says, got other content")
     return found
 
 
 def count_rows(path: Path) -> int:
-    """How many rows a file has; for JSONL how many lines."""
+    """Counts the rows of a file; for JSONL its lines."""
     if is_parquet(path):
         return _open_parquet(path).metadata.num_rows
     lines, end = 0, b"\n"
@@ -86,7 +82,7 @@ def count_rows(path: Path) -> int:
 
 
 def field_names(path: Path) -> list[str]:
-    """The fields of a file: those of a JSONL file are those of its first row."""
+    """The field names of a file; for JSONL those of its first row."""
     if is_parquet(path):
         return list(_open_parquet(path).schema_arrow.names)
     _, row = next(read_rows(path))
@@ -94,7 +90,7 @@ def field_names(path: Path) -> list[str]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open("rb") as file:  # as bytes: a faulty character is reported with its line
+    with path.open("rb") as file:  # bytes, so that an invalid byte is reported with its line
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
@@ -108,11 +104,11 @@ def _parse(line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start + 1} is not UTF-8; allowed: UTF-8 text") from error
+        raise ValueError(f"must be UTF-8 text, got an invalid byte at {error.start + 1}") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error}); allowed: one JSON object per line") from error
+        raise ValueError(f"must be one JSON object per line, got invalid JSON ({error})") from error
     if not isinstance(row, dict):
-        raise ValueError(f"{type(row).__name__} found; allowed: one JSON object per line")
+        raise ValueError(f"must be one JSON object per line, got {type(row).__name__}")
     return row
 
 
@@ -125,10 +121,10 @@ def _parquet_rows(path: Path, fields: Sequence[str] | None) -> Iterator[tuple[st
                 number += 1
                 yield f"{path}: row {number}", row
     except (OSError, ValueError, NotImplementedError) as error:
-        # An error of whoever uses the rows does not come by here: only pyarrow's own do.
+        # Only errors of pyarrow arrive here: those of the consumer are raised outside.
         reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"{path}: after row {number}: cannot be read ({reason}); allowed: a whole parquet file"
+            f"{path}: must be a complete parquet file, got an error after row {number} ({reason})"
         ) from error
 
 
@@ -141,7 +137,7 @@ def _open_parquet(path: Path) -> Any:
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"{path}: cannot be read ({reason}); allowed: a whole parquet file"
+            f"{path}: must be a complete parquet file, got an error ({reason})"
         ) from error
 
 
@@ -151,7 +147,7 @@ def _open_parquet(path: Path) -> Any:
 
 
 def require_fields(found: Iterable[str], problem_field: str, answer_field: str) -> None:
-    """Checks that a row or a file has the two fields.
+    """Checks that a row or a file has both fields.
 
     Raises:
       ValueError: If one is missing.
@@ -159,27 +155,27 @@ def require_fields(found: Iterable[str], problem_field: str, answer_field: str) 
     for field, option in ((problem_field, "problem_field"), (answer_field, "answer_field")):
         if field not in found:
             fields = ", ".join(map(repr, found)) or "none"
-            raise ValueError(f"no field {field!r}; allowed as {option}: the fields there: {fields}")
+            raise ValueError(f"{option}: must be one of {fields}, got {field!r}")
 
 
 def take_text(row: dict[str, Any], field: str) -> str:
-    """A text that is not empty.
+    """Returns a field that must be a non-empty text.
 
     Raises:
       ValueError: If it is anything else.
     """
     text = row[field]
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{field!r} is {text!r:.60}; allowed: a non-empty text")
+        raise ValueError(f"{field!r}: must be a non-empty text, got {text!r:.60}")
     _check_unicode(field, text)
     return text
 
 
 def take_answer(row: dict[str, Any], field: str) -> str:
-    """An answer as a text, without blanks around it; a number is written out.
+    """Returns an answer as a stripped text; a number is written without an exponent.
 
     Raises:
-      ValueError: If it is neither.
+      ValueError: If it is neither a text nor a finite number.
     """
     answer = row[field]
     if isinstance(answer, Decimal) and answer.is_finite():
@@ -188,17 +184,17 @@ def take_answer(row: dict[str, Any], field: str) -> str:
         # Without an exponent: 142.0 is "142".
         answer = str(int(answer)) if answer == int(answer) else f"{Decimal(repr(answer)):f}"
     if not isinstance(answer, str) or not answer.strip():
-        raise ValueError(f"{field!r} is {answer!r:.60}; allowed: a number, or a non-empty text")
+        raise ValueError(f"{field!r}: must be a number or a non-empty text, got {answer!r:.60}")
     _check_unicode(field, answer)
     return answer.strip()
 
 
 def _check_unicode(field: str, text: str) -> None:
-    """JSON can hold halves of characters, which can neither be printed nor stored."""
+    """Refuses lone surrogates, which JSON can hold but which cannot be printed or stored."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         half = text[error.start]
         raise ValueError(
-            f"{field!r} holds {half!r}, half of a character; allowed: Unicode text"
+            f"{field!r}: must be Unicode text, got the lone surrogate {half!r}"
         ) from error

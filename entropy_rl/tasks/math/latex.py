@@ -178,8 +178,8 @@ _DEPTH = {
 _EQUAL = ("=", r"\equiv")
 _ROUNDED = (r"\approx", r"\thickapprox", r"\simeq")
 _NO_CHAIN = (
-    ",", ";", "<", ">", "<=", ">=", "!=", r"\lt", r"\gt", r"\le", r"\leq", r"\leqslant", r"\ge", r"\geq",
-    r"\geqslant", r"\ne", r"\neq", r"\in",
+    ",", ";", "<", ">", "<=", ">=", "!=", r"\lt", r"\gt", r"\le", r"\leq", r"\leqslant", r"\ge",
+    r"\geq", r"\geqslant", r"\ne", r"\neq", r"\in",
 )  # fmt: skip
 _SYMBOL = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?'*(?:\([^()]*\))?")
 _LETTER = re.compile(r"[A-Za-z]")

@@ -1,5 +1,6 @@
-"""Which test problems occur in a training set: as a whole, or in word n-grams (GPT-3, 2005.14165,
-app. C).
+"""Contamination check: exact and n-gram overlap of test problems with a training set.
+
+After appendix C of the GPT-3 paper, arXiv 2005.14165.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from collections.abc import Iterable, Sequence
 Words = tuple[str, ...]
 
 _SPACING = re.compile(
-    # layout without meaning
+    # layout without mathematical meaning
     r"\\(?:left|right|quad|qquad|displaystyle|textstyle|limits)(?![A-Za-z])"
-    r"|\\[!,;:>\s()\[\]]|~"  # spaces, and the borders of a formula
+    r"|\\[!,;:>\s()\[\]]|~"  # spaces and math delimiters
 )
 _SPELLINGS = (("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\N{MINUS SIGN}", "-"))
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:,|\{,\})(?=[0-9]{3}(?![0-9]))")
 _UNSPACED = (
-    "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # Japanese, Chinese, Korean: each sign is a word
+    "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # Japanese, Chinese, Korean: each character is a word
 )
-# Commands, numbers, words and operators; braces, dollars and punctuation are left out.
+# Commands, numbers, words and operators; braces, dollar signs and punctuation are dropped.
 _WORD = re.compile(
     rf"\\[a-z]+|[0-9]+(?:\.[0-9]+)?|[{_UNSPACED}]|(?:(?![{_UNSPACED}])[^\W\d_])+|[-+*/=<>^!|%]"
 )
@@ -29,21 +30,19 @@ _WORD = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """What of one test problem occurs in the training set. Problems are counted from 0."""
+    """Overlap of one test problem with the training set. Problems are counted from 0."""
 
     test: int
     exact: bool  # a training problem has the same words
-    share: float  # of its n-grams, that occur anywhere in the training set
-    train: (
-        int | None
-    )  # the exact one, or the one with most of its n-grams; None where there is none
-    train_share: float  # of its n-grams, that occur in that one
+    share: float  # fraction of its n-grams that occur anywhere in the training set
+    train: int | None  # the exact match, or the training problem with the most of its n-grams
+    train_share: float  # fraction of its n-grams that occur in that training problem
 
 
 def split_words(text: str) -> Words:
-    """The words of a problem: in lower case, without punctuation and the spacing of LaTeX.
+    """Splits a problem into lower-case words, without punctuation and LaTeX spacing.
 
-    Operators are words: x + 1 is not x - 1.
+    Operators are words: x + 1 differs from x - 1.
     """
     for before, after in _SPELLINGS:
         text = text.replace(before, after)
@@ -51,25 +50,25 @@ def split_words(text: str) -> Words:
 
 
 def n_grams(words: Words, n: int) -> set[Words]:
-    """The different n-grams of a problem; one that is shorter is a single gram as a whole."""
+    """The distinct n-grams of a problem; a problem with fewer than n words is one gram."""
     if len(words) < n:
         return {words} if words else set()
     return {words[i : i + n] for i in range(len(words) - n + 1)}
 
 
 def find_overlap(train: Iterable[Words], test: Sequence[Words], n: int = 13) -> list[Match]:
-    """Looks for the n-grams of every test problem in the training problems.
+    """Finds the n-grams of every test problem in the training problems.
 
     Args:
-      train: Training problems as words; read once, and not kept.
-      test: Test problems as words. One of less than n words is looked for as a whole.
-      n: Words of a gram.
+      train: Training problems as words; iterated once and not stored.
+      test: Test problems as words. One with fewer than n words is searched for as a whole.
+      n: Number of words in a gram.
 
     Returns:
-      One match for every test problem, in order.
+      One match per test problem, in order.
     """
     grams = [n_grams(words, n) for words in test]
-    places = collections.defaultdict(list)  # gram -> the test problems that have it
+    places = collections.defaultdict(list)  # gram -> test problems that contain it
     for i, own in enumerate(grams):
         for gram in own:
             places[gram].append(i)
@@ -80,9 +79,8 @@ def find_overlap(train: Iterable[Words], test: Sequence[Words], n: int = 13) -> 
     found: list[set[Words]] = [set() for _ in test]
     best: list[tuple[int, int | None]] = [(0, None)] * len(test)  # (shared grams, training problem)
     exact: dict[int, int] = {}
-    shorter = collections.defaultdict(
-        set
-    )  # first word -> lengths: these may stand within longer ones
+    # First word -> lengths of the test problems shorter than n, which may occur inside longer ones.
+    shorter = collections.defaultdict(set)
     for words in test:
         if 0 < len(words) < n:
             shorter[words[0]].add(len(words))
@@ -113,9 +111,7 @@ def find_overlap(train: Iterable[Words], test: Sequence[Words], n: int = 13) -> 
 
 
 def count_matches(matches: Sequence[Match]) -> dict[str, int]:
-    """How many test problems there are, occur exactly, with at least half of their n-grams, and
-    with any.
-    """
+    """Counts test problems: all, exact matches, with at least half of their n-grams, with any."""
     return {
         "problems": len(matches),
         "exact": sum(match.exact for match in matches),
@@ -125,7 +121,7 @@ def count_matches(matches: Sequence[Match]) -> dict[str, int]:
 
 
 def worst_matches(matches: Sequence[Match], count: int) -> list[Match]:
-    """Those with the highest share, exact ones first; none without any overlap."""
+    """The matches with the highest share, exact ones first; none without overlap."""
     order = sorted(
         matches, key=lambda match: (-match.exact, -match.share, -match.train_share, match.test)
     )

@@ -1,4 +1,4 @@
-"""Preparing a set: finding or fetching its files, and building it whole or not at all."""
+"""Prepare a data set: find or download its files and build it atomically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from entropy_rl.config.registry import unknown
-from entropy_rl.tasks.math import sets
+from entropy_rl.tasks.math import catalog, sets
 
 Progress = Callable[[str, int], None]
 
@@ -29,26 +29,27 @@ def prepare(
     overwrite: bool = False,
     watch: Callable[[Mapping[str, Path]], Progress] = lambda sources: lambda split, rows: None,
 ) -> bool:
-    """Makes a set ready for use.
+    """Builds a prepared set.
 
     Args:
-      name: A published set, or any other name for a set of the user's own.
-      source: Its file; for a published set also the directory of its files, or None to fetch them.
-      data_dir: Where prepared sets lie; None for TFDS' own place.
-      problem_field: Field of the problem's text in a file of the user's own; None for `problem`.
-      answer_field: Field of the answer, likewise; None for `answer`.
-      overwrite: Replace what is prepared.
-      watch: From the file of each split to what is called with a split and the rows read of its
-        file.
+      name: A published set, or any other name for a user's set.
+      source: Its file; for a published set also the directory of its files, or None to download
+        them.
+      data_dir: Directory of prepared sets; None for the default of TFDS.
+      problem_field: Field of the problem in a user's file; None for `problem`.
+      answer_field: Field of the answer in a user's file; None for `answer`.
+      overwrite: Replace an existing set.
+      watch: Maps the file of each split to a progress callback, which is called with a split and
+        the number of rows read.
 
     Returns:
-      True if it was prepared; False if it already was, from the same source.
+      True if it was built; False if it already existed, from the same source.
 
     Raises:
-      ValueError: If there is no such set, or it is prepared from another source, or a row is wrong.
+      ValueError: If there is no such set, it exists from another source, or a row is invalid.
       OSError: If it cannot be written.
     """
-    published = sets.PUBLISHED.get(name)
+    published = catalog.PUBLISHED.get(name)
     fields = _check_arguments(name, problem_field, answer_field)
     directory = sets.set_directory(name, data_dir)
     known = None if overwrite else sets.read_metadata(name, data_dir)
@@ -56,7 +57,7 @@ def prepare(
         return False
     if source is None and published is None:
         raise ValueError(
-            unknown("name", name, sets.PUBLISHED) + ", or a name of your own with --source FILE"
+            unknown("name", name, catalog.PUBLISHED) + ", or any other name with --source FILE"
         )
     sources = fetch(published) if source is None else find_files(published, source)
     sums = {split: _sha256(path) for split, path in sources.items()}
@@ -64,19 +65,19 @@ def prepare(
         if known["sha256"] == sums and known["fields"] == fields:
             return False
         raise ValueError(
-            f"{name}: it is prepared from {' and '.join(known['sources'].values())}, which is not "
-            "the same; "
-            "allowed: --overwrite true to replace it"
+            f"{name}: must have the source that it was prepared from, "
+            f"{' and '.join(known['sources'].values())}, got another one; "
+            "--overwrite true replaces it"
         )
     if directory.exists() and not overwrite:
         raise ValueError(
-            f"{directory}: not a prepared set; allowed: --overwrite true to replace what is there"
+            f"{directory}: must be a prepared set or not exist, got a directory with other "
+            "content; --overwrite true replaces it"
         )
     facts = {
         "title": published.title if published else name,
         "repository": published.repository if published else None,
-        # Of a file that somebody else brought, the sum tells whether it is the one of this
-        # revision.
+        # For a file given by the user, the checksum tells whether it is of this revision.
         "revision": published.revision if published else None,
         "license": published.license if published else None,
         "sources": {split: str(path.absolute()) for split, path in sources.items()},
@@ -92,12 +93,12 @@ def prepare(
 def _check_arguments(
     name: str, problem_field: str | None, answer_field: str | None
 ) -> list[str] | None:
-    """The fields of a file of the user's own; None for a published set."""
-    if name in sets.PUBLISHED:
+    """The fields of a user's file; None for a published set."""
+    if name in catalog.PUBLISHED:
         for option, value in (("problem_field", problem_field), ("answer_field", answer_field)):
             if value is not None:
                 raise ValueError(
-                    f"{option}: {value!r} is not allowed; {name} has fields of its own"
+                    f"{option}: must be null for {name}, which defines its fields, got {value!r}"
                 )
         return None
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name in (
@@ -106,9 +107,8 @@ def _check_arguments(
         "test",
     ):
         raise ValueError(
-            f"name: {name!r} is not allowed; allowed: {', '.join(sets.PUBLISHED)}, or a name of "
-            "letters, "
-            "digits, dots and _ -, other than train, validation, test"
+            f"name: must be one of {', '.join(catalog.PUBLISHED)}, or consist of letters, digits "
+            f"and . _ - and not be train, validation or test, got {name!r}"
         )
     return [problem_field or "problem", answer_field or "answer"]
 
@@ -124,9 +124,12 @@ def _build(
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"data_dir: {str(root)!r} cannot be made: {error.strerror}") from error
-    # Made aside and moved when it is whole: TFDS would delete the old set before it reads the new
-    # file.
+        raise ValueError(
+            f"data_dir: must be a directory that can be created, got {str(root)!r} "
+            f"({error.strerror})"
+        ) from error
+    # Built in a temporary directory and renamed when it is complete: TFDS would delete the old set
+    # before it reads the new file.
     with tempfile.TemporaryDirectory(prefix=f"incomplete.{name}.", dir=root) as aside:
         if name in BUILDERS:
             builder = BUILDERS[name](data_dir=aside, **arguments)
@@ -135,11 +138,10 @@ def _build(
             builder = UserMath(fields=fields, config=config, data_dir=aside, **arguments)
         tfds.disable_progress_bar()
         try:
-            with contextlib.redirect_stdout(
-                io.StringIO()
-            ):  # TFDS tells of a download, and there is none
+            # TFDS announces a download although there is none.
+            with contextlib.redirect_stdout(io.StringIO()):
                 builder.download_and_prepare()
-        except RuntimeError as error:  # of array_record, such as on a full disk
+        except RuntimeError as error:  # raised by array_record, for example on a full disk
             raise OSError(
                 f"{directory}: cannot be written: {str(error).partition('; writing ')[0]}"
             ) from error
@@ -151,22 +153,22 @@ def _build(
             Path(builder.data_dir).rename(directory)
         except OSError:
             if replaced.exists():
-                replaced.rename(directory)  # or the old set would go with what is aside
+                replaced.rename(directory)  # or it would be deleted with the temporary directory
             raise
 
 
 # --------------------------------------------------------------------------------------------------
-# The files that a set is prepared from
+# Source files
 # --------------------------------------------------------------------------------------------------
 
 
-def find_files(published: sets.MathSet | None, source: str) -> dict[str, Path]:
-    """The file of each split.
+def find_files(published: catalog.MathSet | None, source: str) -> dict[str, Path]:
+    """Finds the file of each split.
 
     Args:
-      published: The set; None for one of the user's own.
-      source: Its file; of a published set also a directory with its files under their published
-        names. Of a set with two files one is enough, if its name begins with that of its split.
+      published: The set; None for a user's set.
+      source: Its file; for a published set also a directory with its files under their published
+        names. One file of a set with two is enough if its name begins with the name of its split.
 
     Raises:
       ValueError: If there is no such file.
@@ -180,34 +182,32 @@ def find_files(published: sets.MathSet | None, source: str) -> dict[str, Path]:
         if None in found.values():
             names = " and ".join(file.path for file in published.files)
             raise ValueError(
-                f"source: the directory {source!r} lacks a file; allowed: one with {names}"
+                f"source: must be a directory with {names}, got {source!r}, which lacks a file"
             )
         return found
     if not path.is_file():
-        raise ValueError(f"source: {source!r} is not a file; allowed: a JSONL or parquet file")
+        raise ValueError(f"source: must be a JSONL or parquet file, got {source!r}")
     splits = (sets.USER_SPLIT,) if published is None else published.splits
     if len(splits) > 1:
         splits = tuple(split for split in splits if path.name.startswith(split))
     if not splits:
         raise ValueError(
-            f"source: {source!r} may be any split of {published.name}; allowed: a file whose name "
-            "begins "
-            f"with {' or '.join(published.splits)}, or the directory with both files"
+            f"source: must be a file whose name begins with {' or '.join(published.splits)}, or "
+            f"the directory with both files of {published.name}, got {source!r}"
         )
     return {splits[0]: path}
 
 
-def fetch(published: sets.MathSet) -> dict[str, Path]:
-    """Downloads the files of a published set into the cache of huggingface_hub, if they are not
-    there.
+def fetch(published: catalog.MathSet) -> dict[str, Path]:
+    """Downloads the files of a published set into the cache of huggingface_hub.
 
     Raises:
-      ValueError: If that does not work, with the way to do without.
+      ValueError: If a download fails; the message says how to prepare the set without it.
     """
     return {file.split: _fetch_file(published, file) for file in published.files}
 
 
-def _fetch_file(published: sets.MathSet, file: sets.SourceFile) -> Path:
+def _fetch_file(published: catalog.MathSet, file: catalog.SourceFile) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -220,23 +220,20 @@ def _fetch_file(published: sets.MathSet, file: sets.SourceFile) -> Path:
     try:
         _ask_hub(huggingface_hub.hf_hub_url(**where))
         return Path(huggingface_hub.hf_hub_download(**where))
-    except Exception as error:  # of the network, the hub or the disk: the way out is the same
+    except Exception as error:  # network, hub or disk: the remedy is the same
         reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
         if isinstance(error, OfflineModeIsEnabled):
             reason = "HF_HUB_OFFLINE is set"
         addresses = " and ".join(published.address(each) for each in published.files)
         kind = "FILE" if len(published.files) == 1 else "DIRECTORY"
         raise ValueError(
-            f"{published.name}: cannot fetch {file.path} of {published.repository} "
-            f"({reason:.80}); allowed: "
-            f"download {addresses} on another machine, then add --source {kind}"
+            f"{published.name}: cannot download {file.path} of {published.repository} "
+            f"({reason:.80}); download {addresses} on another machine, then add --source {kind}"
         ) from error
 
 
 def _ask_hub(url: str) -> None:
-    """Fails soon where there is no way to the hub; the download itself would try for half a
-    minute.
-    """
+    """Fails within 10 s if the hub cannot be reached; a download would retry for 30 s."""
     from huggingface_hub import get_hf_file_metadata
 
     outcome: list[Exception | None] = []
@@ -248,7 +245,7 @@ def _ask_hub(url: str) -> None:
         except Exception as error:
             outcome.append(error)
 
-    # Its timeout counts for each address of the host, of which there may be eight.
+    # The timeout applies to each address of the host, of which there may be eight.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(10)

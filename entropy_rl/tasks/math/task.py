@@ -1,7 +1,7 @@
-"""Math problems with a final answer, judged by math-verify, by DAPO's rule or by a user's.
+"""Math problems with a final answer, judged by math-verify, DAPO's rule or a user's function.
 
-The built-in verifiers run nothing of what the model wrote: math-verify parses LaTeX, and its ways
-to evaluate plain text are off. The worker processes have limits, but they are no sandbox.
+The built-in verifiers never execute text of the model: math-verify parses LaTeX, and its evaluation
+of plain expressions is off. Worker processes have resource limits but are not a sandbox.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from entropy_rl.config.registry import import_object, unknown
 from entropy_rl.tasks.math.answers import canonical, check_equal, compare_simple, last_boxed
+from entropy_rl.tasks.math.catalog import DAPO_PROMPT, PUBLISHED
 from entropy_rl.tasks.math.dapo import judge_dapo, last_answer
-from entropy_rl.tasks.math.sets import DAPO_PROMPT, PUBLISHED, Source, find_source, read_source
+from entropy_rl.tasks.math.sets import Source, find_source, read_source
 from entropy_rl.tasks.pool import VerifierPool
 from entropy_rl.tasks.task import Problem, Verdict
 
@@ -21,30 +22,30 @@ PROMPTS = {
     "dapo": DAPO_PROMPT,
 }
 SPLITS = ("train", "validation", "test")
-# What a built-in verifier reads, of which a prompt has to ask for one.
+# The answer formats that a built-in verifier reads; a prompt must ask for one of them.
 _READS = {"math-verify": ("\\boxed",), "dapo": ("Answer:", "\\boxed")}
 
 
 class Math:
-    """Math problems with final answers, from prepared sets or from files.
+    """Math problems with final answers, from prepared sets or files.
 
-    A published set is also a split by its own name, as in `evaluation.split: aime_2024`. Of a set
-    with two splits, `train` takes the one to learn from, and all else the one to evaluate on.
+    A published set is also a split of its own name, as in `evaluation.split: aime_2024`. Of a set
+    with two splits, `train` uses the training split and everything else the test split.
 
     Args:
       train: A set prepared by `entropy-rl data prepare`, or a JSONL or parquet file; null for none.
       validation: As `train`.
       test: As `train`.
-      prompt: `boxed`, `dapo`, or a text of your own that holds `{problem}`.
-      chat: Wrap the prompt by the tokenizer's chat template, as a user's message.
+      prompt: `boxed`, `dapo`, or a text that contains `{problem}`.
+      chat: Format the prompt as a user message by the tokenizer's chat template.
       verifier: `math-verify` reads the last \\boxed{...} and compares as mathematics; `dapo` reads
-        the last `Answer: ...` and compares as text; or `module:function`, a function of yours
+        the last `Answer: ...` and compares as text; or `module:function`, a function
         (prompt, completion, answer) -> Verdict.
-      problem_field: Field of the problem's text in a file.
+      problem_field: Field of the problem in a file.
       answer_field: Field of the answer in a file: a text or a number.
-      data_dir: Where prepared sets lie; null for TFDS' own place.
+      data_dir: Directory of prepared sets; null for the default of TFDS.
       deadline_s: Wall-clock seconds of one check.
-      workers: Processes that check; they start at the first completion that needs them.
+      workers: Verifier processes; they start at the first completion that needs them.
     """
 
     def __init__(
@@ -70,20 +71,17 @@ class Math:
         self._template = PROMPTS.get(prompt, prompt)
         if "{problem}" not in self._template:
             raise ValueError(
-                f"task.args.prompt: {prompt!r} is not allowed; allowed: {', '.join(PROMPTS)}, or "
-                "a text "
-                "that holds {problem}"
+                f"task.args.prompt: must be one of {', '.join(PROMPTS)}, or a text that contains "
+                f"{{problem}}, got {prompt!r}"
             )
         fitting = [
             name for name, texts in _READS.items() if any(text in self._template for text in texts)
         ]
         if verifier in _READS and verifier not in fitting:
             raise ValueError(
-                f"task.args.verifier: {verifier!r} reads {' or '.join(_READS[verifier])}, and the "
-                "prompt "
-                f"{prompt!r:.60} asks for none; allowed: "
-                f"{', '.join([*fitting, 'module:function'])}, or "
-                "another prompt"
+                f"task.args.verifier: must be one of {', '.join([*fitting, 'module:function'])} "
+                f"with the prompt {prompt!r:.60}, got {verifier!r}, which reads "
+                f"{' or '.join(_READS[verifier])}"
             )
         self._chat = chat
         self._fields = (problem_field, answer_field)
@@ -94,11 +92,10 @@ class Math:
         self._splits: dict[str, list[Problem]] = {}
 
     def problems(self, split: str) -> Sequence[Problem]:
-        """The problems of a split, in the order of its source; the id is the place in it.
+        """The problems of a split, in the order of its source; the id is the index.
 
         Raises:
-          ValueError: The split has no source, or a row of the file is wrong, as `FILE:LINE: what;
-            allowed`.
+          ValueError: The split has no source, or a row of the file is invalid, as `FILE:LINE: ...`.
         """
         if split not in self._splits:
             pairs = read_source(self._find(split), *self._fields)
@@ -115,11 +112,13 @@ class Math:
             return find_source("split", split, "test", self._data_dir)
         if split in SPLITS:
             given = ", ".join(self._sources) or "none"
-            raise ValueError(f"task.args.{split}: nothing is given for this split; given: {given}")
+            raise ValueError(
+                f"task.args.{split}: must be a set or a file, got null; given: {given}"
+            )
         raise ValueError(unknown("split", split, [*SPLITS, *PUBLISHED]))
 
     def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
-        """One verdict for each completion, in order."""
+        """One verdict per completion, in order."""
         pairs = list(zip(problems, completions, strict=True))
         if self._verifier == "dapo":
             return [judge_dapo(completion, problem.answer) for problem, completion in pairs]
@@ -137,16 +136,14 @@ class Math:
         return verdicts
 
     def final_answers(self, completions: Sequence[str]) -> list[str | None]:
-        """The answer of each completion, where the prompt asks for it, in a form that equal ones
-        share.
-        """
+        """The final answer of each completion, in a form that is equal for equal answers."""
         if r"\boxed" not in self._template:
             return [last_answer(completion) for completion in completions]
         boxed = map(last_boxed, completions)
         return [None if answer is None else canonical(answer) for answer in boxed]
 
     def close(self) -> None:
-        """Ends the verifier processes."""
+        """Stops the verifier processes."""
         if self._pool is not None:
             self._pool.close()
 
@@ -157,20 +154,19 @@ def _role(split: str) -> str:
 
 def _make_pool(verifier: str, deadline_s: float, workers: int) -> VerifierPool:
     path = "task.args.verifier"
-    # An item that loads the LaTeX parser and the simplifier.
+    # The warm-up item loads the LaTeX parser and the simplifier.
     check, warm_up = f"{check_equal.__module__}:{check_equal.__name__}", (r"2\sqrt{2}", r"\sqrt{8}")
     if verifier != "math-verify":
         if ":" not in verifier:
             raise ValueError(unknown(path, verifier, ["math-verify", "dapo", "module:function"]))
         if verifier.startswith("__main__:"):
             raise ValueError(
-                f"{path}: {verifier!r} is not allowed; allowed: a function of a module in its own "
-                "file"
+                f"{path}: must be a function of a module in its own file, got {verifier!r}"
             )
         if not callable(import_object(path, verifier)):
             raise ValueError(
-                f"{path}: {verifier!r} is no function; allowed: (prompt, completion, answer) -> "
-                "Verdict"
+                f"{path}: must be a function (prompt, completion, answer) -> Verdict, "
+                f"got {verifier!r}"
             )
         check, warm_up = verifier, None
     try:

@@ -1,0 +1,67 @@
+"""The worker process of a verifier pool: limit itself, warm up, judge items from a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import resource
+import signal
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from entropy_rl.config.registry import import_object
+from entropy_rl.tasks.task import Verdict
+
+
+def serve(fd: int) -> None:
+    """Warms up, reports ready and judges until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # If the parent dies while a check is stuck, the alarm ends this process, even inside C code
+    # that holds the interpreter.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    os.set_inheritable(fd, False)
+    connection = Connection(fd)
+    with contextlib.suppress(EOFError, OSError):  # the parent is gone
+        settings = json.loads(connection.recv_bytes())
+        signal.setitimer(signal.ITIMER_REAL, settings["warm_up_s"] + 1)
+        try:
+            _limit(resource.RLIMIT_CORE, 0)
+            _limit(resource.RLIMIT_AS, settings["memory_limit_bytes"])
+            check = import_object("check", settings["check"])
+            if settings["warm_up"] is not None:
+                check(*settings["warm_up"])
+        except Exception as error:
+            connection.send_bytes(
+                json.dumps({"unfit": f"{type(error).__name__}: {error}"}).encode()
+            )
+            return
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        connection.send_bytes(b"{}")
+        while True:
+            item = json.loads(connection.recv_bytes())
+            signal.setitimer(signal.ITIMER_REAL, settings["deadline_s"] + 1)
+            reply = json.dumps(_judge(check, item)).encode()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send_bytes(reply)
+
+
+def _limit(which: int, limit: int) -> None:
+    hard = resource.getrlimit(which)[1]
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(which, (limit, limit))
+
+
+def _judge(check: Callable, item: list[str]) -> dict[str, str]:
+    try:
+        verdict = check(*item)
+    except MemoryError:
+        # The memory may not be freed after the check: the next item gets a new process.
+        os._exit(errno.ENOMEM)
+    except Exception as error:
+        return {"verdict": Verdict.CRASH.value, "reason": f"{type(error).__name__}: {error}"[:300]}
+    if not isinstance(verdict, Verdict):
+        reason = f"it must return Verdict, got {type(verdict).__name__}"
+        return {"verdict": Verdict.CRASH.value, "reason": reason}
+    return {"verdict": verdict.value, "reason": ""}
