@@ -2,9 +2,9 @@
 
 The group baselines take one reward for each sequence, f32[B, 1]; sequence b is of group b // G.
 Statistics are over the scored sequences (`has_reward`): a sequence without a reward changes no
-mean, and its own advantage is 0. So is that of the only scored sequence of a group, which has
-nothing to be compared with (veRL keeps its raw reward instead). Where all rewards of a group are
-equal the advantage is exactly 0.
+mean, and its own advantage is 0. The only scored sequence of a group has the advantage 0 as well
+(veRL keeps its raw reward instead). Where all rewards of a group are equal, the advantage is
+exactly 0.
 """
 
 from __future__ import annotations
@@ -159,18 +159,21 @@ def opo(group_size: int) -> Transform:
     return group_transform("opo", group_size, center)
 
 
-def gpg(group_size: int) -> Transform:
-    """GPG: subtract the group's mean reward, and rescale by the fraction of nonzero rewards.
+def gpg(group_size: int, eps: float = 1e-5) -> Transform:
+    """GPG: subtract the group's mean reward, and divide by the fraction of groups with contrast.
 
-    Aᵢ = B / #{j : r_j ≠ 0} · (rᵢ - mean(r))
+    Aᵢ = (rᵢ - mean(r)) / (#{groups with unequal rewards} / #{groups} + ε)
 
-    with the mean over the scored completions of the group, B and the count over those of the
-    mini-batch. Source: GPG, https://arxiv.org/abs/2504.02546, as in veRL, with its F_norm = 1; the
-    count of the paper has not been compared. It is made for rewards of 0 and 1: with -1 and 1 the
-    factor is 1.
+    with the mean over the scored completions of the group, and the counts over the groups of the
+    mini-batch that have a scored completion. Groups of equal rewards have no gradient; the factor
+    compensates for them. Source: GPG, https://arxiv.org/abs/2504.02546, factor and ε as in the
+    authors' code, https://github.com/AMAP-ML/GPG (`grpo_trainer.py`), with its F_norm = 1; there
+    the loss has the aggregation "sequence-mean". veRL's `gpg` has another factor, the inverse
+    fraction of nonzero rewards.
 
     Args:
       group_size: Completions per prompt (G), at least 2.
+      eps: Added to the fraction.
 
     Returns:
       A transform f32[B, 1] -> f32[B, 1] of scope "batch".
@@ -178,11 +181,15 @@ def gpg(group_size: int) -> Transform:
     Raises:
       ValueError: As `group_normalize`.
     """
+    require(eps >= 0, "gpg.eps", eps, "a number >= 0")
 
     def center(rewards: jax.Array, has_reward: jax.Array, stats: TokenStats) -> jax.Array:
-        nonzero = jnp.sum(has_reward & (rewards != 0))
-        scale = jnp.sum(has_reward) / jnp.maximum(nonzero, 1)
-        return scale * masked_center(rewards, has_reward, axis=1)
+        centered = masked_center(rewards, has_reward, axis=1)
+        groups = jnp.sum(jnp.any(has_reward, axis=1))
+        contrast = jnp.sum(jnp.any(centered != 0, axis=1))
+        # Without contrast all are 0, and the 1 only avoids 0 / 0.
+        fraction = jnp.where(contrast > 0, contrast / jnp.maximum(groups, 1) + eps, 1)
+        return centered / fraction
 
     return group_transform("gpg", group_size, center, scope="batch")
 

@@ -7,6 +7,8 @@ removed without a deprecation cycle; see docs/contrib.md.
 """
 
 from entropy_rl.config.registry import public_list as _public_list
+from entropy_rl.contrib.archer import archer as archer
+from entropy_rl.contrib.aspo import aspo as aspo
 from entropy_rl.contrib.asymgrpo import asymgrpo as asymgrpo
 from entropy_rl.contrib.controls import misplace_entropy_bonus as misplace_entropy_bonus
 from entropy_rl.contrib.controls import scale_by_sign as scale_by_sign

@@ -23,8 +23,10 @@ def qae(group_size: int, quantile: float = 0.4, eps: float = 1e-6) -> Transform:
     successes this is a gate: for p <= 1 - K the failures get 0 and the successes a positive
     advantage; for p > 1 - K the successes get 0 and the failures a negative one.
 
-    Source: https://arxiv.org/abs/2509.22611. The gate is the paper's; K = 0.4 and the division by
-    the standard deviation (here of a sample, with ε as in veRL's GRPO) are reconstructed.
+    Source: https://arxiv.org/abs/2509.22611. K = 0.4 and the division by the standard deviation of
+    veRL's GRPO (of a sample, ε = 1e-6) are confirmed by the README of the authors' code,
+    https://github.com/junkangwu/QAE. That code uses `torch.quantile`, which interpolates between
+    rewards; the quantile here is the paper's, and is always one of the rewards.
 
     Args:
       group_size: Completions per prompt (G), at least 2.

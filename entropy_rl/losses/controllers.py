@@ -63,15 +63,15 @@ def lagged_adaptive_entropy(
     minimum: float = 0.0,
     maximum: float = 1.0,
 ) -> Controller:
-    """Adaptive entropy control of TRL, one update later: the entropy of an update sets the next c.
+    """Adaptive entropy control of TRL: the entropy of an update sets the coefficient of the next.
 
-    the loss of update u has -c H 1[H_{u-1} ≤ H*]
+    the loss of update u has -c H 1[H_{u-1} ≤ H*], with H₀ = ∞
     then c ← min(c + δ, c_max) if H_u ≤ H*, else max(c - δ, c_min)
 
-    Source: TRL's `GRPOTrainer` (`use_adaptive_entropy`), rule and defaults as there. There H_u is
-    the entropy of the policy at update u; here it is from before the first update on the rollout,
-    the same where a rollout has one update. Whether the first update of a run has the
-    bonus was not found: here it has.
+    Source: TRL's `GRPOTrainer` (`use_adaptive_entropy`), rule and defaults as there; the bonus of
+    the first update is 0. There H_u is the entropy of the policy at update u; here it is that from
+    before the first update on the rollout, which is the same where a rollout has one update. TRL's
+    bonus is the token mean of H for every loss type; here it has the aggregation of the loss.
 
     Args:
       target: H*, nats.
@@ -89,7 +89,7 @@ def lagged_adaptive_entropy(
     _check("lagged_adaptive_entropy", target, delta, initial, minimum, maximum)
 
     def init() -> dict[str, jax.Array]:
-        return {"coefficient": jnp.float32(initial), "open": jnp.bool_(True)}
+        return {"coefficient": jnp.float32(initial), "open": jnp.bool_(False)}
 
     def update(
         state: dict[str, jax.Array], summary: BatchSummary

@@ -70,8 +70,8 @@ def icepop(low: float = 0.5, high: float = 5.0) -> TokenWeighting:
 
     wₜ = exp(dₜ) where low ≤ exp(dₜ) ≤ high, else 0
 
-    Source: IcePop, https://ringtech.notion.site/icepop, as in slime and OpenRLHF, with the range
-    of the latter.
+    Source: IcePop, https://ringtech.notion.site/icepop, as in slime, OpenRLHF and veRL
+    (`rollout_is_threshold: "0.5_5.0"`), with the range of the last two.
 
     Args:
       low: Lower bound, 0 ≤ low < 1.
@@ -98,8 +98,11 @@ def geometric_rejection(low: float = 0.999, high: float = 1.001) -> TokenWeighti
     w = 1 for all tokens of a sequence with low ≤ exp(mean_t dₜ) ≤ high, else 0
 
     The mean over the sequence makes it independent of the length. It is a rejection and no
-    importance weight. Source: veRL, docs/algo/rollout_corr_math.md, with the range of its preset
-    `decoupled_geo_rs`.
+    importance weight. Source: the text of veRL, docs/algo/rollout_corr_math.md, with the range of
+    its preset `decoupled_geo_rs`. veRL's code differs in two points: it bounds exp(-mean_t dₜ),
+    which matters for a range that is not symmetric in the logarithm, and it removes rejected
+    sequences from the response mask, so that they are not in the normalizer of the loss nor in its
+    KL and entropy terms. Here the normalizer counts them.
 
     Args:
       low: Lower bound, 0 ≤ low < 1.

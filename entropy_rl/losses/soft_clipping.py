@@ -84,8 +84,9 @@ def dppo_tv(
     vₜ = 1[π(oₜ) - π_old(oₜ) ≤ δ_high] where Aₜ > 0, else 1[π(oₜ) - π_old(oₜ) ≥ -δ_low]
 
     The difference is the total variation of the two distributions over {oₜ, any other token}.
-    Source: DPPO-Binary-TV, https://arxiv.org/abs/2602.04879, formula and c as in veRL (`dppo_tv`),
-    δ as in prime-rl.
+    Source: DPPO-Binary-TV, https://arxiv.org/abs/2602.04879, formula as in veRL (`dppo_tv`), δ as
+    in prime-rl. c = 20 is the default of that function; veRL's actor config (`clip_ratio_c`)
+    overrides it with 3.
 
     Args:
       divergence_low: 0 < δ_low ≤ 1.
@@ -131,7 +132,8 @@ def ce_gppo(
     β₁ weights tokens whose ratio is below the range, β₂ those whose ratio is above it; β₁ = β₂ = 0
     has the gradient of PPO. Source: CE-GPPO,
     https://arxiv.org/abs/2509.20712, as in https://github.com/Kwai-Klear/CE-GPPO; β₁ = 0.75, β₂ = 1
-    are its values for 7B models, 0.5 and 1 those for 1.5B.
+    are its values for 7B models, 0.5 and 1 those for 1.5B. That code has no clamp of the log-ratio;
+    here a token beyond ±20 has no gradient.
 
     Args:
       b1: β₁ ≥ 0.

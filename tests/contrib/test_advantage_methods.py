@@ -68,9 +68,30 @@ def test_the_punishment_of_length_grows_over_the_last_tokens_of_the_limit_and_no
     np.testing.assert_allclose(punished[:, 0], [1, 1, 1, 0.8, 0.6, 0.4, 0.4], rtol=1e-6)
 
 
-def test_rewards_of_plus_and_minus_one_are_not_rescaled():
-    rewards, stats = make_problem(wrong=-1.0)
-    np.testing.assert_allclose(gpg(G)(rewards, stats), group_center(G)(rewards, stats), rtol=1e-6)
+@pytest.mark.parametrize("wrong", [0.0, -1.0])
+def test_gpg_makes_up_for_groups_without_contrast_by_hand(wrong):
+    # Two of four groups have contrast: the factor is 1 / (1/2 + 1e-5), for any two rewards.
+    # `valid_samples` of https://github.com/AMAP-ML/GPG, grpo_trainer.py; veRL's is 16/12 for 0 / 1.
+    correct = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 0, 1], [0, 1, 1, 0]])
+    half = (1 - wrong) / 2
+    rewards = jnp.asarray(np.where(correct, 1.0, wrong), jnp.float32).reshape(-1, 1)
+    nothing = jnp.zeros((16, 2))
+    mask, has_reward = jnp.ones((16, 2), bool), jnp.ones(16, bool)
+    stats = TokenStats(nothing, nothing, nothing, nothing, mask=mask, has_reward=has_reward)
+    expected = np.zeros((4, 4))
+    expected[2:] = np.where(correct[2:], half, -half) / (0.5 + 1e-5)
+    np.testing.assert_allclose(gpg(4)(rewards, stats).reshape(4, 4), expected, rtol=1e-6)
+
+
+def test_gpg_counts_groups_with_a_scored_completion_alone():
+    # One scored group has contrast and one has none: the factor is 2. The third is not scored.
+    rewards = jnp.asarray([1, 0, 1, 1, jnp.nan, jnp.nan], jnp.float32)[:, None]
+    nothing, has_reward = jnp.zeros((6, 1)), jnp.asarray([1, 1, 1, 1, 0, 0], bool)
+    stats = TokenStats(
+        nothing, nothing, nothing, nothing, mask=has_reward[:, None], has_reward=has_reward
+    )
+    advantages = gpg(2, eps=0.0)(rewards, stats)[:, 0]
+    np.testing.assert_allclose(advantages, [1, -1, 0, 0, 0, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,10 @@ def expected_opo(r, rows, stats):
 
 
 def expected_gpg(rewards, stats):
-    judged = [
-        x for x, ok in zip(float64(rewards)[:, 0], np.asarray(stats.has_reward), strict=True) if ok
-    ]
-    scale = len(judged) / sum(x != 0 for x in judged)
+    groups = [rows for rows in groups_of(stats)[0] if rows]
+    r = float64(rewards)[:, 0]
+    contrast = sum(len({r[i] for i in rows}) > 1 for rows in groups)
+    scale = 1 / (contrast / len(groups) + 1e-5)
     return scale * by_group(lambda r, rows, stats: r - r.mean())(rewards, stats)
 
 

@@ -63,13 +63,21 @@ def test_the_coefficient_of_skywork_moves_and_is_used_below_the_target_alone():
 
 
 def test_the_coefficient_of_trl_is_used_one_update_later():
-    c, last, wanted = 0.01, 0.0, []
+    c, last, wanted = 0.01, np.inf, []
     for entropy in ENTROPIES:
         wanted.append(c if last <= 0.2 else 0.0)
         c, last = (min(c + 0.005, 0.02) if entropy <= 0.2 else max(c - 0.005, 0.0)), entropy
     found = signals_of(lagged_adaptive_entropy(initial=0.01, maximum=0.02), ENTROPIES)
     np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-9)
-    assert wanted[0] > 0 and max(wanted) == pytest.approx(0.02)
+    assert max(wanted) == pytest.approx(0.02)
+
+
+def test_the_bonus_of_trl_is_off_in_the_first_update_by_hand():
+    # `_last_world_entropy = inf` and c₀ = 0.1 in TRL's GRPOTrainer.
+    entropies = [0.5, 0.19, 0.1, 0.2, 0.3, 0.15, 0.12, 0.5, 0.05, 0.2]
+    found = signals_of(lagged_adaptive_entropy(initial=0.1), entropies)
+    wanted = [0, 0, 0.1, 0.105, 0.11, 0, 0.11, 0.115, 0, 0.115]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from loss_problem import B, N, arrays64, make_tokens, tokens_of
 
 from entropy_rl.config.registry import factories_of
-from entropy_rl.contrib import flexible_clip, s_trace
+from entropy_rl.contrib import archer, aspo, flexible_clip, s_trace
 from entropy_rl.losses import (
     ClipMasks,
     Surrogate,
@@ -27,6 +27,7 @@ from entropy_rl.losses import (
     sapo,
     unclipped,
 )
+from entropy_rl.types import TokenStats
 
 # Each formula once more, for one token: the numbers of its row and its own place -> (loss, the
 # derivative of the row's losses that the token's own log-prob is to have). `d` are the log-ratios
@@ -124,6 +125,26 @@ def ce_gppo_loop(b1, b2, dual=None):
     return token
 
 
+def is_high(entropy, t, quantile=0.8):
+    return entropy[t] > np.quantile(entropy, quantile)  # interpolated, as in the source
+
+
+def archer_loop(d, a, t, entropy, **_):
+    clip = 0.5 if is_high(entropy, t) else 0.2
+    return ppo_loop(clip, clip, 10.0)(d, a, t)
+
+
+def aspo_loop(d, a, t, p, entropy, **_):
+    clip, ratio = 0.4 if is_high(entropy, t) else 0.2, math.exp(d[t])
+    if a[t] > 0:
+        if 1 / ratio > 1.5:
+            return -1.5 * a[t] * math.log(p[t]), -1.5 * a[t]
+        return (-a[t] / (1 + clip), 0.0) if ratio > 1 + clip else (-a[t] / ratio, -a[t] / ratio)
+    if ratio > 1.5:
+        return -1.5 * a[t] * math.log(p[t]), -1.5 * a[t]
+    return (-(1 - clip) * a[t], 0.0) if ratio < 1 - clip else (-ratio * a[t], -ratio * a[t])
+
+
 # name -> (surrogate, its scope, the loop)
 FAMILY = {
     "unclipped": (unclipped(), "token", lambda d, a, t, **_: (-math.exp(d[t]) * a[t],) * 2),
@@ -141,6 +162,8 @@ FAMILY = {
     "CE-GPPO": (ce_gppo(), "token", ce_gppo_loop(0.75, 1.0)),
     "CE-GPPO, dual": (ce_gppo(0.5, 1.0, dual_clip=1.5), "token", ce_gppo_loop(0.5, 1.0, 1.5)),
     "GPPO": (gppo(), "token", ce_gppo_loop(1.0, 1.0)),
+    "Archer": (archer(), "sequence", archer_loop),
+    "ASPO": (aspo(max_weight=1.5), "sequence", aspo_loop),
 }
 every_surrogate = pytest.mark.parametrize("name", FAMILY)
 
@@ -161,6 +184,7 @@ def looped(token_loop, advantages, stats):
         n = int(mask[i].sum())
         new, old = x["log_probs"][i, :n], x["old_log_probs"][i, :n]
         row = {"p": np.exp(new), "q": np.exp(old), "h": list(x["old_entropy"][i, :n])}
+        row["entropy"] = x["entropy"][i, :n]
         loss[i, t], gradient[i, t] = token_loop(list(new - old), list(a[i, :n]), t, **row)
     return loss, gradient
 
@@ -315,8 +339,88 @@ def test_the_surrogates_that_are_special_cases_of_others_are():
     np.testing.assert_allclose(traced[some, last[some]], row[some, last[some]], rtol=1e-5)
 
 
-# ------------------------------------------------------------------------------------- from a
-# config
+def one_row(log_ratios, advantages, entropies):
+    """One row of tokens of π = e^-1 with these ratios, advantages and entropies."""
+    d = jnp.asarray([log_ratios], jnp.float32)
+    log_probs = jnp.full(d.shape, -1.0)
+    entropy = jnp.asarray([entropies], jnp.float32)
+    stats = TokenStats(
+        log_probs=log_probs,
+        old_log_probs=log_probs - d,
+        entropy=entropy,
+        old_entropy=entropy,
+        mask=jnp.ones(d.shape, bool),
+        has_reward=jnp.ones(1, bool),
+    )
+    return jnp.asarray([advantages], jnp.float32), stats
+
+
+def test_archer_gives_the_values_by_hand():
+    # Six tokens, quantile 0.8: rank ⌊0.8 · 5⌋ = 4, so the one token above the entropy 5 is high.
+    advantages, stats = one_row(
+        np.log([1.4, 1.4, 0.6, 0.6, 12.0, 1.1]), [1, 1, -1, -1, -1, 2], [1, 9, 2, 3, 4, 5]
+    )
+    loss, gradient, masks = loss_and_gradient(archer(), advantages, stats)
+    np.testing.assert_allclose(loss, [[-1.2, -1.4, 0.8, 0.8, 10, -2.2]], rtol=1e-5)
+    np.testing.assert_allclose(gradient, [[0, -1.4, 0, 0, 0, -2.2]], rtol=1e-5)
+    np.testing.assert_array_equal(masks.high, [[True, False, False, False, False, False]])
+    np.testing.assert_array_equal(masks.dual, [[False, False, False, False, True, False]])
+
+
+def test_aspo_gives_the_values_by_hand():
+    # A > 0: 1/ρ = 2 keeps it as the weight, 1/ρ = 4 is above 3: -3 A log π = 3 A for log π = -1;
+    # ρ = 1.3 is above 1.2, so -A / 1.2 without a gradient. A < 0: ρ = 4 is above 3, 0.5 below 0.8.
+    # The last token alone is of high entropy: 1.3 is within its range, 1 / 1.3.
+    advantages, stats = one_row(
+        np.log([0.5, 0.25, 1.3, 4.0, 0.5, 1.3]), [1, 2, 1, -1, -1, 1], [1, 2, 3, 4, 5, 9]
+    )
+    loss, gradient, masks = loss_and_gradient(aspo(), advantages, stats)
+    np.testing.assert_allclose(loss, [[-2, 6, -1 / 1.2, -3, 0.8, -1 / 1.3]], rtol=1e-5)
+    np.testing.assert_allclose(gradient, [[-2, -6, 0, 3, 0, -1 / 1.3]], rtol=1e-5)
+    np.testing.assert_array_equal(masks.low, [[False] * 4 + [True, False]])
+    np.testing.assert_array_equal(masks.high, [[False, False, True, False, False, False]])
+    np.testing.assert_array_equal(masks.dual, [[False, True, False, True, False, False]])
+
+
+def aspo_of_the_source(old_log_probs, log_probs, advantages, entropy, mask):
+    """`compute_policy_loss_archer` of https://github.com/wizard-III/Archer2.0 in NumPy: token
+    losses, and the factor of ∇log π in their gradient.
+    """
+    ratio = np.exp(np.clip(log_probs - old_log_probs, -20, 20))
+    threshold = np.nanquantile(np.where(mask, entropy, np.nan), 0.8, axis=1, keepdims=True)
+    low_entropy = entropy <= threshold  # named high_entropy_mask there
+    negative = np.where(low_entropy, np.maximum(ratio, 1 - 0.2), np.maximum(ratio, 1 - 0.4))
+    positive = np.where(low_entropy, np.minimum(ratio, 1 + 0.2), np.minimum(ratio, 1 + 0.4))
+    free = np.where(advantages < 0, negative, positive) == ratio  # clamp has no gradient outside
+    negative_dual = negative > np.minimum(negative, 3.0)
+    negative_loss = np.where(negative_dual, -advantages * 3 * log_probs, -advantages * negative)
+    positive_dual = 1 / positive > np.minimum(1 / positive, 3.0)
+    positive_loss = np.where(positive_dual, -advantages * 3 * log_probs, -advantages / positive)
+    dual = np.where(advantages < 0, negative_dual, positive_dual)
+    weight = np.where(advantages < 0, negative, 1 / positive)
+    slope = -advantages * np.where(dual, 3, weight * free)
+    return np.where(advantages < 0, negative_loss, positive_loss), slope
+
+
+def test_aspo_equals_its_source():
+    advantages, stats = make_tokens(seed=4, spread=1.2)
+    loss, gradient, masks = loss_and_gradient(aspo(), advantages, stats)
+    mask = np.asarray(stats.mask)
+    rows = mask.any(1)
+    x = {name: array[rows] for name, array in arrays64(stats).items()}
+    expected, slope = aspo_of_the_source(
+        x["old_log_probs"],
+        x["log_probs"],
+        np.asarray(advantages, np.float64)[rows],
+        x["entropy"],
+        mask[rows],
+    )
+    assert masks.dual.any() and masks.low.any() and masks.high.any()
+    np.testing.assert_allclose(loss[mask], expected[mask[rows]], rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(gradient[mask], slope[mask[rows]], rtol=2e-5, atol=2e-6)
+
+
+# --- from a config
 
 
 @pytest.fixture
@@ -342,6 +446,7 @@ def test_every_name_of_the_library_can_be_built_from_a_config():
         for n in ("ppo_clip", "unclipped", "gspo", "gmpo", "cispo", "sapo", "dppo_tv", "gppo")
     ]
     specs += [{"name": "ce_gppo", "b1": 0.5}, {"name": "s_trace", "decay": 0.9}]
+    specs += [{"name": "archer"}, {"name": "aspo"}]
     specs += [{"name": "flexible_clip", "slope": -0.4, "intercept": 0.5}]
     ranges = dict(clip=0.2, slope=-0.4, intercept=0.5, low_slope=-0.3, low_intercept=0.4)
     specs += [

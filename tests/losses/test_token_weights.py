@@ -25,6 +25,7 @@ from entropy_rl.losses import (
     token_tis,
     unclipped,
 )
+from entropy_rl.types import TokenStats
 
 # Each formula once more: (advantages float64, arrays float64, places of the tokens) -> {place:
 # weight}.
@@ -226,6 +227,23 @@ def test_exactly_the_fraction_is_kept_rounded_up_and_the_mean_is_over_the_kept_o
             (weight * losses).sum() / tokens, losses[weight > 0].mean(), rtol=1e-5
         )
         assert entropy[weight > 0].min() >= np.max(entropy[mask & (weight == 0)], initial=0)
+
+
+def test_geometric_rejection_bounds_the_ratio_of_the_trainer_to_the_sampler_by_hand():
+    # mean δ = 0.3 and -0.3 give 1.35 and 0.74. The text of veRL rejects the second with the range
+    # (0.85, 1.5); its code, which takes the inverse ratio, would reject the first.
+    zeros, mask = jnp.zeros((2, 2)), jnp.ones((2, 2), bool)
+    stats = TokenStats(
+        log_probs=zeros,
+        old_log_probs=zeros - 1,
+        entropy=zeros,
+        old_entropy=zeros,
+        mask=mask,
+        has_reward=jnp.ones(2, bool),
+        sampler_log_probs=jnp.asarray([[-1.6, -1.0], [-0.4, -1.0]]),
+    )
+    weight = geometric_rejection(0.85, 1.5)(zeros, stats).weight
+    np.testing.assert_array_equal(weight, [[1, 1], [0, 0]])
 
 
 def test_of_equal_entropies_the_first_tokens_are_kept():
