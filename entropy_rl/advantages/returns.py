@@ -48,9 +48,8 @@ def lambda_returns(
     check_shapes("lambda_returns", mask=mask, values=values)
     if rewards.shape != (mask.shape[0], 1):
         raise ValueError(
-            f"lambda_returns: rewards of shape {rewards.shape} are not allowed; allowed: one for "
-            "each row, "
-            f"{(mask.shape[0], 1)}"
+            f"lambda_returns: rewards: must have shape {(mask.shape[0], 1)}, one for each row, got "
+            f"{rewards.shape}"
         )
     rewards = rewards[:, 0]
 

@@ -60,7 +60,7 @@ class Transform:
     requires: tuple[str, ...] = ()
 
     def __post_init__(self):
-        require(self.scope in SCOPES, "Transform.scope", self.scope, ", ".join(SCOPES))
+        require(self.scope in SCOPES, "Transform.scope", self.scope, f"one of {', '.join(SCOPES)}")
         require(
             not (self.needs_policy and self.scope in LOCAL_SCOPES),
             "Transform.needs_policy",
@@ -68,7 +68,9 @@ class Transform:
             f"False for scope {self.scope!r}, which may read the policy in any case",
         )
         for name in self.requires:
-            require(name in REQUIRABLE, "Transform.requires", name, ", ".join(REQUIRABLE))
+            require(
+                name in REQUIRABLE, "Transform.requires", name, f"one of {', '.join(REQUIRABLE)}"
+            )
 
     def __call__(self, advantages: jax.Array, stats: TokenStats) -> jax.Array:
         """Transform the advantages.

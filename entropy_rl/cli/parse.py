@@ -47,7 +47,7 @@ def parse_config(cls: type[Config], verb: str, arguments: Sequence[str]) -> Conf
       The config; all its own checks have passed.
 
     Raises:
-      ValueError: In one line: where, what, what is allowed.
+      ValueError: In one line, as `PATH: must be Y, got X`.
       SystemExit: After `--help` or `--print_config`.
     """
     if "-h" in arguments or "--help" in arguments:
@@ -83,8 +83,8 @@ def _read_arguments(cls: type, arguments: Sequence[str]) -> tuple[dict[str, Any]
             if field is None or not name:
                 places = "".join(f"{place}, " for place in positional_names(cls))
                 raise ValueError(
-                    f"{argument!r} is not allowed; allowed: {places}--config FILE, --dotted.path "
-                    "VALUE"
+                    f"command line: must be {places}--config FILE or --dotted.path VALUE, got "
+                    f"{argument!r}"
                 )
             path = field.split(".")
             hint = _type_at(cls, field, path)
@@ -96,13 +96,13 @@ def _read_arguments(cls: type, arguments: Sequence[str]) -> tuple[dict[str, Any]
             _put(cls, given, path, _check(hint, plain, field))
             continue
         if option == _PRINT:
-            raise ValueError(f"{argument!r} is not allowed; {_PRINT} takes no value")
+            raise ValueError(f"{_PRINT}: must have no value, got {value!r}")
         path = name.removesuffix("+").split(".")
         hint = None if name == "config" else _type_at(cls, option, path)
         if not equals:
             value = next(rest, "--")
             if value.startswith("--"):
-                raise ValueError(f"{option}: a value is missing")
+                raise ValueError(f"{option}: must have a value")
         if name == "config":
             files.append(value)
             for field, content in _read_file(cls, Path(value)).items():
@@ -155,10 +155,10 @@ def _read_file(cls: type, file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         where = f":{error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", error)
-        raise ValueError(f"{file}{where}: not valid YAML: {problem}") from error
+        raise ValueError(f"{file}{where}: must be valid YAML, got an error: {problem}") from error
     if not isinstance(content, dict):
         names = ", ".join(f.name for f in dataclasses.fields(cls))
-        raise ValueError(f"{file}: expected a mapping of {names}")
+        raise ValueError(f"{file}: must be a mapping of {names}, got {content!r:.60}")
     own = {field.name for field in dataclasses.fields(cls)}
     others = {f.name for other in getattr(cls, "ALSO_READS", ()) for f in dataclasses.fields(other)}
     content = {name: value for name, value in content.items() if name in own or name not in others}
@@ -166,14 +166,14 @@ def _read_file(cls: type, file: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a name that stands twice, of which YAML would silently take the last."""
+    """Refuse a key that is given twice; YAML would silently take the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value!r} stands twice", problem_mark=key.start_mark
+                    problem=f"{key.value!r} is given twice", problem_mark=key.start_mark
                 )
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         return super().construct_mapping(node, deep)
@@ -187,7 +187,7 @@ def _read_value(option: str, value: str, hint: Any) -> Any:
         return yaml.load(value, _Loader)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or error
-        raise ValueError(f"{option}: {value!r} is not valid YAML: {problem}") from error
+        raise ValueError(f"{option}: must be valid YAML ({problem}), got {value!r}") from error
 
 
 # --------------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def _check(hint: Any, value: Any, where: str) -> Any:
     if value is None:  # `loss:` with every line of it commented out
         return {}
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: {value!r} is not allowed; expected a mapping")
+        raise ValueError(f"{where}: must be a mapping, got {value!r}")
     separator = "" if where.endswith(" ") else "."
     paths = {name: f"{where}{separator}{name}" for name in value}
     return {
@@ -235,7 +235,7 @@ def _type_at(cls: type, where: str, path: Sequence[str]) -> Any:
         return _type_at(section, where, path[1:])
     if mapping_of(hint) is None:
         raise ValueError(
-            f"{where}: {path[0]!r} has no parts; allowed: --{where[2:].rpartition('.')[0]}"
+            f"{where}: must be --{where[2:].rpartition('.')[0]}, because {path[0]!r} has no fields"
         )
     return typing.get_args(mapping_of(hint))[1]
 

@@ -43,14 +43,14 @@ def check_expressions(words: dict[str, list[str]], reflective: list[str]) -> Non
     Raises:
       ValueError: If nothing could be found by them.
     """
-    require(bool(words), "words", words, "a class with its words at least")
+    require(bool(words), "words", words, "a mapping with at least one class")
     for name, of_class in words.items():
         named = isinstance(name, str) and name not in (ALL_CLASSES, REFLECTIVE_NAME)
-        require(named, "words", name, f"other names than {ALL_CLASSES!r} and {REFLECTIVE_NAME!r}")
+        require(named, "words", name, f"a name other than {ALL_CLASSES!r} and {REFLECTIVE_NAME!r}")
         good = bool(of_class) and all(word.strip() for word in of_class)
-        require(good, f"words.{name}", of_class, "a list of one word at least, none of them empty")
+        require(good, f"words.{name}", of_class, "a non-empty list of non-empty words")
     good = bool(reflective) and all(reflective)
-    require(good, "reflective", reflective, "one expression at least, none of them empty")
+    require(good, "reflective", reflective, "a non-empty list of non-empty expressions")
     try:
         compile_patterns(reflective)
     except ValueError as error:
@@ -105,12 +105,12 @@ class AnalyzeConfig:
             self.base != self.samples,
             "base",
             self.base,
-            "other samples than those that are analyzed",
+            "different from samples",
         )
         without = self.encoder is None or self.base is not None
-        require(without, "encoder", self.encoder, "null, unless there is a base")
-        require(self.temperature > 0, "temperature", self.temperature, "numbers > 0")
-        require(0 < self.rare_share < 1, "rare_share", self.rare_share, "0 < rare_share < 1")
+        require(without, "encoder", self.encoder, "null without base")
+        require(self.temperature > 0, "temperature", self.temperature, "> 0")
+        require(0 < self.rare_share < 1, "rare_share", self.rare_share, "> 0 and < 1")
         require_at_least(
             1, "", self, "max_tokens_per_micro_batch", "min_count", "neighbors", "max_sentences"
         )

@@ -53,7 +53,7 @@ def debug_update(dump: Path) -> str:
     run = dump.resolve().parent.parent
     if not (run / CONFIG_FILE).is_file():
         raise ValueError(
-            f"{dump}: is not in the directory of a run; allowed: RUN/nonfinite_updates/NAME"
+            f"dump: must be RUN/nonfinite_updates/NAME in the directory of a run, got {str(dump)!r}"
         )
     config = parse_config(TrainConfig, "train", ["--config", str(run / CONFIG_FILE)])
     if is_of_critic(dump):

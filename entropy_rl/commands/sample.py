@@ -52,12 +52,15 @@ class SampleConfig:
 
     def __post_init__(self):
         one = (self.question is None) != (self.problem is None)
-        require(one, "question", self.question, "this, or --problem ID of a task")
-        require(self.question != "", "question", self.question, "a text that is not empty")
+        require(one, "question", self.question, "set if and only if problem is null")
+        require(self.question != "", "question", self.question, "a non-empty string")
         require(
-            self.problem is None or self.task is not None, "problem", self.problem, "with task.name"
+            self.problem is None or self.task is not None,
+            "problem",
+            self.problem,
+            "null without task.name",
         )
-        require(self.temperature >= 0, "temperature", self.temperature, "numbers >= 0")
+        require(self.temperature >= 0, "temperature", self.temperature, ">= 0")
         require_at_least(1, "", self, "max_new_tokens")
         require_at_least(0, "", self, "seed")
 
@@ -133,7 +136,7 @@ def _prompt(
     if config.problem is not None:
         problem = next((p for p in problems if p.id == config.problem), None)
         ids = [p.id for p in problems] or [None]
-        allowed = f"ids of the split {config.split!r}, {min(ids)} to {max(ids)}"
+        allowed = f"an id of the split {config.split!r}, from {min(ids)} to {max(ids)}"
         require(problem is not None, "problem", config.problem, allowed)
         return problem.prompt, encode_prompt(problem, model.tokenizer), problem
     ids = encode_prompt(Problem(0, config.question, "", config.chat), model.tokenizer)

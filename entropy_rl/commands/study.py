@@ -37,7 +37,7 @@ def main(config: StudyConfig) -> None:
         not os.environ.get(VARIABLE),
         VARIABLE,
         os.environ.get(VARIABLE),
-        "not to be set: a study runs on one host; `--do plan` prints the commands for more",
+        "unset, because a study runs on one host (`--do plan` prints the commands for more)",
     )
     found = design(config)
     ours = {"field": "output", "free": _FREE}

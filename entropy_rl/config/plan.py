@@ -45,30 +45,28 @@ class PlanConfig(TrainConfig):
             (self.topology is None) != (self.devices is None),
             "topology",
             self.topology,
-            "it or devices",
+            "set if and only if devices is null",
         )
-        require(
-            self.devices is None or self.devices >= 1, "devices", self.devices, "whole numbers >= 1"
-        )
+        require(self.devices is None or self.devices >= 1, "devices", self.devices, "null or >= 1")
         require(
             self.chip is None or self.devices is not None,
             "chip",
             self.chip,
-            "null, or with devices",
+            "null without devices",
         )
         own = self.critic is not None and self.critic.path is not None
         require(
             self.critic_shape is None or own,
             "critic_shape",
             self.critic_shape,
-            "null, or with critic.path",
+            "null without critic.path",
         )
-        require(0 < self.efficiency <= 1, "efficiency", self.efficiency, "0 < efficiency <= 1")
-        require(self.search >= 0, "search", self.search, "whole numbers >= 0")
+        require(0 < self.efficiency <= 1, "efficiency", self.efficiency, "> 0 and <= 1")
+        require(self.search >= 0, "search", self.search, ">= 0")
         longest, mean = self.rollout.max_new_tokens, self.mean_new_tokens
         require(
             mean is None or 1 <= mean <= longest,
             "mean_new_tokens",
             mean,
-            f"null, or 1 to {longest}",
+            f"null or from 1 to {longest}",
         )

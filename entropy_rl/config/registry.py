@@ -20,11 +20,18 @@ Kind = TypeVar("Kind")
 
 
 def unknown(path: str, name: object, allowed: Iterable[object]) -> str:
-    """The message for a name that does not exist, with the nearest one that does."""
+    """Return the error text for an unknown name, with the nearest known one.
+
+    Args:
+      path: Dotted path of the name.
+      name: The unknown name.
+      allowed: The known names.
+    """
     allowed = [str(option) for option in allowed]
     near = difflib.get_close_matches(str(name), allowed, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{path}: {name!r} is not allowed; {hint}allowed: {', '.join(allowed) or 'none'}"
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    one_of = "one of " if len(allowed) > 1 else ""
+    return f"{path}: must be {one_of}{', '.join(allowed) or 'absent'}, got {name!r}{hint}"
 
 
 def import_object(path: str, reference: str) -> Any:
@@ -68,9 +75,7 @@ def _checked_arguments(
 ) -> dict[str, Any]:
     """Arguments that a function accepts by keyword, beside its first `skip` positional ones."""
     if not callable(function):
-        raise ValueError(
-            f"{path}: there are none for {function!r:.80}, which is neither a function nor a class"
-        )
+        raise ValueError(f"{path}: must be arguments of a function or class, got {function!r:.80}")
     parameters = _parameters(function, path)[skip:]
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     open_ended = any(p.kind == p.VAR_KEYWORD for p in parameters)
@@ -80,7 +85,7 @@ def _checked_arguments(
             raise ValueError(unknown(f"{path}.{name}", name, names))
     for parameter in named:
         if parameter.default is parameter.empty and parameter.name not in arguments:
-            raise ValueError(f"{path}.{parameter.name}: missing; it must be given")
+            raise ValueError(f"{path}.{parameter.name}: must be given")
     hints = _type_hints(function)
     return {n: check_value(value, hints.get(n), f"{path}.{n}") for n, value in arguments.items()}
 
@@ -313,14 +318,14 @@ def check_value(value: Any, type_: Any, path: str) -> Any:
     if kind in _KINDS and (
         not isinstance(value, kind) or (kind is int and isinstance(value, bool))
     ):
-        raise ValueError(f"{path}: {value!r} is not allowed; expected {_KINDS[kind]}")
+        raise ValueError(f"{path}: must be {_KINDS[kind]}, got {value!r}")
     return value
 
 
 _KINDS = {
-    int: "a whole number",
+    int: "an integer",
     bool: "true or false",
-    str: "a text",
+    str: "a string",
     list: "a list",
     dict: "a mapping",
 }
@@ -333,7 +338,7 @@ def _as_float(value: Any, path: str) -> float:
             return number
     except (TypeError, ValueError):
         pass
-    raise ValueError(f"{path}: {value!r} is not allowed; expected a number")
+    raise ValueError(f"{path}: must be a number, got {value!r}")
 
 
 def mapping_of(hint: Any) -> Any:

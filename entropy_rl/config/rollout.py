@@ -32,7 +32,7 @@ class DecodingConfig:
     def __post_init__(self):
         require(self.slots is None or self.slots >= 1, "decoding.slots", self.slots, "null or >= 1")
         require(
-            0 < self.memory_share <= 1, "decoding.memory_share", self.memory_share, "0 < share <= 1"
+            0 < self.memory_share <= 1, "decoding.memory_share", self.memory_share, "> 0 and <= 1"
         )
         require(
             self.chunk_steps is None or self.chunk_steps >= 1,
@@ -46,7 +46,7 @@ def check_stop(stop: list[str], path: str, decoding: DecodingConfig) -> None:
         not stop or decoding.chunk_steps is not None,
         path,
         stop,
-        "empty where decoding.chunk_steps is null",
+        "empty if decoding.chunk_steps is null",
     )
 
 
@@ -117,17 +117,17 @@ class RolloutConfig:
         require_at_least(
             1, "rollout.", self, "prompts", "group_size", "max_prompt_tokens", "max_new_tokens"
         )
-        alone = "null where rollout.group_size is 1, as a group of one has no contrast"
+        alone = "null if rollout.group_size is 1, because a group of one has no contrast"
         for name in ("dynamic_sampling", "exploration"):
             value = getattr(self, name)
             require(value is None or self.group_size > 1, f"rollout.{name}", value, alone)
         hotter = self.exploration is None or self.exploration.temperature > self.temperature
         found = self.exploration and self.exploration.temperature
-        allowed = f"numbers > rollout.temperature ({self.temperature})"
+        allowed = f"> rollout.temperature ({self.temperature})"
         require(hotter, "rollout.exploration.temperature", found, allowed)
-        require(self.temperature > 0, "rollout.temperature", self.temperature, "numbers > 0")
-        require(0 < self.top_p <= 1, "rollout.top_p", self.top_p, "0 < top_p <= 1")
-        require(all(self.stop), "rollout.stop", self.stop, "texts that are not empty")
+        require(self.temperature > 0, "rollout.temperature", self.temperature, "> 0")
+        require(0 < self.top_p <= 1, "rollout.top_p", self.top_p, "> 0 and <= 1")
+        require(all(self.stop), "rollout.stop", self.stop, "a list of non-empty strings")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +164,6 @@ class EvaluationConfig:
             self.problems,
             "null or >= 1",
         )
-        require(self.temperature >= 0, "evaluation.temperature", self.temperature, "numbers >= 0")
-        require(0 < self.top_p <= 1, "evaluation.top_p", self.top_p, "0 < top_p <= 1")
-        require(all(self.stop), "evaluation.stop", self.stop, "texts that are not empty")
+        require(self.temperature >= 0, "evaluation.temperature", self.temperature, ">= 0")
+        require(0 < self.top_p <= 1, "evaluation.top_p", self.top_p, "> 0 and <= 1")
+        require(all(self.stop), "evaluation.stop", self.stop, "a list of non-empty strings")

@@ -35,13 +35,13 @@ class ArchitectureConfig:
             self.hidden_size % (2 * self.num_heads) == 0,
             "architecture.hidden_size",
             self.hidden_size,
-            f"multiples of twice architecture.num_heads ({self.num_heads})",
+            f"a multiple of twice architecture.num_heads ({self.num_heads})",
         )
         require(
             self.num_heads % self.num_kv_heads == 0,
             "architecture.num_kv_heads",
             self.num_kv_heads,
-            f"divisors of architecture.num_heads ({self.num_heads})",
+            f"a divisor of architecture.num_heads ({self.num_heads})",
         )
 
 
@@ -97,9 +97,9 @@ class SFTConfig:
             and sorted(set(self.length_buckets)) == list(self.length_buckets),
             "length_buckets",
             self.length_buckets,
-            "a growing list of lengths",
+            "a list of increasing lengths",
         )
-        require(0 <= self.final_rate <= 1, "final_rate", self.final_rate, "0 <= final_rate <= 1")
+        require(0 <= self.final_rate <= 1, "final_rate", self.final_rate, ">= 0 and <= 1")
         for path, usual in (
             ("run.evaluate_every", RunConfig.evaluate_every),
             ("run.samples_per_step", RunConfig.samples_per_step),
@@ -107,4 +107,4 @@ class SFTConfig:
             ("task.train_split", TaskConfig.train_split),
         ):
             value = operator.attrgetter(path)(self)
-            require(value == usual, path, value, f"{usual!r}, as a warm start has no use for it")
+            require(value == usual, path, value, f"{usual!r}, because SFT does not use it")

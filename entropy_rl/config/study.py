@@ -47,7 +47,7 @@ class FlagsConfig:
     def __post_init__(self):
         for name in ("skill_drop", "truncated"):
             value = getattr(self, name)
-            require(0 <= value <= 1, f"flags.{name}", value, f"0 <= {name} <= 1")
+            require(0 <= value <= 1, f"flags.{name}", value, ">= 0 and <= 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,12 +114,12 @@ class StudyConfig:
 
     def __post_init__(self):
         require(bool(self.output), "output", self.output, "a path")
-        require(self.parallel >= 1, "parallel", self.parallel, "whole numbers >= 1")
+        require(self.parallel >= 1, "parallel", self.parallel, ">= 1")
         require(bool(self.arms), "arms", self.arms, "at least one arm")
         for arm in self.arms:
             require(
                 isinstance(arm, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*", arm) and arm != BASE,
-                "arms", arm, f"names of letters, digits, '_', '-' and '.', other than {BASE!r}",
+                "arms", arm, f"a name of letters, digits, '_', '-' and '.', other than {BASE!r}",
             )  # fmt: skip
         for arm in self.seeds_of:
             if arm not in self.arms:
@@ -130,13 +130,13 @@ class StudyConfig:
         ):
             require(
                 bool(seeds) and min(seeds) >= 0 and len(set(seeds)) == len(seeds),
-                path, seeds, "different whole numbers >= 0, at least one",
+                path, seeds, "a non-empty list of distinct integers >= 0",
             )  # fmt: skip
         for arm in self.only:
             if arm not in (BASE, *self.arms):
                 raise ValueError(unknown("only", arm, (BASE, *self.arms)))
         names = [hypothesis.name for hypothesis in self.registered()]
-        require(len(set(names)) == len(names), "hypotheses", names, "different names")
+        require(len(set(names)) == len(names), "hypotheses", names, "a list with distinct names")
 
     def registered(self) -> list[Hypothesis]:
         """The hypotheses, checked."""
@@ -164,21 +164,21 @@ class StudyConfig:
                 bool(set.intersection(*seeds)),
                 f"{path}.against",
                 hypothesis.against,
-                f"arms that have a seed of {hypothesis.arm!r}",
+                f"an arm that shares a seed with {hypothesis.arm!r}",
             )
             require(
                 hypothesis.endpoint in ENDPOINTS[1:] or pass_at(hypothesis.endpoint) is not None,
                 f"{path}.endpoint",
                 hypothesis.endpoint,
-                ", ".join(ENDPOINTS),
+                f"one of {', '.join(ENDPOINTS)}",
             )
             require(
                 hypothesis.smallest_effect > 0,
                 f"{path}.smallest_effect",
                 hypothesis.smallest_effect,
-                "numbers > 0",
+                "> 0",
             )
-            require(0 < hypothesis.alpha < 1, f"{path}.alpha", hypothesis.alpha, "0 < alpha < 1")
+            require(0 < hypothesis.alpha < 1, f"{path}.alpha", hypothesis.alpha, "> 0 and < 1")
             found.append(hypothesis)
         return found
 

@@ -73,7 +73,7 @@ class RewardConfig:
             self.correct > self.wrong,
             "reward.correct",
             self.correct,
-            f"numbers > reward.wrong ({self.wrong})",
+            f"> reward.wrong ({self.wrong})",
         )
 
 
@@ -109,7 +109,7 @@ class LossConfig:
     mask_truncated: bool = False
 
     def __post_init__(self):
-        require(self.kl_coef >= 0, "loss.kl_coef", self.kl_coef, "numbers >= 0")
+        require(self.kl_coef >= 0, "loss.kl_coef", self.kl_coef, ">= 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,16 +143,12 @@ class OptimizerConfig:
     offload: bool = False
 
     def __post_init__(self):
-        require(
-            self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "numbers > 0"
-        )
+        require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "> 0")
         require_at_least(0, "optimizer.", self, "warmup_updates", "weight_decay")
         for name in ("b1", "b2"):
             value = getattr(self, name)
-            require(0 <= value < 1, f"optimizer.{name}", value, f"0 <= {name} < 1")
-        require(
-            self.max_grad_norm > 0, "optimizer.max_grad_norm", self.max_grad_norm, "numbers > 0"
-        )
+            require(0 <= value < 1, f"optimizer.{name}", value, ">= 0 and < 1")
+        require(self.max_grad_norm > 0, "optimizer.max_grad_norm", self.max_grad_norm, "> 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,10 +216,10 @@ class CriticConfig:
     def __post_init__(self):
         for name in ("learning_rate", "max_grad_norm", "clip_range"):
             value = getattr(self, name)
-            require(value > 0, f"critic.{name}", value, "numbers > 0")
+            require(value > 0, f"critic.{name}", value, "> 0")
         require_at_least(0, "critic.", self, "warmup_steps", "warmup_updates")
-        require(0 < self.gamma <= 1, "critic.gamma", self.gamma, "0 < gamma <= 1")
-        require(0 <= self.lam <= 1, "critic.lam", self.lam, "0 <= lam <= 1")
+        require(0 < self.gamma <= 1, "critic.gamma", self.gamma, "> 0 and <= 1")
+        require(0 <= self.lam <= 1, "critic.lam", self.lam, ">= 0 and <= 1")
 
 
 def check_micro_batches(config: TrainConfig, longest: int) -> None:
@@ -263,8 +259,8 @@ class MeshConfig:
     def __post_init__(self):
         sizes = dataclasses.asdict(self)
         for name, size in sizes.items():
-            require(size == -1 or size >= 1, f"mesh.{name}", size, "-1 or numbers >= 1")
-        require(list(sizes.values()).count(-1) <= 1, "mesh", sizes, "-1 for one axis only")
+            require(size == -1 or size >= 1, f"mesh.{name}", size, "-1 or >= 1")
+        require(list(sizes.values()).count(-1) <= 1, "mesh", sizes, "-1 for at most one axis")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,8 +298,7 @@ class RunConfig:
             is_path,
             "run.directory",
             self.directory,
-            "a path that all hosts see; a bucket can be mounted, or have the checkpoints: "
-            "run.checkpoints",
+            "a path that all hosts see (a bucket can be mounted, or hold run.checkpoints)",
         )
         path = self.checkpoints
         elsewhere = path is None or path.startswith("/") or re.fullmatch("gs://[^/]+/.+", path)
@@ -311,7 +306,7 @@ class RunConfig:
         require_at_least(1, "run.", self, "checkpoint_every", "max_to_keep")
         require_at_least(0, "run.", self, "samples_per_step", "evaluate_every")
         step = self.profile_step
-        require(step is None or step >= 1, "run.profile_step", step, "null or numbers >= 1")
+        require(step is None or step >= 1, "run.profile_step", step, "null or >= 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -370,7 +365,7 @@ class TrainConfig:
             self.rollout.prompts % self.batching.mini_batch_prompts == 0,
             "batching.mini_batch_prompts",
             self.batching.mini_batch_prompts,
-            f"divisors of rollout.prompts ({self.rollout.prompts})",
+            f"a divisor of rollout.prompts ({self.rollout.prompts})",
         )
         require(
             self.rollout.exploration is None or self.old_log_probs == "trainer",
@@ -392,7 +387,7 @@ class TrainConfig:
             every,
             "0 without evaluation",
         )
-        allowed = f"null or numbers <= steps ({self.steps})"
+        allowed = f"null or <= steps ({self.steps})"
         require(step is None or step <= self.steps, "run.profile_step", step, allowed)
 
 
@@ -435,12 +430,12 @@ class EvaluateConfig:
             (self.shard is None) == (self.shards is None),
             "shard",
             self.shard,
-            "with shards, or neither",
+            "set if and only if shards is",
         )
         if self.shards is not None:
             require(
                 0 <= self.shard < self.shards,
                 "shard",
                 self.shard,
-                f"0 <= shard < shards ({self.shards})",
+                f">= 0 and < shards ({self.shards})",
             )

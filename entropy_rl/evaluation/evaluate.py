@@ -39,8 +39,8 @@ def evaluation_prompts(
     problems = list(task.problems(config.split))
     if config.problems is not None and config.problems > len(problems):
         raise ValueError(
-            f"evaluation.problems: {config.problems} is not allowed; "
-            f"the split {config.split!r} has {len(problems)} problems"
+            f"evaluation.problems: must be at most {len(problems)}, the size of the split "
+            f"{config.split!r}, got {config.problems}"
         )
     return Prompts(problems[: config.problems], tokenizer, max_prompt_tokens)
 

@@ -125,14 +125,13 @@ class Prompts:
         """
         if count > len(self):
             raise ValueError(
-                f"rollout.prompts: {count} is not allowed; there are {len(self)} problems"
+                f"rollout.prompts: must be at most {len(self)}, the number of problems, got {count}"
             )
         of_update = count // updates
         if of_update % shards:
             raise ValueError(
-                f"{'rollout.prompts' if updates == 1 else 'batching.mini_batch_prompts'}: "
-                f"{of_update} is not "
-                f"allowed on {shards} hosts; allowed: multiples"
+                f"{'rollout.prompts' if updates == 1 else 'batching.mini_batch_prompts'}: must be "
+                f"a multiple of the number of hosts ({shards}), got {of_update}"
             )
         epoch, place = divmod(step, len(self) // count)
         own, first = of_update // shards, epoch * len(self) + place * count
@@ -148,8 +147,8 @@ class Prompts:
         """
         if not 0 <= index < count <= len(self):
             raise ValueError(
-                f"shard: {index} of {count} is not allowed; 0 <= shard < shards <= {len(self)} "
-                "(problems)"
+                f"shard: must be >= 0 and < shards, and shards at most {len(self)}, the number of "
+                f"problems, got {index} of {count}"
             )
         part = copy.copy(self)
         part._kept = part._order = self._kept[index::count]
@@ -174,7 +173,7 @@ def _check_ids(problems: Sequence[Problem]) -> None:
     for problem in problems:
         if not isinstance(problem.id, int) or not 0 <= problem.id < 2**31:
             raise ValueError(
-                f"task: the problem id {problem.id!r} is not allowed; allowed: 0 .. 2^31 - 1"
+                f"task: problem ids must be integers from 0 to 2^31 - 1, got {problem.id!r}"
             )
     repeated = [i for i, count in Counter(problem.id for problem in problems).items() if count > 1]
     if repeated:

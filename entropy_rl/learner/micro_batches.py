@@ -72,8 +72,7 @@ class BatchParts:
         unit = shards * (group_size or 1)
         if rows % unit:
             raise ValueError(
-                f"{rows} rows are not allowed in {shards} shards of devices; allowed: multiples "
-                f"of {unit}"
+                f"rows: must be a multiple of {unit} for {shards} shards of devices, got {rows}"
             )
         self._shapes = part_shapes(rows // shards, length, tokens)
         # A list has no more room than its share has tokens: empty places are computed too.

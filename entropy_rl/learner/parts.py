@@ -83,7 +83,7 @@ def part_shapes(
     """
     if tokens < length:
         raise ValueError(
-            f"max_tokens_per_micro_batch: {tokens} is not allowed; allowed: >= {length}, one row"
+            f"max_tokens_per_micro_batch: must be >= {length}, the length of a row, got {tokens}"
         )
     multiple = _LENGTH_MULTIPLE
     lengths = {min(length, -(-int(share * length) // multiple) * multiple) for share in shards} - {

@@ -78,7 +78,7 @@ def kl_estimate(
         d = jnp.minimum(d, MAX_LOG_RATIO)
         # expm1, as exp(d) - 1 loses all digits of a small d
         return jnp.expm1(d) - d
-    raise ValueError(f"kl_estimate: kind={kind!r} is not allowed; allowed: k1, k2, k3")
+    raise ValueError(f"kl_estimate: kind: must be one of k1, k2, k3, got {kind!r}")
 
 
 def counts(mask: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -136,8 +136,8 @@ def aggregation_weights(
     if aggregation == "constant":
         return weights / max_tokens / sequences
     raise ValueError(
-        f"aggregation_weights: aggregation={aggregation!r} is not allowed; "
-        "allowed: token-mean, sequence-mean, constant"
+        "aggregation_weights: aggregation: must be one of token-mean, sequence-mean, constant, got "
+        f"{aggregation!r}"
     )
 
 

@@ -53,7 +53,7 @@ class Surrogate:
 
     def __post_init__(self):
         require(
-            self.scope in ("token", "sequence"), "Surrogate.scope", self.scope, "token, sequence"
+            self.scope in ("token", "sequence"), "Surrogate.scope", self.scope, "token or sequence"
         )
 
     def __call__(self, advantages: jax.Array, stats: TokenStats) -> tuple[jax.Array, ClipMasks]:

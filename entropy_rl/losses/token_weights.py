@@ -53,7 +53,12 @@ class TokenWeighting:
     corrects_sampler: bool = False
 
     def __post_init__(self):
-        require(self.scope in _SCOPES, "TokenWeighting.scope", self.scope, ", ".join(_SCOPES))
+        require(
+            self.scope in _SCOPES,
+            "TokenWeighting.scope",
+            self.scope,
+            f"one of {', '.join(_SCOPES)}",
+        )
 
     def __call__(self, advantages: jax.Array, stats: TokenStats) -> TokenWeights:
         """Compute the weights.

@@ -101,9 +101,8 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     check_micro_batches(config, rollout.max_prompt_tokens + rollout.max_new_tokens)
     if batching.mini_batch_prompts % hosts:
         raise ValueError(
-            f"batching.mini_batch_prompts: {batching.mini_batch_prompts} is not allowed; allowed: "
-            "multiples "
-            f"of {hosts}, the hosts that share the prompts of an update"
+            f"batching.mini_batch_prompts: must be a multiple of the number of hosts ({hosts}), "
+            f"got {batching.mini_batch_prompts}"
         )
     make = functools.partial(_make_policy, config, decoder, devices.backend)
     shapes = jax.eval_shape(make(None).init, jax.random.key(0))

@@ -67,7 +67,7 @@ def virtual_devices(count: int, chip: str | None) -> Devices:
     found = jax.devices("cpu")
     if len(found) < count:
         raise ValueError(
-            f"devices: {count} is not allowed; allowed: at most {len(found)} in this process"
+            f"devices: must be at most {len(found)}, the devices of this process, got {count}"
         )
     return Devices(
         f"{count} virtual CPU devices", "cpu", found[:count], found[:count], 1, chip and CHIPS[chip]
@@ -84,11 +84,12 @@ def topology_devices(name: str) -> Devices:
       ValueError: If there is no such slice, or no compiler for it.
     """
     generation = name.partition(":")[0]
-    allowed = (
-        f"allowed: {', '.join(TPUS)} with the chips along each axis, such as v5e:4x4 or v5p:2x2x4"
+    must_be = (
+        f"must be one of {', '.join(TPUS)} with the chips along each axis, such as v5e:4x4 or "
+        f"v5p:2x2x4, got {name!r}"
     )
     if not _NAME.fullmatch(name) or generation not in TPUS:
-        raise ValueError(f"topology: {name!r} is not allowed; {allowed}")
+        raise ValueError(f"topology: {must_be}")
     try:
         from libtpu import get_library_path  # noqa: F401  # a folder of that name is not enough
     except ImportError:
@@ -107,7 +108,7 @@ def topology_devices(name: str) -> Devices:
         )
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0].rpartition("INVALID_ARGUMENT: ")[2]
-        raise ValueError(f"topology: {name!r} is not allowed: {reason}; {allowed}") from None
+        raise ValueError(f"topology: {must_be}: {reason}") from None
     # The cache of compiled programs is for devices that exist.
     jax.config.update("jax_enable_compilation_cache", False)
     hosts = len({device.process_index for device in found})

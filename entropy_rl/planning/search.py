@@ -48,7 +48,9 @@ def search(config: PlanConfig, architecture: Architecture, devices: Devices) -> 
       ValueError: If no candidate is left, or times are not known.
     """
     if devices.chip is None:
-        raise ValueError("search: needs the rates of a chip; allowed: 0, or --topology or --chip")
+        raise ValueError(
+            "search: must be 0 without --topology or --chip, which give the rates of a chip"
+        )
     memory = chip_memory(devices)
     found, refused = [], []
     for candidate in _candidates(config, devices):

@@ -306,8 +306,8 @@ def _check_params(checkpoint: AnyPath, found: Any, abstract_params: Any) -> None
     for name in {**wanted, **found}:
         if found.get(name) != wanted.get(name):
             raise ValueError(
-                f"{checkpoint}: {name}: {found.get(name, 'nothing')} is not what the model has; "
-                f"allowed: {wanted.get(name, 'nothing')}"
+                f"{checkpoint}: {name}: must be {wanted.get(name, 'absent')}, as in the model, got "
+                f"{found.get(name, 'nothing')}"
             )
 
 

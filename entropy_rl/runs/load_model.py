@@ -159,7 +159,7 @@ def load_backbone(path: str | None, config: ModelConfig, model: Model) -> Backbo
         raise ValueError(f"critic.path: {str(error).removeprefix('model.path: ')}") from error
     if found.tokenizer.get_vocab() != model.tokenizer.get_vocab():
         raise ValueError(
-            f"critic.path: {path} has another tokenizer than {config.path}; allowed: the same"
+            f"critic.path: must have the tokenizer of {config.path}, got another one in {path}"
         )
     return Backbone(found.policy, backbone_params(found.params), found.config.hidden_size)
 
@@ -180,14 +180,12 @@ def check_heads(config: DecoderConfig, mesh: Mesh | None, decode_attention: str 
     devices = mesh.shape[TENSOR_AXIS]
     if config.num_heads % devices:
         raise ValueError(
-            f"mesh.tensor: {devices} is not allowed; allowed: divisors of the model's "
-            f"{config.num_heads} heads"
+            f"mesh.tensor: must be a divisor of the model's {config.num_heads} heads, got {devices}"
         )
     if decode_attention == "ragged" and config.num_kv_heads % devices:
         raise ValueError(
-            f"model.decode_attention: 'ragged' is not allowed where the model's "
-            f"{config.num_kv_heads} KV heads do not divide over the {devices} devices of "
-            "mesh.tensor; allowed: auto, xla"
+            f"model.decode_attention: must be auto or xla if mesh.tensor ({devices}) does not "
+            f"divide the model's {config.num_kv_heads} KV heads, got 'ragged'"
         )
 
 
@@ -238,14 +236,15 @@ def find_model(path: str) -> Path:
         names = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
         if not found.is_dir():
             raise ValueError(
-                f"model.path: there is no {path}; there are: {', '.join(names) or 'none'}"
+                f"model.path: must be asset:NAME with a NAME of {', '.join(names) or 'none'}, got "
+                f"{path!r}"
             )
         return found
     found = Path(path)
     if not found.is_dir():
         raise ValueError(
-            f"model.path: {path} is no directory; allowed: a Hugging Face directory, asset:NAME or "
-            "a run"
+            "model.path: must be a Hugging Face directory, asset:NAME or the directory of a run, "
+            f"got {path!r}"
         )
     return found
 
@@ -292,7 +291,7 @@ def _eos_ids(directory: Path, tokenizer: Any) -> tuple[int, ...]:
         more = found if isinstance(found, list) else [] if found is None else [found]
         if not all(type(token) is int for token in more):
             raise ValueError(
-                f"{path}: eos_token_id: {found!r} is not allowed; allowed: ids of tokens"
+                f"{path}: eos_token_id: must be a token id or a list of them, got {found!r}"
             )
         ids += more
     if not ids:

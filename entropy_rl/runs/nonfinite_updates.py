@@ -130,7 +130,7 @@ def read_nonfinite_update(path: Path, abstract_params: Any) -> tuple[Params, Tra
     """
     if not (path / _BATCH_FILE).is_file():
         raise ValueError(
-            f"{path}: holds no update; allowed: a directory RUN/{BAD_UPDATES_DIRECTORY}/NAME"
+            f"dump: must be a directory RUN/{BAD_UPDATES_DIRECTORY}/NAME, got {str(path)!r}"
         )
     with np.load(path / _BATCH_FILE) as arrays:
         batch = TrainBatch(**arrays)

@@ -121,7 +121,7 @@ def design(config: StudyConfig) -> Design:
         # counted separately.
         for path in ("steps", "rollout.prompts", "rollout.group_size"):
             ours, theirs = map(operator.attrgetter(path), (of_arm, shared))
-            require(ours == theirs, f"arms.{arm}.{path}", ours, f"{theirs}, as of all")
+            require(ours == theirs, f"arms.{arm}.{path}", ours, f"{theirs}, as in all arms")
     evaluate = _parse(config, Unit(BASE, config.seeds[0]), EVALUATE, "evaluate", shared.model.path)
     for i, hypothesis in enumerate(config.registered()):
         k = pass_at(hypothesis.endpoint)
@@ -129,7 +129,7 @@ def design(config: StudyConfig) -> Design:
             k is None or k <= evaluate.evaluation.samples,
             f"hypotheses[{i}].endpoint",
             hypothesis.endpoint,
-            f"K <= evaluation.samples ({evaluate.evaluation.samples})",
+            f"pass@K with K <= evaluation.samples ({evaluate.evaluation.samples})",
         )
     return Design(config, shared, evaluate)
 

@@ -157,14 +157,14 @@ def _check_sampler_correction(config: TrainConfig, token_weighting: TokenWeighti
         or (config.old_log_probs == "trainer" and config.rollout.top_p == 1),
         "loss.token_weights",
         names,
-        "weights against the sampler with old_log_probs: trainer and rollout.top_p: 1; else 1 or "
-        "wrong",
+        "without importance weights unless old_log_probs is trainer and rollout.top_p is 1",
     )
     require(
         config.rollout.exploration is None or "geometric_rejection" not in names,
         "loss.token_weights",
         names,
-        "others with rollout.exploration: it would reject all rows of another temperature",
+        "without geometric_rejection if rollout.exploration is set, because it would reject all "
+        "rows of another temperature",
     )
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from error_lines import says
 
 from entropy_rl.advantages import (
     Transform,
@@ -211,7 +212,7 @@ def test_whitening_depends_on_the_whole_mini_batch_and_says_so():
 
 
 def test_whitening_refuses_eps_zero():
-    with pytest.raises(ValueError, match=r"whiten\.eps: 0 is not"):
+    with pytest.raises(ValueError, match=r"whiten\.eps: must be a number > 0, got 0"):
         whiten(eps=0)
 
 
@@ -334,16 +335,24 @@ def test_only_the_bound_gives_the_bonus_an_expected_effect_on_policy():
     [
         (
             {"kappa": 0.5},
-            "shape_by_entropy.kappa: 0.5 is not allowed; "
-            "allowed: a number > 1, so that the bonus flips no sign",
+            "shape_by_entropy.kappa: must be a number > 1, so that the bonus flips no sign, "
+            "got 0.5",
         ),
-        ({"kappa": 1.0}, "shape_by_entropy.kappa: 1.0 is not allowed"),
-        ({"kappa": float("nan")}, "shape_by_entropy.kappa: nan is not allowed"),
-        ({"alpha": -0.1}, "shape_by_entropy.alpha: -0.1 is not allowed; allowed: a number >= 0"),
-        ({"alpha": float("inf")}, "shape_by_entropy.alpha: inf is not allowed"),
+        (
+            {"kappa": 1.0},
+            "shape_by_entropy.kappa: must be a number > 1, so that the bonus flips no sign, "
+            "got 1.0",
+        ),
+        (
+            {"kappa": float("nan")},
+            "shape_by_entropy.kappa: must be a number > 1, so that the bonus flips no sign, "
+            "got nan",
+        ),
+        ({"alpha": -0.1}, "shape_by_entropy.alpha: must be a number >= 0, got -0.1"),
+        ({"alpha": float("inf")}, "shape_by_entropy.alpha: must be a number >= 0, got inf"),
         (
             {"entropy_source": "rollout"},
-            "shape_by_entropy.entropy_source: 'rollout' is not allowed; allowed: current or old",
+            "shape_by_entropy.entropy_source: must be current or old, got 'rollout'",
         ),
     ],
 )
@@ -438,7 +447,7 @@ def test_chain_refuses_what_cannot_be_called():
 def test_an_unknown_scope_is_refused():
     with pytest.raises(
         ValueError,
-        match=r"Transform\.scope: 'line' is not allowed; allowed: token, sequence, group, batch",
+        match=r"Transform\.scope: must be one of token, sequence, group, batch, got 'line'",
     ):
         Transform(lambda advantages, stats: advantages, "line")
 
@@ -527,16 +536,20 @@ def test_a_config_names_a_function_of_the_users_own(own_module):
     [
         (
             [{"name": "group_normalize"}, {"name": "shape_by_entropy", "alhpa": 0.4}],
-            "advantage[1].alhpa: 'alhpa' is not allowed; did you mean 'alpha'? "
-            "allowed: alpha, kappa, entropy_source",
+            "advantage[1].alhpa: must be one of alpha, kappa, entropy_source, got 'alhpa' "
+            "(did you mean 'alpha'?)",
         ),
         (
             [{"name": "group_normalise"}],
-            "advantage[0].name: 'group_normalise' is not allowed; did you mean 'group_normalize'? "
-            "allowed: gpg, group_center, group_normalize, ",
+            "advantage[0].name: must be one of gpg, group_center, ..., got 'group_normalise' "
+            "(did you mean 'group_normalize'?)",
         ),
-        ([{"name": ["whiten"]}], "advantage[0].name: ['whiten'] is not allowed"),
-        ([{"name": None}], "advantage[0].name: None is not allowed"),
+        (
+            [{"name": ["whiten"]}],
+            "advantage[0].name: must be one of gpg, group_center, ..., got ['whiten'] (did "
+            "you mean 'whiten'?)",
+        ),
+        ([{"name": None}], "advantage[0].name: must be one of gpg, group_center, ..., got None"),
         ([{"alpha": 0.4}], "advantage[0].name: must be given, one of: gpg, group_center"),
         (["whiten"], "advantage[0]: must be a mapping {name: ..., arguments}, got 'whiten'"),
         (
@@ -546,24 +559,24 @@ def test_a_config_names_a_function_of_the_users_own(own_module):
         ("whiten", "advantage: must be a list of {name: ..., arguments}, got 'whiten'"),
         (
             [{"name": "shape_by_entropy", "alpha": "high"}],
-            "advantage[0].alpha: 'high' is not allowed; expected a number",
+            "advantage[0].alpha: must be a number, got 'high'",
         ),
         (
             [{"name": "shape_by_entropy", "alpha": True}],
-            "advantage[0].alpha: True is not allowed; expected a number",
+            "advantage[0].alpha: must be a number, got True",
         ),
         (
             [{"name": "shape_by_entropy", "kappa": None}],
-            "advantage[0].kappa: None is not allowed; expected a number",
+            "advantage[0].kappa: must be a number, got None",
         ),
         (
             [{"name": "shape_by_entropy", "entropy_source": "olt"}],
-            "advantage[0].entropy_source: 'olt' is not allowed; did you mean 'old'? allowed: "
-            "current, old",
+            "advantage[0].entropy_source: must be one of current, old, got 'olt' (did you "
+            "mean 'old'?)",
         ),
         (
             [{"name": "group_normalize", "ddof": 0.5}],
-            "advantage[0].ddof: 0.5 is not allowed; expected a whole number",
+            "advantage[0].ddof: must be an integer, got 0.5",
         ),
         (
             [{"name": "group_normalize", "group_size": 4}],
@@ -571,11 +584,12 @@ def test_a_config_names_a_function_of_the_users_own(own_module):
         ),
         (
             [{"name": "whiten", "group_size": 8}],
-            "advantage[0].group_size: 'group_size' is not allowed; allowed: eps",
+            "advantage[0].group_size: must be eps, got 'group_size'",
         ),
         (
             [{"name": "shape_by_entropy", "kappa": 0.5}],
-            "advantage[0]: shape_by_entropy.kappa: 0.5 is not allowed; allowed: a number > 1",
+            "advantage[0]: shape_by_entropy.kappa: must be a number > 1, so that the bonus "
+            "flips no sign, got 0.5",
         ),
         (
             [{"name": "no_such_module:f"}],
@@ -593,7 +607,7 @@ def test_a_config_names_a_function_of_the_users_own(own_module):
             "advantage[0].name: must return a Transform or a function (advantages, stats) -> "
             "advantages, got 3 from USER:makes_a_number",
         ),
-        ([{"name": "USER:scale"}], "advantage[0].factor: missing; it must be given"),
+        ([{"name": "USER:scale"}], "advantage[0].factor: must be given"),
     ],
 )
 def test_a_config_error_names_the_place_the_value_and_the_way_out(specs, message, own_module):
@@ -606,7 +620,7 @@ def test_a_config_error_names_the_place_the_value_and_the_way_out(specs, message
         ]
     with pytest.raises(ValueError) as error:
         build_advantage(specs, 8)
-    assert str(error.value).startswith(message.replace("USER", own_module))
+    assert says(str(error.value), message.replace("USER", own_module))
 
 
 @pytest.mark.parametrize("name", ["group_normalize", "group_center", "rloo"])

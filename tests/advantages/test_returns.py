@@ -96,13 +96,17 @@ def test_by_hand():
 @pytest.mark.parametrize(
     "factory, arguments, message",
     [
-        (gae, {"gamma": 0}, "gae.gamma: 0 is not allowed; allowed: a number > 0 and <= 1"),
-        (gae, {"lam": 1.1}, "gae.lam: 1.1 is not allowed; allowed: a number from 0 to 1"),
-        (length_adaptive_gae, {"gamma": 2}, "length_adaptive_gae.gamma: 2 is not allowed"),
+        (gae, {"gamma": 0}, "gae.gamma: must be a number > 0 and <= 1, got 0"),
+        (gae, {"lam": 1.1}, "gae.lam: must be a number from 0 to 1, got 1.1"),
+        (
+            length_adaptive_gae,
+            {"gamma": 2},
+            "length_adaptive_gae.gamma: must be a number > 0 and <= 1, got 2",
+        ),
         (
             length_adaptive_gae,
             {"alpha": 0},
-            "length_adaptive_gae.alpha: 0 is not allowed; allowed: a number > 0",
+            "length_adaptive_gae.alpha: must be a number > 0, got 0",
         ),
     ],
 )
@@ -117,7 +121,7 @@ def test_shapes_and_values_that_are_missing_are_refused():
     with pytest.raises(ValueError, match=r"gae: stats.values must be .*, got None"):
         gae()(column, stats_of(None, mask))
     with pytest.raises(
-        ValueError, match=r"rewards of shape \(7, 9\) are not allowed; allowed: one for each"
+        ValueError, match=r"rewards: must have shape \(7, 1\), one for each row, got \(7, 9\)"
     ):
         gae()(jnp.zeros((B, N)), stats_of(values, mask))
 

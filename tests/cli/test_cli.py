@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from error_lines import says
 from hf_fixtures import make_hf_dir
 from safetensors.numpy import load_file, save_file
 from tiny_runs import EVALUATION, ROOT, TRAIN, WARMSTART, write_yaml
@@ -79,73 +80,90 @@ def changed(config: dict, path: str, *value) -> dict:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "'trian' is not allowed; did you mean 'train'? allowed: train, sft"),
-        (["--config", "train.yaml"], "'--config' is not allowed; allowed: train, sft"),
+        (["trian"], "must be one of train, sft, ..., got 'trian' (did you mean 'train'?)"),
+        (["--config", "train.yaml"], "must be one of train, sft, ..., got '--config'"),
     ],
 )
 def test_an_unknown_verb_is_refused_with_the_nearest_one(capsys, arguments, message):
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
-    assert err.startswith("entropy-rl: verb: ") and message in err
+    assert says(err, f"entropy-rl: verb: {message}")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--stepz", "3"], "--stepz: 'stepz' is not allowed; did you mean 'steps'?"),
+        (
+            ["--stepz", "3"],
+            "--stepz: must be one of seed, steps, ..., got 'stepz' (did you mean 'steps'?)",
+        ),
         (
             ["--rollout.group_sise=4"],
-            "--rollout.group_sise: 'group_sise' is not allowed; did you mean 'g",
+            "--rollout.group_sise: must be one of prompts, group_size, ..., got 'group_sise' "
+            "(did you mean 'group_size'?)",
         ),
-        (["--confg", "x"], "--confg: 'confg' is not allowed; did you mean 'config'?"),
-        (["--steps.x", "3"], "--steps.x: 'steps' has no parts; allowed: --steps"),
-        (["--steps", "ten"], "--steps: 'ten' is not allowed; expected a whole number"),
-        (["--steps+", "3"], "--steps+: [3] is not allowed; expected a whole number"),
-        (["--steps=2.5"], "--steps: 2.5 is not allowed; expected a whole number"),
-        (["--steps"], "--steps: a value is missing"),
-        (["--steps", "--seed", "3"], "--steps: a value is missing"),
+        (
+            ["--confg", "x"],
+            "--confg: must be one of seed, steps, ..., got 'confg' (did you mean 'config'?)",
+        ),
+        (["--steps.x", "3"], "--steps.x: must be --steps, because 'steps' has no fields"),
+        (["--steps", "ten"], "--steps: must be an integer, got 'ten'"),
+        (["--steps+", "3"], "--steps+: must be an integer, got [3]"),
+        (["--steps=2.5"], "--steps: must be an integer, got 2.5"),
+        (["--steps"], "--steps: must have a value"),
+        (["--steps", "--seed", "3"], "--steps: must have a value"),
         (
             ["--model.remat", "true"],
-            "--model.remat: True is not allowed; allowed: none, dots, full",
+            "--model.remat: must be one of none, dots, full, got True",
         ),
-        (["--model.attention", "flash"], "allowed: auto, xla, cudnn, splash"),
+        (
+            ["--model.attention", "flash"],
+            "--model.attention: must be one of auto, xla, cudnn, splash, got 'flash'",
+        ),
         (
             ["--model.compute_dtype", "float31"],
-            "did you mean 'float32'? allowed: float32, bfloat16",
+            "--model.compute_dtype: must be one of float32, bfloat16, got 'float31' (did you mean "
+            "'float32'?)",
         ),
         (
             ["--optimizer.learning_rate", "fast"],
-            "--optimizer.learning_rate: 'fast' is not allowed; exp",
+            "--optimizer.learning_rate: must be a number, got 'fast'",
         ),
         (
             ["--optimizer.learning_rate", "nan"],
-            "--optimizer.learning_rate: 'nan' is not allowed; exp",
+            "--optimizer.learning_rate: must be a number, got 'nan'",
         ),
-        (["--task.args", "[1]"], "--task.args: [1] is not allowed; expected a mapping"),
-        (["--task.args", "{a: 1"], "--task.args: '{a: 1' is not valid YAML: "),
+        (["--task.args", "[1]"], "--task.args: must be a mapping, got [1]"),
+        (["--task.args", "{a: 1"], "--task.args: must be valid YAML (..., got '{a: 1'"),
         (
             ["--advantage", "group_normalize"],
-            "--advantage: 'group_normalize' is not allowed; expected a ",
+            "--advantage: must be a list, got 'group_normalize'",
         ),
-        (["--model", "other.yaml"], "--model: 'other.yaml' is not allowed; expected a mapping"),
-        (["--evaluation.sampels", "3"], "did you mean 'samples'?"),
+        (["--model", "other.yaml"], "--model: must be a mapping, got 'other.yaml'"),
+        (
+            ["--evaluation.sampels", "3"],
+            "--evaluation.sampels: must be one of split, ..., got 'sampels' (did you mean",
+        ),
         (
             ["--evaluation.samples", "x"],
-            "--evaluation.samples: 'x' is not allowed; expected a whole number",
+            "--evaluation.samples: must be an integer, got 'x'",
         ),
         (
             ["train.yaml"],
-            "'train.yaml' is not allowed; allowed: --config FILE, --dotted.path VALUE",
+            "command line: must be --config FILE or --dotted.path VALUE, got 'train.yaml'",
         ),
-        (["-x"], "'-x' is not allowed; allowed: --config FILE, --dotted.path VALUE"),
-        (["--steps", "{{steps}}"], "--steps: '{{steps}}' is not valid YAML: found unhashable key"),
-        (["--"], "'--' is not allowed; allowed: --config FILE, --dotted.path VALUE"),
+        (["-x"], "command line: must be --config FILE or --dotted.path VALUE, got '-x'"),
+        (
+            ["--steps", "{{steps}}"],
+            "--steps: must be valid YAML (found unhashable key), got '{{steps}}'",
+        ),
+        (["--"], "command line: must be --config FILE or --dotted.path VALUE, got '--'"),
         (
             ["--print_config=short"],
-            "'--print_config=short' is not allowed; --print_config takes no value",
+            "--print_config: must have no value, got 'short'",
         ),
-        (["--config"], "--config: a value is missing"),
+        (["--config"], "--config: must have a value"),
         (
             ["--config", "nowhere.yaml"],
             "--config: cannot read 'nowhere.yaml': No such file or directory",
@@ -158,7 +176,7 @@ def test_an_unknown_verb_is_refused_with_the_nearest_one(capsys, arguments, mess
     ],
 )
 def test_a_wrong_argument_is_refused(refused, arguments, message):
-    assert message in refused("train", "--config", "train.yaml", *arguments)
+    assert says(refused("train", "--config", "train.yaml", *arguments), message)
 
 
 def test_without_a_config_every_missing_field_is_named(refused):
@@ -175,18 +193,22 @@ def test_without_a_config_every_missing_field_is_named(refused):
     [
         (
             changed(TRAIN, "model", {"paht": "x"}),
-            "model.paht: 'paht' is not allowed; did you mean 'path'?",
+            "model.paht: must be one of path, compute_dtype, remat, attention, "
+            "decode_attention, got 'paht' (did you mean 'path'?)",
         ),
-        (changed(TRAIN, "modle", 1), "modle: 'modle' is not allowed; did you mean 'model'?"),
-        (changed(TRAIN, "steps", "ten"), "steps: 'ten' is not allowed; expected a whole number"),
-        (changed(TRAIN, "steps", True), "steps: True is not allowed; expected a whole number"),
-        (changed(TRAIN, "steps", None), "steps: None is not allowed; expected a whole number"),
-        (changed(TRAIN, "model", "tiny"), "model: 'tiny' is not allowed; expected a mapping"),
-        (changed(TRAIN, "task.name", 3), "task.name: 3 is not allowed; expected a text"),
-        (changed(TRAIN, "advantage", [3]), "advantage[0]: 3 is not allowed; expected a mapping"),
+        (
+            changed(TRAIN, "modle", 1),
+            "modle: must be one of seed, steps, ..., got 'modle' (did you mean 'model'?)",
+        ),
+        (changed(TRAIN, "steps", "ten"), "steps: must be an integer, got 'ten'"),
+        (changed(TRAIN, "steps", True), "steps: must be an integer, got True"),
+        (changed(TRAIN, "steps", None), "steps: must be an integer, got None"),
+        (changed(TRAIN, "model", "tiny"), "model: must be a mapping, got 'tiny'"),
+        (changed(TRAIN, "task.name", 3), "task.name: must be a string, got 3"),
+        (changed(TRAIN, "advantage", [3]), "advantage[0]: must be a mapping, got 3"),
         (
             changed(TRAIN, "loss", {"aggregation": "token-maen"}),
-            "loss.aggregation: 'token-maen' is not",
+            "loss.aggregation: must be one of token-mean, ..., got 'token-maen' (did you mean",
         ),
         (
             changed(TRAIN, "evaluation", {"split": "test"}),
@@ -195,23 +217,26 @@ def test_without_a_config_every_missing_field_is_named(refused):
         (changed(TRAIN, "rollout.exploration", {}), "missing: rollout.exploration.temperature"),
         (changed(changed(TRAIN, "seed"), "rollout.prompts"), "missing: seed, rollout.prompts"),
         (changed(TRAIN, "model", None), "missing: model.path"),
-        ([1, 2], "expected a mapping of seed, steps, model, "),
-        (None, "expected a mapping of seed, steps, model, "),
+        ([1, 2], "must be a mapping of seed, steps, model, ..., got [1, 2]"),
+        (None, "must be a mapping of seed, steps, model, ..., got None"),
     ],
 )
 def test_a_wrong_config_file_is_refused_with_file_and_dotted_path(refused, here, content, message):
     write_yaml(here / "wrong.yaml", content)
-    assert refused("train", "--config", "wrong.yaml").startswith(f"wrong.yaml: {message}")
+    assert says(refused("train", "--config", "wrong.yaml"), f"wrong.yaml: {message}")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seed: 0\nsteps: [1\nmodel: 2\n", "wrong.yaml:3: not valid YAML: "),
-        ("seed: 0\nsteps: 1\nseed: 2\n", "wrong.yaml:3: not valid YAML: 'seed' stands twice"),
-        ("seed: 0\n  steps: 1\n", "wrong.yaml:2: not valid YAML: "),
-        ("seed: {{SEED}}\n", "wrong.yaml:1: not valid YAML: found unhashable key"),
-        ("seed: \x07\n", "wrong.yaml: not valid YAML: "),
+        ("seed: 0\nsteps: [1\nmodel: 2\n", "wrong.yaml:3: must be valid YAML, got an error: "),
+        (
+            "seed: 0\nsteps: 1\nseed: 2\n",
+            "wrong.yaml:3: must be valid YAML, got an error: 'seed' is given",
+        ),
+        ("seed: 0\n  steps: 1\n", "wrong.yaml:2: must be valid YAML, got an error: "),
+        ("seed: {{SEED}}\n", "wrong.yaml:1: must be valid YAML, got an error: found unhashable"),
+        ("seed: \x07\n", "wrong.yaml: must be valid YAML, got an error: "),
     ],
 )
 def test_bad_yaml_is_refused_with_file_and_line(refused, here, text, message):
@@ -222,19 +247,19 @@ def test_bad_yaml_is_refused_with_file_and_line(refused, here, text, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "-1"], "steps: -1 is not allowed; allowed: whole numbers >= 0"),
+        (["--steps", "-1"], "steps: must be >= 0, got -1"),
         (
             ["--rollout.group_size", "0"],
-            "rollout.group_size: 0 is not allowed; allowed: whole numbers >= 1",
+            "rollout.group_size: must be >= 1, got 0",
         ),
         (
             ["--rollout.temperature", "-1"],
-            "rollout.temperature: -1.0 is not allowed; allowed: numbers > 0",
+            "rollout.temperature: must be > 0, got -1.0",
         ),
-        (["--rollout.top_p", "1.5"], "rollout.top_p: 1.5 is not allowed; allowed: 0 < top_p <= 1"),
+        (["--rollout.top_p", "1.5"], "rollout.top_p: must be > 0 and <= 1, got 1.5"),
         (
             ["--loss.surrogate", "{name: ppo_clip, clip_low: -0.1}"],
-            "loss.surrogate: ppo_clip.clip_low: -0.1 is not allowed; allowed: a number > 0 and < 1",
+            "loss.surrogate: ppo_clip.clip_low: must be a number > 0 and < 1, got -0.1",
         ),
         (
             ["--loss.surrogate", "{name: gspo}", "--batching.fused_loss", "true"],
@@ -243,21 +268,21 @@ def test_bad_yaml_is_refused_with_file_and_line(refused, here, text, message):
         ),
         (
             ["--loss.token_weights+", "{name: token_tis}", "--rollout.top_p", "0.9"],
-            "loss.token_weights: ['token_tis'] is not allowed; allowed: weights against the "
-            "sampler with old_log",
+            "loss.token_weights: must be without importance weights unless old_log_probs is "
+            "trainer and rollout.top_p is 1, got ['token_tis']",
         ),
         (
             ["--batching.mini_batch_prompts", "3"],
-            "batching.mini_batch_prompts: 3 is not allowed; all",
+            "batching.mini_batch_prompts: must be a divisor of rollout.prompts (4), got 3",
         ),
         (
             ["--batching.max_tokens_per_micro_batch", "19"],
-            "batching.max_tokens_per_micro_batch: 19 is not allowed; allowed: >= 20, the longest "
-            "row of prompt",
+            "batching.max_tokens_per_micro_batch: must be >= 20, the longest row of prompt "
+            "and completion, got 19",
         ),
         (
             ["--critic", "{learning_rate: 0}"],
-            "critic.learning_rate: 0.0 is not allowed; allowed: numbers > 0",
+            "critic.learning_rate: must be > 0, got 0.0",
         ),
         (
             [
@@ -266,30 +291,34 @@ def test_bad_yaml_is_refused_with_file_and_line(refused, here, text, message):
                 "--critic",
                 "{learning_rate: 1, max_tokens_per_micro_batch: 19}",
             ],
-            "critic.max_tokens_per_micro_batch: 19 is not allowed; allowed: >= 20, the longest "
-            "row of prompt",
+            "critic.max_tokens_per_micro_batch: must be >= 20, the longest row of prompt and "
+            "completion, got 19",
         ),
         (
             ["--run.evaluate_every", "5"],
-            "run.evaluate_every: 5 is not allowed; allowed: 0 without evaluation",
+            "run.evaluate_every: must be 0 without evaluation, got 5",
         ),
         (
             ["--run.profile_step", "7"],
-            "run.profile_step: 7 is not allowed; allowed: null or numbers <= steps (6)",
+            "run.profile_step: must be null or <= steps (6), got 7",
         ),
-        (["--run.directory", ""], "run.directory: '' is not allowed; allowed: a path"),
+        (
+            ["--run.directory", ""],
+            "run.directory: must be a path that all hosts see (a bucket can be mounted, or "
+            "hold run.checkpoints), got ''",
+        ),
         (
             ["--advantage", "[]"],
-            "advantage: [] is not allowed; allowed: a list with at least one transform",
+            "advantage: must be a list with at least one transform, got []",
         ),
         (
             ["--evaluation", json.dumps(EVALUATION | {"samples": 0})],
-            "evaluation.samples: 0 is not allowed; allowed: whole numbers >= 1",
+            "evaluation.samples: must be >= 1, got 0",
         ),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_what_is_allowed(refused, arguments, message):
-    assert refused("train", "--config", "train.yaml", *arguments).startswith(message)
+    assert says(refused("train", "--config", "train.yaml", *arguments), message)
 
 
 def test_later_settings_override_earlier_ones_and_sections_are_merged(here):
@@ -368,12 +397,17 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
     [
         (
             ["--model.path", "nowhere"],
-            "model.path: nowhere is no directory; allowed: a Hugging Face directory",
+            "model.path: must be a Hugging Face directory, asset:NAME or the directory of a "
+            "run, got 'nowhere'",
         ),
-        (["--model.path", "asset:nothing"], "model.path: there is no asset:nothing; there are: "),
+        (
+            ["--model.path", "asset:nothing"],
+            "model.path: must be asset:NAME with a NAME of countdown, got",
+        ),
         (
             ["--task.name", "countdwon"],
-            "task.name: 'countdwon' is not allowed; did you mean 'countdown'?",
+            "task.name: must be one of countdown, math, module:Class, got 'countdwon' (did "
+            "you mean 'countdown'?)",
         ),
         (
             ["--task.name", "lukc:Luck"],
@@ -384,21 +418,31 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
             "task.name: cannot import 'luck:Lukc': module 'luck' has no attribute",
         ),
         (["--task.name", "./luck:Luck"], "task.name: cannot import './luck:Luck': "),
-        (["--task.name", "luck:zlib"], "task.args: there are none for <module 'zlib'"),
+        (
+            ["--task.name", "luck:zlib"],
+            "task.args: must be arguments of a function or class, got <module",
+        ),
         (
             ["--task.args.coutns", "{}"],
-            "task.args.coutns: 'coutns' is not allowed; did you mean 'counts'?",
+            "task.args.coutns: must be one of seed, counts, bands, traces, got 'coutns' (did "
+            "you mean 'counts'?)",
         ),
-        (["--task.args.seed", "x"], "task.args.seed: 'x' is not allowed"),
-        (["--task.args.counts.train", "0"], "task.args.counts.train: 0 is not allowed"),
-        (["--task.train_split", "trian"], "split: must be one of test, validation, train, sft, got 'trian'"),
+        (["--task.args.seed", "x"], "task.args.seed: must be an integer, got 'x'"),
+        (
+            ["--task.args.counts.train", "0"],
+            "task.args.counts.train: must be an integer >= 1, got 0",
+        ),
+        (
+            ["--task.train_split", "trian"],
+            "split: must be one of test, validation, train, sft, got 'trian'",
+        ),
         (
             ["--rollout.max_prompt_tokens", "3"],
             "no prompt is left: of 16 problems, 16 have a prompt longer than",
         ),
         (
             ["--evaluation", json.dumps(EVALUATION | {"problems": 5})],
-            "evaluation.problems: 5 is not allowed; the split 'test' has 4 problems",
+            "evaluation.problems: must be at most 4, the size of the split 'test', got 5",
         ),
         (
             ["--evaluation", json.dumps(EVALUATION | {"split": "tset"})],
@@ -407,7 +451,8 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
         (["--rollout.group_size", "1"], "advantage[0]"),
         (
             ["--advantage", "[{name: group_normalise}]"],
-            "advantage[0].name: 'group_normalise' is not allowed; did ",
+            "advantage[0].name: must be one of gpg, group_center, ..., got 'group_normalise' "
+            "(did you mean 'group_normalize'?)",
         ),
         (
             ["--advantage", "[{name: gae}]"],
@@ -419,7 +464,8 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
         ),
         (
             ["--advantage", "[{name: gae}]", "--critic", "{learning_rate: 0.1, path: nowhere}"],
-            "critic.path: nowhere is no directory; allowed: a Hugging Face directory",
+            "critic.path: must be a Hugging Face directory, asset:NAME or the directory of a "
+            "run, got 'nowhere'",
         ),
         (
             ["--advantage", "[{nam: whiten}]"],
@@ -434,21 +480,23 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
                 "--advantage",
                 "[{name: group_normalize}, {name: shape_by_entropy, alpha: -1, kappa: 2}]",
             ],
-            "advantage[1]: shape_by_entropy.alpha: -1.0 is not allowed; allowed: a number >= 0",
+            "advantage[1]: shape_by_entropy.alpha: must be a number >= 0, got -1.0",
         ),
         (
             [
                 "--advantage",
                 "[{name: group_normalize}, {name: shape_by_entropy, alpha: 0.4, kappa: 1}]",
             ],
-            "advantage[1]: shape_by_entropy.kappa: 1.0 is not allowed",
+            "advantage[1]: shape_by_entropy.kappa: must be a number > 1, so that the bonus "
+            "flips no sign, got 1.0",
         ),
         (
             [
                 "--advantage",
                 "[{name: group_normalize}, {name: shape_by_entropy, alhpa: 0.4, kappa: 2}]",
             ],
-            "advantage[1].alhpa: 'alhpa' is not allowed; did you mean 'alpha'?",
+            "advantage[1].alhpa: must be one of alpha, kappa, entropy_source, got 'alhpa' "
+            "(did you mean 'alpha'?)",
         ),
         (
             [
@@ -470,8 +518,9 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
                 "--rollout.exploration.temperature",
                 "1.2",
             ],
-            "loss.token_weights: ['geometric_rejection'] is not allowed; allowed: others with "
-            "rollout.explo",
+            "loss.token_weights: must be without geometric_rejection if rollout.exploration "
+            "is set, because it would reject all rows of another temperature, got "
+            "['geometric_rejection']",
         ),
         (["--run.wandb_project", "x"], "run.wandb_project: wandb is not installed; "),
     ],
@@ -480,7 +529,7 @@ def test_a_config_that_cannot_work_is_refused_before_anything_is_written(
     refused, monkeypatch, arguments, message
 ):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert refused("train", "--config", "train.yaml", *arguments).startswith(message)
+    assert says(refused("train", "--config", "train.yaml", *arguments), message)
 
 
 @pytest.mark.parametrize(
@@ -490,39 +539,41 @@ def test_a_config_that_cannot_work_is_refused_before_anything_is_written(
         (["--length_buckets", "[8, 16]"], "length_buckets: a demonstration has "),
         (
             ["--length_buckets", "[16, 8]"],
-            "length_buckets: [16, 8] is not allowed; allowed: a growing list",
+            "length_buckets: must be a list of increasing lengths, got [16, 8]",
         ),
         (
             ["--length_buckets", "[16, x]"],
-            "--length_buckets[1]: 'x' is not allowed; expected a whole number",
+            "--length_buckets[1]: must be an integer, got 'x'",
         ),
         (
             ["--architecture.num_kv_heads", "3"],
-            "architecture.num_kv_heads: 3 is not allowed; allowed: divisors",
+            "architecture.num_kv_heads: must be a divisor of architecture.num_heads (2), got 3",
         ),
         (
             ["--gate.at_least", "{arithmatic: 1}"],
-            "gate.at_least: 'arithmatic' is not allowed; did you mean 'arit",
+            "gate.at_least: must be one of arithmetic, operands, ..., got 'arithmatic' (did "
+            "you mean 'arithmetic'?)",
         ),
         (
             ["--gate.at_most", "{pass@4: 1}"],
-            "gate.at_most: 'pass@4' is not allowed; did you mean 'pass@",
+            "gate.at_most: must be one of arithmetic, operands, ..., got 'pass@4' (did you "
+            "mean 'pass@2'?)",
         ),
         (
             ["--run.evaluate_every", "3"],
-            "run.evaluate_every: 3 is not allowed; allowed: 0, as a warm start",
+            "run.evaluate_every: must be 0, because SFT does not use it, got 3",
         ),
         (
             ["--optimizer.offload", "true"],
-            "optimizer.offload: True is not allowed; allowed: False, as a warm",
+            "optimizer.offload: must be False, because SFT does not use it, got True",
         ),
         (
             ["--gate.at_most", "{stopped: x}"],
-            "--gate.at_most.stopped: 'x' is not allowed; expected a number",
+            "--gate.at_most.stopped: must be a number, got 'x'",
         ),
         (
             ["--evaluation.problems", "9999"],
-            "evaluation.problems: 9999 is not allowed; the split 'test' has 256",
+            "evaluation.problems: must be at most 256, the size of the split 'test', got 9999",
         ),
     ],
 )
@@ -530,7 +581,7 @@ def test_a_warm_start_that_cannot_work_is_refused_before_anything_is_written(
     refused, here, arguments, message
 ):
     write_yaml(here / "wrong.yaml", WARMSTART | {"evaluation": EVALUATION})
-    assert refused("sft", "--config", "wrong.yaml", *arguments).startswith(message)
+    assert says(refused("sft", "--config", "wrong.yaml", *arguments), message)
 
 
 # --- models
@@ -639,7 +690,10 @@ def math(model: Path) -> list[str]:
     ("row", "message"),
     [
         ({"problem": "1 + 1"}, "answer_field: must be one of 'problem', got 'answer'"),
-        ({"problem": "1 + 1", "answer": None}, "'answer': must be a number or a non-empty text, got None"),
+        (
+            {"problem": "1 + 1", "answer": None},
+            "'answer': must be a number or a non-empty text, got None",
+        ),
         ({"problem": "", "answer": "2"}, "'problem': must be a non-empty text, got ''"),
         ("{", "must be one JSON object per line, got invalid JSON"),
         ("[]", "must be one JSON object per line, got list"),
@@ -660,12 +714,16 @@ def test_wrong_arguments_of_the_maths_task_are_refused(refused, here, model):
         (
             "verifier",
             "math-verfy",
-            "task.args.verifier: 'math-verfy' is not allowed; did you mean 'math-verify'?",
+            "task.args.verifier: must be one of math-verify, dapo, ..., got 'math-verfy' (did",
         ),
         ("workers", "0", "task.args.workers: must be an integer >= 1, got 0"),
-        ("trian", "rows.jsonl", "task.args.trian: 'trian' is not allowed; did you mean 'train'?"),
+        (
+            "trian",
+            "rows.jsonl",
+            "task.args.trian: must be one of ..., got 'trian' (did you mean 't",
+        ),
     ):
-        assert refused("train", *math(model), f"--task.args.{option}", value).startswith(message)
+        assert says(refused("train", *math(model), f"--task.args.{option}", value), message)
 
 
 # --- directories
@@ -741,7 +799,9 @@ def evaluate(*more: str) -> list[str]:
 
 def test_an_evaluation_that_cannot_work_is_refused_before_anything_is_written(refused, here):
     line = refused(*evaluate("--evaluation.problems", "9999"))
-    assert line == "evaluation.problems: 9999 is not allowed; the split 'test' has 256 problems"
+    assert (
+        line == "evaluation.problems: must be at most 256, the size of the split 'test', got 9999"
+    )
     assert refused(*evaluate("--max_prompt_tokens", "2")).startswith(
         "no prompt is left: of 3 problems, 3 have "
     )
@@ -951,7 +1011,7 @@ def test_a_programming_error_keeps_its_traceback(here, monkeypatch):
 
 def test_a_traceback_of_bad_input_can_be_asked_for(here, monkeypatch):
     monkeypatch.setenv("ENTROPY_RL_TRACEBACK", "1")
-    with pytest.raises(ValueError, match=r"^model\.path: nowhere is no directory"):
+    with pytest.raises(ValueError, match=r"^model\.path: must be .*, got 'nowhere'"):
         main(["export", "--model", "nowhere", "--output", "out"])
 
 
@@ -1057,7 +1117,4 @@ def test_help_and_bad_arguments_are_answered_before_jax_is_imported(tmp_path, ar
         assert (result.returncode, result.stderr) == (0, "")
     else:
         assert result.returncode == 2
-        assert (
-            result.stderr
-            == "entropy-rl train: --steps: 'ten' is not allowed; expected a whole number\n"
-        )
+        assert result.stderr == "entropy-rl train: --steps: must be an integer, got 'ten'\n"

@@ -292,25 +292,37 @@ GOOD = {"prompt": "p", "completion": "c", "problem": 1, "tokens": [1, 2], "entro
             "missing.jsonl: there is no such file; allowed: a JSONL file",
         ),
         (["--samples", "empty"], "empty: has no samples.jsonl"),
-        (["--samples", "x", "--base", "x"], "base: 'x' is not allowed"),
-        (["--samples", "x", "--words", "{}"], "words: {} is not allowed"),
+        (["--samples", "x", "--base", "x"], "base: must be different from samples, got 'x'"),
+        (
+            ["--samples", "x", "--words", "{}"],
+            "words: must be a mapping with at least one class, got {}",
+        ),
         (
             ["--samples", "x", "--words", "{a: []}"],
-            "words.a: [] is not allowed; allowed: a list of one word",
+            "words.a: must be a non-empty list of non-empty words, got []",
         ),
-        (["--samples", "x", "--words", "{a: [' ']}"], "words.a: [' '] is not allowed"),
+        (
+            ["--samples", "x", "--words", "{a: [' ']}"],
+            "words.a: must be a non-empty list of non-empty words, got [' ']",
+        ),
         (
             ["--samples", "x", "--words", "{a: [yes]}"],
-            "words.a[0]: True is not allowed; expected a text",
+            "words.a[0]: must be a string, got True",
         ),
-        (["--samples", "x", "--words", "{reflective: [a]}"], "words: 'reflective' is not allowed"),
-        (["--samples", "x", "--reflective", "[]"], "reflective: [] is not allowed"),
+        (
+            ["--samples", "x", "--words", "{reflective: [a]}"],
+            "words: must be a name other than 'all classes' and 'reflective', got 'reflective'",
+        ),
+        (
+            ["--samples", "x", "--reflective", "[]"],
+            "reflective: must be a non-empty list of non-empty expressions, got []",
+        ),
         (
             ["--samples", "x", "--reflective", "['a', '(b']"],
             "reflective: '(b' is not allowed: missing )",
         ),
-        (["--samples", "x", "--rare_share", "1"], "rare_share: 1.0 is not allowed"),
-        (["--samples", "x", "--neighbors", "0"], "neighbors: 0 is not allowed"),
+        (["--samples", "x", "--rare_share", "1"], "rare_share: must be > 0 and < 1, got 1.0"),
+        (["--samples", "x", "--neighbors", "0"], "neighbors: must be >= 1, got 0"),
         ([], "missing: samples"),
     ],
 )

@@ -257,7 +257,7 @@ def test_what_cannot_be_compared_is_refused_in_a_line(runs, tmp_path, capsys, mo
     line = "moved: holds no samples, which a comparison needs beside evaluation.json"
     assert refused(base, "moved") == line
     assert refused(base, base, base).startswith(
-        f"'{base}' is not allowed; allowed: RUN_A, RUN_B, --config"
+        "command line: must be RUN_A, RUN_B, --config FILE or --dotted.path VALUE, got "
     )
     other = tmp_path / "other"
     write_evaluation(other, 3)

@@ -247,7 +247,8 @@ def test_a_foreign_directory_is_not_replaced_without_being_asked(run, tmp_path, 
         ([], "the command line: missing: name"),
         (
             ["math500"],
-            "name: ",
+            "name: must be one of dapo_math_17k, math_500, aime_2024, aime_2025, amc_2023, "
+            "gsm8k, any other name with --source FILE, got 'math500' (did you mean 'math_500'?)",
         ),
         (
             ["math_500", "--source", "nowhere"],

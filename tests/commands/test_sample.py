@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from error_lines import says
 from fake_evaluation import EOS, MODEL, NEW
 
 from entropy_rl.cli.main import main
@@ -164,16 +165,20 @@ def test_what_cannot_be_asked_is_refused_in_a_line(capsys):
 
     countdown = ["asset:countdown", "--task.name", "countdown"]
     assert refused() == "the command line: missing: model.path"
-    assert refused("asset:countdown").endswith("allowed: this, or --problem ID of a task")
+    assert refused("asset:countdown").startswith(
+        "question: must be set if and only if problem is null"
+    )
     assert refused(*countdown, "a question", "--problem", "3").startswith(
-        "question: 'a question' is not"
+        "question: must be set if and only if problem is null, got 'a question'"
     )
-    assert refused("asset:countdown", "--problem", "3").endswith("allowed: with task.name")
-    assert refused("asset:countdown", "--question", "").startswith("question: ''")
-    assert refused(*countdown, "--problem", "99999").startswith(
-        "problem: 99999 is not allowed; allowed: ids"
+    assert (
+        refused("asset:countdown", "--problem", "3")
+        == "problem: must be null without task.name, got 3"
     )
+    assert refused("asset:countdown", "--question", "").startswith("question: must be a non-empty")
+    line = refused(*countdown, "--problem", "99999")
+    assert says(line, "problem: must be an id of the split 'test', from ... to ..., got 99999")
     assert "no chat template" in refused("asset:countdown", "1 : 1", "--chat", "true")
     assert refused("asset:countdown", "1", "2").startswith(
-        "'2' is not allowed; allowed: MODEL, QUESTION, "
+        "command line: must be MODEL, QUESTION, --config FILE or --dotted.path VALUE, got '2'"
     )

@@ -246,7 +246,7 @@ def test_a_controller_is_taken_as_it_is(own):
         ({"name": "scale", "factr": 3}, "factr: .*'factr'.*'factor'"),
         ({"name": "scale", "factor": "x"}, "factor: .*'x'"),
         ({"name": "by_group", "group_size": 3}, "group_size: must be that of rollout.group_size"),
-        ({"name": "two_numbers", "low": 1}, "high: missing"),
+        ({"name": "two_numbers", "low": 1}, "high: must be given"),
         ({"name": "ready", "factor": 1}, " must have no arguments, as .*ready' is a Transform"),
     ],
 )

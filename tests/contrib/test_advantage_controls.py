@@ -149,17 +149,20 @@ def test_scopes_are_as_narrow_as_the_functions():
     [
         (
             lambda: misplace_entropy_bonus("random"),
-            "misplace_entropy_bonus.placement: 'random' is not allowed; "
-            "allowed: uniform or shuffled",
+            "misplace_entropy_bonus.placement: must be uniform or shuffled, got 'random'",
         ),
         (
             lambda: misplace_entropy_bonus("uniform", kappa=1.0),
-            "shape_by_entropy.kappa: 1.0 is not allowed",
+            "shape_by_entropy.kappa: must be a number > 1, so that the bonus flips no sign, "
+            "got 1.0",
         ),
-        (lambda: unbounded_entropy_bonus(-1), "unbounded_entropy_bonus.alpha: -1 is not allowed"),
+        (
+            lambda: unbounded_entropy_bonus(-1),
+            "unbounded_entropy_bonus.alpha: must be a number >= 0, got -1",
+        ),
         (
             lambda: scale_by_sign(negative=-1.0),
-            "scale_by_sign.negative: -1.0 is not allowed; allowed: a number >= 0",
+            "scale_by_sign.negative: must be a number >= 0, got -1.0",
         ),
     ],
 )

@@ -283,71 +283,73 @@ def test_a_method_that_compares_rows_refuses_what_are_no_groups_of_rows(spec):
     [
         (
             lambda: pass_at_k_training(4, k=4),
-            "pass_at_k_training.k: 4 is not allowed; "
-            "allowed: a whole number >= 1 and < group_size (4)",
+            "pass_at_k_training.k: must be a whole number >= 1 and < group_size (4), got 4",
         ),
-        (lambda: pass_at_k_training(4, k=0), "pass_at_k_training.k: 0 is not allowed"),
+        (
+            lambda: pass_at_k_training(4, k=0),
+            "pass_at_k_training.k: must be a whole number >= 1 and < group_size (4), got 0",
+        ),
         (
             lambda: pass_at_k_training(4, k=2, eps=0.0),
-            "pass_at_k_training.eps: 0.0 is not allowed; allowed: a number > 0",
+            "pass_at_k_training.eps: must be a number > 0, got 0.0",
         ),
         (
             lambda: grpo_passk(4, eps=-1.0),
-            "grpo_passk.eps: -1.0 is not allowed; allowed: a number >= 0",
+            "grpo_passk.eps: must be a number >= 0, got -1.0",
         ),
         (
             lambda: qae(4, quantile=1.0),
-            "qae.quantile: 1.0 is not allowed; allowed: a number > 0 and < 1",
+            "qae.quantile: must be a number > 0 and < 1, got 1.0",
         ),
         (
             lambda: qae(4, eps=math.nan),
-            "qae.eps: nan is not allowed; allowed: a number >= 0",
+            "qae.eps: must be a number >= 0, got nan",
         ),
         (
             lambda: asymgrpo(4, b_pos=-1.0),
-            "asymgrpo.b_pos: -1.0 is not allowed; allowed: a number >= 0",
+            "asymgrpo.b_pos: must be a number >= 0, got -1.0",
         ),
         (
             lambda: asymgrpo(4, b_neg=math.inf),
-            "asymgrpo.b_neg: inf is not allowed; allowed: a number >= 0",
+            "asymgrpo.b_neg: must be a number >= 0, got inf",
         ),
         (
             lambda: ucpo(4, tau=1.5),
-            "ucpo.tau: 1.5 is not allowed; allowed: a number from 0 to 1",
+            "ucpo.tau: must be a number from 0 to 1, got 1.5",
         ),
         (
             lambda: miner(4, gamma=-1.0),
-            "miner.gamma: -1.0 is not allowed; allowed: a number >= 0",
+            "miner.gamma: must be a number >= 0, got -1.0",
         ),
         (
             lambda: miner(4, max_share=math.nan),
-            "miner.max_share: nan is not allowed; allowed: a number >= 0",
+            "miner.max_share: must be a number >= 0, got nan",
         ),
         (
             lambda: grpo_s(4, beta_2=-0.1),
-            "grpo_s.beta_2: -0.1 is not allowed; allowed: a number >= 0",
+            "grpo_s.beta_2: must be a number >= 0, got -0.1",
         ),
         (
             lambda: overlong_penalty(5, 6),
-            "overlong_penalty.buffer_tokens: 6 is not allowed; "
-            "allowed: a whole number from 1 to max",
+            "overlong_penalty.buffer_tokens: must be a whole number from 1 to max_tokens "
+            "(5), got 6",
         ),
         (
             lambda: overlong_penalty(5, 5, -1.0),
-            "overlong_penalty.factor: -1.0 is not allowed; allowed: a number >= 0",
+            "overlong_penalty.factor: must be a number >= 0, got -1.0",
         ),
         (
             lambda: eapo(phi=0.0),
-            "eapo.phi: 0.0 is not allowed; allowed: a number > 0",
+            "eapo.phi: must be a number > 0, got 0.0",
         ),
         (
             lambda: eapo(alpha=2.0),
-            "eapo.alpha: 2.0 is not allowed; allowed: a number >= 0 and < phi (2.0), "
-            "so that the bonus flips no sign",
+            "eapo.alpha: must be a number >= 0 and < phi (2.0), so that the bonus flips no "
+            "sign, got 2.0",
         ),
         (
             lambda: eapo(statistics="group"),
-            "eapo.statistics: 'group' is not allowed; allowed: batch or sequence",
+            "eapo.statistics: must be batch or sequence, got 'group'",
         ),
     ],
 )

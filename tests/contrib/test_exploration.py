@@ -120,15 +120,17 @@ def test_in_rounds_a_group_that_exploration_has_solved_is_kept(runs):
     [
         (
             ["--rollout.exploration.temperature", "1"],
-            "rollout.exploration.temperature: 1.0 is not allowed; ",
+            "rollout.exploration.temperature: must be > rollout.temperature (1.0), got 1.0",
         ),
         (
             ["--rollout.exploration.temperature", "1.2", "--rollout.group_size", "1"],
-            "allowed: null where rollout.group_size is 1, as a group of one has no contrast",
+            "rollout.exploration: must be null if rollout.group_size is 1, because a group of one "
+            "has no contrast, got ExplorationConfig",
         ),
         (
             ["--rollout.exploration.temperature", "1.2", "--old_log_probs", "sampler"],
-            "old_log_probs: 'sampler' is not allowed; allowed: trainer with rollout.exploration",
+            "old_log_probs: must be trainer with rollout.exploration, which samples at "
+            "another temperature, got 'sampler'",
         ),
     ],
 )

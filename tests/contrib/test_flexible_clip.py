@@ -181,24 +181,24 @@ def test_an_update_moves_the_schedule_and_tells_it_and_a_bad_one_does_not(key, n
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"slope": None}, "loss.surrogate.slope: missing; it must be given"),
-        ({"low_slope": None}, "loss.surrogate.low_slope: missing; it must be given"),
-        ({"clip": None}, "loss.surrogate.clip: missing; it must be given"),
-        ({"total_steps": 0}, "total_steps: 0 is not allowed; allowed: a whole number >= 1"),
+        ({"slope": None}, "loss.surrogate.slope: must be given"),
+        ({"low_slope": None}, "loss.surrogate.low_slope: must be given"),
+        ({"clip": None}, "loss.surrogate.clip: must be given"),
+        ({"total_steps": 0}, "total_steps: must be a whole number >= 1, got 0"),
         (
             {"slope": 0.1},
-            "slope: 0.1 is not allowed; allowed: a number from -intercept (-0.5) to 0",
+            "slope: must be a number from -intercept (-0.5) to 0, got 0.1",
         ),
         (
             {"slope": -0.6},
-            "slope: -0.6 is not allowed; allowed: a number from -intercept (-0.5) to 0",
+            "slope: must be a number from -intercept (-0.5) to 0, got -0.6",
         ),
         (
             {"low_slope": -0.5},
-            r"low_slope: -0.5 is not allowed; allowed: a number from -low_intercept (-0.35) to 0",
+            "low_slope: must be a number from -low_intercept (-0.35) to 0, got -0.5",
         ),
-        ({"low_intercept": 1}, "low_intercept: 1.0 is not allowed"),
-        ({"floor": 1}, "floor: 1.0 is not allowed; allowed: a number > 0 and < 1"),
+        ({"low_intercept": 1}, "low_intercept: must be a number > 0 and < 1, got 1.0"),
+        ({"floor": 1}, "floor: must be a number > 0 and < 1, got 1.0"),
     ],
 )
 def test_a_bad_argument_is_refused_in_a_line(changes, message):

@@ -310,15 +310,16 @@ def programs_of(spec, advantage=SHAPED, **more):
     [
         (
             {"name": "uec_reply"},
-            "replay.name: 'uec_reply' is not allowed; did you mean",
+            "replay.name: must be one of pipo, uec_replay, module:function, got 'uec_reply' "
+            "(did you mean 'uec_replay'?)",
         ),
         (
             {"name": "pipo", "window": 1},
-            "pipo.window: 1 is not allowed",
+            "pipo.window: must be a whole number >= 2, got 1",
         ),
         (
             {"name": "pipo", "negative": 2},
-            "pipo.negative: 2.0 is not allowed",
+            "pipo.negative: must be a number from 0 to 1, got 2.0",
         ),
         (
             {"name": "pipo", "group_size": 3},
@@ -326,10 +327,13 @@ def programs_of(spec, advantage=SHAPED, **more):
         ),
         (
             {"name": "uec_replay", "rollouts": 0},
-            "uec_replay.rollouts: 0 is not allowed",
+            "uec_replay.rollouts: must be a whole number >= 1, got 0",
         ),
-        ({"name": "uec_replay", "every": 0}, "uec_replay.every: 0 is not allowed"),
-        ({"name": "uec_replay", "above": -1}, "uec_replay.above: -1.0 is not allowed"),
+        (
+            {"name": "uec_replay", "every": 0},
+            "uec_replay.every: must be a whole number >= 1, got 0",
+        ),
+        ({"name": "uec_replay", "above": -1}, "uec_replay.above: must be a number >= 0, got -1.0"),
         ({"name": "fractions:Fraction"}, "must return a Replay, got Fraction(0, 1) from"),
     ],
 )

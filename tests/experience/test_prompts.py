@@ -216,9 +216,7 @@ def test_a_tokenizer_that_ends_every_text_is_refused():
 
 @pytest.mark.parametrize("id", [-1, 2**31, "x1", None])
 def test_an_id_that_can_seed_no_samples_is_refused(id):
-    with pytest.raises(
-        ValueError, match=r"the problem id .* is not allowed; allowed: 0 \.\. 2\^31 - 1"
-    ):
+    with pytest.raises(ValueError, match=r"problem ids must be integers from 0 to 2\^31 - 1, got "):
         Prompts([Problem(id, "7", "")], WORDS, 8)
 
 
@@ -238,7 +236,7 @@ def test_no_step_has_a_problem_twice_and_an_epoch_has_none_twice_either(count):
 
 def test_a_step_of_more_prompts_than_there_are_is_refused():
     with pytest.raises(
-        ValueError, match=r"^rollout\.prompts: 11 is not allowed; there are 10 problems$"
+        ValueError, match=r"^rollout\.prompts: must be at most 10, the number of problems, got 11$"
     ):
         Prompts(make_problems(10), WORDS, 8, seed=0).step(0, 11)
 

@@ -88,6 +88,6 @@ def test_the_shapes_are_few_and_keep_to_the_budget():
     assert shapes == [(1280, 128), (2560, 64), (5120, 32), (7680, 21), (10_240, 16)]
     assert [tuple(s) for s in part_shapes(3, 20, 40)] == [(8, 3), (16, 3), (20, 3)]
     with pytest.raises(
-        ValueError, match="max_tokens_per_micro_batch: 19 is not allowed; allowed: >= 20"
+        ValueError, match="max_tokens_per_micro_batch: must be >= 20, the length of a row, got 19"
     ):
         part_shapes(3, 20, 19)

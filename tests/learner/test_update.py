@@ -303,7 +303,7 @@ def test_metrics_of_several_updates_are_means_over_all_their_tokens():
 def test_a_row_that_does_not_fit_into_a_micro_batch_is_refused(key):
     policy = table_policy(V)
     with pytest.raises(
-        ValueError, match=r"max_tokens_per_micro_batch: 8 is not allowed; allowed: >= 9, one row"
+        ValueError, match="max_tokens_per_micro_batch: must be >= 9, the length of a row, got 8"
     ):
         sgd_update(policy, make_data(), policy.init(key), tokens=8)
 

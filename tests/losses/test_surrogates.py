@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from error_lines import says
 from loss_problem import B, N, arrays64, make_tokens, tokens_of
 
 from entropy_rl.config.registry import factories_of
@@ -478,37 +479,48 @@ def test_a_function_of_the_users_own_is_a_surrogate_that_reads_its_row(user):
         ),
         (
             {"name": "gspoo"},
-            "loss.surrogate.name: 'gspoo' is not allowed; did you mean 'gspo'? allowed: ppo",
+            "loss.surrogate.name: must be one of ppo_clip, unclipped, ..., got 'gspoo' (did "
+            "you mean 'gspo'?)",
         ),
         (
             {"name": "gspo", "clip": 1},
-            "loss.surrogate.clip: 'clip' is not allowed; did you mean 'clip_",
+            "loss.surrogate.clip: must be one of clip_low, clip_high, got 'clip' (did you "
+            "mean 'clip_low'?)",
         ),
         (
             {"name": "gspo", "clip_low": "x"},
-            "loss.surrogate.clip_low: 'x' is not allowed; expected a number",
+            "loss.surrogate.clip_low: must be a number, got 'x'",
         ),
         (
             {"name": "ppo_clip", "clip_low": 1},
-            "loss.surrogate: ppo_clip.clip_low: 1.0 is not allowed; allowed: a number > 0",
+            "loss.surrogate: ppo_clip.clip_low: must be a number > 0 and < 1, got 1.0",
         ),
         (
             {"name": "ppo_clip", "dual_clip": 1},
-            "loss.surrogate: ppo_clip.dual_clip: 1.0 is not allowed; allowed: n",
+            "loss.surrogate: ppo_clip.dual_clip: must be null or a number > 1, got 1.0",
         ),
-        ({"name": "flexible_clip", "intercept": 0.2}, "loss.surrogate.slope: missing"),
-        ({"name": "s_trace"}, "loss.surrogate.decay: missing"),
+        ({"name": "flexible_clip", "intercept": 0.2}, "loss.surrogate.slope: must be given"),
+        ({"name": "s_trace"}, "loss.surrogate.decay: must be given"),
         (
             {"name": "cispo", "max_ratio": 0.5},
-            "loss.surrogate: cispo.max_ratio: 0.5 is not allowed",
+            "loss.surrogate: cispo.max_ratio: must be a number >= 1, got 0.5",
         ),
-        ({"name": "sapo", "tau_neg": 0}, "loss.surrogate: sapo.tau_neg: 0.0 is not allowed"),
+        (
+            {"name": "sapo", "tau_neg": 0},
+            "loss.surrogate: sapo.tau_neg: must be a number > 0, got 0.0",
+        ),
         (
             {"name": "dppo_tv", "divergence_low": 2},
-            "loss.surrogate: dppo_tv.divergence_low: 2.0 is not allowed",
+            "loss.surrogate: dppo_tv.divergence_low: must be a number > 0 and <= 1, got 2.0",
         ),
-        ({"name": "ce_gppo", "b1": -1}, "loss.surrogate: ce_gppo.b1: -1.0 is not allowed"),
-        ({"name": "gmpo", "clip_high": 0}, "loss.surrogate: gmpo.clip_high: 0.0 is not allowed"),
+        (
+            {"name": "ce_gppo", "b1": -1},
+            "loss.surrogate: ce_gppo.b1: must be a number >= 0, got -1.0",
+        ),
+        (
+            {"name": "gmpo", "clip_high": 0},
+            "loss.surrogate: gmpo.clip_high: must be a number > 0, got 0.0",
+        ),
         (
             {"name": "USER:number"},
             "loss.surrogate.name: must be a Surrogate or a function (advantages, stats) -> (loss, "
@@ -527,7 +539,7 @@ def test_a_bad_entry_is_refused_in_one_line_that_says_where(user, spec, message)
         spec = {k: v.replace("USER", user) if isinstance(v, str) else v for k, v in spec.items()}
     with pytest.raises(ValueError) as error:
         build_surrogate(spec)
-    assert str(error.value).startswith(message.replace("USER", user)), error.value
+    assert says(str(error.value), message.replace("USER", user)), error.value
     assert "\n" not in str(error.value)
 
 
@@ -553,6 +565,6 @@ def test_what_a_function_returns_is_checked(function, message):
 
 def test_an_unknown_scope_is_refused():
     with pytest.raises(
-        ValueError, match=r"Surrogate\.scope: 'group' is not allowed; allowed: token, sequence"
+        ValueError, match=r"Surrogate\.scope: must be token or sequence, got 'group'"
     ):
         Surrogate(lambda a, s: a, "group")

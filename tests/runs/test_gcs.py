@@ -197,7 +197,7 @@ def test_checkpoints_on_another_disk_are_those_of_the_run(on_disk, here, tmp_pat
 def test_a_place_for_checkpoints_that_cannot_be_is_refused_in_a_line(here, capsys, path):
     line = refused(capsys, "nowhere", f"--run.checkpoints={path}")
     allowed = "null, gs://BUCKET/NAME, or an absolute path"
-    assert line == f"run.checkpoints: {path!r} is not allowed; allowed: {allowed}"
+    assert line == f"run.checkpoints: must be {allowed}, got {path!r}"
 
 
 def test_a_bucket_that_cannot_be_reached_is_told_in_a_line(bucket, here, capsys, monkeypatch):

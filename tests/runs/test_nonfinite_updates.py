@@ -137,4 +137,4 @@ def test_an_update_on_kept_rows_is_replayed_without_a_baseline(here, capsys):
 @pytest.mark.parametrize("dump", ["nowhere", "."])
 def test_what_is_no_update_is_refused(here, capsys, dump):
     assert main(["debug-update", dump]) == 2
-    assert "allowed: " in capsys.readouterr().err
+    assert "dump: must be RUN/nonfinite_updates/NAME" in capsys.readouterr().err

@@ -47,7 +47,8 @@ def test_a_verifier_of_ones_own_sees_prompt_completion_and_answer(tmp_path, monk
     [
         (
             {"verifier": "mathverify"},
-            "task.args.verifier: 'mathverify' .* did you mean 'math-verify'.* module:function",
+            "task.args.verifier: must be one of math-verify, dapo, module:function, got "
+            r"'mathverify' \(did you mean 'math-verify'\?\)",
         ),
         (
             {"verifier": "no_such:f"},

@@ -197,7 +197,7 @@ def test_the_length_of_a_gram_can_be_set(two_files, capsys):
             ["nowhere", "nowhere"],
             "train: must be a JSONL or parquet file or one of the sets dapo_math_17k, ",
         ),
-        (["a", "b", "--ngram", "0"], "ngram: "),
+        (["a", "b", "--ngram", "0"], "ngram: must be >= 1, got 0"),
     ],
 )
 def test_a_wrong_argument_is_one_line(tmp_path, capsys, arguments, line):

@@ -57,7 +57,7 @@ def prepare(
         return False
     if source is None and published is None:
         raise ValueError(
-            unknown("name", name, catalog.PUBLISHED) + ", or any other name with --source FILE"
+            unknown("name", name, [*catalog.PUBLISHED, "any other name with --source FILE"])
         )
     sources = fetch(published) if source is None else find_files(published, source)
     sums = {split: _sha256(path) for split, path in sources.items()}
