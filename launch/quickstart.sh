@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # From nothing to a policy trained with the entropy-shaped advantage, on a CPU, in minutes:
-#   1. a few seconds of the supervised warm start, to show that stage;
-#   2. GRPO with the entropy-shaped advantage from the warm start that ships with the package,
+#   1. a few seconds of supervised fine-tuning (SFT), to show that stage;
+#   2. GRPO with the entropy-shaped advantage from the SFT model that ships with the package,
 #      with Pass@K before and after.
-# SEED=1 bash launch/quickstart.sh takes another seed. A run that was interrupted goes on where it was.
+# SEED=1 bash launch/quickstart.sh takes another seed. An interrupted run resumes.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 export PATH="$PWD/.venv/bin:$PATH"
 seed="${SEED:-0}"
 directory="runs/quickstart-seed$seed"
 
-echo "== 1/2  supervised warm start: the first 100 steps of 9000 (the whole of it ships as asset:countdown)"
+echo "== 1/2  SFT: the first 100 of 9000 steps (the finished model ships as asset:countdown)"
 entropy-rl sft --config configs/countdown_sft.yaml \
     --steps 100 --evaluation null --run.directory "$directory/sft"
 

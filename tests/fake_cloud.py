@@ -55,7 +55,7 @@ case "$3 $4" in
         exit "$code" ;;
 esac
 """
-STUBS = ["gcloud", "kubectl", "xpk", "sky", "sbatch", "srun", "scancel", "scontrol", "squeue"]
+STUBS = ["gcloud", "sky", "sbatch", "srun", "scancel", "scontrol", "squeue"]
 STUBS += ["ssh", "scp", "uv", "entropy-rl"]
 # What the stub of entropy-rl does unless a test says otherwise: run until it is told to stop.
 FOREVER = "trap 'exit 143' TERM INT; while :; do sleep 0.05; done"

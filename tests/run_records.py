@@ -23,7 +23,7 @@ def state_of(directory: Path, step: int = STEPS) -> Any:
 def lines_of(path: Path) -> list[dict]:
     """The rows of a JSONL file without what is measured with a clock."""
     if path.name == "samples.jsonl" and not path.exists():
-        return []  # a warm start has none
+        return []  # an SFT run has none
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [{name: v for name, v in row.items() if not name.startswith("time/")} for row in rows]
 

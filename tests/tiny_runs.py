@@ -72,7 +72,7 @@ TRAIN = {
     "run": {"directory": "run", "checkpoint_every": 2},
     "mesh": {"fsdp": 1},
 }
-WARMSTART = {
+SFT = {
     "seed": 0,
     "steps": 6,
     "batch_size": 4,
@@ -122,7 +122,7 @@ def make_workspace(directory: Path) -> Path:
     save_tiny_model(directory / "model")
     (directory / "luck.py").write_text(LUCK)
     write_yaml(directory / "train.yaml", TRAIN)
-    write_yaml(directory / "sft.yaml", WARMSTART)
+    write_yaml(directory / "sft.yaml", SFT)
     return directory
 
 

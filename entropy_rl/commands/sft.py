@@ -69,7 +69,7 @@ def sft(config: SFTConfig) -> TrainState:
     )
     step_fn = make_supervised_step(model.policy, optimizer)
 
-    with open_run(config, init_state(model.params, optimizer), "warm start") as (run, state):
+    with open_run(config, init_state(model.params, optimizer), "sft") as (run, state):
         clock, tokens, batches, block = Clock(), 0, [], -1
         for step in range(int(state.step), config.steps):
             if step // BATCHES_PER_BLOCK != block:
@@ -88,7 +88,7 @@ def sft(config: SFTConfig) -> TrainState:
 
         if config.evaluation is not None:
             result = run.evaluate(config.steps, model, state.params, task, prompts)
-            print(evaluation_table({"warm start": result}))
+            print(evaluation_table({"SFT": result}))
     return state
 
 

@@ -17,7 +17,7 @@ import yaml
 from error_lines import says
 from hf_fixtures import make_hf_dir
 from safetensors.numpy import load_file, save_file
-from tiny_runs import EVALUATION, ROOT, TRAIN, WARMSTART, write_yaml
+from tiny_runs import EVALUATION, ROOT, SFT, TRAIN, write_yaml
 
 from entropy_rl.cli.main import main
 from entropy_rl.cli.parse import parse_config
@@ -577,10 +577,10 @@ def test_a_config_that_cannot_work_is_refused_before_anything_is_written(
         ),
     ],
 )
-def test_a_warm_start_that_cannot_work_is_refused_before_anything_is_written(
+def test_an_sft_config_that_cannot_work_is_refused_before_anything_is_written(
     refused, here, arguments, message
 ):
-    write_yaml(here / "wrong.yaml", WARMSTART | {"evaluation": EVALUATION})
+    write_yaml(here / "wrong.yaml", SFT | {"evaluation": EVALUATION})
     assert says(refused("sft", "--config", "wrong.yaml", *arguments), message)
 
 

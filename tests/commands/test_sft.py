@@ -1,6 +1,4 @@
-"""The warm start: batches are a pure function of their place, training lowers the loss, the gate
-speaks.
-"""
+"""SFT: batches are a function of (seed, block), training lowers the loss, the gate is checked."""
 
 import json
 from pathlib import Path
@@ -126,7 +124,7 @@ def test_the_gate_names_each_measure_that_fails_with_its_limit():
     ]
 
 
-def test_a_warm_start_that_fails_its_gate_says_so_and_ends_with_exit_code_1(tmp_path, capsys):
+def test_sft_that_fails_its_gate_says_so_and_ends_with_exit_code_1(tmp_path, capsys):
     arguments = [
         "sft",
         "--config",

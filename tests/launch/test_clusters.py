@@ -1,8 +1,6 @@
-"""The launch scripts for clusters, and what all launch scripts have in common. Nothing real is
-called.
-"""
+"""Launch scripts for clusters and what all scripts share, with stand-ins for the tools."""
 
-import json
+import re
 import shutil
 import signal
 import subprocess
@@ -11,39 +9,18 @@ import pytest
 import yaml
 from fake_cloud import HOSTILE, LAUNCH, SECRET, Cloud, commands, until
 
+ROOT = LAUNCH.parent
+
 SCRIPTS = [
     "tpu_pod.sh",
     "tpu_worker.sh",
-    "gke.sh",
-    "xpk.sh",
     "slurm.sbatch",
     "local_multiprocess.sh",
 ]
 NEEDED = {
     "tpu_pod.sh": ["TPU_NAME", "ZONE", "ACCELERATOR_TYPE", "RUNTIME_VERSION"],
-    "gke.sh": [
-        "NAME",
-        "IMAGE",
-        "TPU_ACCELERATOR",
-        "TPU_TOPOLOGY",
-        "HOSTS",
-        "CHIPS_PER_HOST",
-        "CLAIM",
-        "RUNS",
-    ],
-    "xpk.sh": ["NAME", "CLUSTER", "ZONE", "TPU_TYPE", "IMAGE", "RUNS"],
     "slurm.sbatch": ["RUNS"],
 }
-GKE = {
-    "NAME": "my-set",
-    "IMAGE": "docker.pkg.dev/p/r/entropy_rl:1",
-    "TPU_ACCELERATOR": "tpu-v6e-slice",
-    "TPU_TOPOLOGY": "4x4",
-    "HOSTS": "4",
-    "CLAIM": "runs",
-    "CHIPS_PER_HOST": "4",
-}
-XPK = {"NAME": "my-work", "CLUSTER": "c", "TPU_TYPE": "v5litepod-16", "IMAGE": "gcr.io/p/e:1"}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +28,7 @@ XPK = {"NAME": "my-work", "CLUSTER": "c", "TPU_TYPE": "v5litepod-16", "IMAGE": "
 )
 def test_a_variable_that_is_missing_is_named_with_an_example(cloud, script, name):
     arguments = ["create"] if script == "tpu_pod.sh" else ["--config", "c"]
-    env = {**GKE, **XPK, "SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(cloud.checkout)}
+    env = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(cloud.checkout)}
     (line,) = cloud.run(script, *arguments, code=2, **{**env, name: ""}).splitlines()
     assert f"{name} is not set: " in line and f"for example: export {name}=" in line
     assert not (cloud.path / "calls").exists()
@@ -64,11 +41,9 @@ def test_help_is_the_comment_at_the_head(cloud, script):
     assert not (cloud.path / "calls").exists()
 
 
-@pytest.mark.parametrize("script", ["tpu_pod.sh", "gke.sh", "xpk.sh", "slurm.sbatch"])
+@pytest.mark.parametrize("script", ["tpu_pod.sh", "slurm.sbatch"])
 def test_a_secret_in_the_command_is_refused_and_not_repeated(cloud, script):
     env = {
-        **GKE,
-        **XPK,
         "SLURM_JOB_ID": "7",
         "SLURM_SUBMIT_DIR": str(cloud.checkout),
         "HF_TOKEN": SECRET,
@@ -81,67 +56,20 @@ def test_a_secret_in_the_command_is_refused_and_not_repeated(cloud, script):
     assert not (cloud.path / "calls").exists()
 
 
-def manifest(cloud: Cloud) -> dict:
-    return yaml.safe_load((cloud.path / "applied").read_text())
-
-
-def expanded(word: str) -> str:
-    """What Kubernetes makes of a word without variables in it."""
-    return word.replace("$$", "$")
-
-
-def test_gke_fills_the_manifest_and_applies_it(cloud):
-    cloud.does("kubectl", 'cat >"$STUB/applied"')
-    dry = cloud.run("gke.sh", "--dry-run", *HOSTILE, **GKE)
-    assert not cloud.calls("kubectl") and "kubectl apply --filename=-" in dry
-    cloud.run("gke.sh", *HOSTILE, **GKE)
-    assert cloud.calls("kubectl") == [["apply", "--filename=-"]]
-    assert (cloud.path / "applied").read_text() in dry
-    job = manifest(cloud)
-    assert job["kind"] == "JobSet" and job["metadata"]["name"] == "my-set"
+def test_the_gke_manifest_of_the_docs_starts_one_process_per_host_and_resumes():
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "pods.md").read_text(), re.S)
+    job = yaml.safe_load(block)
+    assert job["kind"] == "JobSet" and job["spec"]["failurePolicy"]["maxRestarts"] == 20
     (slice_,) = job["spec"]["replicatedJobs"]
     pods = slice_["template"]["spec"]
-    assert (pods["parallelism"], pods["completions"], pods["backoffLimit"]) == (4, 4, 0)
-    assert job["spec"]["failurePolicy"]["maxRestarts"] == 20
-    assert pods["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2]
-    pod = pods["template"]["spec"]
-    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "4x4"
-    (container,) = pod["containers"]
-    assert container["name"] == pods["podFailurePolicy"]["rules"][0]["onExitCodes"]["containerName"]
+    assert pods["parallelism"] == pods["completions"] == 4 and pods["backoffLimit"] == 0
+    (rule,) = pods["podFailurePolicy"]["rules"]
+    (container,) = pods["template"]["spec"]["containers"]
+    assert rule["onExitCodes"]["values"] == [2]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
     assert {"name": "ENTROPY_RL_DISTRIBUTED", "value": "auto"} in container["env"]
-    wanted = ["entropy-rl", "train", *HOSTILE, "--run.directory", "/mnt/my runs/my-set"]
-    assert [expanded(word) for word in container["command"]] == wanted
-    assert "${" not in json.dumps({**job, "spec": {**job["spec"], "replicatedJobs": []}})
-
-
-def test_gke_refuses_a_value_that_would_change_the_manifest(cloud):
-    assert "IMAGE" in cloud.run(
-        "gke.sh", "--config", "c", code=2, **{**GKE, "IMAGE": "x\n  evil: true"}
-    )
-    assert "line break" in cloud.run("gke.sh", "--config", "a\nb", code=2, **GKE)
-    assert not cloud.calls("kubectl")
-
-
-def test_xpk_gets_one_command_that_its_shell_takes_apart_again(cloud):
-    dry = cloud.run("xpk.sh", "--dry-run", *HOSTILE, ENV_FILE="my env", **XPK)
-    assert not cloud.calls("xpk")
-    cloud.run("xpk.sh", *HOSTILE, ENV_FILE="my env", **XPK)
-    (call,) = cloud.calls("xpk")
-    assert commands(dry, "xpk") == [call]
-    assert call[:2] == ["workload", "create"]
-    assert {"--workload=my-work", "--cluster=c", "--zone=us-central2-b"} <= set(call)
-    assert {
-        "--tpu-type=v5litepod-16",
-        "--docker-image=gcr.io/p/e:1",
-        "--env-file=my env",
-        "--max-restarts=20",
-    } <= set(call)
-    (command,) = [word.removeprefix("--command=") for word in call if word.startswith("--command=")]
-    cloud.does("entropy-rl", 'echo "$ENTROPY_RL_DISTRIBUTED"')
-    ran = subprocess.check_output(["bash", "-c", command], env=cloud.env, cwd=cloud.path, text=True)
-    assert ran == "auto\n"
-    assert cloud.trained() == [["train", *HOSTILE, "--run.directory", "/mnt/my runs/my-work"]]
+    assert container["command"][:2] == ["entropy-rl", "train"]
 
 
 def slurm(cloud: Cloud) -> dict[str, str]:

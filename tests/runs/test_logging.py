@@ -237,10 +237,10 @@ def test_a_step_over_the_mark_counts_as_one_on_it(capsys):
 
 def test_progress_draws_a_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with Progress("warm start", 4, start=1) as progress:
+    with Progress("sft", 4, start=1) as progress:
         progress.note("evaluation")
         progress.show(4, "pass@1 0.25")
     out, err = capsys.readouterr()
     assert out == ""
-    assert "warm start" in err and "4/4" in err and "pass@1 0.25" in err
-    assert "warm start 4/4  pass" not in err
+    assert "sft" in err and "4/4" in err and "pass@1 0.25" in err
+    assert "sft 4/4  pass" not in err
