@@ -1,8 +1,8 @@
 """Generalized advantage estimation (GAE) with the values of a critic.
 
-The members before it in a chain make the rewards, also those of the critic's targets. The values
-are from before the first update on a rollout, so the advantages are computed before the gradient
-pass.
+The members before it in a chain compute the rewards, also those of the critic's targets. The values
+are those from before the first update on a rollout, so the advantages are computed before the
+gradient pass.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def gae(gamma: float = 1.0, lam: float = 1.0) -> Transform:
     Aₜ = Σ_k (γλ)ᵏ δₜ₊ₖ,   δₜ = rₜ + γ Vₜ₊₁ - Vₜ
 
     with Vₜ the value of the prefix before token t, and the reward at the last token. γ = λ = 1
-    gives Aₜ = R - Vₜ. Source: https://arxiv.org/abs/1506.02438, Eq. 16. The λ of the critic's own
-    targets is another setting (`critic.lam`); to have two of them is VC-PPO's decoupled GAE, with
-    0.95 here and 1 there, https://arxiv.org/abs/2503.01491.
+    gives Aₜ = R - Vₜ. Source: https://arxiv.org/abs/1506.02438, Eq. 16. The critic's targets have
+    a λ of their own (`critic.lam`); different values, 0.95 here and 1 there, are the decoupled GAE
+    of VC-PPO, https://arxiv.org/abs/2503.01491.
 
     Args:
       gamma: Discount 0 < γ <= 1. In a run it is that of the critic, `critic.gamma`.

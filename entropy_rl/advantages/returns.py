@@ -16,18 +16,16 @@ def lambda_returns(
     gamma: float = 1.0,
     lam: float | jax.Array = 1.0,
 ) -> jax.Array:
-    """The λ-returns of completions with one reward each, which comes with the last token.
+    """Compute the λ-returns of completions that have one reward, at their last token.
 
     Gₜ = rₜ + γ ((1 - λ) Vₜ₊₁ + λ Gₜ₊₁),   V and G of what follows the last token are 0
 
-    with Vₜ the value of the prompt and the tokens before t. The generalized advantage is Gₜ - Vₜ,
-    as
+    with Vₜ the value of the prompt and the tokens before t. The generalized advantage is
 
     Gₜ - Vₜ = Σ_k (γλ)ᵏ δₜ₊ₖ,   δₜ = rₜ + γ Vₜ₊₁ - Vₜ
 
-    and in this form λ = γ = 1 gives the reward itself at every token, without rounding. The last
-    token is the end-of-sequence token, or the one at which the completion was cut off: the value
-    beyond it is 0.
+    In this form λ = γ = 1 gives the reward itself at every token, without rounding. The value after
+    the last token is 0, also where the completion was cut off.
 
     Source: GAE, https://arxiv.org/abs/1506.02438, Eq. 11-16.
 

@@ -75,12 +75,13 @@ def flexible_clip_id(
     E⁺ = w⁺ H(π_old) + (1 - w⁺) ε,   E⁻ = w⁻ M(π_old) + (1 - w⁻) ε,   1 - E⁻ ≤ ρₜ ≤ 1 + E⁺
     k ≤ T / 2: w⁺ = λ, w⁻ = 0;   else: w⁺ = 0, w⁻ = 1 + λ;   λ = 1 - 2 k / T
 
-    H and M are the dynamic ranges of this module's head, k the rollouts done, at most T.
+    H and M are the dynamic upper and lower range (see the module), k the number of earlier
+    rollouts, at most T.
 
     Source: https://arxiv.org/abs/2602.09782, from a description by its author. Partly
-    reconstructed: of M it is known that it is made like H and is looser for improbable tokens; its
-    form is that of H mirrored. ε, the slopes and the intercepts were not published, so they
-    have no default. That k counts from 0 is ours.
+    reconstructed: of M it is only known that it is built like H and is looser for improbable
+    tokens; here it has the form of H with the signs reversed, and k counts from 0. ε, the slopes
+    and the intercepts were not published, so they have no default.
 
     Args:
       total_steps: T, length of the schedule. A run with fewer `steps` ends within it; one with more
@@ -146,11 +147,11 @@ def flexible_clip_od(
     """Flexible Entropy Control, schedule OD: oscillate between bounds that decay.
 
     H_min = φ H_init,   H_max = H_min + (H_init - H_min)(1 - k / T)
-    s ← 1 if H̄ ≤ H_min, 0 if H̄ > H_max, else as it was;   w⁺ = s, w⁻ = 1 - s
+    s ← 1 if H̄ ≤ H_min, 0 if H̄ > H_max, else unchanged;   w⁺ = s, w⁻ = 1 - s
 
     H̄ is the mean entropy of the mini-batch from before the first update on its rollout, H_init
-    that of the first one. That it is the mini-batch's, and s = 0 at the start, are ours; the rest
-    as for `flexible_clip_id`.
+    that of the first mini-batch. Reconstructed: the statistic over the mini-batch, and s = 0 at the
+    start. All else as for `flexible_clip_id`.
 
     Args:
       total_steps: As for `flexible_clip_id`.

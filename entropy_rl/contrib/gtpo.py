@@ -1,10 +1,9 @@
-"""GTPO and GRPO-S: entropy bonuses in the reward of correct completions, penalties in that of
-wrong ones.
+"""GTPO and GRPO-S: rewards shaped by the entropy of tokens and of sequences.
 
-Both take rewards f32[B, 1], of which only the sign counts: correct is a reward above 0. They
+Both take rewards f32[B, 1], of which only the sign is read: correct is a reward above 0. They
 replace a baseline, and their advantages are not 0 where all rewards of a group are equal. The
-entropy is that of the policy before the first update. Both follow the code of
-https://github.com/pixas/Miner, written by others; the text of the paper has not been compared.
+entropy is that of the policy before the first update on a rollout. Source: the code of
+https://github.com/pixas/Miner, by other authors; the text of the paper has not been compared.
 """
 
 from __future__ import annotations
@@ -25,20 +24,18 @@ _EPS = 1e-6  # beside every divisor
 
 
 def gtpo(group_size: int) -> Transform:
-    """GTPO: token rewards by the fraction of the entropy at a position, standardized by outcome.
+    """GTPO: rewards of tokens by their fraction of the group's entropy at a position.
 
     w⁺ᵢₜ = dₜ Hᵢₜ / (ε + Σ_k H_kₜ),   w⁻ᵢₜ = hₜ Hᵢₜ⁻¹ / (ε + Σ_k H_kₜ⁻¹)
     A⁺ = whiten(w⁺),   A⁻ = -whiten(w⁻)
 
     with ε = 1e-6, which is added to H in H⁻¹ too, and the sums over the dₜ correct, or hₜ wrong,
     scored completions of the group that have a token t. `whiten` is over all correct, or all wrong,
-    tokens of the mini-batch. The rewards proper are α₁ + α₂ w⁺ and -α₁ - α₂ w⁻; α₁ and α₂ are no
-    arguments, as standardizing takes them out again. So correct tokens have mean 0, and so have
-    wrong ones. Where all correct rows are certain of their tokens (ΣH ≪ ε), ε decides: w⁺ is near 0
-    there and not 1, and A⁺ below 0.
+    tokens of the mini-batch. The rewards of the source are α₁ + α₂ w⁺ and -α₁ - α₂ w⁻; whitening
+    removes α₁ and α₂, which therefore are not arguments. The advantages of correct tokens have
+    mean 0, and so have those of wrong ones. Where ΣH ≪ ε, w⁺ is near 0 and A⁺ is negative.
 
-    Source: GTPO, https://arxiv.org/abs/2508.04349; see the head of this file for how far it was
-      compared.
+    Source: GTPO, https://arxiv.org/abs/2508.04349, as in the code that this module names.
 
     Args:
       group_size: Completions per prompt (G), at least 2.
@@ -70,7 +67,7 @@ def gtpo(group_size: int) -> Transform:
 
 
 def grpo_s(group_size: int, beta_1: float = 1.0, beta_2: float = 0.1) -> Transform:
-    """GRPO-S: sequence rewards by the fraction of the group's entropy, standardized in the group.
+    """GRPO-S: rewards of sequences by their fraction of the group's entropy, then GRPO.
 
     r⁺ᵢ = β₁ + β₂ n⁺ H̄ᵢ / Σ_k H̄_k,   r⁻ᵢ = -β₁ - β₂ n⁻ H̄ᵢ⁻¹ / Σ_k H̄_k⁻¹,   A = (r - mean(r)) /
     (std(r) + ε)
@@ -78,8 +75,8 @@ def grpo_s(group_size: int, beta_1: float = 1.0, beta_2: float = 0.1) -> Transfo
     with H̄ the mean entropy of a row, and the sums over the n⁺ correct, or n⁻ wrong, scored rows of
     the group.
 
-    Source: GRPO-S, https://arxiv.org/abs/2508.04349; see the head of this file for how far it was
-    compared. β₁ and β₂ are those of that code.
+    Source: GRPO-S, https://arxiv.org/abs/2508.04349, formula, β₁ and β₂ as in the code that this
+    module names.
 
     Args:
       group_size: Completions per prompt (G), at least 2.

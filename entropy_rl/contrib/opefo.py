@@ -23,8 +23,7 @@ def opefo(score: Literal["paper", "first_order"] = "paper") -> TokenWeighting:
     changes have the same sign, all their weights are 0.
 
     "paper":        dₜ = -Aₜ (1 - pₜ)² (log pₜ + Hₜ)
-    "first_order":  dₜ = -Aₜ pₜ (log pₜ + Hₜ), first-order change for tabular
-    logits
+    "first_order":  dₜ = -Aₜ pₜ (log pₜ + Hₜ), the first-order change for tabular logits
 
     with pₜ = π(oₜ); the learning rate cancels. For strictly on-policy updates: one for each
     rollout.

@@ -1,5 +1,7 @@
-"""Selections by the covariance of advantage and log-prob, at which rate a softmax policy loses
-entropy.
+"""Token weights by the covariance of advantage and log-prob: Clip-Cov and KL-Cov.
+
+To first order the entropy of a softmax policy decreases by this covariance in an update
+(https://arxiv.org/abs/2505.22617).
 """
 
 from __future__ import annotations
@@ -26,13 +28,11 @@ def clip_cov(
     surrogate does not clip, and 1 for the others;   covₜ = (Aₜ - mean(A)) (log π(oₜ) - mean(log π))
 
     with means and n over the tokens of the mini-batch. Source: https://arxiv.org/abs/2505.22617, as
-    in veRL (`clip_cov`), where the recipe for 7B models has a clip range of 1 above.
+    in veRL (`clip_cov`), where the recipe for 7B models has ε_high = 1.
 
-    The random choice must not depend on how the mini-batch is split. So the key of a token is
-    folded with the bits of the log-probs of its sequence, as the sampler recorded them, and with
-    its position: it depends on neither padding nor other sequences, and differs between rollouts.
-    If the log-probs of the sampler differ in the last digits, as on another mesh, so does the
-    choice.
+    The random choice does not depend on how the mini-batch is split: the key of a token is folded
+    with the bits of its sequence's log-probs, as recorded by the sampler, and with its position.
+    If these log-probs differ in the last digits, as on another mesh, so does the choice.
 
     Args:
       surrogate: That of the loss, for its clip masks; a config does not give it.

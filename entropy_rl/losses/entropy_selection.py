@@ -12,7 +12,7 @@ from entropy_rl.types import TokenStats
 
 
 def forking_tokens(fraction: float = 0.2) -> TokenWeighting:
-    """Forking tokens: train on the tokens with the highest entropy alone (80/20).
+    """Forking tokens (80/20): train only on the tokens with the highest entropy.
 
     wₜ = n / k where Hₜ is one of the k = ⌈fraction · n⌉ highest of the n tokens of the mini-batch,
     else 0
@@ -49,8 +49,8 @@ def erc(low: float = 0.95, high: float = 1.05) -> TokenWeighting:
 
     wₜ = 1[low < (Hₜ + ε) / (H_oldₜ + ε) < high],   ε = 1e-8
 
-    The ratio bounds the change of the whole distribution, that of PPO the change of the sampled
-    token; both clips act. Source: https://arxiv.org/abs/2512.05591, the range from the scripts of
+    This ratio bounds the change of the whole distribution, that of PPO the change of the sampled
+    token; both apply. Source: https://arxiv.org/abs/2512.05591, the range from the scripts of
     https://github.com/Kwai-Klear/ERC. There the reported loss, unlike its gradient, includes the
     tokens of weight 0. The range is narrow: with entropies recorded by a sampler of lower
     precision, rounding alone can exceed it.

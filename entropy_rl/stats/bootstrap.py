@@ -1,5 +1,5 @@
-"""Whether two runs differ on the same problems by more than chance. NumPy in float64 on the
-host.
+"""Paired tests of two runs on the same problems: bootstrap and permutation tests, Holm's
+correction. NumPy in float64 on the host.
 """
 
 from __future__ import annotations
@@ -31,23 +31,25 @@ def paired_bootstrap(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedTest:
-    """Mean difference of two runs on the same problems, tested by a bootstrap over problems.
+    """Paired bootstrap test of the mean difference of two runs over the same problems.
 
-    What makes a problem hard for both runs cancels, so this is sharper than to compare two
-    intervals. With d the differences of m problems and d* a resample of them, drawn as in
-    `bootstrap_interval`:
+    Pairing removes the variance between problems, so the test has more power than a comparison of
+    two intervals. With d the differences of m problems, n of them not 0, and d* a resample of them
+    as in `bootstrap_interval`:
 
-    p = (1 + #{√(m / (m-1)) |mean d* - mean d| >= |mean d|}) / (1 + resamples), but at least 2^(1-n)
+    p = max((1 + #{√(m / (m-1)) |mean d* - mean d| >= |mean d|}) / (1 + resamples), 2^(1-n))
 
-    √(m / (m-1)) makes up for a resample's spread being too small by that. 2^(1-n) is what n
-    problems that differ, all with one sign, would say: five or fewer are never significant at 0.05,
-    and one says nothing. The interval is mean d ± the like quantile of the deviations, made wider
-    where so few problems differ. So it leaves out 0 exactly where p <= 1 - confidence, and is
-    unbounded where no data could do so.
+    √(m / (m-1)) corrects the variance of a resample, which is smaller than that of a sample by
+    this factor squared. 2^(1-n) is the smallest p-value of a two-sided sign test on n nonzero
+    differences: five or fewer are never significant at 0.05. The interval is mean d ± the quantile
+    of the deviations at `confidence`. It excludes 0 exactly where p <= 1 - confidence: it is
+    extended to 0 where n is too small for that, and unbounded where m is.
 
-    Of four candidates, how often p <= 0.05 came out for two equal runs, which should be 0.05:
-    success with p ~ Beta(0.3, 1) on each problem, 64 samples, 20,000 simulations (standard error
-    0.0015):
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 16; the two
+    corrections are this library's.
+
+    Type I error at p <= 0.05 of this and three other tests, by 20,000 simulations of two equal runs
+    (standard error 0.0015), with success rates p ~ Beta(0.3, 1) and 64 samples for each problem:
 
       problems                30                        83                       500
       k                 1     8    32    64       1     8    32    64       1     8    32    64
@@ -56,12 +58,12 @@ def paired_bootstrap(
       bootstrap-t   0.040 0.032 0.010 0.007   0.046 0.048 0.039 0.035   0.052 0.051 0.049 0.053
       sign flips    0.042 0.051 0.050 0.002   0.044 0.053 0.052 0.019   0.050 0.051 0.049 0.039
 
-    The second is this one: nearest to 0.05 among the bootstraps, if above it with 30 problems (with
-    10 up to 0.08, and 0.10 for runs of equal mean that are unlike on the problems). Bootstrap-t
-    lacks power: with 30 problems and k = 32 it saw 0.06 of the gains where this saw 0.21.
-    `sign_flip_p_value` is closest and a check. All are careful at k = samples, where pass@k is 0 or
-    1 and few problems differ. Percentile intervals left out the true 0 in up to 0.10 (30 problems,
-    k = 32).
+    The second line is this test. It is slightly liberal with 30 problems (0.08 with 10, and 0.10
+    for runs of equal mean that differ on the problems). Bootstrap-t has less power: with 30
+    problems and k = 32 it found 0.06 of the gains, this test 0.21. `sign_flip_p_value` is nearest
+    to 0.05 and serves as a check. All are conservative at k = 64, the number of samples, where
+    pass@k is 0 or 1 and few problems differ. Percentile intervals exclude the true value 0 in up to
+    0.10 of the simulations (30 problems, k = 32).
 
     Args:
       values: f64[problems, ...] of the one run. All columns share the resamples.
@@ -83,10 +85,10 @@ def paired_bootstrap(
     mean = differences.mean(axis=0)
     deviations = np.abs(resampled_means(differences - mean, resamples, seed))
     deviations *= np.sqrt(problems / max(problems - 1, 1))
-    # What was observed counts as one more resample: an infinite one, to be the last that an end
-    # leaves out.
+    # The observed sample counts as one more resample. Its deviation is infinite here, so that it is
+    # the last one to be excluded by the interval.
     deviations = np.concatenate([np.full((1, *mean.shape), np.inf), deviations])
-    # Where a problem has no difference, its sign says nothing.
+    # A difference of 0 has no sign.
     least = np.minimum(2.0 ** (1 - np.count_nonzero(differences, axis=0)), 1.0)
     p_value = np.mean(deviations >= np.abs(mean) - _rounding(differences), axis=0)
     reach = np.sort(deviations, axis=0)[-1 - int((1 - confidence) * len(deviations))]
@@ -94,7 +96,7 @@ def paired_bootstrap(
         reach = np.full(mean.shape, np.inf)
     reach = np.where((differences == 0).all(axis=0), 0.0, reach)
     low, high = mean - reach, mean + reach
-    # Few differences have an interval of their own, which must not say more than their signs do.
+    # With few nonzero differences the interval must contain 0, as the sign test is not significant.
     few = least > 1 - confidence
     ends = np.stack(
         [np.where(few, np.minimum(low, 0), low), np.where(few, np.maximum(high, 0), high)]
@@ -111,31 +113,29 @@ def crossed_bootstrap(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedTest:
-    """Mean difference of two methods over training seeds and problems, tested by a bootstrap over
-    both.
+    """Bootstrap test of the mean difference of two methods over training seeds and problems.
 
-    All seeds are measured on the same problems: what a problem adds to the difference does not
-    average out over seeds, nor what a seed adds over problems. So seeds are drawn first and then
-    problems, the same for all seeds. With dₛᵢ the differences of S seeds and P problems, d their
-    mean, dₛ and dᵢ those of a seed and of a problem, wₛ and vᵢ how often each was drawn, over S and
-    over P, and χ² with S - 1 degrees of freedom,
+    Seeds and problems are crossed random effects: the effect of a problem does not average out
+    over seeds, nor that of a seed over problems. Both are resampled, the same problems for all
+    seeds. With dₛᵢ the differences of S seeds and P problems, d their mean, dₛ and dᵢ the means of
+    a seed and of a problem, wₛ and vᵢ the fractions of the draws that are seed s and problem i, and
+    χ² with S - 1 degrees of freedom,
 
     d* - d = f (√(S / χ²) Σₛ wₛ (dₛ - d) + √(P / (P-1)) Σᵢ vᵢ (dᵢ - d))
     f² = max(Q_S + Q_P - Q, Q_S, Q_P) / (Q_S + Q_P)
     p = (1 + #{|d* - d| >= |d|}) / (1 + resamples)
 
-    and the interval is d ± the quantile of |d* - d|: it leaves out 0 exactly where p <= 1 -
-    confidence. √(S / χ²) is √(S / (S-1)), which makes up for a resample's spread being too small,
-    times √((S-1) / χ²), which makes the part of the seeds Student's t: a few seeds do not tell how
-    much seeds differ. What seeds and problems add only together, such as the luck of single
-    samples, is in both parts and would be counted twice, in a draw of both at once three times
-    (Owen, The pigeonhole bootstrap, 2007). f takes the second out again, by the mean squares Q_S,
-    Q_P and Q of seeds, problems and what remains. One seed, or one problem, says nothing: its
-    interval is unbounded.
+    and the interval is d ± the quantile of |d* - d|, which excludes 0 exactly where p <= 1 -
+    confidence. √(S / χ²) is √(S / (S-1)), the correction of the variance of a resample, times
+    √((S-1) / χ²), which gives the part of the seeds Student's t distribution, as the variance of
+    few seeds is uncertain. The interaction of seeds and problems, such as the noise of single
+    samples, is in both parts and would be counted twice; in a joint draw of both, three times
+    (Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007). f removes the second
+    count, by the mean squares Q_S, Q_P and Q of seeds, problems and interaction. With one seed or
+    one problem the interval is unbounded.
 
-    How often p <= 0.05 came out for two equal methods, which should be 0.05: normal effects of
-    seeds, of problems and of both, with these standard deviations; 1000 simulations (standard error
-    0.007):
+    Type I error at p <= 0.05, by 1000 simulations of two equal methods (standard error 0.007), with
+    normal effects of seeds, of problems and of their interaction with these standard deviations:
 
       seeds  problems   0.03, 0.15, 0.4   0, 0.15, 0.4   0.03, 0, 0   0, 0, 0.4
         2      200           0.008            0.009         0.045       0.003
@@ -144,8 +144,8 @@ def crossed_bootstrap(
         8       60           0.040            0.040         0.055       0.026
         8      200           0.038            0.029         0.060       0.022
 
-    Two or three seeds are careful where seeds hardly differ. Without f eight would be as well:
-    0.020 and 0.006 at the two ends of the last line.
+    With two or three seeds the test is conservative where seeds hardly differ. Without f it would
+    be so with eight: 0.020 and 0.006 at the two ends of the last line.
 
     Args:
       values: f64[seeds, problems] of the one method.
@@ -165,7 +165,7 @@ def crossed_bootstrap(
     differences = _differences("crossed_bootstrap", values, baseline)
     if differences.ndim != 2:
         raise ValueError(
-            f"crossed_bootstrap: values of shape {differences.shape}; expected [seeds, problems]"
+            f"crossed_bootstrap: values must have shape [seeds, problems], got {differences.shape}"
         )
     check_resampling("crossed_bootstrap", confidence, resamples)
     seeds, problems = differences.shape
@@ -178,13 +178,13 @@ def crossed_bootstrap(
     of_seeds *= np.sqrt(seeds / rng.chisquare(seeds - 1, resamples))
     deviations = np.abs(of_seeds + np.sqrt(problems / (problems - 1)) * of_problems)
     deviations *= _once_counted(differences)
-    # As in `paired_bootstrap`: what was observed counts as one more resample.
+    # As in `paired_bootstrap`, the observed sample counts as one more resample.
     deviations = np.append(deviations, np.inf)
     tolerance = 1e-12 * np.abs(differences).max()
     p_value = np.mean(deviations >= np.abs(mean) - tolerance)
     reach = np.sort(deviations)[-1 - int((1 - confidence) * len(deviations))]
     ends = np.array([mean - reach, mean + reach])
-    if p_value > 1 - confidence:  # what rounding leaves of an end at 0
+    if p_value > 1 - confidence:  # against rounding of an end at 0
         ends = np.array([min(ends[0], 0.0), max(ends[1], 0.0)])
     return PairedTest(*map(np.asarray, (mean, *ends, p_value)))
 
@@ -192,17 +192,17 @@ def crossed_bootstrap(
 def sign_flip_p_value(
     values: ArrayLike, baseline: ArrayLike, *, patterns: int = 10_000, seed: int = 0
 ) -> np.ndarray:
-    """Test whether two runs differ on the same problems, by flipping signs: a permutation test.
+    """Sign-flip permutation test of two runs on the same problems.
 
-    Were the runs the same, each problem's difference would be as likely with the other sign. p is
-    the share of sign patterns, the observed one included, whose |mean| is at least the observed
-    one. It is exact for any number of problems. Source: Fisher, The Design of Experiments (1935),
-    section 21.
+    p = #{s : |mean(s d)| >= |mean d|} / #{s},   s ∈ {-1, 1}^problems
+
+    Under the null hypothesis the difference of each problem is symmetric about 0. The test is exact
+    for any number of problems. Source: Fisher, The Design of Experiments (1935), section 21.
 
     Args:
       values: f64[problems, ...] of the one run. All columns share the patterns.
       baseline: f64[problems, ...] of the other, of the same problems in the same order.
-      patterns: All patterns are taken where these are no more, else so many at random.
+      patterns: Sign patterns: all of them if there are no more, else random ones.
       seed: Seed of the patterns.
 
     Returns:
@@ -213,28 +213,27 @@ def sign_flip_p_value(
     """
     differences = _differences("sign_flip_p_value", values, baseline)
     if patterns < 1:
-        raise ValueError(f"sign_flip_p_value: patterns={patterns!r} is not allowed; patterns >= 1")
+        raise ValueError(f"sign_flip_p_value: patterns must be >= 1, got {patterns!r}")
     problems = len(differences)
-    # A pattern and its opposite have the same |mean|: those that leave the last sign alone stand
-    # for both.
+    # A pattern and its opposite have the same |mean|, so the last sign is fixed.
     if 2 ** (problems - 1) <= patterns:
         flipped = (np.arange(2 ** (problems - 1))[:, None] >> np.arange(problems)) & 1
     else:
         flipped = np.random.default_rng(seed).integers(
             0, 2, (1 + patterns, problems), dtype=np.int8
         )
-        flipped[0] = 0  # what was observed
+        flipped[0] = 0  # the observed signs
     means = np.abs(np.tensordot((1.0 - 2 * flipped) / problems, differences, axes=1))
     return np.mean(means >= means[0] - _rounding(differences), axis=0)
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
-    """Adjust p-values for having made several tests: Holm's step-down.
+    """Adjust p-values for multiple tests: Holm's step-down procedure.
 
     adjusted p₍ᵢ₎ = max over j <= i of min(1, (m - j + 1) p₍ⱼ₎), with p₍₁₎ <= ... <= p₍ₘ₎
 
-    The probability of even one false rejection among all m stays below the level, however the tests
-    depend on one another. Source: Scandinavian Journal of Statistics 6, 65-70 (1979).
+    It controls the family-wise error rate under any dependence of the tests. Source: Holm,
+    Scandinavian Journal of Statistics 6, 65-70 (1979).
 
     Args:
       p_values: f64[m].
@@ -247,9 +246,9 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     """
     p_values = np.asarray(p_values, np.float64)
     if p_values.ndim != 1:
-        raise ValueError(f"holm: p_values of shape {p_values.shape}; expected [m]")
+        raise ValueError(f"holm: p_values must have shape [m], got {p_values.shape}")
     if not np.all((p_values >= 0) & (p_values <= 1)):  # NaN fails too
-        raise ValueError(f"holm: p_values={p_values.tolist()} is not allowed; 0 <= p <= 1")
+        raise ValueError(f"holm: p_values must be from 0 to 1, got {p_values.tolist()}")
     order = np.argsort(p_values, kind="stable")
     adjusted = np.empty_like(p_values)
     adjusted[order] = np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1))
@@ -260,8 +259,8 @@ def _differences(where: str, values: ArrayLike, baseline: ArrayLike) -> np.ndarr
     values, baseline = np.asarray(values, np.float64), np.asarray(baseline, np.float64)
     if values.shape != baseline.shape:
         raise ValueError(
-            f"{where}: values of shape {values.shape} and baseline of shape {baseline.shape}; "
-            "expected the same problems in both"
+            f"{where}: values and baseline must have the same shape, got {values.shape} and "
+            f"{baseline.shape}"
         )
     check_values(where, values - baseline)
     return values - baseline
@@ -279,7 +278,5 @@ def _once_counted(differences: np.ndarray) -> float:
 
 
 def _rounding(differences: np.ndarray) -> np.ndarray:
-    """f64[...]: means that are nearer to each other than this are equal. Counts give many equal
-    ones.
-    """
+    """Tolerance f64[...] within which means are equal; means of counts have many ties."""
     return 1e-12 * np.abs(differences).max(axis=0)

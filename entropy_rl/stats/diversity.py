@@ -1,7 +1,6 @@
-"""How different the samples of one problem are: n-grams, repetition, answers, majority vote.
+"""Diversity of the samples of a problem: distinct-n, repetition, unique answers, majority vote.
 
-NumPy on the host, as these are statistics of an evaluation. Every count is exact: nothing is
-  hashed.
+NumPy on the host. Counts are exact: n-grams are numbered, not hashed.
 """
 
 from __future__ import annotations
@@ -16,13 +15,12 @@ Answers = Sequence[str | None]  # None: no answer
 
 
 def distinct_ngrams(rows: Sequence[ArrayLike], n: int) -> float:
-    """Share of distinct n-grams among all n-grams of the rows: distinct-n.
+    """Compute distinct-n, the fraction of distinct n-grams among all n-grams of the rows.
 
-    distinct-n = |{n-grams}| / number of n-grams, over all the rows together
+    distinct-n = |{n-grams}| / number of n-grams, over all rows together
 
-    An n-gram never reaches from one row into the next, and rows shorter than n have none. More text
-    repeats more: compare equal amounts only. Source: https://arxiv.org/abs/1510.03055 (section
-      5.3).
+    No n-gram crosses the end of a row. The value decreases with the amount of text, so compare
+    equal amounts only. Source: https://arxiv.org/abs/1510.03055, §5.3.
 
     Args:
       rows: int[length] each: the tokens of the samples of one problem.
@@ -39,11 +37,11 @@ def distinct_ngrams(rows: Sequence[ArrayLike], n: int) -> float:
 
 
 def repetition_rate(row: ArrayLike, n: int = 4) -> float:
-    """Share of the n-grams of one completion that it had before: rep-n.
+    """Compute seq-rep-n, the fraction of repeated n-grams of a completion.
 
-    rep-n = 1 - |{n-grams}| / number of n-grams
+    seq-rep-n = 1 - |{n-grams}| / number of n-grams
 
-    Source: https://arxiv.org/abs/1908.04319 (section 6), where it is named seq-rep-n.
+    Source: https://arxiv.org/abs/1908.04319, §6.
 
     Args:
       row: int[length], the tokens of the completion.
@@ -60,11 +58,11 @@ def repetition_rate(row: ArrayLike, n: int = 4) -> float:
 
 
 def majority_vote(answers: Answers, correct: ArrayLike) -> float:
-    """Whether the most frequent answer is correct: maj@n, self-consistency.
+    """Compute maj@n (self-consistency): whether the most frequent answer is correct.
 
-    Samples without an answer abstain. The value of an answer is the share of correct ones among its
-    samples: 0 or 1, unless equal texts were judged differently. Answers that tie count by their
-    mean, the expectation under a fair draw. Source: https://arxiv.org/abs/2203.11171.
+    Samples without an answer have no vote. The value of an answer is the fraction of its samples
+    that are correct: 0 or 1, unless equal texts have different verdicts. Ties have the mean of
+    their values, the expectation of a random choice. Source: https://arxiv.org/abs/2203.11171.
 
     Args:
       answers: The answers of n samples, None where there is none.
@@ -86,14 +84,13 @@ def majority_vote(answers: Answers, correct: ArrayLike) -> float:
     if not votes:
         return 0.0
     most = max(votes.values())
-    # The tied answers have as many samples each: the mean of their shares is the share of all of
-    # them.
+    # Tied answers have equal numbers of samples, so the mean of their fractions is that of all.
     won = [votes.get(answer) == most for answer in answers]
     return float(correct[won].mean())
 
 
 def unique_answers(answers: Answers) -> float:
-    """Number of distinct answers for each sample that has an answer.
+    """Compute the number of distinct answers divided by the number of samples with an answer.
 
     Args:
       answers: The answers of the samples, None where there is none. Equal means equal as text.
@@ -106,11 +103,10 @@ def unique_answers(answers: Answers) -> float:
 
 
 def ngram_codes(rows: Sequence[ArrayLike], n: int) -> np.ndarray:
-    """Number the n-grams of the rows, so that two codes are equal exactly where the n-grams are.
+    """Number the n-grams of the rows: two codes are equal if and only if the n-grams are.
 
-    Tokens are replaced by their ranks 0..U-1 among the tokens that occur, and n ranks are the
-    digits of a number to base U. Where that would leave int64, the digits so far are ranked anew,
-    which keeps it exact.
+    Tokens are replaced by their ranks 0..U-1 among the tokens that occur, and an n-gram is a number
+    of n digits to base U. Prefixes are ranked again where the number would overflow int64.
 
     Args:
       rows: int[length] each.
@@ -142,7 +138,7 @@ def ngram_codes(rows: Sequence[ArrayLike], n: int) -> np.ndarray:
         codes, size = codes * base + ranks[i : i + places], size * base
     if len(rows) == 1:
         return codes
-    # Leave out what began in one row and ended in another: n - 1 places before the end of each row.
+    # Exclude n-grams that cross the end of a row: those that begin at its last n - 1 tokens.
     inside = np.ones(places, bool)
     for end in np.cumsum([len(row) for row in rows])[:-1]:
         inside[end - n + 1 : end] = False
@@ -150,18 +146,16 @@ def ngram_codes(rows: Sequence[ArrayLike], n: int) -> np.ndarray:
 
 
 def count_distinct(codes: np.ndarray) -> int:
-    """Number of different values in int64[...]; quicker than `np.unique`, which also returns
-    them.
-    """
+    """Count the distinct values of int64[...], faster than `np.unique`."""
     ordered = np.sort(codes, axis=None)
     return len(ordered) and 1 + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
 
 
 def _rank(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Ranks int64[...] of the values among the different values, and how many these are."""
+    """Rank the values among the distinct ones: (ranks int64[...], number of distinct values)."""
     low, high = int(values.min()), int(values.max())
     if high - low < 4 * len(values) + 1024:
-        # A table of what occurs is quicker than sorting.
+        # A table of the values is faster than sorting.
         offset = values.astype(np.int64) - low
         occurs = np.zeros(high - low + 1, np.int64)
         occurs[offset] = 1

@@ -1,9 +1,8 @@
-"""Controls for "run A beats run B at Pass@K": equal tokens, equal lengths, equal accuracy.
+"""Matched comparisons of two runs: equal token budgets, equal lengths, equal accuracy.
 
-A longer completion costs more and may be all that a gain consists of; an arm with more correct
-samples has other answers for that reason alone. Each function takes one problem;
-`significance.paired_bootstrap` over the problems' values then says whether what remains of the
-difference is more than chance. NumPy in float64.
+They control for confounders of a gain at Pass@K: longer completions, and more correct samples in a
+comparison of diversity. Each function takes the samples of one problem; `paired_bootstrap` over the
+values of the problems tests the remaining difference. NumPy in float64 on the host.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from entropy_rl.stats.diversity import Answers, count_distinct, ngram_codes, unique_answers
 
-# Draws of n-grams: their share hardly varies, as a draw has thousands, and each is a sort.
+# Draws for n-grams: each is a sort, and the fraction of distinct ones varies little between draws.
 _NGRAM_DRAWS = 4
 
 
@@ -36,29 +35,29 @@ def pass_at_budget(
 ) -> np.ndarray:
     """Estimate the probability of a correct sample within a budget of tokens.
 
-    Samples are drawn one after another, in random order and without replacement, until the next one
-    does not fit. A correct one counts if it fits, its own tokens included:
+    Samples are drawn in random order, without replacement, until the next one exceeds the budget. A
+    correct sample counts if all its tokens are within the budget:
 
-    pass(budget) = Σⱼ P(j wrong ones come before the first correct one) · P(Sⱼ + L <= budget)
+    pass(budget) = Σⱼ P(j wrong samples precede the first correct one) · P(Sⱼ + L <= budget)
 
-    for Sⱼ the tokens of j random wrong samples and L those of a random correct one. Only Sⱼ is
-    Monte Carlo, over random orders of the wrong samples; all else is exact. So is the whole for few
-    wrong samples (all orders, if at most `orders`) and for wrong samples of equal lengths: with all
-    of length L, a budget of k·L gives pass@k.
+    with Sⱼ the tokens of j random wrong samples and L those of a random correct one. The
+    distribution of Sⱼ is estimated over random orders of the wrong samples; the rest is exact. The
+    result is exact if all orders are taken, or if all wrong samples have the same length. If all
+    samples have the length L, a budget of k L gives pass@k.
 
     Args:
       correct: bool[n], the verdicts of one problem's samples.
       lengths: int[n], their tokens.
       budgets: f64[budgets], in tokens.
-      orders: Random orders of the wrong samples.
-      seed: Seed of the orders; take the same for both arms.
+      orders: Random orders of the wrong samples; all orders if there are no more.
+      seed: Seed of the orders; use the same for both arms.
 
     Returns:
-      f64[budgets], which grows with the budget.
+      f64[budgets], which increases with the budget.
 
     Raises:
-      ValueError: A budget above all tokens of the samples: they would run out, and the estimate be
-        too low; or arrays that do not fit.
+      ValueError: A budget above the total tokens of the samples, for which the estimate would be
+        biased; or arrays that do not fit.
     """
     correct, lengths = _check("pass_at_budget", correct, lengths)
     budgets = np.asarray(budgets, np.float64)
@@ -80,8 +79,8 @@ def pass_at_budget(
     if len(wrong):
         shuffled = _orders(wrong, orders, seed)
         spent = np.pad(np.cumsum(shuffled, axis=1), ((0, 0), (1, 0)))
-    # fits[x + 1] is the share of correct samples with at most x tokens; fits[0] = 0 for an
-    # overspent budget.
+    # fits[x + 1] is the fraction of correct samples with at most x tokens; fits[0] = 0 is that of
+    # an exceeded budget.
     fits = np.append(0.0, np.cumsum(np.bincount(right)) / len(right))
     values = [
         (fits[np.clip(math.floor(budget) - spent + 1, 0, len(fits) - 1)] @ weight).mean()
@@ -93,21 +92,20 @@ def pass_at_budget(
 def pass_at_k_at_equal_length(
     a: ProblemSamples, b: ProblemSamples, ks: Sequence[int], *, strata: int = 8
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Estimate pass@k of both arms over samples of the same lengths.
+    """Estimate pass@k of both arms over samples of equal lengths, by stratification.
 
-    The pooled lengths are cut at their quantiles into strata; where no more than `strata` lengths
-    differ, each is one. From a stratum with n_a and n_b samples, min(n_a, n_b) of each arm are
-    drawn without replacement, so that both have the same lengths but for what differs within a
-    stratum: with 8 strata about 3 % of a gain that is through length alone remained in simulations
-    (4: 10 %, 16: 1 %; Cochran, Biometrics 24, 1968). The value is the expectation of the unbiased
-    pass@k over all such draws, exact through the distribution of the number of correct ones, a
-    convolution of hypergeometric ones.
+    The pooled lengths are divided into strata at their quantiles, or into single lengths if there
+    are no more than `strata`. From a stratum with n_a and n_b samples, min(n_a, n_b) of each arm
+    are drawn without replacement. The value is the expectation of the unbiased pass@k over all
+    draws, exact: the number of correct samples is a sum of hypergeometric variables. Lengths still
+    differ within a stratum: in simulations of a gain by length alone, 3% of it remained with 8
+    strata (10% with 4, 1% with 16). Source: Cochran, Biometrics 24 (1968).
 
     Args:
       a: Samples of the one arm; only `correct` and `lengths` are read.
       b: Samples of the other, of the same problem.
       ks: The k.
-      strata: Strata, at most.
+      strata: Largest number of strata.
 
     Returns:
       f64[ks] of `a` and of `b`; NaN where fewer than k samples are drawn.
@@ -147,18 +145,17 @@ def pass_at_k_at_equal_length(
 def diversity_at_equal_accuracy(
     a: ProblemSamples, b: ProblemSamples, *, draws: int = 16, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Diversity of both arms over as many correct and as many wrong samples each.
+    """Estimate the diversity of both arms over equal numbers of correct and of wrong samples.
 
     From each arm min(c_a, c_b) correct and min(w_a, w_b) wrong samples are drawn at random, without
-    replacement. This is Monte Carlo: each value is the mean over draws (n-grams: over the first 4
-    of them). Equal numbers of samples are not equal numbers of tokens, and longer text has a lower
-    distinct-n.
+    replacement; a value is the mean over the draws (over the first 4 for n-grams). The numbers of
+    tokens are not equalized, and longer text has a lower distinct-n.
 
     Args:
       a: Samples of the one arm.
       b: Samples of the other, of the same problem.
-      draws: Draws.
-      seed: Seed of the draws. Both arms use the same, so that their exchange exchanges the values.
+      draws: Number of draws.
+      seed: Seed of the draws, the same for both arms, so that the result is symmetric in the arms.
 
     Returns:
       (of a, of b) of "unique_answers", "distinct_1", "distinct_2" and "distinct_3", as in
@@ -217,16 +214,14 @@ def _mean(values: list[float]) -> float:
 
 
 def _orders(lengths: np.ndarray, orders: int, seed: int) -> np.ndarray:
-    """int[orders, n]: all orders of the lengths where these are no more than `orders`, else random
-    ones.
-    """
+    """Orders of the lengths, int[orders, n]: all if there are no more, else random ones."""
     if math.factorial(len(lengths)) <= orders:
         return np.array(list(itertools.permutations(lengths)))
     return np.random.default_rng(seed).permuted(np.tile(lengths, (orders, 1)), axis=1)
 
 
 def _hypergeometric(wrong: int, right: int, drawn: int) -> np.ndarray:
-    """f64[drawn + 1]: probability of 0, 1, ... correct ones among those drawn."""
+    """Probabilities f64[drawn + 1] of 0, 1, ... correct samples among those drawn."""
     log_factorial = np.append(0.0, np.cumsum(np.log(np.arange(1, wrong + right + 1))))
     probability = np.zeros(drawn + 1)
     i = np.arange(max(0, drawn - wrong), min(right, drawn) + 1)
@@ -236,7 +231,7 @@ def _hypergeometric(wrong: int, right: int, drawn: int) -> np.ndarray:
 
     logs = log_choose(right, i) + log_choose(wrong, drawn - i) - log_choose(wrong + right, drawn)
     probability[i] = np.exp(logs)
-    return probability / probability.sum()  # what rounding took
+    return probability / probability.sum()  # against rounding
 
 
 def _expected_pass_at_k(probability: np.ndarray, k: int) -> float:
@@ -244,7 +239,7 @@ def _expected_pass_at_k(probability: np.ndarray, k: int) -> float:
     n = len(probability) - 1
     if k > n:
         return math.nan
-    # Of c correct ones all escape k picks with Π_{i<c} (1 - k / (n-i)), 0 from c = n-k+1 on.
+    # P(none of c correct samples is among k) = Π_{i<c} (1 - k / (n-i)), 0 from c = n-k+1 on.
     escape = np.log1p(-k / (n - np.arange(n - k, dtype=np.float64)))
     found = np.ones(n + 1)
     found[: n - k + 1] = -np.expm1(np.append(0.0, np.cumsum(escape)))
@@ -252,7 +247,7 @@ def _expected_pass_at_k(probability: np.ndarray, k: int) -> float:
 
 
 def _check(where: str, correct: ArrayLike, lengths: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """The two as bool[n] and int64[n]."""
+    """Check the two arrays and return them as bool[n] and int64[n]."""
     correct, lengths = np.asarray(correct), np.asarray(lengths)
     if correct.dtype != bool or correct.ndim != 1 or not len(correct):
         raise ValueError(

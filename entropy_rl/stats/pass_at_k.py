@@ -1,7 +1,6 @@
-"""pass@k and its uncertainty.
+"""Unbiased pass@k and confidence intervals over problems.
 
-NumPy in float64 on the host: these are statistics of an evaluation, a few numbers for each problem,
-and JAX computes in float32 unless told otherwise, which loses the digits of a small pass@k.
+NumPy in float64 on the host: float32, the default of JAX, loses the digits of a small pass@k.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> np.ndarray:
     n, c, k = (np.asarray(x) for x in (n, c, k))
     for name, x in (("n", n), ("c", c), ("k", k)):
         if not np.issubdtype(x.dtype, np.integer):
-            raise ValueError(f"pass_at_k: {name} has dtype {x.dtype}; expected whole numbers")
+            raise ValueError(f"pass_at_k: {name} must be whole numbers, got dtype {x.dtype}")
     n, c, k = np.broadcast_arrays(n, c, k)
     _require_all((c >= 0) & (c <= n), "0 <= c <= n", n, c, k)
     _require_all((k >= 1) & (k <= n), "1 <= k <= n", n, c, k)
@@ -224,12 +223,12 @@ def check_resampling(where: str, confidence: float, resamples: int) -> None:
     """
     _check_confidence(where, confidence)
     if resamples < 1:
-        raise ValueError(f"{where}: resamples={resamples!r} is not allowed; resamples >= 1")
+        raise ValueError(f"{where}: resamples must be >= 1, got {resamples!r}")
 
 
 def _check_confidence(where: str, confidence: float) -> None:
     if not 0 < confidence < 1:
-        raise ValueError(f"{where}: confidence={confidence!r} is not allowed; 0 < confidence < 1")
+        raise ValueError(f"{where}: confidence must be > 0 and < 1, got {confidence!r}")
 
 
 def _outside(values: np.ndarray) -> float:
@@ -241,4 +240,4 @@ def _require_all(
 ) -> None:
     if not condition.all():
         at = np.unravel_index(np.argmin(condition), condition.shape)
-        raise ValueError(f"pass_at_k: n={n[at]}, c={c[at]}, k={k[at]} is not allowed; {rule}")
+        raise ValueError(f"pass_at_k: must be {rule}, got n={n[at]}, c={c[at]}, k={k[at]}")

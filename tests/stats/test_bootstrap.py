@@ -203,26 +203,26 @@ def test_holm_is_the_closed_test_of_bonferroni():
     [
         (
             lambda: paired_bootstrap([1.0, 2.0], [1.0]),
-            r"paired_bootstrap: values of shape \(2,\) and baseline",
+            r"values and baseline must have the same shape, got \(2,\) and \(1,\)",
         ),
         (lambda: paired_bootstrap([math.nan], [1.0]), "paired_bootstrap: a value is not finite"),
         (lambda: paired_bootstrap([], []), r"paired_bootstrap: values must have shape"),
         (
             lambda: paired_bootstrap([1.0], [1.0], confidence=1),
-            "paired_bootstrap: confidence=1 is not allowed",
+            "paired_bootstrap: confidence must be > 0 and < 1, got 1",
         ),
         (
             lambda: sign_flip_p_value([1.0, 2.0], [1.0]),
-            r"sign_flip_p_value: values of shape \(2,\)",
+            r"sign_flip_p_value: values and baseline must",
         ),
         (lambda: sign_flip_p_value([math.inf], [1.0]), "sign_flip_p_value: a value is not finite"),
         (
             lambda: sign_flip_p_value([1.0], [1.0], patterns=0),
-            "patterns=0 is not allowed; patterns >= 1",
+            "patterns must be >= 1, got 0",
         ),
-        (lambda: holm([0.1, 1.1]), r"holm: p_values=\[0.1, 1.1\] is not allowed; 0 <= p <= 1"),
+        (lambda: holm([0.1, 1.1]), r"holm: p_values must be from 0 to 1, got \[0.1, 1.1\]"),
         (lambda: holm([math.nan]), "holm: p_values"),
-        (lambda: holm(0.1), r"holm: p_values of shape \(\); expected \[m\]"),
+        (lambda: holm(0.1), r"holm: p_values must have shape \[m\], got \(\)"),
     ],
 )
 def test_arguments_of_the_tests_out_of_range_are_refused(call, message):
@@ -313,12 +313,12 @@ def test_methods_that_agree_everywhere_do_not_differ():
         (
             np.ones((2, 3)),
             np.ones((3, 2)),
-            r"crossed_bootstrap: values of shape \(2, 3\) and baseline of",
+            r"crossed_bootstrap: values and baseline must have the same shape, got \(2, 3\)",
         ),
         (
             np.ones(3),
             np.ones(3),
-            r"crossed_bootstrap: values of shape \(3,\); expected \[seeds, problems\]",
+            r"crossed_bootstrap: values must have shape \[seeds, problems\], got \(3,\)",
         ),
         (np.full((2, 2), np.nan), np.ones((2, 2)), "crossed_bootstrap: a value is not finite"),
     ],
