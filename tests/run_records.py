@@ -1,11 +1,13 @@
 """What runs leave on disk, read back and compared."""
 
 import json
+import platform
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import jax
+import jaxlib
 import orbax.checkpoint as ocp
 from tiny_runs import TRAIN
 
@@ -26,6 +28,14 @@ def lines_of(path: Path) -> list[dict]:
         return []  # an SFT run has none
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [{name: v for name, v in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def machine() -> str:
+    """What the last bits of a float on a CPU depend on: jaxlib and the vector instructions."""
+    cpu = Path("/proc/cpuinfo")
+    flags = cpu.read_text().partition("flags")[2].partition("\n")[0].split() if cpu.exists() else []
+    vectors = sorted({flag for flag in flags if flag.startswith(("avx", "amx", "fma", "sse"))})
+    return " ".join([platform.machine(), f"jaxlib {jaxlib.version.__version__}", *vectors])
 
 
 def assert_same_run(one: Path, other: Path, step: int = STEPS) -> None:

@@ -23,6 +23,8 @@ from entropy_rl.config.registry import (
     section_of,
     unknown,
 )
+from entropy_rl.config.renames import current_config
+from entropy_rl.runs.stored import is_recorded
 
 Config = TypeVar("Config")
 
@@ -159,6 +161,8 @@ def _read_file(cls: type, file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         names = ", ".join(f.name for f in dataclasses.fields(cls))
         raise ValueError(f"{file}: must be a mapping of {names}, got {content!r:.60}")
+    if is_recorded(file):
+        content = current_config(content)
     own = {field.name for field in dataclasses.fields(cls)}
     others = {f.name for other in getattr(cls, "ALSO_READS", ()) for f in dataclasses.fields(other)}
     content = {name: value for name, value in content.items() if name in own or name not in others}

@@ -16,6 +16,8 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
+from entropy_rl.config.renames import refusal
+
 Kind = TypeVar("Kind")
 
 
@@ -28,6 +30,8 @@ def unknown(path: str, name: object, allowed: Iterable[object]) -> str:
       allowed: The known names.
     """
     allowed = [str(option) for option in allowed]
+    if renamed := refusal(path, name, allowed):
+        return renamed
     near = difflib.get_close_matches(str(name), allowed, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     one_of = "one of " if len(allowed) > 1 else ""

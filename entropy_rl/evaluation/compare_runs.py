@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from entropy_rl.evaluation.samples import RESULT_FILE, read_samples
 from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY
 from entropy_rl.runs.jsonl import finite
+from entropy_rl.runs.stored import read_recorded_config
 from entropy_rl.stats.bootstrap import holm, paired_bootstrap, sign_flip_p_value
 from entropy_rl.stats.matched import (
     ProblemSamples,
@@ -207,7 +207,7 @@ def _settings_that_differ(a: Path, b: Path) -> list[str]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    plain = yaml.safe_load(path.read_text()) if path.exists() else {}
+    plain = read_recorded_config(path)
     # A training run keeps the section alone.
     return plain if "evaluation" in plain else {"evaluation": plain} if plain else {}
 

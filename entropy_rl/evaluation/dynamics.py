@@ -10,8 +10,8 @@ from pathlib import Path
 
 from entropy_rl.analysis import Annotated, Point, dynamics, point
 from entropy_rl.evaluation import read_result
-from entropy_rl.runs.directory import EVALUATIONS_DIRECTORY, METRICS_FILE
-from entropy_rl.runs.jsonl import read_jsonl
+from entropy_rl.runs.directory import EVALUATIONS_DIRECTORY
+from entropy_rl.runs.stored import METRICS_FILE, read_metrics
 
 # Of the trainer, over all responses of a step; the samples that are recorded are a few of them.
 METRICS = ("correct", "length", "entropy", "bonus_share")
@@ -66,7 +66,7 @@ def run_dynamics(
     try:
         metrics = [
             {"step": row["step"]} | {name: row.get(name) for name in METRICS}
-            for row in read_jsonl(file)
+            for row in read_metrics(file)
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file}: these are no metrics of a run ({error})") from error

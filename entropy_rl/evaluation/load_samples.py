@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from entropy_rl.analysis import Response, TokenSpans
 from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY, SAMPLES_FILE
 from entropy_rl.runs.load_model import find_model, is_run
+from entropy_rl.runs.stored import read_recorded_config
 
 _ALLOWED = "allowed: a JSONL file, or the directory of an evaluation or a training run"
 
@@ -73,10 +73,9 @@ def model_of(path: Path) -> Path:
     for run in (directory, directory.parent.parent) if inside else (directory,):
         if is_run(run):
             return run
-    config = directory / CONFIG_FILE
     try:
-        named = yaml.safe_load(config.read_text())["model"]["path"] if config.is_file() else None
-    except (yaml.YAMLError, TypeError, KeyError):
+        named = read_recorded_config(directory / CONFIG_FILE)["model"]["path"]
+    except (ValueError, TypeError, KeyError):
         named = None
     if not isinstance(named, str):
         raise ValueError(

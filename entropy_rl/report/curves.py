@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from entropy_rl.runs.directory import METRICS_FILE
-from entropy_rl.runs.jsonl import read_jsonl
+from entropy_rl.runs.stored import METRICS_FILE, read_metrics
 
 CURVES_FILE = "curves.png"
 # Six of Okabe & Ito's, which people with any color vision can tell apart, and two more.
@@ -37,7 +36,7 @@ def write_curves(directory: Path) -> Path:
       ImportError: Without matplotlib, which is in the extra `report`.
       ValueError: If the run has no step yet.
     """
-    rows = read_jsonl(directory / METRICS_FILE)
+    rows = read_metrics(directory / METRICS_FILE)
     if not rows:
         raise ValueError(f"{directory}: there are no metrics to draw yet")
     figure = curves_figure({str(directory): rows})

@@ -16,9 +16,10 @@ from entropy_rl.analysis import (
 )
 from entropy_rl.evaluation import Comparison, Curve, compare_runs
 from entropy_rl.report.pass_at_k import curve_of
-from entropy_rl.report.reported_run import ReportedRun, read_config
+from entropy_rl.report.reported_run import ReportedRun
 from entropy_rl.report.samples import Limits, Samples, read_responses, read_some
 from entropy_rl.runs.directory import CONFIG_FILE
+from entropy_rl.runs.stored import read_recorded_config
 
 _ANALYSED_TOKENS = 100_000  # in all
 _MIN_COUNT = 20  # of a token that is called most entropic
@@ -181,7 +182,7 @@ def _sources(runs: Sequence[ReportedRun]) -> list[Source]:
 
 def _temperature(source: Source) -> float | None:
     """That the samples were drawn with; None where nothing beside them says it."""
-    plain = read_config(source.directory / CONFIG_FILE)
+    plain = read_recorded_config(source.directory / CONFIG_FILE)
     # A training run keeps the section alone beside its evaluations.
     section = plain.get("rollout") or plain.get("evaluation") or plain
     return section.get("temperature")

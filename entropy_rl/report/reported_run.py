@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from entropy_rl.evaluation import Evaluation, read_result
 from entropy_rl.evaluation.samples import RESULT_FILE
-from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY, METRICS_FILE
+from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY
 from entropy_rl.runs.jsonl import read_jsonl
 from entropy_rl.runs.load_model import is_run
 from entropy_rl.runs.provenance import STARTS_FILE
+from entropy_rl.runs.stored import METRICS_FILE, read_metrics, read_recorded_config
 
 _ALLOWED = "allowed: the directory of a training run, or what `evaluate` wrote"
 
@@ -86,7 +85,7 @@ class ReportedRun:
             return self.config
         # An evaluation of a training run, inside of it or by itself.
         run = self._run_around or Path(str((self.config.get("model") or {}).get("path")))
-        return read_config(run / CONFIG_FILE) if is_run(run) else None
+        return read_recorded_config(run / CONFIG_FILE) if is_run(run) else None
 
     @property
     def method(self) -> str:
@@ -161,34 +160,21 @@ def _read(directory: Path, name: str) -> ReportedRun:
         name=name,
         directory=directory,
         is_training=is_training,
-        config=read_config(directory / CONFIG_FILE),
-        metrics=_read_lines(directory / METRICS_FILE, "step") if is_training else [],
+        config=read_recorded_config(directory / CONFIG_FILE),
+        metrics=_read_lines(directory / METRICS_FILE, "step", read_metrics) if is_training else [],
         evaluations=evaluations,
-        starts=_read_lines(directory / STARTS_FILE, "command"),
+        starts=_read_lines(directory / STARTS_FILE, "command", read_jsonl),
     )
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A stored config by names; empty where there is none.
-
-    Raises:
-      ValueError: If it is no config.
-    """
+def _read_lines(
+    path: Path, needed: str, read: Callable[[Path], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
     try:
-        plain = yaml.safe_load(path.read_text()) if path.exists() else {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is no config: {error}") from error
-    if not isinstance(plain, dict):
-        raise ValueError(f"{path}: is no config, but {plain!r:.60}")
-    return plain
-
-
-def _read_lines(path: Path, needed: str) -> list[dict[str, Any]]:
-    try:
-        rows = read_jsonl(path)
+        rows = read(path)
         for row in rows:
             row[needed]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: these are no records of a run ({error})") from error
     return rows
 

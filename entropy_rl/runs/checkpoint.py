@@ -20,6 +20,7 @@ from entropy_rl.distributed import multihost as hosts
 from entropy_rl.runs.gcs import AnyPath, file_sizes, is_bucket, is_complete, set_aside
 from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.runs.preemption import Interrupted
+from entropy_rl.runs.stored import StateNames
 from entropy_rl.types import TrainState
 
 log = logging.getLogger(__name__)
@@ -111,11 +112,17 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
             _parts(state),
         )
+        checkpoint = self._directory / str(self.latest)
+        with _reading(checkpoint):
+            found = ocp.StandardCheckpointHandler().metadata(_absolute(checkpoint) / _STATE)
+        names = StateNames(found.tree)
         for x in jax.tree.leaves(state):
             x.delete()
-        args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)})
-        with _reading(self._directory / str(self.latest)):
-            return state.replace(**self._manager.restore(self.latest, args=args)[_STATE])
+        wanted = ocp.args.StandardRestore(names.recorded(abstract))
+        args = ocp.args.Composite(**{_STATE: wanted})
+        with _reading(checkpoint):
+            restored = self._manager.restore(self.latest, args=args)[_STATE]
+        return state.replace(**names.current(abstract, restored))
 
     def _record_sizes(self) -> None:
         """Called by orbax when all is written, and the directory gets its final name next."""

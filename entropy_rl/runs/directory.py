@@ -15,12 +15,11 @@ from entropy_rl.config.registry import default_of, has_default
 from entropy_rl.config.train import RunConfig
 from entropy_rl.runs.gcs import AnyPath, open_path
 from entropy_rl.runs.jsonl import TEMPORARY, write_atomically
+from entropy_rl.runs.stored import CONFIG_FILE, read_recorded_config
 
-CONFIG_FILE = "config.yaml"
-METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 CHECKPOINT_DIRECTORY = "checkpoints"
-BAD_UPDATES_DIRECTORY = "nonfinite_updates"
+NONFINITE_UPDATES_DIRECTORY = "nonfinite_updates"
 PROFILE_DIRECTORY = "profile"
 EVALUATIONS_DIRECTORY = "evaluations"  # of the steps: 0/, 10/, ...
 # config.json and tokenizer of the run's model; the weights are in its checkpoints.
@@ -94,7 +93,7 @@ def checkpoint_directory(directory: Path, checkpoints: str | None) -> AnyPath:
 
 def checkpoints_of(directory: Path) -> AnyPath:
     """Where the checkpoints of a run lie that has begun; as `checkpoint_directory`."""
-    plain = yaml.safe_load((directory / CONFIG_FILE).read_text())
+    plain = read_recorded_config(directory / CONFIG_FILE)
     return checkpoint_directory(directory, plain["run"].get("checkpoints"))
 
 
@@ -115,13 +114,7 @@ def check_directory(
     """
     path = directory / CONFIG_FILE
     if path.exists():
-        try:
-            theirs = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: is no config: {error}") from error
-        if not isinstance(theirs, dict):
-            raise ValueError(f"{path}: is no config, but {theirs!r:.60}")
-        theirs = _completed(theirs, config)
+        theirs = _completed(read_recorded_config(path), config)
         difference = _first_difference(_without(theirs, free), _without(to_plain(config), free))
         if difference:
             raise ValueError(

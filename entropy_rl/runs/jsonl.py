@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,19 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         file.writelines(_line(row) for row in rows)
 
 
-def keep_steps(path: Path, last_step: int) -> None:
-    """Drop the lines after a step, because a resumed run repeats those steps."""
-    rows = [row for row in read_jsonl(path) if row["step"] <= last_step]
+def keep_steps(
+    path: Path,
+    last_step: int,
+    read: Callable[[Path], list[dict[str, Any]]] = read_jsonl,
+) -> None:
+    """Drop the lines after a step, because a resumed run repeats those steps.
+
+    Args:
+      path: A JSONL file; nothing happens if it does not exist.
+      last_step: The last step to keep.
+      read: Reads the lines that are written again.
+    """
+    rows = [row for row in read(path) if row["step"] <= last_step]
     if path.exists():
         write_atomically(path, "".join(_line(row) for row in rows))
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import jax
 
-from entropy_rl.runs.directory import METRICS_FILE, SAMPLES_FILE
+from entropy_rl.runs.directory import SAMPLES_FILE
 from entropy_rl.runs.jsonl import keep_steps, naming, write_jsonl
+from entropy_rl.runs.stored import METRICS_FILE, read_metrics
 
 
 class RunLog:
@@ -34,8 +35,8 @@ class RunLog:
         self._wandb = (
             None if wandb_project is None else _start_wandb(wandb_project, directory, config)
         )
-        for name in (METRICS_FILE, SAMPLES_FILE):
-            keep_steps(directory / name, last_step)
+        keep_steps(directory / METRICS_FILE, last_step, read_metrics)
+        keep_steps(directory / SAMPLES_FILE, last_step)
         self._directory = directory
         self._tensorboard = _TensorBoard(directory / "tensorboard", last_step + 1)
 

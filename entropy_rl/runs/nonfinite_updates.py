@@ -13,17 +13,18 @@ import orbax.checkpoint as ocp
 
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.runs.checkpoint import check_room, reported_failure
-from entropy_rl.runs.directory import BAD_UPDATES_DIRECTORY
+from entropy_rl.runs.directory import NONFINITE_UPDATES_DIRECTORY
 from entropy_rl.runs.jsonl import TEMPORARY, naming
+from entropy_rl.runs.stored import current_batch, find_file, is_update_kind
 from entropy_rl.types import Params, TrainBatch, TrainState
 
 _BATCH_FILE = "batch.npz"
 # Of the policy, or of the critic.
 _PARAMS, _CRITIC = "params", "critic"
 # In the name of an update on rows of earlier rollouts.
-_REVISIT = "replay"
-# What the loss new_controller, and the step: leaves in order.
-_MEMORY_FILE = "controller.npz"
+_REPLAY = "replay"
+# Leaves of the controller's state and the step, in order.
+_CONTROLLER_FILE = "controller.npz"
 
 
 class NonfiniteUpdates:
@@ -38,7 +39,7 @@ class NonfiniteUpdates:
     """
 
     def __init__(self, run: Path, limit: int):
-        self._directory, self._limit = run / BAD_UPDATES_DIRECTORY, limit
+        self._directory, self._limit = find_file(run, NONFINITE_UPDATES_DIRECTORY), limit
         if self._count() >= limit:
             raise ValueError(
                 f"{self._directory} holds {self._count()} updates that were not applied; "
@@ -61,7 +62,7 @@ class NonfiniteUpdates:
 
     def keep_of_replay(self, state: TrainState, batch: TrainBatch) -> None:
         """Writes down an update on rows of earlier rollouts; otherwise as `keep`."""
-        self._keep_of_policy(state, _REVISIT, batch)
+        self._keep_of_policy(state, _REPLAY, batch)
 
     def _keep_of_policy(self, state: TrainState, kind: str, batch: TrainBatch) -> None:
         # The counter of updates counts this one too.
@@ -87,7 +88,7 @@ class NonfiniteUpdates:
                 check_room(temporary, (batch, params), "an update that was not applied")
                 with naming(temporary):
                     np.savez(temporary / _BATCH_FILE, **_named(batch))
-                    np.savez(temporary / _MEMORY_FILE, *jax.tree.leaves(controller))
+                    np.savez(temporary / _CONTROLLER_FILE, *jax.tree.leaves(controller))
             hosts.wait_for_all("bad update: batch")
             with (
                 reported_failure(self._directory, "an update that was not applied"),
@@ -115,7 +116,7 @@ def is_of_critic(path: Path) -> bool:
 
 def is_of_replay(path: Path) -> bool:
     """Whether an update that was not applied is one on rows of earlier rollouts."""
-    return f"_{_REVISIT}_" in path.name
+    return is_update_kind(path.name, _REPLAY)
 
 
 def read_nonfinite_update(path: Path, abstract_params: Any) -> tuple[Params, TrainBatch]:
@@ -130,17 +131,18 @@ def read_nonfinite_update(path: Path, abstract_params: Any) -> tuple[Params, Tra
     """
     if not (path / _BATCH_FILE).is_file():
         raise ValueError(
-            f"dump: must be a directory RUN/{BAD_UPDATES_DIRECTORY}/NAME, got {str(path)!r}"
+            f"dump: must be a directory RUN/{NONFINITE_UPDATES_DIRECTORY}/NAME, "
+            f"got {str(path)!r}"
         )
     with np.load(path / _BATCH_FILE) as arrays:
-        batch = TrainBatch(**arrays)
+        batch = TrainBatch(**current_batch(arrays))
     with ocp.StandardCheckpointer() as checkpointer:
         whose = _CRITIC if is_of_critic(path) else _PARAMS
         return checkpointer.restore(path.resolve() / whose, abstract_params), batch
 
 
 def read_controller(path: Path, like: Any) -> tuple[Any, np.ndarray]:
-    """What the loss new_controller before an update that was not applied, and the step.
+    """Read the state of the controller before an update that was not applied, and the step.
 
     Args:
       path: The directory of the update, one of the policy.
@@ -149,7 +151,7 @@ def read_controller(path: Path, like: Any) -> tuple[Any, np.ndarray]:
     Returns:
       (`TrainState.controller`, `TrainState.step`).
     """
-    with np.load(path / _MEMORY_FILE) as arrays:
+    with np.load(find_file(path, _CONTROLLER_FILE)) as arrays:
         return jax.tree.unflatten(jax.tree.structure((like, 0)), [arrays[name] for name in arrays])
 
 

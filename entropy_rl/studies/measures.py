@@ -13,8 +13,7 @@ from entropy_rl.config.registry import unknown
 from entropy_rl.config.study import BASE, FlagsConfig
 from entropy_rl.evaluation import Evaluation, read_result
 from entropy_rl.report.curves import metric_values, running_mean
-from entropy_rl.runs.directory import METRICS_FILE
-from entropy_rl.runs.jsonl import read_jsonl
+from entropy_rl.runs.stored import METRICS_FILE, read_metrics
 from entropy_rl.studies.grid import EVALUATE, TRAIN, Design, Unit
 from entropy_rl.studies.records import ProblemTally, read_problems
 
@@ -51,7 +50,7 @@ def read_unit(design: Design, unit: Unit) -> UnitResult:
         raise ValueError(
             f"{directory / EVALUATE}: must hold the evaluation of a complete run, got none"
         )
-    metrics = read_jsonl(directory / TRAIN / METRICS_FILE)
+    metrics = read_metrics(directory / TRAIN / METRICS_FILE)
     rows = design.train.rollout.prompts * design.train.rollout.group_size
     for row in metrics:
         # With dynamic sampling the number of rows varies, and the step records its tokens.
