@@ -7,9 +7,10 @@ import types
 
 import pytest
 
-from entropy_rl.runs.directory import METRICS_FILE, SAMPLES_FILE
+from entropy_rl.runs.directory import SAMPLES_FILE
 from entropy_rl.runs.jsonl import keep_steps, read_jsonl, write_jsonl
 from entropy_rl.runs.logging import Clock, Progress, RunLog
+from entropy_rl.runs.stored import METRICS_FILE
 
 
 def strict_lines(path) -> list:
