@@ -25,7 +25,7 @@ CONFIG_KEYS = {
     "tokens_per_micro_batch": "max_tokens_per_micro_batch",
 }
 # Options that change no result; the program decides them.
-REMOVED = ("decoding.kind",)
+REMOVED = ("batching.fused_loss", "batching.share_prompts", "decoding.kind")
 VERBS = {"replay": "debug-update", "warmstart": "sft"}
 METHODS = {
     "advantage_replay": "uec_replay",
@@ -44,6 +44,9 @@ METHODS = {
     "row_entropy_rewards": "grpo_s",
     "token_entropy_rewards": "gtpo",
 }
+# Methods whose successor has another formula: a recorded config keeps the old name, so that a run
+# with it can be read, and a resumption is refused.
+CHANGED_METHODS = ("rescaled_group_center",)
 # (method, argument) -> value -> value.
 ARGUMENTS = {("eapo", "statistics"): {"row": "sequence"}}
 TASKS = {"maths": "math"}
@@ -182,7 +185,9 @@ def _current_value(path: str, old_path: str, value: Any) -> Any:
 def _current_method(spec: Any) -> Any:
     if not isinstance(spec, Mapping):
         return spec
-    name = METHODS.get(str(spec.get("name")), spec.get("name"))
+    name = spec.get("name")
+    if isinstance(name, str) and name not in CHANGED_METHODS:
+        name = METHODS.get(name, name)
     arguments = {
         key: ARGUMENTS.get((name, key), {}).get(value, value) if isinstance(value, str) else value
         for key, value in spec.items()

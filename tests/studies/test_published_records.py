@@ -1,0 +1,43 @@
+"""The published records of the study, made by the first edition, give the report that it gave.
+
+Every number of study.json and every line of a table of study.md is compared; the text around the
+tables differs.
+"""
+
+import json
+import lzma
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from entropy_rl.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "first_edition"
+ARCHIVES = {"countdown": "records.tar.gz", "countdown_length": "length_records.tar.gz"}
+# Names in study.json, and in the file of the first edition.
+KEYS = {"baseline_differences": "beside"}
+
+
+@pytest.mark.parametrize(
+    "name", ["countdown_length", pytest.param("countdown", marks=pytest.mark.slow)]
+)
+def test_published_records_give_the_numbers_of_the_first_edition(name, tmp_path, monkeypatch):
+    wanted = json.loads(lzma.decompress((GOLDEN / "studies.json.xz").read_bytes()))[name]
+    output = tmp_path / "runs" / "study" / name
+    with tarfile.open(ROOT / "docs" / "study" / ARCHIVES[name]) as archive:
+        archive.extractall(output, filter="data")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("entropy_rl.studies.report.write_figures", lambda *_: [])
+    assert main(["study", "--config", f"configs/study/{name}.yaml", "--do", "report"]) == 0
+    found = json.loads((output / "study.json").read_text())
+    del found["design"]
+    assert {KEYS.get(key, key) for key in found} == set(wanted["numbers"])
+    for key, value in found.items():
+        assert value == wanted["numbers"][KEYS.get(key, key)], key
+    lines = (output / "study.md").read_text().splitlines()
+    assert [line for line in lines if line.startswith("|")] == wanted["tables"]
+    # What is written beside the records has current names.
+    assert "mini_batch_prompts" in (output / "config.yaml").read_text()
