@@ -131,8 +131,7 @@ def read_nonfinite_update(path: Path, abstract_params: Any) -> tuple[Params, Tra
     """
     if not (path / _BATCH_FILE).is_file():
         raise ValueError(
-            f"dump: must be a directory RUN/{NONFINITE_UPDATES_DIRECTORY}/NAME, "
-            f"got {str(path)!r}"
+            f"dump: must be a directory RUN/{NONFINITE_UPDATES_DIRECTORY}/NAME, got {str(path)!r}"
         )
     with np.load(path / _BATCH_FILE) as arrays:
         batch = TrainBatch(**current_batch(arrays))
