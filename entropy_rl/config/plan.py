@@ -1,4 +1,4 @@
-"""The configuration of a plan: that of the run, and what it is planned for."""
+"""Configuration of `entropy-rl plan`: a training config and the target hardware."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from entropy_rl.config.train import TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class PlanConfig(TrainConfig):
-    """A training run, planned without its devices, weights and data: `entropy-rl plan`.
+    """Plan a training run without its devices, weights and data: `entropy-rl plan`.
 
     Args:
-      topology: A TPU slice, such as v5e:4x4 or v5p:2x2x4, for the real TPU compiler.
-      devices: Instead, so many virtual devices of this CPU.
-      chip: With devices, the chip whose memory and rates each is taken to have: v4, v5e, v5p, v6e,
-        h100 or h200.
-      shape: The architecture where model.path is not there: qwen2.5-1.5b, qwen2.5-7b, qwen3-8b,
+      topology: TPU topology, such as v5e:4x4 or v5p:2x2x4; uses the TPU compiler.
+      devices: Number of virtual CPU devices, instead of a topology.
+      chip: With devices, the chip whose memory and peak rates to assume: v4, v5e, v5p, v6e, h100 or
+        h200.
+      shape: Architecture if model.path does not exist: qwen2.5-1.5b, qwen2.5-7b, qwen3-8b,
         llama3-8b.
-      critic_shape: As shape, where critic.path is not there.
-      mean_new_tokens: Tokens of every completion in the estimate of time; null for
+      critic_shape: Architecture if critic.path does not exist; see shape.
+      mean_new_tokens: Mean completion length for the time estimate; null for
         rollout.max_new_tokens.
-      efficiency: Share of the peak rates that is taken to be reached; with 1 times are lower
-        bounds.
-      search: Meshes and micro-batches are tried; so many, the fastest by the shapes, are compiled.
-        0 plans the config as it is.
-      output: A JSON file for all numbers; null for none.
+      efficiency: Fraction of the peak rates to assume; with 1, times are lower bounds.
+      search: Number of candidates to compile, the fastest by their shapes among all meshes and
+        micro-batch sizes; 0 plans the config as given.
+      output: JSON file for all numbers; null for none.
     """
 
     topology: str | None = None

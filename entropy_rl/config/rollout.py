@@ -1,6 +1,4 @@
-"""The sections of a configuration that say how completions are sampled, in training and for
-Pass@K.
-"""
+"""Configuration of sampling: rollouts, evaluations and continuous batching."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ class DecodingConfig:
 
 
 def check_stop(stop: list[str], path: str, decoding: DecodingConfig) -> None:
-    """Checks that stop strings, which are searched for on the host, can be found."""
+    """Check that decoding synchronizes with the host, which searches for stop strings."""
     require(
         not stop or decoding.chunk_steps is not None,
         path,
@@ -52,15 +50,16 @@ def check_stop(stop: list[str], path: str, decoding: DecodingConfig) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class DynamicSamplingConfig:
-    """Groups whose judged rewards are all equal teach a group baseline nothing: they are dropped,
-    and further prompts are sampled in rounds of `rollout.prompts`, until a step has its groups
-    (DAPO, arXiv 2503.14476).
+    """Dynamic sampling (DAPO, arXiv 2503.14476).
+
+    Groups whose rewards are all equal have zero advantage. They are dropped, and further prompts
+    are sampled in rounds of `rollout.prompts` until the step has its number of groups.
 
     Args:
-      max_rounds: Rounds of a step at most; 10 as in DAPO's recipe. A run that stopped there may go
-        on with more.
-      at_limit: What happens then: `error` ends the run, as in DAPO's reference; `train` takes the
-        groups that there are, and the rest of the step counts nowhere.
+      max_rounds: Maximum rounds per step; DAPO's recipe has 10. A run that stopped at this limit
+        can resume with a larger one.
+      at_limit: At the limit, `error` ends the run, as DAPO's reference does; `train` trains on the
+        groups found and masks the other rows of the step.
     """
 
     max_rounds: int = 10
@@ -72,15 +71,14 @@ class DynamicSamplingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExplorationConfig:
-    """Prompts of which no completion is correct are sampled once more, hotter (UEC-RL, arXiv
-    2604.14646).
+    """Resample prompts without a correct completion at a higher temperature (UEC-RL).
 
-    The further G completions take the place of the failed ones, in a group of their own; those
-    below its mean reward are not learned from, and neither are groups without contrast.
+    Source: arXiv 2604.14646. The new G completions replace the failed ones as a group of their own;
+    completions below its mean reward and groups with equal rewards are masked out of the loss.
 
     Args:
-      temperature: Divides the logits there; above `rollout.temperature`, which the trainer keeps.
-        The code of its authors has 1.2.
+      temperature: Sampling temperature, above `rollout.temperature`, which the trainer keeps. The
+        authors' code has 1.2.
     """
 
     temperature: float
@@ -93,14 +91,14 @@ class RolloutConfig:
     Args:
       prompts: Prompts per step.
       group_size: Completions per prompt (G).
-      max_prompt_tokens: Longer prompts are left out, and counted.
-      max_new_tokens: Limit of a completion, the end-of-sequence token included.
-      temperature: Divides the logits, in the sampler and in the trainer alike.
-      top_p: Nucleus mass; 1 samples from the whole distribution. Log-probs are those before the
-        cut, so with less than 1 the ratio is not that to the policy that sampled.
-      stop: Texts that end a completion, with the token that completes one of them.
-      dynamic_sampling: Which groups are trained on; null for all.
-      exploration: Whether and how failed prompts are sampled again; null for not at all.
+      max_prompt_tokens: Prompts with more tokens are excluded and counted.
+      max_new_tokens: Maximum tokens of a completion, including the end-of-sequence token.
+      temperature: Sampling temperature, in the sampler and the trainer.
+      top_p: Nucleus sampling mass; 1 samples from the whole distribution. Log-probs are those of
+        the untruncated distribution, so with top_p < 1 they are not those of the sampling policy.
+      stop: Stop strings; a completion ends with the token that completes one.
+      dynamic_sampling: Dynamic sampling; null trains on all groups.
+      exploration: Resampling of failed prompts; null for none.
     """
 
     prompts: int
@@ -136,15 +134,15 @@ class EvaluationConfig:
 
     Args:
       split: Split of the task.
-      problems: The first so many problems of the split; null for all.
-      samples: Samples per problem (n); Pass@K is reported for K = 1, 2, 4, ... up to n, each over
-        the problems that have so many judged samples.
-      max_new_tokens: Limit of a completion.
-      temperature: Divides the logits.
-      top_p: Nucleus mass.
-      stop: Texts that end a completion, with the token that completes one of them.
-      rows_per_call: Completions that are sampled in one go, and judged while the next are sampled.
-        Changes memory and speed, and no result but the last digits of log-probs and entropies.
+      problems: Number of problems, from the start of the split; null for all.
+      samples: Samples per problem (n). Pass@K is reported for K = 1, 2, 4, ... up to n, each over
+        the problems with at least K judged samples.
+      max_new_tokens: Maximum tokens of a completion.
+      temperature: Sampling temperature.
+      top_p: Nucleus sampling mass.
+      stop: Stop strings; a completion ends with the token that completes one.
+      rows_per_call: Completions per sampling call; they are judged while the next call samples.
+        Changes memory and speed; log-probs and entropies change only in the last digits.
     """
 
     split: str

@@ -1,4 +1,4 @@
-"""The configuration of the supervised warm start."""
+"""Configuration of supervised fine-tuning (SFT)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from entropy_rl.config.train import OptimizerConfig, RunConfig, TaskConfig
 
 @dataclasses.dataclass(frozen=True)
 class ArchitectureConfig:
-    """A decoder to train from scratch, of the Qwen3 family (no bias, normalized queries and keys).
+    """A Qwen3-style decoder to train from scratch (no bias, normalized queries and keys).
 
     Args:
-      hidden_size: Width (D).
-      intermediate_size: Width of the gated MLP.
-      num_layers: Layers (L).
-      num_heads: Query heads (H).
-      num_kv_heads: Key and value heads (K).
+      hidden_size: Hidden size (D).
+      intermediate_size: Hidden size of the gated MLP.
+      num_layers: Number of layers (L).
+      num_heads: Number of query heads (H).
+      num_kv_heads: Number of key-value heads (K).
     """
 
     hidden_size: int
@@ -47,12 +47,11 @@ class ArchitectureConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GateConfig:
-    """What a warm start must have learned before RL may begin; shares are of emitted steps or
-    completions.
+    """Minimum quality of the SFT model; measures are fractions of steps or of completions.
 
     Args:
-      at_least: Measure -> smallest allowed value.
-      at_most: Measure -> largest allowed value.
+      at_least: Measure -> minimum.
+      at_most: Measure -> maximum.
     """
 
     at_least: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -61,20 +60,21 @@ class GateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SFTConfig:
-    """Supervised training on a task's own demonstrations: `entropy-rl sft`.
+    """Supervised fine-tuning on the demonstrations of a task: `entropy-rl sft`.
 
     Args:
-      seed: Fixes the weights before the first step and the demonstrations.
+      seed: Seed of the initial weights and of the demonstrations.
       steps: Optimizer steps.
       batch_size: Demonstrations per step.
-      length_buckets: Lengths to pad to, growing.
+      length_buckets: Padded lengths, increasing.
       architecture: The model.
       task: A task with demonstrations.
-      optimizer: Learning rate after the warm-up; it falls to `final_rate` of it along a cosine.
-      run: Where and how often.
-      final_rate: Share of the learning rate at the last step.
-      gate: What the result must be able to do; a warning names what it cannot.
-      evaluation: Sampling for the gate; null for none.
+      optimizer: AdamW; after the warm-up the learning rate decays along a cosine to `final_rate` of
+        its value.
+      run: Run directory, checkpoints and logging.
+      final_rate: Fraction of the learning rate at the last step.
+      gate: Minimum quality of the result; measures that miss it are reported, with exit code 1.
+      evaluation: Evaluation for the gate; null for none.
     """
 
     seed: int

@@ -1,6 +1,4 @@
-"""The configuration of a study: a grid of recipes and seeds, and the hypotheses that it is to
-decide.
-"""
+"""Configuration of a study: a grid of training configs and seeds, and registered hypotheses."""
 
 from __future__ import annotations
 
@@ -11,16 +9,16 @@ from typing import Any, Literal
 from entropy_rl.config.checks import require
 from entropy_rl.config.registry import call_factory, unknown
 
-BASE = "base"  # the arm that is not trained
+BASE = "base"  # the untrained arm
 ENDPOINTS = ("pass@K", "length", "entropy", "truncated")
 
 
 @dataclasses.dataclass(frozen=True)
 class RecipeConfig:
-    """A config of another verb, and what differs from it.
+    """A config file of another verb, with overrides.
 
     Args:
-      config: Its YAML file.
+      config: YAML file.
       overrides: Dotted path -> value.
     """
 
@@ -30,14 +28,13 @@ class RecipeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FlagsConfig:
-    """What makes the result of an arm doubtful. A flag decides nothing; it stands beside every
-    verdict.
+    """Conditions that flag an arm in the report. Flags do not change verdicts.
 
     Args:
-      skill: One of the task's own measures, a share; null for none.
-      skill_drop: A run in which it is lower than in the arm `base` by more than this is flagged.
-      truncated: A run in which a larger share of the responses was cut off is flagged: its lengths
-        are censored.
+      skill: A skill measure of the task, a fraction; null for none.
+      skill_drop: Flag runs whose skill is lower than that of the arm `base` by more than this.
+      truncated: Flag runs with a larger fraction of truncated responses, whose lengths are
+        censored.
     """
 
     skill: str | None = None
@@ -52,19 +49,17 @@ class FlagsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Hypothesis:
-    """One registered hypothesis: that `arm` has more of `endpoint` than `against`, at the final
-    step.
+    """A registered hypothesis: after the last step, `endpoint` of `arm` exceeds that of `against`.
 
     Args:
-      name: What it is called.
-      claim: What it says, in words.
+      name: Name.
+      claim: The hypothesis in words.
       arm: An arm.
-      against: Another one.
-      endpoint: `pass@K`; or `length` (tokens), `entropy` (nats per token), `truncated` (share) of
-        responses.
-      smallest_effect: A difference that is certainly smaller than this, either way, does not
-        matter.
-      alpha: Level of the test, after Holm's correction; the interval covers 1 - alpha.
+      against: The arm to compare with.
+      endpoint: `pass@K`; or of the responses, `length` (tokens), `entropy` (nats per token) or
+        `truncated` (fraction).
+      smallest_effect: Smallest difference of interest, for the equivalence verdict.
+      alpha: Level of the test after Holm's correction; the interval covers 1 - alpha.
     """
 
     name: str
@@ -81,23 +76,21 @@ class StudyConfig:
     """A grid of training runs with verdicts on registered hypotheses: `entropy-rl study`.
 
     Args:
-      train: The training config that all arms share.
-      evaluate: The evaluation config by which every arm is measured after its last step.
-      arms: Name -> dotted path -> value: what differs from `train`. The arm `base`, the policy
-        before training, is always there and is not listed.
+      train: Training config shared by all arms.
+      evaluate: Evaluation config, applied to every arm after its last step.
+      arms: Arm -> dotted path -> value: overrides of `train`. The untrained arm `base` is implicit.
       seeds: Seeds of every arm. All arms of a seed see the same prompts in the same order.
-      hypotheses: What is to be decided, each as {name, claim, arm, against, endpoint,
-        smallest_effect} and alpha, 0.05 where it is not given.
-      output: Directory of the study: its runs, study.json, study.md and figures.
-      seeds_of: Arm -> its own seeds.
-      flags: What makes the result of an arm doubtful.
-      do: run, everything that is missing, and then the report; plan, say what there is to do;
-        report, what is known so far.
-      parallel: Runs at once, on the same devices. More than one pays where a run does not fill
-        them: a small model on a large GPU (with XLA_PYTHON_CLIENT_PREALLOCATE=false, so that they
-          share its memory), or
-        several cores, of which each run then has its own.
-      only: Arms whose runs are made now, while those of others wait; empty for all.
+      hypotheses: Registered hypotheses, each as {name, claim, arm, against, endpoint,
+        smallest_effect} and optionally alpha (0.05).
+      output: Directory of the study: runs, study.json, study.md and figures.
+      seeds_of: Arm -> seeds, instead of `seeds`.
+      flags: Conditions that flag an arm in the report.
+      do: run executes what is missing and writes the report; plan prints what is missing; report
+        writes the report of what is complete.
+      parallel: Number of concurrent runs on the same devices. Useful if one run does not fill them:
+        a small model on a large GPU (with XLA_PYTHON_CLIENT_PREALLOCATE=false, to share its
+        memory), or several CPU cores, which are divided among the runs.
+      only: Arms to run now; empty for all.
     """
 
     train: RecipeConfig
@@ -139,7 +132,7 @@ class StudyConfig:
         require(len(set(names)) == len(names), "hypotheses", names, "a list with distinct names")
 
     def registered(self) -> list[Hypothesis]:
-        """The hypotheses, checked."""
+        """Return the validated hypotheses."""
         found = []
         for i, plain in enumerate(self.hypotheses):
             path = f"hypotheses[{i}]"
@@ -184,6 +177,6 @@ class StudyConfig:
 
 
 def pass_at(endpoint: str) -> int | None:
-    """K of an endpoint `pass@K`; None for any other."""
+    """Return K of an endpoint `pass@K`; None for other endpoints."""
     found = re.fullmatch(r"pass@([1-9]\d*)", endpoint)
     return int(found[1]) if found else None

@@ -1,7 +1,7 @@
-"""The configuration of training and evaluation: frozen dataclasses that check themselves.
+"""Configuration of training and evaluation: frozen dataclasses that validate themselves.
 
-What has no neutral value (model, data, group size, learning rate) has no default. A `ValueError`
-raised here starts with the dotted path of the field.
+Fields without a neutral value (model, data, group size, learning rate) have no default. A
+`ValueError` raised here starts with the dotted path of the field.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ class ModelConfig:
     Args:
       path: A Hugging Face directory (config.json, *.safetensors, tokenizer), or `asset:NAME` for a
         model that ships with the package.
-      compute_dtype: Type of activations and of the decoding weights. Master weights, logits,
-        log-probs, entropies and norms are float32 in any case.
-      remat: Named after what is computed again in the backward pass instead of being kept: `none`,
-        which takes the most memory; `dots`, all but the products with weight matrices; `full`,
-        whole layers, which takes the least memory and a third more time.
-      attention: Implementation of the attention in training and over prompts: `xla` runs
-        everywhere, `cudnn` on NVIDIA GPUs in bfloat16, `splash` on TPUs; `auto` takes the one of
-        the backend.
-      decode_attention: Implementation of the attention of new tokens to their row: `xla` runs
-        everywhere and reads all of the cache there is room for, `ragged` on GPUs and TPUs what is
-        filled; `auto` takes ragged on GPUs and xla elsewhere.
+      compute_dtype: Dtype of activations and decoding weights. Master weights, logits, log-probs,
+        entropies and norms are always float32.
+      remat: Rematerialization in the backward pass: `none` uses the most memory; `dots` recomputes
+        all but the products with weight matrices; `full` recomputes whole layers, which uses the
+        least memory and a third more time.
+      attention: Attention kernel for training and prefill: `xla` runs everywhere, `cudnn` on NVIDIA
+        GPUs in bfloat16, `splash` on TPUs; `auto` chooses by backend.
+      decode_attention: Attention kernel for decoding: `xla` runs everywhere and reads the whole
+        allocated cache; `ragged` runs on GPUs and TPUs and reads the filled part; `auto` is ragged
+        on GPUs and xla elsewhere.
     """
 
     path: str
@@ -43,12 +42,12 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
-    """The task.
+    """The task: problems and their verifier.
 
     Args:
-      name: `countdown`, `math`, or a class of your own as `module:Class`.
+      name: `countdown`, `math`, or your own class as `module:Class`.
       args: Keyword arguments of the task.
-      train_split: Split that RL samples its prompts from.
+      train_split: Split of the training prompts.
     """
 
     name: str
@@ -58,7 +57,7 @@ class TaskConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig:
-    """Reward of a verdict. A check that timed out or crashed has none: its sample is left out.
+    """Rewards of the verdicts. Samples whose check timed out or crashed get none and are excluded.
 
     Args:
       correct: Reward of a correct completion.
@@ -82,20 +81,18 @@ class LossConfig:
     """The policy-gradient loss.
 
     Args:
-      surrogate: What is minimized, as {name: FUNCTION, ARGUMENT: VALUE, ...}; docs/methods.md lists
-        them.
-      token_weights: Which tokens it is minimized over and with what weights, each as {name:
-        FUNCTION, ...}.
-      aggregation: How token losses become one number.
-      kl_coef: Weight of the KL term to the starting policy; 0 for none.
-      kl_estimator: Estimator of that KL.
-      entropy_coef: Weight of an entropy bonus, with gradient through the entropy (the max-entropy
-        baseline; not the entropy-shaped advantage): a number, or what adapts it, as {name:
-        FUNCTION,
+      surrogate: Surrogate objective, as {name: FUNCTION, ARGUMENT: VALUE, ...}; see
+        docs/methods.md.
+      token_weights: Token masks and weights of the loss, each as {name: FUNCTION, ...}.
+      aggregation: Reduction of the token losses.
+      kl_coef: Weight of the KL penalty toward the starting policy; 0 for none.
+      kl_estimator: Estimator of the KL divergence.
+      entropy_coef: Weight of an entropy bonus with gradient through the entropy (the max-entropy
+        baseline; not the entropy-shaped advantage): a number, or a controller as {name: FUNCTION,
         ARGUMENT: VALUE, ...}.
-      mask_truncated: Whether completions that were cut off at the limit of new tokens have no loss
-        (DAPO's overlong filtering, arXiv 2503.14476). Their rewards remain in the baseline of their
-        group; shaping, token weightings and normalizers leave their tokens out.
+      mask_truncated: Exclude completions truncated at max_new_tokens from the loss (DAPO's overlong
+        filtering, arXiv 2503.14476). Their rewards stay in the baseline of their group; shaping,
+        token weights and normalizers exclude their tokens.
     """
 
     surrogate: dict[str, Any] = dataclasses.field(
@@ -117,19 +114,18 @@ class OptimizerConfig:
     """AdamW with a linear warm-up to a constant learning rate.
 
     Args:
-      learning_rate: The rate after the warm-up.
-      warmup_updates: Over so many optimizer steps the rate rises to that, the first of them at 1/n
-        of it.
+      learning_rate: Learning rate after the warm-up.
+      warmup_updates: Linear warm-up steps n; step i of them has the rate i/n * learning_rate.
       weight_decay: Decoupled weight decay.
       b1: Decay of the first moment.
       b2: Decay of the second moment.
-      eps: Added to the root of the second moment.
-      max_grad_norm: Gradients are scaled down to this global norm.
-      first_moment_dtype: Type in which the first moment is kept; bfloat16 saves 2 of 16 bytes per
-        parameter. The second one changes by a thousandth of itself in an update, which bfloat16
-        would round away.
-      offload: Keep the moments in the memory of the host while completions are sampled and judged.
-        Changes memory and speed, and no result.
+      eps: Added to the square root of the second moment.
+      max_grad_norm: Gradient clipping by global norm.
+      first_moment_dtype: Dtype of the stored first moment; bfloat16 saves 2 of 16 bytes per
+        parameter. The second moment stays float32: it changes by a thousandth per update, which
+        bfloat16 would round away.
+      offload: Keep the moments in host memory during sampling and judging. Changes memory and
+        speed, not results.
     """
 
     learning_rate: float
@@ -153,22 +149,20 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BatchingConfig:
-    """How the prompts of a rollout are cut into updates, and those into what fits the memory.
+    """Mini-batches of a rollout and micro-batches of a mini-batch.
 
     Args:
-      mini_batch_prompts: Prompts of one optimizer step (mini-batch).
-      max_tokens_per_micro_batch: Tokens whose gradient is computed at once, on each device that
-        rows are split over; rows of like length are put together. Changes memory and speed, and no
-        result.
+      mini_batch_prompts: Prompts per optimizer step (mini-batch).
+      max_tokens_per_micro_batch: Maximum tokens of one gradient computation, per data shard; rows
+        of similar length are batched together. Changes memory and speed, not results.
       share_prompts: Compute a prompt once for its group instead of once for each completion. Takes
         a longer compilation, and memory for keys and values of all prompts of an update; pays where
         prompts are a good part of the tokens. Changes memory and speed, and no result.
       fused_loss: Compute loss and gradient of the head in one pass over the vocabulary instead of
         two. Needs an advantage, a surrogate and token weightings that are known token by token.
         Changes speed and memory, and no result.
-      max_nonfinite_updates: An update whose gradient is not finite is not applied, and put into
-        nonfinite_updates/ of the run, for `entropy-rl debug-update`. When so many lie there, the
-        run stops.
+      max_nonfinite_updates: Abort after this many non-finite updates. An update with a non-finite
+        gradient is skipped and saved in nonfinite_updates/ for `entropy-rl debug-update`.
     """
 
     mini_batch_prompts: int
@@ -184,23 +178,21 @@ class BatchingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CriticConfig:
-    """The critic of PPO: a model of its own that says what reward is still to be expected at a
-    token.
+    """The critic of PPO: a separate model that predicts the expected return at each token.
 
     Args:
-      learning_rate: Of its AdamW, whose betas, eps and weight decay are those of `optimizer`.
-      path: Where its weights begin, as a `model.path` with the same tokenizer; null for the
-        policy's. What else `model` says holds for it too.
-      warmup_steps: In the first so many steps only the critic is updated, on rollouts of the policy
-        as it is.
-      warmup_updates: Over so many of its updates its learning rate rises linearly, as of
+      learning_rate: Learning rate of its AdamW; betas, eps and weight decay are those of
         `optimizer`.
-      max_grad_norm: Its gradients are scaled down to this global norm.
-      clip_range: A value gains nothing by moving further than this from the one before the first
-        update on a rollout; in units of the reward.
-      gamma: Discount per token, here and in the advantage.
-      lam: λ of its targets; that of the advantage stands there.
-      max_tokens_per_micro_batch: As of `batching`; null for the same number.
+      path: Initial weights, as in `model.path`, with the same tokenizer; null for the policy's.
+        The other settings of `model` apply to it too.
+      warmup_steps: Number of initial steps that train only the critic (policy frozen).
+      warmup_updates: Linear warm-up of its learning rate, in updates.
+      max_grad_norm: Gradient clipping by global norm.
+      clip_range: Range of value clipping around the values before the first update on a rollout,
+        in units of the reward.
+      gamma: Discount per token, also of the advantage.
+      lam: λ of the critic's return targets (the policy's λ is set in `advantage`).
+      max_tokens_per_micro_batch: As in `batching`; null for the same value.
     """
 
     learning_rate: float
@@ -223,10 +215,14 @@ class CriticConfig:
 
 
 def check_micro_batches(config: TrainConfig, longest: int) -> None:
-    """Checks that a row of the greatest length, which the data decide, fits into a micro-batch.
+    """Check that the longest row fits into a micro-batch.
+
+    Args:
+      config: The config, of which `batching` and `critic` are checked.
+      longest: Tokens of the longest prompt plus max_new_tokens.
 
     Raises:
-      ValueError: If it does not.
+      ValueError: If it does not fit.
     """
     sections = {"batching": config.batching, "critic": config.critic}
     for name, section in sections.items():
@@ -242,14 +238,12 @@ def check_micro_batches(config: TrainConfig, longest: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How the devices of all hosts share the work. -1, for one axis, takes all devices that are
-    left.
+    """Device mesh over all hosts. One axis may be -1: it takes the remaining devices.
 
     Args:
-      data: Copies of the parameters; rows are split over them.
-      fsdp: Parts of each copy along this axis, gathered layer by layer; rows are split over them
-        too.
-      tensor: Parts of heads, MLP and vocabulary, which work on the same rows; within one host.
+      data: Data parallelism: replicas of the parameters; rows are sharded over them.
+      fsdp: Parameter shards per replica, gathered layer by layer; rows are sharded over them too.
+      tensor: Tensor parallelism: shards of heads, MLP and vocabulary; within one host.
     """
 
     data: int = 1
@@ -265,20 +259,20 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Where a run lives and how often it writes. The same command again resumes it.
+    """Run directory, checkpoints and logging. Repeating the command resumes the run.
 
     Args:
-      directory: Everything of the run stands here; all hosts must see it.
-      checkpoints: Where the checkpoints stand instead, as gs://BUCKET/NAME (needs `pip install
-        'entropy_rl[gcs]'`) or as an absolute path that all hosts see; null for checkpoints/ of the
-        run.
-      checkpoint_every: Steps between two checkpoints; the last step has one in any case.
-      max_to_keep: The newest so many are kept.
-      samples_per_step: Completions written to samples.jsonl in each step.
-      evaluate_every: Steps between two evaluations; 0 evaluates before the first and after the last
-        step.
-      profile_step: The step, counted from 1, that jax's profiler traces into profile/ of the run;
-        null for none. The first one compiles.
+      directory: Directory of the run; all hosts must see it.
+      checkpoints: Directory of the checkpoints, as gs://BUCKET/NAME (needs `pip install
+        'entropy_rl[gcs]'`) or an absolute path that all hosts see; null for checkpoints/ in the
+        run's directory.
+      checkpoint_every: Steps between checkpoints; the last step always has one.
+      max_to_keep: Number of newest checkpoints to keep.
+      samples_per_step: Completions written to samples.jsonl per step.
+      evaluate_every: Steps between evaluations; 0 evaluates before the first and after the last
+        step only.
+      profile_step: Step, counted from 1, traced by the JAX profiler into profile/; null for none.
+        Step 1 includes compilation.
       wandb_project: Weights & Biases project; null for none (needs `pip install
         'entropy_rl[wandb]'`).
     """
@@ -314,27 +308,26 @@ class TrainConfig:
     """Reinforcement learning: `entropy-rl train`.
 
     Args:
-      seed: Fixes the order of the prompts and every sample.
-      steps: Rollouts.
+      seed: Seed of the prompt order and of all samples.
+      steps: Number of steps; each samples one rollout.
       model: The policy to start from.
-      task: Problems and judge.
+      task: Problems and verifier.
       rollout: Sampling.
       advantage: Transforms in order, each as {name: FUNCTION, ARGUMENT: VALUE, ...}.
       batching: Mini-batches and micro-batches.
       optimizer: AdamW.
-      run: Where and how often.
-      reward: From verdict to number.
+      run: Run directory, checkpoints and logging.
+      reward: Rewards of the verdicts.
       loss: The policy-gradient loss.
-      old_log_probs: Where the denominator of the ratio comes from: a forward pass of the trainer
-        before the first update, or the sampler's own record.
-      evaluation: Pass@K before and after; null for none.
-      decoding: How rollouts and evaluations share the device among their rows.
-      mesh: How the devices share the work. Changes speed and memory, and no result but the last
-        digits.
+      old_log_probs: Source of the denominator of the probability ratio: a forward pass of the
+        trainer before the first update, or the log-probs recorded while sampling.
+      evaluation: Pass@K evaluation; null for none.
+      decoding: Continuous batching in rollouts and evaluations.
+      mesh: Device mesh. Changes speed and memory; results change only in the last digits.
       critic: The critic, for an advantage that reads its values, such as {name: gae}; null for
         none.
-      replay: Updates on completions of earlier rollouts, as {name: FUNCTION, ARGUMENT: VALUE, ...};
-        null for none. docs/methods.md lists them.
+      replay: Replay buffer: updates on completions of earlier rollouts, as {name: FUNCTION,
+        ARGUMENT: VALUE, ...}; null for none. See docs/methods.md.
     """
 
     seed: int
@@ -379,7 +372,7 @@ class TrainConfig:
             self.advantage,
             "a list with at least one transform",
         )
-        # What would never happen is no setting.
+        # A setting without an effect is an error.
         every, step = self.run.evaluate_every, self.run.profile_step
         require(
             every == 0 or self.evaluation is not None,
@@ -396,20 +389,20 @@ class EvaluateConfig:
     """Pass@K of a model: `entropy-rl evaluate`.
 
     Args:
-      seed: Fixes every sample.
+      seed: Seed of all samples.
       model: A Hugging Face directory, `asset:NAME`, or the directory of a run (its newest
         checkpoint).
-      task: Problems and judge.
+      task: Problems and verifier.
       evaluation: Sampling.
-      output: Directory for the result and every sample.
-      max_prompt_tokens: Longer prompts are left out, and counted.
-      decoding: How the samples of a call share the device.
-      shard: The part of the problems that this process samples, 0 .. shards - 1; null for the
-        number of the process under jax.distributed.
-      shards: Processes that share the problems and `output`; null for those of jax.distributed. May
-        change from one start to the next.
-      mesh: How the devices of a process share its samples: over data and fsdp, or, for a model that
-        one device cannot hold, over tensor.
+      output: Directory for the result and all samples.
+      max_prompt_tokens: Prompts with more tokens are excluded and counted.
+      decoding: Continuous batching of the samples.
+      shard: Index of the problems shard of this process, 0 .. shards - 1; null for the process
+        index of jax.distributed.
+      shards: Number of processes that share the problems and `output`; null for the process count
+        of jax.distributed. May change between starts.
+      mesh: Device mesh of one process: samples are sharded over data and fsdp, a model too large
+        for one device over tensor.
     """
 
     seed: int
