@@ -1,4 +1,4 @@
-"""Pass@K of a model or a run, with intervals, and every sample on disk."""
+"""Evaluate Pass@K of a model or a run, with intervals; all samples are written to disk."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ from entropy_rl.tasks import closing, load_task
 
 
 def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
-    """Evaluates `config.model` into `config.output`: every sample, and the result as JSON, CSV,
-    curve.
+    """Evaluate a model and write the samples and the result as JSON, CSV and a curve.
 
-    Samples that are there already are not drawn again. Several processes may share the work, each
-    with a `config.shard` of its own; the last one writes the result.
+    Existing samples are kept, so that the same command resumes. Several processes may share the
+    problems, each with its own `config.shard`; the last one writes the result.
 
     Returns:
       The result; None while other processes have samples to add.
@@ -45,9 +44,7 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
     check_directory(directory, config, **ours)
     mesh = make_mesh(config.mesh, jax.local_devices())
     task = load_task(config.task.name, config.task.args)
-    task.problems(
-        config.evaluation.split
-    )  # whether there is such a split need not wait for the model
+    task.problems(config.evaluation.split)  # raises for an unknown split before the model is loaded
     model = load_model(config.model, mesh)
     prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, config.max_prompt_tokens)
     check_length(model, prompts.length + config.evaluation.max_new_tokens)
@@ -55,8 +52,8 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
         jax.process_index() if config.shard is None else config.shard,
         jax.process_count() if config.shards is None else config.shards,
     )
-    prompts.shard(*shard)  # whether it can be shared out
-    # The config of the whole, whoever of those that share it comes last.
+    prompts.shard(*shard)  # raises for a bad shard before anything is written
+    # All processes write the same config.
     claim_directory(directory, dataclasses.replace(config, shard=None, shards=None), **ours)
     record_start(directory)
 

@@ -2,14 +2,14 @@
 
 A step is five calls:
   1. prompts   the next prompts of the seeded order
-  2. collect   G completions of each, sampled by the current policy, judged and rewarded; by dynamic
-               sampling or exploration, if the config asks for it
+  2. collect   G completions per prompt, sampled by the current policy, judged and rewarded; with
+               dynamic sampling or exploration if configured
   3. prepare   mini-batches with old and reference log-probs, and the values of a critic
-  4. update    per mini-batch: token stats -> advantage -> loss -> gradient -> optimizer; before it
-               that of the critic, and further ones on a replay buffer, if there are any
-  5. record    metrics, samples, and now and then an evaluation or a checkpoint
-Steps are pure functions of the state, the config and the step, so that a run that was killed
-resumes from its last checkpoint with identical results.
+  4. update    per mini-batch: token stats -> advantage -> loss -> gradient -> optimizer; the update
+               of a critic before it, and updates on a replay buffer, if configured
+  5. record    metrics and samples, periodically an evaluation and a checkpoint
+A step is a pure function of the state, the config and its number, so that a killed run resumes from
+its last checkpoint with identical results.
 """
 
 from __future__ import annotations

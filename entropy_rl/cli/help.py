@@ -1,4 +1,4 @@
-"""What `entropy-rl VERB --help` prints, read off the config's dataclasses and their docstrings."""
+"""Help text of `entropy-rl VERB --help`, from the config dataclasses and their docstrings."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ import docstring_parser
 from entropy_rl.config.registry import default_of, has_default, section_of
 
 _ABOUT = (
-    "A setting stands in a YAML file, as those in configs/, or on the command line; what comes "
-    "later on the "
-    "command line counts. Settings without a default are required."
+    "Settings are given in YAML files, such as those in configs/, and on the command line; later "
+    "ones override earlier ones. Settings without a default are required."
 )
 _INDENT = 26
 _TYPES = {
@@ -31,7 +30,7 @@ _TYPES = {
 
 
 def config_help(cls: type, verb: str) -> str:
-    """Every setting of a config with its type, its meaning and its default."""
+    """Return the help text: every setting of a config with type, description and default."""
     width = min(110, shutil.get_terminal_size().columns)
     places = "".join(f"{place} " for place in positional_names(cls))
     lines = [
@@ -48,7 +47,7 @@ def config_help(cls: type, verb: str) -> str:
 
 
 def _fields(cls: type, above: str, width: int) -> list[str]:
-    """The fields of a section, and then its own sections."""
+    """Return the lines of a section's fields, then of its subsections."""
     hints, documents, lines = typing.get_type_hints(cls), _documents(cls), []
     sections = {name: section_of(hint) for name, hint in hints.items()}
     for field in dataclasses.fields(cls):
@@ -63,17 +62,17 @@ def _fields(cls: type, above: str, width: int) -> list[str]:
 
 
 def positional_fields(cls: type) -> tuple[str, ...]:
-    """The dotted paths of the fields of a config that are given without `--`, in order."""
+    """Return the dotted paths of the positional fields of a config, in order."""
     return getattr(cls, "POSITIONAL", ())
 
 
 def positional_names(cls: type) -> list[str]:
-    """What these are called in a usage line."""
+    """Return the names of the positional fields in the usage line."""
     return [field.removesuffix(".path").upper() for field in positional_fields(cls)]
 
 
 def _documents(cls: type) -> dict[str, str]:
-    """What the docstring of the class, or of one that it extends, says of each field."""
+    """Return the description of each field, from the docstrings of the class and its bases."""
     classes = [base for base in reversed(cls.__mro__) if dataclasses.is_dataclass(base)]
     params = [param for base in classes for param in docstring_parser.parse(base.__doc__).params]
     return {param.arg_name: " ".join(param.description.split()) for param in params}
@@ -93,7 +92,7 @@ def _field(field: dataclasses.Field, hint: Any, path: str, document: str, width:
 
 
 def _entry(option: str, text: str, width: int) -> list[str]:
-    """An option, and what it means beside it or below."""
+    """Return the lines of an option, with its description beside or below it."""
     lines = textwrap.wrap(text, width - _INDENT)
     head = f"  {option}"
     if len(head) + 2 > _INDENT:

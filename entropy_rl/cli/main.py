@@ -1,4 +1,4 @@
-"""`entropy-rl <verb>`: reads the config, checks it, and calls the program.
+"""Command line `entropy-rl VERB`: parse and check the config, run the verb's program.
 
 Exit codes: 0 done; 2 bad input, with one line that says what; 1 the machine said no (a full disk,
 no rights, a plan that does not fit); 128 + N stopped by signal N with everything saved.
@@ -18,7 +18,7 @@ from entropy_rl.config.registry import import_object, unknown
 from entropy_rl.tasks.task import JudgeError
 from entropy_rl.version import __version__
 
-# verb -> (its config, its program `main(config)`, what it does). A verb of two words belongs to a
+# verb -> (config class, program `main(config)`, description). A verb of two words belongs to a
 # group.
 _VERBS = {
     "train": (
@@ -29,17 +29,17 @@ _VERBS = {
     "sft": (
         "entropy_rl.config.sft:SFTConfig",
         "entropy_rl.commands.sft:main",
-        "supervised training from scratch on a task's own demonstrations",
+        "supervised fine-tuning from scratch on the demonstrations of a task",
     ),
     "sample": (
         "entropy_rl.commands.sample:SampleConfig",
         "entropy_rl.commands.sample:main",
-        "one answer on the terminal as it comes, each token shaded by its entropy",
+        "stream one completion to the terminal, each token shaded by its entropy",
     ),
     "plan": (
         "entropy_rl.config.plan:PlanConfig",
         "entropy_rl.commands.plan:main",
-        "whether a run compiles and fits, and what it costs, before there is a device",
+        "compile a run without its devices; memory and time per step",
     ),
     "evaluate": (
         "entropy_rl.config.train:EvaluateConfig",
@@ -108,7 +108,7 @@ _ON_SEVERAL_HOSTS = ("train", "evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program `entropy-rl`; returns the exit code."""
+    """Run the program `entropy-rl` and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments == ["--version"]:
         print(__version__)
@@ -136,20 +136,19 @@ def _usage(verbs: Sequence[str]) -> str:
 
 
 def run_verb(verb: str, arguments: Sequence[str]) -> int:
-    """Runs one verb and turns what can go wrong into one line and an exit code."""
+    """Run one verb; turn expected errors into one line and an exit code."""
     from entropy_rl.cli.parse import parse_config
     from entropy_rl.runs.preemption import Interrupted
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if "" not in sys.path:
-        sys.path.insert(0, "")  # a user's own `module:function` lies where they are
+        sys.path.insert(0, "")  # for a user's `module:function` in the working directory
     _quiet_libraries()
     _keep_compiled_programs()
-    if verb != "data prepare":  # models are local: a mistyped path must not ask a hub
+    if verb != "data prepare":  # models are local: a mistyped path must not query the hub
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        # The config comes first: help, and what is wrong with it, need not wait for jax to be
-        # imported.
+        # The config comes first, so that help and config errors need no import of jax.
         config, program, _ = _VERBS[verb]
         config = parse_config(import_object("verb", config), verb, arguments)
         program = import_object("verb", program)
@@ -164,7 +163,7 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"entropy-rl {verb}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # whoever read our output has gone, such as `| head`
+    except BrokenPipeError:  # the reader of our output has exited, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except (ValueError, OSError, FloatingPointError, MemoryError, JudgeError) as error:
@@ -199,21 +198,19 @@ def error_line(error: Exception) -> str:
 
 
 def _keep_compiled_programs() -> None:
-    """Lets jax, not yet imported, keep its programs where the user's caches are, or where they
-    say.
-    """
+    """Set JAX's compilation cache to the user's cache directory, unless it is set already."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(base, "entropy_rl", "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
 def _quiet_libraries() -> None:
-    """Libraries report their own doings at a level that would bury a run's own lines."""
+    """Raise the log levels of libraries, whose messages would bury those of the run."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("jax").setLevel(logging.ERROR)
-    for name in ("absl", "orbax", "asyncio"):  # what they report as errors is raised as well
+    for name in ("absl", "orbax", "asyncio"):  # their errors are raised as well
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # When a write fails, the threads of orbax say so once more, each for itself.
+    # When a write fails, every thread of orbax warns about it.
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = _show_unraisable

@@ -1,7 +1,7 @@
-"""From a YAML file and dotted overrides to a checked config.
+"""Parse YAML files and dotted overrides into a checked config.
 
-Names and types are checked where they stand, so that an error can name the file or the option;
-ranges are the business of the config's own classes.
+Names and types are checked here, so that an error can name the file or the option; the config
+classes check ranges.
 """
 
 from __future__ import annotations
@@ -32,21 +32,20 @@ _PRINT = "--print_config"
 
 
 def parse_config(cls: type[Config], verb: str, arguments: Sequence[str]) -> Config:
-    """Reads `--config FILE` and `--dotted.path VALUE`, in order, into a config.
+    """Parse `--config FILE` and `--dotted.path VALUE`, in order, into a config.
 
-    What comes later counts. Sections are merged; any other value is replaced, and `--advantage+
-    VALUE` adds to a list, which may be a default.
+    Later values override earlier ones. Sections are merged, other values replaced; `--advantage+
+    VALUE` appends to a list, given or default.
 
     Args:
-      cls: The config's dataclass. Its class variable POSITIONAL, if there is one, has the dotted
-        paths of the fields that are given without `--`, in order, of which a list takes all that
-        come; its ALSO_READS has
-        the configs whose files it can read as well: what these have and `cls` has not is left out.
-      verb: The verb of the command line, for its help.
+      cls: The config dataclass. Its class variable POSITIONAL, if any, has the dotted paths of the
+        positional fields, in order, of which a list takes all remaining arguments. Its ALSO_READS
+        has other config classes whose files it reads, ignoring the fields that `cls` lacks.
+      verb: The verb of the command line, for the help.
       arguments: The command line after the verb.
 
     Returns:
-      The config; all its own checks have passed.
+      The validated config.
 
     Raises:
       ValueError: In one line, as `PATH: must be Y, got X`.
@@ -74,7 +73,7 @@ def parse_config(cls: type[Config], verb: str, arguments: Sequence[str]) -> Conf
 
 
 def _read_arguments(cls: type, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """What the command line and the files on it give, merged in order, and those files."""
+    """Return the merged values of the command line and its files, and those files."""
     given, files = {}, []
     rest, positional = iter(arguments), list(positional_fields(cls))
     for argument in rest:
@@ -90,7 +89,7 @@ def _read_arguments(cls: type, arguments: Sequence[str]) -> tuple[dict[str, Any]
                 )
             path = field.split(".")
             hint = _type_at(cls, field, path)
-            if typing.get_origin(hint) is list:  # it takes all that come
+            if typing.get_origin(hint) is list:  # it takes all remaining arguments
                 plain = _at(given, path, []) + [argument]
             else:
                 plain = argument
@@ -120,9 +119,9 @@ def _read_arguments(cls: type, arguments: Sequence[str]) -> tuple[dict[str, Any]
 
 
 def _put(cls: type | None, into: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Sets a value at a dotted path; a section is merged, and one without content is no change.
+    """Set a value at a dotted path; sections are merged, so that an empty one changes nothing.
 
-    But for an optional one: `{}` asks for it with its defaults.
+    For an optional section `{}` sets its defaults.
     """
     name, *rest = path
     hint = None if cls is None else typing.get_type_hints(cls)[name]
@@ -184,7 +183,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _read_value(option: str, value: str, hint: Any) -> Any:
-    """A value of the command line as YAML would have it; a text stands for itself."""
+    """Parse a value of the command line as YAML, unless the field is a string."""
     if hint is str or (hint == str | None and value != "null"):
         return value
     try:
@@ -195,25 +194,25 @@ def _read_value(option: str, value: str, hint: Any) -> Any:
 
 
 # --------------------------------------------------------------------------------------------------
-# Checking: every name and every type, where it stands
+# Checking: names and types
 # --------------------------------------------------------------------------------------------------
 
 
 def _check(hint: Any, value: Any, where: str) -> Any:
-    """Checks a value against a type, a section with all that is in it.
+    """Check a value, or a section recursively, against a type.
 
     Args:
       hint: The type.
       value: The value.
-      where: The path for an error; after "FILE: " a path may begin.
+      where: The path for an error, or "FILE: " before a path.
 
     Returns:
-      The value, with numbers as floats where those are wanted.
+      The value, with integers converted to floats for float fields.
     """
     section = section_of(hint)
     if section is None or (value is None and section is not hint):
         return check_value(value, hint, where)
-    if value is None:  # `loss:` with every line of it commented out
+    if value is None:  # `loss:` with all its lines commented out
         return {}
     if not isinstance(value, dict):
         raise ValueError(f"{where}: must be a mapping, got {value!r}")
@@ -226,7 +225,7 @@ def _check(hint: Any, value: Any, where: str) -> Any:
 
 
 def _type_at(cls: type, where: str, path: Sequence[str]) -> Any:
-    """The type of the field at a dotted path."""
+    """Return the type of the field at a dotted path."""
     allowed = [field.name for field in dataclasses.fields(cls)]
     if path[0] not in allowed:
         options = ["config", "print_config"] if where == f"--{path[0]}" else []
@@ -245,7 +244,7 @@ def _type_at(cls: type, where: str, path: Sequence[str]) -> Any:
 
 
 def _missing(cls: type, given: Mapping[str, Any], above: str) -> Iterator[str]:
-    """Dotted paths of the fields that have no default and are not given."""
+    """Yield the dotted paths of required fields that are not given."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         section = section_of(hints[field.name])
@@ -257,7 +256,7 @@ def _missing(cls: type, given: Mapping[str, Any], above: str) -> Iterator[str]:
 
 
 def _filled(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is given, and the defaults of the rest; null where there is none."""
+    """Return the given values with the defaults of the other fields, or null without one."""
     hints, filled = typing.get_type_hints(cls), {}
     for field in dataclasses.fields(cls):
         section, value = section_of(hints[field.name]), given.get(field.name)
@@ -274,7 +273,7 @@ def _filled(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _build(cls: type[Config], given: Mapping[str, Any]) -> Config:
-    """The dataclass of checked values; its own checks run here."""
+    """Build the dataclass from checked values, which runs its own checks."""
     hints, values = typing.get_type_hints(cls), dict(given)
     for field in dataclasses.fields(cls):
         section, value = section_of(hints[field.name]), given.get(field.name)

@@ -1,6 +1,4 @@
-"""The verbs `entropy-rl data ...`: prepare, list and show data sets, and look for overlap and at
-prompts.
-"""
+"""The verbs `entropy-rl data ...`: prepare, list and show data sets, overlap, prompts."""
 
 from __future__ import annotations
 
@@ -24,17 +22,16 @@ from entropy_rl.config.train import EvaluateConfig, ModelConfig, TaskConfig, Tra
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
-    """Make a set ready for use as `task.args.train` or `test`: `entropy-rl data prepare NAME`.
+    """Prepare a set for use as `task.args.train` or `test`: `entropy-rl data prepare NAME`.
 
     Args:
-      name: One of the published sets that `entropy-rl data list` shows, or a name of your own for
-        --source.
-      source: The file, JSONL or parquet; for a published set also the directory of its files. Null
-        fetches a published set from the Hugging Face hub.
-      data_dir: Where prepared sets lie; null for TFDS' own place, ~/tensorflow_datasets.
-      problem_field: Field of the problem's text in a file of your own; null for `problem`.
-      answer_field: Field of the answer in a file of your own; null for `answer`.
-      overwrite: Replace what is prepared under this name.
+      name: A published set of `entropy-rl data list`, or any other name with --source.
+      source: JSONL or parquet file; for a published set also the directory of its files. Null
+        downloads a published set from the Hugging Face hub.
+      data_dir: Directory of prepared sets; null for the TFDS default, ~/tensorflow_datasets.
+      problem_field: Field of the problem text in your own file; null for `problem`.
+      answer_field: Field of the answer in your own file; null for `answer`.
+      overwrite: Replace the set prepared under this name.
     """
 
     POSITIONAL: ClassVar = ("name",)
@@ -54,7 +51,7 @@ def prepare(config: PrepareConfig) -> None:
     from entropy_rl.tasks.math.prepare import prepare
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(ending_on_sigterm("stopped; nothing of it is left"))
+        stack.enter_context(ending_on_sigterm("stopped; nothing was written"))
         done = prepare(**dataclasses.asdict(config), watch=functools.partial(_watch, stack))
     metadata = sets.read_metadata(config.name, config.data_dir)
     if not done:
@@ -68,11 +65,11 @@ def prepare(config: PrepareConfig) -> None:
             print(line)
 
 
-_LONG = 50_000  # rows: less is prepared in a moment
+_LONG = 50_000  # rows; shorter files take less than a second
 
 
 def _watch(stack: contextlib.ExitStack, sources: Mapping[str, Path]) -> Callable[[str, int], None]:
-    """Shows how far the reading of long files is, until the stack is closed."""
+    """Show the progress of reading long files until the stack is closed."""
     from entropy_rl.tasks.math.files import count_rows
 
     total = sum(map(count_rows, sources.values()))
@@ -91,7 +88,7 @@ def _watch(stack: contextlib.ExitStack, sources: Mapping[str, Path]) -> Callable
 
 
 def _describe(name: str, metadata: Mapping[str, Any], data_dir: str | None) -> Iterator[str]:
-    """What is known about a prepared set, as lines of two columns."""
+    """Yield the description of a prepared set, as lines of two columns."""
     from entropy_rl.tasks.math import sets
 
     published = sets.PUBLISHED.get(name)
@@ -113,7 +110,7 @@ def _describe(name: str, metadata: Mapping[str, Any], data_dir: str | None) -> I
 
 
 def _describe_split(found: Mapping[str, Any], sha256: str, file: Any) -> Iterator[tuple[str, str]]:
-    """Entries for one split; `file` is what is published, None for a set of the user's own."""
+    """Yield entries for one split; `file` is the published one, None for the user's own set."""
     note = ""
     if file is not None:
         note = (
@@ -152,7 +149,7 @@ _COLUMNS = "  {:21} {}".format
 
 
 def _entry(name: str, text: str) -> str:
-    """A line of two columns; what is too long goes on below."""
+    """Return a line of two columns, wrapped in the second."""
     return textwrap.fill(
         _COLUMNS(name, text),
         80,
@@ -169,10 +166,10 @@ def _entry(name: str, text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class ListConfig:
-    """The published math sets and your own, and what is prepared of them: `entropy-rl data list`.
+    """Published and user's math sets, and which are prepared: `entropy-rl data list`.
 
     Args:
-      data_dir: Where prepared sets lie; null for TFDS' own place, ~/tensorflow_datasets.
+      data_dir: Directory of prepared sets; null for the TFDS default, ~/tensorflow_datasets.
     """
 
     data_dir: str | None = None
@@ -201,14 +198,13 @@ def list_sets(config: ListConfig) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ShowConfig:
-    """What is known of a prepared set or a file, and its first problems: `entropy-rl data show
-    NAME`.
+    """A prepared set or file and its first problems: `entropy-rl data show NAME`.
 
     Args:
       name: A prepared set, or a JSONL or parquet file.
-      count: How many problems.
-      data_dir: Where prepared sets lie; null for TFDS' own place, ~/tensorflow_datasets.
-      problem_field: Field of the problem's text in a file.
+      count: Number of problems to show.
+      data_dir: Directory of prepared sets; null for the TFDS default, ~/tensorflow_datasets.
+      problem_field: Field of the problem text in a file.
       answer_field: Field of the answer in a file.
     """
 
@@ -253,16 +249,15 @@ def show(config: ShowConfig) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class OverlapConfig:
-    """Which test problems occur in a training set, exactly or in part: `entropy-rl data overlap
-    TRAIN TEST`.
+    """Test problems that occur in a training set: `entropy-rl data overlap TRAIN TEST`.
 
     Args:
       train: A prepared set, or a JSONL or parquet file.
       test: A prepared set, or a JSONL or parquet file.
-      ngram: Words of a gram, as in the appendix C of the GPT-3 paper, arXiv 2005.14165. A problem
-        with fewer words is one gram.
-      data_dir: Where prepared sets lie; null for TFDS' own place, ~/tensorflow_datasets.
-      problem_field: Field of the problem's text in a file.
+      ngram: Words per n-gram; 13 as in appendix C of the GPT-3 paper, arXiv 2005.14165. A problem
+        with fewer words is a single n-gram.
+      data_dir: Directory of prepared sets; null for the TFDS default, ~/tensorflow_datasets.
+      problem_field: Field of the problem text in a file.
       answer_field: Field of the answer in a file.
     """
 
@@ -327,7 +322,7 @@ def overlap(config: OverlapConfig) -> None:
 
 
 def _contamination(name: str, data_dir: str | None) -> Iterator[str]:
-    """The overlap of a set with all prepared ones of the other role, as lines."""
+    """Yield the overlaps of a set with all prepared sets of the other role, as lines."""
     from entropy_rl.tasks.math import sets
     from entropy_rl.tasks.math.overlap import count_matches, find_overlap, split_words
 
@@ -372,17 +367,17 @@ def _contamination(name: str, data_dir: str | None) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class PromptsConfig:
-    """The first prompts of a recipe exactly as its model sees them: `entropy-rl data prompts`.
+    """The first prompts of a config as the model sees them: `entropy-rl data prompts`.
 
-    Reads the same files as `train` and `evaluate`.
+    Reads the config files of `train` and `evaluate`.
 
     Args:
-      model: Its tokenizer encodes the prompts; the weights are not read.
+      model: The model whose tokenizer encodes the prompts; its weights are not read.
       task: Problems and prompt template.
       split: Split of the task; null for `task.train_split`.
-      count: How many.
+      count: Number of prompts.
       tokens: Show every token with its id, one per line.
-      data_dir: Where prepared sets lie, for the task `math`; null for what `task.args` says.
+      data_dir: Directory of prepared sets for the task `math`; null for that of `task.args`.
     """
 
     ALSO_READS: ClassVar = (TrainConfig, EvaluateConfig)
@@ -397,7 +392,10 @@ class PromptsConfig:
     def __post_init__(self):
         require_at_least(1, "", self, "count")
         require(
-            self.data_dir is None or self.task.name == "math", "data_dir", self.data_dir, "null"
+            self.data_dir is None or self.task.name == "math",
+            "data_dir",
+            self.data_dir,
+            "null unless task.name is math",
         )
 
 
@@ -420,9 +418,7 @@ def prompts(config: PromptsConfig) -> None:
 
 
 def tokens_of(tokenizer: Any, ids: list[int]) -> str:
-    """One line per token: place, id, and its text, quoted so that blanks and line ends can be
-    seen.
-    """
+    """Return one line per token: position, id and quoted text, in which whitespace is visible."""
     return "\n".join(
         f"{i:5} {token:7} {tokenizer.decode([token])!r}" for i, token in enumerate(ids)
     )

@@ -1,4 +1,4 @@
-"""An update that was not applied, looked into: where do numbers that are not finite come in?"""
+"""Debug a non-finite update: repeat it and report which arrays are not finite."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class DebugUpdateConfig:
-    """An update whose gradient was not finite: `entropy-rl debug-update`.
+    """Debug an update with a non-finite gradient: `entropy-rl debug-update`.
 
     Args:
-      dump: Its directory, RUN/nonfinite_updates/NAME.
+      dump: Directory of the update, RUN/nonfinite_updates/NAME.
     """
 
     POSITIONAL: ClassVar = ("dump",)
@@ -31,18 +31,18 @@ class DebugUpdateConfig:
 
 
 def debug_update(dump: Path) -> str:
-    """Repeats the forward pass and the gradient, by the config and the model files of the run.
+    """Repeat the forward pass and the gradient with the config and model files of the run.
 
     Args:
       dump: RUN/nonfinite_updates/NAME.
 
     Returns:
-      What is not finite, in the order in which it is computed.
+      A report of the arrays that are not finite, in the order of computation.
 
     Raises:
-      ValueError: If it is no update of a run.
+      ValueError: If there is no such update.
     """
-    import jax  # here: `debug_update --help` need not wait for it
+    import jax  # here, because `debug-update --help` must not import it
     import jax.numpy as jnp
 
     from entropy_rl.cli.parse import parse_config
@@ -88,8 +88,10 @@ def debug_update(dump: Path) -> str:
 
 
 def _policy(config: TrainConfig, run: Path, dump: Path) -> tuple[Callable, Callable, Callable]:
-    """(key -> params; (params, batch) -> what the forward pass finds; and -> the gradient) of the
-    policy.
+    """Return three functions of the policy.
+
+    `init(key)`, `forward(params, batch)` with the outputs of the forward pass, and
+    `gradient(params, batch)`.
     """
     from entropy_rl.advantages import advantage_of
     from entropy_rl.learner.replay import replay_advantage, replay_settings
@@ -125,7 +127,7 @@ def _policy(config: TrainConfig, run: Path, dump: Path) -> tuple[Callable, Calla
 
 
 def _critic(config: TrainConfig, run: Path) -> tuple[Callable, Callable, Callable]:
-    """The same of the critic."""
+    """Return the functions of `_policy` for the critic."""
     import optax
 
     from entropy_rl.advantages import advantage_of
@@ -170,7 +172,7 @@ def _first(x: Any) -> str:
 
 
 def main(config: DebugUpdateConfig) -> None:
-    """The verb `debug_update` of the command line."""
+    """The verb `debug-update` of the command line."""
     print(debug_update(Path(config.dump)))
 
 

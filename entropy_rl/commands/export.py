@@ -1,4 +1,4 @@
-"""A model or the newest checkpoint of a run as a Hugging Face directory."""
+"""Export a model or the newest checkpoint of a run as a Hugging Face directory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from entropy_rl.config.train import ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
-    """A run as a Hugging Face directory: `entropy-rl export`.
+    """Export a run as a Hugging Face directory: `entropy-rl export`.
 
     Args:
-      model: The directory of a run; also a Hugging Face directory or `asset:NAME`, to convert its
-        type.
-      output: The directory to make; it must not exist, or be empty.
-      dtype: Type of the weights on disk.
+      model: Directory of a run; also a Hugging Face directory or `asset:NAME`, to convert its
+        dtype.
+      output: Directory to create; it must not exist or be empty.
+      dtype: Dtype of the saved weights.
     """
 
     model: str
@@ -28,17 +28,17 @@ class ExportConfig:
 
 
 def export(config: ExportConfig) -> Path:
-    """Writes config.json, *.safetensors and the tokenizer's files.
+    """Write config.json, *.safetensors and the tokenizer files.
 
     Returns:
-      The directory.
+      The output directory.
 
     Raises:
       ValueError: If there is no model to export.
-      FileExistsError: If the directory holds something.
+      FileExistsError: If the output directory is not empty.
     """
     from entropy_rl.models import save_hf
-    from entropy_rl.runs.load_model import load_model  # here: `export --help` need not wait for jax
+    from entropy_rl.runs.load_model import load_model  # `export --help` must not import jax
 
     model = load_model(ModelConfig(path=config.model))
     save_hf(

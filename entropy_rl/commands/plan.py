@@ -1,4 +1,4 @@
-"""Before a run: does it compile, does it fit, and what will it cost?"""
+"""Plan a run: compile it without its devices, and estimate memory and time per step."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def main(config: PlanConfig) -> None:
 
     Raises:
       ValueError: If the config cannot work.
-      MemoryError: If it does not fit, in a line that says what is too large.
+      MemoryError: If it does not fit; the line names what is too large.
     """
-    # Here: `plan --help` need not wait for jax, and jax must not look for devices of its own.
+    # Imported here: `plan --help` must not import jax, and jax must not initialize other devices.
     from entropy_rl.planning.devices import start_on_cpu, topology_devices, virtual_devices
 
     start_on_cpu(config.devices)

@@ -1,4 +1,4 @@
-"""One answer of a model on the terminal, as it comes, each token shaded by its entropy."""
+"""Stream a completion to the terminal, each token shaded by its entropy."""
 
 from __future__ import annotations
 
@@ -16,26 +16,25 @@ if TYPE_CHECKING:
     from entropy_rl.tasks.task import Problem, Task
 
 _CHUNK = 4  # decode steps between host synchronizations
-_MULTIPLE = 8  # of the length of a prompt, so that few programs are compiled
+_MULTIPLE = 8  # prompts are padded to a multiple, so that few programs are compiled
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """One answer to a question, or to a problem of a task: `entropy-rl sample`.
+    """Sample one completion of a question or of a problem: `entropy-rl sample`.
 
     Args:
       model: A Hugging Face directory, `asset:NAME`, or the directory of a run (its newest
         checkpoint).
-      question: The prompt as it is, after the token that begins a text, if the tokenizer has one;
-        null for a problem of the task.
-      chat: Wrap the question by the tokenizer's chat template, as a user's message.
-      task: Where the problem is from, and the judge; a question that is one of its problems is
-        judged too.
+      question: The prompt, verbatim, after the tokenizer's BOS token, if it has one; null for a
+        problem of the task.
+      chat: Apply the tokenizer's chat template to the question, as a user message.
+      task: The task of the problem; a question that equals one of its problems is judged too.
       problem: Id of the problem.
       split: Split of the task.
-      temperature: Divides the logits; 0 takes the most likely token.
-      max_new_tokens: Limit of the answer.
-      seed: Fixes the answer.
+      temperature: Sampling temperature; 0 is greedy.
+      max_new_tokens: Maximum tokens of the completion.
+      seed: Seed of the sample.
     """
 
     POSITIONAL: ClassVar = ("model.path", "question")
@@ -67,7 +66,7 @@ class SampleConfig:
 
 def main(config: SampleConfig) -> None:
     """The verb `sample` of the command line."""
-    # Here: `sample --help` need not wait for jax.
+    # Imported here: `sample --help` must not import jax.
     import jax
     import numpy as np
 
@@ -124,7 +123,7 @@ def main(config: SampleConfig) -> None:
 def _prompt(
     config: SampleConfig, model: Model, task: Task | None
 ) -> tuple[str, list[int], Problem | None]:
-    """The prompt and its tokens, and the problem that it is, if it is one.
+    """Return the prompt, its tokens, and the problem that it equals, if any.
 
     Raises:
       ValueError: There is no such problem, or the prompt cannot be encoded.
@@ -148,11 +147,11 @@ def _prompt(
 
 
 class _Printer:
-    """Prints what is new of an answer whenever there is more of it.
+    """Print new tokens of a completion as they are sampled.
 
     Args:
-      tokenizer: Of the model.
-      colors: Whether tokens are shaded.
+      tokenizer: The model's tokenizer.
+      colors: Whether to shade tokens.
     """
 
     def __init__(self, tokenizer: Any, colors: bool):
@@ -164,7 +163,7 @@ class _Printer:
         self._texts: list[tuple[str, float]] = []
 
     def show(self, completions: Completions) -> None:
-        """Prints the tokens sampled since the last call."""
+        """Print the tokens sampled since the last call."""
         from entropy_rl.report.samples import token_texts
 
         length = int(completions.length[0])

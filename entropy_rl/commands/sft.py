@@ -1,7 +1,7 @@
-"""Supervised training from scratch on a task's own demonstrations: the policy that RL starts from.
+"""Supervised fine-tuning (SFT) on the demonstrations of a task.
 
-One step: the next batch of demonstrations -> weighted cross-entropy -> optimizer. At the end the
-policy is evaluated and held against the gate: what it must be able to do before RL may begin.
+One step: batch of demonstrations -> weighted cross-entropy -> optimizer. After the last step the
+model is evaluated, and compared with the minimum quality that the config requires (the gate).
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _LOG_EVERY = 50
 
 
 def sft(config: SFTConfig) -> TrainState:
-    """Trains from scratch, or goes on, and returns the last state.
+    """Train a model from scratch, or resume the run, and return the last state.
 
     Args:
-      config: What to do; the directory of the run is laid out as that of `train`.
+      config: All settings; the layout of the run directory is that of `train`.
 
     Raises:
       ValueError: If something in the config cannot work; before any training.
@@ -51,14 +51,17 @@ def sft(config: SFTConfig) -> TrainState:
     """
     task = load_task(config.task.name, config.task.args)
     if not isinstance(task, DemonstratedTask):
-        raise ValueError(f"task.name: {config.task.name} has no demonstrations to train on")
+        raise ValueError(
+            f"task.name: must be a task with demonstrations, such as countdown, got "
+            f"{config.task.name!r}"
+        )
     directory = Path(config.run.directory)
     free = (*FREE_OF_RUN, "evaluation", "gate")  # not the steps: the learning rate depends on them
     check_run(config, free)
     check_wandb(config.run.wandb_project)
     tokenizer = task.tokenizer()
     encode = PieceEncoder(tokenizer)
-    _batches(config, task, encode, 0, tokenizer.pad_token_id)  # do they fit into the buckets?
+    _batches(config, task, encode, 0, tokenizer.pad_token_id)  # raises if a bucket is too short
     if config.evaluation is not None:
         prompts = evaluation_prompts(config.evaluation, task, tokenizer, config.length_buckets[-1])
         _check_gate(config, task)
@@ -107,7 +110,7 @@ def _batches(
 
 
 def _check_gate(config: SFTConfig, task: DemonstratedTask) -> None:
-    """A gate is held against the result after all the training: too late for a mistyped name."""
+    """Check the measures of the gate before training, rather than when they are needed."""
     skill = task.probe([], []) if isinstance(task, ProbedTask) else {}
     measures = [*skill, *(f"pass@{2**i}" for i in range(config.evaluation.samples.bit_length()))]
     for section, limits in dataclasses.asdict(config.gate).items():
@@ -117,10 +120,10 @@ def _check_gate(config: SFTConfig, task: DemonstratedTask) -> None:
 
 
 def gate_failures(gate: GateConfig, evaluation: Evaluation) -> list[str]:
-    """What an evaluation lacks to pass the gate, a line each; empty if it passes.
+    """Return a line for each limit of the gate that an evaluation misses.
 
-    A measure is one of the task's skill measures, or `pass@K`. One that there was nothing to take
-    from, such as the arithmetic of a policy that makes no step, does not pass.
+    A measure is a skill measure of the task or `pass@K`. One without data, such as the arithmetic
+    of a policy that writes no steps, misses its limit.
     """
     measures = evaluation.skill | {
         f"pass@{k}": value[0] for k, value in evaluation.pass_at_k.items()
@@ -139,7 +142,7 @@ def gate_failures(gate: GateConfig, evaluation: Evaluation) -> list[str]:
 
 
 def _make_model(config: SFTConfig, tokenizer: Any, directory: Path) -> Model:
-    """The untrained model; config.json and the tokenizer are left in the run's directory."""
+    """Build the untrained model; save config.json and the tokenizer in the run's directory."""
     shape = config.architecture
     decoder = DecoderConfig(
         vocab_size=len(tokenizer),
@@ -175,7 +178,7 @@ def _make_model(config: SFTConfig, tokenizer: Any, directory: Path) -> Model:
 
 
 def main(config: SFTConfig) -> None:
-    """The verb `sft` of the command line; exit code 1 if the gate is not passed."""
+    """The verb `sft` of the command line; exit code 1 if the gate is missed."""
     sft(config)
     directory = Path(config.run.directory)
     result = read_result(evaluation_directory(config, config.steps))

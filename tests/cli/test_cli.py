@@ -535,7 +535,10 @@ def test_a_config_that_cannot_work_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task.name", "math"], "task.name: math has no demonstrations to train on"),
+        (
+            ["--task.name", "math"],
+            "task.name: must be a task with demonstrations, such as countdown, got 'math'",
+        ),
         (["--length_buckets", "[8, 16]"], "length_buckets: a demonstration has "),
         (
             ["--length_buckets", "[16, 8]"],

@@ -556,7 +556,7 @@ def test_sigterm_ends_a_preparation_with_one_line_and_leaves_nothing(tmp_path, c
         capsys, "prepare", "mine", "--source", rows, "--data_dir", tmp_path / "sets"
     )
     assert (code, out) == (143, "")
-    assert err == "entropy-rl data prepare: stopped; nothing of it is left\n"
+    assert err == "entropy-rl data prepare: stopped; nothing was written\n"
     assert not [path for path in (tmp_path / "sets").rglob("*") if path.is_file()]
 
 
