@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, overload
 
-from entropy_rl.cli.main import BAD_INPUT, error_line
+from entropy_rl.cli.failure import BAD_INPUT, error_line
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.train import EvaluateConfig, TrainConfig
 

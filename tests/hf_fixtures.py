@@ -93,6 +93,42 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 ARCHITECTURES = tuple(CONFIGS)
+# Ropes, biases and heads beyond those; one of a kind each.
+CONFIGS |= {
+    "qwen2_yarn": CONFIGS["qwen2"]
+    | {
+        "rope_scaling": {
+            "type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 8,
+        },
+        "torch_dtype": "float32",
+    },
+    "llama_linear": CONFIGS["llama3"] | {"rope_scaling": {"type": "linear", "factor": 2.5}},
+    "qwen3_dynamic": CONFIGS["qwen3"]
+    | {"rope_parameters": {"rope_theta": 1e4, "rope_type": "dynamic", "factor": 2.0}},
+    "llama_bias": CONFIGS["llama3"] | {"attention_bias": True, "mlp_bias": True},
+    "mistral": {
+        "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
+        "rope_theta": 1_000_000.0,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+    },
+    "mistral_window": {
+        "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
+        "rope_parameters": {"rope_theta": 10_000.0, "rope_type": "default"},
+        "sliding_window": 4,
+        "tie_word_embeddings": False,
+        "dtype": "float32",
+    },
+    "qwen3_bias": CONFIGS["qwen3"] | {"attention_bias": True},
+    # A head of its own, though the file says that it is tied.
+    "qwen3_own_head": CONFIGS["qwen3"],
+}
+VARIANTS = tuple(CONFIGS)[len(ARCHITECTURES) :]
 
 # Qwen2's own.
 CHAT_TEMPLATE = (
@@ -125,7 +161,7 @@ def tensors(name: str, seed: int = 0) -> dict[str, np.ndarray]:
     """
     config = _COMMON | CONFIGS[name]
     # The legacy generator: its numbers are promised to stay, and golden logits hang on them.
-    random = np.random.RandomState(seed + 1000 * ARCHITECTURES.index(name))
+    random = np.random.RandomState(seed + 1000 * tuple(CONFIGS).index(name))
     head_dim = config.get("head_dim", HIDDEN // HEADS)
 
     def normal(*shape: int, scale: float = 0.1, mean: float = 0.0) -> np.ndarray:
@@ -138,7 +174,7 @@ def tensors(name: str, seed: int = 0) -> dict[str, np.ndarray]:
         "model.embed_tokens.weight": normal(VOCAB, HIDDEN),
         "model.norm.weight": norm_scale(HIDDEN),
     }
-    if not config["tie_word_embeddings"]:
+    if not config["tie_word_embeddings"] or name.endswith("own_head"):
         weights["lm_head.weight"] = normal(VOCAB, HIDDEN)
     for i in range(LAYERS):
         layer = f"model.layers.{i}"
@@ -148,11 +184,17 @@ def tensors(name: str, seed: int = 0) -> dict[str, np.ndarray]:
             weights[f"{layer}.self_attn.{projection}_proj.weight"] = normal(
                 heads * head_dim, HIDDEN, scale=0.2
             )
-            if config["model_type"] == "qwen2":
+            if config["model_type"] == "qwen2" or config.get("attention_bias"):
                 weights[f"{layer}.self_attn.{projection}_proj.bias"] = normal(
                     heads * head_dim, scale=0.3
                 )
         weights[f"{layer}.self_attn.o_proj.weight"] = normal(HIDDEN, HEADS * head_dim, scale=0.2)
+        if config.get("attention_bias"):
+            weights[f"{layer}.self_attn.o_proj.bias"] = normal(HIDDEN, scale=0.3)
+        if config.get("mlp_bias"):
+            for projection in ("gate", "up", "down"):
+                size = HIDDEN if projection == "down" else INTERMEDIATE
+                weights[f"{layer}.mlp.{projection}_proj.bias"] = normal(size, scale=0.3)
         if config["model_type"] == "qwen3":
             weights[f"{layer}.self_attn.q_norm.weight"] = norm_scale(head_dim)
             weights[f"{layer}.self_attn.k_norm.weight"] = norm_scale(head_dim)
@@ -175,7 +217,7 @@ def make_hf_dir(
 
     Args:
       directory: Where to; is made.
-      name: One of `ARCHITECTURES`.
+      name: One of `ARCHITECTURES` or `VARIANTS`.
       dtype: `float32`, `float16` or `bfloat16`; None for what the fixture's config.json says.
       shards: Number of weight files; with more than one there is an index.
       tokenizer: Whether tokenizer files are written too.

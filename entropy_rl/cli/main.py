@@ -1,7 +1,8 @@
 """Command line `entropy-rl VERB`: parse and check the config, run the verb's program.
 
 Exit codes: 0 done; 2 bad input, with one line that says what; 1 the machine said no (a full disk,
-no rights, a plan that does not fit); 128 + N stopped by signal N with everything saved.
+no rights, no memory, a plan that does not fit); 128 + N stopped by signal N with everything saved.
+`cli/failure.py` makes the line.
 """
 
 from __future__ import annotations
@@ -14,8 +15,14 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from entropy_rl.cli.failure import (
+    error_line,
+    exit_code,
+    failure_line,
+    is_out_of_memory,
+    wants_traceback,
+)
 from entropy_rl.config.registry import import_object, unknown
-from entropy_rl.tasks.task import JudgeError
 from entropy_rl.version import __version__
 
 # verb -> (config class, program `main(config)`, description). A verb of two words belongs to a
@@ -166,35 +173,35 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output has exited, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except (ValueError, OSError, FloatingPointError, MemoryError, JudgeError) as error:
-        if os.environ.get("ENTROPY_RL_TRACEBACK"):
-            raise
-        print(f"entropy-rl {verb}: {error_line(error)}", file=sys.stderr)
-        return 2 if isinstance(error, BAD_INPUT) else 1
-    except RuntimeError as error:
-        from entropy_rl.distributed import multihost as hosts
+    except Exception as error:
+        if _is_of_other_host(error):
+            from entropy_rl.distributed import multihost as hosts
 
-        if type(error).__name__ != "JaxRuntimeError" or hosts.count() == 1:
+            # The others may be gone: to leave in good order would be to wait for them.
+            print(
+                f"entropy-rl {verb}: process {hosts.index()} of {hosts.count()} cannot go on: "
+                f"{error_line(error):.300}; if another process has ended, its log says why",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(1)
+        line = failure_line(error)
+        if line is None or wants_traceback():
             raise
-        # The others may be gone: to leave in good order would be to wait for them.
-        print(
-            f"entropy-rl {verb}: process {hosts.index()} of {hosts.count()} cannot go on: "
-            f"{error_line(error):.300}; if another process has ended, its log says why",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(1)
+        print(f"entropy-rl {verb}: {line}", file=sys.stderr)
+        return exit_code(error)
     return 0
 
 
-BAD_INPUT = (ValueError, FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+def _is_of_other_host(error: Exception) -> bool:
+    """Whether the connection to other hosts may have failed; it is so for any error of jax but
+    out of memory.
+    """
+    if type(error).__name__ != "JaxRuntimeError" or is_out_of_memory(error):
+        return False
+    from entropy_rl.distributed import multihost as hosts
 
-
-def error_line(error: Exception) -> str:
-    """The text of an error in one line."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(line.strip() for line in str(error).splitlines()) or type(error).__name__
+    return hosts.count() > 1
 
 
 def _keep_compiled_programs() -> None:

@@ -7,6 +7,8 @@ classes check ranges.
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any, TypeVar
 import yaml
 
 from entropy_rl.cli.help import config_help, positional_fields, positional_names
+from entropy_rl.config.checks import shown
+from entropy_rl.config.files import error_text, require_file
 from entropy_rl.config.registry import (
     check_value,
     default_of,
@@ -29,6 +33,7 @@ from entropy_rl.runs.stored import is_recorded
 Config = TypeVar("Config")
 
 _PRINT = "--print_config"
+_MOST_VALUES = 200_000
 
 
 def parse_config(cls: type[Config], verb: str, arguments: Sequence[str]) -> Config:
@@ -149,10 +154,19 @@ def _at(given: Mapping[str, Any], path: Sequence[str], default: Any) -> Any:
 
 def _read_file(cls: type, file: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(file.read_text(), _Loader)
+        require_file(file)
+        text = file.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        reason = getattr(error, "strerror", None) or "not a text file"
+        if isinstance(error, FileNotFoundError):
+            reason = os.strerror(errno.ENOENT)
         raise ValueError(f"--config: cannot read {str(file)!r}: {reason}") from error
+    except ValueError as error:
+        raise ValueError(f"--config: {error}") from None
+    try:
+        content = _load(text)
+    except RecursionError:
+        raise ValueError(f"{file}: must be valid YAML, got one nested too deeply") from None
     except yaml.YAMLError as error:
         where = f":{error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", error)
@@ -169,17 +183,51 @@ def _read_file(cls: type, file: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuse a key that is given twice; YAML would silently take the last one."""
+    """Refuse a key that is given twice; YAML would silently take the last one.
+
+    What a constructor raises, such as for a date that does not exist, gets the line of its node.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:
+            value = shown(node.value) if isinstance(node, yaml.ScalarNode) else "a collection"
+            raise yaml.constructor.ConstructorError(
+                problem=f"{value} is no {node.tag.rpartition(':')[2]}",
+                problem_mark=node.start_mark,
+            ) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value!r} is given twice", problem_mark=key.start_mark
+                    problem=f"{shown(key.value)} is given twice", problem_mark=key.start_mark
                 )
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         return super().construct_mapping(node, deep)
+
+
+def _load(text: str) -> Any:
+    """Loads YAML whose aliases, written out, make no more than a config can have.
+
+    An alias can stand inside its own anchor, or a few lines for 10^9 values.
+    """
+    content = yaml.load(text, _Loader)
+    open_, count = [content], 0
+    while open_:
+        value = open_.pop()
+        count += 1
+        if count > _MOST_VALUES:
+            raise yaml.YAMLError(f"more than {_MOST_VALUES} values, aliases written out")
+        if isinstance(value, dict):
+            open_ += value.values()
+        elif isinstance(value, list | tuple | set):
+            open_ += value
+    return content
 
 
 def _read_value(option: str, value: str, hint: Any) -> Any:
@@ -187,10 +235,11 @@ def _read_value(option: str, value: str, hint: Any) -> Any:
     if hint is str or (hint == str | None and value != "null"):
         return value
     try:
-        return yaml.load(value, _Loader)
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or error
-        raise ValueError(f"{option}: must be valid YAML ({problem}), got {value!r}") from error
+        return _load(value)
+    except (yaml.YAMLError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None)
+        problem = problem or error_text(error)
+        raise ValueError(f"{option}: must be valid YAML ({problem}), got {shown(value)}") from error
 
 
 # --------------------------------------------------------------------------------------------------
@@ -215,7 +264,7 @@ def _check(hint: Any, value: Any, where: str) -> Any:
     if value is None:  # `loss:` with all its lines commented out
         return {}
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: must be a mapping, got {value!r}")
+        raise ValueError(f"{where}: must be a mapping, got {shown(value)}")
     separator = "" if where.endswith(" ") else "."
     paths = {name: f"{where}{separator}{name}" for name in value}
     return {

@@ -27,7 +27,7 @@ from entropy_rl.analysis import (
 )
 from entropy_rl.analysis.behaviors import ALL_CLASSES, REFLECTIVE_NAME
 from entropy_rl.cli.main import run_verb
-from entropy_rl.config.checks import require, require_at_least
+from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.train import ModelConfig
 from entropy_rl.version import __version__
 
@@ -100,6 +100,7 @@ class AnalyzeConfig:
     seed: int = 0
 
     def __post_init__(self):
+        check_numbers(self, "")
         check_expressions(self.words, self.reflective)
         require(
             self.base != self.samples,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from entropy_rl.cli.main import main
-from entropy_rl.config.checks import require, require_at_least
+from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.train import EvaluateConfig, ModelConfig, TaskConfig, TrainConfig
 
 # --------------------------------------------------------------------------------------------------
@@ -217,6 +217,7 @@ class ShowConfig:
     answer_field: str = "answer"
 
     def __post_init__(self):
+        check_numbers(self, "")
         require_at_least(0, "", self, "count")
 
 
@@ -271,6 +272,7 @@ class OverlapConfig:
     answer_field: str = "answer"
 
     def __post_init__(self):
+        check_numbers(self, "")
         require_at_least(1, "", self, "ngram")
 
 
@@ -390,6 +392,7 @@ class PromptsConfig:
     data_dir: str | None = None
 
     def __post_init__(self):
+        check_numbers(self, "")
         require_at_least(1, "", self, "count")
         require(
             self.data_dir is None or self.task.name == "math",

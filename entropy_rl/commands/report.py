@@ -12,7 +12,7 @@ from typing import ClassVar
 from entropy_rl.analysis import REFLECTIVE
 from entropy_rl.cli.main import run_verb
 from entropy_rl.commands.analyze import AnalyzeConfig, check_expressions, default_words
-from entropy_rl.config.checks import require, require_at_least
+from entropy_rl.config.checks import check_numbers, require, require_at_least
 
 _MOST_RUNS = 8  # colors that can be told apart
 
@@ -46,6 +46,7 @@ class ReportConfig:
     reflective: list[str] = dataclasses.field(default_factory=lambda: list(REFLECTIVE))
 
     def __post_init__(self):
+        check_numbers(self, "")
         require(self.output.endswith(".html"), "output", self.output, "a file NAME.html")
         require(
             1 <= len(self.runs) <= _MOST_RUNS, "runs", self.runs, f"1 to {_MOST_RUNS} directories"

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from entropy_rl.cli.main import run_verb
-from entropy_rl.config.checks import require, require_at_least
+from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.train import ModelConfig, TaskConfig
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class SampleConfig:
     seed: int = 0
 
     def __post_init__(self):
+        check_numbers(self, "")
         one = (self.question is None) != (self.problem is None)
         require(one, "question", self.question, "set if and only if problem is null")
         require(self.question != "", "question", self.question, "a non-empty string")

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import re
+import reprlib
+from collections.abc import Mapping
 from typing import Any
+
+# The range of float32; smaller numbers are flushed to zero by accelerators.
+_FLOAT32_MIN, _FLOAT32_MAX = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+_INT32_MAX = 2**31 - 1
+_SEED = re.compile(r"(^|[.-])seeds?(\[\d+\])?$")
+# `jax.random.key` takes the lower 32 bits of a seed: a larger one would repeat the samples of
+# another.
+MOST_SEED = 2**32 - 1
+# More layers would take minutes to trace before anything else is noticed.
+MOST_LAYERS = 10_000
 
 
 def require(condition: bool, path: str, value: Any, must_be: str) -> None:
@@ -18,7 +33,7 @@ def require(condition: bool, path: str, value: Any, must_be: str) -> None:
       ValueError: If the condition is false.
     """
     if not condition:
-        raise ValueError(f"{path}: must be {must_be}, got {value!r}")
+        raise ValueError(f"{path}: must be {must_be}, got {shown(value)}")
 
 
 def require_at_least(minimum: int, section: str, config: Any, *names: str) -> None:
@@ -26,3 +41,61 @@ def require_at_least(minimum: int, section: str, config: Any, *names: str) -> No
     for name in names:
         value = getattr(config, name)
         require(value >= minimum, f"{section}{name}", value, f">= {minimum}")
+
+
+# --------------------------------------------------------------------------------------------------
+# Numbers
+# --------------------------------------------------------------------------------------------------
+
+
+def shown(value: Any, limit: int = 200) -> str:
+    """Returns the repr of a value in one line, shortened in the middle where it is long."""
+    try:
+        if isinstance(value, str | bytes) and len(value) > limit:
+            return f"{value[: limit // 2]!r}... ({len(value)} characters)"
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**limit:
+            return f"a number of about {int(value.bit_length() * math.log10(2))} digits"
+        text = repr(value)
+    except (ValueError, RecursionError):
+        text = reprlib.repr(value)
+    return text if len(text) <= limit else f"{text[: limit // 2]}...{text[-limit // 4 :]}"
+
+
+def fits_float32(value: float) -> bool:
+    """True for a finite number that float32 neither overflows nor flushes to zero."""
+    return value == 0 or _FLOAT32_MIN <= abs(value) <= _FLOAT32_MAX
+
+
+def check_number(value: Any, path: str) -> None:
+    """Refuses a number that no field can hold; anything else passes.
+
+    Floats must be finite and in the range of float32, whole numbers in that of int32; a field
+    called `seed` holds what a random key can.
+
+    Raises:
+      ValueError: If it is out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if isinstance(value, float):
+        if not fits_float32(value):
+            raise ValueError(f"{path}: must be a finite number of float32's range, got {value!r}")
+    elif _SEED.search(path):
+        if not 0 <= value <= MOST_SEED:
+            raise ValueError(f"{path}: must be an integer from 0 to 2^32 - 1, got {shown(value)}")
+    elif abs(value) > _INT32_MAX:
+        raise ValueError(f"{path}: must be an integer below 2^31, got {shown(value)}")
+
+
+def check_numbers(value: Any, path: str) -> None:
+    """Applies `check_number` to all numbers of a nest of mappings, lists and dataclasses."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            check_numbers(item, f"{path}.{name}" if path else f"{name}")
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            check_numbers(item, f"{path}[{i}]")
+    else:
+        check_number(value, path)

@@ -10,12 +10,12 @@ import difflib
 import functools
 import importlib
 import inspect
-import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
+from entropy_rl.config.checks import check_number, check_numbers, shown
 from entropy_rl.config.renames import refusal
 
 Kind = TypeVar("Kind")
@@ -32,10 +32,10 @@ def unknown(path: str, name: object, allowed: Iterable[object]) -> str:
     allowed = [str(option) for option in allowed]
     if renamed := refusal(path, name, allowed):
         return renamed
-    near = difflib.get_close_matches(str(name), allowed, n=1)
+    near = difflib.get_close_matches(str(name)[:100], allowed, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     one_of = "one of " if len(allowed) > 1 else ""
-    return f"{path}: must be {one_of}{', '.join(allowed) or 'absent'}, got {name!r}{hint}"
+    return f"{path}: must be {one_of}{', '.join(allowed) or 'absent'}, got {shown(name)}{hint}"
 
 
 def import_object(path: str, reference: str) -> Any:
@@ -283,7 +283,7 @@ def _type_hints(factory: Callable[..., Any]) -> dict[str, Any]:
 
 
 def check_value(value: Any, type_: Any, path: str) -> Any:
-    """Checks a plain value, as YAML holds it, against an annotation.
+    """Checks a plain value, as YAML holds it, against an annotation, and its numbers.
 
     Args:
       value: The value.
@@ -295,8 +295,13 @@ def check_value(value: Any, type_: Any, path: str) -> Any:
       The value, as a float where that is wanted.
 
     Raises:
-      ValueError: If it is clearly not a `type_`.
+      ValueError: If it is clearly not a `type_`, or a number is out of the range of its type.
     """
+    check_numbers(value, path)
+    return _check_type(value, type_, path)
+
+
+def _check_type(value: Any, type_: Any, path: str) -> Any:
     origin, options = typing.get_origin(type_), typing.get_args(type_)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in options:
@@ -304,16 +309,16 @@ def check_value(value: Any, type_: Any, path: str) -> Any:
         options = [option for option in options if option is not type(None)]
         if len(options) > 1:
             options = [o for o in options if (o is mapping_of(type_)) == isinstance(value, Mapping)]
-        return check_value(value, options[0], path) if len(options) == 1 else value
+        return _check_type(value, options[0], path) if len(options) == 1 else value
     if origin is Literal:
         if value not in options:
             raise ValueError(unknown(path, value, options))
         return value
     if origin is list and isinstance(value, list):
-        return [check_value(item, options[0], f"{path}[{i}]") for i, item in enumerate(value)]
+        return [_check_type(item, options[0], f"{path}[{i}]") for i, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
         return {
-            name: check_value(item, options[1], f"{path}.{name}") for name, item in value.items()
+            name: _check_type(item, options[1], f"{path}.{name}") for name, item in value.items()
         }
     if type_ is float:
         return _as_float(value, path)
@@ -322,7 +327,7 @@ def check_value(value: Any, type_: Any, path: str) -> Any:
     if kind in _KINDS and (
         not isinstance(value, kind) or (kind is int and isinstance(value, bool))
     ):
-        raise ValueError(f"{path}: must be {_KINDS[kind]}, got {value!r}")
+        raise ValueError(f"{path}: must be {_KINDS[kind]}, got {shown(value)}")
     return value
 
 
@@ -338,11 +343,13 @@ _KINDS = {
 def _as_float(value: Any, path: str) -> float:
     # YAML 1.1 reads 1e-6, without a dot, as a string.
     try:
-        if not isinstance(value, bool) and not math.isnan(number := float(value)):
-            return number
-    except (TypeError, ValueError):
-        pass
-    raise ValueError(f"{path}: must be a number, got {value!r}")
+        number = None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is not None:
+        check_number(number, path)
+        return number
+    raise ValueError(f"{path}: must be a number, got {shown(value)}")
 
 
 def mapping_of(hint: Any) -> Any:

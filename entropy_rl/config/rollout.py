@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from entropy_rl.config.checks import require, require_at_least
+from entropy_rl.config.checks import check_numbers, require, require_at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,7 @@ class DecodingConfig:
     chunk_steps: int | None = 128
 
     def __post_init__(self):
+        check_numbers(self, "decoding")
         require(self.slots is None or self.slots >= 1, "decoding.slots", self.slots, "null or >= 1")
         require(
             0 < self.memory_share <= 1, "decoding.memory_share", self.memory_share, "> 0 and <= 1"
@@ -66,6 +67,7 @@ class DynamicSamplingConfig:
     at_limit: Literal["error", "train"] = "error"
 
     def __post_init__(self):
+        check_numbers(self, "rollout.dynamic_sampling")
         require_at_least(1, "rollout.dynamic_sampling.", self, "max_rounds")
 
 
@@ -112,6 +114,7 @@ class RolloutConfig:
     exploration: ExplorationConfig | None = None
 
     def __post_init__(self):
+        check_numbers(self, "rollout")
         require_at_least(
             1, "rollout.", self, "prompts", "group_size", "max_prompt_tokens", "max_new_tokens"
         )
@@ -155,6 +158,7 @@ class EvaluationConfig:
     rows_per_call: int = 1024
 
     def __post_init__(self):
+        check_numbers(self, "evaluation")
         require_at_least(1, "evaluation.", self, "samples", "max_new_tokens", "rows_per_call")
         require(
             self.problems is None or self.problems >= 1,

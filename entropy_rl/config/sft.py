@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 
-from entropy_rl.config.checks import require, require_at_least
+from entropy_rl.config.checks import MOST_LAYERS, check_numbers, require, require_at_least
 from entropy_rl.config.rollout import EvaluationConfig
 from entropy_rl.config.train import OptimizerConfig, RunConfig, TaskConfig
 
@@ -29,8 +29,15 @@ class ArchitectureConfig:
     num_kv_heads: int
 
     def __post_init__(self):
+        check_numbers(self, "architecture")
         names = [field.name for field in dataclasses.fields(self)]
         require_at_least(1, "architecture.", self, *names)
+        require(
+            self.num_layers <= MOST_LAYERS,
+            "architecture.num_layers",
+            self.num_layers,
+            f"at most {MOST_LAYERS}",
+        )
         require(
             self.hidden_size % (2 * self.num_heads) == 0,
             "architecture.hidden_size",
@@ -90,6 +97,7 @@ class SFTConfig:
     evaluation: EvaluationConfig | None = None
 
     def __post_init__(self):
+        check_numbers(self, "")
         require_at_least(0, "", self, "seed")
         require_at_least(1, "", self, "steps", "batch_size")
         require(

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Any, Literal
 
-from entropy_rl.config.checks import require
+from entropy_rl.config.checks import check_numbers, require
 from entropy_rl.config.registry import call_factory, unknown
 
 BASE = "base"  # the untrained arm
@@ -42,6 +42,7 @@ class FlagsConfig:
     truncated: float = 1.0
 
     def __post_init__(self):
+        check_numbers(self, "flags")
         for name in ("skill_drop", "truncated"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"flags.{name}", value, ">= 0 and <= 1")
@@ -106,6 +107,7 @@ class StudyConfig:
     only: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self):
+        check_numbers(self, "")
         require(bool(self.output), "output", self.output, "a path")
         require(self.parallel >= 1, "parallel", self.parallel, ">= 1")
         require(bool(self.arms), "arms", self.arms, "at least one arm")

@@ -10,7 +10,7 @@ import dataclasses
 import re
 from typing import Any, Literal
 
-from entropy_rl.config.checks import require, require_at_least
+from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.rollout import DecodingConfig, EvaluationConfig, RolloutConfig, check_stop
 
 
@@ -31,6 +31,8 @@ class ModelConfig:
       decode_attention: Attention kernel for decoding: `xla` runs everywhere and reads the whole
         allocated cache; `ragged` runs on GPUs and TPUs and reads the filled part; `auto` is ragged
         on GPUs and xla elsewhere.
+      extra_eos: Additional end-of-sequence tokens, as ids or texts such as "<|im_end|>", beside
+        those of config.json, generation_config.json and the tokenizer.
     """
 
     path: str
@@ -38,6 +40,18 @@ class ModelConfig:
     remat: Literal["none", "dots", "full"] = "none"
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     decode_attention: Literal["auto", "xla", "ragged"] = "auto"
+    extra_eos: list[int | str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self):
+        check_numbers(self, "model")
+        for token in self.extra_eos:
+            is_id = isinstance(token, int) and not isinstance(token, bool) and token >= 0
+            require(
+                is_id or (isinstance(token, str) and token != ""),
+                "model.extra_eos",
+                token,
+                "ids of tokens, or their texts",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +82,7 @@ class RewardConfig:
     wrong: float = -1.0
 
     def __post_init__(self):
+        check_numbers(self, "reward")
         require(
             self.correct > self.wrong,
             "reward.correct",
@@ -106,6 +121,7 @@ class LossConfig:
     mask_truncated: bool = False
 
     def __post_init__(self):
+        check_numbers(self, "loss")
         require(self.kl_coef >= 0, "loss.kl_coef", self.kl_coef, ">= 0")
 
 
@@ -139,6 +155,7 @@ class OptimizerConfig:
     offload: bool = False
 
     def __post_init__(self):
+        check_numbers(self, "optimizer")
         require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "> 0")
         require_at_least(0, "optimizer.", self, "warmup_updates", "weight_decay")
         for name in ("b1", "b2"):
@@ -172,6 +189,7 @@ class BatchingConfig:
     max_nonfinite_updates: int = 3
 
     def __post_init__(self):
+        check_numbers(self, "batching")
         names = ("mini_batch_prompts", "max_tokens_per_micro_batch", "max_nonfinite_updates")
         require_at_least(1, "batching.", self, *names)
 
@@ -206,6 +224,7 @@ class CriticConfig:
     max_tokens_per_micro_batch: int | None = None
 
     def __post_init__(self):
+        check_numbers(self, "critic")
         for name in ("learning_rate", "max_grad_norm", "clip_range"):
             value = getattr(self, name)
             require(value > 0, f"critic.{name}", value, "> 0")
@@ -251,6 +270,7 @@ class MeshConfig:
     tensor: int = 1
 
     def __post_init__(self):
+        check_numbers(self, "mesh")
         sizes = dataclasses.asdict(self)
         for name, size in sizes.items():
             require(size == -1 or size >= 1, f"mesh.{name}", size, "-1 or >= 1")
@@ -287,6 +307,7 @@ class RunConfig:
     wandb_project: str | None = None
 
     def __post_init__(self):
+        check_numbers(self, "run")
         is_path = bool(self.directory) and "://" not in self.directory
         require(
             is_path,
@@ -349,6 +370,7 @@ class TrainConfig:
     replay: dict[str, Any] | None = None
 
     def __post_init__(self):
+        check_numbers(self, "")
         check_stop(self.rollout.stop, "rollout.stop", self.decoding)
         check_stop(
             self.evaluation.stop if self.evaluation else [], "evaluation.stop", self.decoding
@@ -417,6 +439,7 @@ class EvaluateConfig:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
+        check_numbers(self, "")
         require_at_least(0, "", self, "seed")
         check_stop(self.evaluation.stop, "evaluation.stop", self.decoding)
         require(

@@ -34,8 +34,8 @@ _RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     # Some are fused for decoding if the tensor axis has one device.
     (r"(q|k|v|qkv|gate|up|gate_up)_proj/kernel", (FSDP_AXIS, TENSOR_AXIS)),
     (r"(o|down)_proj/kernel", (TENSOR_AXIS, FSDP_AXIS)),
-    (r"(q|k|v|qkv)_proj/bias", (TENSOR_AXIS,)),
-    (r"(norm|layernorm)/scale|value_head/kernel", ()),
+    (r"(q|k|v|qkv|gate|up|gate_up)_proj/bias", (TENSOR_AXIS,)),
+    (r"(norm|layernorm)/scale|(o|down)_proj/bias|value_head/kernel", ()),
 )
 _KV_HEADS = re.compile(r"(^|/)[kv]_proj/")
 

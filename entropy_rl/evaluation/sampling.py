@@ -77,7 +77,7 @@ def draw_samples(
         temperature=config.temperature,
         top_p=config.top_p,
         decoding=decoding,
-        stop=stop_rule(model.tokenizer, config.stop),
+        stop=stop_rule(model.tokenizer, config.stop, "evaluation.stop"),
         constrain=model.placement.constrain_rows,
         shards=model.placement.local_shards,
     )

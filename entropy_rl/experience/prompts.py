@@ -12,7 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from entropy_rl.experience.encoding import encode_prompt
 from entropy_rl.tasks.task import Problem
+
+__all__ = ["PromptBatch", "Prompts", "encode_prompt"]
 
 log = logging.getLogger(__name__)
 
@@ -180,31 +183,3 @@ def _check_ids(problems: Sequence[Problem]) -> None:
         raise ValueError(
             f"task: {len(repeated)} problem ids occur more than once, such as {repeated[0]}"
         )
-
-
-def encode_prompt(problem: Problem, tokenizer) -> list[int]:
-    """Token ids of a prompt exactly as the model sees it.
-
-    A chat prompt is wrapped by the tokenizer's chat template with the turn of the assistant opened,
-    and has the template's special tokens only. Any other gets those that the tokenizer puts before
-    a text, such as Llama's <|begin_of_text|>.
-
-    Raises:
-      ValueError: If a chat template is needed and missing, or there is no token.
-    """
-    text = problem.prompt
-    if problem.chat:
-        if not tokenizer.chat_template:
-            raise ValueError(
-                f"{tokenizer.name_or_path}: the tokenizer has no chat template; "
-                "set task.args.chat to false, or add one"
-            )
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-        )
-    ids = tokenizer.encode(text, add_special_tokens=not problem.chat)
-    if not ids:
-        raise ValueError(
-            f"task: the prompt of problem {problem.id} has no tokens: {problem.prompt!r}"
-        )
-    return ids

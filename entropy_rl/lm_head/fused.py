@@ -21,6 +21,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.sharding import Mesh
 
 from entropy_rl.lm_head.layout import HeadLayout, pad_axis
+from entropy_rl.lm_head.vocabulary import HeadWeights, Ranges, is_unused, split_head
 from entropy_rl.types import DATA_AXES, FSDP_AXIS, TENSOR_AXIS
 
 # Logits of one chunk: 2^21 numbers are 8 MiB, small compared to any model and large enough for a
@@ -38,7 +39,7 @@ from entropy_rl.types import DATA_AXES, FSDP_AXIS, TENSOR_AXIS
 _CHUNK_LOGITS = 2**21
 _MIN_CHUNK = 256
 
-# Logit of padding entries of the vocabulary. Finite, as 0 · inf would be NaN.
+# Logit of vocabulary entries that are padding or no token. Finite, as 0 · inf would be NaN.
 _PADDING_LOGIT = -1e30
 
 
@@ -52,6 +53,7 @@ class HeadSpec:
       vocab_size: Vocabulary size without padding.
       shape: Shape of the ids before padding.
       layout: Sharding of the arrays.
+      unused: Ranges of ids that are no token.
     """
 
     temperature: float
@@ -59,6 +61,7 @@ class HeadSpec:
     vocab_size: int
     shape: tuple[int, ...]
     layout: HeadLayout
+    unused: Ranges = ()
 
     def pad(self, x: jax.Array) -> jax.Array:
         """Pads the leading axis of an array [*shape, ...] to a multiple of the data axes."""
@@ -81,7 +84,7 @@ class HeadArrays(NamedTuple):
 
 def prepare(
     hidden: jax.Array,
-    head_weights: jax.Array,
+    head_weights: jax.Array | HeadWeights,
     ids: jax.Array,
     mask: jax.Array | None,
     temperature: float,
@@ -91,11 +94,13 @@ def prepare(
     """Checks the arguments of a fused head and pads batch, vocab and hidden size to multiples of
     the mesh axes.
 
-    Padding rows are masked, padding entries of the vocabulary have probability 0.
+    Padding rows are masked; entries of the vocabulary that are padding or no token have
+    probability 0.
 
     Raises:
       ValueError: If the shapes are inconsistent.
     """
+    head_weights, unused = split_head(head_weights)
     if hidden.shape[:-1] != ids.shape or hidden.shape[-1] != head_weights.shape[-1]:
         raise ValueError(
             "hidden, head_weights, ids: must have shapes [..., D], [V, D] and [...], got "
@@ -112,7 +117,7 @@ def prepare(
     shards = layout.size(*DATA_AXES)
     tokens = math.prod(ids.shape[1:]) * -(-(ids.shape or (1,))[0] // shards)
     chunk_size = max(1, min(chunk_size, tokens))
-    spec = HeadSpec(float(temperature), chunk_size, vocab_size, ids.shape, layout)
+    spec = HeadSpec(float(temperature), chunk_size, vocab_size, ids.shape, layout, unused)
     weights = pad_axis(pad_axis(head_weights, 0, parts), 1, layout.size(FSDP_AXIS))
     return HeadArrays(spec.pad(hidden), weights, spec.pad(ids), spec.pad(mask)), spec
 
@@ -155,10 +160,14 @@ def chunk_logits(h: jax.Array, weights: jax.Array, spec: HeadSpec) -> jax.Array:
     )
     z = z / spec.temperature
     entries = weights.shape[0]
-    if entries * spec.layout.size(TENSOR_AXIS) > spec.vocab_size:
+    padded = entries * spec.layout.size(TENSOR_AXIS)
+    unused = spec.unused
+    if padded > spec.vocab_size:
+        unused += ((spec.vocab_size, padded),)
+    if unused:
         first = spec.layout.first_vocab_id(entries)
         vocab_ids = first + jax.lax.broadcasted_iota(jnp.int32, z.shape, 1)
-        z = jnp.where(vocab_ids < spec.vocab_size, z, _PADDING_LOGIT)
+        z = jnp.where(is_unused(vocab_ids, unused), _PADDING_LOGIT, z)
     return z
 
 
@@ -227,6 +236,8 @@ def chunk_gradients(
         first = spec.layout.first_vocab_id(z.shape[1])
         vocab_ids = first + jax.lax.broadcasted_iota(jnp.int32, z.shape, 1)
         dz = g_log_prob[:, None] * ((vocab_ids == ids[:, None]) - p)
+        if spec.unused:  # its logit is a constant
+            dz = jnp.where(is_unused(vocab_ids, spec.unused), 0, dz)
     if g_entropy is not None:
         dz = dz - g_entropy[:, None] * p * (log_p + entropy[:, None])
     dz = (dz / spec.temperature).astype(h.dtype)

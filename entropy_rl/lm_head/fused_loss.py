@@ -29,6 +29,7 @@ from entropy_rl.lm_head.fused import (
     start_gradients,
     take,
 )
+from entropy_rl.lm_head.vocabulary import HeadWeights
 from entropy_rl.types import DATA_AXES, FSDP_AXIS
 
 TokenLoss = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
@@ -36,7 +37,7 @@ TokenLoss = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 
 def fused_head_loss(
     hidden: jax.Array,
-    head_weights: jax.Array,
+    head_weights: jax.Array | HeadWeights,
     ids: jax.Array,
     mask: jax.Array | None,
     token_loss: TokenLoss,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.lm_head.fused import fused_head, prepare
+from entropy_rl.lm_head.vocabulary import HeadWeights
 
 
 def log_prob_and_entropy_from_logits(
@@ -36,7 +37,7 @@ def log_prob_and_entropy_from_logits(
 
 def log_prob_and_entropy(
     hidden: jax.Array,
-    head_weights: jax.Array,
+    head_weights: jax.Array | HeadWeights,
     ids: jax.Array,
     mask: jax.Array | None = None,
     *,
@@ -58,7 +59,8 @@ def log_prob_and_entropy(
 
     Args:
       hidden: [..., D].
-      head_weights: [V, D], in any float type; multiplied in hidden's type.
+      head_weights: [V, D], in any float type; multiplied in hidden's type. The entries that
+        `HeadWeights` marks as unused have probability 0.
       ids: int32[...].
       mask: bool[...]; None for all tokens.
       temperature: Divides the logits.

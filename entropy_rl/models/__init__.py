@@ -3,6 +3,7 @@
 from entropy_rl.models.decoder import DecoderConfig, backbone_params, make_policy
 from entropy_rl.models.hf import load_hf, save_hf
 from entropy_rl.models.hf_config import config_json, read_config
+from entropy_rl.models.hf_tensors import read_checkpoint_config
 
 __all__ = [
     "DecoderConfig",
@@ -10,6 +11,7 @@ __all__ = [
     "config_json",
     "load_hf",
     "make_policy",
+    "read_checkpoint_config",
     "read_config",
     "save_hf",
 ]

@@ -1,4 +1,4 @@
-"""Decoder of Qwen2 / Qwen2.5, Qwen3 and Llama 3, and its `Policy`.
+"""Decoder of Qwen2 / Qwen2.5, Qwen3, Llama 3 and Mistral, and its `Policy`.
 
 Submodules have Hugging Face's names. Training, prefill and decoding share one `Block`, to which
 the caller passes the attention function.
@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from entropy_rl.lm_head.vocabulary import HeadWeights, Ranges
 from entropy_rl.models.attention import (
     PromptCache,
     RowCache,
@@ -30,7 +31,7 @@ from entropy_rl.models.embedding import embed_tokens
 from entropy_rl.models.linear import Dense
 from entropy_rl.models.packing import make_packing
 from entropy_rl.models.remat import rematerialize
-from entropy_rl.models.rope import Llama3RopeScaling, apply_rope, rope_frequencies
+from entropy_rl.models.rope import RopeScaling, apply_rope, rope_frequencies, rope_magnitude
 from entropy_rl.types import TENSOR_AXIS, DecodeCache, PackedTokens, Params, Policy
 
 _UNLIMITED = 2**30  # a window as large as any sequence
@@ -49,13 +50,15 @@ class DecoderConfig:
     head_dim: int
     rope_theta: float
     norm_eps: float
-    qkv_bias: bool  # Qwen2
+    qkv_bias: bool  # Qwen2, and `attention_bias`
     qk_norm: bool  # Qwen3
     tie_embeddings: bool
-    rope_scaling: Llama3RopeScaling | None = None
+    rope_scaling: RopeScaling | None = None
     sliding_window: int | None = None
     sliding_layers: tuple[bool, ...] = ()  # per layer: whether it uses the window
     initializer_range: float = 0.02
+    o_bias: bool = False  # `attention_bias` of Llama and Qwen3
+    mlp_bias: bool = False
 
     @property
     def windows(self) -> tuple[int | None, ...]:
@@ -108,10 +111,15 @@ class Attention(nn.Module):
             )
         if c.qk_norm:
             q, k = RMSNorm(c.norm_eps, name="q_norm")(q), RMSNorm(c.norm_eps, name="k_norm")(k)
-        out, extra = attend(
-            apply_rope(q, positions, frequencies), apply_rope(k, positions, frequencies), v
+        rope = partial(
+            apply_rope,
+            positions=positions,
+            frequencies=frequencies,
+            magnitude=rope_magnitude(c.rope_scaling),
         )
-        return _dense(self, c.hidden_size, "o_proj")(out.reshape(x.shape[:-1] + (-1,))), extra
+        out, extra = attend(rope(q), rope(k), v)
+        project_out = _dense(self, c.hidden_size, "o_proj", use_bias=c.o_bias)
+        return project_out(out.reshape(x.shape[:-1] + (-1,))), extra
 
 
 class MLP(nn.Module):
@@ -124,11 +132,12 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         size = self.config.intermediate_size
+        dense = partial(_dense, self, use_bias=self.config.mlp_bias)
         if self.fused:
-            gate, up = jnp.split(_dense(self, 2 * size, "gate_up_proj")(x), 2, axis=-1)
+            gate, up = jnp.split(dense(2 * size, "gate_up_proj")(x), 2, axis=-1)
         else:
-            gate, up = _dense(self, size, "gate_proj")(x), _dense(self, size, "up_proj")(x)
-        return _dense(self, self.config.hidden_size, "down_proj")(nn.silu(gate) * up)
+            gate, up = dense(size, "gate_proj")(x), dense(size, "up_proj")(x)
+        return dense(self.config.hidden_size, "down_proj")(nn.silu(gate) * up)
 
 
 class Block(nn.Module):
@@ -205,6 +214,7 @@ def make_policy(
     attention: str = "auto",
     decode_attention: str = "auto",
     mesh: Mesh | None = None,
+    unused: Ranges = (),
 ) -> Policy:
     """Makes the `Policy` of a decoder.
 
@@ -222,6 +232,8 @@ def make_policy(
         and TPUs.
       mesh: The mesh that the policy runs on, for kernels that the compiler cannot partition; None
         for one device.
+      unused: Ranges of ids that are no token of the tokenizer: they are never sampled, and count
+        in no log-prob or entropy.
 
     Returns:
       The policy.
@@ -335,12 +347,13 @@ def make_policy(
         _, caches = run_layers(params, embed(params, ids, mesh), packed.positions, attend)
         return jax.tree.map(lambda x: x.swapaxes(0, 1), caches)
 
-    def head(params: Params) -> jax.Array:
-        return (
+    def head(params: Params) -> jax.Array | HeadWeights:
+        weights = (
             params["embed_tokens"]["embedding"]
             if config.tie_embeddings
             else params["lm_head"]["kernel"]
         )
+        return HeadWeights(weights, unused) if unused else weights
 
     def to_decode(params: Params) -> Params:
         cast = jax.tree.map(lambda x: x.astype(compute_dtype), params)

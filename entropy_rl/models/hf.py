@@ -10,10 +10,11 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,23 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax.experimental import multihost_utils
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from entropy_rl.models.decoder import DecoderConfig, make_policy
-from entropy_rl.models.hf_config import config_json, read_config, read_json
+from entropy_rl.models.hf_config import config_json
+from entropy_rl.models.hf_tensors import (
+    INDEX,
+    WEIGHTS,
+    open_tensors,
+    read_checkpoint_config,
+    some_of,
+)
+from entropy_rl.models.rope import rope_frequencies
 from entropy_rl.types import Params
 
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+log = logging.getLogger(__name__)
+
+_ADAPTER = "adapter_config.json"
 _TEXT_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -83,64 +93,24 @@ def _tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
 # --------------------------------------------------------------------------------------------------
 
 
-def open_tensors(directory: Path) -> dict[str, tuple[Path, Any]]:
-    """Returns file and slice of every tensor of a checkpoint, without reading values."""
-    if (directory / _WEIGHTS).is_file():  # preferred if both exist, as in transformers
-        files = [directory / _WEIGHTS]
-    elif (directory / _INDEX).is_file():
-        weight_map = read_json(directory / _INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise ValueError(
-                f"{directory / _INDEX}: weight_map: must map tensors to files, got {weight_map!r}"
-            )
-        files = [directory / name for name in sorted(set(weight_map.values()))]
-    else:
-        raise FileNotFoundError(
-            f"{directory}: has no {_WEIGHTS} and no {_INDEX}; other formats are not supported"
-        )
-    absent = [file.name for file in files if not file.is_file()]
-    if absent:
-        raise FileNotFoundError(
-            f"{directory}: {_INDEX} names files that do not exist: {_some(absent)}"
-        )
-
-    tensors = {}
-    for file in files:
-        try:
-            handle = safe_open(file, framework="numpy")
-        except SafetensorError as error:
-            raise ValueError(f"{file}: is damaged or truncated: {error}") from None
-        for name in handle.keys():  # noqa: SIM118  (the handle is not a mapping)
-            if name in tensors:
-                raise ValueError(f"{file}: tensor {name} is also in {tensors[name][0].name}")
-            tensors[name] = (file, handle.get_slice(name))
-    return tensors
-
-
-def _some(names: Iterable[str]) -> str:
-    names = sorted(names)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
 def _check_tensors(
     directory: Path, config: DecoderConfig, tensors: dict[str, tuple[Path, Any]]
 ) -> None:
     expected = _tensor_shapes(config)
     missing = expected.keys() - tensors.keys()
     if missing:
-        raise ValueError(f"{directory}: missing tensors ({len(missing)}): {_some(missing)}")
+        raise ValueError(f"{directory}: missing tensors ({len(missing)}): {some_of(missing)}")
     # Older checkpoints have buffers that follow from the config, or a second name for the tied
     # embedding.
-    unexpected = {
-        name
-        for name in tensors.keys() - expected.keys()
-        if not name.endswith("rotary_emb.inv_freq")
-    }
+    unexpected = tensors.keys() - expected.keys()
+    buffers = {name for name in unexpected if name.endswith("rotary_emb.inv_freq")}
+    _check_frequencies(config, {name: tensors[name] for name in buffers})
+    unexpected -= buffers
     if config.tie_embeddings:
         unexpected.discard("lm_head.weight")
     if unexpected:
         raise ValueError(
-            f"{directory}: unexpected tensors ({len(unexpected)}): {_some(unexpected)}"
+            f"{directory}: unexpected tensors ({len(unexpected)}): {some_of(unexpected)}"
         )
     for name, shape in expected.items():
         file, tensor = tensors[name]
@@ -153,6 +123,19 @@ def _check_tensors(
             raise ValueError(
                 f"{file}: tensor {name} must be F32, F16 or BF16, got {tensor.get_dtype()}"
             )
+
+
+def _check_frequencies(config: DecoderConfig, buffers: dict[str, tuple[Path, Any]]) -> None:
+    """Warns of stored rotary frequencies that differ from those of config.json, which are used."""
+    expected = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+    for name, (file, tensor) in sorted(buffers.items()):
+        shape = tuple(tensor.get_shape())
+        # They may be stored in bfloat16.
+        if shape != expected.shape or not np.allclose(
+            np.asarray(tensor[:]).astype(np.float32), expected, rtol=1e-2
+        ):
+            log.warning("%s: %s is not used: it differs from config.json", file, name)
+            return
 
 
 def _load_leaf(
@@ -186,8 +169,9 @@ def load_hf(
     directory: str | Path,
     dtype: Any = jnp.float32,
     sharding: Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None = None,
+    config: DecoderConfig | None = None,
 ) -> tuple[DecoderConfig, Params]:
-    """Loads a checkpoint of Qwen2 / Qwen2.5, Qwen3 or Llama 3.
+    """Loads a checkpoint of Qwen2 / Qwen2.5, Qwen3, Llama 3 or Mistral.
 
     A host reads only the blocks of its devices, one parameter at a time: neither the checkpoint nor
     a sharded parameter is ever held in full in host memory.
@@ -198,9 +182,11 @@ def load_hf(
       dtype: Type of the parameters.
       sharding: (path such as `layers/self_attn/q_proj/kernel`, shape) -> sharding of the parameter;
         None for the default device.
+      config: The architecture, if `read_checkpoint_config` has returned it already.
 
     Returns:
-      (The architecture, parameters for its policy.)
+      (The architecture, parameters for its policy.) See `read_checkpoint_config` for a head that
+      differs from a tied embedding.
 
     Raises:
       FileNotFoundError: If config.json, the weights or one of their shards do not exist.
@@ -208,7 +194,12 @@ def load_hf(
         match config.json.
     """
     directory = Path(directory)
-    config = read_config(directory)
+    config = config or read_checkpoint_config(directory)
+    if (directory / _ADAPTER).exists():
+        raise ValueError(
+            f"{directory / _ADAPTER}: must be merged into the weights before loading: the adapter "
+            "would be left out"
+        )
     tensors = open_tensors(directory)
     _check_tensors(directory, config, tensors)
     params = {}
@@ -256,7 +247,7 @@ def _write_weights(
             room = max_shard_bytes
         shards[-1].append(name)
         room -= size
-    files = [_WEIGHTS]
+    files = [WEIGHTS]
     if len(shards) > 1:
         files = [
             f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
@@ -265,7 +256,7 @@ def _write_weights(
             name: file for file, names in zip(files, shards, strict=True) for name in names
         }
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        _write_json(directory / _INDEX, index)
+        _write_json(directory / INDEX, index)
     for file, names in zip(files, shards, strict=True):
         shard = dict(itertools.islice(tensors, len(names)))
         save_file(shard, directory / file, metadata={"format": "pt"})
@@ -327,7 +318,7 @@ def save_hf(
     }
     wrong = {path for path, _ in found.items() ^ _leaf_shapes(config).items()}
     if wrong:
-        raise ValueError(f"params: must match the config; they differ in: {_some(wrong)}")
+        raise ValueError(f"params: must match the config; they differ in: {some_of(wrong)}")
     fields = config_json(config, dtype, source_config)
     copies = [] if tokenizer_dir is None else _text_files(Path(tokenizer_dir))
     # No process checks the directory after the first one has started to write.

@@ -2,41 +2,194 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from entropy_rl.config.checks import MOST_LAYERS, fits_float32, shown
+from entropy_rl.config.files import read_text
 from entropy_rl.models.decoder import DecoderConfig
-from entropy_rl.models.rope import Llama3RopeScaling
+from entropy_rl.models.rope import (
+    DynamicRopeScaling,
+    LinearRopeScaling,
+    Llama3RopeScaling,
+    RopeScaling,
+    YarnRopeScaling,
+    yarn_attention_factor,
+)
 
 _ARCHITECTURES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
 }
-_SLIDING_WINDOW = 4096  # Qwen's default if absent from config.json; null means none
+# Defaults of transformers that differ between the families.
+_MAX_POSITIONS = {"qwen2": 32768, "qwen3": 32768, "llama": 2048, "mistral": 131072}
+_KV_HEADS = {"qwen2": 32, "qwen3": 32, "mistral": 8}
+_SLIDING_WINDOW = 4096  # of Qwen and Mistral if absent from config.json; null means none
 # Settings that the decoder supports with one value only, which is also the default.
 _FIXED = {
     "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
     "partial_rotary_factor": 1.0,
     "quantization_config": None,
+}
+_ROPE_TYPES = {
+    "linear": LinearRopeScaling,
+    "dynamic": DynamicRopeScaling,
+    "llama3": Llama3RopeScaling,
+    "yarn": YarnRopeScaling,
 }
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """Reads a JSON object; errors are one line."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: not found")
+    text = read_text(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{file}: must be JSON of few levels, got too deep a nesting") from None
     except ValueError as error:
         raise ValueError(f"{file}: must be JSON, got {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file}: must be a JSON object, got a {type(content).__name__}")
     return content
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fields:
+    """Typed access to a JSON object; errors name file and field.
+
+    Attributes:
+      file: The file.
+      raw: The fields that are not null.
+    """
+
+    file: Path
+    raw: Mapping[str, Any]
+
+    def refuse(self, name: str, found: Any, allowed: str) -> ValueError:
+        return ValueError(f"{self.file}: {name}: must be {allowed}, got {shown(found)}")
+
+    def whole(self, name: str, default: int | None = None, most: int = 2**31 - 1) -> int:
+        value = self.raw.get(name, default)
+        if type(value) is not int or value < 1:
+            raise self.refuse(name, value, "a whole number >= 1")
+        if value > most:
+            raise self.refuse(name, value, f"a whole number <= {most}")
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        value = self.raw.get(name, default)
+        if type(value) not in (int, float) or not value > 0:
+            raise self.refuse(name, value, "a number > 0")
+        if not fits_float32(value):
+            raise self.refuse(name, value, "a number that float32 holds")
+        return value
+
+    def optional_number(self, name: str) -> float | None:
+        return float(self.number(name)) if self.raw.get(name) is not None else None
+
+    def switch(self, name: str, default: bool = False) -> bool:
+        value = self.raw.get(name, default)
+        if type(value) is not bool:
+            raise self.refuse(name, value, "true or false")
+        return value
+
+
+def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _read_rope(fields: _Fields, model_type: str, head_dim: int) -> tuple[float, RopeScaling | None]:
+    """Returns theta and the scaling of the rotary embeddings."""
+    # Newer files have rope_parameters; older ones have rope_theta and rope_scaling.
+    name = "rope_scaling" if fields.raw.get("rope_scaling") else "rope_parameters"
+    content = fields.raw.get(name) or {}
+    if not isinstance(content, dict):
+        raise fields.refuse(name, content, "a JSON object")
+    rope = _Fields(fields.file, _without_nulls(content))
+    rope_type = rope.raw.get("rope_type", rope.raw.get("type", "default"))
+    if any(isinstance(value, dict) for value in rope.raw.values()):
+        rope_type = "one per layer type"
+    known = ("default", *_ROPE_TYPES)
+    if rope_type not in known:
+        raise fields.refuse("rope_type", rope_type, f"one of {', '.join(known)}")
+    for name, allowed in _FIXED.items():
+        found = rope.raw.get(name, fields.raw.get(name, allowed))
+        if found != allowed:
+            raise fields.refuse(name, found, repr(allowed) if allowed is not None else "absent")
+
+    theta = float((rope if "rope_theta" in rope.raw else fields).number("rope_theta", 10_000.0))
+    longest = fields.whole("max_position_embeddings", _MAX_POSITIONS[model_type])
+    # As in transformers: the field of the model has priority over that of the scaling.
+    above = "original_max_position_embeddings"
+    original = (fields if above in fields.raw else rope).whole(above, longest)
+    if rope_type == "linear":
+        return theta, LinearRopeScaling(float(rope.number("factor")))
+    if rope_type == "dynamic":
+        if head_dim <= 2:
+            raise fields.refuse("head_dim", head_dim, "> 2 with dynamic rope")
+        return theta, DynamicRopeScaling(float(rope.number("factor")), longest)
+    if rope_type == "llama3":
+        return theta, Llama3RopeScaling(
+            factor=float(rope.number("factor")),
+            low_freq_factor=float(rope.number("low_freq_factor")),
+            high_freq_factor=float(rope.number("high_freq_factor")),
+            original_max_position_embeddings=original,
+        )
+    if rope_type == "yarn":
+        if theta <= 1:
+            raise fields.refuse("rope_theta", theta, "> 1 with yarn")
+        # A factor of null is the ratio of the lengths, as DeepSeek's files have it.
+        ratio = longest / original if "factor" in content else None
+        factor = float(rope.number("factor", ratio))
+        given = rope.optional_number("attention_factor")
+        mscales = rope.raw.get("mscale"), rope.raw.get("mscale_all_dim")
+        if all(mscales):
+            mscales = rope.optional_number("mscale"), rope.optional_number("mscale_all_dim")
+        return theta, YarnRopeScaling(
+            factor=factor,
+            original_max_position_embeddings=original,
+            attention_factor=yarn_attention_factor(factor, *mscales) if given is None else given,
+            beta_fast=float(rope.number("beta_fast", 32.0)),
+            beta_slow=float(rope.number("beta_slow", 1.0)),
+            truncate=rope.switch("truncate", True),
+        )
+    return theta, None
+
+
+def _read_windows(
+    fields: _Fields, content: Mapping[str, Any], model_type: str, num_layers: int
+) -> tuple[int | None, tuple[bool, ...]]:
+    """Returns the sliding window, and which layers use it."""
+    raw = fields.raw
+    window, layers = None, ()
+    has_window = content.get("sliding_window", _SLIDING_WINDOW) is not None
+    if model_type == "mistral" and has_window:
+        window = fields.whole("sliding_window", _SLIDING_WINDOW)
+        layers = (True,) * num_layers
+    elif model_type in ("qwen2", "qwen3"):
+        if fields.switch("use_sliding_window") and has_window:
+            window = fields.whole("sliding_window", _SLIDING_WINDOW)
+        first = raw.get("max_window_layers", 28) if window else num_layers
+        layer_types = raw.get("layer_types") or [
+            "sliding_attention" if i >= first else "full_attention" for i in range(num_layers)
+        ]
+        known = {"full_attention"} | ({"sliding_attention"} if window else set())
+        if (
+            not isinstance(layer_types, list)
+            or len(layer_types) != num_layers
+            or any(kind not in known for kind in map(str, layer_types))
+        ):
+            raise fields.refuse(
+                "layer_types", layer_types, f"a list of {num_layers} of {', '.join(sorted(known))}"
+            )
+        layers = tuple(kind == "sliding_attention" for kind in layer_types)
+    # The canonical form of no window.
+    return (window, layers) if any(layers) else (None, ())
 
 
 def read_config(directory: str | Path) -> DecoderConfig:
@@ -56,153 +209,124 @@ def read_config(directory: str | Path) -> DecoderConfig:
     """
     file = Path(directory) / "config.json"
     content = read_json(file)
-    raw = {name: value for name, value in content.items() if value is not None}
-
-    def refuse(name: str, found: Any, allowed: str) -> ValueError:
-        return ValueError(f"{file}: {name}: must be {allowed}, got {found!r}")
-
-    def whole(name: str, default: int | None = None) -> int:
-        value = raw.get(name, default)
-        if type(value) is not int or value < 1:
-            raise refuse(name, value, "a whole number >= 1")
-        return value
-
-    def number(fields: Mapping[str, Any], name: str, default: float | None = None) -> float:
-        value = fields.get(name, default)
-        if type(value) not in (int, float) or value <= 0:
-            raise refuse(name, value, "a number > 0")
-        return value
-
-    def switch(name: str) -> bool:
-        value = raw.get(name, False)
-        if type(value) is not bool:
-            raise refuse(name, value, "true or false")
-        return value
-
-    model_type = raw.get("model_type")
-    if model_type not in _ARCHITECTURES:
-        raise refuse("model_type", model_type, f"one of {', '.join(_ARCHITECTURES)}")
-
-    # Newer files have rope_parameters; older ones have rope_theta and rope_scaling.
-    name = "rope_scaling" if raw.get("rope_scaling") else "rope_parameters"
-    rope = raw.get(name) or {}
-    if not isinstance(rope, dict):
-        raise refuse(name, rope, "a JSON object")
-    rope = {name: value for name, value in rope.items() if value is not None}
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
-    if any(isinstance(value, dict) for value in rope.values()):
-        rope_type = "one per layer type"
-    if rope_type not in ("default", "llama3"):
-        raise refuse("rope_type", rope_type, "default or llama3")
-    for name, allowed in _FIXED.items():
-        found = rope.get(name, raw.get(name, allowed))
-        if found != allowed:
-            raise refuse(name, found, repr(allowed) if allowed is not None else "absent")
-    rope_scaling = None
-    if rope_type == "llama3":
-        original = rope.get("original_max_position_embeddings") or whole("max_position_embeddings")
-        rope_scaling = Llama3RopeScaling(
-            factor=float(number(rope, "factor")),
-            low_freq_factor=float(number(rope, "low_freq_factor")),
-            high_freq_factor=float(number(rope, "high_freq_factor")),
-            original_max_position_embeddings=original,
-        )
-
-    hidden_size, num_layers, num_heads = (
-        whole(name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
-    )
-    num_kv_heads = whole("num_key_value_heads", num_heads)
+    fields = _Fields(file, _without_nulls(content))
+    model_type = fields.raw.get("model_type")
+    if not isinstance(model_type, str) or model_type not in _ARCHITECTURES:
+        raise fields.refuse("model_type", model_type, f"one of {', '.join(_ARCHITECTURES)}")
+    hidden_size, num_heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
+    num_layers = fields.whole("num_hidden_layers", most=MOST_LAYERS)
+    default = num_heads if "num_key_value_heads" in content else _KV_HEADS.get(model_type)
+    num_kv_heads = fields.whole("num_key_value_heads", default or num_heads)
     if num_heads % num_kv_heads:
-        raise refuse(
+        raise fields.refuse(
             "num_key_value_heads", num_kv_heads, f"a divisor of num_attention_heads ({num_heads})"
         )
-
-    sliding_window, sliding_layers = None, ()
-    if model_type != "llama":
-        if (
-            switch("use_sliding_window")
-            and content.get("sliding_window", _SLIDING_WINDOW) is not None
-        ):
-            sliding_window = whole("sliding_window", _SLIDING_WINDOW)
-        first = raw.get("max_window_layers", 28) if sliding_window else num_layers
-        layer_types = raw.get("layer_types") or [
-            "sliding_attention" if i >= first else "full_attention" for i in range(num_layers)
-        ]
-        known = {"full_attention"} | ({"sliding_attention"} if sliding_window else set())
-        if len(layer_types) != num_layers or not known.issuperset(layer_types):
-            raise refuse(
-                "layer_types", layer_types, f"a list of {num_layers} of {', '.join(sorted(known))}"
-            )
-        sliding_layers = tuple(kind == "sliding_attention" for kind in layer_types)
-    if not any(sliding_layers):  # the canonical form of no window
-        sliding_window, sliding_layers = None, ()
-
+    head_dim = fields.whole(
+        "head_dim", 128 if model_type == "qwen3" else max(hidden_size // num_heads, 1)
+    )
+    if head_dim % 2:
+        raise fields.refuse("head_dim", head_dim, "even")
+    theta, rope_scaling = _read_rope(fields, model_type, head_dim)
+    sliding_window, sliding_layers = _read_windows(fields, content, model_type, num_layers)
+    has_bias = model_type in ("llama", "qwen3") and fields.switch("attention_bias")
     return DecoderConfig(
-        vocab_size=whole("vocab_size"),
+        vocab_size=fields.whole("vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=whole("intermediate_size"),
+        intermediate_size=fields.whole("intermediate_size"),
         num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
-        head_dim=whole("head_dim", 128 if model_type == "qwen3" else hidden_size // num_heads),
-        rope_theta=float(number(rope if "rope_theta" in rope else raw, "rope_theta", 10_000.0)),
+        head_dim=head_dim,
+        rope_theta=theta,
         rope_scaling=rope_scaling,
-        norm_eps=number(raw, "rms_norm_eps", 1e-6),
-        qkv_bias=model_type == "qwen2",
+        norm_eps=fields.number("rms_norm_eps", 1e-6),
+        qkv_bias=model_type == "qwen2" or has_bias,
+        o_bias=has_bias,
+        mlp_bias=model_type == "llama" and fields.switch("mlp_bias"),
         qk_norm=model_type == "qwen3",
-        tie_embeddings=switch("tie_word_embeddings"),
+        tie_embeddings=fields.switch("tie_word_embeddings"),
         sliding_window=sliding_window,
         sliding_layers=sliding_layers,
-        initializer_range=number(raw, "initializer_range", 0.02),
+        initializer_range=fields.number("initializer_range", 0.02),
     )
+
+
+def _model_type(config: DecoderConfig) -> str:
+    """Returns the Hugging Face architecture of a decoder."""
+    if config.qk_norm and config.qkv_bias != config.o_bias:
+        raise ValueError(
+            "qkv_bias, qk_norm: must not both be set without o_bias: no Hugging Face architecture "
+            "has both"
+        )
+    if config.o_bias and not config.qkv_bias:
+        raise ValueError("o_bias: must be False without qkv_bias, got True")
+    model_type = "qwen3" if config.qk_norm else "llama"
+    if config.qkv_bias and not config.o_bias:
+        model_type = "qwen2"
+    if model_type == "llama" and any(config.windows):
+        has_other_biases = config.qkv_bias or config.mlp_bias
+        if has_other_biases or len(set(config.windows)) > 1:
+            raise ValueError(f"sliding_window: must be None for llama, got {config.sliding_window}")
+        model_type = "mistral"
+    if model_type != "llama" and config.mlp_bias:
+        raise ValueError(f"mlp_bias: must be False for {model_type}, got True")
+    return model_type
 
 
 def config_json(
     config: DecoderConfig, dtype: str, source_config: str | Path | None
 ) -> dict[str, Any]:
     """Returns the content of config.json, in the form that all transformers versions read."""
-    if config.qkv_bias and config.qk_norm:
-        raise ValueError(
-            "qkv_bias, qk_norm: must not both be set: no Hugging Face architecture has both"
-        )
-    model_type = "qwen2" if config.qkv_bias else "qwen3" if config.qk_norm else "llama"
-    if model_type == "llama" and any(config.windows):
-        raise ValueError(f"sliding_window: must be None for llama, got {config.sliding_window}")
+    model_type = _model_type(config)
     base = {}
     if source_config is not None:
-        if read_config(source_config) != config:
+        source = read_config(source_config)
+        if source.tie_embeddings:  # the file may have a head of its own nevertheless
+            source = dataclasses.replace(source, tie_embeddings=config.tie_embeddings)
+        if source != config:
             raise ValueError(
                 f"{Path(source_config) / 'config.json'}: must describe the model that is saved, "
                 "got another architecture"
             )
         base = read_json(Path(source_config) / "config.json")
-    rope_scaling = None
+        model_type = base["model_type"]  # Mistral without a window is Llama by another name
+    rope_scaling, more = None, {}
     if config.rope_scaling is not None:
-        rope_scaling = {"rope_type": "llama3"} | vars(config.rope_scaling)
-    sliding = {}
-    if model_type != "llama":
-        sliding = {
+        names = {kind: name for name, kind in _ROPE_TYPES.items()}
+        rope_scaling = {"rope_type": names[type(config.rope_scaling)]} | vars(config.rope_scaling)
+        if isinstance(config.rope_scaling, DynamicRopeScaling):  # it is a field of the model
+            more["max_position_embeddings"] = rope_scaling.pop("max_position_embeddings")
+    if model_type == "llama":
+        more |= {"attention_bias": config.o_bias, "mlp_bias": config.mlp_bias}
+    elif model_type == "mistral":
+        more["sliding_window"] = config.sliding_window
+    else:
+        more |= {
             "use_sliding_window": any(config.windows),
             "sliding_window": config.sliding_window,
             "layer_types": ["sliding_attention" if w else "full_attention" for w in config.windows],
         }
     rewritten = ("rope_parameters", "dtype")  # newer names of fields below
-    return {name: value for name, value in base.items() if name not in rewritten} | {
-        "architectures": [_ARCHITECTURES[model_type]],
-        "model_type": model_type,
-        "hidden_act": "silu",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": rope_scaling,
-        "rms_norm_eps": config.norm_eps,
-        "tie_word_embeddings": config.tie_embeddings,
-        "initializer_range": config.initializer_range,
-        "torch_dtype": dtype,
-        **sliding,
-    }
+    return (
+        {name: value for name, value in base.items() if name not in rewritten}
+        | {
+            "architectures": [_ARCHITECTURES[model_type]],
+            "model_type": model_type,
+            "hidden_act": "silu",
+            "vocab_size": config.vocab_size,
+            "hidden_size": config.hidden_size,
+            "intermediate_size": config.intermediate_size,
+            "num_hidden_layers": config.num_layers,
+            "num_attention_heads": config.num_heads,
+            "num_key_value_heads": config.num_kv_heads,
+            "head_dim": config.head_dim,
+            "rope_theta": config.rope_theta,
+            "rope_scaling": rope_scaling,
+            "rms_norm_eps": config.norm_eps,
+            "tie_word_embeddings": config.tie_embeddings,
+            "initializer_range": config.initializer_range,
+            "torch_dtype": dtype,
+            **more,
+        }
+        | ({"attention_bias": config.o_bias} if model_type == "qwen3" else {})
+    )

@@ -68,6 +68,8 @@ def matmul_weights(c: DecoderConfig) -> int:
 def parameters(c: DecoderConfig) -> int:
     """All parameters; a table that is embedding and head counts once."""
     biases = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim if c.qkv_bias else 0
+    biases += c.hidden_size if c.o_bias else 0
+    biases += 2 * c.intermediate_size + c.hidden_size if c.mlp_bias else 0
     norms = 2 * c.hidden_size + (2 * c.head_dim if c.qk_norm else 0)
     tables = (1 if c.tie_embeddings else 2) * head_weights(c)
     return c.num_layers * (layer_weights(c) + biases + norms) + c.hidden_size + tables

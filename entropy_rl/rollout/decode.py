@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.lm_head.vocabulary import split_head
 from entropy_rl.rollout.sampling import sample
 from entropy_rl.rollout.state import (
     Completions,
@@ -155,8 +156,9 @@ def _sample_column(
     hidden: jax.Array,
 ) -> Slots:
     """Samples column t of every slot from the hidden states of the tokens before it."""
+    head, unused = split_head(policy.head(params))
     logits = jax.lax.dot_general(
-        hidden, policy.head(params), (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+        hidden, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
     )
     t = jnp.broadcast_to(slots.t, slots.row.shape)
     keys = jnp.take(request.keys, slots.row, mode="clip")
@@ -164,7 +166,12 @@ def _sample_column(
     uniforms += 2.0**-24  # center of its cell: an exact 0 would select a token of any small mass
     greedy = (slots.row + 1) % sampling.group_size == 0 if sampling.greedy else None
     ids, log_probs, entropy = sample(
-        logits, uniforms, temperature=sampling.temperature, top_p=sampling.top_p, greedy=greedy
+        logits,
+        uniforms,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        greedy=greedy,
+        unused=unused,
     )
     at_eos = jnp.isin(ids, jnp.array(sampling.eos_ids, jnp.int32))
     at_limit = t + 1 >= jnp.take(request.limits, slots.row, mode="clip")

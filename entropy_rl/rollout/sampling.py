@@ -10,7 +10,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.lm_head.vocabulary import Ranges, is_unused
+
 _BLOCK = 128
+_UNUSED_LOGIT = -1e30  # finite, as 0 · inf would be NaN
 
 
 def sample(
@@ -20,6 +23,7 @@ def sample(
     temperature: float = 1.0,
     top_p: float = 1.0,
     greedy: jax.Array | None = None,
+    unused: Ranges = (),
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Samples a token per row from the nucleus of softmax(logits / temperature).
 
@@ -29,6 +33,7 @@ def sample(
       temperature: Divides the logits; 0 is greedy.
       top_p: Mass of the nucleus (arXiv 1904.09751); 1 keeps all.
       greedy: bool[B], rows that take the argmax at any temperature; None for none.
+      unused: Ranges of ids that are no token, which have probability 0.
 
     Returns:
       (ids int32[B], log_probs f32[B], entropy f32[B]). Log-probs and entropies (nats) are those of
@@ -36,6 +41,8 @@ def sample(
       those at temperature 1.
     """
     z = logits.astype(jnp.float32) / (temperature if temperature > 0 else 1.0)
+    if unused:
+        z = jnp.where(is_unused(jnp.arange(z.shape[-1])[None], unused), _UNUSED_LOGIT, z)
     z -= jnp.max(z, axis=-1, keepdims=True)
     mass = jnp.exp(z)
     total = jnp.sum(mass, axis=-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import logging
 import os
 import shutil
@@ -17,17 +18,26 @@ from jax.sharding import Mesh
 
 from entropy_rl.config.train import ModelConfig
 from entropy_rl.distributed.sharding import Placement
-from entropy_rl.models import DecoderConfig, backbone_params, load_hf, make_policy, read_config
+from entropy_rl.lm_head.vocabulary import Ranges, is_unused
+from entropy_rl.models import (
+    DecoderConfig,
+    backbone_params,
+    load_hf,
+    make_policy,
+    read_checkpoint_config,
+    read_config,
+)
 from entropy_rl.models.attention import check_backend
 from entropy_rl.models.hf_config import read_json
+from entropy_rl.models.rope import DynamicRopeScaling
 from entropy_rl.runs.checkpoint import restore_params
 from entropy_rl.runs.directory import CONFIG_FILE, MODEL_DIRECTORY, checkpoints_of
+from entropy_rl.runs.tokenizer import eos_ids_of, load_tokenizer, unused_ids
 from entropy_rl.types import TENSOR_AXIS, Params, Policy
 
 log = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent.parent / "assets"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _TEXT_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt")
 
 
@@ -47,6 +57,7 @@ class Model:
       eos_ids: Tokens that end a completion.
       pad_id: Fills the end of rows.
       directory: Of config.json and the tokenizer.
+      unused: Ranges of ids that are no token of the tokenizer, and never sampled.
     """
 
     policy: Policy
@@ -59,6 +70,7 @@ class Model:
     eos_ids: tuple[int, ...]
     pad_id: int
     directory: Path
+    unused: Ranges = ()
 
     def __repr__(self) -> str:
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
@@ -79,7 +91,7 @@ def make_model(
       params: The parameters.
       config: The architecture.
       placement: Where arrays lie; None for one device.
-      **files: The other attributes: tokenizer, eos_ids, pad_id, directory.
+      **files: The other attributes: tokenizer, eos_ids, pad_id, directory, unused.
     """
     placement = placement or Placement()
     policy = make(placement.mesh)
@@ -107,25 +119,24 @@ def load_model(config: ModelConfig | str, mesh: Mesh | None = None) -> Model:
     path = find_model(config.path)
     directory = model_files(path)
     # What is small comes first: weights may take minutes.
-    decoder = read_config(directory)
+    decoder = _read_architecture(path)
     tokenizer = load_tokenizer(directory)
-    if len(tokenizer) > decoder.vocab_size:
-        raise ValueError(
-            f"{directory}: the tokenizer has {len(tokenizer)} tokens, but the model only "
-            f"{decoder.vocab_size}"
-        )
-    eos_ids = _eos_ids(directory, tokenizer)
+    unused = unused_ids(directory, tokenizer, decoder.vocab_size)
+    eos_ids = eos_ids_of(directory, tokenizer, config.extra_eos)
     # Padding is told by masks, never by its id, so any token can serve.
     pad_id = eos_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    make = functools.partial(model_policy, config, path)
+    make = functools.partial(_make_policy, config, decoder, unused)
     check_heads(decoder, mesh, config.decode_attention)
     placement = Placement(mesh, decoder.num_kv_heads)
     shapes = jax.eval_shape(make(None).init, jax.random.key(0))
     if directory == path:
-        _, params = load_hf(directory, sharding=None if mesh is None else placement.of_path)
+        sharding = None if mesh is None else placement.of_path
+        _, params = load_hf(directory, sharding=sharding, config=decoder)
     else:
         params = restore_params(checkpoints_of(path), placement.abstract(shapes))
-    files = dict(tokenizer=tokenizer, eos_ids=eos_ids, pad_id=pad_id, directory=directory)
+    files = dict(
+        tokenizer=tokenizer, eos_ids=eos_ids, pad_id=pad_id, directory=directory, unused=unused
+    )
     return make_model(make, params, decoder, placement, **files)
 
 
@@ -200,15 +211,49 @@ def model_policy(config: ModelConfig, path: Path, mesh: Mesh | None = None) -> P
     Raises:
       ValueError: As `load_model`.
     """
+    decoder, directory = _read_architecture(path), model_files(path)
+    unused = unused_ids(directory, load_tokenizer(directory), decoder.vocab_size)
+    return _make_policy(config, decoder, unused, mesh)
+
+
+def _make_policy(
+    config: ModelConfig, decoder: DecoderConfig, unused: Ranges, mesh: Mesh | None = None
+) -> Policy:
     check_backend(config.attention, config.decode_attention)
     return make_policy(
-        read_config(model_files(path)),
+        decoder,
         jnp.dtype(config.compute_dtype),
         remat=config.remat,
         attention=config.attention,
         decode_attention=config.decode_attention,
         mesh=mesh,
+        unused=unused,
     )
+
+
+def _read_architecture(path: Path) -> DecoderConfig:
+    # A run has the architecture of its model, and its weights in checkpoints.
+    return read_config(model_files(path)) if is_run(path) else read_checkpoint_config(path)
+
+
+def count_unused(model: Model, ids: Any, mask: Any, where: str) -> int:
+    """Counts recorded tokens that are none of the tokenizer's, and logs them.
+
+    The policy gives them no probability: earlier versions sampled ids beyond the tokenizer.
+
+    Args:
+      model: The model.
+      ids: int32[...], recorded completions.
+      mask: bool[...], their tokens.
+      where: What holds them, for the log.
+    """
+    count = int((is_unused(ids, model.unused) & mask).sum())
+    if count:
+        log.warning(
+            "%s: %d of %d recorded tokens are none of the tokenizer's, and have no probability",
+            where, count, int(mask.sum()),
+        )  # fmt: skip
+    return count
 
 
 def check_length(model: Model, tokens: int) -> None:
@@ -217,7 +262,17 @@ def check_length(model: Model, tokens: int) -> None:
     Args:
       model: The model; `max_position_embeddings` of its config.json is what counts.
       tokens: Prompt and completion together.
+
+    Raises:
+      ValueError: With dynamic rope, whose frequencies change with the length beyond that: a token
+        would have another log-prob when it is sampled than in the whole row.
     """
+    rope = model.config.rope_scaling
+    if isinstance(rope, DynamicRopeScaling) and tokens > rope.max_position_embeddings:
+        raise ValueError(
+            f"{model.directory}: rows must have at most {rope.max_position_embeddings} tokens with "
+            f"dynamic rope, got {tokens}; yarn and linear rope have no such limit"
+        )
     made_for = read_json(model.directory / "config.json").get("max_position_embeddings")
     if made_for is not None and tokens > made_for:
         log.warning(
@@ -240,7 +295,7 @@ def find_model(path: str) -> Path:
                 f"{path!r}"
             )
         return found
-    found = Path(path)
+    found = Path(os.path.expanduser(path))
     if not found.is_dir():
         raise ValueError(
             "model.path: must be a Hugging Face directory, asset:NAME or the directory of a run, "
@@ -259,48 +314,6 @@ def is_run(path: Path) -> bool:
     return (path / CONFIG_FILE).is_file() and (path / MODEL_DIRECTORY).is_dir()
 
 
-def load_tokenizer(directory: Path) -> Any:
-    """The tokenizer of a directory, without asking the network.
-
-    Raises:
-      ValueError: If there is none, or it cannot be read.
-    """
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # or it warns that torch is missing
-    from transformers import AutoTokenizer
-
-    # Without any of them, transformers makes an empty tokenizer for some architectures.
-    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
-        raise ValueError(
-            f"{directory}: no usable tokenizer: there is no {' or '.join(_TOKENIZER_FILES)}"
-        )
-    try:
-        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
-    except Exception as error:  # several libraries read it, and each raises its own
-        first_line = (
-            str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        )
-        raise ValueError(f"{directory}: no usable tokenizer: {first_line}") from error
-
-
-def _eos_ids(directory: Path, tokenizer: Any) -> tuple[int, ...]:
-    """Return the end-of-sequence tokens, the tokenizer's own before generation_config.json's."""
-    ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    path = directory / "generation_config.json"
-    if path.exists():
-        found = read_json(path).get("eos_token_id")
-        more = found if isinstance(found, list) else [] if found is None else [found]
-        if not all(type(token) is int for token in more):
-            raise ValueError(
-                f"{path}: eos_token_id: must be a token id or a list of them, got {found!r}"
-            )
-        ids += more
-    if not ids:
-        raise ValueError(
-            f"{directory}: the tokenizer has no end-of-sequence token, so no completion could end"
-        )
-    return tuple(dict.fromkeys(ids))
-
-
 def keep_model_files(model: Model, directory: Path) -> None:
     """Copy config.json and the tokenizer into a run, so that it can be loaded by itself."""
     target = directory / MODEL_DIRECTORY
@@ -313,4 +326,22 @@ def keep_model_files(model: Model, directory: Path) -> None:
         # Weights can lie there in more than one format.
         if path.is_file() and path.suffix in _TEXT_SUFFIXES and ".safetensors" not in path.name:
             shutil.copy(path, temporary)
+    _record_differences(model, temporary)
     temporary.replace(target)
+
+
+def _record_differences(model: Model, directory: Path) -> None:
+    """Writes into a copy of the model's files what was decided otherwise when it was loaded.
+
+    So that the run is loaded, evaluated and exported as it was trained: a head of its own, and
+    further end tokens.
+    """
+    if read_config(directory).tie_embeddings and not model.config.tie_embeddings:
+        _update_json(directory / "config.json", tie_word_embeddings=False)
+    if set(eos_ids_of(directory, model.tokenizer)) != set(model.eos_ids):
+        _update_json(directory / "generation_config.json", eos_token_id=list(model.eos_ids))
+
+
+def _update_json(file: Path, **fields: Any) -> None:
+    content = (read_json(file) if file.exists() else {}) | fields
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

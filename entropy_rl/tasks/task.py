@@ -38,6 +38,10 @@ class Problem:
     prompt: str  # as the model sees it, before tokenization
     answer: str  # what the verifier needs; its form is defined by the task
     chat: bool = False  # True: `prompt` is a user message, wrapped by the chat template
+    # Special tokens are encoded as text in a chat prompt, and in what stands for {problem} where
+    # `prompt` was made from this template.
+    template: str = ""
+    special_tokens: bool = False  # True: they are encoded as tokens there too
 
 
 @dataclasses.dataclass(frozen=True)

@@ -637,16 +637,20 @@ def test_a_tokenizer_that_cannot_be_read_is_refused(refused, model, content):
 
 def test_a_tokenizer_without_an_end_of_sequence_is_refused(refused, model):
     edit_json(model / "tokenizer_config.json", eos_token=None)
+    edit_json(model / "config.json", eos_token_id=None)
     line = refused("train", "--config", "train.yaml", "--model.path", str(model))
     assert (
-        line == f"{model}: the tokenizer has no end-of-sequence token, so no completion could end"
+        line == f"{model}: the tokenizer has no end-of-sequence token, so no completion could end; "
+        "name one in model.extra_eos"
     )
 
 
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(refused, model):
     edit_json(model / "config.json", vocab_size=300)
     line = refused("train", "--config", "train.yaml", "--model.path", str(model))
-    assert line == f"{model}: the tokenizer has 384 tokens, but the model only 300"
+    assert line == (
+        f"{model}: vocab_size: must be at least 384, the tokens of the tokenizer, got 300"
+    )
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,8 @@ def test_a_step_of_more_prompts_than_there_are_is_refused():
 
 def test_a_chat_prompt_is_what_the_tokenizers_own_template_makes_of_it(chat_tokenizer):
     question = "What is 3 + 5?\nPut the answer in a \\boxed{}. <|im_end|>"
-    ids = encode_prompt(Problem(0, question, "", chat=True), chat_tokenizer)
+    problem = Problem(0, question, "", chat=True, special_tokens=True)
+    ids = encode_prompt(problem, chat_tokenizer)
     message = [{"role": "user", "content": question}]
     whole = chat_tokenizer.apply_chat_template(
         message, add_generation_prompt=True, return_dict=True

@@ -70,7 +70,7 @@ def golden(name: str) -> dict[str, np.ndarray]:
 if __name__ == "__main__":
     logging.disable_progress_bar()
     torch.set_grad_enabled(False)
-    for name in sys.argv[1:] or hf_fixtures.ARCHITECTURES:
+    for name in sys.argv[1:] or hf_fixtures.CONFIGS:
         values = golden(name)
         np.savez_compressed(Path(__file__).with_name(f"{name}.npz"), **values)
         print(

@@ -43,26 +43,48 @@ def one_line(error) -> str:
     return message
 
 
+ROPES = "one of default, linear, dynamic, llama3, yarn"
 UNSUPPORTED = [
-    ({"model_type": "gemma2"}, "model_type", "one of qwen2, qwen3, llama", "'gemma2'"),
-    ({"attention_bias": True}, "attention_bias", "False", "True"),
-    ({"mlp_bias": True}, "mlp_bias", "False", "True"),
+    ({"model_type": "gemma2"}, "model_type", "one of qwen2, qwen3, llama, mistral", "'gemma2'"),
+    ({"attention_bias": "true"}, "attention_bias", "true or false", "'true'"),
+    ({"mlp_bias": 1}, "mlp_bias", "true or false", "1"),
     ({"hidden_act": "gelu"}, "hidden_act", "'silu'", "'gelu'"),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor", "1.0", "0.5"),
     ({"quantization_config": {"bits": 4}}, "quantization_config", "absent", "{'bits': 4}"),
+    ({"rope_scaling": {"type": "longrope", "factor": 4.0}}, "rope_type", ROPES, "'longrope'"),
+    ({"rope_scaling": {"rope_type": "mrope"}}, "rope_type", ROPES, "'mrope'"),
+    ({"rope_scaling": {"rope_type": ["yarn"]}}, "rope_type", ROPES, "['yarn']"),
+    ({"rope_scaling": {"full_attention": {}}}, "rope_type", ROPES, "'one per layer type'"),
+    ({"rope_scaling": {"rope_type": "linear"}}, "factor", "a number > 0", "None"),
+    ({"rope_scaling": {"type": "yarn"}}, "factor", "a number > 0", "None"),
+    ({"rope_scaling": {"type": "dynamic", "factor": "2"}}, "factor", "a number > 0", "'2'"),
     (
-        {"rope_scaling": {"type": "yarn", "factor": 4.0}},
-        "rope_type",
-        "default or llama3",
-        "'yarn'",
+        {"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": 0}},
+        "truncate",
+        "true or false",
+        "0",
     ),
-    ({"rope_scaling": {"rope_type": "linear"}}, "rope_type", "default or llama3", "'linear'"),
     (
-        {"rope_scaling": {"full_attention": {}}},
-        "rope_type",
-        "default or llama3",
-        "'one per layer type'",
+        {"rope_scaling": {"type": "yarn", "factor": 2.0, "beta_fast": float("nan")}},
+        "beta_fast",
+        "a number > 0",
+        "nan",
     ),
+    (
+        {"rope_scaling": {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": "8"}},
+        "original_max_position_embeddings",
+        "a whole number >= 1",
+        "'8'",
+    ),
+    ({"rope_theta": float("nan")}, "rope_theta", "a number > 0", "nan"),
+    ({"rope_theta": float("inf")}, "rope_theta", "a number that float32 holds", "inf"),
+    ({"rms_norm_eps": 1e-60}, "rms_norm_eps", "a number that float32 holds", "1e-60"),
+    ({"rms_norm_eps": float("inf")}, "rms_norm_eps", "a number that float32 holds", "inf"),
+    ({"initializer_range": 1e39}, "initializer_range", "a number that float32 holds", "1e+39"),
+    ({"vocab_size": 10**30}, "vocab_size", "a whole number <= 2147483647", str(10**30)),
+    ({"num_hidden_layers": 10**6}, "num_hidden_layers", "a whole number <= 10000", "1000000"),
+    ({"head_dim": 15}, "head_dim", "even", "15"),
+    ({"model_type": ["llama"]}, "model_type", "one of qwen2, qwen3, llama, mistral", "['llama']"),
     (
         {"rope_scaling": {"rope_type": "llama3", "factor": 8}},
         "low_freq_factor",
@@ -111,7 +133,7 @@ def test_a_directory_without_config_is_refused(tmp_path):
         load_hf(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", "\udcff"])
+@pytest.mark.parametrize("content", ["{", "[1]", "\udcff", "[" * 3000, '{"a":' * 5000, ""])
 def test_a_config_that_is_no_json_object_is_refused(broken, content):
     (broken / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError) as error:
@@ -138,7 +160,9 @@ def test_an_absent_shard_is_named(tmp_path):
     )
 
 
-@pytest.mark.parametrize("content", ["{}", '{"weight_map": []}', "no json"])
+@pytest.mark.parametrize(
+    "content", ["{}", '{"weight_map": []}', '{"a": 5}', '{"weight_map": {"a": 5}}', "no json", "5"]
+)
 def test_a_broken_index_is_named(tmp_path, content):
     directory = make_hf_dir(tmp_path, "llama3", shards=2)
     (directory / "model.safetensors.index.json").write_text(content)

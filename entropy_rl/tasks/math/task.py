@@ -45,6 +45,8 @@ class Math:
       answer_field: Field of the answer in a file: a text or a number.
       data_dir: Directory of prepared sets; null for the default of TFDS.
       deadline_s: Wall-clock seconds of one check.
+      special_tokens: Encode special tokens in the text of a problem, such as <|im_end|>, as tokens;
+        false for plain text.
       workers: Verifier processes; they start at the first completion that needs them.
     """
 
@@ -61,6 +63,7 @@ class Math:
         data_dir: str | None = None,
         deadline_s: float = 5.0,
         workers: int = 2,
+        special_tokens: bool = False,
     ):
         self._data_dir = data_dir
         self._sources = {
@@ -83,7 +86,7 @@ class Math:
                 f"with the prompt {prompt!r:.60}, got {verifier!r}, which reads "
                 f"{' or '.join(_READS[verifier])}"
             )
-        self._chat = chat
+        self._chat, self._special_tokens = chat, special_tokens
         self._fields = (problem_field, answer_field)
         self._verifier = verifier
         self._pool = None
@@ -100,7 +103,14 @@ class Math:
         if split not in self._splits:
             pairs = read_source(self._find(split), *self._fields)
             self._splits[split] = [
-                Problem(i, self._template.replace("{problem}", problem), answer, self._chat)
+                Problem(
+                    id=i,
+                    prompt=self._template.replace("{problem}", problem),
+                    answer=answer,
+                    chat=self._chat,
+                    template=self._template,
+                    special_tokens=self._special_tokens,
+                )
                 for i, (problem, answer) in enumerate(pairs)
             ]
         return self._splits[split]

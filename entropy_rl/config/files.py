@@ -1,0 +1,78 @@
+"""Files that a user names: regular files only, and one line for whatever a library raises."""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def require_file(file: Path) -> None:
+    """Refuses what is no regular file: a FIFO would block, a device may never end.
+
+    Raises:
+      FileNotFoundError: If it does not exist.
+      ValueError: If it is something else, or its name cannot be that of a file.
+    """
+    try:
+        mode = file.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{file}: not found") from None
+    except ValueError as error:  # an embedded null byte
+        raise ValueError(f"{str(file)!r}: must be a file name, got {error}") from None
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise ValueError(f"{file}: must be a regular file, got {kind}")
+
+
+def read_text(file: Path) -> str:
+    """Reads a regular UTF-8 text file; errors are one line."""
+    require_file(file)
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: must be UTF-8 text, got {error}") from None
+
+
+@contextlib.contextmanager
+def reading(where: str | Path) -> Iterator[None]:
+    """The boundary around libraries that read what a user gives.
+
+    Whatever they raise, such as an exception of a template engine, a RecursionError, or the panic
+    of a library in Rust (which is no `Exception`), becomes a `ValueError` of one line.
+
+    Args:
+      where: The file, directory or field, with which the line begins.
+
+    Raises:
+      ValueError: If the block raises anything but an interruption; an `OSError` with the name of
+        a file passes as it is.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename:
+            raise
+        raise ValueError(f"{where}: {error_text(error)}") from error
+
+
+def error_text(error: BaseException, limit: int = 300) -> str:
+    """Returns the text of an exception in one line, with its type where the text alone is none."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    text = " ".join(line for line in lines if line)
+    if isinstance(error, RecursionError):
+        text = "nested too deeply"
+    elif isinstance(error, KeyError | UnicodeError) or not text:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= limit else f"{text[:limit]}..."

@@ -1,0 +1,166 @@
+"""Encode prompts: the chat template, the tokens before a text, and special tokens in the data."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from typing import Any
+
+from entropy_rl.config.files import error_text, reading
+from entropy_rl.tasks.task import Problem
+
+# Stands for a text while a template is rendered; of the private-use area, so that it is no text.
+_MARKER = "\ue000problem\ue001"
+
+
+def encode_prompt(problem: Problem, tokenizer: Any) -> list[int]:
+    """Returns the token ids of a prompt exactly as the model sees it.
+
+    A chat prompt is wrapped by the tokenizer's chat template with the turn of the assistant opened,
+    and has the template's special tokens only. Any other gets those that the tokenizer puts before
+    a text, such as Llama's <|begin_of_text|>, unless it begins with them.
+
+    Special tokens in the text of a problem, such as "<|im_end|>", are encoded as plain text: they
+    cannot end the user's turn. `Problem.special_tokens` asks for the tokens instead.
+
+    Raises:
+      ValueError: If a chat template is needed and missing or fails, the text cannot be encoded, or
+        there is no token.
+    """
+    where = f"task: the prompt of problem {problem.id}"
+    try:
+        problem.prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: must be Unicode text, got {error_text(error)}") from None
+    text, plain = _chat(problem, tokenizer) if problem.chat else (problem.prompt, _spans(problem))
+    is_special = _special_tokens(tokenizer)
+    with reading(where):
+        if problem.special_tokens or not any(is_special.search(text, *span) for span in plain):
+            ids = tokenizer.encode(text, add_special_tokens=not problem.chat)
+        else:
+            ids = _encode_as_text(text, plain, tokenizer, add_special_tokens=not problem.chat)
+        before = tokenizer.encode("")
+    if before and ids[: 2 * len(before)] == 2 * before:
+        ids = ids[len(before) :]
+    if not ids:
+        raise ValueError(f"{where} has no tokens: {problem.prompt!r}")
+    return ids
+
+
+def _spans(problem: Problem) -> list[tuple[int, int]]:
+    """Returns the places of the problem's own text in a prompt that is made from a template."""
+    parts = problem.template.split("{problem}")
+    count = len(parts) - 1
+    if not count:
+        return []
+    size = (len(problem.prompt) - sum(map(len, parts))) // count
+    starts, place = [], 0
+    for part in parts[:-1]:
+        starts.append(place + len(part))
+        place = starts[-1] + size
+    return [(start, start + size) for start in starts]
+
+
+def _chat(problem: Problem, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
+    """Returns a chat prompt, and the place of the user's message in it."""
+    where = f"{tokenizer.name_or_path}: the chat template"
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"{tokenizer.name_or_path}: the tokenizer has no chat template; "
+            "set task.args.chat to false, or add one"
+        )
+    with reading(where):
+        text = _render(tokenizer, problem.prompt)
+        parts = _around_message(tokenizer, str(tokenizer.chat_template))
+    if len(parts) == 1:
+        raise ValueError(f"{where}: must show the message of the user, got a text without it")
+    if len(parts) > 2 or not (text.startswith(parts[0]) and text.endswith(parts[1])):
+        # It treats messages differently: which part is the user's cannot be told.
+        if not problem.special_tokens and _special_tokens(tokenizer).search(problem.prompt):
+            raise ValueError(
+                f"{where}: must put the message between two fixed texts where it holds special "
+                f"tokens, as that of problem {problem.id} does"
+            )
+        return text, []
+    return text, [(len(parts[0]), len(text) - len(parts[1]))]
+
+
+@functools.lru_cache(maxsize=4)
+def _around_message(tokenizer: Any, template: str) -> list[str]:
+    """Returns the texts before and after the user's message; `template` is part of the key."""
+    return _render(tokenizer, _MARKER).split(_MARKER)
+
+
+def _render(tokenizer: Any, message: str) -> str:
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# Special tokens as text
+# --------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=4)
+def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """Returns a pattern of the special tokens' texts; without any, one that matches nothing."""
+    texts = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content}
+    # The longest first, as one may begin with another.
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
+
+
+def _encode_as_text(
+    text: str, plain: list[tuple[int, int]], tokenizer: Any, add_special_tokens: bool
+) -> list[int]:
+    """Encodes a text in which special tokens count outside of some places only.
+
+    A copy of the tokenizer knows its special tokens by other names, by which they are replaced
+    outside of those places. Encoding the parts one by one would lose merges and prefixes.
+
+    Raises:
+      ValueError: If the copy is not equal to the tokenizer.
+    """
+    copy, names = _renamed(tokenizer)
+    pattern = _special_tokens(tokenizer)
+
+    def pieces(clean: bool) -> tuple[str, str]:
+        """Returns the text with and without other names; `clean` blanks them in the places."""
+        renamed, original, place = "", "", 0
+        for start, end in [*plain, (len(text), len(text))]:
+            outside, inside = text[place:start], text[start:end]
+            inside = pattern.sub(" ", inside) if clean else inside
+            renamed += pattern.sub(lambda found: names[found[0]], outside) + inside
+            original += outside + inside
+            place = end
+        return renamed, original
+
+    renamed, original = pieces(clean=True)
+    same = copy.encode(renamed, add_special_tokens=add_special_tokens).ids
+    if same != tokenizer.encode(original, add_special_tokens=add_special_tokens):
+        raise ValueError("must have no special token, as this tokenizer cannot encode one as text")
+    return copy.encode(pieces(clean=False)[0], add_special_tokens=add_special_tokens).ids
+
+
+@functools.lru_cache(maxsize=4)
+def _renamed(tokenizer: Any) -> tuple[Any, dict[str, str]]:
+    """Returns a copy of a tokenizer with other names for its special tokens, and the names."""
+    from tokenizers import Tokenizer
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError("must have no special token, as this tokenizer cannot encode one as text")
+    spec = json.loads(backend.to_str())
+    special = [token for token in spec["added_tokens"] if token["special"]]
+    names = {token["content"]: f"\ue002{token['id']}\ue003" for token in special}
+    for token in special:
+        token["content"] = names[token["content"]]
+    model = spec["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {names.get(text, text): i for text, i in model["vocab"].items()}
+    else:  # Unigram: pairs of text and score
+        model["vocab"] = [[names.get(text, text), score] for text, score in model["vocab"]]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    return Tokenizer.from_str(json.dumps(spec)), names

@@ -1,0 +1,109 @@
+"""The tokenizer of a model: loading, the tokens that end a completion, and ids without a token."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from entropy_rl.config.checks import shown
+from entropy_rl.config.files import reading, require_file
+from entropy_rl.lm_head.vocabulary import Ranges, unused_ranges
+from entropy_rl.models.hf_config import read_json
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+# What transformers opens for a tokenizer, if it is there.
+_TOKENIZER_PARTS = (
+    *_TOKENIZER_FILES,
+    "config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+# The files with an `eos_token_id`, a number or a list.
+_EOS_FILES = ("tokenizer_config.json", "config.json", "generation_config.json")
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a directory, without asking the network.
+
+    Raises:
+      ValueError: If there is none, or it cannot be read.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # or it warns that torch is missing
+    from transformers import AutoTokenizer
+
+    # Without any of them, transformers makes an empty tokenizer for some architectures.
+    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+        raise ValueError(
+            f"{directory}: no usable tokenizer: there is no {' or '.join(_TOKENIZER_FILES)}"
+        )
+    for name in _TOKENIZER_PARTS:
+        if (directory / name).exists():
+            require_file(directory / name)
+    # Several libraries read it, and each raises its own.
+    with reading(f"{directory}: no usable tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+        tokenizer.encode("a")  # a pattern that cannot be compiled shows here
+        return tokenizer
+
+
+def eos_ids_of(directory: Path, tokenizer: Any, extra: Sequence[int | str] = ()) -> tuple[int, ...]:
+    """Returns the tokens that end a completion, the tokenizer's own first.
+
+    Those of config.json and generation_config.json count as well, as in transformers' `generate`.
+
+    Raises:
+      ValueError: If there is none, or one of them is no token, so that it could never occur.
+    """
+    known = set(tokenizer.get_vocab().values())
+    ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    for name in _EOS_FILES:
+        if not (directory / name).exists():
+            continue
+        found = read_json(directory / name).get("eos_token_id")
+        more = found if isinstance(found, list) else [] if found is None else [found]
+        if not all(type(token) is int and token in known for token in more):
+            raise ValueError(
+                f"{directory / name}: eos_token_id: must be ids of the tokenizer's tokens, got "
+                f"{shown(found)}"
+            )
+        ids += more
+    ids += [_token_id(tokenizer, token, known) for token in extra]
+    if not ids:
+        raise ValueError(
+            f"{directory}: the tokenizer has no end-of-sequence token, so no completion could end; "
+            "name one in model.extra_eos"
+        )
+    return tuple(dict.fromkeys(ids))
+
+
+def _token_id(tokenizer: Any, token: int | str, known: set[int]) -> int:
+    if isinstance(token, int):
+        found = [token] if token in known else []
+    else:
+        vocab = tokenizer.get_vocab()
+        text = tokenizer.encode(token, add_special_tokens=False)
+        found = [vocab[token]] if token in vocab else text
+    if len(found) != 1:
+        raise ValueError(
+            f"model.extra_eos: must be tokens of {tokenizer.name_or_path}, got {shown(token)}"
+            + (f", which is {len(found)} tokens" if found else "")
+        )
+    return found[0]
+
+
+def unused_ids(directory: Path, tokenizer: Any, vocab_size: int) -> Ranges:
+    """Ranges of the model's ids that are no token of its tokenizer."""
+    ids = tokenizer.get_vocab().values()
+    tokens = max(ids, default=-1) + 1
+    if tokens > vocab_size:
+        raise ValueError(
+            f"{directory}: vocab_size: must be at least {tokens}, the tokens of the tokenizer, got "
+            f"{vocab_size}"
+        )
+    return unused_ranges(ids, vocab_size)

@@ -1,0 +1,125 @@
+"""What ends a verb: one line and an exit code, and no memory left."""
+
+import sys
+
+import pytest
+
+from entropy_rl.cli import main as cli
+from entropy_rl.cli.failure import error_line, exit_code, failure_line, is_out_of_memory
+
+
+class JaxRuntimeError(RuntimeError):
+    """As jax names it."""
+
+
+GPU = (
+    "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 68719476736 bytes.\n"
+    "BufferAssignment stats:\n  parameter allocation: 2.10GiB\n" + "  more\n" * 40
+)
+TPU = (
+    "RESOURCE_EXHAUSTED: Error allocating device buffer: Attempting to allocate 12.00G. That was "
+    "not possible. There are 3.71G free.; (0x0x0_HBM0)"
+)
+CPU = "RESOURCE_EXHAUSTED: Out of memory allocating 8796093022208 bytes."
+
+
+def raised_in(module: str, error: BaseException) -> BaseException:
+    """The error as if a program that this module calls had raised it."""
+    import importlib.util
+
+    file = importlib.util.find_spec(module).origin
+    code = compile("raise error", file, "exec")
+    try:
+        exec(code, {"error": error})
+    except BaseException as found:
+        return found
+
+
+@pytest.mark.parametrize("text", [GPU, TPU, CPU])
+@pytest.mark.parametrize(
+    ("module", "doing", "setting"),
+    [
+        ("entropy_rl.trainer.updates", "an update", "batching.max_tokens_per_micro_batch"),
+        ("entropy_rl.learner.update", "an update", "model.remat"),
+        ("entropy_rl.trainer.prepare", "an update", "batching.max_tokens_per_micro_batch"),
+        ("entropy_rl.experience.sampler", "sampling", "decoding.slots"),
+        ("entropy_rl.rollout.chunks", "sampling", "decoding.memory_share"),
+        ("entropy_rl.commands.sample", "sampling", "max_new_tokens"),
+        ("entropy_rl.evaluation.sampling", "an evaluation", "evaluation.rows_per_call"),
+        ("entropy_rl.runs.load_model", "loading the model", "mesh.fsdp"),
+        ("entropy_rl.runs.checkpoint", "a checkpoint", "mesh.fsdp"),
+        ("entropy_rl.models.hf", "this run", "batching.max_tokens_per_micro_batch"),
+    ],
+)
+def test_out_of_memory_says_where_and_which_settings_to_lower(text, module, doing, setting):
+    error = raised_in(module, JaxRuntimeError(text))
+    line = failure_line(error)
+    assert line.startswith(f"out of memory on the device in {doing}")
+    assert setting in line and "\n" not in line and len(line) < 300
+    assert exit_code(error) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [(GPU, "68719476736 bytes"), (CPU, "8796093022208 bytes"), ("OOM", None)],
+)
+def test_the_bytes_that_were_asked_for_are_named(text, size):
+    line = failure_line(JaxRuntimeError(text))
+    assert (f", which asked for {size}: " in line) if size else ("asked for" not in line)
+
+
+def test_memory_of_the_host_is_named_as_such():
+    error = MemoryError("Unable to allocate 7.28 TiB for an array with shape (1000000000000,)")
+    line = failure_line(error)
+    assert line.startswith("out of memory on the host in this run, which asked for 7.28 TiB: ")
+    assert exit_code(error) == 1
+
+
+def test_other_errors_of_jax_are_not_taken_for_it():
+    for text in ("INTERNAL: Failed to load CUDA", "DEADLINE_EXCEEDED: Barrier timed out"):
+        assert not is_out_of_memory(JaxRuntimeError(text))
+    assert not is_out_of_memory(RuntimeError(GPU))
+
+
+@pytest.mark.parametrize("error", [JaxRuntimeError(GPU), MemoryError("")])
+@pytest.mark.parametrize("wanted", ["", "0", "1"])
+def test_a_verb_that_runs_out_of_memory_ends_with_1_and_one_line(
+    error, wanted, monkeypatch, capsys
+):
+    def program(_):
+        raise error
+
+    monkeypatch.setenv("ENTROPY_RL_TRACEBACK", wanted)
+    monkeypatch.setattr("entropy_rl.commands.export.main", program)
+    arguments = ["export", "--model", "x", "--output", "y"]
+    if wanted == "1":
+        with pytest.raises(type(error)):
+            cli.main(arguments)
+        return
+    assert cli.main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("entropy-rl export: out of memory on the ")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_long_value_is_not_echoed_whole():
+    assert len(error_line(ValueError("x" * 10**7))) < 3000
+
+
+def test_a_mistake_in_a_program_keeps_its_traceback(monkeypatch):
+    for error in (TypeError("a"), KeyError("a"), RuntimeError("a"), AssertionError()):
+        assert failure_line(error) is None
+
+
+def test_help_does_not_import_numpy_or_jax():
+    import subprocess
+
+    code = (
+        "import sys; from entropy_rl.cli.main import main\n"
+        "try: main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([n for n in ('numpy', 'jax') if n in sys.modules], file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stderr.strip().endswith("[]")
