@@ -154,7 +154,8 @@ def _at(given: Mapping[str, Any], path: Sequence[str], default: Any) -> Any:
 
 def _read_file(cls: type, file: Path) -> dict[str, Any]:
     try:
-        require_file(file)
+        if not file.is_dir():  # which is said in other words below
+            require_file(file)
         text = file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"

@@ -47,7 +47,9 @@ def debug_update(dump: Path) -> str:
 
     from entropy_rl.cli.parse import parse_config
     from entropy_rl.config.train import TrainConfig
+    from entropy_rl.lm_head.vocabulary import is_unused
     from entropy_rl.runs.directory import CONFIG_FILE
+    from entropy_rl.runs.load_model import unused_of
     from entropy_rl.runs.nonfinite_updates import is_of_critic, read_nonfinite_update
 
     run = dump.resolve().parent.parent
@@ -74,6 +76,12 @@ def debug_update(dump: Path) -> str:
     lines = [
         f"{dump}: {len(batch.rewards)} rows, {int(batch.completion_mask.sum())} response tokens"
     ]
+    unused = unused_of(run)
+    strange = int((is_unused(batch.completion_ids, unused) & batch.completion_mask).sum())
+    if strange:
+        lines.append(
+            f"{strange} of these tokens have no token in the tokenizer, and no probability"
+        )
     for stage, tree in stages.items():
         found = [
             f"  {jax.tree_util.keystr(path)}: {int((~jnp.isfinite(x)).sum())} of "

@@ -10,6 +10,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -346,7 +347,7 @@ def _as_float(value: Any, path: str) -> float:
         number = None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = None
-    if number is not None:
+    if number is not None and not math.isnan(number):
         check_number(number, path)
         return number
     raise ValueError(f"{path}: must be a number, got {shown(value)}")

@@ -40,7 +40,7 @@ class ModelConfig:
     remat: Literal["none", "dots", "full"] = "none"
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     decode_attention: Literal["auto", "xla", "ragged"] = "auto"
-    extra_eos: list[int | str] = dataclasses.field(default_factory=list)
+    extra_eos: list[int | str] = dataclasses.field(default_factory=list, hash=False)
 
     def __post_init__(self):
         check_numbers(self, "model")

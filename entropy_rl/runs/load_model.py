@@ -32,7 +32,7 @@ from entropy_rl.models.hf_config import read_json
 from entropy_rl.models.rope import DynamicRopeScaling
 from entropy_rl.runs.checkpoint import restore_params
 from entropy_rl.runs.directory import CONFIG_FILE, MODEL_DIRECTORY, checkpoints_of
-from entropy_rl.runs.tokenizer import eos_ids_of, load_tokenizer, unused_ids
+from entropy_rl.runs.tokenizer import eos_ids_of, load_tokenizer, named_ends, unused_ids
 from entropy_rl.types import TENSOR_AXIS, Params, Policy
 
 log = logging.getLogger(__name__)
@@ -120,6 +120,7 @@ def load_model(config: ModelConfig | str, mesh: Mesh | None = None) -> Model:
     directory = model_files(path)
     # What is small comes first: weights may take minutes.
     decoder = _read_architecture(path)
+    named_ends(directory)  # raises early, and in other words than transformers
     tokenizer = load_tokenizer(directory)
     unused = unused_ids(directory, tokenizer, decoder.vocab_size)
     eos_ids = eos_ids_of(directory, tokenizer, config.extra_eos)
@@ -211,9 +212,13 @@ def model_policy(config: ModelConfig, path: Path, mesh: Mesh | None = None) -> P
     Raises:
       ValueError: As `load_model`.
     """
-    decoder, directory = _read_architecture(path), model_files(path)
-    unused = unused_ids(directory, load_tokenizer(directory), decoder.vocab_size)
-    return _make_policy(config, decoder, unused, mesh)
+    return _make_policy(config, _read_architecture(path), unused_of(path), mesh)
+
+
+def unused_of(path: Path) -> Ranges:
+    """Returns the ranges of ids of a model or a run that are no token of its tokenizer."""
+    directory = model_files(path)
+    return unused_ids(directory, load_tokenizer(directory), _read_architecture(path).vocab_size)
 
 
 def _make_policy(

@@ -52,6 +52,29 @@ def load_tokenizer(directory: Path) -> Any:
         return tokenizer
 
 
+def named_ends(directory: Path) -> dict[Path, list[int]]:
+    """Returns the `eos_token_id` of each file that has one, a number or a list, as a list.
+
+    Raises:
+      ValueError: If one is something else.
+    """
+    found = {}
+    for name in _EOS_FILES:
+        if (directory / name).exists():
+            value = read_json(directory / name).get("eos_token_id")
+            ids = value if isinstance(value, list) else [] if value is None else [value]
+            if not all(type(token) is int for token in ids):
+                raise _wrong_ends(directory / name, value)
+            found[directory / name] = ids
+    return found
+
+
+def _wrong_ends(file: Path, value: Any) -> ValueError:
+    return ValueError(
+        f"{file}: eos_token_id: must be ids of the tokenizer's tokens, got {shown(value)}"
+    )
+
+
 def eos_ids_of(directory: Path, tokenizer: Any, extra: Sequence[int | str] = ()) -> tuple[int, ...]:
     """Returns the tokens that end a completion, the tokenizer's own first.
 
@@ -62,17 +85,10 @@ def eos_ids_of(directory: Path, tokenizer: Any, extra: Sequence[int | str] = ())
     """
     known = set(tokenizer.get_vocab().values())
     ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    for name in _EOS_FILES:
-        if not (directory / name).exists():
-            continue
-        found = read_json(directory / name).get("eos_token_id")
-        more = found if isinstance(found, list) else [] if found is None else [found]
-        if not all(type(token) is int and token in known for token in more):
-            raise ValueError(
-                f"{directory / name}: eos_token_id: must be ids of the tokenizer's tokens, got "
-                f"{shown(found)}"
-            )
-        ids += more
+    for file, named in named_ends(directory).items():
+        if not known.issuperset(named):
+            raise _wrong_ends(file, named)
+        ids += named
     ids += [_token_id(tokenizer, token, known) for token in extra]
     if not ids:
         raise ValueError(

@@ -194,7 +194,7 @@ def test_without_a_config_every_missing_field_is_named(refused):
         (
             changed(TRAIN, "model", {"paht": "x"}),
             "model.paht: must be one of path, compute_dtype, remat, attention, "
-            "decode_attention, got 'paht' (did you mean 'path'?)",
+            "decode_attention, extra_eos, got 'paht' (did you mean 'path'?)",
         ),
         (
             changed(TRAIN, "modle", 1),

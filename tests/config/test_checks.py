@@ -257,7 +257,10 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(kind, special):
             line = refused(function, special[kind])
             assert line == f"{special[kind]}: must be a regular file, got {found}"
         line = refused(parse_config, TrainConfig, "train", ["--config", str(special[kind])])
-        assert line == f"--config: {special[kind]}: must be a regular file, got {found}"
+        if found == "a directory":
+            assert line == f"--config: cannot read '{special[kind]}': Is a directory"
+        else:
+            assert line == f"--config: {special[kind]}: must be a regular file, got {found}"
         done.set()
 
     thread = threading.Thread(target=read, daemon=True)
