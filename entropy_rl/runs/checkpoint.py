@@ -217,8 +217,10 @@ def _damage(checkpoint: AnyPath) -> str | None:
         return None
     try:
         sizes, found = json.loads(path.read_text()), _sizes(checkpoint)
-    except ValueError:
+    except (ValueError, RecursionError):
         return f"{path.name} is no JSON"
+    if not isinstance(sizes, dict):
+        return f"{path.name} is no JSON object"
     for name in sizes:
         if found.get(name) != sizes[name]:
             return f"{name} has {found.get(name, 0)} bytes instead of {sizes[name]}"

@@ -94,7 +94,10 @@ def checkpoint_directory(directory: Path, checkpoints: str | None) -> AnyPath:
 def checkpoints_of(directory: Path) -> AnyPath:
     """Where the checkpoints of a run lie that has begun; as `checkpoint_directory`."""
     plain = read_recorded_config(directory / CONFIG_FILE)
-    return checkpoint_directory(directory, plain["run"].get("checkpoints"))
+    section = plain.get("run")
+    if not isinstance(section, dict):
+        raise ValueError(f"{directory / CONFIG_FILE}: run: must be a mapping, got {section!r:.60}")
+    return checkpoint_directory(directory, section.get("checkpoints"))
 
 
 def check_directory(

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from entropy_rl.config import renames
+from entropy_rl.config.files import reading
 from entropy_rl.runs.jsonl import read_jsonl
 
 CONFIG_FILE = "config.yaml"
@@ -34,10 +35,8 @@ def read_recorded_config(path: Any) -> dict[str, Any]:
     Raises:
       ValueError: If it is no config.
     """
-    try:
+    with reading(f"{path}: is no config"):
         plain = yaml.safe_load(path.read_text()) if path.exists() else {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is no config: {error}") from error
     if not isinstance(plain, dict):
         raise ValueError(f"{path}: is no config, but {plain!r:.60}")
     return renames.current_config(plain)

@@ -282,3 +282,21 @@ def test_the_tokenizer_of_the_fixture_has_all_its_ids(tmp_path):
     save_tokenizer(tmp_path)
     assert sorted(load_tokenizer(tmp_path).get_vocab().values()) == list(range(VOCAB))
     assert len(SPECIAL) == 3
+
+
+# --- files of a run that cannot be read
+# ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[" * 3000, "seed: !!bool maybe", "5", "run: 5", "run: [1]", "a: 2026-13-45", "\x00"],
+)
+def test_the_config_of_a_run_that_cannot_be_read_is_one_line(content, model, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    keep_model_files(load_model(str(model)), run)
+    (run / "config.yaml").write_text(content)
+    with pytest.raises(ValueError) as error:
+        load_model(str(run))
+    assert str(error.value).startswith(f"{run / 'config.yaml'}: ") and "\n" not in str(error.value)
