@@ -1,3 +1,1 @@
-"""Before a run: does it compile, does it fit, and what will it cost? No device and no weights are
-needed.
-"""
+"""Planning: compile a run without its devices and weights; estimate memory and time."""

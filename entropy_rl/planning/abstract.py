@@ -1,6 +1,4 @@
-"""A run without arrays: its model, state, prompts and mini-batches as shapes that know where they
-lie.
-"""
+"""An abstract run: model, state, prompts and mini-batches as shapes with shardings."""
 
 from __future__ import annotations
 
@@ -30,14 +28,14 @@ from entropy_rl.types import Params, Policy, Rollout, TrainBatch, TrainState
 
 @dataclasses.dataclass(frozen=True)
 class AbstractRun:
-    """What `train` sets up, without an array.
+    """The setup of `train` as shapes.
 
     Attributes:
       config: The config of the run.
-      devices: What it runs on.
-      mesh: Of all devices; None for one.
-      model: With shapes for parameters, and no tokenizer.
-      programs: Those of a step.
+      devices: The devices.
+      mesh: The mesh of all devices; None for one device.
+      model: The model, with shapes for parameters and without a tokenizer.
+      programs: The compiled functions of a step.
       state: The training state.
       batch: A mini-batch.
       local_prompts: Prompts of a host in a step.
@@ -54,11 +52,11 @@ class AbstractRun:
 
     @property
     def local_chips(self) -> int:
-        """Devices of a host that the run uses."""
+        """Number of devices of a host that the run uses."""
         return 1 if self.mesh is None else self.model.placement.local_mesh.size
 
     def at(self, tree: Any, sharding: Any = None) -> Any:
-        """Shapes at a place, one for all or one for each; without a mesh, on the one device."""
+        """Add shardings to shapes, one for all or one for each; without a mesh, the one device."""
         if self.mesh is None:
             sharding = SingleDeviceSharding(self.devices.all[0])
         of = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)  # noqa: E731
@@ -67,7 +65,7 @@ class AbstractRun:
         return jax.tree.map(of, tree, sharding)
 
     def decode_params(self) -> Params:
-        """Decoding parameters on the devices of a host."""
+        """Return the decoding parameters on the devices of a host."""
         placement = self.model.placement
         shapes = jax.eval_shape(self.model.policy.to_decode, self.model.params)
         if self.mesh is None:
@@ -79,7 +77,7 @@ class AbstractRun:
         return self.at(shapes, local)
 
     def prompts(self) -> tuple:
-        """(ids, mask, index, limits) of the prompts of a host."""
+        """Return (ids, mask, index, limits) of the prompts of a host."""
         count, length = self.local_prompts, self.config.rollout.max_prompt_tokens
         where = None if self.mesh is None else self.model.placement.of_prompts(count)
         i32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
@@ -88,7 +86,7 @@ class AbstractRun:
 
 
 def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devices) -> AbstractRun:
-    """Sets a run up as `train` does.
+    """Set up a run as `train` does.
 
     Raises:
       ValueError: If the config does not fit the devices or the models.
@@ -155,7 +153,7 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
 def _make_policy(
     config: TrainConfig, decoder: DecoderConfig, backend: str, mesh: Mesh | None
 ) -> Policy:
-    """A model as `load_model` makes it on a machine with such devices."""
+    """Build the model as `load_model` does on a machine with these devices."""
     model = config.model
     dtype = jnp.dtype(model.compute_dtype)
     attention = resolve_attention(
@@ -175,7 +173,7 @@ def _make_policy(
 def _judged(
     prompts: int, config: TrainConfig
 ) -> tuple[Rollout, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """Shapes of so many sampled prompts, their rewards, and whether they are judged."""
+    """Return shapes of the rollout of `prompts` prompts, its rewards and `has_reward`."""
     rollout, rows = config.rollout, prompts * config.rollout.group_size
     shape = jax.ShapeDtypeStruct
     prompt, new = (prompts, rollout.max_prompt_tokens), (rows, rollout.max_new_tokens)

@@ -1,4 +1,4 @@
-"""Chips as their makers describe them: memory, peak rate and bandwidth."""
+"""Memory, peak FLOP/s and bandwidth of chips, from public data sheets."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ GiB = 2**30
 
 
 class Chip(NamedTuple):
-    """What a public data sheet says of one chip.
+    """Data of one chip.
 
     Attributes:
-      name: As in the name of a topology.
-      hbm: Bytes of memory that the compiler may use; what the sheet says less what the system
-        keeps.
-      flops: Peak rate of products in bfloat16 with sums in float32, FLOP/s.
-      bandwidth: Of the memory, bytes/s.
-      source: Where that stands.
+      name: Name, as in the name of a topology.
+      hbm: Bytes of memory available to the compiler: the data sheet's less what the system keeps.
+      flops: Peak FLOP/s of bfloat16 matrix products with float32 accumulation.
+      bandwidth: Memory bandwidth, bytes/s.
+      source: URL of the data sheet.
     """
 
     name: str
@@ -29,8 +28,8 @@ class Chip(NamedTuple):
 _TPU = "https://cloud.google.com/tpu/docs/"
 _NVIDIA = "https://www.nvidia.com/en-us/data-center/"
 
-# Memory of TPUs: 32, 16, 95 and 32 GB in the sheets; here what libtpu 0.0.42 names as available
-# when a program is too large for it. Of GPUs: 80 and 141 GB, with products of dense matrices.
+# Memory of TPUs: 32, 16, 95 and 32 GB in the sheets; here what libtpu 0.0.42 reports as available
+# when a program is too large. Of GPUs: 80 and 141 GB, with products of dense matrices.
 CHIPS = {
     chip.name: chip
     for chip in (

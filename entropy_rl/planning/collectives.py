@@ -1,9 +1,9 @@
-"""Which collectives a compiled program has, read off its HLO text: kind, how many, how many bytes.
+"""Collectives of a compiled program, parsed from its HLO text: kind, count and bytes.
 
-A collective in a loop counts as often as the loop runs, where the text tells: XLA notes it, or the
-loop's condition compares a counter with a constant. Other loops, such as those over micro-batches,
-end when the data say so: what is in them is counted per iteration, `depth` loops deep. Of the
-branches of a conditional the one with the most bytes counts.
+A collective in a loop counts once per iteration if the trip count is known: XLA annotates it, or
+the loop condition compares a counter with a constant. The trip counts of other loops, such as those
+over micro-batches, depend on the data: their collectives are counted per iteration, `depth` loops
+deep. Of a conditional, the branch with the most bytes counts.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ class Collective(NamedTuple):
 
     Attributes:
       kind: One of KINDS.
-      depth: Loops around it whose number of iterations is not known; 0 for counts of the whole
-        program.
+      depth: Number of enclosing loops with unknown trip counts; 0 for counts of the whole program.
     """
 
     kind: str
@@ -42,25 +41,23 @@ class Collective(NamedTuple):
 
 
 class Amount(NamedTuple):
-    """How many, and the bytes of the arrays that a device takes part in: the larger of input and
-    output.
-    """
+    """Count, and bytes per device: those of the larger of input and output."""
 
     count: int
     bytes: int
 
 
 def find_collectives(text: str) -> dict[Collective, Amount]:
-    """The collectives of a program.
+    """Count the collectives of a program.
 
     Args:
-      text: HLO, as `compiled.as_text()` has it.
+      text: HLO text, from `compiled.as_text()`.
     """
     computations, entry = _computations(text)
     known: dict[str, Counter] = {}
 
     def of(name: str) -> Counter:
-        """{(collective, "count" or "bytes"): number} of a computation and all that it calls."""
+        """Count a computation and all it calls, by (collective, "count" or "bytes")."""
         if name not in known:
             known[name] = found = Counter()
             for operation, shapes, line in computations.get(name, ()):
@@ -80,9 +77,7 @@ def find_collectives(text: str) -> dict[Collective, Amount]:
 
 
 def _computations(text: str) -> tuple[dict[str, list[tuple[str, str, str]]], str]:
-    """Name -> (operation, shapes of its result, line) of every instruction; and the name of the
-    entry.
-    """
+    """Return computation -> (operation, result shapes, line) per instruction, and the entry."""
     found: dict[str, list[tuple[str, str, str]]] = {}
     entry = name = ""
     for line in text.splitlines():
@@ -114,7 +109,7 @@ def _own(operation: str, shapes: str, line: str) -> Counter:
 
 
 def array_bytes(dtype: str, dimensions: str) -> int:
-    """Bytes of an array such as `bf16` `4,128`."""
+    """Return the bytes of an array, such as `bf16` `4,128`."""
     bits = (
         8
         if dtype == "pred"
@@ -144,7 +139,7 @@ def _branches(line: str) -> list[str]:
 
 
 def _trips(line: str, computations: dict[str, list[tuple[str, str, str]]]) -> int | None:
-    """Iterations of a loop; None if only the data tell."""
+    """Return the trip count of a loop; None if it depends on the data."""
     noted = _KNOWN_TRIPS.search(line)
     if noted:
         return int(noted[1])

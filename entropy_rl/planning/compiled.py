@@ -1,6 +1,4 @@
-"""A program compiled ahead of time: its memory on one device, its largest arrays, its
-collectives.
-"""
+"""Ahead-of-time compilation of a program: memory per device, largest arrays, collectives."""
 
 from __future__ import annotations
 
@@ -29,19 +27,19 @@ _NAMED = 5  # buffers
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What the compiler says of a program, in bytes on one device.
+    """Memory analysis of a compiled program, in bytes per device.
 
     Attributes:
-      name: For people.
-      seconds: That compiling took.
-      arguments: Its inputs.
-      outputs: Its results.
-      aliased: Results that lie where an input was.
-      temporaries: What it works with, and its code.
-      largest: (bytes, name) of its largest arrays, arguments and temporaries.
-      collectives: In its HLO.
-      refused: Bytes that it would need, if the compiler found no way to fit it into the memory;
-        what else is known is then 0.
+      name: Display name.
+      seconds: Compile time.
+      arguments: Bytes of the inputs.
+      outputs: Bytes of the outputs.
+      aliased: Bytes of outputs that reuse input buffers.
+      temporaries: Bytes of temporaries and code.
+      largest: (bytes, name) of the largest arguments and temporaries.
+      collectives: Collectives in the HLO.
+      refused: Required bytes if the compiler could not fit the program into memory; the other
+        fields are then 0.
     """
 
     name: str
@@ -56,22 +54,22 @@ class Program:
 
     @property
     def peak(self) -> int:
-        """Bytes at its peak."""
+        """Peak bytes."""
         if self.refused is not None:
             return self.refused
         return self.arguments + self.outputs - self.aliased + self.temporaries
 
 
 def compile_program(name: str, lowered: Any, arguments: Any) -> tuple[Program, Any]:
-    """Compiles a program, which may turn out too large.
+    """Compile a program, which may be too large.
 
     Args:
-      name: For people.
-      lowered: The program, as of `jax.jit(...).lower`.
-      arguments: The shapes that it was lowered for, by name.
+      name: Display name.
+      lowered: The program, from `jax.jit(...).lower`.
+      arguments: The shapes it was lowered for, by name.
 
     Returns:
-      (what is known of it, where its results lie; None if it is too large).
+      (memory analysis, output shardings or None if the program is too large).
     """
     begin = time.monotonic()
     try:
@@ -95,14 +93,14 @@ def compile_program(name: str, lowered: Any, arguments: Any) -> tuple[Program, A
 
 
 def shard_bytes(x: jax.ShapeDtypeStruct) -> int:
-    """Bytes of an array on one device."""
+    """Return the bytes of an array on one device."""
     shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
     size = 8 if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended) else x.dtype.itemsize
     return math.prod(shape) * size
 
 
 def tree_bytes(tree: Any) -> int:
-    """Bytes of all arrays of a tree on one device."""
+    """Return the bytes of all arrays of a pytree on one device."""
     return sum(map(shard_bytes, jax.tree.leaves(tree)))
 
 

@@ -1,12 +1,11 @@
-"""What a decoder must compute and move, counted from its shape: the numerators of every share of a
-roofline.
+"""FLOPs and bytes of a decoder, counted from its shapes, for roofline estimates.
 
-A product [m, k] x [k, n] is 2 m k n operations. Only matrix products and attention are counted,
-attention over the pairs that a causal mask leaves, and nothing that is computed a second time to
-save memory. Bytes are those of what is too large to stay on the chip, read or written once; logits
-of the sampler count as both. All layers are taken to have full attention.
+A product [m, k] x [k, n] is 2 m k n FLOPs. Only matrix products and attention are counted,
+attention over the pairs of a causal mask, without rematerialization. Bytes are those of arrays too
+large to stay on the chip, read or written once; logits of the sampler are written and read. All
+layers count as full attention.
 
-Arguments may be arrays of numpy, for many steps at once.
+Arguments may be NumPy arrays, for many steps at once.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ F32 = 4  # bytes
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Operations and bytes of a piece of work."""
+    """FLOPs and bytes of some work."""
 
     flops: Any
     bytes: Any
@@ -32,13 +31,11 @@ class Cost:
         return Cost(self.flops + other.flops, self.bytes + other.bytes)
 
     def total(self) -> Cost:
-        """The sum over all steps."""
+        """Return the sum over all steps."""
         return Cost(float(np.sum(self.flops)), float(np.sum(self.bytes)))
 
     def seconds(self, rate: float, bandwidth: float) -> float:
-        """The roofline: of every step the longer of computing (FLOP/s) and moving (bytes/s), added
-        up.
-        """
+        """Return the roofline time: per step the maximum of compute and memory time, summed."""
         return float(np.sum(np.maximum(self.flops / rate, self.bytes / bandwidth)))
 
 
@@ -47,26 +44,24 @@ class Cost:
 
 
 def layer_weights(c: DecoderConfig) -> int:
-    """Entries of the seven matrices of one layer."""
+    """Return the parameters of the seven weight matrices of one layer."""
     heads, kv_heads = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     attention = c.hidden_size * (heads + 2 * kv_heads) + heads * c.hidden_size
     return attention + 3 * c.hidden_size * c.intermediate_size
 
 
 def head_weights(c: DecoderConfig) -> int:
-    """Entries of the matrix from hidden states to logits."""
+    """Return the parameters of the matrix from hidden states to logits."""
     return c.vocab_size * c.hidden_size
 
 
 def matmul_weights(c: DecoderConfig) -> int:
-    """Entries of all matrices that a token is multiplied by: N of the rule of 2 N operations per
-    token.
-    """
+    """Return N of the rule of 2 N FLOPs per token: parameters of all matrices a token meets."""
     return c.num_layers * layer_weights(c) + head_weights(c)
 
 
 def parameters(c: DecoderConfig) -> int:
-    """All parameters; a table that is embedding and head counts once."""
+    """Return all parameters; tied embeddings count once."""
     biases = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim if c.qkv_bias else 0
     biases += c.hidden_size if c.o_bias else 0
     biases += 2 * c.intermediate_size + c.hidden_size if c.mlp_bias else 0
@@ -76,26 +71,22 @@ def parameters(c: DecoderConfig) -> int:
 
 
 def critic_parameters(c: DecoderConfig) -> int:
-    """All parameters of a critic with this backbone: no head over the vocabulary, a vector for the
-    value.
-    """
+    """Return all parameters of a critic: the backbone and a value vector, no LM head."""
     return parameters(c) - (0 if c.tie_embeddings else head_weights(c)) + c.hidden_size
 
 
 def kv_bytes(c: DecoderConfig, itemsize: int) -> int:
-    """Keys and values of one token in all layers, bytes."""
+    """Return the bytes of keys and values of one token in all layers."""
     return 2 * c.num_kv_heads * c.head_dim * c.num_layers * itemsize
 
 
 def attention_flops(c: DecoderConfig, pairs: Any) -> Any:
-    """Scores and weighted sums in all layers, for so many pairs of a query and a key that it
-    sees.
-    """
+    """Return the FLOPs of attention in all layers for a number of (query, visible key) pairs."""
     return 4 * c.num_heads * c.head_dim * c.num_layers * pairs
 
 
 def causal_pairs(lengths: Any) -> Any:
-    """Pairs of a token and one that it sees, itself included, in rows of such lengths."""
+    """Return the number of (query, visible key) pairs in rows of these lengths."""
     return lengths * (lengths + 1) / 2
 
 
@@ -110,25 +101,22 @@ def _read_weights(c: DecoderConfig, itemsize: int) -> int:
 
 
 def _logits(c: DecoderConfig, rows: Any) -> Cost:
-    """The products of the head, without its weights; float32 logits are written, and read to
-    sample.
-    """
+    """Count the LM head without its weights; float32 logits are written and read to sample."""
     return Cost(2 * head_weights(c) * rows, 2 * F32 * c.vocab_size * rows)
 
 
 def decode_step(
     c: DecoderConfig, rows: Any, columns: Any, prompts: Any, prompt_tokens: int, itemsize: int
 ) -> Cost:
-    """One token for every row.
+    """Count a decode step: one token for every row.
 
-    Weights are read once; keys and values of the new tokens once per row, of a prompt once per copy
-    of it.
+    Weights are read once; keys and values of new tokens once per row, of a prompt once per copy.
 
     Args:
-      c: The model.
-      rows: Rows that are decoded.
-      columns: New tokens that each attends to, the one that is computed included.
-      prompts: Copies of a prompt that are read: one per group that shares it, or one per row.
+      c: The architecture.
+      rows: Number of rows.
+      columns: New tokens that each row attends to, including the current one.
+      prompts: Copies of prompts that are read: one per group that shares it, or one per row.
       prompt_tokens: Tokens of a prompt.
       itemsize: Bytes of a weight, key or value.
     """
@@ -140,7 +128,7 @@ def decode_step(
 
 
 def prefill(c: DecoderConfig, prompts: int, prompt_tokens: int, rows: int, itemsize: int) -> Cost:
-    """All prompts once, and the first token of every row of theirs."""
+    """Count the prefill of all prompts and the first token of every row."""
     tokens = prompts * prompt_tokens
     flops = 2 * c.num_layers * layer_weights(c) * tokens
     flops += attention_flops(c, prompts * causal_pairs(prompt_tokens))
@@ -152,13 +140,13 @@ def prefill(c: DecoderConfig, prompts: int, prompt_tokens: int, rows: int, items
 def decode_rows(
     c: DecoderConfig, lengths: np.ndarray, group_size: int, prompt_tokens: int, itemsize: int
 ) -> Cost:
-    """All steps after the first token of rows of these lengths, as arrays over the steps.
+    """Count all decode steps after the first token, as arrays over the steps.
 
     A row costs nothing after its end. The rows of a group share a copy of their prompt.
 
     Args:
-      c: The model.
-      lengths: int[B], tokens of each completion; those of a group stand together.
+      c: The architecture.
+      lengths: int[B], tokens of each completion; rows of a group are contiguous.
       group_size: Rows of a group.
       prompt_tokens: Tokens of a prompt.
       itemsize: Bytes of a weight, key or value.
@@ -170,9 +158,7 @@ def decode_rows(
 
 
 def cast_weights(c: DecoderConfig, itemsize: int) -> Cost:
-    """Decoding parameters out of float32 masters, if they are another type: each is read and
-    written once.
-    """
+    """Count the cast of float32 master weights to the decoding dtype: one read and one write."""
     return Cost(0.0, parameters(c) * (F32 + itemsize) if itemsize < F32 else 0)
 
 
@@ -181,10 +167,10 @@ def cast_weights(c: DecoderConfig, itemsize: int) -> Cost:
 
 
 def backbone_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndarray) -> float:
-    """A forward pass over rows of prompt and completion, without the head.
+    """Count a forward pass over rows of prompt and completion, without the LM head.
 
     Args:
-      c: The model.
+      c: The architecture.
       prompt_lengths: int[B], tokens.
       lengths: int[B], tokens of each completion.
     """
@@ -194,19 +180,17 @@ def backbone_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.nda
 
 
 def forward_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndarray) -> float:
-    """The same and the head, on the tokens of completions only."""
+    """Count a forward pass with the LM head on completion tokens only."""
     return backbone_flops(c, prompt_lengths, lengths) + 2 * head_weights(c) * float(np.sum(lengths))
 
 
 def training_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndarray) -> float:
-    """Forward and backward: a product has two more in its backward pass. The rule of 6 N, and
-    attention.
-    """
+    """Count forward and backward pass: 6 N FLOPs per token, plus attention."""
     return 3 * forward_flops(c, prompt_lengths, lengths)
 
 
 def optimizer_bytes(weights: int) -> int:
-    """AdamW in float32 behind a clip by global norm.
+    """Count AdamW in float32 with clipping by global norm.
 
     The norm reads the gradients; then parameters, two moments and gradients are read, and all but
     the gradients written.

@@ -1,4 +1,4 @@
-"""The devices of a plan: those of a TPU slice that nobody has, or virtual ones of this CPU."""
+"""Devices of a plan: a TPU topology, without the hardware, or virtual CPU devices."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _NAME = re.compile(r"(\w+):\d+(x\d+){1,2}")
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """What is planned for.
+    """Target devices of a plan.
 
     Attributes:
-      name: For people.
+      name: Display name.
       backend: cpu or tpu.
       all: All devices, for ahead-of-time compilation.
-      host: Those of one host, as a slice of their own where there are more: the compiler of a
-        program for a part of a slice would not find its devices.
-      hosts: Processes that they belong to.
-      chip: What a device can do; None if that is not known.
+      host: The devices of one host; with several hosts a topology of its own, because the compiler
+        does not support programs on a part of a topology.
+      hosts: Number of hosts.
+      chip: Data of the chip; None if unknown.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Devices:
 
 
 def start_on_cpu(devices: int | None) -> None:
-    """Keeps jax, before it has a device, to the CPU with so many virtual devices."""
+    """Restrict JAX to virtual CPU devices; must be called before it initializes a backend."""
     # Or libtpu looks for a TPU over the network, complains that there is none, and locks it for one
     # process.
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
@@ -53,14 +53,14 @@ def start_on_cpu(devices: int | None) -> None:
 
 
 def virtual_devices(count: int, chip: str | None) -> Devices:
-    """Virtual devices of this CPU, as one host.
+    """Return virtual CPU devices of one host.
 
     Args:
-      count: How many.
-      chip: A name of the table: whose memory and rates a device is taken to have.
+      count: Number of devices.
+      chip: Name of the chip whose memory and rates to assume.
 
     Raises:
-      ValueError: If there are not so many, or no such chip.
+      ValueError: If there are fewer devices, or no such chip.
     """
     if chip is not None and chip not in CHIPS:
         raise ValueError(unknown("chip", chip, CHIPS))
@@ -75,13 +75,13 @@ def virtual_devices(count: int, chip: str | None) -> Devices:
 
 
 def topology_devices(name: str) -> Devices:
-    """The devices of a TPU slice.
+    """Return the devices of a TPU topology.
 
     Args:
-      name: Such as v5p:4x4x4; four chips belong to a host.
+      name: Name such as v5p:4x4x4; a host has four chips.
 
     Raises:
-      ValueError: If there is no such slice, or no compiler for it.
+      ValueError: If there is no such topology, or no compiler for it.
     """
     generation = name.partition(":")[0]
     must_be = (
@@ -91,7 +91,7 @@ def topology_devices(name: str) -> Devices:
     if not _NAME.fullmatch(name) or generation not in TPUS:
         raise ValueError(f"topology: {must_be}")
     try:
-        from libtpu import get_library_path  # noqa: F401  # a folder of that name is not enough
+        from libtpu import get_library_path  # noqa: F401  # a directory of that name is not enough
     except ImportError:
         raise ValueError(
             "topology: the TPU compiler is not installed: pip install '.[tpu]'"
@@ -109,7 +109,7 @@ def topology_devices(name: str) -> Devices:
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0].rpartition("INVALID_ARGUMENT: ")[2]
         raise ValueError(f"topology: {must_be}: {reason}") from None
-    # The cache of compiled programs is for devices that exist.
+    # The compilation cache supports only existing devices.
     jax.config.update("jax_enable_compilation_cache", False)
     hosts = len({device.process_index for device in found})
     return Devices(f"TPU {name}", "tpu", found, host, hosts, CHIPS[generation])

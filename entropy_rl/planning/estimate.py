@@ -1,8 +1,7 @@
-"""The least time of a step, by phase: what must be computed and moved on one chip, over its peak
-rates.
+"""Minimum time of a step, by phase: FLOPs and bytes on one chip over its peak rates.
 
-Counted from the shapes (`counting.py`), loops as often as they run. The network, the host, the
-judge and whatever keeps a chip below its peak are not in it.
+Counted from the shapes (`counting.py`), with loops unrolled. Excludes the network, the host, the
+verifier and any inefficiency of the chip.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ UPDATE_OF_POLICY = ("update", "optimizer")
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How the work is shared.
+    """Distribution of the work over chips and hosts.
 
     Attributes:
-      data: Size of the mesh along data.
-      fsdp: Along fsdp.
-      tensor: Along tensor.
+      data: Size of the mesh axis data.
+      fsdp: Size of the mesh axis fsdp.
+      tensor: Size of the mesh axis tensor.
       local_chips: Chips of a host.
-      local_prompts: Prompts of a host in a step.
+      local_prompts: Prompts of a host per step.
     """
 
     data: int
@@ -48,7 +47,7 @@ class Layout:
 
     @property
     def chips(self) -> int:
-        """All of them."""
+        """Number of chips."""
         return self.data * self.fsdp * self.tensor
 
 
@@ -58,9 +57,9 @@ class Work:
 
     Attributes:
       name: The phase.
-      flops: Operations.
-      bytes: Moved from and to the memory.
-      seconds: At least, by the efficiency that was assumed; None without rates.
+      flops: FLOPs.
+      bytes: Bytes read from and written to memory.
+      seconds: Minimum time at the assumed efficiency; None without rates.
     """
 
     name: str
@@ -78,16 +77,16 @@ def estimate(
     chip: Chip | None,
     efficiency: float,
 ) -> list[Work]:
-    """The phases of a step on one chip.
+    """Count the phases of a step on one chip.
 
     Args:
       config: The config.
-      architecture: Of the models.
-      layout: How the work is shared.
-      decoding: Of the rollout of a host.
-      new_tokens: Tokens of every completion.
-      chip: The chip; None if not known.
-      efficiency: Share of the peak rates that is taken to be reached.
+      architecture: Architectures of the models.
+      layout: Distribution of the work.
+      decoding: Decoding plan of the rollout of a host.
+      new_tokens: Tokens per completion.
+      chip: The chip; None if unknown.
+      efficiency: Assumed fraction of the peak rates.
     """
     c, critic = architecture
     tensor, size = layout.tensor, jnp.dtype(config.model.compute_dtype).itemsize
@@ -153,9 +152,7 @@ def estimate(
 
 
 def sampled_group(config: TrainConfig) -> int:
-    """Rows of a prompt that are sampled: its group, and a greedy one where the advantage reads its
-    reward.
-    """
+    """Return the rows sampled per prompt: its group, and a greedy row if the advantage needs it."""
     return config.rollout.group_size + ("greedy_rewards" in advantage_of(config).requires)
 
 
@@ -168,7 +165,7 @@ def _work(name: str, cost: Cost, repeats: float, chip: Chip | None, efficiency: 
 
 
 def _layers_forward(config: TrainConfig, c: DecoderConfig, prompt: int, new: int) -> float:
-    """Operations of a forward pass over all rows, without a head."""
+    """Return the FLOPs of a forward pass over all rows, without a head."""
     prompts, group = config.rollout.prompts, config.rollout.group_size
     of_row, of_prompt = (
         counting.backbone_flops(c, np.array([prompt]), np.array([length])) for length in (new, 0)
@@ -178,7 +175,7 @@ def _layers_forward(config: TrainConfig, c: DecoderConfig, prompt: int, new: int
 
 
 def _passes_before(config: TrainConfig) -> int:
-    """Forward passes over a mini-batch before its gradient."""
+    """Return the number of forward passes over a mini-batch before its gradient."""
     baseline, shaping = baseline_and_shaping(advantage_of(config))
     token_weighting = build_token_weighting(
         config.loss.token_weights, build_surrogate(config.loss.surrogate)
@@ -191,5 +188,5 @@ def _stats_passes(config: TrainConfig) -> int:
 
 
 def step_seconds(works: list[Work]) -> float | None:
-    """The seconds of a step; None without rates."""
+    """Return the seconds of a step; None without rates."""
     return None if works[0].seconds is None else sum(work.seconds for work in works)

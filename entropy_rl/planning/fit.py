@@ -1,4 +1,4 @@
-"""Whether a step fits into the memory of a chip, and what to do if it does not."""
+"""Check that a step fits into the memory of a chip, and suggest settings if it does not."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ _OF_ROLLOUT = ("prefill", "cache growth", "decode", "rollout")
 def what_is_too_large(
     phases: list[Phase], memory: float, config: TrainConfig, decoding: DecodingPlan
 ) -> str | None:
-    """One line on the phase that needs most of a chip, if that is more than it has; None if all
-    fit.
+    """Describe the phase with the highest peak if it exceeds the memory; None if all phases fit.
 
     Args:
-      phases: Of the step.
-      memory: Bytes of a chip.
+      phases: Phases of the step.
+      memory: Memory of a chip in bytes.
       config: The config.
-      decoding: Of the rollout.
+      decoding: Decoding plan of the rollout.
     """
     refused = [phase for phase in phases if phase.program.refused is not None]
     worst = max(refused or phases, key=lambda phase: phase.peak)

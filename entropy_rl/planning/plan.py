@@ -1,4 +1,4 @@
-"""One run, compiled for devices that need not be there, as numbers."""
+"""Plan of one run: memory, work and time per step, from ahead-of-time compilation."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _SECONDS_PER_HOUR = 3600
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is known of a run before it starts. Bytes and operations are those of one chip.
+    """Plan of a run. Bytes and operations are per chip.
 
     Attributes:
-      config: Of the run.
-      devices: What it runs on.
-      layout: How the work is shared.
-      decoding: Of the rollout of a host.
-      memory: Bytes of a chip.
-      resident: What a run keeps in the memory.
+      config: The config of the run.
+      devices: The target devices.
+      layout: Distribution of the work over chips and hosts.
+      decoding: Decoding plan of the rollout of a host.
+      memory: Memory of a chip in bytes.
+      resident: Bytes of arrays kept in memory throughout, by name.
       step: The compiled programs.
-      works: The phases of a step as the shapes count them.
-      too_large: The line on what does not fit; None if all does.
+      works: Work of the phases of a step, counted from the shapes.
+      too_large: Description of what does not fit; None if everything fits.
     """
 
     config: PlanConfig
@@ -47,18 +47,16 @@ class Plan:
 
     @property
     def new_tokens(self) -> float:
-        """Tokens that every completion is taken to have."""
+        """Assumed tokens per completion."""
         return self.config.mean_new_tokens or self.config.rollout.max_new_tokens
 
     @property
     def step_seconds(self) -> float | None:
-        """Of a step, at least; None without rates. With a critic, one that updates the policy
-        too.
-        """
+        """Minimum seconds of a step that updates policy and critic; None without rates."""
         return step_seconds(self.works)
 
     def totals(self) -> dict[str, float]:
-        """Seconds, tokens per second, hours and chip-hours; empty without rates."""
+        """Return seconds, tokens per second, hours and chip-hours; empty without rates."""
         seconds = self.step_seconds
         if seconds is None:
             return {}
@@ -76,7 +74,7 @@ class Plan:
         }
 
     def to_plain(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Convert to plain values for JSON."""
         phases = [
             dataclasses.asdict(phase.program)
             | {
@@ -112,12 +110,12 @@ class Plan:
 
 
 def say(line: str) -> None:
-    """A line of progress, which is no part of the result."""
+    """Print a line of progress to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
 def make_plan(config: PlanConfig, architecture: Architecture, devices: Devices) -> Plan:
-    """Compiles the programs of a run and counts its work.
+    """Compile the programs of a run and count its work.
 
     Raises:
       ValueError: If the config does not fit the devices or the models.
@@ -139,14 +137,14 @@ def make_plan(config: PlanConfig, architecture: Architecture, devices: Devices) 
 
 
 def chip_memory(devices: Devices) -> float:
-    """Bytes of a device; virtual ones share the memory of the machine."""
+    """Return the memory of a device in bytes; virtual devices share the host's memory."""
     if devices.chip is not None:
         return devices.chip.hbm
     return device_memory(devices.all) / len(devices.all)
 
 
 def layout_of(run: AbstractRun) -> Layout:
-    """How a run shares its work."""
+    """Return the layout of a run."""
     sizes = {"data": 1, "fsdp": 1, "tensor": 1} if run.mesh is None else dict(run.mesh.shape)
     return Layout(**sizes, local_chips=run.local_chips, local_prompts=run.local_prompts)
 
@@ -158,8 +156,6 @@ def work_of(
     decoding: DecodingPlan,
     devices: Devices,
 ) -> list[Work]:
-    """The phases of a step as the shapes count them, with the tokens and the efficiency that are
-    assumed.
-    """
+    """Count the work of the phases of a step at the config's completion length."""
     new = config.mean_new_tokens or config.rollout.max_new_tokens
     return estimate(config, architecture, layout, decoding, new, devices.chip, config.efficiency)

@@ -1,4 +1,4 @@
-"""Other meshes and micro-batches for a run: all by their shapes, the fastest by the compiler."""
+"""Search over meshes and micro-batch sizes: rank by shapes, compile the fastest."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _HEAD_BYTES = GiB  # a few chunks of logits in float32, and what the head gather
 
 
 class Candidate(NamedTuple):
-    """A config that could be.
+    """A candidate config.
 
     Attributes:
-      seconds: Of a step, at least.
+      seconds: Lower bound on the seconds of a step.
       config: The config.
-      layout: Of its mesh.
+      layout: Layout of its mesh.
     """
 
     seconds: float
@@ -39,13 +39,13 @@ class Candidate(NamedTuple):
 
 
 def search(config: PlanConfig, architecture: Architecture, devices: Devices) -> list[Plan]:
-    """Compiles the `config.search` candidates that are the fastest by their shapes and seem to fit.
+    """Compile the `config.search` candidates that are fastest by their shapes and seem to fit.
 
     Returns:
-      Their plans, those that fit first, and the fastest of them first.
+      Their plans; first those that fit, each group sorted by time.
 
     Raises:
-      ValueError: If no candidate is left, or times are not known.
+      ValueError: If no candidate is left, or the chip's rates are unknown.
     """
     if devices.chip is None:
         raise ValueError(
@@ -97,8 +97,10 @@ def _divisors(number: int) -> list[int]:
 
 
 def rough_bytes(config: PlanConfig, architecture: Architecture, layout: Layout) -> float:
-    """About what an update of the policy needs on a chip: masters and two moments, those of a
-    critic too, two gradients, and activations."""
+    """Estimate the bytes of a policy update on a chip.
+
+    Counts master weights and two moments, those of a critic too, two gradients, and activations.
+    """
     c, critic = architecture
     size, tensor = jnp.dtype(config.model.compute_dtype).itemsize, layout.tensor
     heads = (c.num_heads + c.num_kv_heads) * c.head_dim
@@ -113,7 +115,7 @@ def rough_bytes(config: PlanConfig, architecture: Architecture, layout: Layout) 
 
 
 def search_text(plans: list[Plan]) -> str:
-    """What was compiled, as a table."""
+    """Format the compiled candidates as a table."""
     rows = [("data x fsdp x tensor, tokens per micro-batch", "peak GiB", "s per step", "")]
     for plan in plans:
         peak = max(phase.peak for phase in plan.step.phases)
@@ -130,6 +132,6 @@ def search_text(plans: list[Plan]) -> str:
 
 
 def describe(layout: Layout, config: PlanConfig) -> str:
-    """A candidate in a few words."""
+    """Describe the mesh and micro-batch size of a candidate."""
     tokens = config.batching.max_tokens_per_micro_batch
     return f"{layout.data} x {layout.fsdp} x {layout.tensor}, {tokens}"

@@ -1,6 +1,4 @@
-"""The architecture of the model that is planned: from its config.json, or from a table of public
-ones.
-"""
+"""Architecture of the planned model, from its config.json or a table of public models."""
 
 from __future__ import annotations
 
@@ -39,11 +37,11 @@ SHAPES = {
 
 
 class Architecture(NamedTuple):
-    """The models of a run.
+    """Architectures of a run's models.
 
     Attributes:
-      policy: The policy.
-      critic: That of which the critic is the backbone; None without a critic.
+      policy: Architecture of the policy.
+      critic: Architecture of the critic's backbone; None without a critic.
     """
 
     policy: DecoderConfig
@@ -51,14 +49,13 @@ class Architecture(NamedTuple):
 
 
 def find_architecture(config: PlanConfig) -> Architecture:
-    """The architecture of the models of which at least config.json is there, or which the table
-    has.
+    """Return the architectures of the models of a config.
 
     Args:
-      config: A directory that exists counts before the table.
+      config: The config. An existing model directory takes precedence over `shape`.
 
     Raises:
-      ValueError: If there is neither, for one of them.
+      ValueError: If a model has neither a config.json nor a shape.
     """
     policy, critic = _find("model", config.model.path, "shape", config.shape), config.critic
     if critic is None or critic.path is None:

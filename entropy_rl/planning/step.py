@@ -1,6 +1,4 @@
-"""The programs of one step, compiled in their order, and what lies beside each of them in the
-memory.
-"""
+"""Compile the programs of one step in order, with the memory of other resident arrays."""
 
 from __future__ import annotations
 
@@ -21,11 +19,11 @@ from entropy_rl.rollout.state import Sampling
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A program at work.
+    """A program and the arrays resident beside it.
 
     Attributes:
       program: The program.
-      beside: {what else is in the memory of a device meanwhile: bytes}.
+      beside: Name -> bytes of other arrays in the memory of a device while it runs.
     """
 
     program: Program
@@ -33,7 +31,7 @@ class Phase:
 
     @property
     def peak(self) -> int:
-        """Bytes on one device in all."""
+        """Total peak bytes on one device."""
         return self.program.peak + sum(self.beside.values())
 
 
@@ -42,9 +40,9 @@ class Step:
     """The programs of a step.
 
     Attributes:
-      phases: In order.
-      cache: Bytes on one device of keys and values of the rows and prompts of a rollout; None if
-        they are inside of one program, or it is too large.
+      phases: The phases, in order.
+      cache: Bytes per device of the KV cache of a rollout; None if it is internal to one program,
+        or the program is too large.
     """
 
     phases: list[Phase]
@@ -52,11 +50,11 @@ class Step:
 
 
 def sampler(run: AbstractRun, memory: float) -> tuple[Programs, DecodingPlan]:
-    """The sampler of a host, and its decoding.
+    """Return the sampler of a host and its decoding plan.
 
     Args:
       run: The run.
-      memory: Bytes of a device.
+      memory: Memory of a device in bytes.
     """
     rollout, model = run.config.rollout, run.model
     sampled = sampled_group(run.config)
@@ -79,7 +77,7 @@ def sampler(run: AbstractRun, memory: float) -> tuple[Programs, DecodingPlan]:
 
 
 def resident_bytes(run: AbstractRun) -> dict[str, int]:
-    """What a run keeps in the memory of a device, in bytes."""
+    """Return the bytes of the arrays that a run keeps on a device, by name."""
     updates = run.config.rollout.prompts // run.config.batching.mini_batch_prompts
     parts = {
         "parameters": tree_bytes(run.state.params),
@@ -100,16 +98,16 @@ def resident_bytes(run: AbstractRun) -> dict[str, int]:
 def compile_step(
     run: AbstractRun, programs: Programs, decoding: DecodingPlan, say: Callable[[str], None]
 ) -> Step:
-    """Compiles every large program of a step.
+    """Compile every large program of a step.
 
     Args:
       run: The run.
       programs: From `sampler`.
       decoding: From `sampler`.
-      say: Shows a line of progress.
+      say: Prints a line of progress.
 
     Returns:
-      The step. What needs the results of a program that is too large is missing.
+      The step, without phases that depend on a program that is too large.
     """
     phases: list[Phase] = []
     resident = resident_bytes(run)
@@ -120,8 +118,9 @@ def compile_step(
     elsewhere = moments if run.config.optimizer.offload else ()  # until the updates
 
     def add(name: str, lowered: Any, arguments: dict[str, Any], *absent: str) -> Any:
-        """Compiles, and returns the results as shapes; `absent`: what is resident and not beside
-        it.
+        """Compile a phase and return its results as shapes.
+
+        `absent` names resident arrays that are not in memory while it runs.
         """
         program, places = compile_program(name, lowered, arguments)
         say(f"compiled in {program.seconds:.0f} s: {name}")
@@ -165,7 +164,7 @@ def _add_rollout(
     add: Callable,
     add_without_params: Callable,
 ) -> int | None:
-    """Adds the programs of a rollout, each at its largest shape; returns the bytes of the cache."""
+    """Add the programs of a rollout, each at its largest shape; return the bytes of the cache."""
     params, prompts = run.decode_params(), run.prompts()
     number = jax.ShapeDtypeStruct((), jnp.int32)
     request = (params, prompts, jax.eval_shape(jax.random.key, 0), number)

@@ -1,4 +1,4 @@
-"""A plan as tables for people."""
+"""Format a plan as text tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PER = ("program", "iteration", "inner iteration", "innermost iteration")
 
 
 def plan_text(plan: Plan) -> str:
-    """Where it runs, its memory, its collectives, its least time."""
+    """Format devices, memory, collectives and minimum time of a plan."""
     return "\n\n".join([_head(plan), _memory(plan), _collectives(plan), _work(plan), _totals(plan)])
 
 
@@ -104,7 +104,7 @@ def _totals(plan: Plan) -> str:
 
 
 def _number(value: float) -> str:
-    """Two digits behind the point, or the first digit that is not 0."""
+    """Format with two decimals, or with the first nonzero digit below 0.01."""
     return f"{value:.2f}" if value == 0 or value >= 0.01 else f"{value:.1g}"
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: complete, and checked when they are read."""
+"""Checkpoints of a run: written atomically, checked for damage when read."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _DESCRIPTION_BYTES = 2**20
 
 
 class Checkpoints:
-    """The checkpoints of a run; a thin layer over orbax.
+    """Checkpoint manager of a run; a thin layer over orbax.
 
     A checkpoint is written completely or not at all. One that was damaged later is renamed and
     reported, and the newest of the others is the latest. Leaving the context waits for pending
     writes.
 
     Args:
-      directory: Where, on a disk or in a bucket; made if it is not there.
-      keep: The newest so many are kept.
+      directory: Directory on a disk or in a bucket; created if it does not exist.
+      keep: Number of newest checkpoints to keep.
 
     Raises:
       ValueError: If all are damaged.
@@ -74,14 +74,14 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """The newest complete checkpoint's step; None if there is none."""
+        """Return the step of the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
-        """Saves the state under its own step; a step that is there already is left alone.
+        """Save the state under its step, unless that step has a checkpoint.
 
         Raises:
-          OSError: If there is no room, or an earlier checkpoint could not be written.
+          OSError: If there is not enough space, or an earlier checkpoint could not be written.
         """
         step = int(state.step)
         if step == self.latest:
@@ -100,10 +100,10 @@ class Checkpoints:
             )
 
     def restore(self, state: TrainState) -> TrainState:
-        """Reads the newest checkpoint into the shapes, types and placement of `state`.
+        """Restore the newest checkpoint with the shapes, dtypes and sharding of `state`.
 
         Args:
-          state: Its arrays are let go before anything is read: there need not be room for two.
+          state: The target. Its arrays are deleted first, so that memory need not hold two states.
 
         Raises:
           ValueError: If it cannot be read.
@@ -125,7 +125,7 @@ class Checkpoints:
         return state.replace(**names.current(abstract, restored))
 
     def _record_sizes(self) -> None:
-        """Called by orbax when all is written, and the directory gets its final name next."""
+        """Finish a checkpoint; orbax calls this before it renames the directory."""
         # In a bucket it has that name already.
         of_step = str(self._saving) if is_bucket(self._directory) else f"{self._saving}.*"
         for directory in self._directory.glob(of_step):
@@ -159,15 +159,15 @@ def _absolute(directory: AnyPath) -> AnyPath:
 
 
 def check_room(directory: AnyPath, tree: Any, what: str) -> None:
-    """Checks that arrays fit on the disk: pages of tracebacks of orbax's threads would say it else.
+    """Check that arrays fit on the disk, before orbax's threads fail with pages of tracebacks.
 
     Args:
-      directory: Where they are going to be written; a bucket has room.
+      directory: Target directory; buckets are not checked.
       tree: The arrays, or their shapes.
-      what: What they are, for the error.
+      what: Name of the arrays, for the error.
 
     Raises:
-      OSError: If there is no room.
+      OSError: If there is not enough space.
     """
     if is_bucket(directory):
         return
@@ -182,10 +182,10 @@ def check_room(directory: AnyPath, tree: Any, what: str) -> None:
 
 @contextlib.contextmanager
 def reported_failure(directory: AnyPath, what: str) -> Iterator[None]:
-    """What orbax raises when it cannot write becomes one line.
+    """Turn the errors that orbax raises when it cannot write into one line.
 
     Raises:
-      OSError: In place of its errors.
+      OSError: Instead of orbax's errors.
     """
     try:
         yield
@@ -200,18 +200,18 @@ def reported_failure(directory: AnyPath, what: str) -> Iterator[None]:
 
 
 def _sizes(directory: AnyPath) -> dict[str, int]:
-    """Bytes of every file of the state; what orbax keeps beside it is not needed to read it."""
+    """Return the bytes of every file of the state, without orbax's metadata."""
     return {f"{_STATE}/{name}": size for name, size in file_sizes(directory / _STATE).items()}
 
 
 def _steps(directory: AnyPath) -> list[int]:
-    """Of the complete checkpoints, newest first."""
+    """Return the steps of the complete checkpoints, newest first."""
     named = (path for path in directory.iterdir() if path.name.isdigit())
     return sorted((int(path.name) for path in named if is_complete(path)), reverse=True)
 
 
 def _damage(checkpoint: AnyPath) -> str | None:
-    """What is wrong with a checkpoint, found without reading its arrays; None if nothing is."""
+    """Describe the damage of a checkpoint, without reading its arrays; None if there is none."""
     path = checkpoint / _SIZES_FILE
     if not path.exists():
         return None
@@ -228,7 +228,7 @@ def _damage(checkpoint: AnyPath) -> str | None:
 
 
 def _newest_undamaged(directory: AnyPath) -> tuple[int | None, dict[int, str]]:
-    """The step of the newest checkpoint to be used, and what is wrong with those after it.
+    """Return the step of the newest undamaged checkpoint, and the damage of newer ones by step.
 
     Raises:
       ValueError: If all are damaged.
@@ -250,7 +250,7 @@ def _newest_undamaged(directory: AnyPath) -> tuple[int | None, dict[int, str]]:
 
 @contextlib.contextmanager
 def _reading(checkpoint: AnyPath) -> Iterator[None]:
-    """Damage that only orbax finds becomes one line."""
+    """Turn the errors of orbax for damaged files into one line."""
     try:
         yield
     except Exception as error:  # it raises all kinds
@@ -261,7 +261,7 @@ def _reading(checkpoint: AnyPath) -> Iterator[None]:
 
 
 def restore_params(directory: AnyPath, abstract_params: Any) -> Any:
-    """Reads only the parameters of the newest checkpoint of a run.
+    """Restore only the parameters of the newest checkpoint of a run.
 
     Args:
       directory: The run's checkpoints.
@@ -306,10 +306,10 @@ def restore_params(directory: AnyPath, abstract_params: Any) -> Any:
 
 
 def _check_params(checkpoint: AnyPath, found: Any, abstract_params: Any) -> None:
-    """Checks what is in a checkpoint before it is read: in part, orbax reads whatever there is.
+    """Check the parameters of a checkpoint before a partial restore, which orbax does not check.
 
     Raises:
-      ValueError: If there are other parameters, or they have other shapes.
+      ValueError: If names or shapes differ from the model's.
     """
     found, wanted = _shapes(found), _shapes(abstract_params)
     for name in {**wanted, **found}:

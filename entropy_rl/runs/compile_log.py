@@ -18,7 +18,7 @@ _is_registered = False
 
 
 class CompileLog:
-    """Programs that were compiled, or read from the cache, since the last report."""
+    """Programs compiled, or read from the cache, since the last report."""
 
     def __init__(self):
         self._hit = threading.local()  # each thread compiles one program at a time
@@ -29,10 +29,10 @@ class CompileLog:
         self._programs = self._cached = 0
 
     def report(self, say: Callable[[str], None]) -> None:
-        """Says in one line what was compiled, if that took a while.
+        """Report the compiled programs in one line, if compiling took long.
 
         Args:
-          say: Shows a line to a person.
+          say: Prints a line.
         """
         total = sum(self._seconds.values())
         if total < _WORTH_TELLING:
@@ -58,7 +58,7 @@ class CompileLog:
 
 @contextlib.contextmanager
 def compile_log() -> Iterator[CompileLog]:
-    """Listens to the compiler."""
+    """Record the programs that JAX compiles within the context."""
     global _is_registered
     if not _is_registered:  # jax has no public way to take a listener back
         jax.monitoring.register_event_listener(_hear_event)

@@ -1,4 +1,4 @@
-"""The directory of a run: what lies where, and whose it is."""
+"""Layout and ownership of run directories."""
 
 from __future__ import annotations
 
@@ -66,18 +66,18 @@ def claim_run(config: Any, free: Collection[str] = _FREE) -> None:
 
 
 def _directories(config: Any, free: Collection[str]) -> list[tuple[AnyPath, str, Collection[str]]]:
-    """(directory, the field that names it, what may change there)."""
+    """Return (directory, config field, free fields) of each directory of a run."""
     run = config.run
     found = [(Path(run.directory), "run.directory", free)]
     if run.checkpoints is not None:
-        # Two runs with the same settings are two runs.
+        # Runs with the same settings in different directories do not share checkpoints.
         of_one = [path for path in free if path != "run.directory"]
         found.append((open_path(run.checkpoints, "run.checkpoints"), "run.checkpoints", of_one))
     return found
 
 
 def checkpoint_directory(directory: Path, checkpoints: str | None) -> AnyPath:
-    """Where the checkpoints of a run lie.
+    """Return the checkpoint directory of a run.
 
     Args:
       directory: The run's directory.
@@ -92,7 +92,7 @@ def checkpoint_directory(directory: Path, checkpoints: str | None) -> AnyPath:
 
 
 def checkpoints_of(directory: Path) -> AnyPath:
-    """Where the checkpoints of a run lie that has begun; as `checkpoint_directory`."""
+    """Return the checkpoint directory of an existing run, from its config.yaml."""
     plain = read_recorded_config(directory / CONFIG_FILE)
     section = plain.get("run")
     if not isinstance(section, dict):
@@ -103,7 +103,7 @@ def checkpoints_of(directory: Path) -> AnyPath:
 def check_directory(
     directory: AnyPath, config: Any, *, field: str = "run.directory", free: Collection[str] = _FREE
 ) -> None:
-    """Checks that a directory is this run's own already, or can become it. Nothing is written.
+    """Check that a run can start in or resume from a directory. Writes nothing.
 
     Args:
       directory: The run's directory.
@@ -113,7 +113,7 @@ def check_directory(
         no result.
 
     Raises:
-      ValueError: If the directory holds something else, with the first field that differs.
+      ValueError: If the directory holds something else; names the first field that differs.
     """
     path = directory / CONFIG_FILE
     if path.exists():
@@ -127,7 +127,7 @@ def check_directory(
     elif directory.exists():
         if not directory.is_dir():
             raise ValueError(f"{field}: {directory} is a file; choose another directory")
-        # What was about to become a config.yaml is left by a process that was killed.
+        # A killed process leaves the temporary file of config.yaml.
         ours = re.compile(rf"{re.escape(CONFIG_FILE)}\.[0-9]+{re.escape(TEMPORARY)}")
         if not all(ours.fullmatch(path.name) for path in directory.iterdir()):
             raise ValueError(
@@ -138,16 +138,16 @@ def check_directory(
 def claim_directory(
     directory: AnyPath, config: Any, *, field: str = "run.directory", free: Collection[str] = _FREE
 ) -> None:
-    """Makes a directory this run's own, or goes on with it if it already is.
+    """Create the directory of a run, or resume from it.
 
     Args:
-      directory: The run's directory; made if it is not there.
-      config: The run's config, a dataclass. It is stored as config.yaml.
-      field: As of `check_directory`.
-      free: As of `check_directory`.
+      directory: The run's directory; created if it does not exist.
+      config: The run's config, a dataclass; stored as config.yaml.
+      field: See `check_directory`.
+      free: See `check_directory`.
 
     Raises:
-      ValueError: If the directory holds something else, with the first field that differs.
+      ValueError: If the directory holds something else; names the first field that differs.
     """
     check_directory(directory, config, field=field, free=free)
     directory.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ def claim_directory(
 
 
 def to_plain(config: Any) -> Any:
-    """A config as dicts, lists and plain values, as YAML and JSON hold them."""
+    """Convert a config to dicts, lists and plain values, as in YAML and JSON."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
@@ -179,7 +179,7 @@ def _completed(plain: dict[str, Any], config: Any) -> dict[str, Any]:
 
 
 def _without(plain: dict[str, Any], free: Collection[str]) -> dict[str, Any]:
-    """The same without what stands at some dotted paths."""
+    """Return a copy without the values at some dotted paths."""
     kept = {}
     for name, value in plain.items():
         if name not in free:
@@ -189,7 +189,7 @@ def _without(plain: dict[str, Any], free: Collection[str]) -> dict[str, Any]:
 
 
 def _first_difference(theirs: Any, ours: Any, path: str = "") -> str | None:
-    """The first place at which two plain values differ, in words; None if there is none."""
+    """Describe the first difference between two plain values; None if they are equal."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for name in [*theirs, *(n for n in ours if n not in theirs)]:
             inner = f"{path}.{name}" if path else name

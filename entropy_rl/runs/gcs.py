@@ -18,16 +18,16 @@ AnyPath = Any
 
 
 def is_bucket(path: AnyPath) -> bool:
-    """Whether a path lies in a bucket."""
+    """Whether a path is in a bucket."""
     return str(path).startswith(PREFIX)
 
 
 def open_path(path: str, field: str) -> AnyPath:
-    """A path on this machine, or in a bucket, which must then be there and be ours to read.
+    """Open a local path, or one in a bucket, which must exist and be readable.
 
     Args:
-      path: As a person writes it.
-      field: The config's field that names it, for the error.
+      path: A local path or gs:// URL.
+      field: The config field, for the error.
 
     Raises:
       ValueError: If a library is missing, or the bucket cannot be reached.
@@ -42,7 +42,7 @@ def open_path(path: str, field: str) -> AnyPath:
     from etils import epath
     from fsspec.config import conf
 
-    # What lies there is not remembered: others write too, tensorstore in this process among them.
+    # No listings cache: other writers exist, such as tensorstore in this process.
     conf["gcs"] = conf.get("gcs", {}) | {"use_listings_cache": False}
     found = epath.Path(path)
     try:
@@ -63,7 +63,7 @@ def _has_libraries() -> bool:
 
 
 def file_sizes(directory: AnyPath) -> dict[str, int]:
-    """Bytes of every file below a directory, by its path from there."""
+    """Return the bytes of every file below a directory, by relative path."""
     from fsspec.core import url_to_fs
 
     files, root = url_to_fs(str(directory))
@@ -72,7 +72,7 @@ def file_sizes(directory: AnyPath) -> dict[str, int]:
 
 
 def is_complete(checkpoint: AnyPath) -> bool:
-    """Whether a checkpoint with its final name is written to its end."""
+    """Whether a checkpoint under its final name is complete."""
     return not is_bucket(checkpoint) or (checkpoint / COMPLETE_FILE).exists()
 
 

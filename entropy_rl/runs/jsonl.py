@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and JSON lines; an error says to which file it happened."""
+"""Atomic file writes and JSON-lines files, with the file name in every error."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TEMPORARY = ".tmp"  # at the end of a name: about to become the file without it
 
 
 def write_atomically(path: AnyPath, text: str) -> None:
-    """Replaces a file as a whole: a reader sees the old or the new one, never a part."""
-    if is_bucket(path):  # which never has a part
+    """Replace a file atomically: readers see the old or the new content."""
+    if is_bucket(path):  # writes of an object are atomic
         path.write_text(text)
         return
-    # A name of this process's own: several may write the same file, each as a whole.
+    # With the process ID, because several processes may write the same file.
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     with naming(path):
         try:
@@ -55,7 +55,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Adds rows to a JSONL file.
+    """Append rows to a JSONL file.
 
     Raises:
       OSError: With the file's name, if they cannot be written; at most a partial line is left.
@@ -86,7 +86,7 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def finite(value: Any) -> Any:
-    """A plain value with null for every NaN and infinity, which JSON does not have."""
+    """Replace NaN and infinity, which JSON lacks, by None in a nested plain value."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -20,7 +20,7 @@ from entropy_rl.runs.stored import METRICS_FILE, read_metrics
 
 
 class RunLog:
-    """The records of a run, opened for going on after `last_step`.
+    """Writer of a run's metrics and samples, positioned after `last_step`.
 
     Args:
       directory: The run's directory.
@@ -41,14 +41,14 @@ class RunLog:
         self._tensorboard = _TensorBoard(directory / "tensorboard", last_step + 1)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Records the numbers of one step."""
+        """Record the metrics of one step."""
         write_jsonl(self._directory / METRICS_FILE, [{"step": step} | dict(values)])
         self._tensorboard.scalars(step, values)
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
 
     def samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Records completions; each row has its step."""
+        """Record completions; each row has its step."""
         write_jsonl(self._directory / SAMPLES_FILE, rows)
 
     def __enter__(self) -> RunLog:
@@ -61,13 +61,13 @@ class RunLog:
 
 
 class NoLog:
-    """Takes the place of a `RunLog` in a process that writes nothing."""
+    """A `RunLog` that writes nothing, for all processes but the first."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Drops them."""
+        """Do nothing."""
 
     def samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Drops them."""
+        """Do nothing."""
 
     def __enter__(self) -> NoLog:
         return self
@@ -77,14 +77,14 @@ class NoLog:
 
 
 class _TensorBoard:
-    """Event files for TensorBoard, written at once.
+    """Synchronous writer of TensorBoard event files.
 
     The usual SummaryWriter hands events to a thread. If that thread cannot write any more, as on a
     full disk, it dies, and the run waits for it forever.
 
     Args:
-      directory: Where; made if it is not there.
-      first_step: TensorBoard forgets what earlier files have from this step on.
+      directory: Directory of the event files; created if it does not exist.
+      first_step: TensorBoard discards events of earlier files from this step on.
     """
 
     def __init__(self, directory: Path, first_step: int):
@@ -99,7 +99,7 @@ class _TensorBoard:
         self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the numbers of one step."""
+        """Write the metrics of one step."""
         event = self._event(step=step)
         for name, value in values.items():
             event.summary.value.add(tag=name, simple_value=value)
@@ -112,13 +112,13 @@ class _TensorBoard:
             self._writer.flush()
 
     def close(self) -> None:
-        """Closes the file."""
-        with contextlib.suppress(OSError):  # everything is flushed, or its error has been told
+        """Close the file."""
+        with contextlib.suppress(OSError):  # everything is flushed, or its error was reported
             self._writer.close()
 
 
 def check_wandb(project: str | None) -> None:
-    """Checks that metrics can go to a project of Weights & Biases; None needs nothing.
+    """Check that wandb is installed if there is a Weights & Biases project.
 
     Raises:
       ValueError: If wandb is not installed.
@@ -138,7 +138,7 @@ def _start_wandb(project: str, directory: Path, config: Mapping[str, Any]) -> An
     import wandb
 
     path = directory.resolve()
-    # From the whole path: a/seed_0 and b/seed_0 are two runs.
+    # A hash of the whole path, because a/seed_0 and b/seed_0 are different runs.
     name = f"{path.name}-{zlib.crc32(str(path).encode()):08x}"
     return wandb.init(
         project=project,
@@ -151,13 +151,13 @@ def _start_wandb(project: str, directory: Path, config: Mapping[str, Any]) -> An
 
 
 class Clock:
-    """Seconds per phase of a step, and tokens per second."""
+    """Timer of the phases of a step."""
 
     def __init__(self):
         self.restart()
 
     def restart(self) -> None:
-        """Starts the next step."""
+        """Start timing the next step."""
         self._start = time.perf_counter()
         self._phases: dict[str, float] = {}
 
@@ -174,17 +174,17 @@ class Clock:
         self._phases[phase] = self._phases.get(phase, 0.0) + seconds
 
     def metrics(self, tokens: int) -> dict[str, float]:
-        """time/PHASE and time/step in seconds, and time/tokens_per_second of the whole step."""
+        """Return time/PHASE and time/step in seconds, and time/tokens_per_second of the step."""
         step = time.perf_counter() - self._start
         phases = {f"time/{phase}": seconds for phase, seconds in self._phases.items()}
         return phases | {"time/step": step, "time/tokens_per_second": tokens / step}
 
 
 class DeviceWork:
-    """Work of the device that goes on while the host does something else.
+    """Tracks when asynchronous device work finishes.
 
     Args:
-      wait: Returns when the work is done.
+      wait: Blocks until the work is finished.
     """
 
     def __init__(self, wait: Callable[[], Any]):
@@ -192,7 +192,7 @@ class DeviceWork:
         threading.Thread(target=self._watch, args=(wait,), daemon=True).start()
 
     def _watch(self, wait: Callable[[], Any]) -> None:
-        with contextlib.suppress(Exception):  # it is raised where the result is used
+        with contextlib.suppress(Exception):  # the error is raised where the result is used
             wait()
         self._ready_at = time.perf_counter()
 
@@ -203,14 +203,14 @@ class DeviceWork:
 
 
 class Progress:
-    """What a person sees: a live bar on a terminal, one plain line now and then elsewhere.
+    """Progress output: a live bar on a terminal, periodic plain lines elsewhere.
 
     Args:
-      title: What is being done.
-      total: Steps in all.
-      start: Steps that are done already.
-      every: Steps between two plain lines.
-      silent: Another process says it.
+      title: Name of the work.
+      total: Total steps.
+      start: Steps already completed.
+      every: Steps between plain lines.
+      silent: Print nothing, because another process does.
     """
 
     def __init__(
@@ -250,19 +250,19 @@ class Progress:
             self._bar.stop()
 
     def say(self, text: str) -> None:
-        """Says what begins now, in a line of its own."""
+        """Print a line."""
         if self._bar:
             self._bar.console.print(text, highlight=False)
         elif not self._silent:
             print(text, file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
-        """Says what goes on between two steps; on a terminal only."""
+        """Show a note between two steps; on a terminal only."""
         if self._bar:
             self._bar.update(self._task, note=text)
 
     def show(self, done: int, note: str) -> None:
-        """Says how far things are, and how they stand."""
+        """Show the number of completed steps, with a note."""
         passed, self._done = done // self._every > self._done // self._every, done
         if self._bar:
             self._bar.update(self._task, completed=done, note=note)

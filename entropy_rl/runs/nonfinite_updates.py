@@ -1,4 +1,4 @@
-"""Updates whose gradient was not finite: they are not applied, and kept to be looked into."""
+"""Records of non-finite updates, which are skipped, for `entropy-rl debug-update`."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _CONTROLLER_FILE = "controller.npz"
 
 
 class NonfiniteUpdates:
-    """The directory of a run in which they lie, each under the number of its step and update.
+    """Directory of a run's non-finite updates, named by step and update.
 
     Args:
       run: The run's directory.
-      limit: The run stops when so many lie there.
+      limit: The run stops at this number of recorded updates.
 
     Raises:
-      ValueError: If so many do already.
+      ValueError: If the limit is already reached.
     """
 
     def __init__(self, run: Path, limit: int):
@@ -48,20 +48,20 @@ class NonfiniteUpdates:
             )
 
     def keep(self, state: TrainState, batch: TrainBatch) -> None:
-        """Writes down an update.
+        """Record an update of the policy.
 
         Args:
-          state: The state, which the update has left alone.
+          state: The state, unchanged by the update.
           batch: The mini-batch.
 
         Raises:
-          FloatingPointError: If the limit is reached: the run is to stop.
+          FloatingPointError: If the limit is reached, to stop the run.
           OSError: If it cannot be written.
         """
         self._keep_of_policy(state, "update", batch)
 
     def keep_of_replay(self, state: TrainState, batch: TrainBatch) -> None:
-        """Writes down an update on rows of earlier rollouts; otherwise as `keep`."""
+        """Record an update on the replay buffer; otherwise like `keep`."""
         self._keep_of_policy(state, _REPLAY, batch)
 
     def _keep_of_policy(self, state: TrainState, kind: str, batch: TrainBatch) -> None:
@@ -70,7 +70,7 @@ class NonfiniteUpdates:
         self._keep(name, _PARAMS, state.params, batch, controller=(state.controller, state.step))
 
     def keep_of_critic(self, state: TrainState, batch: TrainBatch, number: int) -> None:
-        """Writes down an update of the critic, the `number`-th of its step; otherwise as `keep`."""
+        """Record the `number`-th update of the critic in its step; otherwise like `keep`."""
         self._keep(
             f"step_{int(state.step) + 1}_critic_{number}", _CRITIC, state.critic.params, batch
         )
@@ -110,17 +110,17 @@ class NonfiniteUpdates:
 
 
 def is_of_critic(path: Path) -> bool:
-    """Whether an update that was not applied is one of the critic."""
+    """Whether a recorded update is one of the critic."""
     return (path / _CRITIC).is_dir()
 
 
 def is_of_replay(path: Path) -> bool:
-    """Whether an update that was not applied is one on rows of earlier rollouts."""
+    """Whether a recorded update is one on the replay buffer."""
     return is_update_kind(path.name, _REPLAY)
 
 
 def read_nonfinite_update(path: Path, abstract_params: Any) -> tuple[Params, TrainBatch]:
-    """The parameters and the mini-batch of an update that was not applied.
+    """Read the parameters and the mini-batch of a recorded update.
 
     Args:
       path: Its directory.
@@ -141,11 +141,11 @@ def read_nonfinite_update(path: Path, abstract_params: Any) -> tuple[Params, Tra
 
 
 def read_controller(path: Path, like: Any) -> tuple[Any, np.ndarray]:
-    """Read the state of the controller before an update that was not applied, and the step.
+    """Read the state of the controller before a recorded update, and the step.
 
     Args:
-      path: The directory of the update, one of the policy.
-      like: A nest as the controller is.
+      path: The directory of an update of the policy.
+      like: A pytree with the structure of the controller state.
 
     Returns:
       (`TrainState.controller`, `TrainState.step`).

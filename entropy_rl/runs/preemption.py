@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 
 class Interrupted(Exception):
-    """A run was asked to stop, and has saved its state.
+    """Raised after a run was asked to stop and has saved its state.
 
     Attributes:
       exit_code: 128 + the signal's number, as a shell reports it; launchers restart on it.
@@ -21,7 +21,7 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """The first signal that came in, if any."""
+    """The first signal received, if any."""
 
     signal_number: int | None = None
 
@@ -29,16 +29,16 @@ class StopRequest:
         return self.signal_number is not None
 
     def act(self, message: str) -> None:
-        """Raises `Interrupted` if a stop was asked for."""
+        """Raise `Interrupted` if a stop was requested."""
         if self.signal_number is not None:
             raise Interrupted(message, self.signal_number)
 
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[StopRequest]:
-    """Turns the first SIGTERM or SIGINT into a request; a second one acts at once.
+    """Turn the first SIGTERM or SIGINT into a stop request; a second one has its default effect.
 
-    Only the main thread of a process can catch signals; in any other, nothing is changed.
+    Only the main thread of a process can catch signals; in other threads nothing changes.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

@@ -23,11 +23,11 @@ _PACKAGES = (jax, jaxlib, flax, optax, np)
 
 
 def record_start(directory: Path, step: int | None = None) -> None:
-    """Adds a line to starts.jsonl: a run that was resumed may have been so by another version.
+    """Append a line to starts.jsonl, because versions may change when a run resumes.
 
     Args:
-      directory: Of the run or the evaluation.
-      step: Steps that were done already; None for an evaluation.
+      directory: Directory of the run or the evaluation.
+      step: Steps already completed; None for an evaluation.
     """
     devices = jax.devices()
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
