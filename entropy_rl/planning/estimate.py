@@ -114,8 +114,10 @@ def estimate(
     def training(
         forward: float, backward: float, weights: int, micro_batch: int
     ) -> tuple[Cost, Cost]:
-        """A forward pass over all rows; the gradients of all updates. Weights are read once for
-        every micro-batch and pass, and its gradients are added up."""
+        """Return the work of a forward pass over all rows and of the gradients of all updates.
+
+        Weights are read once per micro-batch and pass, and gradients accumulated.
+        """
         micro_batches = max(updates, tokens / micro_batch)
         read = weights * size / tensor * micro_batches
         added = 2 * F32 * weights / shard * micro_batches
