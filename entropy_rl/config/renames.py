@@ -133,14 +133,17 @@ def current_config(plain: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
       The config with current names, without options that were removed.
     """
-    if "study" not in plain:
+    if not isinstance(plain.get("study"), Mapping):
         return _current_splits(_current_section(plain, ""))
     study = dict(plain["study"])
     for name in ("train", "evaluate"):
         if isinstance(study.get(name), Mapping):
             study[name] = _current_recipe(study[name])
     if isinstance(study.get("arms"), Mapping):
-        study["arms"] = {arm: current_config(paths or {}) for arm, paths in study["arms"].items()}
+        study["arms"] = {
+            arm: current_config(paths) if isinstance(paths, Mapping) else paths
+            for arm, paths in study["arms"].items()
+        }
     whole = {name: plain[name] for name in plain if name != "study"}
     resolved = {
         name: current_config(config) if isinstance(config, Mapping) else config
@@ -152,10 +155,10 @@ def current_config(plain: Mapping[str, Any]) -> dict[str, Any]:
 def _current_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     config = str(recipe.get("config"))
     folder, slash, file = config.rpartition("/")
-    overrides = current_config(recipe.get("overrides") or {})
+    overrides = recipe.get("overrides")
     return dict(recipe) | {
         "config": f"{folder}{slash}{RECIPES.get(file, file)}",
-        "overrides": overrides,
+        "overrides": current_config(overrides) if isinstance(overrides, Mapping) else overrides,
     }
 
 
@@ -165,7 +168,10 @@ def _current_section(plain: Mapping[str, Any], above: str) -> dict[str, Any]:
         path = current_path(f"{above}{key}")
         if path in REMOVED:
             continue
-        name = ".".join(path.split(".")[-len(str(key).split(".")) :])
+        if not isinstance(key, str):
+            current[key] = value
+            continue
+        name = ".".join(path.split(".")[-len(key.split(".")) :])
         current[name] = _current_value(path, f"{above}{key}", value)
     return current
 
@@ -176,7 +182,7 @@ def _current_value(path: str, old_path: str, value: Any) -> Any:
     if path in _METHODS and isinstance(value, Mapping):
         return _current_method(value)
     if path == "task.name":
-        return TASKS.get(value, value)
+        return TASKS.get(str(value), value)
     if isinstance(value, Mapping) and path != "task.args":
         return _current_section(value, f"{old_path}.")
     return value
@@ -189,7 +195,9 @@ def _current_method(spec: Any) -> Any:
     if isinstance(name, str) and name not in CHANGED_METHODS:
         name = METHODS.get(name, name)
     arguments = {
-        key: ARGUMENTS.get((name, key), {}).get(value, value) if isinstance(value, str) else value
+        key: ARGUMENTS.get((str(name), key), {}).get(value, value)
+        if isinstance(value, str)
+        else value
         for key, value in spec.items()
     }
     return arguments | ({"name": name} if "name" in spec else {})
@@ -204,7 +212,7 @@ def _current_splits(config: dict[str, Any]) -> dict[str, Any]:
     def renamed(section: Any, key: str) -> Any:
         if not isinstance(section, Mapping) or key not in section:
             return dict(section) if isinstance(section, Mapping) else section
-        return dict(section) | {key: SPLITS.get(section[key], section[key])}
+        return dict(section) | {key: SPLITS.get(str(section[key]), section[key])}
 
     task = renamed(task, "train_split")
     if isinstance(task.get("args"), Mapping):

@@ -274,6 +274,21 @@ def test_a_translated_study_has_current_names_in_its_overrides():
     }
 
 
+@pytest.mark.parametrize(
+    "plain",
+    [
+        {},
+        {"study": None},
+        {"study": {"train": 1, "arms": {"a": None}}},
+        {"task": {"name": ["countdown"], "args": 1}},
+        {"task": {"name": "countdown", "args": {"counts": 1}, "train_split": []}},
+        {"advantage": ["gae", {"name": [], "x": "y"}, {}], "loss": {"surrogate": None}, 3: 4},
+    ],
+)
+def test_what_is_no_config_is_translated_to_itself(plain):
+    assert renames.current_config(plain) == plain
+
+
 def test_translated_metrics_keep_their_order_and_values():
     old = {"step": 1, "sampler_gap": 0.5, "revisit/sampler_gap": 1.5, "revisit_weight": None}
     found = renames.current_metrics(old)
