@@ -1,7 +1,7 @@
-"""Statistics over the entries that count. In every mask True means "this counts".
+"""Masked statistics: sum, mean, centering and variance over the entries where the mask is True.
 
-Entries that do not count are never read: they may hold anything, NaN included. A statistic of
-nothing is zero, so that an empty row or group yields a zero and no NaN.
+Masked-out entries have no effect, even if they are NaN. A statistic over no entries is zero, so
+that an empty row or group gives zero instead of NaN.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ Axis = int | tuple[int, ...] | None
 def masked_sum(
     x: jax.Array, mask: jax.Array, *, axis: Axis = None, keepdims: bool = False
 ) -> jax.Array:
-    """Sum the entries that count: Σ mᵢ xᵢ.
+    """Masked sum: Σ mᵢ xᵢ.
 
     Args:
       x: f32[...].
-      mask: bool[...], of the shape of `x`.
+      mask: bool[...], the shape of `x`.
       axis: Axes to sum over; None for all.
-      keepdims: Keep the axes that were summed over, with length 1.
+      keepdims: Keep the reduced axes with length 1.
 
     Returns:
-      f32, `x` without `axis`; 0 where nothing counts.
+      f32, the shape of `x` without `axis`; 0 where no entry is True.
 
     Raises:
       ValueError: The shapes differ.
@@ -37,20 +37,19 @@ def masked_sum(
 def masked_mean(
     x: jax.Array, mask: jax.Array, *, axis: Axis = None, keepdims: bool = False
 ) -> jax.Array:
-    """Average the entries that count: Σ mᵢ xᵢ / Σ mᵢ.
+    """Masked mean: Σ mᵢ xᵢ / Σ mᵢ.
 
-    Arguments as in `masked_sum`; 0 where nothing counts.
+    Arguments as in `masked_sum`; 0 where no entry is True.
     """
     total = masked_sum(x, mask, axis=axis, keepdims=keepdims)
     return total / jnp.maximum(jnp.sum(mask, axis=axis, keepdims=keepdims), 1)
 
 
 def masked_center(x: jax.Array, mask: jax.Array, *, axis: Axis = None) -> jax.Array:
-    """Subtract the mean of the entries that count: mᵢ (xᵢ - mean).
+    """Subtract the masked mean: mᵢ (xᵢ - mean).
 
-    Entries that are all equal give exactly zero, whatever their value. A plain `x - mean` does not:
-    seven times 0.1 has a float32 mean beside 0.1, and a division by a standard deviation would blow
-    that up.
+    Equal entries give exactly zero. A plain `x - mean` does not: the float32 mean of seven times
+    0.1 differs from 0.1, and a division by the standard deviation would amplify the difference.
 
     Arguments as in `masked_sum`.
 
@@ -58,7 +57,7 @@ def masked_center(x: jax.Array, mask: jax.Array, *, axis: Axis = None) -> jax.Ar
       f32[...], the shape of `x`; 0 where `mask` is False.
     """
     _check_mask(x, mask)
-    # Any one of the values that count does as the origin; the largest is found without an index.
+    # Any entry serves as origin; the maximum is found without an index.
     origin = jnp.max(x, axis=axis, keepdims=True, where=mask, initial=-jnp.inf)
     shifted = jnp.where(mask, x - origin, 0)
     return jnp.where(mask, shifted - masked_mean(shifted, mask, axis=axis, keepdims=True), 0)
@@ -67,10 +66,10 @@ def masked_center(x: jax.Array, mask: jax.Array, *, axis: Axis = None) -> jax.Ar
 def masked_var(
     x: jax.Array, mask: jax.Array, *, axis: Axis = None, ddof: int = 0, keepdims: bool = False
 ) -> jax.Array:
-    """Variance of the entries that count: Σ mᵢ (xᵢ - mean)² / (Σ mᵢ - ddof).
+    """Masked variance: Σ mᵢ (xᵢ - mean)² / (Σ mᵢ - ddof).
 
-    Arguments as in `masked_sum`, and `ddof`: 0 for the population's, 1 for the sample's (Bessel).
-    0 where no more than `ddof` entries count.
+    Arguments as in `masked_sum`, and `ddof`: 0 for the population, 1 for the sample variance
+    (Bessel). 0 where at most `ddof` entries are True.
     """
     squares = jnp.sum(jnp.square(masked_center(x, mask, axis=axis)), axis=axis, keepdims=keepdims)
     return squares / jnp.maximum(jnp.sum(mask, axis=axis, keepdims=keepdims) - ddof, 1)

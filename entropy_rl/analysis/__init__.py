@@ -1,11 +1,9 @@
-"""What kinds of tokens and sentences a model is undecided at: the analysis of arXiv 2506.14758,
-section 2.
+"""Entropy by behavior of tokens and sentences: the analysis of arXiv 2506.14758, section 2.
 
-Pure functions of responses: no files, no models. NumPy in float64 on the host, as for all
-statistics of evaluations.
+Pure functions of responses, without files or models, in NumPy and float64.
 """
 
-from entropy_rl.analysis.analyses import Analysis, PlacedSentence, RareBehaviors, analyze, find_rare
+from entropy_rl.analysis.analyze import Analysis, PlacedSentence, RareBehaviors, analyze, find_rare
 from entropy_rl.analysis.behaviors import (
     Annotated,
     annotate,

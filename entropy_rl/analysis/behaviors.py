@@ -1,6 +1,4 @@
-"""Pivotal tokens and reflective actions in many responses: their entropies held against all
-others.
-"""
+"""Pivotal tokens and reflective sentences: contrasts of their entropy with all others."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ REFLECTIVE_NAME = "reflective"
 
 
 class Annotated(NamedTuple):
-    """A response with what is looked at in it."""
+    """A response with its pivotal tokens and reflective sentences."""
 
     response: Response
     pivotal: Pivotal
@@ -30,7 +28,7 @@ class Annotated(NamedTuple):
 
     @property
     def pivotal_tokens(self) -> np.ndarray:
-        """Places of the tokens of any class."""
+        """int64[...]: positions of the tokens of any class."""
         return np.unique(np.concatenate([np.zeros(0, np.int64), *self.pivotal.classes.values()]))
 
     @property
@@ -42,34 +40,34 @@ class Annotated(NamedTuple):
 def annotate(
     response: Response, words: Mapping[str, re.Pattern[str]], reflective: Sequence[re.Pattern[str]]
 ) -> Annotated:
-    """Finds the tokens of each class of words, and the sentences with a reflective expression."""
+    """Find the tokens of each word class and the reflective sentences of a response."""
     sentences = sentence_entropies(response)
     is_reflective = np.array([any(p.search(s.text) for p in reflective) for s in sentences], bool)
     return Annotated(response, find_pivotal(response, words), sentences, is_reflective)
 
 
 def gather(annotated: Sequence[Annotated], values_of: Callable[[Annotated], np.ndarray]) -> Group:
-    """Values of all responses, with their problems."""
+    """Concatenate values of all responses, with their problems."""
     values = [np.asarray(values_of(a), np.float64) for a in annotated]
     problems = [np.full(len(v), a.response.problem) for a, v in zip(annotated, values, strict=True)]
     return Group(np.concatenate(values), np.concatenate(problems))
 
 
 def pivotal_contrasts(annotated: Sequence[Annotated], *, seed: int = 0) -> list[Contrast]:
-    """Each class of words, and all of them, against the other tokens and against the other words.
+    """Contrast word classes, and their union, with all other tokens and with other words.
 
-    The paper has the first of these (arXiv 2506.14758, section 2). But a word counts by its first
-    token, while many of the other tokens are the rest of a word, and so all but decided: of that
-    difference a part is not about what words mean. Against the first tokens of other words it is
-    gone.
+    The paper makes the first comparison (arXiv 2506.14758, section 2). It is biased by
+    tokenization: a word of a class is represented by its first token, while the other tokens
+    include later pieces of words, whose entropy is near zero. The second comparison, with first
+    tokens of other words, removes this bias.
 
     Args:
       annotated: The responses.
-      seed: Of the resampling.
+      seed: Seed of the resampling.
 
     Returns:
-      The contrasts, those against the other tokens first; each of the two tables is adjusted by
-      itself.
+      The contrasts, those with other tokens first; p-values are adjusted within each of the two
+      tables.
     """
 
     def entropy_at(places_of: Callable[[Annotated], np.ndarray]) -> Group:
@@ -93,9 +91,7 @@ def pivotal_contrasts(annotated: Sequence[Annotated], *, seed: int = 0) -> list[
 
 
 def reflective_contrast(annotated: Sequence[Annotated], *, seed: int = 0) -> Contrast:
-    """Sentences with a reflective expression against the others, each by the mean entropy of its
-    tokens.
-    """
+    """Contrast the mean entropy of reflective sentences with that of other sentences."""
     yes = gather(annotated, lambda a: a.sentence_entropy[a.reflective])
     no = gather(annotated, lambda a: a.sentence_entropy[~a.reflective])
     return adjusted([contrast(REFLECTIVE_NAME, yes, OTHER_SENTENCES, no, seed=seed)])[0]

@@ -1,10 +1,9 @@
-"""Whether one group of tokens or sentences has more entropy than another, with the problem as the
-unit.
+"""Contrasts of entropy between groups of tokens or sentences, with the problem as the unit.
 
-Tokens of one response are not independent, nor are responses to one problem: a hard problem has
-more entropy everywhere, and a habit of the model comes back in all its samples. A test that counts
-tokens takes every repetition for new evidence. Here the groups are compared within each problem,
-which then gives one number.
+Tokens of one response are not independent, nor are responses to one problem: a hard problem raises
+the entropy everywhere, and a model repeats itself over its samples. A test over tokens counts every
+repetition as new evidence. Here groups are compared within each problem, which gives one difference
+per problem.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _NAN = float("nan")
 
 
 class Group(NamedTuple):
-    """Entropies, and the problem that each one comes from."""
+    """Entropies with the problem of each."""
 
     values: np.ndarray  # f64[n], nats
     problems: np.ndarray  # int[n]
@@ -30,7 +29,7 @@ class Group(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Attributes: `count` values from `problems` problems, their mean, and its 95% interval."""
+    """Mean of `count` values from `problems` problems, with its 95% interval `low` to `high`."""
 
     count: int
     problems: int
@@ -41,23 +40,23 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """One group against another; NaN where nothing can be said.
+    """Contrast of two groups; statistics are NaN where they cannot be computed.
 
     Attributes:
-      name: The group.
-      against: The other group.
+      name: Name of the group.
+      against: Name of the other group.
       group: Summary of the group over all its values.
-      other: Summary of the other.
-      problems: Problems that have values of both; all that follows but `cohens_d` is about these.
-      difference: Mean over problems of (mean of the group - mean of the other), with its interval.
+      other: Summary of the other group.
+      problems: Problems with values of both; all of the following except `cohens_d` are over these.
+      difference: Mean over problems of (group mean - other mean), with interval `low` to `high`.
       low: See `difference`.
       high: See `difference`.
       cohens_d: Difference of the means of all values over their pooled standard deviation.
-      superiority: Probability that a value of the group is above one of the other of the same
+      superiority: Probability that a value of the group exceeds one of the other group in the same
         problem, ties counting half, averaged over problems; 0.5 for no difference. Cliff's delta is
         2 superiority - 1.
-      p_value: Of "no difference within problems", two-sided, by sign flips.
-      p_adjusted: The same after Holm's correction over the contrasts of a table.
+      p_value: Two-sided p-value of "no difference within problems", by sign flips.
+      p_adjusted: p-value after Holm's correction over the contrasts of a table.
     """
 
     name: str
@@ -77,23 +76,22 @@ class Contrast:
 def contrast(
     name: str, group: Group, against: str, other: Group, *, resamples: int = 4000, seed: int = 0
 ) -> Contrast:
-    """Compares two groups of values that come in problems.
+    """Compare two groups of values within problems.
 
     With x̄_c and ȳ_c the means of the groups in problem c, and C problems that have both:
 
     difference = Σ_c (x̄_c - ȳ_c) / C,  tested by flipping the signs of x̄_c - ȳ_c
     (`sign_flip_p_value`)
 
-    A permutation of labels among tokens would take tokens for independent; a sign belongs to a
-    problem. The interval is that of `paired_bootstrap` over problems, and those of the means draw
-    problems with all their values.
+    A permutation of labels among tokens would treat tokens as independent; a sign flip treats
+    problems as independent. The interval is that of `paired_bootstrap` over problems; intervals of
+    the group means resample problems with all their values.
 
-    How often p <= 0.05 came out without a difference, which should be 0.05: exponential entropies,
-    log-normal scales of problems (σ = 0.7), 1 to 7 values of the group and 100 others in each;
-    1,000 simulations (standard error 0.007). "Habits": in each problem the group's mean is Gamma(4,
-    1/4) times the others'.
+    Type I error at p <= 0.05 in 1,000 simulations (standard error 0.007): exponential entropies,
+    log-normal scales of problems (σ = 0.7), 1 to 7 values of the group and 100 others in each
+    problem. "Random effect": the group's mean in a problem is Gamma(4, 1/4) times the others'.
 
-      problems               10     30    100     with habits:    10     30    100
+      problems               10     30    100    random effect:   10     30    100
       sign flips          0.061  0.067  0.060                  0.085  0.081  0.059
       t-test of tokens    0.118  0.081  0.070                  0.172  0.144  0.125
 
@@ -101,15 +99,15 @@ def contrast(
       (1992).
 
     Args:
-      name: Of the group.
-      group: Values and their problems.
+      name: Name of the group.
+      group: Its values and their problems.
       against: Name of the other group.
-      other: Values and their problems.
-      resamples: Of the bootstrap, and sign patterns.
-      seed: Of both.
+      other: Its values and their problems.
+      resamples: Number of bootstrap resamples, and of sign patterns.
+      seed: Seed of both.
 
     Returns:
-      The contrast, not yet adjusted. With five problems or fewer it is never significant at 0.05.
+      The contrast, not adjusted. With five problems or fewer it is never significant at 0.05.
     """
     ids = np.union1d(group.problems, other.problems)
     one, two = (_Moments.of(g, ids) for g in (group, other))
@@ -135,9 +133,7 @@ def contrast(
 
 
 def adjusted(contrasts: Sequence[Contrast]) -> list[Contrast]:
-    """The contrasts of one table with Holm's correction over those of which something can be
-    said.
-    """
+    """Adjust the p-values of a table by Holm's correction, over the contrasts that have one."""
     known = [i for i, line in enumerate(contrasts) if line.problems]
     corrected = dict(zip(known, holm([contrasts[i].p_value for i in known]).tolist(), strict=True))
     return [
@@ -147,9 +143,7 @@ def adjusted(contrasts: Sequence[Contrast]) -> list[Contrast]:
 
 
 def superiority(values: ArrayLike, others: ArrayLike) -> float:
-    """P(x > y) + P(x = y) / 2 for x among the values and y among the others, each f64[...] not
-    empty.
-    """
+    """P(x > y) + P(x = y) / 2 for x in `values` and y in `others`, both f64[...] and not empty."""
     values, others = np.asarray(values), np.sort(np.asarray(others))
     below = np.searchsorted(others, values, side="left") + np.searchsorted(
         others, values, side="right"
@@ -158,7 +152,7 @@ def superiority(values: ArrayLike, others: ArrayLike) -> float:
 
 
 class _Moments(NamedTuple):
-    """Of the values of each problem; f64[problems]."""
+    """Count and sum of the values of each problem; f64[problems]."""
 
     count: np.ndarray
     total: np.ndarray
@@ -170,12 +164,12 @@ class _Moments(NamedTuple):
 
 
 def _summary(moments: _Moments, resamples: int, seed: int) -> Summary:
-    """Mean of all values, with a percentile bootstrap that draws problems: a ratio of two sums."""
+    """Mean of all values, a ratio of sums, with a percentile bootstrap over problems."""
     here = moments.count > 0
     count, total = moments.count[here], moments.total[here]
     if not len(count):
         return Summary(0, 0, _NAN, _NAN, _NAN)
-    if len(count) == 1:  # its spread says nothing of other problems
+    if len(count) == 1:  # the variance between problems is unknown
         return Summary(int(count[0]), 1, float(total[0] / count[0]), -np.inf, np.inf)
     draws = np.random.default_rng(seed).multinomial(
         len(count), np.full(len(count), 1 / len(count)), size=resamples

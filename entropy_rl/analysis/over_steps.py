@@ -1,4 +1,4 @@
-"""What responses are like from step to step: how much of each behavior, with which entropy."""
+"""Frequency and entropy of behaviors over training steps."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from entropy_rl.stats.diversity import repetition_rate
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """Attributes: how often in a response, on average, and the mean entropy (nats) where it is
-    found.
-    """
+    """Mean count per response of a behavior, and the mean entropy (nats) of its occurrences."""
 
     per_response: float
     entropy: float
@@ -27,11 +25,11 @@ class Point:
 
     Attributes:
       step: The step.
-      responses: How many.
-      length: Tokens of a response.
+      responses: Number of responses.
+      length: Mean tokens per response.
       entropy: Mean over all tokens, nats.
-      repetition: Share of the 4-grams of a response that it has had before.
-      behaviors: Class of words, or "reflective" for sentences -> rate.
+      repetition: Fraction of the 4-grams of a response that occurred in it before.
+      behaviors: Word class, or "reflective" for sentences -> rate.
     """
 
     step: int
@@ -43,7 +41,7 @@ class Point:
 
 
 def dynamics(annotated: Sequence[Annotated]) -> list[Point]:
-    """One point for each step that responses were drawn in, in order."""
+    """One point for each training step with responses, in order."""
     by_step: dict[int, list[Annotated]] = {}
     for one in annotated:
         if one.response.step is not None:
@@ -52,7 +50,7 @@ def dynamics(annotated: Sequence[Annotated]) -> list[Point]:
 
 
 def point(step: int, annotated: Sequence[Annotated]) -> Point:
-    """The responses of one step, one at least."""
+    """Summarize the responses of one step, at least one."""
     responses = [a.response for a in annotated]
     entropies = {
         name: [a.response.entropy[a.pivotal.classes[name]] for a in annotated]

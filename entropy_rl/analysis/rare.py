@@ -1,8 +1,7 @@
-"""Rare behaviors: sentences unlike anything that the base model writes.
+"""Rare behaviors: sentences far from all sentences of the base model.
 
-Sentences become unit vectors, by TF-IDF here or by an encoder elsewhere. Source: arXiv 2506.14758,
-section 2, which takes SBERT, k = 5 and the top 10%, and names neither its checkpoint nor its
-distance.
+Sentences are embedded as unit vectors, by TF-IDF or by a user's encoder. Source: arXiv 2506.14758,
+section 2, with SBERT, k = 5 and the top 10%; it names neither the checkpoint nor the distance.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from scipy import sparse
 
 from entropy_rl.analysis.contrasts import Contrast, Group, adjusted, contrast
 
-Vectors = (
-    np.ndarray | sparse.csr_array
-)  # f[n, features], rows of norm 1, or 0 for a text without words
+# f[n, features]; rows have norm 1, or 0 for a text without words.
+Vectors = np.ndarray | sparse.csr_array
 
 _TERM = re.compile(r"\w+|[^\w\s]")
 _ROWS_AT_ONCE = 1024
@@ -27,12 +25,14 @@ _OVERSAMPLING = 8
 
 
 class Rare(NamedTuple):
-    """Attributes:
-    contrast: Entropy of the rare sentences against that of the common ones.
-    distances: f64[n], of each sentence to its nearest ones of the base.
-    is_rare: bool[n].
-    places: f64[n, 2], on the map of all sentences.
-    base_places: f64[m, 2].
+    """Rare sentences.
+
+    Attributes:
+      contrast: Entropy of the rare sentences against the common ones.
+      distances: f64[n], mean distance of each sentence to its nearest base sentences.
+      is_rare: bool[n].
+      places: f64[n, 2], principal components of the sentences.
+      base_places: f64[m, 2], principal components of the base sentences.
     """
 
     contrast: Contrast
@@ -51,16 +51,15 @@ def rare_sentences(
     share: float,
     seed: int = 0,
 ) -> Rare:
-    """Calls the sentences rare that are farthest from the base, and compares their entropy with the
-    others'.
+    """Find the sentences farthest from the base, and contrast their entropy with the others'.
 
     Args:
-      sentences: The mean entropy of each sentence, and its problem.
-      vectors: f[n, features] of the sentences.
-      base: f[m, features] of the base model's sentences, m >= neighbors.
-      neighbors: The distance is the mean one to so many.
-      share: Of the sentences that are called rare.
-      seed: Of the resampling.
+      sentences: Mean entropy of each sentence, and its problem.
+      vectors: f[n, features], embeddings of the sentences.
+      base: f[m, features], embeddings of the base model's sentences, m >= neighbors.
+      neighbors: The distance is the mean over this many nearest base sentences.
+      share: Fraction of the sentences that count as rare.
+      seed: Seed of the resampling.
     """
     distances = mean_nearest_distance(vectors, base, neighbors)
     is_rare = most_distant(distances, share)
@@ -72,13 +71,13 @@ def rare_sentences(
 
 
 def tf_idf(texts: Sequence[str]) -> sparse.csr_array:
-    """TF-IDF vectors of words and signs in lower case.
+    """TF-IDF vectors of lower-case words and punctuation.
 
-    v_t = tf_t (ln((1 + n) / (1 + df_t)) + 1), divided by its norm, for n texts of which df_t have
-    term t
+    v_t = tf_t (ln((1 + n) / (1 + df_t)) + 1), divided by its norm, for n texts, df_t of which
+    contain term t
 
     Args:
-      texts: All texts that are to be held against one another: the weights are theirs.
+      texts: All texts to compare with one another; they determine the weights.
 
     Returns:
       f64[texts, terms].
@@ -94,32 +93,31 @@ def tf_idf(texts: Sequence[str]) -> sparse.csr_array:
     frequency = np.bincount(counts.indices, minlength=shape[1])
     counts.data *= (np.log((1 + shape[0]) / (1 + frequency)) + 1)[counts.indices]
     norms = np.sqrt(np.add.reduceat(np.append(counts.data**2, 0), counts.indptr[:-1]))
-    norms = np.where(
-        np.diff(counts.indptr) > 0, norms, 1
-    )  # an empty row has the sum of another one
+    # `reduceat` returns an element of another row for an empty row.
+    norms = np.where(np.diff(counts.indptr) > 0, norms, 1)
     counts.data /= np.repeat(norms, np.diff(counts.indptr))
     return counts
 
 
 def mean_nearest_distance(vectors: Vectors, base: Vectors, k: int = 5) -> np.ndarray:
-    """Mean cosine distance of each vector to its k nearest ones of a base.
+    """Mean cosine distance of each vector to its k nearest base vectors.
 
-    d_i = 1/k Σ of the k smallest 1 - v_iᵀ b_j over j
+    d_i = 1/k Σ_j (1 - v_iᵀ b_j) over the k nearest b_j
 
     Args:
       vectors: f[n, features], rows of norm 1.
       base: f[m, features], m >= k.
-      k: Neighbors.
+      k: Number of neighbors.
 
     Returns:
       f64[n].
 
     Raises:
-      ValueError: There are fewer than k vectors in the base.
+      ValueError: The base has fewer than k vectors.
     """
     if not 1 <= k <= base.shape[0]:
         raise ValueError(
-            f"mean_nearest_distance: k={k} is not allowed; 1 <= k <= {base.shape[0]}, the base"
+            f"mean_nearest_distance: k must be from 1 to {base.shape[0]}, the base size, got {k}"
         )
     distances = np.empty(vectors.shape[0])
     for start in range(0, len(distances), _ROWS_AT_ONCE):
@@ -128,32 +126,32 @@ def mean_nearest_distance(vectors: Vectors, base: Vectors, k: int = 5) -> np.nda
         products = products.toarray() if sparse.issparse(products) else products
         nearest = np.partition(products, products.shape[1] - k, axis=1)[:, -k:]
         distances[rows] = 1 - nearest.astype(np.float64).mean(axis=1)
-    # Sentences that are equal tie, whatever the order of sums made of them.
+    # Equal sentences must tie, whatever the rounding of their sums.
     return np.maximum(distances.round(6), 0)
 
 
 def most_distant(distances: np.ndarray, share: float) -> np.ndarray:
-    """bool[n]: the share of the largest distances, rounded up; of those that tie the first ones."""
+    """bool[n]: the fraction of largest distances, rounded up; of ties the first ones."""
     rare = np.zeros(len(distances), bool)
     rare[np.argsort(-distances, kind="stable")[: int(np.ceil(share * len(distances)))]] = True
     return rare
 
 
 def principal_components(vectors: Vectors, count: int = 2, *, seed: int = 0) -> np.ndarray:
-    """Coordinates along the directions of largest variance, by subspace iteration.
+    """Principal components by subspace iteration.
 
-    The matrix of covariances is never formed, and the mean not taken from the rows but from the
-    products. The component of each direction that is largest in size is positive, so that the map
-    does not flip. Source: Halko, Martinsson & Tropp, https://arxiv.org/abs/0909.4061, algorithm
+    The covariance matrix is not formed, and the mean is subtracted from the products, so that
+    sparse rows stay sparse. The largest component of each direction is made positive, so that the
+    sign is defined. Source: Halko, Martinsson & Tropp, https://arxiv.org/abs/0909.4061, algorithm
     4.4.
 
     Args:
       vectors: f[n, features].
-      count: Directions.
-      seed: Of the first guess, on which the result depends only by rounding.
+      count: Number of components.
+      seed: Seed of the initial basis; affects the result only by rounding.
 
     Returns:
-      f64[n, count]; zeros for directions that there are not.
+      f64[n, count]; zeros for components beyond the rank.
     """
     mean = np.asarray(vectors.mean(axis=0), np.float64)
     size = min(count + _OVERSAMPLING, *vectors.shape)

@@ -1,4 +1,4 @@
-"""A response: its tokens, their entropies, and which part of the text each token is."""
+"""Responses: tokens, their entropies, and their character spans in the text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-# Half a character, of a token that ends within one.
+# Decoded from a token that ends within a character.
 _INCOMPLETE = "\ufffd"
 _REMEMBERED = 2**18
 
@@ -18,13 +18,13 @@ class Response:
     """One response.
 
     Attributes:
-      problem: Number of the problem: responses to one problem are not independent of one another.
+      problem: Problem id; responses to one problem are not independent.
       text: The decoded text.
-      spans: int32[N, 2], the characters begin <= i < end of the text that each token stands for;
-        empty for a token without text, such as that which ends the response.
-      tokens: int32[N], their ids.
-      entropy: f64[N], nats, of the distribution that each token was drawn from.
-      step: Of the training step it was drawn in; None if it was not.
+      spans: int32[N, 2], characters begin <= i < end of the text for each token; empty for a token
+        without text, such as the end of the response.
+      tokens: int32[N], token ids.
+      entropy: f64[N], nats, of the distribution that each token was sampled from.
+      step: Training step in which it was sampled; None outside of training.
     """
 
     problem: int
@@ -36,20 +36,19 @@ class Response:
 
     def token_at(self, places: Sequence[int]) -> np.ndarray:
         """int64[...]: the first token that covers each of the characters at these places."""
-        # Ends never fall, and a token without text ends where the one before it does.
+        # Ends never decrease, and a token without text ends where the previous one does.
         return np.searchsorted(self.spans[:, 1], places, side="right")
 
 
 class TokenSpans:
-    """Finds the text of tokens, and which characters of it each token stands for.
+    """Decodes tokens and maps each one to a character span.
 
-    A token stands for what the text gains by it. Tokens that only together make a character, as the
-    bytes of an emoji may do, all stand for that character.
+    The span of a token is the text that it adds. Tokens that form one character together, such as
+    the bytes of an emoji, all have the span of that character.
 
     Args:
-      decode: From ids to text, special tokens left out. What it makes of a token may depend on
-        those before, as where words are joined by spaces, and on those after only for a character
-        that is not complete.
+      decode: Maps ids to text, without special tokens. The text of a token may depend on the tokens
+        before it, and on those after it only within an incomplete character.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]):
@@ -57,7 +56,7 @@ class TokenSpans:
         self._decode_few = functools.lru_cache(_REMEMBERED)(decode)
 
     def __call__(self, tokens: Sequence[int]) -> tuple[str, np.ndarray]:
-        """(The text, int32[N, 2] with begin and end of each token in it)."""
+        """Decode: (text, int32[N, 2] with begin and end of each token in it)."""
         pieces = [self._decode_few((token,)) for token in tokens]
         sizes = [1] * len(pieces)
         if "".join(pieces) != self._decode(tokens):
@@ -67,9 +66,9 @@ class TokenSpans:
         return "".join(pieces), np.repeat(spans, sizes, axis=0)
 
     def _pieces_in_context(self, tokens: tuple[int, ...]) -> tuple[list[str], list[int]]:
-        """Pieces of the text, and how many tokens stand for each."""
+        """Pieces of the text, and the number of tokens of each."""
         pieces, sizes = [], []
-        # Windows that begin with the piece before: whole prefixes would take quadratic time.
+        # Windows that begin with the previous piece; whole prefixes would take quadratic time.
         start = known = 0
         for end in range(1, len(tokens) + 1):
             after = self._decode_few(tokens[start:end])
@@ -85,4 +84,4 @@ class TokenSpans:
         return pieces, sizes
 
 
-_LONGEST_CHARACTER = 4  # bytes, and so tokens at most
+_LONGEST_CHARACTER = 4  # bytes in UTF-8, an upper bound of its tokens

@@ -1,4 +1,4 @@
-"""Sentences of reasoning texts, and the entropy of each."""
+"""Split reasoning texts into sentences, and compute the entropy of each."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from entropy_rl.analysis.responses import Response
 
-# Keywords "such as verify or check", says arXiv 2506.14758; the expressions are ours. Case does not
-# matter.
+# arXiv 2506.14758 names "verify" and "check"; the other expressions are this library's. Matching
+# ignores case.
 REFLECTIVE = (
     r"\b(?:double[- ]?|re-?|cross-?)?check(?:s|ed|ing)?\b",
     r"\b(?:re-?)?verif(?:y|ies|ied|ying|ication)\b",
@@ -25,16 +25,16 @@ REFLECTIVE = (
     r"\btry (?:again|another|a different)\b",
 )
 
-# A $ opens before a sign and closes behind one, not before a digit: "$5 and $6" is no formula.
-# Lengths are bounded, or a text of nothing but opening signs would take quadratic time.
-_MATHS = re.compile(
+# An opening $ precedes a non-space, a closing $ follows one and no digit follows it: "$5 and $6" is
+# not a formula. Lengths are bounded: a text of only opening $ would take quadratic time.
+_FORMULAS = re.compile(
     r"\$\$.{1,2000}?\$\$|\\\[.{1,2000}?\\\]|\\\(.{1,1000}?\\\)"
     r"|(?<![\\$])\$(?=[^\s$])(?:[^$\n\\]|\\.){0,500}?(?<=\S)\$(?!\d)",
     re.DOTALL,
 )
 _ABBREVIATION = re.compile(
     r"(?:\b(?i:e\.g|i\.e|cf|vs|resp|approx|et al)|\b(?:Dr|Mrs?|Ms|Prof)"
-    r"|^[ \t]*(?:\d{1,3}|[A-Za-z]))\Z",  # the last: the number of an item, at the start of its line
+    r"|^[ \t]*(?:\d{1,3}|[A-Za-z]))\Z",  # last: the number of a list item, at the start of a line
     re.MULTILINE,
 )
 _BEFORE_NUMBER = re.compile(
@@ -42,7 +42,7 @@ _BEFORE_NUMBER = re.compile(
 )
 _LONGEST_ABBREVIATION = 12
 _END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]*_]*+(?=\s|\Z)|[。！？]+[”’」』）]*|\n")  # noqa: RUF001
-_FORMULA = "\ufffc"  # stands for the characters of a formula: no letter, no sign, no space
+_FORMULA = "\ufffc"  # replaces the characters of a formula; no letter, punctuation or space
 
 
 class Sentence(NamedTuple):
@@ -53,7 +53,7 @@ class Sentence(NamedTuple):
 
 
 class SentenceEntropy(NamedTuple):
-    """A sentence's text and the mean entropy (nats) of its tokens."""
+    """Text of a sentence, mean entropy (nats) of its tokens, and their number."""
 
     text: str
     entropy: float
@@ -61,26 +61,25 @@ class SentenceEntropy(NamedTuple):
 
 
 def split_sentences(text: str) -> list[Sentence]:
-    """Cuts a text into sentences, without the white space around them.
+    """Split a text into sentences, stripped of surrounding white space.
 
     A sentence ends
-      - at . ! ? … before white space, if what follows can begin one: no word in lower case, no
-        operator;
-      - at an empty line, and at any line break that is not before a word in lower case or beside a
-        formula that stands on lines of its own.
-    It does not end inside $..$, $$..$$, \\(..\\) or \\[..\\], at a decimal point, after "e.g." and
-    the like, after "Eq." before a number, or after the number of an item ("2. "). Stretches without
-    letter or digit are no sentences.
+      - at . ! ? … before white space, unless a lower-case word or an operator follows;
+      - at an empty line, and at a line break that is neither before a lower-case word nor next to
+        a display formula.
+    It does not end inside $..$, $$..$$, \\(..\\) or \\[..\\], at a decimal point, after
+    abbreviations such as "e.g.", after "Eq." before a number, or after the number of a list item
+    ("2. "). Text without letters and digits is not a sentence.
 
-    These are rules, not a model of language: "at p. A" is cut as they say, whatever was meant.
+    These are heuristics: "at p. A" is split, whatever its meaning.
 
     Args:
       text: Any text.
 
     Returns:
-      The sentences, in order; they do not overlap.
+      The sentences, in order and without overlap.
     """
-    masked = _MATHS.sub(_mask, text)
+    masked = _FORMULAS.sub(_mask, text)
     sentences, begin = [], 0
     for end in [*_ends(masked), len(text)]:
         piece = text[begin:end]
@@ -92,12 +91,12 @@ def split_sentences(text: str) -> list[Sentence]:
 
 
 def _mask(match: re.Match[str]) -> str:
-    """A formula without its content; a full stop at its end stays, as in "so $x = 3.$"."""
+    """Mask a formula; a full stop at its end is kept, as in "so $x = 3.$"."""
     formula = match.group()
     closing = 2 if formula.endswith(("$$", "\\]", "\\)")) else 1
     inner = formula[:-closing].rstrip()
     if inner.endswith((".", "!", "?")) and not inner.endswith("\\!"):
-        # Closing quotes may follow the stop of a sentence.
+        # The closing delimiter becomes quotes, which may follow the end of a sentence.
         return _FORMULA * (len(inner) - 1) + "." + '"' * (len(formula) - len(inner))
     return _FORMULA * len(formula)
 
@@ -114,7 +113,7 @@ def _line_ends(text: str, place: int, following: str) -> bool:
     if re.match(r"[ \t]*\n", following):
         return True
     before = text[max(0, place - 80) : place].rstrip(" \t")
-    if before.endswith("\n"):  # the second break of an empty line: the first has ended the sentence
+    if before.endswith("\n"):  # second line break of an empty line; the first ended the sentence
         return False
     beside_formula = before.endswith(_FORMULA * 3) or following.lstrip(" \t").startswith(
         _FORMULA * 3
@@ -137,17 +136,15 @@ def _sign_ends(text: str, place: int, following: str) -> bool:
 
 
 def _goes_on(following: str) -> bool:
-    """Whether what follows begins with a word in lower case; a single letter is taken for a
-    variable.
-    """
+    """Whether the following text begins with a lower-case word; single letters are variables."""
     return re.match(r"[ \t]*[^\W\d_]{2}", following) is not None and following.lstrip()[0].islower()
 
 
 def sentence_entropies(response: Response) -> list[SentenceEntropy]:
     """The sentences of a response with the mean entropy of their tokens.
 
-    A token belongs to the first sentence that it has a character of; one without is left out, and
-    so is a sentence without a token of its own.
+    A token belongs to the first sentence that it overlaps. Tokens outside of sentences and
+    sentences without tokens are left out.
     """
     sentences = split_sentences(response.text)
     if not sentences:
@@ -166,10 +163,10 @@ def sentence_entropies(response: Response) -> list[SentenceEntropy]:
 
 
 def compile_patterns(patterns: Sequence[str]) -> tuple[re.Pattern[str], ...]:
-    """Regular expressions that are found whatever the case.
+    """Compile regular expressions, ignoring case.
 
     Raises:
-      ValueError: One that is no regular expression, by its name.
+      ValueError: One is not a valid regular expression.
     """
     compiled = []
     for pattern in patterns:
@@ -177,6 +174,6 @@ def compile_patterns(patterns: Sequence[str]) -> tuple[re.Pattern[str], ...]:
             compiled.append(re.compile(pattern, re.IGNORECASE))
         except re.error as error:
             raise ValueError(
-                f"{pattern!r} is not allowed: {error}; allowed: regular expressions of Python"
+                f"must be a Python regular expression, got {pattern!r} ({error})"
             ) from None
     return tuple(compiled)

@@ -1,4 +1,4 @@
-"""Pivotal tokens: words that steer a text, found in its characters and brought back to tokens."""
+"""Pivotal tokens: words of given classes, found in the text and mapped to tokens."""
 
 from __future__ import annotations
 
@@ -14,77 +14,37 @@ from entropy_rl.analysis.responses import Response
 
 WordLists = Mapping[str, Sequence[str]]
 
-# arXiv 2506.14758, section 2, has these four classes, and of their words no more than because,
-# therefore, however, although, first, then, suggest, demonstrate, recall and thus. The lists are
-# ours.
+# arXiv 2506.14758, section 2, defines these four classes, and lists of their words only because,
+# therefore, however, although, first, then, suggest, demonstrate, recall and thus. All other words
+# are this library's.
 WORDS: WordLists = {
     "causal": (
         *("because", "therefore", "thus", "hence", "since", "so", "consequently", "accordingly"),
         *("as a result", "due to", "it follows"),
     ),
     "contrastive": (
-        *(
-            "however",
-            "but",
-            "although",
-            "though",
-            "yet",
-            "whereas",
-            "while",
-            "instead",
-            "otherwise",
-        ),
-        *("nevertheless", "on the other hand", "alternatively", "unless", "despite"),
+        *("however", "but", "although", "though", "yet", "whereas", "while", "instead"),
+        *("otherwise", "nevertheless", "on the other hand", "alternatively", "unless", "despite"),
     ),
     "sequential": (
-        *(
-            "first",
-            "firstly",
-            "second",
-            "secondly",
-            "third",
-            "next",
-            "then",
-            "now",
-            "finally",
-            "lastly",
-        ),
-        *("after", "before", "subsequently"),
+        *("first", "firstly", "second", "secondly", "third", "next", "then", "now", "finally"),
+        *("lastly", "after", "before", "subsequently"),
     ),
     "reasoning verbs": (
-        *(
-            "suggest",
-            "suggests",
-            "demonstrate",
-            "demonstrates",
-            "recall",
-            "imply",
-            "implies",
-            "show",
-        ),
-        *(
-            "shows",
-            "assume",
-            "suppose",
-            "consider",
-            "conclude",
-            "deduce",
-            "infer",
-            "note",
-            "notice",
-        ),
-        *("observe", "prove", "find", "let"),
+        *("suggest", "suggests", "demonstrate", "demonstrates", "recall", "imply", "implies"),
+        *("show", "shows", "assume", "suppose", "consider", "conclude", "deduce", "infer"),
+        *("note", "notice", "observe", "prove", "find", "let"),
     ),
 }
 
 
 class Pivotal(NamedTuple):
-    """Places of tokens in a response; each int64[...] without repetition, in order.
+    """Positions of tokens in a response; each int64[...], sorted and unique.
 
     Attributes:
-      classes: Class -> the first token of each of its words.
-      other: Tokens with text that no word of any class touches.
-      other_words: Those of them in which a word begins.
+      classes: Class -> first tokens of its words.
+      other: Tokens with text that do not overlap a word of any class.
+      other_words: Those of `other` in which a word begins.
     """
 
     classes: dict[str, np.ndarray]
@@ -92,18 +52,18 @@ class Pivotal(NamedTuple):
     other_words: np.ndarray
 
 
-# A word begins once: not again in "don't", "3.14" or "1,000".
+# "don't", "3.14" and "1,000" are one word each.
 _WORD = re.compile(r"\w+(?:(?:['\u2019]|(?<=\d)\.(?=\d)|(?<=\d),(?=\d{3}(?!\d)))\w+)*")
 
 
 def word_patterns(words: WordLists) -> dict[str, re.Pattern[str]]:
-    """One pattern for each class.
+    """Compile one pattern for each class.
 
-    A word is found whatever its case, and as a whole: "then" is not in "strengthen". What begins or
-    ends with another sign than a letter or digit, such as "+" or "=", is found wherever it stands.
+    Words match as a whole, ignoring case: "then" does not match in "strengthen". Entries that begin
+    or end with a symbol, such as "+" or "=", need no word boundary there.
 
     Args:
-      words: Class -> words; one can be several words, with any white space between them.
+      words: Class -> words; an entry may have several words, separated by any white space.
     """
     return {name: _pattern(listed) for name, listed in words.items()}
 
@@ -114,25 +74,25 @@ def _pattern(words: Iterable[str]) -> re.Pattern[str]:
         before = r"(?<!\w)" if re.match(r"\w", word.strip()) else ""
         return before + inner + (r"(?!\w)" if re.search(r"\w\Z", word.strip()) else "")
 
-    # The longest first, so that "on the other hand" is not cut short by a word it begins with.
+    # Longest first, so that a prefix does not shadow a longer entry.
     return re.compile(
         "|".join(whole(w) for w in sorted(words, key=len, reverse=True)), re.IGNORECASE
     )
 
 
 def find_pivotal(response: Response, patterns: Mapping[str, re.Pattern[str]]) -> Pivotal:
-    """Finds the tokens of each class.
+    """Find the tokens of each class.
 
-    A word counts by its first token, the one that covers its first character. There the model
-    decides to say it; the rest of its pieces spell what has been decided, and how many these are is
-    the tokenizer's doing. The others of its tokens are in no group.
+    A word is represented by its first token, which covers its first character: there the model
+    chooses the word. Its other tokens are in no group, because their number depends on the
+    tokenizer and their entropy is near zero.
 
     Args:
       response: The response.
       patterns: From `word_patterns`.
 
     Returns:
-      The places. A word in two classes counts in both.
+      The positions. A word in two classes counts in both.
     """
     tokens = len(response.tokens)
     untouched = response.spans[:, 1] > response.spans[:, 0]
@@ -141,7 +101,7 @@ def find_pivotal(response: Response, patterns: Mapping[str, re.Pattern[str]]) ->
         found = [match.span() for match in pattern.finditer(response.text)]
         begins, ends = np.array(found, np.int64).reshape(-1, 2).T
         classes[name] = np.unique(response.token_at(begins))
-        # Each token from the first character to the last, tokens of a shared character included.
+        # All tokens from the first to the last character, including those that share one.
         touched = np.zeros(tokens + 1, np.int64)
         np.add.at(touched, response.token_at(begins), 1)
         np.add.at(touched, np.searchsorted(response.spans[:, 0], ends, side="left"), -1)
@@ -154,9 +114,7 @@ def find_pivotal(response: Response, patterns: Mapping[str, re.Pattern[str]]) ->
 
 @dataclasses.dataclass(frozen=True)
 class TokenCount:
-    """Attributes: a token, its text, how often it occurs, in how many problems, its mean entropy
-    (nats).
-    """
+    """A token with its text, count, number of problems, and mean entropy (nats)."""
 
     token: int
     text: str
@@ -166,18 +124,17 @@ class TokenCount:
 
 
 def most_entropic(responses: Sequence[Response], min_count: int, top: int) -> list[TokenCount]:
-    """The tokens at which the model was least decided, on average.
+    """Tokens with the highest mean entropy.
 
-    The entropy is that of the place at which the token was drawn, not of the token.
+    The entropy is that of the distribution from which the token was sampled.
 
     Args:
       responses: The responses.
-      min_count: Tokens that occur less often are left out: the mean of a few is noise, and the
-        largest of many such means is sure to be large.
-      top: So many at most.
+      min_count: Minimum count; a maximum over means of few values is mostly noise.
+      top: Maximum number of tokens.
 
     Returns:
-      From high to low; ties by id.
+      Tokens by decreasing entropy; ties by id.
     """
     tokens = np.concatenate([r.tokens for r in responses])
     ids, first, place, count = np.unique(

@@ -1,6 +1,4 @@
-"""At which tokens and sentences a model is undecided: the entropy analysis of arXiv 2506.14758,
-section 2.
-"""
+"""`entropy-rl analyze`: entropy by behavior of tokens and sentences (arXiv 2506.14758, sec. 2)."""
 
 from __future__ import annotations
 
@@ -38,10 +36,10 @@ def default_words() -> dict[str, list[str]]:
 
 
 def check_expressions(words: dict[str, list[str]], reflective: list[str]) -> None:
-    """Checks the fields of a config that say what is looked for.
+    """Check the word lists and expressions of a config.
 
     Raises:
-      ValueError: If nothing could be found by them.
+      ValueError: One is empty or invalid.
     """
     require(bool(words), "words", words, "a mapping with at least one class")
     for name, of_class in words.items():
@@ -62,26 +60,26 @@ class AnalyzeConfig:
     """Entropy of pivotal tokens, reflective actions and rare behaviors: `entropy-rl analyze`.
 
     Args:
-      samples: What is analyzed: what `evaluate` wrote, a training run, one of its evaluations, or a
-        file with recorded samples, or with texts as {"prompt": .., "completion": ..}, one a line.
-      base: The same of the base model, to tell what is rare; null leaves that out.
-      encoder: Sentence encoder for the distances, as `module:function` of a function (list of n
+      samples: Directory of an evaluation or a training run, or a JSONL file of recorded samples or
+        of texts {"prompt": .., "completion": ..}.
+      base: Samples of the base model, for rare behaviors; null to skip these.
+      encoder: Sentence encoder for the distances, `module:function` of a function (list of n
         texts) -> array [n, d]; null for TF-IDF.
-      output: Directory for analysis.json, the sentences on the map, and the figures.
-      model: Scores texts that have no entropies. Recorded samples need it only where nothing beside
-        them says whose tokens they are.
-      temperature: Of the distribution whose entropy texts get. Recorded entropies are those of
-        sampling.
-      max_tokens_per_micro_batch: Tokens of texts that are computed at once. Changes no result.
-      words: Class -> words, the pivotal tokens. What is given takes the place of all.
-      reflective: Regular expressions of Python; a sentence that has one is a reflective action.
-      min_count: The most entropic tokens are those that occur as often at least.
-      neighbors: A sentence's distance to the base model is the mean one to so many of its
-        sentences.
-      rare_share: Share of the sentences, the most distant ones, that are called rare.
-      max_sentences: Sentences of each that are looked at for that, drawn at random where there are
-        more.
-      seed: Of the resampling and of that draw.
+      output: Directory for analysis.json, sentences.csv and the figures.
+      model: Model that scores texts without entropies. For recorded samples it is needed only if no
+        config next to them names their model.
+      temperature: Temperature at which texts are scored. Recorded entropies are at the sampling
+        temperature.
+      max_tokens_per_micro_batch: Tokens of texts per micro-batch; does not affect the result.
+      words: Class -> words, the pivotal tokens. Replaces all default classes.
+      reflective: Python regular expressions; a sentence that matches one is a reflective action.
+      min_count: Minimum count of the tokens listed as most entropic.
+      neighbors: The distance of a sentence to the base model is the mean over this many nearest
+        base sentences.
+      rare_share: Fraction of the sentences, those with the largest distances, that count as rare.
+      max_sentences: Maximum number of sentences of the samples, and of the base; more are
+        subsampled.
+      seed: Seed of resampling and subsampling.
     """
 
     samples: str
@@ -119,8 +117,8 @@ class AnalyzeConfig:
 
 
 def main(config: AnalyzeConfig) -> None:
-    """The verb `analyze` of the command line."""
-    # Here: `analyze --help` need not wait for jax.
+    """Run the command `analyze`."""
+    # Imported here so that `analyze --help` does not load jax.
     import jax
 
     from entropy_rl.evaluation.dynamics import run_dynamics
@@ -138,7 +136,7 @@ def main(config: AnalyzeConfig) -> None:
 
     directory, path = Path(config.output), Path(config.samples)
     if (directory / RESULT_FILE).exists() or (directory / CONFIG_FILE).exists():
-        raise ValueError(f"output: {directory} holds a run; choose another directory")
+        raise ValueError(f"output: must not be the directory of a run, got {directory}")
     words, reflective = word_patterns(config.words), compile_patterns(config.reflective)
     embed = tf_idf if config.encoder is None else load_embedding(config.encoder)
     responses_of = _make_responses_of(config)
@@ -159,27 +157,27 @@ def main(config: AnalyzeConfig) -> None:
             seed=config.seed,
         )
         result = dataclasses.replace(result, rare=rare)
-    course = run_dynamics(path, own, annotated) if is_run(path) else None
+    dynamics = run_dynamics(path, own, annotated) if is_run(path) else None
 
     directory.mkdir(parents=True, exist_ok=True)
     versions = {"entropy_rl": __version__, "numpy": np.__version__, "jax": jax.__version__}
     plain = {"versions": versions, "settings": to_plain(config)} | dataclasses.asdict(result)
-    plain["dynamics"] = None if course is None else dataclasses.asdict(course)
+    plain["dynamics"] = None if dynamics is None else dataclasses.asdict(dynamics)
     if result.rare is not None:
         del plain["rare"]["placed"]
     write_sentences(directory, result.rare)
     write_atomically(directory / "analysis.json", json.dumps(finite(plain), indent=1) + "\n")
     print(analysis_text(result))
     if config.base is not None and result.rare is None:
-        print("\n=> nothing can be said of rare sentences: none to look at, or too few of the base")
-    if course is not None:
-        print(f"\n{dynamics_text(course)}")
-    figures = write_analysis_figures(directory, result, course)
-    print(f"\nnumbers{' and figures' if figures else ''} are in {directory}")
+        print("\n=> not tested: rare sentences (no sentences, or too few of the base)")
+    if dynamics is not None:
+        print(f"\n{dynamics_text(dynamics)}")
+    figures = write_analysis_figures(directory, result, dynamics)
+    print(f"\nnumbers{' and figures' if figures else ''}: {directory}")
 
 
 def _make_responses_of(config: AnalyzeConfig) -> Callable[[Path], list[Response]]:
-    """From files to responses; a model is loaded once, and only if it is needed."""
+    """Make a function from files to responses; the model is loaded once, if needed."""
     from entropy_rl.evaluation.load_samples import model_of, read_rows, responses_of
     from entropy_rl.evaluation.score_texts import score_rows
     from entropy_rl.runs.load_model import find_model, load_model, load_tokenizer, model_files
@@ -193,7 +191,7 @@ def _make_responses_of(config: AnalyzeConfig) -> Callable[[Path], list[Response]
             return responses_of(rows, load_tokenizer(model_files(model)))
         if config.model is None:
             raise ValueError(
-                f"{path}: has no entropies; give --model.path, a model to score its texts"
+                f"{path}: must have entropies, or give --model.path, a model to score its texts"
             )
         model = load(config.model)
         settings = dict(

@@ -1,6 +1,4 @@
-"""Whether one run beats another: paired tests over problems, and the controls for length and
-accuracy.
-"""
+"""`entropy-rl compare`: paired tests of two evaluations, with controls for length and accuracy."""
 
 from __future__ import annotations
 
@@ -15,11 +13,11 @@ from entropy_rl.cli.main import run_verb
 
 @dataclasses.dataclass(frozen=True)
 class CompareConfig:
-    """Two evaluations of the same problems: `entropy-rl compare`.
+    """Compare two evaluations of the same problems: `entropy-rl compare`.
 
     Args:
-      run_a: The baseline: what `evaluate` wrote, or a training run, for its last evaluation.
-      run_b: What is held against it.
+      run_a: The baseline: directory of an evaluation, or of a training run for its last one.
+      run_b: The evaluation to compare with it.
       output: Directory for comparison.json, comparison.csv and the curves.
     """
 
@@ -31,8 +29,8 @@ class CompareConfig:
 
 
 def main(config: CompareConfig) -> None:
-    """The verb `compare` of the command line."""
-    # Here: `compare --help` need not wait for jax.
+    """Run the command `compare`."""
+    # Imported here so that `compare --help` does not load jax.
     from entropy_rl.evaluation import compare_runs, find_evaluation
     from entropy_rl.evaluation.samples import RESULT_FILE
     from entropy_rl.report import comparison_csv, comparison_text, write_pass_at_k
@@ -42,17 +40,17 @@ def main(config: CompareConfig) -> None:
     runs = [find_evaluation(Path(path)) for path in (config.run_a, config.run_b)]
     directory = Path(config.output)
     if (directory / RESULT_FILE).exists() or (directory / CONFIG_FILE).exists():
-        raise ValueError(f"output: {directory} holds a run; choose another directory")
+        raise ValueError(f"output: must not be the directory of a run, got {directory}")
     comparison = compare_runs(*runs)
     directory.mkdir(parents=True, exist_ok=True)
     plain = {"run_a": str(runs[0]), "run_b": str(runs[1])} | comparison.to_plain()
     write_atomically(directory / "comparison.json", json.dumps(plain, indent=1) + "\n")
     write_atomically(directory / "comparison.csv", comparison_csv(comparison))
-    names = [f"{arm}: {run}" for arm, run in zip("AB", runs, strict=True)]
+    names = [f"{name}: {run}" for name, run in zip("AB", runs, strict=True)]
     write_pass_at_k(directory, dict(zip(names, comparison.curves, strict=True)))
     print(f"A: {runs[0]}\nB: {runs[1]}\n")
     print(comparison_text(comparison))
-    print(f"\nnumbers and curves are in {directory}")
+    print(f"\nnumbers and curves: {directory}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs as one page of HTML that needs nothing else: curves, Pass@K, responses, settings."""
+"""`entropy-rl report`: a self-contained HTML page of runs."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ from entropy_rl.cli.main import run_verb
 from entropy_rl.commands.analyze import AnalyzeConfig, check_expressions, default_words
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 
-_MOST_RUNS = 8  # colors that can be told apart
+_MAX_RUNS = 8  # distinguishable colors
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
-    """Training runs and evaluations on one page of HTML: `entropy-rl report`.
+    """Show training runs and evaluations on one HTML page: `entropy-rl report`.
 
     Args:
-      runs: Directories of training runs, or what `evaluate` wrote. Of two, the first is the
-        baseline.
-      output: The page to write.
+      runs: Directories of training runs or evaluations. If there are two, the first is the baseline
+        of a comparison.
+      output: HTML file to write.
       figures: Directory for the figures as SVG and PDF, for a paper; null for none (needs
         `pip install 'entropy_rl[report]'`).
-      responses: Responses that can be read on the page, of all runs together, spread over problems
-        or steps.
-      tokens: Their tokens, about; they decide how large the page gets.
-      words: Class -> words, the pivotal tokens, as of `analyze`.
-      reflective: Regular expressions of reflective sentences, as of `analyze`.
+      responses: Number of responses on the page, of all runs, spread over problems or steps.
+      tokens: Approximate number of their tokens; determines the size of the page.
+      words: Class -> words, the pivotal tokens, as in `analyze`.
+      reflective: Regular expressions of reflective sentences, as in `analyze`.
     """
 
     POSITIONAL: ClassVar = ("runs",)
@@ -49,16 +48,16 @@ class ReportConfig:
         check_numbers(self, "")
         require(self.output.endswith(".html"), "output", self.output, "a file NAME.html")
         require(
-            1 <= len(self.runs) <= _MOST_RUNS, "runs", self.runs, f"1 to {_MOST_RUNS} directories"
+            1 <= len(self.runs) <= _MAX_RUNS, "runs", self.runs, f"1 to {_MAX_RUNS} directories"
         )
         require_at_least(1, "", self, "responses", "tokens")
         check_expressions(self.words, self.reflective)
 
 
 def main(config: ReportConfig) -> None:
-    """The verb `report` of the command line."""
-    # Here: `report --help` need not wait for jax.
-    from entropy_rl.report.gathered import gather_report
+    """Run the command `report`."""
+    # Imported here so that `report --help` does not load jax.
+    from entropy_rl.report.build import build_report
     from entropy_rl.report.page import page
     from entropy_rl.report.paper_figures import write_paper_figures
     from entropy_rl.report.reported_run import read_runs
@@ -66,7 +65,7 @@ def main(config: ReportConfig) -> None:
 
     output = Path(config.output)
     require(not output.is_dir(), "output", config.output, "a file")
-    report = gather_report(
+    report = build_report(
         read_runs(config.runs),
         rows=config.responses,
         tokens=config.tokens,
@@ -82,11 +81,11 @@ def main(config: ReportConfig) -> None:
 
 
 def _command(config: ReportConfig) -> str:
-    """What makes the page again: the runs, and the settings that are not the usual ones."""
-    usual, options = ReportConfig(config.runs), []
+    """The command that makes the page: the runs and all options that differ from their defaults."""
+    defaults, options = ReportConfig(config.runs), []
     for field in dataclasses.fields(config)[1:]:
         value = getattr(config, field.name)
-        if value != getattr(usual, field.name):
+        if value != getattr(defaults, field.name):
             options += [f"--{field.name}", value if isinstance(value, str) else json.dumps(value)]
     return shlex.join(["entropy-rl", "report", *config.runs, *options])
 

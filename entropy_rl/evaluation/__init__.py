@@ -1,11 +1,9 @@
-"""Pass@K and its companions: every problem sampled n times, every sample on disk, and the
-statistics.
-"""
+"""Evaluations: n samples of every problem, stored on disk, and their statistics."""
 
-from entropy_rl.evaluation.compare_runs import (
+from entropy_rl.evaluation.compare import (
     Comparison,
+    ComparisonRow,
     Curve,
-    Line,
     compare_runs,
     find_evaluation,
 )
@@ -15,9 +13,9 @@ from entropy_rl.evaluation.samples import read_result, read_samples
 
 __all__ = [
     "Comparison",
+    "ComparisonRow",
     "Curve",
     "Evaluation",
-    "Line",
     "OnProgress",
     "compare_runs",
     "evaluate",

@@ -1,6 +1,4 @@
-"""A training run, step by step: its metrics, what its samples are like, and how its evaluations
-went.
-"""
+"""Dynamics of a training run: its metrics, samples and evaluations over the steps."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from entropy_rl.evaluation import read_result
 from entropy_rl.runs.directory import EVALUATIONS_DIRECTORY
 from entropy_rl.runs.stored import METRICS_FILE, read_metrics
 
-# Of the trainer, over all responses of a step; the samples that are recorded are a few of them.
+# Metrics over all responses of a step; only some of these are recorded as samples.
 METRICS = ("correct", "length", "entropy", "bonus_share")
 
 Interval = tuple[float, float, float]  # estimate, low, high
@@ -21,13 +19,12 @@ Interval = tuple[float, float, float]  # estimate, low, high
 
 @dataclasses.dataclass(frozen=True)
 class RunDynamics:
-    """A run over its steps.
+    """A training run over its steps.
 
     Attributes:
-      metrics: For each step the trainer's own numbers of `METRICS`, None where there is none.
-      training: The samples recorded of each step.
-      evaluations: The samples of each evaluation: the same problems every time, and so what to
-        compare by.
+      metrics: The `METRICS` of each step; None for missing values.
+      training: Behaviors in the recorded samples of each step.
+      evaluations: Behaviors in the samples of each evaluation; all are on the same problems.
       pass_at_k: Step -> K -> Pass@K with its interval.
     """
 
@@ -42,15 +39,15 @@ def run_dynamics(
     training: Sequence[Annotated],
     annotated: Callable[[Path], Sequence[Annotated]],
 ) -> RunDynamics:
-    """Reads how a run went.
+    """Read the dynamics of a run.
 
     Args:
-      directory: Of the run.
-      training: Its own samples.
-      annotated: Reads the samples of an evaluation.
+      directory: The run.
+      training: Its recorded samples.
+      annotated: Reads and annotates the samples of an evaluation.
 
     Raises:
-      ValueError: One of its files cannot be read.
+      ValueError: A file of the run cannot be read.
     """
     evaluations, pass_at_k = [], {}
     found = [
@@ -69,5 +66,5 @@ def run_dynamics(
             for row in read_metrics(file)
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: these are no metrics of a run ({error})") from error
+        raise ValueError(f"{file}: must hold the metrics of a run ({error})") from error
     return RunDynamics(metrics, dynamics(training), evaluations, pass_at_k)

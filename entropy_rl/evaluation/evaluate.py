@@ -1,4 +1,4 @@
-"""Evaluations: in memory, or into a directory, where one that was killed goes on."""
+"""Evaluate a policy, in memory or into a directory where an interrupted evaluation resumes."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from entropy_rl.runs.load_model import Model
 from entropy_rl.tasks.task import Task
 from entropy_rl.types import Params
 
-# (samples of this process that are on disk, of how many, seconds that the device has waited for
-# verdicts)
+# (samples of this process on disk, their total, seconds that the device waited for verdicts)
 OnProgress = Callable[[int, int, float], None]
 
 
 def evaluation_prompts(
     config: EvaluationConfig, task: Task, tokenizer: Any, max_prompt_tokens: int
 ) -> Prompts:
-    """The problems of an evaluation, encoded.
+    """Encode the problems of an evaluation.
 
     Args:
       config: The `evaluation` section.
-      task: Where they come from.
+      task: The task with the problems.
       tokenizer: Encodes the prompts.
-      max_prompt_tokens: Longer prompts are left out, and counted.
+      max_prompt_tokens: Longer prompts are left out and counted.
 
     Raises:
-      ValueError: If there is no such split, it has too few problems, or no prompt is short enough.
+      ValueError: The split does not exist, has too few problems, or all prompts are too long.
     """
     problems = list(task.problems(config.split))
     if config.problems is not None and config.problems > len(problems):
@@ -54,24 +53,25 @@ def evaluate(
     *,
     seed: int,
 ) -> Evaluation:
-    """Samples and judges every problem, in memory.
+    """Sample and judge every problem, in memory.
 
     Args:
       model: Policy and tokenizer.
       params: The parameters to evaluate.
-      task: The judge.
+      task: Judges the samples.
       prompts: The problems, from `evaluation_prompts`.
       config: The `evaluation` section.
-      seed: With a problem's id and the number of the sample it fixes every sample.
+      seed: Every sample is a function of the seed, the problem id and the sample number.
 
     Returns:
       The result.
 
     Raises:
-      JudgeError: If no sample at all was judged.
+      JudgeError: No sample was judged.
     """
-    calls = draw_samples(model, params, task, prompts, config, seed=seed)
-    return summarize((row for drawn in calls for row in drawn.rows), task, prompts, config.samples)
+    batches = draw_samples(model, params, task, prompts, config, seed=seed)
+    rows = (row for batch in batches for row in batch.rows)
+    return summarize(rows, task, prompts, config.samples)
 
 
 def evaluate_into(
@@ -87,30 +87,29 @@ def evaluate_into(
     shard: tuple[int, int] = (0, 1),
     on_progress: OnProgress = lambda done, total, waited: None,
 ) -> Evaluation | None:
-    """Samples and judges what is not yet on disk; whoever adds the last sample writes
-    evaluation.json.
+    """Sample and judge what is not yet on disk; the process of the last sample writes the result.
 
     Args:
-      directory: Where samples.jsonl and evaluation.json go. What it holds already must come from
-        the same model, prompts, config and seed.
+      directory: Where samples.jsonl and evaluation.json go. Existing samples must come from the
+        same model, prompts, config and seed.
       model: Policy and tokenizer.
       params: The parameters to evaluate.
-      task: The judge.
+      task: Judges the samples.
       prompts: All problems, from `evaluation_prompts`.
       config: The `evaluation` section.
-      seed: With a problem's id and the number of the sample it fixes every sample.
-      decoding: How the samples of a call share the device.
-      shard: The part of the problems that this process samples, as (index, count).
-      on_progress: Called at the start, while samples are drawn, and after each batch is on disk;
-        what it raises ends the evaluation, and the next call goes on from there.
+      seed: Every sample is a function of the seed, the problem id and the sample number.
+      decoding: Batching of the decode loop.
+      shard: (index, count) of the shard of the problems that this process samples.
+      on_progress: Called at the start, during sampling, and after each batch is on disk. An
+        exception in it ends the evaluation; the next call resumes.
 
     Returns:
       The result; None while other processes have samples to add.
 
     Raises:
-      ValueError: If the directory holds samples of other weights or problems, or one twice, or
-        another process is writing this part.
-      JudgeError: If no sample at all was judged.
+      ValueError: The directory holds samples of other weights or problems, or duplicates, or
+        another process is writing this shard.
+      JudgeError: No sample was judged.
     """
     file = samples_file(directory, *shard)
     own = prompts.shard(*shard)
@@ -122,7 +121,7 @@ def evaluate_into(
         count, total = sum(problem in ids for problem, _ in done), len(own) * config.samples
         progress = [count, total, 0.0]
         on_progress(*progress)
-        for drawn in draw_samples(
+        for batch in draw_samples(
             model,
             params,
             task,
@@ -133,9 +132,9 @@ def evaluate_into(
             done=done,
             on_chunk=lambda _: on_progress(*progress),
         ):
-            write_jsonl(file, drawn.rows)
-            progress[0] += len(drawn.rows)
-            progress[2] += drawn.waited
+            write_jsonl(file, batch.rows)
+            progress[0] += len(batch.rows)
+            progress[2] += batch.waited
             on_progress(*progress)
     if len(_samples_on_disk(directory, prompts, config.samples)) < len(prompts) * config.samples:
         return None
@@ -150,14 +149,14 @@ def _samples_on_disk(directory: Path, prompts: Prompts, samples: int) -> set[tup
         sample = (row["problem"], row["sample"])
         if sample in found:
             raise ValueError(
-                f"{directory}: sample {sample[1]} of problem {sample[0]} is there twice, as "
-                "processes with "
-                "different numbers of shards have written at once; allowed: one of these samples "
-                "files"
+                f"{directory}: must hold every sample once, got sample {sample[1]} of problem "
+                f"{sample[0]} twice; processes with different shard counts wrote at the same time, "
+                "keep one of their samples files"
             )
         if sample[0] not in ids or not 0 <= sample[1] < samples:
             raise ValueError(
-                f"{directory}: sample {sample[1]} of problem {sample[0]} is of other settings"
+                f"{directory}: must hold samples of these settings, got sample {sample[1]} of "
+                f"problem {sample[0]}"
             )
         found.add(sample)
     return found

@@ -1,4 +1,4 @@
-"""Where the samples of a directory come from, and who may add to them."""
+"""Origin of the samples in a directory (weights and problems), and a lock for writers."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from entropy_rl.tasks.task import Problem
 from entropy_rl.types import Params
 
 ORIGIN_FILE = "origin.json"
-_VALUES = 64  # of the first row of each array of weights; an update changes all of them
+_VALUES = 64  # hashed of each weight array, from its first row; every update changes them
 
 
 def check_origin(directory: Path, params: Params, problems: Sequence[Problem]) -> None:
-    """Checks that the samples of a directory are of these weights and problems, and notes it at the
-    first.
+    """Check that the samples of a directory come from these weights and problems.
 
-    A path names a model or a file of problems, and what is there may change between two starts.
+    The config names paths, and the files there may change between two starts. The first call
+    records the origin.
 
     Args:
-      directory: Of the evaluation.
-      params: The weights that more samples would be drawn from.
-      problems: What they would be drawn for.
+      directory: Directory of the evaluation.
+      params: Weights of the policy.
+      problems: The problems.
 
     Raises:
-      ValueError: If there are samples of others.
+      ValueError: The directory holds samples of other weights or problems.
     """
     ours = {"weights": fingerprint(params), "problems": _of_problems(problems)}
     path = directory / ORIGIN_FILE
@@ -42,23 +42,25 @@ def check_origin(directory: Path, params: Params, problems: Sequence[Problem]) -
             theirs = json.loads(path.read_text())
         except ValueError as error:
             raise ValueError(
-                f"{path}: is no JSON ({error}); remove the directory to begin anew"
+                f"{path}: must be JSON ({error}); remove the directory to start over"
             ) from error
         for what, value in ours.items():
             if theirs.get(what) != value:
                 raise ValueError(
-                    f"{directory}: holds samples of other {what} than these, which have changed "
-                    "since it was "
-                    "begun; choose another directory"
+                    f"{directory}: must hold samples of the same {what}, which have changed since "
+                    "the evaluation began; choose another directory"
                 )
     elif _has_samples(directory):
-        raise ValueError(f"{directory}: holds samples of unknown origin; choose another directory")
+        raise ValueError(
+            f"{directory}: must hold {ORIGIN_FILE} with its samples, got none; choose another "
+            "directory"
+        )
     else:
         write_atomically(path, json.dumps(ours, indent=1) + "\n")
 
 
 def fingerprint(params: Params) -> str:
-    """A text that differs for weights that differ; it reads a part of each array, exactly."""
+    """Hash of the weights: path, shape, dtype and first values of each array."""
     digest = hashlib.blake2b(digest_size=16)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     beginnings = hosts.fetch([leaf[(0,) * (leaf.ndim - 1)][:_VALUES] for _, leaf in leaves])
@@ -70,18 +72,17 @@ def fingerprint(params: Params) -> str:
 
 @contextlib.contextmanager
 def exclusive(file: Path) -> Iterator[None]:
-    """Keeps other processes from adding to a file of samples.
+    """Lock a samples file against other writers.
 
     Raises:
-      ValueError: If one is at it already.
+      ValueError: Another process holds the lock.
     """
     with file.open("a") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
-                f"{file}: another process is adding samples; allowed: one process, or a shard for "
-                "each"
+                f"{file}: must have one writer, got a second process; give each its own shard"
             ) from error
         yield
 

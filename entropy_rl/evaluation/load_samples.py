@@ -1,6 +1,4 @@
-"""Responses to analyze: recorded samples with their entropies, or texts that a model gives them
-to.
-"""
+"""Load responses to analyze: recorded samples with entropies, or texts to be scored."""
 
 from __future__ import annotations
 
@@ -18,14 +16,14 @@ from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY, SAMPLE
 from entropy_rl.runs.load_model import find_model, is_run
 from entropy_rl.runs.stored import read_recorded_config
 
-_ALLOWED = "allowed: a JSONL file, or the directory of an evaluation or a training run"
+_MUST_BE = "must be a JSONL file or the directory of an evaluation or a training run"
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A line of a file; of a text that is to be scored, tokens and entropy are None."""
+    """A line of a samples file; tokens and entropy are None for a text that is to be scored."""
 
-    where: str  # file and line, for errors
+    where: str  # "file:line", for errors
     problem: int
     prompt: str
     completion: str
@@ -35,38 +33,36 @@ class Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Reads samples that evaluations and runs have recorded, or texts as {"prompt": ..,
-    "completion": ..}.
+    """Read recorded samples of evaluations and runs, or texts as {"prompt": .., "completion": ..}.
 
     Args:
       path: A JSONL file, or a directory with samples.jsonl or its shards.
 
     Returns:
-      All complete lines; either all recorded, or all texts. Problems are numbered by appearance,
-      and told apart by what is called "problem", or by their prompts.
+      All complete lines: either all recorded samples or all texts. Problems are identified by their
+      "problem" field, or by their prompt, and numbered in order of appearance.
 
     Raises:
-      ValueError: There is no such file, it holds nothing, or a line is neither; with the line.
+      ValueError: The file does not exist or is empty, or a line is neither.
     """
     rows, problems = [], {}
     for where, plain in _lines(path):
         row = _row(where, plain, problems)
         if rows and (row.tokens is None) != (rows[0].tokens is None):
             raise ValueError(
-                f"{where}: allowed: a file with entropies in all its lines, or in none"
+                f"{where}: must have entropies in all lines of the file or in none, got a mixture"
             )
         rows.append(row)
     if not rows:
-        raise ValueError(f"{path}: holds no samples")
+        raise ValueError(f"{path}: must hold samples, got none")
     return rows
 
 
 def model_of(path: Path) -> Path:
-    """The model that the samples of a path come from: of their run, or that their evaluation's
-    config names.
+    """Find the model of recorded samples: their run, or the model in their evaluation's config.
 
     Raises:
-      ValueError: It is not known, or not there.
+      ValueError: It is unknown or does not exist.
     """
     directory = path if path.is_dir() else path.parent
     inside = directory.parent.name == EVALUATIONS_DIRECTORY
@@ -79,16 +75,16 @@ def model_of(path: Path) -> Path:
         named = None
     if not isinstance(named, str):
         raise ValueError(
-            f"model.path: missing: nothing beside {path} says which model its tokens are of"
+            f"model.path: must be given, because no config next to {path} names its model"
         )
     return find_model(named)
 
 
 def responses_of(rows: list[Row], tokenizer: Any) -> list[Response]:
-    """Recorded samples as responses, decoded by the tokenizer that their tokens are of.
+    """Decode recorded samples with the tokenizer of their model.
 
     Raises:
-      ValueError: A token that the tokenizer does not have; with the line.
+      ValueError: A token id is outside of the tokenizer's vocabulary.
     """
     spans = TokenSpans(lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
     size = len(tokenizer)
@@ -96,7 +92,8 @@ def responses_of(rows: list[Row], tokenizer: Any) -> list[Response]:
     for row in rows:
         if row.tokens and not 0 <= min(row.tokens) <= max(row.tokens) < size:
             raise ValueError(
-                f"{row.where}: has tokens that the tokenizer, with {size}, does not have"
+                f"{row.where}: tokens: must be ids below {size}, the size of the tokenizer, got "
+                f"{min(row.tokens)} to {max(row.tokens)}"
             )
         arrays = np.array(row.tokens, np.int32), np.array(row.entropy, np.float64)
         responses.append(Response(row.problem, *spans(row.tokens), *arrays, row.step))
@@ -107,9 +104,9 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     stem, _, suffix = SAMPLES_FILE.partition(".")
     files = sorted(path.glob(f"{stem}*.{suffix}")) if path.is_dir() else [path]
     if not files:
-        raise ValueError(f"{path}: has no {SAMPLES_FILE}; {_ALLOWED}")
+        raise ValueError(f"{path}: {_MUST_BE}, got a directory without {SAMPLES_FILE}")
     if not files[0].exists():
-        raise ValueError(f"{path}: there is no such file; {_ALLOWED}")
+        raise ValueError(f"{path}: {_MUST_BE}, got no such file")
     for file in files:
         lines = file.read_bytes().split(b"\n")
         for number, line in enumerate(lines, 1):
@@ -117,41 +114,34 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
                 try:
                     plain = json.loads(line)
                 except ValueError as error:
-                    if number == len(lines):  # cut off while it was written
+                    if number == len(lines):  # incomplete last line
                         break
-                    raise ValueError(f"{file}:{number}: is no JSON: {error}") from None
+                    raise ValueError(f"{file}:{number}: must be JSON: {error}") from None
                 yield f"{file}:{number}", plain
 
 
 def _row(where: str, plain: Any, problems: dict[int | str, int]) -> Row:
     if not isinstance(plain, dict):
-        raise ValueError(f"{where}: {plain!r:.60} is not allowed; allowed: a JSON object")
+        raise ValueError(f"{where}: must be a JSON object, got {plain!r:.60}")
     for name in ("prompt", "completion"):
         if not isinstance(plain.get(name), str):
-            raise ValueError(
-                f"{where}: {name}: {plain.get(name)!r:.60} is not allowed; allowed: a text"
-            )
+            raise ValueError(f"{where}: {name}: must be a string, got {plain.get(name)!r:.60}")
     problem = plain.get("problem", plain["prompt"])
     tokens, entropy, step = (plain.get(name) for name in ("tokens", "entropy", "step"))
     if not (_is_whole(problem) or isinstance(problem, str)):
-        raise ValueError(
-            f"{where}: problem: {problem!r:.60} is not allowed; allowed: a number or a text"
-        )
+        raise ValueError(f"{where}: problem: must be an integer or a string, got {problem!r:.60}")
     if not (step is None or _is_whole(step)):
-        raise ValueError(f"{where}: step: {step!r:.60} is not allowed; allowed: a whole number")
+        raise ValueError(f"{where}: step: must be an integer, got {step!r:.60}")
     if entropy is None:
-        tokens = None  # they are scored anew
+        tokens = None  # the text is encoded again when it is scored
     elif not (isinstance(tokens, list) and all(map(_is_whole, tokens))):
-        raise ValueError(
-            f"{where}: tokens: {tokens!r:.60} is not allowed; allowed: the ids of the tokens"
-        )
+        raise ValueError(f"{where}: tokens: must be a list of token ids, got {tokens!r:.60}")
     elif not (
         isinstance(entropy, list) and all(map(_is_entropy, entropy)) and len(entropy) == len(tokens)
     ):
         raise ValueError(
-            f"{where}: entropy: {entropy!r:.60} is not allowed; allowed: a number >= 0 for each "
-            "of the "
-            f"{len(tokens)} tokens"
+            f"{where}: entropy: must be a number >= 0 for each of the {len(tokens)} tokens, got "
+            f"{entropy!r:.60}"
         )
     number = problems.setdefault(problem, len(problems))
     return Row(where, number, plain["prompt"], plain["completion"], tokens, entropy, step)
@@ -162,5 +152,5 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_entropy(value: Any) -> bool:
-    # Rounding may leave the entropy of a decided token a little below zero.
+    # Rounding may put an entropy near zero slightly below it.
     return isinstance(value, float | int) and math.isfinite(value) and value >= -1e-3

@@ -1,4 +1,4 @@
-"""From samples to the figures of an evaluation."""
+"""Compute the result of an evaluation from its samples."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ class Evaluation:
     `bootstrap_interval` for the others.
 
     Attributes:
-      problems: Problems that were sampled.
-      left_out: Problems with too long a prompt.
+      problems: Number of sampled problems.
+      left_out: Problems whose prompt is too long.
       samples: Samples per problem (n).
       pass_at_k: K -> (estimate, low, high), unbiased; over the problems with K or more judged
         samples.
-      pass_at_k_problems: K -> how many these are.
+      pass_at_k_problems: K -> number of these problems.
       unjudged: Problems without any judged sample: every check timed out or crashed.
-      avg_at_n: (estimate, low, high) of the share of correct among a problem's judged samples.
+      avg_at_n: (estimate, low, high) of the accuracy over a problem's judged samples.
       maj_at_n: Whether the most frequent answer of a problem is correct; None for a task without
         answers.
-      unique_answers: Distinct answers over samples with an answer, per problem; None as well.
-      distinct: n -> distinct n-grams over all n-grams of a problem's samples. Falls as samples are
-        added, so that only evaluations with the same number of samples can be compared.
-      repetition: Share of the 4-grams of a completion that it has had before.
-      mean_length: Tokens of a completion.
-      mean_entropy: Nats per token, of the tempered distribution.
-      truncated: Share of completions cut off at the limit.
-      verdicts: Verdict -> share.
-      skill: The task's own measures.
+      unique_answers: Distinct answers over samples with an answer, per problem; None as above.
+      distinct: n -> distinct n-grams over all n-grams of a problem's samples. It decreases with the
+        number of samples; compare only evaluations with the same number.
+      repetition: Fraction of the 4-grams of a completion that occurred in it before.
+      mean_length: Tokens per completion.
+      mean_entropy: Nats per token, of the distribution at the sampling temperature.
+      truncated: Fraction of completions cut off at the token limit.
+      verdicts: Verdict -> fraction of the samples.
+      skill: Measures of the task.
     """
 
     problems: int
@@ -74,12 +74,12 @@ class Evaluation:
     skill: dict[str, float]
 
     def to_plain(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Values for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Evaluation:
-        """From what JSON held: its keys are texts, and its tuples lists."""
+        """Restore a result from JSON, which turns keys into strings and tuples into lists."""
 
         def restored(value: Any) -> Any:
             return tuple(value) if isinstance(value, list) else value
@@ -93,12 +93,12 @@ class Evaluation:
 def summarize(
     rows: Iterable[dict[str, Any]], task: Task, prompts: Prompts, samples: int
 ) -> Evaluation:
-    """The figures of an evaluation.
+    """Compute the result of an evaluation.
 
     Args:
-      rows: Every sample, as `completion_rows` gives them, in any order. The tokens of a problem are
-        held until all its samples have come.
-      task: Where the problems come from.
+      rows: All samples, from `completion_rows`, in any order. The tokens of a problem are kept in
+        memory until its last sample.
+      task: The task of the problems.
       prompts: The problems.
       samples: Samples per problem.
 
@@ -106,7 +106,7 @@ def summarize(
       The result.
 
     Raises:
-      JudgeError: If no sample at all was judged.
+      JudgeError: No sample was judged.
     """
     tallies = {problem.id: _Tally(samples) for problem in prompts.problems}
     probe = _Probe(task, prompts.problems)
@@ -115,7 +115,7 @@ def summarize(
         tallies[row["problem"]].add(row)
         probe.add(row)
         verdicts[row["verdict"]] += 1
-    # In the order of the problems, whatever that of the samples: sums of floats depend on it.
+    # In the order of the problems, not of the samples: float sums depend on the order.
     done = [tally for tally in tallies.values() if tally.rows]
     judged = np.array([tally.judged for tally in done])
     correct = np.array([tally.correct for tally in done])
@@ -124,7 +124,7 @@ def summarize(
             f"none of {verdicts.total()} samples was judged: every check timed out or crashed"
         )
     pass_at_k = {}
-    # For each K the problems that have so many judged samples: one lost check costs one problem.
+    # For each K over the problems with at least K judged samples.
     for k in (2**i for i in range(int(judged.max()).bit_length())):
         curve = pass_at_k_curve(judged[judged >= k], correct[judged >= k], [k])
         pass_at_k[k] = (float(curve.estimate[0]), float(curve.low[0]), float(curve.high[0]))
@@ -152,7 +152,7 @@ def summarize(
 
 
 class _Tally:
-    """The samples of one problem, counted as they come."""
+    """Running tally of the samples of one problem."""
 
     def __init__(self, samples: int):
         self._samples = samples
@@ -160,7 +160,7 @@ class _Tally:
         self.entropy = self.repetition = 0.0
         self.majority = self.unique = float("nan")
         self.distinct: dict[int, float] = {}
-        # Judged or not, by the number of the sample: (answer, correct, judged), and the tokens.
+        # By sample number: (answer, is correct, is judged), and the tokens.
         self._answers: dict[int, tuple[str | None, bool, bool]] = {}
         self._tokens: dict[int, np.ndarray] = {}
 
@@ -196,7 +196,7 @@ class _Tally:
 
 
 class _Probe:
-    """The task's skill measures, pooled over the samples, some at a time."""
+    """The skill measures of a task, computed for batches of samples and pooled."""
 
     def __init__(self, task: Task, problems: Sequence[Problem]):
         self._probe: Callable | None = task.probe if isinstance(task, ProbedTask) else None
@@ -225,7 +225,7 @@ class _Probe:
 def _interval(
     values: Iterable[float], method: Callable[..., tuple] = bootstrap_interval
 ) -> Interval | None:
-    """Over the problems that have a value; None if there are none."""
+    """The interval over problems with a value; None if there are none."""
     values = np.asarray(list(values), np.float64)
     values = values[~np.isnan(values)]
     return tuple(float(x) for x in method(values)) if values.size else None

@@ -1,6 +1,7 @@
-"""The samples of an evaluation on disk: one JSON line each, never lost, never twice.
+"""Samples and results of an evaluation on disk.
 
-Several processes may share a directory, each with a part of the problems and a file of its own.
+Samples are JSON lines. Several processes may share a directory, each with a shard of the problems
+and its own file.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _FIELDS = {
 
 
 def samples_file(directory: Path, shard: int, shards: int) -> Path:
-    """The file of one of several processes; a single one has samples.jsonl."""
+    """The samples file of a shard; samples.jsonl if there is only one."""
     if shards == 1:
         return directory / SAMPLES_FILE
     stem, _, suffix = SAMPLES_FILE.partition(".")
@@ -39,16 +40,16 @@ def samples_file(directory: Path, shard: int, shards: int) -> Path:
 
 
 def read_samples(directory: Path) -> Iterator[Row]:
-    """All samples of an evaluation, file by file, line by line.
+    """Read all samples of an evaluation, in the order of files and lines.
 
     Args:
-      directory: Of the evaluation.
+      directory: Directory of the evaluation.
 
     Yields:
-      The complete lines; one that was cut off while being written is left out.
+      The samples; an incomplete last line is left out.
 
     Raises:
-      ValueError: If a complete line is no sample.
+      ValueError: A complete line is not a sample.
     """
     stem, _, suffix = SAMPLES_FILE.partition(".")
     for path in sorted(directory.glob(f"{stem}*.{suffix}")):
@@ -64,18 +65,16 @@ def read_samples(directory: Path) -> Iterator[Row]:
                     if any(None in row.get(name, ()) for name in ("entropy", "log_probs")):
                         raise ValueError("an entropy or log-prob is not finite")
                 except (ValueError, KeyError, TypeError) as error:
-                    raise ValueError(f"{path}:{number}: this is no sample ({error})") from error
+                    raise ValueError(f"{path}:{number}: must be a sample ({error})") from error
                 if missing:
                     raise ValueError(
-                        f"{path}:{number}: this is no sample (without {min(missing)!r})"
+                        f"{path}:{number}: must be a sample, got none of field {min(missing)!r}"
                     )
                 yield row
 
 
 def cut_broken_line(path: Path) -> None:
-    """Drops a last line that was cut off while being written, so that the next one begins a
-    line.
-    """
+    """Truncate an incomplete last line, so that the next sample starts on a new line."""
     if not path.exists():
         return
     with naming(path), path.open("rb+") as file:
@@ -93,15 +92,15 @@ def cut_broken_line(path: Path) -> None:
 
 
 def write_result(directory: Path, evaluation: Evaluation) -> None:
-    """Writes evaluation.json."""
+    """Write evaluation.json."""
     write_atomically(directory / RESULT_FILE, json.dumps(evaluation.to_plain(), indent=1) + "\n")
 
 
 def read_result(directory: Path) -> Evaluation | None:
-    """Reads evaluation.json; None where the evaluation is not there, or not complete.
+    """Read evaluation.json; None if the evaluation does not exist or is not complete.
 
     Raises:
-      ValueError: If it cannot be read.
+      ValueError: The file is not an evaluation result.
     """
     path = directory / RESULT_FILE
     if not path.exists():
@@ -109,4 +108,4 @@ def read_result(directory: Path) -> Evaluation | None:
     try:
         return Evaluation.from_plain(json.loads(path.read_text()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: this is no result of an evaluation ({error})") from error
+        raise ValueError(f"{path}: must be an evaluation result ({error})") from error

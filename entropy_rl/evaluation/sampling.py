@@ -1,4 +1,4 @@
-"""Sampling and judging: the device draws the next samples while the host judges those before."""
+"""Sample and judge: the device generates the next batch while the host judges the last one."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from entropy_rl.runs.logging import DeviceWork
 from entropy_rl.tasks.task import Task
 from entropy_rl.types import Params, Rollout
 
-# Evaluations must not share the noise of training, whose keys are fold_in(key(seed), step).
+# Keeps the keys apart from those of training, fold_in(key(seed), step).
 _STREAM = 2**31 - 1
-_PATIENCE = 0.2  # seconds between two looks at the stage of a call
+_POLL_SECONDS = 0.2  # between two progress reports
 
 
-class Drawn(NamedTuple):
-    """Judged samples.
+class JudgedBatch(NamedTuple):
+    """Judged samples of one call of the sampler.
 
     Attributes:
-      rows: Plain values, one per sample.
-      waited: Seconds for which the device had nothing to do but wait for these verdicts.
+      rows: Samples as plain values.
+      waited: Seconds that the device was idle, waiting for these verdicts.
     """
 
     rows: list[Row]
@@ -50,23 +50,23 @@ def draw_samples(
     decoding: DecodingConfig = DecodingConfig(),
     done: Collection[tuple[int, int]] = frozenset(),
     on_chunk: Callable[[DecodingProgress], None] = lambda progress: None,
-) -> Iterator[Drawn]:
-    """Samples and judges every problem, at most `rows_per_call` samples at a time.
+) -> Iterator[JudgedBatch]:
+    """Sample and judge every problem, at most `rows_per_call` samples at a time.
 
     Args:
       model: Policy and tokenizer.
       params: The parameters to evaluate.
-      task: The judge.
+      task: Judges the samples.
       prompts: The problems.
       config: The `evaluation` section.
-      seed: With a problem's id and the number of the sample it fixes every sample.
-      decoding: How the samples of a call share the device.
-      done: Samples that are there already, as (problem id, number of the sample).
+      seed: Every sample is a function of the seed, the problem id and the sample number.
+      decoding: Batching of the decode loop.
+      done: Existing samples to skip, as (problem id, sample number).
       on_chunk: Receives the progress of the current call, in this thread; an exception in it ends
         the evaluation.
 
     Yields:
-      The samples that are not, always in the same order.
+      The missing samples, always in the same order.
     """
     generate = make_generate(
         model.sampler,
@@ -85,7 +85,7 @@ def draw_samples(
     with _Sampler(generate, model.to_decode(params), model.placement, key, on_chunk) as sampler:
         waiting = None
         for call in _calls(prompts, config, done):
-            # The next samples are on their way before the host turns to those that came before.
+            # Start the next batch before judging the last one.
             rollout = sampler.begin(call)
             if waiting is not None:
                 yield _judge(model, task, *waiting, DeviceWork(rollout.result))
@@ -99,9 +99,9 @@ class _Call(NamedTuple):
 
     Attributes:
       batch: Its prompts.
-      rows: The rows of it that are wanted.
+      rows: Indices of the rows to keep.
       group: Samples per prompt.
-      first_sample: The number of the first of them.
+      first_sample: Number of the first of these samples.
     """
 
     batch: PromptBatch
@@ -116,7 +116,7 @@ def _calls(
     group = min(config.samples, config.rows_per_call)
     count = min(len(prompts), max(1, config.rows_per_call // group))
     for first in range(0, len(prompts), count):
-        # The last batch is moved back so that it is full; what it has twice is dropped.
+        # The last batch is shifted back to be full; rows of the previous batch are dropped.
         start = min(first, len(prompts) - count)
         batch = prompts.batch(start, count)
         for sample in range(0, config.samples, group):
@@ -131,13 +131,13 @@ def _calls(
 
 
 class _Sampler:
-    """Draws in a thread of its own: its host's part must go on while this thread judges.
+    """Generates in a thread, so that the host's part of decoding continues while this one judges.
 
     Args:
       generate: The sampler.
       params: Its parameters.
-      placement: Where its prompts lie.
-      key: Of the evaluation.
+      placement: Puts the prompts on the devices.
+      key: PRNG key of the evaluation.
       on_chunk: Called by `wait`, in the caller's thread.
     """
 
@@ -156,7 +156,7 @@ class _Sampler:
         self._closed = False
 
     def begin(self, call: _Call) -> Future[Rollout]:
-        """Starts to draw."""
+        """Start a call."""
         batch = call.batch
         prompts = self._placement.put_prompts((batch.ids, batch.mask, batch.index))
         arguments = (self._params, *prompts, self._key, call.first_sample)
@@ -167,14 +167,14 @@ class _Sampler:
 
     def _on_progress(self, progress: DecodingProgress) -> None:
         if self._closed:
-            raise RuntimeError("the evaluation has ended")  # nobody will hear it
+            raise RuntimeError("the evaluation has ended")  # ends the thread
         self._progress = progress
 
     def wait(self, rollout: Future[Rollout]) -> Rollout:
-        """Waits for the samples; meanwhile `on_chunk` receives the progress."""
+        """Wait for the samples; meanwhile `on_chunk` receives the progress."""
         while True:
             try:
-                return rollout.result(timeout=_PATIENCE)
+                return rollout.result(timeout=_POLL_SECONDS)
             except NotYetDone:
                 progress, self._progress = self._progress, None
                 if progress is not None:
@@ -190,28 +190,28 @@ class _Sampler:
 
 def _judge(
     model: Model, task: Task, call: _Call, rollout: Rollout, next_work: DeviceWork | None
-) -> Drawn:
+) -> JudgedBatch:
     rollout, rows, group = jax.device_get(rollout), call.rows, call.group
     size = len(rollout.completion_ids)
-    # A prompt of its own for every row that is left: their number need not be whole groups.
+    # Repeat the prompt for every remaining row, because groups may be incomplete.
     rollout = jax.tree.map(lambda x: x[rows if len(x) == size else rows // group], rollout)
     problems = [call.batch.problems[b // group] for b in rows]
     numbers = [int(b % group) + call.first_sample for b in rows]
     _check_finite(model, rollout, [problem.id for problem in problems], numbers)
     scores = score(task, model.tokenizer, problems, rollout)
-    return Drawn(
+    return JudgedBatch(
         completion_rows(problems, numbers, rollout, scores),
         0.0 if next_work is None else next_work.waited(),
     )
 
 
 def _check_finite(model: Model, rollout: Rollout, problems: list[int], numbers: list[int]) -> None:
-    """What was drawn from NaN is no sample, and must not be written as one."""
+    """Refuse samples with NaN log-probs or entropies."""
     known = np.isfinite(rollout.log_probs) & np.isfinite(rollout.entropy)
     bad = np.flatnonzero((rollout.completion_mask & ~known).any(axis=1))
     if bad.size:
         raise FloatingPointError(
             f"{model.directory}: the model's log-probs are not finite, first in sample "
-            f"{numbers[bad[0]]} of "
-            f"problem {problems[bad[0]]}; its weights may be damaged, or too large for its dtype"
+            f"{numbers[bad[0]]} of problem {problems[bad[0]]}; its weights may be damaged, or too "
+            "large for its dtype"
         )

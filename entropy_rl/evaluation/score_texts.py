@@ -1,4 +1,4 @@
-"""Entropies for texts that come without: one forward pass of a model, as training makes it."""
+"""Per-token entropies of plain texts, in one forward pass of a model."""
 
 from __future__ import annotations
 
@@ -22,20 +22,19 @@ _LENGTH_MULTIPLE = 8
 def score_rows(
     rows: Sequence[Row], model: Model, *, temperature: float, max_tokens_per_micro_batch: int
 ) -> list[Row]:
-    """Encodes texts, and gives each token of a completion the entropy of the model before it.
+    """Encode texts and compute the entropy of the model at each token of the completions.
 
-    A completion is encoded by itself, behind its prompt; nothing is added at its end. Only live
-    tokens are computed, and the logits of all of them never stand in memory at once.
+    Prompt and completion are encoded separately, and no end-of-sequence token is added. Padding is
+    not computed, and no array [rows, tokens, vocab] is formed.
 
     Args:
       rows: Texts.
       model: Policy, parameters and tokenizer.
-      temperature: Of the distribution whose entropy is taken.
-      max_tokens_per_micro_batch: Tokens that are computed at once. Changes memory and speed, and no
-        result.
+      temperature: Temperature of the distribution.
+      max_tokens_per_micro_batch: Tokens per micro-batch; affects memory and speed, not the result.
 
     Returns:
-      The rows with tokens and entropies.
+      The rows with tokens and entropies (nats).
 
     Raises:
       ValueError: A prompt has no tokens, or a row does not fit into a micro-batch.
@@ -56,11 +55,11 @@ def score_rows(
     scored = []
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         part = encoded[start : start + _ROWS_AT_ONCE]
-        # Empty rows fill up the last call, and cost nothing.
+        # Pad the last call with empty rows; padding is not computed.
         part += [([model.pad_id], [])] * (_ROWS_AT_ONCE - len(part))
         rollout = _as_rollout(part, prompt_length, length, model.pad_id)
-        nothing = np.zeros(_ROWS_AT_ONCE, np.float32)
-        batch = make_batch(rollout, nothing, nothing > 0, pad_id=model.pad_id)
+        zeros = np.zeros(_ROWS_AT_ONCE, np.float32)
+        batch = make_batch(rollout, zeros, zeros > 0, pad_id=model.pad_id)
         entropy = np.asarray(stats(model.params, batch)[1])
         scored += [
             dataclasses.replace(row, tokens=tokens, entropy=entropy[i, : len(tokens)].tolist())

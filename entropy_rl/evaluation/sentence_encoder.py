@@ -1,4 +1,4 @@
-"""Sentence embeddings by a function of the user."""
+"""Sentence embeddings from a user function."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from entropy_rl.planning.estimate import Layout, step_seconds
 from entropy_rl.planning.plan import Plan, chip_memory, layout_of, make_plan, say, work_of
 from entropy_rl.planning.shapes import Architecture
 from entropy_rl.planning.step import sampler
-from entropy_rl.report.table import aligned
+from entropy_rl.report.terminal import aligned
 
 _HEAD_BYTES = GiB  # a few chunks of logits in float32, and what the head gathers
 

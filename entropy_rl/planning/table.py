@@ -5,7 +5,7 @@ from __future__ import annotations
 from entropy_rl.planning.chips import GiB
 from entropy_rl.planning.estimate import sampled_group
 from entropy_rl.planning.plan import Plan
-from entropy_rl.report.table import aligned
+from entropy_rl.report.terminal import aligned
 
 _PER = ("program", "iteration", "inner iteration", "innermost iteration")
 

@@ -1,12 +1,11 @@
-"""What a run leaves for people: tables for the terminal, curves as pictures."""
+"""Reports of runs: tables for the terminal, figures, and the HTML page."""
 
-from entropy_rl.report.analysis import analysis_text, dynamics_text, write_sentences
 from entropy_rl.report.analysis_figures import behaviors_figure, write_analysis_figures
-from entropy_rl.report.comparison import comparison_csv, comparison_text
+from entropy_rl.report.analysis_tables import analysis_text, dynamics_text, write_sentences
+from entropy_rl.report.comparison_tables import comparison_csv, comparison_text
 from entropy_rl.report.curves import curves_figure, write_curves
-from entropy_rl.report.evaluations import evaluation_table
 from entropy_rl.report.pass_at_k import curve_of, pass_at_k_figure, write_pass_at_k
-from entropy_rl.report.summary import run_summary
+from entropy_rl.report.summary import evaluation_table, run_summary
 
 __all__ = [
     "analysis_text",

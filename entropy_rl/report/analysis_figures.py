@@ -1,4 +1,4 @@
-"""The figures of an entropy analysis, as PNG and SVG."""
+"""Figures of an entropy analysis, as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from entropy_rl.analysis import Analysis, Contrast, Point, RareBehaviors
-from entropy_rl.evaluation.compare_runs import LEVEL
+from entropy_rl.evaluation.compare import LEVEL
 from entropy_rl.evaluation.dynamics import RunDynamics
-from entropy_rl.report.curves import COLOURS, metric_values, running_mean
+from entropy_rl.report.curves import COLORS, metric_values, running_mean
 
 _GREY, _DARK = "#B5B5B5", "#444444"
 _DPI = 160
@@ -19,19 +19,19 @@ _SUFFIXES = ("png", "svg")
 
 
 def write_analysis_figures(
-    directory: Path, analysis: Analysis, course: RunDynamics | None
+    directory: Path, analysis: Analysis, dynamics: RunDynamics | None
 ) -> list[Path]:
-    """Draws the entropies of the behaviors, the map of the sentences, and how a run went.
+    """Draw the entropies of behaviors, the map of sentences, and the dynamics of a run.
 
-    Figures of an earlier analysis are removed: what is not drawn now would not be of this one.
+    Figures of an earlier analysis are removed first.
 
     Args:
-      directory: Where.
+      directory: Where to write the files.
       analysis: The analysis.
-      course: Of the run that was analyzed; None if it was none.
+      dynamics: Dynamics of the analyzed run; None if the samples are not those of a run.
 
     Returns:
-      What was written; nothing without matplotlib, which is in the extra `report`.
+      Paths of the files; empty without matplotlib (the extra `report`).
     """
     for stem in ("entropy_of_behaviors", "rare_map", "dynamics"):
         for suffix in _SUFFIXES:
@@ -46,8 +46,8 @@ def write_analysis_figures(
     figures = {"entropy_of_behaviors": behaviors_figure(analysis)}
     if analysis.rare is not None:
         figures["rare_map"] = rare_map_figure(analysis.rare)
-    if course is not None and course.metrics:
-        figures["dynamics"] = _dynamics(course)
+    if dynamics is not None and dynamics.metrics:
+        figures["dynamics"] = _dynamics_figure(dynamics)
     written = []
     for name, figure in figures.items():
         for suffix in _SUFFIXES:
@@ -58,14 +58,14 @@ def write_analysis_figures(
 
 
 def behaviors_figure(analysis: Analysis) -> Any:
-    """Mean entropies with intervals: classes of words, reflective and rare sentences."""
+    """Draw mean entropies with intervals: word classes, reflective and rare sentences."""
     from matplotlib.figure import Figure
 
     pairs = analysis.of_sentences
     against = list(dict.fromkeys(line.against for line in analysis.pivotal))
     lines = [line for line in analysis.pivotal if line.against == against[0]]
     others = [next(line for line in analysis.pivotal if line.against == name) for name in against]
-    bars = [(line.name, line.group, COLOURS[0]) for line in lines]
+    bars = [(line.name, line.group, COLORS[0]) for line in lines]
     bars += [(line.against, line.other, _GREY) for line in others]
     size = (0.9 + 0.85 * len(bars) + 2.2 * len(pairs), 3.4)
     figure = Figure(figsize=size, layout="constrained")
@@ -73,7 +73,7 @@ def behaviors_figure(analysis: Analysis) -> Any:
     _draw_bars(axes[0], bars, "pivotal tokens", lines)
     axes[0].set_ylabel("mean entropy (nats)")
     for axis, line in zip(axes[1:], pairs, strict=True):
-        two = [(line.name, line.group, COLOURS[0]), (line.against, line.other, _GREY)]
+        two = [(line.name, line.group, COLORS[0]), (line.against, line.other, _GREY)]
         _draw_bars(axis, two, f"{line.name} sentences", [line])
     intervals = f"95% bootstrap intervals over {analysis.problems} problems"
     stars = f"* adjusted p ≤ {LEVEL} within problems, classes against {against[0]}"
@@ -112,7 +112,7 @@ def _draw_bars(axis: Any, bars: Sequence[tuple], title: str, lines: Sequence[Con
 
 
 def rare_map_figure(rare: RareBehaviors) -> Any:
-    """Sentences by their two principal components, and their distances beside."""
+    """Draw sentences by their two principal components, and a histogram of their distances."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.6, 3.9), layout="constrained")
@@ -122,8 +122,8 @@ def rare_map_figure(rare: RareBehaviors) -> Any:
     found = [s for s in rare.placed if s.rare]
     for sentences, label, style in (
         (base, "base model", {"color": _GREY, "s": 10, "alpha": 0.5}),
-        (common, "common", {"color": COLOURS[4], "s": 10, "alpha": 0.6}),
-        (found, "rare", {"color": COLOURS[1], "s": 22, "marker": "^", "alpha": 0.8}),
+        (common, "common", {"color": COLORS[4], "s": 10, "alpha": 0.6}),
+        (found, "rare", {"color": COLORS[1], "s": 22, "marker": "^", "alpha": 0.8}),
     ):
         places = np.array([(s.x, s.y) for s in sentences]).reshape(-1, 2)
         left.scatter(*places.T, linewidths=0, label=f"{label} ({len(sentences):,})", **style)
@@ -133,45 +133,45 @@ def rare_map_figure(rare: RareBehaviors) -> Any:
     left.set_title("sentences", fontsize=10)
     edges = np.linspace(0, max(s.distance for s in (*common, *found)) or 1, 31)
     distances = [[s.distance for s in sentences] for sentences in (common, found)]
-    right.hist(distances, edges, color=[COLOURS[4], COLOURS[1]], stacked=True)
+    right.hist(distances, edges, color=[COLORS[4], COLORS[1]], stacked=True)
     right.axvline(rare.threshold, color=_DARK, linewidth=1, linestyle="--")
-    right.set_xlabel("mean distance to the base model's nearest")
+    right.set_xlabel("mean distance to the nearest base sentences")
     right.set_ylabel("sentences")
-    right.set_title("what is called rare", fontsize=10)
+    right.set_title("distances; rare: right of the line", fontsize=10)
     for axis in (left, right):
         _clean(axis)
     return figure
 
 
-def _dynamics(course: RunDynamics) -> Any:
-    """Six panels over the steps; evaluations, whose problems are always the same, as dots."""
+def _dynamics_figure(dynamics: RunDynamics) -> Any:
+    """Draw six panels over the steps; dots are evaluations, all on the same problems."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 3, figsize=(11.5, 6.2), sharex=True, layout="constrained")
-    names = list((course.training or course.evaluations)[0].behaviors)
+    names = list((dynamics.training or dynamics.evaluations)[0].behaviors)
     for i, name in enumerate(names):
-        style = {"color": COLOURS[i % len(COLOURS)], "label": name}
-        _draw_points(axes[0, 0], course, lambda p, n=name: p.behaviors[n].per_response, **style)
-        _draw_points(axes[0, 1], course, lambda p, n=name: p.behaviors[n].entropy, **style)
+        style = {"color": COLORS[i % len(COLORS)], "label": name}
+        _draw_points(axes[0, 0], dynamics, lambda p, n=name: p.behaviors[n].per_response, **style)
+        _draw_points(axes[0, 1], dynamics, lambda p, n=name: p.behaviors[n].entropy, **style)
     axes[0, 0].set_title("behaviors per response", fontsize=10)
     axes[0, 1].set_title("their mean entropy (nats)", fontsize=10)
     axes[0, 0].legend(fontsize=7, frameon=False)
-    for i, (k, curve) in enumerate(_pass_at_k(course).items()):
+    for i, (k, curve) in enumerate(_pass_at_k(dynamics).items()):
         steps, estimate, low, high = np.array(curve).T
-        color = COLOURS[i % len(COLOURS)]
+        color = COLORS[i % len(COLORS)]
         axes[0, 2].plot(steps, estimate, marker="o", markersize=3, color=color, label=f"Pass@{k}")
         axes[0, 2].fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
     axes[0, 2].set_title("Pass@K (95% intervals over problems)", fontsize=10)
-    if course.pass_at_k:
+    if dynamics.pass_at_k:
         axes[0, 2].legend(fontsize=7, frameon=False)
-    _draw_metric(axes[1, 0], course, "length", "response length (tokens)")
-    _draw_metric(axes[1, 1], course, "entropy", "entropy (nats per token)")
-    _draw_points(axes[1, 0], course, lambda p: p.length, training=False, color=_DARK)
-    _draw_points(axes[1, 1], course, lambda p: p.entropy, training=False, color=_DARK)
+    _draw_metric(axes[1, 0], dynamics, "length", "response length (tokens)")
+    _draw_metric(axes[1, 1], dynamics, "entropy", "entropy (nats per token)")
+    _draw_points(axes[1, 0], dynamics, lambda p: p.length, training=False, color=_DARK)
+    _draw_points(axes[1, 1], dynamics, lambda p: p.entropy, training=False, color=_DARK)
     _draw_points(
-        axes[1, 2], course, lambda p: p.repetition, color=COLOURS[0], label="repeated 4-grams"
+        axes[1, 2], dynamics, lambda p: p.repetition, color=COLORS[0], label="repeated 4-grams"
     )
-    _draw_metric(axes[1, 2], course, "bonus_share", "repetition, and entropy bonus", COLOURS[1])
+    _draw_metric(axes[1, 2], dynamics, "bonus_share", "repetition, and entropy bonus", COLORS[1])
     axes[1, 2].legend(fontsize=7, frameon=False)
     for axis in axes.flat:
         _clean(axis)
@@ -184,27 +184,27 @@ def _dynamics(course: RunDynamics) -> Any:
 
 def _draw_points(
     axis: Any,
-    course: RunDynamics,
+    dynamics: RunDynamics,
     value_of: Callable[[Point], float],
     training: bool = True,
     **style: Any,
 ) -> None:
-    if training and course.training:
-        steps = np.array([point.step for point in course.training])
+    if training and dynamics.training:
+        steps = np.array([point.step for point in dynamics.training])
         _draw_running(
-            axis, steps, np.array([value_of(point) for point in course.training]), **style
+            axis, steps, np.array([value_of(point) for point in dynamics.training]), **style
         )
-    label = {} if training and course.training else {"label": style.get("label")}
-    steps = [point.step for point in course.evaluations]
-    values = [value_of(point) for point in course.evaluations]
+    label = {} if training and dynamics.training else {"label": style.get("label")}
+    steps = [point.step for point in dynamics.evaluations]
+    values = [value_of(point) for point in dynamics.evaluations]
     axis.plot(steps, values, "o:", markersize=4, linewidth=1, color=style["color"], **label)
 
 
 def _draw_metric(
-    axis: Any, course: RunDynamics, name: str, title: str, color: str = COLOURS[0]
+    axis: Any, dynamics: RunDynamics, name: str, title: str, color: str = COLORS[0]
 ) -> None:
-    steps = np.array([row["step"] for row in course.metrics])
-    values = metric_values(course.metrics, name)
+    steps = np.array([row["step"] for row in dynamics.metrics])
+    values = metric_values(dynamics.metrics, name)
     _draw_running(
         axis, steps, values, color=color, label="|ψ| / |A|" if name == "bonus_share" else None
     )
@@ -216,14 +216,12 @@ def _draw_running(axis: Any, steps: np.ndarray, values: np.ndarray, **style: Any
     axis.plot(steps[window - 1 :], running_mean(values, window), linewidth=1.8, **style)
 
 
-def _pass_at_k(course: RunDynamics) -> dict[int, list[tuple[float, ...]]]:
-    """K -> (step, Pass@K, low, high) of each evaluation; of many K the first, a middle one and the
-    last.
-    """
-    ks = sorted({k for of_step in course.pass_at_k.values() for k in of_step})
+def _pass_at_k(dynamics: RunDynamics) -> dict[int, list[tuple[float, ...]]]:
+    """K -> (step, Pass@K, low, high) of the evaluations, for the first, middle and last K."""
+    ks = sorted({k for of_step in dynamics.pass_at_k.values() for k in of_step})
     kept = sorted({ks[0], ks[len(ks) // 2], ks[-1]}) if ks else []
     return {
-        k: [(step, *of_step[k]) for step, of_step in course.pass_at_k.items() if k in of_step]
+        k: [(step, *of_step[k]) for step, of_step in dynamics.pass_at_k.items() if k in of_step]
         for k in kept
     }
 

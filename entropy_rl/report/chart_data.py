@@ -1,4 +1,4 @@
-"""The numbers of the charts on the page, as plain values."""
+"""Data of the charts on the page, as plain values."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from entropy_rl.analysis import Analysis, PlacedSentence, RareBehaviors
+from entropy_rl.report.build import LabeledCurve
 from entropy_rl.report.curves import metric_values, running_mean
-from entropy_rl.report.gathered import LabeledCurve
 from entropy_rl.report.reported_run import ReportedRun
 
-POINTS = 600  # of a curve; of longer runs, means over steps
+POINTS = 600  # of a curve; longer runs are binned
 _ROUNDING = 1e-9
-_MOST_TEXT = 200  # letters of a sentence on the map
+_MOST_TEXT = 200  # characters of a sentence on the map
 _PANELS = {
     "correct": "share of correct responses",
     "reward": "mean reward",
@@ -25,7 +25,7 @@ _PANELS = {
     "kl_reference": "KL to the starting policy",
     "clip_low": "share of tokens clipped below",
     "clip_high": "share of tokens clipped above",
-    "truncated": "share cut off at the limit",
+    "truncated": "share of truncated responses",
     "groups_all_correct": "groups all correct",
     "groups_none_correct": "groups none correct",
     "grad_norm": "gradient norm before clipping",
@@ -34,13 +34,13 @@ _PANELS = {
 
 
 def training_panels(runs: Sequence[ReportedRun]) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """The panels with a curve for each run; and the metrics that never change, with their value."""
+    """The panels, with a curve for each run, and the constant metrics with their values."""
     panels, constant = [], {}
     for name, title in _PANELS.items():
         known = [row[name] for run in runs for row in run.metrics if row.get(name) is not None]
         if not known:
             continue
-        # What is smaller is rounding, such as the KL of an update that is on-policy.
+        # Smaller differences are rounding, such as the KL of an on-policy update.
         if max(known) - min(known) < _ROUNDING and len(known) > 1:
             constant[name] = known[0] if abs(known[0]) > _ROUNDING else 0.0
             continue
@@ -58,7 +58,7 @@ def training_panels(runs: Sequence[ReportedRun]) -> tuple[list[dict[str, Any]], 
 
 
 def _curve(metrics: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """Steps and values, and running means over a tenth of the run at the same steps."""
+    """Steps, values, and running means over a tenth of the run."""
     steps = np.array([row["step"] for row in metrics], float)
     values = metric_values(metrics, name)
     window = max(1, len(values) // 10)
@@ -72,7 +72,7 @@ def _curve(metrics: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
 
 
 def pass_at_k_series(curves: Sequence[LabeledCurve]) -> list[dict[str, Any]]:
-    """Pass@K over K of the evaluations."""
+    """Pass@K over K for each evaluation."""
     series = []
     for found in curves:
         estimate, low, high, problems = zip(*found.curve.values(), strict=True)
@@ -88,7 +88,7 @@ def pass_at_k_series(curves: Sequence[LabeledCurve]) -> list[dict[str, Any]]:
 
 
 def panels_over_steps(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
-    """Panels of what evaluations say over the steps, where there are three or more."""
+    """Panels of Pass@K over steps, for runs with at least three evaluations."""
     panels = []
     ks = sorted(
         {k for run in runs for _, found in run.evaluations.values() for k in found.pass_at_k}
@@ -107,7 +107,7 @@ def panels_over_steps(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
 
 
 def entropy_rows(name: str, analysis: Analysis) -> dict[str, Any]:
-    """Mean entropies with their intervals: what is looked at, and what it is held against."""
+    """Mean entropies with intervals: groups of tokens and sentences, and what they compare to."""
     lines = [line for line in analysis.pivotal if line.against == analysis.pivotal[0].against]
     named = [(line.name, line) for line in lines]
     named += [(f"{line.name} sentences", line) for line in analysis.of_sentences]
@@ -125,7 +125,7 @@ def entropy_rows(name: str, analysis: Analysis) -> dict[str, Any]:
 
 
 def sentence_map(name: str, rare: RareBehaviors) -> dict[str, Any]:
-    """The sentences on the plane of their two principal components, those of the base first."""
+    """Sentences by their two principal components, those of the base first."""
     groups = {"base": None, "common": False, "rare": True}
 
     def point(s: PlacedSentence) -> list[Any]:

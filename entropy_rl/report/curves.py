@@ -1,4 +1,4 @@
-"""The training curves of a run as a picture."""
+"""Training curves of runs."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import numpy as np
 from entropy_rl.runs.stored import METRICS_FILE, read_metrics
 
 CURVES_FILE = "curves.png"
-# Six of Okabe & Ito's, which people with any color vision can tell apart, and two more.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#6B4FBB", "#77777C")
+# Six colors of Okabe and Ito, distinguishable with any color vision, and two more.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#6B4FBB", "#77777C")
 _PANELS = {
     "correct": "share of correct completions",
     "length": "response length (tokens)",
     "entropy": "entropy (nats per token)",
     "bonus_share": "entropy bonus, |ψ| / |A|",
-    "truncated": "cut off at the limit",
+    "truncated": "share of truncated responses",
     "grad_norm": "gradient norm before clipping",
 }
 
 
 def write_curves(directory: Path) -> Path:
-    """Draws metrics.jsonl of a run: each step thin, a running mean over a tenth of the run thick.
+    """Draw the metrics of a run: every step thin, a running mean over a tenth of the run thick.
 
     Args:
       directory: The run.
 
     Returns:
-      The picture's path.
+      Path of the PNG file.
 
     Raises:
-      ImportError: Without matplotlib, which is in the extra `report`.
-      ValueError: If the run has no step yet.
+      ImportError: matplotlib is not installed (the extra `report`).
+      ValueError: The run has no metrics yet.
     """
     rows = read_metrics(directory / METRICS_FILE)
     if not rows:
-        raise ValueError(f"{directory}: there are no metrics to draw yet")
+        raise ValueError(f"{directory}: has no metrics yet")
     figure = curves_figure({str(directory): rows})
     path = directory / CURVES_FILE
     figure.savefig(path, dpi=130)
@@ -46,16 +46,16 @@ def write_curves(directory: Path) -> Path:
 
 
 def curves_figure(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]], colors: Sequence[str] = COLOURS
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], colors: Sequence[str] = COLORS
 ) -> Any:
-    """Draws the metrics of runs over one another.
+    """Draw the metrics of several runs in the same axes.
 
     Args:
-      runs: Name -> the numbers of its steps, in order.
-      colors: Of the runs, in the same order.
+      runs: Name -> the metrics of its steps, in order.
+      colors: Colors of the runs, in the same order.
 
     Returns:
-      A figure of matplotlib, which no window knows of.
+      A `matplotlib.figure.Figure`, not managed by pyplot.
     """
     from matplotlib.figure import Figure
 
@@ -83,16 +83,14 @@ def curves_figure(
 
 
 def metric_values(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    """f[steps]: a metric of each step; NaN where a step has none, as one in which the critic
-    learns alone.
-    """
+    """f[steps]: a metric over steps; NaN for steps without it, such as those of critic warm-up."""
     return np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """f[n - window + 1]: means over windows, of what is known in each; NaN where nothing is.
+    """f[n - window + 1]: means over windows, ignoring NaN; NaN where a window holds only NaN.
 
-    A step without a value is left out of the mean, not drawn as a gap of a whole window.
+    Ignoring a missing step avoids a gap of a whole window in the curve.
     """
     known = np.convolve(np.isfinite(values), np.ones(window), mode="valid")
     total = np.convolve(np.nan_to_num(values), np.ones(window), mode="valid")

@@ -1,4 +1,4 @@
-"""A report as one page of HTML; how it looks stands in template/."""
+"""Render a report as a self-contained HTML page, from the files in template/."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from entropy_rl.analysis import Analysis
 from entropy_rl.analysis.contrasts import Contrast
 from entropy_rl.evaluation import Comparison, Evaluation
-from entropy_rl.report.analysis import conclusions
+from entropy_rl.report.analysis_tables import conclusions
+from entropy_rl.report.build import Report
 from entropy_rl.report.chart_data import (
     POINTS,
     entropy_rows,
@@ -21,11 +22,14 @@ from entropy_rl.report.chart_data import (
     sentence_map,
     training_panels,
 )
-from entropy_rl.report.comparison import COMPARISON_NOTES, comparison_header, comparison_tables
-from entropy_rl.report.evaluations import evaluation_rows
-from entropy_rl.report.gathered import Report
+from entropy_rl.report.comparison_tables import (
+    COMPARISON_NOTES,
+    comparison_header,
+    comparison_tables,
+)
 from entropy_rl.report.reported_run import ReportedRun, flat
 from entropy_rl.report.samples import LONGEST
+from entropy_rl.report.summary import evaluation_rows
 from entropy_rl.runs.jsonl import finite
 from entropy_rl.version import __version__
 
@@ -34,13 +38,13 @@ _NOTHING = "\u2013"
 
 
 def page(report: Report, command: str) -> str:
-    """The page, with everything in it.
+    """Render the page, including styles, scripts and data.
 
     Args:
-      report: What it shows.
-      command: That which made it.
+      report: Its contents.
+      command: The command that made it, shown at the end.
     """
-    import jinja2  # here: slow to import, and needed for pages only
+    import jinja2  # slow to import, and needed only here
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATE),
@@ -60,15 +64,15 @@ def page(report: Report, command: str) -> str:
             sentence_map(name, a.rare) for name, a in report.analyses.items() if a.rare is not None
         ],
         "samples": [
-            {"run": source.run, "label": source.label} | found.shown
-            for source, found in report.samples
+            {"run": source.run, "label": source.label} | selected.shown
+            for source, selected in report.samples
         ],
     }
     comparison = report.comparison
     return environment.get_template("report.html").render(
         style=(_TEMPLATE / "report.css").read_text(),
         script=(_TEMPLATE / "report.js").read_text(),
-        # Within a script element nothing but `</` and `<!--` has a meaning: no `<` is left.
+        # `</` and `<!--` are special inside a script element, so every `<` is escaped.
         data=json.dumps(finite(data), separators=(",", ":")).replace("<", "\\u003c"),
         title=" · ".join(run.name for run in report.runs),
         runs=report.runs,
@@ -78,11 +82,11 @@ def page(report: Report, command: str) -> str:
         binned=any(len(run.metrics) > POINTS for run in report.runs),
         evaluations=_evaluations(report.runs),
         comparison_error=comparison if isinstance(comparison, str) else None,
-        arms=report.arms,
+        compared=report.compared,
         header=comparison_header(comparison) if isinstance(comparison, Comparison) else [],
         tables=comparison_tables(comparison) if isinstance(comparison, Comparison) else [],
         notes=COMPARISON_NOTES,
-        analyses={name: (a, _said(a)) for name, a in report.analyses.items()},
+        analyses={name: (a, _conclusions(a)) for name, a in report.analyses.items()},
         samples=report.samples,
         longest=LONGEST,
         settings=_settings(report.runs),
@@ -92,19 +96,15 @@ def page(report: Report, command: str) -> str:
     )
 
 
-def _said(analysis: Analysis) -> list[str]:
+def _conclusions(analysis: Analysis) -> list[str]:
     tables: dict[str, list[Contrast]] = {}
     for line in (*analysis.pivotal, *analysis.of_sentences):
         tables.setdefault(line.against, []).append(line)
     return [sentence for lines in tables.values() for sentence in conclusions(lines)]
 
 
-# --- tables
-# ------------------------------------------------------------------------------------------------
-
-
 def _overview(runs: Sequence[ReportedRun]) -> list[tuple[ReportedRun, list[str]]]:
-    """Of each run: steps, what it ended with, Pass@1 and the largest Pass@K, first and last."""
+    """Cells of each run: steps, final metrics, Pass@1, and Pass@K at the largest K."""
     rows = []
     for run in runs:
         tail = run.metrics[-max(1, len(run.metrics) // 10) :]
@@ -124,19 +124,19 @@ def _overview(runs: Sequence[ReportedRun]) -> list[tuple[ReportedRun, list[str]]
 
 
 def _first_to_last(run: ReportedRun, k: int | None) -> str:
-    """Pass@K of the first and the last evaluation; the largest K, and said, for None."""
+    """Pass@K of the first and last evaluation; for k = None at the largest K, which is named."""
     if not run.evaluations:
         return _NOTHING
     curves = [result.pass_at_k for _, _, result in run.first_and_last.values()]
     last = curves[-1]
-    said = "" if k else f"@{max(last)}: "
+    prefix = "" if k else f"@{max(last)}: "
     k = k or max(last)
     values = " → ".join(f"{found[k][0]:.3f}" for found in curves if k in found)
-    return f"{said}{values} [{last[k][1]:.3f}, {last[k][2]:.3f}]"
+    return f"{prefix}{values} [{last[k][1]:.3f}, {last[k][2]:.3f}]"
 
 
 def _evaluations(runs: Sequence[ReportedRun]) -> list[list[str]]:
-    """The table of `evaluate`, of the first and the last evaluation of each run."""
+    """The table of `evaluate` for the first and last evaluation of each run."""
     columns: dict[str, Evaluation] = {}
     for run in runs:
         columns |= {label: result for label, (_, _, result) in run.first_and_last.items()}
@@ -144,7 +144,7 @@ def _evaluations(runs: Sequence[ReportedRun]) -> list[list[str]]:
 
 
 def _settings(runs: Sequence[ReportedRun]) -> list[tuple[str, list[str], bool]]:
-    """(Dotted path, value of each run, whether they differ); what differs comes first."""
+    """(Dotted path, value in each run, whether they differ), differing ones first."""
     plain = [dict(flat(run.config)) for run in runs]
     rows = []
     for path in dict.fromkeys(path for config in plain for path in config):
@@ -158,7 +158,7 @@ def _value(value: Any) -> str:
 
 
 def _versions(runs: Sequence[ReportedRun]) -> list[tuple[str, list[str], bool]]:
-    """What was recorded at the starts of each run, of resumed ones all that differ."""
+    """What was recorded at the starts of each run; several values if a run was resumed."""
     names = {"commit": "commit", "devices": "devices", "command": "command", "time": "started"}
     rows = []
     packages = dict.fromkeys(

@@ -1,4 +1,4 @@
-"""The figures of a report as SVG and PDF."""
+"""Figures of a report as SVG and PDF, for papers."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from entropy_rl.report.analysis_figures import behaviors_figure, rare_map_figure
-from entropy_rl.report.curves import COLOURS, curves_figure
-from entropy_rl.report.gathered import Report
+from entropy_rl.report.build import Report
+from entropy_rl.report.curves import COLORS, curves_figure
 from entropy_rl.report.pass_at_k import pass_at_k_figure
 
 
 def write_paper_figures(directory: Path, report: Report) -> list[Path]:
-    """Draws curves, Pass@K, entropies of behaviors and maps of sentences, as far as the runs have
-    them.
+    """Draw training curves, Pass@K, entropies of behaviors and maps of sentences.
 
     Args:
-      directory: Where; made if it is not there.
-      report: The report.
+      directory: Where to write the files; created if needed.
+      report: The report; figures without data are left out.
 
     Returns:
-      What was written.
+      Paths of the files.
 
     Raises:
-      ValueError: Without matplotlib.
+      ValueError: matplotlib is not installed.
     """
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise ValueError("figures: need matplotlib; `pip install 'entropy_rl[report]'`") from None
+        raise ValueError(
+            "figures: matplotlib is not installed (pip install 'entropy_rl[report]')"
+        ) from None
     figures = draw_paper_figures(report)
     directory.mkdir(parents=True, exist_ok=True)
     written = []
@@ -41,19 +42,18 @@ def write_paper_figures(directory: Path, report: Report) -> list[Path]:
 
 
 def draw_paper_figures(report: Report) -> dict[str, Any]:
-    """Name -> figure of matplotlib, those of `write_paper_figures`."""
+    """The figures of `write_paper_figures`: name -> `matplotlib.figure.Figure`."""
     figures = {}
-    # A run has the color of its place in all figures, and its first evaluation is dashed, as on the
-    # page.
+    # As on the page, a run has the same color in all figures, and its first evaluation is dashed.
     trained = {i: run for i, run in enumerate(report.runs) if run.metrics}
     if trained:
         metrics = {run.name: run.metrics for run in trained.values()}
-        figures["curves"] = curves_figure(metrics, [COLOURS[i] for i in trained])
+        figures["curves"] = curves_figure(metrics, [COLORS[i] for i in trained])
     if report.curves:
         curves = {found.label: found.curve for found in report.curves}
         dashed = [found.label for found in report.curves if not found.is_last]
         figures["pass_at_k"] = pass_at_k_figure(
-            curves, [COLOURS[c.run] for c in report.curves], dashed
+            curves, [COLORS[c.run] for c in report.curves], dashed
         )
     for i, (name, analysis) in enumerate(report.analyses.items()):
         name = re.sub(r"[^A-Za-z0-9]+", "_", name)

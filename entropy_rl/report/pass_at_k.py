@@ -1,4 +1,4 @@
-"""Pass@K over K as numbers and as a picture."""
+"""Pass@K curves as CSV and as figures."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from entropy_rl.evaluation import Curve, Evaluation
-from entropy_rl.report.curves import COLOURS
+from entropy_rl.report.curves import COLORS
 from entropy_rl.runs.jsonl import write_atomically
 
 _STEM = "pass_at_k"
 
 
 def curve_of(evaluation: Evaluation) -> Curve:
-    """The curve of one evaluation."""
+    """The Pass@K curve of an evaluation."""
     return {k: (*v, evaluation.pass_at_k_problems[k]) for k, v in evaluation.pass_at_k.items()}
 
 
 def write_pass_at_k(directory: Path, curves: Mapping[str, Curve]) -> list[Path]:
-    """Writes pass_at_k.csv, and with matplotlib pass_at_k.png and pass_at_k.svg.
+    """Write pass_at_k.csv, pass_at_k.png and pass_at_k.svg.
 
     Args:
-      directory: Where.
+      directory: Where to write the files.
       curves: Name -> K -> (Pass@K, low, high, problems).
 
     Returns:
-      What was written; without matplotlib, which is in the extra `report`, only the numbers.
+      Paths of the files; without matplotlib (the extra `report`) only the CSV.
     """
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -48,14 +48,17 @@ def write_pass_at_k(directory: Path, curves: Mapping[str, Curve]) -> list[Path]:
 
 
 def pass_at_k_figure(
-    curves: Mapping[str, Curve], colors: Sequence[str] = COLOURS, dashed: Collection[str] = ()
+    curves: Mapping[str, Curve], colors: Sequence[str] = COLORS, dashed: Collection[str] = ()
 ) -> Any:
-    """Draws Pass@K over K with its bands, as a figure of matplotlib.
+    """Draw Pass@K over K with bands of 95% intervals.
 
     Args:
-      curves: As of `write_pass_at_k`.
-      colors: Of the curves, in the same order.
-      dashed: Names of curves that are drawn dashed.
+      curves: As in `write_pass_at_k`.
+      colors: Colors of the curves, in the same order.
+      dashed: Names of the curves to draw dashed.
+
+    Returns:
+      A `matplotlib.figure.Figure`.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""A training run or an evaluation as a report reads it: nothing but what lies in its directory."""
+"""Runs for a report, read from the files in their directories."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from entropy_rl.runs.load_model import is_run
 from entropy_rl.runs.provenance import STARTS_FILE
 from entropy_rl.runs.stored import METRICS_FILE, read_metrics, read_recorded_config
 
-_ALLOWED = "allowed: the directory of a training run, or what `evaluate` wrote"
+_MUST_BE = "must be the directory of a training run or an evaluation"
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportedRun:
-    """One run.
+    """A training run or an evaluation.
 
     Attributes:
-      name: Short, and different from those of the other runs.
-      directory: Where it lies.
-      is_training: Whether it is a training run; an evaluation otherwise.
-      config: As stored, by names.
-      metrics: Of the steps, of a training run.
-      evaluations: Where the complete ones lie and what they say: by the step of a training run, or
-        one at 0.
-      starts: By what it was made.
+      name: Short name, unique among the runs of the report.
+      directory: Its directory.
+      is_training: Whether it is a training run; otherwise it is an evaluation.
+      config: The stored config, as plain values.
+      metrics: Metrics of each step of a training run.
+      evaluations: Step -> directory and result of the complete evaluations; step 0 for an
+        evaluation by itself.
+      starts: Command, commit, versions and devices of each start.
     """
 
     name: str
@@ -44,55 +44,52 @@ class ReportedRun:
 
     @property
     def first_and_last(self) -> dict[str, tuple[int, Path, Evaluation]]:
-        """The first and the last evaluation, which may be one: label -> (step, directory,
-        result).
-        """
+        """The first and last evaluation, which may be the same: label -> (step, path, result)."""
         steps = sorted({min(self.evaluations), max(self.evaluations)} if self.evaluations else ())
-        label = (
-            (lambda step: f"{self.name}, step {step}")
-            if self.is_training
-            else (lambda step: self.name)
-        )
-        return {label(step): (step, *self.evaluations[step]) for step in steps}
+        return {
+            f"{self.name}, step {step}" if self.is_training else self.name: (
+                step,
+                *self.evaluations[step],
+            )
+            for step in steps
+        }
 
     @property
     def again(self) -> str:
-        """The command that makes it again, or why there is none."""
+        """The command that repeats the run, or a comment with the reason why there is none."""
         if not self.config:
-            return f"# {self.directory}: its configuration was not stored"
+            return f"# {self.directory}: has no stored config"
         run = self._run_around
         if run is not None:
-            return f"# {self.directory}: the run in {run} makes it"
-        rl = "train" if "advantage" in self.config else "sft"
-        verb, where = (rl, "--run.directory") if self.is_training else ("evaluate", "--output")
+            return f"# {self.directory}: made by the run in {run}"
+        train = "train" if "advantage" in self.config else "sft"
+        verb, where = (train, "--run.directory") if self.is_training else ("evaluate", "--output")
         return shlex.join(
             ["entropy-rl", verb, "--config", str(self.directory / CONFIG_FILE), where, "NEW"]
         )
 
     @property
     def _run_around(self) -> Path | None:
-        """The training run that an evaluation lies in."""
+        """The training run that this evaluation belongs to, or None."""
         run = self.directory.resolve().parent.parent
         inside = self.directory.resolve().parent.name == EVALUATIONS_DIRECTORY and is_run(run)
         return run if inside and not self.is_training else None
 
     @property
     def trained_by(self) -> dict[str, Any] | None:
-        """The config that says how samples of the run would be learned from; None if nothing
-        does.
-        """
+        """The run's training config, or None."""
         if "advantage" in self.config:
             return self.config
-        # An evaluation of a training run, inside of it or by itself.
+        # An evaluation inside of a training run, or one whose model is a training run.
         run = self._run_around or Path(str((self.config.get("model") or {}).get("path")))
         return read_recorded_config(run / CONFIG_FILE) if is_run(run) else None
 
     @property
     def method(self) -> str:
-        """The chain of transforms in a line, and what else is learned from."""
+        """One line: the chain of advantage transforms, the entropy bonus and replay."""
         if not self.is_training:
             model = (self.config.get("model") or {}).get("path")
-            return f"evaluation of {self._run_around or model or 'a model that is not named'}"
+            return f"evaluation of {self._run_around or model or 'an unnamed model'}"
         if "advantage" not in self.config:
             return "supervised"
         loss = self.config.get("loss") or {}
@@ -105,10 +102,10 @@ class ReportedRun:
 
 
 def read_runs(paths: list[str]) -> list[ReportedRun]:
-    """Reads runs and gives them short names.
+    """Read runs and give them short names.
 
     Raises:
-      ValueError: A path holds neither, or a file in it cannot be read.
+      ValueError: A path is not a run or an evaluation, or a file in it cannot be read.
     """
     directories = [Path(path) for path in paths]
     return [
@@ -117,19 +114,17 @@ def read_runs(paths: list[str]) -> list[ReportedRun]:
 
 
 def short_names(paths: list[Path]) -> list[str]:
-    """The ends of paths, as long as it takes to tell them apart."""
+    """The shortest suffixes of paths that are unique."""
     parts = [path.resolve().parts for path in paths]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-count:]) for p in parts]
         if len(set(names)) == len(names):
             return names
-    raise ValueError(
-        f"runs: {', '.join(map(str, paths))}: one is there twice; allowed: different runs"
-    )
+    raise ValueError(f"runs: must be different directories, got {', '.join(map(str, paths))}")
 
 
 def flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """(Dotted path, value) of everything that a config says; a list is one value."""
+    """(Dotted path, value) of all fields of a config; a list is one value."""
     for name, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from flat(value, f"{above}{name}.")
@@ -139,7 +134,7 @@ def flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
 
 def _read(directory: Path, name: str) -> ReportedRun:
     if not directory.is_dir():
-        raise ValueError(f"{directory}: is no directory; {_ALLOWED}")
+        raise ValueError(f"{directory}: {_MUST_BE}, got no directory")
     is_training = is_run(directory)
     evaluations = {}
     if is_training:
@@ -149,12 +144,8 @@ def _read(directory: Path, name: str) -> ReportedRun:
     else:
         result = read_result(directory)
         if result is None:
-            what = (
-                "an evaluation that is not complete"
-                if (directory / CONFIG_FILE).exists()
-                else "no run"
-            )
-            raise ValueError(f"{directory}: holds {what}; {_ALLOWED}")
+            what = "an incomplete evaluation" if (directory / CONFIG_FILE).exists() else "neither"
+            raise ValueError(f"{directory}: {_MUST_BE}, got {what}")
         evaluations[0] = (directory, result)
     return ReportedRun(
         name=name,
@@ -175,7 +166,7 @@ def _read_lines(
         for row in rows:
             row[needed]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: these are no records of a run ({error})") from error
+        raise ValueError(f"{path}: must hold the records of a run ({error})") from error
     return rows
 
 

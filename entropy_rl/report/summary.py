@@ -1,24 +1,25 @@
-"""What is said at the end of a run."""
+"""Tables of evaluations, and the summary printed at the end of a run."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from entropy_rl.evaluation import read_result
+from entropy_rl.evaluation import Evaluation, read_result
 from entropy_rl.report.curves import write_curves
-from entropy_rl.report.evaluations import evaluation_table
 from entropy_rl.runs.directory import EVALUATIONS_DIRECTORY, SAMPLES_FILE
 
 
 def run_summary(directory: Path, steps: int) -> str:
-    """The evaluations before and after, where the curves are, and what to do next.
+    """Summarize a finished run, and draw its training curves.
 
     Args:
       directory: The run.
       steps: Its last step.
 
     Returns:
-      Text for the terminal; the curves are drawn on the way.
+      Text for the terminal: the first and last evaluation, the path of the curves, and the next
+      commands.
     """
     parts = []
     evaluations = directory / EVALUATIONS_DIRECTORY
@@ -41,3 +42,64 @@ def run_summary(directory: Path, steps: int) -> str:
     parts.append(f"report:  entropy-rl report {directory} --output report.html")
     parts.append(f"export:  entropy-rl export --model {directory} --output DIRECTORY")
     return "\n\n".join(parts[:-3]) + "\n" + "\n".join(parts[-3:])
+
+
+def evaluation_table(columns: Mapping[str, Evaluation]) -> str:
+    """Format evaluations side by side: Pass@K, length, entropy and the task's skill measures.
+
+    Args:
+      columns: Heading -> evaluation.
+
+    Returns:
+      Aligned plain text, with 95% intervals over problems in brackets.
+    """
+    rows = evaluation_rows(columns)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    return "\n".join(
+        ["In brackets: 95% interval over problems", *(line.rstrip() for line in lines)]
+    )
+
+
+def evaluation_rows(columns: Mapping[str, Evaluation]) -> list[list[str]]:
+    """The cells of `evaluation_table`; the first row holds the headings."""
+    evaluations = list(columns.values())
+    rows = [
+        ["", *columns],
+        ["problems x samples", *(f"{e.problems} x {e.samples}" for e in evaluations)],
+    ]
+    for k in sorted({k for e in evaluations for k in e.pass_at_k}):
+        rows.append([f"Pass@{k}", *(_pass_at_k(e, k) for e in evaluations)])
+    rows.append(["avg@n", *(_interval(e.avg_at_n, ".3f") for e in evaluations)])
+    rows.append(["maj@n", *(_interval(e.maj_at_n, ".3f") for e in evaluations)])
+    rows.append(["unique answers", *(_interval(e.unique_answers, ".3f") for e in evaluations)])
+    for n in evaluations[0].distinct:
+        rows.append([f"distinct-{n}", *(_interval(e.distinct[n], ".4f") for e in evaluations)])
+    rows.append(["repetition of 4-grams", *(_interval(e.repetition, ".3f") for e in evaluations)])
+    rows.append(
+        ["response length (tokens)", *(_interval(e.mean_length, ".1f") for e in evaluations)]
+    )
+    rows.append(
+        ["entropy (nats per token)", *(_interval(e.mean_entropy, ".3f") for e in evaluations)]
+    )
+    rows.append(["cut off at the limit", *(f"{e.truncated:.3f}" for e in evaluations)])
+    for name in evaluations[0].skill:
+        cells = (f"{e.skill[name]:.3f}" if name in e.skill else "-" for e in evaluations)
+        rows.append([name.replace("_", " "), *cells])
+    return rows
+
+
+def _pass_at_k(evaluation: Evaluation, k: int) -> str:
+    cell = _interval(evaluation.pass_at_k.get(k), ".3f")
+    problems = evaluation.pass_at_k_problems.get(k, evaluation.problems)
+    return cell if problems == evaluation.problems else f"{cell} ({problems} problems)"
+
+
+def _interval(value: tuple[float, float, float] | None, form: str) -> str:
+    if value is None:
+        return "-"
+    estimate, low, high = (format(x, form) for x in value)
+    return f"{estimate} [{low}, {high}]"

@@ -47,7 +47,7 @@ def test_distances_equal_brute_force_over_more_rows_than_are_taken_at_once(k):
 
 @pytest.mark.parametrize("k", [0, 41])
 def test_more_neighbors_than_there_are_are_refused(k):
-    with pytest.raises(ValueError, match=f"k={k} is not allowed; 1 <= k <= 40"):
+    with pytest.raises(ValueError, match=f"k must be from 1 to 40, the base size, got {k}"):
         mean_nearest_distance(random_vectors(3, 4, 0), random_vectors(40, 4, 1), k)
 
 

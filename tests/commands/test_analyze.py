@@ -1,4 +1,4 @@
-"""`entropy-rl analyze` from files to the words on the terminal, and texts scored by a model."""
+"""`entropy-rl analyze`: from files to printed tables, and texts scored by a model."""
 
 import contextlib
 import csv
@@ -82,7 +82,7 @@ def analyze(*arguments) -> int:
 
 @pytest.fixture(scope="module")
 def analyzed(samples, model, tmp_path_factory):
-    """The verb's numbers and its words."""
+    """Directory and printed text of an analysis."""
     directory = tmp_path_factory.mktemp("out")
     base = directory / "base.jsonl"
     write_samples(base, load_tokenizer(model))
@@ -93,7 +93,7 @@ def analyzed(samples, model, tmp_path_factory):
     return directory / "analysis", said.getvalue()
 
 
-def test_the_program_finds_what_was_planted_and_says_so(analyzed):
+def test_the_command_finds_and_prints_planted_differences(analyzed):
     directory, said = analyzed
     found = json.loads((directory / "analysis.json").read_text())
     assert (found["problems"], found["responses"], found["sentences"]) == (12, 24, 132)
@@ -110,7 +110,7 @@ def test_the_program_finds_what_was_planted_and_says_so(analyzed):
     assert "12 problems, 24 responses" in said
 
 
-def test_the_numbers_are_the_same_when_made_again(analyzed, samples, model, tmp_path):
+def test_the_numbers_are_reproducible(analyzed, samples, model, tmp_path):
     arguments = (
         "--samples",
         samples / "samples.jsonl",
@@ -125,7 +125,7 @@ def test_the_numbers_are_the_same_when_made_again(analyzed, samples, model, tmp_
         assert one[name] == other[name]
 
 
-def test_what_the_base_never_says_is_rare(analyzed):
+def test_sentences_unlike_the_base_are_rare(analyzed):
     directory, said = analyzed
     found = json.loads((directory / "analysis.json").read_text())["rare"]
     assert (found["sentences"], found["base_sentences"]) == (132, 120)
@@ -138,9 +138,7 @@ def test_what_the_base_never_says_is_rare(analyzed):
     assert "Rare sentences" in said
 
 
-def test_what_an_earlier_analysis_had_and_this_one_has_not_is_removed(
-    analyzed, samples, model, tmp_path
-):
+def test_outdated_files_of_an_earlier_analysis_are_removed(analyzed, samples, model, tmp_path):
     before = shutil.copytree(analyzed[0], tmp_path / "again")
     (before / "notes.txt").write_text("mine")
     assert {"sentences.csv", "rare_map.png", "rare_map.svg"} <= {
@@ -155,7 +153,7 @@ def test_what_an_earlier_analysis_had_and_this_one_has_not_is_removed(
 # --- texts ---
 
 
-def test_texts_are_scored_as_a_plain_forward_pass_does(model, tmp_path):
+def test_texts_are_scored_like_a_plain_forward_pass(model, tmp_path):
     texts = [
         ("Use 3 and 5.", "First 3 + 5 = 8."),
         ("Now", ""),
@@ -185,7 +183,7 @@ def test_texts_are_analyzed_with_a_model_and_refused_without(model, tmp_path, ca
     )
     assert analyze("--samples", tmp_path / "t.jsonl", "--output", tmp_path / "out") == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "t.jsonl: has no entropies; give --model.path" in error
+    assert error.count("\n") == 1 and "t.jsonl: must have entropies, or give --model.path" in error
     assert not (tmp_path / "out").exists()
     arguments = (
         "--samples",
@@ -205,17 +203,17 @@ def test_texts_are_analyzed_with_a_model_and_refused_without(model, tmp_path, ca
 
 
 def of_evaluation(sample):
-    """What a row of an evaluation has more: the first sample is correct."""
+    """Additional fields of an evaluation row: the first sample is correct."""
     verdict = ("correct", "wrong")[sample]
     return {"sample": sample, "verdict": verdict, "right_answer": "", "answer": "8", "length": 7,
             "finish_reason": "eos"}  # fmt: skip
 
 
-def test_a_run_is_analyzed_over_its_steps_and_empty_classes_are_no_crash(
+def test_a_run_is_analyzed_over_its_steps_and_empty_classes_are_not_tested(
     workspace, monkeypatch, capsys
 ):
     monkeypatch.chdir(workspace)
-    # A run as it lies on the disk, without the training.
+    # The files of a run, without training.
     run = workspace / "run"
     tokenizer = load_tokenizer(workspace / "model")
     (run / "model").mkdir(parents=True)
@@ -245,7 +243,9 @@ def test_a_run_is_analyzed_over_its_steps_and_empty_classes_are_no_crash(
 
     assert analyze("--samples", "run") == 0
     said = capsys.readouterr().out
-    assert "nothing can be said of causal, contrastive, sequential, reasoning verbs" in said
+    assert "not tested: causal, contrastive, sequential, reasoning verbs" in said.replace(
+        "\n   ", " "
+    )
     assert (
         "evaluations of the run" in said and "reflective" in said.split("evaluations of the run")[1]
     )
@@ -289,9 +289,9 @@ GOOD = {"prompt": "p", "completion": "c", "problem": 1, "tokens": [1, 2], "entro
     [
         (
             ["--samples", "missing.jsonl"],
-            "missing.jsonl: there is no such file; allowed: a JSONL file",
+            "missing.jsonl: must be a JSONL file or the directory of",
         ),
-        (["--samples", "empty"], "empty: has no samples.jsonl"),
+        (["--samples", "empty"], "a training run, got a directory without samples.jsonl"),
         (["--samples", "x", "--base", "x"], "base: must be different from samples, got 'x'"),
         (
             ["--samples", "x", "--words", "{}"],
@@ -319,7 +319,7 @@ GOOD = {"prompt": "p", "completion": "c", "problem": 1, "tokens": [1, 2], "entro
         ),
         (
             ["--samples", "x", "--reflective", "['a', '(b']"],
-            "reflective: '(b' is not allowed: missing )",
+            "reflective: must be a Python regular expression, got '(b' (missing )",
         ),
         (["--samples", "x", "--rare_share", "1"], "rare_share: must be > 0 and < 1, got 1.0"),
         (["--samples", "x", "--neighbors", "0"], "neighbors: must be >= 1, got 0"),
@@ -338,29 +338,29 @@ def test_wrong_settings_are_refused_in_one_line(arguments, message, tmp_path, mo
 @pytest.mark.parametrize(
     "lines, message",
     [
-        ([], "s.jsonl: holds no samples"),
-        (["[1]"], "s.jsonl:1: [1] is not allowed; allowed: a JSON object"),
-        (["nonsense", "{}"], "s.jsonl:1: is no JSON"),
-        ([{"prompt": "p"}], "s.jsonl:1: completion: None is not allowed; allowed: a text"),
+        ([], "s.jsonl: must hold samples, got none"),
+        (["[1]"], "s.jsonl:1: must be a JSON object, got [1]"),
+        (["nonsense", "{}"], "s.jsonl:1: must be JSON"),
+        ([{"prompt": "p"}], "s.jsonl:1: completion: must be a string, got None"),
         (
             [GOOD, GOOD | {"entropy": [0.1]}],
-            "s.jsonl:2: entropy: [0.1] is not allowed; allowed: a",
+            "s.jsonl:2: entropy: must be a number >= 0 for each of the 2 tokens, got [0.1]",
         ),
-        ([GOOD | {"entropy": [0.1, float("nan")]}], "s.jsonl:1: entropy: [0.1, nan]"),
+        ([GOOD | {"entropy": [0.1, float("nan")]}], "of the 2 tokens, got [0.1, nan]"),
         ([GOOD | {"entropy": [0.1, "a"]}], "s.jsonl:1: entropy:"),
-        ([GOOD | {"tokens": "ab"}], "s.jsonl:1: tokens: 'ab' is not allowed"),
+        ([GOOD | {"tokens": "ab"}], "s.jsonl:1: tokens: must be a list of token ids, got 'ab'"),
         (
             [GOOD | {"problem": [7]}],
-            "s.jsonl:1: problem: [7] is not allowed; allowed: a number or a text",
+            "s.jsonl:1: problem: must be an integer or a string, got [7]",
         ),
         (
             [GOOD, {"prompt": "p", "completion": "c"}],
-            "s.jsonl:2: allowed: a file with entropies in all",
+            "s.jsonl:2: must have entropies in all lines of the file or in none",
         ),
-        ([GOOD], "model.path: missing: nothing beside"),
+        ([GOOD], "model.path: must be given, because no config next to"),
         (
             [GOOD | {"tokens": [1, 10**6]}],
-            "s.jsonl:1: has tokens that the tokenizer, with 384,",
+            "s.jsonl:1: tokens: must be ids below 384, the size of the tokenizer",
         ),
     ],
 )
@@ -374,20 +374,19 @@ def test_a_wrong_file_is_refused_with_its_line(lines, message, model, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_line_that_was_cut_off_is_left_out(tmp_path):
+def test_an_incomplete_last_line_is_left_out(tmp_path):
     file = tmp_path / "s.jsonl"
     file.write_text(json.dumps(GOOD) + "\n" + json.dumps(GOOD)[:-9])
     assert len(read_rows(file)) == 1
-    file.write_text(
-        json.dumps(GOOD) + "\n" + json.dumps(GOOD)
-    )  # whole, but for the end of the line
+    # A complete line without its newline counts.
+    file.write_text(json.dumps(GOOD) + "\n" + json.dumps(GOOD))
     assert len(read_rows(file)) == 2
 
 
 def test_an_analysis_never_writes_into_a_run(samples, model, tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("")
     assert analyze("--samples", samples, "--output", tmp_path, "--model.path", model) == 2
-    assert "holds a run" in capsys.readouterr().err
+    assert "must not be the directory of a run" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
@@ -443,7 +442,9 @@ def test_a_users_encoder_decides_the_distances(encoder, samples, model, tmp_path
     assert [row["distance"] for row in rows[132:]] == [""] * 120
 
 
-def test_of_a_base_with_too_few_sentences_nothing_is_said(samples, model, tmp_path, capsys):
+def test_rare_sentences_are_not_tested_with_too_few_base_sentences(
+    samples, model, tmp_path, capsys
+):
     lines = (samples / "samples.jsonl").read_text().splitlines()
     (tmp_path / "base.jsonl").write_text(lines[0] + "\n")
     arguments = (
@@ -455,11 +456,11 @@ def test_of_a_base_with_too_few_sentences_nothing_is_said(samples, model, tmp_pa
         tmp_path / "out",
     )
     assert analyze(*arguments, "--model.path", model, "--neighbors", 7) == 0
-    assert "nothing can be said of rare sentences" in capsys.readouterr().out
+    assert "not tested: rare sentences" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "analysis.json").read_text())["rare"] is None
 
 
-def test_problems_are_told_apart_by_their_names_or_their_prompts(tmp_path):
+def test_problems_are_identified_by_name_or_prompt(tmp_path):
     names = [{"problem": 10**30}, {"problem": "b"}, {"problem": 10**30}]
     rows = [{"prompt": "p", "completion": "c"} | name for name in names]
     write_jsonl(tmp_path / "t.jsonl", [*rows, *({"prompt": p, "completion": "c"} for p in "pqp")])
@@ -485,7 +486,7 @@ def test_problems_are_told_apart_by_their_names_or_their_prompts(tmp_path):
         ("own_encoder:fails", "own_encoder:fails failed: RuntimeError: no such model"),
     ],
 )
-def test_what_is_no_encoder_is_refused_in_one_line(encoder, name, message):
+def test_an_invalid_encoder_is_refused_in_one_line(encoder, name, message):
     with pytest.raises(ValueError) as refused:
         load_embedding(name)(["one", "two", "three"])
     assert message in str(refused.value) and "\n" not in str(refused.value)

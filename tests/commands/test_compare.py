@@ -14,7 +14,7 @@ from fake_evaluation import FakeTask
 from entropy_rl.cli.main import main
 from entropy_rl.evaluation import compare_runs, find_evaluation, summarize
 from entropy_rl.evaluation.samples import write_result
-from entropy_rl.report.comparison import comparison_text, verdict
+from entropy_rl.report.comparison_tables import comparison_text, verdict
 from entropy_rl.runs.jsonl import write_jsonl
 from entropy_rl.stats.bootstrap import holm, paired_bootstrap
 from entropy_rl.stats.pass_at_k import pass_at_k
@@ -78,7 +78,7 @@ def correct_of(rows):
     return counts
 
 
-def test_the_lines_are_paired_tests_of_what_the_rows_say(runs):
+def test_rows_are_paired_tests_of_the_samples(runs):
     directory, rows = runs
     found = compare_runs(directory / "base", directory / "better")
     assert [line.name for line in found.pass_at_k] == [
@@ -99,27 +99,29 @@ def test_the_lines_are_paired_tests_of_what_the_rows_say(runs):
     assert [line.p_adjusted for line in found.pass_at_k] == pytest.approx(holm(p_values).tolist())
 
 
-def test_a_run_that_is_better_is_called_so_and_the_exchange_turns_it_round(runs):
+def test_a_better_run_is_significantly_higher_and_swapping_runs_negates(runs):
     directory, _ = runs
     found = compare_runs(directory / "base", directory / "better")
-    assert "B has significantly more at Pass@1, Pass@2, Pass@4" in verdict(
+    assert "B is significantly higher at Pass@1, Pass@2, Pass@4" in verdict(
         found.pass_at_k, "Pass@K"
     )
     back = compare_runs(directory / "better", directory / "base")
-    assert "A has significantly more at Pass@1, Pass@2, Pass@4" in verdict(back.pass_at_k, "Pass@K")
+    assert "A is significantly higher at Pass@1, Pass@2, Pass@4" in verdict(
+        back.pass_at_k, "Pass@K"
+    )
     for table in ("pass_at_k", "equal_budget", "equal_length", "diversity"):
         for one, other in zip(getattr(found, table), getattr(back, table), strict=True):
             assert (one.a, one.b) == pytest.approx((other.b, other.a))
             assert one.difference == pytest.approx(-other.difference, abs=1e-12)
 
 
-def test_runs_that_differ_by_chance_are_said_not_to_differ(runs):
+def test_runs_that_differ_by_chance_have_no_significant_difference(runs):
     directory, _ = runs
     text = comparison_text(compare_runs(directory / "base", directory / "same"))
-    assert text.count("=> no significant difference") == 4 and "significantly more" not in text
+    assert text.count("=> no significant difference") == 4 and "significantly higher" not in text
 
 
-def test_a_run_beside_itself_has_no_difference_at_all(runs):
+def test_a_run_compared_with_itself_has_zero_difference(runs):
     directory, _ = runs
     found = compare_runs(directory / "base", directory / "base")
     for table in ("pass_at_k", "equal_budget", "equal_length", "diversity"):
@@ -154,20 +156,18 @@ def test_samples_without_a_judgement_are_left_out(tmp_path):
     assert found.problems == judged and found.not_judged == PROBLEMS - judged
     assert found.unjudged_samples == (0, PROBLEMS * SAMPLES - correct_of(rows).sum())
     assert (
-        f"no verifier could judge, 0 of A and {found.unjudged_samples[1]} of B"
+        f"samples without a verdict, 0 of A and {found.unjudged_samples[1]} of B"
         in comparison_text(found)
     )
 
 
-def test_where_nothing_can_be_compared_that_is_said(tmp_path):
+def test_measures_without_common_samples_are_reported_as_not_tested(tmp_path):
     # Of the one run no sample is as short as any of the other; one has nothing but correct samples.
     write_evaluation(tmp_path / "a", 0, gain=0.9)
     write_evaluation(tmp_path / "b", 1, gain=0.9, longer=20)
     found = compare_runs(tmp_path / "a", tmp_path / "b")
     assert found.equal_length == []
-    assert "=> nothing can be said of Pass@K over samples of equal lengths" in comparison_text(
-        found
-    )
+    assert "=> Pass@K at equal length was not tested: no problem has" in comparison_text(found)
 
 
 def test_one_sample_of_each_problem_can_be_compared(tmp_path):
@@ -203,14 +203,14 @@ def test_settings_that_differ_are_named(runs, tmp_path):
     assert "settings differ: evaluation.temperature: 2.0 in A, 0.6 in B\n" in comparison_text(found)
 
 
-def test_the_program_leaves_numbers_and_curves_and_says_what_follows(runs, tmp_path, capsys):
+def test_the_command_writes_numbers_and_curves_and_prints_verdicts(runs, tmp_path, capsys):
     directory, _ = runs
     output = tmp_path / "out"
     names = [str(directory / name) for name in ("base", "better")]
     assert main(["compare", *names, "--output", str(output)]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"A: {names[0]}\nB: {names[1]}\n\n24 problems\n\nPass@K\n")
-    assert "B has significantly more at Pass@1" in out and str(output) in out
+    assert "B is significantly higher at Pass@1" in out and str(output) in out
     assert max(map(len, out.splitlines()[3:-1])) <= 110
     written = {path.name for path in output.iterdir()}
     assert {"comparison.json", "comparison.csv", "pass_at_k.csv"} <= written
@@ -226,7 +226,7 @@ def test_the_program_leaves_numbers_and_curves_and_says_what_follows(runs, tmp_p
         assert "<svg" in (output / "pass_at_k.svg").read_text()
 
 
-def test_of_a_training_run_the_last_evaluation_is_taken(runs, tmp_path):
+def test_the_last_evaluation_of_a_training_run_is_compared(runs, tmp_path):
     directory, _ = runs
     for step in (0, 20, 100):
         shutil.copytree(directory / "base", tmp_path / "run" / "evaluations" / str(step))
@@ -235,7 +235,7 @@ def test_of_a_training_run_the_last_evaluation_is_taken(runs, tmp_path):
     assert find_evaluation(tmp_path / "run" / "evaluations" / "0").name == "0"
 
 
-def test_what_cannot_be_compared_is_refused_in_a_line(runs, tmp_path, capsys, monkeypatch):
+def test_runs_that_cannot_be_compared_are_refused_in_one_line(runs, tmp_path, capsys, monkeypatch):
     directory, _ = runs
     base = str(directory / "base")
     monkeypatch.chdir(tmp_path)
@@ -248,13 +248,13 @@ def test_what_cannot_be_compared_is_refused_in_a_line(runs, tmp_path, capsys, mo
     assert refused() == "the command line: missing: run_a, run_b"
     assert refused(base) == "the command line: missing: run_b"
     assert refused(base, "nowhere").startswith(
-        "nowhere: is no directory; allowed: what `evaluate` wrote, or"
+        "nowhere: must be the directory of an evaluation or of a run with evaluations, got no dir"
     )
     assert refused(base, ".").startswith(
-        ".: holds no complete evaluation; allowed: what `evaluate` wrote"
+        ".: must be the directory of an evaluation or of a run with evaluations, got no complete"
     )
     shutil.copytree(base, "moved", ignore=shutil.ignore_patterns("samples*"))
-    line = "moved: holds no samples, which a comparison needs beside evaluation.json"
+    line = "moved: must hold the samples of the evaluation, got only evaluation.json"
     assert refused(base, "moved") == line
     assert refused(base, base, base).startswith(
         "command line: must be RUN_A, RUN_B, --config FILE or --dotted.path VALUE, got "
@@ -264,11 +264,13 @@ def test_what_cannot_be_compared_is_refused_in_a_line(runs, tmp_path, capsys, mo
     text = (other / "samples.jsonl").read_text()
     (other / "samples.jsonl").write_text(text.replace('"problem 7"', '"problem seven"'))
     assert refused(base, "other").endswith(
-        "problem 7 is not the same in both; allowed: evaluations of the same problems"
+        "must be evaluations of the same problems, got different prompts or answers for problem 7"
     )
     (other / "samples.jsonl").write_text(text.replace('"right_answer": "1"', '"right_answer": "2"'))
-    assert "is not the same in both" in refused(base, "other")
+    assert "must be evaluations of the same problems" in refused(base, "other")
     for broken in ('"verdict": "yes"', '"verdikt": "wrong"'):
         (other / "samples.jsonl").write_text(text.replace('"verdict": "wrong"', broken))
-        assert refused(base, "other").startswith("other/samples.jsonl:2: this is no sample (")
-    assert refused(base, base, "--output", base).endswith("holds a run; choose another directory")
+        assert refused(base, "other").startswith("other/samples.jsonl:2: must be a sample")
+    assert refused(base, base, "--output", base).startswith(
+        "output: must not be the directory of a run"
+    )

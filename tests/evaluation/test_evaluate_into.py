@@ -147,7 +147,7 @@ def test_samples_of_other_weights_or_problems_are_not_mixed(tmp_path, whole):
         run(tmp_path, kill_at=3)
     other = {"table": MODEL.params["table"] + 0.1}
     with pytest.raises(
-        ValueError, match="holds samples of other weights than these, which have changed"
+        ValueError, match="must hold samples of the same weights, which have changed"
     ):
         run(tmp_path, params=other)
 
@@ -156,11 +156,12 @@ def test_samples_of_other_weights_or_problems_are_not_mixed(tmp_path, whole):
             first, *rest = super().problems(split)
             return [dataclasses.replace(first, answer="10"), *rest]
 
-    with pytest.raises(ValueError, match="holds samples of other problems than these"):
+    with pytest.raises(ValueError, match="must hold samples of the same problems"):
         run(tmp_path, Edited())
     (tmp_path / "origin.json").unlink()
     with pytest.raises(
-        ValueError, match="holds samples of unknown origin; choose another directory"
+        ValueError,
+        match=r"must hold origin\.json with its samples, got none; choose another directory",
     ):
         run(tmp_path)
 
@@ -169,7 +170,7 @@ def test_a_second_process_on_the_same_part_is_refused(tmp_path):
     class Twice(FakeTask):
         def judge(self, problems, completions):
             with pytest.raises(
-                ValueError, match=r"samples\.jsonl: another process is adding samples"
+                ValueError, match=r"samples\.jsonl: must have one writer, got a second process"
             ):
                 run(tmp_path)
             raise Killed
@@ -184,14 +185,14 @@ def test_samples_of_other_settings_and_damaged_lines_are_named(tmp_path, whole):
     file = tmp_path / "samples.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join([*lines, lines[7]]))
-    with pytest.raises(ValueError, match=r"sample 1 of problem 3 is there twice, as"):
+    with pytest.raises(ValueError, match=r"got sample 1 of problem 3 twice; processes"):
         run(tmp_path)
     file.write_text("".join([*lines, json.dumps(json.loads(lines[0]) | {"sample": 6}) + "\n"]))
-    with pytest.raises(ValueError, match=r"sample 6 of problem 40 is of other settings$"):
+    with pytest.raises(ValueError, match=r"samples of these settings, got sample 6 of problem 40$"):
         run(tmp_path)
     for broken in ("{broken}\n", re.sub(r'"entropy": \[[^,\]]*', '"entropy": [null', lines[3])):
         file.write_text("".join([*lines[:3], broken, *lines[3:]]))
-        with pytest.raises(ValueError, match=r"samples\.jsonl:4: this is no sample \("):
+        with pytest.raises(ValueError, match=r"samples\.jsonl:4: must be a sample"):
             run(tmp_path)
 
 

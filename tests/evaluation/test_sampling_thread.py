@@ -1,4 +1,4 @@
-"""Drawing in a thread: the evaluation hears how far a call is, and can end it."""
+"""Sampling in a thread: the evaluation receives the progress of a call, and can end it."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ CALL = _Call(
 
 
 class SlowGenerate:
-    """Looks up every 10 ms until it is told to end, or for ever."""
+    """Reports progress every 10 ms, until a progress call raises or the reports are done."""
 
     def __init__(self, looks):
         self.looks, self.ended = looks, threading.Event()

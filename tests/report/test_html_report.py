@@ -1,6 +1,4 @@
-"""`entropy-rl report`: the page shows what the runs have recorded, and obeys nothing that a model
-wrote.
-"""
+"""`entropy-rl report`: the page shows the records of runs, and escapes all model output."""
 
 import copy
 import html
@@ -19,12 +17,12 @@ from entropy_rl.analysis import REFLECTIVE, annotate, compile_patterns, find_rar
 from entropy_rl.cli.main import main
 from entropy_rl.commands.analyze import default_words
 from entropy_rl.evaluation import compare_runs, read_samples
-from entropy_rl.report.comparison import verdict
-from entropy_rl.report.curves import COLOURS
-from entropy_rl.report.gathered import LabeledCurve
+from entropy_rl.report.build import LabeledCurve
+from entropy_rl.report.comparison_tables import verdict
+from entropy_rl.report.curves import COLORS
 from entropy_rl.report.paper_figures import draw_paper_figures
 from entropy_rl.report.reported_run import read_runs, short_names
-from entropy_rl.report.samples import Limits, read_responses, read_some
+from entropy_rl.report.samples import Limits, select_responses, select_samples
 from entropy_rl.runs.jsonl import read_jsonl
 
 CHROMIUM = next(
@@ -66,8 +64,7 @@ def source(page, label):
     return found
 
 
-# --- the page
-# -----------------------------------------------------------------------------------------------
+# --- the page ---
 
 
 def test_the_page_needs_no_other_file_and_no_network(page):
@@ -85,8 +82,8 @@ def test_the_page_needs_no_other_file_and_no_network(page):
     assert "default-src 'none'" in page and len(page) < 300_000
 
 
-def test_what_models_and_users_wrote_is_only_ever_text(page):
-    # In the data no `<` is left; elsewhere it is escaped.
+def test_text_of_models_and_users_is_escaped(page):
+    # In the data `<` is replaced; elsewhere it is escaped.
     assert "document.title" in page and not re.search(r"<img|<script>document", page)
     assert page.count("</script>") == page.count("<script") == 2
     assert "{{7*7}}" in page and source(page, "shaped: training")["prompts"][0].endswith(HOSTILE)
@@ -99,10 +96,10 @@ def test_the_curves_are_the_metrics_of_the_runs(page, runs):
         assert series["x"] == list(range(1, 7))
         assert series["y"] == pytest.approx([row["correct"] for row in rows], rel=1e-4)
     assert panels["gradient norm before clipping"][0]["y"][2] is None
-    assert "Never changed: clip_high 0." in page
+    assert "Constant: clip_high 0." in page
 
 
-def test_long_runs_are_drawn_by_means_over_steps(runs, tmp_path):
+def test_long_runs_are_binned(runs, tmp_path):
     run = shutil.copytree(runs / "plain", tmp_path / "long")
     rows = [{"step": s, "correct": s % 2} for s in range(1, 3001)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -111,11 +108,11 @@ def test_long_runs_are_drawn_by_means_over_steps(runs, tmp_path):
     assert (
         len(series["x"]) == 600
         and set(series["y"]) == {0.4, 0.6}
-        and "means over some steps" in page
+        and "means over bins of steps" in page
     )
 
 
-def test_the_verdict_is_that_of_compare(page, runs):
+def test_the_verdict_equals_that_of_compare(page, runs):
     found = compare_runs(*(runs / name / "evaluations" / "6" for name in ("shaped", "plain")))
     said = verdict(found.pass_at_k, "Pass@K")
     assert f"<b>{said[0].upper()}{said[1:]}.</b>" in page
@@ -126,7 +123,7 @@ def test_the_verdict_is_that_of_compare(page, runs):
     )
 
 
-def test_of_one_run_the_last_evaluation_is_held_against_the_first(runs, tmp_path):
+def test_the_first_and_last_evaluation_of_a_single_run_are_compared(runs, tmp_path):
     page = make_page(tmp_path / "one.html", runs / "shaped")
     assert "A: shaped, step 0<br>B: shaped, step 6" in page
 
@@ -137,7 +134,7 @@ def test_runs_that_cannot_be_compared_are_shown_with_the_reason(runs, tmp_path):
     assert "Not compared: none: no complete evaluation" in page
 
 
-def test_what_differs_in_the_configuration_comes_first_and_is_marked(page):
+def test_differences_of_configs_come_first_and_are_marked(page):
     rows = re.findall(r'<tr( class="differs")?><th scope="row">([\w.]+)</th>', page)
     differs = [name for mark, name in rows if mark]
     assert differs == ["advantage", "seed", "commit"]
@@ -145,29 +142,27 @@ def test_what_differs_in_the_configuration_comes_first_and_is_marked(page):
     assert "entropy-rl train --config" in page and "evaluation.samples" in page
 
 
-def test_what_a_run_learns_from_is_said_in_a_line(tmp_path):
+def test_the_method_of_a_run_is_one_line(tmp_path):
     more = {"loss": {"entropy_coef": 0.01}, "replay": {"name": "uec_replay", "every": 3}}
     write_run(tmp_path / "run", config=CONFIG | more)
     (run,) = read_runs([str(tmp_path / "run")])
     assert run.method == (
-        "group_normalize → shape_by_entropy(alpha=0.4, kappa=2.0), entropy bonus in the loss: "
-        "0.01, "
-        "replay: uec_replay(every=3)"
+        "group_normalize → shape_by_entropy(alpha=0.4, kappa=2.0), "
+        "entropy bonus in the loss: 0.01, replay: uec_replay(every=3)"
     )
 
 
-def test_runs_of_one_name_are_told_apart_by_their_parents(tmp_path):
+def test_runs_with_the_same_name_are_named_with_their_parents(tmp_path):
     paths = [tmp_path / "a" / "seed_0", tmp_path / "b" / "seed_0"]
     assert short_names(paths) == ["a/seed_0", "b/seed_0"]
-    with pytest.raises(ValueError, match="there twice; allowed: different runs"):
+    with pytest.raises(ValueError, match=r"^runs: must be different directories, got "):
         short_names([tmp_path, tmp_path])
 
 
-# --- the responses
-# ------------------------------------------------------------------------------------------
+# --- the responses ---
 
 
-def test_every_token_has_its_text_and_its_numbers(page, runs):
+def test_every_token_has_its_text_and_numbers(page, runs):
     found, recorded = (
         source(page, "shaped: training"),
         read_jsonl(runs / "shaped" / "samples.jsonl"),
@@ -182,7 +177,7 @@ def test_every_token_has_its_text_and_its_numbers(page, runs):
         assert (row["before"], row["after"]) == (its["advantage_before"], its["advantage_after"])
 
 
-def test_the_advantages_of_an_evaluation_are_those_of_its_whole_groups(page, runs):
+def test_advantages_of_an_evaluation_are_those_of_its_complete_groups(page, runs):
     found = source(page, "shaped: evaluation at step 6")
     recorded = {
         (r["problem"], r["sample"]): r for r in read_samples(runs / "shaped" / "evaluations" / "6")
@@ -200,20 +195,18 @@ def test_the_advantages_of_an_evaluation_are_those_of_its_whole_groups(page, run
         assert row["after"] == pytest.approx(
             before + np.minimum(0.4 * entropy, abs(before) / 2), abs=1e-4
         )
-    assert (
-        f"samples 0 to {GROUP - 1} of a problem as one group; it was not trained on them." in page
-    )
+    assert f"from samples 0 to {GROUP - 1} of a problem as one group; the run was not" in page
 
 
-WIDE = Limits(rows=1000, tokens=100_000, analysed_tokens=1000)
+WIDE = Limits(rows=1000, tokens=100_000, analyzed_tokens=1000)
 
 
 @pytest.mark.parametrize(
     "change, samples, temperature, reason",
     [
-        ({}, 3, 1.0, "a group is 4 samples of a problem, and 3 at most are here"),
-        ({}, 8, 0.6, "these entropies are of temperature 0.6, and training shapes by those of 1"),
-        ({"advantage": [{"name": "whiten"}]}, 8, 1.0, "they depend on a whole mini-batch"),
+        ({}, 3, 1.0, "a group needs 4 samples of a problem, but at most 3 exist"),
+        ({}, 8, 0.6, "these entropies are at temperature 0.6, those of training at 1"),
+        ({"advantage": [{"name": "whiten"}]}, 8, 1.0, "they depend on the whole mini-batch"),
         (
             {"advantage": [{"name": "no_such"}]},
             8,
@@ -224,35 +217,33 @@ WIDE = Limits(rows=1000, tokens=100_000, analysed_tokens=1000)
             {"advantage": [{"name": "os:getcwd"}]},
             8,
             1.0,
-            "they need a transform that is not the library's",
+            "they need a transform that is not part of the library",
         ),
-        ({}, 8, None, "these entropies are of a temperature that is not known"),
-        (None, 8, 1.0, "nothing says how the model was trained"),
+        ({}, 8, None, "these entropies are at an unknown temperature"),
+        (None, 8, 1.0, "the training config of the model is not available"),
     ],
 )
-def test_where_an_advantage_is_not_known_exactly_there_is_none_and_the_reason(
+def test_unknown_advantages_are_left_out_with_the_reason(
     change, samples, temperature, reason, tmp_path
 ):
     write_samples(tmp_path / "e", 0, samples=samples)
     config = None if change is None else CONFIG | change
-    found = read_some(tmp_path / "e", WIDE, config, temperature)
+    found = select_samples(tmp_path / "e", WIDE, config, temperature)
     assert reason in found.note
     assert all(row["before"] is row["after"] is None for row in found.shown["rows"])
 
 
-def test_the_samples_that_are_shown_are_bounded_and_spread(tmp_path):
+def test_the_samples_on_the_page_are_bounded_and_spread(tmp_path):
     write_samples(tmp_path / "e", 0, problems=6)
-    found = read_some(
-        tmp_path / "e", Limits(rows=9, tokens=10_000, analysed_tokens=30), CONFIG, 1.0
-    )
-    assert [row["problem"] for row in found.shown["rows"]] == [0] * GROUP + [
-        5
-    ] * GROUP and found.total == 48
-    few = read_some(tmp_path / "e", Limits(rows=9, tokens=1, analysed_tokens=1), CONFIG, 1.0)
+    limits = Limits(rows=9, tokens=10_000, analyzed_tokens=30)
+    found = select_samples(tmp_path / "e", limits, CONFIG, 1.0)
+    problems = [row["problem"] for row in found.shown["rows"]]
+    assert problems == [0] * GROUP + [5] * GROUP and found.total == 48
+    few = select_samples(tmp_path / "e", Limits(rows=9, tokens=1, analyzed_tokens=1), CONFIG, 1.0)
     assert len(few.shown["rows"]) == 1
 
 
-def test_a_run_from_before_says_what_it_has_not_recorded(tmp_path):
+def test_an_old_run_without_recorded_advantages_is_shown(tmp_path):
     run = write_run(tmp_path / "old", evaluations=())
     (run / "starts.jsonl").unlink()
     rows = read_jsonl(run / "samples.jsonl")
@@ -261,11 +252,11 @@ def test_a_run_from_before_says_what_it_has_not_recorded(tmp_path):
             del row[name]
     (run / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = make_page(tmp_path / "old.html", run)
-    assert "not known: this run was made before they were recorded" in page
+    assert "unknown: this run did not record them" in page
     assert "not recorded" in page and 'id="evaluation"' not in page
 
 
-def test_the_page_says_how_it_is_made_again(runs, tmp_path, monkeypatch):
+def test_the_page_names_the_command_that_reproduces_it(runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = make_page(
         tmp_path / "a page.html", runs / "plain", "--responses", 7, "--reflective", '["a b"]'
@@ -277,30 +268,29 @@ def test_the_page_says_how_it_is_made_again(runs, tmp_path, monkeypatch):
     assert f"entropy-rl train --config {runs / 'plain'}/config.yaml --run.directory NEW" in page
 
 
-def test_an_evaluation_inside_of_a_run_is_known_to_be_its_own(runs, tmp_path):
+def test_an_evaluation_inside_a_run_is_attributed_to_the_run(runs, tmp_path):
     page = make_page(tmp_path / "inside.html", runs / "shaped" / "evaluations" / "3")
-    assert f"evaluation of {runs / 'shaped'}" in page and "makes it" in page
+    assert f"evaluation of {runs / 'shaped'}" in page and "made by the run in" in page
     assert source(page, "3: evaluation")["rows"][0]["after"] is not None
 
 
-def test_an_evaluation_whose_model_has_gone_is_shown_without_tokens(tmp_path):
+def test_an_evaluation_without_its_model_is_shown_without_tokens(tmp_path):
     write_samples(tmp_path / "e", 0)
     found = source(make_page(tmp_path / "e.html", tmp_path / "e"), "e: evaluation")
     assert found["rows"][0]["tokens"] is None and found["rows"][0]["text"]
 
 
-def test_an_evaluation_whose_samples_were_moved_away_is_shown_by_its_numbers(tmp_path):
+def test_an_evaluation_without_samples_is_shown_by_its_numbers(tmp_path):
     write_samples(tmp_path / "e", 0)
     (tmp_path / "e" / "samples.jsonl").unlink()
     data = data_of(make_page(tmp_path / "e.html", tmp_path / "e"))
     assert data["samples"] == [] and len(data["pass_at_k"]) == 1
 
 
-# --- the verb
-# -----------------------------------------------------------------------------------------------
+# --- the command ---
 
 
-def test_what_is_no_run_is_refused_in_a_line(runs, tmp_path, capsys, monkeypatch):
+def test_invalid_runs_are_refused_in_one_line(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def refused(*arguments):
@@ -311,10 +301,12 @@ def test_what_is_no_run_is_refused_in_a_line(runs, tmp_path, capsys, monkeypatch
     run = runs / "shaped"
     assert refused() == "the command line: missing: runs"
     assert refused("nowhere").startswith(
-        "nowhere: is no directory; allowed: the directory of a training run"
+        "nowhere: must be the directory of a training run or an evaluation, got no directory"
     )
-    assert refused(".").startswith(".: holds no run; allowed:")
-    assert refused(run, run).endswith("one is there twice; allowed: different runs")
+    assert (
+        refused(".") == ".: must be the directory of a training run or an evaluation, got neither"
+    )
+    assert refused(run, run).startswith("runs: must be different directories, got ")
     assert refused(run, "--output", "page.pdf").endswith(
         "output: must be a file NAME.html, got 'page.pdf'"
     )
@@ -323,12 +315,14 @@ def test_what_is_no_run_is_refused_in_a_line(runs, tmp_path, capsys, monkeypatch
     broken = shutil.copytree(run, tmp_path / "broken")
     for name in ("metrics.jsonl", "starts.jsonl"):
         (broken / name).write_text("{}\n")
-        assert refused(broken).startswith(f"{broken / name}: these are no records of a run")
+        assert refused(broken).startswith(f"{broken / name}: must hold the records of a run")
         (broken / name).unlink()
     (broken / "samples.jsonl").write_text("{}\n")
-    assert refused(broken).startswith(f"{broken / 'samples.jsonl'}:1: this is no sample")
+    assert refused(broken).startswith(f"{broken / 'samples.jsonl'}:1: must be a sample")
     (broken / "config.yaml").write_text("- a list\n")
-    assert refused(broken).startswith(f"{broken / 'config.yaml'}: is no config, but")
+    assert refused(broken).startswith(
+        f"{broken / 'config.yaml'}: must be a mapping of config fields"
+    )
     assert not list(tmp_path.glob("*.html"))
 
 
@@ -344,10 +338,10 @@ def test_the_figures_are_written_as_svg_and_pdf(runs, tmp_path):
     assert (figures / "pass_at_k.pdf").read_bytes()[:4] == b"%PDF"
 
 
-def test_a_run_has_one_color_in_all_figures_and_its_first_evaluation_is_dashed(runs):
+def test_a_run_has_one_color_in_all_figures_and_a_dashed_first_evaluation(runs):
     pytest.importorskip("matplotlib")
     names = ("untrained", "a-b", "a_b")
-    report = types.SimpleNamespace(  # as much of a report as the figures read
+    report = types.SimpleNamespace(  # the attributes that figures read
         runs=[
             types.SimpleNamespace(name=n, metrics=[{"step": 1}] if n != "untrained" else [])
             for n in names
@@ -363,19 +357,19 @@ def test_a_run_has_one_color_in_all_figures_and_its_first_evaluation_is_dashed(r
     )
     figures = draw_paper_figures(report)
     trained = figures["curves"].axes[0].get_lines()
-    assert [line.get_color() for line in trained] == [COLOURS[1]] * 2 + [COLOURS[2]] * 2
+    assert [line.get_color() for line in trained] == [COLORS[1]] * 2 + [COLORS[2]] * 2
     pass_at_k = figures["pass_at_k"].axes[0].get_lines()
-    assert [line.get_color() for line in pass_at_k] == [COLOURS[run] for run in (0, 0, 1, 1, 2, 2)]
+    assert [line.get_color() for line in pass_at_k] == [COLORS[run] for run in (0, 0, 1, 1, 2, 2)]
     assert [line.get_linestyle() for line in pass_at_k] == ["--", "-"] * 3
-    assert len(set(COLOURS)) == 8
+    assert len(set(COLORS)) == 8
 
 
-def test_rare_sentences_are_told_by_the_first_evaluation_of_the_run(page, runs):
+def test_the_first_evaluation_is_the_base_of_rare_sentences(page, runs):
     data = data_of(page)
     patterns = word_patterns(default_words()), compile_patterns(list(REFLECTIVE))
 
     def annotated(name, step):
-        responses = read_responses(runs / name / "evaluations" / step, 10**6)
+        responses = select_responses(runs / name / "evaluations" / step, 10**6)
         return [annotate(response, *patterns) for response in responses]
 
     for number, name in enumerate(data["runs"]):
@@ -390,42 +384,56 @@ def test_rare_sentences_are_told_by_the_first_evaluation_of_the_run(page, runs):
         assert rows["rare sentences"]["mean"] == pytest.approx(wanted.contrast.group.mean, rel=1e-4)
 
 
-def test_of_evaluations_the_first_is_the_base_of_the_others(runs, tmp_path):
+def test_the_first_of_several_evaluations_is_the_base_of_the_others(runs, tmp_path):
     shaped, plain = (runs / name / "evaluations" / "6" for name in ("shaped", "plain"))
     data = data_of(make_page(tmp_path / "page.html", shaped, plain))
     assert [found["run"] for found in data["maps"]] == data["runs"][1:]
-    # Samples that have been deleted cannot be a base.
+    # Deleted samples cannot serve as base.
     write_run(tmp_path / "run")
     (tmp_path / "run" / "evaluations" / "0" / "samples.jsonl").unlink()
     assert data_of(make_page(tmp_path / "page.html", tmp_path / "run"))["maps"] == []
 
 
-# --- in a browser
-# -------------------------------------------------------------------------------------------
+# --- in a browser ---
 
 ACTIONS = """
 <pre id="result"></pre><script>
 const form = document.forms.filters, cards = () => [...document.querySelectorAll("#list .card")];
-const choose = (name, value) => { form[name].value = value; form.dispatchEvent(new Event("input"));
-}; const point = (target, type) => { const box = target.getBoundingClientRect(); const [clientX,
-clientY] = [box.left + box.width / 2, box.top + 5]; target.dispatchEvent(new PointerEvent(type, {
-bubbles: true, clientX, clientY })); return document.getElementById("tip").innerText; }; const found
-= { title: document.title, charts: document.querySelectorAll(".charts svg").length }; found.all =
-cards().length; found.token = point(document.querySelector("#list .text span"), "pointerover");
-found.chart = point(document.querySelector("#charts-training svg"), "pointermove"); found.map =
-point(document.querySelector("#charts-analysis .map svg"), "pointermove"); choose("verdict",
-"correct"); found.badges = cards().map((card) => card.querySelector(".badge").textContent);
-choose("verdict", ""); choose("order", "length"); found.lengths = cards().map((card) =>
-Number(card.innerHTML.match(/>(\\d+) tokens/)[1])); choose("text", "PROBLEM 13"); found.searched =
-cards().length; choose("text", "nowhere to be found"); found.none = cards().length; const lines = ()
-=> document.querySelectorAll("#charts-training svg:first-of-type .series").length; found.lines =
-lines(); document.querySelector("#legend button").click(); found.fewer = lines(); found.images =
-document.images.length; document.getElementById("result").textContent = JSON.stringify(found);
+const choose = (name, value) => {
+  form[name].value = value;
+  form.dispatchEvent(new Event("input"));
+};
+const point = (target, type) => {
+  const box = target.getBoundingClientRect();
+  const [clientX, clientY] = [box.left + box.width / 2, box.top + 5];
+  target.dispatchEvent(new PointerEvent(type, { bubbles: true, clientX, clientY }));
+  return document.getElementById("tip").innerText;
+};
+const found = { title: document.title, charts: document.querySelectorAll(".charts svg").length };
+found.all = cards().length;
+found.token = point(document.querySelector("#list .text span"), "pointerover");
+found.chart = point(document.querySelector("#charts-training svg"), "pointermove");
+found.map = point(document.querySelector("#charts-analysis .map svg"), "pointermove");
+choose("verdict", "correct");
+found.badges = cards().map((card) => card.querySelector(".badge").textContent);
+choose("verdict", "");
+choose("order", "length");
+found.lengths = cards().map((card) => Number(card.innerHTML.match(/>(\\d+) tokens/)[1]));
+choose("text", "PROBLEM 13");
+found.searched = cards().length;
+choose("text", "nowhere to be found");
+found.none = cards().length;
+const lines = () => document.querySelectorAll("#charts-training svg:first-of-type .series").length;
+found.lines = lines();
+document.querySelector("#legend button").click();
+found.fewer = lines();
+found.images = document.images.length;
+document.getElementById("result").textContent = JSON.stringify(found);
 </script></body>"""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_in_a_browser_charts_tokens_and_filters_do_what_they_say(page, tmp_path):
+def test_charts_tokens_and_filters_work_in_a_browser(page, tmp_path):
     path = tmp_path / "driven.html"
     path.write_text(page.replace("</body>", ACTIONS))
     arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]

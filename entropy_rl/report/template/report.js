@@ -1,7 +1,7 @@
 "use strict";
-// Charts and the browser of responses. Texts of models only ever become text nodes.
+// Charts and the list of responses. Model output is only inserted as text nodes.
 const data = JSON.parse(document.getElementById("data").textContent);
-const hidden = new Set(); // numbers of runs
+const hidden = new Set(); // indices of hidden runs
 const tip = document.getElementById("tip");
 
 function element(tag, attributes = {}, ...children) {
@@ -21,12 +21,12 @@ function drawn(tag, attributes, text) {
 const color = (run) => `var(--c${run % 8})`;
 const number = (x, digits = 4) => (x === null || x === undefined ? "–" : String(Number(x.toPrecision(digits))));
 
-// --- the box beside the pointer ----------------------------------------------------------------------------
+// --- tooltip ---
 
 function showTip(event, lines) {
   tip.replaceChildren(...lines);
   tip.hidden = false;
-  tip.style.left = "0"; // or the edge of the window would narrow it
+  tip.style.left = "0"; // measured at the left edge, where the window does not narrow it
   const box = tip.getBoundingClientRect();
   const left = Math.min(event.clientX + 14, innerWidth - box.width - 6);
   const above = event.clientY - box.height - 12;
@@ -41,7 +41,7 @@ function tipLine(label, value, run) {
   return line;
 }
 
-// --- charts ------------------------------------------------------------------------------------------------
+// --- charts ---
 
 const HEIGHT = 190, LEFT = 46, RIGHT = 12, TOP = 8, BOTTOM = 34;
 const charts = [];
@@ -63,8 +63,8 @@ function path(xs, ys, x, y) {
   return text;
 }
 
-// options: title, xlabel, log (powers of two on the x axis), series of {run, x, y} with, if they have them,
-// smooth (a running mean), low and high (a band), label, faint.
+// options: title, xlabel, log (log2 x axis), series of {run, x, y} and optionally smooth (running mean),
+// low and high (band), label, faint (dashed).
 function lineChart(host, options) {
   const figure = element("figure", {}, element("figcaption", {}, options.title));
   host.append(figure);
@@ -137,7 +137,7 @@ function lineChart(host, options) {
   charts.push(draw);
 }
 
-// Means with intervals, one below the other.
+// Means with intervals, one row each.
 function intervalChart(host, { run, rows }) {
   const place = data.runs.indexOf(run);
   const figure = element("figure", {}, element("figcaption", {}, run));
@@ -168,7 +168,7 @@ function intervalChart(host, { run, rows }) {
       group.addEventListener("pointermove", (event) =>
         showTip(event, [
           tipLine(r.label, `${number(r.mean, 3)} [${number(r.low, 3)}, ${number(r.high, 3)}]`),
-          tipLine("how many", r.count.toLocaleString("en")),
+          tipLine("count", r.count.toLocaleString("en")),
         ]));
       group.addEventListener("pointerleave", () => (tip.hidden = true));
       svg.append(group);
@@ -177,7 +177,7 @@ function intervalChart(host, { run, rows }) {
   });
 }
 
-// Sentences on a plane; the rare ones are drawn last.
+// Map of sentences; the rare ones are drawn last, on top.
 function sentenceMap(host, { run, groups }) {
   const place = data.runs.indexOf(run), height = 300, margin = 12;
   const inks = { base: "var(--c7)", common: "var(--c5)", rare: "var(--c1)" };
@@ -211,7 +211,7 @@ function sentenceMap(host, { run, groups }) {
       mark.setAttribute("cx", x(px));
       mark.setAttribute("cy", y(py));
       mark.setAttribute("visibility", "visible");
-      const lines = [element("div", {}, text), tipLine("", name === "base" ? "sentence of the base" : `${name} sentence`)];
+      const lines = [element("div", {}, text), tipLine("", name === "base" ? "base sentence" : `${name} sentence`)];
       if (entropy !== undefined) lines.push(tipLine("entropy", `${number(entropy, 3)} nats`), tipLine("distance", number(distance, 3)));
       showTip(event, lines);
     };
@@ -225,7 +225,7 @@ function sentenceMap(host, { run, groups }) {
   });
 }
 
-// --- responses ---------------------------------------------------------------------------------------------
+// --- responses ---
 
 const PAGE = 12;
 
@@ -235,7 +235,7 @@ function values(row, shade) {
   return row.after && row.entropies.map((_, i) => Math.abs(of(row.after, i) - of(row.before, i)));
 }
 
-// A list of one number holds for all tokens.
+// A list of one number is the value of all tokens.
 const of = (list, i) => (list.length === 1 ? list[0] : list[i]);
 
 function responses() {
@@ -263,7 +263,7 @@ function responses() {
       row.answer === null ? null : `answer ${row.answer}`,
       row.reward === null ? null : `reward ${number(row.reward)}`,
       row.before && row.before.length === 1 ? `advantage before shaping ${number(row.before[0])}` : null,
-      row.before ? null : "advantage not known",
+      row.before ? null : "advantage unknown",
     ].filter((fact) => fact !== null);
     const badge = element("span", { class: `badge ${row.verdict}` }, row.verdict);
     const head = element("header", {}, badge, ...facts.map((fact) => element("span", {}, fact)));
@@ -337,7 +337,7 @@ function responses() {
   filter();
 }
 
-// --- everything --------------------------------------------------------------------------------------------
+// --- page ---
 
 const host = (name) => document.getElementById(`charts-${name}`);
 const redraw = () => charts.forEach((draw) => draw());

@@ -1,4 +1,4 @@
-"""Whether one evaluation beats another, and whether that is more than length or accuracy."""
+"""Compare two evaluations: paired tests of Pass@K, with controls for length and accuracy."""
 
 from __future__ import annotations
 
@@ -23,28 +23,27 @@ from entropy_rl.stats.matched import (
 from entropy_rl.stats.pass_at_k import pass_at_k, wilson_interval
 from entropy_rl.tasks.task import Verdict
 
-LEVEL = 0.05  # of significance, for adjusted p-values
+LEVEL = 0.05  # significance level for adjusted p-values
 
 Curve = dict[int, tuple[float, float, float, int]]  # K -> (Pass@K, low, high, problems)
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class ComparisonRow:
     """One measure of both runs, over the problems that have it in both.
 
     Attributes:
-      name: Such as "Pass@8".
-      problems: How many problems these are.
+      name: Name of the measure, such as "Pass@8".
+      problems: Number of problems.
       a: Mean of run A.
       b: Mean of run B.
       difference: b - a, with the 95% interval `low` to `high` of the paired bootstrap over
         problems.
       low: See `difference`.
       high: See `difference`.
-      p_value: Of "no difference", by the paired bootstrap.
-      p_adjusted: The same after Holm's correction over the lines of its table.
-      p_sign_flips: Of "no difference", by the sign-flip test, as a check by other means; not
-        adjusted.
+      p_value: p-value of "no difference" by the paired bootstrap.
+      p_adjusted: p-value after Holm's correction over the rows of the table.
+      p_sign_flips: p-value of "no difference" by the sign-flip test, as a check; not adjusted.
     """
 
     name: str
@@ -60,26 +59,26 @@ class Line:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the difference is significant at `LEVEL`, after the correction."""
+        """Whether the adjusted p-value is at most `LEVEL`."""
         return self.p_adjusted <= LEVEL
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Two evaluations of the same problems.
+    """Comparison of two evaluations, A and B.
 
     Attributes:
-      problems: Problems with a judged sample in both; all tables are about these.
-      only_in_one: Problems that one of the evaluations lacks.
-      not_judged: Problems in both of which one has no judged sample.
-      unjudged_samples: Samples without a judgement, of A and of B.
-      settings: How the settings of the evaluations differ, a line each.
-      curves: Of A and of B, K -> (Pass@K, low, high, problems), over the same problems.
+      problems: Problems with a judged sample in both; all tables are over these.
+      only_in_one: Problems that are missing in one of the evaluations.
+      not_judged: Problems of both without a judged sample in one of them.
+      unjudged_samples: Samples without a verdict, in A and in B.
+      settings: Differences of the evaluation settings, one line each.
+      curves: Pass@K curves of A and B over the same problems.
       pass_at_k: Pass@K.
-      equal_budget: Pass@budget: K times the mean length of both runs, in tokens.
-      equal_length: Pass@K over samples of equal lengths; empty where there are none.
-      diversity: Unique answers and distinct-n over equally many correct and equally many wrong
-        samples; empty where there are none.
+      equal_budget: Pass@K at equal budgets of K times the mean length of both runs, in tokens.
+      equal_length: Pass@K at equal length; empty if no problem has samples of equal length.
+      diversity: Unique answers and distinct-n over equally many correct and wrong samples; empty if
+        there are none.
     """
 
     problems: int
@@ -88,21 +87,21 @@ class Comparison:
     unjudged_samples: tuple[int, int]
     settings: list[str]
     curves: tuple[Curve, Curve]
-    pass_at_k: list[Line]
-    equal_budget: list[Line]
-    equal_length: list[Line]
-    diversity: list[Line]
+    pass_at_k: list[ComparisonRow]
+    equal_budget: list[ComparisonRow]
+    equal_length: list[ComparisonRow]
+    diversity: list[ComparisonRow]
 
     def to_plain(self) -> dict[str, Any]:
-        """As JSON holds it, with null for an interval without end."""
+        """Values for JSON; null stands for an unbounded interval end."""
         return finite(dataclasses.asdict(self))
 
 
 def find_evaluation(path: Path) -> Path:
-    """The directory of an evaluation: itself, or the last evaluation of a training run.
+    """Find the directory of an evaluation: `path`, or the last evaluation of a training run.
 
     Raises:
-      ValueError: If there is no complete one.
+      ValueError: There is no complete evaluation.
     """
     if (path / RESULT_FILE).is_file():
         return path
@@ -110,39 +109,40 @@ def find_evaluation(path: Path) -> Path:
     steps = [directory for directory in inside if directory.name.isdecimal()]
     if steps:
         return max(steps, key=lambda directory: int(directory.name))
-    what = "holds no complete evaluation" if path.is_dir() else "is no directory"
-    raise ValueError(f"{path}: {what}; allowed: what `evaluate` wrote, or a run with evaluations")
+    got = "no complete evaluation" if path.is_dir() else "no directory"
+    raise ValueError(
+        f"{path}: must be the directory of an evaluation or of a run with evaluations, got {got}"
+    )
 
 
 def compare_runs(a: Path, b: Path) -> Comparison:
-    """Compares two evaluations.
+    """Compare two evaluations of the same problems.
 
     Args:
-      a: Directory of the one, the baseline.
-      b: Directory of the other.
+      a: Directory of the baseline.
+      b: Directory of the evaluation to compare with it.
 
     Returns:
-      The comparison. Samples without a judgement are left out.
+      The comparison. Samples without a verdict are left out.
 
     Raises:
-      ValueError: If they are not evaluations of the same problems, or their samples are gone.
+      ValueError: They are not evaluations of the same problems, or their samples are missing.
     """
     one, other = _read(a), _read(b)
     for problem in one.problems.keys() & other.problems.keys():
         if one.problems[problem] != other.problems[problem]:
             raise ValueError(
-                f"{a} and {b}: problem {problem} is not the same in both; allowed: evaluations of "
-                "the same "
-                "problems"
+                f"{a} and {b}: must be evaluations of the same problems, got different prompts or "
+                f"answers for problem {problem}"
             )
-    both = [problem for problem in one.arms if problem in other.arms]
+    both = [problem for problem in one.judged if problem in other.judged]
     if not both:
         raise ValueError(
-            f"{a} and {b} have no judged problem in common; allowed: the same problems"
+            f"{a} and {b}: must have judged samples of the same problems, got no common problem"
         )
-    pairs = [(one.arms[problem], other.arms[problem]) for problem in both]
-    most = max(min(len(x.correct), len(y.correct)) for x, y in pairs)
-    ks = [2**i for i in range(most.bit_length())]
+    pairs = [(one.judged[problem], other.judged[problem]) for problem in both]
+    samples = max(min(len(x.correct), len(y.correct)) for x, y in pairs)
+    ks = [2**i for i in range(samples.bit_length())]
     names = [f"Pass@{k}" for k in ks]
     values = [(_pass_at_ks(x, ks), _pass_at_ks(y, ks)) for x, y in pairs]
     return Comparison(
@@ -159,17 +159,21 @@ def compare_runs(a: Path, b: Path) -> Comparison:
     )
 
 
-class _Arm(NamedTuple):
-    """One evaluation: problem -> (prompt, right answer); -> its judged samples, if any; the rest,
-    counted.
+class _Samples(NamedTuple):
+    """The samples of one evaluation.
+
+    Attributes:
+      problems: Problem id -> (prompt, right answer).
+      judged: Problem id -> its judged samples, if there are any.
+      unjudged: Number of samples without a verdict.
     """
 
     problems: dict[int, tuple[str, str]]
-    arms: dict[int, ProblemSamples]
+    judged: dict[int, ProblemSamples]
     unjudged: int
 
 
-def _read(directory: Path) -> _Arm:
+def _read(directory: Path) -> _Samples:
     problems: dict[int, tuple[str, str]] = {}
     rows: dict[int, dict[int, tuple]] = {}
     unjudged = 0
@@ -178,23 +182,25 @@ def _read(directory: Path) -> _Arm:
         verdict = Verdict(row["verdict"])
         if verdict.is_judgement:
             tokens = np.array(row["tokens"], np.int32)
-            kept = (verdict is Verdict.CORRECT, tokens.size, row["answer"], tokens)
-            rows.setdefault(row["problem"], {})[row["sample"]] = kept
+            sample = (verdict is Verdict.CORRECT, tokens.size, row["answer"], tokens)
+            rows.setdefault(row["problem"], {})[row["sample"]] = sample
         unjudged += not verdict.is_judgement
     if not problems:
         raise ValueError(
-            f"{directory}: holds no samples, which a comparison needs beside {RESULT_FILE}"
+            f"{directory}: must hold the samples of the evaluation, got only {RESULT_FILE}"
         )
-    arms = {}
+    judged = {}
     for problem in sorted(rows):
-        samples = [kept for _, kept in sorted(rows[problem].items())]
+        samples = [sample for _, sample in sorted(rows[problem].items())]
         correct, lengths, answers, tokens = zip(*samples, strict=True)
-        arms[problem] = ProblemSamples(np.array(correct, bool), np.array(lengths), answers, tokens)
-    return _Arm(problems, arms, unjudged)
+        judged[problem] = ProblemSamples(
+            np.array(correct, bool), np.array(lengths), answers, tokens
+        )
+    return _Samples(problems, judged, unjudged)
 
 
 def _settings_that_differ(a: Path, b: Path) -> list[str]:
-    """Settings of sampling and judging; what is not written down in both cannot be compared."""
+    """Differences of sampling and judging settings, in the sections that both have stored."""
     one, other = (_settings(directory / CONFIG_FILE) for directory in (a, b))
     lines = []
     for section in ("task", "evaluation"):
@@ -208,7 +214,7 @@ def _settings_that_differ(a: Path, b: Path) -> list[str]:
 
 def _settings(path: Path) -> dict[str, Any]:
     plain = read_recorded_config(path)
-    # A training run keeps the section alone.
+    # A training run stores the section only.
     return plain if "evaluation" in plain else {"evaluation": plain} if plain else {}
 
 
@@ -229,8 +235,11 @@ def _pass_at_ks(samples: ProblemSamples, ks: Sequence[int]) -> np.ndarray:
 
 def _equal_budget(
     pairs: Sequence[tuple[ProblemSamples, ProblemSamples]], ks: Sequence[int]
-) -> list[Line]:
-    """For budgets that most problems have enough samples for; the others are not in the line."""
+) -> list[ComparisonRow]:
+    """Pass@budget, for budgets that most problems have enough samples for.
+
+    A row is over the problems whose samples reach its budget.
+    """
     mean = np.mean([np.mean(samples.lengths) for pair in pairs for samples in pair])
     totals = np.array([min(np.sum(samples.lengths) for samples in pair) for pair in pairs])
     budgets = [round(k * mean) for k in ks if np.mean(totals >= round(k * mean)) > 0.5]
@@ -247,7 +256,7 @@ def _equal_budget(
     return _table([f"Pass@{budget} tokens" for budget in budgets], values)
 
 
-def _diversity(pairs: Sequence[tuple[ProblemSamples, ProblemSamples]]) -> list[Line]:
+def _diversity(pairs: Sequence[tuple[ProblemSamples, ProblemSamples]]) -> list[ComparisonRow]:
     values = [diversity_at_equal_accuracy(*pair) for pair in pairs]
     names = list(values[0])
     pairs = [
@@ -257,12 +266,14 @@ def _diversity(pairs: Sequence[tuple[ProblemSamples, ProblemSamples]]) -> list[L
     return _table([name.replace("_", " ") for name in names], pairs)
 
 
-def _table(names: Sequence[str], values: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Line]:
-    """Tests each measure over the problems that have it in both runs.
+def _table(
+    names: Sequence[str], values: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> list[ComparisonRow]:
+    """Test each measure over the problems that have it in both runs.
 
     Args:
-      names: Of the measures.
-      values: For each problem, f64[measures] of A and of B; NaN where there is none.
+      names: Names of the measures.
+      values: For each problem, f64[measures] of A and of B; NaN for missing values.
     """
     if not names:
         return []
@@ -270,8 +281,8 @@ def _table(names: Sequence[str], values: Sequence[tuple[np.ndarray, np.ndarray]]
         np.array(arm, np.float64).reshape(-1, len(names)) for arm in zip(*values, strict=True)
     )
     known = ~np.isnan(of_a) & ~np.isnan(of_b)
-    lines: dict[int, Line] = {}
-    # Measures of the same problems are tested together, on the same resamples.
+    rows: dict[int, ComparisonRow] = {}
+    # Measures over the same problems share the resamples.
     for problems in np.unique(known, axis=1).T:
         columns = np.flatnonzero((known == problems[:, None]).all(axis=0))
         if not problems.any():
@@ -279,7 +290,7 @@ def _table(names: Sequence[str], values: Sequence[tuple[np.ndarray, np.ndarray]]
         one, other = of_a[np.ix_(problems, columns)], of_b[np.ix_(problems, columns)]
         test, sign_flips = paired_bootstrap(other, one), sign_flip_p_value(other, one)
         for i, column in enumerate(columns.tolist()):
-            lines[column] = Line(
+            rows[column] = ComparisonRow(
                 name=names[column],
                 problems=int(problems.sum()),
                 a=float(one[:, i].mean()),
@@ -291,8 +302,8 @@ def _table(names: Sequence[str], values: Sequence[tuple[np.ndarray, np.ndarray]]
                 p_adjusted=1.0,
                 p_sign_flips=float(sign_flips[i]),
             )
-    ordered = [lines[column] for column in sorted(lines)]
-    adjusted = holm([line.p_value for line in ordered]).tolist()
+    ordered = [rows[column] for column in sorted(rows)]
+    adjusted = holm([row.p_value for row in ordered]).tolist()
     return [
-        dataclasses.replace(line, p_adjusted=p) for line, p in zip(ordered, adjusted, strict=True)
+        dataclasses.replace(row, p_adjusted=p) for row, p in zip(ordered, adjusted, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""An entropy analysis as text for the terminal, and its sentences as CSV."""
+"""Tables of an entropy analysis for the terminal, and its sentences as CSV."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from entropy_rl.analysis import Analysis, Contrast, RareBehaviors
-from entropy_rl.evaluation.compare_runs import LEVEL
+from entropy_rl.evaluation.compare import LEVEL
 from entropy_rl.evaluation.dynamics import RunDynamics
-from entropy_rl.report.table import aligned
+from entropy_rl.report.terminal import aligned
 from entropy_rl.runs.jsonl import write_atomically
 
 SENTENCES_FILE = "sentences.csv"
@@ -30,12 +30,11 @@ _MOST_TOKENS = 10
 
 
 def analysis_text(analysis: Analysis) -> str:
-    """The tables, and what follows from them in plain words."""
+    """Format all tables of an analysis, each with its conclusions."""
     a = analysis
     parts = [
-        f"{a.problems} problems, {a.responses} responses, {a.tokens} tokens, {a.sentences} "
-        "sentences; "
-        f"mean entropy {a.entropy:.3f}"
+        f"{a.problems} problems, {a.responses} responses, {a.tokens} tokens, "
+        f"{a.sentences} sentences; mean entropy {a.entropy:.3f}"
     ]
     against = list(dict.fromkeys(line.against for line in a.pivotal))
     parts += [
@@ -46,26 +45,25 @@ def analysis_text(analysis: Analysis) -> str:
     parts.append(_section("Reflective sentences against other sentences", [a.reflective]))
     if a.rare is not None:
         title = (
-            f"Rare sentences (distance >= {a.rare.threshold:.3f} from {a.rare.base_sentences} of "
-            "the base) "
-            "against common sentences"
+            f"Rare sentences (distance >= {a.rare.threshold:.3f} from the "
+            f"{a.rare.base_sentences} sentences of the base) against common sentences"
         )
         parts.append(_section(title, [a.rare.contrast]))
     return "\n\n".join([*parts, _NOTES])
 
 
-def dynamics_text(course: RunDynamics) -> str:
-    """A run's evaluations step by step; without any, its first and its last samples."""
-    points = course.evaluations or [*course.training[:1], *course.training[1:][-1:]]
+def dynamics_text(dynamics: RunDynamics) -> str:
+    """Format the evaluations of a run by step; without any, its first and last training samples."""
+    points = dynamics.evaluations or [*dynamics.training[:1], *dynamics.training[1:][-1:]]
     title = (
         "evaluations of the run"
-        if course.evaluations
+        if dynamics.evaluations
         else "first and last recorded samples of the run"
     )
     names = list(points[0].behaviors) if points else []
     rows = [("step", "responses", "length", "entropy", "repetition", "Pass@1", *names)]
     for point in points:
-        curve = course.pass_at_k.get(point.step, {})
+        curve = dynamics.pass_at_k.get(point.step, {})
         rows.append(
             (
                 str(point.step),
@@ -76,35 +74,37 @@ def dynamics_text(course: RunDynamics) -> str:
                 f"{curve[1][0]:.3f}" if 1 in curve else "-",
                 *(
                     f"{rate.per_response:.2f} ({rate.entropy:.2f})"
+                    if rate.per_response
+                    else f"{rate.per_response:.2f}"
                     for rate in point.behaviors.values()
                 ),
             )
         )
-    return f"Behaviors per response (and their entropy), {title}\n{aligned(rows)}"
+    return f"Behaviors per response (and their mean entropy), {title}\n{aligned(rows)}"
 
 
 def conclusions(lines: Sequence[Contrast]) -> list[str]:
-    """What follows from a table, in a sentence or two."""
+    """State the conclusions of a table in sentences."""
     against = lines[0].against
-    found = [
+    sentences = [
         f"{_names(group)} {'have' if len(group) > 1 else 'has'} significantly {how} entropy than "
         f"{against}"
         for how, sign in (("more", 1), ("less", -1))
         if (group := [x for x in lines if x.p_adjusted <= LEVEL and x.difference * sign > 0])
     ]
-    unclear = [x for x in lines if x.problems and not x.p_adjusted <= LEVEL]
-    if unclear:
-        found.append(f"no significant difference to {against} for {_names(unclear)}")
-    unsaid = [x for x in lines if not x.problems]
-    absent = [x for x in unsaid if not x.group.count]
-    apart = [x for x in unsaid if x.group.count]
+    not_significant = [x for x in lines if x.problems and not x.p_adjusted <= LEVEL]
+    if not_significant:
+        sentences.append(f"no significant difference from {against} for {_names(not_significant)}")
+    not_tested = [x for x in lines if not x.problems]
+    absent = [x for x in not_tested if not x.group.count]
+    unpaired = [x for x in not_tested if x.group.count]
     if absent:
-        found.append(f"nothing can be said of {_names(absent)}: there are none")
-    if apart:
-        found.append(
-            f"nothing can be said of {_names(apart)}: no problem has both them and {against}"
+        sentences.append(f"not tested: {_names(absent)} (none found)")
+    if unpaired:
+        sentences.append(
+            f"not tested: {_names(unpaired)} (no problem has both these and {against})"
         )
-    return found
+    return sentences
 
 
 def _names(lines: Sequence[Contrast]) -> str:
@@ -112,9 +112,9 @@ def _names(lines: Sequence[Contrast]) -> str:
 
 
 def write_sentences(directory: Path, rare: RareBehaviors | None) -> None:
-    """Writes the sentences of the map as CSV, the most distant first, those of the base model last.
+    """Write the sentences of the map as CSV: the most distant first, the base model's last.
 
-    Where there is none, those of an earlier analysis are removed.
+    Without a map, the file of an earlier analysis is removed.
     """
     if rare is None:
         (directory / SENTENCES_FILE).unlink(missing_ok=True)
@@ -136,10 +136,11 @@ def _section(title: str, lines: Sequence[Contrast]) -> str:
     if other.count:
         title += f" ({other.count}, entropy {other.mean:.3f} [{other.low:.3f}, {other.high:.3f}])"
     table = [_HEADINGS, *(_cells(line) for line in lines if line.group.count)]
-    said = [
-        textwrap.fill(f"=> {one}", _WIDTH, subsequent_indent="   ") for one in conclusions(lines)
+    sentences = [
+        textwrap.fill(f"=> {sentence}", _WIDTH, subsequent_indent="   ")
+        for sentence in conclusions(lines)
     ]
-    return "\n".join([title, *([aligned(table)] if len(table) > 1 else []), *said])
+    return "\n".join([title, *([aligned(table)] if len(table) > 1 else []), *sentences])
 
 
 def _cells(line: Contrast) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The whole analysis of responses, from annotated texts to the numbers of a report."""
+"""The full analysis of annotated responses."""
 
 from __future__ import annotations
 
@@ -19,8 +19,15 @@ _TOP_TOKENS = 20
 
 @dataclasses.dataclass(frozen=True)
 class PlacedSentence:
-    """A sentence on the map; `entropy`, `distance` and `rare` are None for one of the base
-    model.
+    """A sentence on the map of rare behaviors.
+
+    Attributes:
+      text: The sentence.
+      x: First principal component.
+      y: Second principal component.
+      entropy: Mean entropy of its tokens, nats; None for a sentence of the base model.
+      distance: Mean distance to its nearest base sentences; None for one of the base model.
+      rare: Whether it is rare; None for one of the base model.
     """
 
     text: str
@@ -33,14 +40,14 @@ class PlacedSentence:
 
 @dataclasses.dataclass(frozen=True)
 class RareBehaviors:
-    """Rare sentences.
+    """Rare sentences of responses, relative to a base model.
 
     Attributes:
-      contrast: Their entropy against that of the common ones.
-      sentences: How many were looked at.
-      base_sentences: How many of the base model they were held against.
-      threshold: The smallest distance that was called rare.
-      placed: All of them, those of the base model last.
+      contrast: Entropy of the rare sentences against the common ones.
+      sentences: Number of sentences of the responses.
+      base_sentences: Number of sentences of the base model.
+      threshold: Smallest distance of a rare sentence.
+      placed: All sentences, those of the base model last.
     """
 
     contrast: Contrast
@@ -52,19 +59,19 @@ class RareBehaviors:
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """What is said of some responses.
+    """Entropy analysis of responses.
 
     Attributes:
-      responses: How many.
-      problems: Problems they belong to: the units that are independent.
-      tokens: Tokens of all.
-      tokens_without_text: Tokens that no group has, such as those that end a response.
-      sentences: Sentences of all.
+      responses: Number of responses.
+      problems: Number of problems, the independent units.
+      tokens: Number of tokens.
+      tokens_without_text: Tokens that belong to no group, such as the end of a response.
+      sentences: Number of sentences.
       entropy: Mean over all tokens, nats.
-      pivotal: Classes of words, against other tokens and against other words.
-      most_entropic: The tokens with the highest mean entropy.
-      reflective: Reflective sentences against the others.
-      rare: Rare sentences against common ones; None without a base model's responses.
+      pivotal: Word classes, against other tokens and against other words.
+      most_entropic: Tokens with the highest mean entropy.
+      reflective: Reflective sentences against other sentences.
+      rare: Rare sentences against common ones; None without responses of a base model.
     """
 
     responses: int
@@ -80,17 +87,17 @@ class Analysis:
 
     @property
     def of_sentences(self) -> list[Contrast]:
-        """The comparisons of sentences that there are."""
+        """The contrasts of sentences: reflective and, if available, rare ones."""
         return [self.reflective, *([] if self.rare is None else [self.rare.contrast])]
 
 
 def analyze(annotated: Sequence[Annotated], *, min_count: int, seed: int = 0) -> Analysis:
-    """Compares the behaviors that can be told from the responses alone.
+    """Compare the entropy of behaviors that need no base model.
 
     Args:
-      annotated: One response or more.
-      min_count: As of `most_entropic`.
-      seed: Of the resampling.
+      annotated: At least one response.
+      min_count: As in `most_entropic`.
+      seed: Seed of the resampling.
     """
     responses = [a.response for a in annotated]
     entropy = np.concatenate([r.entropy for r in responses])
@@ -117,22 +124,22 @@ def find_rare(
     max_sentences: int | None = None,
     seed: int = 0,
 ) -> RareBehaviors | None:
-    """Rare sentences of the responses, by their distance to the sentences of a base model.
+    """Find rare sentences of responses, by their distance to the sentences of a base model.
 
     Args:
       annotated: The responses.
-      base: Those of the base model.
-      embed: From texts to unit vectors, of both at once.
-      neighbors: As of `rare_sentences`.
-      share: As of `rare_sentences`.
-      max_sentences: So many of each at most, drawn at random; None for all.
-      seed: Of that and of the resampling.
+      base: Responses of the base model.
+      embed: Maps texts to unit vectors; called once with all texts.
+      neighbors: As in `rare_sentences`.
+      share: As in `rare_sentences`.
+      max_sentences: Maximum number of sentences of each, sampled at random; None for all.
+      seed: Seed of sampling and resampling.
 
     Returns:
-      The comparison; None if there is no sentence to look at, or fewer of the base than neighbors.
+      The rare sentences; None without sentences, or with fewer base sentences than neighbors.
     """
-    texts, group = _some(annotated, max_sentences, seed)
-    base_texts, _ = _some(base, max_sentences, seed)
+    texts, group = _sample_sentences(annotated, max_sentences, seed)
+    base_texts, _ = _sample_sentences(base, max_sentences, seed)
     if not texts or len(base_texts) < neighbors:
         return None
     vectors = embed([*texts, *base_texts])
@@ -162,7 +169,9 @@ def find_rare(
     )
 
 
-def _some(annotated: Sequence[Annotated], limit: int | None, seed: int) -> tuple[list[str], Group]:
+def _sample_sentences(
+    annotated: Sequence[Annotated], limit: int | None, seed: int
+) -> tuple[list[str], Group]:
     texts = [sentence.text for a in annotated for sentence in a.sentences]
     group = gather(annotated, lambda a: a.sentence_entropy)
     if limit is None or len(texts) <= limit:

@@ -1,0 +1,115 @@
+"""Tables of a comparison of two runs, for the terminal and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import textwrap
+
+from entropy_rl.evaluation import Comparison, ComparisonRow
+from entropy_rl.evaluation.compare import LEVEL
+from entropy_rl.report.terminal import aligned
+
+# Field of the comparison -> (title of the table, name of the measure).
+_TABLES = {
+    "pass_at_k": ("Pass@K", "Pass@K"),
+    "equal_budget": (
+        "Pass@K at equal budget: samples are drawn until the budget of tokens is spent",
+        "the probability of a correct answer within a budget of tokens",
+    ),
+    "equal_length": (
+        "Pass@K at equal length: equally many samples of both runs from each stratum of length",
+        "Pass@K at equal length",
+    ),
+    "diversity": (
+        "Diversity at equal accuracy: equally many correct and wrong samples of both runs",
+        "diversity at equal accuracy",
+    ),
+}
+COMPARISON_NOTES = f"""\
+p: paired bootstrap over problems, two-sided. p adjusted: Holm's correction over the lines of the
+table, * where <= {LEVEL}. p sign flips: permutation test, as a check, not adjusted. Length is
+itself a result of training: the tables of equal length ask whether a gain is more than length, not
+whether it is real. The tests compare two runs; only more seeds show whether other runs of the same
+methods differ in the same way."""
+_WIDTH = 105
+_HEADINGS = ("", "A", "B", "B - A", "95% interval", "p", "p adjusted", "p sign flips", "problems")
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Format all tables of a comparison, each with its conclusion."""
+    parts = ["\n".join(comparison_header(comparison))]
+    for title, rows, sentence in comparison_tables(comparison):
+        table = f"{aligned(rows)}\n" if rows else ""
+        conclusion = textwrap.fill(f"=> {sentence}", _WIDTH, subsequent_indent="   ")
+        parts.append(f"{title}\n{table}{conclusion}")
+    parts.append(COMPARISON_NOTES)
+    return "\n\n".join(parts)
+
+
+def comparison_tables(comparison: Comparison) -> list[tuple[str, list[tuple[str, ...]], str]]:
+    """The tables as (title, cells, verdict); the cells begin with the headings, or are empty."""
+    tables = []
+    for field, (title, measure) in _TABLES.items():
+        rows = getattr(comparison, field)
+        cells = [_HEADINGS, *map(_cells, rows)] if rows else []
+        tables.append((title, cells, verdict(rows, measure)))
+    return tables
+
+
+def verdict(rows: list[ComparisonRow], measure: str) -> str:
+    """State the conclusion of a table in a sentence."""
+    if not rows:
+        return f"{measure} was not tested: no problem has such samples in both runs"
+    parts = []
+    for winner, sign in (("A", -1), ("B", 1)):
+        names = [row.name for row in rows if row.is_significant and row.difference * sign > 0]
+        if names:
+            parts.append(f"{winner} is significantly higher at {', '.join(names)}")
+    if not parts:
+        smallest = min(row.p_adjusted for row in rows)
+        return f"no significant difference in {measure} (smallest adjusted p: {smallest:.2g})"
+    rest = sum(not row.is_significant for row in rows)
+    others = f"; no significant difference at the other {rest}" if rest else ""
+    return f"{'; '.join(parts)}{others}"
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """Write all tables as one CSV: the name of the table, then the fields of its rows."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["table", *(field.name for field in dataclasses.fields(ComparisonRow))])
+    for table in _TABLES:
+        writer.writerows([table, *dataclasses.astuple(row)] for row in getattr(comparison, table))
+    return text.getvalue()
+
+
+def comparison_header(comparison: Comparison) -> list[str]:
+    """The problems and settings that the tables are over, one line each."""
+    lines = [f"{comparison.problems} problems"]
+    if comparison.only_in_one:
+        lines.append(f"left out: {comparison.only_in_one} problems that only one run has")
+    if comparison.not_judged:
+        lines.append(
+            f"left out: {comparison.not_judged} problems without a judged sample in one run"
+        )
+    if any(comparison.unjudged_samples):
+        a, b = comparison.unjudged_samples
+        lines.append(f"left out: samples without a verdict, {a} of A and {b} of B")
+    return lines + [f"settings differ: {line}" for line in comparison.settings]
+
+
+def _cells(row: ComparisonRow) -> tuple[str, ...]:
+    digits = 3 if max(row.a, row.b) >= 0.05 else 5
+    return (
+        row.name,
+        f"{row.a:.{digits}f}",
+        f"{row.b:.{digits}f}",
+        f"{row.difference:+.{digits}f}",
+        f"[{row.low:+.{digits}f}, {row.high:+.{digits}f}]",
+        f"{row.p_value:.2g}",
+        f"{row.p_adjusted:.2g}" + ("*" if row.is_significant else ""),
+        f"{row.p_sign_flips:.2g}",
+        str(row.problems),
+    )

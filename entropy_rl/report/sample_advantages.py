@@ -1,0 +1,101 @@
+"""Advantages of evaluation samples: what the transforms of the training run would assign them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from entropy_rl.advantages import build_advantage
+from entropy_rl.config.train import RewardConfig
+from entropy_rl.experience.records import Row
+from entropy_rl.learner.advantage_log import advantage_fields, make_advantages
+from entropy_rl.tasks.task import Verdict
+from entropy_rl.types import TrainBatch
+
+
+def add_advantages(
+    rows: list[Row], config: dict[str, Any] | None, group: int | None, temperature: float | None
+) -> tuple[list[Row], str]:
+    """Add the advantages that training would assign to samples, where they are known exactly.
+
+    Args:
+      rows: Samples of an evaluation, sorted by problem and sample.
+      config: Config of the training run; None if unknown.
+      group: Its group size; None if unknown.
+      temperature: Sampling temperature of the evaluation; None if unknown.
+
+    Returns:
+      The rows, and a note for the reader: where the advantages come from, or why they are unknown.
+    """
+    if config is None or group is None:
+        return rows, "unknown: the training config of the model is not available"
+    if "step" in rows[0]:
+        return rows, "unknown: this run did not record them"
+    own = config["rollout"].get("temperature", 1.0)
+    if own != temperature:
+        sampled = (
+            "an unknown temperature" if temperature is None else f"temperature {temperature:g}"
+        )
+        note = f"unknown: these entropies are at {sampled}, those of training at {own:g}"
+        return rows, note
+    if any(":" in str(spec["name"]) for spec in config["advantage"]):
+        # Reading a run must not execute code that its config names.
+        return rows, "unknown: they need a transform that is not part of the library"
+    try:
+        advantage = build_advantage(config["advantage"], group)
+    except ValueError as error:
+        return rows, f"unknown: {error}"
+    if advantage.scope == "batch":
+        return rows, "unknown: they depend on the whole mini-batch"
+    of_problem: dict[int, list[Row]] = {}
+    for row in rows:
+        of_problem.setdefault(row["problem"], []).append(row)
+    whole = [r for r in of_problem.values() if [row["sample"] for row in r] == list(range(group))]
+    if not whole:
+        most = max(map(len, of_problem.values()))
+        return (
+            rows,
+            f"unknown: a group needs {group} samples of a problem, but at most {most} exist",
+        )
+    members = [row for r in whole for row in r]
+    batch = _batch(members, RewardConfig(**config.get("reward", {})))
+    found = jax.device_get(make_advantages(advantage, len(members))(batch))
+    fields = advantage_fields(found, len(members))
+    known = {id(row): field for row, field in zip(members, fields, strict=True)}
+    rest = len(rows) - len(members)
+    note = (
+        f"computed by the transforms of the run from samples 0 to {group - 1} of a problem as one "
+        "group; the run was not trained on these samples"
+    )
+    note += f"; unknown for {rest} samples of incomplete groups" if rest else ""
+    return [row | known.get(id(row), {}) for row in rows], note
+
+
+def _batch(rows: Sequence[Row], reward: RewardConfig) -> TrainBatch:
+    """The TrainBatch fields that advantages need."""
+    lengths = np.array([len(row["tokens"]) for row in rows])
+    columns = int(lengths.max())
+    verdicts = [Verdict(row["verdict"]) for row in rows]
+
+    def padded(name: str, dtype: Any) -> np.ndarray:
+        array = np.zeros((len(rows), columns), dtype)
+        for b, row in enumerate(rows):
+            array[b, : lengths[b]] = row[name]
+        return array
+
+    log_probs, entropy = padded("log_probs", np.float32), padded("entropy", np.float32)
+    correct = np.array([verdict is Verdict.CORRECT for verdict in verdicts])
+    return TrainBatch(
+        ids=np.zeros((len(rows), 0), np.int32),
+        prompt_length=np.zeros(len(rows), np.int32),
+        completion_ids=padded("tokens", np.int32),
+        completion_mask=np.arange(columns)[None] < lengths[:, None],
+        old_log_probs=log_probs,
+        old_entropy=entropy,
+        sampler_log_probs=log_probs,
+        rewards=np.where(correct, reward.correct, reward.wrong).astype(np.float32),
+        has_reward=np.array([verdict.is_judgement for verdict in verdicts]),
+    )
