@@ -33,12 +33,12 @@ def read_recorded_config(path: Any) -> dict[str, Any]:
       The config with current names.
 
     Raises:
-      ValueError: If it is no config.
+      ValueError: The file is not a config.
     """
-    with reading(f"{path}: is no config"):
+    with reading(f"{path}: must be YAML"):
         plain = yaml.safe_load(path.read_text()) if path.exists() else {}
     if not isinstance(plain, dict):
-        raise ValueError(f"{path}: is no config, but {plain!r:.60}")
+        raise ValueError(f"{path}: must be a mapping of config fields, got {plain!r:.60}")
     return renames.current_config(plain)
 
 

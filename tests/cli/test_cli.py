@@ -776,8 +776,12 @@ def test_an_option_that_a_run_did_not_know_is_at_its_default_there(here, tmp_pat
             "precious",
             "run.directory: taken is not empty and holds no run; choose another directory",
         ),
-        ("config.yaml", "steps: [1", "taken/config.yaml: is no config: "),
-        ("config.yaml", "precious", "taken/config.yaml: is no config, but 'precious'"),
+        ("config.yaml", "steps: [1", "taken/config.yaml: must be YAML: "),
+        (
+            "config.yaml",
+            "precious",
+            "taken/config.yaml: must be a mapping of config fields, got 'precious'",
+        ),
     ],
 )
 def test_a_directory_with_something_else_is_refused_and_left_alone(
