@@ -454,6 +454,26 @@ HONEST = [
     ("e^{50}", "(e^{25})^2", CORRECT),
     ("x+1", "1+x", CORRECT),
     ("42", "P(X=3)=42", CORRECT),
+    # what the parser drops, and spellings of one answer
+    (r"10\text{ cm}", r"10\text{ m}", WRONG),
+    (r"10\text{ cm}", r"10\text{ cm}^2", WRONG),
+    ("42", "42'", WRONG),
+    ("x+1", r"x+1_{41}", WRONG),
+    ("f(x)", "f'(x)", WRONG),
+    (r"\text{no}", "on", WRONG),
+    ("(1,2)", r"\{1,2\}", WRONG),
+    (r"\{1,2\}", "(1,2)", WRONG),
+    ("42", "42=x", CORRECT),
+    ("42", "42,", CORRECT),
+    ("42", r"4\mathbf{2}", CORRECT),
+    ("42", r"\text{The answer is }42", CORRECT),
+    ("42", r"\textbf{(A) }42", CORRECT),
+    ("42", r"\underline{42}", CORRECT),
+    ("6", r"2\ast 3", CORRECT),
+    (r"(-\infty,2)\cup(3,\infty)", r"x<2\text{ or }x>3", CORRECT),
+    ("2<x<3", "3>x>2", CORRECT),
+    (r"x\neq 3", r"3\neq x", CORRECT),
+    (r"(-\infty,\infty)", r"\text{all real numbers}", CORRECT),
     # nothing there
     ("42", "", UNPARSABLE),
     ("42", "   ", UNPARSABLE),
@@ -565,7 +585,7 @@ HOSTILE = [
     ("the same as the reference", WRONG),
     ("final answer is 42. I hope", WRONG),
     ("final answer is $42$. I hope it is 41", WRONG),
-    ("answer: 42", WRONG),
+    ("answer: 42", CORRECT),  # its words before the answer say no more than that
     ("not 42", WRONG),
     (r"\text{not }42", WRONG),
     ("at least 42", WRONG),
@@ -679,7 +699,8 @@ HOSTILE = [
     (column("pmatrix", *["x&x&x&x&x&x&x&x"] * 8), WRONG),
 ]
 
-# (right answer, content of the box): passes all the rules, and math-verify does not come back.
+# (right answer, content of the box): a symbolic comparison would not terminate. The verdict must
+# come from sizes of the text, not from a time limit.
 ENDLESS = [
     ("42", r"\{9^{999\cdot 999\cdot 999}\}"),
     ("42", r"(x+y+z)^{200}f(x)"),
@@ -689,42 +710,23 @@ ENDLESS = [
     (column("pmatrix", "1", "2"), column("pmatrix", "(x+y+z)^{200}", "2")),
 ]
 
-# (right answer, content of the box, verdict, what mathematics says): no rule is worth its risk
-# here, but a change is to be noticed. What is rewarded holds the right answer and no other choice,
-# but for the percent sign: 10\% is taken for 10 and for 0.1.
+# (right answer, content of the box, verdict, mathematically right verdict): known errors that no
+# rule corrects, listed so that a change is noticed. A rewarded answer contains the right one and no
+# other, except that 10\% is accepted for 10 and for 0.1.
 KNOWN_WRONG = [
     # called right
     ("10", r"10_3", CORRECT, WRONG),  # so that a right answer may leave its base out
     ("10", r"10\%", CORRECT, WRONG),
-    (r"10\text{ cm}", r"10\text{ m}", CORRECT, WRONG),
-    (r"10\text{ cm}", r"10\text{ cm}^2", CORRECT, WRONG),
-    ("42", "42'", CORRECT, WRONG),
-    ("x+1", r"x+1_{41}", CORRECT, WRONG),
-    ("f(x)", "f'(x)", CORRECT, WRONG),
     ("AB", "ab", CORRECT, WRONG),
-    (r"\text{no}", "on", CORRECT, WRONG),
-    ("(1,2)", r"\{1,2\}", CORRECT, WRONG),
-    (r"\{1,2\}", "(1,2)", CORRECT, WRONG),
     (r"2\pi", r"2\pi\approx 41", CORRECT, WRONG),
     # called wrong
-    ("42", "42=x", WRONG, CORRECT),
     ("abc", "cab", WRONG, CORRECT),
-    ("42", "42,", WRONG, CORRECT),
-    ("42", r"4\mathbf{2}", WRONG, CORRECT),
-    ("42", r"\text{The answer is }42", WRONG, CORRECT),
-    ("42", r"\textbf{(A) }42", WRONG, CORRECT),
-    ("42", r"\underline{42}", WRONG, CORRECT),
-    ("6", r"2\ast 3", WRONG, CORRECT),
     ("10", r"{}_5C_2", WRONG, CORRECT),
     (r"100\text{ cm}", r"1\text{ m}", WRONG, CORRECT),
     (r"90^\circ", r"\frac{\pi}{2}", WRONG, CORRECT),
     (r"\frac{1}{2}", r"\cos 60^\circ", WRONG, CORRECT),
     ("52_8", r"52_{\text{eight}}", WRONG, CORRECT),
     ("(0,1)", "]0,1[", WRONG, CORRECT),
-    (r"(-\infty,2)\cup(3,\infty)", r"x<2\text{ or }x>3", WRONG, CORRECT),
-    ("2<x<3", "3>x>2", WRONG, CORRECT),
-    (r"x\neq 3", r"3\neq x", WRONG, CORRECT),
-    (r"(-\infty,\infty)", r"\text{all real numbers}", WRONG, CORRECT),
     (column("pmatrix", "1", "2"), r"\langle 1,2\rangle", WRONG, CORRECT),
     (r"\{x\mid x=42\}", r"\{42\}", WRONG, CORRECT),
     (r"\frac{1}{3}", r"\frac{1}{3}=0.333", WRONG, CORRECT),

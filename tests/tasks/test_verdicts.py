@@ -1,4 +1,4 @@
-"""What the verifiers of math say to honest, odd and hostile answers."""
+"""Verdicts of the math verifiers on honest, unusual and hostile answers."""
 
 import itertools
 import random
@@ -6,16 +6,22 @@ import signal
 import time
 
 import pytest
+from answer_pairs import DIFFERENT, SAME
 from verdict_cases import COMPLETIONS, DAPO, ENDLESS, HONEST, HOSTILE, KNOWN_WRONG
 
 from entropy_rl.tasks.math import Math
-from entropy_rl.tasks.math.answers import canonical, check_equal, compare_simple, last_boxed
+from entropy_rl.tasks.math.answers import (
+    canonical,
+    check_equal,
+    compare_simple,
+    final_answer,
+    last_boxed,
+)
 from entropy_rl.tasks.math.dapo import judge_dapo, last_answer
 from entropy_rl.tasks.task import Problem, Verdict
 
 CORRECT, WRONG, UNPARSABLE = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSABLE
-TIMEOUT = Verdict.TIMEOUT
-DEADLINE_S = 3.0  # the slowest case that ends needs 0.4 s
+DEADLINE_S = 10.0  # the slowest case needs 0.4 s
 
 ANSWERS = (
     HONEST
@@ -42,9 +48,9 @@ def judged(tmp_path_factory):
     file = tmp_path_factory.mktemp("hostile") / "file"
     cases = [(gold, box(text)) for gold, text, _ in ANSWERS]
     cases += [("42", text) for text, _ in COMPLETIONS]
-    cases += [(gold, box(text)) for gold, text in ENDLESS]
+    cases += [(gold, box(text)) for gold, text in [*ENDLESS, *SAME, *DIFFERENT]]
+    cases = list(dict.fromkeys(cases))
     assert len(set(cases)) == len(cases)
-    # The endless ones stand among the others, so that these follow right after killed ones.
     random.Random(0).shuffle(cases)
     task = Math(deadline_s=DEADLINE_S, workers=2)
     signal.setitimer(signal.ITIMER_REAL, 10_000)
@@ -88,12 +94,63 @@ def test_a_completion_is_judged_by_its_last_box(judged, text, verdict):
     assert judged[0]["42", text] is verdict
 
 
-def test_the_endless_ones_time_out_and_no_others_and_nothing_crashes(judged):
+@pytest.mark.parametrize(("gold", "text"), SAME, ids=brief)
+def test_another_spelling_of_the_right_answer_is_correct(judged, gold, text):
+    assert judged[0][gold, box(text)] is CORRECT
+
+
+@pytest.mark.parametrize(("gold", "text"), DIFFERENT, ids=brief)
+def test_an_answer_that_differs_in_what_the_parser_drops_is_not_correct(judged, gold, text):
+    assert judged[0][gold, box(text)] in (WRONG, UNPARSABLE)
+
+
+@pytest.mark.parametrize(("gold", "text"), ENDLESS, ids=brief)
+def test_an_endless_comparison_is_decided_by_its_size(judged, gold, text):
+    assert judged[0][gold, box(text)] in (WRONG, UNPARSABLE)
+
+
+def test_no_check_times_out_or_crashes(judged):
     verdicts, seconds = judged
-    failed = {case: verdict for case, verdict in verdicts.items() if not verdict.is_judgement}
-    assert failed == {(gold, box(text)): TIMEOUT for gold, text in ENDLESS}
-    # Two workers; each late one costs its deadline and the start of another process.
-    assert seconds < 60 + len(ENDLESS) * (DEADLINE_S + 20) / 2
+    assert {case for case, verdict in verdicts.items() if not verdict.is_judgement} == set()
+    assert seconds < 120
+
+
+def test_a_verdict_takes_less_than_half_a_second():
+    check_equal(r"2\sqrt{2}", r"\sqrt{8}")  # imports and caches
+    seconds = []
+    for gold, text in [*SAME, *DIFFERENT, *((gold, text) for gold, text, _ in HONEST)]:
+        started = time.process_time()
+        check_equal(final_answer(gold), text)
+        seconds.append(time.process_time() - started)
+    assert sorted(seconds)[int(len(seconds) * 0.99)] < 0.5
+
+
+def test_a_long_right_answer_is_met_by_its_own_text():
+    triples = ", ".join(f"({n},{n * n + 1},{n**3 - n})" for n in range(2, 40))
+    assert len(triples) > 400
+    task = Math()
+    spaced = triples.replace(", (", ",  (")
+    other = triples.replace("(2,5,6)", "(2,5,7)")
+    completions = [box(triples), box(spaced), box(other)]
+    assert task.judge([problem(triples)] * 3, completions) == [CORRECT, CORRECT, UNPARSABLE]
+    assert task._pool._processes == []
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("We add. <<1+1=2>>\n#### 2", "2"),
+        ("#### 1,250", "1,250"),
+        ("a #### 1\n#### -3", "-3"),
+        (r"So $x = \boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
+        (r"\boxed{1} no, \boxed{2}", "2"),
+        ("42", "42"),
+        (r"\frac{1}{2}", r"\frac{1}{2}"),
+        ("#### ", "#### "),
+    ],
+)
+def test_the_final_answer_of_a_solution_is_extracted(gold, answer):
+    assert final_answer(gold) == answer
 
 
 def test_plain_and_refused_answers_start_no_process():
@@ -121,7 +178,7 @@ def test_plain_and_refused_answers_start_no_process():
         (r"\boxed{\text{a}} and {b}", r"\text{a}"),
         (r"\boxed{a{b{c}}d}e}", "a{b{c}}d"),
         (r"\boxed{" + "a" * 300 + "}", "a" * 300),
-        (r"\boxed{" + "a" * 301 + "}", None),
+        (r"\boxed{" + "a" * 301 + "}", "a" * 301),
         (r"\boxed{a\\\}", None),
         ("boxed{a}", None),
     ],

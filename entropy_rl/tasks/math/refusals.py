@@ -1,5 +1,6 @@
-"""Answers that math-verify is not asked about: it would reward them without knowledge, or never
-end.
+"""Answers that are not parsed: they would be rewarded without knowledge, or take too much work.
+
+The budgets are sizes of what would be parsed, so that a verdict does not depend on time or load.
 """
 
 from __future__ import annotations
@@ -9,21 +10,24 @@ import re
 import unicodedata
 
 from entropy_rl.tasks.math.latex import read_chain
+from entropy_rl.tasks.math.units import read_quantity
 from entropy_rl.tasks.task import Verdict
 
 
 def refuse(gold: str, answer: str) -> Verdict | None:
-    """The verdict on an answer that math-verify is not asked about.
+    """Returns the verdict on an answer that is not parsed.
 
     Args:
-      gold: The right answer, tidied (`latex.tidy`).
-      answer: The given one, likewise; its text is not that of the right one.
+      gold: The right answer, tidied.
+      answer: The given answer, tidied; its text differs from the right one.
 
     Returns:
-      UNPARSABLE for what is no answer or would never end, WRONG for what repeats the task or hides
-      mathematics where math-verify does not look, None for all others.
+      UNPARSABLE for text that is no answer or over the budget, WRONG for an answer that repeats the
+      task or hides mathematics from math-verify, None for all others.
     """
-    if any(unicodedata.category(c) in ("Cc", "Cf", "Cs") for c in answer) or _is_endless(answer):
+    if any(unicodedata.category(c) in ("Cc", "Cf", "Cs") for c in answer) or _is_over_budget(
+        answer
+    ):
         return Verdict.UNPARSABLE
     value = read_chain(answer)[1]
     new = (
@@ -37,18 +41,15 @@ def refuse(gold: str, answer: str) -> Verdict | None:
         return Verdict.WRONG
     if _loses_maths(value) or _loses_maths(gold):
         return Verdict.WRONG
-    for sign in (_BASE, _HALF_DAY):
-        a, b = sign.search(gold), sign.search(value)
-        if a and b and a[1].casefold() != b[1].casefold():
-            return Verdict.WRONG
-    return None
+    a, b = _BASE.search(gold), _BASE.search(value)
+    return Verdict.WRONG if a and b and a[1] != b[1] else None
 
 
-# A task that is repeated instead of solved: sympy would solve it.
+# The task repeated instead of solved: sympy would solve it.
 _OPEN = re.compile(
     r"\\(?:i{0,3}nt|oint|sum|prod|lim|max|min|sup|gcd|lcm|b?mod|det|operatorname)(?![A-Za-z])"
 )
-# math-verify looks at nothing but the frame, takes \not= for =, and a backslash for no end.
+# math-verify reads only the frame of \fbox, takes \not= for =, and ignores a final backslash.
 _MISREAD = re.compile(r"\\(?:fbox|not)(?![A-Za-z])|\\$")
 _DERIVATIVE = re.compile(
     r"\\frac\s*\{\s*(?:\\partial|d(?![A-Za-z]))|\\frac\s*\{\s*d[^{}]*\}\s*\{\s*d\s*[A-Za-z]\s*\}"
@@ -59,11 +60,13 @@ _ENVIRONMENT = re.compile(
 _COMMAND = re.compile(r"\\[A-Za-z]+|\\$")
 _DOTS = re.compile(r"\\[lc]?dots(?![A-Za-z])|\.\.\.")  # math-verify deletes them
 _BASE = re.compile(r"[0-9]\s*_\s*\{?([0-9]+)\}?$")  # math-verify ignores it
-_HALF_DAY = re.compile(r"\b([ap])\.?\s?m\b", re.IGNORECASE)  # and this
 
 _MAX_DEPTH = 10  # of brackets; the time to parse them grows exponentially
 _MAX_EXPONENTS = 2  # of exponents in exponents, as in 2^{2^{n}}
 _MAX_EXPONENT = 9999
+_MAX_BARS = 8  # of absolute values; the parser tries all ways to pair them
+_EXPONENT_CHAIN = re.compile(r"(?:\^\s*(?:\{?[A-Za-z0-9]+\}?|\\[A-Za-z]+)\s*\}*\s*){4,}")
+_MAX_TERMS = 2_000  # of an expanded power
 _FACTORIAL = re.compile(
     r"[0-9]{5,}[)}\]\s]*!"
     r"|\^\s*\{?\s*[0-9]+\s*[)}\]][)}\]\s]*!"  # of a power
@@ -74,10 +77,8 @@ _FLAT = str.maketrans({"(": "", "{": "", ")": " ", "}": " "})
 _POWERS = re.compile(r"[0-9]*(?:\s*\^\s*-?[0-9]+!?)+")
 
 
-def _is_endless(text: str) -> bool:
-    """Whether it is nested deeper than any answer, or holds a number of more digits than any
-    answer has.
-    """
+def _is_over_budget(text: str) -> bool:
+    """Whether a text is nested deeper, has more digits or more bars than any answer."""
     nested = []  # the brackets around; True for those of an exponent
     for bracket in re.findall(r"\^\s*[({]|[(\[{)\]}]", text):
         if bracket[-1] in "([{":
@@ -86,6 +87,8 @@ def _is_endless(text: str) -> bool:
                 return True
         elif nested:
             nested.pop()
+    if text.count("|") > _MAX_BARS or _EXPONENT_CHAIN.search(text):
+        return True
     if _FACTORIAL.search(text) or _BINOMIAL.search(text):
         return True
     flat = text.replace("**", "^").translate(_FLAT)
@@ -120,7 +123,26 @@ _HEDGE = re.compile(r"\b(?:or|not|if|unless|except|maybe|perhaps|possibly|at (?:
 def _loses_maths(text: str) -> bool:
     r"""Whether math-verify would drop more than a unit: of 41\text{ or }\frac{1}{2}\text{ cm} it
     reads 41."""
+    text = read_quantity(text).value
     dropped = _DROPPED.search(text)
     if dropped is None or not text[: dropped.start()].strip():
         return False
     return not UNIT.fullmatch(dropped[0]) or bool(_HEDGE.search(dropped[0]))
+
+
+_SUM_POWER = re.compile(r"[)}]\s*\^\s*\{?\s*([0-9]{2,4})\s*\}?")
+_POWER_OF_LETTER = re.compile(r"[A-Za-z]\s*\^\s*\{?\s*([0-9]{3,4})\s*\}?")
+
+
+def is_heavy(text: str) -> bool:
+    """Whether a symbolic proof could expand a power of a sum to more terms than any answer has.
+
+    Args:
+      text: A tidied answer.
+    """
+    for match in _SUM_POWER.finditer(text):
+        opened = max(text.rfind("(", 0, match.start()), text.rfind("{", 0, match.start()))
+        terms = 1 + len(re.findall(r"(?<=[^(\[{,+-])[+-]", text[opened + 1 : match.start()]))
+        if terms > 1 and math.comb(int(match[1]) + terms - 1, terms - 1) > _MAX_TERMS:
+            return True
+    return bool(_POWER_OF_LETTER.search(text)) and "frac" in text

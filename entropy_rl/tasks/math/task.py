@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from entropy_rl.config.registry import import_object, unknown
-from entropy_rl.tasks.math.answers import canonical, check_equal, compare_simple, last_boxed
+from entropy_rl.tasks.math.answers import (
+    canonical,
+    check_equal,
+    compare_simple,
+    final_answer,
+    last_boxed,
+)
 from entropy_rl.tasks.math.catalog import DAPO_PROMPT, PUBLISHED
 from entropy_rl.tasks.math.dapo import judge_dapo, last_answer
 from entropy_rl.tasks.math.sets import Source, find_source, read_source
@@ -134,13 +140,14 @@ class Math:
             return [judge_dapo(completion, problem.answer) for problem, completion in pairs]
         if self._verifier != "math-verify":
             return self._pool.map([(p.prompt, completion, p.answer) for p, completion in pairs])
+        golds = [final_answer(problem.answer) for problem in problems]
         boxed = [last_boxed(completion) for completion in completions]
         verdicts = [
-            Verdict.UNPARSABLE if answer is None else compare_simple(problem.answer, answer)
-            for problem, answer in zip(problems, boxed, strict=True)
+            Verdict.UNPARSABLE if answer is None else compare_simple(gold, answer)
+            for gold, answer in zip(golds, boxed, strict=True)
         ]
         hard = [i for i, verdict in enumerate(verdicts) if verdict is None]
-        judged = self._pool.map([(problems[i].answer, boxed[i]) for i in hard])
+        judged = self._pool.map([(golds[i], boxed[i]) for i in hard])
         for i, verdict in zip(hard, judged, strict=True):
             verdicts[i] = verdict
         return verdicts

@@ -1,0 +1,286 @@
+"""Equality of two answers: labels, chains of equations, structure, units, then expressions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+from entropy_rl.tasks.math.expressions import ROUNDING, same_expression
+from entropy_rl.tasks.math.forms import (
+    compare_clock,
+    compare_words,
+    is_words,
+    letters_of,
+    read_congruence,
+    read_label,
+)
+from entropy_rl.tasks.math.latex import is_name, read_chain, split_top
+from entropy_rl.tasks.math.lost import lost_parts
+from entropy_rl.tasks.math.plain_numbers import rounds_to, value_of
+from entropy_rl.tasks.math.refusals import is_heavy, refuse
+from entropy_rl.tasks.math.relations import Solution, read_solution
+from entropy_rl.tasks.math.structure import (
+    distinct,
+    is_plain,
+    read_matrix,
+    read_parts,
+    row_ends,
+    squeeze,
+)
+from entropy_rl.tasks.math.typography import tidy
+from entropy_rl.tasks.math.units import compatible, read_quantity
+from entropy_rl.tasks.task import Verdict
+
+_MAX_PARTS = 40  # of a list that is compared part by part
+
+
+def same_answer(gold: str, answer: str) -> bool | None:
+    """Whether two answers are the same.
+
+    Args:
+      gold: The right answer.
+      answer: The given answer.
+
+    Returns:
+      The comparison; None if the given answer cannot be read.
+    """
+    is_text = any(
+        re.fullmatch(r"\\text\s*\{[A-Za-z ]+\}\.?", side.strip()) for side in (gold, answer)
+    )
+    gold, answer = tidy(gold), tidy(answer)
+    if is_text and is_words(gold) and is_words(answer):
+        return letters_of(gold) == letters_of(answer)
+    decided = _compare_labels(gold, answer)
+    if decided is not None:
+        return decided
+    gold, answer = _content(gold), _content(answer)
+    congruence = read_congruence(gold), read_congruence(answer)
+    if None not in congruence:
+        return congruence[0] == congruence[1]
+    names, value, rounded = read_chain(answer)
+    if len(names) == 1 and _VARIABLE.fullmatch(value) and not is_name(names[0]):
+        names, value = [value], names[0]  # 42 = x
+    gold_names, gold_value, _ = read_chain(gold)
+    for name in names[1:] if gold_names else names:
+        # math-verify reads the last part only, so that 41 = 42 would be 42.
+        if not (is_name(name) and not gold_names) and not _equal(value, name):
+            return False
+    if not all(rounds_to(value, text) for text in rounded):
+        return False
+    if gold_names and names:
+        if len(gold_names) == 1 and squeeze(gold_names[0]) == squeeze(names[0]):
+            same = _equal(gold_value, tidy(value))
+            if same:
+                return True
+        gold_side, given_side = gold, f"{names[0]}={value}"
+        if lost_parts(gold_side) != lost_parts(given_side):
+            return False
+        if len(gold_names) == 1 and squeeze(gold_names[0]) == squeeze(names[0]):
+            return False if _VARIABLE.fullmatch(gold_names[0].strip()) else same
+        return _parsed(gold_side, given_side)
+    if gold_names and len(gold_names) == 1 and _VARIABLE.fullmatch(gold_names[0].strip()):
+        return _equal(gold_value, tidy(value))
+    return _equal(gold, tidy(value))
+
+
+_VARIABLE = re.compile(r"[A-Za-z]'*(?:\([A-Za-z]\))?")
+
+
+# --------------------------------------------------------------------------------------------------
+# Choices and congruences
+# --------------------------------------------------------------------------------------------------
+
+
+def _compare_labels(gold: str, answer: str) -> bool | None:
+    """Compares choices if the right answer is one; None if it is none."""
+    right, given = read_label(gold), read_label(answer)
+    if right is None or (right[1] and given is None):
+        return None
+    if given is None:
+        return None
+    if re.search(r"\(?[A-J]\)|(?<![A-Za-z\\])[A-J](?![A-Za-z])", given[1]):
+        return False  # two choices
+    if right[1] and given[1] and not _equal(right[1], given[1]):
+        return False
+    return right[0] == given[0]
+
+
+def _content(text: str) -> str:
+    """The answer without the label of a choice before it."""
+    label = read_label(text)
+    return label[1] if label and label[1] else text
+
+
+# --------------------------------------------------------------------------------------------------
+# Structure
+# --------------------------------------------------------------------------------------------------
+
+
+def _equal(gold: str, answer: str, depth: int = 0) -> bool | None:
+    """Equality of two tidied answers that are no chains."""
+    a, b = value_of(gold), value_of(answer)
+    if str(a) == str(b):
+        return True
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        whole = a.denominator == b.denominator == 1
+        if whole or abs(a - b) > abs(a) * ROUNDING:
+            return False
+    refused = refuse(gold, answer)
+    if refused is not None:
+        return None if refused is Verdict.UNPARSABLE else False
+    for compare in (compare_clock, compare_words, _compare_quantities):
+        same = compare(gold, answer)
+        if same is not None:
+            return same
+    if depth < 3:
+        for compare in (_compare_solutions, _compare_collections):
+            same = compare(gold, answer, depth)
+            if same is not None:
+                return same
+    if lost_parts(gold) != lost_parts(answer):
+        return False
+    return _parsed(gold, answer)
+
+
+def _parsed(gold: str, answer: str) -> bool | None:
+    heavy = is_heavy(answer) or is_heavy(gold)
+    return same_expression(_keep_variables(gold), _keep_variables(answer), heavy)
+
+
+def _compare_quantities(gold: str, answer: str) -> bool | None:
+    """Compares values with units, numerals and percent signs; None if there are none."""
+    right, given = read_quantity(gold), read_quantity(answer)
+    plain = (gold, 1, (), False), (answer, 1, (), False)
+    if (tuple(right), tuple(given)) == plain:
+        return None
+    if _is_ambiguous(right.unit) and not given.unit and gold[-2:-1] == " ":
+        return None  # 2 s may be a product
+    if not compatible(right.unit, given.unit):
+        return False
+    a, b = value_of(tidy(right.value)), value_of(tidy(given.value))
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        a, b = a * right.scale, b * given.scale
+        if right.percent == given.percent:
+            ratios = (Fraction(1),)
+        else:  # 50% is 0.5, and is written as 50, too
+            ratios = (Fraction(1), Fraction(100) if right.percent else Fraction(1, 100))
+        if any(a == b * ratio for ratio in ratios):
+            return True
+        close = any(abs(a - b * ratio) <= abs(a) * ROUNDING for ratio in ratios)
+        if not close or a.denominator == b.denominator == 1:
+            return False
+    if right.scale != 1 or given.scale != 1:
+        return False
+    if right.percent != given.percent:
+        return _parsed(gold, answer)
+    if (right.value, given.value) == (gold, answer):
+        return None
+    return _equal(tidy(right.value), tidy(given.value), depth=1)
+
+
+def _is_ambiguous(unit: Sequence[tuple[str, int]]) -> bool:
+    return len(unit) == 1 and len(unit[0][0]) == 1 and unit[0][0] not in "mg"
+
+
+def _compare_solutions(gold: str, answer: str, depth: int) -> bool | None:
+    """Compares inequalities and intervals; None unless one side is an inequality."""
+    right, given = read_solution(gold), read_solution(answer)
+    if right is None or given is None or {right.variable, given.variable} == {None}:
+        return _compare_one_relation(gold, answer, depth)
+    if None not in (right.variable, given.variable) and right.variable != given.variable:
+        return False
+    return _match_intervals(right, given, depth)
+
+
+def _match_intervals(right: Solution, given: Solution, depth: int) -> bool:
+    rest = list(given.intervals)
+    if len(rest) != len(right.intervals):
+        return False
+    for interval in right.intervals:
+        for other in rest:
+            ends = zip(interval[1:3], other[1:3], strict=True)
+            closed = (interval.open, interval.close) == (other.open, other.close)
+            if closed and all(_equal(a, b, depth + 1) for a, b in ends):
+                rest.remove(other)
+                break
+        else:
+            return False
+    return True
+
+
+def _compare_one_relation(gold: str, answer: str, depth: int) -> bool | None:
+    """Compares `x > f` with `x > g` by f and g."""
+    for sign in (r"\le", r"\ge", "<", ">"):
+        a, b = split_top(gold, sign), split_top(answer, sign)
+        if len(a) == len(b) == 2 and squeeze(a[0]) == squeeze(b[0]):
+            return _equal(a[1], b[1], depth + 1)
+    return None
+
+
+def _compare_collections(gold: str, answer: str, depth: int) -> bool | None:
+    """Compares lists, sets, tuples and matrices part by part; None for other pairs."""
+    matrices = read_matrix(gold), read_matrix(answer)
+    if None not in matrices:
+        return (
+            _in_order(*matrices, depth) if row_ends(matrices[0]) == row_ends(matrices[1]) else False
+        )
+    a, b = read_parts(gold), read_parts(answer)
+    if a is None or b is None:
+        return None
+    kinds = a[0], b[0]
+    if "" in (a[1][0], b[1][0]):
+        return None  # the empty set
+    if max(len(a[1]), len(b[1])) > _MAX_PARTS:
+        return None
+    if kinds == ("", "") and len(a[1]) == len(b[1]) == 1:
+        return None
+    if any(kind[:1] in ("(", "[", "\\") for kind in kinds if kind):
+        if a[0] != b[0]:
+            closed = "" not in kinds and is_plain(a, b)
+            return False if closed and "{" in (kinds[0], kinds[1]) else None
+        return _in_order(a[1], b[1], depth) if len(a[1]) == len(b[1]) else False
+    if any(r"\ldots" in part for part in (*a[1], *b[1])):
+        return _in_order(a[1], b[1], depth) if len(a[1]) == len(b[1]) else False
+    if not is_plain(a, b):
+        return None
+    return _match(distinct(a), distinct(b), depth)
+
+
+def _in_order(gold: Sequence[str], answer: Sequence[str], depth: int) -> bool:
+    return all(_part_equal(a, b, depth) for a, b in zip(gold, answer, strict=True))
+
+
+def _match(gold: Sequence[str], answer: Sequence[str], depth: int) -> bool:
+    """Whether two lists have the same parts, as often, in any order."""
+    rest = list(answer)
+    if len(rest) != len(gold):
+        return False
+    left = []
+    for part in gold:  # equal texts and numbers first: they need no parser
+        same = next((other for other in rest if squeeze(other) == squeeze(part)), None)
+        rest.remove(same) if same is not None else left.append(part)
+    for part in left:
+        same = next((other for other in rest if _part_equal(part, other, depth)), None)
+        if same is None:
+            return False
+        rest.remove(same)
+    return True
+
+
+def _part_equal(gold: str, answer: str, depth: int) -> bool:
+    names, value, _ = read_chain(gold)
+    given_names, given_value, _ = read_chain(answer)
+    if names or given_names:
+        if list(map(squeeze, names)) != list(map(squeeze, given_names)):
+            return False
+        gold, answer = value, given_value
+    return bool(_equal(tidy(gold), tidy(answer), depth + 1))
+
+
+def _keep_variables(text: str) -> str:
+    """Puts braces around variables at the end, which math-verify may drop as a unit: 2t as 2."""
+    end = re.search(r"(?<![A-Za-z\\])[a-hj-z]{1,2}$", text)
+    if end and end.start():
+        return f"{text[: end.start()]}{{{end[0]}}}"
+    return text

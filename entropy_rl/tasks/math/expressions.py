@@ -1,0 +1,178 @@
+"""Expressions compared by math-verify and sympy, within budgets that do not depend on time."""
+
+from __future__ import annotations
+
+import functools
+import re
+import zlib
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+ROUNDING = Fraction(1, 100_000)  # relative: 0.000001 is no rounding of 1/1048576
+_DIGITS = 120
+_MAX_DIGITS = 50_000  # of numbers that are computed exactly
+_MORE_DIGITS = 1_500  # of a difference that is zero within `_DIGITS`
+
+
+class OverBudget(Exception):
+    """The comparison would take more work than any answer needs."""
+
+
+def same_expression(gold: str, answer: str, heavy: bool) -> bool | None:
+    """Whether math-verify or sympy finds two expressions equal.
+
+    Args:
+      gold: The right answer, tidied.
+      answer: The given answer, tidied.
+      heavy: Whether a symbolic proof could expand too many terms.
+
+    Returns:
+      The comparison; None if the given answer cannot be parsed.
+
+    Raises:
+      OverBudget: If values do not decide and a symbolic proof is too heavy.
+    """
+    parse, verify = load()
+    right, given = parse(gold), parse(answer)
+    if not given:
+        return None
+    if not right:
+        return False
+    same = None if "%" in gold + answer else _compare_values(right[0], given[0])
+    if same is not None:
+        return same
+    if heavy:
+        raise OverBudget
+    if _same_for_positive(right[0], given[0]):
+        return True
+    # The comparison is not symmetric: the right answer comes first.
+    return verify(right, given)
+
+
+@functools.cache
+def load() -> tuple[Callable, Callable]:
+    """Returns math-verify's parse and verify without time limits; the first call takes seconds."""
+    import logging
+
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    # It warns once per module that it has no time limit, and prints what it cannot parse.
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    # LaTeX only: its other ways extract the last number of any text that it cannot read.
+    ways = [LatexExtractionConfig(boxed_match_priority=-1)]
+
+    def read(text: str) -> list:
+        text = re.sub(r"\\l(?:or|and)(?![A-Za-z])", ", ", text)
+        return parse(f"${text}$", ways, extraction_mode="first_match", parsing_timeout=None)
+
+    def compare(right: list, given: list) -> bool:
+        return verify(right, given, timeout_seconds=None, allow_set_relation_comp=True)
+
+    # Imports and caches that are filled at first use do not count towards an answer.
+    for gold, answer in ((r"\sin^2 x+\cos^2 x", "1"), ("[0,1)", r"0\le x<1"), ("x", "abc")):
+        compare(read(gold), read(answer))
+    return read, compare
+
+
+def _compare_values(gold: Any, given: Any) -> bool | None:
+    """Compares two expressions by their values; with variables, at one point.
+
+    It avoids a proof by `simplify`, which may not terminate, for what is wrong. It distinguishes
+    small numbers, of which math-verify's 6 decimals make 2^{-30} equal to 0.0, and large ones that
+    differ by one. It does not depend on sympy's caches, as math-verify's comparison of decimals
+    does.
+
+    Returns:
+      False if the values differ, True for equal constants, None if values do not decide.
+    """
+    from sympy import Expr, Float, Rational, Symbol, log
+
+    if not all(isinstance(side, Expr) and not isinstance(side, Symbol) for side in (gold, given)):
+        return None  # a symbol may be a word
+    # The same value for the same name: symbols of the two sides may have other assumptions.
+    variables = gold.free_symbols | given.free_symbols
+    point = {x: Rational(zlib.crc32(x.name.encode()) % 1000 + 501, 1000) for x in variables}
+    try:
+        if variables:
+            a, b = gold.evalf(50, subs=point), given.evalf(50, subs=point)
+            noise = 1e-15 if gold.has(Float) or given.has(Float) else 1e-40
+            return False if abs(a - b) > max(abs(a) * float(ROUNDING), noise) else None
+        if gold.has(Float) or given.has(Float):
+            a, b = gold.evalf(), given.evalf()
+            # A decimal may be a rounding of the right answer.
+            if abs(a - b) > abs(a) * float(ROUNDING):
+                return False
+            return True if abs(a - b) <= abs(a) * 1e-13 else None
+        a, b = gold.evalf(), given.evalf()
+        if abs(a - b) > max(abs(a) * float(ROUNDING), 1e-30):
+            return False
+        sizes = [int(log(abs(side), 10).evalf()) for side in (a, b) if side != 0]
+        if max([0, *sizes]) > _MAX_DIGITS:
+            return None
+        a, b = gold.doit(), given.doit()
+        if a.is_Rational and b.is_Rational:
+            return bool(a == b)
+        # Enough digits for all before the decimal point, and for what is small next to one.
+        digits = _DIGITS + max([0, *sizes])
+        close = abs(a.evalf(digits) - b.evalf(digits))
+        if close > min(abs(a.evalf(15)), 1) * Rational(10) ** -(_DIGITS // 2):
+            return False
+        return _is_zero(a - b, max([0, *sizes]))
+    except MemoryError:
+        raise
+    except Exception:  # sympy raises errors of any kind: there is no value to compare
+        return None
+
+
+def _is_zero(difference: Any, size: int) -> bool:
+    """Whether a difference of constants that is tiny is zero: 42 + e^{-500} is not 42."""
+    from sympy import Rational
+
+    if difference.is_Rational:
+        return bool(difference == 0)
+    if not difference.is_Add:  # without cancellation the value has all its digits
+        return bool(difference.evalf(15) == 0)
+    digits = _MORE_DIGITS + size
+    parts = [term.evalf(digits) for term in difference.args]
+    return bool(abs(sum(parts)) < Rational(10) ** -(_MORE_DIGITS - 100))
+
+
+def _same_for_positive(gold: Any, given: Any) -> bool:
+    r"""Whether two expressions agree where all variables are positive and both are real elsewhere.
+
+    \sqrt{1/n} is \frac{1}{\sqrt{n}} where n counts something, but |x| is not x.
+    """
+    from sympy import Abs, Dummy, Expr, Pow, Rational, expand
+
+    if not all(isinstance(side, Expr) for side in (gold, given)):
+        return False
+    names = sorted({x.name for x in gold.free_symbols | given.free_symbols})
+    roots = [p for side in (gold, given) for p in side.atoms(Pow) if p.exp.is_Rational]
+    roots = [p for p in roots if p.exp.q % 2 == 0]
+    if not names or not roots:
+        return False
+    try:
+        positive = {name: Dummy(name, positive=True) for name in names}
+        sides = [side.xreplace({x: positive[x.name] for x in side.free_symbols})
+                 for side in (gold, given)]  # fmt: skip
+        if expand(sides[0].doit() - sides[1].doit()) != 0:
+            return False
+        for signs in range(1, min(1 << len(names), 16)):
+            values = {
+                name: Rational((-1 if signs >> i & 1 else 1) * (7 + 4 * i), 5)
+                for i, name in enumerate(names)
+            }
+            at = [side.evalf(30, subs={x: values[x.name] for x in side.free_symbols})
+                  for side in (gold, given)]  # fmt: skip
+            bases = [p.base.evalf(30, subs={x: values[x.name] for x in p.free_symbols})
+                     for p in roots]  # fmt: skip
+            if any(not base.is_real or base < 0 for base in bases):
+                continue  # not defined over the reals
+            if any(not side.is_real for side in at) or Abs(at[0] - at[1]) > 1e-20:
+                return False
+    except MemoryError:
+        raise
+    except Exception:  # sympy raises errors of any kind: there is no value to compare
+        return False
+    return True
