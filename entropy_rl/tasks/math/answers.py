@@ -11,12 +11,12 @@ import functools
 import re
 from fractions import Fraction
 
-from entropy_rl.tasks.math.compare import same_answer
-from entropy_rl.tasks.math.expressions import ROUNDING, OverBudget
-from entropy_rl.tasks.math.latex import closing_brace
-from entropy_rl.tasks.math.plain_numbers import value_of
-from entropy_rl.tasks.math.refusals import refuse
-from entropy_rl.tasks.math.typography import tidy
+from entropy_rl.tasks.math.equality.compare import same_answer
+from entropy_rl.tasks.math.equality.expressions import ROUNDING, OverBudget
+from entropy_rl.tasks.math.equality.latex import closing_brace
+from entropy_rl.tasks.math.equality.plain_numbers import value_of
+from entropy_rl.tasks.math.equality.refusals import refuse
+from entropy_rl.tasks.math.equality.typography import tidy
 from entropy_rl.tasks.task import Verdict
 
 MAX_ANSWER = 300  # characters that are parsed; the longest answer of MATH-500 has 159

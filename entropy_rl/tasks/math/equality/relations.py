@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from entropy_rl.tasks.math.latex import bracketed, split_top
+from entropy_rl.tasks.math.equality.latex import bracketed, split_top
 
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", r"\ne": r"\ne", "=": "="}
 _RELATION = re.compile(r"(\\(?:le|ge|ne)(?![A-Za-z])|[<>=])")

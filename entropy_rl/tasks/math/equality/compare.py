@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from entropy_rl.tasks.math.expressions import ROUNDING, same_expression
-from entropy_rl.tasks.math.forms import (
+from entropy_rl.tasks.math.equality.expressions import ROUNDING, same_expression
+from entropy_rl.tasks.math.equality.forms import (
     compare_clock,
     compare_words,
     is_words,
@@ -15,12 +15,12 @@ from entropy_rl.tasks.math.forms import (
     read_congruence,
     read_label,
 )
-from entropy_rl.tasks.math.latex import is_name, read_chain, split_top
-from entropy_rl.tasks.math.lost import lost_parts
-from entropy_rl.tasks.math.plain_numbers import rounds_to, value_of
-from entropy_rl.tasks.math.refusals import is_heavy, refuse
-from entropy_rl.tasks.math.relations import Solution, read_solution
-from entropy_rl.tasks.math.structure import (
+from entropy_rl.tasks.math.equality.latex import is_name, read_chain, split_top
+from entropy_rl.tasks.math.equality.lost import lost_parts
+from entropy_rl.tasks.math.equality.plain_numbers import rounds_to, value_of
+from entropy_rl.tasks.math.equality.refusals import is_heavy, refuse
+from entropy_rl.tasks.math.equality.relations import Solution, read_solution
+from entropy_rl.tasks.math.equality.structure import (
     distinct,
     is_plain,
     read_matrix,
@@ -28,8 +28,8 @@ from entropy_rl.tasks.math.structure import (
     row_ends,
     squeeze,
 )
-from entropy_rl.tasks.math.typography import tidy
-from entropy_rl.tasks.math.units import compatible, read_quantity
+from entropy_rl.tasks.math.equality.typography import tidy
+from entropy_rl.tasks.math.equality.units import compatible, read_quantity
 from entropy_rl.tasks.task import Verdict
 
 _MAX_PARTS = 40  # of a list that is compared part by part

@@ -9,8 +9,8 @@ import math
 import re
 import unicodedata
 
-from entropy_rl.tasks.math.latex import read_chain
-from entropy_rl.tasks.math.units import read_quantity
+from entropy_rl.tasks.math.equality.latex import read_chain
+from entropy_rl.tasks.math.equality.units import read_quantity
 from entropy_rl.tasks.task import Verdict
 
 

@@ -9,7 +9,7 @@ import functools
 import re
 import unicodedata
 
-from entropy_rl.tasks.math.latex import closing_brace
+from entropy_rl.tasks.math.equality.latex import closing_brace
 
 
 def _fraction(sign: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from entropy_rl.tasks.math.latex import bracketed, read_chain, split_top
-from entropy_rl.tasks.math.plain_numbers import value_of
+from entropy_rl.tasks.math.equality.latex import bracketed, read_chain, split_top
+from entropy_rl.tasks.math.equality.plain_numbers import value_of
 
 
 def squeeze(text: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from entropy_rl.tasks.math.latex import split_top
-from entropy_rl.tasks.math.plain_numbers import value_of
-from entropy_rl.tasks.math.structure import squeeze
+from entropy_rl.tasks.math.equality.latex import split_top
+from entropy_rl.tasks.math.equality.plain_numbers import value_of
+from entropy_rl.tasks.math.equality.structure import squeeze
 
 _LABEL = re.compile(
     r"(?:\\text\s*\{\s*)?(?:\((?P<a>[A-J])\)|(?P<b>[A-J])[).:]|(?P<c>[A-J])(?=\}|$))"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from entropy_rl.tasks.math.units import read_quantity
+from entropy_rl.tasks.math.equality.units import read_quantity
 
 _PRIMES = re.compile(r"([A-Za-z0-9)\]}])('+)")
 _SUBSCRIPTS = re.compile(r"([0-9])\s*_\s*\{?\s*(\w+)\s*\}?")

@@ -1,0 +1,1 @@
+"""Equality of final answers: typography, numbers, units, structure and expressions."""
