@@ -50,7 +50,7 @@ class ModelConfig:
                 is_id or (isinstance(token, str) and token != ""),
                 "model.extra_eos",
                 token,
-                "ids of tokens, or their texts",
+                "a list of token ids or texts of tokens",
             )
 
 

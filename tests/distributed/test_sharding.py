@@ -107,6 +107,7 @@ def test_rows_that_are_not_divisible_are_refused_in_a_line():
 
 CONFIGS = {
     "every switch": TINY,
+    "all biases": dataclasses.replace(TINY, qk_norm=False, o_bias=True, mlp_bias=True),
     "no bias, tied": dataclasses.replace(TINY, qkv_bias=False, qk_norm=False, tie_embeddings=True),
 }
 

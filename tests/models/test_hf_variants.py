@@ -11,6 +11,8 @@ from hf_fixtures import CONFIGS, VARIANTS, make_hf_dir, tensors
 from safetensors.numpy import load_file, save_file
 from test_hf import assert_same_params, golden, greedy
 
+from entropy_rl.config.train import MeshConfig
+from entropy_rl.distributed.sharding import Placement, make_mesh
 from entropy_rl.models import load_hf, make_policy, read_checkpoint_config, read_config, save_hf
 from entropy_rl.models.rope import (
     DynamicRopeScaling,
@@ -79,6 +81,20 @@ def test_the_variants_are_what_their_names_say(directories):
     assert found["llama_bias"].mlp_bias and not found["qwen3_bias"].mlp_bias
     assert found["mistral"].windows == (None, None)
     assert found["mistral_window"].windows == (4, 4)
+
+
+@pytest.mark.parametrize("name", ["llama_bias", "qwen2_yarn"])
+def test_logits_on_a_mesh_are_those_of_transformers(name, directories):
+    values = golden(name)
+    placement = Placement(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)), kv_heads=2)
+    config, params = load_hf(directories[name], sharding=placement.of_path)
+    policy = make_policy(config, mesh=placement.mesh)
+    ids = np.concatenate([values["ids"]] * 2)  # a row for each device of the data axes
+    logits = jax.jit(lambda params, ids: policy.apply(params, ids) @ policy.head(params).T)(
+        params, ids
+    )
+    real = np.arange(ids.shape[1])[None] < values["lengths"][:, None]
+    np.testing.assert_allclose(logits[:2][real], values["logits"][real], rtol=0, atol=3e-5)
 
 
 # --------------------------------------------------------------------------------------------------
