@@ -238,6 +238,8 @@ def _read_value(option: str, value: str, hint: Any) -> Any:
     try:
         return _load(value)
     except (yaml.YAMLError, RecursionError) as error:
+        if hint is Any:  # a prompt such as "{problem} Put the answer in \\boxed{}."
+            return value
         problem = getattr(error, "problem", None) or getattr(error, "reason", None)
         problem = problem or error_text(error)
         raise ValueError(f"{option}: must be valid YAML ({problem}), got {shown(value)}") from error

@@ -215,6 +215,30 @@ def test_an_option_that_cannot_be_read_is_one_line_with_the_option(value, parse)
     assert refused(parse, "--steps", value).startswith("--steps: ")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{problem} Put the answer in \\boxed{}.",
+        "Question: {problem} Put the answer in \\boxed{}.",
+        "{problem}: 'what?",
+        "[{problem}] - [answer",
+        "@user {problem}",
+        "`{problem}`",
+        "%{problem}",
+        "*{problem}*",
+        "&{problem} x",
+        "\t{problem}: [",
+    ],
+)
+def test_a_text_that_is_no_yaml_is_taken_as_it_is_where_any_value_may_be(text, parse):
+    assert parse("--task.args.prompt", text).task.args["prompt"] == text
+
+
+def test_other_values_of_such_a_field_are_still_read_as_yaml(parse):
+    for value, expected in (("3", 3), ("true", True), ("[a, 1]", ["a", 1]), ("null", None)):
+        assert parse("--task.args.x", value).task.args["x"] == expected
+
+
 def test_the_line_of_a_wrong_value_is_named(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text(BASE.replace("steps: 1", "steps: !!int 'x'"))
