@@ -29,7 +29,7 @@ from entropy_rl.models import (
 )
 from entropy_rl.models.attention import check_backend
 from entropy_rl.models.hf_config import read_json
-from entropy_rl.models.rope import DynamicRopeScaling
+from entropy_rl.models.rope import DynamicRopeScaling, LinearRopeScaling, YarnRopeScaling
 from entropy_rl.runs.checkpoint import restore_params
 from entropy_rl.runs.directory import CONFIG_FILE, MODEL_DIRECTORY, checkpoints_of
 from entropy_rl.runs.tokenizer import eos_ids_of, load_tokenizer, named_ends, unused_ids
@@ -279,6 +279,10 @@ def check_length(model: Model, tokens: int) -> None:
             f"dynamic rope, got {tokens}; yarn and linear rope have no such limit"
         )
     made_for = read_json(model.directory / "config.json").get("max_position_embeddings")
+    if made_for is not None and isinstance(rope, LinearRopeScaling):
+        made_for *= rope.factor
+    elif made_for is not None and isinstance(rope, YarnRopeScaling):
+        made_for = max(made_for, rope.original_max_position_embeddings * rope.factor)
     if made_for is not None and tokens > made_for:
         log.warning(
             "%s was made for %d positions; rows can have %d here", model.directory, made_for, tokens

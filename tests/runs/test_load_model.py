@@ -226,6 +226,18 @@ def test_dynamic_rope_has_the_length_of_its_training(tmp_path):
     check_length(plain, 513)
 
 
+@pytest.mark.parametrize(
+    ("name", "length"), [("qwen3", 512), ("qwen2_yarn", 512), ("llama_linear", 1280)]
+)
+def test_rows_beyond_the_length_of_a_model_are_warned_of(name, length, tmp_path, caplog):
+    loaded = load_model(str(make_hf_dir(tmp_path / "model", name, tokenizer=True)))
+    with caplog.at_level(logging.WARNING):
+        check_length(loaded, length)
+        assert not caplog.records
+        check_length(loaded, length + 1)
+    assert f"{length} positions; rows can have {length + 1} here" in caplog.text
+
+
 def test_a_tilde_is_the_home_directory(model, monkeypatch):
     monkeypatch.setenv("HOME", str(model.parent))
     assert find_model("~/model") == model
