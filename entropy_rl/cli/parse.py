@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import itertools
 import os
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from entropy_rl.runs.stored import is_recorded
 Config = TypeVar("Config")
 
 _PRINT = "--print_config"
-_MOST_VALUES = 200_000
+_MOST_VALUES, _MOST_CHARACTERS, _DEEPEST = 200_000, 2**20, 100
 
 
 def parse_config(cls: type[Config], verb: str, arguments: Sequence[str]) -> Config:
@@ -217,6 +218,11 @@ def _load(text: str) -> Any:
 
     An alias can stand inside its own anchor, or a few lines for 10^9 values.
     """
+    if len(text) > _MOST_CHARACTERS:  # a megabyte takes seconds
+        raise yaml.YAMLError(f"more than {_MOST_CHARACTERS} characters")
+    depth = itertools.accumulate({"[": 1, "{": 1, "]": -1, "}": -1}.get(c, 0) for c in text)
+    if max(depth, default=0) > _DEEPEST:  # takes the square of it
+        raise RecursionError
     content = yaml.load(text, _Loader)
     open_, count = [content], 0
     while open_:

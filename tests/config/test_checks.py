@@ -234,6 +234,16 @@ def test_a_text_that_is_no_yaml_is_taken_as_it_is_where_any_value_may_be(text, p
     assert parse("--task.args.prompt", text).task.args["prompt"] == text
 
 
+@pytest.mark.parametrize("size", [2**20, 10**7])
+def test_more_than_a_config_can_hold_is_refused_before_it_is_parsed(size, tmp_path, parse):
+    file = tmp_path / "big.yaml"
+    file.write_text("seed: " + "x" * size)
+    line = refused(parse_config, TrainConfig, "train", ["--config", str(file)])
+    assert line.startswith(f"{file}: ") and "more than 1048576 characters" in line
+    line = refused(parse, "--steps", "x" * 10**7)
+    assert line.startswith("--steps: ") and "more than 1048576 characters" in line
+
+
 def test_other_values_of_such_a_field_are_still_read_as_yaml(parse):
     for value, expected in (("3", 3), ("true", True), ("[a, 1]", ["a", 1]), ("null", None)):
         assert parse("--task.args.x", value).task.args["x"] == expected
