@@ -180,6 +180,7 @@ def _make_responses_of(config: AnalyzeConfig) -> Callable[[Path], list[Response]
     """Make a function from files to responses; the model is loaded once, if needed."""
     from entropy_rl.evaluation.load_samples import model_of, read_rows, responses_of
     from entropy_rl.evaluation.score_texts import score_rows
+    from entropy_rl.models.hf_config import read_json
     from entropy_rl.runs.load_model import find_model, load_model, load_tokenizer, model_files
 
     load = functools.cache(load_model)
@@ -188,7 +189,9 @@ def _make_responses_of(config: AnalyzeConfig) -> Callable[[Path], list[Response]
         rows = read_rows(path)
         if rows[0].tokens is not None:
             model = model_of(path) if config.model is None else find_model(config.model.path)
-            return responses_of(rows, load_tokenizer(model_files(model)))
+            directory = model_files(model)
+            vocab_size = read_json(directory / "config.json").get("vocab_size")
+            return responses_of(rows, load_tokenizer(directory), vocab_size)
         if config.model is None:
             raise ValueError(
                 f"{path}: must have entropies, or give --model.path, a model to score its texts"

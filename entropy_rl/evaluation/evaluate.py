@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from entropy_rl.config.rollout import DecodingConfig, EvaluationConfig
 from entropy_rl.evaluation.fingerprint import check_origin, exclusive
 from entropy_rl.evaluation.result import Evaluation, summarize
@@ -13,7 +15,7 @@ from entropy_rl.evaluation.samples import cut_broken_line, read_samples, samples
 from entropy_rl.evaluation.sampling import draw_samples
 from entropy_rl.experience.prompts import Prompts
 from entropy_rl.runs.jsonl import write_jsonl
-from entropy_rl.runs.load_model import Model
+from entropy_rl.runs.load_model import Model, count_unused
 from entropy_rl.tasks.task import Task
 from entropy_rl.types import Params
 
@@ -117,6 +119,10 @@ def evaluate_into(
         check_origin(directory, params, prompts.problems)
         cut_broken_line(file)
         done = _samples_on_disk(directory, prompts, config.samples)
+        if done and model.unused:  # earlier versions sampled them
+            rows = [np.array(row["tokens"], np.int32) for row in read_samples(directory)]
+            tokens = np.concatenate(rows)
+            count_unused(model, tokens, np.ones(len(tokens), bool), str(directory))
         ids = {problem.id for problem in own.problems}
         count, total = sum(problem in ids for problem, _ in done), len(own) * config.samples
         progress = [count, total, 0.0]

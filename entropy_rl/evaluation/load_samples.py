@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any
 import numpy as np
 
 from entropy_rl.analysis import Response, TokenSpans
+from entropy_rl.lm_head.vocabulary import is_unused, unused_ranges
 from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY, SAMPLES_FILE
 from entropy_rl.runs.load_model import find_model, is_run
 from entropy_rl.runs.stored import read_recorded_config
+
+log = logging.getLogger(__name__)
 
 _MUST_BE = "must be a JSONL file or the directory of an evaluation or a training run"
 
@@ -80,15 +84,23 @@ def model_of(path: Path) -> Path:
     return find_model(named)
 
 
-def responses_of(rows: list[Row], tokenizer: Any) -> list[Response]:
+def responses_of(rows: list[Row], tokenizer: Any, vocab_size: int | None = None) -> list[Response]:
     """Decode recorded samples with the tokenizer of their model.
 
+    Args:
+      rows: The samples.
+      tokenizer: The tokenizer.
+      vocab_size: Entries of the model's vocabulary, of which those beyond the tokenizer were
+        sampled by earlier versions: they have no text, and are counted in the log. None if the
+        model is unknown.
+
     Raises:
-      ValueError: A token id is outside of the tokenizer's vocabulary.
+      ValueError: A token id is outside of the vocabulary.
     """
     spans = TokenSpans(lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
-    size = len(tokenizer)
-    responses = []
+    size = max(len(tokenizer), vocab_size or 0)
+    unused = unused_ranges(tokenizer.get_vocab().values(), size)
+    responses, without_text = [], 0
     for row in rows:
         if row.tokens and not 0 <= min(row.tokens) <= max(row.tokens) < size:
             raise ValueError(
@@ -96,7 +108,13 @@ def responses_of(rows: list[Row], tokenizer: Any) -> list[Response]:
                 f"{min(row.tokens)} to {max(row.tokens)}"
             )
         arrays = np.array(row.tokens, np.int32), np.array(row.entropy, np.float64)
+        without_text += int(is_unused(arrays[0], unused).sum())
         responses.append(Response(row.problem, *spans(row.tokens), *arrays, row.step))
+    if without_text:
+        log.warning(
+            "%s: %d recorded tokens have no token in the tokenizer, and no text",
+            rows[0].where.rpartition(":")[0], without_text,
+        )  # fmt: skip
     return responses
 
 

@@ -499,3 +499,17 @@ def test_an_encoder_that_cannot_be_used_ends_the_program_in_one_line(samples, tm
     assert analyze(*arguments, "all-MiniLM-L6-v2", "--base", "b") == 2
     error = capsys.readouterr().err
     assert "encoder: must be module:function" in error and error.count("\n") == 1
+
+
+def test_recorded_ids_without_a_token_are_counted_in_the_log(model, tmp_path, caplog):
+    """Earlier versions sampled ids between the tokenizer's and the vocabulary of the model."""
+    from entropy_rl.evaluation.load_samples import read_rows, responses_of
+
+    file = tmp_path / "s.jsonl"
+    file.write_text(json.dumps(GOOD | {"tokens": [1, 390], "entropy": [0.1, 0.2]}) + "\n")
+    rows, tokenizer = read_rows(file), load_tokenizer(model)
+    with pytest.raises(ValueError, match="must be ids below 384"):
+        responses_of(rows, tokenizer)
+    (response,) = responses_of(rows, tokenizer, vocab_size=400)
+    assert response.tokens.tolist() == [1, 390]
+    assert f"{file}: 1 recorded tokens have no token in the tokenizer" in caplog.text
