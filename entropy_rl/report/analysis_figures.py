@@ -69,7 +69,9 @@ def behaviors_figure(analysis: Analysis) -> Any:
     bars += [(line.against, line.other, _GREY) for line in others]
     size = (0.9 + 0.85 * len(bars) + 2.2 * len(pairs), 3.4)
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(1, 1 + len(pairs), width_ratios=[len(bars), *[3] * len(pairs)])
+    axes = figure.subplots(
+        1, 1 + len(pairs), width_ratios=[len(bars), *[3] * len(pairs)], sharey=True
+    )
     _draw_bars(axes[0], bars, "pivotal tokens", lines)
     axes[0].set_ylabel("mean entropy (nats)")
     for axis, line in zip(axes[1:], pairs, strict=True):
@@ -135,9 +137,9 @@ def rare_map_figure(rare: RareBehaviors) -> Any:
     distances = [[s.distance for s in sentences] for sentences in (common, found)]
     right.hist(distances, edges, color=[COLORS[4], COLORS[1]], stacked=True)
     right.axvline(rare.threshold, color=_DARK, linewidth=1, linestyle="--")
-    right.set_xlabel("mean distance to the nearest base sentences")
+    right.set_xlabel("distance to the base sentences")
     right.set_ylabel("sentences")
-    right.set_title("distances; rare: right of the line", fontsize=10)
+    right.set_title("rare: right of the line", fontsize=10)
     for axis in (left, right):
         _clean(axis)
     return figure
@@ -154,7 +156,7 @@ def _dynamics_figure(dynamics: RunDynamics) -> Any:
         _draw_points(axes[0, 0], dynamics, lambda p, n=name: p.behaviors[n].per_response, **style)
         _draw_points(axes[0, 1], dynamics, lambda p, n=name: p.behaviors[n].entropy, **style)
     axes[0, 0].set_title("behaviors per response", fontsize=10)
-    axes[0, 1].set_title("their mean entropy (nats)", fontsize=10)
+    axes[0, 1].set_title("mean entropy of behaviors (nats)", fontsize=10)
     axes[0, 0].legend(fontsize=7, frameon=False)
     for i, (k, curve) in enumerate(_pass_at_k(dynamics).items()):
         steps, estimate, low, high = np.array(curve).T
@@ -177,6 +179,7 @@ def _dynamics_figure(dynamics: RunDynamics) -> Any:
         _clean(axis)
     for axis in axes[1]:
         axis.set_xlabel("step")
+        axis.xaxis.get_major_locator().set_params(integer=True)
     note = "lines: training, mean over a tenth of the run;  dots: evaluation of fixed problems"
     figure.supxlabel(note, fontsize=8, color=_DARK)
     return figure

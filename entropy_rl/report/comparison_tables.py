@@ -28,9 +28,9 @@ _TABLES = {
     ),
 }
 COMPARISON_NOTES = f"""\
-p: paired bootstrap over problems, two-sided. p adjusted: Holm's correction over the lines of the
+p: paired bootstrap over problems, two-sided. p adjusted: Holm's correction over the rows of the
 table, * where <= {LEVEL}. p sign flips: permutation test, as a check, not adjusted. Length is
-itself a result of training: the tables of equal length ask whether a gain is more than length, not
+itself a result of training: the table of equal length asks whether a gain is more than length, not
 whether it is real. The tests compare two runs; only more seeds show whether other runs of the same
 methods differ in the same way."""
 _WIDTH = 105

@@ -14,7 +14,7 @@ CURVES_FILE = "curves.png"
 # Six colors of Okabe and Ito, distinguishable with any color vision, and two more.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#6B4FBB", "#77777C")
 _PANELS = {
-    "correct": "share of correct completions",
+    "correct": "share of correct responses",
     "length": "response length (tokens)",
     "entropy": "entropy (nats per token)",
     "bonus_share": "entropy bonus, |ψ| / |A|",
@@ -74,6 +74,7 @@ def curves_figure(
         axis.grid(alpha=0.3)
     for axis in axes[-1]:
         axis.set_xlabel("step")
+        axis.xaxis.get_major_locator().set_params(integer=True)
     if len(runs) > 1:
         handles, labels = axes.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)

@@ -88,6 +88,7 @@ def _curves(arms: Mapping[str, Sequence[UnitResult]], styles: Mapping[str, Style
             values = np.array([running_mean(of_seed, window) for of_seed in of_seeds])
             _draw_mean(axis, np.arange(window, steps + 1), values, arm, styles[arm])
         axis.set_xlabel("step")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_title(f"{title}, in training", fontsize=10)
     return _add_legend(figure, axes[0])
 
