@@ -12,7 +12,7 @@ from typing import Any
 
 import docstring_parser
 
-from entropy_rl.config.registry import default_of, has_default, section_of
+from entropy_rl.config.values import default_of, has_default, section_of
 
 _ABOUT = (
     "Settings are given in YAML files, such as those in configs/, and on the command line; later "

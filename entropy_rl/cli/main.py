@@ -22,7 +22,8 @@ from entropy_rl.cli.failure import (
     is_out_of_memory,
     wants_traceback,
 )
-from entropy_rl.config.registry import import_object, unknown
+from entropy_rl.config.registry import import_object
+from entropy_rl.config.values import unknown
 from entropy_rl.version import __version__
 
 # verb -> (config class, program `main(config)`, description). A verb of two words belongs to a

@@ -20,7 +20,8 @@ import yaml
 from entropy_rl.cli.help import config_help, positional_fields, positional_names
 from entropy_rl.config.checks import shown
 from entropy_rl.config.files import error_text, require_file
-from entropy_rl.config.registry import (
+from entropy_rl.config.renames import current_config
+from entropy_rl.config.values import (
     check_value,
     default_of,
     has_default,
@@ -28,7 +29,6 @@ from entropy_rl.config.registry import (
     section_of,
     unknown,
 )
-from entropy_rl.config.renames import current_config
 from entropy_rl.runs.stored import is_recorded
 
 Config = TypeVar("Config")

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_rl.cli.main import run_verb
-from entropy_rl.config.registry import unknown
 from entropy_rl.config.sft import GateConfig, SFTConfig
+from entropy_rl.config.values import unknown
 from entropy_rl.evaluation import Evaluation, evaluation_prompts, read_result
 from entropy_rl.experience.demonstrations import BATCHES_PER_BLOCK, PieceEncoder, batch_block
 from entropy_rl.learner.optimizer import make_optimizer

@@ -5,38 +5,17 @@ Every error is one line that begins with the dotted path of the value that is wr
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import functools
 import importlib
 import inspect
-import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
-from entropy_rl.config.checks import check_number, check_numbers, shown
-from entropy_rl.config.renames import refusal
+from entropy_rl.config.values import check_value, unknown
 
 Kind = TypeVar("Kind")
-
-
-def unknown(path: str, name: object, allowed: Iterable[object]) -> str:
-    """Return the error text for an unknown name, with the nearest known one.
-
-    Args:
-      path: Dotted path of the name.
-      name: The unknown name.
-      allowed: The known names.
-    """
-    allowed = [str(option) for option in allowed]
-    if renamed := refusal(path, name, allowed):
-        return renamed
-    near = difflib.get_close_matches(str(name)[:100], allowed, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    one_of = "one of " if len(allowed) > 1 else ""
-    return f"{path}: must be {one_of}{', '.join(allowed) or 'absent'}, got {shown(name)}{hint}"
 
 
 def import_object(path: str, reference: str) -> Any:
@@ -281,98 +260,3 @@ def _type_hints(factory: Callable[..., Any]) -> dict[str, Any]:
         return typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     except (NameError, TypeError):  # somebody's annotations that cannot be read: nothing is checked
         return {}
-
-
-def check_value(value: Any, type_: Any, path: str) -> Any:
-    """Checks a plain value, as YAML holds it, against an annotation, and its numbers.
-
-    Args:
-      value: The value.
-      type_: The annotation. Of a union, the option for a mapping is for mappings, and the other one
-        for anything else. What is not plain (a union of more, a class) is not checked.
-      path: Where the value stands, for the error.
-
-    Returns:
-      The value, as a float where that is wanted.
-
-    Raises:
-      ValueError: If it is clearly not a `type_`, or a number is out of the range of its type.
-    """
-    check_numbers(value, path)
-    return _check_type(value, type_, path)
-
-
-def _check_type(value: Any, type_: Any, path: str) -> Any:
-    origin, options = typing.get_origin(type_), typing.get_args(type_)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in options:
-            return None
-        options = [option for option in options if option is not type(None)]
-        if len(options) > 1:
-            options = [o for o in options if (o is mapping_of(type_)) == isinstance(value, Mapping)]
-        return _check_type(value, options[0], path) if len(options) == 1 else value
-    if origin is Literal:
-        if value not in options:
-            raise ValueError(unknown(path, value, options))
-        return value
-    if origin is list and isinstance(value, list):
-        return [_check_type(item, options[0], f"{path}[{i}]") for i, item in enumerate(value)]
-    if origin is dict and isinstance(value, dict):
-        return {
-            name: _check_type(item, options[1], f"{path}.{name}") for name, item in value.items()
-        }
-    if type_ is float:
-        return _as_float(value, path)
-    kind = origin or type_
-    # bool is a subclass of int, but `ddof: true` is a mistake
-    if kind in _KINDS and (
-        not isinstance(value, kind) or (kind is int and isinstance(value, bool))
-    ):
-        raise ValueError(f"{path}: must be {_KINDS[kind]}, got {shown(value)}")
-    return value
-
-
-_KINDS = {
-    int: "an integer",
-    bool: "true or false",
-    str: "a string",
-    list: "a list",
-    dict: "a mapping",
-}
-
-
-def _as_float(value: Any, path: str) -> float:
-    # YAML 1.1 reads 1e-6, without a dot, as a string.
-    try:
-        number = None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = None
-    if number is not None and not math.isnan(number):
-        check_number(number, path)
-        return number
-    raise ValueError(f"{path}: must be a number, got {shown(value)}")
-
-
-def mapping_of(hint: Any) -> Any:
-    """The option of a type that is for mappings; None if there is none."""
-    return next((o for o in (hint, *typing.get_args(hint)) if typing.get_origin(o) is dict), None)
-
-
-def section_of(hint: Any) -> type | None:
-    """The dataclass behind a type, if it is that of a section (or null)."""
-    for option in (hint, *typing.get_args(hint)):
-        if dataclasses.is_dataclass(option):
-            return option
-    return None
-
-
-def has_default(field: dataclasses.Field) -> bool:
-    """True for a field that need not be given."""
-    return not (
-        field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    )
-
-
-def default_of(field: dataclasses.Field) -> Any:
-    """The value of a field that is not given."""
-    return field.default_factory() if field.default is dataclasses.MISSING else field.default

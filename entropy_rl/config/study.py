@@ -7,7 +7,8 @@ import re
 from typing import Any, Literal
 
 from entropy_rl.config.checks import check_numbers, require
-from entropy_rl.config.registry import call_factory, unknown
+from entropy_rl.config.registry import call_factory
+from entropy_rl.config.values import unknown
 
 BASE = "base"  # the untrained arm
 ENDPOINTS = ("pass@K", "length", "entropy", "truncated")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import jax
 
-from entropy_rl.config.registry import unknown
+from entropy_rl.config.values import unknown
 from entropy_rl.planning.chips import CHIPS, TPUS, Chip
 
 _NAME = re.compile(r"(\w+):\d+(x\d+){1,2}")

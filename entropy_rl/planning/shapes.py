@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from entropy_rl.config.plan import PlanConfig
-from entropy_rl.config.registry import unknown
+from entropy_rl.config.values import unknown
 from entropy_rl.models import DecoderConfig, read_config
 from entropy_rl.models.rope import Llama3RopeScaling
 from entropy_rl.runs.load_model import find_model, model_files

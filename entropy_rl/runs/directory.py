@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from entropy_rl.config.registry import default_of, has_default
 from entropy_rl.config.train import RunConfig
+from entropy_rl.config.values import default_of, has_default
 from entropy_rl.runs.gcs import AnyPath, open_path
 from entropy_rl.runs.jsonl import TEMPORARY, write_atomically
 from entropy_rl.runs.stored import CONFIG_FILE, read_recorded_config

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from entropy_rl.config.registry import unknown
 from entropy_rl.config.study import BASE, FlagsConfig
+from entropy_rl.config.values import unknown
 from entropy_rl.evaluation import Evaluation, read_result
 from entropy_rl.report.curves import metric_values, running_mean
 from entropy_rl.runs.stored import METRICS_FILE, read_metrics

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from entropy_rl.config.registry import call_factory, import_object, unknown
+from entropy_rl.config.registry import call_factory, import_object
+from entropy_rl.config.values import unknown
 from entropy_rl.tasks.task import Demonstration, Problem, Task, Verdict
 
 __all__ = ["Demonstration", "Problem", "Task", "Verdict", "closing", "load_task"]

@@ -16,7 +16,8 @@ from entropy_rl import types
 from entropy_rl.cli.main import _VERBS, main
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.config import renames
-from entropy_rl.config.registry import _public_functions, import_object, section_of
+from entropy_rl.config.registry import _public_functions, import_object
+from entropy_rl.config.values import section_of
 from entropy_rl.learner.replay import ReplayState
 from entropy_rl.runs import directory, nonfinite_updates, stored
 from entropy_rl.tasks import _BUILT_IN
@@ -315,7 +316,7 @@ def test_only_the_reader_and_the_refusals_know_the_table():
         if "config.renames" in path.read_text() or "config import renames" in path.read_text()
     }
     assert users == {
-        f"entropy_rl/{name}.py" for name in ("cli/parse", "config/registry", "runs/stored")
+        f"entropy_rl/{name}.py" for name in ("cli/parse", "config/values", "runs/stored")
     }
 
 

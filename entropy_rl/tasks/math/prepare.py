@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from entropy_rl.config.registry import unknown
+from entropy_rl.config.values import unknown
 from entropy_rl.tasks.math import catalog, sets
 
 Progress = Callable[[str, int], None]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from entropy_rl.config.registry import import_object, unknown
+from entropy_rl.config.registry import import_object
+from entropy_rl.config.values import unknown
 from entropy_rl.tasks.math.answers import (
     canonical,
     check_equal,

@@ -1,0 +1,126 @@
+"""Checks of plain config values against type annotations, and of names against known ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from entropy_rl.config.checks import check_number, check_numbers, shown
+from entropy_rl.config.renames import refusal
+
+
+def unknown(path: str, name: object, allowed: Iterable[object]) -> str:
+    """Return the error text for an unknown name, with the nearest known one.
+
+    Args:
+      path: Dotted path of the name.
+      name: The unknown name.
+      allowed: The known names.
+    """
+    allowed = [str(option) for option in allowed]
+    if renamed := refusal(path, name, allowed):
+        return renamed
+    near = difflib.get_close_matches(str(name)[:100], allowed, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    one_of = "one of " if len(allowed) > 1 else ""
+    return f"{path}: must be {one_of}{', '.join(allowed) or 'absent'}, got {shown(name)}{hint}"
+
+
+def check_value(value: Any, type_: Any, path: str) -> Any:
+    """Check a plain value, as in YAML, against an annotation, and the range of its numbers.
+
+    Args:
+      value: The value.
+      type_: The annotation. Of a union with a mapping type, that option is for mappings and the
+        other for all other values. Other annotations (larger unions, classes) are not checked.
+      path: Dotted path of the value, for the error.
+
+    Returns:
+      The value, converted to float for a float annotation.
+
+    Raises:
+      ValueError: If it is not a `type_`, or a number is out of the range of its type.
+    """
+    check_numbers(value, path)
+    return _check_type(value, type_, path)
+
+
+def _check_type(value: Any, type_: Any, path: str) -> Any:
+    origin, options = typing.get_origin(type_), typing.get_args(type_)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in options:
+            return None
+        options = [option for option in options if option is not type(None)]
+        if len(options) > 1:
+            options = [o for o in options if (o is mapping_of(type_)) == isinstance(value, Mapping)]
+        return _check_type(value, options[0], path) if len(options) == 1 else value
+    if origin is Literal:
+        if value not in options:
+            raise ValueError(unknown(path, value, options))
+        return value
+    if origin is list and isinstance(value, list):
+        return [_check_type(item, options[0], f"{path}[{i}]") for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {
+            name: _check_type(item, options[1], f"{path}.{name}") for name, item in value.items()
+        }
+    if type_ is float:
+        return _as_float(value, path)
+    kind = origin or type_
+    # bool is a subclass of int, but `ddof: true` is a mistake
+    if kind in _KINDS and (
+        not isinstance(value, kind) or (kind is int and isinstance(value, bool))
+    ):
+        raise ValueError(f"{path}: must be {_KINDS[kind]}, got {shown(value)}")
+    return value
+
+
+_KINDS = {
+    int: "an integer",
+    bool: "true or false",
+    str: "a string",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+def _as_float(value: Any, path: str) -> float:
+    # YAML 1.1 reads 1e-6, without a dot, as a string.
+    try:
+        number = None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is not None and not math.isnan(number):
+        check_number(number, path)
+        return number
+    raise ValueError(f"{path}: must be a number, got {shown(value)}")
+
+
+def mapping_of(hint: Any) -> Any:
+    """Return the mapping option of a type; None if there is none."""
+    return next((o for o in (hint, *typing.get_args(hint)) if typing.get_origin(o) is dict), None)
+
+
+def section_of(hint: Any) -> type | None:
+    """Return the dataclass of a section or optional section; None for other types."""
+    for option in (hint, *typing.get_args(hint)):
+        if dataclasses.is_dataclass(option):
+            return option
+    return None
+
+
+def has_default(field: dataclasses.Field) -> bool:
+    """Whether a field has a default."""
+    return not (
+        field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    )
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    """Return the default of a field."""
+    return field.default_factory() if field.default is dataclasses.MISSING else field.default
