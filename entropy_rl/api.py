@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, TypeVar, overload
 
 from entropy_rl.cli.failure import BAD_INPUT, error_line
 from entropy_rl.cli.parse import parse_config
-from entropy_rl.config.train import EvaluateConfig, TrainConfig
+from entropy_rl.config.evaluate import EvaluateConfig
+from entropy_rl.config.train import TrainConfig
 
 if TYPE_CHECKING:
     from entropy_rl.evaluation import Evaluation

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 
 from entropy_rl.cli.main import run_verb
-from entropy_rl.config.train import EvaluateConfig
+from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.distributed.sharding import make_mesh
 from entropy_rl.evaluation import Evaluation, evaluate_into, evaluation_prompts
 from entropy_rl.report import curve_of, evaluation_table, write_pass_at_k

@@ -14,11 +14,12 @@ from entropy_rl.advantages import Transform, advantage_of, build_advantage
 from entropy_rl.cli.main import _VERBS
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.commands.analyze import AnalyzeConfig
+from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.config.plan import PlanConfig
 from entropy_rl.config.registry import factories_of, import_object
 from entropy_rl.config.sft import SFTConfig
 from entropy_rl.config.study import StudyConfig
-from entropy_rl.config.train import EvaluateConfig, TrainConfig
+from entropy_rl.config.train import TrainConfig
 from entropy_rl.learner.replay_rule import Replay
 from entropy_rl.losses import Controller, Surrogate, TokenWeighting
 from entropy_rl.studies import design

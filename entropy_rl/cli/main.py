@@ -50,7 +50,7 @@ _VERBS = {
         "compile a run without its devices; memory and time per step",
     ),
     "evaluate": (
-        "entropy_rl.config.train:EvaluateConfig",
+        "entropy_rl.config.evaluate:EvaluateConfig",
         "entropy_rl.evaluate:main",
         "Pass@K of a model or a run; the same command again resumes",
     ),

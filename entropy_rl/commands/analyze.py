@@ -26,7 +26,7 @@ from entropy_rl.analysis import (
 from entropy_rl.analysis.behaviors import ALL_CLASSES, REFLECTIVE_NAME
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import check_numbers, require, require_at_least
-from entropy_rl.config.train import ModelConfig
+from entropy_rl.config.common import ModelConfig
 from entropy_rl.version import __version__
 
 

@@ -13,7 +13,9 @@ from typing import Any, ClassVar
 
 from entropy_rl.cli.main import main
 from entropy_rl.config.checks import check_numbers, require, require_at_least
-from entropy_rl.config.train import EvaluateConfig, ModelConfig, TaskConfig, TrainConfig
+from entropy_rl.config.common import ModelConfig, TaskConfig
+from entropy_rl.config.evaluate import EvaluateConfig
+from entropy_rl.config.train import TrainConfig
 
 # --------------------------------------------------------------------------------------------------
 # prepare

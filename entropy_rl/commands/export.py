@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from entropy_rl.cli.main import run_verb
-from entropy_rl.config.train import ModelConfig
+from entropy_rl.config.common import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)

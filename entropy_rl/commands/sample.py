@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import check_numbers, require, require_at_least
-from entropy_rl.config.train import ModelConfig, TaskConfig
+from entropy_rl.config.common import ModelConfig, TaskConfig
 
 if TYPE_CHECKING:
     from entropy_rl.rollout.state import Completions

@@ -6,8 +6,9 @@ import dataclasses
 import operator
 
 from entropy_rl.config.checks import MOST_LAYERS, check_numbers, require, require_at_least
+from entropy_rl.config.common import RunConfig, TaskConfig
 from entropy_rl.config.rollout import EvaluationConfig
-from entropy_rl.config.train import OptimizerConfig, RunConfig, TaskConfig
+from entropy_rl.config.train import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Configuration of training and evaluation: frozen dataclasses that validate themselves.
+"""Configuration of training: frozen dataclasses that validate themselves.
 
 Fields without a neutral value (model, data, group size, learning rate) have no default. A
 `ValueError` raised here starts with the dotted path of the field.
@@ -7,66 +7,11 @@ Fields without a neutral value (model, data, group size, learning rate) have no 
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Any, Literal
 
 from entropy_rl.config.checks import check_numbers, require, require_at_least
+from entropy_rl.config.common import MeshConfig, ModelConfig, RunConfig, TaskConfig
 from entropy_rl.config.rollout import DecodingConfig, EvaluationConfig, RolloutConfig, check_stop
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The policy.
-
-    Args:
-      path: A Hugging Face directory (config.json, *.safetensors, tokenizer), or `asset:NAME` for a
-        model that ships with the package.
-      compute_dtype: Dtype of activations and decoding weights. Master weights, logits, log-probs,
-        entropies and norms are always float32.
-      remat: Rematerialization in the backward pass: `none` uses the most memory; `dots` recomputes
-        all but the products with weight matrices; `full` recomputes whole layers, which uses the
-        least memory and a third more time.
-      attention: Attention kernel for training and prefill: `xla` runs everywhere, `cudnn` on NVIDIA
-        GPUs in bfloat16, `splash` on TPUs; `auto` chooses by backend.
-      decode_attention: Attention kernel for decoding: `xla` runs everywhere and reads the whole
-        allocated cache; `ragged` runs on GPUs and TPUs and reads the filled part; `auto` is ragged
-        on GPUs and xla elsewhere.
-      extra_eos: Additional end-of-sequence tokens, as ids or texts such as "<|im_end|>", beside
-        those of config.json, generation_config.json and the tokenizer.
-    """
-
-    path: str
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["none", "dots", "full"] = "none"
-    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
-    decode_attention: Literal["auto", "xla", "ragged"] = "auto"
-    extra_eos: list[int | str] = dataclasses.field(default_factory=list, hash=False)
-
-    def __post_init__(self):
-        check_numbers(self, "model")
-        for token in self.extra_eos:
-            is_id = isinstance(token, int) and not isinstance(token, bool) and token >= 0
-            require(
-                is_id or (isinstance(token, str) and token != ""),
-                "model.extra_eos",
-                token,
-                "a list of token ids or texts of tokens",
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskConfig:
-    """The task: problems and their verifier.
-
-    Args:
-      name: `countdown`, `math`, or your own class as `module:Class`.
-      args: Keyword arguments of the task.
-      train_split: Split of the training prompts.
-    """
-
-    name: str
-    args: dict[str, Any] = dataclasses.field(default_factory=dict)
-    train_split: str = "train"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,75 +201,6 @@ def check_micro_batches(config: TrainConfig, longest: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig:
-    """Device mesh over all hosts. One axis may be -1: it takes the remaining devices.
-
-    Args:
-      data: Data parallelism: replicas of the parameters; rows are sharded over them.
-      fsdp: Parameter shards per replica, gathered layer by layer; rows are sharded over them too.
-      tensor: Tensor parallelism: shards of heads, MLP and vocabulary; within one host.
-    """
-
-    data: int = 1
-    fsdp: int = -1
-    tensor: int = 1
-
-    def __post_init__(self):
-        check_numbers(self, "mesh")
-        sizes = dataclasses.asdict(self)
-        for name, size in sizes.items():
-            require(size == -1 or size >= 1, f"mesh.{name}", size, "-1 or >= 1")
-        require(list(sizes.values()).count(-1) <= 1, "mesh", sizes, "-1 for at most one axis")
-
-
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """Run directory, checkpoints and logging. Repeating the command resumes the run.
-
-    Args:
-      directory: Directory of the run; all hosts must see it.
-      checkpoints: Directory of the checkpoints, as gs://BUCKET/NAME (needs `pip install
-        'entropy_rl[gcs]'`) or an absolute path that all hosts see; null for checkpoints/ in the
-        run's directory.
-      checkpoint_every: Steps between checkpoints; the last step always has one.
-      max_to_keep: Number of newest checkpoints to keep.
-      samples_per_step: Completions written to samples.jsonl per step.
-      evaluate_every: Steps between evaluations; 0 evaluates before the first and after the last
-        step only.
-      profile_step: Step, counted from 1, traced by the JAX profiler into profile/; null for none.
-        Step 1 includes compilation.
-      wandb_project: Weights & Biases project; null for none (needs `pip install
-        'entropy_rl[wandb]'`).
-    """
-
-    directory: str
-    checkpoints: str | None = None
-    checkpoint_every: int = 10
-    max_to_keep: int = 2
-    samples_per_step: int = 4
-    evaluate_every: int = 0
-    profile_step: int | None = None
-    wandb_project: str | None = None
-
-    def __post_init__(self):
-        check_numbers(self, "run")
-        is_path = bool(self.directory) and "://" not in self.directory
-        require(
-            is_path,
-            "run.directory",
-            self.directory,
-            "a path that all hosts see (a bucket can be mounted, or hold run.checkpoints)",
-        )
-        path = self.checkpoints
-        elsewhere = path is None or path.startswith("/") or re.fullmatch("gs://[^/]+/.+", path)
-        require(elsewhere, "run.checkpoints", path, "null, gs://BUCKET/NAME, or an absolute path")
-        require_at_least(1, "run.", self, "checkpoint_every", "max_to_keep")
-        require_at_least(0, "run.", self, "samples_per_step", "evaluate_every")
-        step = self.profile_step
-        require(step is None or step >= 1, "run.profile_step", step, "null or >= 1")
-
-
-@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Reinforcement learning: `entropy-rl train`.
 
@@ -404,54 +280,3 @@ class TrainConfig:
         )
         allowed = f"null or <= steps ({self.steps})"
         require(step is None or step <= self.steps, "run.profile_step", step, allowed)
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
-    """Pass@K of a model: `entropy-rl evaluate`.
-
-    Args:
-      seed: Seed of all samples.
-      model: A Hugging Face directory, `asset:NAME`, or the directory of a run (its newest
-        checkpoint).
-      task: Problems and verifier.
-      evaluation: Sampling.
-      output: Directory for the result and all samples.
-      max_prompt_tokens: Prompts with more tokens are excluded and counted.
-      decoding: Continuous batching of the samples.
-      shard: Index of the problems shard of this process, 0 .. shards - 1; null for the process
-        index of jax.distributed.
-      shards: Number of processes that share the problems and `output`; null for the process count
-        of jax.distributed. May change between starts.
-      mesh: Device mesh of one process: samples are sharded over data and fsdp, a model too large
-        for one device over tensor.
-    """
-
-    seed: int
-    model: ModelConfig
-    task: TaskConfig
-    evaluation: EvaluationConfig
-    output: str
-    max_prompt_tokens: int = 1024
-    decoding: DecodingConfig = DecodingConfig()
-    shard: int | None = None
-    shards: int | None = None
-    mesh: MeshConfig = MeshConfig()
-
-    def __post_init__(self):
-        check_numbers(self, "")
-        require_at_least(0, "", self, "seed")
-        check_stop(self.evaluation.stop, "evaluation.stop", self.decoding)
-        require(
-            (self.shard is None) == (self.shards is None),
-            "shard",
-            self.shard,
-            "set if and only if shards is",
-        )
-        if self.shards is not None:
-            require(
-                0 <= self.shard < self.shards,
-                "shard",
-                self.shard,
-                f">= 0 and < shards ({self.shards})",
-            )

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from entropy_rl.config.train import MeshConfig
+from entropy_rl.config.common import MeshConfig
 from entropy_rl.lm_head.layout import HeadLayout
 from entropy_rl.types import DATA_AXES, FSDP_AXIS, TENSOR_AXIS, Params, Policy
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from entropy_rl.config.common import MeshConfig
 from entropy_rl.config.plan import PlanConfig
-from entropy_rl.config.train import MeshConfig
 from entropy_rl.planning import counting
 from entropy_rl.planning.abstract import abstract_run
 from entropy_rl.planning.chips import GiB

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from entropy_rl.config.train import RunConfig
+from entropy_rl.config.common import RunConfig
 from entropy_rl.config.values import default_of, has_default
 from entropy_rl.runs.gcs import AnyPath, open_path
 from entropy_rl.runs.jsonl import TEMPORARY, write_atomically

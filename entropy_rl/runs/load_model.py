@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from entropy_rl.config.train import ModelConfig
+from entropy_rl.config.common import ModelConfig
 from entropy_rl.distributed.sharding import Placement
 from entropy_rl.lm_head.vocabulary import Ranges, is_unused
 from entropy_rl.models import (

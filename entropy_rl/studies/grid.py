@@ -13,8 +13,9 @@ from typing import Any
 from entropy_rl.advantages import advantage_of
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.checks import require
+from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.config.study import BASE, StudyConfig, pass_at
-from entropy_rl.config.train import EvaluateConfig, TrainConfig
+from entropy_rl.config.train import TrainConfig
 from entropy_rl.losses.build import loss_controller
 from entropy_rl.losses.build_surrogate import build_surrogate
 from entropy_rl.losses.build_token_weights import build_token_weighting

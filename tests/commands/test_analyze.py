@@ -15,7 +15,7 @@ import pytest
 from fake_evaluation import FakeTask
 
 from entropy_rl.cli.main import main
-from entropy_rl.config.train import ModelConfig
+from entropy_rl.config.common import ModelConfig
 from entropy_rl.evaluation import summarize
 from entropy_rl.evaluation.load_samples import read_rows, responses_of
 from entropy_rl.evaluation.samples import write_result

@@ -16,7 +16,7 @@ from hf_fixtures import make_hf_dir
 from safetensors.numpy import load_file, save_file
 
 from entropy_rl.cli.main import main
-from entropy_rl.config.train import ModelConfig
+from entropy_rl.config.common import ModelConfig
 from entropy_rl.models import load_hf, make_policy
 from entropy_rl.runs.load_model import check_length, load_model
 

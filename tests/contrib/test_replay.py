@@ -16,17 +16,14 @@ from update_problem import ALPHA, KAPPA, SHAPED, G, N, P, V, make_data
 
 from entropy_rl.advantages import chain, group_normalize, whiten
 from entropy_rl.cli.main import main
+from entropy_rl.config.common import MeshConfig, ModelConfig, RunConfig, TaskConfig
 from entropy_rl.config.registry import factories_of
 from entropy_rl.config.rollout import RolloutConfig
 from entropy_rl.config.train import (
     BatchingConfig,
     CriticConfig,
     LossConfig,
-    MeshConfig,
-    ModelConfig,
     OptimizerConfig,
-    RunConfig,
-    TaskConfig,
     TrainConfig,
 )
 from entropy_rl.contrib import gtpo, pipo, uec_replay

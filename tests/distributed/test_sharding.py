@@ -19,7 +19,7 @@ from tiny_runs import EVALUATION, make_workspace
 from update_problem import SHAPED, G, make_data
 
 from entropy_rl.cli.main import main
-from entropy_rl.config.train import MeshConfig
+from entropy_rl.config.common import MeshConfig
 from entropy_rl.distributed.sharding import Placement, check_rows, make_mesh, move, partition_spec
 from entropy_rl.learner.update import init_state, make_update
 from entropy_rl.models import make_policy

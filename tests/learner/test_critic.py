@@ -18,7 +18,8 @@ from update_problem import EOS, PAD, G, N, P, V, make_data, sgd_update
 from entropy_rl.advantages import Transform, chain, gae, overlong_penalty, shape_by_entropy
 from entropy_rl.advantages.returns import lambda_returns
 from entropy_rl.cli.main import main
-from entropy_rl.config.train import CriticConfig, ModelConfig
+from entropy_rl.config.common import ModelConfig
+from entropy_rl.config.train import CriticConfig
 from entropy_rl.distributed.sharding import Placement
 from entropy_rl.learner.critic import (
     init_critic,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from policies import TINY
 
-from entropy_rl.config.train import ModelConfig
+from entropy_rl.config.common import ModelConfig
 from entropy_rl.models.attention import dispatch
 from entropy_rl.models.attention.dispatch import (
     causal_attention,

@@ -11,7 +11,7 @@ from hf_fixtures import CONFIGS, VARIANTS, make_hf_dir, tensors
 from safetensors.numpy import load_file, save_file
 from test_hf import assert_same_params, golden, greedy
 
-from entropy_rl.config.train import MeshConfig
+from entropy_rl.config.common import MeshConfig
 from entropy_rl.distributed.sharding import Placement, make_mesh
 from entropy_rl.models import load_hf, make_policy, read_checkpoint_config, read_config, save_hf
 from entropy_rl.models.rope import (

@@ -12,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from tiny_runs import ROOT, TRAIN
 
 from entropy_rl.cli.main import main
-from entropy_rl.config.train import MeshConfig
+from entropy_rl.config.common import MeshConfig
 from entropy_rl.distributed.sharding import make_mesh
 from entropy_rl.planning import counting
 from entropy_rl.planning.chips import CHIPS

@@ -12,7 +12,7 @@ import pytest
 from hf_fixtures import SPECIAL, VOCAB, make_hf_dir, save_tokenizer
 from safetensors.numpy import load_file, save_file
 
-from entropy_rl.config.train import ModelConfig
+from entropy_rl.config.common import ModelConfig
 from entropy_rl.lm_head import log_prob_and_entropy
 from entropy_rl.models import read_config
 from entropy_rl.rollout import make_generate
