@@ -100,13 +100,13 @@ _VERBS = {
         "the first problems of a prepared set or a file",
     ),
     "data overlap": (
-        "entropy_rl.commands.data:OverlapConfig",
-        "entropy_rl.commands.data:overlap",
+        "entropy_rl.commands.data_overlap:OverlapConfig",
+        "entropy_rl.commands.data_overlap:overlap",
         "which test problems occur in a training set, exactly or in part",
     ),
     "data prompts": (
-        "entropy_rl.commands.data:PromptsConfig",
-        "entropy_rl.commands.data:prompts",
+        "entropy_rl.commands.data_prompts:PromptsConfig",
+        "entropy_rl.commands.data_prompts:prompts",
         "the first prompts of a recipe exactly as its model sees them",
     ),
 }

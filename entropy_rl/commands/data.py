@@ -1,4 +1,4 @@
-"""The verbs `entropy-rl data ...`: prepare, list and show data sets, overlap, prompts."""
+"""The verbs `data prepare`, `data list` and `data show`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from entropy_rl.cli.main import main
-from entropy_rl.config.checks import check_numbers, require, require_at_least
-from entropy_rl.config.common import ModelConfig, TaskConfig
-from entropy_rl.config.evaluate import EvaluateConfig
-from entropy_rl.config.train import TrainConfig
+from entropy_rl.commands.data_overlap import contamination
+from entropy_rl.config.checks import check_numbers, require_at_least
 
 # --------------------------------------------------------------------------------------------------
 # prepare
@@ -63,8 +61,8 @@ def prepare(config: PrepareConfig) -> None:
     for line in _describe(config.name, metadata, config.data_dir):
         print(line)
     if done:
-        for line in _contamination(config.name, config.data_dir):
-            print(line)
+        for line in contamination(config.name, config.data_dir):
+            print(_entry("overlap", line))
 
 
 _LONG = 50_000  # rows; shorter files take less than a second
@@ -243,190 +241,6 @@ def show(config: ShowConfig) -> None:
             print(f"\n== {title} {i}, right answer {answer!r}")
             for line in problem.splitlines():
                 print(textwrap.fill(line, 80, break_long_words=False, break_on_hyphens=False))
-
-
-# --------------------------------------------------------------------------------------------------
-# overlap
-# --------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class OverlapConfig:
-    """Test problems that occur in a training set: `entropy-rl data overlap TRAIN TEST`.
-
-    Args:
-      train: A prepared set, or a JSONL or parquet file.
-      test: A prepared set, or a JSONL or parquet file.
-      ngram: Words per n-gram; 13 as in appendix C of the GPT-3 paper, arXiv 2005.14165. A problem
-        with fewer words is a single n-gram.
-      data_dir: Directory of prepared sets; null for the TFDS default, ~/tensorflow_datasets.
-      problem_field: Field of the problem text in a file.
-      answer_field: Field of the answer in a file.
-    """
-
-    POSITIONAL: ClassVar = ("train", "test")
-
-    train: str
-    test: str
-    ngram: int = 13
-    data_dir: str | None = None
-    problem_field: str = "problem"
-    answer_field: str = "answer"
-
-    def __post_init__(self):
-        check_numbers(self, "")
-        require_at_least(1, "", self, "ngram")
-
-
-def overlap(config: OverlapConfig) -> None:
-    """The verb `data overlap`."""
-    from entropy_rl.tasks.math import sets
-    from entropy_rl.tasks.math.overlap import (
-        count_matches,
-        find_overlap,
-        split_words,
-        worst_matches,
-    )
-
-    sources = [
-        sets.find_source(role, getattr(config, role), role, config.data_dir)
-        for role in ("train", "test")
-    ]
-    train, test = (
-        [
-            problem
-            for problem, _ in sets.read_source(source, config.problem_field, config.answer_field)
-        ]
-        for source in sources
-    )
-    words = [split_words(text) for text in test]
-    matches = find_overlap(map(split_words, train), words, config.ngram)
-    counts = count_matches(matches)
-    short = sum(len(of_problem) < config.ngram for of_problem in words)
-    print(f"{len(test):,} test problems of {sources[1].title}")
-    print(f"{len(train):,} training problems of {sources[0].title}")
-    for name, count in (
-        ("the same problem", counts["exact"]),
-        (f"at least half of the {config.ngram}-grams", counts["half"]),
-        (f"any {config.ngram}-gram", counts["any"]),
-    ):
-        print(f"  {name:30}{count:6,} of {len(test):,} ({count / len(test):.1%})")
-    print(
-        f"  {'looked for as a whole':30}{short:6,} of {len(test):,} (less than {config.ngram} "
-        "words)"
-    )
-    for match in worst_matches(matches, 5):
-        same = "the same as" if match.exact else f"{match.train_share:.0%} in"
-        print(
-            f"\n== test {match.test}: {match.share:.0%} in the training set, {same} train "
-            f"{match.train}"
-        )
-        for text in (test[match.test], train[match.train]):
-            print(textwrap.shorten(text, 78, placeholder=" ..."))
-
-
-def _contamination(name: str, data_dir: str | None) -> Iterator[str]:
-    """Yield the overlaps of a set with all prepared sets of the other role, as lines."""
-    from entropy_rl.tasks.math import sets
-    from entropy_rl.tasks.math.overlap import count_matches, find_overlap, split_words
-
-    parts = []
-    for other in sets.prepared_names(data_dir):
-        splits = sets.read_metadata(other, data_dir)["splits"]
-        parts += [(other, split, role) for split, role in sets.splits_by_role(other, splits)]
-    # A set of the user's own has both roles, but is not compared with itself.
-    pairs = [
-        (train, test)
-        for train in parts
-        for test in parts
-        if (train[2], test[2]) == ("train", "test")
-        and train[:2] != test[:2]
-        and name in (train[0], test[0])
-    ]
-    words = {}
-    for part in sorted({part[:2] for pair in pairs for part in pair}):
-        try:
-            rows = sets.read_prepared(sets.set_directory(part[0], data_dir), part[1])
-        except ValueError as error:
-            yield _entry("overlap", f"not looked for in {part[0]}: {error}")
-            continue
-        words[part] = [split_words(row["problem"]) for row in rows]
-    for train, test in pairs:
-        if train[:2] not in words or test[:2] not in words:
-            continue
-        counts = count_matches(find_overlap(words[train[:2]], words[test[:2]]))
-        yield _entry(
-            "overlap",
-            f"of {counts['problems']:,} problems of {test[0]}, {train[0]} has {counts['exact']:,}; "
-            f"{counts['half']:,} by half of their 13-grams, {counts['any']:,} by any",
-        )
-    if not pairs:
-        yield _entry("overlap", "not looked for: no set of the other role is prepared")
-
-
-# --------------------------------------------------------------------------------------------------
-# prompts
-# --------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class PromptsConfig:
-    """The first prompts of a config as the model sees them: `entropy-rl data prompts`.
-
-    Reads the config files of `train` and `evaluate`.
-
-    Args:
-      model: The model whose tokenizer encodes the prompts; its weights are not read.
-      task: Problems and prompt template.
-      split: Split of the task; null for `task.train_split`.
-      count: Number of prompts.
-      tokens: Show every token with its id, one per line.
-      data_dir: Directory of prepared sets for the task `math`; null for that of `task.args`.
-    """
-
-    ALSO_READS: ClassVar = (TrainConfig, EvaluateConfig)
-
-    model: ModelConfig
-    task: TaskConfig
-    split: str | None = None
-    count: int = 2
-    tokens: bool = False
-    data_dir: str | None = None
-
-    def __post_init__(self):
-        check_numbers(self, "")
-        require_at_least(1, "", self, "count")
-        require(
-            self.data_dir is None or self.task.name == "math",
-            "data_dir",
-            self.data_dir,
-            "null unless task.name is math",
-        )
-
-
-def prompts(config: PromptsConfig) -> None:
-    """The verb `data prompts`."""
-    from entropy_rl.experience.prompts import encode_prompt
-    from entropy_rl.runs.load_model import find_model, load_tokenizer, model_files
-    from entropy_rl.tasks import closing, load_task
-
-    where = {} if config.data_dir is None else {"data_dir": config.data_dir}
-    task = load_task(config.task.name, config.task.args | where)
-    split = config.split or config.task.train_split
-    with closing(task):
-        problems = task.problems(split)
-    tokenizer = load_tokenizer(model_files(find_model(config.model.path)))
-    for problem in list(problems)[: config.count]:
-        ids = encode_prompt(problem, tokenizer)
-        print(f"== {split} {problem.id}: {len(ids)} tokens, right answer {problem.answer!r}")
-        print(tokens_of(tokenizer, ids) if config.tokens else tokenizer.decode(ids))
-
-
-def tokens_of(tokenizer: Any, ids: list[int]) -> str:
-    """Return one line per token: position, id and quoted text, in which whitespace is visible."""
-    return "\n".join(
-        f"{i:5} {token:7} {tokenizer.decode([token])!r}" for i, token in enumerate(ids)
-    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,71 @@
+"""The verb `data prompts`: prompts as the model sees them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+from entropy_rl.config.checks import check_numbers, require, require_at_least
+from entropy_rl.config.common import ModelConfig, TaskConfig
+from entropy_rl.config.evaluate import EvaluateConfig
+from entropy_rl.config.train import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptsConfig:
+    """The first prompts of a config as the model sees them: `entropy-rl data prompts`.
+
+    Reads the config files of `train` and `evaluate`.
+
+    Args:
+      model: The model whose tokenizer encodes the prompts; its weights are not read.
+      task: Problems and prompt template.
+      split: Split of the task; null for `task.train_split`.
+      count: Number of prompts.
+      tokens: Show every token with its id, one per line.
+      data_dir: Directory of prepared sets for the task `math`; null for that of `task.args`.
+    """
+
+    ALSO_READS: ClassVar = (TrainConfig, EvaluateConfig)
+
+    model: ModelConfig
+    task: TaskConfig
+    split: str | None = None
+    count: int = 2
+    tokens: bool = False
+    data_dir: str | None = None
+
+    def __post_init__(self):
+        check_numbers(self, "")
+        require_at_least(1, "", self, "count")
+        require(
+            self.data_dir is None or self.task.name == "math",
+            "data_dir",
+            self.data_dir,
+            "null unless task.name is math",
+        )
+
+
+def prompts(config: PromptsConfig) -> None:
+    """The verb `data prompts`."""
+    from entropy_rl.experience.prompts import encode_prompt
+    from entropy_rl.runs.load_model import find_model, load_tokenizer, model_files
+    from entropy_rl.tasks import closing, load_task
+
+    where = {} if config.data_dir is None else {"data_dir": config.data_dir}
+    task = load_task(config.task.name, config.task.args | where)
+    split = config.split or config.task.train_split
+    with closing(task):
+        problems = task.problems(split)
+    tokenizer = load_tokenizer(model_files(find_model(config.model.path)))
+    for problem in list(problems)[: config.count]:
+        ids = encode_prompt(problem, tokenizer)
+        print(f"== {split} {problem.id}: {len(ids)} tokens, right answer {problem.answer!r}")
+        print(tokens_of(tokenizer, ids) if config.tokens else tokenizer.decode(ids))
+
+
+def tokens_of(tokenizer: Any, ids: list[int]) -> str:
+    """Return one line per token: position, id and quoted text, in which whitespace is visible."""
+    return "\n".join(
+        f"{i:5} {token:7} {tokenizer.decode([token])!r}" for i, token in enumerate(ids)
+    )
