@@ -1,4 +1,4 @@
-"""Batches for the supervised warm start, as a pure function of (seed, block)."""
+"""Batches of demonstrations for SFT, as a pure function of (seed, block)."""
 
 from __future__ import annotations
 

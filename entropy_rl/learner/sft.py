@@ -1,4 +1,4 @@
-"""One jitted step of supervised training on weighted tokens: the warm start before RL."""
+"""One jitted step of supervised training (SFT) on weighted tokens."""
 
 from __future__ import annotations
 
