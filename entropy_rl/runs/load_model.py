@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from entropy_rl.config.checks import shown
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.distributed.sharding import Placement
 from entropy_rl.lm_head.vocabulary import Ranges, is_unused
@@ -298,17 +299,18 @@ def find_model(path: str) -> Path:
     if path.startswith("asset:"):
         found = ASSETS / path.removeprefix("asset:")
         names = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
-        if not found.is_dir():
+        if found.name not in names or found.parent != ASSETS:
             raise ValueError(
                 f"model.path: must be asset:NAME with a NAME of {', '.join(names) or 'none'}, got "
-                f"{path!r}"
+                f"{shown(path)}"
             )
         return found
     found = Path(os.path.expanduser(path))
-    if not found.is_dir():
+    # `os.path` takes a name that no file can have for one that does not exist.
+    if not path or not os.path.isdir(found):
         raise ValueError(
             "model.path: must be a Hugging Face directory, asset:NAME or the directory of a run, "
-            f"got {path!r}"
+            f"got {shown(path)}"
         )
     return found
 

@@ -243,6 +243,26 @@ def test_a_tilde_is_the_home_directory(model, monkeypatch):
     assert find_model("~/model") == model
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "nowhere",
+        "~nobody/x",
+        "a\0b",
+        "x" * 5000,
+        "asset:",
+        "asset:..",
+        "asset:../runs",
+        "/dev/zero",
+    ],
+)
+def test_a_path_that_is_no_directory_is_one_short_line(path):
+    with pytest.raises(ValueError, match=r"^model\.path: must be ") as error:
+        load_model(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
 # --- files of a tokenizer that cannot be read
 # ------------------------------------------------------------------------------------------
 
