@@ -110,7 +110,7 @@ def _memory_line(error: BaseException) -> str:
         if part is not None:
             doing, remedy = _MEMORY[part]
     where = "the host" if isinstance(error, MemoryError) else "the device"
-    found = re.search(r"allocat\w*\s+(?:of\s+)?([\d.,]+\s*(?:[KMGT]?i?B|bytes?))", str(error))
+    found = re.search(r"allocat\w*\s+(?:of\s+)?([\d.,]+\s*(?:[KMGTPE]?i?B|bytes?))", str(error))
     size = f", which asked for {found[1]}" if found else ""
     return f"out of memory on {where} in {doing}{size}: {remedy}"
 

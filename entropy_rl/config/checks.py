@@ -11,7 +11,7 @@ from typing import Any
 
 # The range of float32; smaller numbers are flushed to zero by accelerators.
 _FLOAT32_MIN, _FLOAT32_MAX = 2.0**-126, (2 - 2.0**-23) * 2.0**127
-_INT32_MAX = 2**31 - 1
+_INT32_MAX, _INT64_MAX = 2**31 - 1, 2**63 - 1
 _SEED = re.compile(r"(^|[.-])seeds?(\[\d+\])?$")
 # `jax.random.key` takes the lower 32 bits of a seed: a larger one would repeat the samples of
 # another.
@@ -66,11 +66,17 @@ def fits_float32(value: float) -> bool:
     return value == 0 or _FLOAT32_MIN <= abs(value) <= _FLOAT32_MAX
 
 
-def check_number(value: Any, path: str) -> None:
+def check_number(value: Any, path: str, own: bool = True) -> None:
     """Refuses a number that no field can hold; anything else passes.
 
     Floats must be finite and in the range of float32, whole numbers in that of int32; a field
     called `seed` holds what a random key can.
+
+    Args:
+      value: The value.
+      path: Its dotted path.
+      own: Whether the field is of this library; False for an argument of a user's own task or
+        method, whose whole numbers may be those of int64.
 
     Raises:
       ValueError: If it is out of range.
@@ -80,6 +86,9 @@ def check_number(value: Any, path: str) -> None:
     if isinstance(value, float):
         if not fits_float32(value):
             raise ValueError(f"{path}: must be a finite number of float32's range, got {value!r}")
+    elif not own:
+        if abs(value) > _INT64_MAX:
+            raise ValueError(f"{path}: must be an integer below 2^63, got {shown(value)}")
     elif _SEED.search(path):
         if not 0 <= value <= MOST_SEED:
             raise ValueError(f"{path}: must be an integer from 0 to 2^32 - 1, got {shown(value)}")
@@ -87,15 +96,19 @@ def check_number(value: Any, path: str) -> None:
         raise ValueError(f"{path}: must be an integer below 2^31, got {shown(value)}")
 
 
-def check_numbers(value: Any, path: str) -> None:
-    """Applies `check_number` to all numbers of a nest of mappings, lists and dataclasses."""
+def check_numbers(value: Any, path: str, own: bool = True) -> None:
+    """Applies `check_number` to all numbers of a nest of mappings, lists and dataclasses.
+
+    What is inside a mapping or a list may be of a user: see `own` of `check_number`.
+    """
+    is_section = dataclasses.is_dataclass(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         for name, item in value.items():
-            check_numbers(item, f"{path}.{name}" if path else f"{name}")
+            check_numbers(item, f"{path}.{name}" if path else f"{name}", is_section)
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
-            check_numbers(item, f"{path}[{i}]")
+            check_numbers(item, f"{path}[{i}]", False)
     else:
-        check_number(value, path)
+        check_number(value, path, own)

@@ -46,7 +46,7 @@ def check_value(value: Any, type_: Any, path: str) -> Any:
     Raises:
       ValueError: If it is not a `type_`, or a number is out of the range of its type.
     """
-    check_numbers(value, path)
+    check_numbers(value, path, own=False)
     return _check_type(value, type_, path)
 
 
@@ -77,6 +77,8 @@ def _check_type(value: Any, type_: Any, path: str) -> Any:
         not isinstance(value, kind) or (kind is int and isinstance(value, bool))
     ):
         raise ValueError(f"{path}: must be {_KINDS[kind]}, got {shown(value)}")
+    if kind is int:
+        check_number(value, path)
     return value
 
 
