@@ -7,6 +7,8 @@ import dataclasses
 from entropy_rl.config.checks import require
 from entropy_rl.config.train import TrainConfig
 
+MOST_DEVICES = 2**16  # each has an object; the largest pods have about 10,000 chips
+
 
 @dataclasses.dataclass(frozen=True)
 class PlanConfig(TrainConfig):
@@ -46,7 +48,12 @@ class PlanConfig(TrainConfig):
             self.topology,
             "set if and only if devices is null",
         )
-        require(self.devices is None or self.devices >= 1, "devices", self.devices, "null or >= 1")
+        require(
+            self.devices is None or 1 <= self.devices <= MOST_DEVICES,
+            "devices",
+            self.devices,
+            f"null or 1 to {MOST_DEVICES}",
+        )
         require(
             self.chip is None or self.devices is not None,
             "chip",

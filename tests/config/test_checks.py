@@ -10,6 +10,7 @@ import pytest
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.checks import check_number, check_numbers, fits_float32, shown
 from entropy_rl.config.files import read_text, reading, require_file
+from entropy_rl.config.plan import PlanConfig
 from entropy_rl.config.rollout import EvaluationConfig, RolloutConfig
 from entropy_rl.config.train import (
     BatchingConfig,
@@ -116,6 +117,15 @@ def test_whole_numbers_of_a_user_s_own_task_may_be_larger(parse):
     config = parse("--task.args", "{limit: 1000000000000, seed: -5, deep: [9000000000]}")
     assert config.task.args == {"limit": 10**12, "seed": -5, "deep": [9 * 10**9]}
     assert refused(parse, "--task.args.limit", str(2**63)).startswith("--task.args.limit: ")
+
+
+@pytest.mark.parametrize("devices", [0, 2**16 + 1, 10**9])
+def test_a_plan_has_no_more_devices_than_a_pod_could(devices, tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(BASE)
+    arguments = ["--config", str(file), "--devices", str(devices), "--chip", "v5e"]
+    line = refused(parse_config, PlanConfig, "plan", arguments)
+    assert line.startswith("devices: must be null or 1 to 65536, got ")
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 - 1])
