@@ -28,12 +28,21 @@ def some_of(names: Iterable[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def open_tensors(directory: Path) -> dict[str, tuple[Path, Any]]:
-    """Returns file and slice of every tensor of a checkpoint, without reading values."""
+def open_tensors(directory: Path, warn: bool = True) -> dict[str, tuple[Path, Any]]:
+    """Returns file and slice of every tensor of a checkpoint, without reading values.
+
+    Args:
+      directory: The checkpoint.
+      warn: Whether files that are not read are named in the log.
+
+    Raises:
+      FileNotFoundError: If there are no weights, or a shard is absent.
+      ValueError: If the index or a file is damaged.
+    """
     weight_map: dict[str, str] = {}
     if (directory / WEIGHTS).exists():  # preferred if both exist, as in transformers
         files = [directory / WEIGHTS]
-        if (directory / INDEX).exists():
+        if warn and (directory / INDEX).exists():
             log.warning("%s: not read, since there is a %s", directory / INDEX, WEIGHTS)
     elif (directory / INDEX).exists():
         weight_map = _read_weight_map(directory / INDEX)
@@ -59,6 +68,11 @@ def open_tensors(directory: Path) -> dict[str, tuple[Path, Any]]:
             if name in tensors:
                 raise ValueError(f"{file}: tensor {name} is also in {tensors[name][0].name}")
             tensors[name] = (file, handle.get_slice(name))
+    read = {file.name for file in files}
+    for pattern in ("model*.safetensors", "adapter*.safetensors"):
+        others = {file.name for file in directory.glob(pattern)} - read
+        if warn and others:
+            log.warning("%s: not read: %s", directory, some_of(others))
     absent = weight_map.keys() - tensors.keys()
     if absent:
         raise ValueError(
@@ -95,7 +109,7 @@ def read_checkpoint_config(directory: str | Path) -> DecoderConfig:
     config = read_config(directory)
     if not config.tie_embeddings:
         return config
-    tensors = open_tensors(directory)
+    tensors = open_tensors(directory, warn=False)
     head, table = tensors.get("lm_head.weight"), tensors.get("model.embed_tokens.weight")
     if head is None or table is None or _equal(head[1], table[1]):
         return config

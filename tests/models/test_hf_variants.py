@@ -222,6 +222,20 @@ def test_rotary_buffers_that_differ_from_the_config_are_named(tmp_path, caplog):
     assert f"{name} is not used: it differs from config.json" in caplog.text
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize(
+    "name", ["model-00003-of-00003.safetensors", "adapter_model.safetensors", "model_2.safetensors"]
+)
+def test_weights_in_a_file_that_is_not_read_are_named(shards, name, tmp_path, caplog):
+    directory = make_hf_dir(tmp_path / "model", "qwen2", shards=shards)
+    with caplog.at_level(logging.WARNING):
+        load_hf(directory)
+        assert not caplog.text
+        save_file({"lm_head.weight": np.zeros((384, 64), np.float32)}, directory / name)
+        load_hf(directory)
+    assert f"{directory}: not read: {name}" in caplog.text
+
+
 def test_an_index_beside_a_single_file_is_named(tmp_path, caplog):
     directory = make_hf_dir(tmp_path / "model", "qwen2")
     (directory / "model.safetensors.index.json").write_text("{}")
