@@ -24,6 +24,7 @@ from entropy_rl.cli.failure import (
 )
 from entropy_rl.config.registry import import_object
 from entropy_rl.config.values import unknown
+from entropy_rl.escape import printable
 from entropy_rl.version import __version__
 
 # verb -> (config class, program `main(config)`, description). A verb of two words belongs to a
@@ -112,6 +113,13 @@ _VERBS = {
 }
 
 
+class _Printable(logging.Formatter):
+    """Escapes control characters of log messages, which may quote data."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 _ON_SEVERAL_HOSTS = ("train", "evaluate")
 
 
@@ -130,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = 2 if group else 1
     verb = " ".join(arguments[:words])
     if verb not in _VERBS:
-        print(f"entropy-rl: {unknown('verb', verb, _VERBS)}", file=sys.stderr)
+        print(printable(f"entropy-rl: {unknown('verb', verb, _VERBS)}"), file=sys.stderr)
         return 2
     return run_verb(verb, arguments[words:])
 
@@ -148,7 +156,9 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     from entropy_rl.cli.parse import parse_config
     from entropy_rl.runs.preemption import Interrupted
 
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     if "" not in sys.path:
         sys.path.insert(0, "")  # for a user's `module:function` in the working directory
     _quiet_libraries()
@@ -181,7 +191,8 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
             # The others may be gone: to leave in good order would be to wait for them.
             print(
                 f"entropy-rl {verb}: process {hosts.index()} of {hosts.count()} cannot go on: "
-                f"{error_line(error):.300}; if another process has ended, its log says why",
+                f"{printable(error_line(error)):.300}; "
+                "if another process has ended, its log says why",
                 file=sys.stderr,
                 flush=True,
             )
@@ -189,7 +200,7 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
         line = failure_line(error)
         if line is None or wants_traceback():
             raise
-        print(f"entropy-rl {verb}: {line}", file=sys.stderr)
+        print(printable(f"entropy-rl {verb}: {line}"), file=sys.stderr)
         return exit_code(error)
     return 0
 

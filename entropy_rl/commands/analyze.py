@@ -27,6 +27,7 @@ from entropy_rl.analysis.behaviors import ALL_CLASSES, REFLECTIVE_NAME
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import ModelConfig
+from entropy_rl.escape import printable
 from entropy_rl.version import __version__
 
 
@@ -167,7 +168,7 @@ def main(config: AnalyzeConfig) -> None:
         del plain["rare"]["placed"]
     write_sentences(directory, result.rare)
     write_atomically(directory / "analysis.json", json.dumps(finite(plain), indent=1) + "\n")
-    print(analysis_text(result))
+    print(printable(analysis_text(result)))
     if config.base is not None and result.rare is None:
         print("\n=> not tested: rare sentences (no sentences, or too few of the base)")
     if dynamics is not None:

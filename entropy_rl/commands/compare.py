@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from entropy_rl.cli.main import run_verb
+from entropy_rl.escape import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +49,8 @@ def main(config: CompareConfig) -> None:
     write_atomically(directory / "comparison.csv", comparison_csv(comparison))
     names = [f"{name}: {run}" for name, run in zip("AB", runs, strict=True)]
     write_pass_at_k(directory, dict(zip(names, comparison.curves, strict=True)))
-    print(f"A: {runs[0]}\nB: {runs[1]}\n")
-    print(comparison_text(comparison))
+    print(printable(f"A: {runs[0]}\nB: {runs[1]}\n"))
+    print(printable(comparison_text(comparison)))
     print(f"\nnumbers and curves: {directory}")
 
 

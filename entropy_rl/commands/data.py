@@ -7,13 +7,14 @@ import dataclasses
 import functools
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from entropy_rl.cli.main import main
 from entropy_rl.commands.data_overlap import contamination
 from entropy_rl.config.checks import check_numbers, require_at_least
+from entropy_rl.escape import echo
 
 # --------------------------------------------------------------------------------------------------
 # prepare
@@ -55,14 +56,16 @@ def prepare(config: PrepareConfig) -> None:
         done = prepare(**dataclasses.asdict(config), watch=functools.partial(_watch, stack))
     metadata = sets.read_metadata(config.name, config.data_dir)
     if not done:
-        print(
-            f"{config.name} is already prepared from {' and '.join(metadata['sources'].values())}"
-        )
+        echo(f"{config.name} is already prepared from {' and '.join(metadata['sources'].values())}")
     for line in _describe(config.name, metadata, config.data_dir):
-        print(line)
+        echo(line)
+    for split in metadata["splits"] if done else ():
+        rows = sets.read_prepared(sets.set_directory(config.name, config.data_dir), split)
+        for line in _answers([row["answer"] for row in rows]):
+            echo(line)
     if done:
         for line in contamination(config.name, config.data_dir):
-            print(_entry("overlap", line))
+            echo(_entry("overlap", line))
 
 
 _LONG = 50_000  # rows; shorter files take less than a second
@@ -145,6 +148,21 @@ def _describe_split(found: Mapping[str, Any], sha256: str, file: Any) -> Iterato
     yield "longest problem", f"{longest['characters']:,} characters, id {longest['id']}"
 
 
+def _answers(answers: Sequence[str]) -> Iterator[str]:
+    """Lines on right answers that are extracted from solutions, or that no verifier can use."""
+    from entropy_rl.tasks.math.right_answers import check_answers
+
+    report = check_answers(answers)
+    if report.extracted:
+        yield _entry(
+            "right answers",
+            f"{report.extracted:,} of {report.total:,} are extracted from solutions, after '####' "
+            "or from \\boxed{}",
+        )
+    if report.unusable:
+        yield _entry("right answers", report.message)
+
+
 _COLUMNS = "  {:21} {}".format
 
 
@@ -180,7 +198,7 @@ def list_sets(config: ListConfig) -> None:
     from entropy_rl.tasks.math import sets
 
     row = "{:14}{:7}{:13}{:14}{}".format
-    print(row("name", "role", "published", "prepared", "source"))
+    echo(row("name", "role", "published", "prepared", "source"))
     there = sets.prepared_names(config.data_dir)
     for name in dict.fromkeys([*sets.PUBLISHED, *there]):
         published, prepared = sets.PUBLISHED.get(name), "not prepared"
@@ -189,11 +207,11 @@ def list_sets(config: ListConfig) -> None:
             prepared = "+".join(f"{split['kept']:,}" for split in metadata["splits"].values())
         if published:
             rows = "+".join(f"{file.rows:,}" for file in published.files)
-            print(row(name, published.role, rows, prepared, published.repository))
+            echo(row(name, published.role, rows, prepared, published.repository))
         else:
             source = Path(metadata["sources"][sets.USER_SPLIT]).name
-            print(row(f"{name} ", "both", "own", prepared, source))
-    print(f"prepared sets lie in {sets.data_root(config.data_dir)}")
+            echo(row(f"{name} ", "both", "own", prepared, source))
+    echo(f"prepared sets lie in {sets.data_root(config.data_dir)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,23 +242,28 @@ class ShowConfig:
 def show(config: ShowConfig) -> None:
     """The verb `data show`."""
     from entropy_rl.tasks.math import sets
+    from entropy_rl.tasks.math.answers import final_answer
 
     source = sets.find_source("name", config.name, None, config.data_dir)
     sources = [source]
     if source.split is not None:
         metadata = sets.read_metadata(config.name, config.data_dir)
         for line in _describe(config.name, metadata, config.data_dir):
-            print(line)
+            echo(line)
         sources = [dataclasses.replace(source, split=split) for split in metadata["splits"]]
     for source in sources:
         pairs = sets.read_source(source, config.problem_field, config.answer_field)
         title = config.name if source.split is None else f"{config.name} {source.split}"
         if source.split is None:
-            print(f"{title}: {len(pairs):,} problems")
+            echo(f"{title}: {len(pairs):,} problems")
+        for line in _answers([answer for _, answer in pairs]):
+            echo(line)
         for i, (problem, answer) in enumerate(pairs[: config.count]):
-            print(f"\n== {title} {i}, right answer {answer!r}")
+            final = final_answer(answer)
+            extracted = "" if final == answer else f", extracted from {answer[-40:]!r}"
+            echo(f"\n== {title} {i}, right answer {final!r}{extracted}")
             for line in problem.splitlines():
-                print(textwrap.fill(line, 80, break_long_words=False, break_on_hyphens=False))
+                echo(textwrap.fill(line, 80, break_long_words=False, break_on_hyphens=False))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from entropy_rl.config.checks import check_numbers, require_at_least
+from entropy_rl.escape import echo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,26 +64,26 @@ def overlap(config: OverlapConfig) -> None:
     matches = find_overlap(map(split_words, train), words, config.ngram)
     counts = count_matches(matches)
     short = sum(len(of_problem) < config.ngram for of_problem in words)
-    print(f"{len(test):,} test problems of {sources[1].title}")
-    print(f"{len(train):,} training problems of {sources[0].title}")
+    echo(f"{len(test):,} test problems of {sources[1].title}")
+    echo(f"{len(train):,} training problems of {sources[0].title}")
     for name, count in (
         ("the same problem", counts["exact"]),
         (f"at least half of the {config.ngram}-grams", counts["half"]),
         (f"any {config.ngram}-gram", counts["any"]),
     ):
-        print(f"  {name:30}{count:6,} of {len(test):,} ({count / len(test):.1%})")
-    print(
+        echo(f"  {name:30}{count:6,} of {len(test):,} ({count / len(test):.1%})")
+    echo(
         f"  {'looked for as a whole':30}{short:6,} of {len(test):,} (less than {config.ngram} "
         "words)"
     )
     for match in worst_matches(matches, 5):
         same = "the same as" if match.exact else f"{match.train_share:.0%} in"
-        print(
+        echo(
             f"\n== test {match.test}: {match.share:.0%} in the training set, {same} train "
             f"{match.train}"
         )
         for text in (test[match.test], train[match.train]):
-            print(textwrap.shorten(text, 78, placeholder=" ..."))
+            echo(textwrap.shorten(text, 78, placeholder=" ..."))
 
 
 def contamination(name: str, data_dir: str | None) -> Iterator[str]:

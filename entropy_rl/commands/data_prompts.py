@@ -9,6 +9,7 @@ from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import ModelConfig, TaskConfig
 from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.config.train import TrainConfig
+from entropy_rl.escape import echo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +61,8 @@ def prompts(config: PromptsConfig) -> None:
     tokenizer = load_tokenizer(model_files(find_model(config.model.path)))
     for problem in list(problems)[: config.count]:
         ids = encode_prompt(problem, tokenizer)
-        print(f"== {split} {problem.id}: {len(ids)} tokens, right answer {problem.answer!r}")
-        print(tokens_of(tokenizer, ids) if config.tokens else tokenizer.decode(ids))
+        echo(f"== {split} {problem.id}: {len(ids)} tokens, right answer {problem.answer!r}")
+        echo(tokens_of(tokenizer, ids) if config.tokens else tokenizer.decode(ids))
 
 
 def tokens_of(tokenizer: Any, ids: list[int]) -> str:

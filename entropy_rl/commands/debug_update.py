@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from entropy_rl.cli.main import run_verb
+from entropy_rl.escape import printable
 
 if TYPE_CHECKING:
     import jax
@@ -181,7 +182,7 @@ def _first(x: Any) -> str:
 
 def main(config: DebugUpdateConfig) -> None:
     """The verb `debug-update` of the command line."""
-    print(debug_update(Path(config.dump)))
+    print(printable(debug_update(Path(config.dump))))
 
 
 if __name__ == "__main__":

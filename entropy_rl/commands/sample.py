@@ -72,8 +72,9 @@ def main(config: SampleConfig) -> None:
     import numpy as np
 
     from entropy_rl.config.rollout import DecodingConfig
+    from entropy_rl.escape import printable
     from entropy_rl.experience.scoring import score
-    from entropy_rl.report.terminal import has_colors, printable, scale
+    from entropy_rl.report.terminal import has_colors, scale
     from entropy_rl.rollout import make_generate
     from entropy_rl.runs.load_model import check_length, load_model
     from entropy_rl.tasks import closing, load_task

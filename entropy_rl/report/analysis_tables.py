@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from entropy_rl.analysis import Analysis, Contrast, RareBehaviors
+from entropy_rl.escape import csv_cell
 from entropy_rl.evaluation.compare import LEVEL
 from entropy_rl.evaluation.dynamics import RunDynamics
 from entropy_rl.report.terminal import aligned
@@ -127,7 +128,9 @@ def write_sentences(directory: Path, rare: RareBehaviors | None) -> None:
         rare.placed, key=lambda s: -math.inf if s.distance is None else s.distance, reverse=True
     )
     plain = map(dataclasses.asdict, order)
-    writer.writerows(["" if s[name] is None else s[name] for name in fields] for s in plain)
+    writer.writerows(
+        ["" if s[name] is None else csv_cell(s[name]) for name in fields] for s in plain
+    )
     write_atomically(directory / SENTENCES_FILE, text.getvalue())
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import textwrap
 
+from entropy_rl.escape import csv_cell
 from entropy_rl.evaluation import Comparison, ComparisonRow
 from entropy_rl.evaluation.compare import LEVEL
 from entropy_rl.report.terminal import aligned
@@ -81,7 +82,9 @@ def comparison_csv(comparison: Comparison) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["table", *(field.name for field in dataclasses.fields(ComparisonRow))])
     for table in _TABLES:
-        writer.writerows([table, *dataclasses.astuple(row)] for row in getattr(comparison, table))
+        writer.writerows(
+            [table, *map(csv_cell, dataclasses.astuple(row))] for row in getattr(comparison, table)
+        )
     return text.getvalue()
 
 

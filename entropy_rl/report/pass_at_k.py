@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from entropy_rl.escape import csv_cell
 from entropy_rl.evaluation import Curve, Evaluation
 from entropy_rl.report.curves import COLORS
 from entropy_rl.runs.jsonl import write_atomically
@@ -34,7 +35,7 @@ def write_pass_at_k(directory: Path, curves: Mapping[str, Curve]) -> list[Path]:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["name", "k", "pass_at_k", "low", "high", "problems"])
     for name, curve in curves.items():
-        writer.writerows([name, k, *values] for k, values in curve.items())
+        writer.writerows([csv_cell(name), k, *values] for k, values in curve.items())
     written = [directory / f"{_STEM}.csv"]
     write_atomically(written[0], table.getvalue())
     try:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import TextIO
+
+from entropy_rl.escape import printable
 
 FULL = 1.5  # nats of the darkest shade
 _PALE, _DARK = (255, 236, 209), (226, 106, 24)
 _LEAST = 0.03  # fraction of `FULL` below which a token is not shaded
-# Model output must not move the cursor or change colors.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Align rows of cells in columns: the first column to the left, all others to the right."""
+    rows = [list(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *cells in rows:
@@ -29,11 +29,6 @@ def has_colors(stream: TextIO, environment: Mapping[str, str] = os.environ) -> b
     if environment.get("NO_COLOR") or not stream.isatty():
         return False
     return environment.get("COLORTERM", "") in ("truecolor", "24bit")
-
-
-def printable(text: str) -> str:
-    """Escape the control characters of a text."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def shaded(text: str, entropy: float, colors: bool) -> str:

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -36,6 +37,12 @@ _BOOT = (
     "from entropy_rl.tasks.worker import serve; serve(fd)"
 )
 _MAX_REASONS = 10  # logged reasons of crashes
+_MANY_FAILURES = 3  # checks of one call without a judgement
+_FAILURE_SHARE = 0.01
+_MAX_REPLY = 1 << 16  # bytes
+_CLOCK_LIMIT = 4  # wall-clock seconds of a check for each CPU second of its deadline
+_ALARMS = (-signal.SIGPROF, -signal.SIGALRM)  # exit statuses
+_HEADER = struct.Struct("!i")  # of a message of multiprocessing.connection
 _MAX_LOST = 3  # processes per worker that were lost in a row without an item
 
 
@@ -50,7 +57,9 @@ class VerifierPool:
         return value and any exception is a CRASH. Imports at the top of its module do not count
         towards the deadline.
       workers: Number of processes.
-      deadline_s: Wall-clock seconds for one item, from when a ready worker receives it.
+      deadline_s: CPU seconds of a worker for one item, so that a verdict does not depend on the
+        load of the machine. A check that waits is stopped after 4 times as many wall-clock
+        seconds.
       memory_limit_bytes: Address space limit of a worker.
       warm_up: An item that every worker checks before it reports ready, to fill caches.
       warm_up_s: Wall-clock seconds until a worker must be ready.
@@ -77,6 +86,7 @@ class VerifierPool:
         self._settings = {
             "check": check,
             "deadline_s": deadline_s,
+            "clock_limit_s": _CLOCK_LIMIT * deadline_s,
             "memory_limit_bytes": memory_limit_bytes,
             "warm_up": warm_up,
             "warm_up_s": warm_up_s,
@@ -86,6 +96,7 @@ class VerifierPool:
         self._lock = threading.Lock()
         self._closed = False
         self._lost = 0
+        self._failures = 0.0  # running mean of the fraction of checks without a judgement
         self._reasons: set[str] = set()
         self._processes: list[_Worker] = []
         self._finalizer = weakref.finalize(self, _kill_all, self._processes)
@@ -119,6 +130,8 @@ class VerifierPool:
                     _kill_all(self._processes)
                     self._lost = 0
                     raise
+            if waiting:
+                self._note_failures([known[key] for key in waiting])
             for key, verdict in known.items():
                 self._cache(key, verdict)
             return [known[key] for key in keys]
@@ -174,15 +187,25 @@ class VerifierPool:
 
     def _receive(self, worker: _Worker, verdicts: dict[bytes, Verdict]) -> None:
         try:
-            reply = json.loads(worker.connection.recv_bytes())
+            reply = worker.receive()
         except (EOFError, OSError):  # the process has died
+            worker.wait_for_exit()
             status = self._replace(worker)
-            if worker.key is not None and worker.deadline <= time.monotonic():
-                verdicts[worker.key] = Verdict.TIMEOUT  # its own alarm fired before this loop
+            late = worker.deadline <= time.monotonic()
+            if worker.key is not None and (status in _ALARMS or late):
+                verdicts[worker.key] = Verdict.TIMEOUT
             elif worker.key is not None:
                 verdicts[worker.key] = Verdict.CRASH
                 memory = " (out of memory)" if status == errno.ENOMEM else ""
                 self._note_crash(f"the process died with status {status}{memory}")
+            return
+        except ValueError:
+            self._replace(worker)
+            if worker.key is not None:
+                verdicts[worker.key] = Verdict.CRASH
+                self._note_crash("it wrote into the pipe of the worker")
+            return
+        if reply is None:
             return
         if "unfit" in reply:
             raise JudgeError(f"the verifier {self._check!r} cannot start: {reply['unfit']}")
@@ -192,6 +215,21 @@ class VerifierPool:
             if reply["reason"]:
                 self._note_crash(reply["reason"])
         worker.ready, worker.key, worker.deadline = True, None, float("inf")
+
+    def _note_failures(self, verdicts: Sequence[Verdict]) -> None:
+        """Warns if the fraction of checks without a judgement has risen."""
+        failed = sum(not verdict.is_judgement for verdict in verdicts)
+        share = failed / len(verdicts)
+        if failed >= _MANY_FAILURES and share > 2 * max(self._failures, _FAILURE_SHARE):
+            logger.warning(
+                "verifier %s: %d of %d checks timed out or crashed (before: %.1f%%); their samples "
+                "have no reward",
+                self._check,
+                failed,
+                len(verdicts),
+                100 * self._failures,
+            )
+        self._failures += (share - self._failures) / 10
 
     def _replace(self, worker: _Worker) -> int:
         """Kills a worker and removes it; `_settle` starts another. Returns the exit status."""
@@ -243,6 +281,8 @@ class _Worker:
             theirs.close()
         self.ready = False
         self.key: bytes | None = None  # the current item
+        self.nonce = ""  # of the current item; its reply repeats it
+        self._buffer = b""
         self.deadline = time.monotonic() + settings["warm_up_s"]
         with contextlib.suppress(OSError):  # died at once; reading the pipe reports it
             self.connection.send_bytes(json.dumps(settings).encode())
@@ -252,11 +292,47 @@ class _Worker:
         if self.connection.poll():
             return False
         try:
-            self.connection.send_bytes(message)
+            nonce = os.urandom(8).hex()
+            self.connection.send_bytes(json.dumps([nonce, json.loads(message)]).encode())
         except OSError:
             return False
-        self.key, self.deadline = key, time.monotonic() + deadline_s
+        self.key, self.deadline = key, time.monotonic() + _CLOCK_LIMIT * deadline_s
+        self.nonce = nonce
         return True
+
+    def receive(self) -> dict[str, Any] | None:
+        """Reads what has arrived.
+
+        Returns:
+          The reply; None while it is incomplete.
+
+        Raises:
+          EOFError: The process has closed the pipe.
+          ValueError: The bytes are no reply to the current item: the check wrote them.
+        """
+        read = os.read(self.connection.fileno(), _MAX_REPLY)
+        if not read:
+            raise EOFError
+        self._buffer += read
+        if len(self._buffer) < _HEADER.size:
+            return None
+        (size,) = _HEADER.unpack_from(self._buffer)
+        begin = f'{{"nonce": "{self.nonce}"'.encode()
+        is_reply = begin.startswith(self._buffer[_HEADER.size :][: len(begin)])
+        if not is_reply or not 0 <= size <= _MAX_REPLY or (self.ready and self.key is None):
+            raise ValueError("no reply")
+        if len(self._buffer) < _HEADER.size + size:
+            return None
+        reply = json.loads(self._buffer[_HEADER.size : _HEADER.size + size])
+        if len(self._buffer) > _HEADER.size + size:
+            raise ValueError("more than a reply")
+        self._buffer = b""
+        return reply
+
+    def wait_for_exit(self) -> None:
+        """Waits a moment for a process that has closed its pipe, so that its status is its own."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=1)
 
     def kill(self) -> int:
         with contextlib.suppress(ProcessLookupError):

@@ -21,6 +21,8 @@ def serve(fd: int) -> None:
     # If the parent dies while a check is stuck, the alarm ends this process, even inside C code
     # that holds the interpreter.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # CPU time, unlike wall-clock time, does not depend on the load of the machine.
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     os.set_inheritable(fd, False)
     connection = Connection(fd)
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
@@ -32,19 +34,20 @@ def serve(fd: int) -> None:
             check = import_object("check", settings["check"])
             if settings["warm_up"] is not None:
                 check(*settings["warm_up"])
-        except Exception as error:
-            connection.send_bytes(
-                json.dumps({"unfit": f"{type(error).__name__}: {error}"}).encode()
-            )
+        except (Exception, SystemExit) as error:
+            unfit = {"nonce": "", "unfit": f"{type(error).__name__}: {error}"[:2000]}
+            connection.send_bytes(json.dumps(unfit).encode())
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send_bytes(b"{}")
+        connection.send_bytes(b'{"nonce": ""}')
         while True:
-            item = json.loads(connection.recv_bytes())
-            signal.setitimer(signal.ITIMER_REAL, settings["deadline_s"] + 1)
-            reply = json.dumps(_judge(check, item)).encode()
+            nonce, item = json.loads(connection.recv_bytes())
+            signal.setitimer(signal.ITIMER_REAL, settings["clock_limit_s"] + 1)
+            signal.setitimer(signal.ITIMER_PROF, settings["deadline_s"])
+            reply = _judge(check, item)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            connection.send_bytes(reply)
+            connection.send_bytes(json.dumps({"nonce": nonce, **reply}).encode())
 
 
 def _limit(which: int, limit: int) -> None:
@@ -59,7 +62,7 @@ def _judge(check: Callable, item: list[str]) -> dict[str, str]:
     except MemoryError:
         # The memory may not be freed after the check: the next item gets a new process.
         os._exit(errno.ENOMEM)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return {"verdict": Verdict.CRASH.value, "reason": f"{type(error).__name__}: {error}"[:300]}
     if not isinstance(verdict, Verdict):
         reason = f"it must return Verdict, got {type(verdict).__name__}"

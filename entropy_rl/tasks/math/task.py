@@ -6,6 +6,7 @@ of plain expressions is off. Worker processes have resource limits but are not a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from entropy_rl.config.registry import import_object
@@ -19,9 +20,12 @@ from entropy_rl.tasks.math.answers import (
 )
 from entropy_rl.tasks.math.catalog import DAPO_PROMPT, PUBLISHED
 from entropy_rl.tasks.math.dapo import judge_dapo, last_answer
+from entropy_rl.tasks.math.right_answers import check_answers
 from entropy_rl.tasks.math.sets import Source, find_source, read_source
 from entropy_rl.tasks.pool import VerifierPool
 from entropy_rl.tasks.task import Problem, Verdict
+
+logger = logging.getLogger(__name__)
 
 PROMPTS = {
     # Qwen2.5-Math
@@ -49,9 +53,10 @@ class Math:
         the last `Answer: ...` and compares as text; or `module:function`, a function
         (prompt, completion, answer) -> Verdict.
       problem_field: Field of the problem in a file.
-      answer_field: Field of the answer in a file: a text or a number.
+      answer_field: Field of the answer in a file: a text or a number. Of a whole solution, the
+        built-in verifiers use what follows `####`, or the content of the last \\boxed{...}.
       data_dir: Directory of prepared sets; null for the default of TFDS.
-      deadline_s: Wall-clock seconds of one check.
+      deadline_s: CPU seconds of one check.
       special_tokens: Encode special tokens in the text of a problem, such as <|im_end|>, as tokens;
         false for plain text.
       workers: Verifier processes; they start at the first completion that needs them.
@@ -105,10 +110,15 @@ class Math:
         """The problems of a split, in the order of its source; the id is the index.
 
         Raises:
-          ValueError: The split has no source, or a row of the file is invalid, as `FILE:LINE: ...`.
+          ValueError: The split has no source, a row of the file is invalid, as `FILE:LINE: ...`, or
+            no right answer can be read.
         """
         if split not in self._splits:
-            pairs = read_source(self._find(split), *self._fields)
+            source = self._find(split)
+            pairs = read_source(source, *self._fields)
+            if self._verifier in _READS:
+                self._check_answers(source, [answer for _, answer in pairs])
+                pairs = [(problem, final_answer(answer)) for problem, answer in pairs]
             self._splits[split] = [
                 Problem(
                     id=i,
@@ -121,6 +131,14 @@ class Math:
                 for i, (problem, answer) in enumerate(pairs)
             ]
         return self._splits[split]
+
+    def _check_answers(self, source: Source, answers: Sequence[str]) -> None:
+        """Refuses right answers that are all unusable, and warns if some are."""
+        report = check_answers(answers, self._verifier)
+        if report.unusable == report.total:
+            raise ValueError(f"{source.title}: {report.message}")
+        if report.unusable:
+            logger.warning("%s: %s", source.title, report.message)
 
     def _find(self, split: str) -> Source:
         if split in self._sources:
