@@ -61,6 +61,7 @@ def test_an_answer_that_can_be_read_is_usable(answer):
         ("$$", "nothing but typography"),
         ("1+" * 200 + "1", "longer than 300 characters"),
         ("1\n2\n3", "several lines"),
+        ("9^{9^{9^{9}}}", "too large to be parsed"),
         (r"\begin{tabular}{c} 1 \end{tabular}", "a picture, a table or markup"),
         (r"\includegraphics{a.png}", "a picture, a table or markup"),
         ("<answer>3</answer>", "a picture, a table or markup"),

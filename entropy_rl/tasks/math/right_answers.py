@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 from entropy_rl.tasks.math.answers import MAX_ANSWER, canonical, final_answer, last_boxed
 from entropy_rl.tasks.math.dapo import judge_dapo, normalize_minerva
+from entropy_rl.tasks.math.equality.refusals import is_over_budget
 from entropy_rl.tasks.math.equality.typography import tidy
 from entropy_rl.tasks.math.equality.units import read_quantity
 from entropy_rl.tasks.task import Verdict
 
 _MAX_WORDS = 5  # of an answer in words
 _MAX_SIGNS = 12  # of an answer in Chinese, Japanese or Korean
+_PLAIN = re.compile(r"-?[0-9]{1,50}(?:\.[0-9]{1,50})?")
 _NAMES = re.compile(r"\\(?:begin|end)\s*\{[A-Za-z*]+\}|\\(?!text)[A-Za-z]+|\\text")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _SIGNS = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
@@ -88,6 +90,8 @@ def why_unusable(answer: str, verifier: str = "math-verify") -> str:
       answer: A final answer.
       verifier: `math-verify` or `dapo`.
     """
+    if _PLAIN.fullmatch(answer):
+        return ""
     if verifier == "dapo":
         if judge_dapo(f"Answer: {answer}", answer) is Verdict.CORRECT:
             return ""
@@ -98,6 +102,8 @@ def why_unusable(answer: str, verifier: str = "math-verify") -> str:
         return "braces that are not balanced"
     if not canonical(answer).strip("{}[]()., "):
         return "nothing but typography" if not re.search(r"\\\{|[?]", answer) else ""
+    if is_over_budget(tidy(answer)):
+        return "too large to be parsed"
     return _why_prose(answer)
 
 

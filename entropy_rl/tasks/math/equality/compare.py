@@ -143,7 +143,15 @@ def _equal(gold: str, answer: str, depth: int = 0) -> bool | None:
     return _parsed(gold, answer)
 
 
+_PRIMED = re.compile(r"([A-Za-z])('+)(?!\s*\()")
+
+
 def _parsed(gold: str, answer: str) -> bool | None:
+    if "'" in gold + answer:  # the parser would read y' and y'' as y
+        gold, answer = (
+            _PRIMED.sub(lambda found: f"{found[1]}_{{{'p' * len(found[2])}}}", side)
+            for side in (gold, answer)
+        )
     heavy = is_heavy(answer) or is_heavy(gold)
     return same_expression(_keep_variables(gold), _keep_variables(answer), heavy)
 

@@ -25,10 +25,10 @@ def refuse(gold: str, answer: str) -> Verdict | None:
       UNPARSABLE for text that is no answer or over the budget, WRONG for an answer that repeats the
       task or hides mathematics from math-verify, None for all others.
     """
-    if any(unicodedata.category(c) in ("Cc", "Cf", "Cs") for c in answer) or _is_over_budget(
-        answer
-    ):
+    if any(unicodedata.category(c) in ("Cc", "Cf", "Cs") for c in answer) or is_over_budget(answer):
         return Verdict.UNPARSABLE
+    if is_over_budget(gold):
+        return Verdict.WRONG  # only the same text would be right
     value = read_chain(answer)[1]
     new = (
         set(_OPEN.findall(value)).union(_MISREAD.findall(answer)).difference(_COMMAND.findall(gold))
@@ -77,8 +77,12 @@ _FLAT = str.maketrans({"(": "", "{": "", ")": " ", "}": " "})
 _POWERS = re.compile(r"[0-9]*(?:\s*\^\s*-?[0-9]+!?)+")
 
 
-def _is_over_budget(text: str) -> bool:
-    """Whether a text is nested deeper, has more digits or more bars than any answer."""
+def is_over_budget(text: str) -> bool:
+    """Whether a text is nested deeper, has more digits or more bars than any answer.
+
+    Args:
+      text: A tidied answer.
+    """
     nested = []  # the brackets around; True for those of an exponent
     for bracket in re.findall(r"\^\s*[({]|[(\[{)\]}]", text):
         if bracket[-1] in "([{":

@@ -77,23 +77,30 @@ _RULES = [
         ),
         (r"\\text\s*([A-Za-z0-9])(?=[^A-Za-z{]|$)", r"\1"),
         (
-            rf"\\(?:mathbf|boldsymbol|bm|bold|pmb|underline){_END}\s*(?:\{{([0-9]+)\}}|(?=[0-9]))",
+            rf"\\(?:mathbf|boldsymbol|bm|bold|pmb|underline|ensuremath){_END}\s*(?:\{{([0-9]+)\}}|(?=[0-9]))",
             r"\1",
         ),
         (
-            rf"\\(?:mathbf|boldsymbol|bm|bold|pmb|underline){_END}\s*(?:\{{([0-9A-Za-z]+)\}}|(?=\S))",
+            rf"\\(?:mathbf|boldsymbol|bm|bold|pmb|underline|ensuremath){_END}\s*(?:\{{([0-9A-Za-z]+)\}}|(?=\S))",
             r" \1",
         ),
         (r"\*\*([A-Za-z ]+:?)\*\*", r"\1"),
         # Spaces and dollar signs; the comma of thousands.
         (r",\s*\\!\s*(?=[0-9]{3}(?![0-9]))", ","),
         (r"\\?\$|(?<!\\)\\!", ""),
-        (r"\{\s*,\s*\}", ","),
+        (r"\{\s*([,.])\s*\}", r"\1"),
+        (r"(?<=[0-9])'(?=[0-9]{3}(?![0-9']))", ""),
         (r"\\[hv]space\*?\s*\{[^{}]*\}|\\(?:enspace|thinspace|hfill)(?![A-Za-z])", " "),
         (r"(?<!\\)\\(?:[,;:> ]|q?quad(?![A-Za-z]))|(?<!\\)~", " "),
         # One spelling for each sign.
         (r"(?<!\\)%", r"\\%"),
         (r"\\[dtc]frac", r"\\frac"),
+        (
+            r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}"
+            r"\s*((?:\^\s*\{?[0-9]\}?)?)\s*\}",
+            r"\\text{\1/\2\3}",
+        ),
+        (r"\\frac\s+([A-Za-z])\s*([A-Za-z0-9])", r"\\frac{\1}{\2}"),
         (r"\\frac\s*([0-9])\s*([0-9])", r"\\frac{\1}{\2}"),
         (r"\\frac\s*([0-9])\s*\{", r"\\frac{\1}{"),
         (r"(\\frac\s*\{[^{}]*\})\s*([0-9])", r"\1{\2}"),
@@ -137,20 +144,25 @@ _RULES = [
         (r":\s*=|={2,}", "="),
     ]
 ]
+# The modulus of a congruence without parentheses.
+_MODULUS = re.compile(
+    r"(?<!\()(?<!\(\s)\\(?:b?mod|text\s*\{\s*mod\s*\}|operatorname\s*\{\s*mod\s*\})(?![A-Za-z])\s*"
+    r"\{?\s*(\w+)\s*\}?"
+)
 _SYSTEM = re.compile(
     r"(?:\\\{\s*)?\\begin\s*\{(cases|aligned|align\*?|gathered|split|array)\}(?:\{[lcr]+\})?(.*)"
     r"\\end\s*\{\1\}$",
     re.DOTALL,
 )
 _DECORATION = re.compile(
-    r"(?:\\(?:checkmark|qed|blacksquare)|[✓✔✅☑∎■]|(?<!\\)\\\\|(?<=[^\s])[,;])\s*$"
+    r"(?:\\(?:checkmark|qed|blacksquare)|[✓✔✅☑∎■]|(?<!\\)\\\\|(?<=[^\s])[,;]|\\text\s*\{[\s.,;]*\})\s*$"
 )
 _WORDS = r"[^\W\d_]{2,}(?:[ '-][^\W\d_]{2,})*"
 # "The final answer is", "Answer:", "Area:": words before the answer that say nothing of it.
 _LEAD = (
     r"(?:(?:so|thus|hence|therefore|then|and),? )?(?:the |our |my )?(?:final |correct |right )?"
     r"(?:answer|result|solution|ans)\b\.?(?: (?:is|are|equals)\b\s*:?|\s*[:=])"
-    rf"|(?!(?:not|except|unless|if|but|or)\b)(?=[^:]{{3,40}}:){_WORDS}\s*:|答案(?:是|为|:)+"
+    rf"|(?!(?:not|except|unless|if|but|or)\b)(?=[^:]{{3,40}}:){_WORDS}\s*:|答案?(?:是|为|:)+"
 )
 _LEAD_IN = re.compile(rf"(?:{_LEAD})\s*(?=\S)", re.IGNORECASE)
 _TEXT_LEAD_IN = re.compile(r"\\text\s*\{\s*([^{}]*?)\s*\}\s*(?=\S)")
@@ -181,6 +193,8 @@ def tidy(text: str) -> str:
                     sign + r"\s*([0-9]+|[A-Za-z])", lambda m, r=root: f"{r}{{{m[1]}}}", text
                 )
                 text = text.replace(sign, root + " ")
+    if r"\equiv" in text:
+        text = _MODULUS.sub(r"\\pmod{\1}", text)
     for pattern, by in _RULES:
         text = pattern.sub(by, text)
     text = _brace_roots(" ".join(text.split()))

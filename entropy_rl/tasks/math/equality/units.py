@@ -49,6 +49,7 @@ _BASES = """
 m g s A K mol Hz N Pa J W C V F L l B eV cal bar rad ohm
 """
 _CUSTOMARY = """
+Rs am pm AM PM
 ft in yd mi oz lb lbs gal qt pt mph kph kmh hr hrs min mins sec secs h d wk yr yrs mo deg ha
 acre USD EUR AUD CAD sq cu rpm dB atm Torr mmHg kWh cc tsp tbsp bp pp psi
 """
@@ -200,8 +201,10 @@ def _read_tail(tail: str, value: str) -> tuple[int, list[Factor], bool] | None:
                 power = 3
             elif low == "squared" and factors and factors[-1][0] != "degree":
                 factors[-1] = (factors[-1][0], factors[-1][1] * 2)
-            elif low in SCALES and not factors and is_plain_number:
-                scale *= SCALES[low]
+            elif low.removesuffix("s") in SCALES and not factors and is_plain_number:
+                scale *= SCALES[low.removesuffix("s")]
+            elif low == "times" and index == len(words) - 1:
+                factors.append(("time", sign))
             elif low in SCALES or low in _NO_UNIT or _NO_UNIT_SIGNS & set(word):
                 leading = [sign_ for sign_ in word if sign_ in SCALES]
                 if not (leading and word[0] in SCALES and is_plain_number and not factors):
