@@ -13,8 +13,11 @@ from roofline_setup import Setup, measurement
 
 from entropy_rl.advantages import chain, group_normalize, shape_by_entropy
 from entropy_rl.config.train import OptimizerConfig
+from entropy_rl.learner.batch import make_batch
 from entropy_rl.learner.optimizer import make_optimizer
-from entropy_rl.learner.update import init_state, make_batch, make_stats_pass, make_update
+from entropy_rl.learner.pass_settings import PassSettings
+from entropy_rl.learner.stats_pass import make_stats_pass
+from entropy_rl.learner.update import init_state, make_update
 from entropy_rl.planning import counting
 from entropy_rl.planning.counting import Cost
 from entropy_rl.rollout import make_generate
@@ -31,9 +34,7 @@ def _update(setup: Setup, micro_batch: int, fused_loss: bool) -> tuple[Any, Trai
         setup.policy,
         chain(group_normalize(setup.group), shape_by_entropy(alpha=0.4, kappa=2.0)),
         optimizer,
-        max_tokens_per_micro_batch=micro_batch,
-        max_new_tokens=setup.limit,
-        fused_loss=fused_loss,
+        settings=PassSettings(max_tokens_per_micro_batch=micro_batch, fuse_loss=fused_loss),
     )
     shapes = jax.eval_shape(setup.policy.init, jax.random.key(0))
     params = model.random_params(shapes, "float32", seed=1)
@@ -121,7 +122,10 @@ def step(setup: Setup, rows: int, micro_batch: int, fused_loss: bool) -> list[di
     settings = dict(group_size=setup.group, max_new_tokens=setup.limit, eos_ids=ends, pad_id=0)
     generate = make_generate(setup.policy, **settings)
     stats = jax.jit(
-        make_stats_pass(setup.policy, temperature=1.0, max_tokens_per_micro_batch=micro_batch)
+        make_stats_pass(
+            setup.policy,
+            settings=PassSettings(temperature=1.0, max_tokens_per_micro_batch=micro_batch),
+        )
     )
     say(f"step, B = {rows}")
     update, state = _update(setup, micro_batch, fused_loss)

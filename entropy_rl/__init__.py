@@ -50,11 +50,14 @@ with _epy.lazy_api_imports(globals()):
     from entropy_rl.evaluation.result import Evaluation as Evaluation
     from entropy_rl.experience.prompts import Prompts as Prompts
     from entropy_rl.experience.scoring import score as score
+    from entropy_rl.learner.batch import make_batch as make_batch
+    from entropy_rl.learner.pass_settings import PassSettings as PassSettings
+    from entropy_rl.learner.stats_pass import make_stats_pass as make_stats_pass
     from entropy_rl.learner.update import init_state as init_state
-    from entropy_rl.learner.update import make_batch as make_batch
-    from entropy_rl.learner.update import make_stats_pass as make_stats_pass
     from entropy_rl.learner.update import make_update as make_update
     from entropy_rl.lm_head.log_probs import log_prob_and_entropy as log_prob_and_entropy
+    from entropy_rl.losses.build import build_loss as build_loss
+    from entropy_rl.losses.loss import Loss as Loss
     from entropy_rl.models.decoder import DecoderConfig as DecoderConfig
     from entropy_rl.models.decoder import make_policy as make_policy
     from entropy_rl.models.hf import load_hf as load_hf
@@ -80,9 +83,11 @@ __all__ = [
     "DecodingConfig",
     "EvaluateConfig",
     "Evaluation",
+    "Loss",
     "LossConfig",
     "Model",
     "ModelConfig",
+    "PassSettings",
     "Policy",
     "Problem",
     "Prompts",
@@ -97,6 +102,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "advantages",
+    "build_loss",
     "chain",
     "contrib",
     "evaluate",

@@ -137,39 +137,36 @@ class Rollout:
 
 @struct.dataclass
 class TokenStats:
-    """All that a transform of the advantage, a surrogate or a token_weighting may look at.
+    """Statistics of tokens, which transforms, surrogates and token weights read.
 
-    Entropies are of the full vocabulary, in nats. `has_reward` marks the rows that have a judgement: a
-    row whose verifier timed out or crashed is outside of every baseline and of the loss.
+    Entropies are of the full vocabulary, in nats. `has_reward` is False for a completion whose
+    check timed out or crashed: it is in no baseline and has no loss.
     """
 
-    log_probs: jax.Array  # f32[B, N], of the policy that is being updated
+    # f32[B, N], of the policy that is being updated; None before its forward pass
+    log_probs: jax.Array | None
     old_log_probs: jax.Array  # f32[B, N], of the policy before the first update on this rollout
-    entropy: jax.Array  # f32[B, N], of the policy that is being updated
+    # f32[B, N], of the policy that is being updated; None before its forward pass
+    entropy: jax.Array | None
     old_entropy: jax.Array  # f32[B, N]
     mask: jax.Array  # bool[B, N]; False on every token of a row that has no reward
     has_reward: jax.Array  # bool[B]
     sampler_log_probs: jax.Array | None = None  # f32[B, N], as recorded while sampling
-    values: jax.Array | None = (
-        None  # f32[B, N], of the critic before the first update on this rollout
-    )
-    # What the controller of a loss says of the mini-batch, by name: f32[1, 1], or f32[B, N] with
-    # equal entries.
-    coefficients: dict[str, jax.Array] | None = None
+    values: jax.Array | None = None  # f32[B, N], of the critic before the first update
+    # f32[1, 1], or f32[B, N] with equal entries: coefficients of the controller of the loss
+    coefficients: dict[str, jax.Array] = struct.field(default_factory=dict)
     greedy_rewards: jax.Array | None = None  # f32[B], of the completion of the most likely tokens
-    external_weights: jax.Array | None = (
-        None  # f32[B, N], of the tokens, from outside of this library
-    )
+    extras: dict[str, jax.Array] = struct.field(default_factory=dict)  # `TrainBatch.extras`
 
     __repr__ = _short_repr
 
 
 @struct.dataclass
 class TrainBatch:
-    """One mini-batch of judged completions, as whole groups.
+    """One mini-batch of scored completions, as whole groups.
 
     `ids` holds prompt and completion without a gap and right-padded; the t-th token of the
-    completion stands at column `prompt_length + t`.
+    completion is in column `prompt_length + t`.
     """
 
     ids: jax.Array  # int32[B, T]
@@ -182,16 +179,12 @@ class TrainBatch:
     rewards: jax.Array  # f32[B]
     has_reward: jax.Array  # bool[B]
     ref_log_probs: jax.Array | None = None  # f32[B, N]; of the reference policy, for the KL term
-    values: jax.Array | None = (
-        None  # f32[B, N]; of the critic before the first update on this rollout
-    )
-    loss_row_mask: jax.Array | None = (
-        None  # bool[B], False for rows whose reward counts and whose loss does not
-    )
+    values: jax.Array | None = None  # f32[B, N]; of the critic before the first update
+    # bool[B], False for rows that count in the baseline and have no loss; None for all True
+    loss_row_mask: jax.Array | None = None
     greedy_rewards: jax.Array | None = None  # f32[B], of the completion of the most likely tokens
-    external_weights: jax.Array | None = (
-        None  # f32[B, N]; for the advantage `external_token_weight`
-    )
+    # f32[B, N] each: arrays of the caller's own, which transforms read as `TokenStats.extras`
+    extras: dict[str, jax.Array] = struct.field(default_factory=dict)
 
     __repr__ = _short_repr
 
@@ -208,19 +201,15 @@ class CriticState:
 
 @struct.dataclass
 class TrainState:
-    """What a training run is, between two steps. Everything else is derived from it and the
-    config.
-    """
+    """The state of a training run between two steps. All else is derived from it and the config."""
 
     params: Params
     opt_state: Any
     step: jax.Array  # int32[], rollouts done
     updates: jax.Array  # int32[], updates tried on the policy, those that were not applied included
     critic: CriticState | None = None
-    controller: Any = None  # of the methods of the loss that have one; a nest of numbers
-    rounds: jax.Array | None = (
-        None  # int32[], rounds of sampling done, where a step may have several
-    )
-    replay_buffer: Any = None  # of earlier rollouts, where completions are learned from once more
+    controller: Any = None  # state of `Loss.controller`, a nest of scalars
+    rounds: jax.Array | None = None  # int32[], rounds of sampling, where a step may have several
+    replay_buffer: Any = None  # a `ReplayState`
 
     __repr__ = _short_repr

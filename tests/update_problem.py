@@ -7,7 +7,10 @@ import optax
 
 from entropy_rl.advantages import chain, group_normalize, shape_by_entropy, whiten
 from entropy_rl.config.train import LossConfig
-from entropy_rl.learner.update import init_state, make_batch, make_update
+from entropy_rl.learner.batch import make_batch
+from entropy_rl.learner.pass_settings import PassSettings
+from entropy_rl.learner.update import init_state, make_update
+from entropy_rl.losses.build import build_loss
 from entropy_rl.types import Rollout
 
 G, P, N, V = 4, 4, 6, 11
@@ -72,12 +75,13 @@ def sgd_update(
         policy,
         advantage,
         optimizer,
-        loss,
-        temperature=temperature,
-        max_tokens_per_micro_batch=tokens,
-        group_size=group_size,
-        max_new_tokens=N,
-        fused_loss=fused_loss,
+        build_loss(loss, N),
+        settings=PassSettings(
+            temperature=temperature,
+            max_tokens_per_micro_batch=tokens,
+            group_size=group_size,
+            fuse_loss=fused_loss,
+        ),
     )
     state, metrics = update(init_state(jax.tree.map(jnp.copy, params), optimizer), data)
     return state.params, metrics

@@ -50,7 +50,9 @@ def _parts(size: workload.Size) -> dict:
 
 
 def _stats_pass(policy: er.Policy, size: workload.Size):
-    return jax.jit(er.make_stats_pass(policy, temperature=1.0, **_parts(size)))
+    return jax.jit(
+        er.make_stats_pass(policy, settings=er.PassSettings(temperature=1.0, **_parts(size)))
+    )
 
 
 def _update(policy: er.Policy, size: workload.Size, optimizer, shape: bool = True):
@@ -59,7 +61,9 @@ def _update(policy: er.Policy, size: workload.Size, optimizer, shape: bool = Tru
         advantage = er.chain(advantage, er.shape_by_entropy(alpha=0.4, kappa=2.0))
     clip = {"clip_low": workload.CLIP, "clip_high": workload.CLIP}
     loss = er.LossConfig(surrogate={"name": "ppo_clip", **clip})
-    return er.make_update(policy, advantage, optimizer, loss, **_parts(size))
+    return er.make_update(
+        policy, advantage, optimizer, er.build_loss(loss), settings=er.PassSettings(**_parts(size))
+    )
 
 
 def probe(directory: Path) -> dict:

@@ -13,7 +13,6 @@ from entropy_rl.advantages.build import build_advantage as build_advantage
 from entropy_rl.advantages.gae import gae as gae
 from entropy_rl.advantages.penalties import overlong_penalty as overlong_penalty
 from entropy_rl.advantages.shaping import shape_by_entropy as shape_by_entropy
-from entropy_rl.advantages.transform import NotYetKnown as NotYetKnown
 from entropy_rl.advantages.transform import Transform as Transform
 from entropy_rl.advantages.transform import baseline_and_shaping as baseline_and_shaping
 from entropy_rl.advantages.transform import before_values as before_values

@@ -87,13 +87,15 @@ class Transform:
           ValueError: Input or output has neither of the two shapes.
         """
         _check_shape("input", advantages, stats)
+        if stats.log_probs is None:
+            stats = stats.replace(log_probs=_NotYetKnown(), entropy=_NotYetKnown())
         result = self.fn(advantages, stats)
         _check_shape(f"result of {getattr(self.fn, '__qualname__', self.fn)}", result, stats)
         return result
 
 
-class NotYetKnown:
-    """Placeholder of a statistic that needs a forward pass; reading it is an error."""
+class _NotYetKnown:
+    """Placeholder of a statistic before its forward pass; reading it is an error."""
 
     def _refuse(self, *_: object) -> Any:
         raise ValueError(

@@ -103,22 +103,25 @@ def _policy(config: TrainConfig, run: Path, dump: Path) -> tuple[Callable, Calla
     `gradient(params, batch)`.
     """
     from entropy_rl.advantages import advantage_of
-    from entropy_rl.learner.replay import replay_advantage, replay_settings
+    from entropy_rl.learner.gradient import make_gradient
+    from entropy_rl.learner.replay import replay_advantage
     from entropy_rl.learner.replay_rule import build_replay
-    from entropy_rl.learner.update import make_gradient, make_stats_pass
-    from entropy_rl.losses.build import loss_controller, update_controller
+    from entropy_rl.learner.stats_pass import make_stats_pass
+    from entropy_rl.losses.build import build_loss
+    from entropy_rl.losses.controller import update_controller
     from entropy_rl.runs.load_model import model_policy
     from entropy_rl.runs.nonfinite_updates import is_of_replay, read_controller
-    from entropy_rl.trainer.programs import gradient_settings, stats_settings
+    from entropy_rl.trainer.programs import pass_settings
 
     policy = model_policy(config.model, run)
-    stats = make_stats_pass(policy, **stats_settings(config))
-    advantage, settings = advantage_of(config), gradient_settings(config)
+    advantage, settings = advantage_of(config), pass_settings(config)
+    loss = build_loss(config.loss, config.rollout.max_new_tokens)
+    stats = make_stats_pass(policy, settings)
     if is_of_replay(dump):
         replay = build_replay(config.replay, config.rollout.group_size)
-        advantage, settings = replay_advantage(replay, advantage), replay_settings(settings)
-    gradient_of = make_gradient(policy, advantage, config.loss, **settings)
-    controller = loss_controller(config.loss)
+        advantage, settings = replay_advantage(replay, advantage), settings.without_groups()
+    gradient_of = make_gradient(policy, advantage, loss, settings)
+    controller = loss.controller
 
     def gradient(params: Params, batch: TrainBatch) -> tuple[Params, dict[str, jax.Array]]:
         if controller is None:
@@ -141,29 +144,24 @@ def _critic(config: TrainConfig, run: Path) -> tuple[Callable, Callable, Callabl
 
     from entropy_rl.advantages import advantage_of
     from entropy_rl.learner.critic import (
-        critic_settings,
         init_critic,
         make_critic_gradient,
         make_values_pass,
     )
+    from entropy_rl.losses.build import build_loss
     from entropy_rl.models import backbone_params, read_config
     from entropy_rl.runs.load_model import find_model, model_files, model_policy
+    from entropy_rl.trainer.programs import critic_pass_settings
 
     path = find_model(config.critic.path) if config.critic.path else run
     backbone, hidden_size = (
         model_policy(config.model, path),
         read_config(model_files(path)).hidden_size,
     )
-    settings, limit = critic_settings(config), config.rollout.max_new_tokens
-    values = make_values_pass(backbone, **settings)
-    gradient = make_critic_gradient(
-        backbone,
-        advantage_of(config),
-        config.critic,
-        config.loss.aggregation,
-        max_new_tokens=limit,
-        **settings,
-    )
+    settings = critic_pass_settings(config)
+    loss = build_loss(config.loss, config.rollout.max_new_tokens)
+    values = make_values_pass(backbone, settings)
+    gradient = make_critic_gradient(backbone, advantage_of(config), config.critic, loss, settings)
 
     def init(key: jax.Array) -> Params:
         return init_critic(

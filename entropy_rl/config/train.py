@@ -117,20 +117,12 @@ class BatchingConfig:
       mini_batch_prompts: Prompts per optimizer step (mini-batch).
       max_tokens_per_micro_batch: Maximum tokens of one gradient computation, per data shard; rows
         of similar length are batched together. Changes memory and speed, not results.
-      share_prompts: Compute a prompt once for its group instead of once for each completion. Takes
-        a longer compilation, and memory for keys and values of all prompts of an update; pays where
-        prompts are a good part of the tokens. Changes memory and speed, and no result.
-      fused_loss: Compute loss and gradient of the head in one pass over the vocabulary instead of
-        two. Needs an advantage, a surrogate and token weightings that are known token by token.
-        Changes speed and memory, and no result.
       max_nonfinite_updates: Abort after this many non-finite updates. An update with a non-finite
         gradient is skipped and saved in nonfinite_updates/ for `entropy-rl debug-update`.
     """
 
     mini_batch_prompts: int
     max_tokens_per_micro_batch: int
-    share_prompts: bool = False
-    fused_loss: bool = False
     max_nonfinite_updates: int = 3
 
     def __post_init__(self):

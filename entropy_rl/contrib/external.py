@@ -133,8 +133,8 @@ def oger_reward(
 def external_token_weight() -> Transform:
     """Multiply the advantage of a token by a weight of the caller: A' = A ω.
 
-    ω stands in `TrainBatch.external_weights`: it is a part of the data, and one compiled update
-    takes any.
+    ω is `TrainBatch.extras["external_weights"]`, f32[B, N]. It is data, so one compiled update
+    takes any values.
 
     Source of this form: SHEAR, https://arxiv.org/abs/2604.23318. Its ω is the largest distance of a
     span with the token to the spans of rows with the opposite outcome, over the mean norm of hidden
@@ -149,13 +149,12 @@ def external_token_weight() -> Transform:
     """
 
     def weigh(advantages: jax.Array, stats: TokenStats) -> jax.Array:
-        if stats.external_weights is None:
+        if "external_weights" not in stats.extras:
             raise ValueError(
-                "external_token_weight: needs TrainBatch.external_weights, a weight for each "
-                "token; "
-                "there are none in a run of `entropy-rl train`"
+                "external_token_weight: TrainBatch.extras must have 'external_weights', a weight "
+                f"for each token, got {sorted(stats.extras)}; `entropy-rl train` has none"
             )
-        return advantages * stats.external_weights
+        return advantages * stats.extras["external_weights"]
 
     return Transform(weigh, "token")
 

@@ -109,14 +109,13 @@ def row_shards(mesh: Mesh | None) -> int:
     return HeadLayout(mesh).size(*DATA_AXES)
 
 
-def check_rows(mesh: Mesh | None, prompts: int, group_size: int, whole_groups: bool) -> None:
+def check_rows(mesh: Mesh | None, prompts: int, group_size: int) -> None:
     """Checks that the rows of an update are divisible by the number of row shards.
 
     Args:
       mesh: The mesh; None for one device.
       prompts: Prompts of an update.
       group_size: Rows per prompt.
-      whole_groups: Whether each group must be on one shard.
 
     Raises:
       ValueError: If they are not.
@@ -124,7 +123,7 @@ def check_rows(mesh: Mesh | None, prompts: int, group_size: int, whole_groups: b
     if mesh is None:
         return
     shards = row_shards(mesh)
-    unit = shards if whole_groups else shards // math.gcd(shards, group_size)
+    unit = shards // math.gcd(shards, group_size)
     if prompts % unit:
         raise ValueError(
             f"batching.mini_batch_prompts: must be a multiple of {unit}, so that the rows of an "

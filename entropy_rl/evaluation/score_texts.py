@@ -10,7 +10,9 @@ import numpy as np
 
 from entropy_rl.evaluation.load_samples import Row
 from entropy_rl.experience.prompts import encode_prompt
-from entropy_rl.learner.update import make_batch, make_stats_pass
+from entropy_rl.learner.batch import make_batch
+from entropy_rl.learner.pass_settings import PassSettings
+from entropy_rl.learner.stats_pass import make_stats_pass
 from entropy_rl.runs.load_model import Model, check_length
 from entropy_rl.tasks.task import Problem
 from entropy_rl.types import Rollout
@@ -45,13 +47,10 @@ def score_rows(
         for part in zip(*encoded, strict=True)
     )
     check_length(model, prompt_length + length)
-    stats = jax.jit(
-        make_stats_pass(
-            model.policy,
-            temperature=temperature,
-            max_tokens_per_micro_batch=max_tokens_per_micro_batch,
-        )
+    settings = PassSettings(
+        temperature=temperature, max_tokens_per_micro_batch=max_tokens_per_micro_batch
     )
+    stats = jax.jit(make_stats_pass(model.policy, settings))
     scored = []
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         part = encoded[start : start + _ROWS_AT_ONCE]

@@ -4,33 +4,25 @@ from etils import epy as _epy
 
 # Lazy, since the modules of this package import each other's neighbors one at a time.
 with _epy.lazy_api_imports(globals()):
-    from entropy_rl.advantages.returns import lambda_returns as lambda_returns
+    from entropy_rl.learner.batch import make_batch as make_batch
     from entropy_rl.learner.critic import init_critic as init_critic
     from entropy_rl.learner.critic import make_critic_gradient as make_critic_gradient
     from entropy_rl.learner.critic import make_critic_update as make_critic_update
     from entropy_rl.learner.critic import make_values_pass as make_values_pass
     from entropy_rl.learner.critic import mean_critic_metrics as mean_critic_metrics
+    from entropy_rl.learner.gradient import make_gradient as make_gradient
     from entropy_rl.learner.metrics import mean_metrics as mean_metrics
+    from entropy_rl.learner.pass_settings import PassSettings as PassSettings
     from entropy_rl.learner.replay_rule import Replay as Replay
+    from entropy_rl.learner.stats_pass import make_stats_pass as make_stats_pass
     from entropy_rl.learner.update import init_state as init_state
-    from entropy_rl.learner.update import make_batch as make_batch
-    from entropy_rl.learner.update import make_gradient as make_gradient
-    from entropy_rl.learner.update import make_stats_pass as make_stats_pass
     from entropy_rl.learner.update import make_update as make_update
-    from entropy_rl.losses.build import loss_controller as loss_controller
-    from entropy_rl.losses.policy import aggregation_weights as aggregation_weights
-    from entropy_rl.losses.policy import kl_estimate as kl_estimate
-    from entropy_rl.losses.policy import policy_loss as policy_loss
-    from entropy_rl.losses.policy import value_loss as value_loss
 
 __all__ = [
+    "PassSettings",
     "Replay",
-    "aggregation_weights",
     "init_critic",
     "init_state",
-    "kl_estimate",
-    "lambda_returns",
-    "loss_controller",
     "make_batch",
     "make_critic_gradient",
     "make_critic_update",
@@ -40,6 +32,4 @@ __all__ = [
     "make_values_pass",
     "mean_critic_metrics",
     "mean_metrics",
-    "policy_loss",
-    "value_loss",
 ]

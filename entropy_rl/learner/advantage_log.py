@@ -1,4 +1,4 @@
-"""Advantages of recorded samples, before and after shaping, for people to look at."""
+"""Advantages of recorded samples, before and after shaping, for samples.jsonl."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import jax
 import numpy as np
 
 from entropy_rl.advantages import Transform, baseline_and_shaping
-from entropy_rl.learner.update import loss_mask, token_stats
+from entropy_rl.learner.batch import loss_mask, token_stats
 from entropy_rl.types import TrainBatch
 
 
 class Advantages(NamedTuple):
-    """Of the first R rows of a mini-batch."""
+    """Advantages of the first R rows of a mini-batch."""
 
     rewards: jax.Array  # f32[R]
     has_reward: jax.Array  # bool[R]
@@ -24,17 +24,17 @@ class Advantages(NamedTuple):
 
 
 def make_advantages(advantage: Transform, rows: int) -> Callable[[TrainBatch], Advantages]:
-    """Builds the advantages of a mini-batch as its rollout's first update sees them.
+    """Build the function that computes the advantages of the first update on a rollout.
 
-    In that update the policy is still the one whose log-probs and entropies the batch has as the
-    old ones, so that nothing has to be computed again; in later ones they are others.
+    In that update the policy is still that of the old log-probs and entropies, so it needs no
+    forward pass.
 
     Args:
-      advantage: The whole chain. It is cut before its first member of token or row scope.
-      rows: How many of the first rows are wanted; the others count all the same.
+      advantage: The whole chain. It is cut before its first member of scope "token" or "sequence".
+      rows: R. The other rows of the mini-batch count in baselines all the same.
 
     Returns:
-      A jitted function.
+      A jitted function (mini-batch) -> `Advantages`.
     """
     baseline, shaping = baseline_and_shaping(advantage)
 
@@ -49,16 +49,16 @@ def make_advantages(advantage: Transform, rows: int) -> Callable[[TrainBatch], A
 
 
 def advantage_fields(found: Advantages, rows: int) -> list[dict[str, Any]]:
-    """What is recorded of the first rows of a rollout.
+    """Format advantages for samples.jsonl.
 
     Args:
-      found: Host copies of what its first mini-batch has of them.
-      rows: How many are recorded.
+      found: Host copies, of the first mini-batch of a rollout.
+      rows: Number of rows that are recorded.
 
     Returns:
-      For each row `reward`, and `advantage_before` and `advantage_after` as lists, of one number
-      where all tokens of the row have the same. All are null for a row without a judgement, and for
-      one of a later mini-batch.
+      For each row `reward`, and `advantage_before` and `advantage_after` as lists of one number per
+      token, or of one number for all tokens. All are null for a row without a reward, and for one
+      of a later mini-batch.
     """
     fields = []
     for b in range(rows):

@@ -1,6 +1,4 @@
-"""The metrics of an update: sums over tokens that travel, one division at the end, means over
-updates.
-"""
+"""Metrics of an update: sums over tokens, divided once at the end, and means over updates."""
 
 from __future__ import annotations
 
@@ -11,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_rl.losses.policy import LossTerms
+from entropy_rl.losses.loss import LossTerms
 from entropy_rl.masked import masked_sum
 
 
 def metric_sums(
     part, mask, log_probs, entropy, base, shaped, terms: LossTerms
 ) -> dict[str, jax.Array]:
-    """Sums over the tokens of a part; they are divided once, when all parts have been added up."""
+    """Sum over the tokens of a micro-batch; `metrics_of` divides the sums of all micro-batches."""
     to_sampler = jnp.where(mask, log_probs - part.sampler_log_probs, 0)
     sums = {
         "entropy": masked_sum(entropy, mask),
@@ -44,27 +42,25 @@ def metric_sums(
 
 
 def metrics_of(sums: dict, tokens: jax.Array, grad_norm: jax.Array) -> dict[str, jax.Array]:
-    """Means per token, their number, the share |ψ| / |A|, and the gradient's norm before
-    clipping.
-    """
+    """Compute means per token, the ratio |ψ| / |A|, and the gradient norm before clipping."""
     sums = dict(sums)
     metrics = {"loss": sums.pop("loss"), "grad_norm": grad_norm, "tokens": tokens}
     metrics |= {name: value / jnp.maximum(tokens, 1) for name, value in sums.items()}
-    return metrics | {"bonus_share": _share(metrics["bonus"], metrics["advantage"])}
+    return metrics | {"bonus_share": _ratio(metrics["bonus"], metrics["advantage"])}
 
 
-def _share(part: jax.Array, whole: jax.Array) -> jax.Array:
+def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
     return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0)
 
 
 def mean_metrics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The metrics of several updates as one: means per token are means over all their tokens.
+    """Combine the metrics of several updates; means per token are means over all their tokens.
 
     Args:
-      metrics: What the updates returned, on the host.
+      metrics: Of each update, on the host.
 
     Returns:
-      name -> value; loss and gradient norm are means over the updates, the tokens their sum.
+      name -> value. Loss and gradient norm are means over the updates, `tokens` is a sum.
     """
     means = mean_over_updates(metrics)
     return means | {
@@ -73,7 +69,7 @@ def mean_metrics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def mean_over_updates(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """`mean_metrics` without what is derived from the means."""
+    """Compute `mean_metrics` without metrics that are derived from means."""
     tokens = np.array([values["tokens"] for values in metrics], np.float64)
     means = {}
     for name in metrics[0]:

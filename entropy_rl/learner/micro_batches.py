@@ -1,9 +1,9 @@
-"""A mini-batch of completions in parts, in which a prompt is computed once for its whole group.
+"""Micro-batches of a mini-batch, in which a prompt may be computed once for its whole group.
 
-The keys and values of the prompts come first; every part reads them; and when the parts have said
-how the loss depends on them, the prompts have a backward pass of their own:
+Keys and values of the prompts, the prefix, are computed first and read by every micro-batch. Their
+backward pass comes last, from the accumulated gradient of the prefix:
 
-    ∂L/∂θ = Σ_parts ∂L_part/∂θ|_prefix  +  (∂prefix/∂θ)ᵀ Σ_parts ∂L_part/∂prefix
+    ∂L/∂θ = Σᵢ ∂Lᵢ/∂θ|_prefix + (∂prefix/∂θ)ᵀ Σᵢ ∂Lᵢ/∂prefix        over micro-batches i
 """
 
 from __future__ import annotations
@@ -14,198 +14,189 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.learner.parts import Part, Rows, fold_micro_batches, part_shapes
+from entropy_rl.learner.fold import MicroBatch, Rows, fold_micro_batches, micro_batch_shapes
+from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.models.packing import make_packing, pack_tokens
 from entropy_rl.types import Params, Policy, TrainBatch
 
 
 class PredictingHidden(NamedTuple):
-    """The hidden states that predict the tokens of completions, in rows [R, N] or in lists [C,
-    M].
-    """
+    """The hidden states that predict the tokens of completions, as rows or packed."""
 
-    hidden: jax.Array  # [R, N, D] or [C, M, D]
-    pack: Callable[
-        [jax.Array], jax.Array
-    ]  # an array of tokens in rows -> where the hidden states are
+    hidden: jax.Array  # [R, N, D] or packed [C, M, D]
+    pack: Callable[[jax.Array], jax.Array]  # from [R, N] to the layout of `hidden`
     unpack: Callable[[jax.Array], jax.Array]  # and back
 
 
 ReadFn = Callable[[Params, PredictingHidden, TrainBatch], tuple[jax.Array, ...]]
 
 
-class BatchParts:
-    """The parts of one mini-batch. They are planned here, and run by `map_tokens` and
-    `gradient`.
-    """
+class MicroBatches:
+    """The micro-batches of one mini-batch: forward passes and gradients over them."""
 
-    def __init__(
-        self,
-        policy: Policy,
-        batch: TrainBatch,
-        mask: jax.Array,
-        tokens: int | None,
-        group_size: int | None,
-        shards: int,
-    ):
-        """Plans the parts.
-
+    def __init__(self, policy: Policy, batch: TrainBatch, mask: jax.Array, settings: PassSettings):
+        """
         Args:
           policy: The model.
           batch: The mini-batch.
-          mask: bool[B, N], the tokens of the completions that are needed: all of a row, or none.
-          tokens: Live tokens of a part, in each share; None for the whole as one part, padding
-            included.
-          group_size: Rows that stand together and have one prompt, which is computed once; None:
-            with each. Without parts it does not matter.
-          shards: Equal shards of the rows that lie on different devices.
+          mask: bool[B, N], the tokens that are computed: all tokens of a completion, or none.
+          settings: Micro-batches, prompts and mesh.
 
         Raises:
-          ValueError: If the longest row does not fit into a part, or the rows into equal shards, of
-            whole groups where they share prompts.
+          ValueError: The longest row does not fit into a micro-batch, or the rows are not divisible
+            by the shards, in whole groups where these share a prompt.
         """
         rows, length = batch.ids.shape
-        self._policy, self._tokens, self._shares = policy, tokens, shards
-        self._group_size = None if tokens is None else group_size
+        tokens, shards = settings.max_tokens_per_micro_batch, settings.shards
+        self._policy, self._settings, self._shards = policy, settings, shards
+        self._tokens, self._group_size = tokens, None if tokens is None else settings.group_size
         if tokens is None:
             return
+        group_size = self._group_size
         unit = shards * (group_size or 1)
         if rows % unit:
             raise ValueError(
-                f"rows: must be a multiple of {unit} for {shards} shards of devices, got {rows}"
+                f"rows of a mini-batch: must be a multiple of {unit} on {shards} shards of "
+                f"devices, got {rows}"
             )
-        self._shapes = part_shapes(rows // shards, length, tokens)
-        # A list has no more room than its share has tokens: empty places are computed too.
+        self._shapes = micro_batch_shapes(rows // shards, length, tokens)
+        # No longer than the tokens of a shard: unused places are computed too.
         longest = length if group_size is None else batch.completion_ids.shape[1]
         self._tokens = min(tokens, rows // shards * longest)
         needed = mask.any(-1)
-        # The last token of a row predicts nothing, and that of a prompt the first of each
-        # completion.
-        behind_prompt = batch.prompt_length - 1
-        first, last = jnp.zeros_like(behind_prompt), behind_prompt + mask.sum(-1, dtype=jnp.int32)
+        # The last token of a row predicts nothing; that of a prompt predicts the first token of
+        # each completion.
+        prompt_end = batch.prompt_length - 1
+        first, last = jnp.zeros_like(prompt_end), prompt_end + mask.sum(-1, dtype=jnp.int32)
         if group_size is not None:
-            first = behind_prompt
+            first = prompt_end
             prompts = batch.ids[::group_size, : length - batch.completion_ids.shape[1]]
             used = needed.reshape(-1, group_size).any(-1)
-            ends = jnp.where(used, behind_prompt[::group_size], 0)
+            ends = jnp.where(used, prompt_end[::group_size], 0)
             self._prompts = Rows(prompts, jnp.zeros_like(ends), ends)
-            in_share, columns = len(ends) // shards, prompts.shape[1]
-            self._prompt_shapes = part_shapes(in_share, columns, tokens, (1.0,))
-            self._prompt_tokens = min(tokens, in_share * columns)
+            in_shard, columns = len(ends) // shards, prompts.shape[1]
+            self._prompt_shapes = micro_batch_shapes(in_shard, columns, tokens, (1.0,))
+            self._prompt_tokens = min(tokens, in_shard * columns)
         self._first, self._last = first, jnp.where(needed, last, first)
-
-    def fold(self, step: Callable[[Any, Part], Any], start: Any, arrays: Any) -> Any:
-        """`fold_micro_batches` over arrays of the mini-batch, a nest of [B, ...]."""
-        if self._tokens is None:
-            return step(start, Part(arrays, None, None))
-        rows = Rows(arrays, self._first, self._last)
-        return fold_micro_batches(step, start, rows, self._shapes, self._tokens, self._shares)
 
     def map_tokens(
         self, read: ReadFn, params: Params, batch: TrainBatch, outputs: int
     ) -> tuple[jax.Array, ...]:
-        """A forward pass over all parts.
+        """Run a forward pass over all micro-batches.
 
         Args:
-          read: (params, hidden states, their rows of the mini-batch) -> arrays of tokens, where the
-            hidden states are.
+          read: (params, hidden states, rows of the mini-batch) -> arrays in the layout of the
+            hidden states.
           params: The parameters.
           batch: The mini-batch.
-          outputs: How many arrays `read` returns.
+          outputs: Number of arrays that `read` returns.
 
         Returns:
-          The arrays as f32[B, N]; 0 in rows that are not needed.
+          The arrays as f32[B, N]; 0 in rows that are not computed.
         """
         prefix = self.prefix(params)
 
-        def step(carry: tuple, part: Part) -> tuple:
+        def step(carry: tuple, part: MicroBatch) -> tuple:
             at = self.hidden(params, prefix, part, part.arrays)
             arrays = read(params, at, part.arrays)
             return tuple(
                 part.put(whole, at.unpack(x)) for whole, x in zip(carry, arrays, strict=True)
             )
 
-        return self.fold(step, (jnp.zeros(batch.completion_ids.shape),) * outputs, batch)
+        return self._fold(step, (jnp.zeros(batch.completion_ids.shape),) * outputs, batch)
 
     def gradient(
         self,
-        loss: Callable[[Params, Any, Part], tuple[jax.Array, Any]],
+        loss: Callable[[Params, Any, MicroBatch], tuple[jax.Array, Any]],
         params: Params,
         arrays: Any,
-        constrain: Callable[[Any], Any],
     ) -> tuple[Params, Any]:
-        """The gradient of a loss that is a sum over parts.
+        """Compute the gradient of a loss that is a sum over micro-batches.
 
         Args:
-          loss: (params, prefix, part) -> (loss, a nest of sums), of one part.
+          loss: (params, prefix, micro-batch) -> (loss, a nest of sums).
           params: The parameters.
-          arrays: What the parts take their rows from, a nest of [B, ...].
-          constrain: Says how a tree with the names of the parameters lies on a mesh.
+          arrays: A nest of [B, ...], of which each micro-batch gets its rows.
 
         Returns:
-          (gradient, the sums over all parts).
+          (gradient, the sums over all micro-batches).
         """
+        constrained = self._settings.constrained
         prefix = self.prefix(params)
         of_part = jax.grad(loss, argnums=(0, 1), has_aux=True)
-        shapes = jax.eval_shape(of_part, params, None, Part(arrays, None, None))
+        shapes = jax.eval_shape(of_part, params, None, MicroBatch(arrays, None, None))
         (grads, _), sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        start = (constrain(grads), jax.tree.map(jnp.zeros_like, prefix)), sums
-        (grads, of_prefix), sums = self.fold(
+        start = (constrained(grads), jax.tree.map(jnp.zeros_like, prefix)), sums
+        (grads, of_prefix), sums = self._fold(
             lambda carry, part: jax.tree.map(jnp.add, carry, of_part(params, prefix, part)),
             start,
             arrays,
         )
-        return constrain(self._add_gradient_of_prefix(grads, params, of_prefix)), sums
+        return constrained(self._add_gradient_of_prefix(grads, params, of_prefix)), sums
 
     def hidden(
-        self, params: Params, prefix: Any, part: Part, batch: TrainBatch
+        self, params: Params, prefix: Any, part: MicroBatch, batch: TrainBatch
     ) -> PredictingHidden:
-        """A forward pass over a part.
+        """Run the backbone on a micro-batch.
 
         Args:
           params: The parameters.
           prefix: From `prefix`, for the same parameters.
-          part: The part.
+          part: The micro-batch.
           batch: Its rows of the mini-batch.
         """
-        new, live = batch.completion_ids.shape[1], part.live
+        new, packed = batch.completion_ids.shape[1], part.packed
         # The token at column c is predicted by the hidden state at column c - 1.
         begin = batch.prompt_length - 1
-        if live is None:
+        if packed is None:
             hidden = self._policy.apply(params, batch.ids)
             columns = begin[:, None] + jnp.arange(new)[None]
             hidden = jnp.take_along_axis(hidden, columns[..., None], axis=1)
             return PredictingHidden(hidden, lambda x: x, lambda x: x)
         if prefix is not None:
-            live = live.replace(prefix=prefix, prompt=part.numbers.reshape(-1) // self._group_size)
-        ids = make_packing(live, batch.ids.shape[1]).pack(batch.ids)
-        hidden = self._policy.apply_packed(params, ids, live)
-        packing = make_packing(live, new, begin=begin)
+            prompt = part.index.reshape(-1) // self._group_size
+            packed = packed.replace(prefix=prefix, prompt=prompt)
+        ids = make_packing(packed, batch.ids.shape[1]).pack(batch.ids)
+        hidden = self._policy.apply_packed(params, ids, packed)
+        packing = make_packing(packed, new, begin=begin)
         return PredictingHidden(hidden, packing.pack, packing.unpack)
 
     def prefix(self, params: Params) -> Any:
-        """Keys and values of the prompts; None if each row computes its own."""
+        """Compute keys and values of the prompts; None if each row computes its own."""
         if self._group_size is None:
             return None
 
-        def step(carry: Any, part: Part) -> Any:
+        def step(carry: Any, part: MicroBatch) -> Any:
             return jax.tree.map(part.put, carry, self._prefix_of(params, part))
 
         rows, shapes = self._prompts, self._prompt_shapes
-        live = pack_tokens(
-            rows.first, rows.last, 0, shapes, room=self._prompt_tokens, shards=self._shares
+        packed = pack_tokens(
+            rows.first, rows.last, 0, shapes, room=self._prompt_tokens, shards=self._shards
         )
-        like = jax.eval_shape(self._prefix_of, params, Part(rows.arrays, None, live))
+        like = jax.eval_shape(self._prefix_of, params, MicroBatch(rows.arrays, None, packed))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
-        return fold_micro_batches(step, zeros, rows, shapes, self._prompt_tokens, self._shares)
+        return self._fold_prompts(step, zeros)
 
-    def _prefix_of(self, params: Params, part: Part) -> Any:
+    def _fold(self, step: Callable[[Any, MicroBatch], Any], start: Any, arrays: Any) -> Any:
+        """`fold_micro_batches` over arrays of the mini-batch, a nest of [B, ...]."""
+        if self._tokens is None:
+            return step(start, MicroBatch(arrays, None, None))
+        rows = Rows(arrays, self._first, self._last)
+        return fold_micro_batches(step, start, rows, self._shapes, self._tokens, self._shards)
+
+    def _fold_prompts(self, step: Callable[[Any, MicroBatch], Any], start: Any) -> Any:
+        """`fold_micro_batches` over the prompts."""
+        return fold_micro_batches(
+            step, start, self._prompts, self._prompt_shapes, self._prompt_tokens, self._shards
+        )
+
+    def _prefix_of(self, params: Params, part: MicroBatch) -> Any:
         columns = part.arrays.shape[1]
-        ids = make_packing(part.live, columns).pack(part.arrays)
-        return self._policy.prefix(params, ids, part.live, columns)
+        ids = make_packing(part.packed, columns).pack(part.arrays)
+        return self._policy.prefix(params, ids, part.packed, columns)
 
     def _add_gradient_of_prefix(self, gradient: Params, params: Params, cotangent: Any) -> Params:
-        """Adds what the loss owes to the parameters through the prompts.
+        """Add the gradient through the prompts.
 
         Args:
           gradient: To add to.
@@ -215,10 +206,8 @@ class BatchParts:
         if self._group_size is None:
             return gradient
 
-        def step(carry: Params, part: Part) -> Params:
+        def step(carry: Params, part: MicroBatch) -> Params:
             _, pull = jax.vjp(lambda p: self._prefix_of(p, part), params)
             return jax.tree.map(jnp.add, carry, pull(jax.tree.map(part.take, cotangent))[0])
 
-        return fold_micro_batches(
-            step, gradient, self._prompts, self._prompt_shapes, self._prompt_tokens, self._shares
-        )
+        return self._fold_prompts(step, gradient)

@@ -6,7 +6,7 @@ import dataclasses
 
 import optax
 
-from entropy_rl.config.train import OptimizerConfig, TrainConfig
+from entropy_rl.config.train import CriticConfig, OptimizerConfig
 
 
 def make_optimizer(
@@ -49,8 +49,8 @@ def make_optimizer(
     )
 
 
-def critic_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """The critic's: AdamW as of the policy, with its own learning rate, warm-up and clip."""
+def critic_optimizer(config: OptimizerConfig, critic: CriticConfig) -> optax.GradientTransformation:
+    """Build the critic's AdamW: the policy's with its own learning rate, warm-up and clip."""
     names = ("learning_rate", "warmup_updates", "max_grad_norm")
-    own = {name: getattr(config.critic, name) for name in names}
-    return make_optimizer(dataclasses.replace(config.optimizer, **own))
+    own = {name: getattr(critic, name) for name in names}
+    return make_optimizer(dataclasses.replace(config, **own))

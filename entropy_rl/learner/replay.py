@@ -1,12 +1,13 @@
-"""The device programs of a `Replay`: what is kept of a rollout, and the updates on it.
+"""Device programs of a replay buffer: which rows it stores, and the updates on them.
 
-ReplayState rows are rows of a `TrainBatch` whose `rewards` are their advantages, and whose `has_reward`
-says which places are taken: so an update on them is any update, whose advantage has no baseline.
+The rows of the buffer are rows of a `TrainBatch` whose `rewards` are the stored advantages, and
+whose `has_reward` says which places are occupied. So an update on them is an ordinary update with
+an advantage that has no baseline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,39 +16,55 @@ import optax
 from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
-from entropy_rl.advantages import NotYetKnown, Transform, baseline_and_shaping, chain
+from entropy_rl.advantages import Transform, baseline_and_shaping, chain
 from entropy_rl.advantages.transform import LOCAL_SCOPES
-from entropy_rl.config.train import TrainConfig
-from entropy_rl.distributed.sharding import Placement
-from entropy_rl.learner.replay_rule import REPLAY_WEIGHT, Replay, build_replay
-from entropy_rl.learner.update import UpdateFn, make_update, token_stats
-from entropy_rl.losses.build import loss_controller, summarize_batch
-from entropy_rl.losses.controller import Coefficients
-from entropy_rl.types import Policy, TrainBatch
+from entropy_rl.config.checks import require
+from entropy_rl.learner.batch import token_stats
+from entropy_rl.learner.pass_settings import PassSettings
+from entropy_rl.learner.replay_rule import REPLAY_WEIGHT, Replay
+from entropy_rl.learner.update import UpdateFn, make_update
+from entropy_rl.losses.controller import Coefficients, summarize_batch
+from entropy_rl.losses.loss import Loss
+from entropy_rl.types import DATA_AXES, Policy, TrainBatch
 
-Rows = dict[str, jax.Array]  # the fields of a `TrainBatch` that are kept
-_OF_TOKENS = ("old_log_probs", "old_entropy", "sampler_log_probs")
+Rows = dict[str, jax.Array]  # the fields of a `TrainBatch` that are stored
+_TOKEN_FIELDS = ("old_log_probs", "old_entropy", "sampler_log_probs")
 
 
 @struct.dataclass
 class ReplayState:
-    """The part of a `TrainState` that belongs to a replay."""
+    """The part of a `TrainState` that belongs to a replay buffer."""
 
     rows: Rows
     controller: Any
 
 
-class ReplayPrograms(NamedTuple):
-    """What a step runs on the device for a replay.
+class BufferShape(NamedTuple):
+    """Size of a replay buffer.
 
     Attributes:
-      rules: What is kept and when.
-      rows_of_update: Rows of one of its updates, as many as any other has.
-      init: (tokens of a prompt at most) -> `ReplayState` before the first rollout.
-      look: (controller, step int32[], mini-batches) -> (controller, coefficients), for the rollout
-        that these are.
+      updates: Updates that the stored rows make.
+      rows: Rows of an update.
+      prompt_tokens: Longest prompt.
+      new_tokens: Limit of new tokens.
+    """
+
+    updates: int
+    rows: int
+    prompt_tokens: int
+    new_tokens: int
+
+
+class ReplayPrograms(NamedTuple):
+    """The compiled functions of a replay buffer.
+
+    Attributes:
+      rules: Which rows are stored, and when there are updates on them.
+      rows_of_update: Rows of an update.
+      init: (longest prompt) -> `ReplayState` before the first rollout.
+      look: (controller, step int32[], mini-batches) -> (controller, coefficients), from a rollout.
       keep: (rows, mini-batches) -> rows.
-      count: (rows) -> int32[U], rows that there are for each of its updates.
+      count: (rows) -> int32[U], occupied rows of each update.
       part: (rows, weight f32[], number int32[]) -> the `TrainBatch` of an update.
       update: As of `make_update`.
     """
@@ -63,81 +80,71 @@ class ReplayPrograms(NamedTuple):
 
 
 def replay_advantage(replay: Replay, advantage: Transform) -> Transform:
-    """What is left to do for the advantages of kept rows."""
+    """The transforms that are applied to stored advantages."""
     return baseline_and_shaping(advantage)[1] if replay.shaped else chain()
 
 
-def replay_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of `make_gradient` for kept rows: they are in no groups."""
-    return settings | {"group_size": None}
-
-
-def check_replay(config: TrainConfig, advantage: Transform) -> Replay | None:
-    """Builds the replay of a config, and checks that the rest of it admits one.
+def check_replay(
+    spec: Mapping[str, Any], replay: Replay, advantage: Transform, loss: Loss, has_critic: bool
+) -> None:
+    """Check that critic, loss and advantage of a run allow a replay buffer.
 
     Raises:
-      ValueError: If it does not.
+      ValueError: They do not.
     """
-    replay = build_replay(config.replay, config.rollout.group_size)
-    if replay is None:
-        return None
-    name = config.replay["name"]
-    if config.critic is not None:
-        raise ValueError(f"critic: a critic is not allowed with replay: {name}; allowed: null")
-    if loss_controller(config.loss) is not None:
-        raise ValueError(
-            f"replay: {name} is not allowed with a loss that has a controller, which is of new "
-            "rollouts alone; "
-            "allowed: null, or a number as loss.entropy_coef and another loss.surrogate"
-        )
-    first = len(baseline_and_shaping(advantage)[0].members)  # of the transforms that shape
+    path = f"replay: {spec['name']}"
+    require(not has_critic, "critic", "a critic", f"null with {path}")
+    require(
+        loss.controller is None,
+        "loss",
+        "a loss with a controller",
+        f"without a controller with {path}: a number as loss.entropy_coef, and another "
+        "loss.surrogate",
+    )
+    baseline_members = len(baseline_and_shaping(advantage)[0].members)
     for i, member in enumerate(chain(advantage).members):
-        if member.needs_policy or (
-            i > first and replay.shaped and member.scope not in LOCAL_SCOPES
-        ):
-            raise ValueError(
-                f"advantage[{i}]: must not need the policy, and must be of scope 'token' or "
-                f"'sequence' behind one of these, with replay: {name}; got scope {member.scope!r}, "
-                f"needs_policy={member.needs_policy}"
-            )
-    return replay
+        is_stored_alone = i > baseline_members and replay.shaped
+        require(
+            not member.needs_policy and (not is_stored_alone or member.scope in LOCAL_SCOPES),
+            f"advantage[{i}]",
+            f"scope {member.scope!r}, needs_policy={member.needs_policy}",
+            "a transform that does not need the policy, and of scope 'token' or 'sequence' behind "
+            f"one of these, with {path}",
+        )
 
 
 def make_replay_programs(
-    config: TrainConfig,
+    replay: Replay,
     policy: Policy,
     advantage: Transform,
     optimizer: optax.GradientTransformation,
-    placement: Placement,
-    **settings: Any,
-) -> ReplayPrograms | None:
-    """Builds the programs of the replay of a config; None if it has none.
+    loss: Loss,
+    settings: PassSettings,
+    shape: BufferShape,
+) -> ReplayPrograms:
+    """Build the compiled functions of a replay buffer.
 
     Args:
-      config: The config.
+      replay: The rule.
       policy: The model.
-      advantage: The chain of the config.
-      optimizer: That of the other updates, whose state it goes on with.
-      placement: Where rows lie.
-      **settings: Those of the other updates.
+      advantage: The chain of the run.
+      optimizer: The optimizer of the other updates, whose state it shares.
+      loss: The loss.
+      settings: Those of the other updates, for rows without groups.
+      shape: The size of the buffer.
 
     Raises:
-      ValueError: As `check_replay`; or if the baseline has more than one advantage for a row.
+      ValueError: The baseline has more than one advantage for a row.
     """
-    replay = check_replay(config, advantage)
-    if replay is None:
-        return None
     baseline, _ = baseline_and_shaping(advantage)
-    rollout, mesh = config.rollout, placement.mesh
-    of_update = config.batching.mini_batch_prompts * rollout.group_size
-    updates = replay.rollouts * (rollout.prompts // config.batching.mini_batch_prompts)
-    of_rows = None if mesh is None else placement.of_rows()
-    whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    mesh = settings.mesh
+    by_rows = None if mesh is None else NamedSharding(mesh, PartitionSpec(DATA_AXES))
+    replicated = None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
     def empty(rows: int, prompt_tokens: int) -> Rows:
-        new = rollout.max_new_tokens
-        numbers = {name: jnp.zeros((rows, new)) for name in _OF_TOKENS}
-        if config.loss.kl_coef:
+        new = shape.new_tokens
+        numbers = {name: jnp.zeros((rows, new)) for name in _TOKEN_FIELDS}
+        if loss.kl_coef:
             numbers["ref_log_probs"] = jnp.zeros((rows, new))
         return numbers | {
             "ids": jnp.zeros((rows, prompt_tokens + new), jnp.int32),
@@ -149,37 +156,35 @@ def make_replay_programs(
         }
 
     def init(prompt_tokens: int) -> ReplayState:
-        make = jax.jit(lambda: empty(updates * of_update, prompt_tokens), out_shardings=of_rows)
-        return ReplayState(
-            rows=make(), controller=jax.jit(replay.controller.init, out_shardings=whole)()
-        )
+        rows = shape.updates * shape.rows
+        make = jax.jit(lambda: empty(rows, prompt_tokens), out_shardings=by_rows)
+        controller = jax.jit(replay.controller.init, out_shardings=replicated)()
+        return ReplayState(rows=make(), controller=controller)
 
     def look(
         controller: Any, step: jax.Array, data: Sequence[TrainBatch]
     ) -> tuple[Any, Coefficients]:
         batch = jax.tree.map(lambda *x: jnp.concatenate(x), *data)
-        summary, coefficients = replay.controller.update(controller, summarize_batch(step, batch))
-        # A rollout without a judgement says nothing.
-        judged = batch.has_reward.any()
-        coefficients = coefficients | {
-            REPLAY_WEIGHT: jnp.where(judged, coefficients[REPLAY_WEIGHT], 0)
-        }
+        updated, coefficients = replay.controller.update(controller, summarize_batch(step, batch))
+        # A rollout without a reward changes nothing.
+        any_reward = batch.has_reward.any()
+        weight = jnp.where(any_reward, coefficients[REPLAY_WEIGHT], 0)
         return jax.tree.map(
-            lambda new, old: jnp.where(judged, new, old), summary, controller
-        ), coefficients
+            lambda new, old: jnp.where(any_reward, new, old), updated, controller
+        ), coefficients | {REPLAY_WEIGHT: weight}
 
     def chosen(batch: TrainBatch) -> Rows:
-        stats = token_stats(batch, log_probs=NotYetKnown(), entropy=NotYetKnown())
-        advantages = baseline(batch.rewards[:, None], stats)
-        if advantages.shape != (len(batch.rewards), 1):
-            raise ValueError(
-                f"replay: {config.replay['name']} needs one advantage for each row; allowed: a "
-                "chain "
-                "`advantage` that tells tokens apart in transforms of scope 'token' or 'sequence' alone"
-            )
+        advantages = baseline(batch.rewards[:, None], token_stats(batch))
+        require(
+            advantages.shape == (len(batch.rewards), 1),
+            "advantage",
+            f"shape {advantages.shape}",
+            "one value for each row before its transforms of scope 'token' or 'sequence', with a "
+            "replay buffer",
+        )
         advantages, which = replay.choose(advantages, batch.has_reward)
-        learned = which if batch.loss_row_mask is None else which & batch.loss_row_mask
-        return vars(batch) | {"rewards": advantages[:, 0], "has_reward": learned}
+        stored = which if batch.loss_row_mask is None else which & batch.loss_row_mask
+        return vars(batch) | {"rewards": advantages[:, 0], "has_reward": stored}
 
     def keep(rows: Rows, data: Sequence[TrainBatch]) -> Rows:
         new = [chosen(batch) for batch in data]
@@ -187,36 +192,30 @@ def make_replay_programs(
         everything = {
             name: jnp.concatenate([part[name] for part in (*before, *new)]) for name in rows
         }
-        # Those that are there stand behind those that are not, in their order: the last are the
-        # newest.
+        # Occupied rows move to the end in their order: the last are the newest.
         order = jnp.argsort(everything["has_reward"], stable=True)[-len(rows["has_reward"]) :]
         return jax.tree.map(lambda x: x[order], everything)
 
     def count(rows: Rows) -> jax.Array:
-        return rows["has_reward"].reshape(updates, -1).sum(1)
+        return rows["has_reward"].reshape(shape.updates, -1).sum(1)
 
     def part(rows: Rows, weight: jax.Array, number: jax.Array) -> TrainBatch:
-        cut = lambda x: jax.lax.dynamic_slice_in_dim(x, number * of_update, of_update)  # noqa: E731
+        cut = lambda x: jax.lax.dynamic_slice_in_dim(x, number * shape.rows, shape.rows)  # noqa: E731
         batch = TrainBatch(**jax.tree.map(cut, rows))
         return batch.replace(rewards=batch.rewards * weight)
 
-    batch = TrainBatch(**jax.eval_shape(lambda: empty(of_update, rollout.max_prompt_tokens)))
-    jax.eval_shape(
-        chosen, batch.replace(greedy_rewards=batch.rewards)
-    )  # now, and not after a rollout
+    # Trace now, so that an error does not come after a rollout.
+    batch = TrainBatch(**jax.eval_shape(lambda: empty(shape.rows, shape.prompt_tokens)))
+    jax.eval_shape(chosen, batch.replace(greedy_rewards=batch.rewards))
     return ReplayPrograms(
         rules=replay,
-        rows_of_update=of_update,
+        rows_of_update=shape.rows,
         init=init,
-        look=jax.jit(look, out_shardings=whole),
-        keep=jax.jit(keep, out_shardings=of_rows),
-        count=jax.jit(count, out_shardings=whole),
-        part=jax.jit(part, out_shardings=of_rows),
+        look=jax.jit(look, out_shardings=replicated),
+        keep=jax.jit(keep, out_shardings=by_rows),
+        count=jax.jit(count, out_shardings=replicated),
+        part=jax.jit(part, out_shardings=by_rows),
         update=make_update(
-            policy,
-            replay_advantage(replay, advantage),
-            optimizer,
-            config.loss,
-            **replay_settings(settings),
+            policy, replay_advantage(replay, advantage), optimizer, loss, settings.without_groups()
         ),
     )

@@ -1,5 +1,7 @@
-"""The loss of a token: the advantage shaped and the token selected by the policy as it is, then
-its loss.
+"""The loss of a token in the gradient pass: local shaping, token weights, and loss.
+
+Where scopes allow it, it is evaluated in the loop of the LM head (`fused_head_loss`), token by
+token.
 """
 
 from __future__ import annotations
@@ -11,95 +13,60 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.advantages import Transform, baseline_and_shaping, is_local
-from entropy_rl.config.train import LossConfig
-from entropy_rl.losses.policy import LossTerms, policy_loss
-from entropy_rl.losses.surrogate import Surrogate
-from entropy_rl.losses.token_weights import TokenWeighting, TokenWeights
+from entropy_rl.losses.loss import Loss, LossTerms
+from entropy_rl.losses.token_weights import TokenWeights
 from entropy_rl.types import TokenStats
 
+# Vocabulary entries from which on a fused loss saves more time than it costs.
+_MIN_FUSED_VOCAB = 4096
 
-class KnownOfToken(NamedTuple):
-    """What the loss of a token needs besides its log-prob and entropy, [B, N] or [B, 1] each."""
 
-    old_log_probs: jax.Array
-    old_entropy: jax.Array
-    sampler_log_probs: jax.Array
+class TokenInputs(NamedTuple):
+    """Inputs of the loss of a token besides its log-prob and entropy, [B, N] or [B, 1] each."""
+
+    stats: TokenStats  # log_probs and entropy are None
     ref_log_probs: jax.Array | None
-    values: jax.Array | None
-    mask: jax.Array
-    has_reward: jax.Array
-    weights: jax.Array  # from `aggregation_weights`
-    base: jax.Array  # the advantage before the shaping
-    shaped: jax.Array | None  # and after; None if it is still to be shaped
-    selected: (
-        TokenWeights | None
-    )  # None if it is still to be selected, or if there is no token_weighting
-    coefficients: dict[str, jax.Array] | None  # of the memory of the loss, [1, 1] or [B, N] each
-    external_weights: jax.Array | None
+    aggregation_weights: jax.Array
+    base: jax.Array  # advantage before shaping
+    shaped: jax.Array | None  # advantage after shaping; None if shaping is local
+    token_weights: TokenWeights | None  # None without token weights, or if they are local
 
 
 class TokenTerms(NamedTuple):
-    """What the metrics need of a token; without a gradient."""
+    """Values of a token for the metrics, without a gradient."""
 
     base: jax.Array  # f32[B, N]
     shaped: jax.Array  # f32[B, N]
     loss: LossTerms
 
 
-TokenLoss = Callable[[jax.Array, jax.Array, KnownOfToken], tuple[jax.Array, TokenTerms]]
+TokenLoss = Callable[[jax.Array, jax.Array, TokenInputs], tuple[jax.Array, TokenTerms]]
 
 
-def make_token_loss(
-    shaping: Transform,
-    surrogate: Surrogate,
-    token_weighting: TokenWeighting | None,
-    config: LossConfig,
-) -> TokenLoss:
-    """Builds `(log_probs f32[B, N], entropy f32[B, N], known) -> (weighted loss f32[B, N], terms)`.
+def make_token_loss(shaping: Transform, loss: Loss) -> TokenLoss:
+    """Build `(log_probs f32[B, N], entropy f32[B, N], inputs) -> (loss f32[B, N], terms)`.
 
     Args:
-      shaping: Of token or row scope, where there are advantages that are still to be shaped.
-      surrogate: The surrogate.
-      token_weights: Of token or row scope, where there are tokens that are still to be selected;
-        None for none.
-      config: The `loss` section of the config.
+      shaping: Applied to advantages that have not been shaped before the gradient pass.
+      loss: The loss of a token.
 
     Returns:
-      The function; its sum over all tokens is the loss.
+      The function; the sum of its result over all tokens is the loss of the mini-batch.
     """
 
     def token_loss(
-        log_probs: jax.Array, entropy: jax.Array, known: KnownOfToken
+        log_probs: jax.Array, entropy: jax.Array, inputs: TokenInputs
     ) -> tuple[jax.Array, TokenTerms]:
-        stats = TokenStats(
-            log_probs=log_probs,
-            old_log_probs=known.old_log_probs,
-            entropy=entropy,
-            old_entropy=known.old_entropy,
-            mask=known.mask,
-            has_reward=known.has_reward.any(-1),
-            sampler_log_probs=known.sampler_log_probs,
-            values=known.values,
-            coefficients=known.coefficients,
-            external_weights=known.external_weights,
-        )
-        shaped = shaping(known.base, stats) if known.shaped is None else known.shaped
+        stats = inputs.stats.replace(log_probs=log_probs, entropy=entropy)
+        shaped = inputs.shaped if inputs.shaped is not None else shaping(inputs.base, stats)
         base, shaped = (
             jax.lax.stop_gradient(jnp.broadcast_to(a, log_probs.shape))
-            for a in (known.base, shaped)
+            for a in (inputs.base, shaped)
         )
-        weights = known.selected
-        if weights is None and token_weighting is not None:
-            weights = token_weighting(shaped, stats)
-        per_token, terms = policy_loss(
-            shaped,
-            stats,
-            surrogate=surrogate,
-            config=config,
-            weights=weights,
-            ref_log_probs=known.ref_log_probs,
+        per_token, terms = loss(
+            shaped, stats, ref_log_probs=inputs.ref_log_probs, weights=inputs.token_weights
         )
-        return known.weights * per_token, TokenTerms(base, shaped, terms)
+        return inputs.aggregation_weights * per_token, TokenTerms(base, shaped, terms)
 
     return token_loss
 
@@ -107,48 +74,62 @@ def make_token_loss(
 def of_single_tokens(
     token_loss: TokenLoss,
 ) -> Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]:
-    """The function of [B, N] as one of [C]: tokens of any rows become rows of one token each."""
+    """The same function of packed tokens [C], each as a row of one token."""
 
     def of_tokens(
-        log_prob: jax.Array, entropy: jax.Array, known: KnownOfToken
+        log_prob: jax.Array, entropy: jax.Array, inputs: TokenInputs
     ) -> tuple[jax.Array, Any]:
-        columns = jax.tree.map(lambda x: x[:, None], (log_prob, entropy, known))
-        return jax.tree.map(lambda x: x[:, 0], token_loss(*columns))
+        has_reward = inputs.stats.has_reward
+        log_prob, entropy, inputs = jax.tree.map(lambda x: x[:, None], (log_prob, entropy, inputs))
+        inputs = inputs._replace(stats=inputs.stats.replace(has_reward=has_reward))
+        return jax.tree.map(lambda x: x[:, 0], token_loss(log_prob, entropy, inputs))
 
     return of_tokens
 
 
-def needs_whole_batch(
-    baseline: Transform, shaping: Transform, token_weighting: TokenWeighting | None
-) -> bool:
-    """Whether advantages or weights are finished, after a forward pass, before the gradient pass
-    begins.
-    """
-    return not is_local(baseline, shaping) or (
-        token_weighting is not None and token_weighting.scope == "batch"
+def pack_inputs(inputs: TokenInputs, pack: Callable[[jax.Array], jax.Array]) -> TokenInputs:
+    """Pack all arrays of the inputs, those of rows as one value for each token."""
+    stats = inputs.stats
+    shape = stats.mask.shape
+    inputs = inputs._replace(stats=stats.replace(has_reward=stats.has_reward[:, None]))
+    return jax.tree.map(lambda x: pack(jnp.broadcast_to(x, shape)), inputs)
+
+
+def needs_whole_batch(advantage: Transform, loss: Loss) -> bool:
+    """Whether an update needs a forward pass over the mini-batch before its gradient pass."""
+    weighting = loss.token_weighting
+    return not is_local(*baseline_and_shaping(advantage)) or (
+        weighting is not None and weighting.scope == "batch"
     )
 
 
-def check_fused_loss(
-    advantage: Transform, surrogate: Surrogate, token_weighting: TokenWeighting | None
-) -> None:
-    """Checks that the loss of a token is known from this token alone, and from what is finished
-    before.
+def fuses_loss(advantage: Transform, loss: Loss, vocab_size: int) -> bool:
+    """Whether the loss is computed in the loop of the LM head, by scopes and vocabulary size.
+
+    A fused loss computes the logits once instead of twice. With a small vocabulary the head is a
+    small part of an update.
+    """
+    return vocab_size >= _MIN_FUSED_VOCAB and not _reads_sequence(advantage, loss)
+
+
+def check_fused_loss(advantage: Transform, loss: Loss) -> None:
+    """Check that each token loss depends on its own token and on what is computed before.
 
     Raises:
-      ValueError: If it is not.
+      ValueError: It does not.
     """
-    baseline, shaping = baseline_and_shaping(advantage)
-    scopes = {"loss.surrogate": surrogate.scope}
-    if not needs_whole_batch(baseline, shaping, token_weighting):
-        scopes["a transform"] = shaping.scope
-    if token_weighting is not None:
-        scopes["loss.token_weights"] = token_weighting.scope
-    for what, scope in scopes.items():
-        if scope == "sequence":
-            raise ValueError(
-                f"batching.fused_loss: true is not allowed with {what} of scope {scope!r}, which "
-                "reads other "
-                "tokens of its sequence; allowed: the scope 'token', or 'batch', which is finished "
-                "before"
-            )
+    for what in _reads_sequence(advantage, loss):
+        raise ValueError(
+            f"PassSettings.fuse_loss: must be None or False with {what} of scope 'sequence', which "
+            "reads other tokens of its sequence, got True"
+        )
+
+
+def _reads_sequence(advantage: Transform, loss: Loss) -> list[str]:
+    """What reads other tokens of a sequence in the gradient pass."""
+    scopes = {"a surrogate": loss.surrogate.scope}
+    if not needs_whole_batch(advantage, loss):  # else the shaping is done before
+        scopes["a transform"] = baseline_and_shaping(advantage)[1].scope
+    if loss.token_weighting is not None:
+        scopes["token weights"] = loss.token_weighting.scope
+    return [what for what, scope in scopes.items() if scope == "sequence"]

@@ -1,66 +1,105 @@
-"""What the loss of a config remembers from one update to the next, and what it makes of a
-mini-batch.
-"""
+"""`build_loss`: the `Loss` of the section `loss` of a config."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-
+from entropy_rl.config.registry import build_named
 from entropy_rl.config.train import LossConfig
-from entropy_rl.losses.build_surrogate import build_surrogate
-from entropy_rl.losses.controller import BatchSummary, Coefficients, Controller, join_controllers
 from entropy_rl.losses.controllers import build_entropy_control
-from entropy_rl.masked import masked_mean
-from entropy_rl.types import TrainBatch
+from entropy_rl.losses.loss import Loss
+from entropy_rl.losses.surrogate import Surrogate
+from entropy_rl.losses.token_weights import TokenWeighting, combine
 
 
-def loss_controller(loss: LossConfig) -> Controller | None:
-    """The controller of a loss, whose state lives in `TrainState.controller`; None for a loss
-    without one.
-
-    Raises:
-      ValueError: If what the loss names cannot be built.
-    """
-    return join_controllers(
-        entropy_coef=build_entropy_control(loss.entropy_coef),
-        surrogate=build_surrogate(loss.surrogate).controller,
-    )
-
-
-def update_controller(
-    controller: Controller | None, state: Any, step: jax.Array, batch: TrainBatch
-) -> tuple[Any, Coefficients | None]:
-    """What the controller of a loss makes of a mini-batch.
+def build_loss(config: LossConfig, max_new_tokens: int | None = None) -> Loss:
+    """Build and check the loss of a config.
 
     Args:
-      controller: From `loss_controller`.
-      state: Its state, `TrainState.controller`.
-      step: int32[], `TrainState.step`.
-      batch: The mini-batch.
+      config: The section `loss`.
+      max_new_tokens: Limit of new tokens; required by the aggregation "constant".
 
     Returns:
-      (the next state, the coefficients for the loss); without a controller the state as it was, and
-      None.
+      The loss.
 
     Raises:
-      ValueError: If there is a controller, and no state of it.
+      ValueError: A name, an argument or a value is wrong; the message starts with its dotted path.
     """
-    if controller is None:
-        return state, None
-    if state is None:
-        raise ValueError(
-            "the loss has a memory and the state has none; give init_state loss_controller(loss)"
-        )
-    return controller.update(state, summarize_batch(step, batch))
-
-
-def summarize_batch(step: jax.Array, batch: TrainBatch) -> BatchSummary:
-    """What a controller sees of judged rows."""
-    judged = batch.completion_mask & batch.has_reward[:, None]
-    return BatchSummary(
-        step=step,
-        entropy=masked_mean(batch.old_entropy, judged),
-        reward=masked_mean(batch.rewards, batch.has_reward),
+    surrogate = build_surrogate(config.surrogate)
+    controller = build_entropy_control(config.entropy_coef)
+    return Loss(
+        surrogate=surrogate,
+        token_weighting=build_token_weighting(config.token_weights, surrogate),
+        aggregation=config.aggregation,
+        max_tokens=max_new_tokens,
+        kl_coef=config.kl_coef,
+        kl_estimator=config.kl_estimator,
+        entropy_coef=config.entropy_coef if controller is None else controller,
     )
+
+
+def build_surrogate(spec: Mapping[str, Any]) -> Surrogate:
+    """Build the surrogate that a config names.
+
+        loss:
+          surrogate: {name: ppo_clip, clip_low: 0.2, clip_high: 0.28}
+
+    Args:
+      spec: The name of a surrogate of `entropy_rl.losses` or `entropy_rl.contrib` and its
+        arguments; or `module:function` for your own: a plain function (advantages, stats) -> (loss,
+        ClipMasks), or a factory that returns one, or a `Surrogate`. A plain function gets the
+        scope "sequence", as it may read other tokens of its sequence.
+
+    Returns:
+      The surrogate.
+
+    Raises:
+      ValueError: A name, an argument or a value is wrong; the message starts with its dotted path.
+    """
+    returns = "a Surrogate or a function (advantages, stats) -> (loss, ClipMasks)"
+    return build_named(
+        spec,
+        "loss.surrogate",
+        Surrogate,
+        returns=returns,
+        wrap=lambda fn: Surrogate(fn, "sequence"),
+    )
+
+
+def build_token_weighting(
+    specs: Sequence[Mapping[str, Any]], surrogate: Surrogate
+) -> TokenWeighting | None:
+    """Build and combine the token weightings that a config lists.
+
+        loss:
+          token_weights:
+            - {name: forking_tokens, fraction: 0.2}
+
+    Args:
+      specs: The entries. A name is that of a token weighting of `entropy_rl.losses` or
+        `entropy_rl.contrib`, or `module:function` for your own: a plain function (advantages,
+        stats) -> weights f32[B, N], or a factory that returns one, or a `TokenWeighting`. A plain
+        function gets the scope "batch", as it may read the whole mini-batch.
+      surrogate: The surrogate of the loss, given to each factory that has such an argument.
+
+    Returns:
+      The combination; None for an empty list.
+
+    Raises:
+      ValueError: A name, an argument or a value is wrong; the message starts with its dotted path.
+    """
+    given = {"surrogate": (surrogate, "loss.surrogate")}
+    returns = "a TokenWeighting or a function (advantages, stats) -> weights"
+    built = [
+        build_named(
+            spec,
+            f"loss.token_weights[{i}]",
+            TokenWeighting,
+            returns=returns,
+            wrap=lambda fn: TokenWeighting(fn, "batch"),
+            given=given,
+        )
+        for i, spec in enumerate(specs)
+    ]
+    return combine(*built) if built else None

@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from entropy_rl.masked import masked_mean
+from entropy_rl.types import TrainBatch
+
 Coefficients = dict[str, jax.Array]  # f32[] each, by the name of its metric
 
 
@@ -65,3 +68,41 @@ def join_controllers(**controllers: Controller | None) -> Controller | None:
         return {name: new for name, (new, _) in results.items()}, coefficients
 
     return Controller(init, update)
+
+
+def update_controller(
+    controller: Controller | None, state: Any, step: jax.Array, batch: TrainBatch
+) -> tuple[Any, Coefficients]:
+    """Update the controller of a loss with a mini-batch.
+
+    Args:
+      controller: `Loss.controller`.
+      state: Its state, `TrainState.controller`.
+      step: int32[], `TrainState.step`.
+      batch: The mini-batch.
+
+    Returns:
+      (the next state, the coefficients for the loss); without a controller, the state as it was
+      and no coefficients.
+
+    Raises:
+      ValueError: There is a controller and no state of it.
+    """
+    if controller is None:
+        return state, {}
+    if state is None:
+        raise ValueError(
+            "TrainState.controller: must be the state of the controller of the loss, got None; "
+            "init_state takes controller=loss.controller"
+        )
+    return controller.update(state, summarize_batch(step, batch))
+
+
+def summarize_batch(step: jax.Array, batch: TrainBatch) -> BatchSummary:
+    """Summarize the rows of a mini-batch that have a reward."""
+    mask = batch.completion_mask & batch.has_reward[:, None]
+    return BatchSummary(
+        step=step,
+        entropy=masked_mean(batch.old_entropy, mask),
+        reward=masked_mean(batch.rewards, batch.has_reward),
+    )

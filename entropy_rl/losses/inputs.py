@@ -49,19 +49,10 @@ def token_inputs(
     Raises:
       ValueError: Shapes do not fit.
     """
-    arrays = {
-        name: getattr(stats, name)
-        for name in (
-            "log_probs",
-            "old_log_probs",
-            "entropy",
-            "old_entropy",
-            "sampler_log_probs",
-            "values",
-        )
-    }
+    names = ("log_probs", "old_log_probs", "entropy", "old_entropy", "sampler_log_probs", "values")
+    arrays = {name: getattr(stats, name) for name in names}
     arrays = {name: array for name, array in arrays.items() if array is not None}
-    check_shapes(who, mask=stats.mask, advantages=advantages, **arrays)
+    check_shapes(who, mask=stats.mask, advantages=advantages, **arrays, **stats.extras)
 
     def clean(x: jax.Array) -> jax.Array:
         return jnp.where(stats.mask, x, 0)
@@ -69,7 +60,8 @@ def token_inputs(
     constants = {
         name: jax.lax.stop_gradient(clean(x)) for name, x in arrays.items() if name != "log_probs"
     }
-    stats = stats.replace(log_probs=clean(stats.log_probs), **constants)
+    extras = {name: jax.lax.stop_gradient(clean(x)) for name, x in stats.extras.items()}
+    stats = stats.replace(log_probs=clean(stats.log_probs), extras=extras, **constants)
     return jax.lax.stop_gradient(clean(advantages)), stats
 
 
@@ -106,14 +98,14 @@ def require_sampler(who: str, stats: TokenStats) -> jax.Array:
 
 
 def require_coefficient(who: str, stats: TokenStats, name: str) -> jax.Array:
-    """What the controller of a loss says of the mini-batch, f32[1, 1] or f32[B, N].
+    """A coefficient of the controller of the loss, f32[1, 1] or f32[B, N].
 
     Raises:
-      ValueError: If the statistics do not have this coefficient.
+      ValueError: The statistics do not have this coefficient.
     """
     if name not in (stats.coefficients or {}):
         raise ValueError(
-            f"{who}: needs the coefficient {name!r}, from the memory of the loss; see "
-            "`loss_controller`"
+            f"{who}: needs the coefficient {name!r} of the controller of the loss, which "
+            "`update_controller` computes"
         )
     return stats.coefficients[name]

@@ -15,8 +15,10 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from entropy_rl.advantages import advantage_of
 from entropy_rl.config.train import TrainConfig, check_micro_batches
 from entropy_rl.distributed.sharding import Placement, check_rows, make_mesh
+from entropy_rl.learner.batch import make_batch
 from entropy_rl.learner.critic import init_critic
-from entropy_rl.learner.update import init_state, make_batch
+from entropy_rl.learner.update import init_state
+from entropy_rl.losses.build import build_loss
 from entropy_rl.models import DecoderConfig, backbone_params, make_policy
 from entropy_rl.models.attention import resolve_attention, resolve_decode_attention
 from entropy_rl.planning.devices import Devices
@@ -94,7 +96,7 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     decoder, of_critic = architecture
     rollout, batching, hosts = config.rollout, config.batching, devices.hosts
     mesh = make_mesh(config.mesh, devices.all)
-    check_rows(mesh, batching.mini_batch_prompts, rollout.group_size, batching.share_prompts)
+    check_rows(mesh, batching.mini_batch_prompts, rollout.group_size)
     check_heads(decoder, mesh, config.model.decode_attention)
     check_micro_batches(config, rollout.max_prompt_tokens + rollout.max_new_tokens)
     if batching.mini_batch_prompts % hosts:
@@ -113,9 +115,10 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     model = make_model(make, shapes, decoder, placement, **nothing)
     backbone = None if of_critic is None else _make_policy(config, of_critic, devices.backend, mesh)
     advantage = advantage_of(config)
-    programs = make_programs(config, model, advantage, backbone)
+    loss = build_loss(config.loss, rollout.max_new_tokens)
+    programs = make_programs(config, model, advantage, loss, backbone)
     state = jax.eval_shape(
-        lambda params: init_state(params, programs.optimizer, controller=programs.controller),
+        lambda params: init_state(params, programs.optimizer, controller=loss.controller),
         shapes,
     )
     if backbone is not None:

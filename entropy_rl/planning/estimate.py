@@ -11,11 +11,11 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_rl.advantages import advantage_of, baseline_and_shaping
+from entropy_rl.advantages import advantage_of
 from entropy_rl.config.train import TrainConfig
+from entropy_rl.learner.pass_settings import shares_prompts
 from entropy_rl.learner.token_loss import needs_whole_batch
-from entropy_rl.losses.build_surrogate import build_surrogate
-from entropy_rl.losses.build_token_weights import build_token_weighting
+from entropy_rl.losses.build import build_loss
 from entropy_rl.models import DecoderConfig
 from entropy_rl.planning import counting
 from entropy_rl.planning.chips import Chip
@@ -96,6 +96,13 @@ def estimate(
     rows, slots = layout.local_prompts * sampled / copies, decoding.slots / copies
     shared = decoding.slots == layout.local_prompts * sampled
     weights, shard = counting.parameters(c), layout.fsdp * tensor
+    shares = shares_prompts(
+        config.batching.mini_batch_prompts,
+        group,
+        prompt,
+        config.rollout.max_new_tokens,
+        layout.data * layout.fsdp,
+    )
 
     def on_chip(cost: Cost, chips: float, repeats: float = 1) -> tuple[Cost, float]:
         return Cost(cost.flops / chips, cost.bytes / chips), repeats
@@ -105,7 +112,7 @@ def estimate(
     decode = counting.decode_step(
         c, np.full(steps.shape, slots), steps, slots / sampled if shared else slots, prompt, size
     )
-    layers = _layers_forward(config, c, prompt, new)
+    layers = _layers_forward(config, c, prompt, new, shares)
     forward = layers + 2 * counting.head_weights(c) * new * config.rollout.prompts * group
     again = config.model.remat == "full"
     updates = config.rollout.prompts // config.batching.mini_batch_prompts
@@ -138,7 +145,7 @@ def estimate(
     }
     if critic is not None:
         layers, of_critic = (
-            _layers_forward(config, critic, prompt, new),
+            _layers_forward(config, critic, prompt, new, shares),
             counting.critic_parameters(critic),
         )
         micro_batch = (
@@ -166,23 +173,22 @@ def _work(name: str, cost: Cost, repeats: float, chip: Chip | None, efficiency: 
     return Work(name, total.flops * repeats, total.bytes * repeats, seconds)
 
 
-def _layers_forward(config: TrainConfig, c: DecoderConfig, prompt: int, new: int) -> float:
+def _layers_forward(
+    config: TrainConfig, c: DecoderConfig, prompt: int, new: int, shares: bool
+) -> float:
     """Return the FLOPs of a forward pass over all rows, without a head."""
     prompts, group = config.rollout.prompts, config.rollout.group_size
     of_row, of_prompt = (
         counting.backbone_flops(c, np.array([prompt]), np.array([length])) for length in (new, 0)
     )
-    shared = prompts * (group - 1) * of_prompt if config.batching.share_prompts else 0
+    shared = prompts * (group - 1) * of_prompt if shares else 0
     return prompts * group * of_row - shared
 
 
 def _passes_before(config: TrainConfig) -> int:
     """Return the number of forward passes over a mini-batch before its gradient."""
-    baseline, shaping = baseline_and_shaping(advantage_of(config))
-    token_weighting = build_token_weighting(
-        config.loss.token_weights, build_surrogate(config.loss.surrogate)
-    )
-    return int(needs_whole_batch(baseline, shaping, token_weighting))
+    loss = build_loss(config.loss, config.rollout.max_new_tokens)
+    return int(needs_whole_batch(advantage_of(config), loss))
 
 
 def _stats_passes(config: TrainConfig) -> int:

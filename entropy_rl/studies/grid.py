@@ -16,9 +16,7 @@ from entropy_rl.config.checks import require
 from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.config.study import BASE, StudyConfig, pass_at
 from entropy_rl.config.train import TrainConfig
-from entropy_rl.losses.build import loss_controller
-from entropy_rl.losses.build_surrogate import build_surrogate
-from entropy_rl.losses.build_token_weights import build_token_weighting
+from entropy_rl.losses.build import build_loss
 
 TRAIN, EVALUATE = "train", "evaluate"  # phases of a unit; each is a command
 # Fields that the study sets.
@@ -107,9 +105,7 @@ def design(config: StudyConfig) -> Design:
         try:
             of_arm = _parse(config, Unit(arm, config.seeds[0]), TRAIN, f"arms.{arm}", "")
             advantage_of(of_arm)
-            surrogate = build_surrogate(of_arm.loss.surrogate)
-            build_token_weighting(of_arm.loss.token_weights, surrogate)
-            loss_controller(of_arm.loss)
+            build_loss(of_arm.loss, of_arm.rollout.max_new_tokens)
         except ValueError as error:
             raise ValueError(f"arms.{arm}: {str(error).removeprefix(f'arms.{arm}: ')}") from error
         require(

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from entropy_rl.experience.experience import Experience
-from entropy_rl.learner.update import make_batch
+from entropy_rl.learner.batch import make_batch
 from entropy_rl.runs.load_model import Model
 from entropy_rl.trainer.programs import Programs
 from entropy_rl.types import Rollout, TrainBatch, TrainState

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optax
@@ -12,13 +13,17 @@ import optax
 from entropy_rl.advantages import Transform
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.distributed import multihost as hosts
+from entropy_rl.distributed.sharding import Placement, row_shards
 from entropy_rl.learner.advantage_log import Advantages, make_advantages
 from entropy_rl.learner.critic import CriticPrograms, make_critic_programs
-from entropy_rl.learner.optimizer import make_optimizer
-from entropy_rl.learner.replay import ReplayPrograms, make_replay_programs
-from entropy_rl.learner.update import StatsFn, UpdateFn, make_stats_pass, make_update
-from entropy_rl.losses.build import loss_controller
-from entropy_rl.losses.controller import Controller
+from entropy_rl.learner.optimizer import critic_optimizer, make_optimizer
+from entropy_rl.learner.pass_settings import PassSettings, shares_prompts
+from entropy_rl.learner.replay import BufferShape, ReplayPrograms, make_replay_programs
+from entropy_rl.learner.replay_rule import build_replay
+from entropy_rl.learner.stats_pass import StatsFn, make_stats_pass
+from entropy_rl.learner.token_loss import fuses_loss
+from entropy_rl.learner.update import UpdateFn, make_update
+from entropy_rl.losses.loss import Loss
 from entropy_rl.rollout import GenerateFn, make_generate
 from entropy_rl.rollout.stop_strings import stop_rule
 from entropy_rl.runs.load_model import Model
@@ -30,7 +35,6 @@ class Programs(NamedTuple):
 
     Attributes:
       optimizer: The policy's.
-      controller: The controller of the loss, if it has one.
       generate: Samples completions.
       explore: Samples at the temperature of `rollout.exploration`.
       stats: Log-probs and entropies of a mini-batch.
@@ -41,7 +45,6 @@ class Programs(NamedTuple):
     """
 
     optimizer: optax.GradientTransformation
-    controller: Controller | None
     generate: GenerateFn
     explore: GenerateFn | None
     stats: StatsFn
@@ -52,7 +55,11 @@ class Programs(NamedTuple):
 
 
 def make_programs(
-    config: TrainConfig, model: Model, advantage: Transform, backbone: Policy | None = None
+    config: TrainConfig,
+    model: Model,
+    advantage: Transform,
+    loss: Loss,
+    backbone: Policy | None = None,
 ) -> Programs:
     """Build the compiled functions of a step; nothing is compiled yet.
 
@@ -60,12 +67,97 @@ def make_programs(
       config: The config.
       model: The policy, its placement and its tokenizer.
       advantage: The advantage of the config.
+      loss: The loss of the config.
       backbone: The backbone of the critic, if there is one.
     """
-    rollout, mesh = config.rollout, model.placement.mesh
     optimizer = make_optimizer(config.optimizer)
+    settings = pass_settings(config, model.placement)
     # The first rows of a mini-batch are those of the first process.
-    own_rows = config.batching.mini_batch_prompts * rollout.group_size // hosts.count()
+    own_rows = config.batching.mini_batch_prompts * config.rollout.group_size // hosts.count()
+    generate, explore = _make_generate(config, model, "greedy_rewards" in advantage.requires)
+    replay = build_replay(config.replay, config.rollout.group_size)
+    return Programs(
+        optimizer=optimizer,
+        generate=generate,
+        explore=explore,
+        stats=jax.jit(make_stats_pass(model.policy, settings)),
+        advantages=make_advantages(advantage, min(config.run.samples_per_step, own_rows)),
+        update=make_update(model.policy, advantage, optimizer, loss, settings),
+        critic=None
+        if backbone is None
+        else make_critic_programs(
+            backbone,
+            advantage,
+            critic_optimizer(config.optimizer, config.critic),
+            config.critic,
+            loss,
+            critic_pass_settings(config, model.placement),
+        ),
+        replay=None
+        if replay is None
+        else make_replay_programs(
+            replay,
+            model.policy,
+            advantage,
+            optimizer,
+            loss,
+            settings,
+            _buffer_shape(config, replay.rollouts),
+        ),
+    )
+
+
+def pass_settings(config: TrainConfig, placement: Placement | None = None) -> PassSettings:
+    """The settings of the policy's passes over a mini-batch.
+
+    Args:
+      config: The config.
+      placement: Where arrays are sharded; None for one device.
+    """
+    rollout, batching = config.rollout, config.batching
+    mesh = None if placement is None else placement.mesh
+    shares = shares_prompts(
+        batching.mini_batch_prompts,
+        rollout.group_size,
+        rollout.max_prompt_tokens,
+        rollout.max_new_tokens,
+        row_shards(mesh),
+    )
+    return PassSettings(
+        temperature=rollout.temperature,
+        max_tokens_per_micro_batch=batching.max_tokens_per_micro_batch,
+        group_size=rollout.group_size if shares else None,
+        mesh=mesh,
+        constrain=None if placement is None else placement.constrain,
+    )
+
+
+def critic_pass_settings(config: TrainConfig, placement: Placement | None = None) -> PassSettings:
+    """The settings of the critic's passes over a mini-batch; arguments as of `pass_settings`."""
+    settings, tokens = pass_settings(config, placement), config.critic.max_tokens_per_micro_batch
+    if tokens is None:
+        return settings
+    return dataclasses.replace(settings, max_tokens_per_micro_batch=tokens)
+
+
+def describe_update(config: TrainConfig, model: Model, advantage: Transform, loss: Loss) -> str:
+    """Describe in one line, for the log, what the program decided about the passes of an update."""
+    shares = pass_settings(config, model.placement).group_size is not None
+    prompts = "once per group" if shares else "with each completion"
+    vocab_size = jax.eval_shape(model.policy.head, model.params).shape[0]
+    fused = (
+        "in the loop of the LM head"
+        if fuses_loss(advantage, loss, vocab_size)
+        else "after the LM head"
+    )
+    return f"update: prompts are computed {prompts}, the loss {fused}"
+
+
+def _make_generate(
+    config: TrainConfig, model: Model, greedy: bool
+) -> tuple[GenerateFn, GenerateFn | None]:
+    """The sampler of a step, and that of its exploration."""
+    rollout = config.rollout
     generate = functools.partial(
         make_generate,
         model.sampler,
@@ -80,38 +172,18 @@ def make_programs(
         shards=model.placement.local_shards,
     )
     hotter = rollout.exploration
-    of_update = gradient_settings(config) | dict(mesh=mesh, constrain=model.placement.constrain)
-    return Programs(
-        optimizer=optimizer,
-        controller=loss_controller(config.loss),
-        generate=generate(
-            temperature=rollout.temperature, greedy="greedy_rewards" in advantage.requires
-        ),
-        explore=None if hotter is None else generate(temperature=hotter.temperature),
-        stats=jax.jit(make_stats_pass(model.policy, mesh=mesh, **stats_settings(config))),
-        advantages=make_advantages(advantage, min(config.run.samples_per_step, own_rows)),
-        update=make_update(model.policy, advantage, optimizer, config.loss, **of_update),
-        critic=None
-        if backbone is None
-        else make_critic_programs(config, backbone, advantage, model.placement),
-        replay=make_replay_programs(
-            config, model.policy, advantage, optimizer, model.placement, **of_update
-        ),
+    return (
+        generate(temperature=rollout.temperature, greedy=greedy),
+        None if hotter is None else generate(temperature=hotter.temperature),
     )
 
 
-def stats_settings(config: TrainConfig) -> dict[str, Any]:
-    """Arguments of `make_stats_pass`."""
-    rollout, batching = config.rollout, config.batching
-    return dict(
-        temperature=rollout.temperature,
-        max_tokens_per_micro_batch=batching.max_tokens_per_micro_batch,
-        group_size=rollout.group_size if batching.share_prompts else None,
-    )
-
-
-def gradient_settings(config: TrainConfig) -> dict[str, Any]:
-    """Arguments of `make_gradient`, beside advantage and loss."""
-    return stats_settings(config) | dict(
-        max_new_tokens=config.rollout.max_new_tokens, fused_loss=config.batching.fused_loss
+def _buffer_shape(config: TrainConfig, rollouts: int) -> BufferShape:
+    """The size of a replay buffer with a capacity of some rollouts."""
+    rollout, prompts = config.rollout, config.batching.mini_batch_prompts
+    return BufferShape(
+        updates=rollouts * (rollout.prompts // prompts),
+        rows=prompts * rollout.group_size,
+        prompt_tokens=rollout.max_prompt_tokens,
+        new_tokens=rollout.max_new_tokens,
     )

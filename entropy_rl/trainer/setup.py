@@ -15,12 +15,10 @@ from entropy_rl.evaluation import evaluation_prompts
 from entropy_rl.experience.prompts import PromptBatch, Prompts
 from entropy_rl.learner.critic import init_critic
 from entropy_rl.learner.replay import check_replay
-from entropy_rl.learner.token_loss import check_fused_loss
+from entropy_rl.learner.replay_rule import build_replay
 from entropy_rl.learner.update import init_state
-from entropy_rl.losses.build import loss_controller
-from entropy_rl.losses.build_surrogate import build_surrogate
-from entropy_rl.losses.build_token_weights import build_token_weighting
-from entropy_rl.losses.token_weights import TokenWeighting
+from entropy_rl.losses.build import build_loss
+from entropy_rl.losses.loss import Loss
 from entropy_rl.runs.directory import check_run, claim_run
 from entropy_rl.runs.load_model import (
     Backbone,
@@ -33,7 +31,7 @@ from entropy_rl.runs.load_model import (
 from entropy_rl.runs.logging import check_wandb
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
 from entropy_rl.tasks import Task, load_task
-from entropy_rl.trainer.programs import Programs, make_programs
+from entropy_rl.trainer.programs import Programs, describe_update, make_programs
 from entropy_rl.types import TrainState
 
 log = logging.getLogger(__name__)
@@ -52,6 +50,7 @@ class Setup:
       programs: The compiled functions.
       needs_greedy: Whether the advantage reads the reward of a greedy completion.
       nonfinite_updates: Where updates go that cannot be applied.
+      decisions: What the program decided about the passes of an update, for the log.
       start: The state before the first step.
     """
 
@@ -63,6 +62,7 @@ class Setup:
     programs: Programs
     needs_greedy: bool
     nonfinite_updates: NonfiniteUpdates
+    decisions: str
     start: TrainState
 
     @property
@@ -94,9 +94,9 @@ def set_up(config: TrainConfig) -> Setup:
     directory, rollout, batching = Path(config.run.directory), config.rollout, config.batching
     check_run(config)
     mesh = make_mesh(config.mesh)
-    check_rows(mesh, batching.mini_batch_prompts, rollout.group_size, batching.share_prompts)
+    check_rows(mesh, batching.mini_batch_prompts, rollout.group_size)
     check_wandb(config.run.wandb_project)
-    advantage = _check_methods(config)
+    advantage, loss = _build_methods(config)
     task = load_task(config.task.name, config.task.args)
     problems = task.problems(config.task.train_split)
     model = load_model(config.model, mesh)
@@ -111,13 +111,15 @@ def set_up(config: TrainConfig) -> Setup:
         test_prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, limit)
         longest = max(longest, test_prompts.length + config.evaluation.max_new_tokens)
     check_length(model, longest)
-    programs = make_programs(config, model, advantage, backbone and backbone.policy)
+    programs = make_programs(config, model, advantage, loss, backbone and backbone.policy)
+    decisions = describe_update(config, model, advantage, loss)
+    several_rounds = rollout.dynamic_sampling is not None
     nonfinite_updates = NonfiniteUpdates(directory, batching.max_nonfinite_updates)
     if hosts.is_first():
         claim_run(config)
         keep_model_files(model, directory)
     hosts.wait_for_all("directory")
-    start = _init_state(config, model, backbone, programs, prompts.length)
+    start = _init_state(model, backbone, programs, loss, prompts.length, several_rounds)
     if not config.loss.kl_coef:  # the starting policy is needed no more
         model = dataclasses.replace(model, params=None)
     return Setup(
@@ -129,31 +131,30 @@ def set_up(config: TrainConfig) -> Setup:
         programs=programs,
         needs_greedy="greedy_rewards" in advantage.requires,
         nonfinite_updates=nonfinite_updates,
+        decisions=decisions,
         start=start,
     )
 
 
-def _check_methods(config: TrainConfig) -> Transform:
-    """Check what advantage, loss, critic and replay need of each other; returns the advantage."""
+def _build_methods(config: TrainConfig) -> tuple[Transform, Loss]:
+    """Build advantage and loss, and check that critic, replay and sampling fit them."""
     if config.critic is not None and 0 < config.steps <= config.critic.warmup_steps:
         log.warning("critic.warmup_steps: in all %d steps the critic learns alone", config.steps)
     advantage = advantage_of(config)
-    surrogate = build_surrogate(config.loss.surrogate)
-    token_weighting = build_token_weighting(config.loss.token_weights, surrogate)
-    loss_controller(config.loss)
-    check_replay(config, advantage)
-    if config.batching.fused_loss:
-        check_fused_loss(advantage, surrogate, token_weighting)
-    _check_sampler_correction(config, token_weighting)
-    return advantage
+    loss = build_loss(config.loss, config.rollout.max_new_tokens)
+    replay = build_replay(config.replay, config.rollout.group_size)
+    if replay is not None:
+        check_replay(config.replay, replay, advantage, loss, config.critic is not None)
+    _check_sampler_correction(config, loss)
+    return advantage, loss
 
 
-def _check_sampler_correction(config: TrainConfig, token_weighting: TokenWeighting | None) -> None:
+def _check_sampler_correction(config: TrainConfig, loss: Loss) -> None:
     """Check that importance weights have the log-probs of two different passes to compare."""
     names = [spec["name"] for spec in config.loss.token_weights]
     require(
-        token_weighting is None
-        or not token_weighting.corrects_sampler
+        loss.token_weighting is None
+        or not loss.token_weighting.corrects_sampler
         or (config.old_log_probs == "trainer" and config.rollout.top_p == 1),
         "loss.token_weights",
         names,
@@ -179,19 +180,20 @@ def _prompts_of_round(
 
 
 def _init_state(
-    config: TrainConfig,
     model: Model,
     backbone: Backbone | None,
     programs: Programs,
+    loss: Loss,
     prompt_length: int,
+    several_rounds: bool,
 ) -> TrainState:
     constrain = None if model.placement.mesh is None else model.placement.constrain
     state = init_state(
         model.params,
         programs.optimizer,
         constrain,
-        controller=programs.controller,
-        several_rounds=config.rollout.dynamic_sampling is not None,
+        controller=loss.controller,
+        several_rounds=several_rounds,
     )
     if backbone is not None:
         optimizer = programs.critic.optimizer

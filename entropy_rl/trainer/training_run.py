@@ -128,6 +128,7 @@ def open_training(setup: Setup) -> Iterator[tuple[TrainingRun, TrainState]]:
         compile_log() as compiled,
         open_run(setup.config, setup.start, "step") as (run, state),
     ):
+        run.progress.say(setup.decisions)
         if setup.config.optimizer.offload:
             state = moments_in("pinned_host", state)
         yield TrainingRun(setup, run, compiled), state

@@ -8,7 +8,7 @@ import pytest
 from entropy_rl.advantages import build_advantage, gae
 from entropy_rl.advantages.returns import lambda_returns
 from entropy_rl.contrib import length_adaptive_gae
-from entropy_rl.losses.policy import value_loss
+from entropy_rl.losses.value import value_loss
 from entropy_rl.types import TokenStats
 
 B, N = 7, 9

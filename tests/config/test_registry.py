@@ -70,7 +70,8 @@ def test_every_name_has_one_kind_and_is_in_one_namespace():
 # Public functions that no config names.
 HELPERS = {
     *("advantage_of", "build_advantage", "baseline_and_shaping", "before_values", "chain"),
-    *("is_local", "build_surrogate", "build_token_weighting", "combine", "no_clips"),
+    *("is_local", "build_loss", "build_surrogate", "build_token_weighting", "combine"),
+    *("no_clips", "aggregation_weights", "kl_estimate", "value_loss"),
     *("heal_reward", "meds_reward", "oger_reward", "policy_split_bonus"),
 }
 

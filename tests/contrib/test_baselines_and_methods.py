@@ -14,7 +14,6 @@ from advantage_problem import G, N, float64, groups_of, make_problem, on_tokens,
 from policies import table_policy
 
 from entropy_rl.advantages import (
-    NotYetKnown,
     chain,
     gpg,
     group_center,
@@ -33,6 +32,7 @@ from entropy_rl.contrib import (
     qae,
     ucpo,
 )
+from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.update import init_state, make_update
 from entropy_rl.types import TrainBatch
 
@@ -336,7 +336,7 @@ def test_a_method_of_group_scope_gives_the_same_on_parts_and_reads_what_was_reco
     rewards, stats = make_problem()
     transform = FAMILY[name][0]
     if name != "EAPO of a row":  # the shaping behind the baseline may read the policy as it is
-        whole = transform(rewards, stats.replace(log_probs=NotYetKnown(), entropy=NotYetKnown()))
+        whole = transform(rewards, stats.replace(log_probs=None, entropy=None))
     else:
         whole = transform(rewards, stats)
     parts = [
@@ -360,7 +360,7 @@ def test_a_method_of_row_scope_gives_the_same_on_any_rows():
 @pytest.mark.parametrize("name", OF_RECORD)
 def test_a_method_of_recorded_scope_reads_what_was_recorded_only(name):
     rewards, stats = make_problem()
-    unknown = stats.replace(log_probs=NotYetKnown(), entropy=NotYetKnown())
+    unknown = stats.replace(log_probs=None, entropy=None)
     np.testing.assert_array_equal(
         FAMILY[name][0](rewards, unknown), FAMILY[name][0](rewards, stats)
     )
@@ -404,9 +404,9 @@ def test_an_update_in_micro_batches_is_that_of_the_whole(key, advantage):
     policy, optimizer = table_policy(vocabulary), optax.sgd(1.0)
     start = policy.init(key)
     whole, parts = (
-        make_update(policy, advantage, optimizer, max_tokens_per_micro_batch=tokens)(
-            init_state(start, optimizer), batch
-        )[0].params
+        make_update(
+            policy, advantage, optimizer, settings=PassSettings(max_tokens_per_micro_batch=tokens)
+        )(init_state(start, optimizer), batch)[0].params
         for tokens in (None, 3 * (1 + N))
     )
     changes = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), whole, start)

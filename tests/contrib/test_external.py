@@ -15,7 +15,8 @@ from entropy_rl.contrib import (
     oger_reward,
     policy_split_bonus,
 )
-from entropy_rl.learner.update import make_gradient
+from entropy_rl.learner.gradient import make_gradient
+from entropy_rl.learner.pass_settings import PassSettings
 
 
 def float64_distance(one, other):
@@ -106,15 +107,15 @@ WEIGHTED = chain(group_normalize(G), external_token_weight())
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"max_tokens_per_micro_batch": 9}, {"max_tokens_per_micro_batch": 30, "fused_loss": True}],
+    [{}, {"max_tokens_per_micro_batch": 9}, {"max_tokens_per_micro_batch": 30, "fuse_loss": True}],
     ids=["at once", "in parts", "fused"],
 )
 def test_weights_from_outside_are_those_of_their_tokens(key, settings):
     weights = np.random.default_rng(0).uniform(0, 2, (P * G, N)).astype(np.float32)
     policy, data = table_policy(V), make_data()
     params = policy.init(key)
-    found, metrics = make_gradient(policy, WEIGHTED, **settings)(
-        params, data.replace(external_weights=jnp.array(weights))
+    found, metrics = make_gradient(policy, WEIGHTED, settings=PassSettings(**settings))(
+        params, data.replace(extras={"external_weights": jnp.array(weights)})
     )
     # A function that holds them gets the whole mini-batch, as rows in their order.
     held = chain(group_normalize(G), lambda advantages, stats: advantages * weights)
@@ -129,6 +130,6 @@ def test_weights_from_outside_are_those_of_their_tokens(key, settings):
 def test_without_weights_from_outside_it_is_said_what_is_missing(key):
     policy = table_policy(V)
     with pytest.raises(
-        ValueError, match=r"^external_token_weight: needs TrainBatch\.external_weights"
+        ValueError, match=r"^external_token_weight: TrainBatch\.extras must have 'external_weights'"
     ):
         make_gradient(policy, WEIGHTED)(policy.init(key), make_data())

@@ -14,9 +14,10 @@ from update_problem import SHAPED, V, make_data
 
 from entropy_rl.config.train import LossConfig
 from entropy_rl.contrib import flexible_clip, flexible_clip_did, flexible_clip_id, flexible_clip_od
+from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.update import init_state, make_update
 from entropy_rl.losses import build_surrogate, ppo_clip
-from entropy_rl.losses.build import loss_controller
+from entropy_rl.losses.build import build_loss
 from entropy_rl.losses.controller import BatchSummary
 
 T, CLIP = 8, 0.2
@@ -151,9 +152,13 @@ def test_an_update_moves_the_schedule_and_tells_it_and_a_bad_one_does_not(key, n
     policy, optimizer = table_policy(V), optax.sgd(0.1)
     loss = LossConfig(surrogate={"name": name, "total_steps": T, **RANGES})
     update = make_update(
-        policy, SHAPED, optimizer, loss, fused_loss=True, max_tokens_per_micro_batch=30
+        policy,
+        SHAPED,
+        optimizer,
+        build_loss(loss),
+        settings=PassSettings(fuse_loss=True, max_tokens_per_micro_batch=30),
     )
-    state = init_state(policy.init(key), optimizer, controller=loss_controller(loss))
+    state = init_state(policy.init(key), optimizer, controller=build_loss(loss).controller)
     before, found = jax.device_get(state.controller), []
     data = make_data()
     state, _ = update(state, data.replace(old_log_probs=data.old_log_probs.at[5, 0].set(np.nan)))

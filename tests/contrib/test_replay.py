@@ -16,21 +16,19 @@ from update_problem import ALPHA, KAPPA, SHAPED, G, N, P, V, make_data
 
 from entropy_rl.advantages import chain, group_normalize, whiten
 from entropy_rl.cli.main import main
-from entropy_rl.config.common import MeshConfig, ModelConfig, RunConfig, TaskConfig
+from entropy_rl.config.common import MeshConfig
 from entropy_rl.config.registry import factories_of
-from entropy_rl.config.rollout import RolloutConfig
 from entropy_rl.config.train import (
-    BatchingConfig,
     CriticConfig,
     LossConfig,
-    OptimizerConfig,
-    TrainConfig,
 )
 from entropy_rl.contrib import gtpo, pipo, uec_replay
 from entropy_rl.distributed.sharding import Placement, make_mesh
-from entropy_rl.learner.replay import make_replay_programs
+from entropy_rl.learner.pass_settings import PassSettings
+from entropy_rl.learner.replay import BufferShape, check_replay, make_replay_programs
 from entropy_rl.learner.replay_rule import REPLAY_WEIGHT, Replay, build_replay
 from entropy_rl.learner.update import init_state, make_update
+from entropy_rl.losses.build import build_loss
 from entropy_rl.losses.controller import BatchSummary
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
 from entropy_rl.trainer.updates import run_updates
@@ -99,21 +97,14 @@ def test_a_replay_comes_every_so_many_rollouts_and_keeps_what_is_above_the_thres
 # -------------------------------------------------------------------
 
 
-def config_of(replay, **more):
+def programs_of(spec, advantage=SHAPED, loss=LossConfig(), critic=None, mesh=None):
     """Of a run with steps of two updates of P prompts."""
-    return TrainConfig(
-        seed=0,
-        steps=1,
-        model=ModelConfig("model"),
-        task=TaskConfig("countdown"),
-        rollout=RolloutConfig(2 * P, G, max_prompt_tokens=3, max_new_tokens=N),
-        advantage=[{"name": "group_normalize"}],
-        batching=BatchingConfig(P, max_tokens_per_micro_batch=32),
-        optimizer=OptimizerConfig(learning_rate=1.0),
-        run=RunConfig("run"),
-        replay=replay,
-        **more,
-    )
+    replay, loss = build_replay(spec, G), build_loss(loss)
+    check_replay(spec, replay, advantage, loss, critic is not None)
+    settings = PassSettings(max_tokens_per_micro_batch=32, mesh=mesh)
+    shape = BufferShape(updates=2 * replay.rollouts, rows=B, prompt_tokens=3, new_tokens=N)
+    policy = table_policy(V)
+    return make_replay_programs(replay, policy, advantage, optax.sgd(1.0), loss, settings, shape)
 
 
 def rollouts(count):
@@ -134,10 +125,9 @@ def run(replay, count, key, mesh=None, advantage=SHAPED):
     each.
     """
     policy, optimizer, placement = table_policy(V), optax.sgd(1.0), Placement(mesh)
-    config = config_of(replay)
-    settings = dict(max_tokens_per_micro_batch=32, mesh=mesh)
-    update = make_update(policy, advantage, optimizer, config.loss, **settings)
-    programs = make_replay_programs(config, policy, advantage, optimizer, placement, **settings)
+    settings = PassSettings(max_tokens_per_micro_batch=32, mesh=mesh)
+    update = make_update(policy, advantage, optimizer, settings=settings)
+    programs = programs_of(replay, advantage, mesh=mesh)
     state = init_state(policy.init(key), optimizer).replace(replay_buffer=programs.init(3))
     found = []
     for data in rollouts(count):
@@ -297,11 +287,6 @@ def test_a_rollout_without_a_judgement_is_not_remembered(key):
 # --------------------------------------------------------------------------------------
 
 
-def programs_of(spec, advantage=SHAPED, **more):
-    config = config_of(spec, **more)
-    return make_replay_programs(config, table_policy(V), advantage, optax.sgd(1.0), Placement())
-
-
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -346,28 +331,28 @@ def test_what_is_no_replay_rule_is_refused_in_a_line(spec, message):
         (
             SHAPED,
             {"critic": CriticConfig(0.1)},
-            "critic: a critic is not allowed with replay: uec_replay",
+            "critic: .*null with replay: uec_replay",
         ),
         (
             SHAPED,
             {"loss": LossConfig(entropy_coef={"name": "adaptive_entropy"})},
-            "replay: uec_replay ",
+            "loss: .*without a controller with replay: uec_replay",
         ),
         (
             chain(SHAPED, whiten()),
             {},
-            r"advantage\[2\]: must not need the policy, and must be of scope 'token' or 'sequence' "
-            r"behind one of these, with replay: uec_replay; got scope 'batch', needs_policy=False",
+            r"advantage\[2\]: .*scope 'batch', needs_policy=False.*of scope 'token' or 'sequence' "
+            "behind one of these, with replay: uec_replay",
         ),
         (
             chain(whiten().fn, group_normalize(G)),
             {},
-            r"advantage\[0\]: must not need the policy, .*; got scope 'batch', needs_policy=True",
+            r"advantage\[0\]: .*scope 'batch', needs_policy=True.*does not need the policy",
         ),
         (
             gtpo(G),
             {},
-            "replay: uec_replay needs one advantage for each row; allowed",
+            "advantage: .*one value for each row",
         ),
     ],
 )

@@ -21,6 +21,7 @@ from update_problem import SHAPED, G, make_data
 from entropy_rl.cli.main import main
 from entropy_rl.config.common import MeshConfig
 from entropy_rl.distributed.sharding import Placement, check_rows, make_mesh, move, partition_spec
+from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.update import init_state, make_update
 from entropy_rl.models import make_policy
 from entropy_rl.models.embedding import embed_tokens
@@ -90,17 +91,13 @@ def test_devices_of_several_processes_must_all_be_used_and_a_tensor_group_is_wit
 
 def test_rows_that_are_not_divisible_are_refused_in_a_line():
     mesh = make_mesh(MeshConfig())
-    check_rows(None, prompts=3, group_size=5, whole_groups=True)
-    check_rows(mesh, prompts=3, group_size=8, whole_groups=False)
-    check_rows(mesh, prompts=2, group_size=12, whole_groups=False)
+    check_rows(None, prompts=3, group_size=5)
+    check_rows(mesh, prompts=3, group_size=8)
+    check_rows(mesh, prompts=2, group_size=12)
     with pytest.raises(
         ValueError, match=r"^batching\.mini_batch_prompts: must be a multiple of 2, .* got 3$"
     ):
-        check_rows(mesh, prompts=3, group_size=12, whole_groups=False)
-    with pytest.raises(
-        ValueError, match="must be a multiple of 8, so that the rows of an update are divisible"
-    ):
-        check_rows(mesh, prompts=2, group_size=12, whole_groups=True)
+        check_rows(mesh, prompts=3, group_size=12)
 
 
 # --- the rules ---
@@ -183,7 +180,9 @@ def test_an_update_of_a_sharded_state_is_that_of_one_device_and_stays_sharded(
         settings = dict(
             max_tokens_per_micro_batch=15, mesh=mesh, constrain=constrain, group_size=group_size
         )
-        update = make_update(make_policy(TINY, mesh=mesh), SHAPED, optimizer, **settings)
+        update = make_update(
+            make_policy(TINY, mesh=mesh), SHAPED, optimizer, settings=PassSettings(**settings)
+        )
         state = init_state(params, optimizer, constrain)
         before = jax.tree.map(lambda x: x.sharding, state.params)
         state, metrics = update(state, data if mesh is None else jax.device_put(data, rows))

@@ -53,7 +53,7 @@ def make_groups(verdicts=None, first: int = 0, prompts: int = P) -> ScoredGroups
         "rewards": np.arange(rows, dtype=np.float32),
         "has_reward": np.ones(rows, bool),
         "verdicts": np.array([CORRECT] * rows if verdicts is None else verdicts, np.int32),
-        "external_weights": rollout.log_probs,  # of tokens
+        "extras": {"weights": rollout.log_probs},  # of tokens
     }
     return ScoredGroups(rollout, first + np.arange(prompts), np.zeros(prompts, np.int32), arrays)
 
@@ -163,7 +163,7 @@ def test_groups_are_selected_with_all_their_rows_and_the_arrays_of_their_tokens(
         taken = make_groups().take(index)
         rows = [4, 5, 0, 1] if index.dtype != bool else [0, 1, 4, 5]
         assert taken.rows["rewards"].tolist() == rows
-        assert taken.rows["external_weights"][:, 0].tolist() == rows
+        assert taken.rows["extras"]["weights"][:, 0].tolist() == rows
         assert taken.rollout.completion_ids[:, 0].tolist() == rows
         assert taken.rollout.prompt_ids.shape == (2, 2) and taken.group_size == G
 
@@ -173,7 +173,7 @@ def test_groups_take_the_places_of_others_in_their_order():
     merged = make_groups().replace_groups(where, make_groups(first=10, prompts=2))
     assert merged.prompt_index.tolist() == [10, 1, 11]
     assert merged.rollout.completion_ids[:, 0].tolist() == [10, 11, 2, 3, 12, 13]
-    assert merged.rows["external_weights"][:, 0].tolist() == [10, 11, 2, 3, 12, 13]
+    assert merged.rows["extras"]["weights"][:, 0].tolist() == [10, 11, 2, 3, 12, 13]
 
 
 def test_a_prompt_has_failed_if_a_completion_was_judged_and_none_is_correct():

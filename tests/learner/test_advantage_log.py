@@ -8,7 +8,7 @@ from policies import table_policy
 
 from entropy_rl.advantages import chain, group_normalize, shape_by_entropy, whiten
 from entropy_rl.learner.advantage_log import advantage_fields, make_advantages
-from entropy_rl.learner.update import make_gradient
+from entropy_rl.learner.gradient import make_gradient
 from entropy_rl.types import TrainBatch
 
 ROWS, NEW, VOCAB = 4, 5, 11

@@ -28,7 +28,9 @@ from entropy_rl.learner.critic import (
     make_values_pass,
     mean_critic_metrics,
 )
+from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.update import init_state
+from entropy_rl.losses.loss import Loss
 from entropy_rl.models import backbone_params
 from entropy_rl.runs.load_model import load_backbone, load_model
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
@@ -61,7 +63,9 @@ def update_critic(backbone, data, key, **settings):
     state = init_state(backbone.init(key), optimizer).replace(
         critic=make_critic(backbone, key, optimizer)
     )
-    update = make_critic_update(backbone, gae(), optimizer, CRITIC, max_new_tokens=N, **settings)
+    update = make_critic_update(
+        backbone, gae(), optimizer, CRITIC, settings=PassSettings(**settings)
+    )
     state, metrics = update(state, data)
     return jax.device_get((state.critic.params, metrics))
 
@@ -79,7 +83,10 @@ def test_values_are_those_of_a_plain_forward_pass_over_each_row_alone(key, token
     backbone, data = tiny_policy(), make_data()
     params = make_critic(backbone, key, optax.sgd(1.0)).params
     values_pass = jax.jit(
-        make_values_pass(backbone, max_tokens_per_micro_batch=tokens, group_size=group_size)
+        make_values_pass(
+            backbone,
+            settings=PassSettings(max_tokens_per_micro_batch=tokens, group_size=group_size),
+        )
     )
     values, apply = values_pass(params, data), jax.jit(backbone.apply)
     wanted, kernel = np.zeros((P * G, N)), np.asarray(params["value_head"]["kernel"], np.float64)
@@ -99,9 +106,9 @@ def test_a_critic_begins_at_zero_and_has_no_head_over_the_vocabulary(key):
     assert critic.params["value_head"]["kernel"].shape == (TINY.hidden_size,)
     assert not make_values_pass(backbone)(critic.params, make_data()).any()
     text = str(
-        jax.make_jaxpr(make_values_pass(backbone, max_tokens_per_micro_batch=20))(
-            critic.params, make_data()
-        )
+        jax.make_jaxpr(
+            make_values_pass(backbone, settings=PassSettings(max_tokens_per_micro_batch=20))
+        )(critic.params, make_data())
     )
     sizes = {int(n) for shape in re.findall(r"f32\[([\d,]+)\]", text) for n in shape.split(",")[1:]}
     assert TINY.vocab_size not in sizes  # but for the table of embeddings, whose first axis it is
@@ -140,7 +147,9 @@ def test_loss_and_gradient_equal_finite_differences_of_a_float64_loop(key, aggre
     backbone = table_policy(V)
     data = with_values(make_data(has_reward=np.arange(P * G) != 6))
     params = make_critic(backbone, key, optax.sgd(1.0)).params
-    gradient = make_critic_gradient(backbone, gae(), CRITIC, aggregation, max_new_tokens=N)
+    gradient = make_critic_gradient(
+        backbone, gae(), CRITIC, Loss(aggregation=aggregation, max_tokens=N)
+    )
     grads, metrics = jax.jit(gradient)(params, data)
     kernel, h = np.asarray(params["value_head"]["kernel"], np.float64), 1e-6
     np.testing.assert_allclose(
@@ -185,7 +194,11 @@ def test_a_mesh_of_eight_devices_gives_what_one_device_gives(key):
         state = init_state(backbone.init(key), optimizer, constrain)
         state = state.replace(critic=make_critic(backbone, key, optimizer, constrain))
         update = make_critic_update(
-            backbone, gae(), optimizer, CRITIC, max_new_tokens=N, constrain=constrain, **settings
+            backbone,
+            gae(),
+            optimizer,
+            CRITIC,
+            settings=PassSettings(constrain=constrain, **settings),
         )
         state, metrics = update(state, rows)
         results.append(jax.device_get((state.critic.params, metrics)))

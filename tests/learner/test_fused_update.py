@@ -12,7 +12,10 @@ from update_problem import BATCH_SCOPE, EVERY_TERM, SHAPED, G, N, P, V, make_dat
 
 from entropy_rl.advantages import Transform, chain, group_normalize, shape_by_entropy
 from entropy_rl.config.train import LossConfig
+from entropy_rl.learner.pass_settings import PassSettings
+from entropy_rl.learner.token_loss import fuses_loss
 from entropy_rl.learner.update import init_state, make_update
+from entropy_rl.losses.build import build_loss
 
 
 def update_once(
@@ -23,11 +26,10 @@ def update_once(
         policy,
         advantage,
         optimizer,
-        loss,
-        temperature=0.7,
-        max_tokens_per_micro_batch=tokens,
-        max_new_tokens=N,
-        fused_loss=fused_loss,
+        build_loss(loss, N),
+        settings=PassSettings(
+            temperature=0.7, max_tokens_per_micro_batch=tokens, fuse_loss=fused_loss
+        ),
     )
     state, metrics = update(init_state(params, optimizer), data)
     return state.params, metrics
@@ -98,9 +100,11 @@ def test_a_shaping_that_reads_its_row_is_refused_and_is_evaluated_as_the_gradien
     advantage = chain(group_normalize(G), Transform(above_the_row, "sequence"), shape_by_entropy())
     with pytest.raises(
         ValueError,
-        match=r"batching.fused_loss: true .* scope 'sequence'.*allowed: the scope 'token'",
+        match=r"fuse_loss: must be None or False with a transform of scope 'sequence'",
     ):
-        make_update(table_policy(V), advantage, optax.sgd(0.1), fused_loss=True)
+        make_update(
+            table_policy(V), advantage, optax.sgd(0.1), settings=PassSettings(fuse_loss=True)
+        )
     policy, data = table_policy(V), make_data()
     params = policy.init(key)
     of_batch = chain(
@@ -116,33 +120,35 @@ def test_a_shaping_that_reads_its_row_is_refused_and_is_evaluated_as_the_gradien
 
 
 @pytest.mark.parametrize(
-    ("loss", "message"),
+    ("loss", "what"),
     [
-        (
-            selecting("gspo"),
-            "batching.fused_loss: true is not allowed with loss.surrogate of scope 'sequence', "
-            "which",
-        ),
-        (
-            selecting("gmpo", "forking_tokens"),
-            "batching.fused_loss: true is not allowed with loss.surrogate of",
-        ),
-        (
-            selecting("sapo", "erc", "sequence_tis"),
-            "batching.fused_loss: true is not allowed with loss.token_weights",
-        ),
+        (selecting("gspo"), "a surrogate"),
+        (selecting("gmpo", "forking_tokens"), "a surrogate"),
+        (selecting("sapo", "erc", "sequence_tis"), "token weights"),
     ],
 )
-def test_a_surrogate_or_a_selection_that_reads_its_row_is_refused(loss, message):
-    with pytest.raises(ValueError) as error:
-        make_update(table_policy(V), SHAPED, optax.sgd(0.1), loss, fused_loss=True)
-    assert str(error.value).startswith(message)
+def test_a_loss_that_reads_other_tokens_is_not_fused_and_refused_if_asked_for(loss, what):
+    loss = build_loss(loss)
+    assert not fuses_loss(SHAPED, loss, vocab_size=150_000)
+    message = rf"^PassSettings\.fuse_loss: must be None or False with {what} of scope 'sequence'"
+    with pytest.raises(ValueError, match=message):
+        make_update(
+            table_policy(V), SHAPED, optax.sgd(0.1), loss, settings=PassSettings(fuse_loss=True)
+        )
+
+
+def test_a_loss_of_single_tokens_is_fused_from_some_size_of_the_vocabulary_on():
+    loss = build_loss(EVERY_TERM)
+    assert fuses_loss(SHAPED, loss, vocab_size=150_000)
+    assert not fuses_loss(SHAPED, loss, vocab_size=64)
 
 
 def test_the_fused_update_computes_the_logits_once():
     def products_with_the_vocabulary(fused_loss):
         policy, optimizer = tiny_policy(), optax.sgd(0.1)
-        update = make_update(policy, SHAPED, optimizer, temperature=0.7, fused_loss=fused_loss)
+        update = make_update(
+            policy, SHAPED, optimizer, settings=PassSettings(temperature=0.7, fuse_loss=fused_loss)
+        )
         state = init_state(policy.init(jax.random.key(0)), optimizer)
         lines = str(jax.make_jaxpr(update)(state, make_data())).splitlines()
         # Logits [C, 37], from C x 32 and 37 x 32; its gradients have other shapes.

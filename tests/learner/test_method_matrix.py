@@ -46,7 +46,9 @@ from entropy_rl.contrib import (
     ucpo,
     unbounded_entropy_bonus,
 )
-from entropy_rl.learner.update import make_gradient, make_stats_pass
+from entropy_rl.learner.gradient import make_gradient
+from entropy_rl.learner.pass_settings import PassSettings
+from entropy_rl.learner.stats_pass import make_stats_pass
 from entropy_rl.losses import (
     Surrogate,
     TokenWeighting,
@@ -70,6 +72,7 @@ from entropy_rl.losses import (
     token_tis,
     unclipped,
 )
+from entropy_rl.losses.build import build_loss
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS, TrainBatch
 
 P, G, N, V = 4, 4, 6, 128
@@ -248,7 +251,9 @@ def problem():
     keys = jax.random.split(jax.random.key(1), 4)
     params = {"table": 2 * policy.init(keys[0])["table"]}
     old = {"table": params["table"] + 0.2 * jax.random.normal(keys[1], (V, V))}
-    log_probs, entropy = jax.jit(make_stats_pass(policy, temperature=1.0))(old, batch)
+    log_probs, entropy = jax.jit(make_stats_pass(policy, settings=PassSettings(temperature=1.0)))(
+        old, batch
+    )
     noise = 0.15 * jax.random.normal(keys[2], log_probs.shape)
     batch = batch.replace(
         old_log_probs=log_probs, old_entropy=entropy, sampler_log_probs=log_probs + noise
@@ -301,12 +306,13 @@ def run(
     gradient = make_gradient(
         policy,
         advantage,
-        LossConfig(
-            surrogate={"name": f"{__name__}:acting_surrogate"},
-            token_weights=[{"name": f"{__name__}:acting_selection", **token_weighting}],
+        build_loss(
+            LossConfig(
+                surrogate={"name": f"{__name__}:acting_surrogate"},
+                token_weights=[{"name": f"{__name__}:acting_selection", **token_weighting}],
+            )
         ),
-        max_tokens_per_micro_batch=tokens,
-        mesh=mesh,
+        settings=PassSettings(max_tokens_per_micro_batch=tokens, mesh=mesh),
     )
 
     @jax.jit
@@ -408,7 +414,9 @@ def test_a_member_behind_a_switch_is_the_member_alone_in_its_own_scope(program):
             token_weights=[{"name": f"{__name__}:alone", "kind": 1, "member": token_weighting}],
         )
         advantage = chain(PROGRAMS[program][0][baseline], PROGRAMS[program][1][shaping])
-        grads, metrics = jax.jit(make_gradient(policy, advantage, loss))(params, batch, SIGNALS)
+        grads, metrics = jax.jit(make_gradient(policy, advantage, build_loss(loss)))(
+            params, batch, SIGNALS
+        )
         along = jnp.einsum("ij,ijk->k", grads["table"], directions)
         np.testing.assert_allclose(along, result["along"][i], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(metrics["loss"], result["loss"][i], rtol=1e-5, atol=1e-6)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from entropy_rl.learner.parts import Rows, fold_micro_batches, part_shapes
+from entropy_rl.learner.fold import Rows, fold_micro_batches, micro_batch_shapes
 from entropy_rl.models.packing import make_packing
 
 T = 29
@@ -29,23 +29,23 @@ def record(rows, tokens, shards=1):
     tokens.
     """
     count = len(rows.first)
-    shapes = part_shapes(count // shards, T, tokens)
+    shapes = micro_batch_shapes(count // shards, T, tokens)
 
     def step(carry, part):
         seen, listed, sizes, i = carry
         ids, numbers = part.arrays
-        live = part.live
-        packing = make_packing(live, T)
+        packed = part.packed
+        packing = make_packing(packed, T)
         of_row = packing.unpack(
             packing.pack(ids) == packing.pack(jnp.broadcast_to(numbers[:, None], ids.shape))
         )
-        seen = part.put(seen, part.take(seen) + (live.last > live.first))
+        seen = part.put(seen, part.take(seen) + (packed.last > packed.first))
         listed = part.put(listed, of_row.sum(-1))
-        of_share = (live.last - live.first).reshape(shards, -1)
-        columns, room = jnp.array(shapes)[live.shape_index]
+        of_share = (packed.last - packed.first).reshape(shards, -1)
+        columns, room = jnp.array(shapes)[packed.shape_index]
         facts = (
             columns,
-            live.last.max(),
+            packed.last.max(),
             room,
             (of_share > 0).sum(-1).max(),
             of_share.sum(-1).max(),
@@ -84,10 +84,10 @@ def test_nothing_that_is_needed_is_no_part_at_all():
 
 
 def test_the_shapes_are_few_and_keep_to_the_budget():
-    shapes = [tuple(shape) for shape in part_shapes(4096, 10_240, 81_920)]
+    shapes = [tuple(shape) for shape in micro_batch_shapes(4096, 10_240, 81_920)]
     assert shapes == [(1280, 128), (2560, 64), (5120, 32), (7680, 21), (10_240, 16)]
-    assert [tuple(s) for s in part_shapes(3, 20, 40)] == [(8, 3), (16, 3), (20, 3)]
+    assert [tuple(s) for s in micro_batch_shapes(3, 20, 40)] == [(8, 3), (16, 3), (20, 3)]
     with pytest.raises(
         ValueError, match="max_tokens_per_micro_batch: must be >= 20, the length of a row, got 19"
     ):
-        part_shapes(3, 20, 19)
+        micro_batch_shapes(3, 20, 19)

@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import pytest
 from policies import tiny_policy
 
-from entropy_rl.learner.micro_batches import BatchParts
+from entropy_rl.config.train import MeshConfig
+from entropy_rl.distributed.sharding import make_mesh
+from entropy_rl.learner.micro_batches import MicroBatches
+from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.types import TrainBatch
 
 PROMPTS, G, S, N = 4, 2, 16, 24
@@ -30,6 +33,8 @@ def make_batch():
 def lists_of(tokens, group_size, shards):
     """The shapes of the lists that the policy gets: of prompts, and of what learns."""
     policy, seen = tiny_policy(), {"prompts": set(), "parts": set()}
+    mesh = make_mesh(MeshConfig(), jax.devices()[:shards])
+    settings = PassSettings(max_tokens_per_micro_batch=tokens, group_size=group_size, mesh=mesh)
 
     def recorded(name, function):
         def call(params, ids, *rest):
@@ -44,14 +49,14 @@ def lists_of(tokens, group_size, shards):
     )
 
     def gradient(params, batch):
-        parts = BatchParts(recorder, batch, batch.completion_mask, tokens, group_size, shards)
+        parts = MicroBatches(recorder, batch, batch.completion_mask, settings)
 
         def loss(params, prefix, part):
             return (parts.hidden(params, prefix, part, part.arrays).hidden ** 2).sum(), jnp.zeros(
                 ()
             )
 
-        return parts.gradient(loss, params, batch, lambda x: x)
+        return parts.gradient(loss, params, batch)
 
     jax.eval_shape(gradient, jax.eval_shape(policy.init, jax.random.key(0)), make_batch())
     return seen

@@ -32,15 +32,13 @@ from update_problem import (
 
 from entropy_rl.advantages import Transform, chain, gae, group_normalize, shape_by_entropy, whiten
 from entropy_rl.config.train import LossConfig
+from entropy_rl.learner.batch import join_prompt_and_completion, make_batch
+from entropy_rl.learner.gradient import make_gradient
 from entropy_rl.learner.metrics import mean_metrics
-from entropy_rl.learner.update import (
-    init_state,
-    join_prompt_and_completion,
-    make_batch,
-    make_gradient,
-    make_stats_pass,
-    make_update,
-)
+from entropy_rl.learner.pass_settings import PassSettings
+from entropy_rl.learner.stats_pass import make_stats_pass
+from entropy_rl.learner.update import init_state, make_update
+from entropy_rl.losses.build import build_loss
 from entropy_rl.rollout import make_generate
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
 
@@ -160,7 +158,11 @@ def test_the_end_of_sequence_token_gets_a_gradient(key):
     rewards = jnp.tile(jnp.array([1.0, 0, 0, 0]), P)
     data = make_batch(rollout, rewards, jnp.ones(P * G, bool), pad_id=PAD)
     params = policy.init(key)
-    data = data.replace(old_log_probs=make_stats_pass(policy, temperature=1.0)(params, data)[0])
+    data = data.replace(
+        old_log_probs=make_stats_pass(policy, settings=PassSettings(temperature=1.0))(params, data)[
+            0
+        ]
+    )
     new, _ = sgd_update(policy, data, params, advantage=group_normalize(G))
     last = data.ids[jnp.arange(P * G), data.prompt_length - 1]
     # Ratio 1 everywhere and the same state within a group: its advantages cancel exactly ...
@@ -240,9 +242,7 @@ def test_a_fused_loss_on_a_mesh_of_eight_devices_gives_what_one_device_gives(key
             policy,
             SHAPED,
             optimizer,
-            max_tokens_per_micro_batch=15,
-            fused_loss=True,
-            mesh=where,
+            settings=PassSettings(max_tokens_per_micro_batch=15, fuse_loss=True, mesh=where),
         )
         state = init_state(params, optimizer)
         state, metrics = update(state if where is None else jax.device_put(state, whole), batch)
@@ -353,7 +353,7 @@ def test_a_row_without_judgement_changes_nothing_whatever_it_holds(key):
 def test_a_mini_batch_without_any_judgement_leaves_the_parameters_alone(key):
     # With momentum and weight decay, which would move them without any gradient.
     policy, optimizer = table_policy(V), optax.adamw(1e-2, weight_decay=0.1)
-    update = make_update(policy, SHAPED, optimizer, temperature=1.0)
+    update = make_update(policy, SHAPED, optimizer, settings=PassSettings(temperature=1.0))
     state, _ = update(init_state(policy.init(key), optimizer), make_data())
     before = jax.tree.map(np.array, (state.params, state.opt_state))
     state, metrics = update(state, make_data(has_reward=np.zeros(P * G, bool)))
@@ -383,7 +383,7 @@ def test_an_entropy_bonus_raises_the_entropy_and_a_shaped_advantage_has_no_gradi
     raised, metrics = sgd_update(
         policy, data, params, loss=dataclasses.replace(ON_POLICY, entropy_coef=0.5)
     )
-    _, entropy = make_stats_pass(policy, temperature=1.0)(raised, data)
+    _, entropy = make_stats_pass(policy, settings=PassSettings(temperature=1.0))(raised, data)
     assert entropy.sum() / data.completion_mask.sum() > metrics["entropy"]
 
 
@@ -393,10 +393,8 @@ def test_parameters_and_optimizer_state_are_donated(key):
         policy,
         SHAPED,
         optimizer,
-        ON_POLICY,
-        temperature=1.0,
-        max_tokens_per_micro_batch=20,
-        max_new_tokens=N,
+        build_loss(ON_POLICY, N),
+        settings=PassSettings(temperature=1.0, max_tokens_per_micro_batch=20),
     )
     state = init_state(policy.init(key), optimizer)
     size = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state)))
@@ -409,10 +407,8 @@ def test_a_second_step_of_the_same_shape_compiles_nothing(key):
         policy,
         SHAPED,
         optimizer,
-        ON_POLICY,
-        temperature=1.0,
-        max_tokens_per_micro_batch=20,
-        max_new_tokens=N,
+        build_loss(ON_POLICY, N),
+        settings=PassSettings(temperature=1.0, max_tokens_per_micro_batch=20),
     )
     state = init_state(policy.init(key), optimizer)
     for seed in range(3):
@@ -439,9 +435,9 @@ def test_the_stats_pass_of_the_trainer_agrees_with_the_sampler(key, dtype, limit
     )
     rollout = run(params, rollout.prompt_ids, rollout.prompt_mask, jnp.arange(P), key)
     data = make_batch(rollout, jnp.zeros(P * G), jnp.ones(P * G, bool), pad_id=PAD)
-    log_probs, entropy = make_stats_pass(policy, temperature=0.8, max_tokens_per_micro_batch=20)(
-        params, data
-    )
+    log_probs, entropy = make_stats_pass(
+        policy, settings=PassSettings(temperature=0.8, max_tokens_per_micro_batch=20)
+    )(params, data)
     tokens = data.completion_mask.sum()
     assert abs(log_probs - rollout.log_probs).sum() / tokens < limit
     assert abs(entropy - rollout.entropy).sum() / tokens < limit

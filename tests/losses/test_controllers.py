@@ -22,9 +22,11 @@ from entropy_rl.cli.main import main
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.registry import factories_of
 from entropy_rl.config.train import LossConfig, TrainConfig
-from entropy_rl.learner.update import init_state, make_gradient, make_update
+from entropy_rl.learner.gradient import make_gradient
+from entropy_rl.learner.pass_settings import PassSettings
+from entropy_rl.learner.update import init_state, make_update
 from entropy_rl.losses import Controller
-from entropy_rl.losses.build import loss_controller
+from entropy_rl.losses.build import build_loss
 from entropy_rl.losses.controller import BatchSummary
 from entropy_rl.losses.controllers import (
     ENTROPY_COEF,
@@ -163,9 +165,13 @@ def run_updates(policy, key, loss=CONTROLLED, advantage=SHAPED, mesh=None, **set
     """The state after an update on each of the mini-batches, and the metrics of each."""
     optimizer = optax.sgd(0.3)
     update = make_update(
-        policy, advantage, optimizer, loss, max_new_tokens=N, mesh=mesh, **settings
+        policy,
+        advantage,
+        optimizer,
+        build_loss(loss, N),
+        settings=PassSettings(mesh=mesh, **settings),
     )
-    state = init_state(policy.init(key), optimizer, controller=loss_controller(loss))
+    state = init_state(policy.init(key), optimizer, controller=build_loss(loss).controller)
     if mesh is not None:
         state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     found = []
@@ -189,7 +195,8 @@ def test_each_update_has_the_coefficient_of_the_rule_and_is_the_one_with_that_nu
     np.testing.assert_allclose([m[ENTROPY_COEF] for m in metrics], wanted, rtol=1e-6)
     fixed = init_state(policy.init(key), optimizer)
     updates = {
-        c: make_update(policy, SHAPED, optimizer, LossConfig(entropy_coef=c)) for c in set(wanted)
+        c: make_update(policy, SHAPED, optimizer, build_loss(LossConfig(entropy_coef=c)))
+        for c in set(wanted)
     }
     for data, coefficient in zip(mini_batches(), wanted, strict=True):
         fixed, _ = updates[coefficient](fixed, data)
@@ -203,13 +210,13 @@ def test_each_update_has_the_coefficient_of_the_rule_and_is_the_one_with_that_nu
 
 @pytest.mark.parametrize("advantage", [SHAPED, OF_BATCH])
 @pytest.mark.parametrize(
-    "settings", [dict(max_tokens_per_micro_batch=30), dict(fused_loss=True), "both"]
+    "settings", [dict(max_tokens_per_micro_batch=30), dict(fuse_loss=True), "both"]
 )
 def test_micro_batches_and_a_fused_loss_change_neither_the_memory_nor_the_update(
     key, advantage, settings
 ):
     settings = (
-        dict(max_tokens_per_micro_batch=9, fused_loss=True) if settings == "both" else settings
+        dict(max_tokens_per_micro_batch=9, fuse_loss=True) if settings == "both" else settings
     )
     policy = table_policy(V)
     assert_close(
@@ -222,7 +229,7 @@ def test_micro_batches_and_a_fused_loss_change_neither_the_memory_nor_the_update
 def test_eight_devices_change_neither_the_memory_nor_the_update(key, fused_loss):
     axes = (*DATA_AXES, TENSOR_AXIS)
     mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
-    settings = dict(max_tokens_per_micro_batch=15, fused_loss=fused_loss)
+    settings = dict(max_tokens_per_micro_batch=15, fuse_loss=fused_loss)
     policy = table_policy(V)
     assert_close(
         run_updates(policy, key, mesh=mesh, **settings), run_updates(policy, key, **settings)
@@ -232,9 +239,9 @@ def test_eight_devices_change_neither_the_memory_nor_the_update(key, fused_loss)
 @pytest.mark.parametrize("judged", [True, False])
 def test_an_update_that_is_not_applied_is_not_remembered(key, judged):
     policy, optimizer = table_policy(V), optax.sgd(0.3)
-    update = make_update(policy, SHAPED, optimizer, CONTROLLED)
+    update = make_update(policy, SHAPED, optimizer, build_loss(CONTROLLED))
     first, second, *_ = mini_batches()
-    state = init_state(policy.init(key), optimizer, controller=loss_controller(CONTROLLED))
+    state = init_state(policy.init(key), optimizer, controller=build_loss(CONTROLLED).controller)
     state, _ = update(state, first)
     before = jax.device_get(state.controller)
     assert before["entropy_coef"] == pytest.approx(0.1)
@@ -249,9 +256,8 @@ def test_an_update_that_is_not_applied_is_not_remembered(key, judged):
 
 
 def test_with_an_update_that_was_not_applied_lies_what_was_remembered(key, tmp_path):
-    controller = loss_controller(
-        LossConfig(entropy_coef={"name": "lagged_adaptive_entropy", "initial": 0.1})
-    )
+    loss = LossConfig(entropy_coef={"name": "lagged_adaptive_entropy", "initial": 0.1})
+    controller = build_loss(loss).controller
     state = init_state(table_policy(V).init(key), optax.sgd(0.1), controller=controller)
     state = state.replace(step=jnp.int32(7), updates=jnp.int32(8))
     NonfiniteUpdates(tmp_path, limit=3).keep(state, make_data())
@@ -265,12 +271,14 @@ def test_with_an_update_that_was_not_applied_lies_what_was_remembered(key, tmp_p
 def test_a_missing_memory_or_signal_is_named(key):
     policy, optimizer = table_policy(V), optax.sgd(0.3)
     params, data = policy.init(key), make_data()
-    with pytest.raises(ValueError, match=r"give init_state loss_controller\(loss\)"):
-        make_update(policy, SHAPED, optimizer, CONTROLLED)(init_state(params, optimizer), data)
+    with pytest.raises(ValueError, match=r"init_state takes controller=loss\.controller"):
+        make_update(policy, SHAPED, optimizer, build_loss(CONTROLLED))(
+            init_state(params, optimizer), data
+        )
     with pytest.raises(
-        ValueError, match=r"loss\.entropy_coef: needs the coefficient 'entropy_coef'"
+        ValueError, match=r"Loss\.entropy_coef: needs the coefficient 'entropy_coef'"
     ):
-        make_gradient(policy, SHAPED, CONTROLLED)(params, data)
+        make_gradient(policy, SHAPED, build_loss(CONTROLLED))(params, data)
 
 
 # --- configs and runs

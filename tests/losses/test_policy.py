@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from entropy_rl.config.train import LossConfig
 from entropy_rl.losses import TokenWeights, ppo_clip
-from entropy_rl.losses.policy import aggregation_weights, counts, kl_estimate, policy_loss
+from entropy_rl.losses.aggregation import aggregation_weights, counts
+from entropy_rl.losses.kl import kl_estimate
+from entropy_rl.losses.loss import Loss
 from entropy_rl.types import TokenStats
 
 AGGREGATIONS = ["token-mean", "sequence-mean", "constant"]
@@ -192,19 +193,17 @@ def test_an_unknown_aggregation_is_refused():
 
 # ------------------------------------------------------------------------------- the composed loss
 
-FULL = LossConfig(kl_coef=0.1, kl_estimator="k2", entropy_coef=0.01)
+FULL = Loss(kl_coef=0.1, kl_estimator="k2", entropy_coef=0.01)
 
 
-def compose(config=FULL, **changes):
+def compose(loss=FULL, **changes):
     arrays = {**ARRAYS, **changes}
     weights = (
         None if arrays["weight"] is None else TokenWeights(arrays["weight"], arrays["kl_penalty"])
     )
-    return policy_loss(
+    return loss(
         arrays["advantages"],
         stats_of(arrays),
-        surrogate=ppo_clip(),
-        config=config,
         weights=weights,
         ref_log_probs=arrays["ref_log_probs"],
     )
@@ -225,7 +224,7 @@ def test_the_policy_loss_is_the_weighted_sum_of_its_terms():
 
 
 def test_terms_that_are_off_are_absent_and_need_no_arrays():
-    loss, terms = compose(LossConfig(), weight=None, ref_log_probs=None)
+    loss, terms = compose(Loss(), weight=None, ref_log_probs=None)
     assert terms.kl is None and terms.weights is None and terms.clipped.dual is None
     np.testing.assert_array_equal(loss, terms.surrogate)
 
@@ -246,7 +245,7 @@ def test_the_part_that_holds_a_token_pulls_its_log_prob_to_the_old_one():
             "kl_penalty": kl_penalty,
             "ref_log_probs": None,
         }
-        return jnp.sum(compose(LossConfig(), **changes)[0])
+        return jnp.sum(compose(Loss(), **changes)[0])
 
     held = jax.grad(loss)(arrays["log_probs"], jnp.full((1, 3), 0.5))
     free = jax.grad(loss)(arrays["log_probs"], jnp.zeros((1, 3)))
@@ -268,9 +267,9 @@ def test_the_entropy_has_a_gradient_only_through_its_coefficient():
     def gradient(config):
         return jax.grad(lambda x: jnp.sum(compose(config, entropy=x)[0]))(entropy)
 
-    np.testing.assert_array_equal(gradient(LossConfig()), 0)
+    np.testing.assert_array_equal(gradient(Loss()), 0)
     np.testing.assert_allclose(
-        gradient(LossConfig(entropy_coef=0.01)), np.where(mask, -0.01, 0), rtol=1e-6
+        gradient(Loss(entropy_coef=0.01)), np.where(mask, -0.01, 0), rtol=1e-6
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from loss_problem import make_tokens
 
 from entropy_rl.losses import cispo, forking_tokens, gspo, ppo_clip, sapo
-from entropy_rl.losses.policy import aggregation_weights, counts
+from entropy_rl.losses.aggregation import aggregation_weights, counts
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")

@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from policies import TINY
 from update_problem import SHAPED, G, N, make_data
 
+from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.update import init_state, make_update
 from entropy_rl.models.attention import causal_attention
 from entropy_rl.models.attention.ragged import ragged_attention
@@ -81,7 +82,10 @@ def test_the_update_compiles_with_splash_in_lists_of_live_tokens(mesh):
     policy = make_policy(config, jnp.bfloat16, remat="full", attention="splash", mesh=mesh)
     optimizer = optax.adam(1e-3)
     update = make_update(
-        policy, SHAPED, optimizer, max_tokens_per_micro_batch=512, group_size=G, mesh=mesh
+        policy,
+        SHAPED,
+        optimizer,
+        settings=PassSettings(max_tokens_per_micro_batch=512, group_size=G, mesh=mesh),
     )
     rows, prompt, new = 4 * G, 128, 384
     place = lambda spec: lambda x: on(mesh, x.shape, x.dtype, spec)  # noqa: E731

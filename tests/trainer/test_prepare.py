@@ -37,14 +37,14 @@ def prepare(mask_truncated: bool = False, **more: np.ndarray):
 
 def test_every_array_that_a_mini_batch_has_is_passed_on_and_cut_like_its_rows():
     weights, greedy = np.random.default_rng(0).random((ROWS, N)), np.arange(ROWS) / 8
-    data = prepare(external_weights=weights, greedy_rewards=greedy)
+    data = prepare(extras={"weights": weights}, greedy_rewards=greedy)
     assert data.rounds == 3 and len(data.batches) == 2
     for i, batch in enumerate(data.batches):
         own = slice(i * ROWS // 2, (i + 1) * ROWS // 2)
         assert batch.completion_ids[:, 0].tolist() == list(range(ROWS))[own]
         assert batch.rewards.tolist() == list(range(ROWS))[own]
         assert batch.has_reward.tolist() == [row % 3 > 0 for row in range(ROWS)][own]
-        np.testing.assert_array_equal(batch.external_weights, weights[own])
+        np.testing.assert_array_equal(batch.extras["weights"], weights[own])
         np.testing.assert_array_equal(batch.greedy_rewards, greedy[own])
         assert batch.loss_row_mask is None
 
