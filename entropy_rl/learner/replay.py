@@ -18,7 +18,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from entropy_rl.advantages import Transform, baseline_and_shaping, chain
 from entropy_rl.advantages.transform import LOCAL_SCOPES
-from entropy_rl.config.checks import require
 from entropy_rl.learner.batch import token_stats
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.replay_rule import REPLAY_WEIGHT, Replay
@@ -93,24 +92,22 @@ def check_replay(
       ValueError: They do not.
     """
     path = f"replay: {spec['name']}"
-    require(not has_critic, "critic", "a critic", f"null with {path}")
-    require(
-        loss.controller is None,
-        "loss",
-        "a loss with a controller",
-        f"without a controller with {path}: a number as loss.entropy_coef, and another "
-        "loss.surrogate",
-    )
+    if has_critic:
+        raise ValueError(f"critic: must be null with {path}, got a critic")
+    if loss.controller is not None:
+        raise ValueError(
+            f"loss: must have no controller with {path}: a number as loss.entropy_coef, and "
+            "another loss.surrogate"
+        )
     baseline_members = len(baseline_and_shaping(advantage)[0].members)
     for i, member in enumerate(chain(advantage).members):
         is_stored_alone = i > baseline_members and replay.shaped
-        require(
-            not member.needs_policy and (not is_stored_alone or member.scope in LOCAL_SCOPES),
-            f"advantage[{i}]",
-            f"scope {member.scope!r}, needs_policy={member.needs_policy}",
-            "a transform that does not need the policy, and of scope 'token' or 'sequence' behind "
-            f"one of these, with {path}",
-        )
+        if member.needs_policy or (is_stored_alone and member.scope not in LOCAL_SCOPES):
+            raise ValueError(
+                f"advantage[{i}]: must not need the policy, and must be of scope 'token' or "
+                f"'sequence' behind one of these, with {path}; got scope {member.scope!r}, "
+                f"needs_policy={member.needs_policy}"
+            )
 
 
 def make_replay_programs(
@@ -175,13 +172,11 @@ def make_replay_programs(
 
     def chosen(batch: TrainBatch) -> Rows:
         advantages = baseline(batch.rewards[:, None], token_stats(batch))
-        require(
-            advantages.shape == (len(batch.rewards), 1),
-            "advantage",
-            f"shape {advantages.shape}",
-            "one value for each row before its transforms of scope 'token' or 'sequence', with a "
-            "replay buffer",
-        )
+        if advantages.shape != (len(batch.rewards), 1):
+            raise ValueError(
+                "advantage: must have one value for each row before its transforms of scope "
+                f"'token' or 'sequence', with a replay buffer, got shape {advantages.shape}"
+            )
         advantages, which = replay.choose(advantages, batch.has_reward)
         stored = which if batch.loss_row_mask is None else which & batch.loss_row_mask
         return vars(batch) | {"rewards": advantages[:, 0], "has_reward": stored}
