@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ _PARAMS, _CRITIC = "params", "critic"
 _REPLAY = "replay"
 # Leaves of the controller's state and the step, in order.
 _CONTROLLER_FILE = "controller.npz"
+_EXTRAS = "extras/"
 
 
 class NonfiniteUpdates:
@@ -134,7 +136,7 @@ def read_nonfinite_update(path: Path, abstract_params: Any) -> tuple[Params, Tra
             f"dump: must be a directory RUN/{NONFINITE_UPDATES_DIRECTORY}/NAME, got {str(path)!r}"
         )
     with np.load(path / _BATCH_FILE) as arrays:
-        batch = TrainBatch(**current_batch(arrays))
+        batch = _from_named(current_batch(arrays))
     with ocp.StandardCheckpointer() as checkpointer:
         whose = _CRITIC if is_of_critic(path) else _PARAMS
         return checkpointer.restore(path.resolve() / whose, abstract_params), batch
@@ -155,5 +157,14 @@ def read_controller(path: Path, like: Any) -> tuple[Any, np.ndarray]:
 
 
 def _named(batch: TrainBatch) -> dict[str, np.ndarray]:
-    fields = ((field.name, getattr(batch, field.name)) for field in dataclasses.fields(batch))
-    return {name: array for name, array in fields if array is not None}
+    """The arrays of a mini-batch by name; those of `extras` by `extras/NAME`."""
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    extras = {f"{_EXTRAS}{name}": array for name, array in fields.pop("extras").items()}
+    return {name: array for name, array in fields.items() if array is not None} | extras
+
+
+def _from_named(arrays: Mapping[str, np.ndarray]) -> TrainBatch:
+    """The mini-batch of arrays by name."""
+    is_extra = lambda name: name.startswith(_EXTRAS)  # noqa: E731
+    extras = {name.removeprefix(_EXTRAS): arrays[name] for name in filter(is_extra, arrays)}
+    return TrainBatch(**{n: a for n, a in arrays.items() if not is_extra(n)}, extras=extras)

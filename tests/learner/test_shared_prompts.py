@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from policies import tiny_policy
 
-from entropy_rl.config.train import MeshConfig
+from entropy_rl.config.common import MeshConfig
 from entropy_rl.distributed.sharding import make_mesh
 from entropy_rl.learner.micro_batches import MicroBatches
 from entropy_rl.learner.pass_settings import PassSettings

@@ -17,7 +17,7 @@ from entropy_rl.cli.parse import parse_config
 from entropy_rl.commands.debug_update import _policy
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.learner.update import init_state, make_update
-from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
+from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates, read_nonfinite_update
 from entropy_rl.types import TrainState
 
 SPOIL = '''
@@ -57,6 +57,16 @@ def test_a_disk_without_room_for_an_update_is_told_in_a_line(key, tmp_path, monk
     ):
         NonfiniteUpdates(tmp_path, limit=3).keep(state, make_data())
     assert not list((tmp_path / "nonfinite_updates").glob("step_?_update_?"))
+
+
+def test_a_recorded_update_has_every_array_of_its_mini_batch(key, tmp_path):
+    state = init_state(table_policy(V).init(key), optax.sgd(0.1))
+    data = make_data()
+    data = data.replace(extras={"mine": data.old_log_probs * 2})
+    NonfiniteUpdates(tmp_path, limit=3).keep(state, data)
+    (path,) = (tmp_path / "nonfinite_updates").glob("step_*")
+    params, batch = read_nonfinite_update(path, jax.eval_shape(table_policy(V).init, key))
+    jax.tree.map(np.testing.assert_array_equal, (params, batch), (state.params, data))
 
 
 @pytest.fixture
