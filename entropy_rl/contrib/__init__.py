@@ -30,6 +30,9 @@ from entropy_rl.contrib.miner import miner as miner
 from entropy_rl.contrib.opefo import opefo as opefo
 from entropy_rl.contrib.pass_at_k import grpo_passk as grpo_passk
 from entropy_rl.contrib.pass_at_k import pass_at_k_training as pass_at_k_training
+from entropy_rl.contrib.per_update_entropy import (
+    per_update_adaptive_entropy as per_update_adaptive_entropy,
+)
 from entropy_rl.contrib.pipo import pipo as pipo
 from entropy_rl.contrib.qae import qae as qae
 from entropy_rl.contrib.s_trace import s_trace as s_trace

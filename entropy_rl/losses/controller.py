@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from entropy_rl.masked import masked_mean
 from entropy_rl.types import TrainBatch
@@ -27,6 +28,8 @@ class BatchSummary(NamedTuple):
     # f32[], nats; mean over the tokens of scored rows, before the first update on the rollout
     entropy: jax.Array
     reward: jax.Array  # f32[], mean over scored rows
+    surprisal: jax.Array  # f32[], nats; mean of -log π_old over the tokens of scored rows
+    tokens: jax.Array  # f32[], how many these are
 
 
 class Controller(NamedTuple):
@@ -105,4 +108,6 @@ def summarize_batch(step: jax.Array, batch: TrainBatch) -> BatchSummary:
         step=step,
         entropy=masked_mean(batch.old_entropy, mask),
         reward=masked_mean(batch.rewards, batch.has_reward),
+        surprisal=-masked_mean(batch.old_log_probs, mask),
+        tokens=jnp.sum(mask, dtype=jnp.float32),
     )

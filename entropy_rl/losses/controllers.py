@@ -23,15 +23,17 @@ def adaptive_entropy(
     minimum: float = 0.0,
     maximum: float = 5e-3,
 ) -> Controller:
-    """Adaptive entropy control of Skywork-OR1.
+    """Adaptive entropy control of Skywork-OR1: a rollout sets the coefficient of the next.
 
-    c ← clip(c + δ, c_min, c_max) if H < H*, else clip(c - δ, c_min, c_max)
-    the loss has -c H 1[H < H*]
+    the loss of the updates on rollout k has -c H 1[H_{k-1} < H*], with H₀ below H*
+    then c ← clip(c + δ, c_min, c_max) if H_k < H*, else clip(c - δ, c_min, c_max)
+    H_k = -mean log π_old(o) over the sampled tokens of rollout k
 
-    Source: https://arxiv.org/abs/2505.22312 §3.2.5, rule and defaults as in its code
-    (`EntController`) and scripts. Partly reconstructed: which entropy H is, and when in a step it
-    is measured, was not found. Here it is that of the mini-batch from before the first update on
-    its rollout, and c changes before it is used.
+    Source: https://arxiv.org/abs/2505.22312 §3.2.5, as in the code of
+    https://github.com/SkyworkAI/Skywork-OR1: H is `get_entropy_metric` of dp_actor.py, and
+    `EntController.update` is called once for each rollout, after its updates. The defaults are
+    those of its scripts. Here the mean is over the tokens of completions that have a reward, and
+    the tokens of an update that was not applied are not in it.
 
     Args:
       target: H*, nats.
@@ -41,19 +43,45 @@ def adaptive_entropy(
       maximum: c_max ≥ c_min.
 
     Returns:
-      A controller of c f32[], with the coefficient `entropy_coef`.
+      A controller with the coefficient `entropy_coef`. Its state: c f32[], the gate bool[], and of
+      the current rollout the step int32[], the sum of -log π_old f32[] and the tokens f32[].
 
     Raises:
       ValueError: An argument is out of range.
     """
-    _check("adaptive_entropy", target, delta, initial, minimum, maximum)
+    check_entropy_control("adaptive_entropy", target, delta, initial, minimum, maximum)
 
-    def update(coefficient: jax.Array, summary: BatchSummary) -> tuple[jax.Array, Coefficients]:
-        below = summary.entropy < target
-        coefficient = jnp.clip(coefficient + jnp.where(below, delta, -delta), minimum, maximum)
-        return coefficient, {ENTROPY_COEF: jnp.where(below, coefficient, 0)}
+    def init() -> dict[str, jax.Array]:
+        return {
+            "coefficient": jnp.float32(initial),
+            "open": jnp.bool_(True),
+            "step": jnp.int32(-1),
+            "surprisal": jnp.float32(0),
+            "tokens": jnp.float32(0),
+        }
 
-    return Controller(lambda: jnp.float32(initial), update)
+    def update(
+        state: dict[str, jax.Array], summary: BatchSummary
+    ) -> tuple[dict[str, jax.Array], Coefficients]:
+        # A mini-batch of another step ends the rollout before it, if that had a token.
+        same = summary.step == state["step"]
+        ended = ~same & (state["tokens"] > 0)
+        below = state["surprisal"] / jnp.maximum(state["tokens"], 1) < target
+        moved = jnp.clip(state["coefficient"] + jnp.where(below, delta, -delta), minimum, maximum)
+        coefficient = jnp.where(ended, moved, state["coefficient"])
+        is_open = jnp.where(ended, below, state["open"])
+        tokens = jnp.where(same, state["tokens"], 0) + summary.tokens
+        surprisal = jnp.where(same, state["surprisal"], 0) + summary.surprisal * summary.tokens
+        state = {
+            "coefficient": coefficient,
+            "open": is_open,
+            "step": summary.step,
+            "surprisal": surprisal,
+            "tokens": tokens,
+        }
+        return state, {ENTROPY_COEF: jnp.where(is_open, coefficient, 0)}
+
+    return Controller(init, update)
 
 
 def lagged_adaptive_entropy(
@@ -86,7 +114,7 @@ def lagged_adaptive_entropy(
     Raises:
       ValueError: An argument is out of range.
     """
-    _check("lagged_adaptive_entropy", target, delta, initial, minimum, maximum)
+    check_entropy_control("lagged_adaptive_entropy", target, delta, initial, minimum, maximum)
 
     def init() -> dict[str, jax.Array]:
         return {"coefficient": jnp.float32(initial), "open": jnp.bool_(False)}
@@ -102,9 +130,14 @@ def lagged_adaptive_entropy(
     return Controller(init, update)
 
 
-def _check(
+def check_entropy_control(
     who: str, target: float, delta: float, initial: float, minimum: float, maximum: float
 ) -> None:
+    """Check the arguments of an entropy control.
+
+    Raises:
+      ValueError: One is out of range.
+    """
     require(target > 0, f"{who}.target", target, "a number > 0")
     require(delta > 0, f"{who}.delta", delta, "a number > 0")
     require(minimum >= 0, f"{who}.minimum", minimum, "a number >= 0")

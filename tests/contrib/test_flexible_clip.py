@@ -30,7 +30,7 @@ def signals_over(surrogate, entropies):
     state, found = surrogate.controller.init(), []
     for step, entropy in enumerate(entropies):
         state, coefficients = surrogate.controller.update(
-            state, BatchSummary(jnp.int32(step), jnp.float32(entropy), jnp.float32(0))
+            state, BatchSummary(jnp.int32(step), *map(jnp.float32, (entropy, 0, entropy, 1)))
         )
         found.append({name: float(x) for name, x in coefficients.items()})
     return found

@@ -43,7 +43,7 @@ B = P * G
 def signals_over(replay, rewards):
     state, found = replay.controller.init(), []
     for step, reward in enumerate(rewards):
-        summary = BatchSummary(jnp.int32(step), jnp.float32(0), jnp.float32(reward))
+        summary = BatchSummary(jnp.int32(step), *map(jnp.float32, (0, reward, 0, 1)))
         state, coefficients = replay.controller.update(state, summary)
         found.append({name: float(x) for name, x in coefficients.items()})
     return found

@@ -22,6 +22,7 @@ from entropy_rl.cli.main import main
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.registry import factories_of
 from entropy_rl.config.train import LossConfig, TrainConfig
+from entropy_rl.contrib import per_update_adaptive_entropy
 from entropy_rl.learner.gradient import make_gradient
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.update import init_state, make_update
@@ -44,22 +45,78 @@ def signals_of(controller, entropies, name=ENTROPY_COEF):
     state, found = controller.init(), []
     for step, entropy in enumerate(entropies):
         state, coefficients = controller.update(
-            state, BatchSummary(jnp.int32(step), jnp.float32(entropy), jnp.float32(0))
+            state, summary_of(step, entropy=entropy, surprisal=entropy)
         )
         found.append(float(coefficients[name]))
     return found
+
+
+def summary_of(step, entropy=0.0, surprisal=0.0, tokens=10.0):
+    numbers = (jnp.float32(x) for x in (entropy, 0, surprisal, tokens))
+    return BatchSummary(jnp.int32(step), *numbers)
 
 
 # --- the controllers
 # ---------------------------------------------------------------------------------------
 
 
-def test_the_coefficient_of_skywork_moves_and_is_used_below_the_target_alone():
+def test_the_coefficient_of_skywork_is_used_one_rollout_later_by_hand():
+    # The first rollout has the gate open and c = 0. H = 0.2 is not below the target.
+    entropies = [0.5, 0.19, 0.1, 0.2, 0.3, 0.15, 0.12, 0.5, 0.05, 0.2]
+    wanted = np.array([0, 0, 1, 2, 0, 0, 1, 2, 0, 2]) * 1e-4
+    np.testing.assert_allclose(signals_of(adaptive_entropy(), entropies), wanted, atol=1e-9)
+    first = signals_of(adaptive_entropy(initial=1e-3), entropies)[:3]
+    np.testing.assert_allclose(first, [1e-3, 0, 1e-3], rtol=1e-5)
+
+
+class EntController:
+    """`EntController` of https://github.com/SkyworkAI/Skywork-OR1 (ray_trainer.py) in Python."""
+
+    def __init__(self, target, delta, initial, minimum, maximum):
+        self.target, self.delta, self.bounds = target, delta, (minimum, maximum)
+        self.coefficient, self.used = initial, initial
+
+    def update(self, entropy):
+        change = self.delta if entropy < self.target else -self.delta
+        self.coefficient = min(max(self.coefficient + change, self.bounds[0]), self.bounds[1])
+        self.used = self.coefficient * (entropy < self.target)
+
+
+def test_the_coefficient_of_skywork_equals_its_source_over_rollouts_of_several_mini_batches():
+    rng = np.random.default_rng(0)
+    arguments = dict(target=0.2, delta=1e-3, initial=1e-3, minimum=5e-4, maximum=3e-3)
+    source, controller = EntController(*arguments.values()), adaptive_entropy(**arguments)
+    state, used = controller.init(), []
+    for step in range(40):
+        tokens = rng.integers(1, 50, 4)
+        surprisals = rng.gamma(2, 0.1, 4)
+        for surprisal, count in zip(surprisals, tokens, strict=True):
+            state, coefficients = controller.update(
+                state, summary_of(step, entropy=9.0, surprisal=surprisal, tokens=count)
+            )
+            # The same for all mini-batches of the rollout.
+            assert float(coefficients[ENTROPY_COEF]) == pytest.approx(source.used, abs=1e-8)
+        used.append(source.used)
+        source.update(float(surprisals @ tokens / tokens.sum()))
+    assert {0.0} < set(used) and max(used) == pytest.approx(3e-3)
+
+
+def test_a_rollout_without_a_token_does_not_move_the_coefficient_of_skywork():
+    controller = adaptive_entropy(initial=1e-3)
+    state, _ = controller.update(controller.init(), summary_of(0, tokens=0.0))
+    state, coefficients = controller.update(state, summary_of(1, surprisal=0.1))
+    assert float(coefficients[ENTROPY_COEF]) == pytest.approx(1e-3)
+    _, coefficients = controller.update(state, summary_of(2, surprisal=0.1))
+    assert float(coefficients[ENTROPY_COEF]) == pytest.approx(1.1e-3)
+
+
+def test_the_coefficient_of_every_update_is_used_below_the_target_alone():
     c, wanted = 0.0, []
     for entropy in ENTROPIES:
         c = min(max(c + (1e-3 if entropy < 0.2 else -1e-3), 0.0), 2.5e-3)
         wanted.append(c if entropy < 0.2 else 0.0)
-    found = signals_of(adaptive_entropy(delta=1e-3, maximum=2.5e-3), ENTROPIES)
+    controller = per_update_adaptive_entropy(delta=1e-3, maximum=2.5e-3)
+    found = signals_of(controller, ENTROPIES)
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
     assert max(found) == pytest.approx(2.5e-3) and wanted.count(0) >= 5
 
@@ -131,7 +188,7 @@ def test_every_controller_has_a_line_in_the_list_of_methods_that_builds_it():
 # --------------------------------------------------------------------------------------------
 
 # Opens its gate for some of the mini-batches below.
-CONTROLLER = {"name": "adaptive_entropy", "target": 1.0, "delta": 0.1, "maximum": 0.25}
+CONTROLLER = {"name": "per_update_adaptive_entropy", "target": 1.0, "delta": 0.1, "maximum": 0.25}
 CONTROLLED = LossConfig(entropy_coef=CONTROLLER)
 OF_BATCH = chain(group_normalize(G), whiten().fn, shape_by_entropy())
 
@@ -206,6 +263,30 @@ def test_each_update_has_the_coefficient_of_the_rule_and_is_the_one_with_that_nu
     assert abs(without.params["table"] - fixed.params["table"]).max() > 1e-3, (
         "the bonus must matter"
     )
+
+
+def test_the_log_probs_of_a_rollout_set_the_coefficient_of_the_updates_on_the_next(key):
+    policy, optimizer = table_policy(V), optax.sgd(0.3)
+    data, surprisals = mini_batches(), []
+    for pair in (data[:2], data[2:]):
+        of_tokens = [
+            -np.asarray(x.old_log_probs, np.float64)[
+                np.asarray(x.completion_mask & x.has_reward[:, None])
+            ]
+            for x in pair
+        ]
+        surprisals.append(np.concatenate(of_tokens).mean())
+    spec = {"name": "adaptive_entropy", "initial": 0.1, "delta": 0.05, "maximum": 0.5}
+    # Between the two rollouts, so that the first closes the gate or opens it.
+    for target, wanted in ((surprisals[0] + 1e-3, 0.15), (surprisals[0] - 1e-3, 0.0)):
+        loss = build_loss(LossConfig(entropy_coef=spec | {"target": float(target)}))
+        update = make_update(policy, SHAPED, optimizer, loss)
+        state = init_state(policy.init(key), optimizer, controller=loss.controller)
+        found = []
+        for number, batch in enumerate(data):
+            state, metrics = update(state.replace(step=jnp.int32(number // 2)), batch)
+            found.append(float(metrics[ENTROPY_COEF]))
+        np.testing.assert_allclose(found, [0.1, 0.1, wanted, wanted], rtol=1e-6)
 
 
 @pytest.mark.parametrize("advantage", [SHAPED, OF_BATCH])
