@@ -8,6 +8,7 @@ removed without a deprecation cycle; see docs/contrib.md.
 
 from entropy_rl.config.registry import public_list as _public_list
 from entropy_rl.contrib.archer import archer as archer
+from entropy_rl.contrib.archer import low_entropy_kl as low_entropy_kl
 from entropy_rl.contrib.aspo import aspo as aspo
 from entropy_rl.contrib.asymgrpo import asymgrpo as asymgrpo
 from entropy_rl.contrib.controls import misplace_entropy_bonus as misplace_entropy_bonus

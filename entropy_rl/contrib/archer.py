@@ -1,4 +1,4 @@
-"""Archer: PPO with a wider clip range for the tokens of high entropy in a response."""
+"""Archer: a wider clip range and no KL term for the tokens of high entropy in a response."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from entropy_rl.config.checks import require
 from entropy_rl.losses.clipping import clipped_loss, ratio_of
 from entropy_rl.losses.surrogate import ClipMasks, Surrogate
+from entropy_rl.losses.token_weights import TokenWeighting, TokenWeights
 from entropy_rl.types import TokenStats
 
 
@@ -24,9 +25,9 @@ def archer(
 
     with H the entropy of the policy that is being updated and Q(H) its 0.8 quantile over the
     tokens of the response. Source: https://arxiv.org/abs/2507.15778, with the values of its code,
-    https://github.com/wizard-III/ArcherCodeR (`run_archer_qwen2.5_1.5b_code.sh`). There the KL term
-    has the weight 0.001 for tokens of low entropy and 0 for those of high entropy; here
-    `loss.kl_coef` is one weight for all tokens.
+    https://github.com/wizard-III/ArcherCodeR (`run_archer_qwen2.5_1.5b_code.sh`). Its KL term (k3)
+    has the weight 0.001 for tokens of low entropy and 0 for those of high entropy: set
+    `loss.kl_coef: 0.001` and the token weights `low_entropy_kl`.
 
     Args:
       low_entropy_clip: ε_low, 0 < ε_low < 1.
@@ -48,6 +49,31 @@ def archer(
         return clipped_loss(ratio_of(stats), advantages, 1 - clip, 1 + clip, dual_clip)
 
     return Surrogate(loss, "sequence")
+
+
+def low_entropy_kl(quantile: float = 0.8) -> TokenWeighting:
+    """Archer's KL term: none for the tokens of high entropy in a response.
+
+    vₜ = 0 where Hₜ > Q(H), else 1; the loss has vₜ kl_coef KLₜ
+
+    with H and Q as in `archer`. Source: as `archer`.
+
+    Args:
+      quantile: Level of Q, 0 < quantile < 1.
+
+    Returns:
+      A token weighting of scope "sequence".
+
+    Raises:
+      ValueError: The argument is out of range.
+    """
+    require(0 < quantile < 1, "low_entropy_kl.quantile", quantile, "a number > 0 and < 1")
+
+    def select(advantages: jax.Array, stats: TokenStats) -> TokenWeights:
+        kl_weight = (~high_entropy(stats, quantile)).astype(jnp.float32)
+        return TokenWeights(jnp.ones_like(advantages), kl_weight=kl_weight)
+
+    return TokenWeighting(select, "sequence", weights_kl=True)
 
 
 def high_entropy(stats: TokenStats, quantile: float) -> jax.Array:

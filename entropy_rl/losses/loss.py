@@ -33,9 +33,9 @@ class LossTerms(NamedTuple):
 class Loss:
     """The policy-gradient loss of each token, and how token losses become one number.
 
-        Lₜ = wₜ · (Sₜ + cₜ |log π(oₜ) - log π_old(oₜ)|) + kl_coef · KLₜ - entropy_coef · Hₜ
+        Lₜ = wₜ · (Sₜ + cₜ |log π(oₜ) - log π_old(oₜ)|) + kl_coef · vₜ KLₜ - entropy_coef · Hₜ
 
-    with S the surrogate, and w and c from the token weights; w is 1 and c is 0 without them. The
+    with S the surrogate, and w, c and v from the token weights; 1, 0 and 1 without them. The
     entropy enters with its gradient; a shaped advantage is a constant.
 
         loss = Loss(ppo_clip(clip_low=0.2, clip_high=0.28), kl_coef=0.001)
@@ -74,6 +74,12 @@ class Loss:
             "Loss.kl_estimator",
             self.kl_estimator,
             ", ".join(estimators),
+        )
+        require(
+            self.kl_coef or self.token_weighting is None or not self.token_weighting.weights_kl,
+            "Loss.kl_coef",
+            self.kl_coef,
+            "a number > 0 with token weights of the KL term, which have no effect without it",
         )
 
     @property
@@ -155,7 +161,10 @@ class Loss:
                 raise ValueError("Loss: ref_log_probs must be given with a kl_coef, got None")
             check_shapes("Loss", mask=mask, ref_log_probs=ref_log_probs)
             kl = kl_estimate(log_probs, off_mask_zero(ref_log_probs), self.kl_estimator)
-            loss, terms = loss + self.kl_coef * kl, terms._replace(kl=kl)
+            terms = terms._replace(kl=kl)
+            if weights is not None and weights.kl_weight is not None:
+                kl = weights.kl_weight * kl
+            loss = loss + self.kl_coef * kl
         coefficient = self.entropy_coef
         if isinstance(coefficient, Controller):
             coefficient = require_coefficient("Loss.entropy_coef", stats, ENTROPY_COEF)

@@ -16,10 +16,14 @@ from entropy_rl.types import TokenStats
 
 
 class TokenWeights(NamedTuple):
-    """Weights of the loss of a token, weight · (surrogate + kl_penalty · |log π - log π_old|)."""
+    """Weights w, c and v of the loss of a token.
 
-    weight: jax.Array  # f32[B, N]; 0 leaves the token out
-    kl_penalty: jax.Array | None = None  # f32[B, N]; None for none
+    w · (surrogate + c · |log π - log π_old|) + v · kl_coef · KL(π ‖ π_ref)
+    """
+
+    weight: jax.Array  # w, f32[B, N]; 0 leaves the token out
+    kl_penalty: jax.Array | None = None  # c, f32[B, N]; None for 0
+    kl_weight: jax.Array | None = None  # v, f32[B, N]; None for 1
 
 
 TokenWeightFn = Callable[[jax.Array, TokenStats], jax.Array | TokenWeights]
@@ -46,11 +50,14 @@ class TokenWeighting:
         pass. All may read the policy that is being updated.
       corrects_sampler: Whether it corrects the difference between the old log-probs of the trainer
         and those of the sampler; without an effect where the two are the same numbers.
+      weights_kl: Whether it only weights the KL term of the loss; without an effect where the loss
+        has none.
     """
 
     fn: TokenWeightFn
     scope: Scope
     corrects_sampler: bool = False
+    weights_kl: bool = False
 
     def __post_init__(self):
         require(
@@ -88,7 +95,7 @@ class TokenWeighting:
 
 
 def combine(*weightings: TokenWeighting) -> TokenWeighting:
-    """Combine token weightings: weights are multiplied, kl_penalty coefficients added.
+    """Combine token weightings: weights are multiplied, coefficients of `kl_penalty` are added.
 
     Each reads all tokens, also those that another gives the weight 0, so the order has no effect.
 
@@ -102,13 +109,19 @@ def combine(*weightings: TokenWeighting) -> TokenWeighting:
     def product(advantages: jax.Array, stats: TokenStats) -> TokenWeights:
         weights = [token_weighting(advantages, stats) for token_weighting in weightings]
         kl_penalties = [w.kl_penalty for w in weights if w.kl_penalty is not None]
+        kl_weights = [w.kl_weight for w in weights if w.kl_weight is not None]
         return TokenWeights(
-            math.prod(w.weight for w in weights), sum(kl_penalties) if kl_penalties else None
+            math.prod(w.weight for w in weights),
+            sum(kl_penalties) if kl_penalties else None,
+            math.prod(kl_weights) if kl_weights else None,
         )
 
     scope = max((token_weighting.scope for token_weighting in weightings), key=_SCOPES.index)
     return TokenWeighting(
-        product, scope, any(token_weighting.corrects_sampler for token_weighting in weightings)
+        product,
+        scope,
+        any(token_weighting.corrects_sampler for token_weighting in weightings),
+        any(token_weighting.weights_kl for token_weighting in weightings),
     )
 
 

@@ -9,8 +9,9 @@ import pytest
 from error_lines import says
 from loss_problem import B, N, arrays64, make_tokens, tokens_of
 
-from entropy_rl.contrib import opefo
+from entropy_rl.contrib import low_entropy_kl, opefo
 from entropy_rl.losses import (
+    Loss,
     TokenWeighting,
     TokenWeights,
     build_token_weighting,
@@ -245,6 +246,33 @@ def test_geometric_rejection_bounds_the_ratio_of_the_trainer_to_the_sampler_by_h
     )
     weight = geometric_rejection(0.85, 1.5)(zeros, stats).weight
     np.testing.assert_array_equal(weight, [[1, 1], [0, 0]])
+
+
+def test_low_entropy_kl_takes_the_kl_term_from_tokens_of_high_entropy_by_hand():
+    # Six tokens, quantile 0.8: rank ⌊0.8 · 5⌋ = 4 from 0, so only the entropy above 5 is high.
+    shape = (1, 6)
+    stats = TokenStats(
+        log_probs=jnp.full(shape, -1.0),
+        old_log_probs=jnp.full(shape, -1.0),
+        entropy=jnp.asarray([[1.0, 9, 2, 3, 4, 5]]),
+        old_entropy=jnp.zeros(shape),
+        mask=jnp.ones(shape, bool),
+        has_reward=jnp.ones(1, bool),
+    )
+    advantages, reference = jnp.zeros(shape), jnp.full(shape, -1.5)
+    weights = low_entropy_kl()(advantages, stats)
+    np.testing.assert_array_equal(weights.kl_weight, [[1, 0, 1, 1, 1, 1]])
+    np.testing.assert_array_equal(weights.weight, 1)
+    # k3 of δ = -0.5: exp(-0.5) + 0.5 - 1 = 0.106531
+    loss = Loss(token_weighting=low_entropy_kl(), kl_coef=0.1)
+    found, terms = loss(advantages, stats, ref_log_probs=reference)
+    np.testing.assert_allclose(found, 0.0106531 * np.array([[1, 0, 1, 1, 1, 1]]), atol=1e-7)
+    np.testing.assert_allclose(terms.kl, 0.106531, atol=1e-6)
+    both = combine(low_entropy_kl(), low_entropy_kl(0.5), token_tis())
+    stats = stats.replace(sampler_log_probs=stats.old_log_probs)
+    np.testing.assert_array_equal(both(advantages, stats).kl_weight, [[1, 0, 1, 1, 0, 0]])
+    with pytest.raises(ValueError, match=r"Loss\.kl_coef: must be a number > 0 with token weights"):
+        Loss(token_weighting=low_entropy_kl())
 
 
 def test_of_equal_entropies_the_first_tokens_are_kept():
