@@ -337,6 +337,9 @@ SAME = [
     ("#### $18", "18"),
     ("ANSWER: 2", "2"),
     ("答：2", "2"),
+    ("D", r"\text{(D) both A and B}"),
+    ("D", r"\textbf{(D)}\ \frac{A}{B}"),
+    ("C", r"\text{(C)}\ AB"),
 ]
 
 # Right answer, content of the box: another answer, no answer, or more than one.
@@ -515,4 +518,27 @@ DIFFERENT = [
     (r"9^{9^{9^9}}", "x=5"),
     (r"|x|x|x|x|x|x|x|x|", "7"),
     (r"2^{99999}", "2^{99998}"),
+    # more than one answer in a box, or an answer that is taken back
+    ("42", "42_43"),
+    ("42", "42 more"),
+    ("42", r"42\text{ million}"),
+    ("42", r"42\text{ halves}"),
+    ("42", r"42\text{ is wrong}"),
+    ("42", "wrong: 42"),
+    ("42", r"42\times"),
+    ("42", "42 cm /"),
+    ("42", "42_{50}"),
+    ("42", "42''"),
+    ("42", "42+e^{-9999}"),
+    ("42", "42.0000000000000000001"),
+    ("42", r"42\sim 43"),
+    ("42", r"\overset{41}{42}"),
+    ("42", r"42\text{ cm}41"),
+    ("42", "42以上"),
+    ("42", "42或41"),
+    ("42", "不是42"),
+    ("D", "(D) (E)"),
+    ("D", "(D), (E)"),
+    ("D", "D) E"),
+    ("C", "(C) A"),
 ]

@@ -101,8 +101,9 @@ def compare_simple(gold: str, answer: str) -> Verdict | None:
     gold, answer = tidy(gold[: 10 * MAX_ANSWER]), tidy(answer)
     a, b = value_of(gold), value_of(answer)
     if isinstance(a, Fraction) and isinstance(b, Fraction):
-        whole = a.denominator == b.denominator == 1
-        return Verdict.WRONG if whole or abs(a - b) > abs(a) * ROUNDING else None
+        # An integer is not a rounding; a fraction may be given as one.
+        far = a.denominator == 1 or abs(a - b) > abs(a) * ROUNDING
+        return Verdict.WRONG if far else None
     return refuse(gold, answer)
 
 

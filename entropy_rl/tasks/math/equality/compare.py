@@ -92,6 +92,10 @@ _VARIABLE = re.compile(r"[A-Za-z]'*(?:\([A-Za-z]\))?")
 # --------------------------------------------------------------------------------------------------
 
 
+# Another label, or a letter alone behind a separator.
+_SECOND_LABEL = re.compile(r"\([A-J]\)|^(?:[,;/&]|\\l(?:or|and))?\s*[A-J](?:[).:]|\s*$)")
+
+
 def _compare_labels(gold: str, answer: str) -> bool | None:
     """Compares choices if the right answer is one; None if it is none."""
     right, given = read_label(gold), read_label(answer)
@@ -99,7 +103,7 @@ def _compare_labels(gold: str, answer: str) -> bool | None:
         return None
     if given is None:
         return None
-    if re.search(r"\(?[A-J]\)|(?<![A-Za-z\\])[A-J](?![A-Za-z])", given[1]):
+    if _SECOND_LABEL.search(given[1]):
         return False  # two choices
     if right[1] and given[1] and not _equal(right[1], given[1]):
         return False
@@ -122,10 +126,9 @@ def _equal(gold: str, answer: str, depth: int = 0) -> bool | None:
     a, b = value_of(gold), value_of(answer)
     if str(a) == str(b):
         return True
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        whole = a.denominator == b.denominator == 1
-        if whole or abs(a - b) > abs(a) * ROUNDING:
-            return False
+    numbers = isinstance(a, Fraction) and isinstance(b, Fraction)
+    if numbers and (a.denominator == 1 or abs(a - b) > abs(a) * ROUNDING):
+        return False
     refused = refuse(gold, answer)
     if refused is not None:
         return None if refused is Verdict.UNPARSABLE else False
@@ -176,7 +179,7 @@ def _compare_quantities(gold: str, answer: str) -> bool | None:
         if any(a == b * ratio for ratio in ratios):
             return True
         close = any(abs(a - b * ratio) <= abs(a) * ROUNDING for ratio in ratios)
-        if not close or a.denominator == b.denominator == 1:
+        if not close or a.denominator == 1:
             return False
     if right.scale != 1 or given.scale != 1:
         return False

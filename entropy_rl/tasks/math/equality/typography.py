@@ -163,7 +163,7 @@ _WORDS = r"[^\W\d_]{2,}(?:[ '-][^\W\d_]{2,})*"
 _LEAD = (
     r"(?:(?:so|thus|hence|therefore|then|and),? )?(?:the |our |my )?(?:final |correct |right )?"
     r"(?:answer|result|solution|ans)\b\.?(?: (?:is|are|equals)\b\s*:?|\s*[:=])"
-    rf"|(?!(?:not|except|unless|if|but|or)\b)(?=[^:]{{3,40}}:){_WORDS}\s*:|答案?(?:是|为|:)+"
+    rf"|(?!(?:not|except|unless|if|but|or|wrong|false|incorrect)\b)(?=[^:]{{3,40}}:){_WORDS}\s*:|答案?(?:是|为|:)+"
 )
 _LEAD_IN = re.compile(rf"(?:{_LEAD})\s*(?=\S)", re.IGNORECASE)
 _TEXT_LEAD_IN = re.compile(r"\\text\s*\{\s*([^{}]*?)\s*\}\s*(?=\S)")

@@ -178,6 +178,8 @@ def _read_tail(tail: str, value: str) -> tuple[int, list[Factor], bool] | None:
     scale, percent, factors = 1, False, []
     sign, power, is_plain_number = 1, 1, bool(re.fullmatch(r"-?[0-9.,]+", value))
     words = _TAIL_TOKEN.findall(plain)
+    if re.search(r"\\(?:cdot|times)\s*$|[-/]\s*$", tail):
+        return None  # 42\times
     behind_digit = value[-1].isdigit()
     quotient = "/" in words or "per" in words
     for index, word in enumerate(words):
