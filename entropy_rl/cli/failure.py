@@ -61,7 +61,7 @@ _ANYWHERE = (
 
 
 def exit_code(error: BaseException) -> int:
-    """Returns 2 for bad input, 1 for anything else."""
+    """Return 2 for bad input, 1 for anything else."""
     return 2 if isinstance(error, BAD_INPUT) else 1
 
 
@@ -71,7 +71,7 @@ def wants_traceback() -> bool:
 
 
 def error_line(error: BaseException) -> str:
-    """Returns the text of an error in one line."""
+    """Return the text of an error in one line."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     lines = (line.strip() for line in str(error).splitlines())
@@ -80,7 +80,7 @@ def error_line(error: BaseException) -> str:
 
 
 def failure_line(error: BaseException) -> str | None:
-    """Returns the line for an error that ends a verb; None for a programming error.
+    """Return the line for an error that ends a verb; None for a programming error.
 
     Running out of memory names the settings to lower. What a library raises on a user's file is a
     `ValueError` by then (see `config.files.reading`); any other exception is a mistake in a
@@ -116,7 +116,7 @@ def _memory_line(error: BaseException) -> str:
 
 
 def _inside(filename: str) -> str | None:
-    """Returns the path of a module of this package below its root, None for another."""
+    """Return the path of a module of this package below its root, None for another."""
     try:
         return str(Path(filename).relative_to(_PACKAGE))
     except ValueError:

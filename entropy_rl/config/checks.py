@@ -49,7 +49,7 @@ def require_at_least(minimum: int, section: str, config: Any, *names: str) -> No
 
 
 def shown(value: Any, limit: int = 200) -> str:
-    """Returns the repr of a value in one line, shortened in the middle where it is long."""
+    """Return the repr of a value in one line, shortened in the middle where it is long."""
     try:
         if isinstance(value, str | bytes) and len(value) > limit:
             return f"{value[: limit // 2]!r}... ({len(value)} characters)"
@@ -67,7 +67,7 @@ def fits_float32(value: float) -> bool:
 
 
 def check_number(value: Any, path: str, own: bool = True) -> None:
-    """Refuses a number that no field can hold; anything else passes.
+    """Refuse a number that no field can hold; anything else passes.
 
     Floats must be finite and in the range of float32, whole numbers in that of int32; a field
     called `seed` holds what a random key can.
@@ -97,7 +97,7 @@ def check_number(value: Any, path: str, own: bool = True) -> None:
 
 
 def check_numbers(value: Any, path: str, own: bool = True) -> None:
-    """Applies `check_number` to all numbers of a nest of mappings, lists and dataclasses.
+    """Apply `check_number` to all numbers of a nest of mappings, lists and dataclasses.
 
     What is inside a mapping or a list may be of a user: see `own` of `check_number`.
     """

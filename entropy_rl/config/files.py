@@ -17,7 +17,7 @@ _KINDS = {
 
 
 def require_file(file: Path) -> None:
-    """Refuses what is no regular file: a FIFO would block, a device may never end.
+    """Refuse what is no regular file: a FIFO would block, a device may never end.
 
     Raises:
       FileNotFoundError: If it does not exist.
@@ -35,7 +35,7 @@ def require_file(file: Path) -> None:
 
 
 def read_text(file: Path) -> str:
-    """Reads a regular UTF-8 text file; errors are one line."""
+    """Read a regular UTF-8 text file; errors are one line."""
     require_file(file)
     try:
         return file.read_text(encoding="utf-8")
@@ -45,10 +45,10 @@ def read_text(file: Path) -> str:
 
 @contextlib.contextmanager
 def reading(where: str | Path) -> Iterator[None]:
-    """The boundary around libraries that read what a user gives.
+    """Convert what a library raises on user input into a `ValueError` of one line.
 
-    Whatever they raise, such as an exception of a template engine, a RecursionError, or the panic
-    of a library in Rust (which is no `Exception`), becomes a `ValueError` of one line.
+    Such as an exception of a template engine, a RecursionError, or the panic of a library in Rust,
+    which is no `Exception`.
 
     Args:
       where: The file, directory or field, with which the line begins.
@@ -68,7 +68,7 @@ def reading(where: str | Path) -> Iterator[None]:
 
 
 def error_text(error: BaseException, limit: int = 300) -> str:
-    """Returns the text of an exception in one line, with its type where the text alone is none."""
+    """Return the text of an exception in one line, with its type where the text alone is none."""
     lines = [line.strip() for line in str(error).splitlines()]
     text = " ".join(line for line in lines if line)
     if isinstance(error, RecursionError):

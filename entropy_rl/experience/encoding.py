@@ -15,7 +15,7 @@ _MARKER = "\ue000problem\ue001"
 
 
 def encode_prompt(problem: Problem, tokenizer: Any) -> list[int]:
-    """Returns the token ids of a prompt exactly as the model sees it.
+    """Return the token ids of a prompt exactly as the model sees it.
 
     A chat prompt is wrapped by the tokenizer's chat template with the turn of the assistant opened,
     and has the template's special tokens only. Any other gets those that the tokenizer puts before
@@ -49,7 +49,7 @@ def encode_prompt(problem: Problem, tokenizer: Any) -> list[int]:
 
 
 def _spans(problem: Problem) -> list[tuple[int, int]]:
-    """Returns the places of the problem's own text in a prompt that is made from a template."""
+    """Return the places of the problem's own text in a prompt that is made from a template."""
     parts = problem.template.split("{problem}")
     count = len(parts) - 1
     if not count:
@@ -63,7 +63,7 @@ def _spans(problem: Problem) -> list[tuple[int, int]]:
 
 
 def _chat(problem: Problem, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
-    """Returns a chat prompt, and the place of the user's message in it."""
+    """Return a chat prompt, and the place of the user's message in it."""
     where = f"{tokenizer.name_or_path}: the chat template"
     if not tokenizer.chat_template:
         raise ValueError(
@@ -88,7 +88,7 @@ def _chat(problem: Problem, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]
 
 @functools.lru_cache(maxsize=4)
 def _around_message(tokenizer: Any, template: str) -> list[str]:
-    """Returns the texts before and after the user's message; `template` is part of the key."""
+    """Return the texts before and after the user's message; `template` is part of the key."""
     return _render(tokenizer, _MARKER).split(_MARKER)
 
 
@@ -105,7 +105,7 @@ def _render(tokenizer: Any, message: str) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
-    """Returns a pattern of the special tokens' texts; without any, one that matches nothing."""
+    """Return a pattern of the special tokens' texts; without any, one that matches nothing."""
     texts = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content}
     # The longest first, as one may begin with another.
     return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
@@ -114,7 +114,7 @@ def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
 def _encode_as_text(
     text: str, plain: list[tuple[int, int]], tokenizer: Any, add_special_tokens: bool
 ) -> list[int]:
-    """Encodes a text in which special tokens count outside of some places only.
+    """Encode a text in which special tokens count outside of some places only.
 
     A copy of the tokenizer knows its special tokens by other names, by which they are replaced
     outside of those places. Encoding the parts one by one would lose merges and prefixes.
@@ -126,7 +126,7 @@ def _encode_as_text(
     pattern = _special_tokens(tokenizer)
 
     def pieces(clean: bool) -> tuple[str, str]:
-        """Returns the text with and without other names; `clean` blanks them in the places."""
+        """Return the text with and without other names; `clean` blanks them in the places."""
         renamed, original, place = "", "", 0
         for start, end in [*plain, (len(text), len(text))]:
             outside, inside = text[place:start], text[start:end]
@@ -145,7 +145,7 @@ def _encode_as_text(
 
 @functools.lru_cache(maxsize=4)
 def _renamed(tokenizer: Any) -> tuple[Any, dict[str, str]]:
-    """Returns a copy of a tokenizer with other names for its special tokens, and the names."""
+    """Return a copy of a tokenizer with other names for its special tokens, and the names."""
     from tokenizers import Tokenizer
 
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -39,12 +39,12 @@ class HeadWeights:
 
 
 def split_head(head: jax.Array | HeadWeights) -> tuple[jax.Array, Ranges]:
-    """Returns the weights [V, D] of a head, and the ranges of ids that are no token."""
+    """Return the weights [V, D] of a head, and the ranges of ids that are no token."""
     return (head.weights, head.unused) if isinstance(head, HeadWeights) else (head, ())
 
 
 def unused_ranges(token_ids: Iterable[int], vocab_size: int) -> Ranges:
-    """Returns the ranges of 0 .. vocab_size - 1 that are not among the ids."""
+    """Return the ranges of 0 .. vocab_size - 1 that are not among the ids."""
     used = np.zeros(vocab_size + 2, bool)
     used[[0, -1]] = True  # borders
     used[np.fromiter(token_ids, np.int64) + 1] = True
@@ -54,7 +54,7 @@ def unused_ranges(token_ids: Iterable[int], vocab_size: int) -> Ranges:
 
 
 def is_unused(ids: jax.Array | np.ndarray, unused: Ranges) -> jax.Array | np.ndarray:
-    """Returns bool, in the shape of the ids: whether an id is in one of the ranges."""
+    """Return bool, in the shape of the ids: whether an id is in one of the ranges."""
     found = ids < 0
     for first, end in unused:
         found = found | ((ids >= first) & (ids < end))

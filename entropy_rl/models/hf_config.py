@@ -45,7 +45,7 @@ _ROPE_TYPES = {
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Reads a JSON object; errors are one line."""
+    """Read a JSON object; errors are one line."""
     text = read_text(file)
     try:
         content = json.loads(text)
@@ -104,7 +104,7 @@ def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_rope(fields: _Fields, model_type: str, head_dim: int) -> tuple[float, RopeScaling | None]:
-    """Returns theta and the scaling of the rotary embeddings."""
+    """Return theta and the scaling of the rotary embeddings."""
     # Newer files have rope_parameters; older ones have rope_theta and rope_scaling.
     name = "rope_scaling" if fields.raw.get("rope_scaling") else "rope_parameters"
     content = fields.raw.get(name) or {}
@@ -164,7 +164,7 @@ def _read_rope(fields: _Fields, model_type: str, head_dim: int) -> tuple[float, 
 def _read_windows(
     fields: _Fields, content: Mapping[str, Any], model_type: str, num_layers: int
 ) -> tuple[int | None, tuple[bool, ...]]:
-    """Returns the sliding window, and which layers use it."""
+    """Return the sliding window, and which layers use it."""
     raw = fields.raw
     window, layers = None, ()
     has_window = content.get("sliding_window", _SLIDING_WINDOW) is not None
@@ -193,7 +193,7 @@ def _read_windows(
 
 
 def read_config(directory: str | Path) -> DecoderConfig:
-    """Reads the architecture from config.json, as written by transformers 4 or 5.
+    """Read the architecture from config.json, as written by transformers 4 or 5.
 
     Absent fields have the defaults of transformers.
 
@@ -252,7 +252,7 @@ def read_config(directory: str | Path) -> DecoderConfig:
 
 
 def _model_type(config: DecoderConfig) -> str:
-    """Returns the Hugging Face architecture of a decoder."""
+    """Return the Hugging Face architecture of a decoder."""
     if config.qk_norm and config.qkv_bias != config.o_bias:
         raise ValueError(
             "qkv_bias, qk_norm: must not both be set without o_bias: no Hugging Face architecture "
@@ -276,7 +276,7 @@ def _model_type(config: DecoderConfig) -> str:
 def config_json(
     config: DecoderConfig, dtype: str, source_config: str | Path | None
 ) -> dict[str, Any]:
-    """Returns the content of config.json, in the form that all transformers versions read."""
+    """Return the content of config.json, in the form that all transformers versions read."""
     model_type = _model_type(config)
     base = {}
     if source_config is not None:

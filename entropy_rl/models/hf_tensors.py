@@ -23,13 +23,13 @@ _ROWS = 4096  # of a table that are compared at once
 
 
 def some_of(names: Iterable[str]) -> str:
-    """Lists the first names, and counts the others."""
+    """List the first names, and counts the others."""
     names = sorted(names)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def open_tensors(directory: Path, warn: bool = True) -> dict[str, tuple[Path, Any]]:
-    """Returns file and slice of every tensor of a checkpoint, without reading values.
+    """Return file and slice of every tensor of a checkpoint, without reading values.
 
     Args:
       directory: The checkpoint.
@@ -97,7 +97,7 @@ def _read_weight_map(index: Path) -> dict[str, str]:
 
 
 def read_checkpoint_config(directory: str | Path) -> DecoderConfig:
-    """Reads the architecture of a checkpoint: config.json, and whether it has a head of its own.
+    """Read the architecture of a checkpoint: config.json, and whether it has a head of its own.
 
     With `tie_word_embeddings: true` and an `lm_head.weight` that differs from the embedding, as
     after fine-tuning or a change of the vocabulary, the head is kept, as in transformers.
@@ -122,7 +122,7 @@ def read_checkpoint_config(directory: str | Path) -> DecoderConfig:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Compares two tensors of a file, some rows at a time."""
+    """Compare two tensors of a file, some rows at a time."""
     shape = tuple(a.get_shape())
     if tuple(b.get_shape()) != shape:
         return False

@@ -63,7 +63,7 @@ RopeScaling = LinearRopeScaling | DynamicRopeScaling | Llama3RopeScaling | YarnR
 def rope_frequencies(
     head_dim: int, theta: float, scaling: RopeScaling | None, length: int | None = None
 ) -> np.ndarray:
-    """Returns the rotary frequencies f_i = θ^(-2i/h), in radians per position, or scaled ones.
+    """Return the rotary frequencies f_i = θ^(-2i/h), in radians per position, or scaled ones.
 
     linear     f_i / factor
     dynamic    θ becomes θ · (factor · n / max - (factor - 1))^(h / (h - 2)), n = max(length, max)
@@ -110,7 +110,7 @@ def _llama3_frequencies(frequencies: np.ndarray, scaling: Llama3RopeScaling) -> 
 
 
 def _yarn_ramp(head_dim: int, theta: float, scaling: YarnRopeScaling) -> np.ndarray:
-    """Returns f32[h/2]: 0 for frequencies that YaRN keeps, 1 for those that it interpolates."""
+    """Return f32[h/2]: 0 for frequencies that YaRN keeps, 1 for those that it interpolates."""
 
     def dimension(rotations: float) -> float:
         """Index of the frequency that turns so often in the original context."""
@@ -130,7 +130,7 @@ def _yarn_ramp(head_dim: int, theta: float, scaling: YarnRopeScaling) -> np.ndar
 def yarn_attention_factor(
     factor: float, mscale: float | None = None, mscale_all_dim: float | None = None
 ) -> float:
-    """Returns YaRN's default factor of cos and sin: 0.1 ln(factor) + 1 (arXiv 2309.00071, eq. 22).
+    """Return YaRN's default factor of cos and sin: 0.1 ln(factor) + 1 (arXiv 2309.00071, eq. 22).
 
     With both mscales, as DeepSeek has them, it is the ratio of 0.1 · mscale · ln(factor) + 1 for
     the one and the other.
@@ -145,14 +145,14 @@ def yarn_attention_factor(
 
 
 def rope_magnitude(scaling: RopeScaling | None) -> float:
-    """Returns the factor of cos and sin: 1, but for YaRN."""
+    """Return the factor of cos and sin: 1, but for YaRN."""
     return scaling.attention_factor if isinstance(scaling, YarnRopeScaling) else 1.0
 
 
 def apply_rope(
     x: jax.Array, positions: jax.Array, frequencies: np.ndarray, magnitude: float = 1.0
 ) -> jax.Array:
-    """Applies rotary embeddings to the halves of each head, as Hugging Face's `rotate_half`.
+    """Apply rotary embeddings to the halves of each head, as Hugging Face's `rotate_half`.
 
     Args:
       x: [..., T, heads, h].

@@ -31,7 +31,7 @@ class StopStrings:
         self.overlap = max(len(string.encode()) for string in strings) + _MARGIN
 
     def __call__(self, ids: Sequence[int]) -> int | None:
-        """Returns the length of the shortest prefix that contains a stop string, or None."""
+        """Return the length of the shortest prefix that contains a stop string, or None."""
         if not self._found(ids):
             return None
         low, high = 0, len(ids)  # the prefix of `low` tokens contains none, that of `high` does
@@ -51,7 +51,7 @@ class StopStrings:
 def stop_rule(
     tokenizer: Any, strings: Sequence[str], path: str = "rollout.stop"
 ) -> StopStrings | None:
-    """Makes the `StopRule` of the strings; None without any.
+    """Make the `StopRule` of the strings; None without any.
 
     Raises:
       ValueError: If one of the strings could never occur; `path` is its place in the config.
@@ -60,7 +60,7 @@ def stop_rule(
 
 
 def check_stop_strings(tokenizer: Any, strings: Sequence[str], path: str = "stop") -> None:
-    """Checks that stop strings can occur in decoded text.
+    """Check that stop strings can occur in decoded text.
 
     Special tokens are never in the text of a completion, and a tokenizer without bytes for unknown
     text cannot write every character.
@@ -107,7 +107,7 @@ def _is_written(tokenizer: Any, string: str) -> bool:
 
 
 def _letters(tokenizer: Any) -> set[str]:
-    """Returns the characters of all tokens' texts, alone and behind another token."""
+    """Return the characters of all tokens' texts, alone and behind another token."""
     letters: set[str] = set()
     for token in tokenizer.get_vocab().values():
         for ids in ([token], [token, token]):

@@ -103,7 +103,7 @@ def make_model(
 
 
 def load_model(config: ModelConfig | str, mesh: Mesh | None = None) -> Model:
-    """Loads a model from whatever `config.path` names.
+    """Load a model from whatever `config.path` names.
 
     Args:
       config: The `model` section, or its path alone, such as "asset:countdown".
@@ -151,7 +151,7 @@ class Backbone(NamedTuple):
 
 
 def load_backbone(path: str | None, config: ModelConfig, model: Model) -> Backbone:
-    """Loads the backbone of a critic.
+    """Load the backbone of a critic.
 
     Args:
       path: As a `model.path`; None for that of the policy, whose arrays are then shared.
@@ -178,7 +178,7 @@ def load_backbone(path: str | None, config: ModelConfig, model: Model) -> Backbo
 
 
 def check_heads(config: DecoderConfig, mesh: Mesh | None, decode_attention: str = "auto") -> None:
-    """Checks that the heads divide over the tensor axis; the KV heads too, where a kernel needs it.
+    """Check that the heads divide over the tensor axis; the KV heads too, where a kernel needs it.
 
     Args:
       config: The architecture.
@@ -217,7 +217,7 @@ def model_policy(config: ModelConfig, path: Path, mesh: Mesh | None = None) -> P
 
 
 def unused_of(path: Path) -> Ranges:
-    """Returns the ranges of ids of a model or a run that are no token of its tokenizer."""
+    """Return the ranges of ids of a model or a run that are no token of its tokenizer."""
     directory = model_files(path)
     return unused_ids(directory, load_tokenizer(directory), _read_architecture(path).vocab_size)
 
@@ -243,7 +243,7 @@ def _read_architecture(path: Path) -> DecoderConfig:
 
 
 def count_unused(model: Model, ids: Any, mask: Any, where: str) -> int:
-    """Counts recorded tokens that are none of the tokenizer's, and logs them.
+    """Count recorded tokens that are none of the tokenizer's, and logs them.
 
     The policy gives them no probability: earlier versions sampled ids beyond the tokenizer.
 
@@ -263,7 +263,7 @@ def count_unused(model: Model, ids: Any, mask: Any, where: str) -> int:
 
 
 def check_length(model: Model, tokens: int) -> None:
-    """Warns where rows can get longer than what the model was made for.
+    """Warn where rows can get longer than what the model was made for.
 
     Args:
       model: The model; `max_position_embeddings` of its config.json is what counts.
@@ -342,7 +342,7 @@ def keep_model_files(model: Model, directory: Path) -> None:
 
 
 def _record_differences(model: Model, directory: Path) -> None:
-    """Writes into a copy of the model's files what was decided otherwise when it was loaded.
+    """Write into a copy of the model's files what was decided otherwise when it was loaded.
 
     So that the run is loaded, evaluated and exported as it was trained: a head of its own, and
     further end tokens.

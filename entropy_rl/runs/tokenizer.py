@@ -53,7 +53,7 @@ def load_tokenizer(directory: Path) -> Any:
 
 
 def named_ends(directory: Path) -> dict[Path, list[int]]:
-    """Returns the `eos_token_id` of each file that has one, a number or a list, as a list.
+    """Return the `eos_token_id` of each file that has one, a number or a list, as a list.
 
     Raises:
       ValueError: If one is something else.
@@ -76,7 +76,7 @@ def _wrong_ends(file: Path, value: Any) -> ValueError:
 
 
 def eos_ids_of(directory: Path, tokenizer: Any, extra: Sequence[int | str] = ()) -> tuple[int, ...]:
-    """Returns the tokens that end a completion, the tokenizer's own first.
+    """Return the tokens that end a completion, the tokenizer's own first.
 
     Those of config.json and generation_config.json count as well, as in transformers' `generate`.
 

@@ -15,6 +15,7 @@ from entropy_rl.experience.records import Row, group_rows
 from entropy_rl.learner.advantage_log import advantage_fields
 from entropy_rl.report import run_summary
 from entropy_rl.runs.compile_log import CompileLog, compile_log
+from entropy_rl.runs.load_model import Model, count_unused
 from entropy_rl.runs.logging import Clock
 from entropy_rl.tasks import closing
 from entropy_rl.trainer.prepare import TrainData
@@ -129,11 +130,24 @@ def open_training(setup: Setup) -> Iterator[tuple[TrainingRun, TrainState]]:
         open_run(setup.config, setup.start, "step") as (run, state),
     ):
         run.progress.say(setup.decisions)
+        count_recorded(setup.model, state)
         if setup.config.optimizer.offload:
             state = moments_in("pinned_host", state)
         yield TrainingRun(setup, run, compiled), state
     if hosts.is_first():
         print(run_summary(Path(setup.config.run.directory), setup.config.steps))
+
+
+def count_recorded(model: Model, state: TrainState) -> int:
+    """Count in the log the tokens of a replay buffer that are none of the tokenizer's.
+
+    Earlier versions sampled them where the vocabulary of the model is the larger one.
+    """
+    if state.replay_buffer is None or not model.unused:
+        return 0
+    rows = state.replay_buffer.rows
+    ids, mask = rows["completion_ids"], rows["completion_mask"]
+    return count_unused(model, ids, mask, "the replay buffer")
 
 
 def _evaluation_steps(config: TrainConfig) -> set[int]:

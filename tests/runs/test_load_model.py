@@ -188,6 +188,24 @@ def test_recorded_tokens_that_are_none_are_counted_in_the_log(model, caplog):
     assert count_unused(loaded, ids[:, :1], mask[:, :1], "x") == 0
 
 
+def test_those_of_a_replay_buffer_are_counted_when_a_run_resumes(model, caplog):
+    from types import SimpleNamespace
+
+    from entropy_rl.trainer.training_run import count_recorded
+
+    pad_vocabulary(model, VOCAB + 8)
+    loaded = load_model(str(model))
+    rows = {
+        "completion_ids": jnp.array([[1, VOCAB], [VOCAB, 2]]),
+        "completion_mask": jnp.array([[True, True], [False, False]]),
+    }
+    buffer = SimpleNamespace(rows=rows)
+    with caplog.at_level(logging.WARNING):
+        assert count_recorded(loaded, SimpleNamespace(replay_buffer=None)) == 0
+        assert count_recorded(loaded, SimpleNamespace(replay_buffer=buffer)) == 1
+    assert "the replay buffer: 1 of 2 recorded tokens" in caplog.text
+
+
 # --- what a run keeps of its model
 # ------------------------------------------------------------------------------------------
 
