@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import jax
 
     from entropy_rl.config.train import TrainConfig
+    from entropy_rl.losses.loss import Loss
     from entropy_rl.types import Params, TrainBatch
 
 
@@ -49,6 +50,7 @@ def debug_update(dump: Path) -> str:
     from entropy_rl.cli.parse import parse_config
     from entropy_rl.config.train import TrainConfig
     from entropy_rl.lm_head.vocabulary import is_unused
+    from entropy_rl.losses.build import build_loss
     from entropy_rl.runs.directory import CONFIG_FILE
     from entropy_rl.runs.load_model import unused_of
     from entropy_rl.runs.nonfinite_updates import is_of_critic, read_nonfinite_update
@@ -59,10 +61,11 @@ def debug_update(dump: Path) -> str:
             f"dump: must be RUN/nonfinite_updates/NAME in the directory of a run, got {str(dump)!r}"
         )
     config = parse_config(TrainConfig, "train", ["--config", str(run / CONFIG_FILE)])
+    loss = build_loss(config.loss, config.rollout.max_new_tokens)
     if is_of_critic(dump):
-        init, forward, gradient = _critic(config, run)
+        init, forward, gradient = _critic(config, run, loss)
     else:
-        init, forward, gradient = _policy(config, run, dump)
+        init, forward, gradient = _policy(config, run, dump, loss)
     params, batch = read_nonfinite_update(dump, jax.eval_shape(init, jax.random.key(0)))
     found = jax.jit(forward)(params, batch)
     grads, metrics = jax.jit(gradient)(params, batch)
@@ -96,7 +99,9 @@ def debug_update(dump: Path) -> str:
     return "\n".join(lines)
 
 
-def _policy(config: TrainConfig, run: Path, dump: Path) -> tuple[Callable, Callable, Callable]:
+def _policy(
+    config: TrainConfig, run: Path, dump: Path, loss: Loss
+) -> tuple[Callable, Callable, Callable]:
     """Return three functions of the policy.
 
     `init(key)`, `forward(params, batch)` with the outputs of the forward pass, and
@@ -107,7 +112,6 @@ def _policy(config: TrainConfig, run: Path, dump: Path) -> tuple[Callable, Calla
     from entropy_rl.learner.replay import replay_advantage
     from entropy_rl.learner.replay_rule import build_replay
     from entropy_rl.learner.stats_pass import make_stats_pass
-    from entropy_rl.losses.build import build_loss
     from entropy_rl.losses.controller import update_controller
     from entropy_rl.runs.load_model import model_policy
     from entropy_rl.runs.nonfinite_updates import is_of_replay, read_controller
@@ -115,7 +119,6 @@ def _policy(config: TrainConfig, run: Path, dump: Path) -> tuple[Callable, Calla
 
     policy = model_policy(config.model, run)
     advantage, settings = advantage_of(config), pass_settings(config)
-    loss = build_loss(config.loss, config.rollout.max_new_tokens)
     stats = make_stats_pass(policy, settings)
     if is_of_replay(dump):
         replay = build_replay(config.replay, config.rollout.group_size)
@@ -138,17 +141,12 @@ def _policy(config: TrainConfig, run: Path, dump: Path) -> tuple[Callable, Calla
     )
 
 
-def _critic(config: TrainConfig, run: Path) -> tuple[Callable, Callable, Callable]:
+def _critic(config: TrainConfig, run: Path, loss: Loss) -> tuple[Callable, Callable, Callable]:
     """Return the functions of `_policy` for the critic."""
     import optax
 
     from entropy_rl.advantages import advantage_of
-    from entropy_rl.learner.critic import (
-        init_critic,
-        make_critic_gradient,
-        make_values_pass,
-    )
-    from entropy_rl.losses.build import build_loss
+    from entropy_rl.learner.critic import init_critic, make_critic_gradient, make_values_pass
     from entropy_rl.models import backbone_params, read_config
     from entropy_rl.runs.load_model import find_model, model_files, model_policy
     from entropy_rl.trainer.programs import critic_pass_settings
@@ -159,7 +157,6 @@ def _critic(config: TrainConfig, run: Path) -> tuple[Callable, Callable, Callabl
         read_config(model_files(path)).hidden_size,
     )
     settings = critic_pass_settings(config)
-    loss = build_loss(config.loss, config.rollout.max_new_tokens)
     values = make_values_pass(backbone, settings)
     gradient = make_critic_gradient(backbone, advantage_of(config), config.critic, loss, settings)
 

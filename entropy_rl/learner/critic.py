@@ -161,7 +161,7 @@ def make_critic_update(
 
     Args:
       backbone: The model whose hidden states are read.
-      advantage: The policy's, as of `make_critic_gradient`.
+      advantage: The policy's, as in `make_critic_gradient`.
       optimizer: Its state is in `TrainState.critic`.
       config: The section `critic`.
       loss: The policy's loss, whose aggregation is used.
@@ -209,7 +209,7 @@ def make_critic_programs(
     loss: Loss,
     settings: PassSettings,
 ) -> CriticPrograms:
-    """Build the compiled functions of a critic; arguments as of `make_critic_update`."""
+    """Build the compiled functions of a critic; arguments as in `make_critic_update`."""
     return CriticPrograms(
         optimizer=optimizer,
         values=jax.jit(make_values_pass(backbone, settings)),

@@ -73,7 +73,7 @@ def make_update(
 
     Args:
       policy: The model.
-      advantage: The advantage, as of `make_gradient`.
+      advantage: The advantage, as in `make_gradient`.
       optimizer: Its state is `TrainState.opt_state`.
       loss: The loss. The state of its controller is `TrainState.controller`.
       settings: Temperature and micro-batches.

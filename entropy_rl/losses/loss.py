@@ -44,10 +44,10 @@ class Loss:
     Attributes:
       surrogate: The surrogate objective.
       token_weighting: Weights of tokens in the loss; None for 1.
-      aggregation: "token-mean", "sequence-mean" or "constant", as of `aggregation_weights`.
+      aggregation: "token-mean", "sequence-mean" or "constant", as in `aggregation_weights`.
       max_tokens: Limit of new tokens; required by the aggregation "constant", which divides by it.
       kl_coef: Weight of the KL divergence to the reference policy; 0 for none.
-      kl_estimator: Estimator of that divergence, as of `kl_estimate`.
+      kl_estimator: Estimator of that divergence, as in `kl_estimate`.
       entropy_coef: Weight of an entropy bonus; 0 for none. A `Controller` with the coefficient
         `entropy_coef` adapts it.
     """

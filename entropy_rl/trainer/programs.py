@@ -133,7 +133,7 @@ def pass_settings(config: TrainConfig, placement: Placement | None = None) -> Pa
 
 
 def critic_pass_settings(config: TrainConfig, placement: Placement | None = None) -> PassSettings:
-    """The settings of the critic's passes over a mini-batch; arguments as of `pass_settings`."""
+    """The settings of the critic's passes over a mini-batch; arguments as in `pass_settings`."""
     settings, tokens = pass_settings(config, placement), config.critic.max_tokens_per_micro_batch
     if tokens is None:
         return settings

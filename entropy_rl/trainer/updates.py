@@ -54,7 +54,7 @@ class Update:
           data: The mini-batches.
 
         Returns:
-          (the state of the next step, metrics as of `run_updates`).
+          (the state of the next step, metrics as in `run_updates`).
         """
         with self.clock("updates"):
             if self.offload:

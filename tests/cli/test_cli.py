@@ -263,7 +263,7 @@ def test_bad_yaml_is_refused_with_file_and_line(refused, here, text, message):
         ),
         (
             ["--batching.fused_loss", "true"],
-            "batching.fused_loss: removed",
+            "--batching.fused_loss: removed; the program decides it now",
         ),
         (
             ["--loss.token_weights+", "{name: token_tis}", "--rollout.top_p", "0.9"],

@@ -17,6 +17,7 @@ from entropy_rl.cli.parse import parse_config
 from entropy_rl.commands.debug_update import _policy
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.learner.update import init_state, make_update
+from entropy_rl.losses.loss import Loss
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates, read_nonfinite_update
 from entropy_rl.types import TrainState
 
@@ -132,7 +133,7 @@ def test_an_update_on_kept_rows_is_replayed_without_a_baseline(here, capsys):
     data = make_data().replace(rewards=jnp.ones(P * G))
     norms = {}
     for kind in ("update", "replay"):
-        init, _, gradient = _policy(config, here / "run", here / f"step_1_{kind}_1")
+        init, _, gradient = _policy(config, here / "run", here / f"step_1_{kind}_1", Loss())
         _, metrics = gradient(init(jax.random.key(0)), data)
         norms[kind] = metrics["grad_norm"]
     assert norms["update"] == 0 < norms["replay"]
