@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from entropy_rl.distributed.sharding import row_shards
 
-_MIN_SAVED = 1 / 4  # of the tokens
+_MIN_SAVED = 1 / 2  # of the tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def shares_prompts(
 ) -> bool:
     """Whether a prompt is computed once for its group, for `PassSettings.group_size`.
 
-    It is where that saves at least a quarter of the tokens of rows of full length, since it takes
+    It is where that saves at least half of the tokens of rows of full length, since it takes
     another compilation and memory for keys and values of all prompts.
 
     Args:

@@ -8,7 +8,7 @@ from policies import tiny_policy
 from entropy_rl.config.common import MeshConfig
 from entropy_rl.distributed.sharding import make_mesh
 from entropy_rl.learner.micro_batches import MicroBatches
-from entropy_rl.learner.pass_settings import PassSettings
+from entropy_rl.learner.pass_settings import PassSettings, shares_prompts
 from entropy_rl.types import TrainBatch
 
 PROMPTS, G, S, N = 4, 2, 16, 24
@@ -72,3 +72,18 @@ def test_lists_have_room_for_what_there_is_and_no_more(shards):
 
 def test_lists_have_no_more_room_than_a_micro_batch():
     assert lists_of(40, G, 1) == {"prompts": {(1, 40)}, "parts": {(1, 40)}}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "group_size", "prompt_tokens", "new_tokens", "shards", "shares"),
+    [
+        (16, 16, 16, 160, 1, False),  # the quickstart: 9% of the tokens
+        (8, 8, 56, 24, 1, True),  # 61%
+        (8, 1, 56, 24, 1, False),  # nothing to share
+        (8, 8, 56, 24, 16, False),  # groups are cut by the shards
+    ],
+)
+def test_prompts_are_shared_where_that_saves_half_of_the_tokens(
+    prompts, group_size, prompt_tokens, new_tokens, shards, shares
+):
+    assert shares_prompts(prompts, group_size, prompt_tokens, new_tokens, shards) is shares
