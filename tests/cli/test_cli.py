@@ -940,7 +940,7 @@ def test_a_full_disk_ends_the_run_with_everything_before_readable(small_disk, he
     assert last.startswith(
         f"entropy-rl train: {run}/checkpoints: no room for the checkpoint of step 6: it takes "
     )
-    expected = ("resuming ", "decoding: ", "step ", "compiled ", "entropy-rl ")
+    expected = ("resuming ", "update: ", "decoding: ", "step ", "compiled ", "entropy-rl ")
     assert not [line for line in lines if not line.startswith(expected)]
     assert [
         json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()
