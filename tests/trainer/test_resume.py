@@ -115,13 +115,13 @@ def test_a_run_that_is_asked_to_stop_saves_says_so_in_one_line_and_goes_on(
 ):
     result = run(workspace, *train("stopped"), env={"SIGNAL_AT_CALL": "SIGTERM:3"})
     assert result.returncode == 143 and result.stdout == ""
-    decoding, *steps, line = without_compilation(result.stderr)
-    assert decoding.startswith("decoding: ")
+    update, decoding, *steps, line = without_compilation(result.stderr)
+    assert update.startswith("update: ") and decoding.startswith("decoding: ")
     assert [step[:8] for step in steps] == ["step 1/6", "step 2/6", "step 3/6"]
     assert line == "entropy-rl train: stopped after step 3; the same command goes on from there"
     assert main(train("stopped")) == 0
-    resumed, decoding, next_step, *_ = without_compilation(capsys.readouterr().err)
-    assert decoding.startswith("decoding: ")
+    resumed, update, decoding, next_step, *_ = without_compilation(capsys.readouterr().err)
+    assert update.startswith("update: ") and decoding.startswith("decoding: ")
     assert resumed == "resuming stopped after step 3 of 6" and next_step.startswith("step 4/6")
     assert_same_run(whole, workspace / "stopped")
 
