@@ -8,41 +8,30 @@ A worker is a new Python interpreter with its own session and a pipe, not a
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
 import logging
-import os
 import signal
-import struct
-import subprocess
-import sys
 import threading
 import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from multiprocessing.connection import Pipe, wait
-from typing import Any
+from multiprocessing.connection import wait
 
 from entropy_rl.tasks.task import JudgeError, Verdict
+from entropy_rl.tasks.worker_handle import WorkerHandle
 
 logger = logging.getLogger(__name__)
 
 Item = tuple[str, ...]  # the arguments of one check
 
-_BOOT = (
-    "import json, sys; fd, sys.path[:] = json.loads(sys.argv[1]); "
-    "from entropy_rl.tasks.worker import serve; serve(fd)"
-)
 _MAX_REASONS = 10  # logged reasons of crashes
 _MANY_FAILURES = 3  # checks of one call without a judgement
 _FAILURE_SHARE = 0.01
-_MAX_REPLY = 1 << 16  # bytes
 _CLOCK_LIMIT = 4  # wall-clock seconds of a check for each CPU second of its deadline
 _ALARMS = (-signal.SIGPROF, -signal.SIGALRM)  # exit statuses
-_HEADER = struct.Struct("!i")  # of a message of multiprocessing.connection
 _MAX_LOST = 3  # processes per worker that were lost in a row without an item
 
 
@@ -98,7 +87,7 @@ class VerifierPool:
         self._lost = 0
         self._failures = 0.0  # running mean of the fraction of checks without a judgement
         self._reasons: set[str] = set()
-        self._processes: list[_Worker] = []
+        self._processes: list[WorkerHandle] = []
         self._finalizer = weakref.finalize(self, _kill_all, self._processes)
 
     def map(self, items: Sequence[Item]) -> list[Verdict]:
@@ -161,11 +150,11 @@ class VerifierPool:
         while True:
             # Also after the last item, so that the next call finds a replaced worker warmed up.
             while len(self._processes) < self._workers:
-                self._processes.append(_Worker(self._settings))
+                self._processes.append(WorkerHandle(self._settings))
             for worker in list(self._processes):
                 if waiting and worker.ready and worker.key is None:
                     key, message = waiting[0]
-                    if worker.send(key, message, self._settings["deadline_s"]):
+                    if worker.send(key, message, self._settings["clock_limit_s"]):
                         waiting.popleft()
                     else:
                         self._replace(worker)
@@ -185,7 +174,7 @@ class VerifierPool:
                         verdicts[worker.key] = Verdict.TIMEOUT
                     self._replace(worker)
 
-    def _receive(self, worker: _Worker, verdicts: dict[bytes, Verdict]) -> None:
+    def _receive(self, worker: WorkerHandle, verdicts: dict[bytes, Verdict]) -> None:
         try:
             reply = worker.receive()
         except (EOFError, OSError):  # the process has died
@@ -231,7 +220,7 @@ class VerifierPool:
             )
         self._failures += (share - self._failures) / 10
 
-    def _replace(self, worker: _Worker) -> int:
+    def _replace(self, worker: WorkerHandle) -> int:
         """Kills a worker and removes it; `_settle` starts another. Returns the exit status."""
         status = worker.kill()
         self._processes.remove(worker)
@@ -252,95 +241,6 @@ class VerifierPool:
             self._reasons.add(reason)
 
 
-class _Worker:
-    """The parent's handle of one worker process."""
-
-    def __init__(self, settings: dict[str, Any]):
-        self.connection, theirs = Pipe()
-        # -P: a json.py in the working directory must not shadow the standard library.
-        boot = [
-            sys.executable,
-            "-P",
-            "-c",
-            _BOOT,
-            json.dumps([theirs.fileno(), [str(p) for p in sys.path]]),
-        ]
-        try:
-            self.process = subprocess.Popen(
-                boot,
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # output of a verifier must not mix with that of the program
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # no Ctrl-C; its children are killed with it
-                # A verifier must not open the trainer's device.
-                env={**os.environ, "JAX_PLATFORMS": "cpu"},
-            )
-        except OSError as error:
-            raise JudgeError(f"no verifier process can be started: {error}") from error
-        finally:
-            theirs.close()
-        self.ready = False
-        self.key: bytes | None = None  # the current item
-        self.nonce = ""  # of the current item; its reply repeats it
-        self._buffer = b""
-        self.deadline = time.monotonic() + settings["warm_up_s"]
-        with contextlib.suppress(OSError):  # died at once; reading the pipe reports it
-            self.connection.send_bytes(json.dumps(settings).encode())
-
-    def send(self, key: bytes, message: bytes, deadline_s: float) -> bool:
-        """Sends an item; False if the process died while idle, which is no crash of the item."""
-        if self.connection.poll():
-            return False
-        try:
-            nonce = os.urandom(8).hex()
-            self.connection.send_bytes(json.dumps([nonce, json.loads(message)]).encode())
-        except OSError:
-            return False
-        self.key, self.deadline = key, time.monotonic() + _CLOCK_LIMIT * deadline_s
-        self.nonce = nonce
-        return True
-
-    def receive(self) -> dict[str, Any] | None:
-        """Reads what has arrived.
-
-        Returns:
-          The reply; None while it is incomplete.
-
-        Raises:
-          EOFError: The process has closed the pipe.
-          ValueError: The bytes are no reply to the current item: the check wrote them.
-        """
-        read = os.read(self.connection.fileno(), _MAX_REPLY)
-        if not read:
-            raise EOFError
-        self._buffer += read
-        if len(self._buffer) < _HEADER.size:
-            return None
-        (size,) = _HEADER.unpack_from(self._buffer)
-        begin = f'{{"nonce": "{self.nonce}"'.encode()
-        is_reply = begin.startswith(self._buffer[_HEADER.size :][: len(begin)])
-        if not is_reply or not 0 <= size <= _MAX_REPLY or (self.ready and self.key is None):
-            raise ValueError("no reply")
-        if len(self._buffer) < _HEADER.size + size:
-            return None
-        reply = json.loads(self._buffer[_HEADER.size : _HEADER.size + size])
-        if len(self._buffer) > _HEADER.size + size:
-            raise ValueError("more than a reply")
-        self._buffer = b""
-        return reply
-
-    def wait_for_exit(self) -> None:
-        """Waits a moment for a process that has closed its pipe, so that its status is its own."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=1)
-
-    def kill(self) -> int:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # including child processes of the check
-        self.connection.close()
-        return self.process.wait()
-
-
-def _kill_all(workers: list[_Worker]) -> None:
+def _kill_all(workers: list[WorkerHandle]) -> None:
     while workers:
         workers.pop().kill()

@@ -1,0 +1,112 @@
+"""The parent's handle of a worker process: start it, send items, read replies, kill it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from multiprocessing.connection import Pipe
+from typing import Any
+
+from entropy_rl.tasks.task import JudgeError
+
+_BOOT = (
+    "import json, sys; fd, sys.path[:] = json.loads(sys.argv[1]); "
+    "from entropy_rl.tasks.worker import serve; serve(fd)"
+)
+_MAX_REPLY = 1 << 16  # bytes
+_HEADER = struct.Struct("!i")  # of a message of multiprocessing.connection
+
+
+class WorkerHandle:
+    """One worker process with a pipe to it."""
+
+    def __init__(self, settings: dict[str, Any]):
+        self.connection, theirs = Pipe()
+        # -P: a json.py in the working directory must not shadow the standard library.
+        boot = [
+            sys.executable,
+            "-P",
+            "-c",
+            _BOOT,
+            json.dumps([theirs.fileno(), [str(p) for p in sys.path]]),
+        ]
+        try:
+            self.process = subprocess.Popen(
+                boot,
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # output of a verifier must not mix with that of the program
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # no Ctrl-C; its children are killed with it
+                # A verifier must not open the trainer's device.
+                env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            )
+        except OSError as error:
+            raise JudgeError(f"no verifier process can be started: {error}") from error
+        finally:
+            theirs.close()
+        self.ready = False
+        self.key: bytes | None = None  # the current item
+        self.nonce = ""  # of the current item; its reply repeats it
+        self._buffer = b""
+        self.deadline = time.monotonic() + settings["warm_up_s"]
+        with contextlib.suppress(OSError):  # died at once; reading the pipe reports it
+            self.connection.send_bytes(json.dumps(settings).encode())
+
+    def send(self, key: bytes, message: bytes, clock_limit_s: float) -> bool:
+        """Sends an item; False if the process died while idle, which is no crash of the item."""
+        if self.connection.poll():
+            return False
+        try:
+            nonce = os.urandom(8).hex()
+            self.connection.send_bytes(json.dumps([nonce, json.loads(message)]).encode())
+        except OSError:
+            return False
+        self.key, self.deadline = key, time.monotonic() + clock_limit_s
+        self.nonce = nonce
+        return True
+
+    def receive(self) -> dict[str, Any] | None:
+        """Reads what has arrived.
+
+        Returns:
+          The reply; None while it is incomplete.
+
+        Raises:
+          EOFError: The process has closed the pipe.
+          ValueError: The bytes are no reply to the current item: the check wrote them.
+        """
+        read = os.read(self.connection.fileno(), _MAX_REPLY)
+        if not read:
+            raise EOFError
+        self._buffer += read
+        if len(self._buffer) < _HEADER.size:
+            return None
+        (size,) = _HEADER.unpack_from(self._buffer)
+        begin = f'{{"nonce": "{self.nonce}"'.encode()
+        is_reply = begin.startswith(self._buffer[_HEADER.size :][: len(begin)])
+        if not is_reply or not 0 <= size <= _MAX_REPLY or (self.ready and self.key is None):
+            raise ValueError("no reply")
+        if len(self._buffer) < _HEADER.size + size:
+            return None
+        reply = json.loads(self._buffer[_HEADER.size : _HEADER.size + size])
+        if len(self._buffer) > _HEADER.size + size:
+            raise ValueError("more than a reply")
+        self._buffer = b""
+        return reply
+
+    def wait_for_exit(self) -> None:
+        """Waits a moment for a process that has closed its pipe, so that its status is its own."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=1)
+
+    def kill(self) -> int:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # including child processes of the check
+        self.connection.close()
+        return self.process.wait()
