@@ -1,7 +1,6 @@
-# shellcheck shell=bash
-# Sourced by the scripts that talk to a cloud or a cluster: messages, quoting, running or printing commands.
-# It makes no environment and writes no file. Exit codes are those of entropy-rl: 2 bad input, 1 the
-# machine said no.
+# shellcheck shell=bash Sourced by the scripts that talk to a cloud or a cluster: messages, quoting,
+# running or printing commands. It makes no environment and writes no file. Exit codes are those of
+# entropy-rl: 2 bad input, 1 the machine said no.
 set -euo pipefail
 
 DRY_RUN=0
@@ -78,7 +77,8 @@ refuse_secrets() {
     done
 }
 
-# Sets TRAIN to what each process runs: the command's arguments, and the run's directory $RUNS/$RUN_ID.
+# Sets TRAIN to what each process runs: the command's arguments, and the run's directory
+# $RUNS/$RUN_ID.
 set_train() {
     (($# > 0)) || die "nothing to run; give the settings of entropy-rl train, such as --config FILE (--help explains)"
     need RUNS "where runs go, a directory that every host sees" /mnt/runs

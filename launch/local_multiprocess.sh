@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One training in several processes on this machine, each with CPU devices of its own: what a pod does, to try on a
-# laptop. The settings are those of `entropy-rl train`:
+# One training in several processes on this machine, each with CPU devices of its own: what a pod
+# does, to try on a laptop. The settings are those of `entropy-rl train`:
 #
 #   local_multiprocess.sh [--processes N] [--devices D] [--logs DIR] [--dry-run] SETTINGS
 #   local_multiprocess.sh --processes 2 --devices 2 --config configs/countdown_grpo_entropy.yaml \
@@ -10,10 +10,10 @@
 #   --devices D     of each process, 2 if not said
 #   --logs DIR      one file per process; a new directory in /tmp if not said
 #
-# SIGTERM and Ctrl-C go to every process: they save and end, and the same command resumes. If a process dies by
-# itself, the others are ended: SIGTERM, and SIGKILL after GRACE seconds (30). The exit code is that of the
-# worst: 2, then any other failure, then 128 + the signal that was asked for, then 0.
-# shellcheck source=launch/cloud.sh
+# SIGTERM and Ctrl-C go to every process: they save and end, and the same command resumes. If a
+# process dies by itself, the others are ended: SIGTERM, and SIGKILL after GRACE seconds (30). The
+# exit code is that of the worst: 2, then any other failure, then 128 + the signal that was asked
+# for, then 0. shellcheck source=launch/cloud.sh
 source "$(dirname "${BASH_SOURCE[0]}")/cloud.sh"
 
 processes=2 devices=2 logs="" GRACE="${GRACE:-30}"

@@ -111,8 +111,8 @@ describe() {
 }
 look() { retry "the state of $TPU_NAME" describe || give_up "cannot see $TPU_NAME; what runs there goes on"; }
 
-# Returns when the slice is there. Asks for it, if that is what we are here for or it was taken from us: a slice
-# that somebody else deleted stays deleted.
+# Returns when the slice is there. Asks for it, if that is what we are here for or it was taken from
+# us: a slice that somebody else deleted stays deleted.
 ensure_slice() {
     local asked=0 since=$SECONDS last=""
     while look && [ "$SLICE" != ACTIVE ]; do
@@ -170,7 +170,8 @@ deploy() {
     on all "mkdir -p $there && tar -xzf commit.tar.gz -C $there && $(worker_script install "$PREPARE" "$MOUNT")"
 }
 
-# Sets RUN_STATE to what the workers say in sum: absent, running, done, refused, or broken; and TOLD to their lines.
+# Sets RUN_STATE to what the workers say in sum: absent, running, done, refused, or broken; and TOLD
+# to their lines.
 ask_workers() {
     local script="entropy_rl/$COMMIT/launch/tpu_worker.sh"
     local ask="else echo entropy_rl-worker: new absent; fi"

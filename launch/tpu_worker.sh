@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What launch/tpu_pod.sh runs on each worker of a slice; it lies in the checkout ~/entropy_rl/COMMIT.
+# What launch/tpu_pod.sh runs on each worker of a slice; it lies in the checkout
+# ~/entropy_rl/COMMIT.
 #
 #   tpu_worker.sh install [PREPARE [MOUNT]]   Python, the locked versions, then the shell text PREPARE; once.
 #                                             The shell text MOUNT runs before, and before each start
@@ -9,8 +10,9 @@
 #   tpu_worker.sh clear RUN_ID SECONDS        the same without the SIGTERM: waits for it to end by itself
 #   tpu_worker.sh log RUN_ID                  follows its output
 #
-# A run leaves its output and its exit code in ~/entropy_rl/runs/RUN_ID. Variables for it, secrets among them,
-# are read from ~/.entropy_rl.env (NAME=value lines, as bash reads them) if that is there.
+# A run leaves its output and its exit code in ~/entropy_rl/runs/RUN_ID. Variables for it, secrets
+# among them, are read from ~/.entropy_rl.env (NAME=value lines, as bash reads them) if that is
+# there.
 set -euo pipefail
 checkout="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 verb="${1:---help}"
