@@ -36,7 +36,7 @@ class PromptBatch:
         return [problem for problem in self.problems for _ in range(group_size)]
 
     def take(self, keep: np.ndarray) -> PromptBatch:
-        """Some of them, bool[P], in their order."""
+        """Select prompts, bool[P]."""
         problems = [problem for problem, kept in zip(self.problems, keep, strict=True) if kept]
         return PromptBatch(problems, self.ids[keep], self.mask[keep], self.index[keep])
 
@@ -78,7 +78,7 @@ class Prompts:
                 "%d of %d problems are left out: their prompt is longer than max_prompt_tokens=%d",
                 self.left_out, len(encoded), max_tokens,
             )  # fmt: skip
-        # Padding is told by the mask, so any token can serve where a tokenizer has none for it.
+        # Masks mark padding, so any id can serve for a tokenizer without a padding token.
         self._pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         longest = max(len(ids) for _, ids in self._kept)
         self.length = min(
@@ -108,23 +108,22 @@ class Prompts:
     def step(
         self, step: int, count: int, shard: int = 0, shards: int = 1, updates: int = 1
     ) -> PromptBatch:
-        """The prompts of a training step: epochs of whole steps, so that no problem comes twice in
-        one.
+        """Return the prompts of a training step.
 
-        What an epoch has left over after its whole steps is left out in that epoch; the next one
-        has another order. The prompts of a step are a function of (seed, step) alone: the number of
-        the step is all that a checkpoint needs, and any number of hosts may go on from it.
+        An epoch has whole steps only, so that no problem occurs twice in a step; the remainder of
+        an epoch is skipped, and each epoch has another order. The prompts are a function of (seed,
+        step) alone, so a checkpoint stores only the step, and the number of hosts may change.
 
         Args:
-          step: The number of the step, from 0.
+          step: The step, from 0.
           count: Prompts of the step on all hosts.
-          shard: The number of this host: its prompts are those of a contiguous part of each update.
-          shards: The number of hosts.
-          updates: Equal parts of the step that are trained on one after the other.
+          shard: Index of this host, which has a contiguous part of the prompts of each update.
+          shards: Number of hosts.
+          updates: Equal parts of the step that are trained on in sequence.
 
         Raises:
-          ValueError: If there are fewer problems than a step needs, or they cannot be shared out
-            evenly.
+          ValueError: There are fewer problems than a step needs, or they are not divisible by the
+            hosts.
         """
         if count > len(self):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A run on disk: claimed, resumed from its newest checkpoint, recorded, and stopped when asked."""
+"""`Run`: checkpoints, records, evaluations and the stop signal of a run on disk."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from entropy_rl.types import Params, TrainState
 
 
 class Run:
-    """What the steps of a run report to.
+    """Checkpoints, records, evaluations and the stop signal of a run on disk.
 
     Attributes:
-      records: Metrics and samples.
-      progress: What a person sees.
-      stop: Whether the run was asked to stop.
+      records: Writes metrics and samples.
+      progress: Prints progress to the terminal.
+      stop: The signal that stops the run.
     """
 
     def __init__(
@@ -59,39 +59,38 @@ class Run:
         self._decoding_logged = False
 
     def save(self, state: TrainState) -> None:
-        """Saves the state, unless that of its step is there already."""
+        """Save the state, unless its step has a checkpoint."""
         self._checkpoints.save(state)
 
     def asked_to_stop(self) -> bool:
-        """Whether any process was asked to stop; every process must ask."""
+        """Whether any process received a signal to stop; collective."""
         number = max(hosts.gather(self.stop.signal_number or 0))
-        if number:  # never cleared: a signal that came in meanwhile counts from the next look on
+        if number:  # never cleared: a signal received since then counts in the next call
             self.stop.signal_number = number
         return bool(number)
 
     def evaluate(
         self, step: int, model: Model, params: Params, task: Task, prompts: Prompts
     ) -> Evaluation:
-        """The evaluation of a step; one that is there already is not repeated, and one begun goes
-        on.
+        """Evaluate after a step. A complete evaluation is not repeated, an incomplete one resumed.
 
         Args:
-          step: Steps that are done.
+          step: Number of completed steps.
           model: Policy and tokenizer.
-          params: The parameters after them.
-          task: The judge.
+          params: Parameters after these steps.
+          task: The task, whose judge is used.
           prompts: The problems, from `evaluation_prompts`.
 
         Raises:
-          Interrupted: If the run was asked to stop; every finished sample is on disk.
+          Interrupted: The run received a signal to stop; every finished sample is on disk.
         """
         directory = evaluation_directory(self._config, step)
         result = read_result(directory)
         if result is not None:
             if not self._has_our_settings(directory):
-                self.progress.say(f"{directory} was made with other settings, and is kept")
+                self.progress.say(f"{directory} has other settings, and is kept")
             return result
-        hosts.wait_for_all("no result yet")  # before one is there, all have looked
+        hosts.wait_for_all("no result yet")  # all have looked before one writes a result
         self.progress.say(
             f"evaluating at step {step}, on the split {self._config.evaluation.split!r}"
         )
@@ -99,9 +98,8 @@ class Run:
             self._begin_evaluation(directory)
         hosts.wait_for_all("evaluation begins")
         stopped = "stopped during an evaluation; the same command goes on from there"
-        begun = (
-            hosts.count() == 1
-        )  # where there are more, first all of them share out the parameters
+        # With several processes, the first call comes before all of them have the parameters.
+        begun = hosts.count() == 1
 
         def on_progress(done: int, total: int, _: float) -> None:
             nonlocal begun
@@ -119,14 +117,13 @@ class Run:
                 prompts,
                 self._config.evaluation,
                 seed=self._config.seed,
-                decoding=getattr(
-                    self._config, "decoding", DecodingConfig()
-                ),  # a warm start has none
+                # SFTConfig has no section `decoding`.
+                decoding=getattr(self._config, "decoding", DecodingConfig()),
                 shard=(hosts.index(), hosts.count()),
                 on_progress=on_progress,
             )
 
-        # The others must not wait in vain for a process that stops: all meet, and then all stop.
+        # A process that stops first meets the others, which would wait for it otherwise.
         with contextlib.ExitStack() as stack:
             if hosts.count() > 1:
                 stack.enter_context(contextlib.suppress(Interrupted))
@@ -134,16 +131,14 @@ class Run:
         if hosts.count() > 1:
             if self.asked_to_stop():
                 self.stop.act(stopped)
-            # When the last samples came in at once, nobody saw all of them.
+            # If several processes finished at the same time, none of them has seen all samples.
             result = draw(lambda done, total, waited: None)
         return result
 
     def _begin_evaluation(self, directory: Path) -> None:
-        """Samples that were drawn with other settings, which may change between two starts, are
-        dropped.
-        """
+        """Create the directory, and delete samples that were drawn with other settings."""
         if directory.exists() and not self._has_our_settings(directory):
-            self.progress.say(f"{directory} was begun with other settings, and begins anew")
+            self.progress.say(f"{directory} has other settings, and is started again")
             shutil.rmtree(directory)
         directory.mkdir(parents=True, exist_ok=True)
         settings = yaml.safe_dump(to_plain(self._config.evaluation), sort_keys=False)
@@ -157,11 +152,12 @@ class Run:
         return (directory / CONFIG_FILE).exists()
 
     def rollout_watch(self, state: TrainState) -> Callable[[DecodingProgress], None]:
-        """Returns the rollout's callback: it shows progress and handles a request to stop. That of
-        the first rollout also logs how rows are decoded.
+        """Build the callback of a rollout, which shows progress and handles a signal to stop.
+
+        In the first rollout it also logs how rows are decoded.
 
         Args:
-          state: The state before the step, which is saved on a stop.
+          state: The state before the step, which is saved if the run is stopped.
         """
 
         def watch(progress: DecodingProgress) -> None:
@@ -171,37 +167,36 @@ class Run:
             self.progress.note(
                 f"rollout: {progress.finished}/{progress.rows} ended, longest {progress.tokens}"
             )
-            if self.stop and hosts.count() == 1:  # others do not look at this moment
+            if self.stop and hosts.count() == 1:  # with several, the others do not check now
                 self.save(state)
                 self.stop.act("stopped during a rollout; the same command repeats it and goes on")
 
         return watch
 
     def begin_step(self, step: int) -> None:
-        """Starts to trace the step if that is asked for.
+        """Start the profiler if the config profiles this step.
 
         Args:
-          step: The step that begins, counted from 1.
+          step: The step, from 1.
         """
         if step == self._config.run.profile_step:
             self.progress.say(f"tracing step {step}")
             jax.profiler.start_trace(str(Path(self._config.run.directory) / PROFILE_DIRECTORY))
 
     def end_step(self, step: int, state: TrainState) -> None:
-        """Saves the state when that is due.
+        """Save the state if a checkpoint is due, and stop if the run received a signal.
 
         Args:
-          step: Steps that are done. It is the state's own, which would have to be waited for.
-          state: The state after them.
+          step: Number of completed steps; reading it from the state would wait for the device.
+          state: The state after these steps.
 
         Raises:
-          Interrupted: If the run was asked to stop; the state is saved.
+          Interrupted: The run received a signal to stop; the state is saved.
         """
         if step == self._config.run.profile_step:
             jax.profiler.stop_trace()
-        stopping = (
-            self.asked_to_stop()
-        )  # once: a signal between two looks would stop without saving
+        # Read once: a signal between two reads would stop the run without a checkpoint.
+        stopping = self.asked_to_stop()
         if stopping or step == self._config.steps or step % self._config.run.checkpoint_every == 0:
             self.save(state)
         if stopping:
@@ -209,7 +204,7 @@ class Run:
 
 
 def evaluation_directory(config: TrainConfig | SFTConfig, step: int) -> Path:
-    """Where the evaluation of a step lies."""
+    """The directory of the evaluation of a step."""
     return Path(config.run.directory) / EVALUATIONS_DIRECTORY / str(step)
 
 
@@ -217,16 +212,15 @@ def evaluation_directory(config: TrainConfig | SFTConfig, step: int) -> Path:
 def open_run(
     config: TrainConfig | SFTConfig, start: TrainState, title: str
 ) -> Iterator[tuple[Run, TrainState]]:
-    """Opens the run that lives in `config.run.directory`, which must be claimed already.
+    """Open the run in `config.run.directory`, which must be claimed before.
 
     Args:
       config: The run's config.
-      start: The state before the first step; its arrays are gone if the run goes on from a
-        checkpoint.
-      title: What a step is called on the terminal.
+      start: The state before the first step. Its arrays are deleted if a checkpoint is restored.
+      title: The word for a step on the terminal.
 
     Yields:
-      The run, and the state to go on from: that of the newest checkpoint, or `start`.
+      The run, and the state of its newest checkpoint, or `start`.
     """
     directory = Path(config.run.directory)
     with contextlib.ExitStack() as stack:

@@ -172,7 +172,7 @@ def test_an_evaluation_that_was_begun_with_other_settings_begins_anew(
     changed = json.dumps(EVALUATION | {"samples": 3})
     assert main(train("changed", "--steps", "0", "--evaluation", changed)) == 0
     assert (
-        "changed/evaluations/0 was begun with other settings, and begins anew\n"
+        "changed/evaluations/0 has other settings, and is started again\n"
         in capsys.readouterr().err
     )
     rows = (workspace / "changed" / "evaluations" / "0" / "samples.jsonl").read_text().splitlines()
