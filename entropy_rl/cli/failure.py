@@ -16,8 +16,14 @@ from types import MappingProxyType
 from entropy_rl.tasks.task import JudgeError
 
 BAD_INPUT = (ValueError, FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
+class DoesNotFit(MemoryError):
+    """A plan that no memory was allocated for; its text says what is too large."""
+
+
 # Their text says what is wrong.
-_STATED = (ValueError, OSError, FloatingPointError, JudgeError)
+_STATED = (ValueError, OSError, FloatingPointError, JudgeError, DoesNotFit)
 _PACKAGE = Path(__file__).parents[1]
 _LONGEST = 2000
 
@@ -94,7 +100,7 @@ def failure_line(error: BaseException) -> str | None:
 def is_out_of_memory(error: BaseException) -> bool:
     """True if a device or the host has no memory left."""
     if isinstance(error, MemoryError):
-        return True
+        return not isinstance(error, DoesNotFit)
     return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and bool(
         re.search(r"RESOURCE_EXHAUSTED|out of memory|Out of memory|OOM", str(error))
     )

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from entropy_rl.cli.failure import DoesNotFit
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.plan import PlanConfig
 
@@ -15,7 +16,7 @@ def main(config: PlanConfig) -> None:
 
     Raises:
       ValueError: If the config cannot work.
-      MemoryError: If it does not fit; the line names what is too large.
+      DoesNotFit: It does not fit; the line names what is too large.
     """
     # Imported here: `plan --help` must not import jax, and jax must not initialize other devices.
     from entropy_rl.planning.devices import start_on_cpu, topology_devices, virtual_devices
@@ -42,7 +43,7 @@ def main(config: PlanConfig) -> None:
         plain = best.to_plain() | {"others": [other.to_plain() for other in others]}
         write_atomically(Path(config.output), json.dumps(plain, indent=1) + "\n")
     if best.too_large is not None:
-        raise MemoryError(best.too_large)
+        raise DoesNotFit(best.too_large)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,9 @@ METHODS = {
 # Methods whose successor has another formula: a recorded config keeps the old name, so that a run
 # with it can be read, and a resumption is refused.
 CHANGED_METHODS = ("rescaled_group_center",)
+# Controllers of the first edition whose name belongs to another formula now; a user's name is
+# the current one.
+CONTROLLERS = {"adaptive_entropy": "per_update_adaptive_entropy"}
 # (method, argument) -> value -> value.
 ARGUMENTS = {("eapo", "statistics"): {"row": "sequence"}}
 TASKS = {"maths": "math"}
@@ -134,7 +137,8 @@ def current_config(plain: Mapping[str, Any]) -> dict[str, Any]:
       The config with current names, without options that were removed.
     """
     if not isinstance(plain.get("study"), Mapping):
-        return _current_splits(_current_section(plain, ""))
+        config = _current_splits(_current_section(plain, ""))
+        return _current_controller(config) if _is_first_edition(plain) else config
     study = dict(plain["study"])
     for name in ("train", "evaluate"):
         if isinstance(study.get(name), Mapping):
@@ -150,6 +154,21 @@ def current_config(plain: Mapping[str, Any]) -> dict[str, Any]:
         for name, config in whole.items()
     }
     return {"study": study} | resolved
+
+
+def _is_first_edition(plain: Mapping[str, Any]) -> bool:
+    batching = plain.get("batching")
+    return isinstance(batching, Mapping) and "prompts_per_update" in batching
+
+
+def _current_controller(config: dict[str, Any]) -> dict[str, Any]:
+    """Rename the controller of the entropy bonus, whose old name has another formula now."""
+    loss = config.get("loss")
+    spec = loss.get("entropy_coef") if isinstance(loss, Mapping) else None
+    name = CONTROLLERS.get(str(spec.get("name"))) if isinstance(spec, Mapping) else None
+    if name is None:
+        return config
+    return config | {"loss": dict(loss) | {"entropy_coef": dict(spec) | {"name": name}}}
 
 
 def _current_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:

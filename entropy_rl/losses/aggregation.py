@@ -69,6 +69,6 @@ def aggregation_weights(
     if aggregation == "constant":
         return weights / max_tokens / sequences
     raise ValueError(
-        "aggregation_weights: aggregation must be token-mean, sequence-mean or constant, got "
+        "aggregation_weights: aggregation: must be one of token-mean, sequence-mean, constant, got "
         f"{aggregation!r}"
     )

@@ -52,4 +52,4 @@ def kl_estimate(log_probs: jax.Array, ref_log_probs: jax.Array, kind: KLEstimato
         d = jnp.minimum(d, MAX_LOG_RATIO)
         # expm1, as exp(d) - 1 loses all digits of a small d
         return jnp.expm1(d) - d
-    raise ValueError(f"kl_estimate: kind must be k1, k2 or k3, got {kind!r}")
+    raise ValueError(f"kl_estimate: kind: must be one of k1, k2, k3, got {kind!r}")

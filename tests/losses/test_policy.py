@@ -305,7 +305,7 @@ def test_the_jitted_policy_loss_equals_the_eager_one():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"ref_log_probs": None}, "policy_loss: loss.kl_coef is set, but ref_log_probs is missing"),
+        ({"ref_log_probs": None}, "Loss: ref_log_probs must be given with a kl_coef, got None"),
         (
             {"mask": jnp.ones((16, 1), bool)},
             "surrogate: advantages of shape (16, 8) does not fit mask of shape",
@@ -316,7 +316,7 @@ def test_the_jitted_policy_loss_equals_the_eager_one():
         ),
         (
             {"ref_log_probs": jnp.zeros((16, 1))},
-            "policy_loss: ref_log_probs of shape (16, 1) does not fit mask",
+            "Loss: ref_log_probs of shape (16, 1) does not fit mask",
         ),
         ({"advantages": jnp.zeros((1, 8))}, "expected (16, 8) or (16, 1)"),
     ],
