@@ -189,19 +189,6 @@ def _fuse(layer: Params) -> Params:
     return {**layer, "self_attn": attention, "mlp": mlp}
 
 
-def _prefix_of_rows(x: jax.Array, packed: PackedTokens) -> jax.Array:
-    """Keys or values of prompts [P, L, S, K, h] -> [L, R, S, K, h] before each row's tokens."""
-    shards = packed.segment_ids.shape[0]
-    x = x.reshape((shards, -1) + x.shape[1:])
-    x = jax.vmap(lambda y, n: jnp.take(y, n, axis=0, mode="clip"))(
-        x, packed.prompt.reshape(shards, -1)
-    )
-    x = jnp.moveaxis(x.reshape((-1,) + x.shape[2:]), 1, 0)
-    return jnp.where(
-        (jnp.arange(x.shape[2])[None] < packed.first[:, None])[None, :, :, None, None], x, 0
-    )
-
-
 def backbone_params(params: Params) -> Params:
     """Returns the parameters without those of the LM head."""
     return {name: leaf for name, leaf in params.items() if name != "lm_head"}
@@ -323,14 +310,14 @@ def make_policy(
         return final_norm(params, x)
 
     def apply_packed(params: Params, ids: jax.Array, packed: PackedTokens) -> jax.Array:
+        # Rows get the keys and values of their prompts inside a layer: those of all layers would
+        # take much more memory than those of the prompts.
+        before = jax.tree.map(lambda x: x.swapaxes(0, 1), packed.prefix)
+        packed = packed.replace(prefix=None)
+
         def attend(q, k, v, before, window):
             return attend_packed(q, k, v, before, window, packed), None
 
-        before = (
-            None
-            if packed.prefix is None
-            else jax.tree.map(partial(_prefix_of_rows, packed=packed), packed.prefix)
-        )
         x, _ = run_layers(params, embed(params, ids, mesh), packed.positions, attend, before)
         return final_norm(params, x)
 

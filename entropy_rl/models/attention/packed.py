@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from entropy_rl.models.packing import make_packing
 from entropy_rl.types import PackedTokens
 
 RowAttention = Callable[[jax.Array, jax.Array, jax.Array, int | jax.Array | None], jax.Array]
-# Keys and values [R, S, K, h] at the positions before a row's packed tokens; zero elsewhere.
+# Keys and values [P, S, K, h] of prompts, one of which precedes the packed tokens of each row.
 Before = tuple[jax.Array, jax.Array] | None
 
 
@@ -82,9 +83,13 @@ def make_packed_attention(attend: RowAttention) -> Callable[..., jax.Array]:
     return of_any_window
 
 
-def _add_before(x: jax.Array, before: jax.Array, packed: PackedTokens, rows: int) -> jax.Array:
+def _add_before(x: jax.Array, prompts: jax.Array, packed: PackedTokens, rows: int) -> jax.Array:
     """Fills in keys or values [C * rows, T, K, h] at the positions before the packed tokens."""
-    shards, columns = packed.segment_ids.shape[0], min(x.shape[1], before.shape[1])
-    before = before.reshape((shards, -1) + before.shape[1:])[:, :rows, :columns]
-    before = before.reshape((-1,) + before.shape[2:]).astype(x.dtype)
-    return x.at[:, :columns].add(before)
+    shards, columns = packed.segment_ids.shape[0], min(x.shape[1], prompts.shape[1])
+    prompts = prompts.reshape((shards, -1) + prompts.shape[1:])[:, :, :columns]
+    index, first = (y.reshape(shards, -1)[:, :rows] for y in (packed.prompt, packed.first))
+    before = jax.vmap(lambda y, n: jnp.take(y, n, axis=0, mode="clip"))(prompts, index)
+    before = before.reshape((-1,) + before.shape[2:])
+    inside = jnp.arange(columns)[None] < first.reshape(-1, 1)
+    before = jnp.where(inside[..., None, None], before, 0)
+    return x.at[:, :columns].add(before.astype(x.dtype))
