@@ -20,8 +20,10 @@ from entropy_rl.types import PackedTokens
 # Row lengths that attention is compiled for, as fractions of the longest possible.
 _LENGTH_FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 _LENGTH_MULTIPLE = 8
-# Unpacked columns of a shape per packed token, which limits the rows of a shape.
+# Unpacked columns of a shape per packed token, which limit the rows of a shape, and with them the
+# memory of attention. Of rows with a shared prompt, only the completion is packed.
 _COLUMNS_PER_TOKEN = 2
+_COLUMNS_PER_TOKEN_AFTER_PROMPT = 8
 
 
 class Rows(NamedTuple):
@@ -67,7 +69,11 @@ class Shape(NamedTuple):
 
 
 def micro_batch_shapes(
-    rows: int, length: int, tokens: int, fractions: tuple[float, ...] = _LENGTH_FRACTIONS
+    rows: int,
+    length: int,
+    tokens: int,
+    fractions: tuple[float, ...] = _LENGTH_FRACTIONS,
+    shared_prompts: bool = False,
 ) -> tuple[Shape, ...]:
     """Choose the shapes of micro-batches, from short to long.
 
@@ -76,6 +82,7 @@ def micro_batch_shapes(
       length: Length of the longest.
       tokens: Packed tokens of a micro-batch, in each shard.
       fractions: Lengths, as fractions of `length`.
+      shared_prompts: Whether the first columns of a row are a prompt that is not packed with it.
 
     Raises:
       ValueError: Not even one row fits.
@@ -85,9 +92,10 @@ def micro_batch_shapes(
             f"max_tokens_per_micro_batch: must be >= {length}, the length of a row, got {tokens}"
         )
     multiple = _LENGTH_MULTIPLE
+    per_token = _COLUMNS_PER_TOKEN_AFTER_PROMPT if shared_prompts else _COLUMNS_PER_TOKEN
     lengths = {min(length, -(-int(part * length) // multiple) * multiple) for part in fractions}
     return tuple(
-        Shape(columns, min(rows, _COLUMNS_PER_TOKEN * tokens // columns))
+        Shape(columns, min(rows, per_token * tokens // columns))
         for columns in sorted(lengths - {0})
     )
 

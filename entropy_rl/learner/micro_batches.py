@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.learner.batch import loss_mask
 from entropy_rl.learner.fold import MicroBatch, Rows, fold_micro_batches, micro_batch_shapes
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.models.packing import make_packing, pack_tokens
@@ -50,19 +51,7 @@ class MicroBatches:
         tokens, shards = settings.max_tokens_per_micro_batch, settings.shards
         self._policy, self._settings, self._shards = policy, settings, shards
         self._tokens, self._group_size = tokens, None if tokens is None else settings.group_size
-        if tokens is None:
-            return
         group_size = self._group_size
-        unit = shards * (group_size or 1)
-        if rows % unit:
-            raise ValueError(
-                f"rows of a mini-batch: must be a multiple of {unit} on {shards} shards of "
-                f"devices, got {rows}"
-            )
-        self._shapes = micro_batch_shapes(rows // shards, length, tokens)
-        # No longer than the tokens of a shard: unused places are computed too.
-        longest = length if group_size is None else batch.completion_ids.shape[1]
-        self._tokens = min(tokens, rows // shards * longest)
         needed = mask.any(-1)
         # The last token of a row predicts nothing; that of a prompt predicts the first token of
         # each completion.
@@ -70,6 +59,23 @@ class MicroBatches:
         first, last = jnp.zeros_like(prompt_end), prompt_end + mask.sum(-1, dtype=jnp.int32)
         if group_size is not None:
             first = prompt_end
+        self._first, self._last = first, jnp.where(needed, last, first)
+        self._rows, self._length = rows, length
+        if tokens is None:
+            return
+        unit = shards * (group_size or 1)
+        if rows % unit:
+            raise ValueError(
+                f"rows of a mini-batch: must be a multiple of {unit} on {shards} shards of "
+                f"devices, got {rows}"
+            )
+        self._shapes = micro_batch_shapes(
+            rows // shards, length, tokens, shared_prompts=group_size is not None
+        )
+        # No longer than the tokens of the longest rows that fit: unused places are computed too.
+        longest = length if group_size is None else batch.completion_ids.shape[1]
+        self._tokens = min(tokens, self._shapes[-1].rows * longest)
+        if group_size is not None:
             prompts = batch.ids[::group_size, : length - batch.completion_ids.shape[1]]
             used = needed.reshape(-1, group_size).any(-1)
             ends = jnp.where(used, prompt_end[::group_size], 0)
@@ -77,7 +83,22 @@ class MicroBatches:
             in_shard, columns = len(ends) // shards, prompts.shape[1]
             self._prompt_shapes = micro_batch_shapes(in_shard, columns, tokens, (1.0,))
             self._prompt_tokens = min(tokens, in_shard * columns)
-        self._first, self._last = first, jnp.where(needed, last, first)
+
+    def count_tokens(self) -> tuple[jax.Array, jax.Array]:
+        """Count the tokens of a forward pass.
+
+        Returns:
+          (those that are needed, those that are computed, padding included), f32[] each.
+        """
+        needed = (self._last - self._first).sum().astype(jnp.float32)
+        if self._tokens is None:
+            return needed, jnp.float32(self._rows * self._length)
+        count = lambda total, part: total + part.packed.segment_ids.size  # noqa: E731
+        computed = self._fold(count, jnp.float32(0), ())
+        if self._group_size is not None:
+            needed += self._prompts.last.sum()
+            computed = self._fold_prompts(count, computed)
+        return needed, computed
 
     def map_tokens(
         self, read: ReadFn, params: Params, batch: TrainBatch, outputs: int
@@ -211,3 +232,17 @@ class MicroBatches:
             return jax.tree.map(jnp.add, carry, pull(jax.tree.map(part.take, cotangent))[0])
 
         return self._fold_prompts(step, gradient)
+
+
+def make_count_tokens(
+    policy: Policy, settings: PassSettings
+) -> Callable[[TrainBatch], tuple[jax.Array, jax.Array]]:
+    """Build the jitted `MicroBatches.count_tokens` of an update, which runs no model.
+
+    Args:
+      policy: The model.
+      settings: Those of the update.
+    """
+    return jax.jit(
+        lambda batch: MicroBatches(policy, batch, loss_mask(batch), settings).count_tokens()
+    )

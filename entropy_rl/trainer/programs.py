@@ -16,6 +16,7 @@ from entropy_rl.distributed import multihost as hosts
 from entropy_rl.distributed.sharding import Placement, row_shards
 from entropy_rl.learner.advantage_log import Advantages, make_advantages
 from entropy_rl.learner.critic import CriticPrograms, make_critic_programs
+from entropy_rl.learner.micro_batches import make_count_tokens
 from entropy_rl.learner.optimizer import critic_optimizer, make_optimizer
 from entropy_rl.learner.pass_settings import PassSettings, shares_prompts
 from entropy_rl.learner.replay import BufferShape, ReplayPrograms, make_replay_programs
@@ -38,6 +39,7 @@ class Programs(NamedTuple):
       generate: Samples completions.
       explore: Samples at the temperature of `rollout.exploration`.
       stats: Log-probs and entropies of a mini-batch.
+      count_tokens: Tokens that an update needs, and those that it computes.
       advantages: Advantages of the first rows of a mini-batch, for samples.jsonl.
       update: The policy's update on a mini-batch.
       critic: The critic's functions.
@@ -48,6 +50,7 @@ class Programs(NamedTuple):
     generate: GenerateFn
     explore: GenerateFn | None
     stats: StatsFn
+    count_tokens: Callable[[TrainBatch], tuple[jax.Array, jax.Array]]
     advantages: Callable[[TrainBatch], Advantages]
     update: UpdateFn
     critic: CriticPrograms | None
@@ -81,6 +84,7 @@ def make_programs(
         generate=generate,
         explore=explore,
         stats=jax.jit(make_stats_pass(model.policy, settings)),
+        count_tokens=make_count_tokens(model.policy, settings),
         advantages=make_advantages(advantage, min(config.run.samples_per_step, own_rows)),
         update=make_update(model.policy, advantage, optimizer, loss, settings),
         critic=None

@@ -71,6 +71,8 @@ class Update:
                 self.nonfinite_updates,
                 only_critic,
             )
+            if not only_critic:
+                metrics["time/micro_batch_fill"] = self._micro_batch_fill(data.batches)
             rounds = None if state.rounds is None else state.rounds + data.rounds
             state = state.replace(step=state.step + 1, rounds=rounds)
             if self.offload:
@@ -78,6 +80,12 @@ class Update:
         if self.old_log_probs == "sampler":  # then they are equal by construction
             metrics = {n: v for n, v in metrics.items() if not n.endswith("logprob_diff")}
         return state, metrics
+
+    def _micro_batch_fill(self, batches: list[TrainBatch]) -> float:
+        """Compute the fraction of the computed tokens that the updates on mini-batches need."""
+        counts = jax.device_get([self.programs.count_tokens(batch) for batch in batches])
+        needed, computed = np.sum(counts, axis=0).tolist()
+        return needed / computed if computed else 1.0
 
 
 def moments_in(memory: Literal["device", "pinned_host"], state: TrainState) -> TrainState:
