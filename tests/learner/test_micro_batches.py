@@ -87,6 +87,9 @@ def test_the_shapes_are_few_and_keep_to_the_budget():
     shapes = [tuple(shape) for shape in micro_batch_shapes(4096, 10_240, 81_920)]
     assert shapes == [(1280, 128), (2560, 64), (5120, 32), (7680, 21), (10_240, 16)]
     assert [tuple(s) for s in micro_batch_shapes(3, 20, 40)] == [(8, 3), (16, 3), (20, 3)]
+    # Four times the rows if the first columns are those of a prompt.
+    shapes = [tuple(s) for s in micro_batch_shapes(4096, 10_240, 81_920, shared_prompts=True)]
+    assert shapes == [(1280, 512), (2560, 256), (5120, 128), (7680, 85), (10_240, 64)]
     with pytest.raises(
         ValueError, match="max_tokens_per_micro_batch: must be >= 20, the length of a row, got 19"
     ):

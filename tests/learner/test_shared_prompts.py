@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from policies import tiny_policy
 
@@ -87,3 +88,44 @@ def test_prompts_are_shared_where_that_saves_half_of_the_tokens(
     prompts, group_size, prompt_tokens, new_tokens, shards, shares
 ):
     assert shares_prompts(prompts, group_size, prompt_tokens, new_tokens, shards) is shares
+
+
+def test_tokens_are_counted_as_by_hand():
+    policy, batch = tiny_policy(), make_batch()
+    mask = batch.completion_mask & (jnp.arange(N)[None] < 10)
+
+    def count(mask, tokens, group_size):
+        settings = PassSettings(max_tokens_per_micro_batch=tokens, group_size=group_size)
+        return [float(x) for x in MicroBatches(policy, batch, mask, settings).count_tokens()]
+
+    rows = PROMPTS * G
+    # The last token of a row predicts nothing.
+    assert count(mask, None, None) == [rows * (S + 10 - 1), rows * (S + N)]
+    assert count(mask, 2 * (S + N), None) == [rows * (S + 10 - 1), 3 * 2 * (S + N)]
+    # 8 completions of 10 tokens in lists of 48, 4 prompts in lists of 48.
+    assert count(mask, 48, G) == [rows * 10 + PROMPTS * (S - 1), 2 * 48 + 2 * 48]
+    first_group = mask & (jnp.arange(rows)[:, None] < G)
+    assert count(first_group, 48, G) == [G * 10 + S - 1, 2 * 48]
+
+
+def test_micro_batches_of_long_prompts_with_short_completions_are_filled():
+    prompts, group_size, prompt_tokens, new = 16, 16, 900, 512
+    rows, rng = prompts * group_size, np.random.default_rng(0)
+    lengths = jnp.array(np.minimum(rng.geometric(1 / 150, rows), new))
+    shape = jax.ShapeDtypeStruct
+    of_tokens = shape((rows, new), jnp.float32)
+    batch = TrainBatch(
+        ids=jnp.ones((rows, prompt_tokens + new), jnp.int32),
+        prompt_length=jnp.full(rows, prompt_tokens),
+        completion_ids=shape((rows, new), jnp.int32),
+        completion_mask=shape((rows, new), bool),
+        old_log_probs=of_tokens,
+        old_entropy=of_tokens,
+        sampler_log_probs=of_tokens,
+        rewards=shape((rows,), jnp.float32),
+        has_reward=shape((rows,), bool),
+    )
+    settings = PassSettings(max_tokens_per_micro_batch=8192, group_size=group_size)
+    mask = jnp.arange(new)[None] < lengths[:, None]
+    needed, computed = MicroBatches(tiny_policy(), batch, mask, settings).count_tokens()
+    assert computed < 1.4 * needed
