@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import json
 import logging
@@ -36,8 +37,8 @@ class Checkpoints:
     """Checkpoint manager of a run; a thin layer over orbax.
 
     A checkpoint is written completely or not at all. One that was damaged later is renamed and
-    reported, and the newest of the others is the latest. Leaving the context waits for pending
-    writes.
+    reported, and the newest of the others is the latest. Arrays of accelerators are written in the
+    background, those of CPUs before `save` returns. Leaving the context waits for pending writes.
 
     Args:
       directory: Directory on a disk or in a bucket; created if it does not exist.
@@ -98,6 +99,11 @@ class Checkpoints:
             raise RuntimeError(
                 f"the checkpoint of step {step} was not saved; the newest is {self.latest}"
             )
+        if _is_on_cpu(state):
+            # orbax writes from the arrays themselves, whose memory the next update could not reuse.
+            with reported_failure(self._directory, "a checkpoint"):
+                self._manager.wait_until_finished()
+            _trim_heap()
 
     def restore(self, state: TrainState) -> TrainState:
         """Restore the newest checkpoint with the shapes, dtypes and sharding of `state`.
@@ -152,6 +158,18 @@ class Checkpoints:
 def _parts(state: TrainState) -> dict[str, Any]:
     """Return the fields of a state that are not None; orbax would store a None."""
     return {name: part for name, part in vars(state).items() if part is not None}
+
+
+def _is_on_cpu(tree: Any) -> bool:
+    """Whether the arrays are on CPU devices."""
+    return all(d.platform == "cpu" for x in jax.tree.leaves(tree) for d in x.sharding.device_set)
+
+
+def _trim_heap() -> None:
+    """Return free memory of the heap to the system: orbax's threads leave that of their buffers."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
 
 
 def _absolute(directory: AnyPath) -> AnyPath:

@@ -52,3 +52,13 @@ def test_a_checkpoint_with_parameters_of_another_model_is_refused_in_a_line(
     with pytest.raises(ValueError) as error:
         restore_params(checkpoints, shapes(model))
     assert str(error.value) == f"{checkpoints / '3'}: {difference}"
+
+
+def test_after_a_checkpoint_of_a_cpu_the_next_update_reuses_the_memory_of_the_state(tmp_path):
+    update = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+    weights, one = {"w": jnp.ones(2**23)}, jnp.int32(1)
+    state = update(TrainState(weights, {"mu": jnp.ones(2)}, one, jnp.copy(one)))
+    place = state.params["w"].unsafe_buffer_pointer()
+    with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
+        checkpoints.save(state)
+        assert update(state).params["w"].unsafe_buffer_pointer() == place
