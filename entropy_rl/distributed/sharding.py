@@ -311,6 +311,15 @@ class Placement:
         return self._shardings(tree, (TENSOR_AXIS,))
 
 
+def commit(tree: Any) -> Any:
+    """Commits arrays to their devices, without a copy.
+
+    Compiled programs depend on whether their arguments are committed. Those of a checkpoint are,
+    so a run begins with such a state as well, and finds its programs in the cache when it resumes.
+    """
+    return jax.tree.map(lambda x: jax.device_put(x, x.sharding), tree)
+
+
 def move(tree: Any, memory: Literal["device", "pinned_host"]) -> Any:
     """Moves arrays to another memory kind, keeping their shardings."""
     return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(memory)), tree)

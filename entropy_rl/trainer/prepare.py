@@ -84,14 +84,14 @@ class Prepare:
             mask_truncated=self.mask_truncated,
         )
         batch = self.model.placement.put_rows(batch)
+        found = {}  # not in `batch` yet: for a batch of committed arrays, passes are compiled again
         if self.old_log_probs == "trainer":
-            log_probs, entropy = programs.stats(state.params, batch)
-            batch = batch.replace(old_log_probs=log_probs, old_entropy=entropy)
+            found["old_log_probs"], found["old_entropy"] = programs.stats(state.params, batch)
         if self.model.params is not None:
-            batch = batch.replace(ref_log_probs=programs.stats(self.model.params, batch)[0])
+            found["ref_log_probs"], _ = programs.stats(self.model.params, batch)
         if programs.critic is not None:
-            batch = batch.replace(values=programs.critic.values(state.critic.params, batch))
-        return batch
+            found["values"] = programs.critic.values(state.critic.params, batch)
+        return batch.replace(**found)
 
 
 def _split(rows: Any, parts: int) -> list[Any]:

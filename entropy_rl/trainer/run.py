@@ -15,6 +15,7 @@ from entropy_rl.config.rollout import DecodingConfig
 from entropy_rl.config.sft import SFTConfig
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.distributed import multihost as hosts
+from entropy_rl.distributed.sharding import commit
 from entropy_rl.evaluation import Evaluation, OnProgress, evaluate_into, read_result
 from entropy_rl.experience.prompts import Prompts
 from entropy_rl.rollout import DecodingProgress
@@ -230,9 +231,9 @@ def open_run(
                 checkpoint_directory(directory, config.run.checkpoints), config.run.max_to_keep
             )
         )
-        state = start
+        state = commit(start)
         if checkpoints.latest is not None:
-            state = checkpoints.restore(start)
+            state = checkpoints.restore(state)
             if hosts.is_first():
                 print(
                     f"resuming {directory} after step {int(state.step)} of {config.steps}",

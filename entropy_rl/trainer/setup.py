@@ -10,7 +10,7 @@ from entropy_rl.advantages import Transform, advantage_of
 from entropy_rl.config.checks import require
 from entropy_rl.config.train import TrainConfig, check_micro_batches
 from entropy_rl.distributed import multihost as hosts
-from entropy_rl.distributed.sharding import check_rows, make_mesh
+from entropy_rl.distributed.sharding import check_rows, commit, make_mesh
 from entropy_rl.evaluation import evaluation_prompts
 from entropy_rl.experience.prompts import PromptBatch, Prompts
 from entropy_rl.learner.critic import init_critic
@@ -120,8 +120,9 @@ def set_up(config: TrainConfig) -> Setup:
         keep_model_files(model, directory)
     hosts.wait_for_all("directory")
     start = _init_state(model, backbone, programs, loss, prompts.length, several_rounds)
-    if not config.loss.kl_coef:  # the starting policy is needed no more
-        model = dataclasses.replace(model, params=None)
+    # The starting policy is needed as a reference alone, by programs that run on the state too.
+    reference = commit(model.params) if config.loss.kl_coef else None
+    model = dataclasses.replace(model, params=reference)
     return Setup(
         config=config,
         task=task,

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from run_records import assert_same_run, lines_of, state_of
 from tiny_runs import EVALUATION, TRAIN, finish, run, start
 
 from entropy_rl.cli.main import main
 from entropy_rl.runs.checkpoint import _newest_undamaged
+from entropy_rl.runs.compile_log import CompileLog
 from entropy_rl.runs.directory import check_directory
 
 STEPS = TRAIN["steps"]
@@ -271,3 +273,35 @@ def test_a_run_without_an_undamaged_checkpoint_does_not_begin_anew_by_itself(
             "go on from: delete lost/checkpoints to begin anew\n"
         )
     assert len(lines_of(workspace / "lost" / "metrics.jsonl")) == 6
+
+
+# --- compiled
+# ------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_finds_every_program_in_the_cache(workspace, here, monkeypatch):
+    compiled, on_compiled = [], CompileLog._on_compiled
+
+    def record(self, name, seconds):
+        compiled.append((name, getattr(self._hit, "value", False)))
+        on_compiled(self, name, seconds)
+
+    monkeypatch.setattr(CompileLog, "_on_compiled", record)
+    usual = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", str(workspace / "compiled"))
+        compilation_cache.reset_cache()
+        kl = ["--loss.kl_coef", "0.1"]
+        assert main(train("cached", *kl, "--steps", "1")) == 0
+        names = [name for name, _ in compiled]
+        # One program for the log-probs of the policy and of the reference.
+        assert names.count("jit(update)") == names.count("jit(stats_pass)") == 1
+        compiled.clear()
+        assert main(train("cached", *kl, "--steps", "2")) == 0
+    finally:
+        jax.config.update("jax_compilation_cache_dir", usual)
+        compilation_cache.reset_cache()
+    rows = [json.loads(x) for x in Path("cached", "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 and all(0 < row["time/micro_batch_fill"] < 1 for row in rows)
+    assert "jit(update)" in [name for name, _ in compiled]
+    assert [name for name, is_from_cache in compiled if not is_from_cache] == []
