@@ -34,6 +34,11 @@ from entropy_rl.rollout.state import (
 from entropy_rl.types import Params, Policy, Rollout
 
 
+def keep_params(params: Params) -> Params:
+    """Returns its argument: the `to_decode` of a policy that is given decoding parameters."""
+    return params
+
+
 class Programs:
     """Jitted functions of a sampler, compiled per shape on first use."""
 
@@ -117,7 +122,9 @@ class Programs:
         self.run, self.begin, self.decode, self.resize = run, begin, decode, resize
         self.tails, self.stop = tails, stop
         self.partial = jax.jit(partial_completions)
-        self.to_decode = jax.jit(policy.to_decode)
+        # A jitted identity would copy the parameters.
+        keeps = policy.to_decode is keep_params
+        self.to_decode = policy.to_decode if keeps else jax.jit(policy.to_decode)
         self.finish = jax.jit(functools.partial(to_rollout, sampling))
         self.truncate = jax.jit(functools.partial(truncate, sampling))
 

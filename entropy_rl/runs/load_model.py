@@ -31,6 +31,7 @@ from entropy_rl.models import (
 from entropy_rl.models.attention import check_backend
 from entropy_rl.models.hf_config import read_json
 from entropy_rl.models.rope import DynamicRopeScaling, LinearRopeScaling, YarnRopeScaling
+from entropy_rl.rollout.programs import keep_params
 from entropy_rl.runs.checkpoint import restore_params
 from entropy_rl.runs.directory import CONFIG_FILE, MODEL_DIRECTORY, checkpoints_of
 from entropy_rl.runs.tokenizer import eos_ids_of, load_tokenizer, named_ends, unused_ids
@@ -96,7 +97,7 @@ def make_model(
     """
     placement = placement or Placement()
     policy = make(placement.mesh)
-    sampler = make(placement.local_mesh)._replace(to_decode=lambda params: params)
+    sampler = make(placement.local_mesh)._replace(to_decode=keep_params)
     return Model(
         policy, sampler, placement.make_to_decode(policy), placement, params, config, **files
     )

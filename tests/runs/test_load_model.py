@@ -1,6 +1,7 @@
 """Where a text ends, ids without a token, and what a run keeps of its model."""
 
 import dataclasses
+import gc
 import json
 import logging
 import os
@@ -350,3 +351,24 @@ def test_the_config_of_a_run_that_cannot_be_read_is_one_line(content, model, tmp
     with pytest.raises(ValueError) as error:
         load_model(str(run))
     assert str(error.value).startswith(f"{run / 'config.yaml'}: ") and "\n" not in str(error.value)
+
+
+# --- decoding
+# ------------------------------------------------------------------------------------------
+
+
+def test_a_rollout_makes_no_copy_of_the_decoding_parameters(model):
+    loaded = load_model(str(model))
+    ends = dict(eos_ids=loaded.eos_ids, pad_id=loaded.pad_id)
+    generate = make_generate(loaded.sampler, group_size=2, max_new_tokens=4, **ends)
+    params = loaded.to_decode(loaded.params)
+    shape = params["embed_tokens"]["embedding"].shape
+
+    def count() -> int:
+        return sum(x.shape == shape for x in jax.live_arrays())
+
+    gc.collect()
+    before, during = count(), []
+    ids, on_chunk = np.array([[5, 6, 7]], np.int32), lambda _: during.append(count())
+    generate(params, ids, ids > 0, np.array([0]), jax.random.key(0), on_chunk=on_chunk)
+    assert before >= 2 and set(during) == {before}
