@@ -15,6 +15,7 @@ from entropy_rl.planning.estimate import sampled_group
 from entropy_rl.rollout.batching import DecodingPlan, column_counts, row_counts
 from entropy_rl.rollout.programs import Programs
 from entropy_rl.rollout.state import Sampling
+from entropy_rl.types import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +155,17 @@ def compile_step(
     add("update", run.programs.update.lower(*arguments.values()), arguments, *absent)
     if critic is not None:
         add("critic update", of_critic.update.lower(*arguments.values()), arguments, *absent)
+    if run.devices.chip is None:  # the memory of the host
+        beside = {part: size for part, size in resident.items() if part not in absent}
+        phases.append(Phase(_checkpoint(run.state), beside))
     return Step(phases, cache)
+
+
+def _checkpoint(state: TrainState) -> Program:
+    """The write of a checkpoint on a host: the state, and buffers of the same size."""
+    size = tree_bytes(state)
+    largest = ((size, "state"), (size, "buffers of its write"))
+    return Program("checkpoint", 0.0, arguments=size, temporaries=size, largest=largest)
 
 
 def _add_rollout(
