@@ -241,10 +241,12 @@ def _read_value(option: str, value: str, hint: Any) -> Any:
     """Parse a value of the command line as YAML, unless the field is a string."""
     if hint is str or (hint == str | None and value != "null"):
         return value
+    if hint is Any and "{problem}" in value:  # a prompt; YAML would read a mapping with null
+        return value
     try:
         return _load(value)
     except (yaml.YAMLError, RecursionError) as error:
-        if hint is Any:  # a prompt such as "{problem} Put the answer in \\boxed{}."
+        if hint is Any:
             return value
         problem = getattr(error, "problem", None) or getattr(error, "reason", None)
         problem = problem or error_text(error)

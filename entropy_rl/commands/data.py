@@ -9,9 +9,10 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from entropy_rl.cli.main import main
+from entropy_rl.commands.data_fields import describe_fields
 from entropy_rl.commands.data_overlap import contamination
 from entropy_rl.config.checks import check_numbers, require_at_least
 from entropy_rl.escape import echo
@@ -27,11 +28,12 @@ class PrepareConfig:
 
     Args:
       name: A published set of `entropy-rl data list`, or any other name with --source.
-      source: JSONL or parquet file; for a published set also the directory of its files. Null
-        downloads a published set from the Hugging Face hub.
+      source: A data file (JSONL, parquet or Arrow), or a directory or a pattern of them; for a
+        published set its file or the directory of its files. Null downloads a published set from
+        the Hugging Face hub.
       data_dir: Directory of prepared sets; null for the TFDS default, ~/tensorflow_datasets.
-      problem_field: Field of the problem text in your own file; null for `problem`.
-      answer_field: Field of the answer in your own file; null for `answer`.
+      problem_field: Field of the problem text in your own file; null to look for it by name.
+      answer_field: Field of the answer in your own file; null to look for it by name.
       overwrite: Replace the set prepared under this name.
     """
 
@@ -71,7 +73,9 @@ def prepare(config: PrepareConfig) -> None:
 _LONG = 50_000  # rows; shorter files take less than a second
 
 
-def _watch(stack: contextlib.ExitStack, sources: Mapping[str, Path]) -> Callable[[str, int], None]:
+def _watch(
+    stack: contextlib.ExitStack, sources: Mapping[str, Sequence[Path]]
+) -> Callable[[str, int], None]:
     """Show the progress of reading long files until the stack is closed."""
     from entropy_rl.tasks.math.files import count_rows
 
@@ -219,11 +223,15 @@ class ShowConfig:
     """A prepared set or file and its first problems: `entropy-rl data show NAME`.
 
     Args:
-      name: A prepared set, or a JSONL or parquet file.
+      name: A prepared set, or a data file (JSONL, parquet or Arrow), a directory or a pattern of
+        them.
       count: Number of problems to show.
       data_dir: Directory of prepared sets; null for the TFDS default, ~/tensorflow_datasets.
-      problem_field: Field of the problem text in a file.
-      answer_field: Field of the answer in a file.
+      problem_field: Field of the problem in a file, such as extra_info.question; null to look for
+        it by name.
+      answer_field: Field of the answer in a file; null to look for it by name.
+      invalid_rows: Rows of a file in which a field is missing, empty or of a wrong type: `error` or
+        `skip`.
     """
 
     POSITIONAL: ClassVar = ("name",)
@@ -231,8 +239,9 @@ class ShowConfig:
     name: str
     count: int = 3
     data_dir: str | None = None
-    problem_field: str = "problem"
-    answer_field: str = "answer"
+    problem_field: str | None = None
+    answer_field: str | None = None
+    invalid_rows: Literal["error", "skip"] = "error"
 
     def __post_init__(self):
         check_numbers(self, "")
@@ -244,26 +253,34 @@ def show(config: ShowConfig) -> None:
     from entropy_rl.tasks.math import sets
     from entropy_rl.tasks.math.answers import final_answer
 
-    source = sets.find_source("name", config.name, None, config.data_dir)
-    sources = [source]
-    if source.split is not None:
+    sources = sets.find_sources("name", config.name, config.data_dir)
+    if not sources[0].files:
         metadata = sets.read_metadata(config.name, config.data_dir)
         for line in _describe(config.name, metadata, config.data_dir):
             echo(line)
-        sources = [dataclasses.replace(source, split=split) for split in metadata["splits"]]
+    fields = (config.problem_field, config.answer_field, config.invalid_rows == "skip")
     for source in sources:
-        pairs = sets.read_source(source, config.problem_field, config.answer_field)
+        examples = sets.read_source(source, *fields)
         title = config.name if source.split is None else f"{config.name} {source.split}"
-        if source.split is None:
-            echo(f"{title}: {len(pairs):,} problems")
-        for line in _answers([answer for _, answer in pairs]):
+        if source.files:
+            several = f" in {len(source.files)} files" if len(source.files) > 1 else ""
+            echo(f"{title}: {len(examples.rows):,} problems{several}")
+            for entry, line in describe_fields(examples):
+                echo(_entry(entry, line))
+        for line in _answers([row.answer for row in examples.rows]):
             echo(line)
-        for i, (problem, answer) in enumerate(pairs[: config.count]):
-            final = final_answer(answer)
-            extracted = "" if final == answer else f", extracted from {answer[-40:]!r}"
-            echo(f"\n== {title} {i}, right answer {final!r}{extracted}")
-            for line in problem.splitlines():
-                echo(textwrap.fill(line, 80, break_long_words=False, break_on_hyphens=False))
+        for row in examples.rows[: config.count]:
+            final = final_answer(row.answer)
+            extracted = "" if final == row.answer else f", extracted from {row.answer[-40:]!r}"
+            echo(f"\n== {title} {row.index}, right answer {final!r}{extracted}")
+            for role, text in row.before:
+                _echo_text(f"{role}: {text}")
+            _echo_text(f"user: {row.problem}" if row.chat else row.problem)
+
+
+def _echo_text(text: str) -> None:
+    for line in text.splitlines():
+        echo(textwrap.fill(line, 80, break_long_words=False, break_on_hyphens=False))
 
 
 if __name__ == "__main__":

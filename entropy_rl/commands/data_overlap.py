@@ -16,13 +16,13 @@ class OverlapConfig:
     """Test problems that occur in a training set: `entropy-rl data overlap TRAIN TEST`.
 
     Args:
-      train: A prepared set, or a JSONL or parquet file.
-      test: A prepared set, or a JSONL or parquet file.
+      train: A prepared set, or a data file, a directory or a pattern of them.
+      test: A prepared set, or a data file, a directory or a pattern of them.
       ngram: Words per n-gram; 13 as in appendix C of the GPT-3 paper, arXiv 2005.14165. A problem
         with fewer words is a single n-gram.
       data_dir: Directory of prepared sets; null for the TFDS default, ~/tensorflow_datasets.
-      problem_field: Field of the problem text in a file.
-      answer_field: Field of the answer in a file.
+      problem_field: Field of the problem in a file; null to look for it by name.
+      answer_field: Field of the answer in a file; null to look for it by name.
     """
 
     POSITIONAL: ClassVar = ("train", "test")
@@ -31,8 +31,8 @@ class OverlapConfig:
     test: str
     ngram: int = 13
     data_dir: str | None = None
-    problem_field: str = "problem"
-    answer_field: str = "answer"
+    problem_field: str | None = None
+    answer_field: str | None = None
 
     def __post_init__(self):
         check_numbers(self, "")
@@ -55,8 +55,8 @@ def overlap(config: OverlapConfig) -> None:
     ]
     train, test = (
         [
-            problem
-            for problem, _ in sets.read_source(source, config.problem_field, config.answer_field)
+            row.problem
+            for row in sets.read_source(source, config.problem_field, config.answer_field).rows
         ]
         for source in sources
     )

@@ -90,7 +90,10 @@ def exclusive(file: Path) -> Iterator[None]:
 def _of_problems(problems: Sequence[Problem]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for problem in problems:
-        digest.update(json.dumps([problem.id, problem.prompt, problem.answer]).encode())
+        parts = [problem.id, problem.prompt, problem.answer]
+        if problem.messages or problem.chat_template_kwargs:
+            parts += [problem.messages, dict(problem.chat_template_kwargs)]
+        digest.update(json.dumps(parts).encode())
     return digest.hexdigest()
 
 

@@ -8,10 +8,11 @@ import re
 from typing import Any
 
 from entropy_rl.config.files import error_text, reading
+from entropy_rl.config.values import unknown
 from entropy_rl.tasks.task import Problem
 
-# Stands for a text while a template is rendered; of the private-use area, so that it is no text.
-_MARKER = "\ue000problem\ue001"
+# Stands for a message while a template is rendered; of the private-use area, so that it is no text.
+_MARKER = "\ue000message{}\ue001"
 
 
 def encode_prompt(problem: Problem, tokenizer: Any) -> list[int]:
@@ -25,12 +26,13 @@ def encode_prompt(problem: Problem, tokenizer: Any) -> list[int]:
     cannot end the user's turn. `Problem.special_tokens` asks for the tokens instead.
 
     Raises:
-      ValueError: If a chat template is needed and missing or fails, the text cannot be encoded, or
-        there is no token.
+      ValueError: If a chat template is needed and missing or fails or has no variable of a given
+        name, the text cannot be encoded, or there is no token.
     """
     where = f"task: the prompt of problem {problem.id}"
     try:
-        problem.prompt.encode()
+        for text in (problem.prompt, *(content for _, content in problem.messages)):
+            text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{where}: must be Unicode text, got {error_text(error)}") from None
     text, plain = _chat(problem, tokenizer) if problem.chat else (problem.prompt, _spans(problem))
@@ -63,39 +65,128 @@ def _spans(problem: Problem) -> list[tuple[int, int]]:
 
 
 def _chat(problem: Problem, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
-    """Return a chat prompt, and the place of the user's message in it."""
+    """Return a chat prompt, and the places of its messages."""
     where = f"{tokenizer.name_or_path}: the chat template"
     if not tokenizer.chat_template:
         raise ValueError(
             f"{tokenizer.name_or_path}: the tokenizer has no chat template; "
             "set task.args.chat to false, or add one"
         )
+    messages = (*problem.messages, ("user", problem.prompt))
+    roles, texts = zip(*messages, strict=True)
     with reading(where):
-        text = _render(tokenizer, problem.prompt)
-        parts = _around_message(tokenizer, str(tokenizer.chat_template))
-    if len(parts) == 1:
-        raise ValueError(f"{where}: must show the message of the user, got a text without it")
-    if len(parts) > 2 or not (text.startswith(parts[0]) and text.endswith(parts[1])):
-        # It treats messages differently: which part is the user's cannot be told.
-        if not problem.special_tokens and _special_tokens(tokenizer).search(problem.prompt):
+        variables = template_variables(tokenizer, str(tokenizer.chat_template))
+        kwargs = dict(problem.chat_template_kwargs)
+    for name in kwargs:
+        if name not in variables:
             raise ValueError(
-                f"{where}: must put the message between two fixed texts where it holds special "
-                f"tokens, as that of problem {problem.id} does"
+                unknown(f"task.args.chat_template_kwargs.{name}", name, sorted(variables))
+            )
+    with reading(where):
+        text = _render(tokenizer, messages, kwargs)
+        parts = _around_messages(
+            tokenizer, str(tokenizer.chat_template), roles, json.dumps(kwargs, sort_keys=True)
+        )
+    places = None if parts is None else _places(text, parts, texts)
+    if places is None:
+        # It treats messages differently: which parts are theirs cannot be told.
+        special = _special_tokens(tokenizer)
+        if not problem.special_tokens and any(map(special.search, texts)):
+            raise ValueError(
+                f"{where}: must put the messages between fixed texts where they hold special "
+                f"tokens, as those of problem {problem.id} do"
             )
         return text, []
-    return text, [(len(parts[0]), len(text) - len(parts[1]))]
+    return text, places
+
+
+def _places(text: str, parts: list[str], texts: tuple[str, ...]) -> list[tuple[int, int]] | None:
+    """Return the places of the messages in a text; None where they are not between the parts.
+
+    Args:
+      text: The rendered prompt.
+      parts: What the template puts before, between and after the messages.
+      texts: The messages; templates may strip white space.
+    """
+    if not (text.startswith(parts[0]) and text.endswith(parts[-1])):
+        return None
+    places, start = [], len(parts[0])
+    for content, after in zip(texts[:-1], parts[1:-1], strict=True):
+        forms = (content, content.strip(), content.rstrip(), content.lstrip())
+        shown = next((form for form in forms if text.startswith(form + after, start)), None)
+        if shown is None:
+            return None
+        places.append((start, start + len(shown)))
+        start += len(shown) + len(after)
+    end = len(text) - len(parts[-1])
+    return None if end < start else [*places, (start, end)]
+
+
+@functools.lru_cache(maxsize=16)
+def _around_messages(
+    tokenizer: Any, template: str, roles: tuple[str, ...], kwargs: str
+) -> list[str] | None:
+    """Return the texts around the messages; None if one is not shown just once, or in order.
+
+    Args:
+      tokenizer: The tokenizer.
+      template: Its chat template, a part of the key.
+      roles: The roles of the messages.
+      kwargs: Variables of the template, as JSON.
+
+    Raises:
+      ValueError: If a message is not shown.
+    """
+    marks = [_MARKER.format(i) for i in range(len(roles))]
+    rest = _render(tokenizer, list(zip(roles, marks, strict=True)), json.loads(kwargs))
+    for role, mark in zip(roles, marks, strict=True):
+        if mark not in rest:
+            raise ValueError(f"must show the message of the {role}, got a text without it")
+    parts = []
+    for mark in marks:
+        if rest.count(mark) != 1:
+            return None
+        before, _, rest = rest.partition(mark)
+        parts.append(before)
+    return [*parts, rest]
+
+
+def _render(tokenizer: Any, messages: Any, kwargs: dict[str, Any]) -> str:
+    return tokenizer.apply_chat_template(
+        [{"role": role, "content": content} for role, content in messages],
+        tokenize=False,
+        add_generation_prompt=True,
+        **kwargs,
+    )
 
 
 @functools.lru_cache(maxsize=4)
-def _around_message(tokenizer: Any, template: str) -> list[str]:
-    """Return the texts before and after the user's message; `template` is part of the key."""
-    return _render(tokenizer, _MARKER).split(_MARKER)
+def template_variables(tokenizer: Any, template: str) -> frozenset[str]:
+    """Return the variables of a chat template that a caller can set.
+
+    Args:
+      tokenizer: The tokenizer.
+      template: Its chat template, a part of the key.
+    """
+    import jinja2
+    from jinja2 import meta, nodes
+
+    # `generation` is a tag of transformers; what is between them is what counts here.
+    text = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", tokenizer.get_chat_template())
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+    tree = environment.parse(text)
+    found = set(meta.find_undeclared_variables(tree))
+    # A default, as in `if x is not defined: set x = ...`, declares it.
+    tests = [test.node for test in tree.find_all(nodes.Test) if test.name in _DEFINED]
+    found |= {node.name for node in tests if isinstance(node, nodes.Name)}
+    return frozenset(found - _SET_BY_TRANSFORMERS - set(tokenizer.special_tokens_map))
 
 
-def _render(tokenizer: Any, message: str) -> str:
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
-    )
+_DEFINED = ("defined", "undefined", "none")
+_SET_BY_TRANSFORMERS = frozenset(
+    ("messages", "add_generation_prompt", "raise_exception", "strftime_now", "loop", "range")
+    + ("namespace", "dict", "cycler", "joiner", "lipsum")
+)
 
 
 # --------------------------------------------------------------------------------------------------

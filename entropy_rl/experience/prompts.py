@@ -67,16 +67,18 @@ class Prompts:
         encoded = [(problem, encode_prompt(problem, tokenizer)) for problem in problems]
         self._kept = [(problem, ids) for problem, ids in encoded if len(ids) <= max_tokens]
         self.left_out = len(encoded) - len(self._kept)
+        first = next((item for item in encoded if len(item[1]) > max_tokens), None)
+        example = first and f"such as problem {first[0].id} with {len(first[1])} tokens"
         if not self._kept:
             raise ValueError(
                 f"no prompt is left: of {len(encoded)} problems, {self.left_out} have a prompt "
-                "longer than "
-                f"max_prompt_tokens={max_tokens}"
+                f"longer than max_prompt_tokens={max_tokens}, {example}"
             )
         if self.left_out:
             log.warning(
-                "%d of %d problems are left out: their prompt is longer than max_prompt_tokens=%d",
-                self.left_out, len(encoded), max_tokens,
+                "%d of %d problems are left out: their prompt is longer than max_prompt_tokens=%d, "
+                "%s: %.60r",
+                self.left_out, len(encoded), max_tokens, example, first[0].prompt,
             )  # fmt: skip
         # Masks mark padding, so any id can serve for a tokenizer without a padding token.
         self._pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id

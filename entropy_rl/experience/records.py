@@ -30,10 +30,12 @@ def completion_rows(
     rows = []
     for b, problem in enumerate(problems):
         mask = rollout.completion_mask[b]
+        before = [{"role": role, "content": content} for role, content in problem.messages]
         rows.append(
             {
                 "problem": problem.id,
                 "sample": sample_index[b],
+                **({"messages": before} if before else {}),
                 "prompt": problem.prompt,
                 "right_answer": problem.answer,
                 "completion": scores.texts[b],

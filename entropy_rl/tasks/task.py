@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -42,6 +42,10 @@ class Problem:
     # `prompt` was made from this template.
     template: str = ""
     special_tokens: bool = False  # True: they are encoded as tokens there too
+    # Of a chat prompt: the messages before the user's, as (role, content), and variables of the
+    # chat template.
+    messages: tuple[tuple[str, str], ...] = ()
+    chat_template_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from entropy_rl.tasks.math import catalog, files, sets
+from entropy_rl.tasks.math import catalog, fields, files, sets
 from entropy_rl.tasks.math.answers import canonical
 
 _REPORT_EVERY = 10_000  # rows
@@ -26,7 +26,7 @@ class MathBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Base class: `id`, `problem`, `answer` and extra fields. The id counts the rows kept.
 
     Args:
-      sources: The file of each split.
+      sources: The files of each split.
       facts: Metadata to store with the counts.
       progress: Called from time to time with a split and the number of rows read.
       **kwargs: Passed to the TFDS builder.
@@ -43,7 +43,7 @@ class MathBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def __init__(
         self,
         *,
-        sources: Mapping[str, Path],
+        sources: Mapping[str, Sequence[Path]],
         facts: Mapping[str, Any],
         progress: Callable[[str, int], None],
         **kwargs,
@@ -86,18 +86,18 @@ class MathBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _collect(self, split: str) -> list[dict[str, Any]]:
         """Reads the rows to keep and stores counts in the metadata."""
-        path = self._sources[split]
-        fields, left_out = self._check_fields(path)
+        paths = self._sources[split]
+        schema, left_out = self._check_fields(paths)
         # Per problem: the first row, the number of rows, the first row with another answer.
         rows, first, count, contradiction, identities = [], {}, collections.Counter(), {}, set()
         number = 0
-        for where, given in files.read_rows(path, fields if self.COLUMNS_ONLY else None):
+        for where, given in files.read_rows(paths, schema if self.COLUMNS_ONLY else None):
             number += 1
             try:
                 row = self.convert(given)
             except KeyError as error:
                 raise ValueError(
-                    f"{where}: must have the fields {', '.join(fields)}, got none named {error}"
+                    f"{where}: must have the fields {', '.join(schema)}, got none named {error}"
                 ) from error
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
@@ -118,8 +118,8 @@ class MathBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             rows = [row for key, (_, row) in first.items() if key not in contradiction]
             if not rows:
                 raise ValueError(
-                    f"{path}: must have a problem with one answer, got two different answers "
-                    "for every problem"
+                    f"{_title(paths)}: must have a problem with one answer, got two different "
+                    "answers for every problem"
                 )
         self._metadata.setdefault("splits", {})[split] = {
             "rows": number,
@@ -128,22 +128,22 @@ class MathBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "duplicates": sum(n - 1 for key, n in count.items() if key not in contradiction),
             "contradictory_problems": len(contradiction),
             "contradictory_rows": sum(count[key] for key in contradiction),
-            "first_contradiction": _describe(path, first, contradiction),
+            "first_contradiction": _describe(paths, first, contradiction),
             "distinct_source_ids": len(identities) if "source_id" in self.EXTRA else None,
             "longest_problem": _longest(rows),
             "fields_left_out": left_out,
         }
         return rows
 
-    def _check_fields(self, path: Path) -> tuple[tuple[str, ...], list[str]]:
+    def _check_fields(self, paths: Sequence[Path]) -> tuple[tuple[str, ...], list[str]]:
         """The schema of a file and its extra fields."""
-        found = files.field_names(path)
+        found = files.field_names(paths)
         for schema in self.SCHEMAS:
             if set(schema) <= set(found):
                 return schema, sorted(set(found) - set(schema))
         allowed = " or ".join(", ".join(schema) for schema in self.SCHEMAS)
         raise ValueError(
-            f"{path}: must have the fields {allowed} of {self.name}, "
+            f"{paths[0]}: must have the fields {allowed} of {self.name}, "
             f"got {', '.join(found)}{self.explain_fields(found)}"
         )
 
@@ -161,18 +161,25 @@ def _differ(answer: str, other: str) -> bool:
     return answer != other and canonical(answer) != canonical(other)
 
 
-def _describe(path: Path, first: Mapping, contradiction: Mapping) -> str | None:
+def _describe(paths: Sequence[Path], first: Mapping, contradiction: Mapping) -> str | None:
     for key, later in contradiction.items():
         said = [
-            f"{_place(where, path)} has {row['answer']!r:.40}" for where, row in (first[key], later)
+            f"{_place(where, paths)} has {row['answer']!r:.40}"
+            for where, row in (first[key], later)
         ]
         return f"{', '.join(said)}: {key:.60}"
     return None
 
 
-def _place(where: str, path: Path) -> str:
-    place = where.removeprefix(f"{path}:")
+def _place(where: str, paths: Sequence[Path]) -> str:
+    if len(paths) > 1:
+        return where
+    place = where.removeprefix(f"{paths[0]}:")
     return place.strip() if place.startswith(" ") else f"line {place}"
+
+
+def _title(paths: Sequence[Path]) -> str:
+    return str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
 
 
 def _longest(rows: list[dict[str, Any]]) -> dict[str, int]:
@@ -182,7 +189,7 @@ def _longest(rows: list[dict[str, Any]]) -> dict[str, int]:
 
 def base_fields(row: dict[str, Any], problem: str, answer: str) -> dict[str, Any]:
     """The problem and the answer of a row."""
-    return {"problem": files.take_text(row, problem), "answer": files.take_answer(row, answer)}
+    return {"problem": fields.take_text(row, problem), "answer": fields.take_answer(row, answer)}
 
 
 def text_fields(row: dict[str, Any], **fields: str) -> dict[str, str]:

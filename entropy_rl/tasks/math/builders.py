@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from entropy_rl.tasks.math import files, sets
+from entropy_rl.tasks.math import fields, files, sets
 from entropy_rl.tasks.math.builder import CACHED, MathBuilder, base_fields, text_fields
 from entropy_rl.tasks.math.catalog import DAPO_PROMPT
+from entropy_rl.tasks.math.messages import is_messages
 
 
 class DapoMath17k(MathBuilder, skip_registration=True):
@@ -46,7 +47,7 @@ class DapoMath17k(MathBuilder, skip_registration=True):
                 raise ValueError(f"{field!r}: must be an object with {inner!r}, got {value!r:.80}")
         return {
             "problem": unwrap_dapo(messages[0]["content"]),
-            "answer": files.take_answer(reward, "ground_truth"),
+            "answer": fields.take_answer(reward, "ground_truth"),
         } | text_fields(extra, source_id="index")
 
 
@@ -141,14 +142,14 @@ class Gsm8k(MathBuilder, skip_registration=True):
     EXTRA: ClassVar = {"solution": tfds.features.Text()}
 
     def convert(self, row: dict[str, Any]) -> dict[str, Any]:
-        solution, mark, answer = files.take_text(row, "answer").rpartition("#### ")
+        solution, mark, answer = fields.take_text(row, "answer").rpartition("#### ")
         answer = answer.strip().replace(",", "")
         if not mark or not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", answer):
             raise ValueError(
                 f"'answer': must end with '#### ' and a number, got {row['answer'][-40:]!r}"
             )
         return {
-            "problem": files.take_text(row, "question"),
+            "problem": fields.take_text(row, "question"),
             "answer": answer,
             "solution": solution.strip(),
         }
@@ -159,20 +160,25 @@ class UserMath(MathBuilder, skip_registration=True):
 
     name = sets.USER
 
-    def __init__(self, *, fields: Sequence[str], **kwargs):
-        self._fields = tuple(fields)
+    def __init__(self, *, names: Sequence[str], **kwargs):
+        self._names = tuple(names)
         super().__init__(**kwargs)
 
     def convert(self, row: dict[str, Any]) -> dict[str, Any]:
-        return base_fields(row, *self._fields)
+        problem, answer = self._names
+        fields.require_field(row, problem, "problem_field")
+        fields.require_field(row, answer, "answer_field")
+        if is_messages(fields.get_field(row, problem)):
+            raise ValueError(
+                f"{problem!r}: must be a text to be prepared, got a list of messages; name the "
+                f"file itself in task.args, or the text by a field such as {problem}.0.content"
+            )
+        return base_fields(row, problem, answer)
 
-    def _check_fields(self, path: Path) -> tuple[tuple[str, ...], list[str]]:
-        found = files.field_names(path)
-        try:
-            files.require_fields(found, *self._fields)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        return self._fields, sorted(set(found) - set(self._fields))
+    def _check_fields(self, paths: Sequence[Path]) -> tuple[tuple[str, ...], list[str]]:
+        found = files.field_names(paths)
+        used = {name if name in found else name.partition(".")[0] for name in self._names}
+        return self._names, sorted(set(found) - used)
 
 
 def _integer(row: dict[str, Any]) -> dict[str, Any]:

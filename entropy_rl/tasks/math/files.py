@@ -1,31 +1,32 @@
-"""Read problems and answers from JSONL and parquet files, one row at a time."""
+"""Data files: which files a path, a directory or a pattern names, and their rows.
+
+A directory is one of data files, as on the Hugging Face hub, or one that `save_to_disk` of
+`datasets` wrote.
+"""
 
 from __future__ import annotations
 
+import glob
 import json
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from decimal import Decimal
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-_BATCH = 8192  # rows of a parquet file that are in memory at a time
+from entropy_rl.config.checks import shown
+from entropy_rl.tasks.math.formats import column_names, file_count, file_rows
 
-
-def read_problems(path: Path, problem_field: str, answer_field: str) -> list[tuple[str, str]]:
-    """Reads the problems and answers of a JSONL or parquet file.
-
-    Raises:
-      ValueError: If a row is invalid, as `FILE:LINE: ...` or `FILE: row N: ...`.
-    """
-    rows = []
-    for where, row in read_rows(path):
-        try:
-            require_fields(row, problem_field, answer_field)
-            rows.append((take_text(row, problem_field), take_answer(row, answer_field)))
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-    return rows
+_SUFFIX = re.compile(r"(\.jsonl|\.ndjson|\.parquet|\.arrow)(\.gz|\.zst|\.bz2|\.xz)?$")
+_SHARD = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})")
+# The names of splits in file names, and what they are called here.
+_SPLIT = re.compile(r"(train|validation|valid|val|dev|test)(?![A-Za-z])")
+_CALLED = {"valid": "validation", "val": "validation", "dev": "validation"}
+# The splits that serve for a setting, the best first.
+_FOR_ROLE = {
+    "train": ("train",),
+    "validation": ("validation", "test"),
+    "test": ("test", "validation"),
+}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -34,167 +35,194 @@ def read_problems(path: Path, problem_field: str, answer_field: str) -> list[tup
 
 
 def read_rows(
-    path: Path, fields: Sequence[str] | None = None
+    paths: Path | Sequence[Path], fields: Sequence[str] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Iterates over the rows of a JSONL or parquet file.
+    """Iterate over the rows of a file, or of several one after the other.
 
     Args:
-      path: The file; its first bytes tell which of the two it is.
-      fields: Columns to read from a parquet file, which must have them; None for all.
+      paths: The files.
+      fields: Columns to read from parquet files; None for all.
 
     Yields:
       The location, `FILE:LINE` or `FILE: row N` counted from 1, and the row.
 
     Raises:
-      ValueError: If the file has no rows, or a row cannot be read.
+      ValueError: If a file has no rows, or a row cannot be read.
     """
-    rows = _parquet_rows(path, fields) if is_parquet(path) else _jsonl_rows(path)
-    empty = True
-    for item in rows:
-        empty = False
-        yield item
-    if empty:
-        raise ValueError(f"{path}: must have at least one row, got an empty file")
+    for path in _as_list(paths):
+        empty = True
+        for item in file_rows(path, fields):
+            empty = False
+            yield item
+        if empty:
+            raise ValueError(f"{path}: must have at least one row, got an empty file")
 
 
-def is_parquet(path: Path) -> bool:
-    """Whether a file is parquet rather than JSONL.
+def count_rows(paths: Path | Sequence[Path]) -> int:
+    """Count the rows of files; for JSONL their lines."""
+    return sum(map(file_count, _as_list(paths)))
+
+
+def field_names(paths: Path | Sequence[Path]) -> list[str]:
+    """Return the field names of the first file; for JSONL those of its first row."""
+    path = _as_list(paths)[0]
+    columns = column_names(path)
+    return list(next(read_rows(path))[1]) if columns is None else columns
+
+
+def _as_list(paths: Path | Sequence[Path]) -> Sequence[Path]:
+    return [paths] if isinstance(paths, Path) else paths
+
+
+# --------------------------------------------------------------------------------------------------
+# Which files
+# --------------------------------------------------------------------------------------------------
+
+
+def find_data_files(where: str, given: Any, role: str | None) -> dict[str, tuple[Path, ...]]:
+    """Find the files that a setting names, by split.
+
+    Args:
+      where: Dotted path of the setting, for errors.
+      given: A file, a directory, a glob pattern, or a list of these.
+      role: The use, `train`, `validation` or `test`, which picks one split of a directory with
+        several. None for all of them.
+
+    Returns:
+      The files of each split in order. Without splits, the only key is "". Empty if there is no
+      such file and no such directory.
 
     Raises:
-      ValueError: If the file has the suffix .parquet and other content.
+      ValueError: If a directory or a pattern has no data files, or lacks a split or a shard.
     """
-    with path.open("rb") as file:
-        found = file.read(4) == b"PAR1"
-    if path.suffix == ".parquet" and not found:
-        raise ValueError(f"{path}: must be a parquet file, as its name says, got other content")
+    if isinstance(given, list):
+        return {"": _of_list(where, given, role)}
+    if not isinstance(given, str) or not given or "\0" in given:
+        return {}
+    path = Path(given).expanduser()
+    if path.is_file():
+        return {"": (path,)}
+    if path.is_dir():
+        return _pick(where, given, _of_directory(where, given, path), role)
+    if glob.has_magic(given):
+        found = [Path(name) for name in glob.glob(str(path), recursive=True)]
+        files = sorted(filter(Path.is_file, found), key=_natural)
+        if not files:
+            raise ValueError(f"{where}: must match at least one file, got {given!r}")
+        return {"": tuple(files)}
+    return {}
+
+
+def _of_list(where: str, given: list[Any], role: str | None) -> tuple[Path, ...]:
+    files: list[Path] = []
+    for i, item in enumerate(given):
+        at = f"{where}[{i}]"
+        parts = {} if isinstance(item, list) else find_data_files(at, item, role or "train")
+        if not parts:
+            raise ValueError(f"{at}: must be a file, a directory or a pattern, got {shown(item)}")
+        files += next(iter(parts.values()))
+    repeated = next((path for i, path in enumerate(files) if path in files[:i]), None)
+    if repeated is not None:
+        raise ValueError(f"{where}: must name each file once, got {str(repeated)!r} twice")
+    if not files:
+        raise ValueError(f"{where}: must be a list of at least one file, got []")
+    return tuple(files)
+
+
+def _pick(
+    where: str, given: str, splits: dict[str, tuple[Path, ...]], role: str | None
+) -> dict[str, tuple[Path, ...]]:
+    if role is None or len(splits) == 1:
+        return splits
+    for split in _FOR_ROLE[role]:
+        if split in splits:
+            return {split: splits[split]}
+    wanted = " or ".join(map(repr, _FOR_ROLE[role]))
+    raise ValueError(
+        f"{where}: must be a directory with the split {wanted}, got {given!r} with "
+        f"{', '.join(map(repr, splits))}; name its files"
+    )
+
+
+def _of_directory(where: str, given: str, path: Path) -> dict[str, tuple[Path, ...]]:
+    if (path / "dataset_dict.json").is_file():
+        names = _json(path / "dataset_dict.json", "splits")
+        return {str(name): _saved(path / str(name)) for name in names}
+    if (path / "state.json").is_file():
+        return {"": _saved(path)}
+    files = _data_files(path) or _data_files(path / "data")
+    if not files:
+        raise ValueError(
+            f"{where}: must be a directory with files .jsonl, .parquet or .arrow, or one of "
+            f"save_to_disk, got {given!r}, which has none"
+        )
+    kinds = sorted({match[1] for file in files if (match := _SUFFIX.search(file.name))})
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{where}: must be a directory with files of one format, got {given!r} with "
+            f"{' and '.join(kinds)}; name the files by a pattern such as '*{kinds[0]}'"
+        )
+    _require_shards(where, files)
+    splits: dict[str, tuple[Path, ...]] = {}
+    for file in files:
+        match = _SPLIT.match(file.name)
+        split = _CALLED.get(match[1], match[1]) if match else ""
+        splits[split] = (*splits.get(split, ()), file)
+    if "" in splits and len(splits) > 1:
+        raise ValueError(
+            f"{where}: must be a directory whose files all begin with their split, or none, got "
+            f"{given!r} with {splits[''][0].name!r}; name the files"
+        )
+    return splits
+
+
+def _data_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return []
+    visible = (file for file in path.iterdir() if not file.name.startswith((".", "_")))
+    return sorted((f for f in visible if f.is_file() and _SUFFIX.search(f.name)), key=_natural)
+
+
+def _require_shards(where: str, files: Sequence[Path]) -> None:
+    """Refuse a directory from which a shard is missing."""
+    found: dict[tuple[str, int], set[int]] = {}
+    for file in files:
+        if match := _SHARD.match(file.name):
+            found.setdefault((match[1], int(match[3])), set()).add(int(match[2]))
+    for (name, count), numbers in found.items():
+        if missing := sorted(set(range(count)) - numbers):
+            raise ValueError(
+                f"{where}: must have all {count} shards of {name!r}, got none with the number "
+                f"{missing[0]:05}"
+            )
+
+
+def _saved(path: Path) -> tuple[Path, ...]:
+    """Return the files of a directory that `Dataset.save_to_disk` wrote."""
+    state = path / "state.json"
+    if not state.is_file():
+        raise ValueError(f"{path}: must be a directory of save_to_disk, got one without state.json")
+    entries = _json(state, "_data_files")
+    names = [entry.get("filename") for entry in entries if isinstance(entry, dict)]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{state}: must name the data files, got {entries!r:.80}")
+    for name in names:
+        if not (path / name).is_file():
+            raise ValueError(f"{path}: must have the file {name!r} of its state.json, got none")
+    return tuple(path / name for name in names)
+
+
+def _json(file: Path, field: str) -> list[Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))[field]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: must be JSON with {field!r}, got {error!r:.80}") from error
+    if not isinstance(found, list):
+        raise ValueError(f"{file}: must have a list as {field!r}, got {found!r:.80}")
     return found
 
 
-def count_rows(path: Path) -> int:
-    """Counts the rows of a file; for JSONL its lines."""
-    if is_parquet(path):
-        return _open_parquet(path).metadata.num_rows
-    lines, end = 0, b"\n"
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            lines, end = lines + block.count(b"\n"), block[-1:]
-    return lines + (end != b"\n")
-
-
-def field_names(path: Path) -> list[str]:
-    """The field names of a file; for JSONL those of its first row."""
-    if is_parquet(path):
-        return list(_open_parquet(path).schema_arrow.names)
-    _, row = next(read_rows(path))
-    return list(row)
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open("rb") as file:  # bytes, so that an invalid byte is reported with its line
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    row = _parse(line)
-                except ValueError as error:
-                    raise ValueError(f"{path}:{number}: {error}") from error
-                yield f"{path}:{number}", row
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"must be UTF-8 text, got an invalid byte at {error.start + 1}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"must be one JSON object per line, got invalid JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"must be one JSON object per line, got {type(row).__name__}")
-    return row
-
-
-def _parquet_rows(path: Path, fields: Sequence[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    number = 0
-    file = _open_parquet(path)
-    try:
-        for batch in file.iter_batches(_BATCH, columns=fields, use_threads=False):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}: row {number}", row
-    except (OSError, ValueError, NotImplementedError) as error:
-        # Only errors of pyarrow arrive here: those of the consumer are raised outside.
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"{path}: must be a complete parquet file, got an error after row {number} ({reason})"
-        ) from error
-
-
-def _open_parquet(path: Path) -> Any:
-    import pyarrow.parquet  # slow to import
-
-    try:
-        # Without read-ahead: a row group may be the whole file.
-        return pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"{path}: must be a complete parquet file, got an error ({reason})"
-        ) from error
-
-
-# --------------------------------------------------------------------------------------------------
-# Fields
-# --------------------------------------------------------------------------------------------------
-
-
-def require_fields(found: Iterable[str], problem_field: str, answer_field: str) -> None:
-    """Checks that a row or a file has both fields.
-
-    Raises:
-      ValueError: If one is missing.
-    """
-    for field, option in ((problem_field, "problem_field"), (answer_field, "answer_field")):
-        if field not in found:
-            fields = ", ".join(map(repr, found)) or "none"
-            raise ValueError(f"{option}: must be one of {fields}, got {field!r}")
-
-
-def take_text(row: dict[str, Any], field: str) -> str:
-    """Returns a field that must be a non-empty text.
-
-    Raises:
-      ValueError: If it is anything else.
-    """
-    text = row[field]
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{field!r}: must be a non-empty text, got {text!r:.60}")
-    _check_unicode(field, text)
-    return text
-
-
-def take_answer(row: dict[str, Any], field: str) -> str:
-    """Returns an answer as a stripped text; a number is written without an exponent.
-
-    Raises:
-      ValueError: If it is neither a text nor a finite number.
-    """
-    answer = row[field]
-    if isinstance(answer, Decimal) and answer.is_finite():
-        answer = str(int(answer)) if answer == int(answer) else f"{answer.normalize():f}"
-    if isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer):
-        # Without an exponent: 142.0 is "142".
-        answer = str(int(answer)) if answer == int(answer) else f"{Decimal(repr(answer)):f}"
-    if not isinstance(answer, str) or not answer.strip():
-        raise ValueError(f"{field!r}: must be a number or a non-empty text, got {answer!r:.60}")
-    _check_unicode(field, answer)
-    return answer.strip()
-
-
-def _check_unicode(field: str, text: str) -> None:
-    """Refuses lone surrogates, which JSON can hold but which cannot be printed or stored."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = text[error.start]
-        raise ValueError(
-            f"{field!r}: must be Unicode text, got the lone surrogate {half!r}"
-        ) from error
+def _natural(path: Path) -> list[Any]:
+    """Return a key by which part-2 comes before part-10."""
+    parts = re.split(r"([0-9]+)", str(path))
+    return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)]

@@ -9,14 +9,17 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from entropy_rl.config.values import unknown
 from entropy_rl.tasks.math import catalog, sets
+from entropy_rl.tasks.math.fields import find_fields
+from entropy_rl.tasks.math.files import find_data_files, read_rows
 
 Progress = Callable[[str, int], None]
+Sources = Mapping[str, Sequence[Path]]  # the files of each split
 
 
 def prepare(
@@ -27,19 +30,19 @@ def prepare(
     problem_field: str | None = None,
     answer_field: str | None = None,
     overwrite: bool = False,
-    watch: Callable[[Mapping[str, Path]], Progress] = lambda sources: lambda split, rows: None,
+    watch: Callable[[Sources], Progress] = lambda sources: lambda split, rows: None,
 ) -> bool:
     """Builds a prepared set.
 
     Args:
       name: A published set, or any other name for a user's set.
-      source: Its file; for a published set also the directory of its files, or None to download
-        them.
+      source: Its file, or a directory or pattern of them; for a published set its file or the
+        directory of its files, or None to download them.
       data_dir: Directory of prepared sets; None for the default of TFDS.
-      problem_field: Field of the problem in a user's file; None for `problem`.
-      answer_field: Field of the answer in a user's file; None for `answer`.
+      problem_field: Field of the problem in a user's file; None to look for it by name.
+      answer_field: Field of the answer in a user's file; None to look for it by name.
       overwrite: Replace an existing set.
-      watch: Maps the file of each split to a progress callback, which is called with a split and
+      watch: Maps the files of each split to a progress callback, which is called with a split and
         the number of rows read.
 
     Returns:
@@ -50,7 +53,7 @@ def prepare(
       OSError: If it cannot be written.
     """
     published = catalog.PUBLISHED.get(name)
-    fields = _check_arguments(name, problem_field, answer_field)
+    _check_arguments(name, problem_field, answer_field)
     directory = sets.set_directory(name, data_dir)
     known = None if overwrite else sets.read_metadata(name, data_dir)
     if source is None and known is not None:
@@ -60,7 +63,8 @@ def prepare(
             unknown("name", name, [*catalog.PUBLISHED, "any other name with --source FILE"])
         )
     sources = fetch(published) if source is None else find_files(published, source)
-    sums = {split: _sha256(path) for split, path in sources.items()}
+    fields = None if published else _find_fields(sources, problem_field, answer_field)
+    sums = {split: _sha256_of(paths) for split, paths in sources.items()}
     if known is not None:
         if known["sha256"] == sums and known["fields"] == fields:
             return False
@@ -80,7 +84,10 @@ def prepare(
         # For a file given by the user, the checksum tells whether it is of this revision.
         "revision": published.revision if published else None,
         "license": published.license if published else None,
-        "sources": {split: str(path.absolute()) for split, path in sources.items()},
+        "sources": {
+            split: str((paths[0] if len(paths) == 1 else Path(source).expanduser()).absolute())
+            for split, paths in sources.items()
+        },
         "sha256": sums,
         "fields": fields,
     }
@@ -90,17 +97,14 @@ def prepare(
     return True
 
 
-def _check_arguments(
-    name: str, problem_field: str | None, answer_field: str | None
-) -> list[str] | None:
-    """The fields of a user's file; None for a published set."""
+def _check_arguments(name: str, problem_field: str | None, answer_field: str | None) -> None:
     if name in catalog.PUBLISHED:
         for option, value in (("problem_field", problem_field), ("answer_field", answer_field)):
             if value is not None:
                 raise ValueError(
                     f"{option}: must be null for {name}, which defines its fields, got {value!r}"
                 )
-        return None
+        return
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name in (
         "train",
         "validation",
@@ -110,7 +114,18 @@ def _check_arguments(
             f"name: must be one of {', '.join(catalog.PUBLISHED)}, or consist of letters, digits "
             f"and . _ - and not be train, validation or test, got {name!r}"
         )
-    return [problem_field or "problem", answer_field or "answer"]
+
+
+def _find_fields(
+    sources: Sources, problem_field: str | None, answer_field: str | None
+) -> list[str]:
+    """The fields of a user's files, by the first row."""
+    where, row = next(read_rows(sources[sets.USER_SPLIT]))
+    try:
+        found = find_fields(row, problem_field, answer_field)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return [found.problem, found.answer]
 
 
 def _build(
@@ -135,7 +150,7 @@ def _build(
             builder = BUILDERS[name](data_dir=aside, **arguments)
         else:
             config = tfds.core.BuilderConfig(name=name)
-            builder = UserMath(fields=fields, config=config, data_dir=aside, **arguments)
+            builder = UserMath(names=fields, config=config, data_dir=aside, **arguments)
         tfds.disable_progress_bar()
         try:
             # TFDS announces a download although there is none.
@@ -162,19 +177,29 @@ def _build(
 # --------------------------------------------------------------------------------------------------
 
 
-def find_files(published: catalog.MathSet | None, source: str) -> dict[str, Path]:
-    """Finds the file of each split.
+def find_files(published: catalog.MathSet | None, source: str) -> dict[str, tuple[Path, ...]]:
+    """Finds the files of each split.
 
     Args:
       published: The set; None for a user's set.
-      source: Its file; for a published set also a directory with its files under their published
-        names. One file of a set with two is enough if its name begins with the name of its split.
+      source: Its file. For a user's set also a directory or a pattern; of a directory with several
+        splits, the training split. For a published set also a directory with its files under their
+        published names; one file of a set with two is enough if its name begins with the name of
+        its split.
 
     Raises:
       ValueError: If there is no such file.
     """
-    path = Path(source)
-    if published is not None and path.is_dir():
+    path = Path(source).expanduser()
+    if published is None:
+        found = find_data_files("source", source, "train")
+        if not found:
+            raise ValueError(
+                "source: must be a data file (JSONL, parquet or Arrow), or a directory or a "
+                f"pattern of them, got {source!r}"
+            )
+        return {sets.USER_SPLIT: next(iter(found.values()))}
+    if path.is_dir():
         places = {
             file.split: (path / file.path, path / Path(file.path).name) for file in published.files
         }
@@ -184,10 +209,10 @@ def find_files(published: catalog.MathSet | None, source: str) -> dict[str, Path
             raise ValueError(
                 f"source: must be a directory with {names}, got {source!r}, which lacks a file"
             )
-        return found
+        return {split: (file,) for split, file in found.items()}
     if not path.is_file():
         raise ValueError(f"source: must be a JSONL or parquet file, got {source!r}")
-    splits = (sets.USER_SPLIT,) if published is None else published.splits
+    splits = published.splits
     if len(splits) > 1:
         splits = tuple(split for split in splits if path.name.startswith(split))
     if not splits:
@@ -195,16 +220,16 @@ def find_files(published: catalog.MathSet | None, source: str) -> dict[str, Path
             f"source: must be a file whose name begins with {' or '.join(published.splits)}, or "
             f"the directory with both files of {published.name}, got {source!r}"
         )
-    return {splits[0]: path}
+    return {splits[0]: (path,)}
 
 
-def fetch(published: catalog.MathSet) -> dict[str, Path]:
+def fetch(published: catalog.MathSet) -> dict[str, tuple[Path, ...]]:
     """Downloads the files of a published set into the cache of huggingface_hub.
 
     Raises:
       ValueError: If a download fails; the message says how to prepare the set without it.
     """
-    return {file.split: _fetch_file(published, file) for file in published.files}
+    return {file.split: (_fetch_file(published, file),) for file in published.files}
 
 
 def _fetch_file(published: catalog.MathSet, file: catalog.SourceFile) -> Path:
@@ -252,6 +277,12 @@ def _ask_hub(url: str) -> None:
     error = outcome[0] if outcome else TimeoutError("no answer in 10 s")
     if error is not None:
         raise error
+
+
+def _sha256_of(paths: Sequence[Path]) -> str:
+    """The checksum of a file; of several, that of their checksums."""
+    sums = [_sha256(path) for path in paths]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

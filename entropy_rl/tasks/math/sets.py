@@ -13,8 +13,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from entropy_rl.config.checks import shown
 from entropy_rl.tasks.math.catalog import PUBLISHED
-from entropy_rl.tasks.math.files import read_problems
+from entropy_rl.tasks.math.examples import Example, Examples, read_examples
+from entropy_rl.tasks.math.files import find_data_files
 
 VERSION = "1.0.0"  # format of the builders' output; a change invalidates prepared sets
 USER = "user_maths"  # the TFDS data set of all user sets
@@ -94,41 +96,58 @@ def prepare_command(name: str, data_dir: str | None) -> str:
 
 
 # --------------------------------------------------------------------------------------------------
-# Sources: a file or a prepared set
+# Sources: files or a prepared set
 # --------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A source of problems: a file or one split of a prepared set."""
+    """A source of problems: the files of a split, or one split of a prepared set."""
 
     title: str  # for messages
-    path: Path  # the file or the directory of the set
-    split: str | None  # of the set; None for a file
+    split: str | None  # of a set or a directory; None where there are none
+    files: tuple[Path, ...] = ()  # empty for a prepared set
+    directory: Path | None = None  # of a prepared set
 
 
-def find_source(where: str, given: str, role: str | None, data_dir: str | None) -> Source:
+def find_source(where: str, given: Any, role: str, data_dir: str | None) -> Source:
     """Resolves the name of a source.
 
     Args:
       where: Dotted path of the setting, for errors.
-      given: A file, or the name of a prepared set.
-      role: "train" or "test": the split of a set with two, such as gsm8k. A set with one split
-        returns that one. None for the first prepared split.
+      given: A file, a directory, a pattern, a list of these, or the name of a prepared set.
+      role: "train", "validation" or "test": the split of a source with several, such as gsm8k. A
+        source with one split returns that one.
       data_dir: Directory of prepared sets; None for the default of TFDS.
 
     Raises:
-      ValueError: If the name is neither a file nor a prepared set, or both.
+      ValueError: If the name is neither that of files nor of a prepared set, or both.
     """
+    (source,) = _find(where, given, role, data_dir)
+    return source
+
+
+def find_sources(where: str, given: str, data_dir: str | None) -> list[Source]:
+    """Resolves the name of a source, for all of its splits; see `find_source`."""
+    return _find(where, given, None, data_dir)
+
+
+def _find(where: str, given: Any, role: str | None, data_dir: str | None) -> list[Source]:
     metadata = read_metadata(given, data_dir) if _can_be_a_name(given) else None
-    is_set = metadata is not None or given in PUBLISHED
-    if Path(given).is_file():
+    is_set = metadata is not None or _is_published(given)
+    # Of a set and a directory of the same name, the name is that of the set.
+    found = {} if is_set and Path(given).is_dir() else find_data_files(where, given, role)
+    if found:
         if is_set:
             raise ValueError(
                 f"{where}: must name a file or a set, got {given!r}, which is both; "
                 f"'./{given}' is the file"
             )
-        return Source(given, Path(given), None)
+        title = given if isinstance(given, str) else f"{given[0]} and {len(given) - 1} more"
+        return [
+            Source(f"{title} ({split})" if split else title, split or None, files)
+            for split, files in found.items()
+        ]
     if metadata is None and is_set:
         raise ValueError(
             f"{where}: must be a prepared set, got {given!r}, which is not in "
@@ -136,36 +155,54 @@ def find_source(where: str, given: str, role: str | None, data_dir: str | None) 
         )
     if metadata is None:
         names = list(dict.fromkeys([*PUBLISHED, *prepared_names(data_dir)]))
-        near = difflib.get_close_matches(given, names, n=1)
+        near = difflib.get_close_matches(str(given), names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"{where}: must be a JSONL or parquet file or one of the sets {', '.join(names)}, "
-            f"got {given!r}{hint}"
+            f"{where}: must be a data file (JSONL, parquet or Arrow), a directory or a pattern of "
+            f"them, or one of the sets {', '.join(names)}, got {shown(given)}{hint}"
         )
-    published = PUBLISHED[given].splits if given in PUBLISHED else (USER_SPLIT,)
-    splits = tuple(metadata["splits"]) if role is None else published
+    directory = set_directory(given, data_dir)
+    if role is None:
+        return [Source(f"{given} ({split})", split, (), directory) for split in metadata["splits"]]
+    splits = PUBLISHED[given].splits if given in PUBLISHED else (USER_SPLIT,)
+    role = "test" if role == "validation" else role
     split = role if role in splits else splits[0]
     if split not in metadata["splits"]:
         raise ValueError(
             f"{where}: must be a set with the split {split!r}, got {given!r}, which was prepared "
             f"without it; `{prepare_command(given, data_dir)} --overwrite true` prepares it"
         )
-    return Source(f"{given} ({split})", set_directory(given, data_dir), split)
+    return [Source(f"{given} ({split})", split, (), directory)]
 
 
-def _can_be_a_name(given: str) -> bool:
-    return given not in ("", ".", "..") and not any(sign in given for sign in "/\\\0")
+def _can_be_a_name(given: Any) -> bool:
+    return (
+        isinstance(given, str)
+        and given not in ("", ".", "..")
+        and not any(sign in given for sign in "/\\\0")
+    )
 
 
-def read_source(source: Source, problem_field: str, answer_field: str) -> list[tuple[str, str]]:
-    """Reads (problem, answer) pairs in the order of the file; the fields apply to files only.
+def _is_published(given: Any) -> bool:
+    return isinstance(given, str) and given in PUBLISHED
+
+
+def read_source(
+    source: Source,
+    problem_field: str | None = None,
+    answer_field: str | None = None,
+    skip_invalid: bool = False,
+) -> Examples:
+    """Reads problems and answers in the order of the source; the options apply to files only.
 
     Raises:
-      ValueError: If a row is invalid, as `FILE:LINE: ...`.
+      ValueError: If a row is invalid, as `FILE:LINE: ...`; see `read_examples`.
     """
-    if source.split is None:
-        return read_problems(source.path, problem_field, answer_field)
-    return [(row["problem"], row["answer"]) for row in read_prepared(source.path, source.split)]
+    if source.files:
+        return read_examples(source.files, problem_field, answer_field, skip_invalid)
+    rows = read_prepared(source.directory, source.split)
+    examples = [Example(i, row["problem"], row["answer"]) for i, row in enumerate(rows)]
+    return Examples(examples, len(examples))
 
 
 def read_prepared(directory: Path, split: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any, Literal
 
 from entropy_rl.config.registry import import_object
 from entropy_rl.config.values import unknown
@@ -18,8 +19,9 @@ from entropy_rl.tasks.math.answers import (
     final_answer,
     last_boxed,
 )
-from entropy_rl.tasks.math.catalog import DAPO_PROMPT, PUBLISHED
+from entropy_rl.tasks.math.catalog import PUBLISHED
 from entropy_rl.tasks.math.dapo import judge_dapo, last_answer
+from entropy_rl.tasks.math.formatting import READS, PromptFormat
 from entropy_rl.tasks.math.right_answers import check_answers
 from entropy_rl.tasks.math.sets import Source, find_source, read_source
 from entropy_rl.tasks.pool import VerifierPool
@@ -27,14 +29,7 @@ from entropy_rl.tasks.task import Problem, Verdict
 
 logger = logging.getLogger(__name__)
 
-PROMPTS = {
-    # Qwen2.5-Math
-    "boxed": "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}.",
-    "dapo": DAPO_PROMPT,
-}
 SPLITS = ("train", "validation", "test")
-# The answer formats that a built-in verifier reads; a prompt must ask for one of them.
-_READS = {"math-verify": ("\\boxed",), "dapo": ("Answer:", "\\boxed")}
 
 
 class Math:
@@ -44,17 +39,30 @@ class Math:
     with two splits, `train` uses the training split and everything else the test split.
 
     Args:
-      train: A set prepared by `entropy-rl data prepare`, or a JSONL or parquet file; null for none.
+      train: A set prepared by `entropy-rl data prepare`, or files: JSONL (also .gz, .zst, .bz2,
+        .xz), parquet or Arrow; a directory, a pattern such as `data/train-*.parquet`, or a list of
+        these; null for none.
       validation: As `train`.
       test: As `train`.
-      prompt: `boxed`, `dapo`, or a text that contains `{problem}`.
-      chat: Format the prompt as a user message by the tokenizer's chat template.
+      prompt: `boxed`, `dapo`, or a text that contains `{problem}`. Null is `boxed`, except that a
+        prompt of the data (a list of messages, or the text of a field `prompt`) that asks for what
+        the verifier reads is used as it is.
+      chat: Format the prompt as a user message by the tokenizer's chat template; null for data that
+        are lists of messages only.
+      system: System message of chat prompts; null for that of the data, or none.
+      chat_template_kwargs: Variables of the chat template, such as {enable_thinking: false}.
       verifier: `math-verify` reads the last \\boxed{...} and compares as mathematics; `dapo` reads
         the last `Answer: ...` and compares as text; or `module:function`, a function
         (prompt, completion, answer) -> Verdict.
-      problem_field: Field of the problem in a file.
+      problem_field: Field of the problem in a file: a text, or a list of chat messages. Dots lead
+        into objects and lists, as in `extra_info.question`. Null looks for problem, question,
+        prompt, messages and conversations.
       answer_field: Field of the answer in a file: a text or a number. Of a whole solution, the
-        built-in verifiers use what follows `####`, or the content of the last \\boxed{...}.
+        built-in verifiers use what follows `####`, or the content of the last \\boxed{...}. Null
+        looks for answer, reward_model.ground_truth, ground_truth, final_answer and solution, then
+        for the last message of the assistant.
+      invalid_rows: Rows of a file in which a field is missing, empty or of a wrong type: `error`
+        stops at the first one; `skip` leaves them out, and the log counts them.
       data_dir: Directory of prepared sets; null for the default of TFDS.
       deadline_s: CPU seconds of one check.
       special_tokens: Encode special tokens in the text of a problem, such as <|im_end|>, as tokens;
@@ -64,42 +72,32 @@ class Math:
 
     def __init__(
         self,
-        train: str | None = None,
-        validation: str | None = None,
-        test: str | None = None,
-        prompt: str = "boxed",
-        chat: bool = False,
+        train: str | list[str] | None = None,
+        validation: str | list[str] | None = None,
+        test: str | list[str] | None = None,
+        prompt: str | None = None,
+        chat: bool | None = None,
         verifier: str = "math-verify",
-        problem_field: str = "problem",
-        answer_field: str = "answer",
+        problem_field: str | None = None,
+        answer_field: str | None = None,
         data_dir: str | None = None,
         deadline_s: float = 5.0,
         workers: int = 2,
         special_tokens: bool = False,
+        system: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        invalid_rows: Literal["error", "skip"] = "error",
     ):
         self._data_dir = data_dir
         self._sources = {
-            split: find_source(f"task.args.{split}", given, _role(split), data_dir)
+            split: find_source(f"task.args.{split}", given, split, data_dir)
             for split, given in zip(SPLITS, (train, validation, test), strict=True)
             if given is not None
         }
-        self._template = PROMPTS.get(prompt, prompt)
-        if "{problem}" not in self._template:
-            raise ValueError(
-                f"task.args.prompt: must be one of {', '.join(PROMPTS)}, or a text that contains "
-                f"{{problem}}, got {prompt!r}"
-            )
-        fitting = [
-            name for name, texts in _READS.items() if any(text in self._template for text in texts)
-        ]
-        if verifier in _READS and verifier not in fitting:
-            raise ValueError(
-                f"task.args.verifier: must be one of {', '.join([*fitting, 'module:function'])} "
-                f"with the prompt {prompt!r:.60}, got {verifier!r}, which reads "
-                f"{' or '.join(_READS[verifier])}"
-            )
-        self._chat, self._special_tokens = chat, special_tokens
-        self._fields = (problem_field, answer_field)
+        self._format = PromptFormat(
+            prompt, verifier, chat, system, chat_template_kwargs or {}, special_tokens
+        )
+        self._fields = (problem_field, answer_field, invalid_rows == "skip")
         self._verifier = verifier
         self._pool = None
         if verifier != "dapo":
@@ -107,7 +105,7 @@ class Math:
         self._splits: dict[str, list[Problem]] = {}
 
     def problems(self, split: str) -> Sequence[Problem]:
-        """The problems of a split, in the order of its source; the id is the index.
+        """The problems of a split, in the order of its source; the id is the place of the row.
 
         Raises:
           ValueError: The split has no source, a row of the file is invalid, as `FILE:LINE: ...`, or
@@ -115,21 +113,14 @@ class Math:
         """
         if split not in self._splits:
             source = self._find(split)
-            pairs = read_source(source, *self._fields)
-            if self._verifier in _READS:
-                self._check_answers(source, [answer for _, answer in pairs])
-                pairs = [(problem, final_answer(answer)) for problem, answer in pairs]
-            self._splits[split] = [
-                Problem(
-                    id=i,
-                    prompt=self._template.replace("{problem}", problem),
-                    answer=answer,
-                    chat=self._chat,
-                    template=self._template,
-                    special_tokens=self._special_tokens,
-                )
-                for i, (problem, answer) in enumerate(pairs)
-            ]
+            examples = read_source(source, *self._fields)
+            if examples.left_out:
+                logger.warning("%s: %s", source.title, examples.message)
+            rows = examples.rows
+            if self._verifier in READS:
+                self._check_answers(source, [row.answer for row in rows])
+                rows = [row._replace(answer=final_answer(row.answer)) for row in rows]
+            self._splits[split] = self._format.problems(source.title, rows, examples.fields)
         return self._splits[split]
 
     def _check_answers(self, source: Source, answers: Sequence[str]) -> None:
@@ -173,7 +164,7 @@ class Math:
 
     def final_answers(self, completions: Sequence[str]) -> list[str | None]:
         """The final answer of each completion, in a form that is equal for equal answers."""
-        if r"\boxed" not in self._template:
+        if r"\boxed" not in self._format.template:
             return [last_answer(completion) for completion in completions]
         boxed = map(last_boxed, completions)
         return [None if answer is None else canonical(answer) for answer in boxed]
@@ -182,10 +173,6 @@ class Math:
         """Stops the verifier processes."""
         if self._pool is not None:
             self._pool.close()
-
-
-def _role(split: str) -> str:
-    return "train" if split == "train" else "test"
 
 
 def _make_pool(verifier: str, deadline_s: float, workers: int) -> VerifierPool:
