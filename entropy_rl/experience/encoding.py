@@ -11,7 +11,7 @@ from entropy_rl.config.files import error_text, reading
 from entropy_rl.config.values import unknown
 from entropy_rl.tasks.task import Problem
 
-# Stands for a message while a template is rendered; of the private-use area, so that it is no text.
+# Stands for a message while a template is rendered. It is of the private-use area: no text has it.
 _MARKER = "\ue000message{}\ue001"
 
 
@@ -93,8 +93,8 @@ def _chat(problem: Problem, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]
         special = _special_tokens(tokenizer)
         if not problem.special_tokens and any(map(special.search, texts)):
             raise ValueError(
-                f"{where}: must put the messages between fixed texts where they hold special "
-                f"tokens, as those of problem {problem.id} do"
+                f"{where}: must put the message between two fixed texts where it holds special "
+                f"tokens, as that of problem {problem.id} does"
             )
         return text, []
     return text, places

@@ -68,15 +68,15 @@ class Prompts:
         self._kept = [(problem, ids) for problem, ids in encoded if len(ids) <= max_tokens]
         self.left_out = len(encoded) - len(self._kept)
         first = next((item for item in encoded if len(item[1]) > max_tokens), None)
-        example = first and f"such as problem {first[0].id} with {len(first[1])} tokens"
+        example = f" (such as problem {first[0].id} with {len(first[1])} tokens)" if first else ""
         if not self._kept:
             raise ValueError(
-                f"no prompt is left: of {len(encoded)} problems, {self.left_out} have a prompt "
-                f"longer than max_prompt_tokens={max_tokens}, {example}"
+                f"no prompt is left: of {len(encoded)} problems, {self.left_out}{example} have a "
+                f"prompt longer than max_prompt_tokens={max_tokens}"
             )
         if self.left_out:
             log.warning(
-                "%d of %d problems are left out: their prompt is longer than max_prompt_tokens=%d, "
+                "%d of %d problems are left out: their prompt is longer than max_prompt_tokens=%d"
                 "%s: %.60r",
                 self.left_out, len(encoded), max_tokens, example, first[0].prompt,
             )  # fmt: skip

@@ -715,7 +715,7 @@ def test_a_row_without_problem_or_answer_is_refused_with_file_and_line(
 def test_wrong_arguments_of_the_maths_task_are_refused(refused, here, model):
     write_jsonl(here / "rows.jsonl", {"problem": "1 + 1", "answer": "2"})
     for option, value, message in (
-        ("train", "nowhere.jsonl", "task.args.train: must be a JSONL or parquet file or one of "),
+        ("train", "nowhere.jsonl", "task.args.train: must be a data file (JSONL, parquet or Arrow"),
         ("prompt", "no placeholder", "task.args.prompt: must be one of boxed, dapo, or a text "),
         (
             "verifier",

@@ -258,7 +258,14 @@ def test_a_foreign_directory_is_not_replaced_without_being_asked(run, tmp_path, 
             ["math_500", "--source", "."],
             "source: must be a directory with test.jsonl, got '.', which lacks a file",
         ),
-        (["mine", "--source", "."], "source: must be a JSONL or parquet file, got '.'"),
+        (
+            ["mine", "--source", "."],
+            "source: must be a directory with files .jsonl, .parquet or .arrow, or one of ",
+        ),
+        (
+            ["mine", "--source", "nowhere"],
+            "source: must be a data file (JSONL, parquet or Arrow), or a directory or a pattern",
+        ),
         (
             ["../mine", "--source", "f"],
             "name: must be one of dapo_math_17k, math_500, ",
@@ -275,7 +282,7 @@ def test_a_foreign_directory_is_not_replaced_without_being_asked(run, tmp_path, 
         ),
         (
             ["mine", "--source", "f", "--answer_field", "a"],
-            "f: answer_field: must be one of 'problem', 'answer', got 'a'",
+            "f:1: answer_field: must be one of 'problem', 'answer', got 'a'",
         ),
     ],
     ids=lambda value: str(value)[:30],
@@ -472,7 +479,7 @@ def test_a_file_is_shown_as_it_is(run, tmp_path):
     assert lines[:3] == [f"{file}: 1 problems", "", f"== {file} 0, right answer '0.5'"]
     assert len(lines) == 6 and max(map(len, lines[3:])) <= 80
     assert run("show", file, code=2).startswith(
-        f"{file}:1: problem_field: must be one of 'q', 'a', got 'problem'"
+        f"{file}:1: problem_field: must be one of 'q', 'a', got null, for which none of problem, "
     )
 
 

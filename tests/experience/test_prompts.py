@@ -109,6 +109,8 @@ def test_too_long_prompts_are_counted_and_reported(caplog):
         "4 of 10 problems are left out: their prompt is longer than max_prompt_tokens=3"
         in caplog.text
     )
+    # With an example, which the user can look at.
+    assert "max_prompt_tokens=3 (such as problem 121 with 4 tokens): '<bos> 7 7 7'" in caplog.text
     assert [problem.id for problem in prompts.batch(0, 6).problems] == [
         100,
         107,
@@ -127,7 +129,9 @@ def test_nothing_is_reported_where_nothing_is_left_out(caplog):
 def test_no_prompt_left_is_an_error_with_the_numbers():
     problems = [Problem(i, "<bos> 7 7", "") for i in range(4)]
     with pytest.raises(
-        ValueError, match=r"^no prompt is left: of 4 problems, 4 .* max_prompt_tokens=2$"
+        ValueError,
+        match=r"^no prompt is left: of 4 problems, 4 \(such as problem 0 with 3 tokens\) "
+        r"have a prompt longer than max_prompt_tokens=2$",
     ):
         Prompts(problems, WORDS, 2)
     with pytest.raises(ValueError, match=r"^no prompt is left: of 0 problems, 0 "):

@@ -130,7 +130,7 @@ def test_gsm8k_gives_its_train_split_to_train_and_its_test_split_to_the_rest(dat
 )
 def test_what_else_a_file_tells_of_a_problem_is_kept(data_dir, name, row):
     source = sets.find_source("name", name, "test", data_dir)
-    first = sets.read_prepared(source.path, source.split)[0]
+    first = sets.read_prepared(source.directory, source.split)[0]
     assert {
         field: first[field] for field in first if field not in ("id", "problem", "answer")
     } == row
@@ -425,13 +425,14 @@ def test_a_file_and_a_prepared_set_give_the_same_problems(tmp_path):
         ),
         (
             {"test": "math500"},
-            "task.args.test: must be a JSONL or parquet file or one of the sets dapo_math_17k, "
-            "math_500, aime_2024, aime_2025, amc_2023, gsm8k, got 'math500'; "
+            "task.args.test: must be a data file (JSONL, parquet or Arrow), a directory or a "
+            "pattern of them, or one of the sets dapo_math_17k, math_500, aime_2024, aime_2025, "
+            "amc_2023, gsm8k, got 'math500'; "
             "did you mean 'math_500'?",
         ),
         (
             {"test": "nowhere.jsonl"},
-            "task.args.test: must be a JSONL or parquet file or one of the sets dapo_math_17k, ",
+            "task.args.test: must be a data file (JSONL, parquet or Arrow), a directory or a ",
         ),
         (
             {"data_dir": "gs://bucket/x", "test": "math_500"},

@@ -80,7 +80,7 @@ def test_a_verifier_of_ones_own_sees_prompt_completion_and_answer(tmp_path, monk
         ),
         (
             {"train": "no/such.jsonl"},
-            "task.args.train: must be a JSONL or parquet file or one of the sets dapo_.*, "
+            "task.args.train: must be a data file .* or one of the sets dapo_.*, "
             "got 'no/such.jsonl'",
         ),
         ({"test": "."}, "task.args.test: must be .*, got '.'"),
@@ -110,7 +110,7 @@ def test_a_wrong_argument_is_one_clear_line(arguments, message):
         (b'{"problem": " ", "answer": "1"}', "'problem': must be a non-empty text, got ' '"),
         (
             b'{"problem": [{"role": "user"}], "answer": "1"}',
-            "'problem': must be a non-empty text, got ",
+            r"'problem\[0\]': must have a non-empty text as 'content', got None",
         ),
         (
             b'{"problem": "a", "answer": ""}',
@@ -144,8 +144,8 @@ def test_an_empty_file_is_refused(tmp_path):
     ("row", "message"),
     [
         (
-            {"question": "a", "answer": "1"},
-            "row 1: problem_field: must be one of 'question', 'answer', got 'problem'",
+            {"query": "a", "answer": "1"},
+            "row 1: problem_field: must be one of 'query', 'answer', got null, for which none of ",
         ),
         (
             {"problem": "a", "answer": None},

@@ -195,7 +195,8 @@ def test_the_length_of_a_gram_can_be_set(two_files, capsys):
         (["a.jsonl"], "the command line: missing: test"),
         (
             ["nowhere", "nowhere"],
-            "train: must be a JSONL or parquet file or one of the sets dapo_math_17k, ",
+            "train: must be a data file (JSONL, parquet or Arrow), a directory or a pattern of "
+            "them, or one of the sets dapo_math_17k, ",
         ),
         (["a", "b", "--ngram", "0"], "ngram: must be >= 1, got 0"),
     ],
@@ -207,13 +208,13 @@ def test_a_wrong_argument_is_one_line(tmp_path, capsys, arguments, line):
 
 
 def test_other_fields_can_be_named(tmp_path, capsys):
-    file = write_jsonl(tmp_path / "f.jsonl", [{"question": "Q?", "solution": 1}])
+    file = write_jsonl(tmp_path / "f.jsonl", [{"query": "Q?", "result": 1}])
     assert main(["data", "overlap", str(file), str(file)]) == 2
     assert (
-        "problem_field: must be one of 'question', 'solution', got 'problem'"
+        "problem_field: must be one of 'query', 'result', got null, for which none of problem, "
         in capsys.readouterr().err
     )
-    fields = ["--problem_field", "question", "--answer_field", "solution"]
+    fields = ["--problem_field", "query", "--answer_field", "result"]
     assert main(["data", "overlap", str(file), str(file), *fields]) == 0
 
 

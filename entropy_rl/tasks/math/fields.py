@@ -78,10 +78,12 @@ def _missing(option: str, row: Mapping[str, Any], looked_for: Iterable[str]) -> 
 
 
 def _has(row: Mapping[str, Any], field: str) -> bool:
+    """Whether a row has a field, which may be null: what is found depends on names alone."""
     try:
-        return get_field(row, field) is not None
+        require_field(row, field, "")
     except ValueError:
-        return field in row
+        return False
+    return True
 
 
 def _is_reply(row: Mapping[str, Any], problem: str, end: str) -> bool:
