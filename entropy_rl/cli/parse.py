@@ -241,16 +241,23 @@ def _read_value(option: str, value: str, hint: Any) -> Any:
     """Parse a value of the command line as YAML, unless the field is a string."""
     if hint is str or (hint == str | None and value != "null"):
         return value
-    if hint is Any and "{problem}" in value:  # a prompt; YAML would read a mapping with null
-        return value
     try:
-        return _load(value)
+        plain = _load(value)
+        # YAML reads the prompt "Q: {problem}" as a mapping.
+        return value if hint is Any and _has_placeholder(plain) else plain
     except (yaml.YAMLError, RecursionError) as error:
-        if hint is Any:
+        if hint is Any:  # a prompt such as "{problem} Put the answer in \\boxed{}."
             return value
         problem = getattr(error, "problem", None) or getattr(error, "reason", None)
         problem = problem or error_text(error)
         raise ValueError(f"{option}: must be valid YAML ({problem}), got {shown(value)}") from error
+
+
+def _has_placeholder(plain: Any) -> bool:
+    """Whether a value has the mapping {problem: null}, the YAML of "{problem}"."""
+    return isinstance(plain, dict) and (
+        plain == {"problem": None} or any(map(_has_placeholder, plain.values()))
+    )
 
 
 # --------------------------------------------------------------------------------------------------

@@ -244,6 +244,12 @@ def test_an_option_that_cannot_be_read_is_one_line_with_the_option(value, parse)
         "*{problem}*",
         "&{problem} x",
         "\t{problem}: [",
+        # These are YAML, of a mapping.
+        "{problem}",
+        "Q: {problem}",
+        "Question: {problem}",
+        "Q:\n  {problem}",
+        "System: Solve it.\nUser: {problem}",
     ],
 )
 def test_a_text_that_is_no_yaml_is_taken_as_it_is_where_any_value_may_be(text, parse):
@@ -262,6 +268,13 @@ def test_more_than_a_config_can_hold_is_refused_before_it_is_parsed(size, tmp_pa
 
 def test_other_values_of_such_a_field_are_still_read_as_yaml(parse):
     for value, expected in (("3", 3), ("true", True), ("[a, 1]", ["a", 1]), ("null", None)):
+        assert parse("--task.args.x", value).task.args["x"] == expected
+    for value, expected in (
+        ("{problem: 3}", {"problem": 3}),
+        ("{a: '{problem}'}", {"a": "{problem}"}),
+        ('"{problem}\\n"', "{problem}\n"),
+        ("['{problem}']", ["{problem}"]),
+    ):
         assert parse("--task.args.x", value).task.args["x"] == expected
 
 
