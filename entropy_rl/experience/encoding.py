@@ -79,8 +79,12 @@ def _chat(problem: Problem, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]
         kwargs = dict(problem.chat_template_kwargs)
     for name in kwargs:
         if name not in variables:
+            path = f"task.args.chat_template_kwargs.{name}"
+            if variables:
+                raise ValueError(unknown(path, name, sorted(variables)))
             raise ValueError(
-                unknown(f"task.args.chat_template_kwargs.{name}", name, sorted(variables))
+                f"{path}: must be absent, as the chat template of {tokenizer.name_or_path} has no "
+                f"variables, got {name!r}"
             )
     with reading(where):
         text = _render(tokenizer, messages, kwargs)
