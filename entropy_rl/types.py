@@ -183,6 +183,9 @@ class TrainBatch:
     # bool[B], False for rows that count in the baseline and have no loss; None for all True
     loss_row_mask: jax.Array | None = None
     greedy_rewards: jax.Array | None = None  # f32[B], of the completion of the most likely tokens
+    # f32[B, 1] or f32[B, N], over the whole rollout, of the part of the advantage that reads
+    # recorded statistics; None to compute it from the rewards of the mini-batch
+    rollout_advantages: jax.Array | None = None
     # f32[B, N] each: arrays of the caller's own, which transforms read as `TokenStats.extras`
     extras: dict[str, jax.Array] = struct.field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""Baselines: transforms that compare a reward with others, of its group or of the mini-batch.
+"""Baselines: transforms that compare a reward with others, of its group or of the rollout.
 
 The group baselines take one reward for each sequence, f32[B, 1]; sequence b is of group b // G.
 Statistics are over the scored sequences (`has_reward`): a sequence without a reward changes no
@@ -165,7 +165,7 @@ def gpg(group_size: int, eps: float = 1e-5) -> Transform:
     Aᵢ = (rᵢ - mean(r)) / (#{groups with unequal rewards} / #{groups} + ε)
 
     with the mean over the scored completions of the group, and the counts over the groups of the
-    mini-batch that have a scored completion. Groups of equal rewards have no gradient; the factor
+    rollout that have a scored completion. Groups of equal rewards have no gradient; the factor
     compensates for them. Source: GPG, https://arxiv.org/abs/2504.02546, factor and ε as in the
     authors' code, https://github.com/AMAP-ML/GPG (`grpo_trainer.py`), with its F_norm = 1; there
     the loss has the aggregation "sequence-mean". veRL's `gpg` has another factor, the inverse
@@ -225,15 +225,17 @@ def remax() -> Transform:
 
 
 def whiten(eps: float = 1e-8) -> Transform:
-    """Standardize the advantages over all tokens of the mini-batch.
+    """Standardize the advantages over all tokens of the rollout.
 
     A'ᵢₜ = (Aᵢₜ - mean(A)) / √(var(A) + ε), mean and variance (of a sample) over the tokens that
     count.
 
-    One advantage for each sequence is broadcast to its tokens first, so a long sequence has a
-    larger weight than a short one. Source: REINFORCE++, https://arxiv.org/abs/2501.03262; variance
-    and ε as in veRL. Chain it before `shape_by_entropy`, whose bound |A| / κ is meant for the
-    advantage that enters the loss.
+    The statistics are those of all mini-batches of a rollout, as in veRL, and do not depend on how
+    many there are. Behind a transform that reads the policy being updated they are those of the
+    mini-batch. One advantage for each sequence is broadcast to its tokens first, so a long sequence
+    has a larger weight than a short one. Source: REINFORCE++ ("global batch"),
+    https://arxiv.org/abs/2501.03262; variance and ε as in veRL. Chain it before `shape_by_entropy`,
+    whose bound |A| / κ is meant for the advantage that enters the loss.
 
     Args:
       eps: Added to the variance.

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.advantages.transform import Transform, chain
+from entropy_rl.advantages.transform import Transform, before_values, chain
+from entropy_rl.config.checks import require
 from entropy_rl.config.registry import build_named
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.types import TokenStats
@@ -105,6 +106,15 @@ def _check_greedy(advantage: Transform) -> None:
 
 def _check_values(advantage: Transform, has_critic: bool) -> None:
     readers = [i for i, member in enumerate(advantage.members) if "values" in member.requires]
+    before = before_values(advantage).members if readers else ()
+    for i, member in enumerate(before):
+        require(
+            member.scope != "batch" or member.needs_policy,
+            f"advantage[{i}]",
+            "scope 'batch'",
+            "of another scope before a transform that reads values, as the critic's targets are "
+            "computed from the mini-batch",
+        )
     if readers and not has_critic:
         raise ValueError(
             f"advantage[{readers[0]}]: needs the values of a critic; add a section `critic:`, "

@@ -35,7 +35,8 @@ class Transform:
       sequence are apart: there it is given each token as a row of one token.
     - "sequence": the tokens of its own sequence. It is evaluated in the gradient pass.
     - "group": the sequences of its group, which are the G completions of a prompt.
-    - "batch": the whole mini-batch.
+    - "batch": the whole rollout, or the whole mini-batch if it reads the policy that is being
+      updated or is behind a member that does.
 
     A transform of scope "token" or "sequence" may read all statistics but `greedy_rewards`. One of
     scope "group" or "batch" is evaluated before the gradient pass; to read `log_probs` or `entropy`
@@ -162,6 +163,28 @@ def baseline_and_shaping(transform: Transform) -> tuple[Transform, Transform]:
         (i for i, member in enumerate(members) if member.scope in LOCAL_SCOPES), len(members)
     )
     return chain(*members[:first]), chain(*members[first:])
+
+
+def recorded_part(transform: Transform) -> tuple[Transform, Transform]:
+    """Cut the baseline of a chain before its first member with `needs_policy`.
+
+    The first part reads recorded statistics alone. It is computed once for a rollout, before the
+    cut into mini-batches, if `reads_rollout`.
+
+    Returns:
+      (recorded part, the remaining members of the baseline); a part without members is the
+      identity.
+    """
+    members = baseline_and_shaping(transform)[0].members
+    first = next((i for i, member in enumerate(members) if member.needs_policy), len(members))
+    return chain(*members[:first]), chain(*members[first:])
+
+
+def reads_rollout(transform: Transform) -> bool:
+    """Whether the recorded part of a chain depends on the whole rollout: a member has the scope
+    "batch".
+    """
+    return recorded_part(transform)[0].scope == "batch"
 
 
 def before_values(transform: Transform) -> Transform:

@@ -31,7 +31,7 @@ def gtpo(group_size: int) -> Transform:
 
     with ε = 1e-6, which is added to H in H⁻¹ too, and the sums over the dₜ correct, or hₜ wrong,
     scored completions of the group that have a token t. `whiten` is over all correct, or all wrong,
-    tokens of the mini-batch. The rewards of the source are α₁ + α₂ w⁺ and -α₁ - α₂ w⁻; whitening
+    tokens of the rollout. The rewards of the source are α₁ + α₂ w⁺ and -α₁ - α₂ w⁻; whitening
     removes α₁ and α₂, which therefore are not arguments. The advantages of correct tokens have
     mean 0, and so have those of wrong ones. Where ΣH ≪ ε, w⁺ is near 0 and A⁺ is negative.
 

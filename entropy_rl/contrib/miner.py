@@ -23,7 +23,7 @@ def miner(group_size: int, gamma: float = 2.0, max_share: float = 0.0015) -> Tra
 
     for groups whose scored completions are all correct, with u the surprisal of a completion and
     its mean over the group. A_int is scaled by min(1, λ Σ|A_ext| / Σ|A_int|), the sums over the
-    tokens of the mini-batch. Groups that are all wrong get 0.
+    tokens of the rollout. Groups that are all wrong get 0.
 
     Source: Miner, https://arxiv.org/abs/2601.04731, and its code: the command of its README, which
     its configuration files do not repeat. Correct is a reward above 0: the code takes equal rewards

@@ -10,6 +10,7 @@ import numpy as np
 
 from entropy_rl.advantages import Transform, baseline_and_shaping
 from entropy_rl.learner.batch import loss_mask, token_stats
+from entropy_rl.learner.rollout_advantages import make_base_advantages
 from entropy_rl.types import TrainBatch
 
 
@@ -36,11 +37,12 @@ def make_advantages(advantage: Transform, rows: int) -> Callable[[TrainBatch], A
     Returns:
       A jitted function (mini-batch) -> `Advantages`.
     """
-    baseline, shaping = baseline_and_shaping(advantage)
+    base_advantages = make_base_advantages(advantage)
+    _, shaping = baseline_and_shaping(advantage)
 
     def advantages(batch: TrainBatch) -> Advantages:
         stats = token_stats(batch, batch.old_log_probs, batch.old_entropy)
-        before = baseline(batch.rewards[:, None], stats)
+        before = base_advantages(batch, stats)
         after = shaping(before, stats.replace(mask=loss_mask(batch)))
         found = Advantages(batch.rewards, batch.has_reward, stats.mask, before, after)
         return jax.tree.map(lambda x: x[:rows], found)

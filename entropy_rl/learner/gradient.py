@@ -1,8 +1,8 @@
 """`make_gradient`: gradient of the policy-gradient loss of a mini-batch.
 
-The result does not depend on micro-batches: token counts and baselines are those of the whole
-mini-batch and are computed first, as is an advantage that reads the whole mini-batch; sums over the
-micro-batches are added.
+The result does not depend on micro-batches: token counts are those of the whole mini-batch,
+baselines those of the mini-batch or of the rollout. They are computed first, as is an advantage
+that reads the whole mini-batch; sums over the micro-batches are added.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from entropy_rl.learner.fold import MicroBatch
 from entropy_rl.learner.metrics import metric_sums, metrics_of
 from entropy_rl.learner.micro_batches import MicroBatches
 from entropy_rl.learner.pass_settings import PassSettings
+from entropy_rl.learner.rollout_advantages import make_base_advantages
 from entropy_rl.learner.stats_pass import StatsFn, make_stats_pass
 from entropy_rl.learner.token_loss import (
     TokenInputs,
@@ -123,7 +124,8 @@ def make_gradient(
                 total = jnp.sum(per_token)
             return total, {"loss": total} | metric_sums(rows, mask, log_probs, entropy, *terms)
 
-        arrays = batch, advantages_of(params, batch, of_tokens)
+        advantages = advantages_of(params, batch, of_tokens)
+        arrays = batch.replace(rollout_advantages=None), advantages
         grads, sums = micro_batches.gradient(part_loss, params, arrays)
         return grads, metrics_of(sums, tokens, optax.global_norm(grads)) | coefficients
 
@@ -134,14 +136,15 @@ def _make_advantages(
     advantage: Transform, loss: Loss, stats_pass: StatsFn
 ) -> Callable[[Params, TrainBatch, Coefficients], _Advantages]:
     """Build what is computed of advantages and token weights before the gradient pass."""
-    baseline, shaping = baseline_and_shaping(advantage)
+    base_advantages = make_base_advantages(advantage)
+    _, shaping = baseline_and_shaping(advantage)
     weighting = loss.token_weighting
 
     def advantages(params: Params, batch: TrainBatch, coefficients: Coefficients) -> _Advantages:
         if not needs_whole_batch(advantage, loss):
-            return baseline(batch.rewards[:, None], token_stats(batch)), None, None
+            return base_advantages(batch, token_stats(batch)), None, None
         stats = token_stats(batch, *stats_pass(params, batch)).replace(coefficients=coefficients)
-        base = baseline(batch.rewards[:, None], stats)
+        base = base_advantages(batch, stats)
         stats = stats.replace(mask=loss_mask(batch))
         shaped = shaping(base, stats)
         of_batch = weighting is not None and weighting.scope == "batch"

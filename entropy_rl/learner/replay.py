@@ -21,6 +21,7 @@ from entropy_rl.advantages.transform import LOCAL_SCOPES
 from entropy_rl.learner.batch import token_stats
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.replay_rule import REPLAY_WEIGHT, Replay
+from entropy_rl.learner.rollout_advantages import make_base_advantages
 from entropy_rl.learner.update import UpdateFn, make_update
 from entropy_rl.losses.controller import Coefficients, summarize_batch
 from entropy_rl.losses.loss import Loss
@@ -133,7 +134,7 @@ def make_replay_programs(
     Raises:
       ValueError: The baseline has more than one advantage for a row.
     """
-    baseline, _ = baseline_and_shaping(advantage)
+    base_advantages = make_base_advantages(advantage)
     mesh = settings.mesh
     by_rows = None if mesh is None else NamedSharding(mesh, PartitionSpec(DATA_AXES))
     replicated = None if mesh is None else NamedSharding(mesh, PartitionSpec())
@@ -171,7 +172,7 @@ def make_replay_programs(
         ), coefficients | {REPLAY_WEIGHT: weight}
 
     def chosen(batch: TrainBatch) -> Rows:
-        advantages = baseline(batch.rewards[:, None], token_stats(batch))
+        advantages = base_advantages(batch, token_stats(batch))
         if advantages.shape != (len(batch.rewards), 1):
             raise ValueError(
                 "advantage: must have one value for each row before its transforms of scope "

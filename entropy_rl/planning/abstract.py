@@ -139,6 +139,8 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
         batch = batch.replace(ref_log_probs=batch.old_log_probs)
     if backbone is not None:
         batch = batch.replace(values=batch.old_log_probs)
+    if programs.rollout_advantages is not None:
+        batch = jax.eval_shape(lambda batch: programs.rollout_advantages([batch])[0], batch)
     run = AbstractRun(
         config, devices, mesh, model, programs, state, batch, rollout.prompts // hosts
     )

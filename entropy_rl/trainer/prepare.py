@@ -33,6 +33,8 @@ class TrainData(NamedTuple):
 class Prepare:
     """Cuts the groups of a step into mini-batches, with their log-probs, values and rewards.
 
+    Advantages that read the whole rollout are computed here, over all mini-batches.
+
     Attributes:
       programs: The compiled passes.
       model: Placement, and the parameters of the reference policy if there is a KL penalty.
@@ -60,6 +62,8 @@ class Prepare:
         rows = {name: x for name, x in groups.rows.items() if name in _FIELDS}
         parts = [self.model.placement.put_rows(part) for part in _split(rows, self.updates)]
         scored = [_with_rows(batch, part) for batch, part in zip(batches, parts, strict=True)]
+        if self.programs.rollout_advantages is not None:
+            scored = self.programs.rollout_advantages(scored)
         return TrainData(scored, experience.rounds)
 
     def dispatch(self, state: TrainState, rollout: Rollout) -> list[TrainBatch]:

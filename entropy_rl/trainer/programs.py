@@ -21,6 +21,7 @@ from entropy_rl.learner.optimizer import critic_optimizer, make_optimizer
 from entropy_rl.learner.pass_settings import PassSettings, shares_prompts
 from entropy_rl.learner.replay import BufferShape, ReplayPrograms, make_replay_programs
 from entropy_rl.learner.replay_rule import build_replay
+from entropy_rl.learner.rollout_advantages import RolloutAdvantagesFn, make_rollout_advantages
 from entropy_rl.learner.stats_pass import StatsFn, make_stats_pass
 from entropy_rl.learner.token_loss import fuses_loss
 from entropy_rl.learner.update import UpdateFn, make_update
@@ -40,6 +41,8 @@ class Programs(NamedTuple):
       explore: Samples at the temperature of `rollout.exploration`.
       stats: Log-probs and entropies of a mini-batch.
       count_tokens: Tokens that an update needs, and those that it computes.
+      rollout_advantages: Advantages over all mini-batches of a rollout; None if the advantage does
+        not read the whole rollout.
       advantages: Advantages of the first rows of a mini-batch, for samples.jsonl.
       update: The policy's update on a mini-batch.
       critic: The critic's functions.
@@ -51,6 +54,7 @@ class Programs(NamedTuple):
     explore: GenerateFn | None
     stats: StatsFn
     count_tokens: Callable[[TrainBatch], tuple[jax.Array, jax.Array]]
+    rollout_advantages: RolloutAdvantagesFn | None
     advantages: Callable[[TrainBatch], Advantages]
     update: UpdateFn
     critic: CriticPrograms | None
@@ -85,6 +89,7 @@ def make_programs(
         explore=explore,
         stats=jax.jit(make_stats_pass(model.policy, settings)),
         count_tokens=make_count_tokens(model.policy, settings),
+        rollout_advantages=make_rollout_advantages(advantage, settings.mesh),
         advantages=make_advantages(advantage, min(config.run.samples_per_step, own_rows)),
         update=make_update(model.policy, advantage, optimizer, loss, settings),
         critic=None

@@ -21,7 +21,7 @@ ROLLOUT = Rollout(
 )
 
 
-def prepare(mask_truncated: bool = False, **more: np.ndarray):
+def prepare(mask_truncated: bool = False, rollout_advantages=None, **more: np.ndarray):
     placement = SimpleNamespace(put_rows=lambda tree: tree)
     model = SimpleNamespace(placement=placement, pad_id=0, params=None)
     rows = {
@@ -31,7 +31,8 @@ def prepare(mask_truncated: bool = False, **more: np.ndarray):
     }
     first = np.zeros(P, np.int32)
     groups = ScoredGroups(ROLLOUT, np.arange(P), first, rows | more)
-    of_run = Prepare(SimpleNamespace(critic=None), model, 2, "sampler", mask_truncated)
+    programs = SimpleNamespace(critic=None, rollout_advantages=rollout_advantages)
+    of_run = Prepare(programs, model, 2, "sampler", mask_truncated)
     return of_run(None, Experience(groups, None, ROWS, rounds=3))
 
 
@@ -63,3 +64,13 @@ def test_a_row_is_excluded_from_the_loss_if_either_rule_excludes_it():
     }
     assert found["truncated"] == ended and found["collector"] == mask.tolist()
     assert found["both"] == [a and b for a, b in zip(ended, mask, strict=True)]
+
+
+def test_advantages_of_the_rollout_are_computed_from_all_scored_mini_batches():
+    def mean_over_rollout(batches):
+        mean = np.mean([batch.rewards.mean() for batch in batches])
+        return [batch.replace(rollout_advantages=batch.rewards - mean) for batch in batches]
+
+    data = prepare(rollout_advantages=mean_over_rollout)
+    found = np.concatenate([batch.rollout_advantages for batch in data.batches])
+    np.testing.assert_array_equal(found, np.arange(ROWS) - 3.5)
