@@ -1,5 +1,7 @@
 """Statistics of scope "batch" are those of all mini-batches of a rollout."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,12 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from policies import table_policy
+from tiny_runs import TRAIN, write_yaml
 from update_problem import G, N, P, V, make_data
 
 from entropy_rl.advantages import chain, gae, gpg, group_normalize, shape_by_entropy, whiten
 from entropy_rl.advantages.transform import Transform, reads_rollout, recorded_part
+from entropy_rl.cli.main import main
 from entropy_rl.contrib import eapo, gtpo, miner
 from entropy_rl.learner.advantage_log import make_advantages
 from entropy_rl.learner.batch import token_stats
@@ -172,3 +176,24 @@ def test_members_that_read_the_policy_start_from_the_advantages_of_the_rollout()
     stats = token_stats(batch, batch.old_log_probs, jnp.full((P * G, N), 2.0))
     found = make_base_advantages(advantage)(batch, stats)
     np.testing.assert_allclose(found, 2 * batch.rollout_advantages, rtol=1e-6)
+
+
+def test_a_run_whitens_over_the_rollout_however_many_updates_it_has(here):
+    train = TRAIN | {
+        "steps": 1,
+        "advantage": [{"name": "group_center"}, {"name": "whiten"}],
+        "run": {"directory": "run", "samples_per_step": 8},
+    }
+    found = []
+    for prompts in (4, 2):
+        write_yaml(
+            here / "train.yaml",
+            train | {"batching": TRAIN["batching"] | {"mini_batch_prompts": prompts}},
+        )
+        directory = here / f"run-{prompts}"
+        assert main(["train", "--config", "train.yaml", "--run.directory", str(directory)]) == 0
+        rows = (directory / "samples.jsonl").read_text().splitlines()
+        found.append([json.loads(row)["advantage_before"] for row in rows])
+    assert len(found[1]) == 8 and any(abs(x) > 0.1 for row in found[1] for x in row)
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-6)
