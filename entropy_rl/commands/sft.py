@@ -22,6 +22,7 @@ from entropy_rl.config.sft import GateConfig, SFTConfig
 from entropy_rl.config.values import unknown
 from entropy_rl.evaluation import Evaluation, evaluation_prompts, read_result
 from entropy_rl.experience.demonstrations import BATCHES_PER_BLOCK, PieceEncoder, batch_block
+from entropy_rl.experience.prompts import Prompts
 from entropy_rl.learner.optimizer import make_optimizer
 from entropy_rl.learner.sft import make_supervised_step
 from entropy_rl.learner.update import init_state
@@ -37,6 +38,8 @@ from entropy_rl.trainer.run import evaluation_directory, open_run
 from entropy_rl.types import TrainState
 
 _LOG_EVERY = 50
+# Fields that may change between two starts; not the steps: the learning rate depends on them.
+_FREE = (*FREE_OF_RUN, "evaluation", "gate")
 
 
 def sft(config: SFTConfig) -> TrainState:
@@ -49,27 +52,11 @@ def sft(config: SFTConfig) -> TrainState:
       ValueError: If something in the config cannot work; before any training.
       Interrupted: If the run was asked to stop; its state is saved.
     """
-    task = load_task(config.task.name, config.task.args)
-    if not isinstance(task, DemonstratedTask):
-        raise ValueError(
-            f"task.name: must be a task with demonstrations, such as countdown, got "
-            f"{config.task.name!r}"
-        )
+    task, tokenizer, encode, prompts = _check(config)
     directory = Path(config.run.directory)
-    free = (*FREE_OF_RUN, "evaluation", "gate")  # not the steps: the learning rate depends on them
-    check_run(config, free)
-    check_wandb(config.run.wandb_project)
-    tokenizer = task.tokenizer()
-    encode = PieceEncoder(tokenizer)
-    _batches(config, task, encode, 0, tokenizer.pad_token_id)  # raises if a bucket is too short
-    if config.evaluation is not None:
-        prompts = evaluation_prompts(config.evaluation, task, tokenizer, config.length_buckets[-1])
-        _check_gate(config, task)
-    claim_run(config, free)
+    claim_run(config, _FREE)
     model = _make_model(config, tokenizer, directory)
-    optimizer = make_optimizer(
-        config.optimizer, decay_updates=config.steps, final_rate=config.final_rate
-    )
+    optimizer = make_optimizer(config.optimizer, config.steps)
     step_fn = make_supervised_step(model.policy, optimizer)
 
     with open_run(config, init_state(model.params, optimizer), "sft") as (run, state):
@@ -89,10 +76,39 @@ def sft(config: SFTConfig) -> TrainState:
                 clock, tokens = Clock(), 0
             run.end_step(step + 1, state)
 
-        if config.evaluation is not None:
+        if prompts is not None:
             result = run.evaluate(config.steps, model, state.params, task, prompts)
             print(evaluation_table({"SFT": result}))
     return state
+
+
+def check_config(config: SFTConfig) -> None:
+    """Check what needs no device: directories, the task, the lengths of demonstrations, the gate.
+
+    Raises:
+      ValueError: If something in the config cannot work.
+    """
+    _check(config)
+
+
+def _check(config: SFTConfig) -> tuple[DemonstratedTask, Any, PieceEncoder, Prompts | None]:
+    """Check a config, and return task, tokenizer, encoder and prompts of the evaluation."""
+    task = load_task(config.task.name, config.task.args)
+    if not isinstance(task, DemonstratedTask):
+        raise ValueError(
+            f"task.name: must be a task with demonstrations, such as countdown, got "
+            f"{config.task.name!r}"
+        )
+    check_run(config, _FREE)
+    check_wandb(config.run.wandb_project)
+    tokenizer = task.tokenizer()
+    encode = PieceEncoder(tokenizer)
+    _batches(config, task, encode, 0, tokenizer.pad_token_id)  # raises if a bucket is too short
+    if config.evaluation is None:
+        return task, tokenizer, encode, None
+    prompts = evaluation_prompts(config.evaluation, task, tokenizer, config.length_buckets[-1])
+    _check_gate(config, task)
+    return task, tokenizer, encode, prompts
 
 
 def _batches(

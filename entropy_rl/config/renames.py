@@ -24,6 +24,8 @@ CONFIG_KEYS = {
     "schedule": "decoding",
     "tokens_per_micro_batch": "max_tokens_per_micro_batch",
 }
+# Fields that are in another section now.
+MOVED = {"final_rate": "optimizer.final_rate"}
 # Options that change no result; the program decides them.
 REMOVED = ("batching.fused_loss", "batching.share_prompts", "decoding.kind")
 VERBS = {"replay": "debug-update", "warmstart": "sft"}
@@ -104,6 +106,8 @@ def refusal(path: str, name: object, allowed: Iterable[object]) -> str | None:
     current = current_path(dotted)
     if current in REMOVED:
         return f"{path}: removed; the program decides it now"
+    if (moved := MOVED.get(dotted)) is not None:
+        return f"{path}: moved to {dashes}{moved}"
     index = dotted.split(".").index(name) if name in dotted.split(".") else None
     if index is not None and (key := current.split(".")[index]) != name and key in allowed:
         return f"{path}: renamed to {dashes}{current}"
@@ -137,7 +141,7 @@ def current_config(plain: Mapping[str, Any]) -> dict[str, Any]:
       The config with current names, without options that were removed.
     """
     if not isinstance(plain.get("study"), Mapping):
-        config = _current_splits(_current_section(plain, ""))
+        config = _current_splits(_moved(_current_section(plain, "")))
         return _current_controller(config) if _is_first_edition(plain) else config
     study = dict(plain["study"])
     for name in ("train", "evaluate"):
@@ -169,6 +173,15 @@ def _current_controller(config: dict[str, Any]) -> dict[str, Any]:
     if name is None:
         return config
     return config | {"loss": dict(loss) | {"entropy_coef": dict(spec) | {"name": name}}}
+
+
+def _moved(config: dict[str, Any]) -> dict[str, Any]:
+    for old, new in MOVED.items():
+        section, _, name = new.rpartition(".")
+        if old in config and isinstance(config.get(section), Mapping):
+            config = config | {section: dict(config[section]) | {name: config[old]}}
+            del config[old]
+    return config
 
 
 def _current_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import operator
 
 from entropy_rl.config.checks import MOST_LAYERS, check_numbers, require, require_at_least
 from entropy_rl.config.common import RunConfig, TaskConfig
+from entropy_rl.config.optimizer import SFTOptimizerConfig
 from entropy_rl.config.rollout import EvaluationConfig
-from entropy_rl.config.train import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +77,8 @@ class SFTConfig:
       length_buckets: Padded lengths, increasing.
       architecture: The model.
       task: A task with demonstrations.
-      optimizer: AdamW; after the warm-up the learning rate decays along a cosine to `final_rate` of
-        its value.
+      optimizer: The optimizer and its learning-rate schedule, by default AdamW with a cosine decay.
       run: Run directory, checkpoints and logging.
-      final_rate: Fraction of the learning rate at the last step.
       gate: Minimum quality of the result; measures that miss it are reported, with exit code 1.
       evaluation: Evaluation for the gate; null for none.
     """
@@ -91,9 +89,8 @@ class SFTConfig:
     length_buckets: list[int]
     architecture: ArchitectureConfig
     task: TaskConfig
-    optimizer: OptimizerConfig
+    optimizer: SFTOptimizerConfig
     run: RunConfig
-    final_rate: float = 0.02
     gate: GateConfig = GateConfig()
     evaluation: EvaluationConfig | None = None
 
@@ -108,11 +105,10 @@ class SFTConfig:
             self.length_buckets,
             "a list of increasing lengths",
         )
-        require(0 <= self.final_rate <= 1, "final_rate", self.final_rate, ">= 0 and <= 1")
         for path, usual in (
             ("run.evaluate_every", RunConfig.evaluate_every),
             ("run.samples_per_step", RunConfig.samples_per_step),
-            ("optimizer.offload", OptimizerConfig.offload),
+            ("optimizer.offload", SFTOptimizerConfig.offload),
             ("task.train_split", TaskConfig.train_split),
         ):
             value = operator.attrgetter(path)(self)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import MeshConfig, ModelConfig, RunConfig, TaskConfig
+from entropy_rl.config.optimizer import OptimizerConfig
 from entropy_rl.config.rollout import DecodingConfig, EvaluationConfig, RolloutConfig, check_stop
 
 
@@ -71,45 +72,6 @@ class LossConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with a linear warm-up to a constant learning rate.
-
-    Args:
-      learning_rate: Learning rate after the warm-up.
-      warmup_updates: Linear warm-up steps n; step i of them has the rate i/n * learning_rate.
-      weight_decay: Decoupled weight decay.
-      b1: Decay of the first moment.
-      b2: Decay of the second moment.
-      eps: Added to the square root of the second moment.
-      max_grad_norm: Gradient clipping by global norm.
-      first_moment_dtype: Dtype of the stored first moment; bfloat16 saves 2 of 16 bytes per
-        parameter. The second moment stays float32: it changes by a thousandth per update, which
-        bfloat16 would round away.
-      offload: Keep the moments in host memory during sampling and judging. Changes memory and
-        speed, not results.
-    """
-
-    learning_rate: float
-    warmup_updates: int = 0
-    weight_decay: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    max_grad_norm: float = 1.0
-    first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
-    offload: bool = False
-
-    def __post_init__(self):
-        check_numbers(self, "optimizer")
-        require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "> 0")
-        require_at_least(0, "optimizer.", self, "warmup_updates", "weight_decay")
-        for name in ("b1", "b2"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"optimizer.{name}", value, ">= 0 and < 1")
-        require(self.max_grad_norm > 0, "optimizer.max_grad_norm", self.max_grad_norm, "> 0")
-
-
-@dataclasses.dataclass(frozen=True)
 class BatchingConfig:
     """Mini-batches of a rollout and micro-batches of a mini-batch.
 
@@ -136,8 +98,8 @@ class CriticConfig:
     """The critic of PPO: a separate model that predicts the expected return at each token.
 
     Args:
-      learning_rate: Learning rate of its AdamW; betas, eps and weight decay are those of
-        `optimizer`.
+      learning_rate: Learning rate of its optimizer; name, schedule, betas, eps and weight decay
+        are those of `optimizer`.
       path: Initial weights, as in `model.path`, with the same tokenizer; null for the policy's.
         The other settings of `model` apply to it too.
       warmup_steps: Number of initial steps that train only the critic (policy frozen).
@@ -204,7 +166,7 @@ class TrainConfig:
       rollout: Sampling.
       advantage: Transforms in order, each as {name: FUNCTION, ARGUMENT: VALUE, ...}.
       batching: Mini-batches and micro-batches.
-      optimizer: AdamW.
+      optimizer: The optimizer and its learning-rate schedule.
       run: Run directory, checkpoints and logging.
       reward: Rewards of the verdicts.
       loss: The policy-gradient loss.
@@ -237,6 +199,17 @@ class TrainConfig:
     critic: CriticConfig | None = None
     replay: dict[str, Any] | None = None
 
+    def total_updates(self, critic: bool = False) -> int:
+        """Return the number of updates of the run, without those on a replay buffer.
+
+        Args:
+          critic: Count those of the critic, and not those of the policy, which are fewer where the
+            critic warms up.
+        """
+        alone = 0 if critic or self.critic is None else self.critic.warmup_steps
+        updates = self.rollout.prompts // self.batching.mini_batch_prompts
+        return max(0, self.steps - alone) * updates
+
     def __post_init__(self):
         check_numbers(self, "")
         check_stop(self.rollout.stop, "rollout.stop", self.decoding)
@@ -261,6 +234,14 @@ class TrainConfig:
             "advantage",
             self.advantage,
             "a list with at least one transform",
+        )
+        require(
+            self.replay is None
+            or self.optimizer.schedule == "constant"
+            or self.optimizer.decay_updates is not None,
+            "optimizer.decay_updates",
+            None,
+            "given with a replay buffer, which makes the number of updates depend on the run",
         )
         # A setting without an effect is an error.
         every, step = self.run.evaluate_every, self.run.profile_step

@@ -37,6 +37,8 @@ _RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"(q|k|v|qkv|gate|up|gate_up)_proj/bias", (TENSOR_AXIS,)),
     (r"(norm|layernorm)/scale|(o|down)_proj/bias|value_head/kernel", ()),
 )
+# Adafactor's factored second moments and Muon's coefficients: they are small.
+_REPLICATED = re.compile(r"(^|/)(v_row|v_col|ns_coeffs)(/|$)")
 _KV_HEADS = re.compile(r"(^|/)[kv]_proj/")
 
 
@@ -134,7 +136,7 @@ def check_rows(mesh: Mesh | None, prompts: int, group_size: int) -> None:
 def partition_spec(
     path: str, shape: Sequence[int], mesh: Mesh, kv_heads: int | None = None
 ) -> PartitionSpec:
-    """Returns the partition spec of a parameter or its optimizer moment.
+    """Returns the partition spec of a parameter, or of an array of an optimizer's state.
 
     Axes that are not divisible by the mesh axis are not sharded; neither are KV heads whose number
     is not divisible by the tensor axis.
@@ -148,8 +150,8 @@ def partition_spec(
     Raises:
       ValueError: If no rule matches the path.
     """
-    if not shape:
-        return PartitionSpec()  # a count
+    if not shape or tuple(shape) == (1,) or _REPLICATED.search(path):
+        return PartitionSpec()  # a count, or the place of a moment that is factored
     axes = next(
         (axes for pattern, axes in _RULES if re.search(rf"(^|/|_)({pattern})$", path)), None
     )

@@ -60,7 +60,8 @@ def mean_metrics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
       metrics: Of each update, on the host.
 
     Returns:
-      name -> value. Loss and gradient norm are means over the updates, `tokens` is a sum.
+      name -> value. Loss, gradient norm and learning rate are means over the updates, `tokens` is a
+      sum.
     """
     means = mean_over_updates(metrics)
     return means | {
@@ -76,7 +77,7 @@ def mean_over_updates(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         values = np.array([row[name] for row in metrics], np.float64)
         if name == "tokens":
             means[name] = float(tokens.sum())
-        elif name in ("loss", "grad_norm"):
+        elif name in ("loss", "grad_norm", "learning_rate"):
             means[name] = float(values.mean())
         else:
             means[name] = float((values * tokens).sum() / max(tokens.sum(), 1))

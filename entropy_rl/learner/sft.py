@@ -7,11 +7,15 @@ from collections.abc import Callable
 import jax
 import optax
 
+from entropy_rl.learner.optimizer import Optimizer
+from entropy_rl.learner.update import learning_rate_of
 from entropy_rl.lm_head.log_probs import log_prob_and_entropy
 from entropy_rl.types import Policy, TrainState
 
 
-def make_supervised_step(policy: Policy, optimizer: optax.GradientTransformation) -> Callable:
+def make_supervised_step(
+    policy: Policy, optimizer: optax.GradientTransformation | Optimizer
+) -> Callable:
     """Builds the step that lowers the weighted cross-entropy.
 
         L(θ) = - Σ w_t log π_θ(x_t | x_<t) / Σ w_t
@@ -38,6 +42,7 @@ def make_supervised_step(policy: Policy, optimizer: optax.GradientTransformation
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {"loss": loss, "entropy": entropy, "grad_norm": optax.global_norm(grads)}
+        metrics |= learning_rate_of(optimizer, state.opt_state)
         state = state.replace(
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,

@@ -15,6 +15,7 @@ import optax
 from entropy_rl.advantages import Transform
 from entropy_rl.advantages.transform import AdvantageFn
 from entropy_rl.learner.gradient import make_gradient
+from entropy_rl.learner.optimizer import Optimizer
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.losses.controller import Controller, update_controller
 from entropy_rl.losses.loss import Loss
@@ -25,7 +26,7 @@ UpdateFn = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.Ar
 
 def init_state(
     params: Params,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | Optimizer,
     constrain: Callable[[Any], Any] | None = None,
     *,
     controller: Controller | None = None,
@@ -62,7 +63,7 @@ def init_state(
 def make_update(
     policy: Policy,
     advantage: Transform | AdvantageFn,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | Optimizer,
     loss: Loss = Loss(),
     settings: PassSettings = PassSettings(),
 ) -> UpdateFn:
@@ -94,6 +95,7 @@ def make_update(
         )
         with jax.named_scope("gradient"):
             grads, metrics = gradient(state.params, batch, coefficients)
+        metrics |= learning_rate_of(optimizer, state.opt_state)
         with jax.named_scope("optimizer"):
             params, opt_state = apply_gradient(
                 optimizer, grads, state.params, state.opt_state, metrics
@@ -107,8 +109,17 @@ def make_update(
     return jax.jit(update, donate_argnums=0)
 
 
+def learning_rate_of(
+    optimizer: optax.GradientTransformation | Optimizer, opt_state: Any
+) -> dict[str, jax.Array]:
+    """Return the metric `learning_rate` f32[] of the next update, if the optimizer knows it."""
+    if not isinstance(optimizer, Optimizer):
+        return {}
+    return {"learning_rate": optimizer.learning_rate(opt_state)}
+
+
 def apply_gradient(
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | Optimizer,
     grads: Params,
     params: Params,
     opt_state: Any,

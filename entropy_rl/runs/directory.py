@@ -44,22 +44,34 @@ _FREE = (
 )
 
 
-def check_run(config: Any, free: Collection[str] = _FREE) -> None:
+def free_fields(config: Any) -> Collection[str]:
+    """Return the fields of a training run that may change between two starts.
+
+    The number of steps is not among them if the learning rate decays until the last one.
+    """
+    optimizer = config.optimizer
+    decays_to_last = optimizer.schedule != "constant" and optimizer.decay_updates is None
+    return tuple(name for name in _FREE if name != "steps" or not decays_to_last)
+
+
+def check_run(config: Any, free: Collection[str] | None = None) -> None:
     """Check that a run can start in or resume from its directories. Writes nothing.
 
     Args:
       config: The run's config, with `run.directory` and `run.checkpoints`.
-      free: See `check_directory`.
+      free: See `check_directory`; None for `free_fields`.
 
     Raises:
       ValueError: As in `check_directory`, or if a bucket cannot be reached.
     """
+    free = free_fields(config) if free is None else free
     for directory, field, of_this in _directories(config, free):
         check_directory(directory, config, field=field, free=of_this)
 
 
-def claim_run(config: Any, free: Collection[str] = _FREE) -> None:
+def claim_run(config: Any, free: Collection[str] | None = None) -> None:
     """Create the directories of a run, or resume from them; checks as `check_run` does."""
+    free = free_fields(config) if free is None else free
     check_run(config, free)
     for directory, field, of_this in _directories(config, free):
         claim_directory(directory, config, field=field, free=of_this)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import optax
 
 from entropy_rl.advantages import Transform
 from entropy_rl.config.train import TrainConfig
@@ -17,7 +16,7 @@ from entropy_rl.distributed.sharding import Placement, row_shards
 from entropy_rl.learner.advantage_log import Advantages, make_advantages
 from entropy_rl.learner.critic import CriticPrograms, make_critic_programs
 from entropy_rl.learner.micro_batches import make_count_tokens
-from entropy_rl.learner.optimizer import critic_optimizer, make_optimizer
+from entropy_rl.learner.optimizer import Optimizer, critic_optimizer, make_optimizer
 from entropy_rl.learner.pass_settings import PassSettings, shares_prompts
 from entropy_rl.learner.replay import BufferShape, ReplayPrograms, make_replay_programs
 from entropy_rl.learner.replay_rule import build_replay
@@ -49,7 +48,7 @@ class Programs(NamedTuple):
       replay: The replay buffer's functions.
     """
 
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     generate: GenerateFn
     explore: GenerateFn | None
     stats: StatsFn
@@ -77,7 +76,7 @@ def make_programs(
       loss: The loss of the config.
       backbone: The backbone of the critic, if there is one.
     """
-    optimizer = make_optimizer(config.optimizer)
+    optimizer = make_optimizer(config.optimizer, config.total_updates())
     settings = pass_settings(config, model.placement)
     # The first rows of a mini-batch are those of the first process.
     own_rows = config.batching.mini_batch_prompts * config.rollout.group_size // hosts.count()
@@ -97,7 +96,7 @@ def make_programs(
         else make_critic_programs(
             backbone,
             advantage,
-            critic_optimizer(config.optimizer, config.critic),
+            critic_optimizer(config.optimizer, config.critic, config.total_updates(critic=True)),
             config.critic,
             loss,
             critic_pass_settings(config, model.placement),

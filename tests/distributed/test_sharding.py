@@ -20,7 +20,9 @@ from update_problem import SHAPED, G, make_data
 
 from entropy_rl.cli.main import main
 from entropy_rl.config.common import MeshConfig
+from entropy_rl.config.optimizer import OptimizerConfig
 from entropy_rl.distributed.sharding import Placement, check_rows, make_mesh, move, partition_spec
+from entropy_rl.learner.optimizer import make_optimizer
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.update import init_state, make_update
 from entropy_rl.models import make_policy
@@ -125,6 +127,33 @@ def test_every_parameter_and_moment_has_a_rule_and_is_sharded_by_it(name):
         assert tree["norm"]["scale"].sharding.is_fully_replicated
     largest = params["layers"]["mlp"]["up_proj"]["kernel"]
     assert largest.addressable_shards[0].data.size * 8 == largest.size
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "muon", "lion", "sgd"])
+def test_an_update_by_each_optimizer_on_a_mesh_is_that_of_one_device(name, key):
+    # 256 hidden units: Adafactor factors moments of at least 128.
+    shape = dataclasses.replace(TINY, hidden_size=128, intermediate_size=256)
+    placement = placement_of(1, 4, 2)
+    optimizer = make_optimizer(OptimizerConfig(0.1, name=name, weight_decay=0.1))
+    params = make_policy(shape).init(key)
+    gradient = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size).reshape(x.shape)), params)
+
+    def step(state, gradient):
+        changes, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        return state.replace(params=optax.apply_updates(state.params, changes), opt_state=opt_state)
+
+    def run(constrain):
+        state = init_state(params, optimizer, constrain)
+        apply = jax.jit(step if constrain is None else lambda s, g: constrain(step(s, g)))
+        return apply(apply(state, gradient), gradient)
+
+    sharded, single = run(placement.constrain), run(None)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), sharded, single
+    )
+    large = [x for x in jax.tree.leaves(sharded.opt_state) if x.size > 10_000]
+    assert (name == "adafactor") == (not large)
+    assert all(not x.sharding.is_fully_replicated for x in large)
 
 
 def test_kv_heads_that_are_not_divisible_are_not_sharded():

@@ -1,18 +1,20 @@
 """The optimizer, read off its updates by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from entropy_rl.config.train import OptimizerConfig
+from entropy_rl.config.optimizer import OptimizerConfig, SFTOptimizerConfig
 from entropy_rl.learner.optimizer import make_optimizer
 
 
-def rates(config: OptimizerConfig, updates: int, **kwargs) -> list[float]:
+def rates(config: OptimizerConfig, updates: int, total: int | None = None) -> list[float]:
     """The learning rate of each update: without a gradient, a decay of 1 takes that from a weight
     of 1.
     """
-    optimizer = make_optimizer(config, **kwargs)
+    optimizer = make_optimizer(config, total)
     params, zero = {"w": jnp.ones(1)}, {"w": jnp.zeros(1)}
     state = optimizer.init(params)
     found = []
@@ -24,6 +26,10 @@ def rates(config: OptimizerConfig, updates: int, **kwargs) -> list[float]:
 
 def config(learning_rate=0.8, warmup=0, **kwargs) -> OptimizerConfig:
     return OptimizerConfig(learning_rate, warmup_updates=warmup, weight_decay=1.0, **kwargs)
+
+
+def cosine(warmup=0, final_rate=0.0) -> OptimizerConfig:
+    return config(warmup=warmup, schedule="cosine", final_rate=final_rate)
 
 
 # --- the learning rate
@@ -41,34 +47,57 @@ def test_the_first_of_n_warm_up_updates_has_one_nth_of_the_rate_and_the_nth_all_
 @pytest.mark.parametrize("warmup", [0, 1])
 def test_a_warm_up_of_one_update_is_none(warmup):
     assert rates(config(warmup=warmup), 3) == pytest.approx([0.8] * 3)
-    assert rates(config(warmup=warmup), 5, decay_updates=5, final_rate=0.5) == pytest.approx(
-        rates(config(), 5, decay_updates=5, final_rate=0.5)
-    )
+    assert rates(cosine(warmup, 0.5), 5, 5) == pytest.approx(rates(cosine(0, 0.5), 5, 5))
 
 
 def test_the_cosine_ends_at_the_final_rate_with_the_last_update():
     # 0.8 * (0.1 + 0.9 * (1 + cos(pi * i / 4)) / 2) for i = 0..4; then it stays there.
     expected = [0.8, 0.694558, 0.44, 0.185442, 0.08, 0.08]
-    assert rates(config(), 6, decay_updates=5, final_rate=0.1) == pytest.approx(expected, abs=1e-6)
+    assert rates(cosine(0, 0.1), 6, 5) == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_cosine_begins_where_the_warm_up_ends():
     expected = [0.4, 0.8, 0.694558, 0.44, 0.185442, 0.08, 0.08]
-    assert rates(config(warmup=2), 7, decay_updates=6, final_rate=0.1) == pytest.approx(
-        expected, abs=1e-6
-    )
+    assert rates(cosine(2, 0.1), 7, 6) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_final_rate_of_1_is_constant_and_of_0_is_the_end_of_all_change():
-    assert rates(config(warmup=2), 5, decay_updates=5) == pytest.approx([0.4, 0.8, 0.8, 0.8, 0.8])
-    assert rates(config(), 4, decay_updates=3, final_rate=0.0) == pytest.approx(
-        [0.8, 0.4, 0, 0], abs=1e-7
-    )
+    assert rates(cosine(2, 1.0), 5, 5) == pytest.approx([0.4, 0.8, 0.8, 0.8, 0.8])
+    assert rates(cosine(0, 0.0), 4, 3) == pytest.approx([0.8, 0.4, 0, 0], abs=1e-7)
+
+
+def test_the_linear_decay_ends_at_the_final_rate_with_the_last_update():
+    linear = config(warmup=2, schedule="linear", final_rate=0.25)
+    assert rates(linear, 7, 6) == pytest.approx([0.4, 0.8, 0.65, 0.5, 0.35, 0.2, 0.2])
+
+
+def test_a_decay_ends_at_decay_updates_whatever_the_length_of_the_run():
+    linear = config(schedule="linear", decay_updates=3)
+    for total in (None, 3, 100):
+        assert rates(linear, 4, total) == pytest.approx([0.8, 0.4, 0, 0], abs=1e-7)
+    with pytest.raises(ValueError, match=r"^optimizer\.decay_updates: must be given where"):
+        make_optimizer(cosine())
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "muon", "lion", "sgd"])
+def test_an_optimizer_knows_the_rate_of_its_next_update(name):
+    linear = config(name=name, warmup=2, schedule="linear", final_rate=0.25)
+    optimizer = make_optimizer(linear, 6)
+    params = {"w": jnp.ones(2), "q_proj": {"kernel": jnp.ones((3, 2, 2))}}
+    state, zero = optimizer.init(params), jax.tree.map(jnp.zeros_like, params)
+    found, learning_rate = [], jax.jit(optimizer.learning_rate)
+    for _ in range(7):
+        found.append(float(learning_rate(state)))
+        change, state = optimizer.update(zero, state, params)
+        # Without a gradient a decay of 1 takes the rate from each weight of 1.
+        for leaf in jax.tree.leaves(change):
+            np.testing.assert_allclose(leaf, -found[-1], rtol=1e-6)
+    assert found == pytest.approx([0.4, 0.8, 0.65, 0.5, 0.35, 0.2, 0.2])
 
 
 @pytest.mark.parametrize("updates", [1, 2, 3])
 def test_a_run_that_is_shorter_than_its_warm_up_only_warms_up(updates):
-    found = rates(config(warmup=4), updates, decay_updates=updates, final_rate=0.0)
+    found = rates(cosine(4), updates, updates)
     assert found == pytest.approx([0.2, 0.4, 0.6][:updates])
 
 
@@ -117,3 +146,99 @@ def test_moments_are_those_of_adam():
     second, _ = optimizer.update({"w": jnp.array([-1.0])}, state, params)
     assert float(first["w"][0]) == pytest.approx(-0.3)
     assert float(second["w"][0]) == pytest.approx(0.3 * (1 / 4) / (3 / 4))
+
+
+# --- optimizers by name
+# ------------------------------------------------------------------------------------------------
+
+
+def changes(name: str, gradients: list, params: dict, **kwargs) -> list[dict]:
+    """The updates of one optimizer on a sequence of gradients, at a rate of 0.1."""
+    settings = OptimizerConfig(0.1, name=name, max_grad_norm=1e6, **kwargs)
+    optimizer = make_optimizer(settings)
+    state, found = optimizer.init(params), []
+    for gradient in gradients:
+        change, state = optimizer.update(gradient, state, params)
+        found.append(change)
+    return found
+
+
+def test_adamw_is_bit_for_bit_the_chain_of_optax_and_has_its_state():
+    key = jax.random.key(0)
+    params = {"w": jax.random.normal(key, (5, 7)), "b": jnp.ones(3)}
+    theirs = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(optax.constant_schedule(0.1), weight_decay=0.01, b2=0.95, mu_dtype=jnp.float32),
+    )
+    ours = make_optimizer(OptimizerConfig(0.1, weight_decay=0.01, b2=0.95))
+    states = [ours.init(params), theirs.init(params)]
+    for step in range(3):
+        gradient = jax.tree.map(lambda x, s=step: jnp.sin(x + s), params)
+        results = [
+            optimizer.update(gradient, state, params)
+            for optimizer, state in zip((ours, theirs), states, strict=True)
+        ]
+        states = [state for _, state in results]
+        assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+        jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+def test_sgd_adds_up_gradients_and_lion_takes_the_sign():
+    params = {"w": jnp.zeros(2)}
+    gradients = [{"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([1.0, 4.0])}]
+    first, second = changes("sgd", gradients, params, b1=0.5)
+    np.testing.assert_allclose(first["w"], [-0.1, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(second["w"], [-0.15, -0.3], rtol=1e-6)
+    # Lion: sign(b1 m + (1 - b1) g) with m = (1 - b2) g: 0.9 * 0.01 * -2 + 0.1 * 4 > 0.
+    first, second = changes("lion", gradients, params, b1=0.9, b2=0.99)
+    np.testing.assert_allclose(first["w"], [-0.1, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(second["w"], [-0.1, -0.1], rtol=1e-6)
+
+
+def test_adafactor_of_a_matrix_of_rank_one_takes_the_sign():
+    # v_row v_col / mean(v_row) is then the square of the gradient itself.
+    gradient = jnp.outer(jnp.linspace(-2, 3, 128), jnp.linspace(1, 2, 130))
+    (change,) = changes("adafactor", [{"w": gradient}], {"w": jnp.zeros((128, 130))})
+    np.testing.assert_allclose(change["w"], -0.1 * jnp.sign(gradient), rtol=1e-4)
+
+
+def test_muon_orthogonalizes_each_matrix_of_a_layer_and_leaves_the_rest_to_adam():
+    key = jax.random.key(0)
+    params = {
+        "layers": {"q_proj": {"kernel": jnp.zeros((2, 6, 4))}},
+        "embed_tokens": {"embedding": jnp.zeros((6, 4))},
+    }
+    gradient = jax.tree.map(lambda x: jax.random.normal(key, x.shape), params)
+    (change,) = changes("muon", [gradient], params)
+    for matrix in np.asarray(change["layers"]["q_proj"]["kernel"]):
+        # Newton-Schulz brings singular values near 1; times 0.2 sqrt(max(6, 4)) and the rate.
+        values = np.linalg.svd(matrix, compute_uv=False) / (0.1 * 0.2 * np.sqrt(6))
+        assert ((values > 0.5) & (values < 1.5)).all()
+    # The first update of Adam with Nesterov momentum: b1 (1 - b1) / (1 - b1^2) + 1 of the sign.
+    nesterov = 0.9 * 0.1 / 0.19 + 1
+    embedding = change["embed_tokens"]["embedding"]
+    assert np.abs(embedding) == pytest.approx(np.full((6, 4), 0.1 * nesterov), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "lion", "eps": 1e-6}, "optimizer.eps: must be 1e-08, because optimizer lion "),
+        ({"name": "sgd", "b2": 0.5}, "optimizer.b2: must be 0.999, because optimizer sgd does "),
+        ({"name": "adafactor", "b1": 0.5}, "optimizer.b1: must be 0.9, because optimizer adaf"),
+        ({"final_rate": 0.5}, "optimizer.final_rate: must be 0.0, because a constant schedule"),
+        ({"decay_updates": 5}, "optimizer.decay_updates: must be null, because a constant"),
+        ({"schedule": "linear", "final_rate": 2.0}, "optimizer.final_rate: must be >= 0 and <= 1"),
+        ({"schedule": "linear", "decay_updates": 0}, "optimizer.decay_updates: must be null or"),
+    ],
+)
+def test_a_setting_that_the_optimizer_does_not_use_is_refused(settings, message):
+    with pytest.raises(ValueError) as error:
+        OptimizerConfig(1e-3, **settings)
+    assert str(error.value).startswith(message)
+
+
+def test_fine_tuning_decays_along_a_cosine_by_default():
+    assert SFTOptimizerConfig(1e-3).schedule == "cosine"
+    found = rates(SFTOptimizerConfig(0.8, weight_decay=1.0), 5, 5)
+    assert found[0] == pytest.approx(0.8) and found[-1] == pytest.approx(0.8 * 0.02)

@@ -38,7 +38,11 @@ def recorded(here) -> Path:
 
 
 def assert_same_numbers(found: dict, wanted: dict) -> None:
-    """Equal to the bit on a machine like the one that recorded them; elsewhere to 1e-4."""
+    """Equal to the bit on a machine like the one that recorded them; elsewhere to 1e-4.
+
+    The learning rate is a metric that the first edition did not have.
+    """
+    found = {name: x for name, x in found.items() if not name.endswith("learning_rate")}
     assert found.keys() == wanted.keys()
     if machine() == EXPECTED["machine"]:
         assert found == wanted
