@@ -1,5 +1,11 @@
 # Sourced by the other scripts: goes to the checkout and makes its own environment, .venv, once.
 set -euo pipefail
+
+# The comment at the head of the script, before anything is installed.
+if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then
+    awk 'NR > 1 { if (!/^#( |$)/) exit; sub(/^# ?/, ""); print }' "$0"
+    exit 0
+fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Compiled programs are kept, so that a second start takes seconds.

@@ -2,6 +2,9 @@
 # Pass@K of a model or a run on the paper's four sets, with as many samples as its largest K:
 #   bash launch/evaluate_math.sh MODEL OUTPUT [--dotted.path VALUE ...]
 # Each set gets a directory in OUTPUT. What was interrupted goes on when the command is repeated.
+if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then
+    source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+fi
 if [ $# -lt 2 ]; then
     echo "usage: bash launch/evaluate_math.sh MODEL OUTPUT [--dotted.path VALUE ...]" >&2
     exit 2

@@ -13,7 +13,9 @@
 # SIGTERM and Ctrl-C go to every process: they save and end, and the same command resumes. If a
 # process dies by itself, the others are ended: SIGTERM, and SIGKILL after GRACE seconds (30). The
 # exit code is that of the worst: 2, then any other failure, then 128 + the signal that was asked
-# for, then 0. shellcheck source=launch/cloud.sh
+# for, then 0.
+
+# shellcheck source=launch/cloud.sh
 source "$(dirname "${BASH_SOURCE[0]}")/cloud.sh"
 
 processes=2 devices=2 logs="" GRACE="${GRACE:-30}"

@@ -18,6 +18,11 @@ echo "== 2/2  GRPO with the entropy-shaped advantage"
 entropy-rl train --config configs/countdown_grpo_entropy.yaml \
     --seed "$seed" --run.directory "$directory/grpo_entropy"
 
-echo
-echo "next: the same without the entropy-shaped advantage:"
-echo "  .venv/bin/entropy-rl train --config configs/countdown_grpo.yaml --seed $seed"
+cat <<END
+
+next: the baseline without the entropy-shaped advantage, then both compared and on one page:
+  source .venv/bin/activate
+  entropy-rl train --config configs/countdown_grpo.yaml --seed $seed --run.directory $directory/grpo
+  entropy-rl compare $directory/grpo $directory/grpo_entropy --output $directory/comparison
+  entropy-rl report $directory/grpo $directory/grpo_entropy --config configs/countdown_analyze.yaml --output $directory/report.html
+END
