@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import jax
 
@@ -22,6 +25,14 @@ from entropy_rl.runs.preemption import catch_signals
 from entropy_rl.runs.provenance import record_start
 from entropy_rl.tasks import closing, load_task
 
+# How the directory of an evaluation is checked.
+_OURS: Mapping[str, Any] = MappingProxyType(
+    {
+        "field": "output",
+        "free": ("output", "shard", "shards", "evaluation.rows_per_call", "decoding", "mesh"),
+    }
+)
+
 
 def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
     """Evaluate a model and write the samples and the result as JSON, CSV and a curve.
@@ -37,11 +48,7 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
       Interrupted: If it was asked to stop; every finished sample is on disk.
     """
     directory = Path(config.output)
-    ours = {
-        "field": "output",
-        "free": ("output", "shard", "shards", "evaluation.rows_per_call", "decoding", "mesh"),
-    }
-    check_directory(directory, config, **ours)
+    check_directory(directory, config, **_OURS)
     mesh = make_mesh(config.mesh, jax.local_devices())
     task = load_task(config.task.name, config.task.args)
     task.problems(config.evaluation.split)  # raises for an unknown split before the model is loaded
@@ -54,7 +61,7 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
     )
     prompts.shard(*shard)  # raises for a bad shard before anything is written
     # All processes write the same config.
-    claim_directory(directory, dataclasses.replace(config, shard=None, shards=None), **ours)
+    claim_directory(directory, dataclasses.replace(config, shard=None, shards=None), **_OURS)
     record_start(directory)
 
     total = len(prompts.shard(*shard)) * config.evaluation.samples
@@ -92,6 +99,18 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
     if result is not None:
         write_pass_at_k(directory, {config.model.path: curve_of(result)})
     return result
+
+
+def check_config(config: EvaluateConfig) -> None:
+    """Check what needs neither a device nor the model: the directory, and the task's problems.
+
+    Raises:
+      ValueError: If something in the config cannot work.
+    """
+    check_directory(Path(config.output), config, **_OURS)
+    task = load_task(config.task.name, config.task.args)
+    with closing(task):
+        task.problems(config.evaluation.split)
 
 
 def main(config: EvaluateConfig) -> None:

@@ -52,6 +52,30 @@ def here(workspace, monkeypatch) -> Path:
     return workspace
 
 
+@pytest.fixture
+def refused(here, capsys):
+    """Runs a command that must be refused: one line, exit code 2, nothing written. Returns the
+    line.
+    """
+
+    from entropy_rl.cli.main import main
+
+    def run(*arguments: str, code: int = 2) -> str:
+        before = sorted(here.rglob("*"))
+        capsys.readouterr()
+        assert main(arguments) == code
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith(f"entropy-rl {arguments[0]}: ") and err.endswith("\n")
+        assert err.count("\n") == 1 and len(err) < 700, err
+        assert [path for path in sorted(here.rglob("*")) if "__pycache__" not in path.parts] == [
+            path for path in before if "__pycache__" not in path.parts
+        ]
+        return err.removeprefix(f"entropy-rl {arguments[0]}: ").rstrip("\n")
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A checkout with the launch scripts, for `cloud`."""

@@ -12,13 +12,17 @@ from typing import Any
 
 import docstring_parser
 
+from entropy_rl.cli.method_names import method_names
+from entropy_rl.config.recipes import recipe_names
 from entropy_rl.config.values import default_of, has_default, section_of
 
 _ABOUT = (
-    "Settings are given in YAML files, such as those in configs/, and on the command line; later "
-    "ones override earlier ones. Settings without a default are required."
+    "Settings are given in YAML files and on the command line, which overrides the files; among "
+    "files, later ones override earlier ones. Settings without a default are required."
 )
 _INDENT = 26
+_NARROW = 60  # columns; below, descriptions are indented less
+_LONGEST_DEFAULT = 160  # characters
 _TYPES = {
     int: "INT",
     float: "NUMBER",
@@ -31,17 +35,33 @@ _TYPES = {
 
 def config_help(cls: type, verb: str) -> str:
     """Return the help text: every setting of a config with type, description and default."""
-    width = min(110, shutil.get_terminal_size().columns)
+    width = max(20, shutil.get_terminal_size().columns)
     places = "".join(f"{place} " for place in positional_names(cls))
+    about = f"{docstring_parser.parse(cls.__doc__).short_description} {_ABOUT}"
     lines = [
-        f"usage: entropy-rl {verb} {places}[--config FILE] [--dotted.path VALUE ...]",
+        *_wrapped(
+            f"usage: entropy-rl {verb} {places}[--config FILE] [--dotted.path VALUE ...]", width
+        ),
         "",
-        *textwrap.wrap(f"{docstring_parser.parse(cls.__doc__).short_description} {_ABOUT}", width),
+        *_wrapped(about, width),
         "",
-        *_entry("--config FILE", "A YAML file.", width),
-        *_entry("--print_config", "Print all settings as YAML, and exit.", width),
+        "Options:",
+        *_entry(
+            "--config FILE",
+            f"A YAML file, or the name of a recipe: {', '.join(recipe_names())}.",
+            width,
+        ),
+        *_entry("--FIELD+ VALUE", "Append to a list.", width),
+        *_entry("--FIELD.INDEX VALUE", "Change an entry of a list; the first is 0.", width),
+        *_entry(
+            "--print_config",
+            "Print all settings as YAML, check them, and exit; without other options, print a "
+            "template.",
+            width,
+        ),
         *_entry("--help", "Print this, and exit.", width),
         "",
+        "Settings:",
     ]
     return "\n".join([*lines, *_fields(cls, "", width)])
 
@@ -56,7 +76,7 @@ def _fields(cls: type, above: str, width: int) -> list[str]:
             lines += _field(field, hints[name], f"{above}{name}", documents[name], width)
     for name, section in sections.items():
         if section is not None:
-            lines += ["", *textwrap.wrap(f"{above}{name}: {documents[name]}", width)]
+            lines += ["", *_wrapped(f"{above}{name}: {documents[name]}", width)]
             lines += _fields(section, f"{above}{name}.", width)
     return lines
 
@@ -85,16 +105,32 @@ def _field(field: dataclasses.Field, hint: Any, path: str, document: str, width:
     else:
         inner = options if typing.get_origin(hint) in (typing.Union, types.UnionType) else [hint]
         type_ = "|".join(_TYPES[typing.get_origin(option) or option] for option in inner)
-    if has_default(field):
-        value = default_of(field)
-        document += f" Default: {value if isinstance(value, str) else json.dumps(value)}."
+    if names := method_names(path):
+        document += f" Names: {', '.join(names)}, or your own as module:function."
+    document += f" {_default_text(field)}"
     return _entry(f"--{path} {type_}", document, width)
+
+
+def _default_text(field: dataclasses.Field) -> str:
+    if not has_default(field):
+        return "Required."
+    value = default_of(field)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if len(text) > _LONGEST_DEFAULT and isinstance(value, list):
+        return f"Default: a list of {len(value)}, which --print_config prints."
+    return f"Default: {text}."
 
 
 def _entry(option: str, text: str, width: int) -> list[str]:
     """Return the lines of an option, with its description beside or below it."""
-    lines = textwrap.wrap(text, width - _INDENT)
+    indent = _INDENT if width >= _NARROW else 6
+    lines = _wrapped(text, width - indent)
     head = f"  {option}"
-    if len(head) + 2 > _INDENT:
-        return [head, *(" " * _INDENT + line for line in lines)]
-    return [head.ljust(_INDENT) + lines[0], *(" " * _INDENT + line for line in lines[1:])]
+    if len(head) + 2 > indent:
+        return [head, *(" " * indent + line for line in lines)]
+    return [head.ljust(indent) + lines[0], *(" " * indent + line for line in lines[1:])]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    # A regular expression or a path that is broken could not be copied.
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)

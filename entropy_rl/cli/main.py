@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from entropy_rl.cli.failure import (
@@ -113,6 +113,15 @@ _VERBS = {
 }
 
 
+# verb -> what its program checks before it needs a device, for `--print_config`
+_CHECKS = {
+    "train": "entropy_rl.trainer.setup:check_config",
+    "plan": "entropy_rl.trainer.setup:check_methods",
+    "sft": "entropy_rl.commands.sft:check_config",
+    "evaluate": "entropy_rl.evaluate:check_config",
+}
+
+
 class _Printable(logging.Formatter):
     """Escapes control characters of log messages, which may quote data."""
 
@@ -126,9 +135,11 @@ _ON_SEVERAL_HOSTS = ("train", "evaluate")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program `entropy-rl` and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments == ["--version"]:
+    if arguments in (["--version"], ["-V"]):
         print(__version__)
         return 0
+    if arguments[:1] == ["help"]:  # `help VERB` is `VERB --help`
+        arguments = [*arguments[1:], "--help"]
     first = arguments[0] if arguments else ""
     group = [verb for verb in _VERBS if verb.startswith(f"{first} ")]
     rest = arguments[1:] if group else arguments
@@ -147,7 +158,8 @@ def _usage(verbs: Sequence[str]) -> str:
     lines = "\n".join(f"  {verb:13} {_VERBS[verb][2]}" for verb in verbs)
     return (
         f"usage: entropy-rl VERB [--config FILE] [--dotted.path VALUE ...]\n\n{lines}\n\n"
-        "`entropy-rl VERB --help` explains every setting."
+        "`entropy-rl VERB --help` or `entropy-rl help VERB` explains every setting; `entropy-rl -V`"
+        "\nprints the version."
     )
 
 
@@ -168,7 +180,7 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     try:
         # The config comes first, so that help and config errors need no import of jax.
         config, program, _ = _VERBS[verb]
-        config = parse_config(import_object("verb", config), verb, arguments)
+        config = parse_config(import_object("verb", config), verb, arguments, _check_of(verb))
         program = import_object("verb", program)
         if verb in _ON_SEVERAL_HOSTS:
             from entropy_rl.distributed import multihost as hosts
@@ -203,6 +215,12 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
         print(printable(f"entropy-rl {verb}: {line}"), file=sys.stderr)
         return exit_code(error)
     return 0
+
+
+def _check_of(verb: str) -> Callable[[Any], None] | None:
+    """Return what checks the config of a verb, which imports jax when it is called."""
+    path = _CHECKS.get(verb)
+    return None if path is None else lambda config: import_object("verb", path)(config)
 
 
 def _is_of_other_host(error: Exception) -> bool:

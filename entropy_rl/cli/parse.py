@@ -8,40 +8,40 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import itertools
 import os
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
+from entropy_rl.cli.dotted import item_type, put, type_at, value_at
 from entropy_rl.cli.help import config_help, positional_fields, positional_names
+from entropy_rl.cli.yaml_text import load_yaml
 from entropy_rl.config.checks import shown
 from entropy_rl.config.files import error_text, require_file
+from entropy_rl.config.recipes import find_config
 from entropy_rl.config.renames import current_config
-from entropy_rl.config.values import (
-    check_value,
-    default_of,
-    has_default,
-    mapping_of,
-    section_of,
-    unknown,
-)
+from entropy_rl.config.values import check_value, default_of, has_default, section_of
 from entropy_rl.runs.stored import is_recorded
 
 Config = TypeVar("Config")
 
 _PRINT = "--print_config"
-_MOST_VALUES, _MOST_CHARACTERS, _DEEPEST = 200_000, 2**20, 100
 
 
-def parse_config(cls: type[Config], verb: str, arguments: Sequence[str]) -> Config:
-    """Parse `--config FILE` and `--dotted.path VALUE`, in order, into a config.
+def parse_config(
+    cls: type[Config],
+    verb: str,
+    arguments: Sequence[str],
+    check: Callable[[Config], object] | None = None,
+) -> Config:
+    """Parse `--config FILE` and `--dotted.path VALUE` into a config.
 
-    Later values override earlier ones. Sections are merged, other values replaced; `--advantage+
-    VALUE` appends to a list, given or default.
+    Options override files, wherever they are; among files, and among options, later values override
+    earlier ones. Sections are merged, other values replaced; `--advantage+ VALUE` appends to a
+    list, given or default, and `--advantage.1.alpha VALUE` changes an entry of one.
 
     Args:
       cls: The config dataclass. Its class variable POSITIONAL, if any, has the dotted paths of the
@@ -49,38 +49,88 @@ def parse_config(cls: type[Config], verb: str, arguments: Sequence[str]) -> Conf
         has other config classes whose files it reads, ignoring the fields that `cls` lacks.
       verb: The verb of the command line, for the help.
       arguments: The command line after the verb.
+      check: What else to check of a config that is printed.
 
     Returns:
       The validated config.
 
     Raises:
       ValueError: In one line, as `PATH: must be Y, got X`.
-      SystemExit: After `--help` or `--print_config`.
+      SystemExit: After `--help` or `--print_config`. What is printed is checked, unless the command
+        line has nothing else: then it is a template, with null where a field has no default.
     """
     if "-h" in arguments or "--help" in arguments:
         print(config_help(cls, verb))
         raise SystemExit(0)
-    given, files = _read_arguments(cls, [argument for argument in arguments if argument != _PRINT])
+    others = [argument for argument in arguments if argument != _PRINT]
+    given, files = _read_arguments(cls, others)
     if _PRINT in arguments:
-        print(yaml.safe_dump(_filled(cls, given), sort_keys=False), end="")
-        raise SystemExit(0)
+        print(yaml.safe_dump(_filled(cls, given), sort_keys=False), end="", flush=True)
+        if not others:
+            raise SystemExit(0)
     missing = list(_missing(cls, given, ""))
     if missing:
         where = " ".join(files) or (
             "the command line" if positional_fields(cls) else "no --config FILE"
         )
         raise ValueError(f"{where}: missing: {', '.join(missing)}")
-    return _build(cls, given)
+    config = _build(cls, given)
+    if _PRINT in arguments:
+        if check is not None:
+            check(config)
+        raise SystemExit(0)
+    return config
 
 
 # --------------------------------------------------------------------------------------------------
-# Reading: files and options, in order
+# Reading: files, then options
 # --------------------------------------------------------------------------------------------------
+
+
+class _Setting(NamedTuple):
+    """A setting of the command line.
+
+    Attributes:
+      where: The option, or the field of a positional argument, for errors.
+      path: The names of the dotted path.
+      value: The text.
+      appends: Whether the value is added to a list.
+      is_text: Whether the text is the value, and no YAML.
+    """
+
+    where: str
+    path: list[str]
+    value: str
+    appends: bool = False
+    is_text: bool = False
 
 
 def _read_arguments(cls: type, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Return the merged values of the command line and its files, and those files."""
-    given, files = {}, []
+    files, settings = _split_arguments(cls, arguments)
+    given: dict[str, Any] = {}
+    for file in files:
+        for field, content in _read_file(cls, find_config(file)).items():
+            put(cls, given, [field], content, "--config")
+    # The name of the task says which of its arguments are texts.
+    for setting in sorted(settings, key=lambda setting: setting.path != ["task", "name"]):
+        path, where = setting.path, setting.where
+        hint = type_at(cls, where, path)
+        if setting.is_text:
+            plain: Any = setting.value
+        else:
+            plain = _read_value(where, setting.value, _text_type(given, setting, hint))
+        if setting.appends:
+            there = value_at(_filled(cls, given), path)
+            there = there if isinstance(there, list) else []
+            plain = there + (plain if isinstance(plain, list) else [plain])
+        put(cls, given, path, _check(cls, path, hint, plain, where), where)
+    return given, files
+
+
+def _split_arguments(cls: type, arguments: Sequence[str]) -> tuple[list[str], list[_Setting]]:
+    """Return the files and the settings of a command line, each in order."""
+    files, settings = [], []
     rest, positional = iter(arguments), list(positional_fields(cls))
     for argument in rest:
         option, equals, value = argument.partition("=")
@@ -94,63 +144,45 @@ def _read_arguments(cls: type, arguments: Sequence[str]) -> tuple[dict[str, Any]
                     f"{argument!r}"
                 )
             path = field.split(".")
-            hint = _type_at(cls, field, path)
-            if typing.get_origin(hint) is list:  # it takes all remaining arguments
-                plain = _at(given, path, []) + [argument]
-            else:
-                plain = argument
+            is_list = typing.get_origin(type_at(cls, field, path)) is list
+            if not is_list:  # which takes all remaining arguments
                 positional.pop(0)
-            _put(cls, given, path, _check(hint, plain, field))
+            settings.append(_Setting(field, path, argument, appends=is_list, is_text=True))
             continue
         if option == _PRINT:
             raise ValueError(f"{_PRINT}: must have no value, got {value!r}")
         path = name.removesuffix("+").split(".")
-        hint = None if name == "config" else _type_at(cls, option, path)
+        if name != "config":
+            type_at(cls, option, path)
         if not equals:
             value = next(rest, "--")
             if value.startswith("--"):
                 raise ValueError(f"{option}: must have a value")
         if name == "config":
             files.append(value)
-            for field, content in _read_file(cls, Path(value)).items():
-                _put(cls, given, [field], content)
         else:
-            plain = _read_value(option, value, hint)
-            if name.endswith("+"):
-                there = _at(_filled(cls, given), path, None)
-                there = there if isinstance(there, list) else []
-                plain = there + (plain if isinstance(plain, list) else [plain])
-            _put(cls, given, path, _check(hint, plain, option))
-    return given, files
+            settings.append(_Setting(option, path, value, appends=name.endswith("+")))
+    return files, settings
 
 
-def _put(cls: type | None, into: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Set a value at a dotted path; sections are merged, so that an empty one changes nothing.
+def _text_type(given: Mapping[str, Any], setting: _Setting, hint: Any) -> Any:
+    """Return the type that says whether a value of the command line is a text.
 
-    For an optional section `{}` sets its defaults.
+    That is the type of the items for an addition to a list, and the annotation of a task's argument
+    if the task can be imported.
     """
-    name, *rest = path
-    hint = None if cls is None else typing.get_type_hints(cls)[name]
-    section = section_of(hint)
-    if rest:
-        if not isinstance(into.get(name), dict):
-            into[name] = {}
-        _put(section, into[name], rest, value)
-    elif section is not None and isinstance(value, dict):
-        if section is not hint and not isinstance(into.get(name), dict):
-            into[name] = {}
-        for inner, content in value.items():
-            _put(cls, into, [name, inner], content)
-    else:
-        into[name] = value
+    if setting.appends:
+        items = item_type(hint)
+        return hint if items is None or setting.value.startswith("[") else items
+    task = value_at(given, ["task", "name"])
+    if hint is not Any or setting.path[:-1] != ["task", "args"] or not isinstance(task, str):
+        return hint
+    from entropy_rl.tasks import argument_types  # imports numpy, which help does without
 
-
-def _at(given: Mapping[str, Any], path: Sequence[str], default: Any) -> Any:
-    for name in path:
-        if not isinstance(given, Mapping) or name not in given:
-            return default
-        given = given[name]
-    return given
+    try:
+        return argument_types(task).get(setting.path[-1], hint)
+    except ValueError:  # which the program reports
+        return hint
 
 
 def _read_file(cls: type, file: Path) -> dict[str, Any]:
@@ -166,7 +198,7 @@ def _read_file(cls: type, file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"--config: {error}") from None
     try:
-        content = _load(text)
+        content = load_yaml(text)
     except RecursionError:
         raise ValueError(f"{file}: must be valid YAML, got one nested too deeply") from None
     except yaml.YAMLError as error:
@@ -181,60 +213,7 @@ def _read_file(cls: type, file: Path) -> dict[str, Any]:
     own = {field.name for field in dataclasses.fields(cls)}
     others = {f.name for other in getattr(cls, "ALSO_READS", ()) for f in dataclasses.fields(other)}
     content = {name: value for name, value in content.items() if name in own or name not in others}
-    return _check(cls, content, f"{file}: ")
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuse a key that is given twice; YAML would silently take the last one.
-
-    What a constructor raises, such as for a date that does not exist, gets the line of its node.
-    """
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except yaml.YAMLError:
-            raise
-        except Exception as error:
-            value = shown(node.value) if isinstance(node, yaml.ScalarNode) else "a collection"
-            raise yaml.constructor.ConstructorError(
-                problem=f"{value} is no {node.tag.rpartition(':')[2]}",
-                problem_mark=node.start_mark,
-            ) from error
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{shown(key.value)} is given twice", problem_mark=key.start_mark
-                )
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-        return super().construct_mapping(node, deep)
-
-
-def _load(text: str) -> Any:
-    """Loads YAML whose aliases, written out, make no more than a config can have.
-
-    An alias can stand inside its own anchor, or a few lines for 10^9 values.
-    """
-    if len(text) > _MOST_CHARACTERS:  # a megabyte takes seconds
-        raise yaml.YAMLError(f"more than {_MOST_CHARACTERS} characters")
-    depth = itertools.accumulate({"[": 1, "{": 1, "]": -1, "}": -1}.get(c, 0) for c in text)
-    if max(depth, default=0) > _DEEPEST:  # takes the square of it
-        raise RecursionError
-    content = yaml.load(text, _Loader)
-    open_, count = [content], 0
-    while open_:
-        value = open_.pop()
-        count += 1
-        if count > _MOST_VALUES:
-            raise yaml.YAMLError(f"more than {_MOST_VALUES} values, aliases written out")
-        if isinstance(value, dict):
-            open_ += value.values()
-        elif isinstance(value, list | tuple | set):
-            open_ += value
-    return content
+    return _check(cls, [], cls, content, f"{file}: ")
 
 
 def _read_value(option: str, value: str, hint: Any) -> Any:
@@ -242,7 +221,7 @@ def _read_value(option: str, value: str, hint: Any) -> Any:
     if hint is str or (hint == str | None and value != "null"):
         return value
     try:
-        plain = _load(value)
+        plain = load_yaml(value)
         # YAML reads the prompt "Q: {problem}" as a mapping.
         return value if hint is Any and _has_placeholder(plain) else plain
     except (yaml.YAMLError, RecursionError) as error:
@@ -265,10 +244,12 @@ def _has_placeholder(plain: Any) -> bool:
 # --------------------------------------------------------------------------------------------------
 
 
-def _check(hint: Any, value: Any, where: str) -> Any:
+def _check(cls: type, path: Sequence[str], hint: Any, value: Any, where: str) -> Any:
     """Check a value, or a section recursively, against a type.
 
     Args:
+      cls: The config class.
+      path: The path of the value in it.
       hint: The type.
       value: The value.
       where: The path for an error, or "FILE: " before a path.
@@ -284,30 +265,11 @@ def _check(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"{where}: must be a mapping, got {shown(value)}")
     separator = "" if where.endswith(" ") else "."
-    paths = {name: f"{where}{separator}{name}" for name in value}
-    return {
-        name: _check(_type_at(section, paths[name], [str(name)]), inner, paths[name])
-        for name, inner in value.items()
-    }
-
-
-def _type_at(cls: type, where: str, path: Sequence[str]) -> Any:
-    """Return the type of the field at a dotted path."""
-    allowed = [field.name for field in dataclasses.fields(cls)]
-    if path[0] not in allowed:
-        options = ["config", "print_config"] if where == f"--{path[0]}" else []
-        raise ValueError(unknown(where, path[0], allowed + options))
-    hint = typing.get_type_hints(cls)[path[0]]
-    if len(path) == 1:
-        return hint
-    section = section_of(hint)
-    if section is not None:
-        return _type_at(section, where, path[1:])
-    if mapping_of(hint) is None:
-        raise ValueError(
-            f"{where}: must be --{where[2:].rpartition('.')[0]}, because {path[0]!r} has no fields"
-        )
-    return typing.get_args(mapping_of(hint))[1]
+    checked = {}
+    for name, inner in value.items():
+        of_name, place = [*path, str(name)], f"{where}{separator}{name}"
+        checked[name] = _check(cls, of_name, type_at(cls, place, of_name), inner, place)
+    return checked
 
 
 def _missing(cls: type, given: Mapping[str, Any], above: str) -> Iterator[str]:

@@ -70,7 +70,7 @@ def _checked_arguments(
     for parameter in named:
         if parameter.default is parameter.empty and parameter.name not in arguments:
             raise ValueError(f"{path}.{parameter.name}: must be given")
-    hints = _type_hints(function)
+    hints = type_hints(function)
     return {n: check_value(value, hints.get(n), f"{path}.{n}") for n, value in arguments.items()}
 
 
@@ -102,7 +102,7 @@ def factories_of(kind: type, given: Iterable[str] = ()) -> dict[str, Callable[..
     """
     found: dict[str, Callable[..., Any]] = {}
     for name, function in _public_functions():
-        if _type_hints(function).get("return") is kind and _takes_plain(function, set(given)):
+        if type_hints(function).get("return") is kind and _takes_plain(function, set(given)):
             found.setdefault(name, function)
     return found
 
@@ -117,7 +117,7 @@ def _public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
 
 def _takes_plain(function: Callable[..., Any], given: set[str]) -> bool:
     """Whether a config can call a function; it cannot call `chain` or `build_advantage`."""
-    hints = _type_hints(function)
+    hints = type_hints(function)
     return all(
         p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         and (p.default is not p.empty or p.name in given or _is_plain(hints.get(p.name)))
@@ -233,7 +233,7 @@ def build_named(
 def _is_plain_function(
     found: Callable[..., Any], kind: type, arguments: Mapping[str, Any], path: str
 ) -> bool:
-    if inspect.isclass(found) or _type_hints(found).get("return") is kind:
+    if inspect.isclass(found) or type_hints(found).get("return") is kind:
         return False
     required = [
         p.name
@@ -249,13 +249,14 @@ def _is_plain_function(
 def _refuse_other_kind(path: str, name: object, returns: str) -> None:
     """Raises for a name of the library that is not of the kind asked for."""
     for other, function in _public_functions():
-        if other == name and inspect.isclass(kind := _type_hints(function).get("return")):
+        if other == name and inspect.isclass(kind := type_hints(function).get("return")):
             raise ValueError(
                 f"{path}: must be {returns}, got {name!r}, which makes a {kind.__name__}"
             )
 
 
-def _type_hints(factory: Callable[..., Any]) -> dict[str, Any]:
+def type_hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations of a function, or of the constructor of a class."""
     try:
         return typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     except (NameError, TypeError):  # somebody's annotations that cannot be read: nothing is checked

@@ -14,18 +14,21 @@ from entropy_rl.config.checks import check_number, check_numbers, shown
 from entropy_rl.config.renames import refusal
 
 
-def unknown(path: str, name: object, allowed: Iterable[object]) -> str:
+def unknown(
+    path: str, name: object, allowed: Iterable[object], suggested: str | None = None
+) -> str:
     """Return the error text for an unknown name, with the nearest known one.
 
     Args:
       path: Dotted path of the name.
       name: The unknown name.
       allowed: The known names.
+      suggested: What the name probably means; None for the known name with the nearest spelling.
     """
     allowed = [str(option) for option in allowed]
     if renamed := refusal(path, name, allowed):
         return renamed
-    near = difflib.get_close_matches(str(name)[:100], allowed, n=1)
+    near = [suggested] if suggested else difflib.get_close_matches(str(name)[:100], allowed, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     one_of = "one of " if len(allowed) > 1 else ""
     return f"{path}: must be {one_of}{', '.join(allowed) or 'absent'}, got {shown(name)}{hint}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from entropy_rl.config.registry import call_factory, import_object
+from entropy_rl.config.registry import call_factory, import_object, type_hints
 from entropy_rl.config.values import unknown
 from entropy_rl.tasks.task import Demonstration, Problem, Task, Verdict
 
@@ -29,14 +29,30 @@ def load_task(name: str, args: Mapping[str, Any] = MappingProxyType({})) -> Task
     Raises:
       ValueError: If there is no such task or argument, or the task rejects a value.
     """
-    if name not in _BUILT_IN and ":" not in name:
-        raise ValueError(unknown("task.name", name, [*_BUILT_IN, "module:Class"]))
-    factory = import_object("task.name", _BUILT_IN.get(name, name))
+    factory = _factory(name)
     task = call_factory(factory, args, "task.args")
     for method in ("problems", "judge"):
         if not callable(getattr(task, method, None)):
             raise ValueError(f"task.name: must be a class with a method {method!r}, got {name!r}")
     return task
+
+
+def argument_types(name: str) -> dict[str, Any]:
+    """Return the annotations of a task's arguments by name.
+
+    Args:
+      name: As in `load_task`.
+
+    Raises:
+      ValueError: If there is no such task.
+    """
+    return type_hints(_factory(name))
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    if name not in _BUILT_IN and ":" not in name:
+        raise ValueError(unknown("task.name", name, [*_BUILT_IN, "module:Class"]))
+    return import_object("task.name", _BUILT_IN.get(name, name))
 
 
 def closing(task: Task) -> contextlib.AbstractContextManager:

@@ -30,7 +30,7 @@ from entropy_rl.runs.load_model import (
 )
 from entropy_rl.runs.logging import check_wandb
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
-from entropy_rl.tasks import Task, load_task
+from entropy_rl.tasks import Task, closing, load_task
 from entropy_rl.trainer.programs import Programs, describe_update, make_programs
 from entropy_rl.types import TrainState
 
@@ -135,6 +135,31 @@ def set_up(config: TrainConfig) -> Setup:
         decisions=decisions,
         start=start,
     )
+
+
+def check_methods(config: TrainConfig) -> None:
+    """Check the methods that a config names, their arguments, and that they fit each other.
+
+    Raises:
+      ValueError: If something in the config cannot work.
+    """
+    _build_methods(config)
+
+
+def check_config(config: TrainConfig) -> None:
+    """Check what needs neither a device nor the model: directories, methods, the task's problems.
+
+    Raises:
+      ValueError: If something in the config cannot work.
+    """
+    check_run(config)
+    check_wandb(config.run.wandb_project)
+    check_methods(config)
+    task = load_task(config.task.name, config.task.args)
+    with closing(task):
+        task.problems(config.task.train_split)
+        if config.evaluation is not None:
+            task.problems(config.evaluation.split)
 
 
 def _build_methods(config: TrainConfig) -> tuple[Transform, Loss]:

@@ -37,28 +37,6 @@ def here(workspace, monkeypatch) -> Path:
     return workspace
 
 
-@pytest.fixture
-def refused(here, capsys):
-    """Runs a command that must be refused: one line, exit code 2, nothing written. Returns the
-    line.
-    """
-
-    def run(*arguments: str, code: int = 2) -> str:
-        before = sorted(here.rglob("*"))
-        capsys.readouterr()
-        assert main(arguments) == code
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert err.startswith(f"entropy-rl {arguments[0]}: ") and err.endswith("\n")
-        assert err.count("\n") == 1 and len(err) < 700, err
-        assert [path for path in sorted(here.rglob("*")) if "__pycache__" not in path.parts] == [
-            path for path in before if "__pycache__" not in path.parts
-        ]
-        return err.removeprefix(f"entropy-rl {arguments[0]}: ").rstrip("\n")
-
-    return run
-
-
 def changed(config: dict, path: str, *value) -> dict:
     """A copy of a config with another value at a dotted path; without a value the field is gone."""
     config = json.loads(json.dumps(config))
@@ -166,7 +144,8 @@ def test_an_unknown_verb_is_refused_with_the_nearest_one(capsys, arguments, mess
         (["--config"], "--config: must have a value"),
         (
             ["--config", "nowhere.yaml"],
-            "--config: cannot read 'nowhere.yaml': No such file or directory",
+            "--config: must be a file or one of the recipes countdown_analyze, ..., got "
+            "'nowhere.yaml'",
         ),
         (["--config", "model"], "--config: cannot read 'model': Is a directory"),
         (
@@ -320,12 +299,13 @@ def test_a_value_out_of_range_is_refused_with_what_is_allowed(refused, arguments
     assert says(refused("train", "--config", "train.yaml", *arguments), message)
 
 
-def test_later_settings_override_earlier_ones_and_sections_are_merged(here):
+def test_options_override_files_later_files_earlier_ones_and_sections_are_merged(here):
     write_yaml(here / "more.yaml", {"steps": 8, "rollout": {"prompts": 8}, "loss": None})
     config = parse_config(
         TrainConfig,
         "train",
-        ["--seed", "5", "--config", "train.yaml", "--rollout.top_p", "0.5", "--config", "more.yaml"]
+        ["--seed", "5", "--rollout.prompts", "6", "--rollout.prompts", "12"]
+        + ["--config", "train.yaml", "--rollout.top_p", "0.5", "--config", "more.yaml"]
         + [
             "--task.args.seed",
             "7",
@@ -336,8 +316,8 @@ def test_later_settings_override_earlier_ones_and_sections_are_merged(here):
         + ["--evaluation.samples", "4", "--advantage+", "{name: whiten}"]
         + ["--task.args.counts.test", "9"],
     )
-    assert (config.seed, config.steps) == (0, 8)
-    assert (config.rollout.prompts, config.rollout.group_size, config.rollout.top_p) == (8, 4, 0.5)
+    assert (config.seed, config.steps) == (5, 8)
+    assert (config.rollout.prompts, config.rollout.group_size, config.rollout.top_p) == (12, 4, 0.5)
     assert config.task.args == {"counts": {"train": 16, "test": 9}, "seed": 7}
     assert config.optimizer.learning_rate == 1e-6
     assert (config.evaluation.samples, config.evaluation.split) == (4, "test")
@@ -1039,7 +1019,7 @@ def test_ctrl_c_before_the_run_has_begun_is_one_line(here, capsys, monkeypatch):
 # --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
 def test_the_help_lists_the_verbs(capsys, arguments):
     assert main(arguments) == 0
     out, err = capsys.readouterr()
@@ -1048,7 +1028,7 @@ def test_the_help_lists_the_verbs(capsys, arguments):
         assert f"\n  {verb} " in out
 
 
-@pytest.mark.parametrize("arguments", [["data"], ["data", "--help"]])
+@pytest.mark.parametrize("arguments", [["data"], ["data", "--help"], ["help", "data"]])
 def test_the_help_of_a_group_lists_its_verbs_only(capsys, arguments):
     assert main(arguments) == 0
     verbs = [
@@ -1100,6 +1080,8 @@ def test_the_printed_config_is_a_config_file(here, capsys):
     ("arguments", "text"),
     [
         (["--version"], "0."),
+        (["-V"], "0."),
+        (["help", "train"], "usage: entropy-rl train "),
         (["--help"], "usage: entropy-rl VERB"),
         (["train", "--help"], "usage: entropy-rl train "),
         (["export", "--help"], "usage: entropy-rl export "),

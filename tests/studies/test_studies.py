@@ -554,7 +554,10 @@ def test_an_incomplete_study_is_reported_as_interim(whole, workspace, here, caps
             {"arms": {"x": {"model.path": "y"}}},
             "arms.x: must be the model of all arms (model), got 'y'",
         ),
-        ({"train": {"config": "none.yaml"}}, "train: --config: cannot read 'none.yaml'"),
+        (
+            {"train": {"config": "none.yaml"}},
+            "train: --config: must be a file or one of the recipes",
+        ),
         (
             {"hypothesis": {"arm": "shapde"}},
             "hypotheses[0].arm: must be one of base, plain, shaped, got 'shapde' (did you "

@@ -1,0 +1,100 @@
+"""Names that a field of a config may hold, read from the source, so that help imports no jax."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+_PACKAGE = Path(__file__).parents[1]
+# As in `config.registry`, which finds the same names by import.
+_NAMESPACES = ("advantages", "losses", "contrib")
+_PLAIN = re.compile(r"int|float|bool|str|None|(Literal|list|dict)(\[.*\])?", re.S)
+
+
+class _Kind(NamedTuple):
+    """What a field names.
+
+    Attributes:
+      returns: The class of what a factory returns.
+      given: Names of arguments that the run gives to a factory.
+    """
+
+    returns: str
+    given: Collection[str] = ()
+
+
+_KINDS: Mapping[str, _Kind] = MappingProxyType(
+    {
+        "advantage": _Kind("Transform", ("group_size", "gamma")),
+        "loss.surrogate": _Kind("Surrogate"),
+        "loss.token_weights": _Kind("TokenWeighting", ("surrogate",)),
+        "loss.entropy_coef": _Kind("Controller"),
+        "replay": _Kind("Replay", ("group_size",)),
+    }
+)
+
+
+def method_names(field: str) -> list[str]:
+    """Return the names of the library's methods that an entry of a field may have.
+
+    Args:
+      field: Dotted path of the field, such as `advantage` or `loss.surrogate`.
+
+    Returns:
+      The names of `config.registry.factories_of` in the order of the import lines; empty for a
+      field without any.
+    """
+    kind = _KINDS.get(field)
+    if kind is None:
+        return []
+    names: dict[str, None] = {}
+    for name, function in _public_functions():
+        if function.returns is not None and ast.unparse(function.returns) == kind.returns:
+            required = _required(function.args)
+            if all(arg.arg in kind.given or _is_plain(arg.annotation) for arg in required):
+                names.setdefault(name)
+    return list(names)
+
+
+def _public_functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    for namespace in _NAMESPACES:
+        for node in _parsed(_PACKAGE / namespace / "__init__.py").body:
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            file = _PACKAGE.parent / f"{node.module.replace('.', '/')}.py"
+            names = [alias.name for alias in node.names if alias.name == alias.asname]
+            if not names or not file.is_file():
+                continue
+            functions = {
+                function.name: function
+                for function in _parsed(file).body
+                if isinstance(function, ast.FunctionDef)
+            }
+            yield from ((name, functions[name]) for name in names if name in functions)
+
+
+@functools.cache
+def _parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _required(arguments: ast.arguments) -> list[ast.arg]:
+    """Return the arguments without a default; those behind a star are never plain."""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    required = positional[: len(positional) - len(arguments.defaults)]
+    named = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    required += [argument for argument, default in named if default is None]
+    stars = (arguments.vararg, arguments.kwarg)
+    return required + [ast.arg(star.arg) for star in stars if star is not None]
+
+
+def _is_plain(annotation: ast.expr | None) -> bool:
+    """Whether values of a type can be in a config."""
+    if isinstance(annotation, ast.BinOp):
+        return _is_plain(annotation.left) and _is_plain(annotation.right)
+    return annotation is not None and bool(_PLAIN.fullmatch(ast.unparse(annotation)))

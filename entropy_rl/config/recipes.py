@@ -1,0 +1,49 @@
+"""Recipes: config files that ship with the package, found by name."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from entropy_rl.config.checks import shown
+
+DIRECTORY = Path(__file__).parents[1] / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Return the names of all recipes, such as `countdown_grpo` and `study/tiny`."""
+    files = DIRECTORY.rglob("*.yaml")
+    return sorted(file.relative_to(DIRECTORY).with_suffix("").as_posix() for file in files)
+
+
+def find_config(given: str, where: str = "--config") -> Path:
+    """Find the config file that a path or the name of a recipe stands for.
+
+    A file of that name comes first. The name of a recipe may end in `.yaml`, and may begin with
+    `configs/`, the directory of the recipes in a checkout, so that the commands of the
+    documentation also work outside of one.
+
+    Args:
+      given: The path or the name.
+      where: The option or field, for the error.
+
+    Raises:
+      ValueError: If there is neither; the line has all names of recipes.
+    """
+    path = Path(given).expanduser()
+    try:
+        if os.path.lexists(path):
+            return path
+    except ValueError:  # an embedded null byte, which the reader of the file refuses
+        return path
+    names = recipe_names()
+    name = given.removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
+    if name in names:
+        return DIRECTORY / f"{name}.yaml"
+    near = difflib.get_close_matches(name[:100], names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(
+        f"{where}: must be a file or one of the recipes {', '.join(names)}, got {shown(given)}"
+        f"{hint}"
+    )
