@@ -417,7 +417,7 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
         ),
         (
             ["--rollout.max_prompt_tokens", "3"],
-            "no prompt is left: of 16 problems, 16 have a prompt longer than",
+            "no prompt is left: of 16 problems, 16 (such as problem ...",
         ),
         (
             ["--evaluation", json.dumps(EVALUATION | {"problems": 5})],
@@ -793,7 +793,7 @@ def test_an_evaluation_that_cannot_work_is_refused_before_anything_is_written(re
         line == "evaluation.problems: must be at most 256, the size of the split 'test', got 9999"
     )
     assert refused(*evaluate("--max_prompt_tokens", "2")).startswith(
-        "no prompt is left: of 3 problems, 3 have "
+        "no prompt is left: of 3 problems, 3 (such as problem "
     )
     (here / "full").mkdir()
     (here / "full" / "notes.txt").write_text("precious")
