@@ -113,7 +113,7 @@ def compile_step(
     phases: list[Phase] = []
     resident = resident_bytes(run)
     # Its log-probs and values are computed before it has them.
-    new_batch = run.batch.replace(ref_log_probs=None, values=None)
+    new_batch = run.batch.replace(ref_log_probs=None, values=None, rollout_advantages=None)
 
     moments = ("optimizer state", "critic's optimizer state")
     elsewhere = moments if run.config.optimizer.offload else ()  # until the updates

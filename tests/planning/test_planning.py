@@ -188,12 +188,13 @@ def test_both_updates_of_a_step_with_a_critic_take_and_return_the_whole_state(pl
     resident = planned_with_critic["resident"]
     names = ("parameters", "optimizer state", "critic", "critic's optimizer state")
     state, batch = sum(resident[name] for name in names), resident["mini-batches"] // 2
-    assert batch == 8 * (48 * 4 + 32 * (4 + 1 + 4 * 4) + 4 + 4 + 1)  # with the values
+    # With the values, and the advantages that are whitened over the rollout.
+    assert batch == 8 * (48 * 4 + 32 * (4 + 1 + 4 * 5) + 4 + 4 + 1)
     for name in ("update", "critic update"):
         assert state < programs[name]["arguments"] <= state + batch + 64
         assert state <= programs[name]["aliased"] + 8
         assert list(programs[name]["beside"]) == ["mini-batches"]
-    without_values = batch - 8 * 32 * 4
+    without_values = batch - 8 * 32 * 4 * 2
     read = 8 * (48 * 4 + 4 + 32)  # tokens, lengths of prompts, mask: jax 0.12 drops the rest
     assert programs["values"]["arguments"] - resident["critic"] in (without_values, read)
 
