@@ -6,6 +6,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
@@ -28,8 +29,9 @@ RUNS = ("critic", "replay")
 
 
 @pytest.fixture
-def recorded(here) -> Path:
+def recorded(here, monkeypatch) -> Path:
     """The working directory with the recorded runs, as they were recorded."""
+    monkeypatch.delitem(sys.modules, "spoil", raising=False)  # another test's, in its directory
     for name in (*RUNS, "evaluated"):
         shutil.rmtree(name, ignore_errors=True)
     with tarfile.open(GOLDEN / "runs.tar.xz") as archive:

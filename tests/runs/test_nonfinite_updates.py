@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,7 @@ def test_a_recorded_update_has_every_array_of_its_mini_batch(key, tmp_path):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "spoil", raising=False)  # another test's, in its directory
     make_workspace(tmp_path)
     (tmp_path / "spoil.py").write_text(SPOIL)
     advantage = [TRAIN["advantage"][0], {"name": "spoil:spoil"}]
