@@ -1,4 +1,4 @@
-"""What a work is given, and what is told of it."""
+"""Inputs of the roofline benchmarks, and the fields of their results."""
 
 from __future__ import annotations
 
@@ -17,22 +17,21 @@ from entropy_rl.types import Policy
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A model on a device, and what it is given.
+    """A model on a device, and the shapes of its inputs.
 
     Attributes:
       config: The architecture.
       policy: The model.
-      dtype: Of the products.
+      dtype: Data type of the matrix products.
       memory: Bytes of the device, if known.
       group: Rows of a prompt.
       prompt: Tokens of a prompt.
-      context: Decoding: tokens that a row attends to, in the middle of the measurement. Training
-        and whole
-        steps: those of a row that reaches the limit, prompt included.
-      mean: Mean tokens of a completion, before the limit cuts; None for completions that all reach
-        it.
-      runs: Measurements.
-      machine: Rates of the device; measured before any work.
+      context: For decoding, tokens that a row attends to in the middle of the measurement. For
+        training and whole steps, tokens of a row that reaches the limit, prompt included.
+      mean: Mean tokens of a completion before it is cut at the limit; None for completions that
+        all reach it.
+      runs: Number of measurements.
+      machine: Measured rates of the device.
     """
 
     config: DecoderConfig
@@ -53,11 +52,11 @@ class Setup:
 
     @property
     def limit(self) -> int:
-        """Tokens of a completion at most."""
+        """Largest number of tokens of a completion."""
         return self.context - self.prompt
 
     def prompts(self, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Random prompts for so many rows: ids, mask and numbers."""
+        """Random prompts of a number of rows: ids, mask and indices."""
         shape = (rows // self.group, self.prompt)
         ids = np.random.default_rng(0).integers(0, self.config.vocab_size, shape, np.int32)
         return ids, np.ones(shape, bool), np.arange(shape[0], dtype=np.int32)

@@ -52,12 +52,10 @@ _MEAN = 48  # tokens of a completion while the spread is varied
 
 
 class Factor(NamedTuple):
-    """What is varied: its name and unit, the size at each value, and whether x is the live
-    tokens.
-    """
+    """A varied quantity: its unit, workload sizes by value, and whether it counts tokens."""
 
     unit: str
-    per: float  # the slope is told per so many units
+    per: float  # the slope is reported per this many units
     sizes: dict[float, workload.Size]
     is_tokens: bool = False
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from entropy_rl.tasks.task import DemonstratedTask
 
-# Demonstrations are sorted by length within a block of so many batches: little padding, still well
-# mixed.
+# Demonstrations are sorted by length within a block of this many batches: little padding, and the
+# order stays random on the scale of blocks.
 BATCHES_PER_BLOCK = 64
 
 

@@ -126,7 +126,7 @@ def load_model(config: ModelConfig | str, mesh: Mesh | None = None) -> Model:
     tokenizer = load_tokenizer(directory)
     unused = unused_ids(directory, tokenizer, decoder.vocab_size)
     eos_ids = eos_ids_of(directory, tokenizer, config.extra_eos)
-    # Padding is told by masks, never by its id, so any token can serve.
+    # Masks mark padding, so any id can serve for a tokenizer without a padding token.
     pad_id = eos_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     make = functools.partial(_make_policy, config, decoder, unused)
     check_heads(decoder, mesh, config.decode_attention)

@@ -942,7 +942,7 @@ def test_a_full_disk_ends_the_run_with_everything_before_readable(small_disk, he
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [6_000, 20_000])
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(here, limit):
-    # As with a quota: there is room on the disk, and yet no file may be larger than so many bytes.
+    # As with a quota: the disk has room, but no file may be larger than `limit` bytes.
     code = (
         "import resource, runpy, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

@@ -3,8 +3,6 @@
 import dataclasses
 
 import pytest
-from hf_fixtures import save_tokenizer
-from transformers import AutoTokenizer
 
 from entropy_rl.experience.encoding import encode_prompt, template_variables
 from entropy_rl.tasks.task import Problem
@@ -18,18 +16,6 @@ THINKING = (
     "{% if enable_thinking is defined and enable_thinking is false %}"
     "{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
 )
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("tokenizer")
-    save_tokenizer(directory)
-    return directory
-
-
-@pytest.fixture
-def tokenizer(directory):
-    return AutoTokenizer.from_pretrained(directory)
 
 
 def chat(text: str, messages=(), **kwargs) -> Problem:

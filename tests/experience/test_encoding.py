@@ -3,27 +3,14 @@
 import dataclasses
 
 import pytest
-from hf_fixtures import save_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from entropy_rl.experience.prompts import encode_prompt
 from entropy_rl.tasks.task import Problem
 
 START, END = 382, 383  # <|im_start|>, <|im_end|>
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("tokenizer")
-    save_tokenizer(directory)
-    return directory
-
-
-@pytest.fixture
-def tokenizer(directory):
-    return AutoTokenizer.from_pretrained(directory)
 
 
 def templated(template: str, text: str, **fields) -> Problem:
