@@ -52,6 +52,24 @@ def here(workspace, monkeypatch) -> Path:
     return workspace
 
 
+@pytest.fixture(scope="session")
+def chat_tokenizer_directory(tmp_path_factory) -> Path:
+    """A directory with the tokenizer of `hf_fixtures`, which has a chat template."""
+    from hf_fixtures import save_tokenizer
+
+    directory = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(directory)
+    return directory
+
+
+@pytest.fixture
+def tokenizer(chat_tokenizer_directory):
+    """That tokenizer, loaded anew: a test may change it."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(chat_tokenizer_directory)
+
+
 @pytest.fixture
 def refused(here, capsys):
     """Runs a command that must be refused: one line, exit code 2, nothing written. Returns the

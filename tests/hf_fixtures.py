@@ -13,7 +13,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 VOCAB, HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS = 384, 64, 96, 2, 4, 2
@@ -302,3 +302,16 @@ def save_tokenizer(directory: Path) -> None:
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(directory)
+
+
+def edit_config(directory: Path, **fields) -> None:
+    """Change fields of config.json."""
+    file = directory / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def edit_weights(directory: Path, remove=(), **replace) -> None:
+    """Remove and replace tensors of model.safetensors."""
+    file = directory / "model.safetensors"
+    weights = {k: v for k, v in load_file(file).items() if k not in remove}
+    save_file(weights | replace, file)

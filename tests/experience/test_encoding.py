@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from entropy_rl.experience.prompts import encode_prompt
+from entropy_rl.experience.encoding import encode_prompt
 from entropy_rl.tasks.task import Problem
 
 START, END = 382, 383  # <|im_start|>, <|im_end|>

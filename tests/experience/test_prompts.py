@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hf_fixtures import save_tokenizer
 
-from entropy_rl.experience.prompts import Prompts, encode_prompt
+from entropy_rl.experience.encoding import encode_prompt
+from entropy_rl.experience.prompts import Prompts
 from entropy_rl.tasks.countdown import build_tokenizer
 from entropy_rl.tasks.task import Problem
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from hf_fixtures import make_hf_dir
+from hf_fixtures import edit_config, edit_weights, make_hf_dir
 from safetensors.numpy import load_file, save_file
 
 from entropy_rl.models import hf, load_hf, make_policy, read_config, save_hf
@@ -24,17 +24,6 @@ def directories(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture
 def broken(tmp_path) -> Path:
     return make_hf_dir(tmp_path / "model", "llama3")
-
-
-def edit_config(directory: Path, **fields) -> None:
-    file = directory / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
-
-
-def edit_weights(directory: Path, remove=(), **replace) -> None:
-    file = directory / "model.safetensors"
-    weights = {k: v for k, v in load_file(file).items() if k not in remove}
-    save_file(weights | replace, file)
 
 
 def one_line(error) -> str:

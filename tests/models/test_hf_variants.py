@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from hf_fixtures import CONFIGS, VARIANTS, make_hf_dir, tensors
+from hf_fixtures import CONFIGS, VARIANTS, edit_config, edit_weights, make_hf_dir, tensors
 from safetensors.numpy import load_file, save_file
 from test_hf import assert_same_params, golden, greedy
 
@@ -26,17 +26,6 @@ from entropy_rl.models.rope import (
 def directories(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("variants")
     return {name: make_hf_dir(root / name, name) for name in VARIANTS}
-
-
-def edit_config(directory: Path, **fields) -> None:
-    file = directory / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
-
-
-def edit_weights(directory: Path, remove=(), **replace) -> None:
-    file = directory / "model.safetensors"
-    weights = {k: v for k, v in load_file(file).items() if k not in remove}
-    save_file(weights | replace, file)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
