@@ -49,7 +49,7 @@ class PromptsConfig:
 
 def prompts(config: PromptsConfig) -> None:
     """The verb `data prompts`."""
-    from entropy_rl.experience.prompts import encode_prompt
+    from entropy_rl.experience.encoding import encode_prompt
     from entropy_rl.runs.load_model import find_model, load_tokenizer, model_files
     from entropy_rl.tasks import closing, load_task
 

@@ -130,7 +130,7 @@ def _prompt(
     Raises:
       ValueError: There is no such problem, or the prompt cannot be encoded.
     """
-    from entropy_rl.experience.prompts import encode_prompt
+    from entropy_rl.experience.encoding import encode_prompt
     from entropy_rl.tasks.task import Problem
 
     problems = [] if task is None else list(task.problems(config.split))

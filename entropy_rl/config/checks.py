@@ -101,8 +101,8 @@ def check_numbers(value: Any, path: str, own: bool = True) -> None:
 
     What is inside a mapping or a list may be of a user: see `own` of `check_number`.
     """
-    is_section = dataclasses.is_dataclass(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    is_section = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    if is_section:
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         for name, item in value.items():

@@ -111,6 +111,11 @@ def row_shards(mesh: Mesh | None) -> int:
     return HeadLayout(mesh).size(*DATA_AXES)
 
 
+def row_sharding(mesh: Mesh | None) -> NamedSharding | None:
+    """Returns the sharding of arrays of rows; None without a mesh."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec(DATA_AXES))
+
+
 def check_rows(mesh: Mesh | None, prompts: int, group_size: int) -> None:
     """Checks that the rows of an update are divisible by the number of row shards.
 
@@ -234,7 +239,7 @@ class Placement:
 
     def of_rows(self) -> NamedSharding:
         """Returns the sharding of the arrays of `put_rows`; needs a mesh."""
-        return NamedSharding(self.mesh, PartitionSpec(DATA_AXES))
+        return row_sharding(self.mesh)
 
     def put_prompts(self, tree: Any) -> Any:
         """Puts prompts on this process's devices: sharded, or replicated if not divisible."""

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from entropy_rl.evaluation.load_samples import Row
-from entropy_rl.experience.prompts import encode_prompt
+from entropy_rl.experience.encoding import encode_prompt
 from entropy_rl.learner.batch import make_batch
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.stats_pass import make_stats_pass

@@ -15,8 +15,6 @@ import numpy as np
 from entropy_rl.experience.encoding import encode_prompt
 from entropy_rl.tasks.task import Problem
 
-__all__ = ["PromptBatch", "Prompts", "encode_prompt"]
-
 log = logging.getLogger(__name__)
 
 _LENGTH_MULTIPLE = 8

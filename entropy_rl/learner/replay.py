@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from entropy_rl.advantages import Transform, baseline_and_shaping, chain
 from entropy_rl.advantages.transform import LOCAL_SCOPES
+from entropy_rl.distributed.sharding import row_sharding
 from entropy_rl.learner.batch import token_stats
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.replay_rule import REPLAY_WEIGHT, Replay
@@ -25,7 +26,7 @@ from entropy_rl.learner.rollout_advantages import make_base_advantages
 from entropy_rl.learner.update import UpdateFn, make_update
 from entropy_rl.losses.controller import Coefficients, summarize_batch
 from entropy_rl.losses.loss import Loss
-from entropy_rl.types import DATA_AXES, Policy, TrainBatch
+from entropy_rl.types import Policy, TrainBatch
 
 Rows = dict[str, jax.Array]  # the fields of a `TrainBatch` that are stored
 _TOKEN_FIELDS = ("old_log_probs", "old_entropy", "sampler_log_probs")
@@ -136,7 +137,7 @@ def make_replay_programs(
     """
     base_advantages = make_base_advantages(advantage)
     mesh = settings.mesh
-    by_rows = None if mesh is None else NamedSharding(mesh, PartitionSpec(DATA_AXES))
+    by_rows = row_sharding(mesh)
     replicated = None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
     def empty(rows: int, prompt_tokens: int) -> Rows:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from entropy_rl.advantages import Transform, baseline_and_shaping
+from entropy_rl.advantages import Transform
 from entropy_rl.advantages.transform import reads_rollout, recorded_part
+from entropy_rl.distributed.sharding import row_sharding
 from entropy_rl.learner.batch import token_stats
-from entropy_rl.types import DATA_AXES, TokenStats, TrainBatch
+from entropy_rl.types import TokenStats, TrainBatch
 
 RolloutAdvantagesFn = Callable[[Sequence[TrainBatch]], list[TrainBatch]]
 
@@ -42,8 +43,7 @@ def make_rollout_advantages(
         values = recorded(rewards[:, None], jax.tree.map(lambda *x: jnp.concatenate(x), *stats))
         return jnp.split(values, len(batches))
 
-    by_rows = None if mesh is None else NamedSharding(mesh, PartitionSpec(DATA_AXES))
-    compiled = jax.jit(advantages, out_shardings=by_rows)
+    compiled = jax.jit(advantages, out_shardings=row_sharding(mesh))
 
     def with_advantages(batches: Sequence[TrainBatch]) -> list[TrainBatch]:
         values = compiled(list(batches))
@@ -60,12 +60,12 @@ def make_base_advantages(
     It starts from `TrainBatch.rollout_advantages`. Where these are None, the mini-batch is the
     whole rollout, and the chain starts from its rewards.
     """
-    baseline, _ = baseline_and_shaping(advantage)
-    _, rest = recorded_part(advantage)
+    recorded, rest = recorded_part(advantage)
 
     def base_advantages(batch: TrainBatch, stats: TokenStats) -> jax.Array:
-        if batch.rollout_advantages is None:
-            return baseline(batch.rewards[:, None], stats)
-        return rest(batch.rollout_advantages, stats)
+        start = batch.rollout_advantages
+        if start is None:
+            start = recorded(batch.rewards[:, None], stats)
+        return rest(start, stats)
 
     return base_advantages

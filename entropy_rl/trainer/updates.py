@@ -127,8 +127,8 @@ def run_updates(
     if replay is None:
         return on_data(state, only_critic=only_critic)
     # No update reads the buffer, which would be donated.
-    kept, state = state.replay_buffer, state.replace(replay_buffer=None)
-    rows, (controller, coefficients) = kept.rows, replay.look(kept.controller, state.step, data)
+    buffer, state = state.replay_buffer, state.replace(replay_buffer=None)
+    rows, (controller, coefficients) = buffer.rows, replay.look(buffer.controller, state.step, data)
     coefficients = {name: float(value) for name, value in jax.device_get(coefficients).items()}
     weight, of_replay = coefficients[REPLAY_WEIGHT], {}
     if replay.rules.before:
