@@ -158,11 +158,7 @@ def baseline_and_shaping(transform: Transform) -> tuple[Transform, Transform]:
     Returns:
       (baseline, shaping); a part without members is the identity.
     """
-    members = (transform,) if transform.members is None else transform.members
-    first = next(
-        (i for i, member in enumerate(members) if member.scope in LOCAL_SCOPES), len(members)
-    )
-    return chain(*members[:first]), chain(*members[first:])
+    return _cut(transform, lambda member: member.scope in LOCAL_SCOPES)
 
 
 def recorded_part(transform: Transform) -> tuple[Transform, Transform]:
@@ -175,9 +171,7 @@ def recorded_part(transform: Transform) -> tuple[Transform, Transform]:
       (recorded part, the remaining members of the baseline); a part without members is the
       identity.
     """
-    members = baseline_and_shaping(transform)[0].members
-    first = next((i for i, member in enumerate(members) if member.needs_policy), len(members))
-    return chain(*members[:first]), chain(*members[first:])
+    return _cut(baseline_and_shaping(transform)[0], lambda member: member.needs_policy)
 
 
 def reads_rollout(transform: Transform) -> bool:
@@ -189,9 +183,16 @@ def reads_rollout(transform: Transform) -> bool:
 
 def before_values(transform: Transform) -> Transform:
     """The part of a chain before its first member that requires values: the critic's rewards."""
-    members = (transform,) if transform.members is None else transform.members
-    first = next((i for i, member in enumerate(members) if "values" in member.requires), None)
-    return chain(*members[:first])
+    return _cut(transform, lambda member: "values" in member.requires)[0]
+
+
+def _cut(
+    transform: Transform, condition: Callable[[Transform], bool]
+) -> tuple[Transform, Transform]:
+    """Cut a chain before its first member that meets a condition."""
+    members = chain(transform).members
+    first = next((i for i, member in enumerate(members) if condition(member)), len(members))
+    return chain(*members[:first]), chain(*members[first:])
 
 
 def is_local(baseline: Transform, shaping: Transform) -> bool:

@@ -78,7 +78,7 @@ _VERBS = {
     "debug-update": (
         "entropy_rl.commands.debug_update:DebugUpdateConfig",
         "entropy_rl.commands.debug_update:main",
-        "an update that was not applied, looked into",
+        "what is not finite in an update that was not applied",
     ),
     "export": (
         "entropy_rl.commands.export:ExportConfig",

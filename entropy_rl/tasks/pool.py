@@ -119,7 +119,6 @@ class VerifierPool:
                     _kill_all(self._processes)
                     self._lost = 0
                     raise
-            if waiting:
                 self._note_failures([known[key] for key in waiting])
             for key, verdict in known.items():
                 self._cache(key, verdict)

@@ -68,20 +68,19 @@ def same_answer(gold: str, answer: str) -> bool | None:
             return False
     if not all(rounds_to(value, text) for text in rounded):
         return False
-    if gold_names and names:
-        if len(gold_names) == 1 and squeeze(gold_names[0]) == squeeze(names[0]):
-            same = _equal(gold_value, tidy(value))
-            if same:
-                return True
-        gold_side, given_side = gold, f"{names[0]}={value}"
-        if lost_parts(gold_side) != lost_parts(given_side):
-            return False
-        if len(gold_names) == 1 and squeeze(gold_names[0]) == squeeze(names[0]):
-            return False if _VARIABLE.fullmatch(gold_names[0].strip()) else same
-        return _parsed(gold_side, given_side)
-    if gold_names and len(gold_names) == 1 and _VARIABLE.fullmatch(gold_names[0].strip()):
-        return _equal(gold_value, tidy(value))
-    return _equal(gold, tidy(value))
+    is_variable = len(gold_names) == 1 and _VARIABLE.fullmatch(gold_names[0].strip()) is not None
+    if not (gold_names and names):
+        return _equal(gold_value if is_variable else gold, tidy(value))
+    same_name = len(gold_names) == 1 and squeeze(gold_names[0]) == squeeze(names[0])
+    same = _equal(gold_value, tidy(value)) if same_name else None
+    if same:
+        return True
+    whole = f"{names[0]}={value}"
+    if lost_parts(gold) != lost_parts(whole):
+        return False
+    if same_name:
+        return False if is_variable else same
+    return _parsed(gold, whole)
 
 
 _VARIABLE = re.compile(r"[A-Za-z]'*(?:\([A-Za-z]\))?")
@@ -99,9 +98,7 @@ _SECOND_LABEL = re.compile(r"\([A-J]\)|^(?:[,;/&]|\\l(?:or|and))?\s*[A-J](?:[).:
 def _compare_labels(gold: str, answer: str) -> bool | None:
     """Compares choices if the right answer is one; None if it is none."""
     right, given = read_label(gold), read_label(answer)
-    if right is None or (right[1] and given is None):
-        return None
-    if given is None:
+    if right is None or given is None:
         return None
     if _SECOND_LABEL.search(given[1]):
         return False  # two choices
@@ -233,9 +230,8 @@ def _compare_collections(gold: str, answer: str, depth: int) -> bool | None:
     """Compares lists, sets, tuples and matrices part by part; None for other pairs."""
     matrices = read_matrix(gold), read_matrix(answer)
     if None not in matrices:
-        return (
-            _in_order(*matrices, depth) if row_ends(matrices[0]) == row_ends(matrices[1]) else False
-        )
+        same_rows = row_ends(matrices[0]) == row_ends(matrices[1])
+        return same_rows and _in_order(*matrices, depth)
     a, b = read_parts(gold), read_parts(answer)
     if a is None or b is None:
         return None
@@ -250,16 +246,17 @@ def _compare_collections(gold: str, answer: str, depth: int) -> bool | None:
         if a[0] != b[0]:
             closed = "" not in kinds and is_plain(a, b)
             return False if closed and "{" in (kinds[0], kinds[1]) else None
-        return _in_order(a[1], b[1], depth) if len(a[1]) == len(b[1]) else False
+        return _in_order(a[1], b[1], depth)
     if any(r"\ldots" in part for part in (*a[1], *b[1])):
-        return _in_order(a[1], b[1], depth) if len(a[1]) == len(b[1]) else False
+        return _in_order(a[1], b[1], depth)
     if not is_plain(a, b):
         return None
     return _match(distinct(a), distinct(b), depth)
 
 
 def _in_order(gold: Sequence[str], answer: Sequence[str], depth: int) -> bool:
-    return all(_part_equal(a, b, depth) for a, b in zip(gold, answer, strict=True))
+    pairs = zip(gold, answer, strict=False)
+    return len(gold) == len(answer) and all(_part_equal(a, b, depth) for a, b in pairs)
 
 
 def _match(gold: Sequence[str], answer: Sequence[str], depth: int) -> bool:
