@@ -54,7 +54,7 @@ class TaskConfig:
     """The task: problems and their verifier.
 
     Args:
-      name: `countdown`, `math`, or your own class as `module:Class`.
+      name: `arithmetic`, `countdown`, `math`, or your own class as `module:Class`.
       args: Keyword arguments of the task.
       train_split: Split of the training prompts.
     """

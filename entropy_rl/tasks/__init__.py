@@ -14,6 +14,7 @@ from entropy_rl.tasks.task import Demonstration, Problem, Task, Verdict
 __all__ = ["Demonstration", "Problem", "Task", "Verdict", "closing", "load_task"]
 
 _BUILT_IN = {
+    "arithmetic": "entropy_rl.tasks.arithmetic:Arithmetic",
     "countdown": "entropy_rl.tasks.countdown:Countdown",
     "math": "entropy_rl.tasks.math:Math",
 }
@@ -23,7 +24,7 @@ def load_task(name: str, args: Mapping[str, Any] = MappingProxyType({})) -> Task
     """Builds a task.
 
     Args:
-      name: "countdown", "math", or "module:Class" for a user's class.
+      name: "arithmetic", "countdown", "math", or "module:Class" for a user's class.
       args: Its keyword arguments.
 
     Raises:

@@ -112,7 +112,10 @@ def here(workspace, monkeypatch) -> Path:
             "optimizer.eps: must be 1e-08, because optimizer lion does not use it, got 1e-06",
         ),
         ([*TRAIN, "--run.directory"], "--run.directory: must have a value"),
-        ([*TRAIN, "--task.name", "gsm8k"], "task.name: must be one of countdown, math, "),
+        (
+            [*TRAIN, "--task.name", "gsm8k"],
+            "task.name: must be one of arithmetic, countdown, math, ",
+        ),
         ([*TRAIN, "--model.path", "yes"], "model.path: must be ..., got 'yes'"),
         ([*TRAIN, "--model.path", "Qwen/Qwen2.5-0.5B"], "model.path: "),
         ([*TRAIN, "--mesh.tensor", "64"], "mesh: the product of the sizes must be at most "),
