@@ -80,6 +80,7 @@ def test_a_batch_ends_each_row_with_eos_unless_it_is_cut_off(bench):
     np.testing.assert_allclose(groups.mean(1), 0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_models_of_the_benchmark_stop_as_often_as_they_should(bench):
     size = dataclasses.replace(bench.workload.SIZES["tiny"], prompts=64, new_tokens=48)
     config, params = bench.workload.make_model(size)
@@ -203,6 +204,7 @@ def test_an_environment_that_cannot_be_made_is_told_in_a_line_and_leaves_no_stam
     assert environments.python_of("ours", tmp_path) == Path(sys.executable)
 
 
+@pytest.mark.slow
 def test_the_comparison_runs_and_shows_what_it_wrote(bench, tmp_path, capsys):
     file = tmp_path / "results.json"
     command = [

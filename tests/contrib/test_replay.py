@@ -259,7 +259,13 @@ def test_a_replay_learns_again_from_the_newest_of_what_was_good(key, rollouts_ke
     assert_as_in_float64(table, weights, run(spec, count, key))
 
 
-@pytest.mark.parametrize("spec", [PIPO, {"name": "uec_replay", "every": 2, "above": 0.0}])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param(PIPO, marks=pytest.mark.slow),
+        {"name": "uec_replay", "every": 2, "above": 0.0},
+    ],
+)
 def test_eight_devices_keep_and_learn_the_same(key, spec):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     (one, of_one), (eight, of_eight) = run(spec, 5, key), run(spec, 5, key, mesh=mesh)
@@ -378,7 +384,10 @@ def test_every_replay_rule_has_a_line_in_the_list_of_methods_that_builds_it():
     "spec",
     [
         {"name": "pipo", "window": 2},
-        {"name": "uec_replay", "rollouts": 1, "every": 2, "above": 0.0},
+        pytest.param(
+            {"name": "uec_replay", "rollouts": 1, "every": 2, "above": 0.0},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_run_with_a_replay_goes_on_from_a_checkpoint_as_if_nothing_had_happened(here, spec):

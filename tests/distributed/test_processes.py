@@ -69,6 +69,7 @@ def test_two_processes_that_one_signal_stops_go_on_as_one_process_and_end_as_one
         assert results[0]["pass_at_k"] == results[1]["pass_at_k"]
 
 
+@pytest.mark.slow
 def test_two_processes_decide_alike_which_groups_they_train_on(workspace, here):
     dynamic = ["train", "--config", "train.yaml", "--seed", "6", "--steps", "3"]
     dynamic += [
@@ -92,6 +93,7 @@ def test_two_processes_decide_alike_which_groups_they_train_on(workspace, here):
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_from_the_same_rows(workspace, here):
     pipo = {"name": "pipo", "window": 2}
     rules = {

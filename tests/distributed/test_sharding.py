@@ -195,7 +195,10 @@ def test_embedding_and_its_gradient_are_those_of_one_device(sizes, shape, key):
 
 
 # A KV head on each device, and on two of them; prompts once for a group, and with each row.
-@pytest.mark.parametrize(("sizes", "group_size"), [((2, 2, 2), G), ((1, 2, 4), None)])
+@pytest.mark.parametrize(
+    ("sizes", "group_size"),
+    [((2, 2, 2), G), pytest.param((1, 2, 4), None, marks=pytest.mark.slow)],
+)
 def test_an_update_of_a_sharded_state_is_that_of_one_device_and_stays_sharded(
     sizes, group_size, key, capfd
 ):
@@ -272,6 +275,7 @@ def test_a_run_on_eight_devices_is_that_of_one(tmp_path, monkeypatch, capfd):
 MESH = ("--mesh.data", "--mesh.fsdp", "--mesh.tensor")
 
 
+@pytest.mark.slow
 def test_moments_that_are_offloaded_to_the_host_change_nothing(tmp_path, monkeypatch):
     workspace = make_workspace(tmp_path / "workspace")
     monkeypatch.chdir(workspace)
