@@ -82,21 +82,22 @@ def test_kinds_alternate_by_their_shares():
         re.sub(r"\d+|[+-]", "#", p.prompt) for p in TASK.problems("validation")
     )
     assert counts == {
-        "Calculate # # # and # # #.": 43,
-        "Calculate # * # and # # #.": 43,
-        "Calculate # * #, # * # and # # #.": 42,
+        "Calculate # * # and # * #.": 32,
+        "Calculate # # # and # # #.": 32,
+        "Calculate # * # and # # #.": 32,
+        "Calculate # * #, # * # and # # #.": 32,
     }
 
 
 def test_a_question_depends_on_seed_split_and_index_only():
     few, other = Arithmetic(counts={"test": 7}), Arithmetic(seed=1)
     assert tuple(few.problems("test")) == TASK.problems("test")[:7]
-    assert TASK.problems("test")[0].prompt == "Calculate 3 + 7 and 8 - 7."  # on any machine
+    assert TASK.problems("test")[0].prompt == "Calculate 8 * 9 and 0 * 2."  # on any machine
     assert other.problems("test")[:7] != TASK.problems("test")[:7]
 
 
 def test_examples_are_turns_of_the_chat_with_right_solutions():
-    problem = TASK.problems("test")[1]
+    problem = TASK.problems("test")[2]
     assert problem.chat and problem.messages == (
         ("user", "Calculate 5 * 9 and 34 + 52."),
         ("assistant", "5 * 9 = 45. 34 + 52 = 86. Answer: 45, 86"),
@@ -105,7 +106,7 @@ def test_examples_are_turns_of_the_chat_with_right_solutions():
     )
     steps = TASK.problems("unseen")[0].messages
     assert steps[1] == ("assistant", "4 + 8 = 12. 12 - 3 = 9. Answer: 9")
-    text = Arithmetic(examples=1, chat=False).problems("test")[1]
+    text = Arithmetic(examples=1, chat=False).problems("test")[2]
     shown = "Calculate 5 * 9 and 34 + 52.\n5 * 9 = 45. 34 + 52 = 86. Answer: 45, 86\n\n"
     assert (text.chat, text.prompt) == (False, f"{shown}{problem.prompt}\n")
 

@@ -25,7 +25,10 @@ from entropy_rl.tasks.arithmetic.expressions import (
 from entropy_rl.tasks.task import Problem, Verdict
 
 _COUNTS = {"train": 2048, "validation": 128, "test": 128, "unseen": 128}
-_KINDS = (["sum", "sum"], ["product", "sum_2_digits"], ["product", "product", "sum"])
+_KINDS = (
+    *(["product", "product"], ["sum", "sum"]),
+    *(["product", "sum_2_digits"], ["product", "product", "sum"]),
+)
 _UNSEEN = (["sum_3_terms"], ["sum", "sum", "sum"])
 _MOST_EXPRESSIONS, _MOST_EXAMPLES = 8, 8
 # A split is full when as many questions in a row are repeated, or of other splits.
@@ -50,8 +53,8 @@ class Arithmetic:
       kinds: Kinds of questions in turn, each a mapping with `expressions`, a list of types, and
         `share`, the weight of the kind, an integer (1). Types are `product` (of two numbers of one
         digit), `sum` (or difference, of two numbers of one digit), `sum_2_digits` (of one or two
-        digits) and `sum_3_terms` (three numbers of one digit). Null is a third each of two sums, a
-        product and a sum of up to 2 digits, two products and a sum.
+        digits) and `sum_3_terms` (three numbers of one digit). Null is a quarter each of two
+        products, two sums, a product and a sum of up to 2 digits, two products and a sum.
       unseen_kinds: As `kinds`, for the split "unseen". Null is half each of a sum of three terms
         and three sums.
       examples: Worked examples of the same kind before the question, as turns of the chat.
