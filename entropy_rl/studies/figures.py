@@ -1,4 +1,4 @@
-"""Figures of a study: Pass@K, and entropy and length in training, by arm."""
+"""Figures of a study: Pass@K; entropy, length and bonus share in training, by arm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ Style = dict[str, str]  # keyword arguments of `Axes.plot`
 _DPI = 140
 _COLORS = [f"C{i}" for i in range(10)]
 _DASHES = ["-", "--", ":", "-."]  # one for each ten arms
-_CURVES = {"entropy": "entropy (nats per token)", "length": "response length (tokens)"}
+_CURVES = {
+    "entropy": "entropy (nats per token)",
+    "length": "response length (tokens)",
+    "bonus_share": "bonus share, Σ|ψ| / Σ|A|",
+}
 
 
 def write_figures(directory: Path, analysis: StudyAnalysis) -> list[str]:
@@ -79,7 +83,8 @@ def _pass_at_k(arms: Mapping[str, Sequence[UnitResult]], styles: Mapping[str, St
 def _curves(arms: Mapping[str, Sequence[UnitResult]], styles: Mapping[str, Style]) -> Any:
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    size = (5.5 * len(_CURVES), 4.2)
+    figure, axes = plt.subplots(1, len(_CURVES), figsize=size, layout="constrained")
     for axis, (name, title) in zip(axes, _CURVES.items(), strict=True):
         for arm, results in arms.items():
             steps = min(len(result.metrics) for result in results)
