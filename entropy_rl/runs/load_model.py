@@ -34,6 +34,7 @@ from entropy_rl.models.rope import DynamicRopeScaling, LinearRopeScaling, YarnRo
 from entropy_rl.rollout.programs import keep_params
 from entropy_rl.runs.checkpoint import restore_params
 from entropy_rl.runs.directory import CONFIG_FILE, MODEL_DIRECTORY, checkpoints_of
+from entropy_rl.runs.smollm2 import smollm2_directory
 from entropy_rl.runs.tokenizer import eos_ids_of, load_tokenizer, named_ends, unused_ids
 from entropy_rl.types import TENSOR_AXIS, Params, Policy
 
@@ -297,13 +298,15 @@ def find_model(path: str) -> Path:
     Raises:
       ValueError: If it does not exist.
     """
+    if path == "asset:smollm2":
+        return smollm2_directory()
     if path.startswith("asset:"):
         found = ASSETS / path.removeprefix("asset:")
         names = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
         if found.name not in names or found.parent != ASSETS:
             raise ValueError(
-                f"model.path: must be asset:NAME with a NAME of {', '.join(names) or 'none'}, got "
-                f"{shown(path)}"
+                f"model.path: must be asset:NAME with a NAME of {', '.join(names + ['smollm2'])}, "
+                f"got {shown(path)}"
             )
         return found
     found = Path(os.path.expanduser(path))

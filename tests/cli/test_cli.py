@@ -381,7 +381,7 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
         ),
         (
             ["--model.path", "asset:nothing"],
-            "model.path: must be asset:NAME with a NAME of countdown, got",
+            "model.path: must be asset:NAME with a NAME of countdown, smollm2, got",
         ),
         (
             ["--task.name", "countdwon"],
