@@ -228,6 +228,7 @@ class Progress:
 
         self._title, self._total, self._every, self._done = title, total, every, start
         self._bar, self._silent = None, silent
+        self._first: tuple[int, float] | None = None  # the first step shown, which compiles
         if sys.stderr.isatty() and not silent:
             self._bar = RichProgress(
                 TextColumn("{task.description}"),
@@ -267,4 +268,15 @@ class Progress:
         if self._bar:
             self._bar.update(self._task, completed=done, note=note)
         elif (passed or done == self._total) and not self._silent:
-            print(f"{self._title} {done}/{self._total}  {note}", file=sys.stderr, flush=True)
+            left = self._time_left(done)
+            line = f"{self._title} {done}/{self._total}  {note}{left and f'  left {left}'}"
+            print(line, file=sys.stderr, flush=True)
+
+    def _time_left(self, done: int) -> str:
+        """Such as `12 min`, by the mean time of the steps after the first one shown."""
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = done, now
+        steps, seconds = done - self._first[0], now - self._first[1]
+        left = (self._total - done) * seconds / max(steps, 1)
+        return f"{left / 60:.0f} min" if left >= 90 else ""

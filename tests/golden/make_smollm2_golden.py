@@ -9,7 +9,7 @@ Writes smollm2.json beside this file: for each text its token ids, for each chat
 text, the log-probs of the tokens after the first and the entropies there (nats), some logits after
 the last token, and the greedy continuation.
 
-transformers' own tokenizer of a GGUF file ignores the pre-tokenizer `smollm`, which splits off every
+transformers' own tokenizer of a GGUF file ignores the pre-tokenizer `smollm`, which splits off each
 digit; the ids come from the plain BPE below, and agree with transformers where there is no digit.
 """
 

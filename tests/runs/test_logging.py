@@ -211,6 +211,17 @@ def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys):
     assert err == "step 1/3  reward 0.5\nstep 2/3  reward 1.0\nstep 3/3  reward 1.5\n"
 
 
+def test_plain_lines_tell_the_time_left_by_the_steps_after_the_first(capsys, monkeypatch):
+    # The first step compiles for 500 s; the others take 60 s each.
+    times = iter([500.0, 560.0, 620.0, 680.0])
+    monkeypatch.setattr("entropy_rl.runs.logging.time.perf_counter", lambda: next(times))
+    with Progress("step", 6, start=2) as progress:
+        for step in (3, 4, 5, 6):
+            progress.show(step, "r")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["step 3/6  r", "step 4/6  r  left 2 min", "step 5/6  r", "step 6/6  r"]
+
+
 def test_progress_says_what_begins_in_a_line_of_its_own(capsys):
     with Progress("step", 3, every=10) as progress:
         progress.say("evaluating at step 0, on the split 'test'")
