@@ -15,7 +15,7 @@ class ModelConfig:
 
     Args:
       path: A Hugging Face directory (config.json, *.safetensors, tokenizer), or `asset:NAME` for a
-        model that ships with the package.
+        model that ships with the package (countdown) or is converted from another (smollm2).
       compute_dtype: Dtype of activations and decoding weights. Master weights, logits, log-probs,
         entropies and norms are always float32.
       remat: Rematerialization in the backward pass: `none` uses the most memory; `dots` recomputes

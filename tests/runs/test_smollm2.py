@@ -86,7 +86,7 @@ def test_log_probs_entropies_and_logits_are_those_of_transformers(model):
 
 def test_the_greedy_text_is_that_of_transformers(model):
     generate = er.make_generate(
-        model.sampler,
+        model.policy,
         group_size=G,
         max_new_tokens=len(CHATS[0]["greedy"]),
         eos_ids=model.eos_ids,
@@ -103,15 +103,18 @@ def test_the_greedy_text_is_that_of_transformers(model):
 
 
 def test_it_trains_and_its_export_has_the_trained_weights(here):
-    arguments = ["train", "--config", "smollm2_grpo_entropy", "--evaluation", "null"]
-    small = ["--rollout.prompts", "2", "--rollout.group_size", "2", "--rollout.max_new_tokens", "8"]
-    small += ["--batching.mini_batch_prompts", "2", "--batching.max_tokens_per_micro_batch", "64"]
-    # Two groups of two may well have equal rewards; the length of a completion differs.
-    small += ["--task.args.examples", "0", "--run.directory", "run", "--steps", "2"]
-    assert main([*arguments, *small]) == 0
+    # Single products: two groups of four have right and wrong answers, and so a gradient.
+    small = ["--task.args.kinds", "[{expressions: [product]}]", "--task.args.examples", "1"]
+    small += ["--task.args.counts", "{train: 32}"]
+    small += ["--rollout.prompts", "2", "--rollout.group_size", "4", "--mesh.fsdp", "1"]
+    small += ["--batching.mini_batch_prompts", "2", "--batching.max_tokens_per_micro_batch", "96"]
+    small += ["--rollout.max_new_tokens", "12", "--steps", "2", "--evaluation", "null"]
+    recipe = ["train", "--config", "smollm2_grpo_entropy", "--run.directory", "run"]
+    assert main([*recipe, *small]) == 0
     metrics = [json.loads(line) for line in (here / "run" / "metrics.jsonl").open()]
     assert [line["step"] for line in metrics] == [1, 2]
-    assert main(["export", "--model", "run", "--output", "exported"]) == 0
+    assert any(line["grad_norm"] > 0 for line in metrics)
+    assert main(["export", "--model", "run", "--output", "exported", "--dtype", "float32"]) == 0
     before = load_hf(load_model("asset:smollm2").directory)
     trained = load_model("run")
     exported = load_model("exported")
