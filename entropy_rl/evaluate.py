@@ -13,16 +13,23 @@ from typing import Any
 import jax
 
 from entropy_rl.cli.main import run_verb
+from entropy_rl.config.checks import require
+from entropy_rl.config.common import TaskConfig
 from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.distributed.sharding import make_mesh
 from entropy_rl.evaluation import Evaluation, evaluate_into, evaluation_prompts
 from entropy_rl.report import curve_of, evaluation_table, write_pass_at_k
 from entropy_rl.runs.compile_log import compile_log
-from entropy_rl.runs.directory import check_directory, claim_directory
-from entropy_rl.runs.load_model import check_length, load_model
+from entropy_rl.runs.directory import (
+    CONFIG_FILE,
+    check_directory,
+    claim_directory,
+)
+from entropy_rl.runs.load_model import check_length, find_model, is_run, load_model
 from entropy_rl.runs.logging import Progress
 from entropy_rl.runs.preemption import catch_signals
 from entropy_rl.runs.provenance import record_start
+from entropy_rl.runs.stored import read_recorded_config
 from entropy_rl.tasks import closing, load_task
 
 # How the directory of an evaluation is checked.
@@ -47,7 +54,7 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
       ValueError: If something in the config cannot work; before any sampling.
       Interrupted: If it was asked to stop; every finished sample is on disk.
     """
-    directory = Path(config.output)
+    config, directory = _with_task(config), Path(config.output)
     check_directory(directory, config, **_OURS)
     mesh = make_mesh(config.mesh, jax.local_devices())
     task = load_task(config.task.name, config.task.args)
@@ -101,12 +108,27 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
     return result
 
 
+def _with_task(config: EvaluateConfig) -> EvaluateConfig:
+    """The config with the task of the run that it evaluates, where it names none.
+
+    Raises:
+      ValueError: If the model is no run.
+    """
+    if config.task is not None:
+        return config
+    path = find_model(config.model.path)
+    require(is_run(path), "task", None, f"set, as {config.model.path} is no training run")
+    recorded = read_recorded_config(path / CONFIG_FILE)
+    return dataclasses.replace(config, task=TaskConfig(**recorded["task"]))
+
+
 def check_config(config: EvaluateConfig) -> None:
     """Check what needs neither a device nor the model: the directory, and the task's problems.
 
     Raises:
       ValueError: If something in the config cannot work.
     """
+    config = _with_task(config)
     check_directory(Path(config.output), config, **_OURS)
     task = load_task(config.task.name, config.task.args)
     with closing(task):

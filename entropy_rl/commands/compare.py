@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from entropy_rl.cli.main import run_verb
+from entropy_rl.config.checks import require
 from entropy_rl.escape import printable
 
 
@@ -42,6 +43,8 @@ def main(config: CompareConfig) -> None:
     directory = Path(config.output)
     if (directory / RESULT_FILE).exists() or (directory / CONFIG_FILE).exists():
         raise ValueError(f"output: must not be the directory of a run, got {directory}")
+    is_other = runs[0].resolve() != runs[1].resolve()
+    require(is_other, "run_b", str(runs[1]), f"another evaluation than that of {config.run_a}")
     comparison = compare_runs(*runs)
     directory.mkdir(parents=True, exist_ok=True)
     plain = {"run_a": str(runs[0]), "run_b": str(runs[1])} | comparison.to_plain()

@@ -26,8 +26,8 @@ class SampleConfig:
     Args:
       model: A Hugging Face directory, `asset:NAME`, or the directory of a run (its newest
         checkpoint).
-      question: The prompt, verbatim, after the tokenizer's BOS token, if it has one; null for a
-        problem of the task.
+      question: The prompt, verbatim; null for a problem of the task. The tokenizer's special
+        tokens come before it, as in training; without a chat template, its BOS token as well.
       chat: Apply the tokenizer's chat template to the question, as a user message.
       task: The task of the problem; a question that equals one of its problems is judged too.
       problem: Id of the problem.
@@ -142,7 +142,9 @@ def _prompt(
         return problem.prompt, encode_prompt(problem, model.tokenizer), problem
     ids = encode_prompt(Problem(0, config.question, "", config.chat), model.tokenizer)
     begin = model.tokenizer.bos_token_id
-    if not config.chat and begin is not None and ids[0] != begin:
+    # A tokenizer with a chat template adds the BOS token itself where the model needs it: it may
+    # begin a turn, as SmolLM2's, and must not begin a plain text then.
+    if not model.tokenizer.chat_template and begin is not None and ids[0] != begin:
         ids = [begin, *ids]
     same = (problem for problem in problems if encode_prompt(problem, model.tokenizer) == ids)
     return config.question, ids, next(same, None)

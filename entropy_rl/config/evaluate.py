@@ -17,9 +17,9 @@ class EvaluateConfig:
       seed: Seed of all samples.
       model: A Hugging Face directory, `asset:NAME`, or the directory of a run (its newest
         checkpoint).
-      task: Problems and verifier.
       evaluation: Sampling.
       output: Directory for the result and all samples.
+      task: Problems and verifier; null for the task of the run that `model` names.
       max_prompt_tokens: Prompts with more tokens are excluded and counted.
       decoding: Continuous batching of the samples.
       shard: Index of the problems shard of this process, 0 .. shards - 1; null for the process
@@ -32,9 +32,9 @@ class EvaluateConfig:
 
     seed: int
     model: ModelConfig
-    task: TaskConfig
     evaluation: EvaluationConfig
     output: str
+    task: TaskConfig | None = None
     max_prompt_tokens: int = 1024
     decoding: DecodingConfig = DecodingConfig()
     shard: int | None = None

@@ -137,7 +137,7 @@ def write_sentences(directory: Path, rare: RareBehaviors | None) -> None:
 def _section(title: str, lines: Sequence[Contrast]) -> str:
     other = lines[0].other
     if other.count:
-        title += f" ({other.count}, entropy {other.mean:.3f} [{other.low:.3f}, {other.high:.3f}])"
+        title += f" ({other.count}, entropy {other.mean:.3f} {_interval(other.low, other.high)})"
     table = [_HEADINGS, *(_cells(line) for line in lines if line.group.count)]
     sentences = [
         textwrap.fill(f"=> {sentence}", _WIDTH, subsequent_indent="   ")
@@ -148,18 +148,24 @@ def _section(title: str, lines: Sequence[Contrast]) -> str:
 
 def _cells(line: Contrast) -> tuple[str, ...]:
     group = line.group
-    mean = line.name, str(group.count), f"{group.mean:.3f}", f"[{group.low:.3f}, {group.high:.3f}]"
+    interval = _interval(group.low, group.high)
+    mean = line.name, str(group.count), f"{group.mean:.3f}", interval
     if not line.problems:
         return (*mean, *("-",) * 5, "0")
     return (
         *mean,
         f"{line.difference:+.3f}",
-        f"[{line.low:+.3f}, {line.high:+.3f}]",
+        _interval(line.low, line.high, "+.3f"),
         "-" if math.isnan(line.cohens_d) else f"{line.cohens_d:+.2f}",
         f"{line.superiority:.2f}",
         f"{line.p_adjusted:.2g}" + ("*" if line.p_adjusted <= LEVEL else ""),
         str(line.problems),
     )
+
+
+def _interval(low: float, high: float, form: str = ".3f") -> str:
+    """The interval; unknown where all values are of one problem."""
+    return f"[{low:{form}}, {high:{form}}]" if math.isfinite(high - low) else "[unknown]"
 
 
 def _most_entropic(analysis: Analysis) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from entropy_rl.config.files import error_text
 from entropy_rl.config.registry import call_factory, import_object, type_hints
 from entropy_rl.config.values import unknown
 from entropy_rl.tasks.task import Demonstration, Problem, Task, Verdict
@@ -31,7 +32,12 @@ def load_task(name: str, args: Mapping[str, Any] = MappingProxyType({})) -> Task
       ValueError: If there is no such task or argument, or the task rejects a value.
     """
     factory = _factory(name)
-    task = call_factory(factory, args, "task.args")
+    try:
+        task = call_factory(factory, args, "task.args")
+    except ValueError as error:
+        if name in _BUILT_IN or str(error).startswith("task."):
+            raise
+        raise ValueError(f"task.name: {name}: {error_text(error)}") from error
     for method in ("problems", "judge"):
         if not callable(getattr(task, method, None)):
             raise ValueError(f"task.name: must be a class with a method {method!r}, got {name!r}")

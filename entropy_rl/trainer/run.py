@@ -37,6 +37,8 @@ from entropy_rl.runs.provenance import record_start
 from entropy_rl.tasks import Task
 from entropy_rl.types import Params, TrainState
 
+_LARGE_CHECKPOINT = 10**9  # bytes, from which on their size is told at the start
+
 
 class Run:
     """Checkpoints, records, evaluations and the stop signal of a run on disk.
@@ -241,6 +243,10 @@ def open_run(
                 )
         step = int(state.step)
         if hosts.is_first():
+            size = sum(x.nbytes for x in jax.tree.leaves(state))
+            if size >= _LARGE_CHECKPOINT:
+                kept = f"the newest {config.run.max_to_keep} are kept"
+                print(f"checkpoints: {size / 1e9:.2f} GB each, {kept}", file=sys.stderr)
             records = RunLog(directory, step, config.run.wandb_project, to_plain(config))
             record_start(directory, step)
         else:

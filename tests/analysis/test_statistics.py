@@ -27,6 +27,7 @@ from entropy_rl.analysis import (
 )
 from entropy_rl.analysis.contrasts import adjusted, superiority
 from entropy_rl.analysis.sentences import sentence_entropies
+from entropy_rl.report.analysis_tables import _cells
 from entropy_rl.runs.load_model import load_tokenizer
 from entropy_rl.tasks.countdown import build_tokenizer
 
@@ -334,6 +335,9 @@ def test_one_problem_proves_nothing_however_many_tokens_it_has():
     found = contrast("a", group, "b", other)
     assert found.p_value == 1 and math.isinf(found.high) and math.isinf(found.group.high)
     assert found.cohens_d > 4
+    (cells,) = [_cells(line) for line in adjusted([found])]
+    assert [cell for cell in cells if "inf" in cell or "nan" in cell] == []
+    assert cells[3] == cells[5] == "[unknown]"
 
 
 def simulated(draw, problems, gain=0.0):

@@ -247,6 +247,11 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(runs, tmp_path, ca
 
     assert refused() == "the command line: missing: run_a, run_b"
     assert refused(base) == "the command line: missing: run_b"
+    # A run without a later evaluation is found as its first one.
+    shutil.copytree(base, tmp_path / "run" / "evaluations" / "0")
+    assert refused("run/evaluations/0", "run") == (
+        "run_b: must be another evaluation than that of run/evaluations/0, got 'run/evaluations/0'"
+    )
     assert refused(base, "nowhere").startswith(
         "nowhere: must be the directory of an evaluation or of a run with evaluations, got no dir"
     )

@@ -73,6 +73,23 @@ def test_an_evaluation_leaves_every_sample_and_its_figures_in_files(whole):
     ]
 
 
+def test_a_run_is_evaluated_on_its_own_task_unless_another_is_named(here, capsys):
+    without = {name: value for name, value in CONFIG.items() if name != "task"}
+    write_yaml(here / "no_task.yaml", without | {"output": "of_run"})
+    command = ["evaluate", "--config", "no_task.yaml", "--print_config"]
+    assert main(command) == 2
+    line = capsys.readouterr().err
+    assert "task: must be set, as model is no training run, got None" in line
+    shutil.copytree(here / "model", here / "trained" / "model")
+    task = {"name": "arithmetic", "args": {"counts": {"unseen": 4}}}
+    write_yaml(here / "trained" / "config.yaml", {"model": CONFIG["model"], "task": task})
+    of_run = ["--model.path", "trained", "--evaluation.split", "unseen"]
+    with pytest.raises(SystemExit, match="0"):  # accepted and printed
+        main([*command, *of_run])
+    assert main([*command, *of_run, "--task.name", "luck:Luck"]) == 2  # it has no such split
+    assert "split: " in capsys.readouterr().err
+
+
 def test_rows_beyond_what_the_model_was_made_for_are_told(here, caplog):
     settings = json.loads((here / "model" / "config.json").read_text())
     shutil.copytree(here / "model", here / "short")

@@ -2,6 +2,7 @@
 
 import io
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,10 +11,13 @@ from error_lines import says
 from fake_evaluation import EOS, MODEL, NEW
 
 from entropy_rl.cli.main import main
-from entropy_rl.commands.sample import _Printer
+from entropy_rl.commands.sample import SampleConfig, _Printer, _prompt
+from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.rollout import DecodingConfig
+from entropy_rl.experience.encoding import encode_prompt
 from entropy_rl.report.terminal import FULL, has_colors, shaded
 from entropy_rl.rollout import make_generate
+from entropy_rl.tasks import Problem
 from entropy_rl.tasks.countdown import Countdown
 
 
@@ -155,6 +159,17 @@ def test_on_a_terminal_the_shaded_answer_is_the_plain_one(capsys, monkeypatch):
     assert plain(colored).split("\n\n")[:2] == out.split("\n\n")[:2]
     said = say(capsys, *arguments, "--task.name", "countdown")
     assert "verdict   none: the question is no problem of the split 'test'" in said
+
+
+def test_a_question_begins_as_in_training(tokenizer):
+    tokenizer.bos_token = "<|im_start|>"  # begins a turn of its chat template, as SmolLM2's
+    config = SampleConfig(ModelConfig("random"), question="one two")
+    _, ids, _ = _prompt(config, SimpleNamespace(tokenizer=tokenizer), None)
+    assert ids == encode_prompt(Problem(0, "one two", "", chat=False), tokenizer)
+    assert tokenizer.bos_token_id not in ids
+    tokenizer.chat_template = None
+    _, after_bos, _ = _prompt(config, SimpleNamespace(tokenizer=tokenizer), None)
+    assert after_bos == [tokenizer.bos_token_id, *ids]
 
 
 def test_what_cannot_be_asked_is_refused_in_a_line(capsys):
