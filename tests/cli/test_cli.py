@@ -397,7 +397,7 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
             "task.name: cannot import 'luck:Lukc': module 'luck' has no attribute",
         ),
         (
-            ["--task.name", "fractions:Fraction", "--task.args.numerator", "x"],
+            ["--task.name", "fractions:Fraction", "--task.args", "{numerator: x}"],
             "task.name: fractions:Fraction: Invalid literal for Fraction: 'x'",
         ),
         (["--task.name", "./luck:Luck"], "task.name: cannot import './luck:Luck': "),
