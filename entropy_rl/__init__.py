@@ -8,8 +8,8 @@ The functional core, ready for notebooks. Everything is a pure function over arr
     update    = make_update(model.policy, advantage, ...)     (state, batch) -> (state, metrics)
 
 Whole programs: `train(config)` and `evaluate(config)` with a config of `load_config`. All methods
-are in the namespaces `advantages`, `losses` and `contrib`; the other namespaces are `learner`,
-`lm_head`, `models`, `rollout`, `stats` and `tasks`.
+are in the namespaces `advantages`, `losses`, `rewards` and `contrib`; the other namespaces are
+`learner`, `lm_head`, `models`, `rollout`, `stats` and `tasks`.
 
 Importing this package touches no device and loads neither jax, transformers nor data libraries; a
 name is imported when it is first used.
@@ -30,6 +30,7 @@ with _epy.lazy_api_imports(globals()):
     from entropy_rl import lm_head as lm_head
     from entropy_rl import losses as losses
     from entropy_rl import models as models
+    from entropy_rl import rewards as rewards
     from entropy_rl import rollout as rollout
     from entropy_rl import stats as stats
     from entropy_rl import tasks as tasks
@@ -45,7 +46,7 @@ with _epy.lazy_api_imports(globals()):
     from entropy_rl.config.rollout import DecodingConfig as DecodingConfig
     from entropy_rl.config.train import CriticConfig as CriticConfig
     from entropy_rl.config.train import LossConfig as LossConfig
-    from entropy_rl.config.train import RewardConfig as RewardConfig
+    from entropy_rl.config.rewards import RewardConfig as RewardConfig
     from entropy_rl.config.train import TrainConfig as TrainConfig
     from entropy_rl.evaluation.result import Evaluation as Evaluation
     from entropy_rl.experience.prompts import Prompts as Prompts
@@ -67,6 +68,7 @@ with _epy.lazy_api_imports(globals()):
     from entropy_rl.runs.load_model import Model as Model
     from entropy_rl.runs.load_model import load_model as load_model
     from entropy_rl.tasks import load_task as load_task
+    from entropy_rl.tasks.task import Judgement as Judgement
     from entropy_rl.tasks.task import Problem as Problem
     from entropy_rl.tasks.task import Verdict as Verdict
     from entropy_rl.types import CriticState as CriticState
@@ -83,6 +85,7 @@ __all__ = [
     "DecodingConfig",
     "EvaluateConfig",
     "Evaluation",
+    "Judgement",
     "Loss",
     "LossConfig",
     "Model",
@@ -122,6 +125,7 @@ __all__ = [
     "make_stats_pass",
     "make_update",
     "models",
+    "rewards",
     "rollout",
     "save_hf",
     "score",

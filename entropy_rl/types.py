@@ -116,6 +116,9 @@ class FinishReason(enum.IntEnum):
     STOP = 2  # its text came to contain a stop string, with whose last token it ends
 
 
+REWARD_EXTRA = "reward/"  # how the names of rewards in `TrainBatch.extras` begin
+
+
 @struct.dataclass
 class Rollout:
     """Sampled completions. Prompts and completions are right-padded.
@@ -186,7 +189,8 @@ class TrainBatch:
     # f32[B, 1] or f32[B, N], over the whole rollout, of the part of the advantage that reads
     # recorded statistics; None to compute it from the rewards of the mini-batch
     rollout_advantages: jax.Array | None = None
-    # f32[B, N] each: arrays of the caller's own, which transforms read as `TokenStats.extras`
+    # f32[B, N] or f32[B, 1] each: arrays of the caller's own, which transforms read as
+    # `TokenStats.extras`; the rewards of a section `rewards` are `reward/LABEL`, NaN for None
     extras: dict[str, jax.Array] = struct.field(default_factory=dict)
 
     __repr__ = _short_repr

@@ -21,7 +21,7 @@ FLOORS = (
     "stats lm_head losses advantages",
     "models distributed",
     "learner rollout contrib",
-    "tasks runs",
+    "tasks rewards runs",
     "experience",
     "analysis evaluation report cli",
     "trainer",

@@ -15,7 +15,7 @@ import entropy_rl as er
 
 PACKAGE = Path(er.__file__).parent
 NAMESPACES = ["advantages", "contrib", "learner", "lm_head", "losses"]
-NAMESPACES += ["models", "rollout", "stats", "tasks"]
+NAMESPACES += ["models", "rewards", "rollout", "stats", "tasks"]
 NAMES = sorted(set(er.__all__) - set(NAMESPACES) - {"__version__"})
 
 

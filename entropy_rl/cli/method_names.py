@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 _PACKAGE = Path(__file__).parents[1]
 # As in `config.registry`, which finds the same names by import.
-_NAMESPACES = ("advantages", "losses", "contrib")
+_NAMESPACES = ("advantages", "losses", "rewards", "contrib")
 _PLAIN = re.compile(r"int|float|bool|str|None|(Literal|list|dict)(\[.*\])?", re.S)
 
 
@@ -30,11 +30,12 @@ class _Kind(NamedTuple):
 
 _KINDS: Mapping[str, _Kind] = MappingProxyType(
     {
-        "advantage": _Kind("Transform", ("group_size", "gamma")),
+        "advantage": _Kind("Transform", ("group_size", "gamma", "weights")),
         "loss.surrogate": _Kind("Surrogate"),
         "loss.token_weights": _Kind("TokenWeighting", ("surrogate",)),
         "loss.entropy_coef": _Kind("Controller"),
         "replay": _Kind("Replay", ("group_size",)),
+        "rewards": _Kind("Reward", ("max_new_tokens",)),
     }
 )
 

@@ -114,7 +114,11 @@ def main(config: SampleConfig) -> None:
     if problem is not None:
         with closing(task):
             scores = score(task, model.tokenizer, [problem], rollout)
-        facts["verdict"] = scores.verdicts[0].value
+        judgement = scores.judgements[0]
+        facts["verdict"] = judgement.verdict.value
+        if judgement.reward is not None:
+            facts["graded"] = f"{judgement.reward:g}"
+        facts |= {printable(name): f"{value:g}" for name, value in judgement.parts.items()}
         if scores.answers[0] is not None:
             facts["answer"] = printable(scores.answers[0])
     elif task is not None:

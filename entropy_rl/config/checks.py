@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # The range of float32; smaller numbers are flushed to zero by accelerators.
-_FLOAT32_MIN, _FLOAT32_MAX = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+_FLOAT32_MIN, FLOAT32_MAX = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 _INT32_MAX, _INT64_MAX = 2**31 - 1, 2**63 - 1
 _SEED = re.compile(r"(^|[.-])seeds?(\[\d+\])?$")
 # `jax.random.key` takes the lower 32 bits of a seed: a larger one would repeat the samples of
@@ -63,7 +63,7 @@ def shown(value: Any, limit: int = 200) -> str:
 
 def fits_float32(value: float) -> bool:
     """True for a finite number that float32 neither overflows nor flushes to zero."""
-    return value == 0 or _FLOAT32_MIN <= abs(value) <= _FLOAT32_MAX
+    return value == 0 or _FLOAT32_MIN <= abs(value) <= FLOAT32_MAX
 
 
 def check_number(value: Any, path: str, own: bool = True) -> None:

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 from entropy_rl.config.values import check_value, unknown
@@ -55,12 +55,15 @@ def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], path
 
 
 def _checked_arguments(
-    function: Callable[..., Any], arguments: Mapping[str, Any], path: str, skip: int = 0
+    function: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    path: str,
+    skip: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Arguments that a function accepts by keyword, beside its first `skip` positional ones."""
+    """Arguments that a function accepts by keyword, beside the parameters in `skip`."""
     if not callable(function):
         raise ValueError(f"{path}: must be arguments of a function or class, got {function!r:.80}")
-    parameters = _parameters(function, path)[skip:]
+    parameters = [p for p in _parameters(function, path) if p.name not in skip]
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     open_ended = any(p.kind == p.VAR_KEYWORD for p in parameters)
     names = [p.name for p in named]
@@ -83,14 +86,19 @@ def _parameters(function: Callable[..., Any], path: str) -> list[inspect.Paramet
 
 # Where a name of a config is looked up, in this order. They are imported by name, when a config is
 # read: they themselves import this module, and no core package may import contrib.
-_NAMESPACES = ("entropy_rl.advantages", "entropy_rl.losses", "entropy_rl.contrib")
+_NAMESPACES = (
+    "entropy_rl.advantages",
+    "entropy_rl.losses",
+    "entropy_rl.rewards",
+    "entropy_rl.contrib",
+)
 
 
 def factories_of(kind: type, given: Iterable[str] = ()) -> dict[str, Callable[..., Any]]:
     """The methods of one kind that a config can name.
 
-    A factory is a public function (in `__all__`) of `entropy_rl.advantages`, `entropy_rl.losses` or
-    `entropy_rl.contrib` whose return annotation is `kind`, and whose required arguments a config
+    A factory is a public function (in `__all__`) of `entropy_rl.advantages`, `entropy_rl.losses`,
+    `entropy_rl.rewards` or `entropy_rl.contrib` whose return annotation is `kind`, and whose required arguments a config
     can hold or the run gives. To add a method, write such a function and its import line.
 
     Args:
@@ -150,6 +158,7 @@ def build_named(
     returns: str,
     wrap: Callable[[Callable[..., Any]], Kind] | None = None,
     given: Mapping[str, tuple[Any, str]] = types.MappingProxyType({}),
+    inputs: Collection[str] = (),
 ) -> Kind:
     """Builds what an entry {name: ..., arguments} of a config names.
 
@@ -161,10 +170,10 @@ def build_named(
     - a plain function (advantages, stats) -> ..., where `wrap` is given. Arguments of the entry are
       passed to it by keyword in each call.
 
-    A callable is a plain function, and not a factory, if its first two parameters are required and
-    named `advantages` and `stats`, or if they are the only required positional parameters that
-    neither the entry nor the run gives. A class is a factory, and so is a function whose return
-    annotation is the kind.
+    With `inputs`, a callable is a plain function, and not a factory, if a parameter has one of
+    these names. Otherwise it is one if its first two parameters are required and named `advantages`
+    and `stats`, or if they are the only required positional parameters that neither the entry nor
+    the run gives. A class is a factory, and so is a function whose return annotation is the kind.
 
     Args:
       spec: The entry.
@@ -175,6 +184,7 @@ def build_named(
         meaning.
       given: Arguments that the run itself decides, each with the dotted path of its origin: passed
         to what has an argument of that name.
+      inputs: Names of the parameters of a plain function that are passed by name in each call.
 
     Returns:
       An object of the kind.
@@ -214,9 +224,15 @@ def build_named(
                 f"{path}.{key}: must be that of {origin}{shown}, got {arguments[key]!r}; "
                 "leave it out"
             )
-    if wrap is not None and _is_plain_function(found, kind, arguments, path):
-        checked = _checked_arguments(found, arguments, path, skip=2)
+    data = _data_parameters(found, kind, arguments, inputs, path) if wrap is not None else []
+    if data:
+        checked = _checked_arguments(found, arguments, path, skip=data)
         return wrap(functools.partial(found, **checked) if checked else found)
+    if inputs and not inspect.isclass(found) and type_hints(found).get("return") is not kind:
+        unknown_names = [p for p in _required(found, path) if p not in arguments]
+        if unknown_names:
+            parameters = ", ".join(unknown_names)
+            raise ValueError(f"{path}.name: must be {returns}, got {name} of {parameters}")
     try:
         built = call_factory(found, arguments, path)
     except ValueError as error:
@@ -230,20 +246,34 @@ def build_named(
     return wrap(built)
 
 
-def _is_plain_function(
-    found: Callable[..., Any], kind: type, arguments: Mapping[str, Any], path: str
-) -> bool:
+def _data_parameters(
+    found: Callable[..., Any],
+    kind: type,
+    arguments: Mapping[str, Any],
+    inputs: Collection[str],
+    path: str,
+) -> list[str]:
+    """Names of the parameters that take the data of each call; none for a factory."""
     if inspect.isclass(found) or type_hints(found).get("return") is kind:
-        return False
-    required = [
+        return []
+    if inputs:
+        return [p.name for p in _parameters(found, path) if p.name in inputs]
+    required = _required(found, path)
+    missing = [name for name in required if name not in arguments]
+    is_plain = required[:2] == ["advantages", "stats"] or (
+        len(missing) == 2 and missing == required[:2]
+    )
+    return required[:2] if is_plain else []
+
+
+def _required(found: Callable[..., Any], path: str) -> list[str]:
+    """Names of the positional parameters without a default."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [
         p.name
         for p in _parameters(found, path)
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+        if p.kind in positional and p.default is p.empty
     ]
-    if required[:2] == ["advantages", "stats"]:
-        return True
-    missing = [name for name in required if name not in arguments]
-    return len(missing) == 2 and missing == required[:2]
 
 
 def _refuse_other_kind(path: str, name: object, returns: str) -> None:

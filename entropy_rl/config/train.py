@@ -12,29 +12,8 @@ from typing import Any, Literal
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import MeshConfig, ModelConfig, RunConfig, TaskConfig
 from entropy_rl.config.optimizer import OptimizerConfig
+from entropy_rl.config.rewards import RewardConfig, reward_weights
 from entropy_rl.config.rollout import DecodingConfig, EvaluationConfig, RolloutConfig, check_stop
-
-
-@dataclasses.dataclass(frozen=True)
-class RewardConfig:
-    """Rewards of the verdicts. Samples whose check timed out or crashed get none and are excluded.
-
-    Args:
-      correct: Reward of a correct completion.
-      wrong: Reward of a wrong or unparsable one.
-    """
-
-    correct: float = 1.0
-    wrong: float = -1.0
-
-    def __post_init__(self):
-        check_numbers(self, "reward")
-        require(
-            self.correct > self.wrong,
-            "reward.correct",
-            self.correct,
-            f"> reward.wrong ({self.wrong})",
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +147,10 @@ class TrainConfig:
       batching: Mini-batches and micro-batches.
       optimizer: The optimizer and its learning-rate schedule.
       run: Run directory, checkpoints and logging.
-      reward: Rewards of the verdicts.
+      reward: Rewards of the verdicts, if `rewards` is empty.
+      rewards: Reward functions, whose weighted sum is the reward; each as {name: FUNCTION, weight:
+        NUMBER, label: NAME, ARGUMENT: VALUE, ...}, with weight 1 and its name as label by default.
+        One with weight 0 is logged only. See docs/guides/rewards.md.
       loss: The policy-gradient loss.
       old_log_probs: Source of the denominator of the probability ratio: a forward pass of the
         trainer before the first update, or the log-probs recorded while sampling.
@@ -191,6 +173,7 @@ class TrainConfig:
     optimizer: OptimizerConfig
     run: RunConfig
     reward: RewardConfig = RewardConfig()
+    rewards: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     loss: LossConfig = LossConfig()
     old_log_probs: Literal["trainer", "sampler"] = "trainer"
     evaluation: EvaluationConfig | None = None
@@ -212,6 +195,13 @@ class TrainConfig:
 
     def __post_init__(self):
         check_numbers(self, "")
+        reward_weights(self.rewards)
+        require(
+            not self.rewards or self.reward == RewardConfig(),
+            "reward",
+            dataclasses.asdict(self.reward),
+            "absent with rewards, where {name: correct, right: NUMBER, wrong: NUMBER} does the same",
+        )
         check_stop(self.rollout.stop, "rollout.stop", self.decoding)
         check_stop(
             self.evaluation.stop if self.evaluation else [], "evaluation.stop", self.decoding

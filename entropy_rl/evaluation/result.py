@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from entropy_rl.experience.prompts import Prompts
-from entropy_rl.experience.scoring import add_probes, probe_shares
+from entropy_rl.experience.scoring import add_probes, probe_shares, verdict_shares
 from entropy_rl.stats.diversity import (
     distinct_ngrams,
     majority_vote,
@@ -41,7 +41,7 @@ class Evaluation:
       pass_at_k: K -> (estimate, low, high), unbiased; over the problems with K or more judged
         samples.
       pass_at_k_problems: K -> number of these problems.
-      unjudged: Problems without any judged sample: every check timed out or crashed.
+      unjudged: Problems without any judged sample.
       avg_at_n: (estimate, low, high) of the accuracy over a problem's judged samples.
       maj_at_n: Whether the most frequent answer of a problem is correct; None for a task without
         answers.
@@ -114,14 +114,15 @@ def summarize(
     for row in rows:
         tallies[row["problem"]].add(row)
         probe.add(row)
-        verdicts[row["verdict"]] += 1
+        verdicts[Verdict(row["verdict"])] += 1
     # In the order of the problems, not of the samples: float sums depend on the order.
     done = [tally for tally in tallies.values() if tally.rows]
     judged = np.array([tally.judged for tally in done])
     correct = np.array([tally.correct for tally in done])
     if judged.max() == 0:
         raise JudgeError(
-            f"none of {verdicts.total()} samples was judged: every check timed out or crashed"
+            f"none of {verdicts.total()} samples was judged: every check timed out, crashed or "
+            "did not judge"
         )
     pass_at_k = {}
     # For each K over the problems with at least K judged samples.
@@ -146,7 +147,7 @@ def summarize(
         mean_length=_interval([tally.tokens / tally.rows for tally in done]),
         mean_entropy=_interval([tally.entropy / tally.tokens for tally in done]),
         truncated=sum(tally.truncated for tally in done) / verdicts.total(),
-        verdicts={v.value: verdicts[v.value] / verdicts.total() for v in Verdict},
+        verdicts=verdict_shares(verdicts),
         skill={n.removeprefix("skill/"): v for n, v in probe_shares(probe.result()).items()},
     )
 

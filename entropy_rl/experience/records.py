@@ -10,8 +10,8 @@ import numpy as np
 from entropy_rl.experience.experience import ScoredGroups
 from entropy_rl.experience.prompts import Prompts
 from entropy_rl.experience.scoring import VERDICTS, Scores, judged_before
-from entropy_rl.tasks.task import Problem, Task
-from entropy_rl.types import FinishReason, Rollout
+from entropy_rl.tasks.task import Judgement, Problem, Task
+from entropy_rl.types import REWARD_EXTRA, FinishReason, Rollout
 
 Row = dict[str, Any]
 
@@ -40,7 +40,8 @@ def completion_rows(
                 "right_answer": problem.answer,
                 "completion": scores.texts[b],
                 "answer": scores.answers[b],
-                "verdict": scores.verdicts[b].value,
+                "verdict": scores.judgements[b].verdict.value,
+                **judgement_fields(scores.judgements[b]),
                 "finish_reason": FinishReason(int(rollout.finish_reason[b])).name.lower(),
                 "length": int(mask.sum()),
                 "tokens": rollout.completion_ids[b][mask].tolist(),
@@ -49,6 +50,12 @@ def completion_rows(
             }
         )
     return rows
+
+
+def judgement_fields(judgement: Judgement) -> Row:
+    """The grade of a judgement as `graded`, and its `parts`; without those that it has not."""
+    fields = {} if judgement.reward is None else {"graded": judgement.reward}
+    return fields | ({"parts": dict(judgement.parts)} if judgement.parts else {})
 
 
 def group_rows(
@@ -72,6 +79,22 @@ def group_rows(
         completion_mask=groups.rollout.completion_mask[:rows],
     )
     verdicts = [VERDICTS[i] for i in groups.rows["verdicts"][:rows]]
-    return completion_rows(
+    plain = completion_rows(
         problems, samples, first, judged_before(task, tokenizer, first, verdicts)
     )
+    named = _named_rewards(groups, len(plain))
+    return [row | more for row, more in zip(plain, named, strict=True)] if named else plain
+
+
+def _named_rewards(groups: ScoredGroups, rows: int) -> list[Row]:
+    """`rewards` of the first rows, by label; null for a reward that did not judge."""
+    by_label = {
+        name.removeprefix(REWARD_EXTRA): x[:rows, 0].tolist()
+        for name, x in groups.rows.get("extras", {}).items()
+        if name.startswith(REWARD_EXTRA)
+    }
+    columns = zip(*by_label.values(), strict=True)
+    return [
+        {"rewards": {n: None if x != x else round(x, 6) for n, x in zip(by_label, row, strict=True)}}
+        for row in columns
+    ]

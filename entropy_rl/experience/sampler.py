@@ -8,16 +8,16 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from entropy_rl.config.train import RewardConfig
 from entropy_rl.experience.experience import Experience, ScoredGroups
 from entropy_rl.experience.metrics import scored_rows
 from entropy_rl.experience.prompts import PromptBatch
-from entropy_rl.experience.scoring import Scores, score
+from entropy_rl.experience.scoring import Scores, completion_ids, score
+from entropy_rl.rewards import Rewards, RewardValues
 from entropy_rl.rollout import DecodingProgress, GenerateFn
 from entropy_rl.runs.load_model import Model
 from entropy_rl.runs.logging import Clock
 from entropy_rl.tasks import Task
-from entropy_rl.types import Rollout, TrainState
+from entropy_rl.types import REWARD_EXTRA, Rollout, TrainState
 
 OF_PROMPTS = ("prompt_ids", "prompt_mask")  # the arrays [P, ...] of a rollout; others are [B, ...]
 
@@ -29,8 +29,8 @@ class Sampler:
     Attributes:
       generate: The sampling function.
       model: Placement, tokenizer and decoding layout; its parameters are not read.
-      task: The task whose `judge` gives the verdicts.
-      reward: Rewards of the verdicts.
+      task: The task whose `judge` gives the judgements.
+      rewards: The rewards of a completion.
       key: The random key of the run.
       group_size: Completions per prompt (G).
       clock: Records the phases `rollout` and `verdicts`.
@@ -41,7 +41,7 @@ class Sampler:
     generate: GenerateFn
     model: Model
     task: Task
-    reward: RewardConfig
+    rewards: Rewards
     key: jax.Array
     group_size: int
     clock: Clock
@@ -98,25 +98,31 @@ class Sampler:
           greedy: Their P greedy rows.
           round: As passed to `sample`.
         """
-        scores = self._score(prompts, rollout)
-        rows = scored_rows(rollout, scores, self.reward)
+        scores, values = self._score(prompts, rollout)
+        rows = scored_rows(rollout, scores, values)
         scored = len(scores.verdicts)
-        arrays = dict(rewards=rows.rewards, has_reward=scores.has_reward, verdicts=rows.verdicts)
+        arrays = dict(rewards=values.total, has_reward=values.has_reward, verdicts=rows.verdicts)
+        if values.by_label:
+            arrays["extras"] = {
+                f"{REWARD_EXTRA}{label}": x[:, None] for label, x in values.by_label.items()
+            }
         if greedy is not None:
-            of_greedy = self._score(prompts, greedy)
-            rewards, has_reward = of_greedy.rewards(self.reward), of_greedy.has_reward
-            found = rewards[has_reward]
+            _, of_greedy = self._score(prompts, greedy)
+            found = of_greedy.total[of_greedy.has_reward]
             rows = rows.add_ratios(greedy_reward=(sum(found.tolist()), len(found)))
-            scored += len(rewards)
-            arrays["greedy_rewards"] = np.repeat(rewards, self.group_size)
-            arrays["has_reward"] &= np.repeat(has_reward, self.group_size)
+            scored += len(of_greedy.total)
+            arrays["greedy_rewards"] = np.repeat(of_greedy.total, self.group_size)
+            has_greedy = np.repeat(of_greedy.has_reward, self.group_size)
+            arrays["has_reward"] = values.has_reward & has_greedy
         first = np.full(len(prompts.index), round * self.group_size, np.int32)
         return Experience(ScoredGroups(rollout, prompts.index, first, arrays), rows, scored)
 
-    def _score(self, prompts: PromptBatch, rollout: Rollout) -> Scores:
+    def _score(self, prompts: PromptBatch, rollout: Rollout) -> tuple[Scores, RewardValues]:
         with self.clock("verdicts"):
             problems = prompts.rows(len(rollout.completion_ids) // len(prompts.index))
-            return score(self.task, self.model.tokenizer, problems, rollout)
+            scores = score(self.task, self.model.tokenizer, problems, rollout)
+            ids = completion_ids(rollout)
+            return scores, self.rewards(scores.texts, problems, scores.judgements, ids)
 
 
 def split_greedy(rollout: Rollout) -> tuple[Rollout, Rollout]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from entropy_rl.config.train import RewardConfig
-from entropy_rl.tasks.task import AnsweringTask, JudgeError, ProbedTask, Problem, Task, Verdict
+from entropy_rl.config.rewards import RewardConfig
+from entropy_rl.rewards.judged import grade
+from entropy_rl.tasks.judging import as_judgements, correct_at
+from entropy_rl.tasks.task import AnsweringTask, Judgement, ProbedTask, Problem, Task, Verdict
 from entropy_rl.types import Rollout
 
 VERDICTS = tuple(Verdict)  # an array of verdicts holds indices into it
@@ -16,19 +19,24 @@ VERDICTS = tuple(Verdict)  # an array of verdicts holds indices into it
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Texts and verdicts of the rows of a rollout, on the host.
+    """Texts and judgements of the rows of a rollout, on the host.
 
     Attributes:
       texts: The completions without special tokens.
-      verdicts: The verdict of each.
+      judgements: The judgement of each.
       answers: The final answers; all None if the task is not an `AnsweringTask`.
       probe: The task's skill measures by name as (sum, count); empty unless it is a `ProbedTask`.
     """
 
     texts: list[str]
-    verdicts: list[Verdict]
+    judgements: list[Judgement]
     answers: list[str | None]
     probe: dict[str, tuple[float, float]]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The verdict of each row."""
+        return [judgement.verdict for judgement in self.judgements]
 
     @property
     def correct(self) -> np.ndarray:
@@ -37,7 +45,7 @@ class Scores:
 
     @property
     def has_reward(self) -> np.ndarray:
-        """bool[B], False where the verifier failed."""
+        """bool[B], False where the verifier failed or did not judge."""
         return np.array([verdict.is_judgement for verdict in self.verdicts], bool)
 
     @property
@@ -46,15 +54,16 @@ class Scores:
         return np.array([VERDICTS.index(verdict) for verdict in self.verdicts], np.int32)
 
     def rewards(self, config: RewardConfig) -> np.ndarray:
-        """f32[B]; finite but meaningless where `has_reward` is False."""
-        return np.where(self.correct, config.correct, config.wrong).astype(np.float32)
+        """f32[B], grades or rewards of verdicts; finite but meaningless without `has_reward`."""
+        right, wrong = config.correct, config.wrong
+        return np.array([grade(one, right, wrong) for one in self.judgements], np.float32)
 
 
 def score(task: Task, tokenizer, problems: Sequence[Problem], rollout: Rollout) -> Scores:
     """Decode and judge completions.
 
     Args:
-      task: The task whose `judge` gives the verdicts.
+      task: The task whose `judge` gives the judgements.
       tokenizer: Decodes without special tokens.
       problems: The problem of each of the B rows.
       rollout: Host copies of the arrays.
@@ -63,23 +72,20 @@ def score(task: Task, tokenizer, problems: Sequence[Problem], rollout: Rollout) 
       The scores of the rows.
 
     Raises:
-      JudgeError: If the task does not return one verdict per completion.
+      JudgeError: If the task does not return one judgement per completion.
     """
     texts = decode_completions(tokenizer, rollout)
-    verdicts = task.judge(problems, texts)
-    if len(verdicts) != len(texts) or not all(isinstance(v, Verdict) for v in verdicts):
-        raise JudgeError(
-            f"{type(task).__name__}.judge returned {len(verdicts)} values for {len(texts)} "
-            "completions; it must return one Verdict for each"
-        )
+    judged = task.judge(problems, texts)
+    judge = f"{type(task).__name__}.judge"
+    judgements = as_judgements(judge, problems, judged, correct_at(task))
     probe = task.probe(problems, texts) if isinstance(task, ProbedTask) else {}
-    return Scores(texts, verdicts, _answers(task, texts), probe)
+    return Scores(texts, judgements, _answers(task, texts), probe)
 
 
 def judged_before(task: Task, tokenizer, rollout: Rollout, verdicts: Sequence[Verdict]) -> Scores:
     """Scores of completions whose verdicts are known; without skill measures."""
     texts = decode_completions(tokenizer, rollout)
-    return Scores(texts, list(verdicts), _answers(task, texts), {})
+    return Scores(texts, [Judgement(v) for v in verdicts], _answers(task, texts), {})
 
 
 def _answers(task: Task, texts: list[str]) -> list[str | None]:
@@ -88,10 +94,21 @@ def _answers(task: Task, texts: list[str]) -> list[str | None]:
 
 def decode_completions(tokenizer, rollout: Rollout) -> list[str]:
     """Decode the completion of each row, without special tokens."""
-    rows = zip(rollout.completion_ids, rollout.completion_mask, strict=True)
     return tokenizer.batch_decode(
-        [ids[mask].tolist() for ids, mask in rows], skip_special_tokens=True
+        [ids.tolist() for ids in completion_ids(rollout)], skip_special_tokens=True
     )
+
+
+def completion_ids(rollout: Rollout) -> list[np.ndarray]:
+    """The token ids of the completion of each row, the token that ends it included."""
+    rows = zip(rollout.completion_ids, rollout.completion_mask, strict=True)
+    return [ids[mask] for ids, mask in rows]
+
+
+def verdict_shares(counts: Counter[Verdict]) -> dict[str, float]:
+    """Fractions of the verdicts by their names; `not_judged` only where there are such."""
+    listed = [v for v in VERDICTS if counts[v] or v is not Verdict.NOT_JUDGED]
+    return {verdict.value: counts[verdict] / counts.total() for verdict in listed}
 
 
 def probe_shares(probe: dict[str, tuple[float, float]]) -> dict[str, float]:

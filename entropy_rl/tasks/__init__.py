@@ -10,9 +10,19 @@ from typing import Any
 from entropy_rl.config.files import error_text
 from entropy_rl.config.registry import call_factory, import_object, type_hints
 from entropy_rl.config.values import unknown
-from entropy_rl.tasks.task import Demonstration, Problem, Task, Verdict
+from entropy_rl.tasks.judging import as_judgement, correct_at
+from entropy_rl.tasks.task import Demonstration, Judgement, Problem, Task, Verdict
 
-__all__ = ["Demonstration", "Problem", "Task", "Verdict", "closing", "load_task"]
+__all__ = [
+    "Demonstration",
+    "Judgement",
+    "Problem",
+    "Task",
+    "Verdict",
+    "as_judgement",
+    "closing",
+    "load_task",
+]
 
 _BUILT_IN = {
     "arithmetic": "entropy_rl.tasks.arithmetic:Arithmetic",
@@ -41,6 +51,7 @@ def load_task(name: str, args: Mapping[str, Any] = MappingProxyType({})) -> Task
     for method in ("problems", "judge"):
         if not callable(getattr(task, method, None)):
             raise ValueError(f"task.name: must be a class with a method {method!r}, got {name!r}")
+    correct_at(task)
     return task
 
 

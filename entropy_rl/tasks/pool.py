@@ -20,7 +20,8 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 
-from entropy_rl.tasks.task import JudgeError, Verdict
+from entropy_rl.tasks.judging import CORRECT_AT
+from entropy_rl.tasks.task import JudgeError, Judgement, Verdict
 from entropy_rl.tasks.worker_handle import WorkerHandle
 
 logger = logging.getLogger(__name__)
@@ -42,9 +43,9 @@ class VerifierPool:
     next attempt may succeed. Processes start at the first `map` that needs them.
 
     Args:
-      check: `module:function`, called in the worker as `function(*item) -> Verdict`. Any other
-        return value and any exception is a CRASH. Imports at the top of its module do not count
-        towards the deadline.
+      check: `module:function`, called in the worker as `function(*item)`. It returns what
+        `as_judgement` takes, such as a `Verdict`; any other value and any exception is a CRASH.
+        Imports at the top of its module do not count towards the deadline.
       workers: Number of processes.
       deadline_s: CPU seconds of a worker for one item, so that a verdict does not depend on the
         load of the machine. A check that waits is stopped after 4 times as many wall-clock
@@ -53,6 +54,7 @@ class VerifierPool:
       warm_up: An item that every worker checks before it reports ready, to fill caches.
       warm_up_s: Wall-clock seconds until a worker must be ready.
       memo_size: Number of cached judgements.
+      correct_at: The grade from which on a check that returns a number means correct.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class VerifierPool:
         warm_up: Item | None = None,
         warm_up_s: float = 120.0,
         memo_size: int = 1 << 16,
+        correct_at: float = CORRECT_AT,
     ):
         if workers < 1:
             raise ValueError(f"workers: must be an integer >= 1, got {workers!r}")
@@ -79,8 +82,9 @@ class VerifierPool:
             "memory_limit_bytes": memory_limit_bytes,
             "warm_up": warm_up,
             "warm_up_s": warm_up_s,
+            "correct_at": correct_at,
         }
-        self._memo: OrderedDict[bytes, Verdict] = OrderedDict()
+        self._memo: OrderedDict[bytes, Judgement] = OrderedDict()
         self._memo_size = memo_size
         self._lock = threading.Lock()
         self._closed = False
@@ -91,13 +95,17 @@ class VerifierPool:
         self._finalizer = weakref.finalize(self, _kill_all, self._processes)
 
     def map(self, items: Sequence[Item]) -> list[Verdict]:
+        """The verdicts of `judge`."""
+        return [judgement.verdict for judgement in self.judge(items)]
+
+    def judge(self, items: Sequence[Item]) -> list[Judgement]:
         """Judges items; equal items are checked once.
 
         Args:
           items: Arguments of the check, as tuples of strings.
 
         Returns:
-          One verdict per item, in order.
+          One judgement per item, in order.
 
         Raises:
           JudgeError: No worker can be started.
@@ -119,9 +127,9 @@ class VerifierPool:
                     _kill_all(self._processes)
                     self._lost = 0
                     raise
-                self._note_failures([known[key] for key in waiting])
-            for key, verdict in known.items():
-                self._cache(key, verdict)
+                self._note_failures([known[key].verdict for key in waiting])
+            for key, judgement in known.items():
+                self._cache(key, judgement)
             return [known[key] for key in keys]
 
     def close(self) -> None:
@@ -136,16 +144,16 @@ class VerifierPool:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def _cache(self, key: bytes, verdict: Verdict) -> None:
-        if verdict.is_judgement:
-            self._memo[key] = verdict
+    def _cache(self, key: bytes, judgement: Judgement) -> None:
+        if not judgement.verdict.is_failure:
+            self._memo[key] = judgement
             self._memo.move_to_end(key)
             if len(self._memo) > self._memo_size:
                 self._memo.popitem(last=False)
 
-    def _settle(self, waiting: deque[tuple[bytes, bytes]]) -> dict[bytes, Verdict]:
-        """Sends the items (key, message) to workers and collects the verdicts."""
-        verdicts: dict[bytes, Verdict] = {}
+    def _settle(self, waiting: deque[tuple[bytes, bytes]]) -> dict[bytes, Judgement]:
+        """Sends the items (key, message) to workers and collects the judgements."""
+        judgements: dict[bytes, Judgement] = {}
         while True:
             # Also after the last item, so that the next call finds a replaced worker warmed up.
             while len(self._processes) < self._workers:
@@ -160,20 +168,20 @@ class VerifierPool:
             if len(self._processes) < self._workers:
                 continue
             if not waiting and all(worker.key is None for worker in self._processes):
-                return verdicts
+                return judgements
             pause = min(worker.deadline for worker in self._processes) - time.monotonic()
             answered = wait(
                 [worker.connection for worker in self._processes], max(0, min(pause, 60))
             )
             for worker in list(self._processes):
                 if worker.connection in answered:
-                    self._receive(worker, verdicts)
+                    self._receive(worker, judgements)
                 elif worker.deadline <= time.monotonic():
                     if worker.key is not None:
-                        verdicts[worker.key] = Verdict.TIMEOUT
+                        judgements[worker.key] = Judgement(Verdict.TIMEOUT)
                     self._replace(worker)
 
-    def _receive(self, worker: WorkerHandle, verdicts: dict[bytes, Verdict]) -> None:
+    def _receive(self, worker: WorkerHandle, judgements: dict[bytes, Judgement]) -> None:
         try:
             reply = worker.receive()
         except (EOFError, OSError):  # the process has died
@@ -181,16 +189,16 @@ class VerifierPool:
             status = self._replace(worker)
             late = worker.deadline <= time.monotonic()
             if worker.key is not None and (status in _ALARMS or late):
-                verdicts[worker.key] = Verdict.TIMEOUT
+                judgements[worker.key] = Judgement(Verdict.TIMEOUT)
             elif worker.key is not None:
-                verdicts[worker.key] = Verdict.CRASH
+                judgements[worker.key] = Judgement(Verdict.CRASH)
                 memory = " (out of memory)" if status == errno.ENOMEM else ""
                 self._note_crash(f"the process died with status {status}{memory}")
             return
         except ValueError:
             self._replace(worker)
             if worker.key is not None:
-                verdicts[worker.key] = Verdict.CRASH
+                judgements[worker.key] = Judgement(Verdict.CRASH)
                 self._note_crash("it wrote into the pipe of the worker")
             return
         if reply is None:
@@ -198,7 +206,9 @@ class VerifierPool:
         if "unfit" in reply:
             raise JudgeError(f"the verifier {self._check!r} cannot start: {reply['unfit']}")
         if worker.key is not None:
-            verdicts[worker.key] = Verdict(reply["verdict"])
+            judgements[worker.key] = Judgement(
+                Verdict(reply["verdict"]), reply["reward"], reply["parts"]
+            )
             self._lost = 0
             if reply["reason"]:
                 self._note_crash(reply["reason"])
@@ -206,7 +216,7 @@ class VerifierPool:
 
     def _note_failures(self, verdicts: Sequence[Verdict]) -> None:
         """Warns if the fraction of checks without a judgement has risen."""
-        failed = sum(not verdict.is_judgement for verdict in verdicts)
+        failed = sum(verdict.is_failure for verdict in verdicts)
         share = failed / len(verdicts)
         if failed >= _MANY_FAILURES and share > 2 * max(self._failures, _FAILURE_SHARE):
             logger.warning(

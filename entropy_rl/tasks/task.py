@@ -19,11 +19,36 @@ class Verdict(enum.Enum):
     UNPARSABLE = "unparsable"  # no answer could be read from the completion; rewarded like WRONG
     TIMEOUT = "timeout"  # the check exceeded its time limit: no judgement
     CRASH = "crash"  # the check failed: no judgement
+    NOT_JUDGED = "not_judged"  # the task did not judge this completion
+
+    @property
+    def is_failure(self) -> bool:
+        """True if the verifier failed; the next attempt may succeed."""
+        return self in (Verdict.TIMEOUT, Verdict.CRASH)
 
     @property
     def is_judgement(self) -> bool:
-        """False if the verifier failed rather than the completion; the sample has no reward."""
-        return self not in (Verdict.TIMEOUT, Verdict.CRASH)
+        """False if the verifier failed or did not judge; the sample has no reward."""
+        return not self.is_failure and self is not Verdict.NOT_JUDGED
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """The verdict on one completion, with a graded reward and its parts.
+
+    Attributes:
+      verdict: Counts in Pass@K and in all measures of correctness.
+      reward: The task's graded reward; None for that of the verdict.
+      parts: Further numbers by name, which the reward `part` of a config can name.
+    """
+
+    verdict: Verdict
+    reward: float | None = None
+    parts: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
+
+
+# What a task's `judge` may return for a completion; see `entropy_rl.tasks.judging.as_judgement`.
+Judged = Verdict | Judgement | bool | float | None
 
 
 class JudgeError(RuntimeError):
@@ -64,14 +89,22 @@ class Demonstration:
 
 @runtime_checkable
 class Task(Protocol):
-    """A task. Only `problems` and `judge` are needed for RL and evaluation."""
+    """A task. Only `problems` and `judge` are needed for RL and evaluation.
+
+    An optional attribute `correct_at` is the grade from which on a number returned by `judge` is a
+    correct answer, 1.0 without it.
+    """
 
     def problems(self, split: str) -> Sequence[Problem]:
         """The problems of a split in a fixed order."""
         ...
 
-    def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
-        """One verdict per completion, in order; completions are without special tokens."""
+    def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> Sequence[Judged]:
+        """One judgement per completion, in order; completions are without special tokens.
+
+        A judgement is a `Verdict`, a `Judgement`, a bool, a grade in [0, 1], or None for a
+        completion that is not judged.
+        """
         ...
 
 

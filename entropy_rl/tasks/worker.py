@@ -10,8 +10,10 @@ import resource
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
 from entropy_rl.config.registry import import_object
+from entropy_rl.tasks.judging import as_judgement
 from entropy_rl.tasks.task import Verdict
 
 
@@ -44,7 +46,7 @@ def serve(fd: int) -> None:
             nonce, item = json.loads(connection.recv_bytes())
             signal.setitimer(signal.ITIMER_REAL, settings["clock_limit_s"] + 1)
             signal.setitimer(signal.ITIMER_PROF, settings["deadline_s"])
-            reply = _judge(check, item)
+            reply = _judge(check, item, settings["correct_at"])
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
             connection.send_bytes(json.dumps({"nonce": nonce, **reply}).encode())
@@ -56,15 +58,21 @@ def _limit(which: int, limit: int) -> None:
     resource.setrlimit(which, (limit, limit))
 
 
-def _judge(check: Callable, item: list[str]) -> dict[str, str]:
+def _judge(check: Callable, item: list[str], correct_at: float) -> dict[str, Any]:
     try:
-        verdict = check(*item)
+        value = check(*item)
     except MemoryError:
         # The memory may not be freed after the check: the next item gets a new process.
         os._exit(errno.ENOMEM)
     except (Exception, SystemExit) as error:
-        return {"verdict": Verdict.CRASH.value, "reason": f"{type(error).__name__}: {error}"[:300]}
-    if not isinstance(verdict, Verdict):
-        reason = f"it must return Verdict, got {type(verdict).__name__}"
-        return {"verdict": Verdict.CRASH.value, "reason": reason}
-    return {"verdict": verdict.value, "reason": ""}
+        return _crash(f"{type(error).__name__}: {error}"[:300])
+    try:
+        judgement = as_judgement(value, correct_at)
+    except ValueError as error:
+        return _crash(f"its result {error}")
+    fields = {"reward": judgement.reward, "parts": judgement.parts, "reason": ""}
+    return {"verdict": judgement.verdict.value, **fields}
+
+
+def _crash(reason: str) -> dict[str, Any]:
+    return {"verdict": Verdict.CRASH.value, "reward": None, "parts": {}, "reason": reason}

@@ -19,6 +19,7 @@ from entropy_rl.learner.replay_rule import build_replay
 from entropy_rl.learner.update import init_state
 from entropy_rl.losses.build import build_loss
 from entropy_rl.losses.loss import Loss
+from entropy_rl.rewards import Rewards, build_rewards
 from entropy_rl.runs.directory import check_run, claim_run
 from entropy_rl.runs.load_model import (
     Backbone,
@@ -44,6 +45,7 @@ class Setup:
     Attributes:
       config: The config.
       task: The task; to be closed.
+      rewards: The rewards of a completion; to be closed.
       model: The policy. It has parameters only if they are needed as the reference of a KL penalty.
       prompts: The training prompts.
       test_prompts: Those of the evaluations, if there are any.
@@ -56,6 +58,7 @@ class Setup:
 
     config: TrainConfig
     task: Task
+    rewards: Rewards
     model: Model
     prompts: Prompts
     test_prompts: Prompts | None
@@ -97,6 +100,7 @@ def set_up(config: TrainConfig) -> Setup:
     check_rows(mesh, batching.mini_batch_prompts, rollout.group_size)
     check_wandb(config.run.wandb_project)
     advantage, loss = _build_methods(config)
+    rewards = _build_rewards(config)
     task = load_task(config.task.name, config.task.args)
     problems = task.problems(config.task.train_split)
     model = load_model(config.model, mesh)
@@ -126,6 +130,7 @@ def set_up(config: TrainConfig) -> Setup:
     return Setup(
         config=config,
         task=task,
+        rewards=rewards,
         model=model,
         prompts=prompts,
         test_prompts=test_prompts,
@@ -144,6 +149,7 @@ def check_methods(config: TrainConfig) -> None:
       ValueError: If something in the config cannot work.
     """
     _build_methods(config)
+    _build_rewards(config)
 
 
 def check_config(config: TrainConfig) -> None:
@@ -160,6 +166,10 @@ def check_config(config: TrainConfig) -> None:
         task.problems(config.task.train_split)
         if config.evaluation is not None:
             task.problems(config.evaluation.split)
+
+
+def _build_rewards(config: TrainConfig) -> Rewards:
+    return build_rewards(config.rewards, config.reward, config.rollout.max_new_tokens)
 
 
 def _build_methods(config: TrainConfig) -> tuple[Transform, Loss]:

@@ -39,7 +39,7 @@ def make_stages(run: TrainingRun) -> Stages:
         generate=setup.programs.generate,
         model=setup.model,
         task=setup.task,
-        reward=config.reward,
+        rewards=setup.rewards,
         key=jax.random.key(config.seed),
         group_size=config.rollout.group_size,
         clock=run.clock,

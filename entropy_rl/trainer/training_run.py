@@ -119,13 +119,14 @@ class TrainingRun:
 
 @contextlib.contextmanager
 def open_training(setup: Setup) -> Iterator[tuple[TrainingRun, TrainState]]:
-    """Open the run of a setup; at the end, close its task and print a summary.
+    """Open the run of a setup; at the end, close its task and rewards, and print a summary.
 
     Yields:
       The run, and the state to continue from: that of the newest checkpoint, or the initial one.
     """
     with (
         closing(setup.task),
+        contextlib.closing(setup.rewards),
         compile_log() as compiled,
         open_run(setup.config, setup.start, "step") as (run, state),
     ):

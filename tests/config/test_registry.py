@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from entropy_rl import advantages, contrib, losses
+from entropy_rl import advantages, contrib, losses, rewards
 from entropy_rl.advantages import Transform, build_advantage, chain
 from entropy_rl.config.registry import factories_of
 from entropy_rl.learner.replay_rule import Replay, build_replay
@@ -25,6 +25,7 @@ from entropy_rl.losses import (
     ppo_clip,
 )
 from entropy_rl.losses.controllers import build_entropy_control
+from entropy_rl.rewards import Reward
 from entropy_rl.types import TokenStats
 
 B, N = 4, 3
@@ -38,14 +39,15 @@ STATS = TokenStats(
     has_reward=jnp.ones(B, bool),
     sampler_log_probs=-ONES,
 )
-GIVEN = ("group_size", "gamma", "surrogate")
-KINDS = (Transform, Surrogate, TokenWeighting, Controller, Replay)
+GIVEN = ("group_size", "gamma", "surrogate", "weights", "max_new_tokens")
+KINDS = (Transform, Surrogate, TokenWeighting, Controller, Replay, Reward)
+SPACES = (advantages, losses, rewards, contrib)
 
 
 # --- the library's own names
 
 
-@pytest.mark.parametrize("namespace", [advantages, losses, contrib], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("namespace", SPACES, ids=lambda m: m.__name__)
 def test_every_import_line_of_a_namespace_is_public(namespace):
     assert len(namespace.__all__) == len(set(namespace.__all__)) > 0
     for name in namespace.__all__:
@@ -64,13 +66,14 @@ def test_every_name_has_one_kind_and_is_in_one_namespace():
     names = [name for kind in KINDS for name in factories_of(kind, GIVEN)]
     assert len(names) == len(set(names)) > 50
     for name in names:
-        assert sum(name in n.__all__ for n in (advantages, losses, contrib)) == 1, name
+        assert sum(name in n.__all__ for n in SPACES) == 1, name
 
 
 # Public functions that no config names.
 HELPERS = {
     *("advantage_of", "build_advantage", "baseline_and_shaping", "before_values", "chain"),
     *("is_local", "build_loss", "build_surrogate", "build_token_weighting", "combine"),
+    *("build_rewards",),
     *("no_clips", "aggregation_weights", "kl_estimate", "value_loss"),
     *("heal_reward", "meds_reward", "oger_reward", "policy_split_bonus"),
 }
@@ -79,7 +82,7 @@ HELPERS = {
 def test_a_public_function_is_a_method_or_a_helper():
     methods = {name for kind in KINDS for name in factories_of(kind, GIVEN)}
     assert not methods & HELPERS
-    for namespace in (advantages, losses, contrib):
+    for namespace in SPACES:
         for name in namespace.__all__:
             if inspect.isfunction(getattr(namespace, name)) and name not in HELPERS:
                 assert name in methods, (

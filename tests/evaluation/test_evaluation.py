@@ -22,7 +22,7 @@ from entropy_rl.experience.scoring import Scores
 from entropy_rl.rollout import make_generate
 from entropy_rl.tasks.countdown import Countdown
 from entropy_rl.tasks.countdown.tokenizer import VOCABULARY
-from entropy_rl.tasks.task import Verdict
+from entropy_rl.tasks.task import Judgement, Verdict
 from entropy_rl.types import Rollout
 
 
@@ -184,7 +184,8 @@ def test_all_other_figures_are_those_of_the_rows(whole):
         assert low < estimate < high
     assert result.truncated == np.mean([row["finish_reason"] == "length" for row in rows])
     counts = collections.Counter(row["verdict"] for row in rows)
-    assert result.verdicts == {verdict.value: counts[verdict.value] / 30 for verdict in Verdict}
+    usual = [verdict.value for verdict in Verdict if verdict is not Verdict.NOT_JUDGED]
+    assert result.verdicts == {verdict: counts[verdict] / 30 for verdict in usual}
     assert result.skill == {"digits": np.mean(["7" in row["completion"] for row in rows])}
 
 
@@ -362,7 +363,8 @@ def test_rows_are_plain_values_and_may_be_fewer_than_the_rollout_has():
         entropy=np.array([[0.5, 1, 2], [3, 4, 9]], np.float32),
         finish_reason=np.array([1, 0], np.int32),
     )
-    scores = Scores(["7 +  ,", "2"], [Verdict.WRONG, Verdict.CRASH], ["7", None], {})
+    judgements = [Judgement(Verdict.WRONG), Judgement(Verdict.CRASH)]
+    scores = Scores(["7 +  ,", "2"], judgements, ["7", None], {})
     rows = completion_rows(PROBLEMS[:2], [4, 5], rollout, scores)
     assert rows[0] == {
         "problem": 40,

@@ -13,7 +13,6 @@ from tiny_runs import make_workspace
 
 from entropy_rl.cli.main import main
 from entropy_rl.config.rollout import DynamicSamplingConfig, ExplorationConfig, RolloutConfig
-from entropy_rl.config.train import RewardConfig
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.experience.collect import make_collector
 from entropy_rl.experience.dynamic_sampling import DynamicSamplingCollector, exchange, own_groups
@@ -23,6 +22,7 @@ from entropy_rl.experience.plain import PlainCollector
 from entropy_rl.experience.prompts import PromptBatch
 from entropy_rl.experience.sampler import Sampler
 from entropy_rl.experience.scoring import VERDICTS
+from entropy_rl.rewards import build_rewards
 from entropy_rl.runs.jsonl import read_jsonl
 from entropy_rl.runs.logging import Clock
 from entropy_rl.tasks.task import Problem, Verdict
@@ -30,7 +30,7 @@ from entropy_rl.trainer.prepare import Prepare
 from entropy_rl.types import Rollout
 
 P, G, N = 3, 2, 4
-CORRECT, WRONG, UNPARSABLE, TIMEOUT, CRASH = range(len(VERDICTS))
+CORRECT, WRONG, UNPARSABLE, TIMEOUT, CRASH, NOT_JUDGED = range(len(VERDICTS))
 
 
 def make_rollout(first: int = 0, prompts: int = P) -> Rollout:
@@ -72,7 +72,7 @@ class FakeRun:
         watch = lambda state: None  # noqa: E731
         self.clock = Clock()
         self.sampler = Sampler(
-            self.generate, model, self, RewardConfig(), jax.random.key(0), G, self.clock, watch
+            self.generate, model, self, build_rewards([]), jax.random.key(0), G, self.clock, watch
         )
 
     def generate(self, params, ids, mask, index, key, first_sample, *, limits, on_chunk):

@@ -1,25 +1,26 @@
 """From tokens to texts, verdicts and rewards, on rollouts written by hand."""
 
-from types import SimpleNamespace
+from collections import Counter
 
 import numpy as np
 import pytest
 
-from entropy_rl.config.train import RewardConfig
-from entropy_rl.experience.metrics import rollout_metrics, scored_rows
+from entropy_rl.config.rewards import RewardConfig
 from entropy_rl.experience.scoring import (
     Scores,
     add_probes,
     decode_completions,
     probe_shares,
     score,
+    verdict_shares,
 )
+from entropy_rl.tasks import as_judgement
 from entropy_rl.tasks.countdown import Countdown, build_tokenizer
 from entropy_rl.tasks.task import Problem, Verdict
 from entropy_rl.types import Rollout
 
 TOKENIZER = build_tokenizer()
-CORRECT, WRONG, UNPARSABLE, TIMEOUT, CRASH = Verdict
+CORRECT, WRONG, UNPARSABLE, TIMEOUT, CRASH, NOT_JUDGED = Verdict
 PROBLEM = Problem(0, "<bos> 2 3 7 : 27", "<bos> 2 3 7 : 27")
 
 
@@ -44,6 +45,12 @@ def make_rollout(completions: list[list[int]], columns: int = 24, junk: int = 5)
 
 def words(text: str) -> list[int]:
     return TOKENIZER.encode(text, add_special_tokens=False)
+
+
+def scores_of(*values) -> Scores:
+    """Scores of empty texts with verdicts or judgements."""
+    judgements = [as_judgement(value) for value in values]
+    return Scores([""] * len(values), judgements, [None] * len(values), {})
 
 
 class FakeTask:
@@ -96,12 +103,12 @@ def test_a_task_without_a_probe_has_no_skill_measures():
 
 @pytest.mark.parametrize(
     ("verdicts", "count"),
-    [([CORRECT], 1), ([CORRECT] * 3, 3), ([CORRECT, True], 2), ([1.0, 0.0], 2), ([], 0)],
+    [([CORRECT], 1), ([CORRECT] * 3, 3), ([], 0)],
 )
-def test_a_judge_that_does_not_return_one_verdict_per_completion_is_named(verdicts, count):
+def test_a_judge_that_does_not_return_one_judgement_per_completion_is_named(verdicts, count):
     with pytest.raises(
         RuntimeError,
-        match=rf"^FakeTask\.judge returned {count} values for 2 completions; .* one Verdict",
+        match=rf"^FakeTask\.judge: must return one judgement for each of 2 completions, got {count}$",
     ):
         score(FakeTask(verdicts), TOKENIZER, [PROBLEM] * 2, make_rollout([[21], [16]]))
 
@@ -110,15 +117,15 @@ def test_a_judge_that_does_not_return_one_verdict_per_completion_is_named(verdic
 # ----------------------------------------------------------------------------
 
 
-def test_only_timeout_and_crash_are_no_judgement_and_only_correct_is_correct():
-    scores = Scores([""] * 5, [CORRECT, WRONG, UNPARSABLE, TIMEOUT, CRASH], [None] * 5, {})
-    assert scores.has_reward.tolist() == [True, True, True, False, False]
-    assert scores.correct.tolist() == [True, False, False, False, False]
+def test_a_failed_and_a_missing_check_are_no_judgement_and_only_correct_is_correct():
+    scores = scores_of(*Verdict)
+    assert scores.has_reward.tolist() == [True, True, True, False, False, False]
+    assert scores.correct.tolist() == [True, False, False, False, False, False]
     assert scores.has_reward.dtype == scores.correct.dtype == bool
 
 
 def test_rewards_by_hand():
-    scores = Scores([""] * 4, [UNPARSABLE, CORRECT, WRONG, CORRECT], [None] * 4, {})
+    scores = scores_of(UNPARSABLE, CORRECT, WRONG, CORRECT)
     rewards = scores.rewards(RewardConfig())
     assert rewards.tolist() == [-1, 1, -1, 1] and rewards.dtype == np.float32
     assert scores.rewards(RewardConfig(correct=0.5, wrong=0.0)).tolist() == [0, 0.5, 0, 0.5]
@@ -126,21 +133,23 @@ def test_rewards_by_hand():
 
 def test_the_reward_of_a_row_without_a_judgement_is_at_least_finite():
     # 0 * NaN would get into sums that the row is outside of.
-    assert np.isfinite(
-        Scores([""] * 2, [TIMEOUT, CRASH], [None] * 2, {}).rewards(RewardConfig())
-    ).all()
+    assert np.isfinite(scores_of(TIMEOUT, CRASH).rewards(RewardConfig())).all()
+
+
+def test_a_grade_of_the_task_is_the_reward_and_other_verdicts_have_theirs():
+    scores = scores_of(0.25, CORRECT, 1.0, WRONG)
+    assert scores.rewards(RewardConfig()).tolist() == [0.25, 1, 1, -1]
+    assert scores.correct.tolist() == [False, True, True, False]
 
 
 def test_the_shares_of_all_verdicts_add_up_to_one():
-    scores = Scores([""] * 4, [WRONG, TIMEOUT, WRONG, CORRECT], [None] * 4, {})
-    rollout = SimpleNamespace(completion_mask=np.ones((4, 2), bool), finish_reason=np.zeros(4, int))
-    metrics = rollout_metrics(scored_rows(rollout, scores, RewardConfig()), group_size=2)
-    assert {name: value for name, value in metrics.items() if name.startswith("verdict/")} == {
-        "verdict/correct": 0.25,
-        "verdict/wrong": 0.5,
-        "verdict/unparsable": 0,
-        "verdict/timeout": 0.25,
-        "verdict/crash": 0,
+    counts = Counter([WRONG, TIMEOUT, WRONG, CORRECT])
+    shares = {"correct": 0.25, "wrong": 0.5, "unparsable": 0, "timeout": 0.25, "crash": 0}
+    assert verdict_shares(counts) == shares
+    # A line of metrics has it only where it occurs, so that those of earlier runs are the same.
+    assert verdict_shares(counts | Counter([NOT_JUDGED] * 4)) == {
+        **{name: share / 2 for name, share in shares.items()},
+        "not_judged": 0.5,
     }
 
 

@@ -31,14 +31,16 @@ def test_a_verifier_of_ones_own_sees_prompt_completion_and_answer(tmp_path, monk
     (tmp_path / "own_verifier.py").write_text(
         "from entropy_rl.tasks.task import Verdict\n"
         "def check(prompt, completion, answer):\n"
-        "    if completion == 'bool':\n"
-        "        return True\n"
+        "    if completion in ('text', '0.5'):\n"
+        "        return float(completion) if completion == '0.5' else completion\n"
         "    return Verdict.CORRECT if (prompt, completion) == ('the prompt', answer) else "
         "Verdict.WRONG\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    task = Math(verifier="own_verifier:check", workers=1)
-    assert task.judge([problem("42")] * 3, ["42", "bool", "41"]) == [CORRECT, CRASH, WRONG]
+    task = Math(verifier="own_verifier:check", workers=1, correct_at=0.5)
+    judged = task.judge([problem("42")] * 4, ["42", "text", "41", "0.5"])
+    assert [one.verdict for one in judged] == [CORRECT, CRASH, WRONG, CORRECT]
+    assert judged[3].reward == 0.5
     task.close()
 
 

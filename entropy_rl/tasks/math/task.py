@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from entropy_rl.config.checks import require
 from entropy_rl.config.registry import import_object
 from entropy_rl.config.values import unknown
 from entropy_rl.tasks.math.answers import (
@@ -24,8 +25,9 @@ from entropy_rl.tasks.math.dapo import judge_dapo, last_answer
 from entropy_rl.tasks.math.formatting import READS, PromptFormat
 from entropy_rl.tasks.math.right_answers import check_answers
 from entropy_rl.tasks.math.sets import Source, find_source, read_source
+from entropy_rl.tasks.judging import CORRECT_AT
 from entropy_rl.tasks.pool import VerifierPool
-from entropy_rl.tasks.task import Problem, Verdict
+from entropy_rl.tasks.task import Judged, Problem, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,8 @@ class Math:
       chat_template_kwargs: Variables of the chat template, such as {enable_thinking: false}.
       verifier: `math-verify` reads the last \\boxed{...} and compares as mathematics; `dapo` reads
         the last `Answer: ...` and compares as text; or `module:function`, a function
-        (prompt, completion, answer) -> Verdict.
+        (prompt, completion, answer) that returns a Verdict, a Judgement, a bool, a grade from 0 to
+        1, or None for not judged.
       problem_field: Field of the problem in a file: a text, or a list of chat messages. Dots lead
         into objects and lists, as in `extra_info.question`. Null looks for problem, question,
         prompt, messages and conversations.
@@ -68,6 +71,8 @@ class Math:
       special_tokens: Encode special tokens in the text of a problem, such as <|im_end|>, as tokens;
         false for plain text.
       workers: Verifier processes; they start at the first completion that needs them.
+      correct_at: With a verifier of yours that returns grades: the grade from which on a completion
+        is correct.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Math:
         system: str | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
         invalid_rows: Literal["error", "skip"] = "error",
+        correct_at: float = CORRECT_AT,
     ):
         self._data_dir = data_dir
         self._sources = {
@@ -99,9 +105,16 @@ class Math:
         )
         self._fields = (problem_field, answer_field, invalid_rows == "skip")
         self._verifier = verifier
+        require(
+            correct_at == CORRECT_AT or ":" in verifier,
+            "task.args.correct_at",
+            correct_at,
+            f"absent with verifier {verifier}, which returns no grades",
+        )
+        self.correct_at = correct_at
         self._pool = None
         if verifier != "dapo":
-            self._pool = _make_pool(verifier, deadline_s, workers)
+            self._pool = _make_pool(verifier, deadline_s, workers, correct_at)
         self._splits: dict[str, list[Problem]] = {}
 
     def problems(self, split: str) -> Sequence[Problem]:
@@ -143,13 +156,13 @@ class Math:
             )
         raise ValueError(unknown("split", split, [*SPLITS, *PUBLISHED]))
 
-    def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
-        """One verdict per completion, in order."""
+    def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Judged]:
+        """One verdict per completion, in order; or the judgements of a verifier of the user's."""
         pairs = list(zip(problems, completions, strict=True))
         if self._verifier == "dapo":
             return [judge_dapo(completion, problem.answer) for problem, completion in pairs]
         if self._verifier != "math-verify":
-            return self._pool.map([(p.prompt, completion, p.answer) for p, completion in pairs])
+            return self._pool.judge([(p.prompt, completion, p.answer) for p, completion in pairs])
         golds = [final_answer(problem.answer) for problem in problems]
         boxed = [last_boxed(completion) for completion in completions]
         verdicts = [
@@ -175,7 +188,7 @@ class Math:
             self._pool.close()
 
 
-def _make_pool(verifier: str, deadline_s: float, workers: int) -> VerifierPool:
+def _make_pool(verifier: str, deadline_s: float, workers: int, correct_at: float) -> VerifierPool:
     path = "task.args.verifier"
     # The warm-up item loads the LaTeX parser and the simplifier.
     check, warm_up = f"{check_equal.__module__}:{check_equal.__name__}", (r"2\sqrt{2}", r"\sqrt{8}")
@@ -188,11 +201,13 @@ def _make_pool(verifier: str, deadline_s: float, workers: int) -> VerifierPool:
             )
         if not callable(import_object(path, verifier)):
             raise ValueError(
-                f"{path}: must be a function (prompt, completion, answer) -> Verdict, "
+                f"{path}: must be a function (prompt, completion, answer), "
                 f"got {verifier!r}"
             )
         check, warm_up = verifier, None
     try:
-        return VerifierPool(check, workers=workers, deadline_s=deadline_s, warm_up=warm_up)
+        return VerifierPool(
+            check, workers=workers, deadline_s=deadline_s, warm_up=warm_up, correct_at=correct_at
+        )
     except ValueError as error:
         raise ValueError(f"task.args.{error}") from error

@@ -1,0 +1,86 @@
+"""The sections `reward` and `rewards`: rewards of verdicts, and reward functions with weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from entropy_rl.config.checks import check_numbers, require
+
+LABEL = re.compile(r"[A-Za-z0-9][\w.-]*")
+# Fields of an entry that are no arguments of its function.
+OWN_FIELDS = ("name", "weight", "label")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """Rewards of the verdicts. Samples whose check timed out or crashed get none and are excluded.
+
+    It is short for `rewards: [{name: graded, right: CORRECT, wrong: WRONG}]`: a completion that the
+    task grades has its grade instead.
+
+    Args:
+      correct: Reward of a correct completion.
+      wrong: Reward of a wrong or unparsable one.
+    """
+
+    correct: float = 1.0
+    wrong: float = -1.0
+
+    def __post_init__(self):
+        check_numbers(self, "reward")
+        require(
+            self.correct > self.wrong,
+            "reward.correct",
+            self.correct,
+            f"> reward.wrong ({self.wrong})",
+        )
+
+
+def reward_weights(specs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the weights of the section `rewards` by label.
+
+    The label names a reward in metrics and records: the entry's `label`, else the `part` that it
+    names, else the name of its function without its module.
+
+    Args:
+      specs: The entries.
+
+    Raises:
+      ValueError: An entry has no name, two have the same label, a weight is not a number, or all
+        weights are 0.
+    """
+    weights: dict[str, float] = {}
+    for i, spec in enumerate(specs):
+        path = f"rewards[{i}]"
+        require(isinstance(spec, Mapping), path, spec, "a mapping {name: ..., arguments}")
+        name = spec.get("name", "")
+        require(isinstance(name, str), f"{path}.name", name, "a string")
+        default = spec.get("part") if name == "part" else name.rpartition(":")[2]
+        label = spec.get("label", default)
+        is_label = isinstance(label, str) and LABEL.fullmatch(label) and not label.endswith("_std")
+        # Without a name, `build_named` lists the names.
+        require(
+            bool(is_label) or not name,
+            f"{path}.label",
+            label,
+            "letters, digits, '_', '.' and '-', without '_std' at the end",
+        )
+        if label in weights:
+            other = list(weights).index(label)
+            raise ValueError(
+                f"{path}.label: must be another one than that of rewards[{other}], got {label!r}"
+            )
+        weight = spec.get("weight", 1.0)
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        require(is_number, f"{path}.weight", weight, "a number")
+        weights[label] = float(weight)
+    require(
+        not weights or any(weights.values()),
+        "rewards",
+        list(weights.values()),
+        "a list with at least one weight other than 0",
+    )
+    return weights

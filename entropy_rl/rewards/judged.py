@@ -1,0 +1,65 @@
+"""Rewards of judgements: the verdict, the task's graded reward and its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from entropy_rl.config.checks import require
+from entropy_rl.rewards.reward import Reward
+from entropy_rl.tasks.task import Judgement, Verdict
+
+
+def correct(right: float = 1.0, wrong: float = -1.0) -> Reward:
+    """Reward the verdict: `right` for a correct completion, `wrong` for any other.
+
+    Args:
+      right: Reward of a correct completion.
+      wrong: Reward of a wrong or unparsable one.
+
+    Raises:
+      ValueError: `right` is not larger than `wrong`.
+    """
+    require(right > wrong, "correct.right", right, f"> wrong ({wrong})")
+    return Reward(lambda judgements: [_of_verdict(one, right, wrong) for one in judgements])
+
+
+def graded(right: float = 1.0, wrong: float = 0.0) -> Reward:
+    """Reward by the task's own grade, and by the verdict where the task gives no grade.
+
+    Args:
+      right: Reward of a correct completion without a grade.
+      wrong: Reward of a wrong or unparsable one without a grade.
+
+    Raises:
+      ValueError: `right` is not larger than `wrong`.
+    """
+    require(right > wrong, "graded.right", right, f"> wrong ({wrong})")
+    return Reward(lambda judgements: [grade(one, right, wrong) for one in judgements])
+
+
+def grade(judgement: Judgement, right: float, wrong: float) -> float:
+    """The grade of a judgement; without one, `right` or `wrong` by its verdict."""
+    if judgement.reward is not None:
+        return judgement.reward
+    return _of_verdict(judgement, right, wrong)
+
+
+def _of_verdict(judgement: Judgement, right: float, wrong: float) -> float:
+    return right if judgement.verdict is Verdict.CORRECT else wrong
+
+
+def part(part: str) -> Reward:
+    """Reward by one of the parts that the task gives with its judgements.
+
+    Args:
+      part: Name of the part; the label of the reward.
+    """
+
+    def of_part(judgements: Sequence[Judgement]) -> list[float]:
+        for judgement in judgements:
+            if part not in judgement.parts:
+                names = ", ".join(judgement.parts) or "none"
+                raise ValueError(f"the task must give the part {part!r}, got {names}")
+        return [judgement.parts[part] for judgement in judgements]
+
+    return Reward(of_part)
