@@ -43,10 +43,10 @@ with _epy.lazy_api_imports(globals()):
     from entropy_rl.api import train as train
     from entropy_rl.config.common import ModelConfig as ModelConfig
     from entropy_rl.config.evaluate import EvaluateConfig as EvaluateConfig
+    from entropy_rl.config.rewards import RewardConfig as RewardConfig
     from entropy_rl.config.rollout import DecodingConfig as DecodingConfig
     from entropy_rl.config.train import CriticConfig as CriticConfig
     from entropy_rl.config.train import LossConfig as LossConfig
-    from entropy_rl.config.rewards import RewardConfig as RewardConfig
     from entropy_rl.config.train import TrainConfig as TrainConfig
     from entropy_rl.evaluation.result import Evaluation as Evaluation
     from entropy_rl.experience.prompts import Prompts as Prompts

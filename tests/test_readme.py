@@ -17,11 +17,13 @@ from entropy_rl.commands.analyze import AnalyzeConfig
 from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.config.plan import PlanConfig
 from entropy_rl.config.registry import factories_of, import_object
+from entropy_rl.config.rewards import RewardConfig
 from entropy_rl.config.sft import SFTConfig
 from entropy_rl.config.study import StudyConfig
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.learner.replay_rule import Replay
 from entropy_rl.losses import Controller, Surrogate, TokenWeighting
+from entropy_rl.rewards import Reward, build_rewards
 from entropy_rl.studies import design
 
 ROOT = Path(__file__).parents[1]
@@ -179,11 +181,25 @@ def test_the_examples_of_a_guide_are_accepted(page, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "mine", raising=False)
 
 
+def test_the_examples_of_rewards_are_accepted(tmp_path, monkeypatch):
+    text = (ROOT / "docs/guides/rewards.md").read_text()
+    (tmp_path / "mine.py").write_text("\n\n".join(blocks(text, "python")))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    short, several = (yaml.safe_load(block) for block in blocks(text, "yaml"))
+    assert RewardConfig(**short["reward"]) == RewardConfig()
+    entries = build_rewards(several["rewards"]).entries
+    assert [entry.weight for entry in entries] == [1, 0.2, 0.1, 0.1, 0]
+    named = set(re.findall(r"^\| `(\w+)` \|", text, flags=re.M))
+    assert set(factories_of(Reward, ["max_new_tokens"])) <= named
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+
+
 def test_every_method_has_a_card_in_the_paper_index_with_a_status_and_a_file_that_exists():
     text = (ROOT / "docs/methods.md").read_text()
     cards = dict(re.findall(r"^#### (.*?)\n(.*?)(?=^##|\Z)", text, flags=re.S | re.M))
     named = {name for heading in cards for name in re.findall(r"`(\w+)`", heading)}
-    given = ["group_size", "gamma"]
+    given = ["group_size", "gamma", "reward_weights"]
     kinds = (Transform, Surrogate, TokenWeighting, Controller, Replay)
     methods = {name for kind in kinds for name in factories_of(kind, given)}
     assert methods - named == set() and len(methods) > 50
@@ -209,6 +225,7 @@ def test_a_recipe_is_a_page_with_a_header_and_is_accepted_by_its_own_command(pat
     config = parse_config(CLASSES[verb], verb, ["--config", str(path)])
     if verb == "train":
         advantage_of(config)
+        build_rewards(config.rewards, config.reward, config.rollout.max_new_tokens)
     if verb == "study":
         monkeypatch.chdir(ROOT)
         assert len(design(config).units()) > len(config.arms)

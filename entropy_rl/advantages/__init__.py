@@ -11,6 +11,7 @@ from entropy_rl.advantages.baselines import whiten as whiten
 from entropy_rl.advantages.build import advantage_of as advantage_of
 from entropy_rl.advantages.build import build_advantage as build_advantage
 from entropy_rl.advantages.gae import gae as gae
+from entropy_rl.advantages.gdpo import gdpo as gdpo
 from entropy_rl.advantages.penalties import overlong_penalty as overlong_penalty
 from entropy_rl.advantages.shaping import shape_by_entropy as shape_by_entropy
 from entropy_rl.advantages.transform import Transform as Transform

@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.advantages.transform import Transform, before_values, chain
+from entropy_rl.advantages.transform import Transform, before_values, chain, named_rewards
 from entropy_rl.config.checks import require
 from entropy_rl.config.registry import build_named
+from entropy_rl.config.rewards import reward_weights
 from entropy_rl.config.train import TrainConfig
-from entropy_rl.types import TokenStats
+from entropy_rl.types import REWARD_EXTRA, TokenStats
 
 
 def advantage_of(config: TrainConfig) -> Transform:
@@ -22,7 +23,8 @@ def advantage_of(config: TrainConfig) -> Transform:
       ValueError: As `build_advantage`; or a transform refuses what those before it make.
     """
     gamma = None if config.critic is None else config.critic.gamma
-    advantage = build_advantage(config.advantage, config.rollout.group_size, gamma)
+    group_size = config.rollout.group_size
+    advantage = build_advantage(config.advantage, group_size, gamma, config.rewards)
     _check_shapes(config, advantage)
     return advantage
 
@@ -42,6 +44,10 @@ def _check_shapes(config: TrainConfig, advantage: Transform) -> None:
         sampler_log_probs=tokens,
         values=None if config.critic is None else tokens,
         greedy_rewards=of_rows if "greedy_rewards" in advantage.requires else None,
+        extras={
+            f"{REWARD_EXTRA}{label}": jax.ShapeDtypeStruct((rows, 1), jnp.float32)
+            for label in reward_weights(config.rewards)
+        },
     )
     try:
         jax.eval_shape(lambda rewards, stats: advantage(rewards[:, None], stats), of_rows, stats)
@@ -50,7 +56,10 @@ def _check_shapes(config: TrainConfig, advantage: Transform) -> None:
 
 
 def build_advantage(
-    specs: Sequence[Mapping[str, Any]], group_size: int, gamma: float | None = None
+    specs: Sequence[Mapping[str, Any]],
+    group_size: int,
+    gamma: float | None = None,
+    rewards: Sequence[Mapping[str, Any]] = (),
 ) -> Transform:
     """Chain the transforms that a config lists.
 
@@ -67,18 +76,22 @@ def build_advantage(
       group_size: Completions per prompt of the rollout, given to each factory that has such an
         argument.
       gamma: Discount of the critic, given likewise; None without one.
+      rewards: The section `rewards`, whose weights are given likewise, as `reward_weights`.
 
     Returns:
       The chain; the identity for an empty list.
 
     Raises:
       ValueError: A name, an argument or a value is wrong; the chain reads values without a critic,
-        or there is a critic whose values are not read; or a transform that reads greedy rewards is
-        not the first. The message starts with the dotted path.
+        or there is a critic whose values are not read; or a transform that reads greedy rewards or
+        single rewards is not the first. The message starts with the dotted path.
     """
     if isinstance(specs, str | Mapping) or not isinstance(specs, Sequence):
         raise ValueError(f"advantage: must be a list of {{name: ..., arguments}}, got {specs!r}")
-    given = {"group_size": (group_size, "rollout.group_size")}
+    given: dict[str, tuple[Any, str]] = {
+        "group_size": (group_size, "rollout.group_size"),
+        "reward_weights": (reward_weights(rewards), "rewards"),
+    }
     if gamma is not None:
         given["gamma"] = (gamma, "critic.gamma")
     returns = "a Transform or a function (advantages, stats) -> advantages"
@@ -91,16 +104,19 @@ def build_advantage(
         )
     )
     _check_values(advantage, gamma is not None)
-    _check_greedy(advantage)
+    _check_first(advantage)
     return advantage
 
 
-def _check_greedy(advantage: Transform) -> None:
+def _check_first(advantage: Transform) -> None:
+    """Check that nothing is before a transform that starts from other rewards than the sum."""
     for i, member in enumerate(advantage.members):
-        if "greedy_rewards" in member.requires and i > 0:
+        reads = "the reward of the greedy completion" if "greedy_rewards" in member.requires else ""
+        reads = reads or ("single rewards" if named_rewards(member) else "")
+        if reads and i > 0:
             raise ValueError(
                 f"advantage[{i}]: must be the first transform, as those before it do not apply to "
-                f"the reward of the greedy completion, got {i} before it"
+                f"{reads}, got {i} before it"
             )
 
 

@@ -20,10 +20,10 @@ def overlong_penalty(max_tokens: int, buffer_tokens: int, factor: float = 1.0) -
 
         r' = r - f clip((|o| - (L_max - L_buf)) / L_buf, 0, 1)
 
-    It goes before the baseline. Dynamic sampling compares the rewards without it; the reward
-    `overlong` has the same formula, is logged by name and is seen by dynamic sampling. Source: Eq. 13 of DAPO,
-    https://arxiv.org/abs/2503.14476, where L_max is 20480, L_buf 4096 and f 1; veRL's code has no
-    lower bound -f; no completion that is cut off at L_max reaches it.
+    It goes before the baseline, and dynamic sampling compares the rewards without it, as DAPO does.
+    The reward `overlong` has the same formula; it is logged by name, and dynamic sampling sees it.
+    Source: Eq. 13 of DAPO, https://arxiv.org/abs/2503.14476, where L_max is 20480, L_buf 4096 and f
+    1; veRL's code has no lower bound -f; no completion that is cut off at L_max reaches it.
 
     Args:
       max_tokens: L_max, the limit of new tokens, the end-of-sequence token included.

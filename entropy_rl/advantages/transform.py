@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import jax
 
 from entropy_rl.config.checks import require
-from entropy_rl.types import TokenStats
+from entropy_rl.types import REWARD_EXTRA, TokenStats
 
 AdvantageFn = Callable[[jax.Array, TokenStats], jax.Array]
 Scope = Literal["token", "sequence", "group", "batch"]  # from narrow to wide
@@ -50,8 +50,9 @@ class Transform:
       members: The members of a chain in order, none of them a chain; None for a single transform.
       needs_policy: For scope "group" or "batch": whether it reads `stats.log_probs` or
         `stats.entropy`.
-      requires: Names of optional statistics that it reads: "values", which a critic gives, or
-        "greedy_rewards", for which a run samples a greedy completion of each prompt.
+      requires: Names of optional statistics that it reads: "values", which a critic gives,
+        "greedy_rewards", for which a run samples a greedy completion of each prompt, or
+        "reward/LABEL", a reward of the section `rewards` in `stats.extras`.
     """
 
     fn: AdvantageFn
@@ -70,7 +71,10 @@ class Transform:
         )
         for name in self.requires:
             require(
-                name in REQUIRABLE, "Transform.requires", name, f"one of {', '.join(REQUIRABLE)}"
+                name in REQUIRABLE or name.startswith(REWARD_EXTRA),
+                "Transform.requires",
+                name,
+                f"one of {', '.join(REQUIRABLE)}, {REWARD_EXTRA}LABEL",
             )
 
     def __call__(self, advantages: jax.Array, stats: TokenStats) -> jax.Array:
@@ -184,6 +188,11 @@ def reads_rollout(transform: Transform) -> bool:
 def before_values(transform: Transform) -> Transform:
     """The part of a chain before its first member that requires values: the critic's rewards."""
     return _cut(transform, lambda member: "values" in member.requires)[0]
+
+
+def named_rewards(transform: Transform) -> tuple[str, ...]:
+    """Names of the rewards in `stats.extras` that a transform requires."""
+    return tuple(name for name in transform.requires if name.startswith(REWARD_EXTRA))
 
 
 def _cut(

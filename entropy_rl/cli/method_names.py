@@ -30,7 +30,7 @@ class _Kind(NamedTuple):
 
 _KINDS: Mapping[str, _Kind] = MappingProxyType(
     {
-        "advantage": _Kind("Transform", ("group_size", "gamma", "weights")),
+        "advantage": _Kind("Transform", ("group_size", "gamma", "reward_weights")),
         "loss.surrogate": _Kind("Surrogate"),
         "loss.token_weights": _Kind("TokenWeighting", ("surrogate",)),
         "loss.entropy_coef": _Kind("Controller"),

@@ -98,8 +98,9 @@ def factories_of(kind: type, given: Iterable[str] = ()) -> dict[str, Callable[..
     """The methods of one kind that a config can name.
 
     A factory is a public function (in `__all__`) of `entropy_rl.advantages`, `entropy_rl.losses`,
-    `entropy_rl.rewards` or `entropy_rl.contrib` whose return annotation is `kind`, and whose required arguments a config
-    can hold or the run gives. To add a method, write such a function and its import line.
+    `entropy_rl.rewards` or `entropy_rl.contrib` whose return annotation is `kind`, and whose
+    required arguments a config can hold or the run gives. To add a method, write such a function
+    and its import line.
 
     Args:
       kind: The class of what the factories return, such as `Transform`.
@@ -270,9 +271,7 @@ def _required(found: Callable[..., Any], path: str) -> list[str]:
     """Names of the positional parameters without a default."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [
-        p.name
-        for p in _parameters(found, path)
-        if p.kind in positional and p.default is p.empty
+        p.name for p in _parameters(found, path) if p.kind in positional and p.default is p.empty
     ]
 
 

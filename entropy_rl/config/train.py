@@ -200,7 +200,7 @@ class TrainConfig:
             not self.rewards or self.reward == RewardConfig(),
             "reward",
             dataclasses.asdict(self.reward),
-            "absent with rewards, where {name: correct, right: NUMBER, wrong: NUMBER} does the same",
+            "absent with rewards, whose {name: correct, right: NUMBER, wrong: NUMBER} is the same",
         )
         check_stop(self.rollout.stop, "rollout.stop", self.decoding)
         check_stop(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from entropy_rl.evaluation.samples import RESULT_FILE, read_samples
+from entropy_rl.experience.records import grades_of
 from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY
 from entropy_rl.runs.jsonl import finite
 from entropy_rl.runs.stored import read_recorded_config
@@ -79,6 +80,7 @@ class Comparison:
       equal_length: Pass@K at equal length; empty if no problem has samples of equal length.
       diversity: Unique answers and distinct-n over equally many correct and wrong samples; empty if
         there are none.
+      grades: Mean grade of the task (`graded`) and means of its parts; empty if it gives none.
     """
 
     problems: int
@@ -91,6 +93,7 @@ class Comparison:
     equal_budget: list[ComparisonRow]
     equal_length: list[ComparisonRow]
     diversity: list[ComparisonRow]
+    grades: list[ComparisonRow]
 
     def to_plain(self) -> dict[str, Any]:
         """Values for JSON; null stands for an unbounded interval end."""
@@ -156,6 +159,7 @@ def compare_runs(a: Path, b: Path) -> Comparison:
         equal_budget=_equal_budget(pairs, ks),
         equal_length=_table(names, [pass_at_k_at_equal_length(x, y, ks) for x, y in pairs]),
         diversity=_diversity(pairs),
+        grades=_grades([(one.grades[problem], other.grades[problem]) for problem in both]),
     )
 
 
@@ -165,11 +169,13 @@ class _Samples(NamedTuple):
     Attributes:
       problems: Problem id -> (prompt, right answer).
       judged: Problem id -> its judged samples, if there are any.
+      grades: Problem id -> the means of what its judged samples are graded by.
       unjudged: Number of samples without a verdict.
     """
 
     problems: dict[int, tuple[str, str]]
     judged: dict[int, ProblemSamples]
+    grades: dict[int, dict[str, float]]
     unjudged: int
 
 
@@ -182,21 +188,28 @@ def _read(directory: Path) -> _Samples:
         verdict = Verdict(row["verdict"])
         if verdict.is_judgement:
             tokens = np.array(row["tokens"], np.int32)
-            sample = (verdict is Verdict.CORRECT, tokens.size, row["answer"], tokens)
+            sample = (
+                *(verdict is Verdict.CORRECT, tokens.size, row["answer"], tokens),
+                grades_of(row),
+            )
             rows.setdefault(row["problem"], {})[row["sample"]] = sample
         unjudged += not verdict.is_judgement
     if not problems:
         raise ValueError(
             f"{directory}: must hold the samples of the evaluation, got only {RESULT_FILE}"
         )
-    judged = {}
+    judged, graded = {}, {}
     for problem in sorted(rows):
         samples = [sample for _, sample in sorted(rows[problem].items())]
-        correct, lengths, answers, tokens = zip(*samples, strict=True)
+        correct, lengths, answers, tokens, grades = zip(*samples, strict=True)
+        names = dict.fromkeys(name for of_sample in grades for name in of_sample)
+        graded[problem] = {
+            name: float(np.mean([one[name] for one in grades if name in one])) for name in names
+        }
         judged[problem] = ProblemSamples(
             np.array(correct, bool), np.array(lengths), answers, tokens
         )
-    return _Samples(problems, judged, unjudged)
+    return _Samples(problems, judged, graded, unjudged)
 
 
 def _settings_that_differ(a: Path, b: Path) -> list[str]:
@@ -264,6 +277,15 @@ def _diversity(pairs: Sequence[tuple[ProblemSamples, ProblemSamples]]) -> list[C
         for v in values
     ]
     return _table([name.replace("_", " ") for name in names], pairs)
+
+
+def _grades(pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> list[ComparisonRow]:
+    """Means of the grades that both arms have, for each problem."""
+    names = list(dict.fromkeys(name for pair in pairs for arm in pair for name in arm))
+    values = [
+        tuple(np.array([arm.get(name, np.nan) for name in names]) for arm in pair) for pair in pairs
+    ]
+    return _table(names, values)
 
 
 def _table(

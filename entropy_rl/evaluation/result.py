@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from entropy_rl.experience.prompts import Prompts
+from entropy_rl.experience.records import grades_of
 from entropy_rl.experience.scoring import add_probes, probe_shares, verdict_shares
 from entropy_rl.stats.diversity import (
     distinct_ngrams,
@@ -54,6 +55,7 @@ class Evaluation:
       truncated: Fraction of completions cut off at the token limit.
       verdicts: Verdict -> fraction of the samples.
       skill: Measures of the task.
+      grades: Means over the samples that have them: the task's grade, as `graded`, and its parts.
     """
 
     problems: int
@@ -72,6 +74,7 @@ class Evaluation:
     truncated: float
     verdicts: dict[str, float]
     skill: dict[str, float]
+    grades: dict[str, Interval] = dataclasses.field(default_factory=dict)
 
     def to_plain(self) -> dict[str, Any]:
         """Values for JSON."""
@@ -87,6 +90,7 @@ class Evaluation:
         fields = {name: restored(value) for name, value in plain.items()}
         for name in ("pass_at_k", "pass_at_k_problems", "distinct"):
             fields[name] = {int(k): restored(value) for k, value in fields[name].items()}
+        fields["grades"] = {k: restored(v) for k, v in fields.get("grades", {}).items()}
         return cls(**fields)
 
 
@@ -130,6 +134,7 @@ def summarize(
         curve = pass_at_k_curve(judged[judged >= k], correct[judged >= k], [k])
         pass_at_k[k] = (float(curve.estimate[0]), float(curve.low[0]), float(curve.high[0]))
     answers = isinstance(task, AnsweringTask)
+    grades = dict.fromkeys(name for tally in done for name in tally.grades)
     return Evaluation(
         problems=len(done),
         left_out=prompts.left_out,
@@ -149,6 +154,7 @@ def summarize(
         truncated=sum(tally.truncated for tally in done) / verdicts.total(),
         verdicts=verdict_shares(verdicts),
         skill={n.removeprefix("skill/"): v for n, v in probe_shares(probe.result()).items()},
+        grades={name: _interval([tally.mean_grade(name) for tally in done]) for name in grades},
     )
 
 
@@ -161,6 +167,7 @@ class _Tally:
         self.entropy = self.repetition = 0.0
         self.majority = self.unique = float("nan")
         self.distinct: dict[int, float] = {}
+        self.grades: dict[str, dict[int, float]] = {}  # by name and sample number
         # By sample number: (answer, is correct, is judged), and the tokens.
         self._answers: dict[int, tuple[str | None, bool, bool]] = {}
         self._tokens: dict[int, np.ndarray] = {}
@@ -181,8 +188,15 @@ class _Tally:
             verdict.is_judgement,
         )
         self._tokens[row["sample"]] = tokens
+        for name, grade in grades_of(row).items():
+            self.grades.setdefault(name, {})[row["sample"]] = grade
         if self.rows == self._samples:
             self._close()
+
+    def mean_grade(self, name: str) -> float:
+        """Mean over the samples that have it, in their order; NaN if there are none."""
+        grades = self.grades.get(name, {})
+        return float(np.mean([grades[i] for i in sorted(grades)])) if grades else float("nan")
 
     def _close(self) -> None:
         judged = [(answer, correct) for answer, correct, judged in self._answers.values() if judged]

@@ -3,8 +3,8 @@
 A round samples the next `rollout.prompts` prompts. Rounds are repeated until enough groups have
 rewards that differ; the step trains on the first of these, in the order of the prompts, and drops
 the surplus of the last round. Source: DAPO, https://arxiv.org/abs/2503.14476, §3.2, and veRL's code
-of it. The rewards compared are those of the verdicts (`reward:`), DAPO's accuracy; a penalty for
-length, which belongs to the advantage, has no influence.
+of it, where the reward is the accuracy. Here it is what the run is trained on, the weighted sum of
+`rewards:` or the reward of the verdict; a penalty that belongs to the advantage has no influence.
 
 The choice depends on the rewards of all processes, and is the same in each of them.
 """

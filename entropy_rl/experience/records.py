@@ -58,6 +58,11 @@ def judgement_fields(judgement: Judgement) -> Row:
     return fields | ({"parts": dict(judgement.parts)} if judgement.parts else {})
 
 
+def grades_of(row: Row) -> dict[str, float]:
+    """The grade of a recorded sample, as `graded`, and its parts."""
+    return ({"graded": row["graded"]} if "graded" in row else {}) | row.get("parts", {})
+
+
 def group_rows(
     groups: ScoredGroups, task: Task, tokenizer: Any, prompts: Prompts, rows: int
 ) -> list[Row]:
@@ -95,6 +100,10 @@ def _named_rewards(groups: ScoredGroups, rows: int) -> list[Row]:
     }
     columns = zip(*by_label.values(), strict=True)
     return [
-        {"rewards": {n: None if x != x else round(x, 6) for n, x in zip(by_label, row, strict=True)}}
+        {
+            "rewards": {
+                n: None if x != x else round(x, 6) for n, x in zip(by_label, row, strict=True)
+            }
+        }
         for row in columns
     ]

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from entropy_rl.advantages import advantage_of
+from entropy_rl.config.rewards import reward_weights
 from entropy_rl.config.train import TrainConfig, check_micro_batches
 from entropy_rl.distributed.sharding import Placement, check_rows, make_mesh
 from entropy_rl.learner.batch import make_batch
@@ -25,7 +26,7 @@ from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.shapes import Architecture
 from entropy_rl.runs.load_model import Model, check_heads, make_model
 from entropy_rl.trainer.programs import Programs, make_programs
-from entropy_rl.types import Params, Policy, Rollout, TrainBatch, TrainState
+from entropy_rl.types import REWARD_EXTRA, Params, Policy, Rollout, TrainBatch, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +136,9 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     )
     if "greedy_rewards" in advantage.requires:
         batch = batch.replace(greedy_rewards=batch.rewards)
+    of_rows = jax.ShapeDtypeStruct((len(batch.rewards), 1), jnp.float32)
+    labels = reward_weights(config.rewards)
+    batch = batch.replace(extras={f"{REWARD_EXTRA}{label}": of_rows for label in labels})
     if config.loss.kl_coef:
         batch = batch.replace(ref_log_probs=batch.old_log_probs)
     if backbone is not None:

@@ -36,7 +36,7 @@ _PANELS = {
 def training_panels(runs: Sequence[ReportedRun]) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """The panels, with a curve for each run, and the constant metrics with their values."""
     panels, constant = [], {}
-    for name, title in _PANELS.items():
+    for name, title in (_PANELS | _reward_panels(runs)).items():
         known = [row[name] for run in runs for row in run.metrics if row.get(name) is not None]
         if not known:
             continue
@@ -55,6 +55,13 @@ def training_panels(runs: Sequence[ReportedRun]) -> tuple[list[dict[str, Any]], 
         ]
         panels.append({"title": title, "series": series})
     return panels, constant
+
+
+def _reward_panels(runs: Sequence[ReportedRun]) -> dict[str, str]:
+    """Panels of the rewards that the runs log by name."""
+    names = dict.fromkeys(name for run in runs for row in run.metrics for name in row)
+    rewards = (name for name in names if name.startswith("reward/") and not name.endswith("_std"))
+    return {name: f"mean reward {name.removeprefix('reward/')}" for name in rewards}
 
 
 def _curve(metrics: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:

@@ -27,7 +27,9 @@ _TABLES = {
         "Diversity at equal accuracy: equally many correct and wrong samples of both runs",
         "diversity at equal accuracy",
     ),
+    "grades": ("Grades: means of the task's graded reward and of its parts", "grades"),
 }
+_OPTIONAL = ("grades",)  # tables that most tasks have no rows for
 COMPARISON_NOTES = f"""\
 p: paired bootstrap over problems, two-sided. p adjusted: Holm's correction over the rows of the
 table, * where <= {LEVEL}. p sign flips: permutation test, as a check, not adjusted. Length is
@@ -54,6 +56,8 @@ def comparison_tables(comparison: Comparison) -> list[tuple[str, list[tuple[str,
     tables = []
     for field, (title, measure) in _TABLES.items():
         rows = getattr(comparison, field)
+        if field in _OPTIONAL and not rows:
+            continue
         cells = [_HEADINGS, *map(_cells, rows)] if rows else []
         tables.append((title, cells, verdict(rows, measure)))
     return tables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +10,12 @@ import jax
 import numpy as np
 
 from entropy_rl.advantages import build_advantage
-from entropy_rl.config.train import RewardConfig
+from entropy_rl.config.rewards import RewardConfig
 from entropy_rl.experience.records import Row
 from entropy_rl.learner.advantage_log import advantage_fields, make_advantages
-from entropy_rl.tasks.task import Verdict
-from entropy_rl.types import TrainBatch
+from entropy_rl.rewards import Rewards, build_rewards
+from entropy_rl.tasks.task import Judgement, Problem, Verdict
+from entropy_rl.types import REWARD_EXTRA, TrainBatch
 
 
 def add_advantages(
@@ -41,11 +43,15 @@ def add_advantages(
         )
         note = f"unknown: these entropies are at {sampled}, those of training at {own:g}"
         return rows, note
-    if any(":" in str(spec["name"]) for spec in config["advantage"]):
-        # Reading a run must not execute code that its config names.
-        return rows, "unknown: they need a transform that is not part of the library"
+    named = {"transform": config["advantage"], "reward": config.get("rewards", [])}
+    for what, specs in named.items():
+        if any(":" in str(spec["name"]) for spec in specs):
+            # Reading a run must not execute code that its config names.
+            return rows, f"unknown: they need a {what} that is not part of the library"
     try:
-        advantage = build_advantage(config["advantage"], group)
+        advantage = build_advantage(config["advantage"], group, rewards=named["reward"])
+        short = RewardConfig(**config.get("reward", {}))
+        rewards = build_rewards(named["reward"], short, config["rollout"].get("max_new_tokens"))
     except ValueError as error:
         return rows, f"unknown: {error}"
     if advantage.scope == "batch":
@@ -61,7 +67,11 @@ def add_advantages(
             f"unknown: a group needs {group} samples of a problem, but at most {most} exist",
         )
     members = [row for r in whole for row in r]
-    batch = _batch(members, RewardConfig(**config.get("reward", {})))
+    try:
+        with contextlib.closing(rewards):
+            batch = _batch(members, rewards)
+    except ValueError as error:  # such as a part that the evaluation did not record
+        return rows, f"unknown: {error}"
     found = jax.device_get(make_advantages(advantage, len(members))(batch))
     fields = advantage_fields(found, len(members))
     known = {id(row): field for row, field in zip(members, fields, strict=True)}
@@ -74,11 +84,16 @@ def add_advantages(
     return [row | known.get(id(row), {}) for row in rows], note
 
 
-def _batch(rows: Sequence[Row], reward: RewardConfig) -> TrainBatch:
+def _batch(rows: Sequence[Row], rewards: Rewards) -> TrainBatch:
     """The TrainBatch fields that advantages need."""
     lengths = np.array([len(row["tokens"]) for row in rows])
     columns = int(lengths.max())
-    verdicts = [Verdict(row["verdict"]) for row in rows]
+    found = rewards(
+        [row.get("completion", "") for row in rows],
+        [Problem(row["problem"], row["prompt"], row["right_answer"]) for row in rows],
+        [Judgement(Verdict(r["verdict"]), r.get("graded"), r.get("parts", {})) for r in rows],
+        [np.array(row["tokens"], np.int32) for row in rows],
+    )
 
     def padded(name: str, dtype: Any) -> np.ndarray:
         array = np.zeros((len(rows), columns), dtype)
@@ -87,7 +102,6 @@ def _batch(rows: Sequence[Row], reward: RewardConfig) -> TrainBatch:
         return array
 
     log_probs, entropy = padded("log_probs", np.float32), padded("entropy", np.float32)
-    correct = np.array([verdict is Verdict.CORRECT for verdict in verdicts])
     return TrainBatch(
         ids=np.zeros((len(rows), 0), np.int32),
         prompt_length=np.zeros(len(rows), np.int32),
@@ -96,6 +110,7 @@ def _batch(rows: Sequence[Row], reward: RewardConfig) -> TrainBatch:
         old_log_probs=log_probs,
         old_entropy=entropy,
         sampler_log_probs=log_probs,
-        rewards=np.where(correct, reward.correct, reward.wrong).astype(np.float32),
-        has_reward=np.array([verdict.is_judgement for verdict in verdicts]),
+        rewards=found.total,
+        has_reward=found.has_reward,
+        extras={f"{REWARD_EXTRA}{label}": x[:, None] for label, x in found.by_label.items()},
     )

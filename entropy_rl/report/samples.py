@@ -12,7 +12,7 @@ import numpy as np
 from entropy_rl.analysis import Response, TokenSpans
 from entropy_rl.evaluation import read_samples
 from entropy_rl.evaluation.load_samples import model_of
-from entropy_rl.experience.records import Row
+from entropy_rl.experience.records import Row, grades_of
 from entropy_rl.report.sample_advantages import add_advantages
 from entropy_rl.runs.load_model import load_tokenizer, model_files
 
@@ -193,6 +193,7 @@ def _plain(
                 "entropy": float(np.mean(row["entropy"])) if row["entropy"] else None,
                 "log_prob": float(np.sum(log_probs)) if log_probs else None,
                 "reward": row.get("reward"),
+                "rewards": row.get("rewards", {}) | grades_of(row),
                 "text": row.get("completion", "")[: 8 * LONGEST] if ids is None else None,
                 "tokens": ids,
                 "entropies": _rounded(row["entropy"]),

@@ -86,6 +86,8 @@ def evaluation_rows(columns: Mapping[str, Evaluation]) -> list[list[str]]:
         ["entropy (nats per token)", *(_interval(e.mean_entropy, ".3f") for e in evaluations)]
     )
     rows.append(["cut off at the limit", *(f"{e.truncated:.3f}" for e in evaluations)])
+    for name in dict.fromkeys(name for e in evaluations for name in e.grades):
+        rows.append([name, *(_interval(e.grades.get(name), ".3f") for e in evaluations)])
     for name in evaluations[0].skill:
         cells = (f"{e.skill[name]:.3f}" if name in e.skill else "-" for e in evaluations)
         rows.append([name.replace("_", " "), *cells])

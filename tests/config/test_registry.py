@@ -39,7 +39,7 @@ STATS = TokenStats(
     has_reward=jnp.ones(B, bool),
     sampler_log_probs=-ONES,
 )
-GIVEN = ("group_size", "gamma", "surrogate", "weights", "max_new_tokens")
+GIVEN = ("group_size", "gamma", "surrogate", "reward_weights", "max_new_tokens")
 KINDS = (Transform, Surrogate, TokenWeighting, Controller, Replay, Reward)
 SPACES = (advantages, losses, rewards, contrib)
 

@@ -108,7 +108,7 @@ def test_a_task_without_a_probe_has_no_skill_measures():
 def test_a_judge_that_does_not_return_one_judgement_per_completion_is_named(verdicts, count):
     with pytest.raises(
         RuntimeError,
-        match=rf"^FakeTask\.judge: must return one judgement for each of 2 completions, got {count}$",
+        match=rf"^FakeTask\.judge: must return one judgement for each of 2 .*, got {count}$",
     ):
         score(FakeTask(verdicts), TOKENIZER, [PROBLEM] * 2, make_rollout([[21], [16]]))
 

@@ -262,6 +262,7 @@ function responses() {
       row.log_prob === null ? null : `log-prob ${number(row.log_prob, 4)}`,
       row.answer === null ? null : `answer ${row.answer}`,
       row.reward === null ? null : `reward ${number(row.reward)}`,
+      ...Object.entries(row.rewards).map(([name, value]) => `${name} ${value === null ? "none" : number(value)}`),
       row.before && row.before.length === 1 ? `advantage before shaping ${number(row.before[0])}` : null,
       row.before ? null : "advantage unknown",
     ].filter((fact) => fact !== null);

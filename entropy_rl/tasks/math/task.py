@@ -13,6 +13,7 @@ from typing import Any, Literal
 from entropy_rl.config.checks import require
 from entropy_rl.config.registry import import_object
 from entropy_rl.config.values import unknown
+from entropy_rl.tasks.judging import CORRECT_AT
 from entropy_rl.tasks.math.answers import (
     canonical,
     check_equal,
@@ -25,7 +26,6 @@ from entropy_rl.tasks.math.dapo import judge_dapo, last_answer
 from entropy_rl.tasks.math.formatting import READS, PromptFormat
 from entropy_rl.tasks.math.right_answers import check_answers
 from entropy_rl.tasks.math.sets import Source, find_source, read_source
-from entropy_rl.tasks.judging import CORRECT_AT
 from entropy_rl.tasks.pool import VerifierPool
 from entropy_rl.tasks.task import Judged, Problem, Verdict
 
@@ -201,8 +201,7 @@ def _make_pool(verifier: str, deadline_s: float, workers: int, correct_at: float
             )
         if not callable(import_object(path, verifier)):
             raise ValueError(
-                f"{path}: must be a function (prompt, completion, answer), "
-                f"got {verifier!r}"
+                f"{path}: must be a function (prompt, completion, answer), got {verifier!r}"
             )
         check, warm_up = verifier, None
     try:
