@@ -15,7 +15,7 @@ from entropy_rl.experience.records import Row
 from entropy_rl.learner.advantage_log import advantage_fields, make_advantages
 from entropy_rl.rewards import Rewards, build_rewards
 from entropy_rl.tasks.task import Judgement, Problem, Verdict
-from entropy_rl.types import REWARD_EXTRA, TrainBatch
+from entropy_rl.types import TrainBatch
 
 
 def add_advantages(
@@ -112,5 +112,4 @@ def _batch(rows: Sequence[Row], rewards: Rewards) -> TrainBatch:
         sampler_log_probs=log_probs,
         rewards=found.total,
         has_reward=found.has_reward,
-        extras={f"{REWARD_EXTRA}{label}": x[:, None] for label, x in found.by_label.items()},
     )

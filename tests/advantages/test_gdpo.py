@@ -42,7 +42,7 @@ WEIGHTS = {"a": 1.0, "b": 1.0}
     [
         (gdpo(4, WEIGHTS), [0.2060, 1.3321, -0.7690, -0.7690]),  # TRL
         (gdpo(4, WEIGHTS, 1e-6, "token"), [0.5150, 1.7827, -0.5829, -0.5829]),  # veRL
-        (group_normalize(4), [-0.3735, 1.4941, -0.5603, -0.5603]),  # GRPO of the sum
+        (group_normalize(4, 1e-4), [-0.3735, 1.4941, -0.5603, -0.5603]),  # GRPO of the sum, TRL
     ],
 )
 def test_two_rewards_of_one_group_have_the_numbers_of_trl_and_verl(transform, expected):
