@@ -8,7 +8,8 @@ import shutil
 import textwrap
 import types
 import typing
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import docstring_parser
 
@@ -63,22 +64,68 @@ def config_help(cls: type, verb: str) -> str:
         "",
         "Settings:",
     ]
-    return "\n".join([*lines, *_fields(cls, "", width)])
+    return "\n".join([*lines, *_lines(cls, width)])
 
 
-def _fields(cls: type, above: str, width: int) -> list[str]:
-    """Return the lines of a section's fields, then of its subsections."""
-    hints, documents, lines = typing.get_type_hints(cls), _documents(cls), []
+class Setting(NamedTuple):
+    """A field of a config.
+
+    Attributes:
+      path: Dotted path.
+      type: Its type, such as `INT` or `{true,false}`.
+      document: What it does, with the names of methods that it may have.
+      default: `Required.`, or the default.
+    """
+
+    path: str
+    type: str
+    document: str
+    default: str
+
+
+class Section(NamedTuple):
+    """A dataclass of a config.
+
+    Attributes:
+      path: Dotted path; empty for the config itself.
+      document: What it is for; empty for the config itself.
+      settings: Its own fields.
+    """
+
+    path: str
+    document: str
+    settings: list[Setting]
+
+
+def config_sections(cls: type, path: str = "", document: str = "") -> Iterator[Section]:
+    """Return the sections of a config: its own fields, then those of its subsections.
+
+    Args:
+      cls: A config dataclass, whose docstrings describe its fields.
+      path: Dotted path of the section.
+      document: Description of the section.
+    """
+    hints, documents = typing.get_type_hints(cls), _documents(cls)
+    above = f"{path}." if path else ""
     sections = {name: section_of(hint) for name, hint in hints.items()}
-    for field in dataclasses.fields(cls):
-        name = field.name
-        if sections[name] is None:
-            lines += _field(field, hints[name], f"{above}{name}", documents[name], width)
+    settings = [
+        _setting(field, hints[field.name], f"{above}{field.name}", documents[field.name])
+        for field in dataclasses.fields(cls)
+        if sections[field.name] is None
+    ]
+    yield Section(path, document, settings)
     for name, section in sections.items():
         if section is not None:
-            lines += ["", *_wrapped(f"{above}{name}: {documents[name]}", width)]
-            lines += _fields(section, f"{above}{name}.", width)
-    return lines
+            yield from config_sections(section, f"{above}{name}", documents[name])
+
+
+def _lines(cls: type, width: int) -> Iterator[str]:
+    for section in config_sections(cls):
+        if section.path:
+            yield ""
+            yield from _wrapped(f"{section.path}: {section.document}", width)
+        for path, type_, document, default in section.settings:
+            yield from _entry(f"--{path} {type_}", f"{document} {default}", width)
 
 
 def positional_fields(cls: type) -> tuple[str, ...]:
@@ -98,7 +145,7 @@ def _documents(cls: type) -> dict[str, str]:
     return {param.arg_name: " ".join(param.description.split()) for param in params}
 
 
-def _field(field: dataclasses.Field, hint: Any, path: str, document: str, width: int) -> list[str]:
+def _setting(field: dataclasses.Field, hint: Any, path: str, document: str) -> Setting:
     options = [option for option in typing.get_args(hint) if option is not type(None)]
     if typing.get_origin(hint) is typing.Literal:
         type_ = f"{{{','.join(options)}}}"
@@ -107,8 +154,7 @@ def _field(field: dataclasses.Field, hint: Any, path: str, document: str, width:
         type_ = "|".join(_TYPES[typing.get_origin(option) or option] for option in inner)
     if names := method_names(path):
         document += f" Names: {', '.join(names)}, or your own as module:function."
-    document += f" {_default_text(field)}"
-    return _entry(f"--{path} {type_}", document, width)
+    return Setting(path, type_, document, _default_text(field))
 
 
 def _default_text(field: dataclasses.Field) -> str:
