@@ -18,10 +18,13 @@ from entropy_rl.config.common import TaskConfig
 from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.distributed.sharding import make_mesh
 from entropy_rl.evaluation import Evaluation, evaluate_into, evaluation_prompts
+from entropy_rl.evaluation.fingerprint import check_free
+from entropy_rl.evaluation.samples import samples_file
 from entropy_rl.report import curve_of, evaluation_table, write_pass_at_k
 from entropy_rl.runs.compile_log import compile_log
 from entropy_rl.runs.directory import (
     CONFIG_FILE,
+    FREE_OF_MODEL,
     check_directory,
     claim_directory,
 )
@@ -36,7 +39,10 @@ from entropy_rl.tasks import closing, load_task
 _OURS: Mapping[str, Any] = MappingProxyType(
     {
         "field": "output",
-        "free": ("output", "shard", "shards", "evaluation.rows_per_call", "decoding", "mesh"),
+        "free": (
+            *FREE_OF_MODEL,
+            *("output", "shard", "shards", "evaluation.rows_per_call", "decoding", "mesh"),
+        ),
     }
 )
 
@@ -67,6 +73,7 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
         jax.process_count() if config.shards is None else config.shards,
     )
     prompts.shard(*shard)  # raises for a bad shard before anything is written
+    check_free(samples_file(directory, *shard))
     # All processes write the same config.
     claim_directory(directory, dataclasses.replace(config, shard=None, shards=None), **_OURS)
     record_start(directory)

@@ -28,13 +28,16 @@ from entropy_rl.learner.sft import make_supervised_step
 from entropy_rl.learner.update import init_state
 from entropy_rl.models import DecoderConfig, config_json, make_policy
 from entropy_rl.report import evaluation_table
-from entropy_rl.runs.directory import FREE_OF_RUN, MODEL_DIRECTORY, check_run, claim_run
+from entropy_rl.runs.digests import sha256_of_values
+from entropy_rl.runs.directory import FREE_OF_RUN, MODEL_DIRECTORY, check_no_writer, check_run
+from entropy_rl.runs.identity import check_identity, data_identity
 from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.runs.load_model import Model, make_model
 from entropy_rl.runs.logging import Clock, check_wandb
 from entropy_rl.tasks import load_task
 from entropy_rl.tasks.task import DemonstratedTask, ProbedTask
-from entropy_rl.trainer.run import evaluation_directory, open_run
+from entropy_rl.trainer.open_run import open_run
+from entropy_rl.trainer.run import evaluation_directory
 from entropy_rl.types import TrainState
 
 _LOG_EVERY = 50
@@ -54,12 +57,21 @@ def sft(config: SFTConfig) -> TrainState:
     """
     task, tokenizer, encode, prompts = _check(config)
     directory = Path(config.run.directory)
-    claim_run(config, _FREE)
+    # Demonstrations are a function of the seed and the task: the first ones identify them.
+    first = _batches(config, task, encode, 0, tokenizer.pad_token_id)
+    identity = {"demonstrations": {"": sha256_of_values(first)}}
+    if config.evaluation is not None:
+        split = config.evaluation.split
+        identity |= data_identity({split: task.problems(split)})
+    check_no_writer(config)
+    check_identity(directory, identity, config.run.accept_changes)
     model = _make_model(config, tokenizer, directory)
     optimizer = make_optimizer(config.optimizer, config.steps)
     step_fn = make_supervised_step(model.policy, optimizer)
 
-    with open_run(config, init_state(model.params, optimizer), "sft") as (run, state):
+    start = init_state(model.params, optimizer)
+    with open_run(config, start, "sft", identity, _FREE) as (run, state):
+        _keep_model_files(model)
         clock, tokens, batches, block = Clock(), 0, [], -1
         for step in range(int(state.step), config.steps):
             if step // BATCHES_PER_BLOCK != block:
@@ -158,7 +170,7 @@ def gate_failures(gate: GateConfig, evaluation: Evaluation) -> list[str]:
 
 
 def _make_model(config: SFTConfig, tokenizer: Any, directory: Path) -> Model:
-    """Build the untrained model; save config.json and the tokenizer in the run's directory."""
+    """Build the untrained model, whose files are to be in the run's directory."""
     shape = config.architecture
     decoder = DecoderConfig(
         vocab_size=len(tokenizer),
@@ -175,12 +187,6 @@ def _make_model(config: SFTConfig, tokenizer: Any, directory: Path) -> Model:
         tie_embeddings=True,
         initializer_range=0.05,
     )
-    target = directory / MODEL_DIRECTORY
-    target.mkdir(exist_ok=True)
-    tokenizer.save_pretrained(str(target))
-    write_atomically(
-        target / "config.json", json.dumps(config_json(decoder, "float32", None), indent=1) + "\n"
-    )
     make = functools.partial(make_policy, decoder, jnp.float32)
     return make_model(
         lambda mesh: make(mesh=mesh),
@@ -189,8 +195,16 @@ def _make_model(config: SFTConfig, tokenizer: Any, directory: Path) -> Model:
         tokenizer=tokenizer,
         eos_ids=(tokenizer.eos_token_id,),
         pad_id=tokenizer.pad_token_id,
-        directory=target,
+        directory=directory / MODEL_DIRECTORY,
     )
+
+
+def _keep_model_files(model: Model) -> None:
+    """Save config.json and the tokenizer in the run's directory."""
+    model.directory.mkdir(exist_ok=True)
+    model.tokenizer.save_pretrained(str(model.directory))
+    content = json.dumps(config_json(model.config, "float32", None), indent=1) + "\n"
+    write_atomically(model.directory / "config.json", content)
 
 
 def main(config: SFTConfig) -> None:

@@ -104,6 +104,8 @@ class RunConfig:
         Step 1 includes compilation.
       wandb_project: Weights & Biases project; null for none (needs `pip install
         'entropy_rl[wandb]'`).
+      accept_changes: Resume although the data, the prompts, the chat template or the initial model
+        have changed since the run began; starts.jsonl records what has changed.
     """
 
     directory: str
@@ -114,6 +116,7 @@ class RunConfig:
     evaluate_every: int = 0
     profile_step: int | None = None
     wandb_project: str | None = None
+    accept_changes: bool = False
 
     def __post_init__(self):
         check_numbers(self, "run")

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -93,6 +94,32 @@ def gather(value: Any) -> list[Any]:
     padded[: len(data)] = data
     rows = multihost_utils.process_allgather(padded)
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def on_first(action: Callable[[], Any]) -> Any:
+    """Runs an action in the first process; every process must call it, and gets the result.
+
+    Args:
+      action: Returns a JSON-serializable value.
+
+    Raises:
+      ValueError: In all processes, if the action raises a ValueError or an OSError; the first one
+        raises the original.
+    """
+    if jax.process_count() == 1:
+        return action()
+    result, failure = None, None
+    if is_first():
+        try:
+            result = action()
+        except (ValueError, OSError) as error:
+            failure = error
+    result, message = gather([result, None if failure is None else str(failure)])[0]
+    if failure is not None:
+        raise failure
+    if message is not None:
+        raise ValueError(message)
+    return result
 
 
 def concatenate(tree: Any) -> Any:

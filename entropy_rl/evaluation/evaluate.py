@@ -109,14 +109,14 @@ def evaluate_into(
       The result; None while other processes have samples to add.
 
     Raises:
-      ValueError: The directory holds samples of other weights or problems, or duplicates, or
+      ValueError: The directory holds samples of another model or other problems, or duplicates, or
         another process is writing this shard.
       JudgeError: No sample was judged.
     """
     file = samples_file(directory, *shard)
     own = prompts.shard(*shard)
     with exclusive(file):
-        check_origin(directory, params, prompts.problems)
+        check_origin(directory, model, params, prompts)
         cut_broken_line(file)
         done = _samples_on_disk(directory, prompts, config.samples)
         if done and model.unused:  # earlier versions sampled them

@@ -1,55 +1,73 @@
-"""Origin of the samples in a directory (weights and problems), and a lock for writers."""
+"""Origin of the samples in a directory (model and problems), and a lock for writers."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from entropy_rl.config.files import error_text
 from entropy_rl.distributed import multihost as hosts
+from entropy_rl.experience.prompts import Prompts
+from entropy_rl.runs.digests import sha256_of_values
 from entropy_rl.runs.directory import SAMPLES_FILE
+from entropy_rl.runs.identity import model_file_digests
 from entropy_rl.runs.jsonl import write_atomically
+from entropy_rl.runs.load_model import Model
+from entropy_rl.runs.lock import LOCK_FILE, check_unlocked, one_writer
 from entropy_rl.tasks.task import Problem
 from entropy_rl.types import Params
 
 ORIGIN_FILE = "origin.json"
 _VALUES = 64  # hashed of each weight array, from its first row; every update changes them
+_FACTOR = 1_000_003  # odd, so that the weights of a checksum are odd
 
 
-def check_origin(directory: Path, params: Params, problems: Sequence[Problem]) -> None:
-    """Check that the samples of a directory come from these weights and problems.
+def check_origin(directory: Path, model: Model, params: Params, prompts: Prompts) -> None:
+    """Check that the samples of a directory come from this model and these problems.
 
     The config names paths, and the files there may change between two starts. The first call
-    records the origin.
+    records the origin. What an earlier version did not record is not compared.
 
     Args:
       directory: Directory of the evaluation.
+      model: Its config and tokenizer.
       params: Weights of the policy.
-      problems: The problems.
+      prompts: The problems, encoded.
 
     Raises:
-      ValueError: The directory holds samples of other weights or problems.
+      ValueError: The directory holds samples of something else; names what has changed.
     """
-    ours = {"weights": fingerprint(params), "problems": _of_problems(problems)}
+    ours = {
+        "weights": fingerprint(params),
+        "problems": _of_problems(prompts.problems),
+        "all weights": checksum(params),
+        "prompts": sha256_of_values(np.array(ids, np.int32) for ids in prompts.encoded),
+        "model files": sha256_of_values([model_file_digests(model.directory)]),
+    }
     path = directory / ORIGIN_FILE
     if path.exists():
         try:
             theirs = json.loads(path.read_text())
-        except ValueError as error:
+            theirs = ours | {"weights": theirs["weights"], "problems": theirs["problems"]} | theirs
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
-                f"{path}: must be JSON ({error}); remove the directory to start over"
+                f"{path}: must be the origin of samples ({error_text(error)}); remove the "
+                "directory to start over"
             ) from error
-        for what, value in ours.items():
-            if theirs.get(what) != value:
-                raise ValueError(
-                    f"{directory}: must hold samples of the same {what}, which have changed since "
-                    "the evaluation began; choose another directory"
-                )
+        changed = [what for what in ours if theirs[what] != ours[what]]
+        if changed:
+            raise ValueError(
+                f"{directory}: must hold samples of the same {changed[0].removeprefix('all ')}, "
+                "which have changed since the evaluation began; choose another directory"
+            )
     elif _has_samples(directory):
         raise ValueError(
             f"{directory}: must hold {ORIGIN_FILE} with its samples, got none; choose another "
@@ -61,30 +79,54 @@ def check_origin(directory: Path, params: Params, problems: Sequence[Problem]) -
 
 def fingerprint(params: Params) -> str:
     """Hash of the weights: path, shape, dtype and first values of each array."""
-    digest = hashlib.blake2b(digest_size=16)
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    beginnings = hosts.fetch([leaf[(0,) * (leaf.ndim - 1)][:_VALUES] for _, leaf in leaves])
-    for (path, leaf), values in zip(leaves, beginnings, strict=True):
+    return _hash(leaves, [leaf[(0,) * (leaf.ndim - 1)][:_VALUES] for _, leaf in leaves])
+
+
+def checksum(params: Params) -> str:
+    """Hash of all values of the weights, whatever their sharding."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return _hash(leaves, _sums([leaf for _, leaf in leaves]))
+
+
+@jax.jit
+def _sums(arrays: list[jax.Array]) -> list[jax.Array]:
+    """Sum the bits of each array, times odd numbers that depend on the position, modulo 2^32."""
+    sums = []
+    for x in arrays:
+        bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32)
+        weights = jnp.uint32(1)
+        for axis in range(x.ndim):
+            place = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+            weights = weights * jnp.uint32(_FACTOR) + jnp.uint32(2) * place
+        sums.append(jnp.sum(bits * weights, dtype=jnp.uint32))
+    return sums
+
+
+def _hash(leaves: Sequence[tuple[Any, jax.Array]], values: Sequence[jax.Array]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for (path, leaf), value in zip(leaves, hosts.fetch(values), strict=True):
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
-        digest.update(values.tobytes())
+        digest.update(value.tobytes())
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def exclusive(file: Path) -> Iterator[None]:
+def exclusive(file: Path) -> contextlib.AbstractContextManager[None]:
     """Lock a samples file against other writers.
 
     Raises:
-      ValueError: Another process holds the lock.
+      ValueError: Another process holds the lock; each needs its own shard.
     """
-    with file.open("a") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"{file}: must have one writer, got a second process; give each its own shard"
-            ) from error
-        yield
+    return one_writer(_lock_of(file), str(file))
+
+
+def check_free(file: Path) -> None:
+    """Check that no process writes to a samples file; see `exclusive`."""
+    check_unlocked(_lock_of(file), str(file))
+
+
+def _lock_of(file: Path) -> Path:
+    return file.with_name(f"{file.name}.{LOCK_FILE}")
 
 
 def _of_problems(problems: Sequence[Problem]) -> str:

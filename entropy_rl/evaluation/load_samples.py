@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from entropy_rl.analysis import Response, TokenSpans
+from entropy_rl.config.files import error_text
 from entropy_rl.lm_head.vocabulary import is_unused, unused_ranges
 from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY, SAMPLES_FILE
 from entropy_rl.runs.load_model import find_model, is_run
@@ -131,10 +132,11 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
             if line.strip():
                 try:
                     plain = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     if number == len(lines):  # incomplete last line
                         break
-                    raise ValueError(f"{file}:{number}: must be JSON: {error}") from None
+                    text = error_text(error)
+                    raise ValueError(f"{file}:{number}: must be JSON: {text}") from None
                 yield f"{file}:{number}", plain
 
 

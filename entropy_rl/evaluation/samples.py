@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from entropy_rl.config.files import error_text
 from entropy_rl.evaluation.result import Evaluation
 from entropy_rl.experience.records import Row
 from entropy_rl.runs.directory import SAMPLES_FILE
@@ -64,8 +65,10 @@ def read_samples(directory: Path) -> Iterator[Row]:
                     Verdict(row["verdict"])
                     if any(None in row.get(name, ()) for name in ("entropy", "log_probs")):
                         raise ValueError("an entropy or log-prob is not finite")
-                except (ValueError, KeyError, TypeError) as error:
-                    raise ValueError(f"{path}:{number}: must be a sample ({error})") from error
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
+                    raise ValueError(
+                        f"{path}:{number}: must be a sample ({error_text(error)})"
+                    ) from error
                 if missing:
                     raise ValueError(
                         f"{path}:{number}: must be a sample, got none of field {min(missing)!r}"
@@ -107,5 +110,5 @@ def read_result(directory: Path) -> Evaluation | None:
         return None
     try:
         return Evaluation.from_plain(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: must be an evaluation result ({error})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: must be an evaluation result ({error_text(error)})") from error

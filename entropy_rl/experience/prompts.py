@@ -101,6 +101,11 @@ class Prompts:
         """The problems that are kept."""
         return [problem for problem, _ in self._kept]
 
+    @property
+    def encoded(self) -> list[list[int]]:
+        """The tokens of the prompts that are kept."""
+        return [ids for _, ids in self._kept]
+
     def problem(self, index: int) -> Problem:
         """The problem with an id."""
         return self._by_id[index]

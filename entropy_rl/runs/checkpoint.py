@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
-import json
 import logging
 import os
 import re
@@ -18,17 +17,14 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from entropy_rl.distributed import multihost as hosts
-from entropy_rl.runs.gcs import AnyPath, file_sizes, is_bucket, is_complete, set_aside
-from entropy_rl.runs.jsonl import write_atomically
+from entropy_rl.runs.digests import STATE, describe_damage, record_digests
+from entropy_rl.runs.gcs import AnyPath, is_bucket, is_complete, set_aside
 from entropy_rl.runs.preemption import Interrupted
 from entropy_rl.runs.stored import StateNames
 from entropy_rl.types import TrainState
 
 log = logging.getLogger(__name__)
 
-# In the directory of a checkpoint: the state, and the size of each file of it.
-_STATE = "state"
-_SIZES_FILE = "sizes.json"
 # Beside the arrays, a checkpoint has descriptions of them.
 _DESCRIPTION_BYTES = 2**20
 
@@ -51,19 +47,19 @@ class Checkpoints:
     def __init__(self, directory: AnyPath, keep: int):
         self._directory = directory
         self._saving = 0
-        if hosts.is_first() and directory.is_dir():
-            self._set_damaged_aside()
-        hosts.wait_for_all("checkpoints")
+        hosts.on_first(self._set_damaged_aside)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             cleanup_tmp_directories=True,  # of a process that was killed while it saved
             enable_async_checkpointing=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._record_sizes),
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._record_digests),
         )
         self._manager = ocp.CheckpointManager(_absolute(directory), options=options)
 
     def _set_damaged_aside(self) -> None:
-        step, damaged = _newest_undamaged(self._directory)
+        if not self._directory.is_dir():
+            return
+        step, damaged = newest_undamaged(self._directory)
         for other, damage in damaged.items():
             path = self._directory / str(other)
             names = (f"damaged_{other}_{i}" for i in itertools.count())
@@ -91,7 +87,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
         check_room(self._directory, state, f"the checkpoint of step {step}")
         self._saving = step
-        args = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(_parts(state))})
+        args = ocp.args.Composite(**{STATE: ocp.args.StandardSave(_parts(state))})
         with reported_failure(self._directory, "a checkpoint"):
             saved = self._manager.save(step, args=args, force=True)
         # orbax says no by a return value, for a step that is not newer than the last one.
@@ -120,22 +116,24 @@ class Checkpoints:
         )
         checkpoint = self._directory / str(self.latest)
         with _reading(checkpoint):
-            found = ocp.StandardCheckpointHandler().metadata(_absolute(checkpoint) / _STATE)
+            found = ocp.StandardCheckpointHandler().metadata(_absolute(checkpoint) / STATE)
         names = StateNames(found.tree)
         for x in jax.tree.leaves(state):
             x.delete()
         wanted = ocp.args.StandardRestore(names.recorded(abstract))
-        args = ocp.args.Composite(**{_STATE: wanted})
+        args = ocp.args.Composite(**{STATE: wanted})
         with _reading(checkpoint):
-            restored = self._manager.restore(self.latest, args=args)[_STATE]
-        return state.replace(**names.current(abstract, restored))
+            restored = self._manager.restore(self.latest, args=args)[STATE]
+        state = state.replace(**names.current(abstract, restored))
+        _check_step(checkpoint, int(state.step))
+        return state
 
-    def _record_sizes(self) -> None:
+    def _record_digests(self) -> None:
         """Finish a checkpoint; orbax calls this before it renames the directory."""
         # In a bucket it has that name already.
         of_step = str(self._saving) if is_bucket(self._directory) else f"{self._saving}.*"
         for directory in self._directory.glob(of_step):
-            write_atomically(directory / _SIZES_FILE, json.dumps(_sizes(directory)))
+            record_digests(directory, self._saving)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -217,43 +215,27 @@ def reported_failure(directory: AnyPath, what: str) -> Iterator[None]:
         ) from error
 
 
-def _sizes(directory: AnyPath) -> dict[str, int]:
-    """Return the bytes of every file of the state, without orbax's metadata."""
-    return {f"{_STATE}/{name}": size for name, size in file_sizes(directory / _STATE).items()}
-
-
 def _steps(directory: AnyPath) -> list[int]:
     """Return the steps of the complete checkpoints, newest first."""
     named = (path for path in directory.iterdir() if path.name.isdigit())
     return sorted((int(path.name) for path in named if is_complete(path)), reverse=True)
 
 
-def _damage(checkpoint: AnyPath) -> str | None:
-    """Describe the damage of a checkpoint, without reading its arrays; None if there is none."""
-    path = checkpoint / _SIZES_FILE
-    if not path.exists():
-        return None
-    try:
-        sizes, found = json.loads(path.read_text()), _sizes(checkpoint)
-    except (ValueError, RecursionError):
-        return f"{path.name} is no JSON"
-    if not isinstance(sizes, dict):
-        return f"{path.name} is no JSON object"
-    for name in sizes:
-        if found.get(name) != sizes[name]:
-            return f"{name} has {found.get(name, 0)} bytes instead of {sizes[name]}"
-    return None
-
-
-def _newest_undamaged(directory: AnyPath) -> tuple[int | None, dict[int, str]]:
+def newest_undamaged(
+    directory: AnyPath, contents: bool = True
+) -> tuple[int | None, dict[int, str]]:
     """Return the step of the newest undamaged checkpoint, and the damage of newer ones by step.
+
+    Args:
+      directory: The run's checkpoints.
+      contents: Verify the digests of their files, which reads them, rather than the sizes alone.
 
     Raises:
       ValueError: If all are damaged.
     """
     damaged = {}
     for step in _steps(directory):
-        damage = _damage(directory / str(step))
+        damage = describe_damage(directory / str(step), contents)
         if damage is None:
             return step, damaged
         damaged[step] = damage
@@ -294,33 +276,51 @@ def restore_params(directory: AnyPath, abstract_params: Any) -> Any:
     """
     if not directory.is_dir():
         raise ValueError(f"{directory}: there is no complete checkpoint yet")
-    handlers = {_STATE: ocp.PyTreeCheckpointHandler()}
+    handlers = {STATE: ocp.PyTreeCheckpointHandler()}
     options = ocp.CheckpointManagerOptions(read_only=True)  # the run may be in the middle of a save
-    step, damaged = _newest_undamaged(directory)
+    # One process reads all files.
+    step, damaged = hosts.on_first(lambda: _plain(*newest_undamaged(directory)))
     if step is None:
         raise ValueError(f"{directory}: there is no complete checkpoint yet")
-    for other, damage in damaged.items():
+    for other, damage in damaged:
         log.warning(
             "%s: damaged: %s; that of step %d is used", directory / str(other), damage, step
         )
     with ocp.CheckpointManager(
         _absolute(directory), options=options, item_handlers=handlers
     ) as manager:
-        target = {"params": abstract_params}
+        with _reading(directory / str(step)):
+            found = manager.item_metadata(step)[STATE].tree
+        _check_params(directory / str(step), found["params"], abstract_params)
+        counter = jax.ShapeDtypeStruct(found["step"].shape, found["step"].dtype)
+        target = {"params": abstract_params, "step": counter}
         args = ocp.args.PyTreeRestore(
             item=target,
             restore_args=ocp.checkpoint_utils.construct_restore_args(target),
             partial_restore=True,
         )
         with _reading(directory / str(step)):
-            found = manager.item_metadata(step)[_STATE].tree["params"]
-        _check_params(directory / str(step), found, abstract_params)
-        with _reading(directory / str(step)):
-            params = manager.restore(step, args=ocp.args.Composite(**{_STATE: args}))[_STATE][
-                "params"
-            ]
+            restored = manager.restore(step, args=ocp.args.Composite(**{STATE: args}))[STATE]
+    _check_step(directory / str(step), int(restored["step"]))
     # Where no mesh says on which devices they lie, orbax leaves them on the host.
-    return jax.tree.map(jnp.asarray, params)
+    return jax.tree.map(jnp.asarray, restored["params"])
+
+
+def _plain(step: int | None, damaged: dict[int, str]) -> list[Any]:
+    return [step, list(damaged.items())]
+
+
+def _check_step(checkpoint: AnyPath, step: int) -> None:
+    """Check that the state of a checkpoint is that of the step in its name.
+
+    Raises:
+      ValueError: If it is not; digests.json tells before, where it exists.
+    """
+    if step != int(checkpoint.name):
+        raise ValueError(
+            f"{checkpoint}: must hold the state of step {checkpoint.name}, got that of step "
+            f"{step}; delete it, and the one before is used"
+        )
 
 
 def _check_params(checkpoint: AnyPath, found: Any, abstract_params: Any) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from entropy_rl.config.checks import shown
 from entropy_rl.config.common import RunConfig
 from entropy_rl.config.values import default_of, has_default
-from entropy_rl.runs.gcs import AnyPath, open_path
+from entropy_rl.runs.gcs import AnyPath, is_bucket, open_path
 from entropy_rl.runs.jsonl import TEMPORARY, write_atomically
+from entropy_rl.runs.lock import LOCK_FILE, check_unlocked, one_writer
 from entropy_rl.runs.stored import CONFIG_FILE, read_recorded_config
 
 SAMPLES_FILE = "samples.jsonl"
@@ -30,14 +33,19 @@ MODEL_DIRECTORY = "model"
 FREE_OF_RUN = tuple(
     f"run.{f.name}" for f in dataclasses.fields(RunConfig) if f.name != "checkpoints"
 )
+# Kernels and memory of a model.
+FREE_OF_MODEL = ("model.remat", "model.attention", "model.decode_attention")
 _FREE = (
     *FREE_OF_RUN,
+    *FREE_OF_MODEL,
     *(
         "steps",
         "evaluation",
         "decoding",
         "mesh",
+        "batching.max_tokens_per_micro_batch",
         "batching.max_nonfinite_updates",
+        "critic.max_tokens_per_micro_batch",
         "optimizer.offload",
     ),
     "rollout.dynamic_sampling.max_rounds",  # a run that ended at this limit can go on
@@ -69,12 +77,57 @@ def check_run(config: Any, free: Collection[str] | None = None) -> None:
         check_directory(directory, config, field=field, free=of_this)
 
 
-def claim_run(config: Any, free: Collection[str] | None = None) -> None:
-    """Create the directories of a run, or resume from them; checks as `check_run` does."""
+def check_no_writer(config: Any) -> None:
+    """Check that no process writes to the directories of a run.
+
+    Raises:
+      ValueError: If one does; names the process and its host.
+    """
+    for file, where in _locks(config):
+        check_unlocked(file, where)
+
+
+@contextlib.contextmanager
+def claimed_run(config: Any, free: Collection[str] | None = None) -> Iterator[list[str]]:
+    """Hold the directories of a run as their only writer; create them, or resume from them.
+
+    Yields:
+      The settings that have changed since the last start, as `PATH: OLD -> NEW`, without those of
+      the section `run`.
+
+    Raises:
+      ValueError: As in `check_run` and `check_no_writer`.
+    """
     free = free_fields(config) if free is None else free
     check_run(config, free)
-    for directory, field, of_this in _directories(config, free):
-        claim_directory(directory, config, field=field, free=of_this)
+    # Changes are accepted for one start.
+    stored = dataclasses.replace(config, run=dataclasses.replace(config.run, accept_changes=False))
+    with contextlib.ExitStack() as stack:
+        for file, where in _locks(config):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(one_writer(file, where))
+        changed = _changed_settings(Path(config.run.directory), config)
+        for directory, field, of_this in _directories(config, free):
+            claim_directory(directory, stored, field=field, free=of_this)
+        yield changed
+
+
+def _changed_settings(directory: Path, config: Any) -> list[str]:
+    path = directory / CONFIG_FILE
+    if not path.exists():
+        return []
+    theirs = _completed(read_recorded_config(path), config)
+    differences = _differences(_without(theirs, ["run"]), _without(to_plain(config), ["run"]))
+    return [f"{name}: {shown(old, 60)} -> {shown(new, 60)}" for name, old, new in differences]
+
+
+def _locks(config: Any) -> list[tuple[Path, str]]:
+    """Return (lock file, what it protects) of the directories of a run; a bucket has none."""
+    return [
+        (directory / LOCK_FILE, f"{field}: {directory}")
+        for directory, field, _ in _directories(config, ())
+        if not is_bucket(directory)
+    ]
 
 
 def _directories(config: Any, free: Collection[str]) -> list[tuple[AnyPath, str, Collection[str]]]:
@@ -130,17 +183,18 @@ def check_directory(
     path = directory / CONFIG_FILE
     if path.exists():
         theirs = _completed(read_recorded_config(path), config)
-        difference = _first_difference(_without(theirs, free), _without(to_plain(config), free))
-        if difference:
+        differences = _differences(_without(theirs, free), _without(to_plain(config), free))
+        for name, old, new in differences:
             raise ValueError(
-                f"{field}: {directory} holds another run ({difference}); "
+                f"{field}: {directory} holds another run (its {name} is {old!r}, here it is "
+                f"{new!r}); "
                 "repeat its settings to resume it, or choose another directory"
             )
     elif directory.exists():
         if not directory.is_dir():
             raise ValueError(f"{field}: {directory} is a file; choose another directory")
-        # A killed process leaves the temporary file of config.yaml.
-        ours = re.compile(rf"{re.escape(CONFIG_FILE)}\.[0-9]+{re.escape(TEMPORARY)}")
+        # A killed process leaves its lock, and the temporary file of config.yaml.
+        ours = re.compile(rf"{LOCK_FILE}|{re.escape(CONFIG_FILE)}\.[0-9]+{re.escape(TEMPORARY)}")
         if not all(ours.fullmatch(path.name) for path in directory.iterdir()):
             raise ValueError(
                 f"{field}: {directory} is not empty and holds no run; choose another directory"
@@ -200,13 +254,11 @@ def _without(plain: dict[str, Any], free: Collection[str]) -> dict[str, Any]:
     return kept
 
 
-def _first_difference(theirs: Any, ours: Any, path: str = "") -> str | None:
-    """Describe the first difference between two plain values; None if they are equal."""
+def _differences(theirs: Any, ours: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (path, their value, our value) where two nested plain values differ."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for name in [*theirs, *(n for n in ours if n not in theirs)]:
             inner = f"{path}.{name}" if path else name
-            found = _first_difference(theirs.get(name), ours.get(name), inner)
-            if found:
-                return found
-        return None
-    return None if theirs == ours else f"its {path} is {theirs!r}, here it is {ours!r}"
+            yield from _differences(theirs.get(name), ours.get(name), inner)
+    elif theirs != ours:
+        yield path, theirs, ours

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from entropy_rl.config.checks import shown
+from entropy_rl.config.files import error_text
 from entropy_rl.runs.gcs import AnyPath, is_bucket
+
+log = logging.getLogger(__name__)
 
 TEMPORARY = ".tmp"  # at the end of a name: about to become the file without it
 
@@ -47,11 +53,27 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read the complete lines of a JSONL file, without a truncated last line."""
-    if not path.exists():
-        return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    """Read the complete lines of a JSONL file, without a truncated last line.
+
+    Raises:
+      ValueError: A complete line is no JSON object; names file and line.
+    """
+    return [_parse(path, number, line) for number, line in _complete_lines(path)]
+
+
+def _complete_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    if path.exists():
+        yield from enumerate(path.read_bytes().split(b"\n")[:-1], 1)
+
+
+def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}:{number}: must be JSON, got {error_text(error)}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}:{number}: must be a JSON object, got {shown(row, 60)}")
+    return row
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -67,18 +89,48 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def keep_steps(
     path: Path,
     last_step: int,
-    read: Callable[[Path], list[dict[str, Any]]] = read_jsonl,
-) -> None:
+    translate: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    once: bool = False,
+) -> set[int]:
     """Drop the lines after a step, because a resumed run repeats those steps.
 
     Args:
-      path: A JSONL file; nothing happens if it does not exist.
+      path: A JSONL file, ordered by steps; nothing happens if it does not exist.
       last_step: The last step to keep.
-      read: Reads the lines that are written again.
+      translate: Applied to the rows that are written again.
+      once: Whether a step has at most one row.
+
+    Returns:
+      The steps that are kept.
+
+    Raises:
+      ValueError: A line is damaged and may be of a step that is kept; names file and line.
     """
-    rows = [row for row in read(path) if row["step"] <= last_step]
+    kept, latest = [], 0
+    for number, line in _complete_lines(path):
+        try:
+            row = _parse(path, number, line)
+            if type(row.get("step")) is not int:
+                raise ValueError(
+                    f"{path}:{number}: step: must be an integer, got {shown(row.get('step'), 60)}"
+                )
+        except ValueError:
+            if _step_of_damaged(line, latest + 1 if once else max(latest, 1)) <= last_step:
+                raise
+            log.warning("%s:%d: damaged, and dropped because its step is repeated", path, number)
+            continue
+        latest = row["step"]
+        if latest <= last_step:
+            kept.append(translate(row))
     if path.exists():
-        write_atomically(path, "".join(_line(row) for row in rows))
+        write_atomically(path, "".join(_line(row) for row in kept))
+    return {row["step"] for row in kept}
+
+
+def _step_of_damaged(line: bytes, least: int) -> int:
+    """Return the step of a damaged line: its own if that is readable, or the least possible one."""
+    found = re.match(rb'\{"step": ([0-9]{1,9}),', line)
+    return int(found[1]) if found else least
 
 
 def _line(row: Mapping[str, Any]) -> str:

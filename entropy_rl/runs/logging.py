@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -14,9 +15,12 @@ from typing import Any
 
 import jax
 
+from entropy_rl.config.renames import current_metrics
 from entropy_rl.runs.directory import SAMPLES_FILE
 from entropy_rl.runs.jsonl import keep_steps, naming, write_jsonl
-from entropy_rl.runs.stored import METRICS_FILE, read_metrics
+from entropy_rl.runs.stored import METRICS_FILE
+
+log = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -27,15 +31,27 @@ class RunLog:
       last_step: The step that the run resumes from; later lines are dropped.
       wandb_project: Weights & Biases project; None for none.
       config: Stored with the Weights & Biases run.
+      every_step: Whether each step has metrics; if some are lost, a warning says so.
     """
 
     def __init__(
-        self, directory: Path, last_step: int, wandb_project: str | None, config: Mapping[str, Any]
+        self,
+        directory: Path,
+        last_step: int,
+        wandb_project: str | None,
+        config: Mapping[str, Any],
+        every_step: bool = False,
     ):
         self._wandb = (
             None if wandb_project is None else _start_wandb(wandb_project, directory, config)
         )
-        keep_steps(directory / METRICS_FILE, last_step, read_metrics)
+        file = directory / METRICS_FILE
+        steps = keep_steps(file, last_step, current_metrics, once=True)
+        if every_step and len(steps) < last_step:
+            log.warning(
+                "%s: must have a line for each of %d steps, got %d; the others are lost",
+                file, last_step, len(steps),
+            )  # fmt: skip
         keep_steps(directory / SAMPLES_FILE, last_step)
         self._directory = directory
         self._tensorboard = _TensorBoard(directory / "tensorboard", last_step + 1)

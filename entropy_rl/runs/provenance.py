@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import flax
@@ -22,12 +23,19 @@ STARTS_FILE = "starts.jsonl"
 _PACKAGES = (jax, jaxlib, flax, optax, np)
 
 
-def record_start(directory: Path, step: int | None = None) -> None:
+def record_start(
+    directory: Path,
+    step: int | None = None,
+    changed_settings: Sequence[str] = (),
+    accepted_changes: Sequence[str] = (),
+) -> None:
     """Append a line to starts.jsonl, because versions may change when a run resumes.
 
     Args:
       directory: Directory of the run or the evaluation.
       step: Steps already completed; None for an evaluation.
+      changed_settings: Settings that have changed since the last start.
+      accepted_changes: What has changed since the run began; see `runs.identity`.
     """
     devices = jax.devices()
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -40,6 +48,10 @@ def record_start(directory: Path, step: int | None = None) -> None:
         | {package.__name__: package.__version__ for package in _PACKAGES},
         "devices": f"{len(devices)} x {devices[0].device_kind}",
     }
+    if changed_settings:
+        start["changed_settings"] = list(changed_settings)
+    if accepted_changes:
+        start["accepted_changes"] = list(accepted_changes)
     write_jsonl(directory / STARTS_FILE, [start])
 
 

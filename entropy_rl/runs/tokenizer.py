@@ -14,7 +14,7 @@ from entropy_rl.models.hf_config import read_json
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # What transformers opens for a tokenizer, if it is there.
-_TOKENIZER_PARTS = (
+TOKENIZER_PARTS = (
     *_TOKENIZER_FILES,
     "config.json",
     "tokenizer_config.json",
@@ -42,7 +42,7 @@ def load_tokenizer(directory: Path) -> Any:
         raise ValueError(
             f"{directory}: no usable tokenizer: there is no {' or '.join(_TOKENIZER_FILES)}"
         )
-    for name in _TOKENIZER_PARTS:
+    for name in TOKENIZER_PARTS:
         if (directory / name).exists():
             require_file(directory / name)
     # Several libraries read it, and each raises its own.

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from entropy_rl.config.files import error_text
 from entropy_rl.config.study import pass_at
 from entropy_rl.evaluation import read_samples
 from entropy_rl.runs.jsonl import write_atomically
@@ -60,8 +61,8 @@ def read_record(directory: Path) -> Record:
     try:
         plain = json.loads(path.read_text())
         return Record(**plain | {"done": tuple(plain["done"])})
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: must be the record of a unit ({error})") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: must be the record of a unit ({error_text(error)})") from error
 
 
 def write_record(directory: Path, record: Record) -> None:
@@ -143,6 +144,14 @@ def write_problems(directory: Path, evaluation: Path) -> None:
 
 
 def read_problems(directory: Path) -> dict[int, ProblemTally]:
-    """Read what `write_problems` wrote: problem id -> tally."""
-    plain = json.loads((directory / _PROBLEMS_FILE).read_text())
-    return {int(problem): ProblemTally(**tally) for problem, tally in plain.items()}
+    """Read what `write_problems` wrote: problem id -> tally.
+
+    Raises:
+      ValueError: The file is something else.
+    """
+    path = directory / _PROBLEMS_FILE
+    try:
+        plain = json.loads(path.read_text())
+        return {int(problem): ProblemTally(**tally) for problem, tally in plain.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: must be tallies of problems ({error_text(error)})") from error

@@ -7,7 +7,6 @@ by themselves; the study records which phases are done.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import fcntl
 import os
@@ -16,9 +15,10 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from entropy_rl.runs.lock import LOCK_FILE, one_writer
 from entropy_rl.runs.preemption import StopRequest, catch_signals
 from entropy_rl.studies.grid import EVALUATE, Design, Unit, command_line
 from entropy_rl.studies.machine import Machine, find_machine
@@ -33,7 +33,6 @@ from entropy_rl.studies.records import (
 )
 
 LOG_FILE = "log.txt"
-_LOCK_FILE = "lock"  # held by the process of the study
 _RUNNING_FILE = "running"  # held by the children, which may outlive a study that was killed
 _POLL_SECONDS = 0.1
 _STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
@@ -75,8 +74,9 @@ def run_units(design: Design, log: Callable[[str], None]) -> None:
       ValueError: Another process is running this study.
       Interrupted: The study was asked to stop; the current runs have saved their state.
     """
-    with _locked(design.directory), catch_signals() as stop:
-        _wait_for_orphans(design.directory, stop, log)
+    directory = design.directory
+    with one_writer(directory / LOCK_FILE, f"output: {directory}"), catch_signals() as stop:
+        _wait_for_orphans(directory, stop, log)
         waiting = deque(incomplete(read_records(design), design.study.only))
         machine = find_machine(design.study.parallel) if waiting else Machine("", [])
         free = list(machine.cores)
@@ -189,18 +189,6 @@ def _failure(directory: Path, phase: str, code: int) -> str:
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     how = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
     return f"{phase} failed ({how}): {last}" if last else f"{phase} failed ({how})"
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    with (directory / _LOCK_FILE).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"output: {directory}: another process is running this study"
-            ) from error
-        yield
 
 
 def _wait_for_orphans(directory: Path, stop: StopRequest, log: Callable[[str], None]) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -15,7 +14,6 @@ from entropy_rl.config.rollout import DecodingConfig
 from entropy_rl.config.sft import SFTConfig
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.distributed import multihost as hosts
-from entropy_rl.distributed.sharding import commit
 from entropy_rl.evaluation import Evaluation, OnProgress, evaluate_into, read_result
 from entropy_rl.experience.prompts import Prompts
 from entropy_rl.rollout import DecodingProgress
@@ -26,18 +24,14 @@ from entropy_rl.runs.directory import (
     EVALUATIONS_DIRECTORY,
     PROFILE_DIRECTORY,
     check_directory,
-    checkpoint_directory,
     to_plain,
 )
 from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.runs.load_model import Model
 from entropy_rl.runs.logging import NoLog, Progress, RunLog
-from entropy_rl.runs.preemption import Interrupted, StopRequest, catch_signals
-from entropy_rl.runs.provenance import record_start
+from entropy_rl.runs.preemption import Interrupted, StopRequest
 from entropy_rl.tasks import Task
 from entropy_rl.types import Params, TrainState
-
-_LARGE_CHECKPOINT = 10**9  # bytes, from which on their size is told at the start
 
 
 class Run:
@@ -209,50 +203,3 @@ class Run:
 def evaluation_directory(config: TrainConfig | SFTConfig, step: int) -> Path:
     """The directory of the evaluation of a step."""
     return Path(config.run.directory) / EVALUATIONS_DIRECTORY / str(step)
-
-
-@contextlib.contextmanager
-def open_run(
-    config: TrainConfig | SFTConfig, start: TrainState, title: str
-) -> Iterator[tuple[Run, TrainState]]:
-    """Open the run in `config.run.directory`, which must be claimed before.
-
-    Args:
-      config: The run's config.
-      start: The state before the first step. Its arrays are deleted if a checkpoint is restored.
-      title: The word for a step on the terminal.
-
-    Yields:
-      The run, and the state of its newest checkpoint, or `start`.
-    """
-    directory = Path(config.run.directory)
-    with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(catch_signals())
-        checkpoints = stack.enter_context(
-            Checkpoints(
-                checkpoint_directory(directory, config.run.checkpoints), config.run.max_to_keep
-            )
-        )
-        state = commit(start)
-        if checkpoints.latest is not None:
-            state = checkpoints.restore(state)
-            if hosts.is_first():
-                print(
-                    f"resuming {directory} after step {int(state.step)} of {config.steps}",
-                    file=sys.stderr,
-                )
-        step = int(state.step)
-        if hosts.is_first():
-            size = sum(x.nbytes for x in jax.tree.leaves(state))
-            if size >= _LARGE_CHECKPOINT:
-                kept = f"the newest {config.run.max_to_keep} are kept"
-                print(f"checkpoints: {size / 1e9:.2f} GB each, {kept}", file=sys.stderr)
-            records = RunLog(directory, step, config.run.wandb_project, to_plain(config))
-            record_start(directory, step)
-        else:
-            records = NoLog()
-        records = stack.enter_context(records)
-        progress = stack.enter_context(
-            Progress(title, config.steps, step, silent=not hosts.is_first())
-        )
-        yield Run(config, checkpoints, records, progress, stop), state

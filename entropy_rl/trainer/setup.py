@@ -20,12 +20,18 @@ from entropy_rl.learner.update import init_state
 from entropy_rl.losses.build import build_loss
 from entropy_rl.losses.loss import Loss
 from entropy_rl.rewards import Rewards, build_rewards
-from entropy_rl.runs.directory import check_run, claim_run
+from entropy_rl.runs.directory import check_no_writer, check_run
+from entropy_rl.runs.identity import (
+    Identity,
+    check_identity,
+    data_identity,
+    model_identity,
+    prompts_identity,
+)
 from entropy_rl.runs.load_model import (
     Backbone,
     Model,
     check_length,
-    keep_model_files,
     load_backbone,
     load_model,
 )
@@ -53,6 +59,7 @@ class Setup:
       needs_greedy: Whether the advantage reads the reward of a greedy completion.
       nonfinite_updates: Where updates go that cannot be applied.
       decisions: What the program decided about the passes of an update, for the log.
+      identity: Digests of data, prompts and models, which a resumption must repeat.
       start: The state before the first step.
     """
 
@@ -66,6 +73,7 @@ class Setup:
     needs_greedy: bool
     nonfinite_updates: NonfiniteUpdates
     decisions: str
+    identity: Identity
     start: TrainState
 
     @property
@@ -97,6 +105,7 @@ def set_up(config: TrainConfig) -> Setup:
     directory, rollout, batching = Path(config.run.directory), config.rollout, config.batching
     check_run(config)
     mesh = make_mesh(config.mesh)
+    hosts.on_first(lambda: check_no_writer(config))
     check_rows(mesh, batching.mini_batch_prompts, rollout.group_size)
     check_wandb(config.run.wandb_project)
     advantage, loss = _build_methods(config)
@@ -115,14 +124,12 @@ def set_up(config: TrainConfig) -> Setup:
         test_prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, limit)
         longest = max(longest, test_prompts.length + config.evaluation.max_new_tokens)
     check_length(model, longest)
+    identity = hosts.on_first(lambda: _identify(config, task, model, prompts))
+    hosts.on_first(lambda: check_identity(directory, identity, config.run.accept_changes))
     programs = make_programs(config, model, advantage, loss, backbone and backbone.policy)
     decisions = describe_update(config, model, advantage, loss)
     several_rounds = rollout.dynamic_sampling is not None
     nonfinite_updates = NonfiniteUpdates(directory, batching.max_nonfinite_updates)
-    if hosts.is_first():
-        claim_run(config)
-        keep_model_files(model, directory)
-    hosts.wait_for_all("directory")
     start = _init_state(model, backbone, programs, loss, prompts.length, several_rounds)
     # The starting policy is needed as a reference alone, by programs that run on the state too.
     reference = commit(model.params) if config.loss.kl_coef else None
@@ -138,6 +145,7 @@ def set_up(config: TrainConfig) -> Setup:
         needs_greedy="greedy_rewards" in advantage.requires,
         nonfinite_updates=nonfinite_updates,
         decisions=decisions,
+        identity=identity,
         start=start,
     )
 
@@ -170,6 +178,18 @@ def check_config(config: TrainConfig) -> None:
 
 def _build_rewards(config: TrainConfig) -> Rewards:
     return build_rewards(config.rewards, config.reward, config.rollout.max_new_tokens)
+
+
+def _identify(config: TrainConfig, task: Task, model: Model, prompts: Prompts) -> Identity:
+    """Return digests of the data, prompts, chat template and models of a run."""
+    splits = {config.task.train_split, *([config.evaluation.split] if config.evaluation else [])}
+    identity = data_identity({split: task.problems(split) for split in sorted(splits)})
+    identity |= prompts_identity(prompts.problems, prompts.encoded, model.tokenizer)
+    identity |= model_identity(config.model.path)
+    if config.critic is not None and config.critic.path is not None:
+        for name, parts in model_identity(config.critic.path, "critic.path").items():
+            identity[name] |= parts
+    return identity
 
 
 def _build_methods(config: TrainConfig) -> tuple[Transform, Loss]:

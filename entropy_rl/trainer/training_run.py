@@ -15,11 +15,12 @@ from entropy_rl.experience.records import Row, group_rows
 from entropy_rl.learner.advantage_log import advantage_fields
 from entropy_rl.report import run_summary
 from entropy_rl.runs.compile_log import CompileLog, compile_log
-from entropy_rl.runs.load_model import Model, count_unused
+from entropy_rl.runs.load_model import Model, count_unused, keep_model_files
 from entropy_rl.runs.logging import Clock
 from entropy_rl.tasks import closing
+from entropy_rl.trainer.open_run import open_run
 from entropy_rl.trainer.prepare import TrainData
-from entropy_rl.trainer.run import Run, open_run
+from entropy_rl.trainer.run import Run
 from entropy_rl.trainer.setup import Setup
 from entropy_rl.trainer.updates import moments_in
 from entropy_rl.types import TrainState
@@ -128,8 +129,11 @@ def open_training(setup: Setup) -> Iterator[tuple[TrainingRun, TrainState]]:
         closing(setup.task),
         contextlib.closing(setup.rewards),
         compile_log() as compiled,
-        open_run(setup.config, setup.start, "step") as (run, state),
+        open_run(setup.config, setup.start, "step", setup.identity) as (run, state),
     ):
+        if hosts.is_first():
+            keep_model_files(setup.model, Path(setup.config.run.directory))
+        hosts.wait_for_all("model files")
         run.progress.say(setup.decisions)
         count_recorded(setup.model, state)
         if setup.config.optimizer.offload:

@@ -19,7 +19,7 @@ from entropy_rl.config.registry import factories_of, import_object
 from entropy_rl.config.sft import SFTConfig
 from entropy_rl.config.synonyms import SYNONYMS, suggested_field
 from entropy_rl.config.train import TrainConfig
-from entropy_rl.runs.directory import check_run, claim_run
+from entropy_rl.runs.directory import check_run, claimed_run
 
 TRAIN = ["train", "--config", "train.yaml"]
 EVALUATE = ["evaluate", "--config", "countdown_evaluate", "--output", "out"]
@@ -317,11 +317,13 @@ def test_the_version_is_printed_for_V(capsys):
 
 def test_steps_cannot_change_where_a_schedule_ends_with_them(here, tmp_path):
     run = ["--run.directory", str(tmp_path / "run"), "--optimizer.schedule", "cosine"]
-    claim_run(parsed(*run))
+    with claimed_run(parsed(*run)):
+        pass
     check_run(parsed(*run, "--run.checkpoint_every", "3"))
     with pytest.raises(ValueError, match=r"holds another run \(its steps is 6, here it is 8\)"):
         check_run(parsed(*run, "--steps", "8"))
     run = ["--run.directory", str(tmp_path / "fixed"), "--optimizer.schedule", "cosine"]
     run += ["--optimizer.decay_updates", "12"]
-    claim_run(parsed(*run))
+    with claimed_run(parsed(*run)):
+        pass
     check_run(parsed(*run, "--steps", "8"))

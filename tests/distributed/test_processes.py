@@ -3,6 +3,7 @@ other.
 """
 
 import json
+import os
 import re
 import socket
 
@@ -12,6 +13,7 @@ from run_records import lines_of, metrics_of
 from tiny_runs import EVALUATION, TRAIN, finish, start, write_yaml
 
 from entropy_rl.cli.main import main
+from entropy_rl.runs.lock import one_writer
 
 STEPS = 4
 # Eight devices; in the rollout of a process two tensor groups share its rows.
@@ -67,6 +69,18 @@ def test_two_processes_that_one_signal_stops_go_on_as_one_process_and_end_as_one
             json.loads((directory / "evaluation.json").read_text()) for directory in (one, two)
         ]
         assert results[0]["pass_at_k"] == results[1]["pass_at_k"]
+
+
+def test_two_processes_are_one_writer_and_both_are_refused_beside_another(workspace, here):
+    (here / "held").mkdir()
+    with one_writer(here / "held" / "lock", "a"):
+        for process in run_two(workspace, *train("held", *MESH)):
+            assert process.returncode == 2
+            assert process.stderr == (
+                "entropy-rl train: run.directory: held: must have one writer, got a second "
+                f"process; process {os.getpid()} on {socket.gethostname()} writes to it\n"
+            )
+    assert not list((here / "held").iterdir())
 
 
 @pytest.mark.slow

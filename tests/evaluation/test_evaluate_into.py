@@ -8,6 +8,7 @@ import json
 import random
 import re
 
+import jax.numpy as jnp
 import pytest
 from fake_evaluation import MAX_PROMPT, MODEL, NEW, FakeTask
 
@@ -31,7 +32,16 @@ class Killed(Exception):
     """Ends an evaluation where a signal would."""
 
 
-def run(directory, task=None, *, shard=(0, 1), kill_at=None, config=CONFIG, params=MODEL.params):
+def run(
+    directory,
+    task=None,
+    *,
+    shard=(0, 1),
+    kill_at=None,
+    config=CONFIG,
+    params=MODEL.params,
+    model=MODEL,
+):
     """Evaluates into a directory; `kill_at` ends it at that call of on_progress."""
     directory.mkdir(exist_ok=True)
     task = task or FakeTask()
@@ -45,7 +55,7 @@ def run(directory, task=None, *, shard=(0, 1), kill_at=None, config=CONFIG, para
 
     result = evaluate_into(
         directory,
-        MODEL,
+        model,
         params,
         task,
         prompts,
@@ -142,7 +152,7 @@ def test_more_processes_than_problems_are_refused(tmp_path):
         run(tmp_path, shard=(0, 6))
 
 
-def test_samples_of_other_weights_or_problems_are_not_mixed(tmp_path, whole):
+def test_samples_of_another_model_or_other_problems_are_not_mixed(tmp_path, whole, monkeypatch):
     with pytest.raises(Killed):
         run(tmp_path, kill_at=3)
     other = {"table": MODEL.params["table"] + 0.1}
@@ -158,6 +168,31 @@ def test_samples_of_other_weights_or_problems_are_not_mixed(tmp_path, whole):
 
     with pytest.raises(ValueError, match="must hold samples of the same problems"):
         run(tmp_path, Edited())
+    table = MODEL.params["table"]
+    for at in ((-1, -1), (-1, 0), (table.shape[0] // 2, 3)):  # one bit, beyond the first row
+        one_bit = table.at[at].set(jnp.nextafter(table[at], jnp.inf))
+        with pytest.raises(ValueError, match="samples of the same weights, which have changed"):
+            run(tmp_path, params={"table": one_bit})
+    swapped = table.at[-2:].set(table[-2:][::-1])
+    with pytest.raises(ValueError, match="samples of the same weights, which have changed"):
+        run(tmp_path, params={"table": swapped})
+    other_files = dataclasses.replace(MODEL, directory=tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 1}')
+    with pytest.raises(ValueError, match="samples of the same model files, which have changed"):
+        run(tmp_path, model=other_files)
+    encode = MODEL.tokenizer.encode  # as by another chat template
+    monkeypatch.setattr(MODEL.tokenizer, "encode", lambda *x, **y: [*encode(*x, **y), 5])
+    with pytest.raises(ValueError, match="samples of the same prompts, which have changed"):
+        run(tmp_path)
+    monkeypatch.undo()
+    recorded = json.loads((tmp_path / "origin.json").read_text())
+    old = {name: recorded[name] for name in ("weights", "problems")}  # of an earlier version
+    (tmp_path / "origin.json").write_text(json.dumps(old))
+    assert run(tmp_path)[0] is not None
+    for content in ("{", "[]", '{"weights": ""}', "[" * 5000):
+        (tmp_path / "origin.json").write_text(content)
+        with pytest.raises(ValueError, match=r"origin\.json: must be the origin of samples \("):
+            run(tmp_path)
     (tmp_path / "origin.json").unlink()
     with pytest.raises(
         ValueError,
@@ -202,4 +237,4 @@ def test_what_a_broken_model_says_is_refused_and_not_written(tmp_path):
         FloatingPointError, match=r"log-probs are not finite, first in sample 0 of problem 40;"
     ):
         run(tmp_path, params=broken)
-    assert samples(tmp_path) == b""
+    assert not (tmp_path / "samples.jsonl").exists()

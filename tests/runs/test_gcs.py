@@ -14,7 +14,7 @@ from run_records import metrics_of
 
 from entropy_rl.cli.main import main
 from entropy_rl.runs import gcs as buckets
-from entropy_rl.runs.checkpoint import _newest_undamaged
+from entropy_rl.runs.checkpoint import newest_undamaged
 from entropy_rl.runs.gcs import COMPLETE_FILE, file_sizes, open_path, set_aside
 
 NAME = "gs://bucket/runs/a"
@@ -136,7 +136,7 @@ def test_a_checkpoint_that_was_being_set_aside_is_damaged_or_gone(
     directory = open_path(NAME, "run.checkpoints")
     with pytest.raises(KeyboardInterrupt):
         set_aside(directory / "6", "damaged_6_0")
-    step, damaged = _newest_undamaged(directory)
+    step, damaged = newest_undamaged(directory)
     assert step == 4 and list(damaged) == ([] if killed_in == "rmtree" else [6])
 
 

@@ -93,6 +93,92 @@ def test_keep_steps_drops_what_comes_after(tmp_path):
     assert path.read_text() == ""
 
 
+# --- damaged lines -------------------------------------------------------------------------------
+
+
+DAMAGED = {
+    "cut": b'{"step": 5, "rew',
+    "flipped": b'{"step": 5, "x": 0.5\xfd',
+    "zeros": b"\x00" * 20,
+    "a number": b"5",
+    "no step": b'{"reward": 1.0}',
+    "step is text": b'{"step": "5"}',
+    "step is null": b'{"step": null}',
+    "nested": b"[" * 5000,
+}
+
+
+def write_with_damage(path, damage, place, steps=(1, 2, 3, 4, 5, 6)):
+    """Write a line per step, with damage instead of one."""
+    lines = [json.dumps({"step": step, "x": 0.5}).encode() for step in steps]
+    lines[place] = damage
+    path.write_bytes(b"\n".join(lines) + b"\n")
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_line_of_a_step_that_is_repeated_is_dropped(tmp_path, damage, caplog):
+    path = tmp_path / "a.jsonl"
+    for place in (4, 5):
+        caplog.clear()
+        write_with_damage(path, damage, place)
+        assert keep_steps(path, 4, once=True) == {1, 2, 3, 4}
+        assert path.read_text().count("\n") == 4
+        where = f"{path}:{place + 1}"
+        assert caplog.messages == [f"{where}: damaged, and dropped because its step is repeated"]
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_line_of_a_step_that_is_kept_is_named_with_its_file(tmp_path, damage):
+    damage = damage.replace(b"5", b"3")
+    path = tmp_path / "a.jsonl"
+    for place in (0, 2, 3):
+        write_with_damage(path, damage, place)
+        before = path.read_bytes()
+        with pytest.raises(ValueError) as error:
+            keep_steps(path, 4, once=True)
+        assert str(error.value).startswith(f"{path}:{place + 1}: ")
+        assert "must be " in str(error.value) and "\n" not in str(error.value)
+        assert path.read_bytes() == before
+
+
+def test_a_damaged_line_that_may_be_of_the_last_step_that_is_kept_is_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_with_damage(path, b"\x00", 3, steps=(3, 4, 4, 4, 5, 5))
+    with pytest.raises(ValueError, match=r"a\.jsonl:4: must be JSON"):
+        keep_steps(path, 4)
+    write_with_damage(path, b'{"step": 5, "x', 3, steps=(3, 4, 4, 4, 5, 5))
+    assert keep_steps(path, 4) == {3, 4}
+
+
+def test_a_run_that_begins_anew_keeps_no_damaged_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    for place in range(6):
+        write_with_damage(path, b"\x00", place)
+        assert keep_steps(path, 0) == set() and path.read_text() == ""
+
+
+@pytest.mark.parametrize("damage", [b"\xff{}", b'{"a": ', b"[1]", b"5", b"\x00"])
+def test_a_reader_names_file_and_line_of_a_damaged_line(tmp_path, damage):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + damage + b'\n{"step": 3}\n')
+    with pytest.raises(ValueError) as error:
+        read_jsonl(path)
+    assert str(error.value).startswith(f"{path}:2: must be ")
+
+
+def test_metrics_that_are_lost_are_reported(tmp_path, caplog):
+    write_jsonl(tmp_path / METRICS_FILE, [{"step": 1}, {"step": 3}])
+    for every_step, last_step, lines in ((True, 1, 0), (False, 3, 0), (True, 3, 1)):
+        caplog.clear()
+        with RunLog(tmp_path, last_step, None, {}, every_step=every_step):
+            assert len(caplog.messages) == lines
+        write_jsonl(tmp_path / METRICS_FILE, [{"step": 3}] * (last_step == 1))
+    assert caplog.messages == [
+        f"{tmp_path / METRICS_FILE}: must have a line for each of 3 steps, got 2; the others are "
+        "lost"
+    ]
+
+
 # --- the log of a run -----------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import threading
 import time
 import types
@@ -24,6 +25,7 @@ from tiny_runs import EVALUATION, TRAIN, finish, make_workspace, start, write_ya
 from entropy_rl.cli.main import main
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.study import FlagsConfig, Hypothesis, StudyConfig
+from entropy_rl.runs.lock import one_writer
 from entropy_rl.runs.preemption import Interrupted
 from entropy_rl.studies import design, machine, plan, runner
 from entropy_rl.studies.analysis import analyze_study
@@ -625,12 +627,11 @@ def test_hypotheses_cannot_be_changed_once_registered(whole, here, capsys):
 
 
 def test_two_processes_do_not_run_one_study(whole, here, capsys):
-    with (whole / "lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with one_writer(whole / "lock", "held here"):
         assert main(study("--output", "whole")) == 2
-    assert (
-        capsys.readouterr().err
-        == "entropy-rl study: output: whole: another process is running this study\n"
+    assert capsys.readouterr().err == (
+        "entropy-rl study: output: whole: must have one writer, got a second process; "
+        f"process {os.getpid()} on {socket.gethostname()} writes to it\n"
     )
 
 

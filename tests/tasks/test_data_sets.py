@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,7 @@ from math_files import (
 
 from entropy_rl.cli.main import main
 from entropy_rl.tasks import load_task
+from entropy_rl.tasks.math import prepare as preparing
 from entropy_rl.tasks.math import sets
 from entropy_rl.tasks.math.prepare import prepare
 
@@ -538,3 +541,70 @@ def test_tensorflow_is_never_imported(tmp_path, files):
     assert (
         json.loads((tmp_path / "gsm8k" / "1.0.0" / "metadata.json").read_text())["title"] == "GSM8K"
     )
+
+
+# --- one writer
+# ------------------------------------------------------------------------------------------------
+
+
+def prepare_watched(directory, file, watch):
+    """Prepare a set; `watch` is called when it has begun."""
+
+    def call(sources):
+        watch()
+        return lambda split, rows: None
+
+    return prepare("gsm8k", str(file), data_dir=str(directory), watch=call)
+
+
+def test_a_second_process_that_prepares_a_set_is_refused(tmp_path):
+    file = write_jsonl(tmp_path / "test.jsonl", GSM8K_TEST)
+    directory = tmp_path / "sets"
+
+    def second():
+        with pytest.raises(ValueError) as error:
+            prepare("gsm8k", str(file), data_dir=str(directory))
+        assert str(error.value) == (
+            f"{directory}/gsm8k/1.0.0: must have one writer, got a second process; process "
+            f"{os.getpid()} on {socket.gethostname()} writes to it"
+        )
+        assert prepare("mine", str(user), data_dir=str(directory))  # another set
+
+    user = write_jsonl(tmp_path / "f.jsonl", [{"problem": "p", "answer": "1"}])
+    assert prepare_watched(directory, file, second)
+    assert sorted(path.name for path in directory.iterdir()) == ["gsm8k", "user_maths"]
+    assert not prepare("gsm8k", str(file), data_dir=str(directory))
+
+
+def test_a_preparation_that_was_killed_or_failed_does_not_block(tmp_path):
+    file = write_jsonl(tmp_path / "test.jsonl", GSM8K_TEST)
+    directory = tmp_path / "sets"
+    directory.mkdir()
+    (directory / "gsm8k.lock").write_text(json.dumps({"pid": 1, "host": "another"}))
+
+    def fail():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_watched(directory, file, fail)
+    assert prepare_watched(directory, file, lambda: None)
+    assert [path.name for path in directory.iterdir()] == ["gsm8k"]
+
+
+def test_a_set_that_another_process_has_built_meanwhile_is_not_built_again(tmp_path, monkeypatch):
+    file = write_jsonl(tmp_path / "test.jsonl", GSM8K_TEST)
+    other = write_jsonl(tmp_path / "test_other.jsonl", GSM8K_TEST[:1] * 2)
+    one_writer, results = preparing.one_writer, []
+
+    def after_another(*arguments):
+        monkeypatch.undo()
+        results.append(prepare("gsm8k", str(file), data_dir=str(tmp_path / "sets")))
+        return one_writer(*arguments)
+
+    monkeypatch.setattr(preparing, "one_writer", after_another)
+    results.append(prepare("gsm8k", str(file), data_dir=str(tmp_path / "sets")))
+    assert results == [True, False]
+    shutil.rmtree(tmp_path / "sets")
+    monkeypatch.setattr(preparing, "one_writer", after_another)
+    with pytest.raises(ValueError, match="must have the source that it was prepared from"):
+        prepare("gsm8k", str(other), data_dir=str(tmp_path / "sets"))

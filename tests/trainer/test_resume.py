@@ -17,7 +17,7 @@ from run_records import assert_same_run, lines_of, state_of
 from tiny_runs import EVALUATION, TRAIN, finish, run, start
 
 from entropy_rl.cli.main import main
-from entropy_rl.runs.checkpoint import _newest_undamaged
+from entropy_rl.runs.checkpoint import newest_undamaged
 from entropy_rl.runs.compile_log import CompileLog
 from entropy_rl.runs.directory import check_directory
 
@@ -233,10 +233,10 @@ def test_every_truncated_file_of_a_checkpoint_is_found_and_the_one_before_is_use
                 (checkpoint / name).write_bytes(damage)
             elif name.name == "sizes.json":
                 continue  # without it the checkpoint is read unchecked
-            step, damaged = _newest_undamaged(checkpoint.parent)
+            step, damaged = newest_undamaged(checkpoint.parent)
             assert step == 4 and list(damaged) == [6] and name.name in damaged[6], name
         (checkpoint / name).write_bytes(content)
-    assert _newest_undamaged(checkpoint.parent) == (6, {})
+    assert newest_undamaged(checkpoint.parent) == (6, {})
 
 
 def test_a_run_with_a_damaged_checkpoint_names_it_and_goes_on_from_the_one_before(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from entropy_rl.config.values import unknown
+from entropy_rl.runs.lock import LOCK_FILE, one_writer
 from entropy_rl.tasks.math import catalog, sets
 from entropy_rl.tasks.math.fields import find_fields
 from entropy_rl.tasks.math.files import find_data_files, read_rows
@@ -49,7 +51,8 @@ def prepare(
       True if it was built; False if it already existed, from the same source.
 
     Raises:
-      ValueError: If there is no such set, it exists from another source, or a row is invalid.
+      ValueError: If there is no such set, it exists from another source, a row is invalid, or
+        another process prepares it.
       OSError: If it cannot be written.
     """
     published = catalog.PUBLISHED.get(name)
@@ -65,19 +68,9 @@ def prepare(
     sources = fetch(published) if source is None else find_files(published, source)
     fields = None if published else _find_fields(sources, problem_field, answer_field)
     sums = {split: _sha256_of(paths) for split, paths in sources.items()}
-    if known is not None:
-        if known["sha256"] == sums and known["fields"] == fields:
-            return False
-        raise ValueError(
-            f"{name}: must have the source that it was prepared from, "
-            f"{' and '.join(known['sources'].values())}, got another one; "
-            "--overwrite true replaces it"
-        )
-    if directory.exists() and not overwrite:
-        raise ValueError(
-            f"{directory}: must be a prepared set or not exist, got a directory with other "
-            "content; --overwrite true replaces it"
-        )
+    is_built = functools.partial(_is_built, name, directory, data_dir, sums, fields)
+    if not overwrite and is_built():
+        return False
     facts = {
         "title": published.title if published else name,
         "repository": published.repository if published else None,
@@ -91,10 +84,47 @@ def prepare(
         "sha256": sums,
         "fields": fields,
     }
-    _build(
-        name, directory, {"sources": sources, "facts": facts, "progress": watch(sources)}, fields
-    )
+    root = sets.data_root(data_dir)
+    _make_directory(root)
+    with one_writer(root / f"{name}.{LOCK_FILE}", str(directory)):
+        if not overwrite and is_built():  # by another process, meanwhile
+            return False
+        _build(
+            name,
+            directory,
+            {"sources": sources, "facts": facts, "progress": watch(sources)},
+            fields,
+        )
     return True
+
+
+def _is_built(
+    name: str,
+    directory: Path,
+    data_dir: str | None,
+    sums: Mapping[str, str],
+    fields: list[str] | None,
+) -> bool:
+    """True if the set exists, from the same source.
+
+    Raises:
+      ValueError: It exists from another source, or its directory has other content.
+    """
+    known = sets.read_metadata(name, data_dir)
+    if known is not None:
+        if known["sha256"] == sums and known["fields"] == fields:
+            return True
+        raise ValueError(
+            f"{name}: must have the source that it was prepared from, "
+            f"{' and '.join(known['sources'].values())}, got another one; "
+            "--overwrite true replaces it"
+        )
+    if directory.exists():
+        raise ValueError(
+            f"{directory}: must be a prepared set or not exist, got a directory with other "
+            "content; --overwrite true replaces it"
+        )
+    return False
 
 
 def _check_arguments(name: str, problem_field: str | None, answer_field: str | None) -> None:
@@ -136,13 +166,6 @@ def _build(
     from entropy_rl.tasks.math.builders import BUILDERS, UserMath
 
     root = directory.parents[1 if name in BUILDERS else 2]
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"data_dir: must be a directory that can be created, got {str(root)!r} "
-            f"({error.strerror})"
-        ) from error
     # Built in a temporary directory and renamed when it is complete: TFDS would delete the old set
     # before it reads the new file.
     with tempfile.TemporaryDirectory(prefix=f"incomplete.{name}.", dir=root) as aside:
@@ -170,6 +193,16 @@ def _build(
             if replaced.exists():
                 replaced.rename(directory)  # or it would be deleted with the temporary directory
             raise
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"data_dir: must be a directory that can be created, got {str(path)!r} "
+            f"({error.strerror})"
+        ) from error
 
 
 # --------------------------------------------------------------------------------------------------

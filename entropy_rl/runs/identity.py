@@ -1,0 +1,164 @@
+"""Identity of a run: digests of the data, prompts, chat template and model it began with.
+
+The config names paths, and the files there may change between two starts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from entropy_rl.runs.checkpoint import newest_undamaged
+from entropy_rl.runs.digests import DIGESTS_FILE, SIZES_FILE, sha256_of, sha256_of_values
+from entropy_rl.runs.directory import checkpoints_of
+from entropy_rl.runs.gcs import file_sizes, is_bucket
+from entropy_rl.runs.jsonl import write_atomically
+from entropy_rl.runs.load_model import find_model, is_run, model_files
+from entropy_rl.runs.tokenizer import TOKENIZER_PARTS
+
+IDENTITY_FILE = "identity.json"
+
+# Component of a run -> {name of a part of it, such as a file or a split: digest}.
+Identity = dict[str, dict[str, str]]
+
+# Their parts may be added and dropped between two starts, as the split of the evaluations.
+_OPEN = ("data",)
+
+
+def model_identity(path: str, field: str = "model.path") -> Identity:
+    """Return digests of the files of a model, or of the newest checkpoint of a run.
+
+    Args:
+      path: As `model.path`.
+      field: The config field, which begins the names of the files.
+
+    Returns:
+      The components "weights" and "model files", which are the config and the tokenizer.
+    """
+    found = find_model(path)
+    if is_run(found):
+        weights = _checkpoint_identity(found)
+    else:
+        names = sorted(path.name for path in found.iterdir() if ".safetensors" in path.name)
+        weights = sha256_of(found, names)
+    components = {"weights": weights, "model files": model_file_digests(model_files(found))}
+    return {
+        name: {f"{field}/{part}": digest for part, digest in found.items()}
+        for name, found in components.items()
+    }
+
+
+def model_file_digests(directory: Path) -> dict[str, str]:
+    """Return digests of the config and tokenizer of a model, by file name."""
+    names = (*TOKENIZER_PARTS, "generation_config.json")
+    return sha256_of(directory, [name for name in names if (directory / name).is_file()])
+
+
+def _checkpoint_identity(run: Path) -> dict[str, str]:
+    """Return the digest of the digests of a checkpoint; loading it has verified them."""
+    directory = checkpoints_of(run)
+    step, _ = newest_undamaged(directory, contents=False)
+    checkpoint = directory / str(step)
+    names = [DIGESTS_FILE]
+    if not (checkpoint / DIGESTS_FILE).exists():  # of an earlier version
+        names = [SIZES_FILE] if is_bucket(checkpoint) else list(file_sizes(checkpoint))
+    digests = sha256_of(checkpoint, names)
+    return {f"{step}/{name}": digest for name, digest in digests.items()}
+
+
+def prompts_identity(
+    problems: Sequence[Any], prompts: Iterable[Sequence[int]], tokenizer: Any
+) -> Identity:
+    """Return digests of prompts as the model sees them.
+
+    Args:
+      problems: The problems, which say whether a chat template is used.
+      prompts: Their tokens.
+      tokenizer: Has the chat template.
+    """
+    identity = {
+        "encoded prompts": {"": sha256_of_values(np.array(ids, np.int32) for ids in prompts)}
+    }
+    if any(problem.chat for problem in problems):
+        identity["chat template"] = {"": sha256_of_values([tokenizer.chat_template])}
+    return identity
+
+
+def data_identity(splits: Mapping[str, Sequence[Any]]) -> Identity:
+    """Return digests of the problems of each split, as read."""
+    return {
+        "data": {
+            split: sha256_of_values([p.id, p.prompt, p.answer] for p in problems)
+            for split, problems in splits.items()
+        }
+    }
+
+
+def check_identity(directory: Path, identity: Identity, accept: bool) -> list[str]:
+    """Compare a run with the one recorded in its directory; one without a record is not compared.
+
+    Args:
+      directory: The run's directory.
+      identity: What the run is made of now.
+      accept: `run.accept_changes`.
+
+    Returns:
+      What has changed.
+
+    Raises:
+      ValueError: If something has changed and that is not accepted.
+    """
+    changes = _changes(_read(directory), identity)
+    if changes and not accept:
+        raise ValueError(
+            f"{directory}: must be resumed with what it began with, got other "
+            f"{' and '.join(changes)}; restore that, choose another directory, or set "
+            "run.accept_changes to true"
+        )
+    return changes
+
+
+def record_identity(directory: Path, identity: Identity) -> None:
+    """Write identity.json; splits that are not used now keep their digests."""
+    recorded = _read(directory)
+    merged = identity | {
+        name: recorded.get(name, {}) | identity.get(name, {})
+        for name in _OPEN
+        if name in recorded | identity
+    }
+    if merged != recorded:
+        write_atomically(directory / IDENTITY_FILE, json.dumps(merged, indent=1) + "\n")
+
+
+def _read(directory: Path) -> Identity:
+    path = directory / IDENTITY_FILE
+    if not path.exists():
+        return {}
+    try:
+        recorded = json.loads(path.read_bytes().decode())
+        valid = all(isinstance(parts, dict) for parts in recorded.values())
+    except (ValueError, RecursionError, AttributeError):
+        valid = False
+    if not valid:
+        raise ValueError(
+            f"{path}: must be the digests of a run, got other content; delete it to record those "
+            "of the next start"
+        )
+    return recorded
+
+
+def _changes(recorded: Identity, identity: Identity) -> list[str]:
+    """Describe the components that differ, with their parts."""
+    changes = []
+    for name in recorded:
+        old, new = recorded[name], identity.get(name, {})
+        parts = old.keys() & new.keys() if name in _OPEN else old.keys() | new.keys()
+        changed = sorted(part for part in parts if old.get(part) != new.get(part))
+        if changed:
+            parts = ", ".join(part for part in changed if part)
+            changes.append(f"{name} ({parts})" if parts else name)
+    return changes

@@ -1,0 +1,121 @@
+"""`open_run`: lock and identify the run of a directory, and create or resume it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import jax
+
+from entropy_rl.config.sft import SFTConfig
+from entropy_rl.config.train import TrainConfig
+from entropy_rl.distributed import multihost as hosts
+from entropy_rl.distributed.sharding import commit
+from entropy_rl.evaluation.samples import RESULT_FILE
+from entropy_rl.runs.checkpoint import Checkpoints
+from entropy_rl.runs.directory import (
+    EVALUATIONS_DIRECTORY,
+    checkpoint_directory,
+    claimed_run,
+    to_plain,
+)
+from entropy_rl.runs.identity import Identity, check_identity, record_identity
+from entropy_rl.runs.logging import NoLog, Progress, RunLog
+from entropy_rl.runs.preemption import catch_signals
+from entropy_rl.runs.provenance import record_start
+from entropy_rl.trainer.run import Run
+from entropy_rl.types import TrainState
+
+_LARGE_CHECKPOINT = 10**9  # bytes, from which on their size is told at the start
+
+
+@contextlib.contextmanager
+def open_run(
+    config: TrainConfig | SFTConfig,
+    start: TrainState,
+    title: str,
+    identity: Identity,
+    free: Collection[str] | None = None,
+) -> Iterator[tuple[Run, TrainState]]:
+    """Open the run in `config.run.directory` as its only writer; create it if it does not exist.
+
+    Args:
+      config: The run's config.
+      start: The state before the first step. Its arrays are deleted if a checkpoint is restored.
+      title: The word for a step on the terminal.
+      identity: Digests of what the run is made of.
+      free: Config fields that may change between two starts; None for those of `train`.
+
+    Yields:
+      The run, and the state of its newest checkpoint, or `start`.
+
+    Raises:
+      ValueError: If another process writes to the directory, or it holds another run.
+    """
+    directory = Path(config.run.directory)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(catch_signals())
+        changed, accepted = hosts.on_first(lambda: _claim(stack, config, identity, free))
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                checkpoint_directory(directory, config.run.checkpoints), config.run.max_to_keep
+            )
+        )
+        state = commit(start)
+        if checkpoints.latest is not None:
+            state = checkpoints.restore(state)
+            if hosts.is_first():
+                print(
+                    f"resuming {directory} after step {int(state.step)} of {config.steps}",
+                    file=sys.stderr,
+                )
+        step = int(state.step)
+        if hosts.is_first():
+            size = sum(x.nbytes for x in jax.tree.leaves(state))
+            if size >= _LARGE_CHECKPOINT:
+                kept = f"the newest {config.run.max_to_keep} are kept"
+                print(f"checkpoints: {size / 1e9:.2f} GB each, {kept}", file=sys.stderr)
+            records = RunLog(
+                directory,
+                step,
+                config.run.wandb_project,
+                to_plain(config),
+                every_step=isinstance(config, TrainConfig),
+            )
+            record_start(directory, step, changed, accepted)
+            record_identity(directory, identity)
+            for what, changes in (("changed settings", changed), ("accepted changes", accepted)):
+                if changes:
+                    print(f"{what}: {', '.join(changes)}", file=sys.stderr)
+        else:
+            records = NoLog()
+        records = stack.enter_context(records)
+        progress = stack.enter_context(
+            Progress(title, config.steps, step, silent=not hosts.is_first())
+        )
+        yield Run(config, checkpoints, records, progress, stop), state
+
+
+def _claim(
+    stack: contextlib.ExitStack,
+    config: TrainConfig | SFTConfig,
+    identity: Identity,
+    free: Collection[str] | None,
+) -> tuple[list[str], list[str]]:
+    """Lock a run until `stack` is closed.
+
+    Returns:
+      The settings that have changed since the last start, and the changes of its identity, which
+      are accepted.
+    """
+    directory = Path(config.run.directory)
+    changed = stack.enter_context(claimed_run(config, free))
+    accepted = check_identity(directory, identity, config.run.accept_changes)
+    if accepted:  # an evaluation would refuse to mix samples of other problems
+        for evaluation in (directory / EVALUATIONS_DIRECTORY).glob("*/"):
+            if not (evaluation / RESULT_FILE).exists():
+                shutil.rmtree(evaluation)
+    return changed, accepted
