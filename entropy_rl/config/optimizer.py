@@ -28,7 +28,7 @@ class OptimizerConfig:
     Args:
       learning_rate: Learning rate after the warm-up.
       warmup_updates: Linear warm-up steps n; step i of them has the rate i/n * learning_rate.
-      weight_decay: Decoupled weight decay.
+      weight_decay: Decoupled weight decay of all parameters: embeddings, norms and biases too.
       b1: Decay of the first moment; the momentum of `muon` and `sgd`.
       b2: Decay of the second moment, or of the momentum of `lion`.
       eps: Added to the square root of the second moment.
