@@ -14,6 +14,7 @@ from tiny_runs import ROOT, TRAIN
 from entropy_rl.cli.main import main
 from entropy_rl.config.common import MeshConfig
 from entropy_rl.distributed.sharding import make_mesh
+from entropy_rl.models import DecoderConfig, make_policy
 from entropy_rl.planning import counting
 from entropy_rl.planning.chips import CHIPS
 from entropy_rl.planning.collectives import Amount, Collective, find_collectives
@@ -129,6 +130,13 @@ def test_parameters_and_optimizer_state_are_those_counted_by_hand(planned):
     assert planned["resident"]["optimizer state"] == 2 * 4 * on_chip + 2 * 4
     decoding = norms + biases // 2 + matrices // 2
     assert planned["resident"]["decoding parameters"] == 2 * decoding
+
+
+def test_vocabulary_entries_without_a_token_are_counted_and_stored():
+    config = DecoderConfig(512, 64, 128, 2, 4, 2, 16, 1e4, 1e-6, True, False, True)
+    policy = make_policy(config, unused=((500, 512),))
+    stored = jax.tree.leaves(jax.eval_shape(policy.init, jax.random.key(0)))
+    assert sum(x.size for x in stored) == counting.parameters(config)
 
 
 def test_the_cache_is_that_counted_by_hand_and_lies_over_all_chips(planned):
