@@ -129,14 +129,51 @@ def test_a_verifier_of_ones_own_gets_the_prompt_of_the_data(tmp_path):
     task.close()
 
 
-def test_dapo_s_file_works_with_its_verifier_and_names_it_without(tmp_path):
-    file = write_parquet(tmp_path / "dapo.parquet", [dapo_row("2 + 2?", "4", "i")], DAPO_SCHEMA)
-    task = Math(train=str(file), verifier="dapo")
-    (problem,) = task.problems("train")
-    assert problem.chat and problem.prompt == dapo_row("2 + 2?", "4", "i")["prompt"][0]["content"]
-    assert task.judge([problem], ["Answer: 4"]) == [Verdict.CORRECT]
-    with pytest.raises(ValueError, match=r"^task.args.verifier: must be dapo or module:function"):
-        Math(train=str(file)).problems("train")
+def test_dapo_s_file_is_judged_by_its_verifier_which_the_log_names(tmp_path, caplog):
+    row = dapo_row("2 + 2?", "4", "i")
+    file = write_parquet(tmp_path / "dapo.parquet", [row], DAPO_SCHEMA)
+    for verifier in ("dapo", None):
+        assert not caplog.text
+        task = Math(train=str(file), verifier=verifier)
+        (problem,) = task.problems("train")
+        assert problem.chat and problem.prompt == row["prompt"][0]["content"]
+        assert task.judge([problem], ["Answer: 4"]) == [Verdict.CORRECT]
+        assert task.final_answers(["Answer: 4"]) == ["4"]
+    assert f"task.args.verifier: dapo, because of data_source and prompts of {file}" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["math_dapo_reasoning", "aime", "aime2024", "aime_2025"])
+def test_names_that_verl_judges_by_dapo_s_rule_choose_it(tmp_path, name):
+    row = dapo_row("2 + 2?", "4", "i") | {"data_source": name}
+    file = write_jsonl(tmp_path / "f.jsonl", [row])
+    task = Math(train=str(file), test=[str(file)])
+    assert task.judge(task.problems("test"), ["Answer: 4"]) == [Verdict.CORRECT]
+
+
+def test_dapo_s_prompts_without_its_data_source_on_all_files_are_refused(tmp_path):
+    row = dapo_row("2 + 2?", "4", "i")
+    file = write_jsonl(tmp_path / "dapo.jsonl", [row])
+    others = [row | {"data_source": name} for name in ("mine", None, 5, "my_math_dapo")]
+    others.append({name: value for name, value in row.items() if name != "data_source"})
+    for other in others:
+        path = write_jsonl(tmp_path / "other.jsonl", [other])
+        with pytest.raises(
+            ValueError, match=r"^task.args.verifier: must be dapo or module:function"
+        ):
+            Math(train=str(file), test=str(path)).problems("train")
+
+
+def test_dapo_s_problems_with_another_prompt_are_judged_by_math_verify(tmp_path):
+    file = write_jsonl(tmp_path / "f.jsonl", [dapo_row("2 + 2?", "4", "i")])
+    task = Math(train=str(file), prompt="boxed")
+    assert task.judge(task.problems("train"), [r"\boxed{4.0}"]) == [Verdict.CORRECT]
+    task.close()
+    both = message("user", "2 + 2? Answer: $Answer in \\boxed{}.")
+    for asked in (ASKED, both):
+        row = verl([asked]) | {"data_source": "math_dapo"}
+        task = Math(train=str(write_jsonl(tmp_path / "g.jsonl", [row])))
+        assert task.final_answers([r"\boxed{4}", "Answer: 4"]) == ["4", None]
+        task.close()
 
 
 # --- settings of chat prompts

@@ -23,7 +23,7 @@ PROMPTS = {
 }
 # The answer formats that a built-in verifier reads; a prompt must ask for one of them.
 READS = {"math-verify": ("\\boxed",), "dapo": ("Answer:", "\\boxed")}
-_DAPO_FORMAT = "Answer: $Answer"  # what DAPO's prompts ask for
+DAPO_FORMAT = "Answer: $Answer"  # what DAPO's prompts ask for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +144,9 @@ class PromptFormat:
         text = "\n".join([*texts, row.problem])
         if any(mark in text for mark in READS[self.verifier]):
             return True
-        if _DAPO_FORMAT in text:
+        if DAPO_FORMAT in text:
             raise ValueError(
                 f"task.args.verifier: must be dapo or module:function where the data ask for "
-                f"{_DAPO_FORMAT!r}, as in {where}, got {self.verifier!r}"
+                f"{DAPO_FORMAT!r}, as in {where}, got {self.verifier!r}"
             )
         return False

@@ -26,6 +26,7 @@ from entropy_rl.tasks.math.dapo import judge_dapo, last_answer
 from entropy_rl.tasks.math.formatting import READS, PromptFormat
 from entropy_rl.tasks.math.right_answers import check_answers
 from entropy_rl.tasks.math.sets import Source, find_source, read_source
+from entropy_rl.tasks.math.verifier import find_verifier
 from entropy_rl.tasks.pool import VerifierPool
 from entropy_rl.tasks.task import Judged, Problem, Verdict
 
@@ -56,7 +57,8 @@ class Math:
       verifier: `math-verify` reads the last \\boxed{...} and compares as mathematics; `dapo` reads
         the last `Answer: ...` and compares as text; or `module:function`, a function
         (prompt, completion, answer) that returns a Verdict, a Judgement, a bool, a grade from 0 to
-        1, or None for not judged.
+        1, or None for not judged. Null is `math-verify`, but `dapo` for files of DAPO's style: a
+        `data_source` such as math_dapo, and prompts that ask for "Answer: $Answer".
       problem_field: Field of the problem in a file: a text, or a list of chat messages. Dots lead
         into objects and lists, as in `extra_info.question`. Null looks for problem, question,
         prompt, messages and conversations.
@@ -82,7 +84,7 @@ class Math:
         test: str | list[str] | None = None,
         prompt: str | None = None,
         chat: bool | None = None,
-        verifier: str = "math-verify",
+        verifier: str | None = None,
         problem_field: str | None = None,
         answer_field: str | None = None,
         data_dir: str | None = None,
@@ -100,6 +102,9 @@ class Math:
             for split, given in zip(SPLITS, (train, validation, test), strict=True)
             if given is not None
         }
+        if verifier is None:
+            has_own = prompt is not None or problem_field is not None
+            verifier = "math-verify" if has_own else find_verifier(self._sources.values())
         self._format = PromptFormat(
             prompt, verifier, chat, system, chat_template_kwargs or {}, special_tokens
         )
@@ -177,7 +182,7 @@ class Math:
 
     def final_answers(self, completions: Sequence[str]) -> list[str | None]:
         """The final answer of each completion, in a form that is equal for equal answers."""
-        if r"\boxed" not in self._format.template:
+        if self._verifier == "dapo" or r"\boxed" not in self._format.template:
             return [last_answer(completion) for completion in completions]
         boxed = map(last_boxed, completions)
         return [None if answer is None else canonical(answer) for answer in boxed]
