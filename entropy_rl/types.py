@@ -95,6 +95,10 @@ class Policy(NamedTuple):
         Leaves grow to more columns by padding at the end of their axes.
       decode: (decode_params, ids int32[R], t int32[] or int32[R], cache) -> (hidden [R, D], cache).
         Appends the t-th new token (from 0) to every row; t < columns.
+      extend: (decode_params, ids int32[R, C], t int32[R], count int32[R], cache) -> cache. Appends
+        the first count[r] of C given tokens to row r, from its t-th new token on; the chunked
+        prefill of observations. R is the number of prompts of the cache too. None for a policy
+        without episodes of several turns.
     """
 
     init: Callable[[jax.Array], Params]
@@ -106,6 +110,9 @@ class Policy(NamedTuple):
     prefill: Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, Any]]
     empty_rows: Callable[[int, int], Any]
     decode: Callable[[Params, jax.Array, jax.Array, DecodeCache], tuple[jax.Array, DecodeCache]]
+    extend: Callable[[Params, jax.Array, jax.Array, jax.Array, DecodeCache], DecodeCache] | None = (
+        None
+    )
 
 
 class FinishReason(enum.IntEnum):
@@ -114,6 +121,10 @@ class FinishReason(enum.IntEnum):
     EOS = 0  # it produced an end-of-sequence token, which is part of the completion
     LENGTH = 1  # it was cut off at the limit of new tokens
     STOP = 2  # its text came to contain a stop string, with whose last token it ends
+    # Of an episode:
+    DONE = 3  # its environment ended it
+    TURNS = 4  # it had as many turns as it may have
+    FAILED = 5  # its environment crashed or exceeded its time limit: no judgement
 
 
 REWARD_EXTRA = "reward/"  # how the names of rewards in `TrainBatch.extras` begin
@@ -125,12 +136,16 @@ class Rollout:
 
     `log_probs` and `entropy` (nats) are those of the tempered, untruncated distribution, at the
     tokens that count; zero elsewhere.
+
+    The completion of an episode has several turns, with the tokens of observations between them.
+    These are in `completion_ids`, and `completion_mask` is False there: only sampled tokens count.
+    A row ends with its last sampled token.
     """
 
     prompt_ids: jax.Array  # int32[P, S]
     prompt_mask: jax.Array  # bool[P, S]
     completion_ids: jax.Array  # int32[B, N]
-    completion_mask: jax.Array  # bool[B, N]; True up to and with the token that ends it
+    completion_mask: jax.Array  # bool[B, N]; True at sampled tokens, also at the one that ends it
     log_probs: jax.Array  # f32[B, N]
     entropy: jax.Array  # f32[B, N]
     finish_reason: jax.Array  # int32[B], a FinishReason
@@ -169,7 +184,8 @@ class TrainBatch:
     """One mini-batch of scored completions, as whole groups.
 
     `ids` holds prompt and completion without a gap and right-padded; the t-th token of the
-    completion is in column `prompt_length + t`.
+    completion is in column `prompt_length + t`. `completion_mask` is True at sampled tokens, see
+    `Rollout`.
     """
 
     ids: jax.Array  # int32[B, T]

@@ -28,6 +28,7 @@ def table_policy(vocab_size: int) -> Policy:
         prefill=prefill,
         empty_rows=lambda rows, columns: (),
         decode=lambda params, ids, t, cache: (hidden(ids), cache),
+        extend=lambda params, ids, t, count, cache: cache,
     )
 
 

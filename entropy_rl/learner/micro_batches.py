@@ -40,7 +40,8 @@ class MicroBatches:
         Args:
           policy: The model.
           batch: The mini-batch.
-          mask: bool[B, N], the tokens that are computed: all tokens of a completion, or none.
+          mask: bool[B, N], the tokens that are computed: all sampled tokens of a completion, or
+            none. Tokens before them, such as those of observations, are computed up to the LM head.
           settings: Micro-batches, prompts and mesh.
 
         Raises:
@@ -56,7 +57,8 @@ class MicroBatches:
         # The last token of a row predicts nothing; that of a prompt predicts the first token of
         # each completion.
         prompt_end = batch.prompt_length - 1
-        first, last = jnp.zeros_like(prompt_end), prompt_end + mask.sum(-1, dtype=jnp.int32)
+        columns = jnp.max(jnp.where(mask, jnp.arange(1, mask.shape[1] + 1)[None], 0), axis=-1)
+        first, last = jnp.zeros_like(prompt_end), prompt_end + columns.astype(jnp.int32)
         if group_size is not None:
             first = prompt_end
         self._first, self._last = first, jnp.where(needed, last, first)

@@ -22,6 +22,7 @@ from entropy_rl.models.attention import (
     RowCache,
     cached_attention,
     causal_attention,
+    chunk_attention,
     empty_row_cache,
     make_packed_attention,
     resolve_attention,
@@ -394,6 +395,31 @@ def make_policy(
             caches.append(rows)
         return final_norm(params, x), cache.replace(rows=tuple(caches))
 
+    def extend(
+        params: Params, ids: jax.Array, t: jax.Array, count: jax.Array, cache: DecodeCache
+    ) -> DecodeCache:
+        lengths = cache.prompt_mask.sum(-1, dtype=jnp.int32)
+        positions = (lengths + t)[:, None] + jnp.arange(ids.shape[1])[None]
+        x, caches = embed(params, ids), []
+        for layer_params, prompts, rows, window in zip(
+            params["layers"], cache.prompts, cache.rows, config.windows, strict=True
+        ):
+            attend = lambda q, k, v, p=prompts, r=rows, w=window: chunk_attention(  # noqa: E731
+                q,
+                k,
+                v,
+                p,
+                r,
+                t,
+                count,
+                cache.prompt_mask,
+                w,
+                implementation=find_decode_attention(),
+            )
+            x, rows = decode_block.apply({"params": layer_params}, x, positions, attend)
+            caches.append(rows)
+        return cache.replace(rows=tuple(caches))
+
     return Policy(
         init=init,
         apply=apply,
@@ -404,4 +430,5 @@ def make_policy(
         prefill=prefill,
         empty_rows=empty_rows,
         decode=decode,
+        extend=extend,
     )

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from entropy_rl.lm_head.vocabulary import split_head
 from entropy_rl.rollout.sampling import sample
 from entropy_rl.rollout.state import (
-    Completions,
     Queue,
     Request,
     Sampling,
     Slots,
     State,
+    Turns,
     empty_completions,
     take_rows,
 )
@@ -57,23 +57,25 @@ def start(
         hidden, prompts = _prefill(policy, params, request)
     row = jnp.arange(slots, dtype=jnp.int32)
     shared = slots == rows  # the rows of a group are contiguous and share the prompt's cache
+    in_turns = sampling.max_turn_tokens is not None
     own = (lambda tree: tree) if shared else (lambda tree: take_rows(tree, row // group))
     fresh = Slots(
         row=row,
-        t=jnp.int32(0) if shared else jnp.zeros(slots, jnp.int32),
+        t=jnp.int32(0) if shared and not in_turns else jnp.zeros(slots, jnp.int32),
         ids=jnp.zeros(slots, jnp.int32),
         alive=jnp.ones(slots, bool),
-        completions=empty_completions(slots, sampling.max_new_tokens),
+        completions=empty_completions(slots, sampling),
         cache=DecodeCache(
             own(prompts), own(request.prompt_mask), policy.empty_rows(slots, columns)
         ),
+        turns=Turns(jnp.zeros(slots, bool), jnp.zeros(slots, jnp.int32)) if in_turns else None,
     )
     queue = None if shared else Queue(next=jnp.int32(slots), hidden=hidden, prompts=prompts)
     state = State(
         slots=_sample_column(
             policy, params, sampling, request, fresh, jnp.take(hidden, row // group, axis=0)
         ),
-        done=empty_completions(rows, sampling.max_new_tokens),
+        done=empty_completions(rows, sampling),
         queue=queue,
     )
     return state if shared else refill(sampling, request, state)
@@ -97,7 +99,8 @@ def advance(
       request: Inputs of the rollout.
       state: The state; its cache has room for `steps` more columns in every slot.
       steps: Maximum number of steps.
-      until_alive: Stop when at most this many rows are unfinished.
+      until_alive: Stop when at most this many rows are unfinished, or, in episodes of several
+        turns, in a turn.
 
     Returns:
       The state after the last step.
@@ -105,7 +108,7 @@ def advance(
 
     def condition(carry: tuple[jax.Array, State]) -> jax.Array:
         i, state = carry
-        return (i < steps) & (state.slots.alive.sum() > until_alive)
+        return (i < steps) & (state.slots.active.sum() > until_alive)
 
     def step(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
         i, state = carry
@@ -175,18 +178,31 @@ def _sample_column(
     )
     at_eos = jnp.isin(ids, jnp.array(sampling.eos_ids, jnp.int32))
     at_limit = t + 1 >= jnp.take(request.limits, slots.row, mode="clip")
-    old, alive = slots.completions, slots.alive
+    old, active = slots.completions, slots.active
     reason = jnp.where(at_eos, FinishReason.EOS, FinishReason.LENGTH).astype(jnp.int32)
-    completions = Completions(
+    completions = old.replace(
         ids=_write(old.ids, ids, slots.t),
         log_probs=_write(old.log_probs, log_probs, slots.t),
         entropy=_write(old.entropy, entropy, slots.t),
-        length=jnp.where(alive, t + 1, old.length),
-        reason=jnp.where(alive, reason, old.reason),
+        length=jnp.where(active, t + 1, old.length),
+        reason=jnp.where(active, reason, old.reason),
     )
     # With a t per slot, that of a finished row stays.
-    t = slots.t + 1 if slots.t.ndim == 0 else jnp.where(alive, slots.t + 1, slots.t)
-    return slots.replace(ids=ids, t=t, alive=alive & ~(at_eos | at_limit), completions=completions)
+    next_t = slots.t + 1 if slots.t.ndim == 0 else jnp.where(active, slots.t + 1, slots.t)
+    if slots.turns is None:
+        alive = active & ~(at_eos | at_limit)
+        return slots.replace(ids=ids, t=next_t, alive=alive, completions=completions)
+    turns = slots.turns
+    at_limit |= t + 1 >= turns.start + sampling.max_turn_tokens
+    return slots.replace(
+        # The last token of a parked row is appended to its cache again and again.
+        ids=jnp.where(active, ids, slots.ids),
+        t=next_t,
+        turns=turns.replace(parked=turns.parked | (active & (at_eos | at_limit))),
+        completions=completions.replace(
+            sampled=_write(old.sampled, jnp.ones_like(active), slots.t)
+        ),
+    )
 
 
 def _write(columns: jax.Array, values: jax.Array, t: jax.Array) -> jax.Array:
@@ -223,10 +239,16 @@ def refill(sampling: Sampling, request: Request, state: State) -> State:
             t=slots.t.at[slot].set(0),
             alive=slots.alive.at[slot].set(True),
             cache=cache,
+            turns=None if slots.turns is None else _first_turn(slots.turns, slot),
         )
         return State(slots, done, queue.replace(next=row + 1))
 
     return jax.lax.fori_loop(0, free.sum(), take_next, state)
+
+
+def _first_turn(turns: Turns, slot: jax.Array) -> Turns:
+    """Begins the first turn of the row in a slot."""
+    return Turns(turns.parked.at[slot].set(False), turns.start.at[slot].set(0))
 
 
 def _entry(x: jax.Array, number: jax.Array, shards: int) -> jax.Array:

@@ -21,8 +21,10 @@ import numpy as np
 from entropy_rl.config.rollout import DecodingConfig
 from entropy_rl.rollout.batching import DecodingPlan
 from entropy_rl.rollout.chunks import DecodingProgress, StopRule, generate_in_chunks
+from entropy_rl.rollout.episodes import Environments, generate_episodes
 from entropy_rl.rollout.programs import Programs
 from entropy_rl.rollout.state import Completions, Sampling
+from entropy_rl.rollout.turns import TurnPrograms
 from entropy_rl.types import Params, Policy, Rollout
 
 GenerateFn = Callable[..., Rollout]
@@ -43,6 +45,7 @@ def make_generate(
     constrain: Callable[[Any], Any] = lambda tree: tree,
     shards: int = 1,
     static: bool = False,
+    max_turn_tokens: int | None = None,
 ) -> GenerateFn:
     """Makes a sampler. Its programs are compiled on first use.
 
@@ -64,6 +67,8 @@ def make_generate(
       shards: Equal shards of the prompts on the mesh. Affects communication only.
       static: Decode every row until the longest has finished, in one program (the reference of
         the tests); `decoding` is then ignored.
+      max_turn_tokens: For episodes of several turns, the limit of tokens of a turn; the function
+        then takes `environments`. Needs `decoding.chunk_steps`.
 
     Returns:
       A function `(params, prompt_ids int32[P, S], prompt_mask bool[P, S], prompt_index int32[P],
@@ -74,19 +79,29 @@ def make_generate(
       `on_chunk` receives a `DecodingProgress` before every chunk, `on_tokens` host copies of the
       `Completions` so far; an exception in either ends the rollout. A rollout that is one program
       calls `on_chunk` once before it starts, and can be traced as part of a jitted function.
+      With `max_turn_tokens`, `environments` answers the turns (`episodes.Environments`), and N is
+      the limit of an episode, the tokens of observations included.
 
     Raises:
-      ValueError: If `eos_ids` is empty, or `stop` is given for a rollout that is one program.
+      ValueError: If `eos_ids` is empty, or `stop` or `max_turn_tokens` is given for a rollout that
+        is one program.
     """
     if not eos_ids:
         raise ValueError("eos_ids: must have at least one end-of-sequence token, got none")
     if stop is not None and (decoding.chunk_steps is None or static):
         raise ValueError("stop: must be None where decoding.chunk_steps is None, got a stop rule")
+    if max_turn_tokens is not None and (decoding.chunk_steps is None or static):
+        raise ValueError(
+            "max_turn_tokens: must be None where decoding.chunk_steps is None, got "
+            f"{max_turn_tokens}"
+        )
     eos = tuple(sorted(set(eos_ids)))
     sampling = Sampling(
-        group_size + greedy, max_new_tokens, eos, pad_id, temperature, top_p, shards, greedy
-    )
+        group_size + greedy, max_new_tokens, eos, pad_id, temperature, top_p, shards, greedy,
+        max_turn_tokens,
+    )  # fmt: skip
     programs = Programs(policy, sampling, constrain)
+    turns = None if max_turn_tokens is None else TurnPrograms(policy, sampling, constrain)
 
     def generate(
         params: Params,
@@ -99,6 +114,7 @@ def make_generate(
         limits: jax.Array | None = None,
         on_chunk: Callable[[DecodingProgress], None] | None = None,
         on_tokens: Callable[[Completions], None] | None = None,
+        environments: Environments | None = None,
     ) -> Rollout:
         if limits is None:
             limits = np.full(len(prompt_ids), max_new_tokens, np.int32)
@@ -111,6 +127,11 @@ def make_generate(
             if on_chunk is not None:
                 on_chunk(DecodingProgress(0, rows, 0, plan.slots, max_new_tokens))
             return programs.run(plan, params, prompts, key, first_sample)
+        if turns is not None:
+            return generate_episodes(
+                programs, turns, plan, params, prompts, key, first_sample, environments,
+                on_chunk, on_tokens, stop,
+            )  # fmt: skip
         return generate_in_chunks(
             programs, plan, params, prompts, key, first_sample, on_chunk, on_tokens, stop
         )

@@ -30,6 +30,7 @@ class Sampling(NamedTuple):
     top_p: float
     shards: int = 1
     greedy: bool = False  # the last row of each group takes argmax tokens
+    max_turn_tokens: int | None = None  # of an episode; None for completions of a single turn
 
 
 @struct.dataclass
@@ -51,6 +52,16 @@ class Completions:
     entropy: jax.Array  # f32[rows, N]
     length: jax.Array  # int32[rows]
     reason: jax.Array  # int32[rows], a FinishReason
+    # bool[rows, N], False at tokens of observations; None if all tokens are sampled
+    sampled: jax.Array | None = None
+
+
+@struct.dataclass
+class Turns:
+    """The turns of the episodes in R slots."""
+
+    parked: jax.Array  # bool[R], the turn has ended, and the row waits for its environment
+    start: jax.Array  # int32[R], first column of the turn
 
 
 @struct.dataclass
@@ -63,6 +74,12 @@ class Slots:
     alive: jax.Array  # bool[R], the row is unfinished
     completions: Completions
     cache: DecodeCache
+    turns: Turns | None = None  # None for completions of a single turn
+
+    @property
+    def active(self) -> jax.Array:
+        """bool[R], the row gets a token in the next step."""
+        return self.alive if self.turns is None else self.alive & ~self.turns.parked
 
 
 @struct.dataclass
@@ -91,15 +108,16 @@ class Status(NamedTuple):
     waiting: jax.Array  # int32[], rows in the queue
 
 
-def empty_completions(rows: int, columns: int) -> Completions:
+def empty_completions(rows: int, sampling: Sampling) -> Completions:
     """Allocates completions of length 0."""
-    shape = (rows, columns)
+    shape = (rows, sampling.max_new_tokens)
     return Completions(
         ids=jnp.zeros(shape, jnp.int32),
         log_probs=jnp.zeros(shape),
         entropy=jnp.zeros(shape),
         length=jnp.zeros(rows, jnp.int32),
         reason=jnp.zeros(rows, jnp.int32),
+        sampled=None if sampling.max_turn_tokens is None else jnp.zeros(shape, bool),
     )
 
 
@@ -175,11 +193,12 @@ def rearrange(policy: Policy, state: State, rows: int, columns: int) -> State:
 def to_rollout(sampling: Sampling, request: Request, state: State) -> Rollout:
     """Returns all rows in order, as a `Rollout`."""
     done = collect_completions(state)
-    mask = jnp.arange(sampling.max_new_tokens)[None] < done.length[:, None]
+    in_row = jnp.arange(sampling.max_new_tokens)[None] < done.length[:, None]
+    mask = in_row if done.sampled is None else in_row & done.sampled
     return Rollout(
         prompt_ids=request.prompt_ids,
         prompt_mask=request.prompt_mask,
-        completion_ids=jnp.where(mask, done.ids, sampling.pad_id),
+        completion_ids=jnp.where(in_row, done.ids, sampling.pad_id),
         completion_mask=mask,
         log_probs=jnp.where(mask, done.log_probs, 0),
         entropy=jnp.where(mask, done.entropy, 0),

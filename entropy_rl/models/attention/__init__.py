@@ -6,6 +6,7 @@ from entropy_rl.models.attention.cached import (
     cached_attention,
     empty_row_cache,
 )
+from entropy_rl.models.attention.chunk import chunk_attention
 from entropy_rl.models.attention.dispatch import (
     causal_attention,
     check_backend,
@@ -20,6 +21,7 @@ __all__ = [
     "cached_attention",
     "causal_attention",
     "check_backend",
+    "chunk_attention",
     "empty_row_cache",
     "make_packed_attention",
     "resolve_attention",
