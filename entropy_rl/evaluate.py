@@ -63,7 +63,7 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
     config, directory = _with_task(config), Path(config.output)
     check_directory(directory, config, **_OURS)
     mesh = make_mesh(config.mesh, jax.local_devices())
-    task = load_task(config.task.name, config.task.args)
+    task = load_task(config.task.name, config.task.args, config.task.episodes)
     task.problems(config.evaluation.split)  # raises for an unknown split before the model is loaded
     model = load_model(config.model, mesh)
     prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, config.max_prompt_tokens)
@@ -137,7 +137,7 @@ def check_config(config: EvaluateConfig) -> None:
     """
     config = _with_task(config)
     check_directory(Path(config.output), config, **_OURS)
-    task = load_task(config.task.name, config.task.args)
+    task = load_task(config.task.name, config.task.args, config.task.episodes)
     with closing(task):
         task.problems(config.evaluation.split)
 

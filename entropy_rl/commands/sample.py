@@ -80,7 +80,9 @@ def main(config: SampleConfig) -> None:
     from entropy_rl.tasks import closing, load_task
     from entropy_rl.types import FinishReason
 
-    task = None if config.task is None else load_task(config.task.name, config.task.args)
+    task = None
+    if config.task is not None:
+        task = load_task(config.task.name, config.task.args, config.task.episodes)
     model = load_model(config.model)
     prompt, ids, problem = _prompt(config, model, task)
     ids = np.array([ids], np.int32)

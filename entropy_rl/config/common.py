@@ -50,18 +50,56 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EpisodesConfig:
+    """Episodes of several turns, in which an environment answers the model.
+
+    The limit of new tokens (`max_new_tokens`) is that of a whole episode, with the tokens of all
+    observations. An episode that reaches a limit counts as wrong.
+
+    Args:
+      max_turns: Maximum turns of the model.
+      max_turn_tokens: Maximum tokens of a turn; null for the limit of the episode.
+      workers: Processes that run environments.
+      deadline_s: CPU seconds for one step of an environment. A step that takes longer ends its
+        episode without a judgement.
+      memory_gib: Address space of such a process, in GiB.
+    """
+
+    max_turns: int = 8
+    max_turn_tokens: int | None = None
+    workers: int = 2
+    deadline_s: float = 10.0
+    memory_gib: float = 4.0
+
+    def __post_init__(self):
+        check_numbers(self, "task.episodes")
+        require_at_least(1, "task.episodes.", self, "max_turns", "workers")
+        for name in ("deadline_s", "memory_gib"):
+            value = getattr(self, name)
+            require(value > 0, f"task.episodes.{name}", value, "> 0")
+        require(
+            self.max_turn_tokens is None or self.max_turn_tokens >= 1,
+            "task.episodes.max_turn_tokens",
+            self.max_turn_tokens,
+            "null or >= 1",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskConfig:
-    """The task: problems and their verifier.
+    """The task: problems and their verifier, or an environment.
 
     Args:
       name: `arithmetic`, `countdown`, `math`, or your own class as `module:Class`.
       args: Keyword arguments of the task.
       train_split: Split of the training prompts.
+      episodes: Of an environment, a task with `reset` and `step`; null for the defaults.
     """
 
     name: str
     args: dict[str, Any] = dataclasses.field(default_factory=dict)
     train_split: str = "train"
+    episodes: EpisodesConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from entropy_rl.config.files import error_text, reading
 from entropy_rl.config.values import unknown
+from entropy_rl.experience.special_tokens import encode_as_text, special_tokens
 from entropy_rl.tasks.task import Problem
 
 # Stands for a message while a template is rendered. It is of the private-use area: no text has it.
@@ -36,12 +37,12 @@ def encode_prompt(problem: Problem, tokenizer: Any) -> list[int]:
     except UnicodeEncodeError as error:
         raise ValueError(f"{where}: must be Unicode text, got {error_text(error)}") from None
     text, plain = _chat(problem, tokenizer) if problem.chat else (problem.prompt, _spans(problem))
-    is_special = _special_tokens(tokenizer)
+    is_special = special_tokens(tokenizer)
     with reading(where):
         if problem.special_tokens or not any(is_special.search(text, *span) for span in plain):
             ids = tokenizer.encode(text, add_special_tokens=not problem.chat)
         else:
-            ids = _encode_as_text(text, plain, tokenizer, add_special_tokens=not problem.chat)
+            ids = encode_as_text(text, plain, tokenizer, add_special_tokens=not problem.chat)
         before = tokenizer.encode("")
     if before and ids[: 2 * len(before)] == 2 * before:
         ids = ids[len(before) :]
@@ -87,14 +88,14 @@ def _chat(problem: Problem, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]
                 f"variables, got {name!r}"
             )
     with reading(where):
-        text = _render(tokenizer, messages, kwargs)
+        text = render(tokenizer, messages, kwargs)
         parts = _around_messages(
             tokenizer, str(tokenizer.chat_template), roles, json.dumps(kwargs, sort_keys=True)
         )
     places = None if parts is None else _places(text, parts, texts)
     if places is None:
         # It treats messages differently: which parts are theirs cannot be told.
-        special = _special_tokens(tokenizer)
+        special = special_tokens(tokenizer)
         if not problem.special_tokens and any(map(special.search, texts)):
             raise ValueError(
                 f"{where}: must put the message between two fixed texts where it holds special "
@@ -142,7 +143,7 @@ def _around_messages(
       ValueError: If a message is not shown.
     """
     marks = [_MARKER.format(i) for i in range(len(roles))]
-    rest = _render(tokenizer, list(zip(roles, marks, strict=True)), json.loads(kwargs))
+    rest = render(tokenizer, list(zip(roles, marks, strict=True)), json.loads(kwargs))
     for role, mark in zip(roles, marks, strict=True):
         if mark not in rest:
             raise ValueError(f"must show the message of the {role}, got a text without it")
@@ -155,7 +156,8 @@ def _around_messages(
     return [*parts, rest]
 
 
-def _render(tokenizer: Any, messages: Any, kwargs: dict[str, Any]) -> str:
+def render(tokenizer: Any, messages: Any, kwargs: dict[str, Any]) -> str:
+    """Render messages (role, content) by the chat template, and open the turn of the assistant."""
     return tokenizer.apply_chat_template(
         [{"role": role, "content": content} for role, content in messages],
         tokenize=False,
@@ -191,71 +193,3 @@ _SET_BY_TRANSFORMERS = frozenset(
     ("messages", "add_generation_prompt", "raise_exception", "strftime_now", "loop", "range")
     + ("namespace", "dict", "cycler", "joiner", "lipsum")
 )
-
-
-# --------------------------------------------------------------------------------------------------
-# Special tokens as text
-# --------------------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=4)
-def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
-    """Return a pattern of the special tokens' texts; without any, one that matches nothing."""
-    texts = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content}
-    # The longest first, as one may begin with another.
-    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
-
-
-def _encode_as_text(
-    text: str, plain: list[tuple[int, int]], tokenizer: Any, add_special_tokens: bool
-) -> list[int]:
-    """Encode a text in which special tokens count outside of some places only.
-
-    A copy of the tokenizer knows its special tokens by other names, by which they are replaced
-    outside of those places. Encoding the parts one by one would lose merges and prefixes.
-
-    Raises:
-      ValueError: If the copy is not equal to the tokenizer.
-    """
-    copy, names = _renamed(tokenizer)
-    pattern = _special_tokens(tokenizer)
-
-    def pieces(clean: bool) -> tuple[str, str]:
-        """Return the text with and without other names; `clean` blanks them in the places."""
-        renamed, original, place = "", "", 0
-        for start, end in [*plain, (len(text), len(text))]:
-            outside, inside = text[place:start], text[start:end]
-            inside = pattern.sub(" ", inside) if clean else inside
-            renamed += pattern.sub(lambda found: names[found[0]], outside) + inside
-            original += outside + inside
-            place = end
-        return renamed, original
-
-    renamed, original = pieces(clean=True)
-    same = copy.encode(renamed, add_special_tokens=add_special_tokens).ids
-    if same != tokenizer.encode(original, add_special_tokens=add_special_tokens):
-        raise ValueError("must have no special token, as this tokenizer cannot encode one as text")
-    return copy.encode(pieces(clean=False)[0], add_special_tokens=add_special_tokens).ids
-
-
-@functools.lru_cache(maxsize=4)
-def _renamed(tokenizer: Any) -> tuple[Any, dict[str, str]]:
-    """Return a copy of a tokenizer with other names for its special tokens, and the names."""
-    from tokenizers import Tokenizer
-
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise ValueError("must have no special token, as this tokenizer cannot encode one as text")
-    spec = json.loads(backend.to_str())
-    special = [token for token in spec["added_tokens"] if token["special"]]
-    names = {token["content"]: f"\ue002{token['id']}\ue003" for token in special}
-    for token in special:
-        token["content"] = names[token["content"]]
-    model = spec["model"]
-    if isinstance(model["vocab"], dict):
-        model["vocab"] = {names.get(text, text): i for text, i in model["vocab"].items()}
-    else:  # Unigram: pairs of text and score
-        model["vocab"] = [[names.get(text, text), score] for text, score in model["vocab"]]
-    if model.get("unk_token") in names:
-        model["unk_token"] = names[model["unk_token"]]
-    return Tokenizer.from_str(json.dumps(spec)), names

@@ -7,9 +7,12 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from entropy_rl.config.common import EpisodesConfig
 from entropy_rl.config.files import error_text
 from entropy_rl.config.registry import call_factory, import_object, type_hints
 from entropy_rl.config.values import unknown
+from entropy_rl.tasks.environments.environment import is_environment
+from entropy_rl.tasks.environments.task import EnvironmentTask
 from entropy_rl.tasks.judging import as_judgement, correct_at
 from entropy_rl.tasks.task import Demonstration, Judgement, Problem, Task, Verdict
 
@@ -27,19 +30,30 @@ __all__ = [
 _BUILT_IN = {
     "arithmetic": "entropy_rl.tasks.arithmetic:Arithmetic",
     "countdown": "entropy_rl.tasks.countdown:Countdown",
+    "countdown_turns": "entropy_rl.tasks.countdown.turns:CountdownTurns",
     "math": "entropy_rl.tasks.math:Math",
 }
 
 
-def load_task(name: str, args: Mapping[str, Any] = MappingProxyType({})) -> Task:
+def load_task(
+    name: str,
+    args: Mapping[str, Any] = MappingProxyType({}),
+    episodes: EpisodesConfig | None = None,
+) -> Task:
     """Builds a task.
 
     Args:
       name: "arithmetic", "countdown", "math", or "module:Class" for a user's class.
       args: Its keyword arguments.
+      episodes: Limits of episodes; None for the defaults.
+
+    Returns:
+      The task. A task with the methods `reset` and `step` of an `Environment` is returned as an
+      `EnvironmentTask`, which steps it in worker processes.
 
     Raises:
-      ValueError: If there is no such task or argument, or the task rejects a value.
+      ValueError: If there is no such task or argument, the task rejects a value, or `episodes` is
+        set for a task that is no environment.
     """
     factory = _factory(name)
     try:
@@ -48,6 +62,13 @@ def load_task(name: str, args: Mapping[str, Any] = MappingProxyType({})) -> Task
         if name in _BUILT_IN or str(error).startswith("task."):
             raise
         raise ValueError(f"task.name: {name}: {error_text(error)}") from error
+    if is_environment(task):
+        where = _BUILT_IN.get(name, name)
+        return EnvironmentTask(task, where, args, episodes or EpisodesConfig())
+    if episodes is not None:
+        raise ValueError(
+            f"task.episodes: must be null for a task without `reset` and `step`, got that of {name}"
+        )
     for method in ("problems", "judge"):
         if not callable(getattr(task, method, None)):
             raise ValueError(f"task.name: must be a class with a method {method!r}, got {name!r}")

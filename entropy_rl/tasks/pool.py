@@ -76,6 +76,7 @@ class VerifierPool:
         self._check = check
         self._workers = workers
         self._settings = {
+            "handler": "entropy_rl.tasks.worker:judging",
             "check": check,
             "deadline_s": deadline_s,
             "clock_limit_s": _CLOCK_LIMIT * deadline_s,

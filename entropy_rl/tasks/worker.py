@@ -1,9 +1,14 @@
-"""The worker process of a verifier pool: limit itself, warm up, judge items from a pipe."""
+"""A worker process: limit itself, warm up, answer items from a pipe.
+
+What it does with an item is decided by the setting `handler`, `module:function`, which is called
+with all settings and returns a function from an item to a reply.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import resource
@@ -18,7 +23,7 @@ from entropy_rl.tasks.task import Verdict
 
 
 def serve(fd: int) -> None:
-    """Warms up, reports ready and judges until the pipe closes."""
+    """Warms up, reports ready and answers until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # If the parent dies while a check is stuck, the alarm ends this process, even inside C code
     # that holds the interpreter.
@@ -33,9 +38,7 @@ def serve(fd: int) -> None:
         try:
             _limit(resource.RLIMIT_CORE, 0)
             _limit(resource.RLIMIT_AS, settings["memory_limit_bytes"])
-            check = import_object("check", settings["check"])
-            if settings["warm_up"] is not None:
-                check(*settings["warm_up"])
+            handle = import_object("handler", settings["handler"])(settings)
         except (Exception, SystemExit) as error:
             unfit = {"nonce": "", "unfit": f"{type(error).__name__}: {error}"[:2000]}
             connection.send_bytes(json.dumps(unfit).encode())
@@ -46,7 +49,7 @@ def serve(fd: int) -> None:
             nonce, item = json.loads(connection.recv_bytes())
             signal.setitimer(signal.ITIMER_REAL, settings["clock_limit_s"] + 1)
             signal.setitimer(signal.ITIMER_PROF, settings["deadline_s"])
-            reply = _judge(check, item, settings["correct_at"])
+            reply = handle(item)
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
             connection.send_bytes(json.dumps({"nonce": nonce, **reply}).encode())
@@ -58,7 +61,15 @@ def _limit(which: int, limit: int) -> None:
     resource.setrlimit(which, (limit, limit))
 
 
-def _judge(check: Callable, item: list[str], correct_at: float) -> dict[str, Any]:
+def judging(settings: dict[str, Any]) -> Callable[[list[str]], dict[str, Any]]:
+    """Import the check of a verifier and warm it up; returns the function that judges an item."""
+    check = import_object("check", settings["check"])
+    if settings["warm_up"] is not None:
+        check(*settings["warm_up"])
+    return functools.partial(_judge, check, settings["correct_at"])
+
+
+def _judge(check: Callable, correct_at: float, item: list[str]) -> dict[str, Any]:
     try:
         value = check(*item)
     except MemoryError:

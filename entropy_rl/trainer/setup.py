@@ -110,7 +110,7 @@ def set_up(config: TrainConfig) -> Setup:
     check_wandb(config.run.wandb_project)
     advantage, loss = _build_methods(config)
     rewards = _build_rewards(config)
-    task = load_task(config.task.name, config.task.args)
+    task = load_task(config.task.name, config.task.args, config.task.episodes)
     problems = task.problems(config.task.train_split)
     model = load_model(config.model, mesh)
     backbone = load_backbone(config.critic.path, config.model, model) if config.critic else None
@@ -169,7 +169,7 @@ def check_config(config: TrainConfig) -> None:
     check_run(config)
     check_wandb(config.run.wandb_project)
     check_methods(config)
-    task = load_task(config.task.name, config.task.args)
+    task = load_task(config.task.name, config.task.args, config.task.episodes)
     with closing(task):
         task.problems(config.task.train_split)
         if config.evaluation is not None:

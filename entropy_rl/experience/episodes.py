@@ -1,0 +1,172 @@
+"""`Episodes`: the environments of a rollout, and what they say about its rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import jax
+
+from entropy_rl.config.checks import require
+from entropy_rl.config.rollout import DecodingConfig
+from entropy_rl.experience.observations import encode_observation
+from entropy_rl.tasks.environments.pool import Episode
+from entropy_rl.tasks.environments.task import EnvironmentTask
+from entropy_rl.tasks.task import Judgement, Problem, Task, Verdict
+from entropy_rl.types import FinishReason
+
+log = logging.getLogger(__name__)
+
+_ENDED_BY_MODEL = (FinishReason.EOS, FinishReason.STOP)
+_FAILED = {"crash": Verdict.CRASH, "timeout": Verdict.TIMEOUT}
+
+
+@dataclasses.dataclass
+class EpisodeRow:
+    """One episode of a rollout.
+
+    Attributes:
+      problem: Its problem.
+      seed: Of its environment.
+      actions: The texts of the turns.
+      observations: The texts of the observations between them.
+      rewards: Of the turns that were answered by an observation.
+      judgement: At the end; None before.
+    """
+
+    problem: Problem
+    seed: int
+    actions: tuple[str, ...] = ()
+    observations: tuple[str, ...] = ()
+    rewards: tuple[float, ...] = ()
+    judgement: Judgement | None = None
+
+
+class Episodes:
+    """Steps the environments of the rows of a rollout; `rollout.Environments` of the sampler.
+
+    The reward of an episode is that of its judgement, where a verdict without one counts 1 or 0,
+    and those of its turns, if there are any. An episode that reaches a limit is a wrong one. One
+    whose environment fails has no judgement.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[int, Episode], Future],
+        tokenizer: Any,
+        max_turns: int,
+        problems: Sequence[Problem],
+        seeds: Sequence[int],
+    ):
+        """
+        Args:
+          step: `EnvironmentPool.step`.
+          tokenizer: Decodes turns and encodes observations.
+          max_turns: Turns of an episode.
+          problems: The problem of each row.
+          seeds: The seed of each row.
+        """
+        self._step, self._tokenizer, self._max_turns = step, tokenizer, max_turns
+        self.rows = [EpisodeRow(p, seed) for p, seed in zip(problems, seeds, strict=True)]
+        self._waiting: dict[int, tuple[Future, int, FinishReason, int]] = {}
+
+    def submit(self, row: int, ids: Sequence[int], reason: FinishReason, room: int) -> None:
+        """Send a turn to its environment."""
+        episode = self.rows[row]
+        text = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        episode.actions += (text,)
+        future = self._step(row, Episode(episode.problem, episode.seed, episode.actions))
+        self._waiting[row] = future, ids[-1], reason, room
+
+    def reply(self, row: int) -> Sequence[int] | FinishReason:
+        """Wait for the answer of an environment.
+
+        Raises:
+          JudgeError: No worker can be started.
+        """
+        future, last_id, reason, room = self._waiting.pop(row)
+        episode, reply = self.rows[row], future.result()
+        if "failed" in reply:
+            return self._end(episode, Judgement(_FAILED[reply["failed"]]), FinishReason.FAILED)
+        if "judgement" in reply:
+            verdict, reward, parts = (reply["judgement"][n] for n in ("verdict", "reward", "parts"))
+            judgement = Judgement(Verdict(verdict), reward, parts)
+            ended_by_model = reason in _ENDED_BY_MODEL
+            return self._end(episode, judgement, FinishReason.DONE if ended_by_model else reason)
+        episode.rewards += (reply["reward"],)
+        if len(episode.actions) >= self._max_turns:
+            return self._end(episode, Judgement(Verdict.WRONG), FinishReason.TURNS)
+        try:
+            ids = encode_observation(
+                reply["text"], reply["role"], episode.problem, last_id, self._tokenizer
+            )
+        except ValueError as error:
+            log.warning("problem %d: %s", episode.problem.id, error)
+            return self._end(episode, Judgement(Verdict.CRASH), FinishReason.FAILED)
+        if len(ids) >= room:
+            return self._end(episode, Judgement(Verdict.WRONG), FinishReason.LENGTH)
+        episode.observations += (reply["text"],)
+        return ids
+
+    def judgements(self) -> list[Judgement]:
+        """The judgements of all rows, with the rewards of their turns."""
+        return [row.judgement for row in self.rows]
+
+    def _end(self, row: EpisodeRow, judgement: Judgement, reason: FinishReason) -> FinishReason:
+        if any(row.rewards) and judgement.verdict.is_judgement:
+            last = judgement.reward
+            last = float(judgement.verdict is Verdict.CORRECT) if last is None else last
+            judgement = dataclasses.replace(judgement, reward=last + sum(row.rewards))
+        row.judgement = judgement
+        return reason
+
+
+def begin_episodes(
+    task: Task, tokenizer: Any, problems: Sequence[Problem], first_sample: int, key: jax.Array
+) -> Episodes | None:
+    """Begin the episodes of a rollout; None for a task that is no environment.
+
+    Args:
+      task: The task.
+      tokenizer: The tokenizer.
+      problems: The problem of each row; the rows of a problem are contiguous.
+      first_sample: Index of the first sample of each problem.
+      key: Random key of the step.
+    """
+    if not isinstance(task, EnvironmentTask):
+        return None
+    words = jax.random.key_data(key).tolist()
+    samples = dict.fromkeys((problem.id for problem in problems), first_sample)
+    seeds = []
+    for problem in problems:
+        seeds.append(_seed(words, problem.id, samples[problem.id]))
+        samples[problem.id] += 1
+    return Episodes(task.pool.step, tokenizer, task.limits.max_turns, problems, seeds)
+
+
+def turn_tokens(task: Task, config: DecodingConfig, max_new_tokens: int) -> int | None:
+    """The limit of tokens of a turn, for `make_generate`; None for a task that is no environment.
+
+    Raises:
+      ValueError: Decoding does not synchronize with the host.
+    """
+    if not isinstance(task, EnvironmentTask):
+        return None
+    require(
+        config.chunk_steps is not None,
+        "decoding.chunk_steps",
+        config.chunk_steps,
+        "a number for a task with episodes, whose environments answer between chunks",
+    )
+    return min(task.limits.max_turn_tokens or max_new_tokens, max_new_tokens)
+
+
+def _seed(words: list[int], problem: int, sample: int) -> int:
+    """The seed of an environment, from 0 to 2^63 - 1."""
+    text = json.dumps([words, problem, sample]).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1

@@ -1,0 +1,199 @@
+"""A pool of killable processes with environments: a step that hangs or crashes ends one episode."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import logging
+import signal
+import time
+import weakref
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import wait
+from typing import Any
+
+from entropy_rl.tasks.environments.worker import Reply
+from entropy_rl.tasks.task import JudgeError, Problem
+from entropy_rl.tasks.worker_handle import WorkerHandle
+
+log = logging.getLogger(__name__)
+
+_CLOCK_LIMIT = 4  # wall-clock seconds of a step for each CPU second of its deadline
+_ALARMS = (-signal.SIGPROF, -signal.SIGALRM)  # exit statuses
+_MAX_REASONS = 10  # logged reasons of crashes
+_MAX_LOST = 3  # processes that were lost in a row without a step
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """What identifies an episode, and what has happened in it.
+
+    Attributes:
+      problem: Its problem.
+      seed: Its seed.
+      actions: The texts of the turns so far, the one to answer included.
+    """
+
+    problem: Problem
+    seed: int
+    actions: tuple[str, ...]
+
+    def message(self) -> bytes:
+        """The request to a worker, as JSON."""
+        problem = dataclasses.asdict(self.problem)
+        problem["chat_template_kwargs"] = dict(self.problem.chat_template_kwargs)
+        name = f"{self.problem.id}/{self.seed}"
+        fields = dict(episode=name, problem=problem, seed=self.seed, actions=self.actions)
+        return json.dumps(fields).encode()
+
+
+class EnvironmentPool:
+    """Steps episodes in killable processes.
+
+    All steps of an episode go to the same worker, which keeps its state. If a worker was killed,
+    the states of its other episodes are rebuilt from their actions. Processes start at the first
+    step.
+
+    Args:
+      factory: `module:Class` of the environment.
+      args: Its keyword arguments.
+      workers: Number of processes.
+      deadline_s: CPU seconds of a worker for one step; a step that waits is stopped after 4 times
+        as many wall-clock seconds.
+      memory_limit_bytes: Address space limit of a worker.
+      warm_up_s: Wall-clock seconds until a worker must be ready.
+    """
+
+    def __init__(
+        self,
+        factory: str,
+        args: Mapping[str, Any],
+        *,
+        workers: int = 2,
+        deadline_s: float = 10.0,
+        memory_limit_bytes: int = 4 << 30,
+        warm_up_s: float = 120.0,
+    ):
+        settings = {
+            "handler": "entropy_rl.tasks.environments.worker:stepping",
+            "factory": factory,
+            "args": dict(args),
+            "deadline_s": deadline_s,
+            "clock_limit_s": _CLOCK_LIMIT * deadline_s,
+            "memory_limit_bytes": memory_limit_bytes,
+            "warm_up_s": warm_up_s,
+        }
+        self._workers = [_Worker(settings) for _ in range(workers)]
+        # A thread for each worker, which waits for its replies in order.
+        self._threads = [ThreadPoolExecutor(1, "environment") for _ in range(workers)]
+        self._finalizer = weakref.finalize(self, _close, self._workers, self._threads)
+
+    def step(self, number: int, episode: Episode) -> Future[Reply]:
+        """Take the last action of an episode, without waiting.
+
+        Args:
+          number: Of the episode; always the same one, which chooses the worker.
+          episode: The episode.
+
+        Returns:
+          The future of the reply: `text`, `reward` and `role` of an observation; or `judgement`;
+          or `failed`, "crash" or "timeout". Its `result` raises a JudgeError if no worker can be
+          started.
+        """
+        place = number % len(self._workers)
+        return self._threads[place].submit(self._workers[place].step, episode.message())
+
+    def close(self) -> None:
+        """Kill the workers. A second call does nothing."""
+        self._finalizer()
+
+
+class _Worker:
+    """One process at a time, replaced by another when it dies."""
+
+    def __init__(self, settings: dict[str, Any]):
+        self._settings, self._handle, self._closed = settings, None, False
+        self._reasons: set[str] = set()
+
+    def step(self, message: bytes) -> Reply:
+        for _ in range(_MAX_LOST):
+            handle = self._ready()
+            if handle.send(b"step", message, self._settings["clock_limit_s"]):
+                return self._answer(handle)
+            self._drop()
+        raise JudgeError(
+            f"the environment {self._settings['factory']!r} cannot start: {_MAX_LOST} processes in "
+            "a row were lost while idle"
+        )
+
+    def kill(self) -> None:
+        self._closed = True
+        self._drop()
+
+    def _ready(self) -> WorkerHandle:
+        """Return a process that has set up its environment."""
+        if self._closed:
+            raise JudgeError("the environments are closed")
+        if self._handle is not None:
+            return self._handle
+        handle = self._handle = WorkerHandle(self._settings)
+        reason = f"it was not ready after {self._settings['warm_up_s']} s"
+        try:
+            while wait([handle.connection], max(0.0, handle.deadline - time.monotonic())):
+                if (reply := handle.receive()) is None:
+                    continue
+                if "unfit" not in reply:
+                    handle.ready, handle.deadline = True, float("inf")
+                    return handle
+                reason = reply["unfit"]
+                break
+        except (EOFError, OSError, ValueError):
+            reason = f"its process ended with status {handle.process.poll()}"
+        self._drop()
+        raise JudgeError(f"the environment {self._settings['factory']!r} cannot start: {reason}")
+
+    def _answer(self, handle: WorkerHandle) -> Reply:
+        """Wait for the reply to what was sent."""
+        try:
+            while wait([handle.connection], max(0.0, handle.deadline - time.monotonic())):
+                if (reply := handle.receive()) is not None:
+                    handle.key, handle.deadline = None, float("inf")
+                    del reply["nonce"]
+                    if "failed" in reply:
+                        self._note(reply.pop("reason"))
+                    return reply
+            self._drop()
+            return {"failed": "timeout"}
+        except (EOFError, OSError):  # the process has died
+            handle.wait_for_exit()
+            late = handle.deadline <= time.monotonic()
+            status = self._drop()
+            if status in _ALARMS or late:
+                return {"failed": "timeout"}
+            memory = " (out of memory)" if status == errno.ENOMEM else ""
+            self._note(f"the process died with status {status}{memory}")
+        except ValueError:
+            self._drop()
+            self._note("it wrote into the pipe of the worker")
+        return {"failed": "crash"}
+
+    def _drop(self) -> int | None:
+        handle, self._handle = self._handle, None
+        return None if handle is None else handle.kill()
+
+    def _note(self, reason: str) -> None:
+        """Log each distinct reason once, up to a limit."""
+        if reason not in self._reasons and len(self._reasons) < _MAX_REASONS:
+            log.warning("environment %s: a step crashed: %s", self._settings["factory"], reason)
+            self._reasons.add(reason)
+
+
+def _close(workers: list[_Worker], threads: list[ThreadPoolExecutor]) -> None:
+    for worker in workers:
+        with contextlib.suppress(OSError):
+            worker.kill()
+    for thread in threads:
+        thread.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,89 @@
+"""Environments in a worker process: one live copy for each episode, rebuilt where it is missing."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from entropy_rl.config.registry import call_factory, import_object
+from entropy_rl.tasks.environments.environment import Done, Observation
+from entropy_rl.tasks.judging import as_judgement, correct_at, is_finite
+from entropy_rl.tasks.task import Problem
+
+_MAX_LIVE = 4096  # episodes; a state that was dropped is rebuilt from its actions
+_MAX_TEXT = 30_000  # characters of an observation; the message to the parent is limited too
+_ROLES = ("user", "tool")
+
+Reply = dict[str, Any]
+
+
+def stepping(settings: dict[str, Any]) -> Callable[[Reply], Reply]:
+    """Build the environment of a worker; returns the function that takes one step.
+
+    Args:
+      settings: `factory` "module:Class" and its `args`.
+    """
+    factory = import_object("task.name", settings["factory"])
+    task = call_factory(factory, settings["args"], "task.args")
+    live: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+    least = correct_at(task)
+
+    def step(message: Reply) -> Reply:
+        episode, actions = message["episode"], message["actions"]
+        try:
+            environment, taken = live.pop(episode, (None, -1))
+            if taken != len(actions) - 1:
+                environment = copy.copy(task)
+                environment.reset(problem_of(message["problem"]), message["seed"])
+                for action in actions[:-1]:
+                    environment.step(action)
+            value = environment.step(actions[-1])
+        except MemoryError:
+            os._exit(errno.ENOMEM)  # the memory may not be freed: the next step gets a new process
+        except (Exception, SystemExit) as error:
+            return {"failed": "crash", "reason": f"{type(error).__name__}: {error}"[:300]}
+        try:
+            reply = _reply(value, least)
+        except ValueError as error:
+            return {"failed": "crash", "reason": f"its step {error}"[:300]}
+        if "judgement" not in reply:
+            live[episode] = environment, len(actions)
+            if len(live) > _MAX_LIVE:
+                live.popitem(last=False)
+        return reply
+
+    return step
+
+
+def problem_of(fields: dict[str, Any]) -> Problem:
+    """Restore a problem from its fields, as JSON has them."""
+    messages = tuple((role, content) for role, content in fields.get("messages", ()))
+    return Problem(**{**fields, "messages": messages})
+
+
+def _reply(value: Any, least: float) -> Reply:
+    """Convert the result of a step to JSON.
+
+    Raises:
+      ValueError: It is neither an observation nor an end.
+    """
+    if isinstance(value, Done):
+        judgement = as_judgement(value.judgement, least)
+        fields = {"verdict": judgement.verdict.value, "reward": judgement.reward}
+        return {"judgement": {**fields, "parts": dict(judgement.parts)}}
+    if isinstance(value, str):
+        value = Observation(value)
+    if not isinstance(value, Observation):
+        raise ValueError(f"must return an Observation, a text or Done, got {type(value).__name__}")
+    if not isinstance(value.text, str) or len(value.text) > _MAX_TEXT:
+        size = f"{len(value.text)} characters" if isinstance(value.text, str) else repr(value.text)
+        raise ValueError(f"must return a text of at most {_MAX_TEXT} characters, got {size:.80}")
+    if not is_finite(value.reward):
+        raise ValueError(f"must return a finite reward, got {value.reward!r:.80}")
+    if value.role not in _ROLES:
+        raise ValueError(f"must return a role of {', '.join(_ROLES)}, got {value.role!r:.80}")
+    return {"text": value.text, "reward": float(value.reward), "role": value.role}

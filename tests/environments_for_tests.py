@@ -1,0 +1,65 @@
+"""Environments for tests, as a user would write them: one class in one file."""
+
+import os
+import random
+import sys
+import time
+
+from entropy_rl.tasks import Problem
+from entropy_rl.tasks.environments import Done, Observation
+
+
+class Guess:
+    """Guess a number; the answers depend on the episode's own random numbers too."""
+
+    def __init__(self, count=8):
+        self.count = count
+
+    def problems(self, split):
+        return [Problem(i, f"Guess {i}: ", str(i % 5)) for i in range(self.count)]
+
+    def reset(self, problem, seed):
+        self.number, self.random, self.guesses = problem.answer, random.Random(seed), 0
+
+    def step(self, action):
+        self.guesses += 1
+        if self.number in action:
+            return Done(True)
+        return Observation(f"no {self.guesses} {self.random.randrange(100)}", reward=0.125)
+
+
+class Hostile(Guess):
+    """Does what its action says."""
+
+    def step(self, action):
+        if action == "raise":
+            raise KeyError("nothing here")
+        if action == "exit":
+            sys.exit(3)
+        if action == "die":
+            os._exit(9)
+        if action == "hang":
+            while True:
+                pass
+        if action == "sleep":
+            time.sleep(60)
+        if action == "print":
+            print("x" * 10_000, flush=True)
+        results = {
+            "huge": "x" * (1 << 24),
+            "number": 3,
+            "none": None,
+            "nan": Observation("a", reward=float("nan")),
+            "role": Observation("a", role="system"),
+            "bytes": Observation(b"a"),
+            "nan grade": Done(float("nan")),
+            "grade": Done(0.25),
+        }
+        return results[action] if action in results else super().step(action)
+
+
+class Broken(Guess):
+    def __init__(self):
+        if os.environ.get("JAX_PLATFORMS") == "cpu" and "pytest" not in sys.modules:
+            raise RuntimeError("no display")  # in the worker only
+        super().__init__()

@@ -1,0 +1,122 @@
+"""Environments in killable processes: what a step does ends its own episode at most."""
+
+import pytest
+
+from entropy_rl.config.common import EpisodesConfig
+from entropy_rl.tasks import load_task
+from entropy_rl.tasks.countdown.turns import CountdownTurns
+from entropy_rl.tasks.environments import Done, Observation
+from entropy_rl.tasks.environments.environment import is_environment
+from entropy_rl.tasks.environments.pool import EnvironmentPool, Episode
+from entropy_rl.tasks.task import JudgeError, Verdict
+
+FILE = "environments_for_tests"
+PROBLEM = load_task(f"{FILE}:Guess").problems("train")[3]
+
+
+@pytest.fixture(scope="module")
+def pool():
+    pool = EnvironmentPool(f"{FILE}:Hostile", {"count": 4}, workers=2, deadline_s=0.5)
+    yield pool
+    pool.close()
+
+
+def step(pool, *actions, number=0, seed=7):
+    return pool.step(number, Episode(PROBLEM, seed, actions)).result()
+
+
+def test_a_state_lives_on_between_steps_and_is_rebuilt_where_it_is_missing(pool):
+    first = step(pool, "0")
+    assert first["text"].startswith("no 1 ") and first["reward"] == 0.125
+    second = step(pool, "0", "1")
+    assert second["text"].startswith("no 2 ")
+    # Another worker has never seen this episode; the other one was killed in between.
+    assert step(pool, "0", "1", number=1) == second
+    assert step(pool, "die", seed=8) == {"failed": "crash"}
+    assert step(pool, "0", "1") == second
+    third = step(pool, "0", "1", "2")
+    assert third["text"].startswith("no 3 ")
+    assert step(pool, "0", seed=9)["text"] != first["text"]  # another seed
+
+
+def test_the_end_of_an_episode_has_a_judgement(pool):
+    right = {"verdict": "correct", "reward": None, "parts": {}}
+    assert step(pool, "it is 3") == {"judgement": right}
+    graded = {"verdict": "wrong", "reward": 0.25, "parts": {}}
+    assert step(pool, "grade") == {"judgement": graded}
+
+
+@pytest.mark.parametrize(
+    ("action", "failed"),
+    [
+        ("raise", "crash"),
+        ("exit", "crash"),
+        ("die", "crash"),
+        ("hang", "timeout"),
+        ("huge", "crash"),
+        ("number", "crash"),
+        ("none", "crash"),
+        ("nan", "crash"),
+        ("role", "crash"),
+        ("bytes", "crash"),
+        ("nan grade", "crash"),
+    ],
+)
+def test_a_step_that_fails_is_no_judgement_and_the_next_one_works(pool, action, failed):
+    assert step(pool, action)["failed"] == failed
+    assert step(pool, "it is 3")["judgement"]["verdict"] == "correct"
+
+
+def test_a_step_that_waits_is_stopped_by_the_clock():
+    pool = EnvironmentPool(f"{FILE}:Hostile", {}, workers=1, deadline_s=0.1)
+    assert step(pool, "sleep") == {"failed": "timeout"}
+    pool.close()
+    with pytest.raises(RuntimeError):
+        step(pool, "0")
+
+
+def test_what_a_step_prints_does_not_disturb_the_replies(pool):
+    assert step(pool, "print")["text"].startswith("no 1 ")
+
+
+def test_an_environment_that_does_not_start_says_why():
+    pool = EnvironmentPool(f"{FILE}:Broken", {}, workers=1)
+    with pytest.raises(JudgeError, match="cannot start: RuntimeError: no display"):
+        step(pool, "0")
+    pool.close()
+
+
+def test_a_class_with_reset_and_step_is_loaded_as_an_environment():
+    task = load_task(f"{FILE}:Guess", {"count": 2}, EpisodesConfig(max_turns=3))
+    assert len(task.problems("test")) == 2 and task.limits.max_turns == 3
+    with pytest.raises(JudgeError, match="must be stepped"):
+        task.judge([], [])
+    with pytest.raises(ValueError, match=r"task\.episodes: must be null for a task without"):
+        load_task("countdown", {}, EpisodesConfig())
+    assert not is_environment(load_task("countdown"))
+
+
+def test_countdown_in_turns_answers_operations_and_judges_the_end():
+    environment = CountdownTurns()
+    problem = next(p for p in environment.problems("train") if len(p.answer.split()) == 7)
+    environment.reset(problem, 0)
+    *numbers, _, target = problem.answer.removeprefix("<bos>").split()
+    large, small = sorted(numbers[:2], key=int, reverse=True)
+    answer = environment.step(f"{large} + {small} =")
+    left = " ".join(numbers[2:])
+    assert answer == Observation(f"{int(large) + int(small)} {left} : {target}")
+    # An operand that is not in the pool any more.
+    assert environment.step("48 - 47 =") == Done(Verdict.WRONG)
+    environment.reset(problem, 0)
+    assert environment.step("stop") == Done(Verdict.WRONG)
+    environment.reset(problem, 0)
+    assert environment.step("done done") == Done(Verdict.UNPARSABLE)
+
+
+@pytest.mark.parametrize(
+    "text", ["=", "= =", "x + y =", "1 / 1 =", "² + 1 =", "wait =", "1 + =", ""]
+)
+def test_countdown_in_turns_survives_any_text(text):
+    environment = CountdownTurns()
+    environment.reset(environment.problems("train")[0], 0)
+    assert isinstance(environment.step(text), Done)
