@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from entropy_rl.advantages.returns import lambda_returns
 from entropy_rl.advantages.transform import Transform
 from entropy_rl.config.checks import require
-from entropy_rl.types import TokenStats
+from entropy_rl.types import TURN_REWARDS, TokenStats
 
 
 def gae(gamma: float = 1.0, lam: float = 1.0) -> Transform:
@@ -23,10 +23,11 @@ def gae(gamma: float = 1.0, lam: float = 1.0) -> Transform:
 
     Aₜ = Σ_k (γλ)ᵏ δₜ₊ₖ,   δₜ = rₜ + γ Vₜ₊₁ - Vₜ
 
-    with Vₜ the value of the prefix before token t, and the reward at the last token. γ = λ = 1
-    gives Aₜ = R - Vₜ. Source: https://arxiv.org/abs/1506.02438, Eq. 16. The critic's targets have
-    a λ of their own (`critic.lam`); different values, 0.95 here and 1 there, are the decoupled GAE
-    of VC-PPO, https://arxiv.org/abs/2503.01491.
+    with Vₜ the value of the prefix before token t, and the reward at the last token. In an episode
+    whose environment rewards turns, these rewards are at the last token of each turn. With one
+    reward, γ = λ = 1 gives Aₜ = R - Vₜ. Source: https://arxiv.org/abs/1506.02438, Eq. 16. The
+    critic's targets have a λ of their own (`critic.lam`); different values, 0.95 here and 1 there,
+    are the decoupled GAE of VC-PPO, https://arxiv.org/abs/2503.01491.
 
     Args:
       gamma: Discount 0 < γ <= 1. In a run it is that of the critic, `critic.gamma`.
@@ -63,7 +64,12 @@ def generalized_advantages(
             raise ValueError(f"{who}: stats.values must be the values of a critic, got None")
         lengths = jnp.sum(stats.mask, axis=1)
         returns = lambda_returns(
-            advantages, stats.values, stats.mask, gamma=gamma, lam=lam(lengths)
+            advantages,
+            stats.values,
+            stats.mask,
+            gamma=gamma,
+            lam=lam(lengths),
+            turn_rewards=stats.extras.get(TURN_REWARDS),
         )
         return jnp.where(stats.mask, returns - stats.values, 0)
 

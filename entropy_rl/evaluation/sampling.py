@@ -12,8 +12,15 @@ import numpy as np
 
 from entropy_rl.config.rollout import DecodingConfig, EvaluationConfig
 from entropy_rl.distributed.sharding import Placement
+from entropy_rl.experience.episodes import (
+    Episodes,
+    begin_episodes,
+    environments_of,
+    turn_tokens,
+)
 from entropy_rl.experience.prompts import PromptBatch, Prompts
 from entropy_rl.experience.records import Row, completion_rows
+from entropy_rl.experience.sampler import Sampled, sampled_of
 from entropy_rl.experience.scoring import score
 from entropy_rl.rollout import DecodingProgress, GenerateFn, make_generate
 from entropy_rl.rollout.stop_strings import stop_rule
@@ -80,9 +87,16 @@ def draw_samples(
         stop=stop_rule(model.tokenizer, config.stop, "evaluation.stop"),
         constrain=model.placement.constrain_rows,
         shards=model.placement.local_shards,
+        max_turn_tokens=turn_tokens(task, decoding, config.max_new_tokens),
     )
     key = jax.random.fold_in(jax.random.key(seed), _STREAM)
-    with _Sampler(generate, model.to_decode(params), model.placement, key, on_chunk) as sampler:
+
+    def begin(call: _Call) -> Episodes | None:
+        problems = call.batch.rows(min(config.samples, config.rows_per_call))
+        return begin_episodes(task, model.tokenizer, problems, call.first_sample, key)
+
+    params = model.to_decode(params)
+    with _Sampler(generate, params, model.placement, key, begin, on_chunk) as sampler:
         waiting = None
         for call in _calls(prompts, config, done):
             # Start the next batch before judging the last one.
@@ -138,6 +152,7 @@ class _Sampler:
       params: Its parameters.
       placement: Puts the prompts on the devices.
       key: PRNG key of the evaluation.
+      begin_episodes: Begins the episodes of a call; None for a task that is no environment.
       on_chunk: Called by `wait`, in the caller's thread.
     """
 
@@ -147,30 +162,35 @@ class _Sampler:
         params: Params,
         placement: Placement,
         key: jax.Array,
+        begin_episodes: Callable[[_Call], Episodes | None],
         on_chunk: Callable[[DecodingProgress], None],
     ):
         self._generate, self._params, self._key, self._on_chunk = generate, params, key, on_chunk
+        self._begin_episodes = begin_episodes
         self._placement = placement
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._progress: DecodingProgress | None = None
         self._closed = False
 
-    def begin(self, call: _Call) -> Future[Rollout]:
+    def begin(self, call: _Call) -> Future[Sampled]:
         """Start a call."""
         batch = call.batch
         prompts = self._placement.put_prompts((batch.ids, batch.mask, batch.index))
         arguments = (self._params, *prompts, self._key, call.first_sample)
-        return self._thread.submit(self._draw, arguments)
+        return self._thread.submit(self._draw, arguments, self._begin_episodes(call))
 
-    def _draw(self, arguments: tuple) -> Rollout:
-        return jax.block_until_ready(self._generate(*arguments, on_chunk=self._on_progress))
+    def _draw(self, arguments: tuple, episodes: Episodes | None) -> Sampled:
+        rollout = self._generate(
+            *arguments, on_chunk=self._on_progress, **environments_of(episodes)
+        )
+        return sampled_of(jax.block_until_ready(rollout), episodes)
 
     def _on_progress(self, progress: DecodingProgress) -> None:
         if self._closed:
             raise RuntimeError("the evaluation has ended")  # ends the thread
         self._progress = progress
 
-    def wait(self, rollout: Future[Rollout]) -> Rollout:
+    def wait(self, rollout: Future[Sampled]) -> Sampled:
         """Wait for the samples; meanwhile `on_chunk` receives the progress."""
         while True:
             try:
@@ -189,16 +209,19 @@ class _Sampler:
 
 
 def _judge(
-    model: Model, task: Task, call: _Call, rollout: Rollout, next_work: DeviceWork | None
+    model: Model, task: Task, call: _Call, sampled: Sampled, next_work: DeviceWork | None
 ) -> JudgedBatch:
-    rollout, rows, group = jax.device_get(rollout), call.rows, call.group
+    rollout, rows, group = jax.device_get(sampled.rollout), call.rows, call.group
     size = len(rollout.completion_ids)
     # Repeat the prompt for every remaining row, because groups may be incomplete.
     rollout = jax.tree.map(lambda x: x[rows if len(x) == size else rows // group], rollout)
     problems = [call.batch.problems[b // group] for b in rows]
     numbers = [int(b % group) + call.first_sample for b in rows]
     _check_finite(model, rollout, [problem.id for problem in problems], numbers)
-    scores = score(task, model.tokenizer, problems, rollout)
+    judgements = sampled.judgements
+    if judgements is not None:
+        judgements = [judgements[b] for b in rows]
+    scores = score(task, model.tokenizer, problems, rollout, judgements)
     return JudgedBatch(
         completion_rows(problems, numbers, rollout, scores),
         0.0 if next_work is None else next_work.waited(),

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import jax
+import numpy as np
 
 from entropy_rl.config.checks import require
 from entropy_rl.config.rollout import DecodingConfig
@@ -22,7 +23,6 @@ from entropy_rl.types import FinishReason
 
 log = logging.getLogger(__name__)
 
-_ENDED_BY_MODEL = (FinishReason.EOS, FinishReason.STOP)
 _FAILED = {"crash": Verdict.CRASH, "timeout": Verdict.TIMEOUT}
 
 
@@ -34,16 +34,18 @@ class EpisodeRow:
       problem: Its problem.
       seed: Of its environment.
       actions: The texts of the turns.
-      observations: The texts of the observations between them.
       rewards: Of the turns that were answered by an observation.
+      ends: The column of the last token of each turn.
+      length: Columns so far.
       judgement: At the end; None before.
     """
 
     problem: Problem
     seed: int
     actions: tuple[str, ...] = ()
-    observations: tuple[str, ...] = ()
     rewards: tuple[float, ...] = ()
+    ends: tuple[int, ...] = ()
+    length: int = 0
     judgement: Judgement | None = None
 
 
@@ -80,6 +82,8 @@ class Episodes:
         episode = self.rows[row]
         text = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         episode.actions += (text,)
+        episode.length += len(ids)
+        episode.ends += (episode.length - 1,)
         future = self._step(row, Episode(episode.problem, episode.seed, episode.actions))
         self._waiting[row] = future, ids[-1], reason, room
 
@@ -96,8 +100,8 @@ class Episodes:
         if "judgement" in reply:
             verdict, reward, parts = (reply["judgement"][n] for n in ("verdict", "reward", "parts"))
             judgement = Judgement(Verdict(verdict), reward, parts)
-            ended_by_model = reason in _ENDED_BY_MODEL
-            return self._end(episode, judgement, FinishReason.DONE if ended_by_model else reason)
+            cut_off = reason == FinishReason.LENGTH and room == 0
+            return self._end(episode, judgement, reason if cut_off else FinishReason.DONE)
         episode.rewards += (reply["reward"],)
         if len(episode.actions) >= self._max_turns:
             return self._end(episode, Judgement(Verdict.WRONG), FinishReason.TURNS)
@@ -110,12 +114,22 @@ class Episodes:
             return self._end(episode, Judgement(Verdict.CRASH), FinishReason.FAILED)
         if len(ids) >= room:
             return self._end(episode, Judgement(Verdict.WRONG), FinishReason.LENGTH)
-        episode.observations += (reply["text"],)
+        episode.length += len(ids)
         return ids
 
     def judgements(self) -> list[Judgement]:
         """The judgements of all rows, with the rewards of their turns."""
         return [row.judgement for row in self.rows]
+
+    def turn_rewards(self, columns: int) -> np.ndarray:
+        """The rewards of turns, f32[B, columns], each at the last token of its turn.
+
+        They are part of the reward of a row; what is left of it belongs to the last token.
+        """
+        rewards = np.zeros((len(self.rows), columns), np.float32)
+        for row, episode in zip(rewards, self.rows, strict=True):
+            row[list(episode.ends[: len(episode.rewards)])] = episode.rewards
+        return rewards
 
     def _end(self, row: EpisodeRow, judgement: Judgement, reason: FinishReason) -> FinishReason:
         if any(row.rewards) and judgement.verdict.is_judgement:
@@ -147,6 +161,11 @@ def begin_episodes(
         seeds.append(_seed(words, problem.id, samples[problem.id]))
         samples[problem.id] += 1
     return Episodes(task.pool.step, tokenizer, task.limits.max_turns, problems, seeds)
+
+
+def environments_of(episodes: Episodes | None) -> dict[str, Episodes]:
+    """The argument of `generate` for episodes."""
+    return {} if episodes is None else {"environments": episodes}
 
 
 def turn_tokens(task: Task, config: DecodingConfig, max_new_tokens: int) -> int | None:

@@ -13,7 +13,7 @@ from entropy_rl.distributed import multihost as hosts
 from entropy_rl.experience.experience import Experience, ScoredGroups, has_contrast
 from entropy_rl.experience.plain import PlainCollector
 from entropy_rl.experience.prompts import PromptBatch
-from entropy_rl.experience.sampler import Sampler, take_prompts
+from entropy_rl.experience.sampler import Sampled, Sampler, take_prompts
 from entropy_rl.experience.scoring import VERDICTS
 from entropy_rl.tasks.task import Verdict
 from entropy_rl.types import TrainState
@@ -57,10 +57,10 @@ class ExplorationCollector:
             # Every process samples: parameters are gathered from all of them. The rows of other
             # prompts end with their first token.
             limits = np.where(failed, self.max_new_tokens, 1).astype(np.int32)
-            rollout, _ = self.sampler.sample(state, batch, step, 2 * round + 1, limits)
+            sampled, _ = self.sampler.sample(state, batch, step, 2 * round + 1, limits)
             if failed.any():
                 groups = groups.replace_groups(
-                    failed, self._score(batch, rollout, groups, failed, 2 * round + 1)
+                    failed, self._score(batch, sampled, groups, failed, 2 * round + 1)
                 )
         rows = groups.rows
         mask = exploration_loss_mask(rows["rewards"], rows["has_reward"], failed, groups.group_size)
@@ -74,11 +74,16 @@ class ExplorationCollector:
         )
 
     def _score(
-        self, batch: PromptBatch, rollout, groups: ScoredGroups, failed: np.ndarray, round: int
+        self,
+        batch: PromptBatch,
+        sampled: Sampled,
+        groups: ScoredGroups,
+        failed: np.ndarray,
+        round: int,
     ) -> ScoredGroups:
         """The second groups of the failed prompts; what is known of a prompt itself is kept."""
         found = self.sampler.score(
-            batch.take(failed), take_prompts(rollout, failed), round=round
+            batch.take(failed), take_prompts(sampled, failed), round=round
         ).groups
         before = groups.take(failed).rows
         # Without a reward of its greedy completion, no row of a group has one.

@@ -46,12 +46,12 @@ class PlainCollector:
         Raises:
           JudgeError: If the verifier crashed on every completion of every process.
         """
-        rollout, greedy = self.sampler.sample(state, batch, step, round)
+        sampled, greedy = self.sampler.sample(state, batch, step, round)
         batches, device_work = None, None
         if self.on_sampled is not None:
-            batches = self.on_sampled(state, rollout)
+            batches = self.on_sampled(state, sampled.rollout)
             device_work = DeviceWork(functools.partial(jax.block_until_ready, batches))
-        experience = self.sampler.score(batch, rollout, greedy, round)
+        experience = self.sampler.score(batch, sampled, greedy, round)
         verdicts = experience.groups.rows["verdicts"]
         if all(hosts.gather(bool((verdicts == VERDICTS.index(Verdict.CRASH)).all()))):
             raise JudgeError(f"none of {len(verdicts)} completions was judged: every check crashed")

@@ -47,6 +47,7 @@ def completion_rows(
                 "tokens": rollout.completion_ids[b][mask].tolist(),
                 "log_probs": [round(float(x), 6) for x in rollout.log_probs[b][mask]],
                 "entropy": [round(float(x), 6) for x in rollout.entropy[b][mask]],
+                **({"observations": scores.observations[b]} if scores.observations[b] else {}),
             }
         )
     return rows

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from entropy_rl.experience.episodes import Episodes, begin_episodes, environments_of
 from entropy_rl.experience.experience import Experience, ScoredGroups
 from entropy_rl.experience.metrics import scored_rows
 from entropy_rl.experience.prompts import PromptBatch
@@ -17,9 +19,32 @@ from entropy_rl.rollout import DecodingProgress, GenerateFn
 from entropy_rl.runs.load_model import Model
 from entropy_rl.runs.logging import Clock
 from entropy_rl.tasks import Task
-from entropy_rl.types import REWARD_EXTRA, Rollout, TrainState
+from entropy_rl.tasks.task import Judgement
+from entropy_rl.types import REWARD_EXTRA, TURN_REWARDS, Rollout, TrainState
 
 OF_PROMPTS = ("prompt_ids", "prompt_mask")  # the arrays [P, ...] of a rollout; others are [B, ...]
+
+
+class Sampled(NamedTuple):
+    """Sampled completions, on the host.
+
+    Attributes:
+      rollout: The rows.
+      judgements: Of the rows, where their environments have judged them; None where the task does.
+      turn_rewards: f32[B, N], the rewards of turns, each at the last token; None without episodes.
+    """
+
+    rollout: Rollout
+    judgements: list[Judgement] | None = None
+    turn_rewards: np.ndarray | None = None
+
+
+def sampled_of(rollout: Rollout, episodes: Episodes | None) -> Sampled:
+    """Join the rows of a rollout, on the host, with what their environments said."""
+    if episodes is None:
+        return Sampled(rollout)
+    columns = rollout.completion_ids.shape[1]
+    return Sampled(rollout, episodes.judgements(), episodes.turn_rewards(columns))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +80,7 @@ class Sampler:
         step: int,
         round: int = 0,
         limits: np.ndarray | None = None,
-    ) -> tuple[Rollout, Rollout | None]:
+    ) -> tuple[Sampled, Sampled | None]:
         """Sample a group of completions for each prompt.
 
         Args:
@@ -67,25 +92,30 @@ class Sampler:
           limits: int32[P], limits of new tokens; None for that of the run.
 
         Returns:
-          (P*G rows, P greedy rows or None), host copies.
+          (P*G rows, P greedy rows or None).
         """
+        key, first_sample = jax.random.fold_in(self.key, step), round * self.group_size
+        problems = prompts.rows(self.group_size + self.greedy)
+        episodes = begin_episodes(self.task, self.model.tokenizer, problems, first_sample, key)
         with self.clock("rollout"):
             rollout = self.generate(
                 self.model.to_decode(state.params),
                 *self.model.placement.put_prompts((prompts.ids, prompts.mask, prompts.index)),
-                jax.random.fold_in(self.key, step),
-                round * self.group_size,
+                key,
+                first_sample,
                 limits=limits,
                 on_chunk=self.watch(state),
+                **environments_of(episodes),
             )
             rollout = jax.device_get(rollout)
-        return split_greedy(rollout) if self.greedy else (rollout, None)
+        sampled = sampled_of(rollout, episodes)
+        return split_greedy(sampled) if self.greedy else (sampled, None)
 
     def score(
         self,
         prompts: PromptBatch,
-        rollout: Rollout,
-        greedy: Rollout | None = None,
+        sampled: Sampled,
+        greedy: Sampled | None = None,
         round: int = 0,
     ) -> Experience:
         """Score completions.
@@ -94,18 +124,22 @@ class Sampler:
 
         Args:
           prompts: P prompts.
-          rollout: Their P*G rows.
+          sampled: Their P*G rows.
           greedy: Their P greedy rows.
           round: As passed to `sample`.
         """
-        scores, values = self._score(prompts, rollout)
+        scores, values = self._score(prompts, sampled)
+        rollout = sampled.rollout
         rows = scored_rows(rollout, scores, values)
         scored = len(scores.verdicts)
         arrays = dict(rewards=values.total, has_reward=values.has_reward, verdicts=rows.verdicts)
-        if values.by_label:
-            arrays["extras"] = {
-                f"{REWARD_EXTRA}{label}": x[:, None] for label, x in values.by_label.items()
-            }
+        extras = {f"{REWARD_EXTRA}{label}": x[:, None] for label, x in values.by_label.items()}
+        if sampled.judgements is not None:
+            extras[TURN_REWARDS] = sampled.turn_rewards
+            turns = sum(1 + len(observed) for observed in scores.observations)
+            rows = rows.add_ratios(turns=(turns, scored))
+        if extras:
+            arrays["extras"] = extras
         if greedy is not None:
             _, of_greedy = self._score(prompts, greedy)
             found = of_greedy.total[of_greedy.has_reward]
@@ -117,35 +151,40 @@ class Sampler:
         first = np.full(len(prompts.index), round * self.group_size, np.int32)
         return Experience(ScoredGroups(rollout, prompts.index, first, arrays), rows, scored)
 
-    def _score(self, prompts: PromptBatch, rollout: Rollout) -> tuple[Scores, RewardValues]:
+    def _score(self, prompts: PromptBatch, sampled: Sampled) -> tuple[Scores, RewardValues]:
+        rollout = sampled.rollout
         with self.clock("verdicts"):
             problems = prompts.rows(len(rollout.completion_ids) // len(prompts.index))
-            scores = score(self.task, self.model.tokenizer, problems, rollout)
+            scores = score(self.task, self.model.tokenizer, problems, rollout, sampled.judgements)
             ids = completion_ids(rollout)
             return scores, self.rewards(scores.texts, problems, scores.judgements, ids)
 
 
-def split_greedy(rollout: Rollout) -> tuple[Rollout, Rollout]:
+def split_greedy(sampled: Sampled) -> tuple[Sampled, Sampled]:
     """Split groups of G + 1 rows into the first G rows of each, and the last.
-
-    Args:
-      rollout: Host copies.
 
     Returns:
       (P*G rows, P rows).
     """
+    rollout = sampled.rollout
     prompts = len(rollout.prompt_ids)
     greedy = np.zeros((prompts, len(rollout.completion_ids) // prompts), bool)
     greedy[:, -1] = True
-    return _rows(rollout, ~greedy.reshape(-1)), _rows(rollout, greedy.reshape(-1))
+    return _rows(sampled, ~greedy.reshape(-1)), _rows(sampled, greedy.reshape(-1))
 
 
-def take_prompts(rollout: Rollout, keep: np.ndarray) -> Rollout:
-    """Select the groups of some prompts, bool[P]; host copies."""
-    rows = np.repeat(keep, len(rollout.completion_ids) // len(keep))
+def take_prompts(sampled: Sampled, keep: np.ndarray) -> Sampled:
+    """Select the groups of some prompts, bool[P]."""
+    rollout = sampled.rollout
+    found = _rows(sampled, np.repeat(keep, len(rollout.completion_ids) // len(keep)))
     prompts = {name: getattr(rollout, name)[keep] for name in OF_PROMPTS}
-    return _rows(rollout, rows).replace(**prompts)
+    return found._replace(rollout=found.rollout.replace(**prompts))
 
 
-def _rows(rollout: Rollout, keep: np.ndarray) -> Rollout:
-    return rollout.replace(**{n: x[keep] for n, x in vars(rollout).items() if n not in OF_PROMPTS})
+def _rows(sampled: Sampled, keep: np.ndarray) -> Sampled:
+    rows = {n: x[keep] for n, x in vars(sampled.rollout).items() if n not in OF_PROMPTS}
+    rollout = sampled.rollout.replace(**rows)
+    if sampled.judgements is None:
+        return Sampled(rollout)
+    judgements = [sampled.judgements[row] for row in np.flatnonzero(keep)]
+    return Sampled(rollout, judgements, sampled.turn_rewards[keep])

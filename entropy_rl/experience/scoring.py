@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,12 +27,15 @@ class Scores:
       judgements: The judgement of each.
       answers: The final answers; all None if the task is not an `AnsweringTask`.
       probe: The task's skill measures by name as (sum, count); empty unless it is a `ProbedTask`.
+      observations: What environments answered in each row, as (sampled tokens before it, text with
+        the tokens of the chat template); empty for completions of a single turn.
     """
 
     texts: list[str]
     judgements: list[Judgement]
     answers: list[str | None]
     probe: dict[str, tuple[float, float]]
+    observations: list[list[tuple[int, str]]]
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -59,7 +63,13 @@ class Scores:
         return np.array([grade(one, right, wrong) for one in self.judgements], np.float32)
 
 
-def score(task: Task, tokenizer, problems: Sequence[Problem], rollout: Rollout) -> Scores:
+def score(
+    task: Task,
+    tokenizer: Any,
+    problems: Sequence[Problem],
+    rollout: Rollout,
+    judgements: Sequence[Judgement] | None = None,
+) -> Scores:
     """Decode and judge completions.
 
     Args:
@@ -67,6 +77,7 @@ def score(task: Task, tokenizer, problems: Sequence[Problem], rollout: Rollout) 
       tokenizer: Decodes without special tokens.
       problems: The problem of each of the B rows.
       rollout: Host copies of the arrays.
+      judgements: Of the rows, if their environments have judged them.
 
     Returns:
       The scores of the rows.
@@ -75,17 +86,22 @@ def score(task: Task, tokenizer, problems: Sequence[Problem], rollout: Rollout) 
       JudgeError: If the task does not return one judgement per completion.
     """
     texts = decode_completions(tokenizer, rollout)
-    judged = task.judge(problems, texts)
-    judge = f"{type(task).__name__}.judge"
-    judgements = as_judgements(judge, problems, judged, correct_at(task))
+    if judgements is None:
+        judged = task.judge(problems, texts)
+        judge = f"{type(task).__name__}.judge"
+        judgements = as_judgements(judge, problems, judged, correct_at(task))
     probe = task.probe(problems, texts) if isinstance(task, ProbedTask) else {}
-    return Scores(texts, judgements, _answers(task, texts), probe)
+    return Scores(
+        texts, list(judgements), _answers(task, texts), probe, observations(tokenizer, rollout)
+    )
 
 
 def judged_before(task: Task, tokenizer, rollout: Rollout, verdicts: Sequence[Verdict]) -> Scores:
     """Scores of completions whose verdicts are known; without skill measures."""
     texts = decode_completions(tokenizer, rollout)
-    return Scores(texts, [Judgement(v) for v in verdicts], _answers(task, texts), {})
+    judgements = [Judgement(v) for v in verdicts]
+    seen = observations(tokenizer, rollout)
+    return Scores(texts, judgements, _answers(task, texts), {}, seen)
 
 
 def _answers(task: Task, texts: list[str]) -> list[str | None]:
@@ -97,6 +113,25 @@ def decode_completions(tokenizer, rollout: Rollout) -> list[str]:
     return tokenizer.batch_decode(
         [ids.tolist() for ids in completion_ids(rollout)], skip_special_tokens=True
     )
+
+
+def observations(tokenizer: Any, rollout: Rollout) -> list[list[tuple[int, str]]]:
+    """Decode the tokens between the turns of each row.
+
+    Returns:
+      For each row, (number of sampled tokens before, text with special tokens) of the observations.
+    """
+    found = []
+    for ids, mask in zip(rollout.completion_ids, rollout.completion_mask, strict=True):
+        places = np.flatnonzero(mask)
+        gaps = np.flatnonzero(np.diff(places) > 1)
+        found.append(
+            [
+                (int(gap) + 1, tokenizer.decode(ids[places[gap] + 1 : places[gap + 1]].tolist()))
+                for gap in gaps
+            ]
+        )
+    return found
 
 
 def completion_ids(rollout: Rollout) -> list[np.ndarray]:

@@ -32,7 +32,7 @@ from entropy_rl.losses.aggregation import counts
 from entropy_rl.losses.loss import Loss
 from entropy_rl.losses.value import value_loss
 from entropy_rl.masked import masked_sum
-from entropy_rl.types import CriticState, Params, Policy, TrainBatch, TrainState
+from entropy_rl.types import TURN_REWARDS, CriticState, Params, Policy, TrainBatch, TrainState
 
 ValuesFn = Callable[[Params, TrainBatch], jax.Array]
 
@@ -114,7 +114,14 @@ def make_critic_gradient(
         mask = loss_mask(batch)
         tokens, sequences = counts(mask)
         rewards = make_rewards(batch.rewards[:, None], token_stats(batch))
-        targets = lambda_returns(rewards, batch.values, mask, gamma=config.gamma, lam=config.lam)
+        targets = lambda_returns(
+            rewards,
+            batch.values,
+            mask,
+            gamma=config.gamma,
+            lam=config.lam,
+            turn_rewards=batch.extras.get(TURN_REWARDS),
+        )
         micro_batches = MicroBatches(backbone, batch, mask, settings)
 
         def part_loss(params: Params, prefix: Any, part: MicroBatch) -> tuple[jax.Array, Any]:

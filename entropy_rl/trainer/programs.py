@@ -66,6 +66,7 @@ def make_programs(
     advantage: Transform,
     loss: Loss,
     backbone: Policy | None = None,
+    max_turn_tokens: int | None = None,
 ) -> Programs:
     """Build the compiled functions of a step; nothing is compiled yet.
 
@@ -75,12 +76,15 @@ def make_programs(
       advantage: The advantage of the config.
       loss: The loss of the config.
       backbone: The backbone of the critic, if there is one.
+      max_turn_tokens: As in `make_generate`.
     """
     optimizer = make_optimizer(config.optimizer, config.total_updates())
     settings = pass_settings(config, model.placement)
     # The first rows of a mini-batch are those of the first process.
     own_rows = config.batching.mini_batch_prompts * config.rollout.group_size // hosts.count()
-    generate, explore = _make_generate(config, model, "greedy_rewards" in advantage.requires)
+    generate, explore = _make_generate(
+        config, model, "greedy_rewards" in advantage.requires, max_turn_tokens
+    )
     replay = build_replay(config.replay, config.rollout.group_size)
     return Programs(
         optimizer=optimizer,
@@ -162,7 +166,7 @@ def describe_update(config: TrainConfig, model: Model, advantage: Transform, los
 
 
 def _make_generate(
-    config: TrainConfig, model: Model, greedy: bool
+    config: TrainConfig, model: Model, greedy: bool, max_turn_tokens: int | None
 ) -> tuple[GenerateFn, GenerateFn | None]:
     """The sampler of a step, and that of its exploration."""
     rollout = config.rollout
@@ -178,6 +182,7 @@ def _make_generate(
         stop=stop_rule(model.tokenizer, rollout.stop),
         constrain=model.placement.constrain_rows,
         shards=model.placement.local_shards,
+        max_turn_tokens=max_turn_tokens,
     )
     hotter = rollout.exploration
     return (

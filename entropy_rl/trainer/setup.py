@@ -12,6 +12,7 @@ from entropy_rl.config.train import TrainConfig, check_micro_batches
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.distributed.sharding import check_rows, commit, make_mesh
 from entropy_rl.evaluation import evaluation_prompts
+from entropy_rl.experience.episodes import turn_tokens
 from entropy_rl.experience.prompts import PromptBatch, Prompts
 from entropy_rl.learner.critic import init_critic
 from entropy_rl.learner.replay import check_replay
@@ -126,7 +127,8 @@ def set_up(config: TrainConfig) -> Setup:
     check_length(model, longest)
     identity = hosts.on_first(lambda: _identify(config, task, model, prompts))
     hosts.on_first(lambda: check_identity(directory, identity, config.run.accept_changes))
-    programs = make_programs(config, model, advantage, loss, backbone and backbone.policy)
+    of_turn = turn_tokens(task, config.decoding, rollout.max_new_tokens)
+    programs = make_programs(config, model, advantage, loss, backbone and backbone.policy, of_turn)
     decisions = describe_update(config, model, advantage, loss)
     several_rounds = rollout.dynamic_sampling is not None
     nonfinite_updates = NonfiniteUpdates(directory, batching.max_nonfinite_updates)

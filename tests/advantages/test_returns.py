@@ -66,6 +66,19 @@ def test_lambda_may_differ_from_row_to_row():
     np.testing.assert_allclose(np.where(mask, returns - values, 0), wanted, atol=1e-6)
 
 
+def test_rewards_of_turns_are_at_their_tokens_and_the_last_token_has_the_rest():
+    mask = jnp.array([[True, True, False, False, True, True, False]])
+    values = jnp.array([[0.5, 0.25, 9.0, 9.0, 1.0, 2.0, 9.0]])
+    early = jnp.array([[0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0]])  # of 5, after the second token
+    returns = lambda_returns(jnp.array([[5.0]]), values, mask, gamma=0.5, turn_rewards=early)
+    np.testing.assert_array_equal(returns, [[0.5 * 3.5, 3 + 0.5 * 1.0, 0, 0, 0.5 * 2, 2, 0]])
+    stats = stats_of(values, mask).replace(extras={"turn_rewards": early})
+    one_step = gae(gamma=0.5, lam=0.0)(jnp.array([[5.0]]), stats)
+    np.testing.assert_allclose(
+        one_step[0], [0.125 - 0.5, 3 + 0.5 - 0.25, 0, 0, 1.0 - 1.0, 2.0 - 2.0, 0], atol=1e-6
+    )
+
+
 def test_without_discount_the_return_is_the_reward_and_the_advantage_its_excess_exactly():
     rewards, values, mask = make_problem()
     returns = lambda_returns(*map(jnp.array, (rewards[:, None], values, mask)))

@@ -8,7 +8,8 @@ from tiny_runs import TRAIN, make_workspace, write_yaml
 
 from entropy_rl.advantages import chain, group_center, remax
 from entropy_rl.cli.main import main
-from entropy_rl.experience.sampler import split_greedy
+from entropy_rl.experience.sampler import Sampled, split_greedy
+from entropy_rl.tasks.task import Judgement, Verdict
 from entropy_rl.types import Rollout, TokenStats
 
 
@@ -40,9 +41,13 @@ def test_a_chain_says_that_it_needs_greedy_completions_and_without_them_says_wha
 def test_the_last_row_of_each_group_is_taken_apart():
     rows = np.arange(8)
     rollout = Rollout(*[np.zeros((2, 3))] * 2, *[rows[:, None]] * 4, finish_reason=rows)
-    sampled, greedy = split_greedy(rollout)
-    assert sampled.finish_reason.tolist() == [0, 1, 2, 4, 5, 6]
-    assert greedy.completion_ids.tolist() == [[3], [7]] and greedy.prompt_ids is rollout.prompt_ids
+    judgements = [Judgement(Verdict.WRONG, float(row)) for row in rows]
+    turns = np.zeros((8, 1), np.float32)
+    sampled, greedy = split_greedy(Sampled(rollout, judgements, turns))
+    assert sampled.rollout.finish_reason.tolist() == [0, 1, 2, 4, 5, 6]
+    assert [judgement.reward for judgement in sampled.judgements] == [0, 1, 2, 4, 5, 6]
+    assert greedy.rollout.completion_ids.tolist() == [[3], [7]]
+    assert greedy.rollout.prompt_ids is rollout.prompt_ids and greedy.judgements[1].reward == 7
 
 
 @pytest.mark.parametrize("group_size", [1, 3])
