@@ -14,10 +14,12 @@ from entropy_rl.advantages import Transform, advantage_of, build_advantage
 from entropy_rl.cli.main import _VERBS
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.commands.analyze import AnalyzeConfig
+from entropy_rl.config.common import EpisodesConfig
 from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.config.plan import PlanConfig
 from entropy_rl.config.registry import factories_of, import_object
 from entropy_rl.config.rewards import RewardConfig
+from entropy_rl.config.rollout import RolloutConfig
 from entropy_rl.config.sft import SFTConfig
 from entropy_rl.config.study import StudyConfig
 from entropy_rl.config.train import TrainConfig
@@ -25,6 +27,8 @@ from entropy_rl.learner.replay_rule import Replay
 from entropy_rl.losses import Controller, Surrogate, TokenWeighting
 from entropy_rl.rewards import Reward, build_rewards
 from entropy_rl.studies import design
+from entropy_rl.tasks import load_task
+from entropy_rl.tasks.environments import Done
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -192,6 +196,22 @@ def test_the_examples_of_rewards_are_accepted(tmp_path, monkeypatch):
     assert [entry.weight for entry in entries] == [1, 0.2, 0.1, 0.1, 0]
     named = set(re.findall(r"^\| `(\w+)` \|", text, flags=re.M))
     assert set(factories_of(Reward, ["max_new_tokens"])) <= named
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+
+
+def test_the_example_of_an_environment_plays(tmp_path, monkeypatch):
+    text = (ROOT / "docs/guides/environments.md").read_text()
+    (tmp_path / "mine.py").write_text("\n\n".join(blocks(text, "python")))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    (config,) = (yaml.safe_load(block) for block in blocks(text, "yaml"))
+    limits = EpisodesConfig(**config["task"]["episodes"])
+    task = load_task(config["task"]["name"], {}, limits)
+    assert RolloutConfig(**config["rollout"]).max_new_tokens > limits.max_turn_tokens
+    environment = task.environment
+    environment.reset(environment.problems("train")[4], seed=0)
+    assert environment.step("3?") == "Too small." and environment.step("6") == "Too large."
+    assert environment.step("a cat").reward == -0.1 and environment.step("5") == Done(True)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
 
 

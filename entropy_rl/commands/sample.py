@@ -1,4 +1,4 @@
-"""Stream a completion to the terminal, each token shaded by its entropy."""
+"""Stream a completion or an episode to the terminal, each token shaded by its entropy."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ _MULTIPLE = 8  # prompts are padded to a multiple, so that few programs are comp
 class SampleConfig:
     """Sample one completion of a question or of a problem: `entropy-rl sample`.
 
+    For a problem of an environment, an episode is played turn by turn.
+
     Args:
       model: A Hugging Face directory, `asset:NAME`, or the directory of a run (its newest
         checkpoint).
@@ -33,7 +35,8 @@ class SampleConfig:
       problem: Id of the problem.
       split: Split of the task.
       temperature: Sampling temperature; 0 is greedy.
-      max_new_tokens: Maximum tokens of the completion.
+      max_new_tokens: Maximum tokens of the completion, or of all turns of an episode.
+      stop: Stop strings; the completion, or a turn, ends with the token that completes one.
       seed: Seed of the sample.
     """
 
@@ -47,6 +50,7 @@ class SampleConfig:
     split: str = "test"
     temperature: float = 1.0
     max_new_tokens: int = 256
+    stop: list[str] = dataclasses.field(default_factory=list)
     seed: int = 0
 
     def __post_init__(self):
@@ -73,9 +77,11 @@ def main(config: SampleConfig) -> None:
 
     from entropy_rl.config.rollout import DecodingConfig
     from entropy_rl.escape import printable
+    from entropy_rl.experience.episodes import begin_episodes, environments_of, turn_tokens
     from entropy_rl.experience.scoring import score
     from entropy_rl.report.terminal import has_colors, scale
     from entropy_rl.rollout import make_generate
+    from entropy_rl.rollout.stop_strings import stop_rule
     from entropy_rl.runs.load_model import check_length, load_model
     from entropy_rl.tasks import closing, load_task
     from entropy_rl.types import FinishReason
@@ -89,6 +95,11 @@ def main(config: SampleConfig) -> None:
     mask = np.arange(-(-ids.size // _MULTIPLE) * _MULTIPLE)[None] < ids.size
     check_length(model, ids.size + config.max_new_tokens)
     ids = np.pad(ids, ((0, 0), (0, mask.size - ids.size)))
+    key, decoding = jax.random.key(config.seed), DecodingConfig(slots=1, chunk_steps=_CHUNK)
+    episodes, of_turn = None, None
+    if problem is not None:
+        episodes = begin_episodes(task, model.tokenizer, [problem], 0, key)
+        of_turn = turn_tokens(task, decoding, config.max_new_tokens)
     generate = make_generate(
         model.sampler,
         group_size=1,
@@ -96,14 +107,19 @@ def main(config: SampleConfig) -> None:
         eos_ids=model.eos_ids,
         pad_id=model.pad_id,
         temperature=config.temperature,
-        decoding=DecodingConfig(slots=1, chunk_steps=_CHUNK),
+        decoding=decoding,
+        stop=stop_rule(model.tokenizer, config.stop, "stop"),
+        max_turn_tokens=of_turn,
     )
     index = np.array([0 if problem is None else problem.id], np.int32)
-    key, colors = jax.random.key(config.seed), has_colors(sys.stdout)
+    colors = has_colors(sys.stdout)
     printer = _Printer(model.tokenizer, colors)
     print(f"{printable(prompt)}\n")
     params = model.to_decode(model.params)
-    rollout = jax.device_get(generate(params, ids, mask, index, key, on_tokens=printer.show))
+    answers = environments_of(episodes)
+    rollout = jax.device_get(
+        generate(params, ids, mask, index, key, on_tokens=printer.show, **answers)
+    )
     printer.finish()
     row = rollout.completion_mask[0]
     print(f"\n\n{scale()}" if colors else "\n")
@@ -115,7 +131,10 @@ def main(config: SampleConfig) -> None:
     }
     if problem is not None:
         with closing(task):
-            scores = score(task, model.tokenizer, [problem], rollout)
+            judgements = None if episodes is None else episodes.judgements()
+            scores = score(task, model.tokenizer, [problem], rollout, judgements)
+        if episodes is not None:
+            facts["turns"] = str(len(episodes.rows[0].actions))
         judgement = scores.judgements[0]
         facts["verdict"] = judgement.verdict.value
         if judgement.reward is not None:
@@ -169,8 +188,9 @@ class _Printer:
 
         self._spans = TokenSpans(lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
         self._colors = colors
-        self._printed = 0
-        self._texts: list[tuple[str, float]] = []
+        self._printed, self._in_observation = 0, False
+        # Text and entropy of each token; None for the tokens of an observation
+        self._texts: list[tuple[str, float | None]] = []
 
     def show(self, completions: Completions) -> None:
         """Print the tokens sampled since the last call."""
@@ -178,9 +198,13 @@ class _Printer:
 
         length = int(completions.length[0])
         found = token_texts(self._spans, lambda token: "", completions.ids[0][:length].tolist())
-        self._texts = [
-            (text, h) for (text, _), h in zip(found, completions.entropy[0].tolist(), strict=False)
-        ]
+        entropies = completions.entropy[0][:length].tolist()
+        if completions.sampled is not None:
+            entropies = [
+                h if own else None
+                for h, own in zip(entropies, completions.sampled[0].tolist(), strict=False)
+            ]
+        self._texts = [(text, h) for (text, _), h in zip(found, entropies, strict=True)]
         # Half a character may become a whole one.
         whole = next((i for i in range(length, 0, -1) if self._texts[i - 1][0]), 0)
         half = whole > 0 and self._texts[whole - 1][0].endswith("\ufffd")
@@ -191,10 +215,16 @@ class _Printer:
         self._print(len(self._texts))
 
     def _print(self, until: int) -> None:
-        from entropy_rl.report.terminal import shaded
+        from entropy_rl.report.terminal import observed, shaded
 
         for text, entropy in self._texts[self._printed : until]:
-            print(shaded(text, entropy, self._colors), end="", flush=True)
+            if (entropy is None) != self._in_observation:
+                self._in_observation = entropy is None
+                print("\n>" if entropy is None else "\n", end="")
+            if entropy is None:
+                print(observed(text, self._colors), end="", flush=True)
+            else:
+                print(shaded(text, entropy, self._colors), end="", flush=True)
         self._printed = max(self._printed, until)
 
 

@@ -49,6 +49,14 @@ def shaded(text: str, entropy: float, colors: bool) -> str:
     return "\n".join(f"{begin}{line}{end}" if line else "" for line in text.split("\n"))
 
 
+def observed(text: str, colors: bool) -> str:
+    """Format a token of an observation: `printable`, faint, with a mark before each line."""
+    lines = printable(text).split("\n")
+    if colors:
+        lines = [f"\x1b[2m{line}\x1b[0m" if line else "" for line in lines]
+    return "\n>".join(lines)
+
+
 def scale() -> str:
     """The legend of the shades."""
     steps = [share * FULL for share in (0.1, 0.25, 0.5, 0.75, 1)]
