@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from entropy_rl.tasks.countdown import game, judge
 from entropy_rl.tasks.countdown.task import Countdown
 from entropy_rl.tasks.environments.environment import Done, Observation
 from entropy_rl.tasks.task import Problem, Verdict
 
 
-class CountdownTurns(Countdown):
-    """The game of `Countdown` as an environment, in the same grammar.
+class CountdownTurns:
+    """The game of `Countdown` as an environment, in the same grammar, with the same problems.
 
     A turn ends with the stop string "=", after an operation such as `7 + 3 =`, perhaps with
     `wait` or `undo` before it, or with the end of the completion. The environment verifies the
@@ -17,8 +20,20 @@ class CountdownTurns(Countdown):
     other numbers, and the target. An operation that the rules do not admit ends the episode as a
     wrong one. Needs `rollout.stop: ["="]`.
 
-    Args: those of `Countdown`.
+    Args:
+      seed: As in `Countdown`.
+      counts: As in `Countdown`.
+      bands: As in `Countdown`.
     """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        counts: Mapping[str, int] | None = None,
+        bands: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    ):
+        self.problems = Countdown(seed=seed, counts=counts, bands=bands).problems
 
     def reset(self, problem: Problem, seed: int) -> None:
         """Begin an episode; the game has no randomness."""
