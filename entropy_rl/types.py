@@ -128,8 +128,8 @@ class FinishReason(enum.IntEnum):
 
 
 REWARD_EXTRA = "reward/"  # how the names of rewards in `TrainBatch.extras` begin
-# In `TrainBatch.extras`, f32[B, N]: rewards of the turns of an episode, each at its last token, that
-# are part of `TrainBatch.rewards`.
+# In `TrainBatch.extras`, f32[B, N]: rewards of the turns of an episode, each at its last token;
+# they are part of `TrainBatch.rewards`.
 TURN_REWARDS = "turn_rewards"
 
 

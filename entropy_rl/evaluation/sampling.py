@@ -96,7 +96,7 @@ def draw_samples(
         return begin_episodes(task, model.tokenizer, problems, call.first_sample, key)
 
     params = model.to_decode(params)
-    with _Sampler(generate, params, model.placement, key, begin, on_chunk) as sampler:
+    with _Sampler(generate, params, model.placement, key, on_chunk, begin) as sampler:
         waiting = None
         for call in _calls(prompts, config, done):
             # Start the next batch before judging the last one.
@@ -152,8 +152,8 @@ class _Sampler:
       params: Its parameters.
       placement: Puts the prompts on the devices.
       key: PRNG key of the evaluation.
-      begin_episodes: Begins the episodes of a call; None for a task that is no environment.
       on_chunk: Called by `wait`, in the caller's thread.
+      begin_episodes: Begins the episodes of a call; returns None without an environment.
     """
 
     def __init__(
@@ -162,8 +162,8 @@ class _Sampler:
         params: Params,
         placement: Placement,
         key: jax.Array,
-        begin_episodes: Callable[[_Call], Episodes | None],
         on_chunk: Callable[[DecodingProgress], None],
+        begin_episodes: Callable[[_Call], Episodes | None] = lambda call: None,
     ):
         self._generate, self._params, self._key, self._on_chunk = generate, params, key, on_chunk
         self._begin_episodes = begin_episodes

@@ -27,7 +27,7 @@ def completion_rows(
       rollout: Host copies.
       scores: Of its rows.
     """
-    rows = []
+    rows, seen = [], scores.observations or [[]] * len(problems)
     for b, problem in enumerate(problems):
         mask = rollout.completion_mask[b]
         before = [{"role": role, "content": content} for role, content in problem.messages]
@@ -47,7 +47,7 @@ def completion_rows(
                 "tokens": rollout.completion_ids[b][mask].tolist(),
                 "log_probs": [round(float(x), 6) for x in rollout.log_probs[b][mask]],
                 "entropy": [round(float(x), 6) for x in rollout.entropy[b][mask]],
-                **({"observations": scores.observations[b]} if scores.observations[b] else {}),
+                **({"observations": seen[b]} if seen[b] else {}),
             }
         )
     return rows

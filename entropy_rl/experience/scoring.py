@@ -35,7 +35,7 @@ class Scores:
     judgements: list[Judgement]
     answers: list[str | None]
     probe: dict[str, tuple[float, float]]
-    observations: list[list[tuple[int, str]]]
+    observations: list[list[tuple[int, str]]] = dataclasses.field(default_factory=list)
 
     @property
     def verdicts(self) -> list[Verdict]:

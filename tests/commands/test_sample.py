@@ -74,7 +74,9 @@ def test_half_a_character_is_held_back_until_it_is_whole(capsys):
     for length in range(1, len(ids) + 1):
         row = np.zeros((1, len(ids)))
         columns = type(
-            "Completions", (), {"length": np.array([length]), "ids": ids[None], "entropy": row}
+            "Completions",
+            (),
+            {"length": np.array([length]), "ids": ids[None], "entropy": row, "sampled": None},
         )
         printer.show(columns)
         printed += capsys.readouterr().out

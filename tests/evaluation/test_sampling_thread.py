@@ -36,7 +36,7 @@ def test_the_stage_of_a_call_is_heard_in_the_thread_that_waits():
     heard = []
     listen = lambda stage: heard.append((stage, threading.current_thread()))  # noqa: E731
     with _Sampler(SlowGenerate(60), None, Placement(), None, listen) as sampler:
-        assert sampler.wait(sampler.begin(CALL)) == [0]
+        assert sampler.wait(sampler.begin(CALL)).rollout == [0]
     assert heard and all(thread is threading.current_thread() for _, thread in heard)
     assert [stage.finished for stage, _ in heard] == sorted(stage.finished for stage, _ in heard)
 
