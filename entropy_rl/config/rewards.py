@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from entropy_rl.config.checks import check_numbers, require
+from entropy_rl.config.values import check_value
 
 LABEL = re.compile(r"[A-Za-z0-9][\w.-]*")
 # Fields of an entry that are no arguments of its function.
@@ -73,10 +74,7 @@ def reward_weights(specs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             raise ValueError(
                 f"{path}.label: must be another one than that of rewards[{other}], got {label!r}"
             )
-        weight = spec.get("weight", 1.0)
-        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        require(is_number, f"{path}.weight", weight, "a number")
-        weights[label] = float(weight)
+        weights[label] = check_value(spec.get("weight", 1.0), float, f"{path}.weight")
     require(
         not weights or any(weights.values()),
         "rewards",

@@ -10,6 +10,7 @@ import numpy as np
 from entropy_rl.experience.experience import ScoredGroups
 from entropy_rl.experience.prompts import Prompts
 from entropy_rl.experience.scoring import VERDICTS, Scores, judged_before
+from entropy_rl.tasks.judging import GRADED
 from entropy_rl.tasks.task import Judgement, Problem, Task
 from entropy_rl.types import REWARD_EXTRA, FinishReason, Rollout
 
@@ -55,13 +56,13 @@ def completion_rows(
 
 def judgement_fields(judgement: Judgement) -> Row:
     """The grade of a judgement as `graded`, and its `parts`; without those that it has not."""
-    fields = {} if judgement.reward is None else {"graded": judgement.reward}
+    fields = {} if judgement.reward is None else {GRADED: judgement.reward}
     return fields | ({"parts": dict(judgement.parts)} if judgement.parts else {})
 
 
 def grades_of(row: Row) -> dict[str, float]:
     """The grade of a recorded sample, as `graded`, and its parts."""
-    return ({"graded": row["graded"]} if "graded" in row else {}) | row.get("parts", {})
+    return ({GRADED: row[GRADED]} if GRADED in row else {}) | row.get("parts", {})
 
 
 def group_rows(

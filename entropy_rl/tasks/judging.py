@@ -10,6 +10,7 @@ from entropy_rl.config.checks import FLOAT32_MAX, shown
 from entropy_rl.tasks.task import JudgeError, Judgement, Problem, Verdict
 
 CORRECT_AT = 1.0  # the default of a task's attribute `correct_at`
+GRADED = "graded"  # the name of the grade beside those of the parts
 
 
 def as_judgement(value: Any, correct_at: float = CORRECT_AT) -> Judgement:
@@ -72,7 +73,7 @@ def as_judgements(
         try:
             judgements.append(as_judgement(value, correct_at))
         except ValueError as error:
-            raise JudgeError(f"{judge}: for problem {problem.id}, {error}") from None
+            raise JudgeError(f"{judge}: problem {problem.id}: {error}") from None
     return judgements
 
 
@@ -98,7 +99,9 @@ def _checked(judgement: Judgement) -> Judgement:
         raise ValueError(f"parts must be numbers by name, got {shown(judgement.parts)}")
     parts = {name: plain_scalar(value) for name, value in judgement.parts.items()}
     for name, value in parts.items():
-        if not isinstance(name, str) or not is_finite(value):
+        if not isinstance(name, str) or name == GRADED:
+            raise ValueError(f"parts must have names other than {GRADED!r}, got {shown(name)}")
+        if not is_finite(value):
             raise ValueError(f"parts[{name!r}] must be a finite number, got {shown(value)}")
     reward = plain_scalar(judgement.reward)
     if reward is not None and not is_finite(reward):

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from update_problem import G, N, P, make_data
 
 from entropy_rl.advantages import build_advantage, chain, gdpo, group_normalize, maxrl
 from entropy_rl.learner.batch import token_stats
 from entropy_rl.learner.rollout_advantages import make_base_advantages, make_rollout_advantages
-from entropy_rl.types import TokenStats
+from entropy_rl.types import DATA_AXES, TENSOR_AXIS, TokenStats
 
 LENGTHS = np.arange(1, 5)
 
@@ -98,6 +99,14 @@ def test_the_statistics_are_those_of_the_rollout_for_any_number_of_mini_batches(
     found = jnp.concatenate([base(batch, token_stats(batch)) for batch in split])
     assert found.shape == (3 * P * G, 1 if statistics == "sequence" else N)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    # So they are on eight devices.
+    axes = (*DATA_AXES, TENSOR_AXIS)
+    mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    on_devices = jax.device_put(batches, NamedSharding(mesh, PartitionSpec(DATA_AXES)))
+    for one, other in zip(split, make_rollout_advantages(transform, mesh)(on_devices), strict=True):
+        np.testing.assert_allclose(
+            other.rollout_advantages, one.rollout_advantages, rtol=1e-5, atol=1e-6
+        )
 
 
 REWARDS = [{"name": "correct"}, {"name": "repetition", "weight": 0.5}]

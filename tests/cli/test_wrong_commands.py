@@ -39,7 +39,7 @@ def here(workspace, monkeypatch) -> Path:
         # Files and recipes.
         (
             ["train", "--config", "countdown_grpo_entrpy"],
-            "--config: must be a file or one of the recipes countdown_analyze, ..., got "
+            "--config: must be a file or one of the recipes ..., countdown_analyze, ..., got "
             "'countdown_grpo_entrpy' (did you mean 'countdown_grpo_entropy'?)",
         ),
         (
@@ -250,6 +250,7 @@ def test_help_lists_the_names_that_a_config_may_have(field):
     module = {
         "Transform": "advantages",
         "Replay": "learner.replay_rule",
+        "Reward": "rewards",
     }.get(_KINDS[field].returns, "losses")
     kind = import_object("", f"entropy_rl.{module}:{_KINDS[field].returns}")
     names = method_names(field)

@@ -1,5 +1,6 @@
 """A run with several rewards: what is logged and recorded, and that it resumes."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,10 @@ class WithParts(Countdown):
             Judgement(verdicts[coin(text, 2)], coin(text, 5) / 4, {"words": len(text.split())})
             for text in completions
         ]
+
+
+def nan(completions):
+    return [float("nan") for text in completions]
 
 
 def even(completion_ids):
@@ -95,6 +100,15 @@ def test_the_report_shows_every_reward(runs, monkeypatch, capsys):
     assert main(["report", "several", "--output", "page.html"]) == 0
     page = Path("page.html").read_text()
     assert "mean reward words" in page and '"even":' in page
+
+
+def test_a_reward_that_is_nan_ends_the_run_in_one_line(runs, monkeypatch, capsys):
+    monkeypatch.chdir(runs)
+    wrong = SETTINGS | {"rewards": [{"name": "graded:nan"}], "run": {"directory": "nan"}}
+    write_yaml(runs / "nan.yaml", wrong)
+    assert main(["train", "--config", "nan.yaml"]) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("entropy-rl train")]
+    assert re.search(r"rewards\[0\] \(graded:nan\): must .*, got nan for problem \d+$", line)
 
 
 def test_wrong_rewards_are_refused_before_anything_is_written(here, refused):

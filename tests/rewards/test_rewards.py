@@ -239,6 +239,7 @@ FORMAT = {"name": "format", "pattern": "a"}
         ([{**FORMAT, "label": "a/b"}], "rewards[0].label: must be letters, digits"),
         ([{**FORMAT, "label": "a_std"}], "rewards[0].label: must be letters, digits"),
         ([{**FORMAT, "weight": "x"}], "rewards[0].weight: must be a number, got 'x'"),
+        ([{**FORMAT, "weight": float("inf")}], "rewards[0].weight: must be a finite number of"),
         ([{**FORMAT, "weight": 0}], "rewards: must be a list with at least one weight other than"),
         (["format"], "rewards[0]: must be a mapping"),
     ],

@@ -66,6 +66,10 @@ WRONG_VALUES = [
     (Judgement(CORRECT, 1e39), "reward must be a finite number, got 1e+39"),
     (Judgement(TIMEOUT, 0.5), "reward must be None with the verdict timeout, got 0.5"),
     (Judgement(CORRECT, 1, {"a": NAN}), "parts['a'] must be a finite number, got nan"),
+    (
+        Judgement(CORRECT, 1, {"graded": 1}),
+        "parts must have names other than 'graded', got 'graded'",
+    ),
     (Judgement(CORRECT, 1, 2), "parts must be numbers by name, got 2"),
 ]
 
@@ -75,7 +79,7 @@ def test_anything_else_is_refused_with_the_value_and_the_problem(value, message)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         as_judgement(value)
     problems = [Problem(i, "", "") for i in (7, 9)]
-    with pytest.raises(JudgeError, match=f"^T.judge: for problem 9, {re.escape(message)}$"):
+    with pytest.raises(JudgeError, match=f"^T.judge: problem 9: {re.escape(message)}$"):
         as_judgements("T.judge", problems, [True, value])
 
 
