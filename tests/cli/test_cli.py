@@ -144,7 +144,7 @@ def test_an_unknown_verb_is_refused_with_the_nearest_one(capsys, arguments, mess
         (["--config"], "--config: must have a value"),
         (
             ["--config", "nowhere.yaml"],
-            "--config: must be a file or one of the recipes countdown_analyze, ..., got "
+            "--config: must be a file or one of the recipes ..., countdown_analyze, ..., got "
             "'nowhere.yaml'",
         ),
         (["--config", "model"], "--config: cannot read 'model': Is a directory"),
