@@ -15,7 +15,7 @@ from entropy_rl.experience.experience import ScoredGroups, has_contrast
 from entropy_rl.experience.exploration import exploration_loss_mask, failed_prompts
 from entropy_rl.experience.metrics import rollout_metrics
 from entropy_rl.experience.prompts import PromptBatch
-from entropy_rl.experience.sampler import Sampler
+from entropy_rl.experience.sampler import Sampled, Sampler
 from entropy_rl.report.comparison_tables import comparison_tables
 from entropy_rl.rewards import build_rewards
 from entropy_rl.runs.jsonl import write_jsonl
@@ -27,10 +27,10 @@ P, G, N = 3, 2, 4
 WRONG = Verdict.WRONG
 
 
-def make_rollout(prompts: int, rows: int) -> Rollout:
+def make_sampled(prompts: int, rows: int) -> Sampled:
     """The completion of row b is the token b."""
     tokens = np.broadcast_to(np.arange(rows, dtype=np.int32)[:, None], (rows, N))
-    return Rollout(
+    rollout = Rollout(
         prompt_ids=np.ones((prompts, 2), np.int32),
         prompt_mask=np.ones((prompts, 2), bool),
         completion_ids=tokens,
@@ -39,6 +39,7 @@ def make_rollout(prompts: int, rows: int) -> Rollout:
         entropy=np.zeros((rows, N), np.float32),
         finish_reason=np.zeros(rows, np.int32),
     )
+    return Sampled(rollout)
 
 
 def sampler_of(grades, specs=(), greedy=False) -> Sampler:
@@ -59,7 +60,7 @@ PROMPTS = PromptBatch(
 def test_a_grade_is_the_reward_and_metrics_of_success_are_those_of_the_verdicts():
     # Graded and never correct; graded and correct once; not judged once.
     grades = [0.2, 0.6, 0.5, 1.0, None, 0.5]
-    found = sampler_of(grades).score(PROMPTS, make_rollout(P, P * G))
+    found = sampler_of(grades).score(PROMPTS, make_sampled(P, P * G))
     rows = found.groups.rows
     np.testing.assert_array_equal(rows["rewards"], np.float32([0.2, 0.6, 0.5, 1, 0, 0.5]))
     assert rows["has_reward"].tolist() == [True, True, True, True, False, True]
@@ -85,7 +86,7 @@ def test_contrast_is_of_the_weighted_sum():
     specs = [{"name": "graded"}, {"name": "part", "part": "b", "weight": 1}]
     for weight, expected in ((1, [False, True, False]), (2, [True, True, True])):
         specs[1]["weight"] = weight
-        rows = sampler_of(judged, specs).score(PROMPTS, make_rollout(P, P * G)).groups.rows
+        rows = sampler_of(judged, specs).score(PROMPTS, make_sampled(P, P * G)).groups.rows
         assert has_contrast(rows["rewards"], rows["has_reward"], G).tolist() == expected
         assert rows["extras"]["reward/b"][:, 0].tolist() == [0, 1, 1, 0, 0, 1]
 
@@ -95,7 +96,7 @@ def test_the_greedy_completion_has_the_same_rewards_and_takes_its_group_along():
     specs = [{"name": "graded"}, {"name": "part", "part": "x", "weight": 0}]
     judged = [g if g is None else Judgement(WRONG, g, {"x": 1}) for g in grades]
     sampler = sampler_of(judged, specs, greedy=True)
-    found = sampler.score(PROMPTS, make_rollout(P, P * G), make_rollout(P, P))
+    found = sampler.score(PROMPTS, make_sampled(P, P * G), make_sampled(P, P))
     rows = found.groups.rows
     assert rows["greedy_rewards"].tolist() == [0.25, 0.25, 0.5, 0.5, 0, 0]
     assert rows["has_reward"].tolist() == [True, True, False, True, False, False]
@@ -104,7 +105,7 @@ def test_the_greedy_completion_has_the_same_rewards_and_takes_its_group_along():
 
 def test_a_reward_that_does_not_judge_leaves_the_baseline_and_is_counted():
     specs = [{"name": "graded"}, {"name": f"{__name__}:known"}]
-    found = sampler_of([0.5] * 6, specs).score(PROMPTS, make_rollout(P, P * G))
+    found = sampler_of([0.5] * 6, specs).score(PROMPTS, make_sampled(P, P * G))
     assert found.groups.rows["has_reward"].tolist() == [True, True, True, False, True, True]
     metrics = rollout_metrics(found.rows, G)
     assert metrics["without_reward"] == pytest.approx(1 / 6)
@@ -120,7 +121,7 @@ def known(completions):
 
 def test_groups_are_selected_with_their_rewards():
     found = sampler_of([0.5] * 6, [{"name": "graded", "label": "x"}])
-    groups: ScoredGroups = found.score(PROMPTS, make_rollout(P, P * G)).groups
+    groups: ScoredGroups = found.score(PROMPTS, make_sampled(P, P * G)).groups
     assert groups.take(np.array([True, False, True])).rows["extras"]["reward/x"].shape == (4, 1)
 
 
