@@ -44,7 +44,8 @@ class WorkerHandle:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # no Ctrl-C; its children are killed with it
                 # A verifier must not open the trainer's device.
-                env={**os.environ, "JAX_PLATFORMS": "cpu"},
+                # A verdict must not depend on the order of sets.
+                env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONHASHSEED": "0"},
             )
         except OSError as error:
             raise JudgeError(f"no verifier process can be started: {error}") from error

@@ -1,0 +1,229 @@
+"""The task of reasoning-gym: any of its datasets, or a weighted mixture."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from entropy_rl.config.checks import require
+from entropy_rl.config.values import unknown
+from entropy_rl.tasks.pool import VerifierPool
+from entropy_rl.tasks.reasoning_gym import worker
+from entropy_rl.tasks.reasoning_gym.datasets import RUN_CODE, UNUSABLE, spec_of
+from entropy_rl.tasks.task import Judged, Problem, Verdict
+
+_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_MAX_ANSWER = 20_000  # characters
+_STRIDE = 1_000_000  # between the ids of two datasets
+
+
+class _Part(NamedTuple):
+    """One dataset of the mixture, and its problems in each split."""
+
+    name: str
+    spec: str
+    counts: dict[str, int]
+
+    def range(self, split: str) -> tuple[int, int]:
+        """Indices of a split: the test problems come first, so that `train` may grow."""
+        first = 0 if split == "test" else self.counts["test"]
+        return first, first + self.counts[split]
+
+
+class ReasoningGym:
+    """Procedural problems of reasoning-gym (https://arxiv.org/abs/2505.24760), with its grades.
+
+    The grade of an answer is the score of the dataset's own judge; an answer is correct at 1.
+    Splits are disjoint indices of one seed. Judges run in killable processes.
+
+    Args:
+      datasets: The name of a dataset; or a mapping from names to settings, among them `weight`, the
+        share in the mixture (1), and those of the dataset's config, such as {min_digits: 1}.
+      train: Problems of the split "train".
+      test: Problems of the split "test".
+      seed: Seed of all problems.
+      answer: What is judged: `tags` is the text of the last <answer>...</answer>, `number` the last
+        number of the completion.
+      system: System message; one of reasoning-gym's by name (`default`, `simple`, `direct`,
+        `DeepSeekZero`, `chain_of_draft`), or a text; null for none.
+      suffix: Appended to every question.
+      chat: Format questions as chat messages.
+      chat_template_kwargs: Variables of the chat template.
+      run_code: Admit datasets whose judge runs the answer as Python code. It does so in a process
+        with limits of time and memory that can read and write files.
+      deadline_s: CPU seconds of one check.
+      workers: Processes that judge.
+
+    Raises:
+      ValueError: reasoning-gym is missing, or a dataset or its settings cannot be used.
+    """
+
+    def __init__(
+        self,
+        datasets: str | Mapping[str, Mapping[str, Any] | None],
+        train: int = 2048,
+        test: int = 128,
+        seed: int = 0,
+        answer: Literal["tags", "number"] = "tags",
+        system: str | None = "default",
+        suffix: str = "",
+        chat: bool = True,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        run_code: bool = False,
+        deadline_s: float = 5.0,
+        workers: int = 2,
+    ):
+        if importlib.util.find_spec("reasoning_gym") is None:
+            raise ValueError(
+                "task.name: must be a task that is installed, got reasoning_gym without its "
+                'package; run pip install -e ".[environments]"'
+            )
+        for name, value in (("train", train), ("test", test)):
+            require(1 <= value < _STRIDE // 2, f"task.args.{name}", value, "1 or more")
+        require(answer in ("tags", "number"), "task.args.answer", answer, "tags or number")
+        require(seed >= 0, "task.args.seed", seed, ">= 0")
+        mixture = {datasets: {}} if isinstance(datasets, str) else datasets
+        self._parts = _parts(mixture, {"train": train, "test": test}, seed, run_code)
+        self._answer, self._suffix, self._chat = answer, suffix, chat
+        self._messages = _system_message(system) if chat else ()
+        self._kwargs = chat_template_kwargs or {}
+        self._pool = VerifierPool(
+            f"{worker.__name__}:{worker.check.__name__}", workers=workers, deadline_s=deadline_s
+        )
+        self._splits: dict[str, list[Problem]] = {}
+
+    def problems(self, split: str) -> Sequence[Problem]:
+        """The problems of "train" or "test"; those of a mixture alternate by their shares.
+
+        Raises:
+          ValueError: There is no such split, a dataset refuses its settings, or its judge does not
+            accept its own answers.
+        """
+        if split not in ("train", "test"):
+            raise ValueError(unknown("split", split, ["train", "test"]))
+        if split not in self._splits:
+            ranges = [part.range(split) for part in self._parts]
+            found = worker.generate([part.spec for part in self._parts], ranges)
+            rows = []
+            for number, (part, (first, _), entries) in enumerate(
+                zip(self._parts, ranges, found, strict=True)
+            ):
+                _check_own_answers(part.name, entries)
+                for i, entry in enumerate(entries):
+                    place = (i + 0.5) / len(entries)
+                    rows.append((place, number * _STRIDE + first + i, entry))
+            self._splits[split] = [self._problem(id, entry) for _, id, entry in sorted(
+                rows, key=lambda row: row[:2]
+            )]  # fmt: skip
+        return self._splits[split]
+
+    def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Judged]:
+        """One grade per completion; UNPARSABLE without an answer."""
+        answers = self.final_answers(completions)
+        items, places = [], []
+        for i, (problem, answer) in enumerate(zip(problems, answers, strict=True)):
+            if answer is not None and len(answer) <= _MAX_ANSWER:
+                number, index = divmod(problem.id, _STRIDE)
+                items.append((self._parts[number].spec, str(index), answer))
+                places.append(i)
+        judged: list[Judged] = [Verdict.UNPARSABLE] * len(problems)
+        for place, judgement in zip(places, self._pool.judge(items), strict=True):
+            judged[place] = judgement
+        return judged
+
+    def final_answers(self, completions: Sequence[str]) -> list[str | None]:
+        """The answer in each completion, or None."""
+        pattern = _TAGS if self._answer == "tags" else _NUMBER
+        found = [pattern.findall(text) for text in completions]
+        return [answers[-1].strip() if answers else None for answers in found]
+
+    def close(self) -> None:
+        """Stop the worker processes."""
+        self._pool.close()
+
+    def _problem(self, id: int, entry: dict[str, Any]) -> Problem:
+        return Problem(
+            id=id,
+            prompt=entry["question"] + self._suffix,
+            answer=entry["answer"],
+            chat=self._chat,
+            messages=self._messages,
+            chat_template_kwargs=self._kwargs,
+        )
+
+
+def _parts(
+    mixture: Mapping[str, Mapping[str, Any] | None],
+    totals: dict[str, int],
+    seed: int,
+    run_code: bool,
+) -> list[_Part]:
+    """Check the datasets of a mixture, and share the problems out by weights."""
+    from reasoning_gym.factory import DATASETS
+
+    require(bool(mixture), "task.args.datasets", mixture, "at least one dataset")
+    weights, settings = {}, {}
+    for name, given in mixture.items():
+        path = f"task.args.datasets.{name}"
+        if name not in DATASETS:
+            raise ValueError(unknown("task.args.datasets", name, sorted(DATASETS)))
+        if name in UNUSABLE:
+            raise ValueError(f"{path}: must be a dataset that can be judged, but {UNUSABLE[name]}")
+        require(
+            run_code or name not in RUN_CODE,
+            path,
+            name,
+            "used with task.args.run_code: true, because its judge runs answers as Python code",
+        )
+        require(isinstance(given, Mapping | None), path, given, "a mapping of settings")
+        rest = dict(given or {})
+        weight = rest.pop("weight", 1)
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        require(is_number and 0 < weight < 1e6, f"{path}.weight", weight, "a number > 0")
+        weights[name], settings[name] = weight, rest
+    counts = {split: _shares(weights, total, split) for split, total in totals.items()}
+    parts = []
+    for name in weights:
+        of_split = {split: counts[split][name] for split in totals}
+        # Some datasets cannot be indexed beyond their size.
+        spec = spec_of(name, settings[name], seed, sum(of_split.values()))
+        parts.append(_Part(name, spec, of_split))
+    return parts
+
+
+def _shares(weights: dict[str, float], total: int, split: str) -> dict[str, int]:
+    """Share a number of problems out by weights; the largest remainders are rounded up."""
+    whole = sum(weights.values())
+    exact = {name: total * weight / whole for name, weight in weights.items()}
+    counts = {name: int(share) for name, share in exact.items()}
+    order = sorted(exact, key=lambda name: counts[name] - exact[name])
+    for name in order[: total - sum(counts.values())]:
+        counts[name] += 1
+    least = min(counts, key=counts.get)
+    require(
+        counts[least] > 0,
+        f"task.args.{split}",
+        total,
+        f"large enough for a problem of every dataset ({least} has none)",
+    )
+    return counts
+
+
+def _system_message(system: str | None) -> tuple[tuple[str, str], ...]:
+    from reasoning_gym.utils import SYSTEM_PROMPTS
+
+    return () if system is None else (("system", SYSTEM_PROMPTS.get(system, system)),)
+
+
+def _check_own_answers(name: str, entries: Sequence[dict[str, Any]]) -> None:
+    """Refuse a dataset whose right answers its judge does not accept."""
+    wrong = [entry for entry in entries if entry["own_score"] < 1]
+    if wrong:
+        raise ValueError(
+            f"task.args.datasets.{name}: must accept its own answers, got a grade of "
+            f"{wrong[0]['own_score']:g} for {wrong[0]['answer']!r:.60} ({len(wrong)} of "
+            f"{len(entries)} problems)"
+        )
