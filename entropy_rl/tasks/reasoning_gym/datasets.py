@@ -9,6 +9,7 @@ from typing import Any
 # As of reasoning-gym 0.1.25.
 UNUSABLE: Mapping[str, str] = {
     "boxnet": "a problem has no answer, and its judge raises errors",
+    "composite": "it is a mixture: name its datasets instead",
     "codeio": "its problems differ between processes",
     "game_of_life_halting": "its judge accepts any text",
     "puzzle24": "its judge ignores the numbers of the problem",

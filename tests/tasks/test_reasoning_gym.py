@@ -1,0 +1,139 @@
+"""reasoning-gym: every usable dataset accepts its own answers, splits are disjoint, and hostile
+answers are wrong.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("reasoning_gym", reason="needs the extra environments")
+
+from reasoning_gym.factory import DATASETS
+
+from entropy_rl.tasks import as_judgement, load_task
+from entropy_rl.tasks.reasoning_gym import worker
+from entropy_rl.tasks.reasoning_gym.datasets import RUN_CODE, UNUSABLE
+from entropy_rl.tasks.task import Verdict
+
+SAMPLE = ("chain_sum", "word_ladder", "rubiks_cube", "prime_factorization", "isomorphic_strings")
+
+
+def task(datasets, **args):
+    return load_task("reasoning_gym", {"datasets": datasets, "workers": 1, **args})
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    loaded = task({name: {} for name in SAMPLE}, train=15, test=10)
+    yield loaded
+    loaded.close()
+
+
+def verdicts(loaded, problems, texts):
+    return [as_judgement(x).verdict for x in loaded.judge(problems, texts)]
+
+
+def test_right_answers_are_correct_and_others_are_not(mixture):
+    problems = mixture.problems("train")
+    right = [f"I think <answer>1</answer>. No: <answer> {p.answer} </answer>" for p in problems]
+    assert set(verdicts(mixture, problems, right)) == {Verdict.CORRECT}
+    # Some judges raise an error on such texts, which is no fault of the verifier.
+    for text in (
+        "<answer>(((</answer>",
+        f"<answer>{'9' * 5000}</answer>",
+        "<answer>é\x00</answer>",
+    ):
+        assert set(verdicts(mixture, problems, [text] * len(problems))) == {Verdict.WRONG}
+    for text in ("", "42", "<answer>42", f"<answer>{'x' * 50_000}</answer>"):
+        assert set(verdicts(mixture, problems, [text] * len(problems))) == {Verdict.UNPARSABLE}
+
+
+def test_the_problems_are_the_same_in_every_process_and_the_splits_share_none(mixture):
+    train, test = mixture.problems("train"), mixture.problems("test")
+    assert len(train) == 15 and len(test) == 10
+    assert len({p.id for p in [*train, *test]}) == 25
+    assert not {p.prompt for p in train} & {p.prompt for p in test}
+    code = (
+        "from entropy_rl.tasks import load_task;"
+        f"t = load_task('reasoning_gym', {{'datasets': {{n: {{}} for n in {SAMPLE!r}}}, "
+        "'train': 15, 'test': 10});"
+        "print([p.prompt for p in t.problems('train')] == eval(input()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=repr([p.prompt for p in train]),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONHASHSEED": "123"},
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_a_mixture_alternates_by_its_weights():
+    loaded = task({"chain_sum": {"weight": 3, "max_terms": 2}, "gcd": None}, train=8, test=4)
+    parts = [problem.id // 1_000_000 for problem in loaded.problems("train")]
+    assert parts == [0, 0, 1, 0, 0, 0, 1, 0]
+    assert all(p.messages[0][0] == "system" and p.chat for p in loaded.problems("test"))
+    loaded.close()
+
+
+def test_the_last_number_can_be_the_answer():
+    loaded = task("chain_sum", train=2, test=2, answer="number", system=None, suffix=" Go.")
+    problems = loaded.problems("test")
+    assert problems[0].prompt.endswith(" Go.") and problems[0].messages == ()
+    texts = [f"7 and then {p.answer}." for p in problems]
+    assert set(verdicts(loaded, problems, texts)) == {Verdict.CORRECT}
+    loaded.close()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"datasets": "chian_sum"}, "task.args.datasets: .*'chian_sum'.*chain_sum"),
+        ({"datasets": {}}, "task.args.datasets: must be at least one dataset"),
+        ({"datasets": "puzzle24"}, "puzzle24: must be a dataset that can be judged, but its judge"),
+        ({"datasets": "n_queens"}, "n_queens: must be used with task.args.run_code: true"),
+        ({"datasets": {"gcd": {"weight": 0}}}, "datasets.gcd.weight: must be a number > 0, got 0"),
+        ({"datasets": {"gcd": 3}}, "datasets.gcd: must be a mapping of settings, got 3"),
+        (
+            {"datasets": "gcd", "answer": "all"},
+            "task.args.answer: must be one of tags, number, got 'all'",
+        ),
+        ({"datasets": "gcd", "train": 0}, "task.args.train: must be 1 or more, got 0"),
+        ({"datasets": {"gcd": {}, "lcm": {}}, "test": 1}, "task.args.test: must be large enough"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_a_line(args, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_task("reasoning_gym", args)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("settings", [{"no_such": 1}, {"min_terms": 9, "max_terms": 2}])
+def test_settings_that_a_dataset_refuses_are_named_with_it(settings):
+    loaded = task({"chain_sum": settings}, train=2, test=2)
+    with pytest.raises(ValueError, match=r"task\.args\.datasets\.chain_sum: must have settings"):
+        loaded.problems("train")
+    loaded.close()
+
+
+@pytest.mark.slow
+def test_every_usable_dataset_accepts_its_own_answers_and_no_other():
+    names = sorted(set(DATASETS) - set(UNUSABLE))
+    assert len(names) >= 100 and set(names) >= RUN_CODE
+    loaded = task(dict.fromkeys(names), train=3 * len(names), test=len(names), run_code=True)
+    problems = loaded.problems("train")
+    right = [f"<answer>{p.answer}</answer>" for p in problems]
+    assert set(verdicts(loaded, problems, right)) == {Verdict.CORRECT}
+    assert set(verdicts(loaded, problems, ["<answer>9**9</answer>"] * len(problems))) == {
+        Verdict.WRONG
+    }
+    loaded.close()
+
+
+def test_the_answer_of_a_dataset_without_one_is_in_its_metadata():
+    entry = {"answer": None, "metadata": {"example_answer": "P"}}
+    assert worker.own_answer("propositional_logic", entry) == "P"
+    assert worker.own_answer("gcd", {"answer": "4", "metadata": {}}) == "4"
