@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.experience.scoring import VERDICTS, Scores, add_probes, verdict_shares
 from entropy_rl.rewards import RewardValues
-from entropy_rl.tasks.task import Verdict
+from entropy_rl.tasks.task import Problem, Verdict
 from entropy_rl.types import FinishReason, Rollout
 
 # Ratios that are metrics even if nothing was counted; others are left out then.
@@ -64,6 +64,18 @@ def scored_rows(rollout: Rollout, scores: Scores, rewards: RewardValues) -> Scor
         ratios={f"skill/{name}": tuple(ratio) for name, ratio in scores.probe.items()},
         totals={},
     )
+
+
+def correct_by_source(
+    problems: Sequence[Problem], scores: Scores
+) -> dict[str, tuple[float, float]]:
+    """Correct completions of each dataset of a mixture, as `correct/SOURCE` -> (sum, count)."""
+    found: dict[str, tuple[float, float]] = {}
+    for problem, correct in zip(problems, scores.correct.tolist(), strict=True):
+        if problem.source:
+            right, count = found.get(f"correct/{problem.source}", (0.0, 0.0))
+            found[f"correct/{problem.source}"] = right + correct, count + 1
+    return found
 
 
 def gather_rows(own: ScoredRows) -> ScoredRows:

@@ -36,6 +36,7 @@ def completion_rows(
             {
                 "problem": problem.id,
                 "sample": sample_index[b],
+                **({"source": problem.source} if problem.source else {}),
                 **({"messages": before} if before else {}),
                 "prompt": problem.prompt,
                 "right_answer": problem.answer,

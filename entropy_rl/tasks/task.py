@@ -71,6 +71,7 @@ class Problem:
     # chat template.
     messages: tuple[tuple[str, str], ...] = ()
     chat_template_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    source: str = ""  # the dataset of a mixture; metrics are shown for each
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,10 +3,13 @@ answers are wrong.
 """
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("reasoning_gym", reason="needs the extra environments")
 
@@ -130,6 +133,22 @@ def test_every_usable_dataset_accepts_its_own_answers_and_no_other():
     assert set(verdicts(loaded, problems, ["<answer>9**9</answer>"] * len(problems))) == {
         Verdict.WRONG
     }
+    loaded.close()
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym.factory", None)
+    with pytest.raises(ValueError, match=r"without its package; run pip install -e"):
+        load_task("reasoning_gym", {"datasets": "gcd"})
+
+
+def test_the_example_of_the_guide_is_a_mixture():
+    page = (Path(__file__).parents[2] / "docs/guides/reasoning-gym.md").read_text()
+    config = yaml.safe_load(re.search(r"```yaml\n(.*?)```", page, re.S)[1])["task"]
+    loaded = load_task(config["name"], config["args"] | {"train": 7, "test": 7})
+    sources = [problem.source for problem in loaded.problems("test")]
+    assert sorted(sources) == ["chain_sum"] * 4 + ["gcd"] * 2 + ["sudoku"]
+    assert set(UNUSABLE) | set(RUN_CODE) <= set(re.findall(r"`(\w+)`", page))
     loaded.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -76,11 +75,6 @@ class ReasoningGym:
         deadline_s: float = 5.0,
         workers: int = 2,
     ):
-        if importlib.util.find_spec("reasoning_gym") is None:
-            raise ValueError(
-                "task.name: must be a task that is installed, got reasoning_gym without its "
-                'package; run pip install -e ".[environments]"'
-            )
         for name, value in (("train", train), ("test", test)):
             require(1 <= value < _STRIDE // 2, f"task.args.{name}", value, "1 or more")
         require(answer in ("tags", "number"), "task.args.answer", answer, "tags or number")
@@ -115,9 +109,8 @@ class ReasoningGym:
                 for i, entry in enumerate(entries):
                     place = (i + 0.5) / len(entries)
                     rows.append((place, number * _STRIDE + first + i, entry))
-            self._splits[split] = [self._problem(id, entry) for _, id, entry in sorted(
-                rows, key=lambda row: row[:2]
-            )]  # fmt: skip
+            rows.sort(key=lambda row: row[:2])
+            self._splits[split] = [self._problem(id, entry) for _, id, entry in rows]
         return self._splits[split]
 
     def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Judged]:
@@ -145,6 +138,7 @@ class ReasoningGym:
         self._pool.close()
 
     def _problem(self, id: int, entry: dict[str, Any]) -> Problem:
+        part = self._parts[id // _STRIDE]
         return Problem(
             id=id,
             prompt=entry["question"] + self._suffix,
@@ -152,6 +146,7 @@ class ReasoningGym:
             chat=self._chat,
             messages=self._messages,
             chat_template_kwargs=self._kwargs,
+            source=part.name if len(self._parts) > 1 else "",
         )
 
 
@@ -162,8 +157,13 @@ def _parts(
     run_code: bool,
 ) -> list[_Part]:
     """Check the datasets of a mixture, and share the problems out by weights."""
-    from reasoning_gym.factory import DATASETS
-
+    try:
+        from reasoning_gym.factory import DATASETS
+    except ModuleNotFoundError:
+        raise ValueError(
+            "task.name: must be a task that is installed, got reasoning_gym without its package; "
+            'run pip install -e ".[environments]"'
+        ) from None
     require(bool(mixture), "task.args.datasets", mixture, "at least one dataset")
     weights, settings = {}, {}
     for name, given in mixture.items():
