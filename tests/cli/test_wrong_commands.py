@@ -114,7 +114,7 @@ def here(workspace, monkeypatch) -> Path:
         ([*TRAIN, "--run.directory"], "--run.directory: must have a value"),
         (
             [*TRAIN, "--task.name", "gsm8k"],
-            "task.name: must be one of arithmetic, countdown, math, ",
+            "task.name: must be one of arithmetic, countdown, ..., math, ",
         ),
         ([*TRAIN, "--model.path", "yes"], "model.path: must be ..., got 'yes'"),
         ([*TRAIN, "--model.path", "Qwen/Qwen2.5-0.5B"], "model.path: "),
