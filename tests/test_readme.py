@@ -2,14 +2,18 @@
 commands and configs are accepted.
 """
 
+import ast
+import importlib
 import re
 import shlex
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 import yaml
 
+import entropy_rl as er
 from entropy_rl.advantages import Transform, advantage_of, build_advantage
 from entropy_rl.cli.main import _VERBS
 from entropy_rl.cli.parse import parse_config
@@ -90,7 +94,7 @@ def test_the_config_of_the_readme_is_accepted_with_its_command(tmp_path):
     (tmp_path / "mine.yaml").write_text(config)
     arguments = [str(tmp_path / word) if word == "mine.yaml" else word for word in command[1:]]
     parsed = parse_config(TrainConfig, command[0], arguments)
-    assert parsed.steps == 20 and len(advantage_of(parsed).members) == 2
+    assert parsed.run.directory == "runs/mine" and len(advantage_of(parsed).members) == 2
 
 
 def test_the_readme_names_the_two_commands():
@@ -122,7 +126,7 @@ def test_a_file_that_a_page_names_exists(page):
     names = set(
         re.findall(r"`((?:entropy_rl|configs|launch|tests|notebooks)/[\w./*]+)`", page.read_text())
     )
-    if page.name == "getting-started.md":
+    if page.name == "command-line.md":
         recipes = re.findall(r"`((?:study/)?\w+\.yaml)`", page.read_text())
         names |= {f"configs/{name}" for name in recipes if name != "config.yaml"}
         assert {f"configs/{path.relative_to(ROOT / 'configs')}" for path in CONFIGS} <= names
@@ -156,13 +160,37 @@ def test_the_commands_of_a_page_are_accepted(page, monkeypatch):
             assert config.evaluation.split == "test"
 
 
+@pages
+def test_every_yaml_example_of_a_page_is_accepted_by_train(page, tmp_path):
+    recipe = yaml.safe_load((ROOT / "configs/countdown_grpo.yaml").read_text())
+    del recipe["reward"], recipe["old_log_probs"]  # some examples need the defaults
+    files = {"recipe": tmp_path / "recipe.yaml", "example": tmp_path / "example.yaml"}
+    files["recipe"].write_text(yaml.safe_dump(recipe))
+    for block in blocks(page.read_text(), "yaml"):
+        if "apiVersion" in block:  # the manifest of Kubernetes, which tests/launch reads
+            continue
+        files["example"].write_text(block)
+        parse_config(TrainConfig, "train", [f"--config={path}" for path in files.values()])
+
+
+@pages
+def test_every_python_example_of_a_page_uses_names_that_exist(page):
+    for block in blocks(page.read_text(), "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("entropy_rl"):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), node.module
+            if isinstance(node, ast.Attribute) and re.fullmatch(r"er[.\w]+", ast.unparse(node)):
+                assert attrgetter(ast.unparse(node).removeprefix("er."))(er) is not None
+
+
 def test_the_pages_show_how_each_program_is_started():
     verbs = {words[0] for page in PAGES for words in commands(page.read_text())}
     assert {verb.split()[0] for verb in _VERBS} - {"debug-update"} <= verbs
 
 
 def test_the_metrics_and_verbs_tables_name_every_verb():
-    text = (ROOT / "docs/getting-started.md").read_text()
+    text = (ROOT / "docs/command-line.md").read_text()
     named = set(re.findall(r"`([a-z-]+)`", text))
     assert {verb.split()[0] for verb in _VERBS} <= named
 

@@ -115,7 +115,8 @@ def settings_page(verb: str) -> str:
     """Return a page with the settings of a verb."""
     cls, _, about = _VERBS[verb]
     lines = [f"# {verb}", "", f"`entropy-rl {verb}`: {about}.", ""]
-    lines += ["How to set them: [configs and options](../../getting-started.md#configs).", ""]
+    link = "[configs and options](../../command-line.md#configs-and-options)"
+    lines += [f"How to set them: {link}.", ""]
     for path, document, settings in config_sections(import_object(verb, cls)):
         if path:
             lines += [f"## {path}", "", _plain(document), ""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from entropy_rl.cli.main import run_verb
@@ -38,6 +39,7 @@ class SampleConfig:
       max_new_tokens: Maximum tokens of the completion, or of all turns of an episode.
       stop: Stop strings; the completion, or a turn, ends with the token that completes one.
       seed: Seed of the sample.
+      figure: An SVG file to write the shaded completion to; null for none.
     """
 
     POSITIONAL: ClassVar = ("model.path", "question")
@@ -52,6 +54,7 @@ class SampleConfig:
     max_new_tokens: int = 256
     stop: list[str] = dataclasses.field(default_factory=list)
     seed: int = 0
+    figure: str | None = None
 
     def __post_init__(self):
         check_numbers(self, "")
@@ -67,6 +70,9 @@ class SampleConfig:
         require(self.temperature >= 0, "temperature", self.temperature, ">= 0")
         require_at_least(1, "", self, "max_new_tokens")
         require_at_least(0, "", self, "seed")
+        if self.figure is not None:
+            require(self.figure.endswith(".svg"), "figure", self.figure, "a file NAME.svg")
+            require(not Path(self.figure).is_dir(), "figure", self.figure, "a file")
 
 
 def main(config: SampleConfig) -> None:
@@ -79,9 +85,11 @@ def main(config: SampleConfig) -> None:
     from entropy_rl.escape import printable
     from entropy_rl.experience.episodes import begin_episodes, environments_of, turn_tokens
     from entropy_rl.experience.scoring import score
+    from entropy_rl.report.answer_figure import answer_figure
     from entropy_rl.report.terminal import has_colors, scale
     from entropy_rl.rollout import make_generate
     from entropy_rl.rollout.stop_strings import stop_rule
+    from entropy_rl.runs.jsonl import write_atomically
     from entropy_rl.runs.load_model import check_length, load_model
     from entropy_rl.tasks import closing, load_task
     from entropy_rl.types import FinishReason
@@ -145,6 +153,9 @@ def main(config: SampleConfig) -> None:
     elif task is not None:
         facts["verdict"] = f"none: the question is no problem of the split {config.split!r}"
     print("\n".join(f"{name:9} {value}" for name, value in facts.items()))
+    if config.figure is not None:
+        Path(config.figure).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(config.figure), answer_figure(prompt, printer.texts, facts))
 
 
 def _prompt(
@@ -191,6 +202,11 @@ class _Printer:
         self._printed, self._in_observation = 0, False
         # Text and entropy of each token; None for the tokens of an observation
         self._texts: list[tuple[str, float | None]] = []
+
+    @property
+    def texts(self) -> list[tuple[str, float | None]]:
+        """Text and entropy of each token so far; None for the tokens of an observation."""
+        return self._texts
 
     def show(self, completions: Completions) -> None:
         """Print the tokens sampled since the last call."""

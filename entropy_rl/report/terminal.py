@@ -31,6 +31,15 @@ def has_colors(stream: TextIO, environment: Mapping[str, str] = os.environ) -> b
     return environment.get("COLORTERM", "") in ("truecolor", "24bit")
 
 
+def shade(entropy: float) -> tuple[int, int, int] | None:
+    """Return the background color, 0 to 255, of a token with that entropy; None for none."""
+    share = min(1.0, max(0.0, entropy / FULL))
+    if share < _LEAST:
+        return None
+    red, green, blue = (round(a + share * (b - a)) for a, b in zip(_PALE, _DARK, strict=True))
+    return red, green, blue
+
+
 def shaded(text: str, entropy: float, colors: bool) -> str:
     """Format a token for printing: `printable`, with a background color that shows its entropy.
 
@@ -39,11 +48,10 @@ def shaded(text: str, entropy: float, colors: bool) -> str:
       entropy: Its entropy, nats.
       colors: Whether to add a background color.
     """
-    text = printable(text)
-    share = min(1.0, max(0.0, entropy / FULL))
-    if not colors or share < _LEAST:
+    text, color = printable(text), shade(entropy)
+    if not colors or color is None:
         return text
-    red, green, blue = (round(a + share * (b - a)) for a, b in zip(_PALE, _DARK, strict=True))
+    red, green, blue = color
     begin, end = f"\x1b[48;2;{red};{green};{blue}m\x1b[38;2;0;0;0m", "\x1b[0m"
     # Reset at the end of each line: otherwise the background fills the rest of the line.
     return "\n".join(f"{begin}{line}{end}" if line else "" for line in text.split("\n"))

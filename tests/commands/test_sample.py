@@ -1,5 +1,6 @@
 """`entropy-rl sample`: an answer as it comes, its tokens shaded, and what is said of it."""
 
+import html
 import io
 import re
 from types import SimpleNamespace
@@ -132,7 +133,7 @@ def problem():
     return Countdown().problems("test")[3]
 
 
-def test_a_problem_of_the_task_is_answered_and_judged(capsys, problem):
+def test_a_problem_of_the_task_is_answered_and_judged(capsys, problem, tmp_path):
     arguments = ["asset:countdown", "--task.name", "countdown", "--problem", str(problem.id)]
     out = say(capsys, *arguments)
     prompt, answer, facts = out.split("\n\n")
@@ -144,7 +145,10 @@ def test_a_problem_of_the_task_is_answered_and_judged(capsys, problem):
     assert float(facts["log-prob"]) < 0 < float(facts["entropy"].split()[0])
     (verdict,) = Countdown().judge([problem], [answer])
     assert facts["verdict"] == verdict.value
-    assert say(capsys, *arguments) == out
+    figure = tmp_path / "figures" / "answer.svg"
+    assert say(capsys, *arguments, "--figure", str(figure)) == out
+    drawn = html.unescape("".join(re.findall(r"<text [^>]*>(.*?)</text>", figure.read_text())))
+    assert drawn.startswith(prompt + answer) and f"verdict: {verdict.value}" in drawn
     # The same as a question: its prompt without the token that begins a text.
     question = problem.prompt.removeprefix("<bos> ")
     asked = say(capsys, "asset:countdown", question, "--task.name", "countdown")
@@ -195,6 +199,8 @@ def test_what_cannot_be_asked_is_refused_in_a_line(capsys):
     assert refused("asset:countdown", "--question", "").startswith("question: must be a non-empty")
     line = refused(*countdown, "--problem", "99999")
     assert says(line, "problem: must be an id of the split 'test', from ... to ..., got 99999")
+    line = refused(*countdown, "--problem", "3", "--figure", "answer.png")
+    assert line.startswith("figure: must be a file NAME.svg")
     assert "no chat template" in refused("asset:countdown", "1 : 1", "--chat", "true")
     assert refused("asset:countdown", "1", "2").startswith(
         "command line: must be MODEL, QUESTION, --config FILE or --dotted.path VALUE, got '2'"
