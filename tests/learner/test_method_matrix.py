@@ -29,6 +29,8 @@ from entropy_rl.advantages import (
 )
 from entropy_rl.config.train import LossConfig
 from entropy_rl.contrib import (
+    archer,
+    aspo,
     asymgrpo,
     eapo,
     flexible_clip,
@@ -122,6 +124,8 @@ SURROGATES = {
     "dppo_tv": dppo_tv(0.1, 0.1),
     "ce_gppo": ce_gppo(),
     "gppo": gppo(),
+    "archer": archer(),
+    "aspo": aspo(),
 }
 LOCAL_SELECTIONS = {
     "none": TokenWeighting(lambda a, stats: jnp.ones_like(a), "token"),
@@ -341,6 +345,10 @@ def assert_finite(program: str, every: bool = False) -> None:
         # a group. With a bonus without bound all uncertain tokens may have advantages above 0, and
         # gspo's range clips them.
         may_vanish = "grpo_passk" in names or {"unbounded_entropy_bonus", "gspo"} <= set(names)
+        # Forking tokens are a fifth of all tokens, and gspo's narrow range may clip each of them.
+        clipped = result["clip_low"][i] + result["clip_high"][i]
+        if {"gspo", "forking_tokens and token_tis"} <= set(names):
+            may_vanish = may_vanish or clipped > result["tokens_kept"][i]
         assert result["grad_norm"][i] > 0 or may_vanish, f"{names}: no gradient"
 
 
