@@ -6,7 +6,8 @@
 It needs asset:smollm2 (docs/smollm2.md), and torch and transformers in an environment of their own:
 that of TRL of `side_by_side.py`, which is made under .cache/benchmarks (minutes, once), or
 --torch_python PYTHON. Every measurement is a process of its own, ours and theirs in turn, and the
-measure is CPU-seconds of all threads, since the machine may be shared. float32.
+measure is CPU-seconds, on one core: the machine may be shared, and threads that wait for others
+would spin. float32.
 
 prefill  keys and values of 32 prompts of 64 tokens, and the logits after their last
 rollout  48 tokens for each of 64 rows: 8 prompts of 64 tokens, 8 samples; none ends early
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -173,6 +175,7 @@ SYSTEMS = {"ours": ours, "transformers": transformers}
 
 def measure(system: str, work: str, directory: str) -> dict[str, float]:
     """One process: load, do the work once (with compilation), then once more, measured."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     start = time.process_time()
     run = SYSTEMS[system](work, directory)
     loaded = time.process_time()

@@ -9,18 +9,20 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 export PATH="$PWD/.venv/bin:$PATH"
 directory="runs/real_model"
 
+# $1: its number; $2: what it does, and the minutes that it takes on two idle cores.
 stage() {
     printf '\n== %s/4  %s (%d min so far)\n' "$1" "$2" "$((SECONDS / 60))"
 }
 
 stage 1 "SmolLM2 answers a question; the first start converts its weights: about a minute"
-entropy-rl sample asset:smollm2 --task.name arithmetic --problem 0 --max_new_tokens 56
+entropy-rl sample asset:smollm2 --task.name arithmetic --problem 0 --temperature 0 \
+    --max_new_tokens 56
 
 stage 2 "GRPO with the entropy-shaped advantage, 20 steps: about 15 minutes"
-entropy-rl train --config configs/smollm2_grpo_entropy.yaml --run.directory "$directory/train"
+entropy-rl train --config configs/real_model.yaml --run.directory "$directory/train"
 
 stage 3 "word problems, and which words are uncertain: about 3 minutes"
-entropy-rl evaluate --config configs/smollm2_words.yaml \
+entropy-rl evaluate --config configs/real_model_words.yaml \
     --model.path "$directory/train" --output "$directory/words"
 entropy-rl analyze --samples "$directory/words" --output "$directory/analysis"
 

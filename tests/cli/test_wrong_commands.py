@@ -1,5 +1,6 @@
 """Command lines that people have got wrong: each ends with exit code 2 and one line that helps."""
 
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import yaml
 from error_lines import says
 from tiny_runs import EVALUATION, ROOT, SFT, write_yaml
 
-from entropy_rl.cli.main import main
+from entropy_rl.cli.main import _VERBS, main
 from entropy_rl.cli.method_names import _KINDS, method_names
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.commands.sample import SampleConfig
@@ -278,7 +279,9 @@ def test_help_fits_the_terminal(monkeypatch, capsys, columns):
     assert len("\n".join(lines)) < 9000
 
 
-@pytest.mark.parametrize("script", ["quickstart.sh", "test.sh", "evaluate_math.sh"])
+@pytest.mark.parametrize(
+    "script", ["quickstart.sh", "real_model.sh", "test.sh", "evaluate_math.sh"]
+)
 def test_help_of_a_script_is_its_head_and_installs_nothing(tmp_path, script):
     (tmp_path / "launch").mkdir()
     for name in (script, "common.sh"):
@@ -328,3 +331,14 @@ def test_steps_cannot_change_where_a_schedule_ends_with_them(here, tmp_path):
     with claimed_run(parsed(*run)):
         pass
     check_run(parsed(*run, "--steps", "8"))
+
+
+def test_the_commands_of_the_script_for_a_real_model_are_accepted(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    script = (ROOT / "launch/real_model.sh").read_text().replace("\\\n", " ")
+    lines = [line.strip() for line in script.replace("$directory", "runs/d").splitlines()]
+    commands = [shlex.split(line) for line in lines if line.startswith("entropy-rl ")]
+    for _, verb, *arguments in commands:
+        parse_config(import_object("verb", _VERBS[verb][0]), verb, arguments)
+    verbs = [words[1] for words in commands]
+    assert verbs == ["sample", "train", "evaluate", "analyze", "report", "sample", "export"]

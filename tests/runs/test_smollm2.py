@@ -109,7 +109,7 @@ def test_it_trains_and_its_export_has_the_trained_weights(here):
     small += ["--rollout.prompts", "2", "--rollout.group_size", "4", "--mesh.fsdp", "1"]
     small += ["--batching.mini_batch_prompts", "2", "--batching.max_tokens_per_micro_batch", "96"]
     small += ["--rollout.max_new_tokens", "12", "--steps", "2", "--evaluation", "null"]
-    recipe = ["train", "--config", "smollm2_grpo_entropy", "--run.directory", "run"]
+    recipe = ["train", "--config", "real_model", "--run.directory", "run"]
     assert main([*recipe, *small]) == 0
     metrics = [json.loads(line) for line in (here / "run" / "metrics.jsonl").open()]
     assert [line["step"] for line in metrics] == [1, 2]
