@@ -218,6 +218,9 @@ class DeviceWork:
         return 0.0 if ready_at is None else time.perf_counter() - ready_at
 
 
+_SILENT_S = 60  # after which a note is a plain line
+
+
 class Progress:
     """Progress output: a live bar on a terminal, periodic plain lines elsewhere.
 
@@ -245,6 +248,7 @@ class Progress:
         self._title, self._total, self._every, self._done = title, total, every, start
         self._bar, self._silent = None, silent
         self._first: tuple[int, float] | None = None  # the first step shown, which compiles
+        self._printed = time.monotonic()  # when the last plain line was
         if sys.stderr.isatty() and not silent:
             self._bar = RichProgress(
                 TextColumn("{task.description}"),
@@ -270,23 +274,29 @@ class Progress:
         """Print a line."""
         if self._bar:
             self._bar.console.print(text, highlight=False)
-        elif not self._silent:
-            print(text, file=sys.stderr, flush=True)
+        else:
+            self._print(text)
 
     def note(self, text: str) -> None:
-        """Show a note between two steps; on a terminal only."""
+        """Show a note between two steps; where there is no terminal, after a silent minute."""
         if self._bar:
             self._bar.update(self._task, note=text)
+        elif time.monotonic() - self._printed >= _SILENT_S:
+            self._print(text)
+
+    def _print(self, line: str) -> None:
+        if not self._silent:
+            self._printed = time.monotonic()
+            print(line, file=sys.stderr, flush=True)
 
     def show(self, done: int, note: str) -> None:
         """Show the number of completed steps, with a note."""
         passed, self._done = done // self._every > self._done // self._every, done
         if self._bar:
             self._bar.update(self._task, completed=done, note=note)
-        elif (passed or done == self._total) and not self._silent:
+        elif passed or done == self._total:
             left = self._time_left(done)
-            line = f"{self._title} {done}/{self._total}  {note}{left and f'  left {left}'}"
-            print(line, file=sys.stderr, flush=True)
+            self._print(f"{self._title} {done}/{self._total}  {note}{left and f'  left {left}'}")
 
     def _time_left(self, done: int) -> str:
         """Such as `12 min`, by the mean time of the steps after the first one shown."""

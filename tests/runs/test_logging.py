@@ -308,6 +308,19 @@ def test_plain_lines_tell_the_time_left_by_the_steps_after_the_first(capsys, mon
     assert lines == ["step 3/6  r", "step 4/6  r  left 2 min", "step 5/6  r", "step 6/6  r"]
 
 
+def test_a_note_is_a_plain_line_after_a_silent_minute(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("entropy_rl.runs.logging.time.monotonic", lambda: now)
+    with Progress("step", 6) as progress, Progress("step", 6, silent=True) as of_another_process:
+        for now in (30.0, 61.0, 100.0, 122.0):
+            progress.note(f"evaluation: {now:.0f}/200 samples")
+            of_another_process.note("the same")
+    assert capsys.readouterr().err.splitlines() == [
+        "evaluation: 61/200 samples",
+        "evaluation: 122/200 samples",
+    ]
+
+
 def test_progress_says_what_begins_in_a_line_of_its_own(capsys):
     with Progress("step", 3, every=10) as progress:
         progress.say("evaluating at step 0, on the split 'test'")
