@@ -260,6 +260,19 @@ def _reading(checkpoint: AnyPath) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def _without_warnings_of_absl() -> Iterator[None]:
+    """Keep quiet what orbax warns of when it only reads; its errors are raised."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@_without_warnings_of_absl()
 def restore_params(directory: AnyPath, abstract_params: Any) -> Any:
     """Restore only the parameters of the newest checkpoint of a run.
 
