@@ -23,6 +23,7 @@ def bench():
     sys.path.insert(0, str(BENCHMARKS))
     try:
         import environments
+        import real_model
         import report
         import scaling
         import side_by_side
@@ -30,7 +31,7 @@ def bench():
         import workload
     finally:
         sys.path.remove(str(BENCHMARKS))
-    modules = (environments, report, scaling, side_by_side, worker, workload)
+    modules = (environments, real_model, report, scaling, side_by_side, worker, workload)
     return type("Bench", (), {module.__name__: module for module in modules})
 
 
@@ -39,6 +40,19 @@ def runs(cpu, tokens=(1, 1, 1), peak=(1, 1, 1)):
         {"cpu": c, "wall": 2 * c, "tokens": n, "peak_rss": p}
         for c, n, p in zip(cpu, tokens, peak, strict=True)
     ]
+
+
+def test_the_table_of_the_real_model_has_rates_and_the_ratios_of_pairs(bench):
+    def of(cpu, peak):
+        return [
+            {"cpu": c, "first": 9.0, "load": 1.0, "peak_gib": p}
+            for c, p in zip(cpu, peak, strict=True)
+        ]
+
+    runs = {"ours": of([2, 4, 3], [5, 6, 5]), "transformers": of([8, 6, 9], [4, 4, 4.5])}
+    line = bench.real_model.table({"runs": {"prefill": runs}}).splitlines()[-1]
+    # 2048 tokens in medians of 3 and 8 CPU-seconds; pairs 4, 1.5, 3.
+    assert line == "| prefill | 2048 | 683 | 256 | 3.00 [1.50, 4.00] | 9.0 | 6.00, 4.50 |"
 
 
 # --- the workload

@@ -139,7 +139,7 @@ def estimate(
         "weight sync": (Cost(0.0, weights * (F32 / shard + size / tensor)), 1),
         "prefill": on_chip(prefill, tensor),
         "decode": on_chip(decode, tensor, rows / slots),
-        "log-probs": (one_pass, _stats_passes(config)),
+        "log-probs": (one_pass, stats_passes(config)),
         "update": (update, 1),
         "optimizer": (Cost(0.0, counting.optimizer_bytes(weights) / shard), updates),
     }
@@ -191,7 +191,8 @@ def _passes_before(config: TrainConfig) -> int:
     return int(needs_whole_batch(advantage_of(config), loss))
 
 
-def _stats_passes(config: TrainConfig) -> int:
+def stats_passes(config: TrainConfig) -> int:
+    """Return the number of log-prob passes over a mini-batch: of the old policy, the reference."""
     return (config.old_log_probs == "trainer") + bool(config.loss.kl_coef)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from entropy_rl.planning.abstract import AbstractRun
 from entropy_rl.planning.compiled import Program, compile_program, tree_bytes
-from entropy_rl.planning.estimate import sampled_group
+from entropy_rl.planning.estimate import sampled_group, stats_passes
 from entropy_rl.rollout.batching import DecodingPlan, column_counts, row_counts
 from entropy_rl.rollout.programs import Programs
 from entropy_rl.rollout.state import Sampling
@@ -137,14 +137,10 @@ def compile_step(
     cast = run.model.placement.make_cast(run.model.policy)
     add("weight sync", cast.lower(params), {"params": params}, "parameters", of_sampler)
     cache = _add_rollout(run, programs, decoding, lambda *program: add(*program, of_sampler), add)
-    arguments = {"params": params, "batch": new_batch}
-    add(
-        "log-probs",
-        run.programs.stats.lower(*arguments.values()),
-        arguments,
-        "parameters",
-        of_sampler,
-    )
+    if stats_passes(run.config):
+        arguments = {"params": params, "batch": new_batch}
+        lowered = run.programs.stats.lower(*arguments.values())
+        add("log-probs", lowered, arguments, "parameters", of_sampler)
     critic, of_critic = run.state.critic, run.programs.critic
     if critic is not None:
         arguments = {"params": critic.params, "batch": new_batch}

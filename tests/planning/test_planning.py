@@ -231,7 +231,8 @@ def test_what_does_not_fit_ends_with_1_and_a_line_that_names_buffers_and_a_way_o
 def test_a_checkpoint_counts_where_the_memory_is_that_of_the_host(directory, planned, monkeypatch):
     monkeypatch.chdir(directory)
     one = [*("--mesh.fsdp", "1"), *("--mesh.tensor", "1"), *("--devices", "1")]
-    assert main(["plan", "--config", "train.yaml", *one, "--output", "host.json"]) == 0
+    one += ["--old_log_probs", "sampler", "--output", "host.json"]
+    assert main(["plan", "--config", "train.yaml", *one]) == 0
     plan = json.loads((directory / "host.json").read_text())
     *_, update, checkpoint = plan["programs"]
     state = plan["resident"]["parameters"] + plan["resident"]["optimizer state"]
@@ -239,6 +240,8 @@ def test_a_checkpoint_counts_where_the_memory_is_that_of_the_host(directory, pla
     counts = 2 * 4  # of steps and of updates
     assert checkpoint["peak"] == 2 * (state + counts) + plan["resident"]["mini-batches"]
     assert "checkpoint" not in [program["name"] for program in planned["programs"]]
+    # The old log-probs are the sampler's, so there is no pass for them.
+    assert "log-probs" not in [program["name"] for program in plan["programs"]]
 
 
 def test_the_compilers_own_refusal_becomes_sizes_and_names():
