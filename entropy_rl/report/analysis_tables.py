@@ -164,7 +164,7 @@ def _cells(line: Contrast) -> tuple[str, ...]:
 
 
 def _interval(low: float, high: float, form: str = ".3f") -> str:
-    """The interval; unknown where all values are of one problem."""
+    """The interval; it is unknown where too few problems have values."""
     return f"[{low:{form}}, {high:{form}}]" if math.isfinite(high - low) else "[unknown]"
 
 
