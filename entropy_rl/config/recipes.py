@@ -43,7 +43,8 @@ def find_config(given: str, where: str = "--config") -> Path:
         return DIRECTORY / f"{name}.yaml"
     near = difflib.get_close_matches(name[:100], names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
+    listed = [name for name in names if not name.startswith("study/")]
     raise ValueError(
-        f"{where}: must be a file or one of the recipes {', '.join(names)}, got {shown(given)}"
-        f"{hint}"
+        f"{where}: must be a file or one of the recipes {', '.join(listed)}, study/NAME, "
+        f"got {shown(given)}{hint}"
     )
