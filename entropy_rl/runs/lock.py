@@ -67,17 +67,26 @@ def _acquire(file: Path, where: str) -> IO[str]:
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 held.close()
-                raise
+                raise OSError(error.errno, error.strerror, str(file)) from None
             log.warning(
                 "%s: the file system has no locks: a second process there is not noticed",
                 file.parent,
             )
         if _is_same_file(held, file):
-            held.truncate(0)
-            held.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
-            held.flush()
+            _name_this_process(held, file)
             return held
         held.close()  # the process before deleted it between `open` and `flock`
+
+
+def _name_this_process(held: IO[str], file: Path) -> None:
+    try:
+        held.truncate(0)
+        held.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
+        held.flush()
+    except OSError as error:  # of a file descriptor, so without a name: the disk is full
+        with contextlib.suppress(OSError):
+            held.close()
+        raise OSError(error.errno, error.strerror, str(file)) from None
 
 
 def _holder(held: IO[str]) -> str:

@@ -15,10 +15,9 @@ from typing import Any
 
 import jax
 
-from entropy_rl.config.renames import current_metrics
 from entropy_rl.runs.directory import SAMPLES_FILE
 from entropy_rl.runs.jsonl import keep_steps, naming, write_jsonl
-from entropy_rl.runs.stored import METRICS_FILE
+from entropy_rl.runs.stored import METRICS_FILE, current_metrics
 
 log = logging.getLogger(__name__)
 

@@ -49,7 +49,12 @@ def is_recorded(path: Path) -> bool:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read the complete lines of metrics.jsonl, with current names."""
-    return [renames.current_metrics(row) for row in read_jsonl(path)]
+    return [current_metrics(row) for row in read_jsonl(path)]
+
+
+def current_metrics(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of metrics.jsonl, with current names."""
+    return renames.current_metrics(row)
 
 
 def find_file(directory: Path, name: str) -> Path:

@@ -110,7 +110,8 @@ def test_a_judge_that_never_judges_ends_in_one_line(here, capsys):
     last = capsys.readouterr().err.splitlines()[-1]
     assert (
         last
-        == "entropy-rl evaluate: none of 48 samples was judged: every check timed out or crashed"
+        == "entropy-rl evaluate: none of 48 samples was judged: every check timed out, crashed or "
+        "did not judge"
     )
 
 
