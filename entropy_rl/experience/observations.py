@@ -40,14 +40,9 @@ def encode_observation(
     kwargs = json.dumps(dict(problem.chat_template_kwargs), sort_keys=True)
     before, after = _around(tokenizer, str(tokenizer.chat_template), role, kwargs)
     last = tokenizer.convert_ids_to_tokens(last_id)
-    if last in special_tokens_of(tokenizer) and before.startswith(last):
+    if special_tokens(tokenizer).fullmatch(last) and before.startswith(last):
         before = before[len(last) :]
     return _encode(before, text, after, tokenizer)
-
-
-def special_tokens_of(tokenizer: Any) -> set[str]:
-    """The texts of the special tokens."""
-    return {t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content}
 
 
 def _encode(before: str, text: str, after: str, tokenizer: Any) -> list[int]:

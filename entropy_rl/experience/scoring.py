@@ -86,14 +86,15 @@ def score(
       JudgeError: If the task does not return one judgement per completion.
     """
     texts = decode_completions(tokenizer, rollout)
+    seen: list[list[tuple[int, str]]] = []
     if judgements is None:
         judged = task.judge(problems, texts)
         judge = f"{type(task).__name__}.judge"
         judgements = as_judgements(judge, problems, judged, correct_at(task))
+    else:
+        seen = observations(tokenizer, rollout)
     probe = task.probe(problems, texts) if isinstance(task, ProbedTask) else {}
-    return Scores(
-        texts, list(judgements), _answers(task, texts), probe, observations(tokenizer, rollout)
-    )
+    return Scores(texts, list(judgements), _answers(task, texts), probe, seen)
 
 
 def judged_before(task: Task, tokenizer, rollout: Rollout, verdicts: Sequence[Verdict]) -> Scores:

@@ -29,7 +29,7 @@ from entropy_rl.runs.provenance import record_start
 from entropy_rl.trainer.run import Run
 from entropy_rl.types import TrainState
 
-_LARGE_CHECKPOINT = 10**9  # bytes, from which on their size is told at the start
+_LARGE_CHECKPOINT = 10**9  # bytes; the size of larger checkpoints is logged at the start
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ SCHEDULES = [flexible_clip_id, flexible_clip_did, flexible_clip_od]
 
 
 def signals_over(surrogate, entropies):
-    """The coefficients of so many steps, one mini-batch each."""
+    """The coefficients of consecutive steps, one mini-batch each."""
     state, found = surrogate.controller.init(), []
     for step, entropy in enumerate(entropies):
         state, coefficients = surrogate.controller.update(

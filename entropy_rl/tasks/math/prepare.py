@@ -303,7 +303,7 @@ def _ask_hub(url: str) -> None:
         except Exception as error:
             outcome.append(error)
 
-    # The timeout applies to each address of the host, of which there may be eight.
+    # The timeout applies to each address of the host, and a host may have several.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(10)

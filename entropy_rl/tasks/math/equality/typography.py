@@ -77,11 +77,13 @@ _RULES = [
         ),
         (r"\\text\s*([A-Za-z0-9])(?=[^A-Za-z{]|$)", r"\1"),
         (
-            rf"\\(?:mathbf|boldsymbol|bm|bold|pmb|underline|ensuremath){_END}\s*(?:\{{([0-9]+)\}}|(?=[0-9]))",
+            rf"\\(?:mathbf|boldsymbol|bm|bold|pmb|underline|ensuremath){_END}\s*"
+            r"(?:\{([0-9]+)\}|(?=[0-9]))",
             r"\1",
         ),
         (
-            rf"\\(?:mathbf|boldsymbol|bm|bold|pmb|underline|ensuremath){_END}\s*(?:\{{([0-9A-Za-z]+)\}}|(?=\S))",
+            rf"\\(?:mathbf|boldsymbol|bm|bold|pmb|underline|ensuremath){_END}\s*"
+            r"(?:\{([0-9A-Za-z]+)\}|(?=\S))",
             r" \1",
         ),
         (r"\*\*([A-Za-z ]+:?)\*\*", r"\1"),
@@ -156,14 +158,16 @@ _SYSTEM = re.compile(
     re.DOTALL,
 )
 _DECORATION = re.compile(
-    r"(?:\\(?:checkmark|qed|blacksquare)|[✓✔✅☑∎■]|(?<!\\)\\\\|(?<=[^\s])[,;]|\\text\s*\{[\s.,;]*\})\s*$"
+    r"(?:\\(?:checkmark|qed|blacksquare)|[✓✔✅☑∎■]|(?<!\\)\\\\|(?<=[^\s])[,;]"
+    r"|\\text\s*\{[\s.,;]*\})\s*$"
 )
 _WORDS = r"[^\W\d_]{2,}(?:[ '-][^\W\d_]{2,})*"
 # "The final answer is", "Answer:", "Area:": words before the answer that say nothing of it.
 _LEAD = (
     r"(?:(?:so|thus|hence|therefore|then|and),? )?(?:the |our |my )?(?:final |correct |right )?"
     r"(?:answer|result|solution|ans)\b\.?(?: (?:is|are|equals)\b\s*:?|\s*[:=])"
-    rf"|(?!(?:not|except|unless|if|but|or|wrong|false|incorrect)\b)(?=[^:]{{3,40}}:){_WORDS}\s*:|答案?(?:是|为|:)+"
+    rf"|(?!(?:not|except|unless|if|but|or|wrong|false|incorrect)\b)(?=[^:]{{3,40}}:){_WORDS}\s*:"
+    r"|答案?(?:是|为|:)+"
 )
 _LEAD_IN = re.compile(rf"(?:{_LEAD})\s*(?=\S)", re.IGNORECASE)
 _TEXT_LEAD_IN = re.compile(r"\\text\s*\{\s*([^{}]*?)\s*\}\s*(?=\S)")
