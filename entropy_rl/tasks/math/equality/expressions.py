@@ -9,7 +9,10 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+from entropy_rl.tasks.math.equality.plain_numbers import value_of
+
 ROUNDING = Fraction(1, 100_000)  # relative: 0.000001 is no rounding of 1/1048576
+_ROUGHLY = 0.05  # relative: 300 is said to be about 100 pi
 _DIGITS = 120
 _MAX_DIGITS = 50_000  # of numbers that are computed exactly
 _MORE_DIGITS = 1_500  # of a difference that is zero within `_DIGITS`
@@ -73,6 +76,30 @@ def load() -> tuple[Callable, Callable]:
     for gold, answer in ((r"\sin^2 x+\cos^2 x", "1"), ("[0,1)", r"0\le x<1"), ("x", "abc")):
         compare(read(gold), read(answer))
     return read, compare
+
+
+def is_near(value: str, approximation: str, heavy: bool) -> bool:
+    """Whether a number may be a rounded value of an expression; True where it has no value.
+
+    Args:
+      value: An expression, tidied.
+      approximation: A plain number, tidied.
+      heavy: Whether the expression could be too large to evaluate.
+    """
+    from sympy import Expr
+
+    parse, _ = load()
+    parsed = [] if heavy else parse(value)
+    if not parsed or not isinstance(parsed[0], Expr) or parsed[0].free_symbols:
+        return True
+    try:
+        exact, given = float(parsed[0].evalf()), float(value_of(approximation))
+    except MemoryError:
+        raise
+    except Exception:  # sympy raises errors of any kind: there is no value to compare
+        return True
+    unit = 10.0 ** -len(approximation.partition(".")[2])
+    return abs(exact - given) <= max(unit, _ROUGHLY * abs(exact))
 
 
 def _compare_values(gold: Any, given: Any) -> bool | None:

@@ -70,3 +70,12 @@ def rounds_to(value: str, rounded: str) -> bool:
     if isinstance(a, str) or isinstance(b, str):
         return True
     return abs(a - b) < Fraction(1, 10 ** len(rounded.partition(".")[2]))
+
+
+def is_rounding(value: str, rounded: str) -> bool:
+    """Whether a decimal is a rounding of a plain number, and not equal to it: 0.333 of 1/3."""
+    a, b = value_of(value), value_of(rounded)
+    if isinstance(a, str) or isinstance(b, str) or a == b:
+        return False
+    digits = len(rounded.partition(".")[2])
+    return digits > 1 and rounded.replace(".", "", 1).isdigit() and rounds_to(value, rounded)

@@ -10,6 +10,7 @@ import re
 import unicodedata
 
 from entropy_rl.tasks.math.equality.latex import closing_brace
+from entropy_rl.tasks.math.equality.notation import rewrite
 
 
 def _fraction(sign: str) -> str:
@@ -206,7 +207,7 @@ def tidy(text: str) -> str:
     while True:
         inner = _unwrap(text)
         if inner == text:
-            return text
+            return rewrite(text)
         text = inner.strip()
 
 
