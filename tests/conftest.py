@@ -32,6 +32,16 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_programs():
+    """Runs of a process share compiled functions; see `shared_programs.share_programs`."""
+    from shared_programs import share_programs
+
+    with pytest.MonkeyPatch.context() as patch:
+        share_programs(patch)
+        yield
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Path:
     """A directory of its own for the runs of a file of tests: `tiny_runs.make_workspace`."""
