@@ -2,6 +2,7 @@
 checkout.
 """
 
+import gc
 import os
 from pathlib import Path
 
@@ -24,6 +25,8 @@ if jaxlib.version.__version_info__ < (
 
 import jax
 import pytest
+
+gc.set_threshold(100_000, 50, 50)  # tracing makes many objects, few of which are garbage
 
 CACHE = Path(__file__).parents[1] / ".cache" / "jax"
 jax.config.update("jax_num_cpu_devices", 8)
