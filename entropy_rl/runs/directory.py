@@ -33,6 +33,9 @@ MODEL_DIRECTORY = "model"
 FREE_OF_RUN = tuple(
     f"run.{f.name}" for f in dataclasses.fields(RunConfig) if f.name != "checkpoints"
 )
+IDENTITY_FILE = "identity.json"
+# The files that these name have digests in that file.
+_IDENTIFIED = ("model.path", "critic.path")
 # Kernels and memory of a model.
 FREE_OF_MODEL = ("model.remat", "model.attention", "model.decode_attention")
 _FREE = (
@@ -55,11 +58,14 @@ _FREE = (
 def free_fields(config: Any) -> Collection[str]:
     """Return the fields of a training run that may change between two starts.
 
-    The number of steps is not among them if the learning rate decays until the last one.
+    The number of steps is not among them if the learning rate decays until the last one. The path
+    of a model is, if the run has a record of what is there.
     """
     optimizer = config.optimizer
     decays_to_last = optimizer.schedule != "constant" and optimizer.decay_updates is None
-    return tuple(name for name in _FREE if name != "steps" or not decays_to_last)
+    free = tuple(name for name in _FREE if name != "steps" or not decays_to_last)
+    identified = (Path(config.run.directory) / IDENTITY_FILE).exists()
+    return (*free, *_IDENTIFIED) if identified else free
 
 
 def check_run(config: Any, free: Collection[str] | None = None) -> None:

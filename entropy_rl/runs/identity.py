@@ -14,13 +14,11 @@ import numpy as np
 
 from entropy_rl.runs.checkpoint import newest_undamaged
 from entropy_rl.runs.digests import DIGESTS_FILE, SIZES_FILE, sha256_of, sha256_of_values
-from entropy_rl.runs.directory import checkpoints_of
+from entropy_rl.runs.directory import IDENTITY_FILE, checkpoints_of
 from entropy_rl.runs.gcs import file_sizes, is_bucket
 from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.runs.load_model import find_model, is_run, model_files
 from entropy_rl.runs.tokenizer import TOKENIZER_PARTS
-
-IDENTITY_FILE = "identity.json"
 
 # Component of a run -> {name of a part of it, such as a file or a split: digest}.
 Identity = dict[str, dict[str, str]]

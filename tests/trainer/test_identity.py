@@ -208,6 +208,19 @@ def test_a_changed_initial_model_is_refused_and_accepted_by_the_flag(
         accepted(capsys, [changed])
 
 
+def test_a_model_that_was_moved_is_the_same_and_another_one_there_is_refused(begun, capsys):
+    Path("own").rename("moved")
+    assert resumed("--model.path", "moved") == 0
+    assert "\nchanged settings: model.path: 'own' -> 'moved'\n" in capsys.readouterr().err
+    config = json.loads(Path("moved/config.json").read_text())
+    Path("moved/config.json").write_text(json.dumps(config | {"note": "another"}))
+    refused_for(capsys, "model files (model.path/config.json)", "--model.path", "moved")
+    shutil.move("moved", "own")
+    (begun / "identity.json").unlink()
+    assert resumed("--model.path", "model") == 2
+    assert "holds another run (its model.path is 'moved'" in capsys.readouterr().err
+
+
 def test_a_changed_chat_template_is_refused(at_work, capsys):
     (at_work / "chat").touch()
     (at_work / "own" / "chat_template.jinja").write_text(TEMPLATE)
