@@ -52,6 +52,9 @@ class Hostile(Guess):
             "nan": Observation("a", reward=float("nan")),
             "role": Observation("a", role="system"),
             "bytes": Observation(b"a"),
+            "two texts": Observation(("a", "b"), role="tool", parts={"n": 2}),
+            "no texts": Observation(()),
+            "nan part": Observation("a", parts={"n": float("nan")}),
             "nan grade": Done(float("nan")),
             "grade": Done(0.25),
         }

@@ -89,9 +89,7 @@ def _chat(problem: Problem, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]
             )
     with reading(where):
         text = render(tokenizer, messages, kwargs)
-        parts = _around_messages(
-            tokenizer, str(tokenizer.chat_template), roles, json.dumps(kwargs, sort_keys=True)
-        )
+        parts = _around_messages(tokenizer, str(tokenizer.chat_template), roles, json.dumps(kwargs))
     places = None if parts is None else _places(text, parts, texts)
     if places is None:
         # It treats messages differently: which parts are theirs cannot be told.

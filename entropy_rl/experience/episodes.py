@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -35,6 +35,7 @@ class EpisodeRow:
       seed: Of its environment.
       actions: The texts of the turns.
       rewards: Of the turns that were answered by an observation.
+      parts: Counts of its observations, summed.
       ends: The column of the last token of each turn.
       length: Columns so far.
       judgement: At the end; None before.
@@ -44,6 +45,7 @@ class EpisodeRow:
     seed: int
     actions: tuple[str, ...] = ()
     rewards: tuple[float, ...] = ()
+    parts: dict[str, float] = dataclasses.field(default_factory=dict)
     ends: tuple[int, ...] = ()
     length: int = 0
     judgement: Judgement | None = None
@@ -103,11 +105,13 @@ class Episodes:
             cut_off = reason == FinishReason.LENGTH and room == 0
             return self._end(episode, judgement, reason if cut_off else FinishReason.DONE)
         episode.rewards += (reply["reward"],)
+        _add(episode.parts, reply.get("parts", {}))
+        texts = [reply["text"]] if isinstance(reply["text"], str) else reply["text"]
         if len(episode.actions) >= self._max_turns:
             return self._end(episode, Judgement(Verdict.WRONG), FinishReason.TURNS)
         try:
             ids = encode_observation(
-                reply["text"], reply["role"], episode.problem, last_id, self._tokenizer
+                texts, reply["role"], episode.problem, last_id, self._tokenizer
             )
         except ValueError as error:
             log.warning("problem %d: %s", episode.problem.id, error)
@@ -136,8 +140,17 @@ class Episodes:
             last = judgement.reward
             last = float(judgement.verdict is Verdict.CORRECT) if last is None else last
             judgement = dataclasses.replace(judgement, reward=last + sum(row.rewards))
+        if row.parts and judgement.verdict.is_judgement:
+            judgement = dataclasses.replace(judgement, parts=_add(row.parts, judgement.parts))
         row.judgement = judgement
         return reason
+
+
+def _add(parts: dict[str, float], more: Mapping[str, float]) -> dict[str, float]:
+    """Add numbers to those of the same name."""
+    for name, value in more.items():
+        parts[name] = parts.get(name, 0.0) + value
+    return parts
 
 
 def begin_episodes(

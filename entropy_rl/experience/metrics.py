@@ -78,6 +78,15 @@ def correct_by_source(
     return found
 
 
+def part_means(scores: Scores) -> dict[str, tuple[float, float]]:
+    """Means of the parts of judgements, as `part/NAME` -> (sum, count)."""
+    found: dict[str, tuple[float, float]] = {}
+    for judgement in scores.judgements:
+        parts = {f"part/{name}": (value, 1.0) for name, value in judgement.parts.items()}
+        found = add_probes(found, parts)
+    return found
+
+
 def gather_rows(own: ScoredRows) -> ScoredRows:
     """The rows of all processes; collective."""
     if hosts.count() == 1:

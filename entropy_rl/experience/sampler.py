@@ -11,7 +11,7 @@ import numpy as np
 
 from entropy_rl.experience.episodes import Episodes, begin_episodes, environments_of
 from entropy_rl.experience.experience import Experience, ScoredGroups
-from entropy_rl.experience.metrics import correct_by_source, scored_rows
+from entropy_rl.experience.metrics import correct_by_source, part_means, scored_rows
 from entropy_rl.experience.prompts import PromptBatch
 from entropy_rl.experience.scoring import Scores, completion_ids, score
 from entropy_rl.rewards import Rewards, RewardValues
@@ -132,6 +132,7 @@ class Sampler:
         rollout = sampled.rollout
         rows = scored_rows(rollout, scores, values)
         rows = rows.add_ratios(**correct_by_source(prompts.rows(self.group_size), scores))
+        rows = rows.add_ratios(**part_means(scores))
         scored = len(scores.verdicts)
         arrays = dict(rewards=values.total, has_reward=values.has_reward, verdicts=rows.verdicts)
         extras = {f"{REWARD_EXTRA}{label}": x[:, None] for label, x in values.by_label.items()}

@@ -120,3 +120,10 @@ def test_countdown_in_turns_survives_any_text(text):
     environment = CountdownTurns()
     environment.reset(environment.problems("train")[0], 0)
     assert isinstance(environment.step(text), Done)
+
+
+def test_several_texts_are_several_messages_and_counts_are_checked(pool):
+    reply = step(pool, "two texts")
+    assert reply["text"] == ["a", "b"] and reply["role"] == "tool" and reply["parts"] == {"n": 2.0}
+    assert step(pool, "nan part")["failed"] == "crash"
+    assert step(pool, "no texts")["failed"] == "crash"

@@ -20,7 +20,7 @@ A user's environment is one file with one class, named in the config as any task
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from entropy_rl.tasks.task import Judged, Problem
@@ -31,14 +31,17 @@ class Observation:
     """The answer of an environment to a turn, after which the model has another turn.
 
     Attributes:
-      text: What the model reads next.
+      text: What the model reads next. Several texts are as many messages of the same role, such as
+        the results of several tool calls.
       reward: The reward of the turn; the reward of the episode is the sum.
       role: Of the message, for a chat template: "user", or "tool" for the result of a tool.
+      parts: Counts by name. Their sums over the episode are parts of its judgement.
     """
 
-    text: str
+    text: str | Sequence[str]
     reward: float = 0.0
     role: str = "user"
+    parts: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from entropy_rl.config.registry import call_factory, import_object
 from entropy_rl.tasks.environments.environment import Done, Observation
 from entropy_rl.tasks.judging import as_judgement, correct_at, is_finite
-from entropy_rl.tasks.task import Problem
+from entropy_rl.tasks.task import Judgement, Problem, Verdict
 
 _MAX_LIVE = 4096  # episodes; a state that was dropped is rebuilt from its actions
 _MAX_TEXT = 30_000  # characters of an observation; the message to the parent is limited too
@@ -79,11 +79,15 @@ def _reply(value: Any, least: float) -> Reply:
         value = Observation(value)
     if not isinstance(value, Observation):
         raise ValueError(f"must return an Observation, a text or Done, got {type(value).__name__}")
-    if not isinstance(value.text, str) or len(value.text) > _MAX_TEXT:
-        size = f"{len(value.text)} characters" if isinstance(value.text, str) else repr(value.text)
+    texts = [value.text] if isinstance(value.text, str) else value.text
+    is_text = isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts)
+    if not is_text or not texts or sum(map(len, texts)) > _MAX_TEXT:
+        size = f"{sum(map(len, texts))} characters" if is_text else repr(value.text)
         raise ValueError(f"must return a text of at most {_MAX_TEXT} characters, got {size:.80}")
     if not is_finite(value.reward):
         raise ValueError(f"must return a finite reward, got {value.reward!r:.80}")
     if value.role not in _ROLES:
         raise ValueError(f"must return a role of {', '.join(_ROLES)}, got {value.role!r:.80}")
-    return {"text": value.text, "reward": float(value.reward), "role": value.role}
+    parts = as_judgement(Judgement(Verdict.WRONG, None, value.parts)).parts
+    fields = {"text": value.text, "reward": float(value.reward), "role": value.role}
+    return fields | ({"parts": dict(parts)} if parts else {})
