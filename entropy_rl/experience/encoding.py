@@ -80,6 +80,11 @@ def _chat(problem: Problem, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]
         kwargs = dict(problem.chat_template_kwargs)
     for name in kwargs:
         if name not in variables:
+            if name == "tools":
+                raise ValueError(
+                    f"{where}: must have the variable 'tools' to describe them to the model; "
+                    "without it, set task.args.describe to system"
+                )
             path = f"task.args.chat_template_kwargs.{name}"
             if variables:
                 raise ValueError(unknown(path, name, sorted(variables)))

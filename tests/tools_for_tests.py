@@ -1,0 +1,37 @@
+"""Tools for tests, as a user would write them: annotated functions with docstrings."""
+
+import os
+import sys
+
+
+def repeat(text: str, times: int = 2) -> str:
+    """Repeat a text.
+
+    Args:
+      text: What is repeated.
+      times: How often.
+    """
+    return text * times
+
+
+def hostile(action: str) -> str:
+    """Do what the action says."""
+    if action == "raise":
+        raise KeyError("nothing here")
+    if action == "exit":
+        sys.exit(3)
+    if action == "die":
+        os._exit(9)
+    if action == "hang":
+        while True:
+            pass
+    return "\ud800" if action == "surrogate" else action * 100_000
+
+
+def undocumented(text: str) -> str:
+    return text
+
+
+def listed(texts: list[str]) -> str:
+    """Take a list."""
+    return str(texts)
