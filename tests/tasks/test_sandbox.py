@@ -68,8 +68,8 @@ ATTACKS = {
     "replace the program": "import os; os.execv('/bin/true', ['true'])",
     "kill the parent": "import os; os.kill({parent}, 9)",
     "signal the parent by a file": (
-        "import fcntl; fcntl.fcntl(1, fcntl.F_SETSIG, 9); fcntl.fcntl(1, fcntl.F_SETOWN, {parent}); "
-        "fcntl.fcntl(1, fcntl.F_SETFL, 0o20000)"
+        "import fcntl; fcntl.fcntl(1, fcntl.F_SETSIG, 9); "
+        "fcntl.fcntl(1, fcntl.F_SETOWN, {parent}); fcntl.fcntl(1, fcntl.F_SETFL, 0o20000)"
     ),
     "lift a limit": "import resource; resource.setrlimit(resource.RLIMIT_CPU, (-1, -1))",
     "call fork directly": "import ctypes; assert ctypes.CDLL(None).syscall(57) >= 0",

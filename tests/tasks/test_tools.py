@@ -91,6 +91,9 @@ def test_the_template_or_the_system_message_describes_the_tools(tokenizer):
         ValueError, match=r"must have the variable 'tools' .*set task.args.describe"
     ):
         encode_prompt(in_template, tokenizer)
+    messages = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "1"}]
+    with_example = tools(describe="system", examples=[messages]).problems("train")[0].messages
+    assert with_example[1:3] == (("user", "1?"), ("assistant", "1"))
     in_system = tools(describe="system")
     problem = in_system.problems("train")[0]
     prompt = tokenizer.decode(encode_prompt(problem, tokenizer))
@@ -156,6 +159,8 @@ def test_a_script_sees_the_seed_of_the_episode_only():
             "task.args.task.args.examples: must be an integer in",
         ),
         ({"task": {"name": "countdown_turns"}}, "task.args.task.name: must be a task of a single"),
+        ({"examples": ["a"]}, r"task.args.examples\[0\]: must be a list of messages, got 'a'"),
+        ({"examples": [[{"role": "user"}]]}, r"examples\[0\]\[0\]: must be a message \{role"),
         ({"max_calls": 0}, "task.args.max_calls: must be >= 1, got 0"),
         ({"max_characters": 7000}, "task.args.max_characters: must be from 20 to 6250, for 4"),
         ({"describe": "both"}, "task.args.describe: must be one of template, system"),

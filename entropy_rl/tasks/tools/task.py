@@ -60,6 +60,8 @@ class Tools:
       describe: Who describes the tools to the model: `template`, the chat template, which must have
         the variable `tools`; or `system`, a system message in Qwen2.5's words, with results as
         user messages in <tool_response> tags.
+      examples: Worked examples before the messages of the task: a list of dialogues, each a list of
+        messages {role: ..., content: ...}.
       max_calls: Calls of a turn that are made; further ones are answered by one error.
       max_characters: Of a result; what is in the middle of a longer one is left out.
 
@@ -72,6 +74,7 @@ class Tools:
         task: dict[str, Any],
         tools: list[str] | dict[str, Any],
         describe: Literal["template", "system"] = "template",
+        examples: list[Any] | None = None,
         max_calls: int = 4,
         max_characters: int = 2000,
     ):
@@ -81,7 +84,7 @@ class Tools:
             20 <= max_characters <= most,
             "task.args.max_characters", max_characters, f"from 20 to {most}, for {max_calls} calls",
         )  # fmt: skip
-        self._tools = _build(tools)
+        self._tools, self._examples = _build(tools), _messages(examples or [])
         self._task = _load(task)
         self.correct_at = correct_at(self._task)
         self._in_system, self._max_calls = describe == "system", max_calls
@@ -155,14 +158,17 @@ class Tools:
             "a task of chat messages, as it describes tools to a chat model",
         )
         schemas = [tool.schema for tool in self._tools.values()]
-        if not self._in_system:
-            kwargs = {**problem.chat_template_kwargs, "tools": schemas}
-            return dataclasses.replace(problem, chat_template_kwargs=kwargs)
-        text = _SYSTEM.format(tools="\n".join(map(json.dumps, schemas)))
-        messages = problem.messages
-        if messages and messages[0][0] == "system":
-            text, messages = f"{messages[0][1]}\n\n{text}", messages[1:]
-        return dataclasses.replace(problem, messages=(("system", text), *messages))
+        has_system = bool(problem.messages) and problem.messages[0][0] == "system"
+        system, rest = problem.messages[:has_system], problem.messages[has_system:]
+        kwargs = problem.chat_template_kwargs
+        if self._in_system:
+            text = _SYSTEM.format(tools="\n".join(map(json.dumps, schemas)))
+            system = (("system", "\n\n".join([*(own for _, own in system), text])),)
+        else:
+            kwargs = {**kwargs, "tools": schemas}
+        return dataclasses.replace(
+            problem, messages=(*system, *self._examples, *rest), chat_template_kwargs=kwargs
+        )
 
 
 def _load(task: dict[str, Any]) -> Task:
@@ -179,6 +185,20 @@ def _load(task: dict[str, Any]) -> Task:
     is_single = not isinstance(loaded, EnvironmentTask)
     require(is_single, f"{path}.name", task["name"], "a task of a single turn")
     return loaded
+
+
+def _messages(examples: list[Any]) -> tuple[tuple[str, str], ...]:
+    """Join dialogues to messages (role, content)."""
+    messages = []
+    for i, dialogue in enumerate(examples):
+        path = f"task.args.examples[{i}]"
+        require(isinstance(dialogue, list), path, dialogue, "a list of messages")
+        for j, message in enumerate(dialogue):
+            is_message = isinstance(message, Mapping) and set(message) == {"role", "content"}
+            is_text = is_message and all(isinstance(text, str) for text in message.values())
+            require(is_text, f"{path}[{j}]", message, "a message {role: ..., content: ...}")
+            messages.append((message["role"], message["content"]))
+    return tuple(messages)
 
 
 def _build(tools: list[str] | dict[str, Any]) -> dict[str, Tool]:
