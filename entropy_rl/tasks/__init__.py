@@ -33,6 +33,7 @@ _BUILT_IN = {
     "countdown_turns": "entropy_rl.tasks.countdown.turns:CountdownTurns",
     "math": "entropy_rl.tasks.math:Math",
     "reasoning_gym": "entropy_rl.tasks.reasoning_gym:ReasoningGym",
+    "textarena": "entropy_rl.tasks.textarena:TextArena",
     "tools": "entropy_rl.tasks.tools:Tools",
 }
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from entropy_rl.config.checks import require
 from entropy_rl.config.values import unknown
+from entropy_rl.tasks.mixture import interleave, share_out, split_weight
 from entropy_rl.tasks.pool import VerifierPool
 from entropy_rl.tasks.reasoning_gym import worker
 from entropy_rl.tasks.reasoning_gym.datasets import RUN_CODE, UNUSABLE, spec_of
@@ -101,16 +102,12 @@ class ReasoningGym:
         if split not in self._splits:
             ranges = [part.range(split) for part in self._parts]
             found = worker.generate([part.spec for part in self._parts], ranges)
-            rows = []
-            for number, (part, (first, _), entries) in enumerate(
-                zip(self._parts, ranges, found, strict=True)
-            ):
+            for part, entries in zip(self._parts, found, strict=True):
                 _check_own_answers(part.name, entries)
-                for i, entry in enumerate(entries):
-                    place = (i + 0.5) / len(entries)
-                    rows.append((place, number * _STRIDE + first + i, entry))
-            rows.sort(key=lambda row: row[:2])
-            self._splits[split] = [self._problem(id, entry) for _, id, entry in rows]
+            self._splits[split] = [
+                self._problem(number * _STRIDE + ranges[number][0] + i, found[number][i])
+                for number, i in interleave([len(entries) for entries in found])
+            ]
         return self._splits[split]
 
     def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Judged]:
@@ -178,13 +175,11 @@ def _parts(
             name,
             "used with task.args.run_code: true, because its judge runs answers as Python code",
         )
-        require(isinstance(given, Mapping | None), path, given, "a mapping of settings")
-        rest = dict(given or {})
-        weight = rest.pop("weight", 1)
-        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        require(is_number and 0 < weight < 1e6, f"{path}.weight", weight, "a number > 0")
-        weights[name], settings[name] = weight, rest
-    counts = {split: _shares(weights, total, split) for split, total in totals.items()}
+        weights[name], settings[name] = split_weight(path, given)
+    counts = {
+        split: share_out(weights, total, f"task.args.{split}", "dataset")
+        for split, total in totals.items()
+    }
     parts = []
     for name in weights:
         of_split = {split: counts[split][name] for split in totals}
@@ -192,24 +187,6 @@ def _parts(
         spec = spec_of(name, settings[name], seed, sum(of_split.values()))
         parts.append(_Part(name, spec, of_split))
     return parts
-
-
-def _shares(weights: dict[str, float], total: int, split: str) -> dict[str, int]:
-    """Share a number of problems out by weights; the largest remainders are rounded up."""
-    whole = sum(weights.values())
-    exact = {name: total * weight / whole for name, weight in weights.items()}
-    counts = {name: int(share) for name, share in exact.items()}
-    order = sorted(exact, key=lambda name: counts[name] - exact[name])
-    for name in order[: total - sum(counts.values())]:
-        counts[name] += 1
-    least = min(counts, key=counts.get)
-    require(
-        counts[least] > 0,
-        f"task.args.{split}",
-        total,
-        f"large enough for a problem of every dataset ({least} has none)",
-    )
-    return counts
 
 
 def _system_message(system: str | None) -> tuple[tuple[str, str], ...]:
