@@ -36,13 +36,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def shared_programs():
-    """Runs of a process share compiled functions; see `shared_programs.share_programs`."""
+def forget_programs():
+    """Runs of a process share compiled functions; a call of this ends that for earlier ones."""
     from shared_programs import share_programs
 
     with pytest.MonkeyPatch.context() as patch:
-        share_programs(patch)
-        yield
+        yield share_programs(patch)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ batches are arguments of these functions.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -37,21 +38,28 @@ class _Shared:
         self._found.move_to_end(key)
         return self._found[key]
 
+    def clear(self) -> None:
+        self._found.clear()
 
-def share_programs(patch: pytest.MonkeyPatch) -> None:
+
+def share_programs(patch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Let the runs of this process share policies, samplers and the functions of a step.
 
     Args:
       patch: Undoes it.
+
+    Returns:
+      A function after which runs trace and compile anew.
     """
     make_model, make_programs = load_model.make_model, setup.make_programs
     make_generate = programs.make_generate
     models, samplers, steps = _Shared(), _Shared(), _Shared()
 
     def shared_model(make, params, config, placement=None, **files):
-        mesh = placement and placement.mesh
-        key = repr(make.args), mesh
         new = make_model(make, params, config, placement, **files)
+        if not isinstance(make, functools.partial):  # of SFT: its arguments are not known
+            return new
+        key = repr(make.args), placement and placement.mesh
         old = models(key, lambda: new)
         return dataclasses.replace(
             new,
@@ -84,6 +92,12 @@ def share_programs(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(setup, "make_programs", shared_step)
     for module in (sampling, programs):
         patch.setattr(module, "make_generate", shared_generate)
+
+    def forget() -> None:
+        for shared in (models, samplers, steps):
+            shared.clear()
+
+    return forget
 
 
 def _of_programs(config: TrainConfig) -> list[Any]:

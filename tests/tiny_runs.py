@@ -142,6 +142,7 @@ def start(workspace: Path, *arguments: str, **options: Any) -> subprocess.Popen:
         "JAX_COMPILATION_CACHE_DIR": str(CACHE),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"],
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "PYTHONPATH": str(ROOT),
     }
     return subprocess.Popen(

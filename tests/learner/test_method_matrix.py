@@ -166,7 +166,12 @@ PROGRAMS = {
         BATCH_SELECTIONS,
     ),
 }
-every_program = pytest.mark.parametrize("program", PROGRAMS)
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
+def program(request) -> str:
+    """Every program; the tests of one come together, and share what it gives."""
+    return request.param
 
 
 class Acting:
@@ -377,7 +382,6 @@ def test_more_than_two_hundred_combinations_are_run_and_every_two_members_meet()
             assert len({tuple(row) for row in chosen[:, [one, two]]}) == sizes[one] * sizes[two]
 
 
-@every_program
 def test_every_combination_has_a_finite_loss_and_gradient(program):
     assert_finite(program)
     along = run(program, None, 1)["along"]
@@ -386,18 +390,16 @@ def test_every_combination_has_a_finite_loss_and_gradient(program):
     )
 
 
-@every_program
-def test_every_combination_is_the_same_in_micro_batches(program):
-    assert_same(program, tokens=20, devices=1)
-
-
-@every_program
-def test_every_combination_is_the_same_on_eight_devices(program):
+def test_every_combination_is_the_same_in_micro_batches_on_eight_devices(program):
     assert_same(program, tokens=15, devices=8)
 
 
 @pytest.mark.slow
-@every_program
+def test_every_combination_is_the_same_in_micro_batches_on_one_device(program):
+    assert_same(program, tokens=20, devices=1)
+
+
+@pytest.mark.slow
 def test_the_whole_product_is_finite_and_the_same_in_micro_batches(program):
     assert_finite(program, every=True)
     assert_same(program, tokens=20, devices=1, every=True)
@@ -409,7 +411,6 @@ def alone(kind: int, member: str):
     return kinds[kind][member]
 
 
-@every_program
 def test_a_member_behind_a_switch_is_the_member_alone_in_its_own_scope(program):
     policy, params, batch, directions = problem()
     result = run(program, None, 1)

@@ -279,7 +279,9 @@ def test_a_run_without_an_undamaged_checkpoint_does_not_begin_anew_by_itself(
 # ------------------------------------------------------------------------------------------------
 
 
-def test_a_resumed_run_finds_every_program_in_the_cache(workspace, here, monkeypatch):
+def test_a_resumed_run_finds_every_program_in_the_cache(
+    workspace, here, monkeypatch, forget_programs
+):
     compiled, on_compiled = [], CompileLog._on_compiled
 
     def record(self, name, seconds):
@@ -292,11 +294,13 @@ def test_a_resumed_run_finds_every_program_in_the_cache(workspace, here, monkeyp
         jax.config.update("jax_compilation_cache_dir", str(workspace / "compiled"))
         compilation_cache.reset_cache()
         kl = ["--loss.kl_coef", "0.1"]
+        forget_programs()
         assert main(train("cached", *kl, "--steps", "1")) == 0
         names = [name for name, _ in compiled]
         # One program for the log-probs of the policy and of the reference.
         assert names.count("jit(update)") == names.count("jit(stats_pass)") == 1
         compiled.clear()
+        forget_programs()
         assert main(train("cached", *kl, "--steps", "2")) == 0
     finally:
         jax.config.update("jax_compilation_cache_dir", usual)
