@@ -86,8 +86,8 @@ def test_the_marker_of_a_typed_package_is_there():
 @pytest.mark.parametrize(
     "before",
     [
-        "",
-        "import entropy_rl.train, entropy_rl.evaluate",
+        pytest.param("", marks=pytest.mark.slow),
+        pytest.param("import entropy_rl.train, entropy_rl.evaluate", marks=pytest.mark.slow),
         "from entropy_rl.train import train; from entropy_rl.evaluate import evaluate_model",
         "er.train; er.evaluate; import entropy_rl.train, entropy_rl.evaluate",
     ],

@@ -209,6 +209,7 @@ def small_machine(monkeypatch):
     monkeypatch.setitem(roofline_machine._MATMUL_SIZE, "cpu", 128)
 
 
+@pytest.mark.slow
 def test_the_program_measures_every_work_and_writes_it_down(tmp_path, capsys):
     file = tmp_path / "roofline.json"
     assert roofline.main([*QUICK, "--output", str(file)]) == 0

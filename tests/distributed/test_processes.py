@@ -130,6 +130,7 @@ def test_two_processes_learn_from_the_same_rows(workspace, here):
     assert all(any(row.get(name) for row in lines_of(two / "metrics.jsonl")) for name in names)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_other_with_a_line(workspace):
     first, second = run_two(workspace, *train("lost", *MESH), SIGNAL_AT_CALL="SIGKILL:2")
     assert second.returncode == -9

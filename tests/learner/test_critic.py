@@ -182,6 +182,7 @@ def test_a_row_that_is_not_learned_from_is_to_the_critic_as_one_without_a_judgem
     assert_close(update_critic(backbone, one, key), update_critic(backbone, other, key))
 
 
+@pytest.mark.slow
 def test_a_mesh_of_eight_devices_gives_what_one_device_gives(key):
     axes = (*DATA_AXES, TENSOR_AXIS)
     mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
@@ -393,6 +394,7 @@ def test_the_state_of_a_run_without_a_critic_has_no_place_for_one(here):
     assert "value_loss" not in row and "critic_grad_norm" not in row
 
 
+@pytest.mark.slow
 def test_an_update_of_the_critic_that_is_not_finite_is_kept_and_can_be_looked_into(here, capsys):
     spoiled = ["--critic.learning_rate", "1e38", "--critic.max_grad_norm", "1e38"]
     assert train("spoiled", *spoiled, "--batching.max_nonfinite_updates", "1") == 1

@@ -53,7 +53,7 @@ CASES = [
         "token-mean",
         30,
     ),  # finished before the gradient pass begins
-    (tiny_policy(), SHAPED, LossConfig(), "token-mean", 30),
+    pytest.param(tiny_policy(), SHAPED, LossConfig(), "token-mean", 30, marks=pytest.mark.slow),
     (table_policy(V), SHAPED, selecting("cispo", "forking_tokens", "token_tis"), "token-mean", 30),
     (table_policy(V), SHAPED, selecting("unclipped", "kl_cov"), "token-mean", None),
     (table_policy(V), group_normalize(G), selecting("sapo", "icepop"), "sequence-mean", 30),

@@ -178,6 +178,7 @@ def test_members_that_read_the_policy_start_from_the_advantages_of_the_rollout()
     np.testing.assert_allclose(found, 2 * batch.rollout_advantages, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_whitens_over_the_rollout_however_many_updates_it_has(here):
     train = TRAIN | {
         "steps": 1,

@@ -122,7 +122,13 @@ def test_a_row_that_was_cut_off_stays_in_the_baseline_and_has_no_loss(key):
     np.testing.assert_array_equal(sgd_update(policy, other, params)[0]["table"], new["table"])
 
 
-@pytest.mark.parametrize("advantage", [SHAPED, chain(SHAPED, whiten())], ids=["local", "batch"])
+@pytest.mark.parametrize(
+    "advantage",
+    [
+        pytest.param(SHAPED, id="local", marks=pytest.mark.slow),
+        pytest.param(chain(SHAPED, whiten()), id="batch"),
+    ],
+)
 def test_with_rows_cut_off_micro_batches_give_what_one_gives(key, advantage):
     policy, data = tiny_policy(), cut_off(make_data())
     whole, parts = (
@@ -180,7 +186,7 @@ def test_the_end_of_sequence_token_gets_a_gradient(key):
         (table_policy(V), SHAPED, "constant"),
         (table_policy(V), RECORDED_SCOPE, "token-mean"),
         (table_policy(V), BATCH_SCOPE, "token-mean"),
-        (tiny_policy(), BATCH_SCOPE, "sequence-mean"),
+        pytest.param(tiny_policy(), BATCH_SCOPE, "sequence-mean", marks=pytest.mark.slow),
     ],
 )
 def test_micro_batches_of_any_size_give_what_one_gives(key, policy, advantage, aggregation):
@@ -201,7 +207,7 @@ def test_micro_batches_of_any_size_give_what_one_gives(key, policy, advantage, a
         )
 
 
-@pytest.mark.parametrize("critic", [False, True])
+@pytest.mark.parametrize("critic", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_whitening_what_was_recorded_takes_no_forward_pass_and_changes_no_number(key, critic):
     data, before = make_data(has_reward=np.arange(P * G) != 6), group_normalize(G)
     if critic:

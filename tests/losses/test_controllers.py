@@ -306,7 +306,7 @@ def test_micro_batches_and_a_fused_loss_change_neither_the_memory_nor_the_update
     )
 
 
-@pytest.mark.parametrize("fused_loss", [False, True])
+@pytest.mark.parametrize("fused_loss", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_eight_devices_change_neither_the_memory_nor_the_update(key, fused_loss):
     axes = (*DATA_AXES, TENSOR_AXIS)
     mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)

@@ -79,7 +79,12 @@ WINDOWED = dataclasses.replace(TINY, sliding_window=4, sliding_layers=(True, Fal
 
 
 @pytest.mark.parametrize(
-    ("config", "shards", "remat"), [(TINY, 1, "none"), (TINY, 2, "full"), (WINDOWED, 1, "dots")]
+    ("config", "shards", "remat"),
+    [
+        pytest.param(TINY, 1, "none", marks=pytest.mark.slow),
+        (TINY, 2, "full"),
+        pytest.param(WINDOWED, 1, "dots", marks=pytest.mark.slow),
+    ],
 )
 def test_packed_tokens_after_shared_prompts_are_those_of_whole_rows(key, config, shards, remat):
     policy = make_policy(config, remat=remat)

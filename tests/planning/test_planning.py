@@ -169,6 +169,7 @@ def test_every_program_is_there_with_arguments_that_are_those_of_its_shapes(plan
     assert {c["kind"] for c in update["collectives"]} >= {"all-gather", "all-reduce"}
 
 
+@pytest.mark.slow
 def test_a_critic_is_a_second_model_without_a_head_that_lies_beside_all_that_does_not_use_it(
     planned_with_critic,
 ):
@@ -191,6 +192,7 @@ def test_a_critic_is_a_second_model_without_a_head_that_lies_beside_all_that_doe
     assert not any("optimizer state" in part for parts in beside.values() for part in parts)
 
 
+@pytest.mark.slow
 def test_both_updates_of_a_step_with_a_critic_take_and_return_the_whole_state(planned_with_critic):
     programs = {program["name"]: program for program in planned_with_critic["programs"]}
     resident = planned_with_critic["resident"]
@@ -207,6 +209,7 @@ def test_both_updates_of_a_step_with_a_critic_take_and_return_the_whole_state(pl
     assert programs["values"]["arguments"] - resident["critic"] in (without_values, read)
 
 
+@pytest.mark.slow
 def test_in_the_warm_up_of_a_critic_the_policys_update_costs_nothing(planned_with_critic):
     seconds = {work["name"]: work["seconds"] for work in planned_with_critic["work"]}
     of_policy = seconds["update"] + seconds["optimizer"]
@@ -464,6 +467,7 @@ def test_the_table_of_shapes_is_that_of_the_published_models():
     }
 
 
+@pytest.mark.slow
 def test_a_search_compiles_so_many_and_puts_what_fits_first(directory, monkeypatch, capsys):
     monkeypatch.chdir(directory)
     compiled = []

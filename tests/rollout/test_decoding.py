@@ -100,11 +100,12 @@ def test_every_decoding_gives_the_samples_of_the_static_one(model, references, n
 @pytest.mark.parametrize(
     "decoding",
     [
-        dict(static=True),
-        dict(decoding=DecodingConfig(chunk_steps=9)),
-        dict(decoding=DecodingConfig(slots=16, chunk_steps=9)),
+        pytest.param(dict(static=True), id="static"),
+        pytest.param(
+            dict(decoding=DecodingConfig(chunk_steps=9)), id="compact", marks=pytest.mark.slow
+        ),
+        pytest.param(dict(decoding=DecodingConfig(slots=16, chunk_steps=9)), id="refill"),
     ],
-    ids=["static", "compact", "refill"],
 )
 def test_eight_devices_give_the_samples_of_one(model, decoding):
     policy, params = model
@@ -131,7 +132,9 @@ def test_eight_devices_give_the_samples_of_one(model, decoding):
     assert_same(jax.device_get(eight), one)
 
 
-@pytest.mark.parametrize("name", ["the default", "8 slots in chunks of 7"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("the default", marks=pytest.mark.slow), "8 slots in chunks of 7"]
+)
 def test_a_sliding_window_does_not_depend_on_the_slot(name):
     policy = make_policy(dataclasses.replace(TINY, sliding_window=5, sliding_layers=(True, False)))
     params = policy.init(jax.random.key(3))
@@ -327,7 +330,9 @@ def test_stop_strings_save_the_tokens_after_them(model, references):
     assert len(seen) <= 2 and out.completion_mask.sum(-1).max() <= 2
 
 
-@pytest.mark.parametrize("slots, group, stops", [(3, 4, ["bb"]), (32, 16, ["a"])])
+@pytest.mark.parametrize(
+    "slots, group, stops", [(3, 4, ["bb"]), pytest.param(32, 16, ["a"], marks=pytest.mark.slow)]
+)
 def test_queued_rows_get_the_slots_of_rows_that_stop_strings_end(model, slots, group, stops):
     """Stop strings may free all slots between two chunks, or more than compaction waits for."""
     policy, params = model

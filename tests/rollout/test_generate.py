@@ -117,8 +117,10 @@ def test_a_sample_does_not_depend_on_the_other_rows_or_on_padding_or_on_how_samp
 
 @pytest.mark.parametrize(
     "decoding",
-    [dict(static=True), dict(decoding=DecodingConfig(slots=5, chunk_steps=4))],
-    ids=["static", "refill"],
+    [
+        pytest.param(dict(static=True), id="static", marks=pytest.mark.slow),
+        pytest.param(dict(decoding=DecodingConfig(slots=5, chunk_steps=4)), id="refill"),
+    ],
 )
 def test_a_greedy_row_beside_a_group_is_that_at_temperature_0_and_the_others_are_as_without(
     decoder, key, decoding

@@ -126,6 +126,7 @@ def test_a_run_keeps_what_went_wrong_goes_on_and_stops_at_the_limit(here, capsys
     assert "the gradient: not finite in" in out and "['embed_tokens']['embedding']: " in out
 
 
+@pytest.mark.slow
 def test_an_update_on_kept_rows_is_replayed_without_a_baseline(here, capsys):
     replay = {"name": "uec_replay"}
     write_yaml(here / "train.yaml", TRAIN | {"replay": replay, "steps": 0})

@@ -602,6 +602,7 @@ def test_an_invalid_study_is_refused_in_one_line_before_any_run(here, capsys, ch
     assert not (here / "wrong").exists()
 
 
+@pytest.mark.slow
 def test_critic_warmup_steps_have_no_policy_metrics(here):
     ppo = {
         "advantage": [{"name": "gae"}, {"name": "shape_by_entropy", "alpha": 0.1, "kappa": 2.0}],

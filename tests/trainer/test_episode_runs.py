@@ -89,6 +89,14 @@ def test_samples_show_the_turns_and_what_was_answered(whole):
     assert len({row.get("graded") for row in evaluated}) > 2
 
 
+def test_a_run_that_was_ended_early_goes_on_to_the_bit(whole, workspace, here, capsys):
+    for steps in ("2", "4"):
+        assert main(train("resumed", "--steps", steps)) == 0
+    assert "resuming resumed after step 2 of 4" in capsys.readouterr().err
+    assert_same_run(workspace / "resumed", whole, STEPS)
+
+
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_to_the_bit(whole, workspace, here, capsys):
     moment = {"DIE_WHERE_IT_EXISTS": "killed/checkpoints/4.*tmp*"}
     killed = run(workspace, *train("killed"), env=moment)
@@ -98,6 +106,7 @@ def test_a_run_that_is_killed_goes_on_to_the_bit(whole, workspace, here, capsys)
     assert_same_run(workspace / "killed", whole, STEPS)
 
 
+@pytest.mark.slow
 def test_episodes_are_the_same_in_fewer_slots_and_on_eight_devices(whole, workspace, here):
     steps = ["--steps", "1", "--run.checkpoint_every", "1"]
     assert main(train("slots", *steps, "--decoding.slots", "5")) == 0
