@@ -28,6 +28,7 @@ from entropy_rl.runs.directory import (
     check_directory,
     claim_directory,
 )
+from entropy_rl.runs.hub import is_hub_id, pin_models
 from entropy_rl.runs.load_model import check_length, find_model, is_run, load_model
 from entropy_rl.runs.logging import Progress
 from entropy_rl.runs.preemption import catch_signals
@@ -60,7 +61,8 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
       ValueError: If something in the config cannot work; before any sampling.
       Interrupted: If it was asked to stop; every finished sample is on disk.
     """
-    config, directory = _with_task(config), Path(config.output)
+    directory = Path(config.output)
+    config = _with_task(pin_models(config, directory))
     check_directory(directory, config, **_OURS)
     mesh = make_mesh(config.mesh, jax.local_devices())
     task = load_task(config.task.name, config.task.args, config.task.episodes)
@@ -123,9 +125,10 @@ def _with_task(config: EvaluateConfig) -> EvaluateConfig:
     """
     if config.task is not None:
         return config
-    path = find_model(config.model.path)
-    require(is_run(path), "task", None, f"set, as {config.model.path} is no training run")
-    recorded = read_recorded_config(path / CONFIG_FILE)
+    path = config.model.path
+    found = not is_hub_id(path) and is_run(find_model(path))
+    require(found, "task", None, f"set, as {path} is no training run")
+    recorded = read_recorded_config(find_model(path) / CONFIG_FILE)
     return dataclasses.replace(config, task=TaskConfig(**recorded["task"]))
 
 
@@ -135,7 +138,7 @@ def check_config(config: EvaluateConfig) -> None:
     Raises:
       ValueError: If something in the config cannot work.
     """
-    config = _with_task(config)
+    config = _with_task(pin_models(config, Path(config.output), ask=False))
     check_directory(Path(config.output), config, **_OURS)
     task = load_task(config.task.name, config.task.args, config.task.episodes)
     with closing(task):

@@ -175,8 +175,6 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
         sys.path.insert(0, "")  # for a user's `module:function` in the working directory
     _quiet_libraries()
     _keep_compiled_programs()
-    if verb != "data prepare":  # models are local: a mistyped path must not query the hub
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         # The config comes first, so that help and config errors need no import of jax.
         config, program, _ = _VERBS[verb]

@@ -58,7 +58,7 @@ def prompts(config: PromptsConfig) -> None:
     split = config.split or config.task.train_split
     with closing(task):
         problems = task.problems(split)
-    tokenizer = load_tokenizer(model_files(find_model(config.model.path)))
+    tokenizer = load_tokenizer(model_files(find_model(config.model.path, weights=False)))
     for problem in list(problems)[: config.count]:
         ids = encode_prompt(problem, tokenizer)
         echo(f"== {split} {problem.id}: {len(ids)} tokens, right answer {problem.answer!r}")

@@ -27,7 +27,7 @@ class SampleConfig:
     For a problem of an environment, an episode is played turn by turn.
 
     Args:
-      model: A Hugging Face directory, `asset:NAME`, or the directory of a run (its newest
+      model: A Hugging Face directory or id, `asset:NAME`, or the directory of a run (its newest
         checkpoint).
       question: The prompt, verbatim; null for a problem of the task. The tokenizer's special
         tokens come before it, as in training; without a chat template, its BOS token as well.

@@ -15,7 +15,7 @@ class EvaluateConfig:
 
     Args:
       seed: Seed of all samples.
-      model: A Hugging Face directory, `asset:NAME`, or the directory of a run (its newest
+      model: A Hugging Face directory or id, `asset:NAME`, or the directory of a run (its newest
         checkpoint).
       evaluation: Sampling.
       output: Directory for the result and all samples.

@@ -1,4 +1,4 @@
-"""Load a model from a Hugging Face directory, the assets of the package, or a run."""
+"""Load a model from a Hugging Face directory or hub id, the assets of the package, or a run."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from entropy_rl.models.rope import DynamicRopeScaling, LinearRopeScaling, YarnRo
 from entropy_rl.rollout.programs import keep_params
 from entropy_rl.runs.checkpoint import restore_params
 from entropy_rl.runs.directory import CONFIG_FILE, MODEL_DIRECTORY, checkpoints_of
+from entropy_rl.runs.hub import MODEL_PATH, hub_directory, is_hub_id
 from entropy_rl.runs.smollm2 import smollm2_directory
 from entropy_rl.runs.tokenizer import eos_ids_of, load_tokenizer, named_ends, unused_ids
 from entropy_rl.types import TENSOR_AXIS, Params, Policy
@@ -292,8 +293,12 @@ def check_length(model: Model, tokens: int) -> None:
         )
 
 
-def find_model(path: str) -> Path:
-    """The directory that a `model.path` names.
+def find_model(path: str, weights: bool = True) -> Path:
+    """The directory that a `model.path` names; a model of the hub is downloaded.
+
+    Args:
+      path: As `model.path`.
+      weights: Whether a download needs the weights, beside config and tokenizer.
 
     Raises:
       ValueError: If it does not exist.
@@ -310,12 +315,11 @@ def find_model(path: str) -> Path:
             )
         return found
     found = Path(os.path.expanduser(path))
+    if is_hub_id(path):
+        return hub_directory(path, weights)
     # `os.path` takes a name that no file can have for one that does not exist.
     if not path or not os.path.isdir(found):
-        raise ValueError(
-            "model.path: must be a Hugging Face directory, asset:NAME or the directory of a run, "
-            f"got {shown(path)}"
-        )
+        raise ValueError(f"model.path: must be {MODEL_PATH}, got {shown(path)}")
     return found
 
 

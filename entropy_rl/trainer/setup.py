@@ -22,6 +22,7 @@ from entropy_rl.losses.build import build_loss
 from entropy_rl.losses.loss import Loss
 from entropy_rl.rewards import Rewards, build_rewards
 from entropy_rl.runs.directory import check_no_writer, check_run
+from entropy_rl.runs.hub import pin_models
 from entropy_rl.runs.identity import (
     Identity,
     check_identity,
@@ -104,6 +105,7 @@ def set_up(config: TrainConfig) -> Setup:
       ValueError: If something in the config cannot work; before any training.
     """
     directory, rollout, batching = Path(config.run.directory), config.rollout, config.batching
+    config = pin_models(config, directory)
     check_run(config)
     mesh = make_mesh(config.mesh)
     hosts.on_first(lambda: check_no_writer(config))
@@ -168,7 +170,7 @@ def check_config(config: TrainConfig) -> None:
     Raises:
       ValueError: If something in the config cannot work.
     """
-    check_run(config)
+    check_run(pin_models(config, Path(config.run.directory), ask=False))
     check_wandb(config.run.wandb_project)
     check_methods(config)
     task = load_task(config.task.name, config.task.args, config.task.episodes)

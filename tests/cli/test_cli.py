@@ -376,8 +376,8 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
     [
         (
             ["--model.path", "nowhere"],
-            "model.path: must be a Hugging Face directory, asset:NAME or the directory of a "
-            "run, got 'nowhere'",
+            "model.path: must be a Hugging Face directory, asset:NAME, the directory of a run or "
+            "NAMESPACE/NAME of the Hugging Face hub, got 'nowhere'",
         ),
         (
             ["--model.path", "asset:nothing"],
@@ -448,8 +448,8 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
         ),
         (
             ["--advantage", "[{name: gae}]", "--critic", "{learning_rate: 0.1, path: nowhere}"],
-            "critic.path: must be a Hugging Face directory, asset:NAME or the directory of a "
-            "run, got 'nowhere'",
+            "critic.path: must be a Hugging Face directory, asset:NAME, the directory of a run or "
+            "NAMESPACE/NAME of the Hugging Face hub, got 'nowhere'",
         ),
         (
             ["--advantage", "[{nam: whiten}]"],

@@ -57,8 +57,8 @@ def here(workspace, monkeypatch) -> Path:
         # An option before the file.
         (
             ["evaluate", "--model.path", "runs/none", *EVALUATE[1:]],
-            "model.path: must be a Hugging Face directory, asset:NAME or the directory of a run, "
-            "got 'runs/none'",
+            "model.path: must be a Hugging Face directory, ... hub, got 'runs/none' "
+            "(HF_HUB_OFFLINE is set); `hf download runs/none` caches a model of the hub",
         ),
         ([*EVALUATE, "--model.path", "runs/none"], "model.path: must be "),
         # Names of other libraries.

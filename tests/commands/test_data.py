@@ -412,21 +412,6 @@ def test_the_hub_is_not_asked_if_the_user_says_so(run, tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.parametrize(
-    ("verb", "given", "expected"),
-    [("prepare", None, None), ("prepare", "1", "1"), ("prepare", "0", "0"), ("list", None, "1")],
-)
-def test_of_all_verbs_preparing_alone_may_ask_the_hub(
-    run, math_500, monkeypatch, verb, given, expected
-):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "")
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    if given is not None:
-        monkeypatch.setenv("HF_HUB_OFFLINE", given)
-    run(verb, *(["math_500", "--source", math_500] if verb == "prepare" else []))
-    assert os.environ.get("HF_HUB_OFFLINE") == expected
-
-
 def test_a_long_file_tells_how_far_it_is(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("entropy_rl.commands.data._LONG", 5)
     file = write_jsonl(tmp_path / "f.jsonl", [MATH_500[0]] * 9)

@@ -9,12 +9,12 @@ import io
 import re
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from entropy_rl.config.values import unknown
+from entropy_rl.runs.hub import hub_reason, within_deadline
 from entropy_rl.runs.lock import LOCK_FILE, one_writer
 from entropy_rl.tasks.math import catalog, sets
 from entropy_rl.tasks.math.fields import find_fields
@@ -267,7 +267,7 @@ def fetch(published: catalog.MathSet) -> dict[str, tuple[Path, ...]]:
 
 def _fetch_file(published: catalog.MathSet, file: catalog.SourceFile) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     where = {"repo_id": published.repository, "filename": file.path, "repo_type": "dataset"}
     where |= {"revision": published.revision}
@@ -276,40 +276,17 @@ def _fetch_file(published: catalog.MathSet, file: catalog.SourceFile) -> Path:
     if not sys.stderr.isatty():
         huggingface_hub.utils.disable_progress_bars()
     try:
-        _ask_hub(huggingface_hub.hf_hub_url(**where))
+        url = huggingface_hub.hf_hub_url(**where)
+        within_deadline(lambda: huggingface_hub.get_hf_file_metadata(url, timeout=8))
         return Path(huggingface_hub.hf_hub_download(**where))
     except Exception as error:  # network, hub or disk: the remedy is the same
-        reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
-        if isinstance(error, OfflineModeIsEnabled):
-            reason = "HF_HUB_OFFLINE is set"
         addresses = " and ".join(published.address(each) for each in published.files)
         kind = "FILE" if len(published.files) == 1 else "DIRECTORY"
         raise ValueError(
             f"{published.name}: cannot download {file.path} of {published.repository} "
-            f"({reason:.80}); download {addresses} on another machine, then add --source {kind}"
+            f"({hub_reason(error)}); download {addresses} on another machine, then add "
+            f"--source {kind}"
         ) from error
-
-
-def _ask_hub(url: str) -> None:
-    """Fails within 10 s if the hub cannot be reached; a download would retry for 30 s."""
-    from huggingface_hub import get_hf_file_metadata
-
-    outcome: list[Exception | None] = []
-
-    def ask() -> None:
-        try:
-            get_hf_file_metadata(url, timeout=8)
-            outcome.append(None)
-        except Exception as error:
-            outcome.append(error)
-
-    # The timeout applies to each address of the host, and a host may have several.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(10)
-    error = outcome[0] if outcome else TimeoutError("no answer in 10 s")
-    if error is not None:
-        raise error
 
 
 def _sha256_of(paths: Sequence[Path]) -> str:

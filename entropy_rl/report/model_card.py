@@ -1,0 +1,97 @@
+"""The model card of an exported run: README.md of its directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from entropy_rl.report.curves import CURVES_FILE
+from entropy_rl.report.reported_run import ReportedRun, read_runs
+from entropy_rl.report.summary import evaluation_rows
+from entropy_rl.runs.hub import HUB_ID
+
+CARD_FILE = "README.md"
+_OF_THE_MACHINE = ("run", "mesh")  # sections that change no result
+
+
+def write_model_card(run: Path, directory: Path, dtype: str) -> None:
+    """Write README.md into an export, and copy the training curves of the run if there are any.
+
+    Args:
+      run: The directory of the run.
+      directory: The export.
+      dtype: Of the exported weights.
+
+    Raises:
+      ValueError: A file of the run cannot be read.
+    """
+    found = read_runs([str(run)])[0]
+    has_curves = (run / CURVES_FILE).is_file()
+    if has_curves:
+        shutil.copy(run / CURVES_FILE, directory)
+    text = model_card(found, dtype, has_curves)
+    (directory / CARD_FILE).write_text(text, encoding="utf-8")
+
+
+def model_card(run: ReportedRun, dtype: str, has_curves: bool) -> str:
+    """The text: front matter of the hub, how the model was made, Pass@K, curves, config."""
+    config = _public({k: v for k, v in run.config.items() if k not in _OF_THE_MACHINE})
+    base = str((config.get("model") or {}).get("path", "random weights"))
+    task, start = config.get("task") or {}, (run.starts or [{}])[-1]
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    front["tags"] = ["entropy_rl", "reinforcement-learning" if "advantage" in config else "sft"]
+    if match := HUB_ID.fullmatch(base):
+        front["base_model"] = match["repo"]
+    code = f"entropy_rl {(start.get('versions') or {}).get('entropy_rl', '?')}"
+    facts = {
+        "Initial model": base,
+        "Data": " ".join(
+            [str(task.get("name")), *(f"{k}={v}" for k, v in (task.get("args") or {}).items())]
+        ),
+        "Method": run.method,
+        "Steps": run.metrics[-1]["step"] if run.metrics else 0,
+        "Seed": config.get("seed"),
+        "Weights": dtype,
+        "Code": f"{code}, commit {start['commit']}" if start.get("commit") else code,
+        "Devices": start.get("devices", "?"),
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
+        f"# {run.name}",
+        "Trained with entropy_rl.",
+        _table([["", ""], *([name, str(value)] for name, value in facts.items())]),
+    ]
+    if run.evaluations:
+        columns = {label: result for label, (_, _, result) in run.first_and_last.items()}
+        split = (config.get("evaluation") or {}).get("split", "?")
+        parts += [
+            "## Evaluation",
+            f"Split `{split}` of the task; in brackets 95% intervals over problems. One run with "
+            "one seed does not show which method is better.",
+            _table(evaluation_rows(columns)),
+        ]
+    if has_curves:
+        parts += ["## Training", f"![training curves]({CURVES_FILE})"]
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    return "\n\n".join([*parts, "## Config", f"```yaml\n{text}```"]) + "\n"
+
+
+def _public(value: Any) -> Any:
+    """Names instead of absolute paths, which would tell where the files lie on this machine."""
+    if isinstance(value, Mapping):
+        return {name: _public(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_public(item) for item in value]
+    is_path = isinstance(value, str) and os.path.isabs(os.path.expanduser(value))
+    return Path(value).name if is_path else value
+
+
+def _table(rows: list[list[str]]) -> str:
+    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    lines = [f"| {' | '.join(row)} |" for row in escaped]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])

@@ -1,0 +1,205 @@
+"""Models on the Hugging Face hub: ids, pinned commits, and downloads into the user's cache.
+
+`NAMESPACE/NAME` is the newest commit of the default branch, `NAMESPACE/NAME@REVISION` a branch, a
+tag or a commit. A run records the commit, so that it is resumed with the same files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from entropy_rl.config.checks import shown
+from entropy_rl.runs.stored import CONFIG_FILE, read_recorded_config
+
+log = logging.getLogger(__name__)
+
+# What a `model.path` must be.
+MODEL_PATH = (
+    "a Hugging Face directory, asset:NAME, the directory of a run or NAMESPACE/NAME of the Hugging "
+    "Face hub"
+)
+_PART = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
+HUB_ID = re.compile(rf"(?P<repo>{_PART}/{_PART})(@(?P<revision>[A-Za-z0-9_][A-Za-z0-9_./-]*))?")
+_COMMIT = re.compile("[0-9a-f]{40}")
+_DEADLINE_S = 10  # for the first answer of the hub
+_WEIGHTS = ("*.safetensors",)
+_TEXTS = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
+_FIELDS = (("model", "path"), ("critic", "path"))
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a path is an id of the hub: no file has its name, or lies beside such a file."""
+    match = HUB_ID.fullmatch(path)
+    return match is not None and not os.path.exists(path) and not os.path.exists(path.split("/")[0])
+
+
+def pin_models(config: Any, directory: Path, ask: bool = True) -> Any:
+    """Name the commit of the models of a config that are on the hub.
+
+    Every process must call it.
+
+    Args:
+      config: Has the section `model`, and perhaps `critic`.
+      directory: Of the run or evaluation; one that exists keeps the commits that it recorded for
+        ids without a revision.
+      ask: Whether to ask the hub for other commits; ids without a recorded commit stay otherwise.
+
+    Returns:
+      The config, with `NAMESPACE/NAME@COMMIT` for each id.
+
+    Raises:
+      ValueError: As `resolve`.
+    """
+    from entropy_rl.distributed import multihost as hosts  # imports jax
+
+    recorded = None
+    for section, name in _FIELDS:
+        part = getattr(config, section, None)
+        path = getattr(part, name, None)
+        if path is None or not is_hub_id(path):
+            continue
+        recorded = read_recorded_config(directory / CONFIG_FILE) if recorded is None else recorded
+        known = (recorded.get(section) or {}).get(name)
+        if isinstance(known, str) and known.startswith(f"{path}@"):
+            path = known
+        elif ask:
+            path = hosts.on_first(lambda path=path, at=f"{section}.{name}": resolve(path, at))
+        config = dataclasses.replace(config, **{section: dataclasses.replace(part, **{name: path})})
+    return config
+
+
+def resolve(path: str, where: str = "model.path") -> str:
+    """Return an id with the commit that its revision names now.
+
+    Where the hub cannot be reached, the commit in the cache counts, and a warning says so.
+
+    Args:
+      path: `NAMESPACE/NAME` or `NAMESPACE/NAME@REVISION`.
+      where: The config field, for errors.
+
+    Raises:
+      ValueError: If the hub has no such model, or cannot be reached and nothing is cached.
+    """
+    repository, revision = _parts(path)
+    if _COMMIT.fullmatch(revision):
+        return path
+    # The download of the small files records the revision in the cache, for later without network.
+    return f"{repository}@{_download(path, _TEXTS, where).name}"
+
+
+def hub_directory(path: str, weights: bool = True) -> Path:
+    """The directory of a model of the hub in the cache; downloads what is missing.
+
+    Args:
+      path: `NAMESPACE/NAME` or `NAMESPACE/NAME@REVISION`.
+      weights: Whether the weights are needed, beside config and tokenizer.
+
+    Raises:
+      ValueError: As `resolve`.
+    """
+    return _download(path, (*_TEXTS, *_WEIGHTS) if weights else _TEXTS, "model.path")
+
+
+def _parts(path: str) -> tuple[str, str]:
+    match = HUB_ID.fullmatch(path)
+    return match["repo"], match["revision"] or "main"
+
+
+def _download(path: str, patterns: tuple[str, ...], where: str) -> Path:
+    import huggingface_hub as hub
+
+    repository, revision = _parts(path)
+    # Exports to other formats are in subdirectories.
+    wanted = dict(revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"])
+    if _COMMIT.fullmatch(revision):  # it cannot change: the cache is as good
+        with contextlib.suppress(hub.errors.LocalEntryNotFoundError):
+            return Path(hub.snapshot_download(repository, **wanted, local_files_only=True))
+    if not sys.stderr.isatty():
+        hub.utils.disable_progress_bars()
+    try:
+        within_deadline(lambda: hub.HfApi().model_info(repository, revision=revision))
+        return Path(hub.snapshot_download(repository, **wanted))
+    except Exception as error:  # network, hub or disk
+        reason = hub_reason(error)
+        known = hub.errors.RepositoryNotFoundError | hub.errors.RevisionNotFoundError
+        if not isinstance(error, known):
+            with contextlib.suppress(hub.errors.LocalEntryNotFoundError):
+                found = hub.snapshot_download(repository, **wanted, local_files_only=True)
+                commit = Path(found).name
+                log.warning("%s: %s: %s; using the cached commit %s", where, path, reason, commit)
+                return Path(found)
+        at = "" if revision == "main" else f" --revision {revision}"
+        raise ValueError(
+            f"{where}: must be {MODEL_PATH}, got {shown(path)} ({reason}); "
+            f"`hf download {repository}{at}` caches a model of the hub"
+        ) from error
+
+
+def upload(directory: Path, repository: str) -> None:
+    """Upload the files of a directory as one commit; a new repository is private.
+
+    Raises:
+      ValueError: If the hub refuses it or cannot be reached.
+    """
+    import huggingface_hub as hub
+
+    api = hub.HfApi()
+    try:
+        api.create_repo(repository, private=True, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=directory)
+    except Exception as error:  # network or hub
+        raise ValueError(
+            f"push: must be a repository that can be written, got {shown(repository)} "
+            f"({hub_reason(error)}); {directory} is complete: `hf upload {repository} {directory}`"
+        ) from error
+
+
+def hub_reason(error: Exception) -> str:
+    """A short text for an error of huggingface_hub."""
+    from huggingface_hub import errors
+
+    known = {
+        errors.GatedRepoError: "gated: accept its terms on the hub, then `hf auth login`",
+        errors.RepositoryNotFoundError: "not found; a private one needs `hf auth login`",
+        errors.RevisionNotFoundError: "it has no such revision",
+        errors.OfflineModeIsEnabled: "HF_HUB_OFFLINE is set",
+    }
+    for kind, text in known.items():
+        if isinstance(error, kind):
+            return text
+    return f"{(str(error).strip() or type(error).__name__).partition(chr(10))[0]:.80}"
+
+
+def within_deadline(ask: Callable[[], Any]) -> Any:
+    """Ask the hub for something small; fail within 10 s, where a download would retry for 30 s.
+
+    Raises:
+      TimeoutError: If there is no answer in time; also what `ask` raises.
+    """
+    outcome: list[tuple[Any, Exception | None]] = []
+
+    def run() -> None:
+        try:
+            outcome.append((ask(), None))
+        except Exception as error:
+            outcome.append((None, error))
+
+    # A timeout of the request applies to each address of the host, and a host may have several.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(_DEADLINE_S)
+    if not outcome:
+        raise TimeoutError(f"no answer in {_DEADLINE_S} s")
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result
