@@ -17,10 +17,10 @@ class PlanConfig(TrainConfig):
     Args:
       topology: TPU topology, such as v5e:4x4 or v5p:2x2x4; uses the TPU compiler.
       devices: Number of virtual CPU devices, instead of a topology.
-      chip: With devices, the chip whose memory and peak rates to assume: v4, v5e, v5p, v6e, h100 or
-        h200.
-      shape: Architecture if model.path does not exist: qwen2.5-1.5b, qwen2.5-7b, qwen3-8b,
-        llama3-8b.
+      chip: With devices, the chip whose memory and peak rates to assume: v4, v5e, v5p, v6e, h100,
+        h200, a100-40, a100-80, l4, rtx4090 or t4.
+      shape: Architecture if model.path does not exist: qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-7b,
+        qwen3-0.6b, qwen3-8b, llama3-8b, smollm2-135m.
       critic_shape: Architecture if critic.path does not exist; see shape.
       mean_new_tokens: Mean completion length for the time estimate; null for
         rollout.max_new_tokens.

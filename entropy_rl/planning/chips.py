@@ -27,9 +27,11 @@ class Chip(NamedTuple):
 
 _TPU = "https://cloud.google.com/tpu/docs/"
 _NVIDIA = "https://www.nvidia.com/en-us/data-center/"
+_ADA = "https://images.nvidia.com/aem-dam/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf"
 
 # Memory of TPUs: 32, 16, 95 and 32 GB in the sheets; here what libtpu 0.0.42 reports as available
-# when a program is too large. Of GPUs: 80 and 141 GB, with products of dense matrices.
+# when a program is too large. Of GPUs: as in the sheets, with products of dense matrices (half the
+# rates with sparsity). T4 has no bfloat16, which is emulated there: the rate is that of float16.
 CHIPS = {
     chip.name: chip
     for chip in (
@@ -39,6 +41,11 @@ CHIPS = {
         Chip("v6e", 31.25 * GiB, 918e12, 1640e9, _TPU + "v6e"),
         Chip("h100", 80e9, 989e12, 3350e9, _NVIDIA + "h100"),
         Chip("h200", 141e9, 989e12, 4800e9, _NVIDIA + "h200"),
+        Chip("a100-40", 40e9, 312e12, 1555e9, _NVIDIA + "a100"),
+        Chip("a100-80", 80e9, 312e12, 2039e9, _NVIDIA + "a100"),
+        Chip("l4", 24e9, 121e12, 300e9, _NVIDIA + "l4"),
+        Chip("rtx4090", 24e9, 165e12, 1008e9, _ADA),
+        Chip("t4", 16e9, 65e12, 320e9, _NVIDIA + "tesla-t4"),
     )
 }
 TPUS = ("v4", "v5e", "v5p", "v6e")

@@ -16,11 +16,15 @@ _QWEN3 = dict(head_dim=128, rope_theta=1e6, norm_eps=1e-6, qkv_bias=False, qk_no
 _LLAMA3 = dict(head_dim=128, rope_theta=5e5, norm_eps=1e-5, qkv_bias=False, qk_norm=False)
 
 # Vocabulary, hidden size, MLP, layers, heads and KV heads, as in config.json of the models
-# https://huggingface.co/Qwen/Qwen2.5-1.5B, Qwen/Qwen2.5-7B, Qwen/Qwen3-8B and
-# meta-llama/Llama-3.1-8B.
+# https://huggingface.co/Qwen/Qwen2.5-0.5B, Qwen/Qwen2.5-1.5B, Qwen/Qwen2.5-7B, Qwen/Qwen3-0.6B,
+# Qwen/Qwen3-8B, meta-llama/Llama-3.1-8B and HuggingFaceTB/SmolLM2-135M.
 SHAPES = {
+    "qwen2.5-0.5b": DecoderConfig(
+        151936, 896, 4864, 24, 14, 2, tie_embeddings=True, **_QWEN2 | {"head_dim": 64}
+    ),
     "qwen2.5-1.5b": DecoderConfig(151936, 1536, 8960, 28, 12, 2, tie_embeddings=True, **_QWEN2),
     "qwen2.5-7b": DecoderConfig(152064, 3584, 18944, 28, 28, 4, tie_embeddings=False, **_QWEN2),
+    "qwen3-0.6b": DecoderConfig(151936, 1024, 3072, 28, 16, 8, tie_embeddings=True, **_QWEN3),
     "qwen3-8b": DecoderConfig(151936, 4096, 12288, 36, 32, 8, tie_embeddings=False, **_QWEN3),
     "llama3-8b": DecoderConfig(
         128256,
@@ -32,6 +36,16 @@ SHAPES = {
         tie_embeddings=False,
         rope_scaling=Llama3RopeScaling(8.0, 1.0, 4.0, 8192),
         **_LLAMA3,
+    ),
+    "smollm2-135m": DecoderConfig(
+        49152,
+        576,
+        1536,
+        30,
+        9,
+        3,
+        tie_embeddings=True,
+        **_LLAMA3 | {"head_dim": 64, "rope_theta": 1e5},
     ),
 }
 
@@ -69,7 +83,7 @@ def _find(section: str, path: str, option: str, shape: str | None) -> DecoderCon
     if shape is not None and not Path(path).is_dir():
         return SHAPES[shape]
     try:
-        return read_config(model_files(find_model(path)))
+        return read_config(model_files(find_model(path, weights=False)))
     except ValueError as error:
         reason = str(error).removeprefix("model.path: ")
         where = f"{section}.path: " if reason != str(error) else ""

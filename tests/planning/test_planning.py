@@ -458,12 +458,15 @@ def np_mean(steps: int) -> float:
 
 def test_the_table_of_shapes_is_that_of_the_published_models():
     counted = {name: counting.parameters(c) for name, c in SHAPES.items()}
-    # The numbers on the model cards: 1.54 B, 7.61 B, 8.2 B and 8.03 B.
+    # The numbers on the model cards: 0.49 B, 1.54 B, 7.61 B, 0.6 B, 8.2 B, 8.03 B and 135 M.
     assert counted == {
+        "qwen2.5-0.5b": 494_032_768,
         "qwen2.5-1.5b": 1_543_714_304,
         "qwen2.5-7b": 7_615_616_512,
+        "qwen3-0.6b": 596_049_920,
         "qwen3-8b": 8_190_735_360,
         "llama3-8b": 8_030_261_248,
+        "smollm2-135m": 134_515_008,
     }
 
 
@@ -512,7 +515,11 @@ ON_8 = ("--devices", "8")
             "topology: must be one of v4, v5e, v5p, v6e with the chips along each axis, such "
             "as v5e:4x4 or v5p:2x2x4, got 'v9:2x2'",
         ),
-        ((*ON_8, "--chip", "v7"), "chip: must be one of v4, v5e, v5p, v6e, h100, h200, got 'v7'"),
+        (
+            (*ON_8, "--chip", "v7"),
+            "chip: must be one of v4, v5e, v5p, v6e, h100, h200, a100-40, a100-80, l4, rtx4090, "
+            "t4, got 'v7'",
+        ),
         (
             ("--topology", "v5e:2x2", "--chip", "v5e"),
             "chip: must be null without devices, got 'v5e'",
@@ -536,7 +543,8 @@ ON_8 = ("--devices", "8")
         ((*ON_8, "--model.path", "gone"), "model.path: must be a Hugging Face directory, "),
         (
             (*ON_8, "--model.path", "gone", "--shape", "qwen"),
-            "shape: must be one of qwen2.5-1.5b, qwen2.5-7b, qwen3-8b, llama3-8b, got 'qwen' "
+            "shape: must be one of qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-7b, qwen3-0.6b, qwen3-8b, "
+            "llama3-8b, smollm2-135m, got 'qwen' "
             "(did you mean 'qwen3-8b'?)",
         ),
         (
@@ -545,8 +553,8 @@ ON_8 = ("--devices", "8")
         ),
         (
             (*ON_8, "--critic.learning_rate", "0.1", "--critic.path", "gone"),
-            "critic.path: must be a Hugging Face directory, asset:NAME or the directory of a "
-            "run, got 'gone'; or --critic_shape qwen2.5-1.5b|",
+            "critic.path: must be a Hugging Face directory, asset:NAME, the directory of a run or "
+            "NAMESPACE/NAME of the Hugging Face hub, got 'gone'; or --critic_shape qwen2.5-0.5b|",
         ),
         (
             (*ON_8, "--batching.max_tokens_per_micro_batch", "40"),
