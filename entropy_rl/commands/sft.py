@@ -33,7 +33,8 @@ from entropy_rl.runs.directory import FREE_OF_RUN, MODEL_DIRECTORY, check_no_wri
 from entropy_rl.runs.identity import check_identity, data_identity
 from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.runs.load_model import Model, make_model
-from entropy_rl.runs.logging import Clock, check_wandb
+from entropy_rl.runs.loggers import build_loggers
+from entropy_rl.runs.logging import Clock
 from entropy_rl.tasks import load_task
 from entropy_rl.tasks.task import DemonstratedTask, ProbedTask
 from entropy_rl.trainer.open_run import open_run
@@ -112,7 +113,7 @@ def _check(config: SFTConfig) -> tuple[DemonstratedTask, Any, PieceEncoder, Prom
             f"{config.task.name!r}"
         )
     check_run(config, _FREE)
-    check_wandb(config.run.wandb_project)
+    build_loggers(config.run)
     tokenizer = task.tokenizer()
     encode = PieceEncoder(tokenizer)
     _batches(config, task, encode, 0, tokenizer.pad_token_id)  # raises if a bucket is too short

@@ -141,8 +141,11 @@ class RunConfig:
         step only.
       profile_step: Step, counted from 1, traced by the JAX profiler into profile/; null for none.
         Step 1 includes compilation.
-      wandb_project: Weights & Biases project; null for none (needs `pip install
-        'entropy_rl[wandb]'`).
+      wandb_project: Weights & Biases project; null for none. Short for a logger {name: wandb,
+        project: ...}.
+      loggers: Where metrics go beside metrics.jsonl, each as {name: NAME, ARGUMENT: VALUE, ...}:
+        tensorboard; wandb and trackio with `project`; mlflow with `experiment`; `module:function`
+        of your own. See docs/metrics.md.
       accept_changes: Resume although the data, the prompts, the chat template or the initial model
         have changed since the run began; starts.jsonl records what has changed.
     """
@@ -155,6 +158,9 @@ class RunConfig:
     evaluate_every: int = 0
     profile_step: int | None = None
     wandb_project: str | None = None
+    loggers: list[dict[str, Any]] = dataclasses.field(
+        default_factory=lambda: [{"name": "tensorboard"}], hash=False
+    )
     accept_changes: bool = False
 
     def __post_init__(self):

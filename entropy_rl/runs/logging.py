@@ -1,22 +1,21 @@
-"""Metric writers (JSON lines, TensorBoard, Weights & Biases), step timing, progress output."""
+"""The records of a run (metrics, samples), step timing, progress output."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import threading
 import time
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from entropy_rl.runs.directory import SAMPLES_FILE
-from entropy_rl.runs.jsonl import keep_steps, naming, write_jsonl
+from entropy_rl.runs.jsonl import keep_steps, write_jsonl
+from entropy_rl.runs.loggers import LoggedRun, Loggers, StartLogger
 from entropy_rl.runs.stored import METRICS_FILE, current_metrics
 
 log = logging.getLogger(__name__)
@@ -28,8 +27,8 @@ class RunLog:
     Args:
       directory: The run's directory.
       last_step: The step that the run resumes from; later lines are dropped.
-      wandb_project: Weights & Biases project; None for none.
-      config: Stored with the Weights & Biases run.
+      loggers: Other places for the metrics, as of `build_loggers`.
+      config: Told to the loggers.
       every_step: Whether each step has metrics; if some are lost, a warning says so.
     """
 
@@ -37,13 +36,10 @@ class RunLog:
         self,
         directory: Path,
         last_step: int,
-        wandb_project: str | None,
+        loggers: Sequence[StartLogger],
         config: Mapping[str, Any],
         every_step: bool = False,
     ):
-        self._wandb = (
-            None if wandb_project is None else _start_wandb(wandb_project, directory, config)
-        )
         file = directory / METRICS_FILE
         steps = keep_steps(file, last_step, current_metrics, once=True)
         if every_step and len(steps) < last_step:
@@ -53,14 +49,12 @@ class RunLog:
             )  # fmt: skip
         keep_steps(directory / SAMPLES_FILE, last_step)
         self._directory = directory
-        self._tensorboard = _TensorBoard(directory / "tensorboard", last_step + 1)
+        self._loggers = Loggers(loggers, LoggedRun(directory, last_step, config))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record the metrics of one step."""
         write_jsonl(self._directory / METRICS_FILE, [{"step": step} | dict(values)])
-        self._tensorboard.scalars(step, values)
-        if self._wandb is not None:
-            self._wandb.log(dict(values), step=step)
+        self._loggers.metrics(step, values)
 
     def samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Record completions; each row has its step."""
@@ -70,9 +64,7 @@ class RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        self._loggers.close()
 
 
 class NoLog:
@@ -89,80 +81,6 @@ class NoLog:
 
     def __exit__(self, *_: object) -> None:
         pass
-
-
-class _TensorBoard:
-    """Synchronous writer of TensorBoard event files.
-
-    The usual SummaryWriter hands events to a thread. If that thread cannot write any more, as on a
-    full disk, it dies, and the run waits for it forever.
-
-    Args:
-      directory: Directory of the event files; created if it does not exist.
-      first_step: TensorBoard discards events of earlier files from this step on.
-    """
-
-    def __init__(self, directory: Path, first_step: int):
-        # slow to import, and needed by runs only
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        directory.mkdir(exist_ok=True)
-        self._directory = directory
-        self._event = Event
-        self._writer = EventsWriter(str(directory / "events"), f".{os.getpid()}")
-        self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the metrics of one step."""
-        event = self._event(step=step)
-        for name, value in values.items():
-            event.summary.value.add(tag=name, simple_value=value)
-        self._write(event)
-
-    def _write(self, event: Any) -> None:
-        event.wall_time = time.time()
-        with naming(self._directory):
-            self._writer.write_event(event)
-            self._writer.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        with contextlib.suppress(OSError):  # everything is flushed, or its error was reported
-            self._writer.close()
-
-
-def check_wandb(project: str | None) -> None:
-    """Check that wandb is installed if there is a Weights & Biases project.
-
-    Raises:
-      ValueError: If wandb is not installed.
-    """
-    try:
-        if project is not None:
-            import wandb  # noqa: F401
-    except ImportError:
-        raise ValueError(
-            "run.wandb_project: wandb is not installed; `pip install entropy_rl[wandb]`, or set "
-            "null"
-        ) from None
-
-
-def _start_wandb(project: str, directory: Path, config: Mapping[str, Any]) -> Any:
-    check_wandb(project)
-    import wandb
-
-    path = directory.resolve()
-    # A hash of the whole path, because a/seed_0 and b/seed_0 are different runs.
-    name = f"{path.name}-{zlib.crc32(str(path).encode()):08x}"
-    return wandb.init(
-        project=project,
-        dir=str(directory),
-        id=name,
-        name=path.name,
-        resume="allow",
-        config=dict(config),
-    )
 
 
 class Clock:

@@ -23,6 +23,7 @@ from entropy_rl.runs.directory import (
     to_plain,
 )
 from entropy_rl.runs.identity import Identity, check_identity, record_identity
+from entropy_rl.runs.loggers import build_loggers
 from entropy_rl.runs.logging import NoLog, Progress, RunLog
 from entropy_rl.runs.preemption import catch_signals
 from entropy_rl.runs.provenance import record_start
@@ -81,7 +82,7 @@ def open_run(
             records = RunLog(
                 directory,
                 step,
-                config.run.wandb_project,
+                build_loggers(config.run),
                 to_plain(config),
                 every_step=isinstance(config, TrainConfig),
             )

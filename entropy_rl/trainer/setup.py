@@ -37,7 +37,7 @@ from entropy_rl.runs.load_model import (
     load_backbone,
     load_model,
 )
-from entropy_rl.runs.logging import check_wandb
+from entropy_rl.runs.loggers import build_loggers
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
 from entropy_rl.tasks import Task, closing, load_task
 from entropy_rl.trainer.programs import Programs, describe_update, make_programs
@@ -110,7 +110,7 @@ def set_up(config: TrainConfig) -> Setup:
     mesh = make_mesh(config.mesh)
     hosts.on_first(lambda: check_no_writer(config))
     check_rows(mesh, batching.mini_batch_prompts, rollout.group_size)
-    check_wandb(config.run.wandb_project)
+    build_loggers(config.run)
     advantage, loss = _build_methods(config)
     rewards = _build_rewards(config)
     task = load_task(config.task.name, config.task.args, config.task.episodes)
@@ -171,7 +171,7 @@ def check_config(config: TrainConfig) -> None:
       ValueError: If something in the config cannot work.
     """
     check_run(pin_models(config, Path(config.run.directory), ask=False))
-    check_wandb(config.run.wandb_project)
+    build_loggers(config.run)
     check_methods(config)
     task = load_task(config.task.name, config.task.args, config.task.episodes)
     with closing(task):

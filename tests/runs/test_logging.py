@@ -3,12 +3,12 @@
 import json
 import math
 import sys
-import types
 
 import pytest
 
 from entropy_rl.runs.directory import SAMPLES_FILE
 from entropy_rl.runs.jsonl import keep_steps, read_jsonl, write_jsonl
+from entropy_rl.runs.loggers import tensorboard
 from entropy_rl.runs.logging import Clock, Progress, RunLog
 from entropy_rl.runs.stored import METRICS_FILE
 
@@ -170,7 +170,7 @@ def test_metrics_that_are_lost_are_reported(tmp_path, caplog):
     write_jsonl(tmp_path / METRICS_FILE, [{"step": 1}, {"step": 3}])
     for every_step, last_step, lines in ((True, 1, 0), (False, 3, 0), (True, 3, 1)):
         caplog.clear()
-        with RunLog(tmp_path, last_step, None, {}, every_step=every_step):
+        with RunLog(tmp_path, last_step, [], {}, every_step=every_step):
             assert len(caplog.messages) == lines
         write_jsonl(tmp_path / METRICS_FILE, [{"step": 3}] * (last_step == 1))
     assert caplog.messages == [
@@ -185,7 +185,7 @@ def test_metrics_that_are_lost_are_reported(tmp_path, caplog):
 def test_a_resumed_run_has_the_records_of_an_uninterrupted_one(tmp_path):
     def record(directory, steps, last_step):
         directory.mkdir(exist_ok=True)
-        with RunLog(directory, last_step, None, {}) as log:
+        with RunLog(directory, last_step, [tensorboard()], {}) as log:
             for step in steps:
                 log.metrics(step, {"reward": 0.5 * step, "entropy": math.nan})
                 log.samples({"step": step, "sample": i} for i in range(2))
@@ -207,62 +207,11 @@ def test_a_resumed_run_has_the_records_of_an_uninterrupted_one(tmp_path):
 
 
 def test_records_are_on_disk_before_the_next_step(tmp_path):
-    with RunLog(tmp_path, 0, None, {}) as log:
+    with RunLog(tmp_path, 0, [], {}) as log:
         log.metrics(1, {"reward": 1.0})
         log.samples([{"step": 1}])
         assert read_jsonl(tmp_path / METRICS_FILE) == [{"step": 1, "reward": 1.0}]
         assert read_jsonl(tmp_path / SAMPLES_FILE) == [{"step": 1}]
-
-
-def test_a_missing_wandb_names_the_field_and_the_way_out_and_leaves_the_records_alone(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    write_jsonl(tmp_path / METRICS_FILE, [{"step": 1}, {"step": 2}])
-    with pytest.raises(
-        ValueError, match=r"^run\.wandb_project: wandb is not installed; .*set null$"
-    ):
-        RunLog(tmp_path, 1, "project", {})
-    assert len(read_jsonl(tmp_path / METRICS_FILE)) == 2
-
-
-@pytest.fixture
-def wandb(monkeypatch):
-    """A stand-in that keeps what it is told."""
-    runs = []
-
-    class Run:
-        def __init__(self, **settings):
-            self.settings, self.logged, self.finished = settings, [], False
-            runs.append(self)
-
-        def log(self, values, step):
-            self.logged.append((step, values))
-
-        def finish(self):
-            self.finished = True
-
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=Run))
-    return runs
-
-
-def test_wandb_gets_config_and_metrics(tmp_path, wandb):
-    with RunLog(tmp_path, 0, "project", {"seed": 3}) as log:
-        log.metrics(1, {"reward": 1.0})
-    (run,) = wandb
-    assert (run.settings["project"], run.settings["config"]) == ("project", {"seed": 3})
-    assert run.logged == [(1, {"reward": 1.0})] and run.finished
-
-
-def test_a_resumed_run_is_the_same_wandb_run_and_another_directory_is_another(tmp_path, wandb):
-    directories = [tmp_path / "shaped" / "seed_0", tmp_path / "plain" / "seed_0"]
-    for directory in directories:
-        directory.mkdir(parents=True)
-    for directory in (*directories, directories[0], directories[0] / ".." / "seed_0"):
-        RunLog(directory, 0, "project", {}).__exit__()
-    ids = [run.settings["id"] for run in wandb]
-    assert ids[0] == ids[2] == ids[3] != ids[1]
-    assert {run.settings["resume"] for run in wandb} == {"allow"}
 
 
 # --- time -----------------------------------------------------------------------------------------
