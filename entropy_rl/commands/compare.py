@@ -20,7 +20,8 @@ class CompareConfig:
     Args:
       run_a: The baseline: directory of an evaluation, or of a training run for its last one.
       run_b: The evaluation to compare with it.
-      output: Directory for comparison.json, comparison.csv and the curves.
+      output: Directory for comparison.json, comparison.csv, comparison.tex (needs the LaTeX package
+        booktabs) and the curves.
     """
 
     POSITIONAL: ClassVar = ("run_a", "run_b")
@@ -35,7 +36,12 @@ def main(config: CompareConfig) -> None:
     # Imported here so that `compare --help` does not load jax.
     from entropy_rl.evaluation import compare_runs, find_evaluation
     from entropy_rl.evaluation.samples import RESULT_FILE
-    from entropy_rl.report import comparison_csv, comparison_text, write_pass_at_k
+    from entropy_rl.report import (
+        comparison_csv,
+        comparison_latex,
+        comparison_text,
+        write_pass_at_k,
+    )
     from entropy_rl.runs.directory import CONFIG_FILE
     from entropy_rl.runs.jsonl import write_atomically
 
@@ -50,6 +56,7 @@ def main(config: CompareConfig) -> None:
     plain = {"run_a": str(runs[0]), "run_b": str(runs[1])} | comparison.to_plain()
     write_atomically(directory / "comparison.json", json.dumps(plain, indent=1) + "\n")
     write_atomically(directory / "comparison.csv", comparison_csv(comparison))
+    write_atomically(directory / "comparison.tex", comparison_latex(comparison))
     names = [f"{name}: {run}" for name, run in zip("AB", runs, strict=True)]
     write_pass_at_k(directory, dict(zip(names, comparison.curves, strict=True)))
     print(printable(f"A: {runs[0]}\nB: {runs[1]}\n"))

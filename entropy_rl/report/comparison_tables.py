@@ -1,4 +1,4 @@
-"""Tables of a comparison of two runs, for the terminal and as CSV."""
+"""Tables of a comparison of two runs, for the terminal, as CSV and as LaTeX."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import textwrap
 from entropy_rl.escape import csv_cell
 from entropy_rl.evaluation import Comparison, ComparisonRow
 from entropy_rl.evaluation.compare import LEVEL
+from entropy_rl.report.latex import latex_table
 from entropy_rl.report.terminal import aligned
 
 # Field of the comparison -> (title of the table, name of the measure).
@@ -78,6 +79,15 @@ def verdict(rows: list[ComparisonRow], measure: str) -> str:
     rest = sum(not row.is_significant for row in rows)
     others = f"; no significant difference at the other {rest}" if rest else ""
     return f"{'; '.join(parts)}{others}"
+
+
+def comparison_latex(comparison: Comparison) -> str:
+    """The tables as LaTeX, with title and conclusion as caption."""
+    return "\n".join(
+        latex_table(rows[0], rows[1:], f"{title}. {sentence}.")
+        for title, rows, sentence in comparison_tables(comparison)
+        if rows
+    )
 
 
 def comparison_csv(comparison: Comparison) -> str:

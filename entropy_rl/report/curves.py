@@ -13,7 +13,7 @@ from entropy_rl.runs.stored import METRICS_FILE, read_metrics
 CURVES_FILE = "curves.png"
 # Six colors of Okabe and Ito, distinguishable with any color vision, and two more.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#6B4FBB", "#77777C")
-_PANELS = {
+PANELS = {
     "correct": "share of correct responses",
     "length": "response length (tokens)",
     "entropy": "entropy (nats per token)",
@@ -61,26 +61,59 @@ def curves_figure(
 
     figure = Figure(figsize=(11, 6), layout="constrained")
     axes = figure.subplots(2, 3, sharex=True)
-    for axis, (name, title) in zip(axes.flat, _PANELS.items(), strict=True):
-        for i, (label, rows) in enumerate(runs.items()):
-            style = {"color": colors[i % len(colors)]}
-            steps, window = np.array([row["step"] for row in rows]), max(1, len(rows) // 10)
-            values = metric_values(rows, name)
-            axis.plot(steps, values, alpha=0.3, linewidth=1, **style)
-            axis.plot(
-                steps[window - 1 :], running_mean(values, window), linewidth=2, label=label, **style
-            )
+    for axis, (name, title) in zip(axes.flat, PANELS.items(), strict=True):
+        _draw_metric(axis, runs, name, colors)
         axis.set_title(title, fontsize=10)
-        axis.grid(alpha=0.3)
     for axis in axes[-1]:
         axis.set_xlabel("step")
-        axis.xaxis.get_major_locator().set_params(integer=True)
     if len(runs) > 1:
         handles, labels = axes.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
     else:
         figure.suptitle(next(iter(runs)))
     return figure
+
+
+def curve_figure(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], name: str, colors: Sequence[str] = COLORS
+) -> Any:
+    """Draw one metric of several runs as a panel of a paper, in the style of matplotlib.
+
+    Args:
+      runs: As in `curves_figure`.
+      name: One of `PANELS`.
+      colors: As in `curves_figure`.
+
+    Returns:
+      A `matplotlib.figure.Figure`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(layout="constrained")
+    axis = figure.subplots()
+    _draw_metric(axis, runs, name, colors)
+    axis.set_xlabel("step")
+    axis.set_ylabel(PANELS[name])
+    if len(runs) > 1:
+        axis.legend()
+    return figure
+
+
+def _draw_metric(
+    axis: Any,
+    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    name: str,
+    colors: Sequence[str],
+) -> None:
+    for i, (label, rows) in enumerate(runs.items()):
+        color = colors[i % len(colors)]
+        steps, window = np.array([row["step"] for row in rows]), max(1, len(rows) // 10)
+        values = metric_values(rows, name)
+        axis.plot(steps, values, color=color, alpha=0.3, linewidth=1)
+        mean = running_mean(values, window)
+        axis.plot(steps[window - 1 :], mean, color=color, linewidth=2, label=label)
+    axis.grid(alpha=0.3)
+    axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 def metric_values(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:

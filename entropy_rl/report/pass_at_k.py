@@ -49,7 +49,10 @@ def write_pass_at_k(directory: Path, curves: Mapping[str, Curve]) -> list[Path]:
 
 
 def pass_at_k_figure(
-    curves: Mapping[str, Curve], colors: Sequence[str] = COLORS, dashed: Collection[str] = ()
+    curves: Mapping[str, Curve],
+    colors: Sequence[str] = COLORS,
+    dashed: Collection[str] = (),
+    is_in_paper: bool = False,
 ) -> Any:
     """Draw Pass@K over K with bands of 95% intervals.
 
@@ -57,13 +60,15 @@ def pass_at_k_figure(
       curves: As in `write_pass_at_k`.
       colors: Colors of the curves, in the same order.
       dashed: Names of the curves to draw dashed.
+      is_in_paper: Take size and fonts from the style of matplotlib, and leave the title out.
 
     Returns:
       A `matplotlib.figure.Figure`.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=None if is_in_paper else (6, 4), layout="constrained")
+    small = None if is_in_paper else 8
     axis = figure.subplots()
     ks = sorted({k for curve in curves.values() for k in curve})
     for i, (name, curve) in enumerate(curves.items()):
@@ -73,10 +78,11 @@ def pass_at_k_figure(
         axis.plot(list(curve), estimate, marker="o", markersize=3, label=label, **style)
         axis.fill_between(list(curve), low, high, color=color, alpha=0.2, linewidth=0)
     axis.set_xscale("log", base=2)
-    axis.set_xticks(ks, [str(k) for k in ks], fontsize=8)
+    axis.set_xticks(ks, [str(k) for k in ks], fontsize=small)
     axis.set_xlabel("K")
     axis.set_ylabel("Pass@K")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
-    axis.set_title("bands: 95% Wilson intervals over problems", fontsize=9)
+    axis.legend(fontsize=small)
+    if not is_in_paper:
+        axis.set_title("bands: 95% Wilson intervals over problems", fontsize=9)
     return figure

@@ -27,10 +27,10 @@ _CURVES = {
 
 
 def write_figures(directory: Path, analysis: StudyAnalysis) -> list[str]:
-    """Draw pass_at_k.png and curves.png, with bands from the lowest to the highest seed.
+    """Draw pass_at_k and curves as PNG and PDF, with bands from the lowest to the highest seed.
 
     Returns:
-      Names of the files; empty without data or without matplotlib (the extra `report`).
+      Names of the PNG files; empty without data or without matplotlib (the extra `report`).
     """
     try:
         import matplotlib
@@ -53,6 +53,8 @@ def write_figures(directory: Path, analysis: StudyAnalysis) -> list[str]:
         figures["curves.png"] = _curves(trained, styles)
     for name, figure in figures.items():
         figure.savefig(directory / name, dpi=_DPI)
+        with matplotlib.rc_context({"pdf.fonttype": 42}):  # fonts that publishers accept
+            figure.savefig((directory / name).with_suffix(".pdf"))
         plt.close(figure)
     return list(figures)
 

@@ -80,6 +80,8 @@ def measures_of(result: UnitResult) -> dict[str, float]:
 def mean_over_seeds(measures: Sequence[Mapping[str, float]]) -> dict[str, SeedMean]:
     """Mean of each measure over seeds, with Student's t interval: mean ± t s / √seeds.
 
+    Intervals of shares are cut at 0 and 1, where the mean cannot be beyond.
+
     Args:
       measures: The measures of each seed, from `measures_of`.
 
@@ -95,8 +97,15 @@ def mean_over_seeds(measures: Sequence[Mapping[str, float]]) -> dict[str, SeedMe
             t = stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)
             half_width = float(t * values.std(ddof=1) / math.sqrt(len(values)))
         mean = float(values.mean())
-        means[name] = (mean, mean - half_width, mean + half_width, len(values))
+        low, high = mean - half_width, mean + half_width
+        if _is_share(name) and len(values) > 1:
+            low, high = max(low, 0.0), min(high, 1.0)
+        means[name] = (mean, low, high, len(values))
     return means
+
+
+def _is_share(name: str) -> bool:
+    return name.startswith("pass@") or name == "truncated"
 
 
 def find_flags(config: FlagsConfig, results: Mapping[Unit, UnitResult]) -> dict[str, list[str]]:

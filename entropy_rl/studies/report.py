@@ -1,4 +1,4 @@
-"""Report of a study: study.json, study.md and the figures."""
+"""Report of a study: study.json, study.md, the figures, and tables as CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import yaml
 
 from entropy_rl.config.study import BASE
+from entropy_rl.report.latex import csv_table, latex_table
 from entropy_rl.runs.directory import to_plain
 from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.studies.analysis import StudyAnalysis, analyze_study
@@ -17,6 +18,8 @@ from entropy_rl.studies.grid import Design
 from entropy_rl.studies.hypotheses import Difference, HypothesisTest
 from entropy_rl.studies.measures import SeedMean
 from entropy_rl.studies.plan import commands, format_duration
+
+Table = tuple[Sequence[str], list[tuple[str, ...]]]  # headings, cells
 
 RESULT_FILE = "study.json"
 PAGE_FILE = "study.md"
@@ -30,7 +33,7 @@ _CONTROLS = ("length", "truncated", "entropy", "final_entropy", "tokens")
 
 
 def write_report(design: Design) -> str:
-    """Write study.json, study.md and the figures into the directory of the study.
+    """Write study.json, study.md, figures and tables into the directory of the study.
 
     Returns:
       The verdicts and the path of the page, for the terminal.
@@ -40,6 +43,7 @@ def write_report(design: Design) -> str:
     write_atomically(design.directory / RESULT_FILE, json.dumps(plain, indent=1) + "\n")
     figures = write_figures(design.directory, analysis)
     write_atomically(design.directory / PAGE_FILE, page(design, analysis, figures))
+    _write_tables(design, analysis)
     lines = [verdict(test, analysis) for test in analysis.tests]
     missing = analysis.missing()
     state = f"{len(missing)} of {len(analysis.records)} runs are missing" if missing else "complete"
@@ -70,15 +74,16 @@ def page(design: Design, analysis: StudyAnalysis, figures: Sequence[str]) -> str
         _state(analysis),
         "## Verdicts",
         "\n".join(f"- {verdict(test, analysis)}" for test in analysis.tests),
-        _hypotheses(analysis),
+        _table(*_hypotheses(analysis)),
         _RULE,
         "## Arms",
         "Mean over seeds, with the 95% interval of Student's t; a single seed has no interval.",
-        _pass_at_k(analysis),
-        _controls(analysis),
+        _table(*_pass_at_k(analysis)),
+        _table(*_controls(analysis)),
         "`final_entropy`: training, mean over the last 10 steps; `tokens`: sampled in training, in "
         "millions. All other columns come from the evaluation.",
-        _baseline_differences(design, analysis),
+        _exploratory(design) if analysis.baseline_differences else "",
+        _table(*_baseline_differences(design, analysis)),
         _flags(analysis),
         *(f"![{name}]({name})" for name in figures),
         "## What was run",
@@ -109,7 +114,24 @@ def _state(analysis: StudyAnalysis) -> str:
     return "\n".join([lines[0], "", *lines[1:]])
 
 
-def _hypotheses(analysis: StudyAnalysis) -> str:
+def _write_tables(design: Design, analysis: StudyAnalysis) -> None:
+    """Write tables/*.csv and *.tex; a table without rows is left out."""
+    interval = "mean over seeds, with the 95% interval of Student's t"
+    tables = {
+        "hypotheses": (_hypotheses(analysis), "Registered hypotheses"),
+        "pass_at_k": (_pass_at_k(analysis), f"Pass@K: {interval}"),
+        "controls": (_controls(analysis), f"Controls: {interval}"),
+        "differences": (_baseline_differences(design, analysis), _exploratory(design)),
+    }
+    directory = design.directory / "tables"
+    directory.mkdir(exist_ok=True)
+    for name, ((header, rows), caption) in tables.items():
+        if rows:
+            write_atomically(directory / f"{name}.csv", csv_table(header, rows))
+            write_atomically(directory / f"{name}.tex", latex_table(header, rows, caption))
+
+
+def _hypotheses(analysis: StudyAnalysis) -> Table:
     header = ("hypothesis", "endpoint", "arm", "against", "difference", "interval")
     header += ("p", "p adjusted")
     header += ("smallest effect", "alpha", "seeds", "problems", "left out", "verdict")
@@ -136,43 +158,47 @@ def _hypotheses(analysis: StudyAnalysis) -> str:
                 + (test.decision if test.seeds else "no data yet"),
             )
         )
-    return _table(header, rows)
+    return header, rows
 
 
-def _pass_at_k(analysis: StudyAnalysis) -> str:
+def _pass_at_k(analysis: StudyAnalysis) -> Table:
     names = dict.fromkeys(
         name for arm in analysis.measures.values() for name in arm if name.startswith("pass@")
     )
     return _by_arm(analysis, list(names), "{:.3f}")
 
 
-def _controls(analysis: StudyAnalysis) -> str:
+def _controls(analysis: StudyAnalysis) -> Table:
     skills = dict.fromkeys(
         name for arm in analysis.measures.values() for name in arm if name.startswith("skill/")
     )
     return _by_arm(analysis, [*_CONTROLS, *skills], "{:.4g}")
 
 
-def _baseline_differences(design: Design, analysis: StudyAnalysis) -> str:
+def _baseline_differences(design: Design, analysis: StudyAnalysis) -> Table:
     if not analysis.baseline_differences:
-        return ""
+        return (), []
     endpoints = list(next(iter(analysis.baseline_differences.values())))
     rows = [
         (arm, str(of_arm[endpoints[0]].seeds), *(_difference(of_arm[e]) for e in endpoints))
         for arm, of_arm in analysis.baseline_differences.items()
     ]
+    return ("arm", "seeds", *endpoints), rows
+
+
+def _exploratory(design: Design) -> str:
     return (
         f"Each arm minus `{design.study.registered()[0].against}`, on the seeds and problems of "
         "both, with the 95% interval of the same bootstrap; a single seed has no interval. These "
-        "comparisons are exploratory: not registered, and not corrected for multiple testing.\n\n"
-    ) + _table(("arm", "seeds", *endpoints), rows)
+        "comparisons are exploratory: not registered, and not corrected for multiple testing."
+    )
 
 
 def _difference(d: Difference) -> str:
     return _signed(d.difference) + ("" if math.isinf(d.low) else f" {_interval(d.low, d.high)}")
 
 
-def _by_arm(analysis: StudyAnalysis, names: Sequence[str], form: str) -> str:
+def _by_arm(analysis: StudyAnalysis, names: Sequence[str], form: str) -> Table:
     rows = [
         (
             arm,
@@ -181,7 +207,7 @@ def _by_arm(analysis: StudyAnalysis, names: Sequence[str], form: str) -> str:
         )
         for arm, measures in analysis.measures.items()
     ]
-    return _table(("arm", "seeds", *names), rows) if rows else ""
+    return ("arm", "seeds", *names), rows
 
 
 def _cell(value: SeedMean | None, name: str, form: str) -> str:
@@ -223,6 +249,8 @@ def _runs(analysis: StudyAnalysis) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(
         f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines

@@ -790,3 +790,8 @@ def test_intervals_over_seeds_are_students_t():
     assert (mean, seeds) == (3.0, 3)
     assert high - mean == pytest.approx(4.302653 * math.sqrt(7 / 3)) == mean - low
     assert math.isinf(mean_over_seeds([{"x": 1.0}])["x"][1])
+    # A share is from 0 to 1, and so is its interval.
+    seeds = [{"pass@1": 0.0, "truncated": 1.0}, {"pass@1": 0.5, "truncated": 0.75}]
+    found = mean_over_seeds(seeds)
+    assert found["pass@1"][:2] == (0.25, 0.0) and found["pass@1"][2] == 1.0
+    assert found["truncated"][0] == 0.875 and found["truncated"][2] == 1.0
