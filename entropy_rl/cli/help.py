@@ -105,7 +105,7 @@ def config_sections(cls: type, path: str = "", document: str = "") -> Iterator[S
       path: Dotted path of the section.
       document: Description of the section.
     """
-    hints, documents = typing.get_type_hints(cls), _documents(cls)
+    hints, documents = typing.get_type_hints(cls), field_documents(cls)
     above = f"{path}." if path else ""
     sections = {name: section_of(hint) for name, hint in hints.items()}
     settings = [
@@ -138,7 +138,7 @@ def positional_names(cls: type) -> list[str]:
     return [field.removesuffix(".path").upper() for field in positional_fields(cls)]
 
 
-def _documents(cls: type) -> dict[str, str]:
+def field_documents(cls: type) -> dict[str, str]:
     """Return the description of each field, from the docstrings of the class and its bases."""
     classes = [base for base in reversed(cls.__mro__) if dataclasses.is_dataclass(base)]
     params = [param for base in classes for param in docstring_parser.parse(base.__doc__).params]

@@ -85,6 +85,11 @@ _VERBS = {
         "entropy_rl.commands.export:main",
         "the newest checkpoint of a run as a Hugging Face directory",
     ),
+    "schema": (
+        "entropy_rl.commands.schema:SchemaConfig",
+        "entropy_rl.commands.schema:main",
+        "JSON Schema of the config files of a verb, for editors",
+    ),
     "data list": (
         "entropy_rl.commands.data:ListConfig",
         "entropy_rl.commands.data:list_sets",
@@ -122,6 +127,11 @@ _CHECKS = {
 }
 
 
+def config_classes() -> dict[str, str]:
+    """Verb -> its config class, as `module:class`."""
+    return {verb: config for verb, (config, _, _) in _VERBS.items()}
+
+
 class _Printable(logging.Formatter):
     """Escapes control characters of log messages, which may quote data."""
 
@@ -134,6 +144,10 @@ _ON_SEVERAL_HOSTS = ("train", "evaluate")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program `entropy-rl` and return the exit code."""
+    if "_ARGCOMPLETE" in os.environ:  # set by argcomplete, where the shell completes a command
+        from entropy_rl.cli.completion import complete
+
+        complete(config_classes())
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments in (["--version"], ["-V"]):
         print(__version__)
