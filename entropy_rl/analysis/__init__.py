@@ -22,7 +22,14 @@ from entropy_rl.analysis.rare import (
 )
 from entropy_rl.analysis.responses import Response, TokenSpans
 from entropy_rl.analysis.sentences import REFLECTIVE, compile_patterns, split_sentences
-from entropy_rl.analysis.words import WORDS, TokenCount, find_pivotal, most_entropic, word_patterns
+from entropy_rl.analysis.words import (
+    WORDS,
+    TokenCount,
+    WordLists,
+    find_pivotal,
+    most_entropic,
+    word_patterns,
+)
 
 __all__ = [
     "REFLECTIVE",
@@ -39,6 +46,7 @@ __all__ = [
     "Summary",
     "TokenCount",
     "TokenSpans",
+    "WordLists",
     "analyze",
     "annotate",
     "compile_patterns",

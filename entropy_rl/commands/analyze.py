@@ -6,16 +6,15 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from entropy_rl.analysis import (
-    REFLECTIVE,
-    WORDS,
     Annotated,
     Response,
+    WordLists,
     analyze,
     annotate,
     compile_patterns,
@@ -31,23 +30,20 @@ from entropy_rl.escape import printable
 from entropy_rl.version import __version__
 
 
-def default_words() -> dict[str, list[str]]:
-    """A copy of `WORDS`, for a config."""
-    return {name: list(words) for name, words in WORDS.items()}
-
-
-def check_expressions(words: dict[str, list[str]], reflective: list[str]) -> None:
-    """Check the word lists and expressions of a config.
+def check_expressions(words: WordLists | None, reflective: Sequence[str] | None) -> None:
+    """Check the word lists and expressions of a config; null is for those of the task.
 
     Raises:
       ValueError: One is empty or invalid.
     """
-    require(bool(words), "words", words, "a mapping with at least one class")
-    for name, of_class in words.items():
+    require(words is None or bool(words), "words", words, "a mapping with at least one class")
+    for name, of_class in (words or {}).items():
         named = isinstance(name, str) and name not in (ALL_CLASSES, REFLECTIVE_NAME)
         require(named, "words", name, f"a name other than {ALL_CLASSES!r} and {REFLECTIVE_NAME!r}")
         good = bool(of_class) and all(word.strip() for word in of_class)
         require(good, f"words.{name}", of_class, "a non-empty list of non-empty words")
+    if reflective is None:
+        return
     good = bool(reflective) and all(reflective)
     require(good, "reflective", reflective, "a non-empty list of non-empty expressions")
     try:
@@ -72,8 +68,10 @@ class AnalyzeConfig:
       temperature: Temperature at which texts are scored. Recorded entropies are at the sampling
         temperature.
       max_tokens_per_micro_batch: Tokens of texts per micro-batch; does not affect the result.
-      words: Class -> words, the pivotal tokens. Replaces all default classes.
+      words: Class -> words, the pivotal tokens; null for those of the task of the samples, or
+        classes of English words if it has none.
       reflective: Python regular expressions; a sentence that matches one is a reflective action.
+        Null as above.
       min_count: Minimum count of the tokens listed as most entropic.
       neighbors: The distance of a sentence to the base model is the mean over this many nearest
         base sentences.
@@ -90,8 +88,8 @@ class AnalyzeConfig:
     model: ModelConfig | None = None
     temperature: float = 1.0
     max_tokens_per_micro_batch: int = 8192
-    words: dict[str, list[str]] = dataclasses.field(default_factory=default_words)
-    reflective: list[str] = dataclasses.field(default_factory=lambda: list(REFLECTIVE))
+    words: dict[str, list[str]] | None = None
+    reflective: list[str] | None = None
     min_count: int = 20
     neighbors: int = 5
     rare_share: float = 0.1
@@ -123,6 +121,7 @@ def main(config: AnalyzeConfig) -> None:
     import jax
 
     from entropy_rl.evaluation.dynamics import run_dynamics
+    from entropy_rl.evaluation.load_samples import words_of
     from entropy_rl.evaluation.samples import RESULT_FILE
     from entropy_rl.evaluation.sentence_encoder import load_embedding
     from entropy_rl.report import (
@@ -138,7 +137,9 @@ def main(config: AnalyzeConfig) -> None:
     directory, path = Path(config.output), Path(config.samples)
     if (directory / RESULT_FILE).exists() or (directory / CONFIG_FILE).exists():
         raise ValueError(f"output: must not be the directory of a run, got {directory}")
-    words, reflective = word_patterns(config.words), compile_patterns(config.reflective)
+    of_task = words_of(path)
+    lists = config.words or of_task[0], config.reflective or of_task[1]
+    words, reflective = word_patterns(lists[0]), compile_patterns(lists[1])
     embed = tf_idf if config.encoder is None else load_embedding(config.encoder)
     responses_of = _make_responses_of(config)
 
@@ -162,7 +163,8 @@ def main(config: AnalyzeConfig) -> None:
 
     directory.mkdir(parents=True, exist_ok=True)
     versions = {"entropy_rl": __version__, "numpy": np.__version__, "jax": jax.__version__}
-    plain = {"versions": versions, "settings": to_plain(config)} | dataclasses.asdict(result)
+    settings = to_plain(config) | {"words": lists[0], "reflective": lists[1]}
+    plain = {"versions": versions, "settings": settings} | dataclasses.asdict(result)
     plain["dynamics"] = None if dynamics is None else dataclasses.asdict(dynamics)
     if result.rare is not None:
         del plain["rare"]["placed"]

@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
-from entropy_rl.analysis import REFLECTIVE
 from entropy_rl.cli.main import run_verb
-from entropy_rl.commands.analyze import AnalyzeConfig, check_expressions, default_words
+from entropy_rl.commands.analyze import AnalyzeConfig, check_expressions
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 
 _MAX_RUNS = 8  # distinguishable colors
@@ -27,6 +26,8 @@ class ReportConfig:
       output: HTML file to write.
       figures: Directory for the figures as SVG and PDF, for a paper; null for none (needs
         `pip install 'entropy_rl[report]'`).
+      figure_style: Size and fonts of the figures: `column` (3.25 in wide, 8 pt), `page` (6.75 in,
+        9 pt), `slides`, or a style of matplotlib, such as an .mplstyle file.
       responses: Number of responses on the page, of all runs, spread over problems or steps.
       tokens: Approximate number of their tokens; determines the size of the page.
       words: Class -> words, the pivotal tokens, as in `analyze`.
@@ -39,10 +40,11 @@ class ReportConfig:
     runs: list[str]
     output: str = "report.html"
     figures: str | None = None
+    figure_style: str = "column"
     responses: int = 400
     tokens: int = 60_000
-    words: dict[str, list[str]] = dataclasses.field(default_factory=default_words)
-    reflective: list[str] = dataclasses.field(default_factory=lambda: list(REFLECTIVE))
+    words: dict[str, list[str]] | None = None
+    reflective: list[str] | None = None
 
     def __post_init__(self):
         check_numbers(self, "")
@@ -51,6 +53,12 @@ class ReportConfig:
             1 <= len(self.runs) <= _MAX_RUNS, "runs", self.runs, f"1 to {_MAX_RUNS} directories"
         )
         require_at_least(1, "", self, "responses", "tokens")
+        require(
+            self.figures is not None or self.figure_style == "column",
+            "figure_style",
+            self.figure_style,
+            "column without figures",
+        )
         check_expressions(self.words, self.reflective)
 
 
@@ -76,7 +84,7 @@ def main(config: ReportConfig) -> None:
     write_atomically(output, page(report, _command(config)))
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
     if config.figures is not None:
-        written = write_paper_figures(Path(config.figures), report)
+        written = write_paper_figures(Path(config.figures), report, config.figure_style)
         print(f"wrote {len(written)} figures to {config.figures}")
 
 

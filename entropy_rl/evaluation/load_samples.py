@@ -6,18 +6,19 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from entropy_rl.analysis import Response, TokenSpans
+from entropy_rl.analysis import REFLECTIVE, WORDS, Response, TokenSpans, WordLists
 from entropy_rl.config.files import error_text
 from entropy_rl.lm_head.vocabulary import is_unused, unused_ranges
 from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY, SAMPLES_FILE
 from entropy_rl.runs.load_model import find_model, is_run
 from entropy_rl.runs.stored import read_recorded_config
+from entropy_rl.tasks import words_of_task
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,26 @@ def model_of(path: Path) -> Path:
             f"model.path: must be given, because no config next to {path} names its model"
         )
     return find_model(named)
+
+
+def words_of(path: Path) -> tuple[WordLists, Sequence[str]]:
+    """The words and expressions to look for in samples: those of their task, or else for English.
+
+    Args:
+      path: The samples of an evaluation or a run; the config next to them names the task.
+    """
+    directory = path if path.is_dir() else path.parent
+    places = [directory]
+    if directory.parent.name == EVALUATIONS_DIRECTORY:  # whose config has no task
+        places.append(directory.parent.parent)
+    for place in places:
+        task = read_recorded_config(place / CONFIG_FILE).get("task")
+        if isinstance(task, dict) and isinstance(task.get("name"), str):
+            try:
+                return words_of_task(task["name"]) or (WORDS, REFLECTIVE)
+            except ValueError as error:  # a module that is not here
+                log.warning("%s; the word lists for English are used", error)
+    return WORDS, REFLECTIVE
 
 
 def responses_of(rows: list[Row], tokenizer: Any, vocab_size: int | None = None) -> list[Response]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from entropy_rl.analysis import (
     Analysis,
+    WordLists,
     analyze,
     annotate,
     compile_patterns,
@@ -15,6 +16,7 @@ from entropy_rl.analysis import (
     word_patterns,
 )
 from entropy_rl.evaluation import Comparison, Curve, compare_runs
+from entropy_rl.evaluation.load_samples import words_of
 from entropy_rl.report.pass_at_k import curve_of
 from entropy_rl.report.reported_run import ReportedRun
 from entropy_rl.report.samples import Limits, SelectedSamples, select_responses, select_samples
@@ -86,8 +88,8 @@ def build_report(
     *,
     rows: int,
     tokens: int,
-    words: Mapping[str, Sequence[str]],
-    reflective: Sequence[str],
+    words: WordLists | None = None,
+    reflective: Sequence[str] | None = None,
 ) -> Report:
     """Read, compare and analyze runs.
 
@@ -95,8 +97,9 @@ def build_report(
       runs: One or more runs.
       rows: Number of responses to show, of all runs.
       tokens: Approximate number of their tokens.
-      words: Classes of pivotal tokens, as in `AnalyzeConfig`.
-      reflective: Expressions of reflective sentences, as in `AnalyzeConfig`.
+      words: Classes of pivotal tokens, as in `AnalyzeConfig`; None for those of the task of each
+        run.
+      reflective: Expressions of reflective sentences, likewise.
 
     Raises:
       ValueError: A file cannot be read.
@@ -115,11 +118,13 @@ def build_report(
         config = runs[source.run].trained_by
         selected = select_samples(source.directory, limits, config, _temperature(source))
         samples.append((source, selected))
-    patterns, expressions = word_patterns(words), compile_patterns(reflective)
     # The last source of each run, which is its last evaluation if there is one.
     last = {source.run: selected.analyzed for source, selected in samples if selected.analyzed}
     analyses = {}
     for number, responses in last.items():
+        of_task = words_of(runs[number].directory)
+        patterns = word_patterns(words or of_task[0])
+        expressions = compile_patterns(reflective or of_task[1])
         own = [annotate(response, patterns, expressions) for response in responses]
         analysis, base = analyze(own, min_count=_MIN_COUNT), _base(runs, number)
         if base is not None:

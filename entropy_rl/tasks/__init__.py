@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -89,6 +89,20 @@ def argument_types(name: str) -> dict[str, Any]:
       ValueError: If there is no such task.
     """
     return type_hints(_factory(name))
+
+
+def words_of_task(name: str) -> tuple[Mapping[str, Sequence[str]], Sequence[str]] | None:
+    """Return the `words` and `reflective` of a task; None if it has none, or not both.
+
+    Args:
+      name: As in `load_task`.
+
+    Raises:
+      ValueError: If there is no such task.
+    """
+    factory = _factory(name)
+    words, reflective = (getattr(factory, name, None) for name in ("words", "reflective"))
+    return (words, reflective) if words and reflective else None
 
 
 def _factory(name: str) -> Callable[..., Any]:

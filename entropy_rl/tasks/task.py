@@ -93,7 +93,9 @@ class Task(Protocol):
     """A task. Only `problems` and `judge` are needed for RL and evaluation.
 
     An optional attribute `correct_at` is the grade from which on a number returned by `judge` is a
-    correct answer, 1.0 without it.
+    correct answer, 1.0 without it. Optional attributes of the class, `words` (class of words -> its
+    words) and `reflective` (regular expressions of sentences), are what `analyze` and `report` look
+    for in completions, where the lists for English do not fit.
     """
 
     def problems(self, split: str) -> Sequence[Problem]:

@@ -12,18 +12,21 @@ from pathlib import Path
 import hf_fixtures
 import numpy as np
 import pytest
+import yaml
 from fake_evaluation import FakeTask
 
+from entropy_rl.analysis import REFLECTIVE, WORDS
 from entropy_rl.cli.main import main
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.evaluation import summarize
-from entropy_rl.evaluation.load_samples import read_rows, responses_of
+from entropy_rl.evaluation.load_samples import read_rows, responses_of, words_of
 from entropy_rl.evaluation.samples import write_result
 from entropy_rl.evaluation.score_texts import score_rows
 from entropy_rl.evaluation.sentence_encoder import load_embedding
 from entropy_rl.lm_head.log_probs import log_prob_and_entropy_from_logits
 from entropy_rl.runs.jsonl import write_jsonl
 from entropy_rl.runs.load_model import load_model, load_tokenizer
+from entropy_rl.tasks.countdown import Countdown
 from entropy_rl.tasks.task import Problem
 
 SENTENCES = (
@@ -150,6 +153,35 @@ def test_outdated_files_of_an_earlier_analysis_are_removed(analyzed, samples, mo
     assert left == {"analysis.json", "notes.txt", *figures}
 
 
+# --- whose words ---
+
+
+def test_the_words_are_those_of_the_task_that_a_config_next_to_the_samples_names(tmp_path, caplog):
+    run = tmp_path / "run"
+    evaluation = run / "evaluations" / "0"
+    evaluation.mkdir(parents=True)
+    (evaluation / "config.yaml").write_text("split: test\n")
+    for task, words, reflective in (
+        ("countdown", Countdown.words, Countdown.reflective),
+        ("countdown_turns", Countdown.words, Countdown.reflective),
+        ("math", WORDS, REFLECTIVE),
+        ("not_here:Task", WORDS, REFLECTIVE),
+    ):
+        (run / "config.yaml").write_text(f"task: {{name: '{task}'}}\n")
+        for path in (run, run / "samples.jsonl", evaluation):
+            assert words_of(path) == (words, reflective)
+    assert words_of(tmp_path / "texts.jsonl") == (WORDS, REFLECTIVE)
+    assert "cannot import 'not_here:Task'" in caplog.text
+
+
+def test_the_recipe_of_the_game_has_the_words_of_its_task():
+    recipe = yaml.safe_load(
+        (Path(__file__).parents[2] / "configs/countdown_analyze.yaml").read_text()
+    )
+    assert recipe["words"] == {name: list(words) for name, words in Countdown.words.items()}
+    assert recipe["reflective"] == list(Countdown.reflective)
+
+
 # --- texts ---
 
 
@@ -262,6 +294,7 @@ def test_a_run_is_analyzed_over_its_steps_and_empty_classes_are_not_tested(
         "0": 0.5,
         "2": 0.5,
     }
+    assert "causal" in json.loads(Path("analysis/analysis.json").read_text())["settings"]["words"]
     figures = {path.name for path in Path("analysis").glob("*.png")}
     assert figures == {"entropy_of_behaviors.png", "dynamics.png"}
 

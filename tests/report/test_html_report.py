@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from report_runs import CONFIG, GROUP, HOSTILE, write_run, write_samples
 
-from entropy_rl.analysis import REFLECTIVE, annotate, compile_patterns, find_rare, word_patterns
+from entropy_rl.analysis import annotate, compile_patterns, find_rare, word_patterns
 from entropy_rl.cli.main import main
-from entropy_rl.commands.analyze import default_words
 from entropy_rl.evaluation import compare_runs, read_samples
 from entropy_rl.report.build import LabeledCurve
 from entropy_rl.report.comparison_tables import verdict
-from entropy_rl.report.curves import COLORS
+from entropy_rl.report.curves import COLORS, PANELS
 from entropy_rl.report.paper_figures import draw_paper_figures
 from entropy_rl.report.reported_run import read_runs, short_names
 from entropy_rl.report.samples import Limits, select_responses, select_samples
 from entropy_rl.runs.jsonl import read_jsonl
+from entropy_rl.tasks.countdown import Countdown
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -330,12 +330,21 @@ def test_the_figures_are_written_as_svg_and_pdf(runs, tmp_path):
     pytest.importorskip("matplotlib")
     figures = tmp_path / "figures"
     make_page(tmp_path / "page.html", runs / "shaped", "--figures", figures)
-    names = {"curves", "pass_at_k", "entropy_shaped", "rare_map_shaped"}
-    assert {path.name for path in figures.iterdir()} == {
-        f"{n}.{s}" for n in names for s in ("svg", "pdf")
+    names = {f"curve_{name}" for name in PANELS if name != "truncated"} | {
+        "pass_at_k",
+        "entropy_shaped",
+        "rare_map_shaped",
     }
-    assert "<svg" in (figures / "curves.svg").read_text()
-    assert (figures / "pass_at_k.pdf").read_bytes()[:4] == b"%PDF"
+    assert {path.name for path in figures.iterdir()} == {
+        *(f"{n}.{s}" for n in names for s in ("svg", "pdf")),
+        "captions.txt",
+    }
+    assert "<svg" in (figures / "curve_entropy.svg").read_text()
+    pdf = (figures / "pass_at_k.pdf").read_bytes()
+    assert pdf[:4] == b"%PDF" and b"/Type3" not in pdf and b"/FontFile2" in pdf
+    assert b"/MediaBox [ 0 0 234 172.8 ]" in pdf  # 3.25 x 2.4 inches
+    captions = (figures / "captions.txt").read_text()
+    assert "pass_at_k: Pass@K; bands are 95% Wilson intervals" in captions
 
 
 def test_a_run_has_one_color_in_all_figures_and_a_dashed_first_evaluation(runs):
@@ -343,7 +352,9 @@ def test_a_run_has_one_color_in_all_figures_and_a_dashed_first_evaluation(runs):
     names = ("untrained", "a-b", "a_b")
     report = types.SimpleNamespace(  # the attributes that figures read
         runs=[
-            types.SimpleNamespace(name=n, metrics=[{"step": 1}] if n != "untrained" else [])
+            types.SimpleNamespace(
+                name=n, metrics=[{"step": 1, "correct": 0.5}] if n != "untrained" else []
+            )
             for n in names
         ],
         curves=[
@@ -356,9 +367,11 @@ def test_a_run_has_one_color_in_all_figures_and_a_dashed_first_evaluation(runs):
         analyses={},
     )
     figures = draw_paper_figures(report)
-    trained = figures["curves"].axes[0].get_lines()
+    trained = figures["curve_correct"].figure.axes[0].get_lines()
     assert [line.get_color() for line in trained] == [COLORS[1]] * 2 + [COLORS[2]] * 2
-    pass_at_k = figures["pass_at_k"].axes[0].get_lines()
+    (axis,) = figures["pass_at_k"].figure.axes
+    assert not axis.get_title()
+    pass_at_k = axis.get_lines()
     assert [line.get_color() for line in pass_at_k] == [COLORS[run] for run in (0, 0, 1, 1, 2, 2)]
     assert [line.get_linestyle() for line in pass_at_k] == ["--", "-"] * 3
     assert len(set(COLORS)) == 8
@@ -366,7 +379,7 @@ def test_a_run_has_one_color_in_all_figures_and_a_dashed_first_evaluation(runs):
 
 def test_the_first_evaluation_is_the_base_of_rare_sentences(page, runs):
     data = data_of(page)
-    patterns = word_patterns(default_words()), compile_patterns(list(REFLECTIVE))
+    patterns = word_patterns(Countdown.words), compile_patterns(Countdown.reflective)
 
     def annotated(name, step):
         responses = select_responses(runs / name / "evaluations" / step, 10**6)

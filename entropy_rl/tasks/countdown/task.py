@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from entropy_rl.config.checks import require
 from entropy_rl.tasks.countdown import game, judge, traces
@@ -64,6 +64,14 @@ class Countdown:
     Raises:
       ValueError: If an argument is out of range; the message starts with `task.args.` and its name.
     """
+
+    words: ClassVar = {
+        "operators": ("+", "-", "*"),
+        "results": ("=",),
+        "back": ("wait", "undo"),
+        "end": ("stop", "done"),
+    }
+    reflective: ClassVar = (r"\b(?:wait|undo)\b",)
 
     def __init__(
         self,

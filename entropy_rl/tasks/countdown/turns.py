@@ -26,6 +26,8 @@ class CountdownTurns:
       bands: As in `Countdown`.
     """
 
+    words, reflective = Countdown.words, Countdown.reflective
+
     def __init__(
         self,
         *,
