@@ -89,6 +89,10 @@ class FakeHub:
             return reply(
                 {"commitUrl": f"{self.url}/{match[1]}/commit/{commit}", "commitOid": commit}
             )
+        # A data set has `datasets/` before its name, and the same namespace here.
+        path = re.sub(
+            r"^/(api/)?datasets/", r"/\1models/" if path.startswith("/api") else "/", path
+        )
         pattern = r"/(?:api/models/)?([^/]+/[^/]+?)(?:/(revision|tree|resolve)/([^/]+)(?:/(.+))?)?"
         match = re.fullmatch(pattern, path)
         if match is None or match[1] not in self.commits:

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub: ids, pinned commits, and downloads into the user's cache.
+"""Models and data sets of the Hugging Face hub: ids, commits, downloads into the user's cache.
 
 `NAMESPACE/NAME` is the newest commit of the default branch, `NAMESPACE/NAME@REVISION` a branch, a
 tag or a commit. A run records the commit, so that it is resumed with the same files.
@@ -27,19 +27,28 @@ MODEL_PATH = (
     "a Hugging Face directory, asset:NAME, the directory of a run or NAMESPACE/NAME of the Hugging "
     "Face hub"
 )
+# And what a file of data.
+DATA_PATH = "a file, a directory, a set or NAMESPACE/NAME@REVISION of the Hugging Face hub"
 _PART = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
 HUB_ID = re.compile(rf"(?P<repo>{_PART}/{_PART})(@(?P<revision>[A-Za-z0-9_][A-Za-z0-9_./-]*))?")
 _COMMIT = re.compile("[0-9a-f]{40}")
 _DEADLINE_S = 10  # for the first answer of the hub
 _WEIGHTS = ("*.safetensors",)
 _TEXTS = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
+_ROWS = ("*.jsonl*", "*.ndjson*", "*.parquet", "*.arrow")
 _FIELDS = (("model", "path"), ("critic", "path"))
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a path is an id of the hub: no file has its name, or lies beside such a file."""
+    """Whether a path is an id of the hub.
+
+    Files win: a path that exists is none, nor is one without a revision whose first part is a
+    directory here, such as a mistyped `runs/mine`.
+    """
     match = HUB_ID.fullmatch(path)
-    return match is not None and not os.path.exists(path) and not os.path.exists(path.split("/")[0])
+    if match is None or os.path.exists(path):
+        return False
+    return match["revision"] is not None or not os.path.exists(path.split("/")[0])
 
 
 def pin_models(config: Any, directory: Path, ask: bool = True) -> Any:
@@ -96,6 +105,26 @@ def resolve(path: str, where: str = "model.path") -> str:
     return f"{repository}@{_download(path, _TEXTS, where).name}"
 
 
+def data_directory(path: str, where: str) -> Path:
+    """The directory of a data set of the hub in the cache; downloads what is missing.
+
+    Args:
+      path: `NAMESPACE/NAME@REVISION`.
+      where: The config field, for errors.
+
+    Raises:
+      ValueError: If there is no revision, so that the data could be others when a run is resumed,
+        or the hub has no such data set, or cannot be reached and nothing is cached.
+    """
+    found = _download(path, _ROWS, where, "dataset")
+    if HUB_ID.fullmatch(path)["revision"] is None:
+        raise ValueError(
+            f"{where}: must be NAMESPACE/NAME@REVISION, got {shown(path)}; the newest commit is "
+            f"{path}@{found.name}"
+        )
+    return found
+
+
 def hub_directory(path: str, weights: bool = True) -> Path:
     """The directory of a model of the hub in the cache; downloads what is missing.
 
@@ -114,19 +143,24 @@ def _parts(path: str) -> tuple[str, str]:
     return match["repo"], match["revision"] or "main"
 
 
-def _download(path: str, patterns: tuple[str, ...], where: str) -> Path:
+def _download(path: str, patterns: tuple[str, ...], where: str, kind: str = "model") -> Path:
     import huggingface_hub as hub
 
     repository, revision = _parts(path)
-    # Exports to other formats are in subdirectories.
-    wanted = dict(revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"])
+    # Exports of models to other formats are in subdirectories; data are in data/ or beside it.
+    ignored = ["*/*"] if kind == "model" else ["*/*/*"]
+    wanted = dict(
+        revision=revision, repo_type=kind, allow_patterns=list(patterns), ignore_patterns=ignored
+    )
     if _COMMIT.fullmatch(revision):  # it cannot change: the cache is as good
         with contextlib.suppress(hub.errors.LocalEntryNotFoundError):
             return Path(hub.snapshot_download(repository, **wanted, local_files_only=True))
     if not sys.stderr.isatty():
         hub.utils.disable_progress_bars()
     try:
-        within_deadline(lambda: hub.HfApi().model_info(repository, revision=revision))
+        within_deadline(
+            lambda: hub.HfApi().repo_info(repository, repo_type=kind, revision=revision)
+        )
         return Path(hub.snapshot_download(repository, **wanted))
     except Exception as error:  # network, hub or disk
         reason = hub_reason(error)
@@ -137,10 +171,12 @@ def _download(path: str, patterns: tuple[str, ...], where: str) -> Path:
                 commit = Path(found).name
                 log.warning("%s: %s: %s; using the cached commit %s", where, path, reason, commit)
                 return Path(found)
-        at = "" if revision == "main" else f" --revision {revision}"
+        command = f"hf download {repository}" + (" --repo-type dataset" if kind != "model" else "")
+        command += "" if revision == "main" else f" --revision {revision}"
+        must_be = MODEL_PATH if kind == "model" else DATA_PATH
         raise ValueError(
-            f"{where}: must be {MODEL_PATH}, got {shown(path)} ({reason}); "
-            f"`hf download {repository}{at}` caches a model of the hub"
+            f"{where}: must be {must_be}, got {shown(path)} ({reason}); `{command}` caches a "
+            f"{kind} of the hub"
         ) from error
 
 

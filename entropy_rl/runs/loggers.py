@@ -14,7 +14,7 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -131,7 +131,7 @@ class Loggers:
                 logger.close()
 
     @contextlib.contextmanager
-    def _dropped_on_error(self, logger: Logger, step: int | None) -> Any:
+    def _dropped_on_error(self, logger: Logger, step: int | None) -> Iterator[None]:
         try:
             yield
         except Exception as error:

@@ -16,6 +16,7 @@ from entropy_rl.cli.main import main
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.runs.hub import is_hub_id, pin_models, resolve, upload
 from entropy_rl.runs.load_model import find_model, load_model
+from entropy_rl.tasks.math.files import find_data_files
 
 NAME = "lab/tiny"
 
@@ -129,9 +130,33 @@ def test_what_the_hub_does_not_have_is_one_line(hub, model_files, path, reason):
 def test_a_path_beside_local_files_is_no_id(hub, tmp_path):
     (tmp_path / "runs").mkdir()
     assert not is_hub_id("runs/none") and is_hub_id("run/none") and not is_hub_id("none")
+    assert is_hub_id("runs/none@v1")  # as recorded by a run
     with pytest.raises(ValueError, match=r"^model\.path: must be .* got 'runs/none'$"):
         find_model("runs/none")
     assert hub.asked == []
+
+
+# --- data sets
+# ------------------------------------------------------------------------------------------
+
+
+def test_a_data_set_needs_a_revision_and_is_read_from_the_cache(hub, offline):
+    row = json.dumps({"problem": "1 + 1?", "answer": "2"}).encode()
+    files = {"README.md": b"x", "data/train.jsonl": row, "data/test.jsonl": row}
+    commit = hub.add("lab/sums", files)
+    with pytest.raises(ValueError) as error:
+        find_data_files("task.args.train", "lab/sums", "train")
+    name = f"lab/sums@{commit}"
+    assert str(error.value) == (
+        "task.args.train: must be NAMESPACE/NAME@REVISION, got 'lab/sums'; the newest commit is "
+        + name
+    )
+    offline()
+    (file,) = find_data_files("task.args.train", name, "train")["train"]
+    assert file.read_bytes() == row and file.name == "train.jsonl"
+    with pytest.raises(ValueError, match=r"^train: must be a file, .*--repo-type dataset --rev"):
+        find_data_files("train", "lab/other@v1", "train")
+    assert find_data_files("train", "data/train.jsonl", "train") == {}
 
 
 # --- a run from the hub and back

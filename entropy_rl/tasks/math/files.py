@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from entropy_rl.config.checks import shown
+from entropy_rl.runs.hub import data_directory, is_hub_id
 from entropy_rl.tasks.math.formats import column_names, file_count, file_rows
 
 _SUFFIX = re.compile(r"(\.jsonl|\.ndjson|\.parquet|\.arrow)(\.gz|\.zst|\.bz2|\.xz)?$")
@@ -84,7 +85,8 @@ def find_data_files(where: str, given: Any, role: str | None) -> dict[str, tuple
 
     Args:
       where: Dotted path of the setting, for errors.
-      given: A file, a directory, a glob pattern, or a list of these.
+      given: A file, a directory, a glob pattern, NAMESPACE/NAME@REVISION of the hub, or a list of
+        these.
       role: The use, `train`, `validation` or `test`, which picks one split of a directory with
         several. None for all of them.
 
@@ -110,6 +112,8 @@ def find_data_files(where: str, given: Any, role: str | None) -> dict[str, tuple
         if not files:
             raise ValueError(f"{where}: must match at least one file, got {given!r}")
         return {"": tuple(files)}
+    if is_hub_id(given) and not _SUFFIX.search(given):  # `data/train.jsonl` is a file
+        return _pick(where, given, _of_directory(where, given, data_directory(given, where)), role)
     return {}
 
 
