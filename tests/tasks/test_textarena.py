@@ -162,7 +162,6 @@ def test_settings_that_a_game_refuses_are_named_with_it():
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
-    games.library.cache_clear()
     monkeypatch.setitem(sys.modules, "textarena", None)
     with pytest.raises(ValueError, match=r"without textarena; run pip install -e"):
         task(GUESS)

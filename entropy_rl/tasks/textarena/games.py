@@ -33,20 +33,26 @@ NEED_WORDS = frozenset(("Hangman", "WordLadder", "WordSearch", "Wordle"))  # of 
 _RAW = "-raw"  # the variant that shows what is new, and that alone
 
 
-@functools.cache
 def library() -> Any:
-    """Import textarena, whose games are then played without a network.
+    """Import textarena."""
+    import textarena
 
-    Some games download word lists whenever they are set up, and read a dictionary each time.
+    return textarena
+
+
+@functools.cache
+def _play_offline() -> None:
+    """Keep games from downloading word lists, and from reading a dictionary, in each episode.
+
+    They do so when they are set up. It changes their package in this process, which is one of an
+    environment.
     """
     import nltk
-    import textarena
     from textarena.envs.utils import word_lists
 
     nltk.download = lambda *args, **kwargs: False
     word_lists.EnglishDictionary.__deepcopy__ = lambda self, memo: self  # it never changes
     word_lists.EnglishDictionary = functools.cache(word_lists.EnglishDictionary)
-    return textarena
 
 
 def family(name: str) -> str:
@@ -132,6 +138,7 @@ class Game:
 @functools.lru_cache(maxsize=256)
 def _template(name: str, settings: str) -> Any:
     """Set up a game, which may read word lists; it is copied for each episode."""
+    _play_offline()
     state = random.getstate(), np.random.get_state()
     try:
         random.seed(0)

@@ -18,6 +18,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from entropy_rl.tasks.tools import confined
@@ -88,11 +89,12 @@ class Sandbox:
             text, reached = text[: self.output], reached or f"{self.output} characters of output"
         if reached is None and status == -signal.SIGXCPU:
             reached = f"{self.cpu_s} CPU seconds"
+        lines = [text.rstrip()]
         if reached is not None:
-            return f"{text}\nerror: stopped at the limit of {reached}".strip()
-        if status < 0:
-            return f"{text}\nerror: ended by {signal.Signals(-status).name}".strip()
-        return text.strip()
+            lines.append(f"error: stopped at the limit of {reached}")
+        elif status < 0:
+            lines.append(f"error: ended by {signal.Signals(-status).name}")
+        return "\n".join(line for line in lines if line)
 
     def check(self) -> None:
         """Run a probe.
@@ -116,16 +118,16 @@ class Sandbox:
             "seed": seed,
         }
         flags = ["-s", "-S", "-P", "-B", "-X", "utf8"]
-        return subprocess.Popen(
-            [sys.executable, *flags, confined.__file__, json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env={"PYTHONHASHSEED": "0", "PYTHONIOENCODING": "utf-8:backslashreplace"},
-            start_new_session=True,
-            preexec_fn=_fix_addresses,
-        )
+        with _fixed_addresses():
+            return subprocess.Popen(
+                [sys.executable, *flags, confined.__file__, json.dumps(settings)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env={"PYTHONHASHSEED": "0", "PYTHONIOENCODING": "utf-8:backslashreplace"},
+                start_new_session=True,
+            )
 
     def _watch(
         self, process: subprocess.Popen, code: str, folder: Path
@@ -136,10 +138,12 @@ class Sandbox:
             process.stdin.write(code.encode(errors="backslashreplace"))
             process.stdin.close()
         with process.stdout as stdout:
+            poll = select.poll()  # `select` takes no handles above 1023
+            poll.register(stdout, select.POLLIN)
             while time.monotonic() < until:
                 if _size(folder) > _FOLDER_SIZE:
                     return output, f"{_FOLDER_SIZE >> 20} MiB of files"
-                if not select.select([stdout], [], [], _TICK_S)[0]:
+                if not poll.poll(1000 * _TICK_S):
                     continue
                 read = os.read(stdout.fileno(), 1 << 16)
                 output += read
@@ -150,9 +154,18 @@ class Sandbox:
         return output, f"{_CLOCK_LIMIT * self.cpu_s} seconds"
 
 
-def _fix_addresses() -> None:
-    """Load the program at fixed addresses, which an output may show, where the kernel admits it."""
-    ctypes.CDLL(None).personality(_ADDR_NO_RANDOMIZE)
+@contextlib.contextmanager
+def _fixed_addresses() -> Iterator[None]:
+    """Load programs that are started at fixed addresses, which an output may show, where the kernel
+    admits it.
+    """
+    personality = ctypes.CDLL(None).personality
+    before = personality(ctypes.c_ulong(0xFFFFFFFF))
+    personality(ctypes.c_ulong(before | _ADDR_NO_RANDOMIZE))
+    try:
+        yield
+    finally:
+        personality(ctypes.c_ulong(before))
 
 
 def _size(folder: Path) -> int:

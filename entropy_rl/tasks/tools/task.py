@@ -130,11 +130,6 @@ class Tools:
         counts = {"tool_calls": float(len(calls)), "tool_errors": float(errors)}
         return self._answer([self._cut(result) for result in results], counts)
 
-    def close(self) -> None:
-        """Stop the processes of the task."""
-        if hasattr(self._task, "close"):
-            self._task.close()
-
     def _answer(self, results: list[str], counts: dict[str, float]) -> Observation:
         if not self._in_system:
             return Observation(results, role="tool", parts=counts)
