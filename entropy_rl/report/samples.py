@@ -196,6 +196,8 @@ def _plain(
                 "rewards": row.get("rewards", {}) | grades_of(row),
                 "text": row.get("completion", "")[: 8 * LONGEST] if ids is None else None,
                 "tokens": ids,
+                # What an environment answered, as [number of tokens before it, text].
+                "observations": [o for o in row.get("observations", ()) if o[0] < LONGEST],
                 "entropies": _rounded(row["entropy"]),
                 "log_probs": _rounded(log_probs),
                 "before": _rounded(row.get("advantage_before")),

@@ -21,7 +21,7 @@ from entropy_rl.report.comparison_tables import verdict
 from entropy_rl.report.curves import COLORS, PANELS
 from entropy_rl.report.paper_figures import draw_paper_figures
 from entropy_rl.report.reported_run import read_runs, short_names
-from entropy_rl.report.samples import Limits, select_responses, select_samples
+from entropy_rl.report.samples import LONGEST, Limits, select_responses, select_samples
 from entropy_rl.runs.jsonl import read_jsonl
 from entropy_rl.tasks.countdown import Countdown
 
@@ -241,6 +241,16 @@ def test_the_samples_on_the_page_are_bounded_and_spread(tmp_path):
     assert problems == [0] * GROUP + [5] * GROUP and found.total == 48
     few = select_samples(tmp_path / "e", Limits(rows=9, tokens=1, analyzed_tokens=1), CONFIG, 1.0)
     assert len(few.shown["rows"]) == 1
+
+
+def test_the_answers_of_an_environment_are_between_the_turns(tmp_path):
+    write_samples(tmp_path / "e", 0)
+    file = tmp_path / "e" / "samples.jsonl"
+    rows = read_jsonl(file)
+    rows[0]["observations"] = [[1, " 10 2 : 27"], [LONGEST, "beyond what is shown"]]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second, *_ = select_samples(tmp_path / "e", WIDE, CONFIG, 1.0).shown["rows"]
+    assert first["observations"] == [[1, " 10 2 : 27"]] and second["observations"] == []
 
 
 def test_an_old_run_without_recorded_advantages_is_shown(tmp_path):

@@ -271,7 +271,9 @@ function responses() {
     const body = element("div", { class: "text" });
     if (!row.tokens) body.append(row.text);
     const shading = row.tokens && values(row, form.shade.value);
+    const answers = new Map(row.observations);  // of an environment, by the number of tokens before
     (row.tokens ? pieces(row) : []).forEach(([piece, special], i) => {
+      if (answers.has(i)) body.append(element("span", { class: "observation" }, answers.get(i)));
       const span = element("span", special ? { class: "special" } : {}, piece);
       span.number = i;
       const share = shading ? Math.min(1, Math.max(0, shading[i]) / most) : 0;
