@@ -1,5 +1,6 @@
 """Tools as an environment: calls are answered, wrong ones too, and the last turn is judged."""
 
+import inspect
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from entropy_rl.experience.encoding import encode_prompt
 from entropy_rl.tasks import load_task
 from entropy_rl.tasks.environments import Done, Observation
 from entropy_rl.tasks.environments.pool import Episode
-from entropy_rl.tasks.task import Judgement, Verdict
+from entropy_rl.tasks.task import AnsweringTask, Judgement, Verdict
 
 ARITHMETIC = {"name": "arithmetic", "args": {"counts": {"train": 4}, "examples": 1}}
 FILE = "tools_for_tests"
@@ -170,6 +171,15 @@ def test_what_cannot_work_is_refused_in_a_line(args, message):
     with pytest.raises(ValueError, match=message) as error:
         tools(**args)
     assert "\n" not in str(error.value)
+
+
+def test_optional_methods_of_the_task_are_found_as_protocols_find_them():
+    pytest.importorskip("reasoning_gym", reason="needs the extra environments")
+    task = tools(task={"name": "reasoning_gym", "args": {"datasets": "gcd", "answer": "number"}})
+    assert inspect.getattr_static(task, "final_answers")
+    assert task.final_answers(["so 4"]) == ["4"] and isinstance(task, AnsweringTask)
+    with pytest.raises(AttributeError):
+        inspect.getattr_static(task, "probe")
 
 
 def test_a_task_without_chat_prompts_is_refused():

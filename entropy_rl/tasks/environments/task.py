@@ -37,6 +37,10 @@ class EnvironmentTask:
           limits: Of episodes.
         """
         self.environment, self.limits = environment, limits
+        # From Python 3.12 on, an isinstance check of a protocol does not ask `__getattr__`.
+        for name in ("final_answers", "probe"):
+            if hasattr(environment, name):
+                setattr(self, name, getattr(environment, name))
         self.pool = EnvironmentPool(
             factory,
             args,
