@@ -214,7 +214,7 @@ def test_every_game_that_is_called_playable_can_be_set_up_and_takes_moves():
     names = [n for n in games.playable() if games.family(n) not in games.NEED_WORDS]
     assert len(names) > 40
     for name in names:
-        for text in ("[1 1]", "[up]", "[A]", "no move", "[0]"):
+        for text in ("[1 1]", "[up]", "no move"):
             game = Game(name, {}, 3)
             twin = Game(name, {}, 3)
             assert game.text == twin.text and 50 < len(game.text) < 30_000, name
