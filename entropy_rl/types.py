@@ -237,5 +237,6 @@ class TrainState:
     controller: Any = None  # state of `Loss.controller`, a nest of scalars
     rounds: jax.Array | None = None  # int32[], rounds of sampling, where a step may have several
     replay_buffer: Any = None  # a `ReplayState`
+    curriculum: Any = None  # state of a `Curriculum`, arrays by name
 
     __repr__ = _short_repr

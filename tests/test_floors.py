@@ -21,7 +21,7 @@ FLOORS = (
     "stats lm_head losses advantages",
     "models distributed",
     "learner rollout contrib",
-    "tasks rewards runs",
+    "tasks rewards curricula runs",
     "experience",
     "analysis evaluation report cli",
     "trainer",

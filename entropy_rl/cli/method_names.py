@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 _PACKAGE = Path(__file__).parents[1]
 # As in `config.registry`, which finds the same names by import.
-_NAMESPACES = ("advantages", "losses", "rewards", "contrib")
+_NAMESPACES = ("advantages", "losses", "rewards", "curricula", "contrib")
 _PLAIN = re.compile(r"int|float|bool|str|None|(Literal|list|dict)(\[.*\])?", re.S)
 
 
@@ -36,6 +36,7 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
         "loss.entropy_coef": _Kind("Controller"),
         "replay": _Kind("Replay", ("group_size",)),
         "rewards": _Kind("Reward", ("max_new_tokens",)),
+        "curriculum": _Kind("Curriculum"),
     }
 )
 

@@ -90,6 +90,7 @@ _NAMESPACES = (
     "entropy_rl.advantages",
     "entropy_rl.losses",
     "entropy_rl.rewards",
+    "entropy_rl.curricula",
     "entropy_rl.contrib",
 )
 
@@ -98,9 +99,9 @@ def factories_of(kind: type, given: Iterable[str] = ()) -> dict[str, Callable[..
     """The methods of one kind that a config can name.
 
     A factory is a public function (in `__all__`) of `entropy_rl.advantages`, `entropy_rl.losses`,
-    `entropy_rl.rewards` or `entropy_rl.contrib` whose return annotation is `kind`, and whose
-    required arguments a config can hold or the run gives. To add a method, write such a function
-    and its import line.
+    `entropy_rl.rewards`, `entropy_rl.curricula` or `entropy_rl.contrib` whose return annotation is
+    `kind`, and whose required arguments a config can hold or the run gives. To add a method, write
+    such a function and its import line.
 
     Args:
       kind: The class of what the factories return, such as `Transform`.

@@ -161,6 +161,8 @@ class TrainConfig:
         none.
       replay: Replay buffer: updates on completions of earlier rollouts, as {name: FUNCTION,
         ARGUMENT: VALUE, ...}; null for none. See docs/methods.md.
+      curriculum: Choice of the problems of a step by what was recorded of earlier ones, as {name:
+        FUNCTION, ARGUMENT: VALUE, ...}; null for a seeded order. See docs/guides/curricula.md.
     """
 
     seed: int
@@ -181,6 +183,7 @@ class TrainConfig:
     mesh: MeshConfig = MeshConfig()
     critic: CriticConfig | None = None
     replay: dict[str, Any] | None = None
+    curriculum: dict[str, Any] | None = None
 
     def total_updates(self, critic: bool = False) -> int:
         """Return the number of updates of the run, without those on a replay buffer.
@@ -232,6 +235,12 @@ class TrainConfig:
             "optimizer.decay_updates",
             None,
             "given with a replay buffer, which makes the number of updates depend on the run",
+        )
+        require(
+            self.curriculum is None or self.rollout.dynamic_sampling is None,
+            "curriculum",
+            self.curriculum,
+            "null with rollout.dynamic_sampling, which draws further problems in a step",
         )
         # A setting without an effect is an error.
         every, step = self.run.evaluate_every, self.run.profile_step

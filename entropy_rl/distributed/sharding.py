@@ -38,7 +38,7 @@ _RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"(norm|layernorm)/scale|(o|down)_proj/bias|value_head/kernel", ()),
 )
 # Adafactor's factored second moments and Muon's coefficients: they are small.
-_REPLICATED = re.compile(r"(^|/)(v_row|v_col|ns_coeffs)(/|$)")
+_REPLICATED = re.compile(r"(^|/)(v_row|v_col|ns_coeffs|curriculum)(/|$)")
 _KV_HEADS = re.compile(r"(^|/)[kv]_proj/")
 
 
@@ -236,6 +236,16 @@ class Placement:
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(rows, np.asarray(x)), tree
         )
+
+    def put_whole(self, tree: Any) -> Any:
+        """Makes arrays that every device has whole.
+
+        Args:
+          tree: Pytree of numpy arrays, the same in every process.
+        """
+        if self.mesh is None:
+            return jax.device_put(tree)
+        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
     def of_rows(self) -> NamedSharding:
         """Returns the sharding of the arrays of `put_rows`; needs a mesh."""

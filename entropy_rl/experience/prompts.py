@@ -130,20 +130,27 @@ class Prompts:
           ValueError: There are fewer problems than a step needs, or they are not divisible by the
             hosts.
         """
-        if count > len(self):
-            raise ValueError(
-                f"rollout.prompts: must be at most {len(self)}, the number of problems, got {count}"
-            )
-        of_update = count // updates
-        if of_update % shards:
-            raise ValueError(
-                f"{'rollout.prompts' if updates == 1 else 'batching.mini_batch_prompts'}: must be "
-                f"a multiple of the number of hosts ({shards}), got {of_update}"
-            )
+        own = _own_places(len(self), count, shard, shards, updates)
         epoch, place = divmod(step, len(self) // count)
-        own, first = of_update // shards, epoch * len(self) + place * count
-        starts = (first + update * of_update + shard * own for update in range(updates))
-        return self._pad([self._order[i] for start in starts for i in range(start, start + own)])
+        first = epoch * len(self) + place * count
+        return self._pad([self._order[first + i] for i in own])
+
+    def at(
+        self, places: np.ndarray, shard: int = 0, shards: int = 1, updates: int = 1
+    ) -> PromptBatch:
+        """Return the prompts of a step by their places among the problems.
+
+        Args:
+          places: int[P], those of all hosts.
+          shard: As in `step`, as the other arguments are.
+          shards: Number of hosts.
+          updates: Equal parts of the step.
+
+        Raises:
+          ValueError: As in `step`.
+        """
+        own = _own_places(len(self), len(places), shard, shards, updates)
+        return self._pad([self._kept[places[i]] for i in own])
 
     def shard(self, index: int, count: int) -> Prompts:
         """Every count-th problem from the index-th on, padded as all of them; for orders without a
@@ -173,6 +180,28 @@ class Prompts:
             mask[i, : len(row)] = True
         problems = [problem for problem, _ in rows]
         return PromptBatch(problems, ids, mask, np.array([p.id for p in problems], np.int32))
+
+
+def _own_places(problems: int, count: int, shard: int, shards: int, updates: int) -> list[int]:
+    """Return the places of the prompts of a host among those of a step.
+
+    Raises:
+      ValueError: There are fewer problems than a step needs, or they are not divisible by the
+        hosts.
+    """
+    if count > problems:
+        raise ValueError(
+            f"rollout.prompts: must be at most {problems}, the number of problems, got {count}"
+        )
+    of_update = count // updates
+    if of_update % shards:
+        raise ValueError(
+            f"{'rollout.prompts' if updates == 1 else 'batching.mini_batch_prompts'}: must be "
+            f"a multiple of the number of hosts ({shards}), got {of_update}"
+        )
+    own = of_update // shards
+    starts = (update * of_update + shard * own for update in range(updates))
+    return [i for start in starts for i in range(start, start + own)]
 
 
 def _check_ids(problems: Sequence[Problem]) -> None:

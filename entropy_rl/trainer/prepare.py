@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from entropy_rl.experience.experience import Experience
+from entropy_rl.experience.planned_problems import outcomes_of
 from entropy_rl.learner.batch import make_batch
 from entropy_rl.runs.load_model import Model
 from entropy_rl.trainer.programs import Programs
@@ -23,10 +24,13 @@ class TrainData(NamedTuple):
     Attributes:
       batches: The mini-batches, in order.
       rounds: Rounds of sampling of the step.
+      outcomes: With a curriculum, the fraction of correct completions of each problem of the step,
+        by its id.
     """
 
     batches: list[TrainBatch]
     rounds: int
+    outcomes: dict[int, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Prepare:
       updates: Mini-batches of a step.
       old_log_probs: The `old_log_probs` of the config.
       mask_truncated: The `loss.mask_truncated` of the config.
+      has_curriculum: Whether a curriculum reads the outcomes of the step.
     """
 
     programs: Programs
@@ -48,6 +53,7 @@ class Prepare:
     updates: int
     old_log_probs: Literal["trainer", "sampler"]
     mask_truncated: bool
+    has_curriculum: bool = False
 
     def __call__(self, state: TrainState, experience: Experience) -> TrainData:
         """Build the mini-batches of a step.
@@ -64,7 +70,8 @@ class Prepare:
         scored = [_with_rows(batch, part) for batch, part in zip(batches, parts, strict=True)]
         if self.programs.rollout_advantages is not None:
             scored = self.programs.rollout_advantages(scored)
-        return TrainData(scored, experience.rounds)
+        outcomes = outcomes_of(experience) if self.has_curriculum else None
+        return TrainData(scored, experience.rounds, outcomes)
 
     def dispatch(self, state: TrainState, rollout: Rollout) -> list[TrainBatch]:
         """Dispatch all that needs no reward: old and reference log-probs, and values.

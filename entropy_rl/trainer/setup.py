@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from entropy_rl.advantages import Transform, advantage_of
 from entropy_rl.config.checks import require
 from entropy_rl.config.train import TrainConfig, check_micro_batches
+from entropy_rl.curricula import build_curriculum
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.distributed.sharding import check_rows, commit, make_mesh
 from entropy_rl.evaluation import evaluation_prompts
 from entropy_rl.experience.episodes import turn_tokens
+from entropy_rl.experience.planned_problems import PlannedProblems
 from entropy_rl.experience.prompts import PromptBatch, Prompts
 from entropy_rl.learner.critic import init_critic
 from entropy_rl.learner.replay import check_replay
@@ -63,6 +67,7 @@ class Setup:
       decisions: What the program decided about the passes of an update, for the log.
       identity: Digests of data, prompts and models, which a resumption must repeat.
       start: The state before the first step.
+      planned: The problems that a curriculum chooses; None without one.
     """
 
     config: TrainConfig
@@ -77,6 +82,7 @@ class Setup:
     decisions: str
     identity: Identity
     start: TrainState
+    planned: PlannedProblems | None = None
 
     @property
     def updates(self) -> int:
@@ -92,10 +98,26 @@ class Setup:
         """The prompts of this process in a step, or in its first round.
 
         Args:
-          state: Counts the rounds of the steps before, if a step may have several.
+          state: Counts the rounds of the steps before, if a step may have several, and has the
+            state of the curriculum.
           step: The step, from 0.
         """
+        if self.planned is not None:
+            places = self.planned.places(hosts.fetch(state.curriculum))
+            return self.prompts.at(places, hosts.index(), hosts.count(), self.updates)
         return self.prompts_of_round(step if state.rounds is None else int(state.rounds))
+
+    def observe(
+        self, curriculum: Any, outcomes: Mapping[int, float]
+    ) -> tuple[Any, dict[str, float]]:
+        """Return the state of the curriculum after a step, and its metrics.
+
+        Args:
+          curriculum: Its state before the step.
+          outcomes: Fractions of correct completions by problem id.
+        """
+        new, metrics = self.planned.after(hosts.fetch(curriculum), outcomes)
+        return self.model.placement.put_whole(new), metrics
 
 
 def set_up(config: TrainConfig) -> Setup:
@@ -113,6 +135,7 @@ def set_up(config: TrainConfig) -> Setup:
     build_loggers(config.run)
     advantage, loss = _build_methods(config)
     rewards = _build_rewards(config)
+    curriculum = build_curriculum(config.curriculum)
     task = load_task(config.task.name, config.task.args, config.task.episodes)
     problems = task.problems(config.task.train_split)
     model = load_model(config.model, mesh)
@@ -120,6 +143,9 @@ def set_up(config: TrainConfig) -> Setup:
     limit = rollout.max_prompt_tokens
     prompts = Prompts(problems, model.tokenizer, limit, seed=config.seed)
     _prompts_of_round(config, prompts, 0, _updates(config))
+    planned = None
+    if curriculum is not None:
+        planned = PlannedProblems(curriculum, prompts.problems, config.seed, rollout.prompts)
     longest = prompts.length + rollout.max_new_tokens
     check_micro_batches(config, longest)
     test_prompts = None
@@ -135,6 +161,8 @@ def set_up(config: TrainConfig) -> Setup:
     several_rounds = rollout.dynamic_sampling is not None
     nonfinite_updates = NonfiniteUpdates(directory, batching.max_nonfinite_updates)
     start = _init_state(model, backbone, programs, loss, prompts.length, several_rounds)
+    if planned is not None:
+        start = start.replace(curriculum=model.placement.put_whole(planned.start))
     # The starting policy is needed as a reference alone, by programs that run on the state too.
     reference = commit(model.params) if config.loss.kl_coef else None
     model = dataclasses.replace(model, params=reference)
@@ -151,6 +179,7 @@ def set_up(config: TrainConfig) -> Setup:
         decisions=decisions,
         identity=identity,
         start=start,
+        planned=planned,
     )
 
 

@@ -52,6 +52,7 @@ def make_stages(run: TrainingRun) -> Stages:
         updates=setup.updates,
         old_log_probs=config.old_log_probs,
         mask_truncated=config.loss.mask_truncated,
+        has_curriculum=setup.planned is not None,
     )
     collect = make_collector(
         config.rollout,
@@ -68,5 +69,6 @@ def make_stages(run: TrainingRun) -> Stages:
         critic_warmup_steps=0 if config.critic is None else config.critic.warmup_steps,
         offload=config.optimizer.offload,
         old_log_probs=config.old_log_probs,
+        observe=None if setup.planned is None else setup.observe,
     )
     return Stages(setup.next_prompts, collect, prepare, update)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from entropy_rl.trainer.programs import Programs
 from entropy_rl.types import TrainBatch, TrainState
 
 Metrics = dict[str, float]
+Observe = Callable[[Any, Mapping[int, float]], tuple[Any, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Update:
       offload: Whether the moments of the optimizers are in host memory between the updates of two
         steps.
       old_log_probs: The `old_log_probs` of the config.
+      observe: With a curriculum, (its state, outcomes) -> (its next state, metrics).
     """
 
     programs: Programs
@@ -45,6 +47,7 @@ class Update:
     critic_warmup_steps: int = 0
     offload: bool = False
     old_log_probs: Literal["trainer", "sampler"] = "trainer"
+    observe: Observe | None = None
 
     def __call__(self, state: TrainState, data: TrainData) -> tuple[TrainState, Metrics]:
         """Run the updates of a step.
@@ -59,6 +62,8 @@ class Update:
         with self.clock("updates"):
             if self.offload:
                 state = moments_in("device", state)
+            # No update reads the curriculum, which would be donated.
+            curriculum, state = state.curriculum, state.replace(curriculum=None)
             only_critic = self.programs.critic is not None and (
                 int(state.step) < self.critic_warmup_steps
             )
@@ -74,7 +79,10 @@ class Update:
             if not only_critic:
                 metrics["time/micro_batch_fill"] = self._micro_batch_fill(data.batches)
             rounds = None if state.rounds is None else state.rounds + data.rounds
-            state = state.replace(step=state.step + 1, rounds=rounds)
+            if self.observe is not None:
+                curriculum, found = self.observe(curriculum, data.outcomes)
+                metrics |= found
+            state = state.replace(step=state.step + 1, rounds=rounds, curriculum=curriculum)
             if self.offload:
                 state = moments_in("pinned_host", state)
         if self.old_log_probs == "sampler":  # then they are equal by construction

@@ -1,0 +1,68 @@
+"""The problems of a run that a curriculum chooses, and what it observes of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from entropy_rl.curricula import Curriculum
+from entropy_rl.curricula.curriculum import ProblemOrder, State
+from entropy_rl.distributed import multihost as hosts
+from entropy_rl.experience.experience import Experience
+from entropy_rl.experience.scoring import VERDICTS
+from entropy_rl.tasks.task import Problem, Verdict
+
+
+class PlannedProblems:
+    """A curriculum for the problems of a run.
+
+    Args:
+      curriculum: The rule.
+      problems: The problems of the run, in the order of their places.
+      seed: Seed of their orders.
+      count: Problems of a step.
+
+    Raises:
+      ValueError: The rule has no meaning for these problems.
+    """
+
+    def __init__(self, curriculum: Curriculum, problems: Sequence[Problem], seed: int, count: int):
+        self._rule, self._order = curriculum, ProblemOrder(problems, seed)
+        self._place = {problem.id: place for place, problem in enumerate(problems)}
+        self._count = count
+        self.start = curriculum.init(self._order)
+
+    def places(self, state: State) -> np.ndarray:
+        """The places of the problems of the next step, int[P]."""
+        return self._rule.choose(state, self._order, self._count)[0]
+
+    def after(self, state: State, outcomes: Mapping[int, float]) -> tuple[State, dict[str, float]]:
+        """Return the state after a step, and metrics.
+
+        Args:
+          state: Before it.
+          outcomes: Problem id -> fraction of correct completions, of all hosts.
+        """
+        places, drawn = self._rule.choose(state, self._order, self._count)
+        found = {self._place[id]: fraction for id, fraction in outcomes.items()}
+        fractions = np.array([found[place] for place in places], np.float32)
+        new = self._rule.observe(drawn, self._order, places, fractions)
+        metrics = self._rule.metrics(new, self._order)
+        return new, {f"curriculum/{name}": value for name, value in metrics.items()}
+
+
+def outcomes_of(experience: Experience) -> dict[int, float]:
+    """Return the fraction of correct completions of each problem of a step; collective.
+
+    Returns:
+      Problem id -> fraction among the completions that were judged; NaN if none was.
+    """
+    groups = experience.groups
+    verdicts = groups.rows["verdicts"].reshape(len(groups.prompt_index), -1)
+    judged = np.isin(verdicts, [i for i, v in enumerate(VERDICTS) if v.is_judgement])
+    correct = verdicts == VERDICTS.index(Verdict.CORRECT)
+    counts = np.stack([correct.sum(-1), judged.sum(-1)], axis=-1)
+    own = [[int(id), *map(int, pair)] for id, pair in zip(groups.prompt_index, counts, strict=True)]
+    every = [row for part in hosts.gather(own) for row in part]
+    return {id: right / count if count else float("nan") for id, right, count in every}
