@@ -8,8 +8,8 @@ The functional core, ready for notebooks. Everything is a pure function over arr
     update    = make_update(model.policy, advantage, ...)     (state, batch) -> (state, metrics)
 
 Whole programs: `train(config)` and `evaluate(config)` with a config of `load_config`. All methods
-are in the namespaces `advantages`, `losses`, `rewards` and `contrib`; the other namespaces are
-`learner`, `lm_head`, `models`, `rollout`, `stats` and `tasks`.
+are in the namespaces `advantages`, `losses`, `rewards`, `curricula` and `contrib`; the other
+namespaces are `learner`, `lm_head`, `models`, `rollout`, `stats` and `tasks`.
 
 Importing this package touches no device and loads neither jax, transformers nor data libraries; a
 name is imported when it is first used.
@@ -26,6 +26,7 @@ from entropy_rl.version import __version__ as __version__
 with _epy.lazy_api_imports(globals()):
     from entropy_rl import advantages as advantages
     from entropy_rl import contrib as contrib
+    from entropy_rl import curricula as curricula
     from entropy_rl import learner as learner
     from entropy_rl import lm_head as lm_head
     from entropy_rl import losses as losses
@@ -108,6 +109,7 @@ __all__ = [
     "build_loss",
     "chain",
     "contrib",
+    "curricula",
     "evaluate",
     "group_normalize",
     "init_state",

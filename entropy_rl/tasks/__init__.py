@@ -32,6 +32,7 @@ _BUILT_IN = {
     "countdown": "entropy_rl.tasks.countdown:Countdown",
     "countdown_turns": "entropy_rl.tasks.countdown.turns:CountdownTurns",
     "math": "entropy_rl.tasks.math:Math",
+    "mixture": "entropy_rl.tasks.mixture_task:Mixture",
     "reasoning_gym": "entropy_rl.tasks.reasoning_gym:ReasoningGym",
     "textarena": "entropy_rl.tasks.textarena:TextArena",
     "tools": "entropy_rl.tasks.tools:Tools",

@@ -10,11 +10,10 @@ from typing import Any, Literal
 from entropy_rl.config.checks import require
 from entropy_rl.config.registry import call_factory, import_object
 from entropy_rl.config.values import unknown
-from entropy_rl.tasks import load_task
 from entropy_rl.tasks.environments.environment import Done, Observation
-from entropy_rl.tasks.environments.task import EnvironmentTask
 from entropy_rl.tasks.judging import as_judgements, correct_at
-from entropy_rl.tasks.task import Problem, Task
+from entropy_rl.tasks.nested import load_nested, read_dialogues
+from entropy_rl.tasks.task import Problem
 from entropy_rl.tasks.tools.calculator import calculator
 from entropy_rl.tasks.tools.calls import CallError, parse_calls
 from entropy_rl.tasks.tools.python import python_tool
@@ -84,8 +83,9 @@ class Tools:
             20 <= max_characters <= most,
             "task.args.max_characters", max_characters, f"from 20 to {most}, for {max_calls} calls",
         )  # fmt: skip
-        self._tools, self._examples = _build(tools), _messages(examples or [])
-        self._task = _load(task)
+        self._tools = _build(tools)
+        self._examples = read_dialogues("task.args.examples", examples or [])
+        self._task = load_nested("task.args.task", task)
         self.correct_at = correct_at(self._task)
         self._in_system, self._max_calls = describe == "system", max_calls
         self._max_characters = max_characters
@@ -164,36 +164,6 @@ class Tools:
         return dataclasses.replace(
             problem, messages=(*system, *self._examples, *rest), chat_template_kwargs=kwargs
         )
-
-
-def _load(task: dict[str, Any]) -> Task:
-    """Load the task whose problems are solved."""
-    path = "task.args.task"
-    for name in task:
-        if name not in ("name", "args"):
-            raise ValueError(unknown(f"{path}.{name}", name, ["name", "args"]))
-    require("name" in task, path, task, "a mapping {name: ..., args: {...}}")
-    try:
-        loaded = load_task(task["name"], task.get("args", {}))
-    except ValueError as error:
-        raise ValueError(str(error).replace("task.", f"{path}.", 1)) from error
-    is_single = not isinstance(loaded, EnvironmentTask)
-    require(is_single, f"{path}.name", task["name"], "a task of a single turn")
-    return loaded
-
-
-def _messages(examples: list[Any]) -> tuple[tuple[str, str], ...]:
-    """Join dialogues to messages (role, content)."""
-    messages = []
-    for i, dialogue in enumerate(examples):
-        path = f"task.args.examples[{i}]"
-        require(isinstance(dialogue, list), path, dialogue, "a list of messages")
-        for j, message in enumerate(dialogue):
-            is_message = isinstance(message, Mapping) and set(message) == {"role", "content"}
-            is_text = is_message and all(isinstance(text, str) for text in message.values())
-            require(is_text, f"{path}[{j}]", message, "a message {role: ..., content: ...}")
-            messages.append((message["role"], message["content"]))
-    return tuple(messages)
 
 
 def _build(tools: list[str] | dict[str, Any]) -> dict[str, Tool]:
