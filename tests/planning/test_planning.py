@@ -580,6 +580,13 @@ def test_without_the_tpu_compiler_the_line_says_what_to_install(refused, monkeyp
     assert refused("--topology", "v5e:2x2").endswith("not installed: pip install '.[tpu]'")
 
 
+@pytest.mark.slow
+def test_the_recipe_for_one_gpu_fits_24_gb():
+    recipe = str(ROOT / "configs" / "qwen2_5_0_5b_one_gpu.yaml")
+    chip = ["--devices", "1", "--chip", "l4"]
+    assert main(["plan", "--config", recipe, "--shape", "qwen2.5-0.5b", *chip]) == 0
+
+
 # --- the real compiler
 # -------------------------------------------------------------------------------------
 
