@@ -8,11 +8,9 @@ A worker is a new Python interpreter with its own session and a pipe, not a
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
-import signal
 import threading
 import time
 import weakref
@@ -22,17 +20,15 @@ from multiprocessing.connection import wait
 
 from entropy_rl.tasks.judging import CORRECT_AT
 from entropy_rl.tasks.task import JudgeError, Judgement, Verdict
-from entropy_rl.tasks.worker_handle import WorkerHandle
+from entropy_rl.tasks.worker_handle import CrashLog, WorkerHandle
 
 logger = logging.getLogger(__name__)
 
 Item = tuple[str, ...]  # the arguments of one check
 
-_MAX_REASONS = 10  # logged reasons of crashes
 _MANY_FAILURES = 3  # checks of one call without a judgement
 _FAILURE_SHARE = 0.01
 _CLOCK_LIMIT = 4  # wall-clock seconds of a check for each CPU second of its deadline
-_ALARMS = (-signal.SIGPROF, -signal.SIGALRM)  # exit statuses
 _MAX_LOST = 3  # processes per worker that were lost in a row without an item
 
 
@@ -91,7 +87,7 @@ class VerifierPool:
         self._closed = False
         self._lost = 0
         self._failures = 0.0  # running mean of the fraction of checks without a judgement
-        self._reasons: set[str] = set()
+        self._crashes = CrashLog(logger, f"verifier {check}: a check")
         self._processes: list[WorkerHandle] = []
         self._finalizer = weakref.finalize(self, _kill_all, self._processes)
 
@@ -187,20 +183,18 @@ class VerifierPool:
             reply = worker.receive()
         except (EOFError, OSError):  # the process has died
             worker.wait_for_exit()
-            status = self._replace(worker)
-            late = worker.deadline <= time.monotonic()
-            if worker.key is not None and (status in _ALARMS or late):
+            reason = worker.describe_end(self._replace(worker))
+            if worker.key is not None and reason is None:
                 judgements[worker.key] = Judgement(Verdict.TIMEOUT)
             elif worker.key is not None:
                 judgements[worker.key] = Judgement(Verdict.CRASH)
-                memory = " (out of memory)" if status == errno.ENOMEM else ""
-                self._note_crash(f"the process died with status {status}{memory}")
+                self._crashes.note(reason)
             return
         except ValueError:
             self._replace(worker)
             if worker.key is not None:
                 judgements[worker.key] = Judgement(Verdict.CRASH)
-                self._note_crash("it wrote into the pipe of the worker")
+                self._crashes.note("it wrote into the pipe of the worker")
             return
         if reply is None:
             return
@@ -212,7 +206,7 @@ class VerifierPool:
             )
             self._lost = 0
             if reply["reason"]:
-                self._note_crash(reply["reason"])
+                self._crashes.note(reply["reason"])
         worker.ready, worker.key, worker.deadline = True, None, float("inf")
 
     def _note_failures(self, verdicts: Sequence[Verdict]) -> None:
@@ -243,12 +237,6 @@ class VerifierPool:
                 f"lost, the last {when} with status {status}"
             )
         return status
-
-    def _note_crash(self, reason: str) -> None:
-        """Logs each distinct reason once, up to a limit."""
-        if reason not in self._reasons and len(self._reasons) < _MAX_REASONS:
-            logger.warning("verifier %s: a check crashed: %s", self._check, reason)
-            self._reasons.add(reason)
 
 
 def _kill_all(workers: list[WorkerHandle]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import logging
 import os
 import signal
 import struct
@@ -20,7 +22,27 @@ _BOOT = (
     "from entropy_rl.tasks.worker import serve; serve(fd)"
 )
 _MAX_REPLY = 1 << 16  # bytes
+_ALARMS = (-signal.SIGPROF, -signal.SIGALRM)  # exit statuses
+_MAX_REASONS = 10  # logged reasons of crashes
 _HEADER = struct.Struct("!i")  # of a message of multiprocessing.connection
+
+
+class CrashLog:
+    """Logs each distinct reason of a crash once, up to a limit.
+
+    Args:
+      log: The logger.
+      what: What crashed, which begins the line.
+    """
+
+    def __init__(self, log: logging.Logger, what: str):
+        self._log, self._what, self._reasons = log, what, set()
+
+    def note(self, reason: str) -> None:
+        """Log a reason unless it was logged before."""
+        if reason not in self._reasons and len(self._reasons) < _MAX_REASONS:
+            self._log.warning("%s crashed: %s", self._what, reason)
+            self._reasons.add(reason)
 
 
 class WorkerHandle:
@@ -115,7 +137,19 @@ class WorkerHandle:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=1)
 
+    def describe_end(self, status: int) -> str | None:
+        """Describe the death of a process; None if a limit of time ended it.
+
+        Args:
+          status: Its exit status.
+        """
+        if status in _ALARMS or self.deadline <= time.monotonic():
+            return None
+        memory = " (out of memory)" if status == errno.ENOMEM else ""
+        return f"the process died with status {status}{memory}"
+
     def kill(self) -> int:
+        """Kill the process and the children of the check; returns its exit status."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # including child processes of the check
         self.connection.close()

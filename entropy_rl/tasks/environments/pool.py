@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import json
 import logging
-import signal
 import time
 import weakref
 from collections.abc import Mapping
@@ -17,13 +15,11 @@ from typing import Any
 
 from entropy_rl.tasks.environments.worker import Reply
 from entropy_rl.tasks.task import JudgeError, Problem
-from entropy_rl.tasks.worker_handle import WorkerHandle
+from entropy_rl.tasks.worker_handle import CrashLog, WorkerHandle
 
 log = logging.getLogger(__name__)
 
 _CLOCK_LIMIT = 4  # wall-clock seconds of a step for each CPU second of its deadline
-_ALARMS = (-signal.SIGPROF, -signal.SIGALRM)  # exit statuses
-_MAX_REASONS = 10  # logged reasons of crashes
 _MAX_LOST = 3  # processes that were lost in a row without a step
 
 
@@ -116,7 +112,7 @@ class _Worker:
 
     def __init__(self, settings: dict[str, Any]):
         self._settings, self._handle, self._closed = settings, None, False
-        self._reasons: set[str] = set()
+        self._crashes = CrashLog(log, f"environment {settings['factory']}: a step")
 
     def step(self, message: bytes) -> Reply:
         for _ in range(_MAX_LOST):
@@ -163,32 +159,24 @@ class _Worker:
                     handle.key, handle.deadline = None, float("inf")
                     del reply["nonce"]
                     if "failed" in reply:
-                        self._note(reply.pop("reason"))
+                        self._crashes.note(reply.pop("reason"))
                     return reply
             self._drop()
             return {"failed": "timeout"}
         except (EOFError, OSError):  # the process has died
             handle.wait_for_exit()
-            late = handle.deadline <= time.monotonic()
-            status = self._drop()
-            if status in _ALARMS or late:
+            reason = handle.describe_end(self._drop())
+            if reason is None:
                 return {"failed": "timeout"}
-            memory = " (out of memory)" if status == errno.ENOMEM else ""
-            self._note(f"the process died with status {status}{memory}")
+            self._crashes.note(reason)
         except ValueError:
             self._drop()
-            self._note("it wrote into the pipe of the worker")
+            self._crashes.note("it wrote into the pipe of the worker")
         return {"failed": "crash"}
 
     def _drop(self) -> int | None:
         handle, self._handle = self._handle, None
         return None if handle is None else handle.kill()
-
-    def _note(self, reason: str) -> None:
-        """Log each distinct reason once, up to a limit."""
-        if reason not in self._reasons and len(self._reasons) < _MAX_REASONS:
-            log.warning("environment %s: a step crashed: %s", self._settings["factory"], reason)
-            self._reasons.add(reason)
 
 
 def _close(workers: list[_Worker], threads: list[ThreadPoolExecutor]) -> None:
