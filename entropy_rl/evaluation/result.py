@@ -56,6 +56,7 @@ class Evaluation:
       verdicts: Verdict -> fraction of the samples.
       skill: Measures of the task.
       grades: Means over the samples that have them: the task's grade, as `graded`, and its parts.
+      by_source: Source of a mixture -> K -> (estimate, low, high), over its problems.
     """
 
     problems: int
@@ -75,6 +76,7 @@ class Evaluation:
     verdicts: dict[str, float]
     skill: dict[str, float]
     grades: dict[str, Interval] = dataclasses.field(default_factory=dict)
+    by_source: dict[str, dict[int, Interval]] = dataclasses.field(default_factory=dict)
 
     def to_plain(self) -> dict[str, Any]:
         """Values for JSON."""
@@ -91,6 +93,10 @@ class Evaluation:
         for name in ("pass_at_k", "pass_at_k_problems", "distinct"):
             fields[name] = {int(k): restored(value) for k, value in fields[name].items()}
         fields["grades"] = {k: restored(v) for k, v in fields.get("grades", {}).items()}
+        fields["by_source"] = {
+            source: {int(k): restored(value) for k, value in curve.items()}
+            for source, curve in fields.get("by_source", {}).items()
+        }
         return cls(**fields)
 
 
@@ -128,11 +134,13 @@ def summarize(
             f"none of {verdicts.total()} samples was judged: every check timed out, crashed or "
             "did not judge"
         )
-    pass_at_k = {}
-    # For each K over the problems with at least K judged samples.
-    for k in (2**i for i in range(int(judged.max()).bit_length())):
-        curve = pass_at_k_curve(judged[judged >= k], correct[judged >= k], [k])
-        pass_at_k[k] = (float(curve.estimate[0]), float(curve.low[0]), float(curve.high[0]))
+    pass_at_k = _pass_at_k(judged, correct)
+    sources = {problem.id: problem.source for problem in prompts.problems}
+    source_of = np.array([sources[id] for id, tally in tallies.items() if tally.rows])
+    by_source = {
+        name: _pass_at_k(judged[source_of == name], correct[source_of == name])
+        for name in sorted(set(source_of) - {""})
+    }
     answers = isinstance(task, AnsweringTask)
     grades = dict.fromkeys(name for tally in done for name in tally.grades)
     return Evaluation(
@@ -155,7 +163,17 @@ def summarize(
         verdicts=verdict_shares(verdicts),
         skill={n.removeprefix("skill/"): v for n, v in probe_shares(probe.result()).items()},
         grades={name: _interval([tally.mean_grade(name) for tally in done]) for name in grades},
+        by_source=by_source,
     )
+
+
+def _pass_at_k(judged: np.ndarray, correct: np.ndarray) -> dict[int, Interval]:
+    """Pass@K for each power of two, over the problems with at least K judged samples."""
+    found = {}
+    for k in (2**i for i in range(int(judged.max()).bit_length())):
+        curve = pass_at_k_curve(judged[judged >= k], correct[judged >= k], [k])
+        found[k] = (float(curve.estimate[0]), float(curve.low[0]), float(curve.high[0]))
+    return found
 
 
 class _Tally:

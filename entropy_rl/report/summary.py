@@ -73,6 +73,11 @@ def evaluation_rows(columns: Mapping[str, Evaluation]) -> list[list[str]]:
     ]
     for k in sorted({k for e in evaluations for k in e.pass_at_k}):
         rows.append([f"Pass@{k}", *(_pass_at_k(e, k) for e in evaluations)])
+    for source in dict.fromkeys(source for e in evaluations for source in e.by_source):
+        curves = [e.by_source.get(source, {}) for e in evaluations]
+        largest = max((k for curve in curves for k in curve), default=1)
+        for k in dict.fromkeys((1, largest)):
+            rows.append([f"Pass@{k}, {source}", *(_interval(c.get(k), ".3f") for c in curves)])
     rows.append(["avg@n", *(_interval(e.avg_at_n, ".3f") for e in evaluations)])
     rows.append(["maj@n", *(_interval(e.maj_at_n, ".3f") for e in evaluations)])
     rows.append(["unique answers", *(_interval(e.unique_answers, ".3f") for e in evaluations)])

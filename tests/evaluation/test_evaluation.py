@@ -4,6 +4,7 @@ import collections
 import functools
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,10 +20,11 @@ from entropy_rl.evaluation import (
 from entropy_rl.evaluation.sampling import draw_samples
 from entropy_rl.experience.records import completion_rows
 from entropy_rl.experience.scoring import Scores
+from entropy_rl.report import evaluation_table
 from entropy_rl.rollout import make_generate
 from entropy_rl.tasks.countdown import Countdown
 from entropy_rl.tasks.countdown.tokenizer import VOCABULARY
-from entropy_rl.tasks.task import Judgement, Verdict
+from entropy_rl.tasks.task import Judgement, Problem, Verdict
 from entropy_rl.types import Rollout
 
 
@@ -387,3 +389,26 @@ def test_rows_are_plain_values_and_may_be_fewer_than_the_rollout_has():
     )
     assert json.loads(json.dumps(rows)) == rows
     assert completion_rows(PROBLEMS[:1], [4], rollout, scores) == rows[:1]
+
+
+# --- a mixture
+# ----------------------------------------------------------------------------------------------
+
+
+def test_sources_have_curves_of_their_own_in_the_result_and_its_table(whole):
+    rows = whole[1]
+    ids = list(dict.fromkeys(row["problem"] for row in rows))
+    problems = [Problem(id, "", "", source="even" if id % 2 == 0 else "odd") for id in ids]
+    task = FakeTask()
+    samples = len(rows) // len(ids)
+    result = summarize(rows, task, SimpleNamespace(problems=problems, left_out=0), samples)
+    assert set(result.by_source) == {"even", "odd"}
+    for source, curve in result.by_source.items():
+        own = [problem for problem in problems if problem.source == source]
+        of_source = [row for row in rows if row["problem"] in {problem.id for problem in own}]
+        alone = summarize(of_source, task, SimpleNamespace(problems=own, left_out=0), samples)
+        assert curve == alone.pass_at_k
+    assert Evaluation.from_plain(json.loads(json.dumps(result.to_plain()))) == result
+    table = evaluation_table({"model": result})
+    assert "Pass@1, even" in table and "Pass@4, odd" in table
+    assert whole[0].by_source == {}
