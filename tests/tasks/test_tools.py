@@ -95,6 +95,8 @@ def test_the_template_or_the_system_message_describes_the_tools(tokenizer):
     messages = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "1"}]
     with_example = tools(describe="system", examples=[messages]).problems("train")[0].messages
     assert with_example[1:3] == (("user", "1?"), ("assistant", "1"))
+    alone = tools(describe="examples", examples=[messages]).problems("train")[0]
+    assert alone.messages == with_example[1:] and not alone.chat_template_kwargs
     in_system = tools(describe="system")
     problem = in_system.problems("train")[0]
     prompt = tokenizer.decode(encode_prompt(problem, tokenizer))
@@ -162,9 +164,10 @@ def test_a_script_sees_the_seed_of_the_episode_only():
         ({"task": {"name": "countdown_turns"}}, "task.args.task.name: must be a task of a single"),
         ({"examples": ["a"]}, r"task.args.examples\[0\]: must be a list of messages, got 'a'"),
         ({"examples": [[{"role": "user"}]]}, r"examples\[0\]\[0\]: must be a message \{role"),
+        ({"describe": "examples"}, "task.args.examples: must be given, as nothing"),
         ({"max_calls": 0}, "task.args.max_calls: must be >= 1, got 0"),
         ({"max_characters": 7000}, "task.args.max_characters: must be from 20 to 6250, for 4"),
-        ({"describe": "both"}, "task.args.describe: must be one of template, system"),
+        ({"describe": "both"}, "task.args.describe: must be one of template"),
     ],
 )
 def test_what_cannot_work_is_refused_in_a_line(args, message):

@@ -56,9 +56,9 @@ class Tools:
       task: The task, {name: ..., args: {...}}; its prompts are chat messages.
       tools: Names, or a mapping from names to settings: `calculator`; `python`, with the settings
         of `python_tool`; or `module:function` for a tool of yours.
-      describe: Who describes the tools to the model: `template`, the chat template, which must have
-        the variable `tools`; or `system`, a system message in Qwen2.5's words, with results as
-        user messages in <tool_response> tags.
+      describe: What describes the tools: `template`, the chat template, which must have the variable
+        `tools`; `system`, a system message in Qwen2.5's words; or `examples`, the worked examples
+        alone. Without the template, results are user messages in <tool_response> tags.
       examples: Worked examples before the messages of the task: a list of dialogues, each a list of
         messages {role: ..., content: ...}.
       max_calls: Calls of a turn that are made; further ones are answered by one error.
@@ -72,7 +72,7 @@ class Tools:
         self,
         task: dict[str, Any],
         tools: list[str] | dict[str, Any],
-        describe: Literal["template", "system"] = "template",
+        describe: Literal["template", "system", "examples"] = "template",
         examples: list[Any] | None = None,
         max_calls: int = 4,
         max_characters: int = 2000,
@@ -87,7 +87,11 @@ class Tools:
         self._examples = read_dialogues("task.args.examples", examples or [])
         self._task = load_nested("task.args.task", task)
         self.correct_at = correct_at(self._task)
-        self._in_system, self._max_calls = describe == "system", max_calls
+        require(
+            describe != "examples" or bool(examples),
+            "task.args.examples", examples, "given, as nothing else describes the tools",
+        )  # fmt: skip
+        self._describe, self._max_calls = describe, max_calls
         self._max_characters = max_characters
 
     def problems(self, split: str) -> Sequence[Problem]:
@@ -131,7 +135,7 @@ class Tools:
         return self._answer([self._cut(result) for result in results], counts)
 
     def _answer(self, results: list[str], counts: dict[str, float]) -> Observation:
-        if not self._in_system:
+        if self._describe == "template":
             return Observation(results, role="tool", parts=counts)
         text = "\n".join(f"<tool_response>\n{result}\n</tool_response>" for result in results)
         return Observation(text, parts=counts)
@@ -156,10 +160,10 @@ class Tools:
         has_system = bool(problem.messages) and problem.messages[0][0] == "system"
         system, rest = problem.messages[:has_system], problem.messages[has_system:]
         kwargs = problem.chat_template_kwargs
-        if self._in_system:
+        if self._describe == "system":
             text = _SYSTEM.format(tools="\n".join(map(json.dumps, schemas)))
             system = (("system", "\n\n".join([*(own for _, own in system), text])),)
-        else:
+        elif self._describe == "template":
             kwargs = {**kwargs, "tools": schemas}
         return dataclasses.replace(
             problem, messages=(*system, *self._examples, *rest), chat_template_kwargs=kwargs
