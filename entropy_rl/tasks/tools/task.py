@@ -56,7 +56,7 @@ class Tools:
       task: The task, {name: ..., args: {...}}; its prompts are chat messages.
       tools: Names, or a mapping from names to settings: `calculator`; `python`, with the settings
         of `python_tool`; or `module:function` for a tool of yours.
-      describe: What describes the tools: `template`, the chat template, which must have the variable
+      describe: What describes the tools: `template`, the chat template, which needs the variable
         `tools`; `system`, a system message in Qwen2.5's words; or `examples`, the worked examples
         alone. Without the template, results are user messages in <tool_response> tags.
       examples: Worked examples before the messages of the task: a list of dialogues, each a list of
