@@ -7,6 +7,7 @@ import re
 from typing import Any, Literal
 
 from entropy_rl.config.checks import check_numbers, require, require_at_least
+from entropy_rl.config.lora import LoraConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ModelConfig:
         on GPUs and xla elsewhere.
       extra_eos: Additional end-of-sequence tokens, as ids or texts such as "<|im_end|>", beside
         those of config.json, generation_config.json and the tokenizer.
+      lora: Train a low-rank adapter on the frozen model; null to train all parameters.
     """
 
     path: str
@@ -37,6 +39,7 @@ class ModelConfig:
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     decode_attention: Literal["auto", "xla", "ragged"] = "auto"
     extra_eos: list[int | str] = dataclasses.field(default_factory=list, hash=False)
+    lora: LoraConfig | None = None
 
     def __post_init__(self):
         check_numbers(self, "model")

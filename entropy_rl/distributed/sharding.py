@@ -29,13 +29,18 @@ _AXES = (*DATA_AXES, TENSOR_AXIS)
 
 # Suffix of a parameter's path -> mesh axes of its last axes; preceding axes, such as that of the
 # layers, are not sharded.
-_RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
+_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"embed_tokens/embedding|lm_head/kernel", (TENSOR_AXIS, FSDP_AXIS)),
     # Some are fused for decoding if the tensor axis has one device.
     (r"(q|k|v|qkv|gate|up|gate_up)_proj/kernel", (FSDP_AXIS, TENSOR_AXIS)),
     (r"(o|down)_proj/kernel", (TENSOR_AXIS, FSDP_AXIS)),
     (r"(q|k|v|qkv|gate|up|gate_up)_proj/bias", (TENSOR_AXIS,)),
     (r"(norm|layernorm)/scale|(o|down)_proj/bias|value_head/kernel", ()),
+    # Adapters: their ranks are too small to be sharded, and B is split as its kernel.
+    (r"(q|k|v|qkv|gate|up|gate_up)_proj/lora_a", (FSDP_AXIS, None)),
+    (r"(q|k|v|qkv|gate|up|gate_up)_proj/lora_b", (None, TENSOR_AXIS)),
+    (r"(o|down)_proj/lora_a", (TENSOR_AXIS, None)),
+    (r"(o|down)_proj/lora_b", (None, FSDP_AXIS)),
 )
 # Adafactor's factored second moments and Muon's coefficients: they are small.
 _REPLICATED = re.compile(r"(^|/)(v_row|v_col|ns_coeffs|curriculum)(/|$)")
@@ -165,7 +170,9 @@ def partition_spec(
     whole_heads = bool(kv_heads and kv_heads % mesh.shape[TENSOR_AXIS] and _KV_HEADS.search(path))
     before = [None] * (len(shape) - len(axes))
     split = [
-        None if size % mesh.shape[axis] or (axis == TENSOR_AXIS and whole_heads) else axis
+        None
+        if axis is None or size % mesh.shape[axis] or (axis == TENSOR_AXIS and whole_heads)
+        else axis
         for axis, size in zip(axes, shape[len(before) :], strict=True)
     ]
     return PartitionSpec(*before, *split)
@@ -219,6 +226,16 @@ class Placement:
             tree
             if self.mesh is None
             else jax.lax.with_sharding_constraint(tree, self.of_params(tree))
+        )
+
+    def put_params(self, tree: Any) -> Any:
+        """Puts parameters from the host, equal in all processes, where `of_params` says."""
+        if self.mesh is None:
+            return jax.tree.map(jax.numpy.asarray, tree)
+        return jax.tree.map(
+            lambda x, place: jax.make_array_from_callback(x.shape, place, lambda at: x[at]),
+            tree,
+            self.of_params(tree),
         )
 
     def put_rows(self, tree: Any) -> Any:

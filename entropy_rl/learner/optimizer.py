@@ -18,7 +18,7 @@ from entropy_rl.types import Params
 
 # The root mean square of Muon's updates, that of AdamW (arXiv 2502.16982, Eq. 4).
 _MUON_RMS = 0.2
-_MUON_MATRIX = re.compile(r"(^|/)(q|k|v|o|gate|up|down)_proj/kernel$")
+_MUON_MATRIX = re.compile(r"(^|/)(q|k|v|o|gate|up|down)_proj/(kernel|lora_a|lora_b)$")
 
 
 class Optimizer(NamedTuple):

@@ -29,7 +29,7 @@ from entropy_rl.models.attention import (
     resolve_decode_attention,
 )
 from entropy_rl.models.embedding import embed_tokens
-from entropy_rl.models.linear import Dense
+from entropy_rl.models.linear import Dense, fuse_adapters, split_adapters
 from entropy_rl.models.packing import make_packing
 from entropy_rl.models.remat import rematerialize
 from entropy_rl.models.rope import RopeScaling, apply_rope, rope_frequencies, rope_magnitude
@@ -183,7 +183,9 @@ def _fuse(layer: Params) -> Params:
 
     def join(module: dict, names: tuple[str, ...]) -> Params:
         parts = [module.pop(f"{name}_proj") for name in names]
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *parts)
+        kernels, adapters = split_adapters(parts)
+        fused = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *kernels)
+        return fused | fuse_adapters(adapters, [part["kernel"].shape[-1] for part in kernels])
 
     attention["qkv_proj"] = join(attention, ("q", "k", "v"))
     mlp["gate_up_proj"] = join(mlp, ("gate", "up"))

@@ -1,4 +1,4 @@
-"""Dense layers, with a gradient rule that is faster on CPU."""
+"""Dense layers and low-rank adapters, with a gradient rule that is faster on CPU."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from entropy_rl.models.remat import WEIGHT_PRODUCTS
+from entropy_rl.types import Params
 
 
 @jax.custom_vjp
@@ -46,9 +48,32 @@ def _backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[ja
 
 linear.defvjp(_forward, _backward)
 
+# The leaves of a low-rank adapter beside a kernel.
+LORA_A, LORA_B = "lora_a", "lora_b"
+
+
+def lora_linear(x: jax.Array, kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """x @ kernel + (x @ a) @ b in the type of x.
+
+    The products stay apart: with b = 0 the result is that of `linear` to the bit, whatever the
+    blocks of the products are.
+
+    Args:
+      x: [..., D].
+      kernel: [D, E], of any float type.
+      a: [D, r].
+      b: [r, E].
+
+    Returns:
+      [..., E].
+    """
+    return linear(x, kernel) + linear(linear(x, a), b)
+
 
 class Dense(nn.Module):
     """`linear` with an optional bias; parameter names are those of `nn.Dense`.
+
+    Parameters with the leaves of an adapter, which `init` never makes, give `lora_linear`.
 
     Attributes:
       features: E.
@@ -65,8 +90,46 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        y = checkpoint_name(linear(x.astype(self.dtype), kernel), WEIGHT_PRODUCTS)
+        x = x.astype(self.dtype)
+        if self.has_variable("params", LORA_A):
+            adapter = (self.get_variable("params", name) for name in (LORA_A, LORA_B))
+            y = lora_linear(x, kernel, *adapter)
+        else:
+            y = linear(x, kernel)
+        y = checkpoint_name(y, WEIGHT_PRODUCTS)
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def split_adapters(denses: list[Params]) -> tuple[list[Params], list[Params]]:
+    """Split the parameters of dense layers into those without an adapter, and the adapters."""
+    names = (LORA_A, LORA_B)
+    return (
+        [{name: x for name, x in dense.items() if name not in names} for dense in denses],
+        [{name: x for name, x in dense.items() if name in names} for dense in denses],
+    )
+
+
+def fuse_adapters(adapters: list[Params], widths: list[int]) -> Params:
+    """Fuse the adapters of dense layers with the same input, whose kernels are concatenated.
+
+    Args:
+      adapters: Of each layer, a [D, r] and b [r, E]; empty for a layer without one.
+      widths: E of each layer.
+
+    Returns:
+      a [D, R] side by side, and b [R, ΣE] block-diagonal, with R the sum of the ranks; empty if no
+      layer has an adapter.
+    """
+    ends = np.cumsum(widths)
+    found = [(i, adapter) for i, adapter in enumerate(adapters) if adapter]
+    if not found:
+        return {}
+    blocks = [
+        jnp.pad(adapter[LORA_B], ((0, 0), (ends[i] - widths[i], ends[-1] - ends[i])))
+        for i, adapter in found
+    ]
+    a = jnp.concatenate([adapter[LORA_A] for _, adapter in found], axis=-1)
+    return {LORA_A: a, LORA_B: jnp.concatenate(blocks)}
