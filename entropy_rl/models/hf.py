@@ -7,6 +7,7 @@ Parameters have Hugging Face's names, so that a checkpoint is converted in three
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -197,8 +198,8 @@ def load_hf(
     config = config or read_checkpoint_config(directory)
     if (directory / _ADAPTER).exists():
         raise ValueError(
-            f"{directory / _ADAPTER}: must be merged into the weights before loading: the adapter "
-            "would be left out"
+            f"{directory / _ADAPTER}: must be merged into the weights before loading, or be named "
+            "as model.lora.path, with its base as model.path: it would be left out"
         )
     tensors = open_tensors(directory)
     _check_tensors(directory, config, tensors)
@@ -276,6 +277,33 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def check_output(directory: str | Path) -> Path:
+    """Check that a directory can be written.
+
+    Raises:
+      FileExistsError: If it is a file, or not empty.
+    """
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise FileExistsError(
+            f"{directory}: must not exist or be an empty directory; nothing was written"
+        )
+    return directory
+
+
+@contextlib.contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """Yield a temporary directory that gets the name `directory` if all goes well."""
+    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.rename(directory)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
 def save_hf(
     directory: str | Path,
     config: DecoderConfig,
@@ -306,13 +334,9 @@ def save_hf(
       ValueError: If the dtype is not supported, the parameters do not match the config, or the
         architecture does not exist in Hugging Face.
     """
-    directory = Path(directory)
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype: must be float32 or bfloat16, got {dtype!r}")
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(
-            f"{directory}: must not exist or be an empty directory; nothing was written"
-        )
+    directory = check_output(directory)
     found = {
         path: np.shape(leaf) for path, leaf in traverse_util.flatten_dict(params, sep="/").items()
     }
@@ -326,17 +350,11 @@ def save_hf(
 
     shapes, tensors = _tensor_shapes(config), _host_tensors(config, params, dtype)
     if jax.process_index() == 0:
-        temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
-        temporary.mkdir(parents=True)
-        try:
+        with new_directory(directory) as temporary:
             _write_weights(temporary, shapes, tensors, jnp.dtype(dtype).itemsize, max_shard_bytes)
             _write_json(temporary / "config.json", fields)
             for file in copies:
                 shutil.copyfile(file, temporary / file.name)
-            temporary.rename(directory)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
     else:
         for _ in tensors:  # take part in the gathers
             pass

@@ -1,0 +1,171 @@
+"""PEFT files: written with PEFT's names and shapes, read back to the bit, and refused by name."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from policies import TINY, tiny_policy
+from safetensors.numpy import load_file, save_file
+
+from entropy_rl.config.lora import LORA_TARGETS
+from entropy_rl.models.lora import Base, LoraSpec, adapter_shapes, merge
+from entropy_rl.models.peft import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_adapter, save_adapter
+
+ALL = LoraSpec(4, 6.0, False, LORA_TARGETS)
+PREFIX = "base_model.model.model.layers"
+
+
+def random_adapter(spec, seed=0):
+    rng = np.random.default_rng(seed)
+    normal = lambda s: rng.normal(0, 0.05, s.shape).astype(np.float32)  # noqa: E731
+    return jax.tree.map(normal, adapter_shapes(spec, TINY))
+
+
+def saved(directory, spec=ALL, **changes):
+    """An adapter in a directory, with changes of its config."""
+    adapter = random_adapter(spec)
+    directory.mkdir(exist_ok=True)
+    save_adapter(directory, spec, adapter, "org/base")
+    file = directory / ADAPTER_CONFIG
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return adapter
+
+
+def test_files_have_the_names_and_shapes_of_peft(tmp_path):
+    adapter = saved(tmp_path, LoraSpec(4, 6.0, True, ("q_proj", "k_proj", "down_proj")))
+    tensors = load_file(tmp_path / ADAPTER_WEIGHTS)
+    expected = {}
+    for layer in range(TINY.num_layers):
+        for name, rows, columns in (
+            ("self_attn.q_proj", 32, 32),
+            ("self_attn.k_proj", 32, 16),
+            ("mlp.down_proj", 48, 32),
+        ):
+            expected[f"{PREFIX}.{layer}.{name}.lora_A.weight"] = (4, rows)
+            expected[f"{PREFIX}.{layer}.{name}.lora_B.weight"] = (columns, 4)
+    assert {name: x.shape for name, x in tensors.items()} == expected
+    a = adapter["layers"]["self_attn"]["k_proj"]["lora_a"]
+    np.testing.assert_array_equal(tensors[f"{PREFIX}.1.self_attn.k_proj.lora_A.weight"], a[1].T)
+    fields = json.loads((tmp_path / ADAPTER_CONFIG).read_text())
+    assert fields["peft_type"] == "LORA" and fields["base_model_name_or_path"] == "org/base"
+    assert (fields["r"], fields["lora_alpha"], fields["use_rslora"]) == (4, 6, True)
+    assert fields["target_modules"] == ["down_proj", "k_proj", "q_proj"]
+
+
+def test_an_adapter_is_read_back_to_the_bit(tmp_path):
+    spec = LoraSpec(4, 6.0, True, ("q_proj", "down_proj"))
+    adapter = saved(tmp_path, spec)
+    found, params = load_adapter(tmp_path, TINY)
+    assert found == spec
+    jax.tree.map(np.testing.assert_array_equal, params, adapter)
+
+
+def test_a_pattern_of_modules_is_read_by_its_tensors(tmp_path):
+    adapter = saved(tmp_path, target_modules=".*_proj")
+    found, params = load_adapter(tmp_path, TINY)
+    assert found.targets == LORA_TARGETS
+    jax.tree.map(np.testing.assert_array_equal, params, adapter)
+
+
+def test_absent_fields_have_the_defaults_of_peft(tmp_path):
+    saved(tmp_path, LoraSpec(8, 8.0, False, LORA_TARGETS))
+    (tmp_path / ADAPTER_CONFIG).write_text(json.dumps({"peft_type": "LORA"}))
+    assert load_adapter(tmp_path, TINY)[0] == LoraSpec(8, 8.0, False, LORA_TARGETS)
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_merged_kernels_are_those_of_the_formula_of_peft(tmp_path, rslora):
+    """W + s B A in float64 from the tensors of the file, as `merge_and_unload`; within 1e-6."""
+    spec = LoraSpec(4, 6.0, rslora, LORA_TARGETS)
+    saved(tmp_path, spec)
+    tensors = load_file(tmp_path / ADAPTER_WEIGHTS)
+    base = tiny_policy().init(jax.random.key(0))
+    found, adapter = load_adapter(tmp_path, TINY)
+    merged = jax.jit(merge)(Base(base, found, "base").join(adapter))
+    scale = 6.0 / (np.sqrt(4) if rslora else 4)
+    for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj"):
+        module, target = name.split(".")
+        kernels = (tree["layers"][module][target]["kernel"] for tree in (base, merged))
+        for layer, (before, after) in enumerate(zip(*kernels, strict=True)):
+            a, b = (
+                tensors[f"{PREFIX}.{layer}.{name}.lora_{kind}.weight"].astype(np.float64)
+                for kind in "AB"
+            )
+            np.testing.assert_allclose(after, before + scale * (b @ a).T, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("use_dora", True),
+        ("bias", "all"),
+        ("lora_bias", True),
+        ("modules_to_save", ["lm_head"]),
+        ("rank_pattern", {"q_proj": 2}),
+        ("alpha_pattern", {"q_proj": 2}),
+        ("layers_to_transform", [0]),
+        ("layer_replication", [[0, 2]]),
+        ("target_parameters", ["experts"]),
+        ("trainable_token_indices", [1]),
+        ("alora_invocation_tokens", [1]),
+        ("use_bdlora", {"nblocks": 2}),
+        ("use_qalora", True),
+        ("fan_in_fan_out", True),
+    ],
+)
+def test_features_that_are_not_supported_are_refused_by_name(tmp_path, field, value):
+    saved(tmp_path, **{field: value})
+    with pytest.raises(
+        ValueError, match=rf"^\S+adapter_config.json: {field}: must be null"
+    ) as error:
+        load_adapter(tmp_path, TINY)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"peft_type": "IA3"}, "peft_type: must be LORA, got 'IA3'"),
+        ({"r": 0}, "r: must be an integer >= 1, got 0"),
+        ({"lora_alpha": "8"}, "lora_alpha: must be a number > 0, got '8'"),
+        ({"r": 8}, "must have shape (8, 32), by the rank and the base, got (4, 32)"),
+    ],
+)
+def test_bad_values_are_one_line(tmp_path, changes, line):
+    saved(tmp_path, **changes)
+    with pytest.raises(ValueError) as error:
+        load_adapter(tmp_path, TINY)
+    assert str(error.value).endswith(line) and str(error.value).startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (
+            "layers.2.mlp.up_proj.lora_A.weight",
+            "must be of a base with 2 layers, .* got base_model",
+        ),
+        (
+            "lm_head.lora_A.weight",
+            "must have lora_A and lora_B of q_proj, .* alone, got base_model",
+        ),
+        ("layers.0.mlp.up_proj.lora_magnitude_vector", "must have lora_A .* got base_model"),
+    ],
+)
+def test_tensors_without_a_place_are_refused(tmp_path, name, line):
+    saved(tmp_path)
+    tensors = load_file(tmp_path / ADAPTER_WEIGHTS)
+    tensors[f"base_model.model.model.{name}"] = np.zeros((4, 32), np.float32)
+    save_file(tensors, tmp_path / ADAPTER_WEIGHTS)
+    with pytest.raises(ValueError, match=line):
+        load_adapter(tmp_path, TINY)
+
+
+def test_an_adapter_of_some_layers_is_refused(tmp_path):
+    saved(tmp_path)
+    tensors = load_file(tmp_path / ADAPTER_WEIGHTS)
+    del tensors[f"{PREFIX}.0.mlp.up_proj.lora_B.weight"]
+    save_file(tensors, tmp_path / ADAPTER_WEIGHTS)
+    with pytest.raises(ValueError, match=r"got no base_model\S+layers.0.mlp.up_proj.lora_B.weight"):
+        load_adapter(tmp_path, TINY)
