@@ -132,7 +132,7 @@ def main(config: AnalyzeConfig) -> None:
     )
     from entropy_rl.runs.directory import CONFIG_FILE, to_plain
     from entropy_rl.runs.jsonl import finite, write_atomically
-    from entropy_rl.runs.load_model import is_run
+    from entropy_rl.runs.model_files import is_run
 
     directory, path = Path(config.output), Path(config.samples)
     if (directory / RESULT_FILE).exists() or (directory / CONFIG_FILE).exists():

@@ -113,11 +113,11 @@ def _policy(
     from entropy_rl.learner.replay_rule import build_replay
     from entropy_rl.learner.stats_pass import make_stats_pass
     from entropy_rl.losses.controller import update_controller
-    from entropy_rl.runs.load_model import model_policy
+    from entropy_rl.runs.load_model import trained_policy
     from entropy_rl.runs.nonfinite_updates import is_of_replay, read_controller
     from entropy_rl.trainer.programs import pass_settings
 
-    policy = model_policy(config.model, run)
+    policy = trained_policy(config.model, run)
     advantage, settings = advantage_of(config), pass_settings(config)
     stats = make_stats_pass(policy, settings)
     if is_of_replay(dump):
@@ -148,12 +148,13 @@ def _critic(config: TrainConfig, run: Path, loss: Loss) -> tuple[Callable, Calla
     from entropy_rl.advantages import advantage_of
     from entropy_rl.learner.critic import init_critic, make_critic_gradient, make_values_pass
     from entropy_rl.models import backbone_params, read_config
-    from entropy_rl.runs.load_model import find_model, model_files, model_policy
+    from entropy_rl.runs.load_model import find_model, model_files, trained_policy
     from entropy_rl.trainer.programs import critic_pass_settings
 
     path = find_model(config.critic.path) if config.critic.path else run
+    own = dataclasses.replace(config.model, lora=None) if config.critic.path else config.model
     backbone, hidden_size = (
-        model_policy(config.model, path),
+        trained_policy(own, path),
         read_config(model_files(path)).hidden_size,
     )
     settings = critic_pass_settings(config)

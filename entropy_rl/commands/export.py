@@ -1,4 +1,4 @@
-"""Export a model or the newest checkpoint of a run as a Hugging Face directory."""
+"""Export a model or the newest checkpoint of a run for Hugging Face's libraries."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ class ExportConfig:
     Args:
       model: Directory of a run; also another model as of `model.path`, to convert its dtype.
       output: Directory to create; it must not exist or be empty.
-      dtype: Dtype of the saved weights.
+      dtype: Dtype of the saved weights; null for bfloat16, and float32 for an adapter.
       push: Upload the export of a run with its model card to the Hugging Face hub, as
         NAMESPACE/NAME; a new repository is private. Needs `hf auth login`.
+      format: Of a LoRA run: `merged` writes a whole model, with the adapter merged into its
+        weights; `peft` writes the adapter alone, as PEFT does.
     """
 
     model: str
     output: str
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16"] | None = None
     push: str | None = None
+    format: Literal["merged", "peft"] = "merged"
 
     def __post_init__(self):
         if self.push is not None:
@@ -37,7 +40,7 @@ class ExportConfig:
 
 
 def export(config: ExportConfig) -> Path:
-    """Write config.json, *.safetensors, the tokenizer files and, of a run, a model card.
+    """Write *.safetensors with their config, the tokenizer files and, of a run, a model card.
 
     Returns:
       The output directory.
@@ -47,25 +50,34 @@ def export(config: ExportConfig) -> Path:
       FileExistsError: If the output directory is not empty.
     """
     from entropy_rl.models import save_hf  # `export --help` must not import jax
+    from entropy_rl.models.peft import save_adapter
     from entropy_rl.report.model_card import write_model_card
     from entropy_rl.runs.hub import upload
-    from entropy_rl.runs.load_model import find_model, is_run, load_model
+    from entropy_rl.runs.load_model import load_model
+    from entropy_rl.runs.model_files import find_model, is_run
 
     source = find_model(config.model)
     require(
         config.push is None or is_run(source), "push", config.push, "null if the model is no run"
     )
     model = load_model(ModelConfig(path=config.model))
-    save_hf(
-        config.output,
-        model.config,
-        model.params,
-        tokenizer_dir=model.directory,
-        dtype=config.dtype,
-        source_config=model.directory,
-    )
+    is_adapter = config.format == "peft"
+    dtype = config.dtype or ("float32" if is_adapter else "bfloat16")
+    if is_adapter:
+        have = "merged for a model without an adapter"
+        require(model.base is not None, "format", config.format, have)
+        save_adapter(config.output, model.base.spec, model.adapter, model.base.path, dtype)
+    else:
+        save_hf(
+            config.output,
+            model.config,
+            model.merged().params,
+            tokenizer_dir=model.directory,
+            dtype=dtype,
+            source_config=model.directory,
+        )
     if is_run(source):
-        write_model_card(source, Path(config.output), config.dtype)
+        write_model_card(source, Path(config.output), dtype)
     if config.push is not None:
         upload(Path(config.output), config.push)
     return Path(config.output)

@@ -16,7 +16,7 @@ from entropy_rl.analysis import REFLECTIVE, WORDS, Response, TokenSpans, WordLis
 from entropy_rl.config.files import error_text
 from entropy_rl.lm_head.vocabulary import is_unused, unused_ranges
 from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY, SAMPLES_FILE
-from entropy_rl.runs.load_model import find_model, is_run
+from entropy_rl.runs.model_files import find_model, is_run
 from entropy_rl.runs.stored import read_recorded_config
 from entropy_rl.tasks import words_of_task
 

@@ -99,7 +99,7 @@ class Sampler:
         episodes = begin_episodes(self.task, self.model.tokenizer, problems, first_sample, key)
         with self.clock("rollout"):
             rollout = self.generate(
-                self.model.to_decode(state.params),
+                self.model.to_decode(self.model.params_with(state.params)),
                 *self.model.placement.put_prompts((prompts.ids, prompts.mask, prompts.index)),
                 key,
                 first_sample,

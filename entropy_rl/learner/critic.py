@@ -32,6 +32,7 @@ from entropy_rl.losses.aggregation import counts
 from entropy_rl.losses.loss import Loss
 from entropy_rl.losses.value import value_loss
 from entropy_rl.masked import masked_sum
+from entropy_rl.models.lora import Base, on_base
 from entropy_rl.types import TURN_REWARDS, CriticState, Params, Policy, TrainBatch, TrainState
 
 ValuesFn = Callable[[Params, TrainBatch], jax.Array]
@@ -48,7 +49,7 @@ def init_critic(
     """Build the critic before the first step.
 
     Args:
-      params: Parameters of its backbone, without LM head; they are copied.
+      params: Parameters of its backbone, without LM head, or an adapter; they are copied.
       hidden_size: D of the backbone.
       optimizer: The critic's optimizer.
       constrain: As of `init_state`.
@@ -215,12 +216,23 @@ def make_critic_programs(
     config: CriticConfig,
     loss: Loss,
     settings: PassSettings,
+    base: Base | None = None,
 ) -> CriticPrograms:
-    """Build the compiled functions of a critic; arguments as in `make_critic_update`."""
+    """Build the compiled functions of a critic; arguments as in `make_critic_update`.
+
+    With a base, the critic is an adapter of it and a head of its own.
+    """
+
+    def values(backbone: Policy) -> ValuesFn:
+        return jax.jit(make_values_pass(backbone, settings))
+
+    def update(backbone: Policy) -> UpdateFn:
+        return make_critic_update(backbone, advantage, optimizer, config, loss, settings)
+
     return CriticPrograms(
         optimizer=optimizer,
-        values=jax.jit(make_values_pass(backbone, settings)),
-        update=make_critic_update(backbone, advantage, optimizer, config, loss, settings),
+        values=on_base(values, backbone, base),
+        update=on_base(update, backbone, base, donate=(0,)),
     )
 
 

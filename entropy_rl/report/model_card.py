@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from entropy_rl.models.peft import ADAPTER_CONFIG
 from entropy_rl.report.curves import CURVES_FILE
 from entropy_rl.report.reported_run import ReportedRun, read_runs
 from entropy_rl.report.summary import evaluation_rows
@@ -34,16 +35,19 @@ def write_model_card(run: Path, directory: Path, dtype: str) -> None:
     has_curves = (run / CURVES_FILE).is_file()
     if has_curves:
         shutil.copy(run / CURVES_FILE, directory)
-    text = model_card(found, dtype, has_curves)
+    is_adapter = (directory / ADAPTER_CONFIG).is_file()
+    text = model_card(found, dtype, has_curves, "peft" if is_adapter else "transformers")
     (directory / CARD_FILE).write_text(text, encoding="utf-8")
 
 
-def model_card(run: ReportedRun, dtype: str, has_curves: bool) -> str:
+def model_card(
+    run: ReportedRun, dtype: str, has_curves: bool, library: str = "transformers"
+) -> str:
     """The text: front matter of the hub, how the model was made, Pass@K, curves, config."""
     config = _public({k: v for k, v in run.config.items() if k not in _OF_THE_MACHINE})
     base = str((config.get("model") or {}).get("path", "random weights"))
     task, start = config.get("task") or {}, (run.starts or [{}])[-1]
-    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    front: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation"}
     front["tags"] = ["entropy_rl", "reinforcement-learning" if "advantage" in config else "sft"]
     if match := HUB_ID.fullmatch(base):
         front["base_model"] = match["repo"]

@@ -12,7 +12,7 @@ from entropy_rl.evaluation import Evaluation, read_result
 from entropy_rl.evaluation.samples import RESULT_FILE
 from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY
 from entropy_rl.runs.jsonl import read_jsonl
-from entropy_rl.runs.load_model import is_run
+from entropy_rl.runs.model_files import is_run
 from entropy_rl.runs.provenance import STARTS_FILE
 from entropy_rl.runs.stored import METRICS_FILE, read_metrics, read_recorded_config
 

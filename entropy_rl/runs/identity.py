@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from entropy_rl.models.peft import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from entropy_rl.runs.checkpoint import newest_undamaged
 from entropy_rl.runs.digests import DIGESTS_FILE, SIZES_FILE, sha256_of, sha256_of_values
 from entropy_rl.runs.directory import IDENTITY_FILE, checkpoints_of
 from entropy_rl.runs.gcs import file_sizes, is_bucket
 from entropy_rl.runs.jsonl import write_atomically
-from entropy_rl.runs.load_model import find_model, is_run, model_files
+from entropy_rl.runs.model_files import find_model, is_run, model_files
 from entropy_rl.runs.tokenizer import TOKENIZER_PARTS
 
 # Component of a run -> {name of a part of it, such as a file or a split: digest}.
@@ -48,6 +49,12 @@ def model_identity(path: str, field: str = "model.path") -> Identity:
         name: {f"{field}/{part}": digest for part, digest in found.items()}
         for name, found in components.items()
     }
+
+
+def adapter_identity(directory: str) -> Identity:
+    """Return the digest of the adapter of a `model.lora.path`, as a part of the weights."""
+    digests = sha256_of(Path(directory).expanduser(), [ADAPTER_CONFIG, ADAPTER_WEIGHTS])
+    return {"weights": {f"model.lora.path/{name}": digest for name, digest in digests.items()}}
 
 
 def model_file_digests(directory: Path) -> dict[str, str]:
@@ -94,6 +101,15 @@ def data_identity(splits: Mapping[str, Sequence[Any]]) -> Identity:
             for split, problems in splits.items()
         }
     }
+
+
+def recorded_weights(directory: Path) -> dict[str, str]:
+    """Return the digests of the weights that a run began with, as in `model_identity`.
+
+    Empty for a run without a record. Those of other fields than `model.path` are left out.
+    """
+    weights = _read(directory).get("weights", {})
+    return {part: d for part, d in weights.items() if part.startswith("model.path/")}
 
 
 def check_identity(directory: Path, identity: Identity, accept: bool) -> list[str]:

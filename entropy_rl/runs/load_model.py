@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,32 +15,30 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from entropy_rl.config.checks import shown
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.distributed.sharding import Placement
 from entropy_rl.lm_head.vocabulary import Ranges, is_unused
 from entropy_rl.models import (
     DecoderConfig,
     backbone_params,
-    load_hf,
     make_policy,
     read_checkpoint_config,
     read_config,
 )
 from entropy_rl.models.attention import check_backend
 from entropy_rl.models.hf_config import read_json
+from entropy_rl.models.lora import Base, adapter_shapes
+from entropy_rl.models.peft import write_adapter_config
 from entropy_rl.models.rope import DynamicRopeScaling, LinearRopeScaling, YarnRopeScaling
 from entropy_rl.rollout.programs import keep_params
-from entropy_rl.runs.checkpoint import restore_params
-from entropy_rl.runs.directory import CONFIG_FILE, MODEL_DIRECTORY, checkpoints_of
-from entropy_rl.runs.hub import MODEL_PATH, hub_directory, is_hub_id
-from entropy_rl.runs.smollm2 import smollm2_directory
+from entropy_rl.runs.directory import MODEL_DIRECTORY
+from entropy_rl.runs.model_files import find_model, is_run, model_files
 from entropy_rl.runs.tokenizer import eos_ids_of, load_tokenizer, named_ends, unused_ids
+from entropy_rl.runs.weights import Weights, load_weights, make_adapter
 from entropy_rl.types import TENSOR_AXIS, Params, Policy
 
 log = logging.getLogger(__name__)
 
-ASSETS = Path(__file__).parent.parent / "assets"
 _TEXT_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt")
 
 
@@ -62,6 +59,8 @@ class Model:
       pad_id: Fills the end of rows.
       directory: Of config.json and the tokenizer.
       unused: Ranges of ids that are no token of the tokenizer, and never sampled.
+      base: The frozen parameters, if the model has an adapter.
+      adapter: That adapter; `params` are both joined.
     """
 
     policy: Policy
@@ -75,6 +74,22 @@ class Model:
     pad_id: int
     directory: Path
     unused: Ranges = ()
+    base: Base | None = None
+    adapter: Params | None = None
+
+    @property
+    def trained(self) -> Params:
+        """What a training run updates: the adapter if there is one, or else all parameters."""
+        return self.params if self.base is None else self.adapter
+
+    def params_with(self, trained: Params) -> Params:
+        """Return the parameters for `policy` and `to_decode` with the `TrainState.params`."""
+        return trained if self.base is None else self.base.join(trained)
+
+    def merged(self) -> Model:
+        """Return the model with its adapter, if there is one, merged into its parameters."""
+        weights = Weights(self.params, self.placement, self.base, self.adapter).merged()
+        return dataclasses.replace(self, params=weights.params, base=None, adapter=None)
 
     def __repr__(self) -> str:
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
@@ -95,7 +110,7 @@ def make_model(
       params: The parameters.
       config: The architecture.
       placement: Where arrays lie; None for one device.
-      **files: The other attributes: tokenizer, eos_ids, pad_id, directory, unused.
+      **files: The other attributes: tokenizer, eos_ids, pad_id, directory, unused, base, adapter.
     """
     placement = placement or Placement()
     policy = make(placement.mesh)
@@ -105,15 +120,20 @@ def make_model(
     )
 
 
-def load_model(config: ModelConfig | str, mesh: Mesh | None = None) -> Model:
+def load_model(
+    config: ModelConfig | str, mesh: Mesh | None = None, key: jax.Array | None = None
+) -> Model:
     """Load a model from whatever `config.path` names.
 
     Args:
       config: The `model` section, or its path alone, such as "asset:countdown".
       mesh: The mesh that the policy will run on; None for one device.
+      key: Draws a new adapter, where `config.lora` has no path.
 
     Returns:
-      The model; its parameters are float32.
+      The model; its parameters are float32, but for a base with another `base_dtype`. That of a
+      LoRA run has the run's adapter, or is a base with that adapter merged if `config.lora` asks
+      for one on top of it.
 
     Raises:
       ValueError: If there is no usable model, or it cannot run with this config.
@@ -133,20 +153,21 @@ def load_model(config: ModelConfig | str, mesh: Mesh | None = None) -> Model:
     make = functools.partial(_make_policy, config, decoder, unused)
     check_heads(decoder, mesh, config.decode_attention)
     placement = Placement(mesh, decoder.num_kv_heads)
-    shapes = jax.eval_shape(make(None).init, jax.random.key(0))
-    if directory == path:
-        sharding = None if mesh is None else placement.of_path
-        _, params = load_hf(directory, sharding=sharding, config=decoder)
+    if config.lora is None:
+        weights = load_weights(path, decoder, placement)
     else:
-        params = restore_params(checkpoints_of(path), placement.abstract(shapes))
+        new = make_adapter(config.lora, decoder, key)
+        weights = load_weights(path, decoder, placement, config.lora.base_dtype)
+        weights = weights.on_top(config, *new)
     files = dict(
         tokenizer=tokenizer, eos_ids=eos_ids, pad_id=pad_id, directory=directory, unused=unused
     )
-    return make_model(make, params, decoder, placement, **files)
+    adapted = dict(base=weights.base, adapter=weights.adapter)
+    return make_model(make, weights.params, decoder, placement, **files, **adapted)
 
 
 class Backbone(NamedTuple):
-    """A model without its head over the vocabulary."""
+    """A model without its head over the vocabulary; its parameters may be an adapter."""
 
     policy: Policy
     params: Params
@@ -157,7 +178,8 @@ def load_backbone(path: str | None, config: ModelConfig, model: Model) -> Backbo
     """Load the backbone of a critic.
 
     Args:
-      path: As a `model.path`; None for that of the policy, whose arrays are then shared.
+      path: As a `model.path`; None for that of the policy, whose arrays are then shared: an
+        adapter, if that is what is trained.
       config: The `model` section, of which all but the path holds for the critic too.
       model: The policy.
 
@@ -165,12 +187,13 @@ def load_backbone(path: str | None, config: ModelConfig, model: Model) -> Backbo
       ValueError: As `load_model`, or if the tokenizer is another one.
     """
     if path is None:
-        return Backbone(model.policy, backbone_params(model.params), model.config.hidden_size)
+        return Backbone(model.policy, backbone_params(model.trained), model.config.hidden_size)
     try:
         # It does not decode.
         found = load_model(
-            dataclasses.replace(config, path=path, decode_attention="auto"), model.placement.mesh
-        )
+            dataclasses.replace(config, path=path, decode_attention="auto", lora=None),
+            model.placement.mesh,
+        ).merged()
     except ValueError as error:
         raise ValueError(f"critic.path: {str(error).removeprefix('model.path: ')}") from error
     if found.tokenizer.get_vocab() != model.tokenizer.get_vocab():
@@ -217,6 +240,25 @@ def model_policy(config: ModelConfig, path: Path, mesh: Mesh | None = None) -> P
       ValueError: As `load_model`.
     """
     return _make_policy(config, _read_architecture(path), unused_of(path), mesh)
+
+
+def trained_policy(config: ModelConfig, path: Path) -> Policy:
+    """Return the policy as functions of what a run trains: of an adapter, which `init` makes 0.
+
+    Args:
+      config: The `model` section of the run.
+      path: The run, or the model that it starts from.
+
+    Raises:
+      ValueError: As `load_model`.
+    """
+    policy = model_policy(config, path)
+    if config.lora is None:
+        return policy
+    base = load_model(config, key=jax.random.key(0)).base
+    shapes = adapter_shapes(base.spec, _read_architecture(path))
+    zeros = lambda key: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)  # noqa: E731
+    return base.bind(policy)._replace(init=zeros)
 
 
 def unused_of(path: Path) -> Ranges:
@@ -293,46 +335,6 @@ def check_length(model: Model, tokens: int) -> None:
         )
 
 
-def find_model(path: str, weights: bool = True) -> Path:
-    """The directory that a `model.path` names; a model of the hub is downloaded.
-
-    Args:
-      path: As `model.path`.
-      weights: Whether a download needs the weights, beside config and tokenizer.
-
-    Raises:
-      ValueError: If it does not exist.
-    """
-    if path == "asset:smollm2":
-        return smollm2_directory()
-    if path.startswith("asset:"):
-        found = ASSETS / path.removeprefix("asset:")
-        names = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
-        if found.name not in names or found.parent != ASSETS:
-            raise ValueError(
-                f"model.path: must be asset:NAME with a NAME of {', '.join(names + ['smollm2'])}, "
-                f"got {shown(path)}"
-            )
-        return found
-    found = Path(os.path.expanduser(path))
-    if is_hub_id(path):
-        return hub_directory(path, weights)
-    # `os.path` takes a name that no file can have for one that does not exist.
-    if not path or not os.path.isdir(found):
-        raise ValueError(f"model.path: must be {MODEL_PATH}, got {shown(path)}")
-    return found
-
-
-def model_files(path: Path) -> Path:
-    """Where config.json and the tokenizer of a model or a run lie."""
-    return path / MODEL_DIRECTORY if is_run(path) else path
-
-
-def is_run(path: Path) -> bool:
-    """True for the directory of a training run, even if it has no checkpoint yet."""
-    return (path / CONFIG_FILE).is_file() and (path / MODEL_DIRECTORY).is_dir()
-
-
 def keep_model_files(model: Model, directory: Path) -> None:
     """Copy config.json and the tokenizer into a run, so that it can be loaded by itself."""
     target = directory / MODEL_DIRECTORY
@@ -346,6 +348,8 @@ def keep_model_files(model: Model, directory: Path) -> None:
         if path.is_file() and path.suffix in _TEXT_SUFFIXES and ".safetensors" not in path.name:
             shutil.copy(path, temporary)
     _record_differences(model, temporary)
+    if model.base is not None:
+        write_adapter_config(temporary, model.base.spec, model.base.path)
     temporary.replace(target)
 
 

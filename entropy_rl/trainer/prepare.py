@@ -97,7 +97,8 @@ class Prepare:
         batch = self.model.placement.put_rows(batch)
         found = {}  # not in `batch` yet: for a batch of committed arrays, passes are compiled again
         if self.old_log_probs == "trainer":
-            found["old_log_probs"], found["old_entropy"] = programs.stats(state.params, batch)
+            params = self.model.params_with(state.params)
+            found["old_log_probs"], found["old_entropy"] = programs.stats(params, batch)
         if self.model.params is not None:
             found["ref_log_probs"], _ = programs.stats(self.model.params, batch)
         if programs.critic is not None:

@@ -18,13 +18,19 @@ from entropy_rl.learner.critic import CriticPrograms, make_critic_programs
 from entropy_rl.learner.micro_batches import make_count_tokens
 from entropy_rl.learner.optimizer import Optimizer, critic_optimizer, make_optimizer
 from entropy_rl.learner.pass_settings import PassSettings, shares_prompts
-from entropy_rl.learner.replay import BufferShape, ReplayPrograms, make_replay_programs
+from entropy_rl.learner.replay import (
+    BufferShape,
+    ReplayPrograms,
+    make_replay_programs,
+    replay_advantage,
+)
 from entropy_rl.learner.replay_rule import build_replay
 from entropy_rl.learner.rollout_advantages import RolloutAdvantagesFn, make_rollout_advantages
 from entropy_rl.learner.stats_pass import StatsFn, make_stats_pass
 from entropy_rl.learner.token_loss import fuses_loss
 from entropy_rl.learner.update import UpdateFn, make_update
 from entropy_rl.losses.loss import Loss
+from entropy_rl.models.lora import on_base
 from entropy_rl.rollout import GenerateFn, make_generate
 from entropy_rl.rollout.stop_strings import stop_rule
 from entropy_rl.runs.load_model import Model
@@ -86,6 +92,10 @@ def make_programs(
         config, model, "greedy_rewards" in advantage.requires, max_turn_tokens
     )
     replay = build_replay(config.replay, config.rollout.group_size)
+
+    def make(policy: Policy, advantage: Transform, settings: PassSettings) -> UpdateFn:
+        return make_update(policy, advantage, optimizer, loss, settings)
+
     return Programs(
         optimizer=optimizer,
         generate=generate,
@@ -94,7 +104,9 @@ def make_programs(
         count_tokens=make_count_tokens(model.policy, settings),
         rollout_advantages=make_rollout_advantages(advantage, settings.mesh),
         advantages=make_advantages(advantage, min(config.run.samples_per_step, own_rows)),
-        update=make_update(model.policy, advantage, optimizer, loss, settings),
+        update=on_base(
+            lambda policy: make(policy, advantage, settings), model.policy, model.base, (0,)
+        ),
         critic=None
         if backbone is None
         else make_critic_programs(
@@ -104,6 +116,7 @@ def make_programs(
             config.critic,
             loss,
             critic_pass_settings(config, model.placement),
+            model.base if config.critic.path is None else None,
         ),
         replay=None
         if replay is None
@@ -115,6 +128,15 @@ def make_programs(
             loss,
             settings,
             _buffer_shape(config, replay.rollouts),
+        )._replace(
+            update=on_base(
+                lambda policy: make(
+                    policy, replay_advantage(replay, advantage), settings.without_groups()
+                ),
+                model.policy,
+                model.base,
+                (0,),
+            )
         ),
     )
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from entropy_rl.advantages import Transform, advantage_of
 from entropy_rl.config.checks import require
 from entropy_rl.config.train import TrainConfig, check_micro_batches
@@ -29,6 +31,7 @@ from entropy_rl.runs.directory import check_no_writer, check_run
 from entropy_rl.runs.hub import pin_models
 from entropy_rl.runs.identity import (
     Identity,
+    adapter_identity,
     check_identity,
     data_identity,
     model_identity,
@@ -138,7 +141,9 @@ def set_up(config: TrainConfig) -> Setup:
     curriculum = build_curriculum(config.curriculum)
     task = load_task(config.task.name, config.task.args, config.task.episodes)
     problems = task.problems(config.task.train_split)
-    model = load_model(config.model, mesh)
+    model = load_model(config.model, mesh, jax.random.key(config.seed))
+    if config.model.lora is None:  # a LoRA run to go on from, with all parameters
+        model = model.merged()
     backbone = load_backbone(config.critic.path, config.model, model) if config.critic else None
     limit = rollout.max_prompt_tokens
     prompts = Prompts(problems, model.tokenizer, limit, seed=config.seed)
@@ -163,9 +168,10 @@ def set_up(config: TrainConfig) -> Setup:
     start = _init_state(model, backbone, programs, loss, prompts.length, several_rounds)
     if planned is not None:
         start = start.replace(curriculum=model.placement.put_whole(planned.start))
-    # The starting policy is needed as a reference alone, by programs that run on the state too.
+    # The starting policy is needed as a reference alone, by programs that run on the state too. It
+    # shares the base of an adapter.
     reference = commit(model.params) if config.loss.kl_coef else None
-    model = dataclasses.replace(model, params=reference)
+    model = dataclasses.replace(model, params=reference, adapter=None)
     return Setup(
         config=config,
         task=task,
@@ -219,6 +225,8 @@ def _identify(config: TrainConfig, task: Task, model: Model, prompts: Prompts) -
     identity = data_identity({split: task.problems(split) for split in sorted(splits)})
     identity |= prompts_identity(prompts.problems, prompts.encoded, model.tokenizer)
     identity |= model_identity(config.model.path)
+    if config.model.lora is not None and config.model.lora.path is not None:
+        identity["weights"] |= adapter_identity(config.model.lora.path)
     if config.critic is not None and config.critic.path is not None:
         for name, parts in model_identity(config.critic.path, "critic.path").items():
             identity[name] |= parts
@@ -278,7 +286,7 @@ def _init_state(
 ) -> TrainState:
     constrain = None if model.placement.mesh is None else model.placement.constrain
     state = init_state(
-        model.params,
+        model.trained,
         programs.optimizer,
         constrain,
         controller=loss.controller,

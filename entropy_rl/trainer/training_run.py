@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.experience.experience import Experience
@@ -76,6 +78,8 @@ class TrainingRun:
         rows = gather_rows(experience.rows)
         tokens = int(rows.lengths.sum())
         metrics = rollout_metrics(rows, experience.groups.group_size) | metrics
+        if self.setup.model.base is not None:
+            metrics["trainable_parameters"] = count_numbers(state.params)
         metrics |= self.clock.metrics(tokens=tokens)
         metrics |= _verdict_speed(metrics, experience.scored)
         self.run.records.metrics(step + 1, metrics)
@@ -99,7 +103,8 @@ class TrainingRun:
         if step > 0:  # before the first step there is nothing to lose
             self.run.save(state)
         setup = self.setup
-        self.run.evaluate(step, setup.model, state.params, setup.task, setup.test_prompts)
+        params = setup.model.params_with(state.params)
+        self.run.evaluate(step, setup.model, params, setup.task, setup.test_prompts)
 
     def _samples(self, experience: Experience, data: TrainData) -> list[Row]:
         setup = self.setup
@@ -153,6 +158,11 @@ def count_recorded(model: Model, state: TrainState) -> int:
     rows = state.replay_buffer.rows
     ids, mask = rows["completion_ids"], rows["completion_mask"]
     return count_unused(model, ids, mask, "the replay buffer")
+
+
+def count_numbers(tree: Any) -> int:
+    """Return the number of numbers in a tree of arrays."""
+    return sum(x.size for x in jax.tree.leaves(tree))
 
 
 def _evaluation_steps(config: TrainConfig) -> set[int]:

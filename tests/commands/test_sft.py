@@ -13,7 +13,7 @@ from entropy_rl.config.sft import GateConfig, SFTConfig
 from entropy_rl.evaluation import Evaluation
 from entropy_rl.experience.demonstrations import BATCHES_PER_BLOCK, PieceEncoder, batch_block
 from entropy_rl.models import load_hf
-from entropy_rl.runs.load_model import ASSETS
+from entropy_rl.runs.model_files import ASSETS
 from entropy_rl.tasks.countdown import Countdown
 
 SMALL = [

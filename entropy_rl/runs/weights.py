@@ -1,0 +1,152 @@
+"""Load the weights of a model: of a Hugging Face directory, a run, or a base with an adapter."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from entropy_rl.config.common import ModelConfig
+from entropy_rl.config.files import error_text
+from entropy_rl.config.lora import LoraConfig
+from entropy_rl.distributed.sharding import Placement, commit
+from entropy_rl.models import DecoderConfig, load_hf, make_policy
+from entropy_rl.models.lora import (
+    Base,
+    LoraSpec,
+    adapter_shapes,
+    check_rank,
+    init_adapter,
+    lora_spec,
+    merge,
+)
+from entropy_rl.models.peft import ADAPTER_CONFIG, load_adapter, read_adapter_config
+from entropy_rl.runs.checkpoint import restore_params
+from entropy_rl.runs.directory import CONFIG_FILE, checkpoints_of
+from entropy_rl.runs.identity import model_identity, recorded_weights
+from entropy_rl.runs.model_files import find_model, is_run, model_files
+from entropy_rl.runs.stored import read_recorded_config
+from entropy_rl.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The weights of a model.
+
+    Attributes:
+      params: Of its policy; a base and an adapter are joined.
+      placement: Where they lie.
+      base: The base, if there is an adapter.
+      adapter: The adapter.
+    """
+
+    params: Params
+    placement: Placement
+    base: Base | None = None
+    adapter: Params | None = None
+
+    def on_top(self, config: ModelConfig, spec: LoraSpec, adapter: Params) -> Weights:
+        """Return these weights, an own adapter merged, as the base of another adapter."""
+        params = _cast(self.merged().params, config.lora.base_dtype)
+        adapter = self.placement.put_params(adapter)
+        return _adapted(params, spec, self.placement, config.path, adapter)
+
+    def merged(self) -> Weights:
+        """Return the weights with their adapter merged, if there is one."""
+        if self.base is None:
+            return self
+        constrain = self.placement.constrain
+        params = jax.jit(lambda params: constrain(merge(params)))(self.params)
+        return Weights(params, self.placement)
+
+
+def make_adapter(
+    config: LoraConfig, decoder: DecoderConfig, key: jax.Array | None
+) -> tuple[LoraSpec, Params]:
+    """Read the adapter that a `model.lora` names, or draw a new one.
+
+    Args:
+      config: The section.
+      decoder: The architecture of the base.
+      key: Draws a new one; None where nothing is trained.
+
+    Raises:
+      ValueError: If it does not fit the base, cannot be read, or would change nothing.
+    """
+    if config.path is not None:
+        try:
+            return load_adapter(Path(config.path).expanduser(), decoder)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"model.lora.path: {error_text(error)}") from error
+    if key is None:
+        raise ValueError(
+            "model.lora.path: must be an adapter where nothing is trained, as a new one changes "
+            "nothing, got None"
+        )
+    spec = lora_spec(config)
+    check_rank(spec, decoder)
+    return spec, init_adapter(key, spec, decoder)
+
+
+def load_weights(
+    path: Path, decoder: DecoderConfig, placement: Placement, dtype: str = "float32"
+) -> Weights:
+    """Load the weights of a model.
+
+    Args:
+      path: A Hugging Face directory or a run.
+      decoder: Its architecture.
+      placement: Where arrays lie.
+      dtype: Of the parameters of a Hugging Face directory or of a run without an adapter.
+
+    Raises:
+      ValueError: If they cannot be read, or the base of a LoRA run is another one now.
+    """
+    if not is_run(path):
+        sharding = None if placement.mesh is None else placement.of_path
+        return Weights(load_hf(path, jnp.dtype(dtype), sharding, decoder)[1], placement)
+    if not (model_files(path) / ADAPTER_CONFIG).exists():
+        shapes = jax.eval_shape(make_policy(decoder).init, jax.random.key(0))
+        params = restore_params(checkpoints_of(path), placement.abstract(shapes))
+        return Weights(_cast(params, dtype), placement)
+    spec = read_adapter_config(model_files(path))
+    recorded = read_recorded_config(path / CONFIG_FILE)["model"]
+    of_base = _find_base(path, recorded["path"])
+    # What is small comes first.
+    shapes = placement.abstract(adapter_shapes(spec, decoder))
+    adapter = restore_params(checkpoints_of(path), shapes)
+    dtype = recorded["lora"].get("base_dtype", dtype)
+    base = load_weights(of_base, decoder, placement, dtype).merged()
+    return _adapted(_cast(base.params, dtype), spec, placement, recorded["path"], adapter)
+
+
+def _find_base(run: Path, path: str) -> Path:
+    """Find the base of a LoRA run, and check that its weights are those the run began with."""
+    try:
+        found = find_model(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{run}: the base of its adapter must be where the run began, got none: {error}"
+        ) from error
+    if recorded_weights(run) not in ({}, model_identity(path)["weights"]):
+        raise ValueError(
+            f"{run}: the base of its adapter must have the weights that the run began with, got "
+            f"others in {path}"
+        )
+    return found
+
+
+def _adapted(
+    params: Params, spec: LoraSpec, placement: Placement, path: str, adapter: Params
+) -> Weights:
+    # Programs depend on whether their arguments are committed: the adapter of a state is.
+    base, adapter = Base(commit(params), spec, path), commit(adapter)
+    return Weights(base.join(adapter), placement, base, adapter)
+
+
+def _cast(params: Params, dtype: Any) -> Params:
+    # Without a copy where they have it.
+    return jax.tree.map(lambda x: x if x.dtype == jnp.dtype(dtype) else x.astype(dtype), params)
