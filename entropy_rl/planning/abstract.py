@@ -22,6 +22,7 @@ from entropy_rl.learner.update import init_state
 from entropy_rl.losses.build import build_loss
 from entropy_rl.models import DecoderConfig, backbone_params, make_policy
 from entropy_rl.models.attention import resolve_attention, resolve_decode_attention
+from entropy_rl.models.lora import Base, adapter_shapes
 from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.shapes import Architecture
 from entropy_rl.runs.load_model import Model, check_heads, make_model
@@ -60,12 +61,7 @@ class AbstractRun:
 
     def at(self, tree: Any, sharding: Any = None) -> Any:
         """Add shardings to shapes, one for all or one for each; without a mesh, the one device."""
-        if self.mesh is None:
-            sharding = SingleDeviceSharding(self.devices.all[0])
-        of = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)  # noqa: E731
-        if isinstance(sharding, jax.sharding.Sharding):
-            return jax.tree.map(lambda x: of(x, sharding), tree)
-        return jax.tree.map(of, tree, sharding)
+        return _at(self.devices, self.mesh, tree, sharding)
 
     def decode_params(self) -> Params:
         """Return the decoding parameters on the devices of a host."""
@@ -94,7 +90,7 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     Raises:
       ValueError: If the config does not fit the devices or the models.
     """
-    decoder, of_critic = architecture
+    decoder, of_critic, lora = architecture
     rollout, batching, hosts = config.rollout, config.batching, devices.hosts
     mesh = make_mesh(config.mesh, devices.all)
     check_rows(mesh, batching.mini_batch_prompts, rollout.group_size)
@@ -113,19 +109,31 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
         host = np.array(devices.host[: local.size]).reshape(local.devices.shape)
         placement.local_mesh = Mesh(host, local.axis_names, axis_types=local.axis_types)
     nothing = dict(tokenizer=None, eos_ids=(0,), pad_id=0, directory=Path())
-    model = make_model(make, shapes, decoder, placement, **nothing)
+
+    def place(tree: Any) -> Any:
+        return _at(devices, mesh, tree, None if mesh is None else placement.of_params(tree))
+
+    params, base, adapter = shapes, None, None
+    if lora is not None:
+        dtype = jnp.dtype(config.model.lora.base_dtype)
+        frozen = jax.tree.map(lambda x: x.update(dtype=dtype), shapes)
+        base, adapter = Base(place(frozen), lora, config.model.path), adapter_shapes(lora, decoder)
+        params = jax.eval_shape(base.join, adapter)
+    model = make_model(make, params, decoder, placement, **nothing, base=base, adapter=adapter)
     backbone = None if of_critic is None else _make_policy(config, of_critic, devices.backend, mesh)
     advantage = advantage_of(config)
     loss = build_loss(config.loss, rollout.max_new_tokens)
     programs = make_programs(config, model, advantage, loss, backbone)
     state = jax.eval_shape(
         lambda params: init_state(params, programs.optimizer, controller=loss.controller),
-        shapes,
+        model.trained,
     )
     if backbone is not None:
         check_heads(of_critic, mesh)
         policy = _make_policy(config, of_critic, devices.backend, None)
         params = backbone_params(jax.eval_shape(policy.init, jax.random.key(0)))
+        if base is not None and config.critic.path is None:
+            params = adapter
         init = functools.partial(
             init_critic, hidden_size=of_critic.hidden_size, optimizer=programs.critic.optimizer
         )
@@ -148,15 +156,22 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     run = AbstractRun(
         config, devices, mesh, model, programs, state, batch, rollout.prompts // hosts
     )
-    params, state = (
-        run.at(x, None if mesh is None else placement.of_params(x)) for x in (shapes, state)
-    )
     return dataclasses.replace(
         run,
-        model=dataclasses.replace(model, params=params),
-        state=state,
+        model=dataclasses.replace(model, params=place(model.params)),
+        state=place(state),
         batch=run.at(batch, None if mesh is None else placement.of_rows()),
     )
+
+
+def _at(devices: Devices, mesh: Mesh | None, tree: Any, sharding: Any = None) -> Any:
+    """As `AbstractRun.at`."""
+    if mesh is None:
+        sharding = SingleDeviceSharding(devices.all[0])
+    of = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)  # noqa: E731
+    if isinstance(sharding, jax.sharding.Sharding):
+        return jax.tree.map(lambda x: of(x, sharding), tree)
+    return jax.tree.map(of, tree, sharding)
 
 
 def _make_policy(

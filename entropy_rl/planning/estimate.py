@@ -1,7 +1,7 @@
 """Minimum time of a step, by phase: FLOPs and bytes on one chip over its peak rates.
 
 Counted from the shapes (`counting.py`), with loops unrolled. Excludes the network, the host, the
-verifier and any inefficiency of the chip.
+verifier and any inefficiency of the chip; and the products of an adapter while sampling.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from entropy_rl.learner.pass_settings import shares_prompts
 from entropy_rl.learner.token_loss import needs_whole_batch
 from entropy_rl.losses.build import build_loss
 from entropy_rl.models import DecoderConfig
+from entropy_rl.models.lora import count_parameters
 from entropy_rl.planning import counting
 from entropy_rl.planning.chips import Chip
 from entropy_rl.planning.counting import F32, Cost
@@ -88,7 +89,7 @@ def estimate(
       chip: The chip; None if unknown.
       efficiency: Assumed fraction of the peak rates.
     """
-    c, critic = architecture
+    c, critic, lora = architecture
     tensor, size = layout.tensor, jnp.dtype(config.model.compute_dtype).itemsize
     copies, group = layout.local_chips / tensor, config.rollout.group_size
     sampled = sampled_group(config)
@@ -113,45 +114,52 @@ def estimate(
         c, np.full(steps.shape, slots), steps, slots / sampled if shared else slots, prompt, size
     )
     layers = _layers_forward(config, c, prompt, new, shares)
-    forward = layers + 2 * counting.head_weights(c) * new * config.rollout.prompts * group
+    of_head = 2 * counting.head_weights(c) * new * config.rollout.prompts * group
+    whole = _tokens_forward(config, prompt, new, shares)
     again = config.model.remat == "full"
     updates = config.rollout.prompts // config.batching.mini_batch_prompts
     tokens = config.rollout.prompts * group * (prompt + new) * tensor / layout.chips
 
     def training(
-        forward: float, backward: float, weights: int, micro_batch: int
+        layers: float, of_head: float, passes: int, weights: int, adapter: int, micro_batch: int
     ) -> tuple[Cost, Cost]:
         """Return the work of a forward pass over all rows and of the gradients of all updates.
 
-        Weights are read once per micro-batch and pass, and gradients accumulated.
+        Weights are read once per micro-batch and pass, and gradients accumulated. Beside an adapter
+        of some parameters, the weights are frozen and have no gradient.
         """
+        frozen = 0.0
+        if adapter:
+            frozen = 2 * c.num_layers * counting.layer_weights(c) * whole + of_head
+            layers = layers + 2 * adapter * whole
+        forward = layers + of_head
+        backward = passes * forward + again * layers - frozen
         micro_batches = max(updates, tokens / micro_batch)
         read = weights * size / tensor * micro_batches
-        added = 2 * F32 * weights / shard * micro_batches
+        added = 2 * F32 * (adapter or weights) / shard * micro_batches
         return Cost(forward / layout.chips, read), Cost(backward / layout.chips, 3 * read + added)
 
+    adapter = 0 if lora is None else count_parameters(lora, c)
+    micro_batch = config.batching.max_tokens_per_micro_batch
     passes = 3 + _passes_before(config)
-    backward = passes * forward + again * layers
-    one_pass, update = training(
-        forward, backward, weights, config.batching.max_tokens_per_micro_batch
-    )
+    one_pass, update = training(layers, of_head, passes, weights, adapter, micro_batch)
     parts = {
         "weight sync": (Cost(0.0, weights * (F32 / shard + size / tensor)), 1),
         "prefill": on_chip(prefill, tensor),
         "decode": on_chip(decode, tensor, rows / slots),
         "log-probs": (one_pass, stats_passes(config)),
         "update": (update, 1),
-        "optimizer": (Cost(0.0, counting.optimizer_bytes(weights) / shard), updates),
+        "optimizer": (Cost(0.0, counting.optimizer_bytes(adapter or weights) / shard), updates),
     }
     if critic is not None:
         layers, of_critic = (
             _layers_forward(config, critic, prompt, new, shares),
             counting.critic_parameters(critic),
         )
-        micro_batch = (
-            config.critic.max_tokens_per_micro_batch or config.batching.max_tokens_per_micro_batch
-        )
-        values, update = training(layers, (3 + again) * layers, of_critic, micro_batch)
+        micro_batch = config.critic.max_tokens_per_micro_batch or micro_batch
+        adapter = adapter if config.critic.path is None else 0
+        values, update = training(layers, 0.0, 3, of_critic, adapter, micro_batch)
+        of_critic = adapter + critic.hidden_size if adapter else of_critic
         parts |= {
             "values": (values, 1),
             "critic update": (update, 1),
@@ -183,6 +191,12 @@ def _layers_forward(
     )
     shared = prompts * (group - 1) * of_prompt if shares else 0
     return prompts * group * of_row - shared
+
+
+def _tokens_forward(config: TrainConfig, prompt: int, new: int, shares: bool) -> int:
+    """Return the tokens of `_layers_forward`."""
+    prompts, group = config.rollout.prompts, config.rollout.group_size
+    return prompts * group * (prompt + new) - shares * prompts * (group - 1) * prompt
 
 
 def _passes_before(config: TrainConfig) -> int:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from entropy_rl.config.common import MeshConfig
 from entropy_rl.config.plan import PlanConfig
+from entropy_rl.models.lora import count_parameters
 from entropy_rl.planning import counting
 from entropy_rl.planning.abstract import abstract_run
 from entropy_rl.planning.chips import GiB
@@ -99,9 +100,10 @@ def _divisors(number: int) -> list[int]:
 def rough_bytes(config: PlanConfig, architecture: Architecture, layout: Layout) -> float:
     """Estimate the bytes of a policy update on a chip.
 
-    Counts master weights and two moments, those of a critic too, two gradients, and activations.
+    Counts master weights and two moments, those of a critic too, two gradients, and activations;
+    of a frozen base the weights alone.
     """
-    c, critic = architecture
+    c, critic, lora = architecture
     size, tensor = jnp.dtype(config.model.compute_dtype).itemsize, layout.tensor
     heads = (c.num_heads + c.num_kv_heads) * c.head_dim
     dots = 4 * c.hidden_size + 2 * heads + 2 * c.intermediate_size
@@ -109,8 +111,14 @@ def rough_bytes(config: PlanConfig, architecture: Architecture, layout: Layout) 
         config.model.remat
     ]
     activations = size * (c.num_layers * kept + 4 * dots / tensor)
-    numbers = 5 * counting.parameters(c) + (3 * counting.critic_parameters(critic) if critic else 0)
-    state = numbers * F32 / (layout.fsdp * tensor)
+    numbers, frozen = 5 * counting.parameters(c), 0
+    if lora is not None:
+        stored = jnp.dtype(config.model.lora.base_dtype).itemsize
+        numbers, frozen = 5 * count_parameters(lora, c), stored * counting.parameters(c)
+    if critic is not None:
+        own = lora is None or config.critic.path is not None
+        numbers += 3 * (counting.critic_parameters(critic) if own else count_parameters(lora, c))
+    state = (numbers * F32 + frozen) / (layout.fsdp * tensor)
     return state + config.batching.max_tokens_per_micro_batch * activations + _HEAD_BYTES
 
 

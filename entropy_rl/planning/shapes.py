@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from entropy_rl.config.lora import LoraConfig
 from entropy_rl.config.plan import PlanConfig
 from entropy_rl.config.values import unknown
 from entropy_rl.models import DecoderConfig, read_config
+from entropy_rl.models.lora import LoraSpec, check_rank, lora_spec
 from entropy_rl.models.rope import Llama3RopeScaling
-from entropy_rl.runs.load_model import find_model, model_files
+from entropy_rl.runs.model_files import find_model, model_files
+from entropy_rl.runs.weights import make_adapter
 
 _QWEN2 = dict(head_dim=128, rope_theta=1e6, norm_eps=1e-6, qkv_bias=True, qk_norm=False)
 _QWEN3 = dict(head_dim=128, rope_theta=1e6, norm_eps=1e-6, qkv_bias=False, qk_norm=True)
@@ -60,6 +63,7 @@ class Architecture(NamedTuple):
 
     policy: DecoderConfig
     critic: DecoderConfig | None = None
+    lora: LoraSpec | None = None
 
 
 def find_architecture(config: PlanConfig) -> Architecture:
@@ -72,9 +76,21 @@ def find_architecture(config: PlanConfig) -> Architecture:
       ValueError: If a model has neither a config.json nor a shape.
     """
     policy, critic = _find("model", config.model.path, "shape", config.shape), config.critic
+    spec = _find_adapter(config.model.lora, policy)
     if critic is None or critic.path is None:
-        return Architecture(policy, critic and policy)
-    return Architecture(policy, _find("critic", critic.path, "critic_shape", config.critic_shape))
+        return Architecture(policy, critic and policy, spec)
+    of_critic = _find("critic", critic.path, "critic_shape", config.critic_shape)
+    return Architecture(policy, of_critic, spec)
+
+
+def _find_adapter(config: LoraConfig | None, decoder: DecoderConfig) -> LoraSpec | None:
+    if config is None:
+        return None
+    if config.path is not None:
+        return make_adapter(config, decoder, None)[0]
+    spec = lora_spec(config)
+    check_rank(spec, decoder)
+    return spec
 
 
 def _find(section: str, path: str, option: str, shape: str | None) -> DecoderConfig:

@@ -81,7 +81,7 @@ def resident_bytes(run: AbstractRun) -> dict[str, int]:
     """Return the bytes of the arrays that a run keeps on a device, by name."""
     updates = run.config.rollout.prompts // run.config.batching.mini_batch_prompts
     parts = {
-        "parameters": tree_bytes(run.state.params),
+        "parameters": tree_bytes(run.model.params),  # with the frozen ones
         "optimizer state": tree_bytes(run.state.opt_state),
         "mini-batches": updates * tree_bytes(run.batch),
         "decoding parameters": tree_bytes(run.decode_params()),
@@ -92,7 +92,7 @@ def resident_bytes(run: AbstractRun) -> dict[str, int]:
     if run.programs.replay is not None:  # rows like those of the mini-batches
         parts["kept completions"] = run.programs.replay.rules.rollouts * parts["mini-batches"]
     if run.config.loss.kl_coef:
-        parts["reference parameters"] = parts["parameters"]
+        parts["reference parameters"] = tree_bytes(run.state.params)
     return parts
 
 
@@ -141,16 +141,22 @@ def compile_step(
         arguments = {"params": params, "batch": new_batch}
         lowered = run.programs.stats.lower(*arguments.values())
         add("log-probs", lowered, arguments, "parameters", of_sampler)
-    critic, of_critic = run.state.critic, run.programs.critic
+    base, (critic, of_critic) = run.model.base, (run.state.critic, run.programs.critic)
     if critic is not None:
         arguments = {"params": critic.params, "batch": new_batch}
-        add("values", of_critic.values.lower(*arguments.values()), arguments, "critic", of_sampler)
+        lowered = of_critic.values.lower(*arguments.values())
+        # A critic that is an adapter reads the frozen parameters too.
+        is_adapter = base is not None and run.config.critic.path is None
+        read = ("critic", "parameters") if is_adapter else ("critic",)
+        add("values", lowered, arguments, *read, of_sampler)
     # The state goes through both updates as a whole.
-    arguments = {"state": run.state, "batch": run.batch}
+    frozen = {} if base is None else {"base": base.params}
+    arguments = {**frozen, "state": run.state, "batch": run.batch}
     absent = ("parameters", "critic", *moments, of_sampler)
-    add("update", run.programs.update.lower(*arguments.values()), arguments, *absent)
+    asked = run.state, run.batch
+    add("update", run.programs.update.lower(*asked), arguments, *absent)
     if critic is not None:
-        add("critic update", of_critic.update.lower(*arguments.values()), arguments, *absent)
+        add("critic update", of_critic.update.lower(*asked), arguments, *absent)
     if run.devices.chip is None:  # the memory of the host
         beside = {part: size for part, size in resident.items() if part not in absent}
         phases.append(Phase(_checkpoint(run.state), beside))
