@@ -230,13 +230,7 @@ class Placement:
 
     def put_params(self, tree: Any) -> Any:
         """Puts parameters from the host, equal in all processes, where `of_params` says."""
-        if self.mesh is None:
-            return jax.tree.map(jax.numpy.asarray, tree)
-        return jax.tree.map(
-            lambda x, place: jax.make_array_from_callback(x.shape, place, lambda at: x[at]),
-            tree,
-            self.of_params(tree),
-        )
+        return jax.device_put(tree, None if self.mesh is None else self.of_params(tree))
 
     def put_rows(self, tree: Any) -> Any:
         """Makes global arrays of the rows of all processes.
