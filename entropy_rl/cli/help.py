@@ -147,14 +147,17 @@ def field_documents(cls: type) -> dict[str, str]:
 
 def _setting(field: dataclasses.Field, hint: Any, path: str, document: str) -> Setting:
     options = [option for option in typing.get_args(hint) if option is not type(None)]
-    if typing.get_origin(hint) is typing.Literal:
-        type_ = f"{{{','.join(options)}}}"
-    else:
-        inner = options if typing.get_origin(hint) in (typing.Union, types.UnionType) else [hint]
-        type_ = "|".join(_TYPES[typing.get_origin(option) or option] for option in inner)
+    inner = options if typing.get_origin(hint) in (typing.Union, types.UnionType) else [hint]
+    type_ = "|".join(map(_type_text, inner))
     if names := method_names(path):
         document += f" Names: {', '.join(names)}, or your own as module:function."
     return Setting(path, type_, document, _default_text(field))
+
+
+def _type_text(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return f"{{{','.join(typing.get_args(hint))}}}"
+    return _TYPES[typing.get_origin(hint) or hint]
 
 
 def _default_text(field: dataclasses.Field) -> str:

@@ -152,6 +152,7 @@ def load_model(
     pad_id = eos_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     make = functools.partial(_make_policy, config, decoder, unused)
     check_heads(decoder, mesh, config.decode_attention)
+    check_backend(config.attention, config.decode_attention)
     placement = Placement(mesh, decoder.num_kv_heads)
     if config.lora is None:
         weights = load_weights(path, decoder, placement)

@@ -21,7 +21,6 @@ from tiny_runs import EVALUATION, ROOT, SFT, TRAIN, write_yaml
 
 from entropy_rl.cli.main import main
 from entropy_rl.cli.parse import parse_config
-from entropy_rl.commands.analyze import AnalyzeConfig
 from entropy_rl.config.rollout import DynamicSamplingConfig
 from entropy_rl.config.train import LossConfig, TrainConfig
 from entropy_rl.runs.directory import check_directory, claim_directory
@@ -173,7 +172,7 @@ def test_without_a_config_every_missing_field_is_named(refused):
         (
             changed(TRAIN, "model", {"paht": "x"}),
             "model.paht: must be one of path, compute_dtype, remat, attention, "
-            "decode_attention, extra_eos, got 'paht' (did you mean 'path'?)",
+            "decode_attention, extra_eos, lora, got 'paht' (did you mean 'path'?)",
         ),
         (
             changed(TRAIN, "modle", 1),
@@ -354,12 +353,11 @@ def test_an_empty_optional_section_asks_for_its_defaults(here):
         assert config.rollout.dynamic_sampling.max_rounds == 3
 
 
-def test_a_list_with_a_default_is_added_to():
-    usual = parse_config(AnalyzeConfig, "analyze", ["--samples", "s"]).reflective
-    more = parse_config(
-        AnalyzeConfig, "analyze", ["--samples", "s", "--reflective+", "hmm"]
-    ).reflective
-    assert len(usual) > 3 and more == [*usual, "hmm"]
+def test_a_list_with_a_default_is_added_to(here):
+    given = ["--config", "train.yaml"]
+    usual = parse_config(TrainConfig, "train", given).run.loggers
+    more = parse_config(TrainConfig, "train", [*given, "--run.loggers+", "{name: mlflow}"])
+    assert usual and more.run.loggers == [*usual, {"name": "mlflow"}]
 
 
 def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):

@@ -252,6 +252,7 @@ def test_help_lists_the_names_that_a_config_may_have(field):
         "Transform": "advantages",
         "Replay": "learner.replay_rule",
         "Reward": "rewards",
+        "Curriculum": "curricula",
     }.get(_KINDS[field].returns, "losses")
     kind = import_object("", f"entropy_rl.{module}:{_KINDS[field].returns}")
     names = method_names(field)

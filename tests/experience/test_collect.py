@@ -66,6 +66,7 @@ class FakeRun:
         identity = lambda x: x  # noqa: E731
         model = SimpleNamespace(
             to_decode=identity,
+            params_with=identity,
             placement=SimpleNamespace(put_prompts=identity),
             tokenizer=SimpleNamespace(batch_decode=lambda rows, **_: [""] * len(rows)),
         )

@@ -201,7 +201,7 @@ def test_a_policy_refuses_before_it_computes():
 
 
 def test_a_backend_without_the_kernel_is_refused_in_a_line_before_weights_are_read(monkeypatch):
-    monkeypatch.setattr(loading, "load_hf", None)
+    monkeypatch.setattr("entropy_rl.runs.weights.load_hf", None)
     with pytest.raises(
         ValueError, match=r"must be one of auto, xla on the backend cpu, got 'splash'$"
     ):
