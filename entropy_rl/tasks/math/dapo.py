@@ -17,7 +17,8 @@ def judge_dapo(completion: str, answer: str) -> Verdict:
     have two attempts.
 
     Args:
-      completion: Only its last 300 characters are read (100 for the box).
+      completion: Only its last 300 characters are read. DAPO's code reads a box in the last 100
+        alone, which its users report as a fault: a closing sentence made an answer unreadable.
       answer: The right answer.
 
     Returns:
@@ -49,7 +50,7 @@ def _find(completion: str) -> tuple[str | None, bool]:
     lines = _ANSWER.findall(tail)
     if lines:
         return normalize_minerva(lines[-1]), True
-    return last_boxed(tail[-100:]), False
+    return last_boxed(tail), False
 
 
 # Minerva's normalization (arXiv 2206.14858, appendix D.1) with DAPO's tables. The order matters.
