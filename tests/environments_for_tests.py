@@ -28,19 +28,24 @@ class Guess:
         return Observation(f"no {self.guesses} {self.random.randrange(100)}", reward=0.125)
 
 
+def fail(action):
+    """Fail in the way that an action names; do nothing for any other action."""
+    if action == "raise":
+        raise KeyError("nothing here")
+    if action == "exit":
+        sys.exit(3)
+    if action == "die":
+        os._exit(9)
+    if action == "hang":
+        while True:
+            pass
+
+
 class Hostile(Guess):
     """Does what its action says."""
 
     def step(self, action):
-        if action == "raise":
-            raise KeyError("nothing here")
-        if action == "exit":
-            sys.exit(3)
-        if action == "die":
-            os._exit(9)
-        if action == "hang":
-            while True:
-                pass
+        fail(action)
         if action == "sleep":
             time.sleep(60)
         if action == "print":

@@ -91,10 +91,22 @@ SFT = {
 EVALUATION = {"split": "test", "samples": 2, "max_new_tokens": 8, "problems": 3}
 
 
-def save_tiny_model(directory: Path) -> Path:
-    """Writes a Hugging Face directory of a random one-layer decoder with Countdown's tokenizer."""
+def save_tiny_model(directory: Path, tokenizer: Any = None) -> Path:
+    """Writes a Hugging Face directory of a random one-layer decoder.
+
+    Args:
+      directory: Where to.
+      tokenizer: Its tokenizer; None for Countdown's.
+    """
+    tokenizer_dir = directory.with_name("tokenizer")
+    if tokenizer is None:
+        tokenizer = build_tokenizer()
+        save_tokenizer(tokenizer_dir)
+    else:
+        tokenizer_dir = directory.with_name(f"{directory.name}_tokenizer")
+        tokenizer.save_pretrained(tokenizer_dir)
     config = DecoderConfig(
-        vocab_size=len(build_tokenizer()),
+        vocab_size=len(tokenizer),
         hidden_size=16,
         intermediate_size=16,
         num_layers=1,
@@ -108,11 +120,8 @@ def save_tiny_model(directory: Path) -> Path:
         tie_embeddings=True,
         initializer_range=0.05,
     )
-    save_tokenizer(directory.with_name("tokenizer"))
     params = make_policy(config).init(jax.random.key(0))
-    save_hf(
-        directory, config, params, tokenizer_dir=directory.with_name("tokenizer"), dtype="float32"
-    )
+    save_hf(directory, config, params, tokenizer_dir=tokenizer_dir, dtype="float32")
     return directory
 
 

@@ -1,7 +1,6 @@
 """Tools for tests, as a user would write them: annotated functions with docstrings."""
 
-import os
-import sys
+from environments_for_tests import fail
 
 
 def repeat(text: str, times: int = 2) -> str:
@@ -16,15 +15,7 @@ def repeat(text: str, times: int = 2) -> str:
 
 def hostile(action: str) -> str:
     """Do what the action says."""
-    if action == "raise":
-        raise KeyError("nothing here")
-    if action == "exit":
-        sys.exit(3)
-    if action == "die":
-        os._exit(9)
-    if action == "hang":
-        while True:
-            pass
+    fail(action)
     return "\ud800" if action == "surrogate" else action * 100_000
 
 

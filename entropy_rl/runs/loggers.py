@@ -39,7 +39,7 @@ class Logger(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class LoggedRun:
-    """What a logger is told when a run starts or resumes.
+    """The run that a logger records, passed when it starts or resumes.
 
     Attributes:
       directory: The run's directory.

@@ -1,4 +1,4 @@
-"""Completions that are learned from once more: the rules, what is kept, and the updates on it."""
+"""Replay buffers: their rules, what they store, and the updates on it."""
 
 import re
 from pathlib import Path

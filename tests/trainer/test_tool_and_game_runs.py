@@ -3,14 +3,12 @@
 import contextlib
 import signal
 
-import jax
 import pytest
 from hf_fixtures import save_tokenizer
 from run_records import assert_same_run, lines_of
-from tiny_runs import TRAIN, finish, start, write_yaml
+from tiny_runs import TRAIN, finish, save_tiny_model, start, write_yaml
 
 from entropy_rl.cli.main import main
-from entropy_rl.models import DecoderConfig, make_policy, save_hf
 
 STEPS = 2
 # A reward that differs between completions; its module ends the process where it is told to.
@@ -50,25 +48,7 @@ def save_model(directory, tokens):
     save_tokenizer(directory.with_name("bytes"))
     tokenizer = AutoTokenizer.from_pretrained(directory.with_name("bytes"))
     tokenizer.add_tokens(tokens)
-    tokenizer.save_pretrained(directory.with_name("moves"))
-    config = DecoderConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=8,
-        rope_theta=1e4,
-        norm_eps=1e-6,
-        qkv_bias=False,
-        qk_norm=True,
-        tie_embeddings=True,
-        initializer_range=0.05,
-    )
-    params = make_policy(config).init(jax.random.key(0))
-    tokenizer_dir = directory.with_name("moves")
-    save_hf(directory, config, params, tokenizer_dir=tokenizer_dir, dtype="float32")
+    save_tiny_model(directory, tokenizer)
 
 
 @pytest.mark.slow
