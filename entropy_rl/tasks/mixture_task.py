@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from entropy_rl.config.checks import require
@@ -104,7 +104,9 @@ class Mixture:
             if hasattr(task, "close"):
                 task.close()
 
-    def _by_task(self, problems: Sequence[Problem], completions: Sequence[str]):
+    def _by_task(
+        self, problems: Sequence[Problem], completions: Sequence[str]
+    ) -> Iterator[tuple[str, list[int], list[Problem], list[str]]]:
         """(name, places, problems as the task gave them, completions) of each task."""
         for number, name in enumerate(self._tasks):
             places = [i for i, p in enumerate(problems) if p.id // _STRIDE == number]
