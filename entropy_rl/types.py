@@ -128,6 +128,8 @@ class FinishReason(enum.IntEnum):
 
 
 REWARD_EXTRA = "reward/"  # how the names of rewards in `TrainBatch.extras` begin
+# In `TrainBatch.extras`, f32[B, 1] as `source/NAME`: 1 in rows of the source, 0 in others.
+SOURCE_EXTRA = "source/"
 # In `TrainBatch.extras`, f32[B, N]: rewards of the turns of an episode, each at its last token;
 # they are part of `TrainBatch.rewards`.
 TURN_REWARDS = "turn_rewards"

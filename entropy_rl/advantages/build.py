@@ -8,7 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.advantages.transform import Transform, before_values, chain, named_rewards
+from entropy_rl.advantages.transform import (
+    Transform,
+    before_values,
+    chain,
+    named_rewards,
+    required_extras,
+)
 from entropy_rl.config.checks import require
 from entropy_rl.config.registry import build_named
 from entropy_rl.config.rewards import reward_weights
@@ -47,7 +53,8 @@ def _check_shapes(config: TrainConfig, advantage: Transform) -> None:
         extras={
             f"{REWARD_EXTRA}{label}": jax.ShapeDtypeStruct((rows, 1), jnp.float32)
             for label in reward_weights(config.rewards)
-        },
+        }
+        | required_extras(advantage, rows),
     )
     try:
         jax.eval_shape(lambda rewards, stats: advantage(rewards[:, None], stats), of_rows, stats)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 
 from entropy_rl.config.checks import require
-from entropy_rl.types import REWARD_EXTRA, TokenStats
+from entropy_rl.types import REWARD_EXTRA, SOURCE_EXTRA, TokenStats
 
 AdvantageFn = Callable[[jax.Array, TokenStats], jax.Array]
 Scope = Literal["token", "sequence", "group", "batch"]  # from narrow to wide
@@ -51,8 +52,9 @@ class Transform:
       needs_policy: For scope "group" or "batch": whether it reads `stats.log_probs` or
         `stats.entropy`.
       requires: Names of optional statistics that it reads: "values", which a critic gives,
-        "greedy_rewards", for which a run samples a greedy completion of each prompt, or
-        "reward/LABEL", a reward of the section `rewards` in `stats.extras`.
+        "greedy_rewards", for which a run samples a greedy completion of each prompt, or, in
+        `stats.extras`, "reward/LABEL", a reward of the section `rewards`, or "source/NAME", 1 for a
+        row whose problem is of that source.
     """
 
     fn: AdvantageFn
@@ -71,10 +73,10 @@ class Transform:
         )
         for name in self.requires:
             require(
-                name in REQUIRABLE or name.startswith(REWARD_EXTRA),
+                name in REQUIRABLE or name.startswith((REWARD_EXTRA, SOURCE_EXTRA)),
                 "Transform.requires",
                 name,
-                f"one of {', '.join(REQUIRABLE)}, {REWARD_EXTRA}LABEL",
+                f"one of {', '.join(REQUIRABLE)}, {REWARD_EXTRA}LABEL, {SOURCE_EXTRA}NAME",
             )
 
     def __call__(self, advantages: jax.Array, stats: TokenStats) -> jax.Array:
@@ -193,6 +195,19 @@ def before_values(transform: Transform) -> Transform:
 def named_rewards(transform: Transform) -> tuple[str, ...]:
     """Names of the rewards in `stats.extras` that a transform requires."""
     return tuple(name for name in transform.requires if name.startswith(REWARD_EXTRA))
+
+
+def named_sources(transform: Transform) -> tuple[str, ...]:
+    """The sources of problems that a transform tells apart."""
+    names = [name for name in transform.requires if name.startswith(SOURCE_EXTRA)]
+    return tuple(name.removeprefix(SOURCE_EXTRA) for name in names)
+
+
+def required_extras(transform: Transform, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays that a transform requires of `stats.extras`, by name."""
+    of_rows = jax.ShapeDtypeStruct((rows, 1), jnp.float32)
+    names = (*named_rewards(transform), *(f"{SOURCE_EXTRA}{n}" for n in named_sources(transform)))
+    return dict.fromkeys(names, of_rows)
 
 
 def _cut(

@@ -162,7 +162,7 @@ class TrainConfig:
       replay: Replay buffer: updates on completions of earlier rollouts, as {name: FUNCTION,
         ARGUMENT: VALUE, ...}; null for none. See docs/methods.md.
       curriculum: Choice of the problems of a step by what was recorded of earlier ones, as {name:
-        FUNCTION, ARGUMENT: VALUE, ...}; null for a seeded order. See docs/guides/curricula.md.
+        FUNCTION, ARGUMENT: VALUE, ...}; null for a seeded order. See docs/guides/mixtures.md.
     """
 
     seed: int

@@ -16,7 +16,6 @@ from entropy_rl.contrib.controls import scale_by_sign as scale_by_sign
 from entropy_rl.contrib.controls import unbounded_entropy_bonus as unbounded_entropy_bonus
 from entropy_rl.contrib.eapo import eapo as eapo
 from entropy_rl.contrib.external import external_token_weight as external_token_weight
-from entropy_rl.contrib.external import heal_reward as heal_reward
 from entropy_rl.contrib.external import meds_reward as meds_reward
 from entropy_rl.contrib.external import oger_reward as oger_reward
 from entropy_rl.contrib.external import policy_split_bonus as policy_split_bonus
@@ -26,6 +25,7 @@ from entropy_rl.contrib.flexible_clip import flexible_clip_id as flexible_clip_i
 from entropy_rl.contrib.flexible_clip import flexible_clip_od as flexible_clip_od
 from entropy_rl.contrib.gtpo import grpo_s as grpo_s
 from entropy_rl.contrib.gtpo import gtpo as gtpo
+from entropy_rl.contrib.heal import heal as heal
 from entropy_rl.contrib.length_adaptive_gae import length_adaptive_gae as length_adaptive_gae
 from entropy_rl.contrib.miner import miner as miner
 from entropy_rl.contrib.opefo import opefo as opefo

@@ -16,54 +16,6 @@ from entropy_rl.types import TokenStats
 _EPS = 1e-6  # beside a standard deviation
 
 
-def heal_reward(
-    entropy: jax.Array, mask: jax.Array, domain: jax.Array, min_tokens: int = 50
-) -> jax.Array:
-    """HEAL: reward completions whose entropies over time are closer to those of the other domain.
-
-        D(i, j) = KL(softmax(τᵢ) ‖ softmax(τⱼ))
-        r = 1 if min D(i, j) over j of the other domain < min D(i, j) over j ≠ i of its own, else 0
-
-    with τ the entropies of a completion, the shorter one stretched to the length of the longer by
-    repeating values (nearest neighbor), and the softmax over its tokens. Completions of at most
-    `min_tokens` tokens get 0, and so do those without another one of either domain.
-
-    Source: HEAL, https://arxiv.org/abs/2604.17928, and its code; there it is added to the reward of
-    the outcome. Its selection of data is not implemented.
-
-    Args:
-      entropy: f32[B, N], of the policy that sampled, nats.
-      mask: bool[B, N], the tokens of each completion, from the first on; a completion without a
-        token is ignored.
-      domain: int32[B] or bool[B], the domain of a completion, one of two.
-      min_tokens: Completions of at most this many tokens get 0.
-
-    Returns:
-      f32[B].
-    """
-    lengths = jnp.sum(mask, axis=1)
-    rows, columns = jnp.arange(len(lengths)), jnp.arange(mask.shape[1])[None]
-
-    def stretched(values: jax.Array, own: jax.Array, both: jax.Array) -> jax.Array:
-        """Log of the softmax over `both` columns of rows with `own` tokens; f32[B, N]."""
-        at = columns * own[:, None] // jnp.maximum(both, 1)[:, None]
-        values = jnp.take_along_axis(values, jnp.minimum(at, mask.shape[1] - 1), axis=1)
-        return jax.nn.log_softmax(jnp.where(columns < both[:, None], values, -jnp.inf), axis=1)
-
-    def reward(i: jax.Array) -> jax.Array:
-        own, both = jnp.broadcast_to(lengths[i], lengths.shape), jnp.maximum(lengths[i], lengths)
-        one = stretched(jnp.broadcast_to(entropy[i], entropy.shape), own, both)
-        other = stretched(entropy, lengths, both)
-        terms = jnp.exp(one) * (one - other)
-        distance = jnp.sum(jnp.where(columns < both[:, None], terms, 0), axis=1)
-        same = domain == domain[i]
-        nearest = lambda among: jnp.min(jnp.where(among & (lengths > 0), distance, jnp.inf))  # noqa: E731
-        to_own, to_other = nearest(same & (rows != i)), nearest(~same)
-        return (to_other < to_own) & jnp.isfinite(to_own) & (lengths[i] > min_tokens)
-
-    return jax.lax.map(reward, rows).astype(jnp.float32)
-
-
 def meds_reward(
     rewards: jax.Array,
     correct: jax.Array,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ from entropy_rl.runs.load_model import Model
 from entropy_rl.runs.logging import Clock
 from entropy_rl.tasks import Task
 from entropy_rl.tasks.task import Judgement
-from entropy_rl.types import REWARD_EXTRA, TURN_REWARDS, Rollout, TrainState
+from entropy_rl.types import REWARD_EXTRA, SOURCE_EXTRA, TURN_REWARDS, Rollout, TrainState
 
 OF_PROMPTS = ("prompt_ids", "prompt_mask")  # the arrays [P, ...] of a rollout; others are [B, ...]
 
@@ -61,6 +61,7 @@ class Sampler:
       clock: Records the phases `rollout` and `verdicts`.
       watch: (state) -> callback that is called with the progress of the decoding.
       greedy: Whether `generate` adds a greedy completion to each group, as its last row.
+      sources: Sources of problems that the advantage tells apart.
     """
 
     generate: GenerateFn
@@ -72,6 +73,7 @@ class Sampler:
     clock: Clock
     watch: Callable[[TrainState], Callable[[DecodingProgress], None]]
     greedy: bool = False
+    sources: Sequence[str] = ()
 
     def sample(
         self,
@@ -129,13 +131,16 @@ class Sampler:
           round: As passed to `sample`.
         """
         scores, values = self._score(prompts, sampled)
-        rollout = sampled.rollout
+        rollout, problems = sampled.rollout, prompts.rows(self.group_size)
         rows = scored_rows(rollout, scores, values)
-        rows = rows.add_ratios(**correct_by_source(prompts.rows(self.group_size), scores))
+        rows = rows.add_ratios(**correct_by_source(problems, scores))
         rows = rows.add_ratios(**part_means(scores))
         scored = len(scores.verdicts)
         arrays = dict(rewards=values.total, has_reward=values.has_reward, verdicts=rows.verdicts)
         extras = {f"{REWARD_EXTRA}{label}": x[:, None] for label, x in values.by_label.items()}
+        for source in self.sources:
+            of_source = [[problem.is_from(source)] for problem in problems]
+            extras[f"{SOURCE_EXTRA}{source}"] = np.array(of_source, np.float32)
         if sampled.judgements is not None:
             extras[TURN_REWARDS] = sampled.turn_rewards
             turns = sum(1 + len(observed) for observed in scores.observations)

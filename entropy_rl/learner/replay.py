@@ -17,7 +17,7 @@ from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
 from entropy_rl.advantages import Transform, baseline_and_shaping, chain
-from entropy_rl.advantages.transform import LOCAL_SCOPES, named_rewards
+from entropy_rl.advantages.transform import LOCAL_SCOPES, required_extras
 from entropy_rl.distributed.sharding import row_sharding
 from entropy_rl.learner.batch import token_stats
 from entropy_rl.learner.pass_settings import PassSettings
@@ -203,8 +203,7 @@ def make_replay_programs(
 
     # Trace now, so that an error does not come after a rollout.
     batch = TrainBatch(**jax.eval_shape(lambda: empty(shape.rows, shape.prompt_tokens)))
-    of_rows = jax.ShapeDtypeStruct((shape.rows, 1), jnp.float32)
-    extras = dict.fromkeys(named_rewards(advantage), of_rows)
+    extras = required_extras(advantage, shape.rows)
     jax.eval_shape(chosen, batch.replace(greedy_rewards=batch.rewards, extras=extras))
     return ReplayPrograms(
         rules=replay,

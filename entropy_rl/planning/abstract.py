@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from entropy_rl.advantages import advantage_of
+from entropy_rl.advantages.transform import required_extras
 from entropy_rl.config.rewards import reward_weights
 from entropy_rl.config.train import TrainConfig, check_micro_batches
 from entropy_rl.distributed.sharding import Placement, check_rows, make_mesh
@@ -146,7 +147,8 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
         batch = batch.replace(greedy_rewards=batch.rewards)
     of_rows = jax.ShapeDtypeStruct((len(batch.rewards), 1), jnp.float32)
     labels = reward_weights(config.rewards)
-    batch = batch.replace(extras={f"{REWARD_EXTRA}{label}": of_rows for label in labels})
+    extras = {f"{REWARD_EXTRA}{label}": of_rows for label in labels}
+    batch = batch.replace(extras=extras | required_extras(advantage, len(batch.rewards)))
     if config.loss.kl_coef:
         batch = batch.replace(ref_log_probs=batch.old_log_probs)
     if backbone is not None:

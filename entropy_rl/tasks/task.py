@@ -73,6 +73,10 @@ class Problem:
     chat_template_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     source: str = ""  # the dataset of a mixture; metrics are shown for each
 
+    def is_from(self, source: str) -> bool:
+        """Whether its source is this one, or one within it, such as `games/sudoku` in `games`."""
+        return self.source == source or self.source.startswith(f"{source}/")
+
 
 @dataclasses.dataclass(frozen=True)
 class Demonstration:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from entropy_rl.advantages import Transform, advantage_of
+from entropy_rl.advantages.transform import named_sources
 from entropy_rl.config.checks import require
 from entropy_rl.config.train import TrainConfig, check_micro_batches
 from entropy_rl.curricula import build_curriculum
@@ -46,7 +47,7 @@ from entropy_rl.runs.load_model import (
 )
 from entropy_rl.runs.loggers import build_loggers
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
-from entropy_rl.tasks import Task, closing, load_task
+from entropy_rl.tasks import Problem, Task, closing, load_task
 from entropy_rl.trainer.programs import Programs, describe_update, make_programs
 from entropy_rl.types import TrainState
 
@@ -65,7 +66,7 @@ class Setup:
       prompts: The training prompts.
       test_prompts: Those of the evaluations, if there are any.
       programs: The compiled functions.
-      needs_greedy: Whether the advantage reads the reward of a greedy completion.
+      advantage: The advantage, which says what it requires of the rollout.
       nonfinite_updates: Where updates go that cannot be applied.
       decisions: What the program decided about the passes of an update, for the log.
       identity: Digests of data, prompts and models, which a resumption must repeat.
@@ -80,7 +81,7 @@ class Setup:
     prompts: Prompts
     test_prompts: Prompts | None
     programs: Programs
-    needs_greedy: bool
+    advantage: Transform
     nonfinite_updates: NonfiniteUpdates
     decisions: str
     identity: Identity
@@ -147,6 +148,7 @@ def set_up(config: TrainConfig) -> Setup:
     backbone = load_backbone(config.critic.path, config.model, model) if config.critic else None
     limit = rollout.max_prompt_tokens
     prompts = Prompts(problems, model.tokenizer, limit, seed=config.seed)
+    _check_sources(advantage, prompts.problems)
     _prompts_of_round(config, prompts, 0, _updates(config))
     planned = None
     if curriculum is not None:
@@ -180,7 +182,7 @@ def set_up(config: TrainConfig) -> Setup:
         prompts=prompts,
         test_prompts=test_prompts,
         programs=programs,
-        needs_greedy="greedy_rewards" in advantage.requires,
+        advantage=advantage,
         nonfinite_updates=nonfinite_updates,
         decisions=decisions,
         identity=identity,
@@ -207,10 +209,11 @@ def check_config(config: TrainConfig) -> None:
     """
     check_run(pin_models(config, Path(config.run.directory), ask=False))
     build_loggers(config.run)
-    check_methods(config)
+    advantage, _ = _build_methods(config)
+    _build_rewards(config)
     task = load_task(config.task.name, config.task.args, config.task.episodes)
     with closing(task):
-        task.problems(config.task.train_split)
+        _check_sources(advantage, task.problems(config.task.train_split))
         if config.evaluation is not None:
             task.problems(config.evaluation.split)
 
@@ -244,6 +247,19 @@ def _build_methods(config: TrainConfig) -> tuple[Transform, Loss]:
         check_replay(config.replay, replay, advantage, loss, config.critic is not None)
     _check_sampler_correction(config, loss)
     return advantage, loss
+
+
+def _check_sources(advantage: Transform, problems: Sequence[Problem]) -> None:
+    """Check that there are problems of the sources that an advantage tells apart, and others."""
+    for i, member in enumerate(advantage.members):
+        for source in named_sources(member):
+            count = sum(problem.is_from(source) for problem in problems)
+            if not 0 < count < len(problems):
+                raise ValueError(
+                    f"advantage[{i}]: must name a source of some of the problems and not of all, "
+                    f"got {source!r} with {count} of {len(problems)}; their sources are "
+                    f"{', '.join(sorted({problem.source for problem in problems})) or 'empty':.200}"
+                )
 
 
 def _check_sampler_correction(config: TrainConfig, loss: Loss) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 
+from entropy_rl.advantages.transform import named_sources
 from entropy_rl.experience.collect import Collector, make_collector
 from entropy_rl.experience.prompts import PromptBatch
 from entropy_rl.experience.sampler import Sampler
@@ -44,7 +45,8 @@ def make_stages(run: TrainingRun) -> Stages:
         group_size=config.rollout.group_size,
         clock=run.clock,
         watch=run.run.rollout_watch,
-        greedy=setup.needs_greedy,
+        greedy="greedy_rewards" in setup.advantage.requires,
+        sources=named_sources(setup.advantage),
     )
     prepare = Prepare(
         programs=setup.programs,

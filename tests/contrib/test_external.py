@@ -10,50 +10,12 @@ from update_problem import G, N, P, V, make_data
 from entropy_rl.advantages import chain, group_normalize
 from entropy_rl.contrib import (
     external_token_weight,
-    heal_reward,
     meds_reward,
     oger_reward,
     policy_split_bonus,
 )
 from entropy_rl.learner.gradient import make_gradient
 from entropy_rl.learner.pass_settings import PassSettings
-
-
-def float64_distance(one, other):
-    length = max(len(one), len(other))
-    p, q = ([x[t * len(x) // length] for t in range(length)] for x in (one, other))
-    p, q = (np.exp(np.array(x)) / np.exp(np.array(x)).sum() for x in (p, q))
-    return float((p * np.log(p / q)).sum())
-
-
-def test_a_course_of_entropy_is_compared_with_those_of_both_domains_as_in_a_float64_loop():
-    rng = np.random.default_rng(0)
-    lengths, domain = rng.integers(1, 12, 14), np.arange(14) % 3 == 0
-    lengths[5] = 0
-    mask = np.arange(12) < lengths[:, None]
-    entropy = np.where(mask, rng.exponential(1.5, mask.shape), 7.0).astype(np.float32)
-    rows = [entropy[i, : lengths[i]].astype(np.float64) for i in range(14)]
-    wanted = np.zeros(14)
-    for i in range(14):
-        to = {True: [np.inf], False: [np.inf]}
-        for j in range(14):
-            if j != i and lengths[j] and lengths[i]:
-                to[domain[j] == domain[i]].append(float64_distance(rows[i], rows[j]))
-        wanted[i] = lengths[i] > 3 and min(to[False]) < min(to[True])
-    found = heal_reward(*map(jnp.asarray, (entropy, mask, domain)), min_tokens=3)
-    assert found.tolist() == wanted.tolist() and 2 < wanted.sum() < 12
-
-
-def test_padding_changes_no_reward_and_short_or_lonely_rows_have_none():
-    rng = np.random.default_rng(1)
-    entropy, mask = rng.random((6, 5)).astype("f4"), np.ones((6, 5), bool)
-    domain = jnp.array([0, 0, 0, 1, 1, 1])
-    one = heal_reward(jnp.array(entropy), jnp.array(mask), domain, min_tokens=0)
-    padded = [jnp.array(np.pad(x, ((0, 0), (0, 3)))) for x in (entropy, mask)]
-    assert one.sum() > 0 and (heal_reward(*padded, domain, min_tokens=0) == one).all()
-    assert not heal_reward(jnp.array(entropy), jnp.array(mask), domain).any()
-    alone = jnp.array([0, 0, 0, 0, 0, 1])
-    assert heal_reward(jnp.array(entropy), jnp.array(mask), alone, min_tokens=0)[5] == 0
 
 
 def test_an_error_costs_more_the_more_often_it_was_made_up_to_a_limit():
