@@ -130,6 +130,9 @@ class FinishReason(enum.IntEnum):
 REWARD_EXTRA = "reward/"  # how the names of rewards in `TrainBatch.extras` begin
 # In `TrainBatch.extras`, f32[B, 1] as `source/NAME`: 1 in rows of the source, 0 in others.
 SOURCE_EXTRA = "source/"
+# In `TrainBatch.extras`, f32[B, N]: statistics of each completion under the other prompt of its
+# problem, of the policy before the first update on the rollout.
+OTHER_LOG_PROBS, OTHER_ENTROPY = "other_log_probs", "other_entropy"
 # In `TrainBatch.extras`, f32[B, N]: rewards of the turns of an episode, each at its last token;
 # they are part of `TrainBatch.rewards`.
 TURN_REWARDS = "turn_rewards"

@@ -54,7 +54,7 @@ def _check_shapes(config: TrainConfig, advantage: Transform) -> None:
             f"{REWARD_EXTRA}{label}": jax.ShapeDtypeStruct((rows, 1), jnp.float32)
             for label in reward_weights(config.rewards)
         }
-        | required_extras(advantage, rows),
+        | required_extras(advantage, *tokens.shape),
     )
     try:
         jax.eval_shape(lambda rewards, stats: advantage(rewards[:, None], stats), of_rows, stats)

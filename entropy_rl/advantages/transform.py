@@ -10,13 +10,20 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.config.checks import require
-from entropy_rl.types import REWARD_EXTRA, SOURCE_EXTRA, TokenStats
+from entropy_rl.types import (
+    OTHER_ENTROPY,
+    OTHER_LOG_PROBS,
+    REWARD_EXTRA,
+    SOURCE_EXTRA,
+    TokenStats,
+)
 
 AdvantageFn = Callable[[jax.Array, TokenStats], jax.Array]
 Scope = Literal["token", "sequence", "group", "batch"]  # from narrow to wide
 SCOPES = get_args(Scope)
 LOCAL_SCOPES = ("token", "sequence")  # evaluated in the gradient pass itself
-REQUIRABLE = ("values", "greedy_rewards")
+OTHER_PROMPT = "other_prompt"
+REQUIRABLE = ("values", "greedy_rewards", OTHER_PROMPT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +60,9 @@ class Transform:
         `stats.entropy`.
       requires: Names of optional statistics that it reads: "values", which a critic gives,
         "greedy_rewards", for which a run samples a greedy completion of each prompt, or, in
-        `stats.extras`, "reward/LABEL", a reward of the section `rewards`, or "source/NAME", 1 for a
-        row whose problem is of that source.
+        `stats.extras`, "reward/LABEL", a reward of the section `rewards`, "source/NAME", 1 for a
+        row whose problem is of that source, or "other_prompt", `other_log_probs` and
+        `other_entropy` under the other one of the two prompts of a problem.
     """
 
     fn: AdvantageFn
@@ -203,11 +211,15 @@ def named_sources(transform: Transform) -> tuple[str, ...]:
     return tuple(name.removeprefix(SOURCE_EXTRA) for name in names)
 
 
-def required_extras(transform: Transform, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+def required_extras(
+    transform: Transform, rows: int, tokens: int
+) -> dict[str, jax.ShapeDtypeStruct]:
     """The arrays that a transform requires of `stats.extras`, by name."""
-    of_rows = jax.ShapeDtypeStruct((rows, 1), jnp.float32)
     names = (*named_rewards(transform), *(f"{SOURCE_EXTRA}{n}" for n in named_sources(transform)))
-    return dict.fromkeys(names, of_rows)
+    columns = dict.fromkeys(names, 1)
+    if OTHER_PROMPT in transform.requires:
+        columns |= {OTHER_LOG_PROBS: tokens, OTHER_ENTROPY: tokens}
+    return {n: jax.ShapeDtypeStruct((rows, count), jnp.float32) for n, count in columns.items()}
 
 
 def _cut(

@@ -94,8 +94,8 @@ class TaskConfig:
     """The task: problems and their verifier, or an environment.
 
     Args:
-      name: `arithmetic`, `countdown`, `countdown_turns`, `math`, `reasoning_gym`, `textarena`,
-        `tools`, or your own class as `module:Class`.
+      name: `arithmetic`, `countdown`, `countdown_turns`, `math`, `mixture`, `reasoning_gym`,
+        `textarena`, `tools`, `two_prompts`, or your own class as `module:Class`.
       args: Keyword arguments of the task.
       train_split: Split of the training prompts.
       episodes: Of an environment, a task with `reset` and `step`; null for the defaults.

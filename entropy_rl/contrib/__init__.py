@@ -18,7 +18,6 @@ from entropy_rl.contrib.eapo import eapo as eapo
 from entropy_rl.contrib.external import external_token_weight as external_token_weight
 from entropy_rl.contrib.external import meds_reward as meds_reward
 from entropy_rl.contrib.external import oger_reward as oger_reward
-from entropy_rl.contrib.external import policy_split_bonus as policy_split_bonus
 from entropy_rl.contrib.flexible_clip import flexible_clip as flexible_clip
 from entropy_rl.contrib.flexible_clip import flexible_clip_did as flexible_clip_did
 from entropy_rl.contrib.flexible_clip import flexible_clip_id as flexible_clip_id
@@ -35,6 +34,7 @@ from entropy_rl.contrib.per_update_entropy import (
     per_update_adaptive_entropy as per_update_adaptive_entropy,
 )
 from entropy_rl.contrib.pipo import pipo as pipo
+from entropy_rl.contrib.policy_split import policy_split as policy_split
 from entropy_rl.contrib.qae import qae as qae
 from entropy_rl.contrib.s_trace import s_trace as s_trace
 from entropy_rl.contrib.ucpo import ucpo as ucpo

@@ -1,7 +1,7 @@
-"""Rewards and bonuses that require data that a run does not have, as functions of that data.
+"""Rewards and weights that require data that a run does not have, as functions of that data.
 
-They are for notebooks and for a transform of your own: domains, clusters of errors, embeddings, or
-entropies under a second prompt come from the caller.
+They are for notebooks and for a transform of your own: clusters of errors, embeddings, or weights
+of tokens come from the caller.
 """
 
 from __future__ import annotations
@@ -10,10 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.advantages.transform import Transform
-from entropy_rl.masked import masked_center, masked_var
 from entropy_rl.types import TokenStats
-
-_EPS = 1e-6  # beside a standard deviation
 
 
 def meds_reward(
@@ -109,56 +106,3 @@ def external_token_weight() -> Transform:
         return advantages * stats.extras["external_weights"]
 
     return Transform(weigh, "token")
-
-
-def policy_split_bonus(
-    advantages: jax.Array,
-    own_entropy: jax.Array,
-    other_entropy: jax.Array,
-    high: jax.Array,
-    mask: jax.Array,
-    *,
-    group_size: int,
-    alpha: float,
-    eta_high: float,
-    eta_normal: float,
-    kappa: float | None,
-) -> jax.Array:
-    """Policy Split: an entropy bonus in the high-entropy mode, a penalty in the normal mode.
-
-        s = α e_own + (1 - α) e_other,   ψ = η₁ Z(s) in rows of the high mode, -η₂ Z(s) in others
-        A' = A + clip(ψ, ±|A| / κ),      Z(s) = (s - mean(s)) / (std(s) + ε) over the tokens of a
-        group
-
-    e are entropies of the tokens, or -log π_old, under the prompt of the completion's own mode and
-    of the other one.
-
-    Source: Policy Split, https://arxiv.org/abs/2604.11510, and its code, with ε = 1e-6; α, η₁, η₂
-    and κ were not published, but for η₂ = 0 in the paper. Its variants of Z and its two prompts
-    are not implemented.
-
-    Args:
-      advantages: f32[B, 1] or f32[B, N].
-      own_entropy: f32[B, N].
-      other_entropy: f32[B, N].
-      high: bool[B], completions of the high-entropy mode.
-      mask: bool[B, N].
-      group_size: Completions of a group, all of one mode.
-      alpha: α.
-      eta_high: η₁.
-      eta_normal: η₂.
-      kappa: κ > 0; None for no bound.
-
-    Returns:
-      f32[B, N].
-    """
-    mixed = alpha * own_entropy + (1 - alpha) * other_entropy
-    in_groups = lambda x: x.reshape(-1, group_size * x.shape[1])  # noqa: E731
-    values, counts = in_groups(mixed), in_groups(mask)
-    std = jnp.sqrt(masked_var(values, counts, axis=1, ddof=1, keepdims=True))
-    z = (masked_center(values, counts, axis=1) / (std + _EPS)).reshape(mixed.shape)
-    bonus = jnp.where(high[:, None], eta_high, -eta_normal) * z
-    if kappa is not None:
-        limit = jnp.abs(advantages) / kappa
-        bonus = jnp.clip(bonus, -limit, limit)
-    return jnp.where(mask, advantages + bonus, advantages)

@@ -47,23 +47,37 @@ class Prompts:
       tokenizer: A Hugging Face tokenizer.
       max_tokens: Problems with a longer prompt are left out, and `left_out` counts them.
       seed: Seed of the order; None keeps that of the problems.
+      together: Consecutive problems that belong together, as the prompts of one problem do: they
+        stay so in the order, and are left out together.
 
     Raises:
       ValueError: If no problem is left, an id is no number or occurs twice, a prompt is empty, a
-        chat prompt meets a tokenizer without a chat template, or the tokenizer ends every text as
-        if it were finished.
+        chat prompt meets a tokenizer without a chat template, the tokenizer ends every text as if
+        it were finished, or the number of problems is no multiple of `together`.
     """
 
     def __init__(
-        self, problems: Sequence[Problem], tokenizer, max_tokens: int, seed: int | None = None
+        self,
+        problems: Sequence[Problem],
+        tokenizer,
+        max_tokens: int,
+        seed: int | None = None,
+        together: int = 1,
     ):
         _check_ids(problems)
+        if len(problems) % together:
+            raise ValueError(
+                f"task: the number of problems must be a multiple of {together}, the prompts of "
+                f"each problem, got {len(problems)}"
+            )
         if tokenizer.encode("a")[-1:] == [tokenizer.eos_token_id]:
             raise ValueError(
                 f"{tokenizer.name_or_path}: the tokenizer ends every text with its end token"
             )
         encoded = [(problem, encode_prompt(problem, tokenizer)) for problem in problems]
-        self._kept = [(problem, ids) for problem, ids in encoded if len(ids) <= max_tokens]
+        runs = [encoded[i : i + together] for i in range(0, len(encoded), together)]
+        runs = [run for run in runs if all(len(ids) <= max_tokens for _, ids in run)]
+        self._kept, self._together = [item for run in runs for item in run], together
         self.left_out = len(encoded) - len(self._kept)
         first = next((item for item in encoded if len(item[1]) > max_tokens), None)
         example = f" (such as problem {first[0].id} with {len(first[1])} tokens)" if first else ""
@@ -90,7 +104,8 @@ class Prompts:
             import grain  # here: it takes a second to import, and evaluation does without
 
             # Reshuffled in every epoch; the i-th element is a pure function of (seed, i).
-            self._order = grain.MapDataset.source(self._kept).seed(seed).shuffle().repeat()
+            shuffled = grain.MapDataset.source(runs).seed(seed).shuffle().repeat()
+            self._order = _Flat(shuffled, together)
 
     def __len__(self) -> int:
         """Problems that are kept."""
@@ -130,7 +145,7 @@ class Prompts:
           ValueError: There are fewer problems than a step needs, or they are not divisible by the
             hosts.
         """
-        own = _own_places(len(self), count, shard, shards, updates)
+        own = _own_places(len(self), count, shard, shards, updates, self._together)
         epoch, place = divmod(step, len(self) // count)
         first = epoch * len(self) + place * count
         return self._pad([self._order[first + i] for i in own])
@@ -182,22 +197,37 @@ class Prompts:
         return PromptBatch(problems, ids, mask, np.array([p.id for p in problems], np.int32))
 
 
-def _own_places(problems: int, count: int, shard: int, shards: int, updates: int) -> list[int]:
+@dataclasses.dataclass(frozen=True)
+class _Flat:
+    """Elements of the runs of a sequence, which have equal lengths."""
+
+    runs: Sequence[Sequence[tuple[Problem, list[int]]]]
+    length: int
+
+    def __getitem__(self, i: int) -> tuple[Problem, list[int]]:
+        run, place = divmod(i, self.length)
+        return self.runs[run][place]
+
+
+def _own_places(
+    problems: int, count: int, shard: int, shards: int, updates: int, together: int = 1
+) -> list[int]:
     """Return the places of the prompts of a host among those of a step.
 
     Raises:
       ValueError: There are fewer problems than a step needs, or they are not divisible by the
-        hosts.
+        hosts, in whole runs of problems that belong together.
     """
     if count > problems:
         raise ValueError(
             f"rollout.prompts: must be at most {problems}, the number of problems, got {count}"
         )
     of_update = count // updates
-    if of_update % shards:
+    if of_update % (shards * together):
+        several = f" times the prompts of a problem ({together})" if together > 1 else ""
         raise ValueError(
             f"{'rollout.prompts' if updates == 1 else 'batching.mini_batch_prompts'}: must be "
-            f"a multiple of the number of hosts ({shards}), got {of_update}"
+            f"a multiple of the number of hosts ({shards}){several}, got {of_update}"
         )
     own = of_update // shards
     starts = (update * of_update + shard * own for update in range(updates))

@@ -203,7 +203,7 @@ def make_replay_programs(
 
     # Trace now, so that an error does not come after a rollout.
     batch = TrainBatch(**jax.eval_shape(lambda: empty(shape.rows, shape.prompt_tokens)))
-    extras = required_extras(advantage, shape.rows)
+    extras = required_extras(advantage, shape.rows, shape.new_tokens)
     jax.eval_shape(chosen, batch.replace(greedy_rewards=batch.rewards, extras=extras))
     return ReplayPrograms(
         rules=replay,

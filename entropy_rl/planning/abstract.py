@@ -148,7 +148,7 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     of_rows = jax.ShapeDtypeStruct((len(batch.rewards), 1), jnp.float32)
     labels = reward_weights(config.rewards)
     extras = {f"{REWARD_EXTRA}{label}": of_rows for label in labels}
-    batch = batch.replace(extras=extras | required_extras(advantage, len(batch.rewards)))
+    batch = batch.replace(extras=extras | required_extras(advantage, *batch.completion_ids.shape))
     if config.loss.kl_coef:
         batch = batch.replace(ref_log_probs=batch.old_log_probs)
     if backbone is not None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_rl.advantages import advantage_of
+from entropy_rl.advantages.transform import OTHER_PROMPT
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.learner.pass_settings import shares_prompts
 from entropy_rl.learner.token_loss import needs_whole_batch
@@ -207,7 +208,8 @@ def _passes_before(config: TrainConfig) -> int:
 
 def stats_passes(config: TrainConfig) -> int:
     """Return the number of log-prob passes over a mini-batch: of the old policy, the reference."""
-    return (config.old_log_probs == "trainer") + bool(config.loss.kl_coef)
+    other_prompt = OTHER_PROMPT in advantage_of(config).requires
+    return (config.old_log_probs == "trainer") + bool(config.loss.kl_coef) + other_prompt
 
 
 def step_seconds(works: list[Work]) -> float | None:

@@ -36,6 +36,7 @@ _BUILT_IN = {
     "reasoning_gym": "entropy_rl.tasks.reasoning_gym:ReasoningGym",
     "textarena": "entropy_rl.tasks.textarena:TextArena",
     "tools": "entropy_rl.tasks.tools:Tools",
+    "two_prompts": "entropy_rl.tasks.two_prompts:TwoPrompts",
 }
 
 

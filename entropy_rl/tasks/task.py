@@ -100,6 +100,9 @@ class Task(Protocol):
     correct answer, 1.0 without it. Optional attributes of the class, `words` (class of words -> its
     words) and `reflective` (regular expressions of sentences), are what `analyze` and `report` look
     for in completions, where the lists for English do not fit.
+
+    With an optional method `prompts_per_problem(split)`, each run of so many consecutive problems
+    is the same problem under several prompts: they are trained on in one mini-batch.
     """
 
     def problems(self, split: str) -> Sequence[Problem]:
@@ -113,6 +116,22 @@ class Task(Protocol):
         completion that is not judged.
         """
         ...
+
+
+def prompts_per_problem(task: Task, split: str) -> int:
+    """Prompts of each problem of a split of a task; 1 for a task that does not say.
+
+    Raises:
+      ValueError: The task says something else than a number >= 1.
+    """
+    if not hasattr(task, "prompts_per_problem"):
+        return 1
+    count = task.prompts_per_problem(split)
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(
+            f"{type(task).__name__}.prompts_per_problem: must be a number >= 1, got {count!r}"
+        )
+    return count
 
 
 @runtime_checkable

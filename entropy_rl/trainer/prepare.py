@@ -13,7 +13,7 @@ from entropy_rl.experience.planned_problems import outcomes_of
 from entropy_rl.learner.batch import make_batch
 from entropy_rl.runs.load_model import Model
 from entropy_rl.trainer.programs import Programs
-from entropy_rl.types import Rollout, TrainBatch, TrainState
+from entropy_rl.types import OTHER_ENTROPY, OTHER_LOG_PROBS, Rollout, TrainBatch, TrainState
 
 _FIELDS = {field.name for field in dataclasses.fields(TrainBatch)}
 
@@ -46,6 +46,7 @@ class Prepare:
       old_log_probs: The `old_log_probs` of the config.
       mask_truncated: The `loss.mask_truncated` of the config.
       has_curriculum: Whether a curriculum reads the outcomes of the step.
+      other_prompt: Whether the advantage reads log-probs under the other prompt of each problem.
     """
 
     programs: Programs
@@ -54,6 +55,7 @@ class Prepare:
     old_log_probs: Literal["trainer", "sampler"]
     mask_truncated: bool
     has_curriculum: bool = False
+    other_prompt: bool = False
 
     def __call__(self, state: TrainState, experience: Experience) -> TrainData:
         """Build the mini-batches of a step.
@@ -86,15 +88,7 @@ class Prepare:
         return [self._dispatch(state, part) for part in _split(rollout, self.updates)]
 
     def _dispatch(self, state: TrainState, rollout: Rollout) -> TrainBatch:
-        rows, programs = len(rollout.completion_ids), self.programs
-        batch = make_batch(
-            rollout,
-            np.zeros(rows, np.float32),
-            np.zeros(rows, bool),
-            pad_id=self.model.pad_id,
-            mask_truncated=self.mask_truncated,
-        )
-        batch = self.model.placement.put_rows(batch)
+        programs, batch = self.programs, self._batch(rollout)
         found = {}  # not in `batch` yet: for a batch of committed arrays, passes are compiled again
         if self.old_log_probs == "trainer":
             params = self.model.params_with(state.params)
@@ -103,7 +97,31 @@ class Prepare:
             found["ref_log_probs"], _ = programs.stats(self.model.params, batch)
         if programs.critic is not None:
             found["values"] = programs.critic.values(state.critic.params, batch)
+        if self.other_prompt:
+            params = self.model.params_with(state.params)
+            log_probs, entropy = programs.stats(params, self._batch(under_other_prompt(rollout)))
+            found["extras"] = {OTHER_LOG_PROBS: log_probs, OTHER_ENTROPY: entropy}
         return batch.replace(**found)
+
+    def _batch(self, rollout: Rollout) -> TrainBatch:
+        rows = len(rollout.completion_ids)
+        batch = make_batch(
+            rollout,
+            np.zeros(rows, np.float32),
+            np.zeros(rows, bool),
+            pad_id=self.model.pad_id,
+            mask_truncated=self.mask_truncated,
+        )
+        return self.model.placement.put_rows(batch)
+
+
+def under_other_prompt(rollout: Rollout) -> Rollout:
+    """Exchange the prompts of each two consecutive groups, which are of the same problem."""
+    pairs = np.arange(len(rollout.prompt_ids)).reshape(-1, 2)
+    other = pairs[:, ::-1].reshape(-1)
+    return rollout.replace(
+        prompt_ids=rollout.prompt_ids[other], prompt_mask=rollout.prompt_mask[other]
+    )
 
 
 def _split(rows: Any, parts: int) -> list[Any]:
@@ -119,4 +137,5 @@ def _with_rows(batch: TrainBatch, rows: dict[str, jax.Array]) -> TrainBatch:
     # Rows that `mask_truncated` excludes stay excluded.
     if batch.loss_row_mask is not None and "loss_row_mask" in rows:
         rows["loss_row_mask"] = batch.loss_row_mask & rows["loss_row_mask"]
-    return batch.replace(**rows)
+    extras = batch.extras | rows.get("extras", {})
+    return batch.replace(**rows | {"extras": extras})

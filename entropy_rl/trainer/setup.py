@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from entropy_rl.advantages import Transform, advantage_of
-from entropy_rl.advantages.transform import named_sources
+from entropy_rl.advantages.transform import OTHER_PROMPT, named_sources
 from entropy_rl.config.checks import require
 from entropy_rl.config.train import TrainConfig, check_micro_batches
 from entropy_rl.curricula import build_curriculum
@@ -48,6 +48,7 @@ from entropy_rl.runs.load_model import (
 from entropy_rl.runs.loggers import build_loggers
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
 from entropy_rl.tasks import Problem, Task, closing, load_task
+from entropy_rl.tasks.task import prompts_per_problem
 from entropy_rl.trainer.programs import Programs, describe_update, make_programs
 from entropy_rl.types import TrainState
 
@@ -147,7 +148,8 @@ def set_up(config: TrainConfig) -> Setup:
         model = model.merged()
     backbone = load_backbone(config.critic.path, config.model, model) if config.critic else None
     limit = rollout.max_prompt_tokens
-    prompts = Prompts(problems, model.tokenizer, limit, seed=config.seed)
+    together = _check_prompts_per_problem(config, advantage, task)
+    prompts = Prompts(problems, model.tokenizer, limit, config.seed, together)
     _check_sources(advantage, prompts.problems)
     _prompts_of_round(config, prompts, 0, _updates(config))
     planned = None
@@ -213,6 +215,7 @@ def check_config(config: TrainConfig) -> None:
     _build_rewards(config)
     task = load_task(config.task.name, config.task.args, config.task.episodes)
     with closing(task):
+        _check_prompts_per_problem(config, advantage, task)
         _check_sources(advantage, task.problems(config.task.train_split))
         if config.evaluation is not None:
             task.problems(config.evaluation.split)
@@ -260,6 +263,37 @@ def _check_sources(advantage: Transform, problems: Sequence[Problem]) -> None:
                     f"got {source!r} with {count} of {len(problems)}; their sources are "
                     f"{', '.join(sorted({problem.source for problem in problems})) or 'empty':.200}"
                 )
+
+
+def _check_prompts_per_problem(config: TrainConfig, advantage: Transform, task: Task) -> int:
+    """Return the prompts of each problem, and check that an advantage which compares two has them.
+
+    Raises:
+      ValueError: It has not, or they would not stay together.
+    """
+    count = prompts_per_problem(task, config.task.train_split)
+    require(
+        count == 1 or config.curriculum is None,
+        "curriculum",
+        config.curriculum,
+        f"null with the task {config.task.name}, which has {count} prompts for each problem",
+    )
+    readers = [i for i, m in enumerate(advantage.members) if OTHER_PROMPT in m.requires]
+    if readers:
+        path = f"advantage[{readers[0]}]"
+        require(
+            count == 2,
+            path,
+            f"{count} of the task {config.task.name}",
+            "used with two prompts for each problem, such as those of the task two_prompts",
+        )
+        require(
+            config.rollout.dynamic_sampling is None,
+            path,
+            "rollout.dynamic_sampling",
+            "used without dynamic sampling, which may drop the group of one of two prompts",
+        )
+    return count
 
 
 def _check_sampler_correction(config: TrainConfig, loss: Loss) -> None:

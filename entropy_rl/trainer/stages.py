@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 
-from entropy_rl.advantages.transform import named_sources
+from entropy_rl.advantages.transform import OTHER_PROMPT, named_sources
 from entropy_rl.experience.collect import Collector, make_collector
 from entropy_rl.experience.prompts import PromptBatch
 from entropy_rl.experience.sampler import Sampler
@@ -55,6 +55,7 @@ def make_stages(run: TrainingRun) -> Stages:
         old_log_probs=config.old_log_probs,
         mask_truncated=config.loss.mask_truncated,
         has_curriculum=setup.planned is not None,
+        other_prompt=OTHER_PROMPT in setup.advantage.requires,
     )
     collect = make_collector(
         config.rollout,

@@ -384,7 +384,7 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
         (
             ["--task.name", "countdwon"],
             "task.name: must be one of arithmetic, countdown, countdown_turns, math, mixture, "
-            "reasoning_gym, textarena, tools, module:Class, got 'countdwon' "
+            "reasoning_gym, textarena, tools, two_prompts, module:Class, got 'countdwon' "
             "(did you mean 'countdown'?)",
         ),
         (

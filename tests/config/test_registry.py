@@ -75,7 +75,7 @@ HELPERS = {
     *("is_local", "build_loss", "build_surrogate", "build_token_weighting", "combine"),
     *("build_rewards",),
     *("no_clips", "aggregation_weights", "kl_estimate", "value_loss"),
-    *("meds_reward", "oger_reward", "policy_split_bonus"),
+    *("meds_reward", "oger_reward"),
 }
 
 

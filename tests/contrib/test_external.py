@@ -8,12 +8,7 @@ from policies import table_policy
 from update_problem import G, N, P, V, make_data
 
 from entropy_rl.advantages import chain, group_normalize
-from entropy_rl.contrib import (
-    external_token_weight,
-    meds_reward,
-    oger_reward,
-    policy_split_bonus,
-)
+from entropy_rl.contrib import external_token_weight, meds_reward, oger_reward
 from entropy_rl.learner.gradient import make_gradient
 from entropy_rl.learner.pass_settings import PassSettings
 
@@ -37,31 +32,6 @@ def test_a_correct_row_is_paid_for_its_distance_to_the_nearest_teacher():
         jnp.array([1.0, 0.5, 1.0]), coef=0.2,
     )  # fmt: skip
     np.testing.assert_allclose(found, [1.2, 1 + 0.1 * (1 - np.sqrt(0.5)), -1.0], rtol=1e-6)
-
-
-@pytest.mark.parametrize("kappa", [None, 2.0])
-def test_the_bonus_of_two_modes_equals_a_float64_loop(kappa):
-    rng, size = np.random.default_rng(2), 2
-    own, other = rng.exponential(1, (2, 6, 4)).astype("f4")
-    mask = np.arange(4) < np.array([4, 2, 3, 4, 1, 4])[:, None]
-    advantages = rng.normal(0, 1, (6, 1)).astype("f4")
-    high = np.array([True, True, False, False, True, True])
-    found = policy_split_bonus(
-        *map(jnp.array, (advantages, own, other, high, mask)),
-        group_size=size, alpha=0.7, eta_high=0.5, eta_normal=0.3, kappa=kappa,
-    )  # fmt: skip
-    wanted = np.broadcast_to(advantages.astype(np.float64), mask.shape).copy()
-    for group in range(3):
-        rows = slice(group * size, (group + 1) * size)
-        mixed = 0.7 * own[rows].astype(np.float64) + 0.3 * other[rows]
-        tokens = mixed[mask[rows]]
-        z = (mixed - tokens.mean()) / (tokens.std(ddof=1) + 1e-6)
-        bonus = (0.5 if high[group * size] else -0.3) * z
-        if kappa:
-            limit = np.abs(wanted[rows]) / kappa
-            bonus = np.clip(bonus, -limit, limit)
-        wanted[rows] += np.where(mask[rows], bonus, 0)
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 WEIGHTED = chain(group_normalize(G), external_token_weight())

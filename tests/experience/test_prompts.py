@@ -53,6 +53,30 @@ def test_each_epoch_is_another_permutation_of_all_problems():
     assert len({tuple(epoch) for epoch in [*epochs, ids]}) == 7
 
 
+def test_prompts_of_one_problem_stay_together_in_every_epoch():
+    single, pairs = make_problems(10), make_problems(20)
+    prompts = Prompts(pairs, WORDS, 8, seed=3, together=2)
+    ids = [problem.id for problem in pairs]
+    # The order of the runs is that of as many single problems.
+    whole = order(Prompts(single, WORDS, 8, seed=3), 0, 40)
+    places = [(problem_id - 100) // 7 for problem_id in whole]
+    assert order(prompts, 0, 80) == [ids[2 * p + i] for p in places for i in range(2)]
+    steps = [prompts.step(step, 8, shard=1, shards=2, updates=2).index for step in range(4)]
+    for found in steps:
+        first, second = found.reshape(-1, 2).T
+        np.testing.assert_array_equal(second, first + 7)
+    with pytest.raises(ValueError, match=r"mini_batch_prompts: must be a multiple of the number of "
+                       r"hosts \(2\) times the prompts of a problem \(2\), got 2"):  # fmt: skip
+        prompts.step(0, 4, shards=2, updates=2)
+
+
+def test_a_prompt_that_is_too_long_takes_the_other_ones_of_its_problem_along():
+    prompts = Prompts(make_problems(10), WORDS, 3, together=2)  # of 1 to 5 words
+    assert order(prompts, 0, len(prompts)) == [100, 107, 142, 149] and prompts.left_out == 6
+    with pytest.raises(ValueError, match="must be a multiple of 2, the prompts of each problem"):
+        Prompts(make_problems(9), WORDS, 8, together=2)
+
+
 def test_the_problem_at_a_place_depends_on_seed_and_place_alone():
     whole = order(Prompts(make_problems(20), WORDS, 8, seed=3), 0, 70)
     prompts = Prompts(make_problems(20), WORDS, 8, seed=3)
