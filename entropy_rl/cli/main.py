@@ -35,6 +35,11 @@ _VERBS = {
         "entropy_rl.train:main",
         "reinforcement learning; the same command again resumes the run",
     ),
+    "train-stacked": (
+        "entropy_rl.config.stack:StackConfig",
+        "entropy_rl.commands.train_stacked:main",
+        "several LoRA runs together, on one frozen base",
+    ),
     "sft": (
         "entropy_rl.config.sft:SFTConfig",
         "entropy_rl.commands.sft:main",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,6 +81,21 @@ def parse_config(
             check(config)
         raise SystemExit(0)
     return config
+
+
+def recipe_arguments(config: str, overrides: Mapping[str, Any]) -> list[str]:
+    """Return the command line of a config file with overrides, after its verb.
+
+    Args:
+      config: The file.
+      overrides: Dotted path -> value.
+    """
+    options = [
+        part
+        for path, value in overrides.items()
+        for part in (f"--{path}", value if isinstance(value, str) else json.dumps(value))
+    ]
+    return ["--config", config, *options]
 
 
 # --------------------------------------------------------------------------------------------------

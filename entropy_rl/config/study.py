@@ -93,6 +93,8 @@ class StudyConfig:
         a small model on a large GPU (with XLA_PYTHON_CLIENT_PREALLOCATE=false, to share its
         memory), or several CPU cores, which are divided among the runs.
       only: Arms to run now; empty for all.
+      stacked: Number of LoRA runs that are trained together on one frozen base, as by
+        `entropy-rl train-stacked`; 1 trains each by itself.
     """
 
     train: RecipeConfig
@@ -106,11 +108,13 @@ class StudyConfig:
     do: Literal["run", "plan", "report"] = "run"
     parallel: int = 1
     only: list[str] = dataclasses.field(default_factory=list)
+    stacked: int = 1
 
     def __post_init__(self):
         check_numbers(self, "")
         require(bool(self.output), "output", self.output, "a path")
         require(self.parallel >= 1, "parallel", self.parallel, ">= 1")
+        require(self.stacked >= 1, "stacked", self.stacked, ">= 1")
         require(bool(self.arms), "arms", self.arms, "at least one arm")
         for arm in self.arms:
             require(

@@ -11,7 +11,7 @@ import jax
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.experience.experience import Experience
 from entropy_rl.experience.prompts import PromptBatch
-from entropy_rl.experience.sampler import Sampler
+from entropy_rl.experience.sampler import Sampled, Sampler
 from entropy_rl.experience.scoring import VERDICTS
 from entropy_rl.runs.logging import DeviceWork
 from entropy_rl.tasks.task import JudgeError, Verdict
@@ -44,9 +44,30 @@ class PlainCollector:
           round: The round of the step, whose samples follow those of the rounds before.
 
         Raises:
+          JudgeError: As `score`.
+        """
+        return self.score(state, batch, *self.sampler.sample(state, batch, step, round), round)
+
+    def score(
+        self,
+        state: TrainState,
+        batch: PromptBatch,
+        sampled: Sampled,
+        greedy: Sampled | None = None,
+        round: int = 0,
+    ) -> Experience:
+        """Score completions; collective.
+
+        Args:
+          state: The training state that sampled.
+          batch: The prompts of this process.
+          sampled: Their completions.
+          greedy: One greedy completion for each prompt, if the advantage needs it.
+          round: As in a call.
+
+        Raises:
           JudgeError: If the verifier crashed on every completion of every process.
         """
-        sampled, greedy = self.sampler.sample(state, batch, step, round)
         batches, device_work = None, None
         if self.on_sampled is not None:
             batches = self.on_sampled(state, sampled.rollout)

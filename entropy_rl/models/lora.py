@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -129,6 +129,16 @@ def init_adapter(key: jax.Array, spec: LoraSpec, config: DecoderConfig) -> Param
             of_layer = jax.random.fold_in(of_matrix, layer)
             a[layer] = jax.random.uniform(of_layer, a.shape[1:], minval=-bound, maxval=bound)
     return params
+
+
+@jax.jit
+def stack_adapters(adapters: Sequence[Params]) -> Params:
+    """Stack K adapters of one shape: f32[L, K, in, r] and f32[L, K, r, out] for each target.
+
+    Joined with their base and passed to `Policy.to_decode`, they decode K equal parts of the rows,
+    each with its own adapter.
+    """
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *adapters)
 
 
 # --------------------------------------------------------------------------------------------------

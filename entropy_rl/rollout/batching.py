@@ -74,7 +74,9 @@ def rows_that_fit(memory: float, shared_bytes: int, bytes_per_row: int) -> int:
     return max(0, int((memory - shared_bytes) / (_MOVE_OVERHEAD * max(bytes_per_row, 1))))
 
 
-def cache_bytes(policy: Policy, params: Params, length: int, columns: int) -> int:
+def cache_bytes(
+    policy: Policy, params: Params, length: int, columns: int, adapters: int = 1
+) -> int:
     """Returns the cache size of one row, in bytes.
 
     Args:
@@ -82,14 +84,16 @@ def cache_bytes(policy: Policy, params: Params, length: int, columns: int) -> in
       params: Its parameters, or their shapes.
       length: Prompt tokens.
       columns: New tokens.
+      adapters: K, of stacked adapters in the parameters.
     """
-    ids = jax.ShapeDtypeStruct((1, length), "int32")
-    mask = jax.ShapeDtypeStruct((1, length), "bool")
+    ids = jax.ShapeDtypeStruct((adapters, length), "int32")
+    mask = jax.ShapeDtypeStruct((adapters, length), "bool")
     _, prompt = jax.eval_shape(
         lambda p, i, m: policy.prefill(policy.to_decode(p), i, m), params, ids, mask
     )
-    rows = jax.eval_shape(lambda: policy.empty_rows(1, columns))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((prompt, rows)))
+    rows = jax.eval_shape(lambda: policy.empty_rows(adapters, columns))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((prompt, rows)))
+    return size // adapters
 
 
 def device_memory(devices: Collection[jax.Device]) -> int:
@@ -108,13 +112,22 @@ def device_memory(devices: Collection[jax.Device]) -> int:
     return sum(limits)
 
 
-def row_counts(slots: int) -> list[int]:
-    """Returns the numbers of slots that are compiled, in descending order."""
+def row_counts(slots: int, adapters: int = 1) -> list[int]:
+    """Returns the numbers of slots that are compiled, in descending order.
+
+    Args:
+      slots: The first of them.
+      adapters: All are divisible by it.
+    """
     factor = _SHRINK_FACTOR.get(jax.default_backend(), _DEFAULT_SHRINK_FACTOR)
     counts = [slots]
     while counts[-1] > _MIN_ROWS:
         fewer = -(-counts[-1] // factor)
-        counts.append(max(-(-fewer // _ROW_MULTIPLE) * _ROW_MULTIPLE, _MIN_ROWS))
+        fewer = max(-(-fewer // _ROW_MULTIPLE) * _ROW_MULTIPLE, _MIN_ROWS)
+        fewer = -(-fewer // adapters) * adapters
+        if fewer >= counts[-1]:
+            break
+        counts.append(fewer)
     return counts
 
 

@@ -61,8 +61,10 @@ def generate_in_chunks(
     """Decodes in chunks; between them, unfinished rows move into the smallest compiled number of
     slots, and the cache grows to the smallest compiled length, that holds them.
     """
-    all_rows = len(prompts[0]) * programs.sampling.group_size
-    sizes, lengths = row_counts(decoding.slots), column_counts(programs.sampling.max_new_tokens)
+    sampling = programs.sampling
+    all_rows = len(prompts[0]) * sampling.group_size
+    sizes = row_counts(decoding.slots, sampling.adapters)
+    lengths = column_counts(sampling.max_new_tokens)
     rows, columns = sizes[0], lengths[0]
     params = programs.to_decode(params)
     request, state, status = programs.begin(rows, columns, params, prompts, key, first_sample)

@@ -15,6 +15,7 @@ from entropy_rl.rollout.state import (
     State,
     Turns,
     empty_completions,
+    slots_needed,
     take_rows,
 )
 from entropy_rl.types import DecodeCache, FinishReason, Params, Policy
@@ -27,13 +28,17 @@ def sample_keys(key: jax.Array, prompt_index: jax.Array, sample_index: jax.Array
     """Derives one key per row from its problem and sample number, whatever its position.
 
     Args:
-      key: Key of the step: fold_in(key(seed), step).
+      key: Key of the step: fold_in(key(seed), step); key[K] for K equal parts of the prompts, each
+        with its own.
       prompt_index: int32[P], the problem of each prompt.
       sample_index: int32[G], the sample numbers within a group.
 
     Returns:
       key[P*G]. The key of the t-th token is fold_in(row key, t).
     """
+    if key.ndim == 1:
+        parts = prompt_index.reshape(len(key), -1)
+        return jax.vmap(sample_keys, (0, 0, None))(key, parts, sample_index).reshape(-1)
     fold = jax.random.fold_in
     keys = jax.vmap(lambda p: jax.vmap(lambda s: fold(fold(key, p), s))(sample_index))(prompt_index)
     return keys.reshape(-1)
@@ -54,7 +59,7 @@ def start(
     """
     rows, group = len(request.keys), sampling.group_size
     with jax.named_scope("prefill"):
-        hidden, prompts = _prefill(policy, params, request)
+        hidden, prompts = _prefill(policy, params, request, sampling.adapters)
     row = jnp.arange(slots, dtype=jnp.int32)
     shared = slots == rows  # the rows of a group are contiguous and share the prompt's cache
     in_turns = sampling.max_turn_tokens is not None
@@ -108,7 +113,7 @@ def advance(
 
     def condition(carry: tuple[jax.Array, State]) -> jax.Array:
         i, state = carry
-        return (i < steps) & (state.slots.active.sum() > until_alive)
+        return (i < steps) & (slots_needed(state.slots.active, sampling.adapters) > until_alive)
 
     def step(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
         i, state = carry
@@ -131,7 +136,7 @@ def advance(
         return jax.lax.while_loop(condition, step, (jnp.int32(0), state))[1]
 
 
-def _prefill(policy: Policy, params: Params, request: Request):
+def _prefill(policy: Policy, params: Params, request: Request, adapters: int):
     ids, mask = request.prompt_ids, request.prompt_mask
     count, length = ids.shape
     part = max(1, _PREFILL_TOKENS // length)
@@ -140,6 +145,8 @@ def _prefill(policy: Policy, params: Params, request: Request):
 
     # Every part is a strided slice, so that all devices that hold prompts work on it.
     parts = -(-count // part)
+    while adapters > 1 and (count // adapters) % parts:  # as many prompts of each in every part
+        parts += 1
     part = -(-count // parts)
 
     def split(x: jax.Array) -> jax.Array:

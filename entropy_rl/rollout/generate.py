@@ -46,6 +46,7 @@ def make_generate(
     shards: int = 1,
     static: bool = False,
     max_turn_tokens: int | None = None,
+    adapters: int = 1,
 ) -> GenerateFn:
     """Makes a sampler. Its programs are compiled on first use.
 
@@ -69,13 +70,15 @@ def make_generate(
         the tests); `decoding` is then ignored.
       max_turn_tokens: For episodes of several turns, the limit of tokens of a turn; the function
         then takes `environments`. Needs `decoding.chunk_steps`.
+      adapters: Stacked adapters K in the parameters (`models.lora.stack_adapters`). Each samples
+        for an equal, contiguous part of the prompts, all of which are decoded side by side.
 
     Returns:
       A function `(params, prompt_ids int32[P, S], prompt_mask bool[P, S], prompt_index int32[P],
       key, first_sample=0, *, limits=None, on_chunk=None, on_tokens=None) -> Rollout` of P*G rows. A
       sample depends on (key, prompt_index, sample index, t) and the parameters alone;
       `first_sample` is the index of the first of the G samples. `limits` int32[P] lowers the limit
-      of new tokens (N) per prompt.
+      of new tokens (N) per prompt. With stacked adapters, `key` is key[K].
       `on_chunk` receives a `DecodingProgress` before every chunk, `on_tokens` host copies of the
       `Completions` so far; an exception in either ends the rollout. A rollout that is one program
       calls `on_chunk` once before it starts, and can be traced as part of a jitted function.
@@ -95,10 +98,12 @@ def make_generate(
             "max_turn_tokens: must be None where decoding.chunk_steps is None, got "
             f"{max_turn_tokens}"
         )
+    if max_turn_tokens is not None and adapters > 1:
+        raise ValueError(f"adapters: must be 1 for episodes of several turns, got {adapters}")
     eos = tuple(sorted(set(eos_ids)))
     sampling = Sampling(
         group_size + greedy, max_new_tokens, eos, pad_id, temperature, top_p, shards, greedy,
-        max_turn_tokens,
+        max_turn_tokens, adapters,
     )  # fmt: skip
     programs = Programs(policy, sampling, constrain)
     turns = None if max_turn_tokens is None else TurnPrograms(policy, sampling, constrain)

@@ -56,6 +56,7 @@ class Programs:
         """
         self.policy, self.sampling = policy, sampling
         self._plans: dict[tuple, DecodingPlan] = {}
+        adapters = sampling.adapters
 
         def make_request(prompts: tuple, key: jax.Array, first_sample: jax.Array) -> Request:
             ids, mask, index, limits = prompts
@@ -77,10 +78,10 @@ class Programs:
             params = policy.to_decode(params)
             columns = sampling.max_new_tokens
             state = constrain(start(policy, params, sampling, request, plan.slots, columns))
-            sizes = row_counts(plan.slots) if plan.kind == "compact" else [plan.slots]
+            sizes = row_counts(plan.slots, adapters) if plan.kind == "compact" else [plan.slots]
             for i, size in enumerate(sizes):
                 if i > 0:
-                    state = constrain(rearrange(policy, state, size, columns))
+                    state = constrain(rearrange(policy, state, size, columns, adapters))
                 # A queue lasts far longer than one row.
                 steps = len(request.keys) * columns
                 low = sizes[i + 1] if i + 1 < len(sizes) else 0
@@ -93,16 +94,16 @@ class Programs:
         ):
             request = make_request(prompts, key, first_sample)
             state = constrain(start(policy, params, sampling, request, slots, columns))
-            return request, state, status_of(state)
+            return request, state, status_of(state, adapters)
 
         @functools.partial(jax.jit, donate_argnums=2)
         def decode(params: Params, request: Request, state: State, steps: int, until_alive: int):
             state = constrain(advance(policy, params, sampling, request, state, steps, until_alive))
-            return state, status_of(state)
+            return state, status_of(state, adapters)
 
         @functools.partial(jax.jit, static_argnums=(1, 2))
         def resize(state: State, rows: int, columns: int) -> State:
-            return constrain(rearrange(policy, state, rows, columns))
+            return constrain(rearrange(policy, state, rows, columns, adapters))
 
         @functools.partial(jax.jit, static_argnums=1)
         def tails(state: State, width: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -117,7 +118,7 @@ class Programs:
             state = stop_rows(state, lengths)
             if state.queue is not None:  # while rows wait, every slot is in use
                 state = constrain(refill(sampling, request, state))
-            return state, status_of(state)
+            return state, status_of(state, adapters)
 
         self.run, self.begin, self.decode, self.resize = run, begin, decode, resize
         self.tails, self.stop = tails, stop
@@ -160,8 +161,16 @@ class Programs:
         def fits() -> int:
             return rows_that_fit(
                 config.memory_share * memory(),
-                prompts * cache_bytes(self.policy, params, length, 0),
-                cache_bytes(self.policy, params, length, self.sampling.max_new_tokens),
+                prompts * cache_bytes(self.policy, params, length, 0, adapters),
+                cache_bytes(self.policy, params, length, self.sampling.max_new_tokens, adapters),
             )
 
-        return plan_decoding(config, prompts * self.sampling.group_size, fits)
+        adapters, rows = self.sampling.adapters, prompts * self.sampling.group_size
+        plan = plan_decoding(config, rows, fits)
+        if adapters > 1 and plan.kind == "refill":
+            raise ValueError(
+                f"decoding.slots: must be null or at least {rows}, the rows of {adapters} stacked "
+                f"adapters, got {plan.slots}"
+                + (", as many as fit into memory" if config.slots is None else "")
+            )
+        return plan

@@ -31,6 +31,7 @@ class Sampling(NamedTuple):
     shards: int = 1
     greedy: bool = False  # the last row of each group takes argmax tokens
     max_turn_tokens: int | None = None  # of an episode; None for completions of a single turn
+    adapters: int = 1  # stacked ones; each decodes an equal, contiguous part of the prompts
 
 
 @struct.dataclass
@@ -103,7 +104,7 @@ class State:
 class Status(NamedTuple):
     """Summary of a `State` for the host."""
 
-    alive: jax.Array  # int32[], unfinished rows in slots
+    alive: jax.Array  # int32[], slots that hold the unfinished rows: see `slots_needed`
     t: jax.Array  # int32[], largest next column of them
     waiting: jax.Array  # int32[], rows in the queue
 
@@ -126,12 +127,24 @@ def take_rows(tree: Any, numbers: jax.Array) -> Any:
     return jax.tree.map(lambda x: x if x.ndim == 0 else jnp.take(x, numbers, axis=0), tree)
 
 
-def status_of(state: State) -> Status:
-    """Summarizes a state."""
+def slots_needed(alive: jax.Array, adapters: int) -> jax.Array:
+    """Returns int32[], the fewest slots that hold some rows: as many for each adapter.
+
+    Args:
+      alive: bool[R], the rows among those in slots.
+      adapters: K; the rows of an adapter are contiguous.
+    """
+    return adapters * jnp.max(alive.reshape(adapters, -1).sum(1))
+
+
+def status_of(state: State, adapters: int = 1) -> Status:
+    """Summarizes a state of the rows of K adapters."""
     slots = state.slots
     waiting = jnp.int32(0) if state.queue is None else len(state.done.length) - state.queue.next
     return Status(
-        slots.alive.sum(), jnp.max(jnp.where(slots.alive, slots.t, 0)), jnp.maximum(waiting, 0)
+        slots_needed(slots.alive, adapters),
+        jnp.max(jnp.where(slots.alive, slots.t, 0)),
+        jnp.maximum(waiting, 0),
     )
 
 
@@ -153,7 +166,7 @@ def partial_completions(state: State) -> Completions:
     return collect_completions(state.replace(slots=slots.replace(completions=completions)))
 
 
-def rearrange(policy: Policy, state: State, rows: int, columns: int) -> State:
+def rearrange(policy: Policy, state: State, rows: int, columns: int, adapters: int = 1) -> State:
     """Compacts unfinished rows into fewer slots, or grows the cache.
 
     With fewer slots, every slot gets its own copy of its prompt's cache, as the rows of a group
@@ -164,12 +177,13 @@ def rearrange(policy: Policy, state: State, rows: int, columns: int) -> State:
       state: The state, with at most `rows` unfinished rows in slots.
       rows: Slots after the call.
       columns: New tokens per row that the cache has room for, at least as many as before.
+      adapters: K; `rows` is divisible by it.
     """
     slots, done = state.slots, state.done
     cache = slots.cache
     if rows < len(slots.row):
         done = collect_completions(state)
-        order = jnp.argsort(~slots.alive, stable=True)[:rows]
+        order = _first_unfinished(slots.alive, rows, adapters)
         shared = len(slots.row) // len(cache.prompt_mask)
 
         cache = DecodeCache(
@@ -188,6 +202,14 @@ def rearrange(policy: Policy, state: State, rows: int, columns: int) -> State:
         )
     )
     return state.replace(slots=slots.replace(cache=cache), done=done)
+
+
+def _first_unfinished(alive: jax.Array, rows: int, adapters: int) -> jax.Array:
+    """Returns int32[rows], slots in order: unfinished ones first, as many for each adapter."""
+    of_adapter = alive.reshape(adapters, -1)
+    order = jnp.argsort(~of_adapter, axis=1, stable=True)[:, : rows // adapters]
+    first = of_adapter.shape[1] * jnp.arange(adapters)
+    return (first[:, None] + order).reshape(-1)
 
 
 def to_rollout(sampling: Sampling, request: Request, state: State) -> Rollout:

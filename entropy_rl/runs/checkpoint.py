@@ -128,6 +128,12 @@ class Checkpoints:
         _check_step(checkpoint, int(state.step))
         return state
 
+    def drop_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps."""
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
+
     def _record_digests(self) -> None:
         """Finish a checkpoint; orbax calls this before it renames the directory."""
         # In a bucket it has that name already.
@@ -246,6 +252,13 @@ def newest_undamaged(
             f"delete {directory} to begin anew"
         )
     return None, damaged
+
+
+def undamaged_steps(directory: AnyPath) -> list[int]:
+    """Return the steps of the complete, undamaged checkpoints; none without a directory."""
+    if not directory.is_dir():
+        return []
+    return [step for step in _steps(directory) if describe_damage(directory / str(step)) is None]
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from entropy_rl.config.common import ModelConfig
-from entropy_rl.distributed.sharding import Placement
+from entropy_rl.distributed.sharding import Placement, commit
 from entropy_rl.lm_head.vocabulary import Ranges, is_unused
 from entropy_rl.models import (
     DecoderConfig,
@@ -165,6 +165,23 @@ def load_model(
     )
     adapted = dict(base=weights.base, adapter=weights.adapter)
     return make_model(make, weights.params, decoder, placement, **files, **adapted)
+
+
+def with_adapter(model: Model, config: ModelConfig, key: jax.Array) -> Model:
+    """Return a model with another adapter on its base, whose arrays are shared.
+
+    Args:
+      model: A model with an adapter.
+      config: The `model` section, of which `lora` is read.
+      key: As in `load_model`.
+
+    Raises:
+      ValueError: As `load_model`.
+    """
+    spec, adapter = make_adapter(config.lora, model.config, key)
+    base = dataclasses.replace(model.base, spec=spec)
+    adapter = commit(model.placement.put_params(adapter))
+    return dataclasses.replace(model, params=base.join(adapter), base=base, adapter=adapter)
 
 
 class Backbone(NamedTuple):

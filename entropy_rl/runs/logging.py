@@ -89,10 +89,14 @@ class Clock:
     def __init__(self):
         self.restart()
 
-    def restart(self) -> None:
-        """Start timing the next step."""
-        self._start = time.perf_counter()
-        self._phases: dict[str, float] = {}
+    def restart(self, **phases: float) -> None:
+        """Start timing the next step.
+
+        Args:
+          **phases: Seconds of phases that it has had already.
+        """
+        self._start = time.perf_counter() - sum(phases.values())
+        self._phases = phases
 
     @contextlib.contextmanager
     def __call__(self, phase: str) -> Iterator[None]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from entropy_rl.advantages import advantage_of
-from entropy_rl.cli.parse import parse_config
+from entropy_rl.cli.parse import parse_config, recipe_arguments
 from entropy_rl.config.checks import require
 from entropy_rl.config.evaluate import EvaluateConfig
-from entropy_rl.config.study import BASE, StudyConfig, pass_at
+from entropy_rl.config.stack import check_stack
+from entropy_rl.config.study import BASE, RecipeConfig, StudyConfig, pass_at
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.losses.build import build_loss
 
@@ -90,6 +91,13 @@ class Design:
         """Command-line arguments of a phase, after `entropy-rl`."""
         return _arguments(self.study, unit, phase, self.directory_of(unit), self.train.model.path)
 
+    def command(self, units: Sequence[Unit], phase: str) -> list[str]:
+        """Command-line arguments of a phase of one unit, or of several that train together."""
+        if len(units) == 1:
+            return self.arguments(units[0], phase)
+        recipes = [_recipe(self.study, unit, TRAIN, self.directory_of(unit), "") for unit in units]
+        return ["train-stacked", "--runs", json.dumps([vars(recipe) for recipe in recipes])]
+
 
 def design(config: StudyConfig) -> Design:
     """Resolve and check every config of a study, before any device work.
@@ -128,7 +136,15 @@ def design(config: StudyConfig) -> Design:
             hypothesis.endpoint,
             f"pass@K with K <= evaluation.samples ({evaluate.evaluation.samples})",
         )
-    return Design(config, shared, evaluate)
+    found = Design(config, shared, evaluate)
+    if config.stacked > 1:
+        try:
+            check_stack(
+                [_parse(config, unit, TRAIN, "", "") for unit in found.units() if unit.arm != BASE]
+            )
+        except ValueError as error:
+            raise ValueError(f"stacked: {error}") from error
+    return found
 
 
 def command_line(arguments: list[str]) -> str:
@@ -139,26 +155,26 @@ def command_line(arguments: list[str]) -> str:
 def _arguments(
     study: StudyConfig, unit: Unit, phase: str, directory: Path, model: str
 ) -> list[str]:
+    recipe = _recipe(study, unit, phase, directory, model)
+    return [phase, *recipe_arguments(recipe.config, recipe.overrides)]
+
+
+def _recipe(
+    study: StudyConfig, unit: Unit, phase: str, directory: Path, model: str
+) -> RecipeConfig:
     if phase == TRAIN:
         # The study evaluates every run; evaluations during training would repeat that.
-        own = ["--seed", str(unit.seed), "--run.directory", str(directory / TRAIN)]
         overrides = {"evaluation": None} | study.train.overrides | study.arms.get(unit.arm, {})
-        return [TRAIN, "--config", study.train.config, *_options(overrides), *own]
+        own = {"seed": unit.seed, "run.directory": str(directory / TRAIN)}
+        return RecipeConfig(study.train.config, overrides | own)
     path = model if unit.arm == BASE else str(directory / TRAIN)
-    own = ["--seed", str(unit.seed), "--model.path", path, "--output", str(directory / EVALUATE)]
-    return [EVALUATE, "--config", study.evaluate.config, *_options(study.evaluate.overrides), *own]
-
-
-def _options(overrides: Mapping[str, Any]) -> list[str]:
-    return [
-        part
-        for path, value in overrides.items()
-        for part in (f"--{path}", value if isinstance(value, str) else json.dumps(value))
-    ]
+    own = {"seed": unit.seed, "model.path": path, "output": str(directory / EVALUATE)}
+    return RecipeConfig(study.evaluate.config, study.evaluate.overrides | own)
 
 
 def _parse(study: StudyConfig, unit: Unit, phase: str, where: str, model: str) -> Any:
-    arguments = _arguments(study, unit, phase, Path(study.output), model)
+    directory = Path(study.output) / unit.arm / str(unit.seed)
+    arguments = _arguments(study, unit, phase, directory, model)
     try:
         return parse_config(TrainConfig if phase == TRAIN else EvaluateConfig, phase, arguments[1:])
     except ValueError as error:

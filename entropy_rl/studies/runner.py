@@ -20,7 +20,7 @@ from pathlib import Path
 
 from entropy_rl.runs.lock import LOCK_FILE, one_writer
 from entropy_rl.runs.preemption import StopRequest, catch_signals
-from entropy_rl.studies.grid import EVALUATE, Design, Unit, command_line
+from entropy_rl.studies.grid import EVALUATE, TRAIN, Design, Unit, command_line
 from entropy_rl.studies.machine import Machine, find_machine
 from entropy_rl.studies.plan import format_duration, format_time_left, time_left
 from entropy_rl.studies.records import (
@@ -52,9 +52,9 @@ sys.exit(main())
 
 @dataclasses.dataclass
 class _RunningPhase:
-    """A phase of a unit in a child process."""
+    """A phase in a child process, of a unit or of several that are trained together."""
 
-    unit: Unit
+    units: tuple[Unit, ...]
     phase: str
     cores: list[int]  # as in `Machine`
     child: subprocess.Popen
@@ -84,14 +84,16 @@ def run_units(design: Design, log: Callable[[str], None]) -> None:
         try:
             while running or (waiting and not stop):
                 while waiting and not stop and free:
-                    running.append(_start(design, waiting.popleft(), free.pop(0), log))
+                    units = _take_next(design, waiting)
+                    running.append(_start(design, units, free.pop(0), log))
                 ended = _wait_for_one(running, stop)
                 running.remove(ended)
                 free.append(ended.cores)
-                if _record_end(design, ended, machine.text, stop, log):
-                    waiting.appendleft(ended.unit)  # its next phase, before any other unit begins
+                # Their next phases, before any other unit begins.
+                waiting.extendleft(reversed(_record_end(design, ended, machine.text, stop, log)))
                 if stop and not running:
-                    stop.act(f"stopped during {ended.unit}; the same command resumes the study")
+                    names = " and ".join(map(str, ended.units))
+                    stop.act(f"stopped during {names}; the same command resumes the study")
         except BaseException:  # a second signal: kill at once
             for other in running:
                 other.child.kill()
@@ -99,17 +101,35 @@ def run_units(design: Design, log: Callable[[str], None]) -> None:
         stop.act("stopped between two runs; the same command resumes the study")
 
 
+def _take_next(design: Design, waiting: deque[Unit]) -> tuple[Unit, ...]:
+    """Take the next unit, and those that are trained together with it.
+
+    All units of a group end together, so that a resumed study has the same groups.
+    """
+    units = [waiting.popleft()]
+    if _next_phase(design, units[0]) == TRAIN:
+        trained = [unit for unit in waiting if _next_phase(design, unit) == TRAIN]
+        for unit in trained[: design.study.stacked - 1]:
+            waiting.remove(unit)
+            units.append(unit)
+    return tuple(units)
+
+
+def _next_phase(design: Design, unit: Unit) -> str:
+    done = read_record(design.directory_of(unit)).done
+    return next(phase for phase in unit.phases if phase not in done)
+
+
 def _start(
-    design: Design, unit: Unit, cores: list[int], log: Callable[[str], None]
+    design: Design, units: tuple[Unit, ...], cores: list[int], log: Callable[[str], None]
 ) -> _RunningPhase:
-    directory = design.directory_of(unit)
-    directory.mkdir(parents=True, exist_ok=True)
-    done = read_record(directory).done
-    phase = next(phase for phase in unit.phases if phase not in done)
-    log(f"{_position(design, unit)}: {phase}, log in {directory / LOG_FILE}")
+    file, phase = design.directory_of(units[0]) / LOG_FILE, _next_phase(design, units[0])
+    for unit in units:
+        design.directory_of(unit).mkdir(parents=True, exist_ok=True)
+        log(f"{_position(design, unit)}: {phase}, log in {file}")
     started = time.monotonic()
-    child = _start_child(design, unit, phase, cores)
-    return _RunningPhase(unit, phase, cores, child, started)
+    child = _start_child(design, units, phase, cores)
+    return _RunningPhase(units, phase, cores, child, started)
 
 
 def _position(design: Design, unit: Unit) -> str:
@@ -117,19 +137,21 @@ def _position(design: Design, unit: Unit) -> str:
     return f"study {units.index(unit) + 1}/{len(units)}  {unit}"
 
 
-def _start_child(design: Design, unit: Unit, phase: str, cores: list[int]) -> subprocess.Popen:
-    """Start a command on the given cores; its output is appended to the log of the unit."""
+def _start_child(
+    design: Design, units: tuple[Unit, ...], phase: str, cores: list[int]
+) -> subprocess.Popen:
+    """Start a command on the given cores; its output is appended to the log of the first unit."""
     code = _CHILD.format(parent=os.getpid(), cores=cores)
-    command = [sys.executable, "-c", code, *design.arguments(unit, phase)]
+    arguments = design.command(units, phase)
     with (
         (design.directory / _RUNNING_FILE).open("w") as running,
-        (design.directory_of(unit) / LOG_FILE).open("a") as log,
+        (design.directory_of(units[0]) / LOG_FILE).open("a") as log,
     ):
         fcntl.flock(running, fcntl.LOCK_SH)
-        log.write(f"$ {command_line(design.arguments(unit, phase))}\n")
+        log.write(f"$ {command_line(arguments)}\n")
         log.flush()
         return subprocess.Popen(
-            command,
+            [sys.executable, "-c", code, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -158,30 +180,31 @@ def _record_end(
     machine: str,
     stop: StopRequest,
     log: Callable[[str], None],
-) -> bool:
-    """Record how a phase ended; returns whether its unit has another phase to run."""
-    unit, phase, code = ended.unit, ended.phase, ended.child.returncode
-    directory = design.directory_of(unit)
-    seconds = time.monotonic() - ended.started
-    record = read_record(directory)
-    if code == 0:
-        if phase == EVALUATE:
-            write_problems(directory, directory / EVALUATE)
-        record = record.after(phase, seconds, machine, None, done=True)
-    else:
-        stopped = code in _STOPPED
-        failed = None if stopped else _failure(directory, phase, code)
-        record = record.after(phase, seconds, machine, failed, done=False)
-        if stopped and not stop:  # a signal to a run is taken as a request to stop the study
+) -> list[Unit]:
+    """Record how a phase ended; returns the units that have another phase to run."""
+    code, phase = ended.child.returncode, ended.phase
+    seconds = (time.monotonic() - ended.started) / len(ended.units)
+    failed = None
+    if code in _STOPPED:
+        if not stop:  # a signal to a run is taken as a request to stop the study
             stop.signal_number = code - 128 if code > 0 else -code
-    write_record(directory, record)
-    if record.failed:
-        log(f"{_position(design, unit)}: {record.failed}")
-    elif is_complete(unit, record):
-        left = time_left(read_records(design), design.study.parallel, design.study.only, machine)
-        spent = format_duration(record.total_seconds)
-        log(f"{_position(design, unit)}: {spent}; {format_time_left(left)}")
-    return code == 0 and not is_complete(unit, record)
+    elif code:
+        failed = _failure(design.directory_of(ended.units[0]), phase, code)
+    for unit in ended.units:
+        directory = design.directory_of(unit)
+        if code == 0 and phase == EVALUATE:
+            write_problems(directory, directory / EVALUATE)
+        record = read_record(directory).after(phase, seconds, machine, failed, done=code == 0)
+        write_record(directory, record)
+        if record.failed:
+            log(f"{_position(design, unit)}: {record.failed}")
+        elif is_complete(unit, record):
+            left = time_left(
+                read_records(design), design.study.parallel, design.study.only, machine
+            )
+            spent = format_duration(record.total_seconds)
+            log(f"{_position(design, unit)}: {spent}; {format_time_left(left)}")
+    return [unit for unit in ended.units if code == 0 and phase != unit.phases[-1]]
 
 
 def _failure(directory: Path, phase: str, code: int) -> str:

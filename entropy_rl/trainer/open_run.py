@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
@@ -25,12 +26,24 @@ from entropy_rl.runs.directory import (
 from entropy_rl.runs.identity import Identity, check_identity, record_identity
 from entropy_rl.runs.loggers import build_loggers
 from entropy_rl.runs.logging import NoLog, Progress, RunLog
-from entropy_rl.runs.preemption import catch_signals
+from entropy_rl.runs.preemption import StopRequest, catch_signals
 from entropy_rl.runs.provenance import record_start
 from entropy_rl.trainer.run import Run
 from entropy_rl.types import TrainState
 
 _LARGE_CHECKPOINT = 10**9  # bytes; the size of larger checkpoints is logged at the start
+
+
+class InStack(NamedTuple):
+    """What a run shares with those that are trained together with it; it prints no progress.
+
+    Attributes:
+      stop: Where it looks for a request to stop.
+      last_step: The step that all of them go on from; later checkpoints are deleted.
+    """
+
+    stop: StopRequest
+    last_step: int
 
 
 @contextlib.contextmanager
@@ -40,6 +53,7 @@ def open_run(
     title: str,
     identity: Identity,
     free: Collection[str] | None = None,
+    stack: InStack | None = None,
 ) -> Iterator[tuple[Run, TrainState]]:
     """Open the run in `config.run.directory` as its only writer; create it if it does not exist.
 
@@ -49,6 +63,7 @@ def open_run(
       title: The word for a step on the terminal.
       identity: Digests of what the run is made of.
       free: Config fields that may change between two starts; None for those of `train`.
+      stack: Of a run that is trained together with others.
 
     Yields:
       The run, and the state of its newest checkpoint, or `start`.
@@ -57,14 +72,16 @@ def open_run(
       ValueError: If another process writes to the directory, or it holds another run.
     """
     directory = Path(config.run.directory)
-    with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(catch_signals())
-        changed, accepted = hosts.on_first(lambda: _claim(stack, config, identity, free))
-        checkpoints = stack.enter_context(
+    with contextlib.ExitStack() as opened:
+        stop = stack.stop if stack else opened.enter_context(catch_signals())
+        changed, accepted = hosts.on_first(lambda: _claim(opened, config, identity, free))
+        checkpoints = opened.enter_context(
             Checkpoints(
                 checkpoint_directory(directory, config.run.checkpoints), config.run.max_to_keep
             )
         )
+        if stack:
+            checkpoints.drop_after(stack.last_step)
         state = commit(start)
         if checkpoints.latest is not None:
             state = checkpoints.restore(state)
@@ -93,27 +110,26 @@ def open_run(
                     print(f"{what}: {', '.join(changes)}", file=sys.stderr)
         else:
             records = NoLog()
-        records = stack.enter_context(records)
-        progress = stack.enter_context(
-            Progress(title, config.steps, step, silent=not hosts.is_first())
-        )
+        records = opened.enter_context(records)
+        silent = stack is not None or not hosts.is_first()
+        progress = opened.enter_context(Progress(title, config.steps, step, silent=silent))
         yield Run(config, checkpoints, records, progress, stop), state
 
 
 def _claim(
-    stack: contextlib.ExitStack,
+    opened: contextlib.ExitStack,
     config: TrainConfig | SFTConfig,
     identity: Identity,
     free: Collection[str] | None,
 ) -> tuple[list[str], list[str]]:
-    """Lock a run until `stack` is closed.
+    """Lock a run until `opened` is closed.
 
     Returns:
       The settings that have changed since the last start, and the changes of its identity, which
       are accepted.
     """
     directory = Path(config.run.directory)
-    changed = stack.enter_context(claimed_run(config, free))
+    changed = opened.enter_context(claimed_run(config, free))
     accepted = check_identity(directory, identity, config.run.accept_changes)
     if accepted:  # an evaluation would refuse to mix samples of other problems
         for evaluation in (directory / EVALUATIONS_DIRECTORY).glob("*/"):

@@ -88,9 +88,8 @@ def make_programs(
     settings = pass_settings(config, model.placement)
     # The first rows of a mini-batch are those of the first process.
     own_rows = config.batching.mini_batch_prompts * config.rollout.group_size // hosts.count()
-    generate, explore = _make_generate(
-        config, model, "greedy_rewards" in advantage.requires, max_turn_tokens
-    )
+    sampler = functools.partial(make_sampler, config, model, max_turn_tokens=max_turn_tokens)
+    hotter = config.rollout.exploration
     replay = build_replay(config.replay, config.rollout.group_size)
 
     def make(policy: Policy, advantage: Transform, settings: PassSettings) -> UpdateFn:
@@ -98,8 +97,8 @@ def make_programs(
 
     return Programs(
         optimizer=optimizer,
-        generate=generate,
-        explore=explore,
+        generate=sampler("greedy_rewards" in advantage.requires),
+        explore=None if hotter is None else sampler(temperature=hotter.temperature),
         stats=jax.jit(make_stats_pass(model.policy, settings)),
         count_tokens=make_count_tokens(model.policy, settings),
         rollout_advantages=make_rollout_advantages(advantage, settings.mesh),
@@ -187,29 +186,37 @@ def describe_update(config: TrainConfig, model: Model, advantage: Transform, los
     return f"update: prompts are computed {prompts}, the loss {fused}"
 
 
-def _make_generate(
-    config: TrainConfig, model: Model, greedy: bool, max_turn_tokens: int | None
-) -> tuple[GenerateFn, GenerateFn | None]:
-    """The sampler of a step, and that of its exploration."""
+def make_sampler(
+    config: TrainConfig,
+    model: Model,
+    greedy: bool = False,
+    temperature: float | None = None,
+    **settings: int | None,
+) -> GenerateFn:
+    """Build the sampler of a run.
+
+    Args:
+      config: The config.
+      model: The policy, its placement and its tokenizer.
+      greedy: Whether each group has a greedy completion.
+      temperature: None for that of `rollout`.
+      **settings: `max_turn_tokens` and `adapters` of `make_generate`.
+    """
     rollout = config.rollout
-    generate = functools.partial(
-        make_generate,
+    return make_generate(
         model.sampler,
         group_size=rollout.group_size,
         max_new_tokens=rollout.max_new_tokens,
         eos_ids=model.eos_ids,
         pad_id=model.pad_id,
+        temperature=rollout.temperature if temperature is None else temperature,
         top_p=rollout.top_p,
+        greedy=greedy,
         decoding=config.decoding,
         stop=stop_rule(model.tokenizer, rollout.stop),
         constrain=model.placement.constrain_rows,
         shards=model.placement.local_shards,
-        max_turn_tokens=max_turn_tokens,
-    )
-    hotter = rollout.exploration
-    return (
-        generate(temperature=rollout.temperature, greedy=greedy),
-        None if hotter is None else generate(temperature=hotter.temperature),
+        **settings,
     )
 
 

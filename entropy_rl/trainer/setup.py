@@ -44,6 +44,7 @@ from entropy_rl.runs.load_model import (
     check_length,
     load_backbone,
     load_model,
+    with_adapter,
 )
 from entropy_rl.runs.loggers import build_loggers
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
@@ -125,8 +126,13 @@ class Setup:
         return self.model.placement.put_whole(new), metrics
 
 
-def set_up(config: TrainConfig) -> Setup:
+def set_up(config: TrainConfig, others: Sequence[Setup] = ()) -> Setup:
     """Check a config, cheap checks first, and build what its run is made of.
+
+    Args:
+      config: The config.
+      others: Runs of adapters that are trained together with this one, on the same base and task,
+        which are shared; so are the compiled functions of one that differs in its seed alone.
 
     Raises:
       ValueError: If something in the config cannot work; before any training.
@@ -141,9 +147,16 @@ def set_up(config: TrainConfig) -> Setup:
     advantage, loss = _build_methods(config)
     rewards = _build_rewards(config)
     curriculum = build_curriculum(config.curriculum)
-    task = load_task(config.task.name, config.task.args, config.task.episodes)
+    if others:
+        task = others[0].task
+    else:
+        task = load_task(config.task.name, config.task.args, config.task.episodes)
     problems = task.problems(config.task.train_split)
-    model = load_model(config.model, mesh, jax.random.key(config.seed))
+    key = jax.random.key(config.seed)
+    if others:
+        model = with_adapter(others[0].model, config.model, key)
+    else:
+        model = load_model(config.model, mesh, key)
     if config.model.lora is None:  # a LoRA run to go on from, with all parameters
         model = model.merged()
     backbone = load_backbone(config.critic.path, config.model, model) if config.critic else None
@@ -165,7 +178,10 @@ def set_up(config: TrainConfig) -> Setup:
     identity = hosts.on_first(lambda: _identify(config, task, model, prompts))
     hosts.on_first(lambda: check_identity(directory, identity, config.run.accept_changes))
     of_turn = turn_tokens(task, config.decoding, rollout.max_new_tokens)
-    programs = make_programs(config, model, advantage, loss, backbone and backbone.policy, of_turn)
+    programs = next((one.programs for one in others if _differs_in_seed(one.config, config)), None)
+    if programs is None:
+        of_critic = backbone and backbone.policy
+        programs = make_programs(config, model, advantage, loss, of_critic, of_turn)
     decisions = describe_update(config, model, advantage, loss)
     several_rounds = rollout.dynamic_sampling is not None
     nonfinite_updates = NonfiniteUpdates(directory, batching.max_nonfinite_updates)
@@ -314,6 +330,12 @@ def _check_sampler_correction(config: TrainConfig, loss: Loss) -> None:
         "without geometric_rejection if rollout.exploration is set, because it would reject all "
         "rows of another temperature",
     )
+
+
+def _differs_in_seed(one: TrainConfig, other: TrainConfig) -> bool:
+    """Whether two configs have the same compiled functions: all but seed and directories agree."""
+    run = dataclasses.replace(other.run, samples_per_step=one.run.samples_per_step)
+    return dataclasses.replace(one, seed=other.seed, run=run) == other
 
 
 def _updates(config: TrainConfig) -> int:

@@ -20,7 +20,7 @@ from entropy_rl.runs.compile_log import CompileLog, compile_log
 from entropy_rl.runs.load_model import Model, count_unused, keep_model_files
 from entropy_rl.runs.logging import Clock
 from entropy_rl.tasks import closing
-from entropy_rl.trainer.open_run import open_run
+from entropy_rl.trainer.open_run import InStack, open_run
 from entropy_rl.trainer.prepare import TrainData
 from entropy_rl.trainer.run import Run
 from entropy_rl.trainer.setup import Setup
@@ -62,7 +62,7 @@ class TrainingRun:
         metrics: dict[str, float],
         experience: Experience,
         data: TrainData,
-    ) -> None:
+    ) -> dict[str, float]:
         """Write metrics, samples and, if that is due, a checkpoint; collective.
 
         Args:
@@ -71,6 +71,9 @@ class TrainingRun:
           metrics: Of the updates.
           experience: What was sampled.
           data: The mini-batches, whose first gives the advantages of the recorded samples.
+
+        Returns:
+          The metrics of the step.
 
         Raises:
           Interrupted: If the run was asked to stop; its state is saved.
@@ -88,6 +91,7 @@ class TrainingRun:
         self._compiled.report(self.run.progress.say)
         self.run.progress.show(step + 1, _note(metrics))
         self.run.end_step(step + 1, state)
+        return metrics
 
     def finish(self, state: TrainState) -> None:
         """Evaluate after the last step if the config asks for it.
@@ -124,8 +128,14 @@ class TrainingRun:
 
 
 @contextlib.contextmanager
-def open_training(setup: Setup) -> Iterator[tuple[TrainingRun, TrainState]]:
+def open_training(
+    setup: Setup, stack: InStack | None = None
+) -> Iterator[tuple[TrainingRun, TrainState]]:
     """Open the run of a setup; at the end, close its task and rewards, and print a summary.
+
+    Args:
+      setup: What the run is made of.
+      stack: Of a run that is trained together with others.
 
     Yields:
       The run, and the state to continue from: that of the newest checkpoint, or the initial one.
@@ -134,7 +144,7 @@ def open_training(setup: Setup) -> Iterator[tuple[TrainingRun, TrainState]]:
         closing(setup.task),
         contextlib.closing(setup.rewards),
         compile_log() as compiled,
-        open_run(setup.config, setup.start, "step", setup.identity) as (run, state),
+        open_run(setup.config, setup.start, "step", setup.identity, stack=stack) as (run, state),
     ):
         if hosts.is_first():
             keep_model_files(setup.model, Path(setup.config.run.directory))

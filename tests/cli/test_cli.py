@@ -57,8 +57,11 @@ def changed(config: dict, path: str, *value) -> dict:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "must be one of train, sft, ..., got 'trian' (did you mean 'train'?)"),
-        (["--config", "train.yaml"], "must be one of train, sft, ..., got '--config'"),
+        (
+            ["trian"],
+            "must be one of train, train-stacked, ..., got 'trian' (did you mean 'train'?)",
+        ),
+        (["--config", "train.yaml"], "must be one of train, train-stacked, ..., got '--config'"),
     ],
 )
 def test_an_unknown_verb_is_refused_with_the_nearest_one(capsys, arguments, message):

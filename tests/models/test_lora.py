@@ -20,6 +20,7 @@ from entropy_rl.distributed.sharding import Placement, make_mesh
 from entropy_rl.learner.gradient import make_gradient
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.update import init_state, make_update
+from entropy_rl.models.linear import linear, lora_linear, stacked_lora_linear
 from entropy_rl.models.lora import (
     Base,
     LoraSpec,
@@ -31,6 +32,7 @@ from entropy_rl.models.lora import (
     merge,
 )
 from entropy_rl.rollout import make_generate
+from entropy_rl.rollout.decode import sample_keys
 
 SPEC = LoraSpec(rank=4, alpha=6.0, rslora=False, targets=LORA_TARGETS)
 POLICY = tiny_policy()
@@ -223,3 +225,26 @@ def test_bad_settings_are_one_line(settings, line):
 def test_a_rank_that_saves_nothing_is_refused():
     with pytest.raises(ValueError, match=r"^model.lora.rank: must be < 16, the smaller side of k"):
         check_rank(LoraSpec(16, 1.0, False, LORA_TARGETS), TINY)
+
+
+def test_stacked_adapters_decode_each_part_of_the_rows_with_its_own():
+    keys = iter(jax.random.split(jax.random.key(5), 8))
+    x, kernel = jax.random.normal(next(keys), (6, 5, 8)), jax.random.normal(next(keys), (8, 12))
+    a, b = jax.random.normal(next(keys), (3, 8, 2)), jax.random.normal(next(keys), (3, 2, 12))
+    found = stacked_lora_linear(x, kernel, a, b)
+    for k in range(3):
+        part = slice(2 * k, 2 * k + 2)
+        expected = lora_linear(x[part], kernel, a[k], b[k])
+        np.testing.assert_allclose(found[part], expected, rtol=1e-5, atol=1e-5)
+    no_change = stacked_lora_linear(x, kernel, a, jnp.zeros_like(b))
+    np.testing.assert_array_equal(no_change, linear(x, kernel))
+
+
+def test_the_random_keys_of_stacked_rows_are_those_of_their_runs_alone():
+    keys, index = jax.random.split(jax.random.key(0), 3), jnp.arange(12)
+    found = sample_keys(keys, index, jnp.arange(2, 6))
+    for k in range(3):
+        alone = sample_keys(keys[k], index[4 * k : 4 * k + 4], jnp.arange(2, 6))
+        np.testing.assert_array_equal(
+            jax.random.key_data(found[16 * k : 16 * k + 16]), jax.random.key_data(alone)
+        )

@@ -87,14 +87,14 @@ def here(workspace, monkeypatch) -> Path:
     return workspace
 
 
-def in_this_process(design, unit, phase, cores):
+def in_this_process(design, units, phase, cores):
     """Replaces a child process, whose imports and compilation would take most of the time."""
     with (
-        (design.directory_of(unit) / "log.txt").open("a") as log,
+        (design.directory_of(units[0]) / "log.txt").open("a") as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
-        code = main(design.arguments(unit, phase))
+        code = main(design.command(units, phase))
     return types.SimpleNamespace(returncode=code, poll=lambda: code)
 
 
@@ -377,8 +377,8 @@ def test_parallel_runs_are_kept_busy_and_a_unit_is_finished_before_another_begin
     found.directory.mkdir()
     started, running, most = [], [], []
 
-    def start(_, unit, phase, cores):
-        started.append((unit, phase))
+    def start(_, units, phase, cores):
+        started.append((*units, phase))
         child = Slow(polls=len(started) % 3, running=running)
         most.append(len(running))
         return child
@@ -400,14 +400,43 @@ def test_parallel_runs_are_kept_busy_and_a_unit_is_finished_before_another_begin
         )
 
 
+def test_stacked_units_train_together_and_are_evaluated_one_by_one(here, monkeypatch, capsys):
+    overrides = STUDY["train"]["overrides"] | {"model.lora": {"rank": 4, "alpha": 8.0}}
+    train = STUDY["train"] | {"overrides": overrides}
+    changed = {"train": train, "seeds": [0, 1], "seeds_of": {"shaped": [0]}, "stacked": 2}
+    write_yaml(here / "stacked.yaml", STUDY | changed | {"output": "stacked"})
+    started = []
+
+    def start(design, units, phase, cores):
+        started.append((" and ".join(map(str, units)), phase))
+        return in_this_process(design, units, phase, cores)
+
+    monkeypatch.setattr(runner, "_start_child", start)
+    assert main(["study", "--config", "stacked.yaml"]) == 0, capsys.readouterr().err
+    assert started == [
+        ("base, seed 0", "evaluate"),
+        ("plain, seed 0 and shaped, seed 0", "train"),
+        ("plain, seed 0", "evaluate"),
+        ("shaped, seed 0", "evaluate"),
+        ("plain, seed 1", "train"),
+        ("plain, seed 1", "evaluate"),
+    ]
+    record = json.loads((here / "stacked/runs/shaped/0/record.json").read_text())
+    assert record["done"] == ["train", "evaluate"] and record["seconds"]["train"] > 0
+    write_yaml(here / "no.yaml", STUDY | {"stacked": 2, "output": "no"})
+    assert main(["study", "--config", "no.yaml"]) == 2
+    line = "stacked: runs[0].model.lora: must be the section of LoRA, got None\n"
+    assert capsys.readouterr().err.endswith(line)
+
+
 def test_only_runs_the_named_arms(here, monkeypatch, capsys):
     only = ["--output", "some", "--only", "[shaped]"]
     found = design(parse_config(StudyConfig, "study", study(*only)[1:]))
     found.directory.mkdir()
     started = []
 
-    def start(_, unit, phase, cores):
-        started.append(unit)
+    def start(_, units, phase, cores):
+        started.extend(units)
         return types.SimpleNamespace(returncode=0, poll=lambda: 0)
 
     monkeypatch.setattr(runner, "_start_child", start)

@@ -1,0 +1,68 @@
+"""Configuration of `entropy-rl train-stacked`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from entropy_rl.config.checks import require
+from entropy_rl.config.registry import call_factory
+from entropy_rl.config.study import RecipeConfig
+from entropy_rl.config.train import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class StackConfig:
+    """LoRA runs that are trained together on one frozen base: `entropy-rl train-stacked`.
+
+    Args:
+      runs: The runs, each as {config: FILE, overrides: {PATH: VALUE, ...}}: a training config, and
+        dotted paths of settings that it changes, such as seed, advantage and run.directory. They
+        have the same model, task, rollout and number of steps.
+    """
+
+    runs: list[dict[str, Any]]
+
+    def __post_init__(self):
+        require(len(self.runs) >= 2, "runs", self.runs, "a list of at least two runs")
+        self.recipes()
+
+    def recipes(self) -> list[RecipeConfig]:
+        """Return the validated entries."""
+        return [call_factory(RecipeConfig, run, f"runs[{i}]") for i, run in enumerate(self.runs)]
+
+
+# What the runs of a stack have in common.
+_SHARED = ("model", "task", "rollout", "decoding", "mesh", "steps")
+
+
+def check_stack(configs: Sequence[TrainConfig]) -> None:
+    """Check that the configs of runs allow that they are trained together.
+
+    Raises:
+      ValueError: If they do not.
+    """
+    first = configs[0]
+    for i, config in enumerate(configs):
+        where, run = f"runs[{i}]", config.run
+        require(config.model.lora is not None, f"{where}.model.lora", None, "the section of LoRA")
+        for name in _SHARED:
+            ours, same = getattr(config, name), getattr(config, name) == getattr(first, name)
+            require(same, f"{where}.{name}", ours, "the same in all runs that train together")
+        every = first.run.checkpoint_every
+        place = f"{where}.run.checkpoint_every"
+        require(run.checkpoint_every == every, place, run.checkpoint_every, f"{every}, as in all")
+        # A killed stack goes on from the newest step that all runs have saved.
+        keep = run.max_to_keep
+        require(keep >= 2, f"{where}.run.max_to_keep", keep, ">= 2 in runs that train together")
+    directories = [os.path.abspath(config.run.directory) for config in configs]
+    for i, directory in enumerate(directories):
+        is_new = directory not in directories[:i]
+        require(is_new, f"runs[{i}].run.directory", directory, "another one for each run")
+    for name in ("dynamic_sampling", "exploration"):
+        value = getattr(first.rollout, name)
+        require(value is None, f"rollout.{name}", value, "null in runs that train together")
+    episodes = first.task.episodes
+    require(episodes is None, "task.episodes", episodes, "null in runs that train together")

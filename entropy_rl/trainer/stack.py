@@ -1,0 +1,209 @@
+"""Runs of adapters that are trained together on one frozen base.
+
+Their completions are sampled side by side, in one program with the rows of all runs. All else is
+done run by run, by the functions of a run alone, on the one copy of the base. What a run samples
+differs from what it would sample alone by the rounding of a product with more rows: prompts, random
+numbers and initial adapters are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from entropy_rl.config.checks import require
+from entropy_rl.config.stack import check_stack
+from entropy_rl.config.train import TrainConfig
+from entropy_rl.distributed import multihost as hosts
+from entropy_rl.distributed.sharding import make_mesh
+from entropy_rl.experience.prompts import PromptBatch
+from entropy_rl.experience.sampler import Sampled, split_greedy
+from entropy_rl.models.lora import stack_adapters
+from entropy_rl.rollout import DecodingProgress
+from entropy_rl.rollout.batching import describe_decoding
+from entropy_rl.runs.checkpoint import undamaged_steps
+from entropy_rl.runs.directory import checkpoint_directory
+from entropy_rl.runs.logging import Progress
+from entropy_rl.runs.preemption import StopRequest, catch_signals
+from entropy_rl.trainer.open_run import InStack
+from entropy_rl.trainer.programs import make_sampler
+from entropy_rl.trainer.setup import Setup, set_up
+from entropy_rl.trainer.training_run import TrainingRun, open_training
+from entropy_rl.types import Rollout, TrainState
+
+
+def set_up_stack(configs: Sequence[TrainConfig]) -> list[Setup]:
+    """Check configs, and build what their runs are made of, on one copy of the base.
+
+    Raises:
+      ValueError: If something in the configs cannot work; before any training.
+    """
+    check_stack(configs)
+    require(hosts.count() == 1, "processes", hosts.count(), "1 for runs that train together")
+    mesh = make_mesh(configs[0].mesh)
+    devices = 1 if mesh is None else mesh.size
+    require(devices == 1, "mesh", f"{devices} devices", "one device for runs that train together")
+    setups: list[Setup] = []
+    for i, config in enumerate(configs):
+        try:
+            setups.append(set_up(config, setups))
+        except ValueError as error:
+            raise ValueError(f"runs[{i}]: {error}") from error
+    first = setups[0]
+    for i, setup in enumerate(setups):
+        greedy, length = setup.needs_greedy, setup.prompts.length
+        require(
+            greedy == first.needs_greedy, f"runs[{i}].advantage", setup.config.advantage,
+            "one with a greedy completion in all runs or in none",
+        )  # fmt: skip
+        require(length == first.prompts.length, f"runs[{i}]", length, "as long prompts as runs[0]")
+    return setups
+
+
+class Stack(NamedTuple):
+    """The open runs of a stack.
+
+    Attributes:
+      runs: The runs.
+      states: Where they go on from, all at the same step.
+      sample: Samples a step of all runs.
+      progress: Of the stack.
+      stop: The signal that stops it.
+    """
+
+    runs: list[TrainingRun]
+    states: list[TrainState]
+    sample: StackedSampler
+    progress: Progress
+    stop: StopRequest
+
+    def end_step(self, step: int, states: Sequence[TrainState], correct: Sequence[float]) -> None:
+        """Show the progress, and stop if that was asked for.
+
+        Args:
+          step: The step, from 0.
+          states: The states after it.
+          correct: The fraction of correct completions of each run.
+
+        Raises:
+          Interrupted: If the stack was asked to stop; all states are saved.
+        """
+        note = " ".join(f"{fraction:.3f}" for fraction in correct)
+        self.progress.show(step + 1, f"correct {note}")
+        if self.stop:
+            save_all(self.runs, states)
+            self.stop.act(f"stopped after step {step + 1}; the same command goes on from there")
+
+
+@contextlib.contextmanager
+def open_stack(setups: Sequence[Setup]) -> Iterator[Stack]:
+    """Open the runs of a stack, all at the newest step for which each has a checkpoint."""
+    with contextlib.ExitStack() as opened:
+        stop = opened.enter_context(catch_signals())
+        last_step = _common_step([setup.config for setup in setups])
+        # The stack looks at its signal between steps of all runs, a run never.
+        shared = InStack(StopRequest(), last_step)
+        found = [opened.enter_context(open_training(setup, shared)) for setup in setups]
+        runs, states = map(list, zip(*found, strict=True))
+        title = f"{len(runs)} runs, step"
+        progress = Progress(title, setups[0].config.steps, last_step)
+        opened.enter_context(progress)
+        sample = StackedSampler(runs, progress, stop)
+        yield Stack(runs, states, sample, progress, stop)
+
+
+def _common_step(configs: Sequence[TrainConfig]) -> int:
+    """Return the newest step for which all runs have a checkpoint; 0 if there is none."""
+    saved = [
+        undamaged_steps(checkpoint_directory(Path(run.directory), run.checkpoints))
+        for run in (config.run for config in configs)
+    ]
+    return max(set(saved[0]).intersection(*saved[1:]), default=0)
+
+
+def save_all(runs: Sequence[TrainingRun], states: Sequence[TrainState]) -> None:
+    """Save the states of all runs."""
+    for run, state in zip(runs, states, strict=True):
+        run.run.save(state)
+
+
+class StackedSampler:
+    """Samples the completions of a step of several runs side by side."""
+
+    def __init__(self, runs: Sequence[TrainingRun], progress: Progress, stop: StopRequest):
+        """
+        Args:
+          runs: The runs.
+          progress: Shows the progress of the decoding.
+          stop: The signal that stops the stack.
+        """
+        self._runs, self._progress, self._stop = runs, progress, stop
+        setup = runs[0].setup
+        self._model, self._greedy = setup.model, setup.needs_greedy
+        self._generate = make_sampler(setup.config, self._model, self._greedy, adapters=len(runs))
+        self._keys = jnp.stack([jax.random.key(run.setup.config.seed) for run in runs])
+        self._decoding_logged = False
+
+    def __call__(
+        self, states: Sequence[TrainState], batches: Sequence[PromptBatch], step: int
+    ) -> list[tuple[Sampled, Sampled | None]]:
+        """Sample a group of completions for each prompt; starts the clocks of the runs.
+
+        Args:
+          states: Give the adapters.
+          batches: The prompts of each run.
+          step: The step, from 0.
+
+        Returns:
+          As `Sampler.sample`, for each run.
+
+        Raises:
+          Interrupted: If the stack was asked to stop; all states are saved.
+        """
+        model, begin = self._model, time.perf_counter()
+        adapters = stack_adapters([state.params for state in states])
+        parts = ((batch.ids, batch.mask, batch.index) for batch in batches)
+        prompts = [np.concatenate(x) for x in zip(*parts, strict=True)]
+        rollout = self._generate(
+            model.to_decode(model.base.join(adapters)),
+            *model.placement.put_prompts(tuple(prompts)),
+            jax.vmap(jax.random.fold_in, (0, None))(self._keys, step),
+            on_chunk=self._watch(states),
+        )
+        parts = _split(jax.device_get(rollout), len(states))
+        seconds = (time.perf_counter() - begin) / len(states)
+        for run in self._runs:
+            run.clock.restart(rollout=seconds)
+        sampled = [Sampled(part) for part in parts]
+        return [split_greedy(one) if self._greedy else (one, None) for one in sampled]
+
+    def _watch(self, states: Sequence[TrainState]) -> Callable[[DecodingProgress], None]:
+        def watch(progress: DecodingProgress) -> None:
+            if not self._decoding_logged:
+                self._progress.say(describe_decoding(progress.rows, progress.slots))
+                self._decoding_logged = True
+            self._progress.note(
+                f"rollout: {progress.finished}/{progress.rows} ended, longest {progress.tokens}"
+            )
+            if self._stop:
+                save_all(self._runs, states)
+                message = "stopped during a rollout; the same command repeats it and goes on"
+                self._stop.act(message)
+
+        return watch
+
+
+def _split(rollout: Rollout, parts: int) -> list[Rollout]:
+    """Cut a rollout into equal parts of its prompts."""
+
+    def part(i: int) -> Rollout:
+        return jax.tree.map(lambda x: x[i * len(x) // parts : (i + 1) * len(x) // parts], rollout)
+
+    return [part(i) for i in range(parts)]
