@@ -18,6 +18,7 @@ from entropy_rl.advantages import Transform, advantage_of, build_advantage
 from entropy_rl.cli.main import _VERBS
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.commands.analyze import AnalyzeConfig
+from entropy_rl.commands.train_stacked import parse_runs
 from entropy_rl.config.common import EpisodesConfig
 from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.config.plan import PlanConfig
@@ -25,6 +26,7 @@ from entropy_rl.config.registry import factories_of, import_object
 from entropy_rl.config.rewards import RewardConfig
 from entropy_rl.config.rollout import RolloutConfig
 from entropy_rl.config.sft import SFTConfig
+from entropy_rl.config.stack import StackConfig
 from entropy_rl.config.study import StudyConfig
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.learner.replay_rule import Replay
@@ -170,6 +172,12 @@ def test_every_yaml_example_of_a_page_is_accepted_by_train(page, tmp_path):
         if "apiVersion" in block:  # the manifest of Kubernetes, which tests/launch reads
             continue
         files["example"].write_text(block)
+        if "runs" in yaml.safe_load(block):
+            for run in parse_runs(
+                parse_config(StackConfig, "train-stacked", [f"--config={files['example']}"])
+            ):
+                assert run.model.lora is not None
+            continue
         parse_config(TrainConfig, "train", [f"--config={path}" for path in files.values()])
 
 

@@ -58,13 +58,16 @@ def set_up_stack(configs: Sequence[TrainConfig]) -> list[Setup]:
             raise ValueError(f"runs[{i}]: {error}") from error
     first = setups[0]
     for i, setup in enumerate(setups):
-        greedy, length = setup.needs_greedy, setup.prompts.length
-        require(
-            greedy == first.needs_greedy, f"runs[{i}].advantage", setup.config.advantage,
-            "one with a greedy completion in all runs or in none",
-        )  # fmt: skip
+        advantage, length = setup.config.advantage, setup.prompts.length
+        same = _needs_greedy(setup) == _needs_greedy(first)
+        all_or_none = "one with a greedy completion in all runs or in none"
+        require(same, f"runs[{i}].advantage", advantage, all_or_none)
         require(length == first.prompts.length, f"runs[{i}]", length, "as long prompts as runs[0]")
     return setups
+
+
+def _needs_greedy(setup: Setup) -> bool:
+    return "greedy_rewards" in setup.advantage.requires
 
 
 class Stack(NamedTuple):
@@ -146,7 +149,7 @@ class StackedSampler:
         """
         self._runs, self._progress, self._stop = runs, progress, stop
         setup = runs[0].setup
-        self._model, self._greedy = setup.model, setup.needs_greedy
+        self._model, self._greedy = setup.model, _needs_greedy(setup)
         self._generate = make_sampler(setup.config, self._model, self._greedy, adapters=len(runs))
         self._keys = jnp.stack([jax.random.key(run.setup.config.seed) for run in runs])
         self._decoding_logged = False

@@ -115,7 +115,7 @@ def test_the_shell_is_offered_all_fields_of_a_verb_and_their_values():
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("entropy-rl tr", {"train"}),
+        ("entropy-rl tr", {"train", "train-stacked"}),
         ("entropy-rl data pre", {"prepare"}),
         ("entropy-rl train --model.rem", {"--model.remat"}),
         ("entropy-rl train --model.remat d", {"dots"}),
