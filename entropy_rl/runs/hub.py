@@ -145,6 +145,7 @@ def _parts(path: str) -> tuple[str, str]:
 
 def _download(path: str, patterns: tuple[str, ...], where: str, kind: str = "model") -> Path:
     import huggingface_hub as hub
+    from huggingface_hub import errors, utils  # the package has no attribute of these names yet
 
     repository, revision = _parts(path)
     # Exports of models to other formats are in subdirectories; data are in data/ or beside it.
@@ -153,10 +154,10 @@ def _download(path: str, patterns: tuple[str, ...], where: str, kind: str = "mod
         revision=revision, repo_type=kind, allow_patterns=list(patterns), ignore_patterns=ignored
     )
     if _COMMIT.fullmatch(revision):  # it cannot change: the cache is as good
-        with contextlib.suppress(hub.errors.LocalEntryNotFoundError):
+        with contextlib.suppress(errors.LocalEntryNotFoundError):
             return Path(hub.snapshot_download(repository, **wanted, local_files_only=True))
     if not sys.stderr.isatty():
-        hub.utils.disable_progress_bars()
+        utils.disable_progress_bars()
     try:
         within_deadline(
             lambda: hub.HfApi().repo_info(repository, repo_type=kind, revision=revision)
@@ -164,9 +165,9 @@ def _download(path: str, patterns: tuple[str, ...], where: str, kind: str = "mod
         return Path(hub.snapshot_download(repository, **wanted))
     except Exception as error:  # network, hub or disk
         reason = hub_reason(error)
-        known = hub.errors.RepositoryNotFoundError | hub.errors.RevisionNotFoundError
+        known = errors.RepositoryNotFoundError | errors.RevisionNotFoundError
         if not isinstance(error, known):
-            with contextlib.suppress(hub.errors.LocalEntryNotFoundError):
+            with contextlib.suppress(errors.LocalEntryNotFoundError):
                 found = hub.snapshot_download(repository, **wanted, local_files_only=True)
                 commit = Path(found).name
                 log.warning("%s: %s: %s; using the cached commit %s", where, path, reason, commit)

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -10,7 +13,7 @@ import yaml
 from fake_hub import FakeHub
 from hf_fixtures import make_hf_dir
 from huggingface_hub import constants
-from tiny_runs import EVALUATION
+from tiny_runs import EVALUATION, ROOT
 
 from entropy_rl.cli.main import main
 from entropy_rl.config.common import ModelConfig
@@ -65,6 +68,23 @@ def test_an_id_is_downloaded_and_loaded_from_the_cache_without_asking_again(hub,
     assert "model.safetensors" in names and not names & {"onnx", "pytorch_model.bin"}
     hub.asked.clear()
     assert find_model(pinned) == loaded.directory and hub.asked == []
+
+
+def test_a_process_that_has_imported_nothing_else_downloads(hub, model_files, tmp_path):
+    # Submodules of huggingface_hub are attributes of it only where something has imported them.
+    hub.add(NAME, model_files)
+    code = f"from entropy_rl.runs.hub import resolve; print(resolve({NAME!r}))"
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+    }
+    environment["HF_HUB_OFFLINE"] = "0"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == resolve(NAME)
 
 
 def test_a_local_model_asks_the_hub_nothing(hub, tmp_path):
