@@ -28,7 +28,7 @@ FLOORS = (
     "studies planning",
     "commands",
     "train evaluate",
-    "api",
+    "api __main__",
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 HOST_FLOOR = FLOOR_OF["tasks"]  # from here on, libraries of the host may be imported

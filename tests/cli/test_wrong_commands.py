@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from entropy_rl.config.sft import SFTConfig
 from entropy_rl.config.synonyms import SYNONYMS, suggested_field
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.runs.directory import check_run, claimed_run
+from entropy_rl.version import __version__
 
 TRAIN = ["train", "--config", "train.yaml"]
 EVALUATE = ["evaluate", "--config", "countdown_evaluate", "--output", "out"]
@@ -318,6 +320,14 @@ def test_the_version_is_printed_for_V(capsys):
     assert main(["-V"]) == main(["--version"]) == 0
     short, long = capsys.readouterr().out.split()
     assert short == long
+
+
+def test_the_package_is_a_command_too():
+    command = [sys.executable, "-m", "entropy_rl"]
+    version = subprocess.run([*command, "-V"], capture_output=True, text=True, cwd=ROOT)
+    assert version.stdout.split() == [__version__] and version.returncode == 0
+    wrong = subprocess.run([*command, "trian"], capture_output=True, text=True, cwd=ROOT)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
 
 
 def test_steps_cannot_change_where_a_schedule_ends_with_them(here, tmp_path):
