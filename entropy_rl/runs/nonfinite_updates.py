@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from entropy_rl.runs.directory import NONFINITE_UPDATES_DIRECTORY
 from entropy_rl.runs.jsonl import TEMPORARY, naming
 from entropy_rl.runs.stored import current_batch, find_file, is_update_kind
 from entropy_rl.types import Params, TrainBatch, TrainState
+
+log = logging.getLogger(__name__)
 
 _BATCH_FILE = "batch.npz"
 # Of the policy, or of the critic.
@@ -50,7 +53,7 @@ class NonfiniteUpdates:
             )
 
     def keep(self, state: TrainState, batch: TrainBatch) -> None:
-        """Record an update of the policy.
+        """Record an update of the policy, and log a warning.
 
         Args:
           state: The state, unchanged by the update.
@@ -105,6 +108,14 @@ class NonfiniteUpdates:
                 f"{self._directory} holds {self._count()} updates whose gradient was not finite "
                 "(batching.max_nonfinite_updates); none was applied; see `entropy-rl debug-update "
                 f"{path}`"
+            )
+        if hosts.is_first():
+            log.warning(
+                "%s was not applied: its gradient is not finite; the run stops at %d such updates "
+                "(batching.max_nonfinite_updates); see `entropy-rl debug-update %s`",
+                name,
+                self._limit,
+                path,
             )
 
     def _count(self) -> int:

@@ -84,7 +84,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_run_keeps_what_went_wrong_goes_on_and_stops_at_the_limit(here, capsys):
+def test_a_run_keeps_what_went_wrong_goes_on_and_stops_at_the_limit(here, capsys, caplog):
     train = [
         "train",
         "--config",
@@ -93,8 +93,10 @@ def test_a_run_keeps_what_went_wrong_goes_on_and_stops_at_the_limit(here, capsys
         "12",
         "--batching.max_nonfinite_updates",
     ]
+    caplog.clear()
     assert main([*train, "2"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
+    (first,) = (line for line in caplog.messages if "was not applied" in line)
     names = sorted(path.name for path in (here / "run" / "nonfinite_updates").iterdir())
     assert len(names) == 2 and all(re.fullmatch(r"step_\d+_update_\d+", name) for name in names)
     assert error.startswith(
@@ -102,6 +104,13 @@ def test_a_run_keeps_what_went_wrong_goes_on_and_stops_at_the_limit(here, capsys
     )
     assert any(
         f"see `entropy-rl debug-update run/nonfinite_updates/{name}`" in error for name in names
+    )
+    # The first one is said when it happens.
+    assert re.fullmatch(
+        r"(step_\d+_update_\d+) was not applied: its gradient is not finite; the run "
+        r"stops at 2 such updates \(batching.max_nonfinite_updates\); see `entropy-rl debug-update "
+        r"run/nonfinite_updates/\1`",
+        first,
     )
 
     # Until they are gone it does not start.
