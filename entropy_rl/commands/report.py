@@ -25,7 +25,7 @@ class ReportConfig:
         of a comparison.
       output: HTML file to write.
       figures: Directory for the figures as SVG and PDF, for a paper; null for none (needs
-        `pip install 'entropy_rl[report]'`).
+        matplotlib).
       figure_style: Size and fonts of the figures: `column` (3.25 in wide, 8 pt), `page` (6.75 in,
         9 pt), `slides`, or a style of matplotlib, such as an .mplstyle file.
       responses: Number of responses on the page, of all runs, spread over problems or steps.

@@ -135,8 +135,8 @@ class RunConfig:
 
     Args:
       directory: Directory of the run; all hosts must see it.
-      checkpoints: Directory of the checkpoints, as gs://BUCKET/NAME (needs `pip install
-        'entropy_rl[gcs]'`) or an absolute path that all hosts see; null for checkpoints/ in the
+      checkpoints: Directory of the checkpoints, as gs://BUCKET/NAME (needs the extra
+        gcs) or an absolute path that all hosts see; null for checkpoints/ in the
         run's directory.
       checkpoint_every: Steps between checkpoints; the last step always has one.
       max_to_keep: Number of newest checkpoints to keep.

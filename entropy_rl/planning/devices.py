@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 
+from entropy_rl.config.extras import install_command
 from entropy_rl.config.values import unknown
 from entropy_rl.planning.chips import CHIPS, TPUS, Chip
 
@@ -94,7 +95,7 @@ def topology_devices(name: str) -> Devices:
         from libtpu import get_library_path  # noqa: F401  # a directory of that name is not enough
     except ImportError:
         raise ValueError(
-            "topology: the TPU compiler is not installed: pip install '.[tpu]'"
+            f"topology: the TPU compiler is not installed: `{install_command('tpu')}`"
         ) from None
     from jax.experimental import topologies
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from entropy_rl.config.extras import install_command
 from entropy_rl.report.analysis_figures import behaviors_figure, rare_map_figure
 from entropy_rl.report.build import Report
 from entropy_rl.report.curves import COLORS, PANELS, curve_figure, metric_values
@@ -47,7 +48,7 @@ def write_paper_figures(directory: Path, report: Report, style: str = "column") 
         import matplotlib  # noqa: F401
     except ImportError:
         raise ValueError(
-            "figures: matplotlib is not installed (pip install 'entropy_rl[report]')"
+            f"figures: matplotlib is not installed; `{install_command('report')}`"
         ) from None
     with figure_style(style):
         figures = draw_paper_figures(report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from entropy_rl.config.extras import install_command
 from entropy_rl.evaluation import Evaluation, read_result
 from entropy_rl.report.curves import write_curves
 from entropy_rl.runs.directory import EVALUATIONS_DIRECTORY, SAMPLES_FILE
@@ -36,7 +37,7 @@ def run_summary(directory: Path, steps: int) -> str:
         parts.append(f"curves:  not drawn, {error}")
     except ImportError:
         parts.append(
-            "curves:  not drawn, matplotlib is not installed (pip install 'entropy_rl[report]')"
+            f"curves:  not drawn, matplotlib is not installed; `{install_command('report')}`"
         )
     parts.append(f"samples: {directory / SAMPLES_FILE}")
     parts.append(f"report:  entropy-rl report {directory} --output report.html")

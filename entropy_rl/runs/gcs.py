@@ -10,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from entropy_rl.config.extras import install_command
+
 PREFIX = "gs://"
 COMPLETE_FILE = "commit_success.txt"  # orbax's last object
 
@@ -37,7 +39,7 @@ def open_path(path: str, field: str) -> AnyPath:
     if not _has_libraries():
         raise ValueError(
             f"{field}: {path}: the libraries of buckets are not installed; "
-            "`pip install 'entropy_rl[gcs]'`"
+            f"`{install_command('gcs')}`"
         )
     from etils import epath
     from fsspec.config import conf

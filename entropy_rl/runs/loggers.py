@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from entropy_rl.config.common import RunConfig
+from entropy_rl.config.extras import install_command
 from entropy_rl.config.registry import call_factory, import_object
 from entropy_rl.config.values import unknown
 from entropy_rl.runs.jsonl import naming
@@ -96,8 +97,7 @@ def _build(path: str, spec: Mapping[str, Any], otherwise: str = "leave it out") 
         start = call_factory(factory, arguments, path)
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"{path}: {error.name} is not installed; `pip install 'entropy_rl[{name}]'`, or "
-            f"{otherwise}"
+            f"{path}: {error.name} is not installed; `{install_command(name)}`, or {otherwise}"
         ) from None
     if not callable(start):
         raise ValueError(f"{path}.name: must return a function of a LoggedRun, got {start!r:.80}")

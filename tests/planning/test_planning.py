@@ -577,7 +577,7 @@ def test_what_cannot_be_planned_is_refused_in_a_line(refused, arguments, message
 
 def test_without_the_tpu_compiler_the_line_says_what_to_install(refused, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "libtpu", None)
-    assert refused("--topology", "v5e:2x2").endswith("not installed: pip install '.[tpu]'")
+    assert refused("--topology", "v5e:2x2").endswith("not installed: `pip install 'jax[tpu]'`")
 
 
 @pytest.mark.slow

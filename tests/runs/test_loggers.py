@@ -195,7 +195,7 @@ class FakeLogger:
         ({"name": "json:dumps", "obj": 1}, r"run\.loggers\[0\]\.name: must return a function .*"),
         (
             {"name": "mlflow", "experiment": "e"},
-            r"run\.loggers\[0\]: mlflow is not installed; `pip install 'entropy_rl\[mlflow\]'`, "
+            r"run\.loggers\[0\]: mlflow is not installed; `pip install 'mlflow-skinny\S* .*`, "
             "or leave it out",
         ),
         ({"name": "trackio"}, r"run\.loggers\[0\]\.project: must be given"),

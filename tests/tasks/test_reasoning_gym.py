@@ -138,7 +138,7 @@ def test_every_usable_dataset_accepts_its_own_answers_and_no_other():
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym.factory", None)
-    with pytest.raises(ValueError, match=r"without its package; run pip install -e"):
+    with pytest.raises(ValueError, match=r"without its package; `pip install 'reasoning-gym"):
         load_task("reasoning_gym", {"datasets": "gcd"})
 
 

@@ -163,7 +163,7 @@ def test_settings_that_a_game_refuses_are_named_with_it():
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "textarena", None)
-    with pytest.raises(ValueError, match=r"without textarena; run pip install -e"):
+    with pytest.raises(ValueError, match=r"without textarena; `pip install 'reasoning-gym"):
         task(GUESS)
 
 

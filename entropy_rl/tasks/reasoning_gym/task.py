@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from entropy_rl.config.checks import require
+from entropy_rl.config.extras import install_command
 from entropy_rl.config.values import unknown
 from entropy_rl.tasks.mixture import interleave, share_out, split_weight
 from entropy_rl.tasks.pool import VerifierPool
@@ -159,7 +160,7 @@ def _parts(
     except ModuleNotFoundError:
         raise ValueError(
             "task.name: must be a task that is installed, got reasoning_gym without its package; "
-            'run pip install -e ".[environments]"'
+            f"`{install_command('environments')}` installs it"
         ) from None
     require(bool(mixture), "task.args.datasets", mixture, "at least one dataset")
     weights, settings = {}, {}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from entropy_rl.config.checks import require
+from entropy_rl.config.extras import install_command
 from entropy_rl.config.values import unknown
 from entropy_rl.tasks.environments.environment import Done, Observation
 from entropy_rl.tasks.fresh_process import call_in_fresh_process
@@ -139,7 +140,7 @@ def _parts(mixture: Mapping[str, Any], totals: dict[str, int]) -> list[_Part]:
     except ImportError as error:
         raise ValueError(
             f"task.name: must be a task that is installed, got textarena without {error.name}; "
-            'run pip install -e ".[environments]"'
+            f"`{install_command('environments')}` installs it"
         ) from None
     require(bool(mixture), "task.args.games", mixture, "at least one game")
     weights, settings = {}, {}
