@@ -2,8 +2,9 @@
 
 A worker is a new Python interpreter with its own session and a pipe, not a
 `multiprocessing.Process`: that would run the trainer's main module again, require
-`if __name__ == "__main__"` in every script, and leave a resource tracker behind. Linux only
-(process groups, resource limits).
+`if __name__ == "__main__"` in every script, and leave a resource tracker behind. Written for Linux
+(process groups, resource limits); on macOS, where it was not tried, processes have no limit of
+memory, and a warning says so.
 """
 
 from __future__ import annotations

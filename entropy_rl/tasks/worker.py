@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -37,7 +38,8 @@ def serve(fd: int) -> None:
         signal.setitimer(signal.ITIMER_REAL, settings["warm_up_s"] + 1)
         try:
             _limit(resource.RLIMIT_CORE, 0)
-            _limit(resource.RLIMIT_AS, settings["memory_limit_bytes"])
+            if limits_memory():
+                _limit(resource.RLIMIT_AS, settings["memory_limit_bytes"])
             handle = import_object("handler", settings["handler"])(settings)
         except (Exception, SystemExit) as error:
             unfit = {"nonce": "", "unfit": f"{type(error).__name__}: {error}"[:2000]}
@@ -53,6 +55,11 @@ def serve(fd: int) -> None:
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
             connection.send_bytes(json.dumps({"nonce": nonce, **reply}).encode())
+
+
+def limits_memory() -> bool:
+    """Whether the kernel limits the address space of a process; macOS refuses such a limit."""
+    return sys.platform == "linux"
 
 
 def _limit(which: int, limit: int) -> None:

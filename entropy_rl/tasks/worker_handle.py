@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
@@ -16,6 +17,9 @@ from multiprocessing.connection import Pipe
 from typing import Any
 
 from entropy_rl.tasks.task import JudgeError
+from entropy_rl.tasks.worker import limits_memory
+
+log = logging.getLogger(__name__)
 
 _BOOT = (
     "import json, sys; fd, sys.path[:] = json.loads(sys.argv[1]); "
@@ -45,10 +49,21 @@ class CrashLog:
             self._reasons.add(reason)
 
 
+@functools.cache
+def _warn_of_memory(platform: str) -> None:
+    log.warning(
+        "processes of verifiers and environments have no limit of memory (memory_limit_bytes): "
+        "%s does not enforce one",
+        platform,
+    )
+
+
 class WorkerHandle:
     """One worker process with a pipe to it."""
 
     def __init__(self, settings: dict[str, Any]):
+        if not limits_memory():
+            _warn_of_memory(sys.platform)
         self.connection, theirs = Pipe()
         # -P: a json.py in the working directory must not shadow the standard library.
         boot = [
@@ -150,7 +165,8 @@ class WorkerHandle:
 
     def kill(self) -> int:
         """Kill the process and the children of the check; returns its exit status."""
-        with contextlib.suppress(ProcessLookupError):
+        # macOS does not permit it where the process has ended.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)  # including child processes of the check
         self.connection.close()
         return self.process.wait()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from entropy_rl.tasks import worker, worker_handle
 from entropy_rl.tasks.pool import VerifierPool
 from entropy_rl.tasks.task import Verdict
 
@@ -159,6 +160,18 @@ def test_workers_have_no_jax_and_no_core_dumps_and_little_memory(pool):
         == [Verdict.CORRECT] * 2
     )
     assert pool.map([("modules", "jax"), ("modules", "math_verify")]) == [Verdict.CRASH] * 2
+
+
+def test_on_macos_a_worker_has_no_limit_of_memory_and_a_warning_says_so_once(monkeypatch, caplog):
+    worker_handle._warn_of_memory.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.sys, "platform", "darwin")
+        assert not worker.limits_memory()
+        with contextlib.closing(VerifierPool(ACT, workers=2)) as pool:
+            assert pool.map([("right", "a"), ("right", "b")]) == [Verdict.CORRECT] * 2
+    (line,) = [line for line in caplog.messages if "no limit of memory" in line]
+    assert line.endswith("darwin does not enforce one")
+    worker_handle._warn_of_memory.cache_clear()
 
 
 def test_an_item_is_judged_once(pool, tmp_path):

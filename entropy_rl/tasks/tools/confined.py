@@ -61,6 +61,8 @@ def main() -> None:
     code = sys.stdin.read()
     os.environ.clear()
     try:
+        if sys.platform != "linux":
+            raise OSError(f"the sandbox: the system must be Linux, got {sys.platform}")
         _prctl(1, 9)  # PR_SET_PDEATHSIG: SIGKILL
         _limit(settings)
         if settings["isolate"]:
