@@ -34,7 +34,7 @@ from entropy_rl.runs.logging import Progress
 from entropy_rl.runs.preemption import catch_signals
 from entropy_rl.runs.provenance import record_start
 from entropy_rl.runs.stored import read_recorded_config
-from entropy_rl.tasks import closing, load_task
+from entropy_rl.tasks import closing, load_task, problems_of
 
 # How the directory of an evaluation is checked.
 _OURS: Mapping[str, Any] = MappingProxyType(
@@ -66,7 +66,8 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
     check_directory(directory, config, **_OURS)
     mesh = make_mesh(config.mesh, jax.local_devices())
     task = load_task(config.task.name, config.task.args, config.task.episodes)
-    task.problems(config.evaluation.split)  # raises for an unknown split before the model is loaded
+    # Before the model is loaded.
+    problems_of(task, config.evaluation.split, "evaluation.split")
     model = load_model(config.model, mesh)
     prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, config.max_prompt_tokens)
     check_length(model, prompts.length + config.evaluation.max_new_tokens)
@@ -142,7 +143,7 @@ def check_config(config: EvaluateConfig) -> None:
     check_directory(Path(config.output), config, **_OURS)
     task = load_task(config.task.name, config.task.args, config.task.episodes)
     with closing(task):
-        task.problems(config.evaluation.split)
+        problems_of(task, config.evaluation.split, "evaluation.split")
 
 
 def main(config: EvaluateConfig) -> None:

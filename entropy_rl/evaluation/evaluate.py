@@ -16,6 +16,7 @@ from entropy_rl.evaluation.sampling import draw_samples
 from entropy_rl.experience.prompts import Prompts
 from entropy_rl.runs.jsonl import write_jsonl
 from entropy_rl.runs.load_model import Model, count_unused
+from entropy_rl.tasks import problems_of
 from entropy_rl.tasks.task import Task
 from entropy_rl.types import Params
 
@@ -37,7 +38,7 @@ def evaluation_prompts(
     Raises:
       ValueError: The split does not exist, has too few problems, or all prompts are too long.
     """
-    problems = list(task.problems(config.split))
+    problems = list(problems_of(task, config.split, "evaluation.split"))
     if config.problems is not None and config.problems > len(problems):
         raise ValueError(
             f"evaluation.problems: must be at most {len(problems)}, the size of the split "

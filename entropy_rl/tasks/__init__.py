@@ -25,6 +25,7 @@ __all__ = [
     "as_judgement",
     "closing",
     "load_task",
+    "problems_of",
 ]
 
 _BUILT_IN = {
@@ -79,6 +80,26 @@ def load_task(
             raise ValueError(f"task.name: must be a class with a method {method!r}, got {name!r}")
     correct_at(task)
     return task
+
+
+def problems_of(task: Task, split: str, field: str) -> Sequence[Problem]:
+    """Return the problems of a split.
+
+    Args:
+      task: The task, whose error for an unknown split begins with `split`.
+      split: The split.
+      field: The config field that names it, for that error.
+
+    Raises:
+      ValueError: If there is no such split.
+    """
+    try:
+        return task.problems(split)
+    except ValueError as error:
+        place, colon, text = str(error).partition(": ")
+        if place != "split":
+            raise
+        raise ValueError(f"{field}{colon}{text}") from error
 
 
 def argument_types(name: str) -> dict[str, Any]:

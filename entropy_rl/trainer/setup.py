@@ -48,7 +48,7 @@ from entropy_rl.runs.load_model import (
 )
 from entropy_rl.runs.loggers import build_loggers
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
-from entropy_rl.tasks import Problem, Task, closing, load_task
+from entropy_rl.tasks import Problem, Task, closing, load_task, problems_of
 from entropy_rl.tasks.task import prompts_per_problem
 from entropy_rl.trainer.programs import Programs, describe_update, make_programs
 from entropy_rl.types import TrainState
@@ -151,7 +151,7 @@ def set_up(config: TrainConfig, others: Sequence[Setup] = ()) -> Setup:
         task = others[0].task
     else:
         task = load_task(config.task.name, config.task.args, config.task.episodes)
-    problems = task.problems(config.task.train_split)
+    problems = problems_of(task, config.task.train_split, "task.train_split")
     key = jax.random.key(config.seed)
     if others:
         model = with_adapter(others[0].model, config.model, key)
@@ -232,9 +232,10 @@ def check_config(config: TrainConfig) -> None:
     task = load_task(config.task.name, config.task.args, config.task.episodes)
     with closing(task):
         _check_prompts_per_problem(config, advantage, task)
-        _check_sources(advantage, task.problems(config.task.train_split))
+        problems = problems_of(task, config.task.train_split, "task.train_split")
+        _check_sources(advantage, problems)
         if config.evaluation is not None:
-            task.problems(config.evaluation.split)
+            problems_of(task, config.evaluation.split, "evaluation.split")
 
 
 def _build_rewards(config: TrainConfig) -> Rewards:

@@ -419,7 +419,7 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
         ),
         (
             ["--task.train_split", "trian"],
-            "split: must be one of test, validation, train, sft, got 'trian'",
+            "task.train_split: must be one of test, validation, train, sft, got 'trian'",
         ),
         (
             ["--rollout.max_prompt_tokens", "3"],
@@ -431,7 +431,7 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
         ),
         (
             ["--evaluation", json.dumps(EVALUATION | {"split": "tset"})],
-            "split: must be one of test, validation, train, sft, got 'tset'",
+            "evaluation.split: must be one of test, validation, train, sft, got 'tset'",
         ),
         (["--rollout.group_size", "1"], "advantage[0]"),
         (

@@ -226,10 +226,10 @@ def test_every_recipe_is_in_the_package():
         ("train", ["--advantage.1.alhpa", "0.5"], "advantage[1].alhpa: must be one of alpha"),
         ("train", ["--loss.surrogate", "{name: ppo_clpi}"], "loss.surrogate.name: must be one"),
         ("train", ["--task.args.coutns", "{}"], "task.args.coutns: must be one of"),
-        ("train", ["--task.train_split", "trian"], "split: must be one of"),
+        ("train", ["--task.train_split", "trian"], "task.train_split: must be one of"),
         ("train", ["--rollout.prompts", "3"], "batching.mini_batch_prompts: must be a divisor"),
         ("sft", ["--length_buckets", "[8]"], "length_buckets: a demonstration has "),
-        ("evaluate", ["--evaluation.split", "tset"], "split: must be one of"),
+        ("evaluate", ["--evaluation.split", "tset"], "evaluation.split: must be one of"),
     ],
 )
 def test_a_printed_config_that_cannot_run_is_refused(here, capsys, verb, arguments, message):
