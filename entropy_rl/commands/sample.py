@@ -177,6 +177,13 @@ def _prompt(
         require(problem is not None, "problem", config.problem, allowed)
         return problem.prompt, encode_prompt(problem, model.tokenizer), problem
     ids = encode_prompt(Problem(0, config.question, "", config.chat), model.tokenizer)
+    unknown = _unknown_token(model.tokenizer)
+    require(
+        unknown is None or model.tokenizer.convert_tokens_to_ids(unknown) not in ids,
+        "question",
+        config.question,
+        f"text of which the tokenizer knows every word (others become {unknown})",
+    )
     begin = model.tokenizer.bos_token_id
     # A tokenizer with a chat template adds the BOS token itself where the model needs it: it may
     # begin a turn, as SmolLM2's, and must not begin a plain text then.
@@ -184,6 +191,17 @@ def _prompt(
         ids = [begin, *ids]
     same = (problem for problem in problems if encode_prompt(problem, model.tokenizer) == ids)
     return config.question, ids, next(same, None)
+
+
+def _unknown_token(tokenizer: Any) -> str | None:
+    """Return the token that stands for a word that the tokenizer does not know.
+
+    It is that of its model, and may be no special token, so that a decoded text shows it. A
+    tokenizer of bytes has none, or names the token that begins or ends a text.
+    """
+    unknown = getattr(tokenizer.backend_tokenizer.model, "unk_token", None)
+    ends = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
+    return None if unknown in ends else unknown
 
 
 class _Printer:

@@ -202,6 +202,11 @@ def test_what_cannot_be_asked_is_refused_in_a_line(capsys):
     line = refused(*countdown, "--problem", "3", "--figure", "answer.png")
     assert line.startswith("figure: must be a file NAME.svg")
     assert "no chat template" in refused("asset:countdown", "1 : 1", "--chat", "true")
+    # Without this, the model would answer a prompt of <unk>.
+    assert refused("asset:countdown", "hello") == (
+        "question: must be text of which the tokenizer knows every word (others become <unk>), got "
+        "'hello'"
+    )
     assert refused("asset:countdown", "1", "2").startswith(
         "command line: must be MODEL, QUESTION, --config FILE or --dotted.path VALUE, got '2'"
     )
