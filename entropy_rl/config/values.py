@@ -28,7 +28,9 @@ def unknown(
     allowed = [str(option) for option in allowed]
     if renamed := refusal(path, name, allowed):
         return renamed
-    near = [suggested] if suggested else difflib.get_close_matches(str(name)[:100], allowed, n=1)
+    longer = [option for option in allowed if option.startswith(f"{name}-")]  # a100 for a100-40
+    near = [suggested] if suggested else longer[:1]
+    near = near or difflib.get_close_matches(str(name)[:100], allowed, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     one_of = "one of " if len(allowed) > 1 else ""
     return f"{path}: must be {one_of}{', '.join(allowed) or 'absent'}, got {shown(name)}{hint}"

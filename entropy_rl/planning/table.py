@@ -96,7 +96,7 @@ def _totals(plan: Plan) -> str:
     if not totals:
         return f"no estimate of time: say --chip; {assumed}"
     rate = f"at most {totals['tokens_per_second']:.0f} tokens/s"
-    cost = f"{totals['hours']:.1f} h, {totals['chip_hours']:.0f} chip-hours"
+    cost = f"{totals['hours']:.1f} h, {totals['chip_hours']:.1f} chip-hours"
     return (
         f"at least {totals['step_seconds']:.1f} s per step, {rate}; {steps} steps: {cost}\n"
         f"({assumed}; no network, no host, no judge, no waiting)"

@@ -548,6 +548,11 @@ ON_8 = ("--devices", "8")
             "(did you mean 'qwen3-8b'?)",
         ),
         (
+            (*ON_8, "--chip", "a100"),
+            "chip: must be one of v4, v5e, v5p, v6e, h100, h200, a100-40, a100-80, l4, rtx4090, "
+            "t4, got 'a100' (did you mean 'a100-40'?)",
+        ),
+        (
             (*ON_8, "--critic_shape", "qwen3-8b"),
             "critic_shape: must be null without critic.path, got 'qwen3-8b'",
         ),
