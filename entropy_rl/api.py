@@ -31,7 +31,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), cls: type = Tra
     """Read a config from a YAML file, as `--config` of the command line does.
 
     Args:
-      path: The YAML file.
+      path: A YAML file, or the name of a recipe.
       overrides: Options as on the command line, such as `["--steps", "4"]`.
       cls: The config class, such as `TrainConfig` or `EvaluateConfig`.
 
