@@ -31,6 +31,7 @@ class _Kind(NamedTuple):
 _KINDS: Mapping[str, _Kind] = MappingProxyType(
     {
         "advantage": _Kind("Transform", ("group_size", "gamma", "reward_weights")),
+        "loss": _Kind("PreferenceLoss"),  # of SFT; that of training is a section
         "loss.surrogate": _Kind("Surrogate"),
         "loss.token_weights": _Kind("TokenWeighting", ("surrogate",)),
         "loss.entropy_coef": _Kind("Controller"),

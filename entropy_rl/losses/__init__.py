@@ -21,6 +21,13 @@ from entropy_rl.losses.importance_correction import token_tis as token_tis
 from entropy_rl.losses.kl import kl_estimate as kl_estimate
 from entropy_rl.losses.loss import Loss as Loss
 from entropy_rl.losses.loss import LossTerms as LossTerms
+from entropy_rl.losses.preference import PreferenceLoss as PreferenceLoss
+from entropy_rl.losses.preference import build_preference_loss as build_preference_loss
+from entropy_rl.losses.preference import cdpo as cdpo
+from entropy_rl.losses.preference import dpo as dpo
+from entropy_rl.losses.preference import dpo_norm as dpo_norm
+from entropy_rl.losses.preference import ipo as ipo
+from entropy_rl.losses.preference import simpo as simpo
 from entropy_rl.losses.sequence_ratio import gmpo as gmpo
 from entropy_rl.losses.sequence_ratio import gspo as gspo
 from entropy_rl.losses.soft_clipping import ce_gppo as ce_gppo

@@ -17,6 +17,7 @@ from entropy_rl.learner.replay_rule import Replay, build_replay
 from entropy_rl.losses import (
     ClipMasks,
     Controller,
+    PreferenceLoss,
     Surrogate,
     TokenWeighting,
     build_surrogate,
@@ -40,7 +41,7 @@ STATS = TokenStats(
     sampler_log_probs=-ONES,
 )
 GIVEN = ("group_size", "gamma", "surrogate", "reward_weights", "max_new_tokens")
-KINDS = (Transform, Surrogate, TokenWeighting, Controller, Replay, Reward)
+KINDS = (Transform, Surrogate, TokenWeighting, Controller, Replay, Reward, PreferenceLoss)
 SPACES = (advantages, losses, rewards, contrib)
 
 
@@ -73,6 +74,7 @@ def test_every_name_has_one_kind_and_is_in_one_namespace():
 HELPERS = {
     *("advantage_of", "build_advantage", "baseline_and_shaping", "before_values", "chain"),
     *("is_local", "build_loss", "build_surrogate", "build_token_weighting", "combine"),
+    *("build_preference_loss",),
     *("build_rewards",),
     *("no_clips", "aggregation_weights", "kl_estimate", "value_loss"),
     *("meds_reward", "oger_reward"),
