@@ -130,6 +130,7 @@ def _with_task(config: EvaluateConfig) -> EvaluateConfig:
     found = not is_hub_id(path) and is_run(find_model(path))
     require(found, "task", None, f"set, as {path} is no training run")
     recorded = read_recorded_config(find_model(path) / CONFIG_FILE)
+    require(recorded.get("task") is not None, "task", None, f"set, as the run {path} has none")
     return dataclasses.replace(config, task=TaskConfig(**recorded["task"]))
 
 

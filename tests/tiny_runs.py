@@ -87,6 +87,7 @@ SFT = {
     "task": {"name": "luck:Luck"},
     "optimizer": {"learning_rate": 0.01},
     "run": {"directory": "warm", "checkpoint_every": 2},
+    "mesh": {"fsdp": 1},
 }
 EVALUATION = {"split": "test", "samples": 2, "max_new_tokens": 8, "problems": 3}
 

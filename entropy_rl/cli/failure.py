@@ -58,6 +58,7 @@ _CALLERS = {
     "trainer/updates.py": "learner",
     "trainer/prepare.py": "learner",
     "commands/sft.py": "learner",
+    "trainer/supervised.py": "learner",
 }
 _ANYWHERE = (
     "this run",

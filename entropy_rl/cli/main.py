@@ -43,7 +43,7 @@ _VERBS = {
     "sft": (
         "entropy_rl.config.sft:SFTConfig",
         "entropy_rl.commands.sft:main",
-        "supervised fine-tuning from scratch on the demonstrations of a task",
+        "supervised fine-tuning on conversations, or DPO on pairs of them",
     ),
     "sample": (
         "entropy_rl.commands.sample:SampleConfig",

@@ -1,141 +1,192 @@
-"""Supervised fine-tuning (SFT) on the demonstrations of a task.
+"""Supervised training: on conversations, on preferred pairs of them, or on the demonstrations of a
+task.
 
-One step: batch of demonstrations -> weighted cross-entropy -> optimizer. After the last step the
-model is evaluated, and compared with the minimum quality that the config requires (the gate).
+One step: batch of rows -> weighted cross-entropy, or a loss on pairs -> optimizer. With validation
+rows, their loss is computed periodically, and may end the run. After the last step, a model of
+demonstrations is evaluated, and compared with the minimum quality that the config requires (the
+gate).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.sft import GateConfig, SFTConfig
 from entropy_rl.config.values import unknown
 from entropy_rl.evaluation import Evaluation, evaluation_prompts, read_result
-from entropy_rl.experience.demonstrations import BATCHES_PER_BLOCK, PieceEncoder, batch_block
 from entropy_rl.experience.prompts import Prompts
-from entropy_rl.learner.optimizer import make_optimizer
-from entropy_rl.learner.sft import make_supervised_step
-from entropy_rl.learner.update import init_state
-from entropy_rl.models import DecoderConfig, config_json, make_policy
 from entropy_rl.report import evaluation_table
-from entropy_rl.runs.digests import sha256_of_values
-from entropy_rl.runs.directory import FREE_OF_RUN, MODEL_DIRECTORY, check_no_writer, check_run
-from entropy_rl.runs.identity import check_identity, data_identity
-from entropy_rl.runs.jsonl import write_atomically
-from entropy_rl.runs.load_model import Model, make_model
+from entropy_rl.runs.directory import check_run
+from entropy_rl.runs.hub import pin_models
+from entropy_rl.runs.identity import data_identity
 from entropy_rl.runs.loggers import build_loggers
 from entropy_rl.runs.logging import Clock
 from entropy_rl.tasks import load_task
 from entropy_rl.tasks.task import DemonstratedTask, ProbedTask
+from entropy_rl.trainer.chat_setup import read_rows_of, set_up_chats
+from entropy_rl.trainer.demonstration_setup import check_demonstrations, set_up_demonstrations
 from entropy_rl.trainer.open_run import open_run
 from entropy_rl.trainer.run import evaluation_directory
+from entropy_rl.trainer.supervised import (
+    SupervisedSetup,
+    count_validation,
+    preference_loss,
+    validations_since_lowest,
+)
 from entropy_rl.types import TrainState
 
-_LOG_EVERY = 50
-# Fields that may change between two starts; not the steps: the learning rate depends on them.
-_FREE = (*FREE_OF_RUN, "evaluation", "gate")
+_BEST = "best"  # in the directory of a run with `patience`
 
 
 def sft(config: SFTConfig) -> TrainState:
-    """Train a model from scratch, or resume the run, and return the last state.
+    """Train a model, or resume the run, and return the last state.
 
     Args:
       config: All settings; the layout of the run directory is that of `train`.
 
     Raises:
       ValueError: If something in the config cannot work; before any training.
+      FloatingPointError: If an update was not applied, as its gradient was not finite.
       Interrupted: If the run was asked to stop; its state is saved.
     """
-    task, tokenizer, encode, prompts = _check(config)
-    directory = Path(config.run.directory)
-    # Demonstrations are a function of the seed and the task: the first ones identify them.
-    first = _batches(config, task, encode, 0, tokenizer.pad_token_id)
-    identity = {"demonstrations": {"": sha256_of_values(first)}}
+    if config.data is not None:
+        return _train(set_up_chats(config))
+    task, prompts = _check_task(config)
+    identity = {}
     if config.evaluation is not None:
         split = config.evaluation.split
-        identity |= data_identity({split: task.problems(split)})
-    check_no_writer(config)
-    check_identity(directory, identity, config.run.accept_changes)
-    model = _make_model(config, tokenizer, directory)
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    step_fn = make_supervised_step(model.policy, optimizer)
+        identity = data_identity({split: task.problems(split)})
+    setup = set_up_demonstrations(config, task, identity)
+    return _train(setup, task, prompts)
 
-    start = init_state(model.params, optimizer)
-    with open_run(config, start, "sft", identity, _FREE) as (run, state):
-        _keep_model_files(model)
-        clock, tokens, batches, block = Clock(), 0, [], -1
+
+def _train(
+    setup: SupervisedSetup, task: DemonstratedTask | None = None, prompts: Prompts | None = None
+) -> TrainState:
+    config = setup.config
+    with open_run(config, setup.start, "sft", setup.identity) as (run, state):
+        setup.keep_model_files()
+        clock, tokens, norms = Clock(), 0, []
+        stopped = _has_stopped(config, state)
         for step in range(int(state.step), config.steps):
-            if step // BATCHES_PER_BLOCK != block:
-                block = step // BATCHES_PER_BLOCK
-                batches = _batches(config, task, encode, block, model.pad_id)
-            ids, weights = batches[step % BATCHES_PER_BLOCK]
+            if stopped:
+                break
+            batch = setup.batch(step)
             run.begin_step(step + 1)
-            state, metrics = step_fn(state, ids, weights)
-            tokens += ids.size
-            if step + 1 == config.steps or (step + 1) % _LOG_EVERY == 0:
-                metrics = {name: float(value) for name, value in metrics.items()}
-                run.records.metrics(step + 1, metrics | clock.metrics(tokens))
-                run.progress.show(step + 1, f"loss {metrics['loss']:.3f}")
-                clock, tokens = Clock(), 0
-            run.end_step(step + 1, state)
-
+            state, metrics = setup.update(state, setup.put(batch))
+            done = step + 1
+            tokens += _count_tokens(batch.weights)
+            norms.append(metrics["grad_norm"])
+            validates = _validates(setup, done)
+            if done == config.steps or done % config.log_every == 0 or validates:
+                _check_finite(jax.device_get(norms), done)
+                row = {name: float(value) for name, value in metrics.items()}
+                if setup.rows is not None:
+                    row["epoch"] = done * config.batch_size / setup.rows
+                row |= clock.metrics(tokens)
+                if validates:
+                    row |= setup.validate(state.params)
+                    state = _count(setup, state, row["validation/loss"])
+                    stopped = _has_stopped(config, state)
+                run.records.metrics(done, row)
+                run.progress.show(done, _note(row))
+                clock, tokens, norms = Clock(), 0, []
+            run.end_step(done, state)
+            if stopped:
+                run.save(state)
+                run.progress.say(
+                    f"stopped after step {done}: no lower validation loss in {config.patience} "
+                    f"validations; the model of the lowest one is {_best(config)}"
+                )
         if prompts is not None:
-            result = run.evaluate(config.steps, model, state.params, task, prompts)
+            result = run.evaluate(config.steps, setup.model, state.params, task, prompts)
             print(evaluation_table({"SFT": result}))
     return state
 
 
+def _validates(setup: SupervisedSetup, done: int) -> bool:
+    every = setup.config.run.evaluate_every
+    is_due = done == setup.config.steps or bool(every and done % every == 0)
+    return bool(setup.validation) and is_due
+
+
+def _count(setup: SupervisedSetup, state: TrainState, loss: float) -> TrainState:
+    """Count a validation for `patience`, and write the model of the lowest loss."""
+    if setup.config.patience is None:
+        return state
+    state, is_lowest = count_validation(state, loss, setup.model.placement)
+    if is_lowest:
+        setup.save_best(state.params, _best(setup.config))
+    return state
+
+
+def _has_stopped(config: SFTConfig, state: TrainState) -> bool:
+    return config.patience is not None and validations_since_lowest(state) >= config.patience
+
+
+def _best(config: SFTConfig) -> Path:
+    return Path(config.run.directory) / _BEST
+
+
+def _count_tokens(weights: np.ndarray) -> int:
+    """Count the tokens of rows, up to the last one with a weight."""
+    places = np.arange(1, weights.shape[1] + 1)
+    return int(np.max(np.where(weights != 0, places, 0), axis=1).sum())
+
+
+def _check_finite(norms: list[np.ndarray], step: int) -> None:
+    bad = int(np.sum(~np.isfinite(norms)))
+    if bad:
+        raise FloatingPointError(
+            f"the gradient was not finite in {bad} of the {len(norms)} updates up to step {step}, "
+            "which were not applied; lower optimizer.learning_rate, or compute in float32"
+        )
+
+
+def _note(row: dict[str, float]) -> str:
+    names = ("loss", "reward_accuracy", "validation/loss", "validation/reward_accuracy")
+    return "  ".join(f"{name} {row[name]:.3f}" for name in names if name in row)
+
+
 def check_config(config: SFTConfig) -> None:
-    """Check what needs no device: directories, the task, the lengths of demonstrations, the gate.
+    """Check what needs no device: directories, data or task, the lengths of rows, the gate.
 
     Raises:
       ValueError: If something in the config cannot work.
     """
-    _check(config)
+    if config.data is None:
+        _check_task(config)
+        return
+    config = pin_models(config, Path(config.run.directory), ask=False)
+    check_run(config)
+    build_loggers(config.run)
+    preference_loss(config)
+    read_rows_of(config)
 
 
-def _check(config: SFTConfig) -> tuple[DemonstratedTask, Any, PieceEncoder, Prompts | None]:
-    """Check a config, and return task, tokenizer, encoder and prompts of the evaluation."""
+def _check_task(config: SFTConfig) -> tuple[DemonstratedTask, Prompts | None]:
+    """Check a config of demonstrations, and return its task and the prompts of the evaluation."""
     task = load_task(config.task.name, config.task.args)
     if not isinstance(task, DemonstratedTask):
         raise ValueError(
             f"task.name: must be a task with demonstrations, such as countdown, got "
             f"{config.task.name!r}"
         )
-    check_run(config, _FREE)
+    check_run(config)
     build_loggers(config.run)
-    tokenizer = task.tokenizer()
-    encode = PieceEncoder(tokenizer)
-    _batches(config, task, encode, 0, tokenizer.pad_token_id)  # raises if a bucket is too short
+    check_demonstrations(config, task)
     if config.evaluation is None:
-        return task, tokenizer, encode, None
-    prompts = evaluation_prompts(config.evaluation, task, tokenizer, config.length_buckets[-1])
+        return task, None
+    longest = config.length_buckets[-1]
+    prompts = evaluation_prompts(config.evaluation, task, task.tokenizer(), longest)
     _check_gate(config, task)
-    return task, tokenizer, encode, prompts
-
-
-def _batches(
-    config: SFTConfig, task: DemonstratedTask, encode: PieceEncoder, block: int, pad_id: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    return batch_block(
-        task,
-        encode,
-        seed=config.seed,
-        block=block,
-        batch_size=config.batch_size,
-        length_buckets=config.length_buckets,
-        pad_id=pad_id,
-    )
+    return task, prompts
 
 
 def _check_gate(config: SFTConfig, task: DemonstratedTask) -> None:
@@ -170,44 +221,6 @@ def gate_failures(gate: GateConfig, evaluation: Evaluation) -> list[str]:
     return failures
 
 
-def _make_model(config: SFTConfig, tokenizer: Any, directory: Path) -> Model:
-    """Build the untrained model, whose files are to be in the run's directory."""
-    shape = config.architecture
-    decoder = DecoderConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_layers=shape.num_layers,
-        num_heads=shape.num_heads,
-        num_kv_heads=shape.num_kv_heads,
-        head_dim=shape.hidden_size // shape.num_heads,
-        rope_theta=1e4,
-        norm_eps=1e-6,
-        qkv_bias=False,
-        qk_norm=True,
-        tie_embeddings=True,
-        initializer_range=0.05,
-    )
-    make = functools.partial(make_policy, decoder, jnp.float32)
-    return make_model(
-        lambda mesh: make(mesh=mesh),
-        make().init(jax.random.key(config.seed)),
-        decoder,
-        tokenizer=tokenizer,
-        eos_ids=(tokenizer.eos_token_id,),
-        pad_id=tokenizer.pad_token_id,
-        directory=directory / MODEL_DIRECTORY,
-    )
-
-
-def _keep_model_files(model: Model) -> None:
-    """Save config.json and the tokenizer in the run's directory."""
-    model.directory.mkdir(exist_ok=True)
-    model.tokenizer.save_pretrained(str(model.directory))
-    content = json.dumps(config_json(model.config, "float32", None), indent=1) + "\n"
-    write_atomically(model.directory / "config.json", content)
-
-
 def main(config: SFTConfig) -> None:
     """The verb `sft` of the command line; exit code 1 if the gate is missed."""
     sft(config)
@@ -219,6 +232,8 @@ def main(config: SFTConfig) -> None:
     if failures:
         sys.exit(1)
     print(f"\nnext: entropy-rl export --model {directory} --output DIRECTORY")
+    if _best(config).is_dir():
+        print(f"the model of the lowest validation loss: {_best(config)}")
 
 
 if __name__ == "__main__":

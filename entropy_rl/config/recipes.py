@@ -9,6 +9,8 @@ from pathlib import Path
 from entropy_rl.config.checks import shown
 
 DIRECTORY = Path(__file__).parents[1] / "recipes"
+# Recipes whose names an error does not list one by one.
+_FAMILIES = ("qwen2_5_", "study/")
 
 
 def recipe_names() -> list[str]:
@@ -29,7 +31,7 @@ def find_config(given: str, where: str = "--config") -> Path:
       where: The option or field, for the error.
 
     Raises:
-      ValueError: If there is neither; the line has all names of recipes.
+      ValueError: If there is neither; the line has the names of recipes.
     """
     path = Path(given).expanduser()
     try:
@@ -43,8 +45,9 @@ def find_config(given: str, where: str = "--config") -> Path:
         return DIRECTORY / f"{name}.yaml"
     near = difflib.get_close_matches(name[:100], names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    listed = [name for name in names if not name.startswith("study/")]
+    listed = [name for name in names if not name.startswith(_FAMILIES)]
+    listed += [f"{family}NAME" for family in _FAMILIES]
     raise ValueError(
-        f"{where}: must be a file or one of the recipes {', '.join(listed)}, study/NAME, "
+        f"{where}: must be a file or one of the recipes {', '.join(listed)}, "
         f"got {shown(given)}{hint}"
     )

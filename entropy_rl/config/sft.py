@@ -1,12 +1,13 @@
-"""Configuration of supervised fine-tuning (SFT)."""
+"""Configuration of supervised fine-tuning (SFT) and preference optimization."""
 
 from __future__ import annotations
 
 import dataclasses
 import operator
+from typing import Any, Literal
 
 from entropy_rl.config.checks import MOST_LAYERS, check_numbers, require, require_at_least
-from entropy_rl.config.common import RunConfig, TaskConfig
+from entropy_rl.config.common import MeshConfig, ModelConfig, RunConfig, TaskConfig
 from entropy_rl.config.optimizer import SFTOptimizerConfig
 from entropy_rl.config.rollout import EvaluationConfig
 
@@ -67,37 +68,186 @@ class GateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SFTConfig:
-    """Supervised fine-tuning on the demonstrations of a task: `entropy-rl sft`.
+class ChatDataConfig:
+    """Conversations to train on, from files of your own; see docs/guides/sft.md.
+
+    A row has `messages`, a list of {role, content}; or `prompt` and `completion`; or, for a loss on
+    pairs, `prompt`, `chosen` and `rejected`. These are texts or lists of messages.
 
     Args:
-      seed: Seed of the initial weights and of the demonstrations.
+      train: Files: JSONL (also .gz, .zst, .bz2, .xz), parquet or Arrow; a directory, a pattern such
+        as `data/train-*.parquet`, NAMESPACE/NAME@REVISION of the hub, or a list of these.
+      validation: As `train`, for the validation loss; null for none.
+      held_out: Rows of `train`, chosen by the seed, that are held out for the validation loss.
+      max_tokens: Rows with more tokens are left out, and the log counts them.
+      chat: Wrap prompts and completions that are texts in the chat template, as messages of the
+        user and the assistant; false to train on the texts as they are.
+      turns: Turns of the assistant in `messages` that are trained on: `all`, or the `last` one, for
+        templates that show earlier turns differently.
+      chat_template_kwargs: Variables of the chat template, such as {enable_thinking: false}.
+      special_tokens: Encode special tokens in messages, such as <|im_end|>, as tokens; false to
+        refuse them.
+      invalid_rows: Rows that cannot be used: `error` stops at the first one; `skip` leaves them
+        out, and the log counts them.
+    """
+
+    train: str | list[str]
+    max_tokens: int
+    validation: str | list[str] | None = None
+    held_out: int = 0
+    chat: bool = False
+    turns: Literal["all", "last"] = "all"
+    chat_template_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    special_tokens: bool = False
+    invalid_rows: Literal["error", "skip"] = "error"
+
+    def __post_init__(self):
+        check_numbers(self, "data")
+        require_at_least(2, "data.", self, "max_tokens")
+        require_at_least(0, "data.", self, "held_out")
+        require(
+            self.held_out == 0 or self.validation is None,
+            "data.held_out",
+            self.held_out,
+            "0 with data.validation",
+        )
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is a validation loss."""
+        return self.validation is not None or self.held_out > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class SFTBatchingConfig:
+    """Micro-batches of an update.
+
+    Args:
+      max_tokens_per_micro_batch: Maximum tokens of one gradient computation, per data shard, into
+        which rows are packed without padding. Changes memory and speed, not results. Null computes
+        all rows of an update at once, padded; `data` needs a number.
+    """
+
+    max_tokens_per_micro_batch: int | None = None
+
+    def __post_init__(self):
+        check_numbers(self, "batching")
+        tokens = self.max_tokens_per_micro_batch
+        require(
+            tokens is None or tokens >= 1,
+            "batching.max_tokens_per_micro_batch",
+            tokens,
+            "null or >= 1",
+        )
+
+
+# Settings of one of the two sources of rows: the demonstrations of a task, or files of chats.
+_OF_TASK = ("task", "architecture", "length_buckets")
+_OF_DATA = ("data", "model", "batching.max_tokens_per_micro_batch")
+
+
+@dataclasses.dataclass(frozen=True)
+class SFTConfig:
+    """Supervised fine-tuning and preference optimization: `entropy-rl sft`.
+
+    With `data` and `model`, a model is trained on conversations, and on pairs of them with a
+    `loss`. With `task` and `architecture`, a model is trained from scratch on the demonstrations of
+    a task.
+
+    Args:
+      seed: Seed of the order of rows, and of a new adapter; of the demonstrations of a task, and of
+        the initial weights of an architecture.
       steps: Optimizer steps.
-      batch_size: Demonstrations per step.
-      length_buckets: Padded lengths, increasing.
-      architecture: The model.
-      task: A task with demonstrations.
+      batch_size: Rows per step: conversations, pairs or demonstrations.
       optimizer: The optimizer and its learning-rate schedule, by default AdamW with a cosine decay.
-      run: Run directory, checkpoints and logging.
+      run: Run directory, checkpoints and logging. `run.evaluate_every` is the number of steps
+        between validation losses; 0 for the last step only.
+      data: Conversations; null for the demonstrations of `task`.
+      model: The model to start from, with `data`.
+      loss: Loss on pairs, as {name: FUNCTION, ARGUMENT: VALUE, ...}; null for the negative
+        log-likelihood of what the assistant says. See docs/guides/dpo.md.
+      patience: Stop after this many validations in a row without a lower loss; null to run all
+        steps. The model of the lowest one is in best/ of the run's directory.
+      batching: Micro-batches.
+      mesh: Device mesh. Changes speed and memory; results change only in the last digits.
+      log_every: Steps between two lines of metrics; a line has those of its own step.
+      task: A task with demonstrations; null for `data`.
+      architecture: The model to train from scratch, with `task`.
+      length_buckets: Padded lengths of demonstrations, increasing.
       gate: Minimum quality of the result; measures that miss it are reported, with exit code 1.
-      evaluation: Evaluation for the gate; null for none.
+      evaluation: Pass@K evaluation of a task's demonstrations, for the gate; null for none.
     """
 
     seed: int
     steps: int
     batch_size: int
-    length_buckets: list[int]
-    architecture: ArchitectureConfig
-    task: TaskConfig
     optimizer: SFTOptimizerConfig
     run: RunConfig
+    data: ChatDataConfig | None = None
+    model: ModelConfig | None = None
+    loss: dict[str, Any] | None = None
+    patience: int | None = None
+    batching: SFTBatchingConfig = SFTBatchingConfig()
+    mesh: MeshConfig = MeshConfig()
+    log_every: int = 10
+    task: TaskConfig | None = None
+    architecture: ArchitectureConfig | None = None
+    length_buckets: list[int] | None = None
     gate: GateConfig = GateConfig()
     evaluation: EvaluationConfig | None = None
 
     def __post_init__(self):
         check_numbers(self, "")
         require_at_least(0, "", self, "seed")
-        require_at_least(1, "", self, "steps", "batch_size")
+        require_at_least(1, "", self, "steps", "batch_size", "log_every")
+        source, needed, unused = "data", _OF_DATA, _OF_TASK
+        if self.data is None:
+            source, needed, unused = "task", _OF_TASK, _OF_DATA
+        for path in needed:
+            value = operator.attrgetter(path)(self)
+            require(value is not None, path, value, f"given {_for(source)}")
+        for path in (*unused[:2], *(("length_buckets",) if source == "data" else ())):
+            value = getattr(self, path)
+            require(value is None, path, value, f"null with {source}")
+        if source == "data":
+            self._check_data()
+        else:
+            self._check_task()
+        unused = {
+            "run.samples_per_step": RunConfig.samples_per_step,
+            "optimizer.offload": SFTOptimizerConfig.offload,
+        }
+        if source == "task":
+            unused["run.evaluate_every"] = RunConfig.evaluate_every
+            unused["task.train_split"] = TaskConfig.train_split
+        for path, usual in unused.items():
+            value = operator.attrgetter(path)(self)
+            require(value == usual, path, value, f"{usual!r}, because SFT does not use it")
+
+    def _check_data(self) -> None:
+        require(
+            self.evaluation is None,
+            "evaluation",
+            dataclasses.asdict(self.evaluation) if self.evaluation else None,
+            "null with data; `entropy-rl evaluate` evaluates the run",
+        )
+        gate = dataclasses.asdict(self.gate)
+        require(self.gate == GateConfig(), "gate", gate, "absent with data")
+        every, patience = self.run.evaluate_every, self.patience
+        reason = "without data.validation or data.held_out"
+        require(every == 0 or self.data.validates, "run.evaluate_every", every, f"0 {reason}")
+        require(patience is None or patience >= 1, "patience", patience, "null or >= 1")
+        require(
+            patience is None or every > 0,
+            "patience",
+            patience,
+            "null without run.evaluate_every and a validation loss",
+        )
+
+    def _check_task(self) -> None:
+        for path in ("loss", "patience"):
+            value = getattr(self, path)
+            require(value is None, path, value, "null without data")
         require(
             len(self.length_buckets) > 0
             and sorted(set(self.length_buckets)) == list(self.length_buckets),
@@ -105,11 +255,8 @@ class SFTConfig:
             self.length_buckets,
             "a list of increasing lengths",
         )
-        for path, usual in (
-            ("run.evaluate_every", RunConfig.evaluate_every),
-            ("run.samples_per_step", RunConfig.samples_per_step),
-            ("optimizer.offload", SFTOptimizerConfig.offload),
-            ("task.train_split", TaskConfig.train_split),
-        ):
-            value = operator.attrgetter(path)(self)
-            require(value == usual, path, value, f"{usual!r}, because SFT does not use it")
+
+
+def _for(source: str) -> str:
+    """Say which source a setting is given for; without any, `data` or `task` is missing."""
+    return "with data" if source == "data" else "with task, or data instead"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from entropy_rl.config.files import error_text, reading
@@ -75,23 +76,8 @@ def _chat(problem: Problem, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]
         )
     messages = (*problem.messages, ("user", problem.prompt))
     roles, texts = zip(*messages, strict=True)
-    with reading(where):
-        variables = template_variables(tokenizer, str(tokenizer.chat_template))
-        kwargs = dict(problem.chat_template_kwargs)
-    for name in kwargs:
-        if name not in variables:
-            if name == "tools":
-                raise ValueError(
-                    f"{where}: must have the variable 'tools' to describe them to the model; "
-                    "without it, set task.args.describe to system"
-                )
-            path = f"task.args.chat_template_kwargs.{name}"
-            if variables:
-                raise ValueError(unknown(path, name, sorted(variables)))
-            raise ValueError(
-                f"{path}: must be absent, as the chat template of {tokenizer.name_or_path} has no "
-                f"variables, got {name!r}"
-            )
+    kwargs = dict(problem.chat_template_kwargs)
+    check_template_kwargs(tokenizer, kwargs, "task.args.chat_template_kwargs")
     with reading(where):
         text = render(tokenizer, messages, kwargs)
         parts = _around_messages(tokenizer, str(tokenizer.chat_template), roles, json.dumps(kwargs))
@@ -159,14 +145,51 @@ def _around_messages(
     return [*parts, rest]
 
 
-def render(tokenizer: Any, messages: Any, kwargs: dict[str, Any]) -> str:
-    """Render messages (role, content) by the chat template, and open the turn of the assistant."""
+def render(tokenizer: Any, messages: Any, kwargs: Mapping[str, Any], open_turn: bool = True) -> str:
+    """Render messages (role, content) by the chat template.
+
+    Args:
+      tokenizer: The tokenizer.
+      messages: The messages.
+      kwargs: Variables of the template.
+      open_turn: Whether to open the turn of the assistant after them.
+    """
     return tokenizer.apply_chat_template(
         [{"role": role, "content": content} for role, content in messages],
         tokenize=False,
-        add_generation_prompt=True,
+        add_generation_prompt=open_turn,
         **kwargs,
     )
+
+
+def check_template_kwargs(tokenizer: Any, kwargs: Mapping[str, Any], where: str) -> None:
+    """Check that a chat template has variables of these names.
+
+    Args:
+      tokenizer: The tokenizer, which has a template.
+      kwargs: Variables by name.
+      where: Dotted path of the setting, for errors.
+
+    Raises:
+      ValueError: If it has not, or cannot be read.
+    """
+    template = f"{tokenizer.name_or_path}: the chat template"
+    with reading(template):
+        variables = template_variables(tokenizer, str(tokenizer.chat_template))
+    for name in kwargs:
+        if name in variables:
+            continue
+        if name == "tools":
+            raise ValueError(
+                f"{template}: must have the variable 'tools' to describe them to the model; "
+                "without it, set task.args.describe to system"
+            )
+        if variables:
+            raise ValueError(unknown(f"{where}.{name}", name, sorted(variables)))
+        raise ValueError(
+            f"{where}.{name}: must be absent, as the chat template of {tokenizer.name_or_path} has "
+            f"no variables, got {name!r}"
+        )
 
 
 @functools.lru_cache(maxsize=4)

@@ -44,6 +44,8 @@ _FREE = (
     *(
         "steps",
         "evaluation",
+        "gate",
+        "log_every",
         "decoding",
         "mesh",
         "batching.max_tokens_per_micro_batch",

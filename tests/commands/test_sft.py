@@ -23,6 +23,7 @@ SMALL = [
         "--architecture.num_layers=1",
     ),
     *("--optimizer.warmup_updates=2", "--length_buckets=[176]", "--batch_size=8"),
+    "--mesh.fsdp=1",
 ]
 RECIPE = Path(__file__).parents[2] / "configs" / "countdown_sft.yaml"
 

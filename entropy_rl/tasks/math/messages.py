@@ -19,13 +19,14 @@ def is_messages(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(x, dict) for x in value)
 
 
-def read_messages(value: Any, field: str) -> tuple[Message, ...]:
+def read_messages(value: Any, field: str, needs_user: bool = True) -> tuple[Message, ...]:
     """Read a conversation.
 
     Args:
       value: A list of `{role, content}`, or of ShareGPT's `{from, value}`; or the columns
         `{role: [...], content: [...]}` into which a `Sequence` of `datasets` turns it.
       field: Its name, for errors.
+      needs_user: Whether a message must be the user's; False for a part of a conversation.
 
     Returns:
       The messages, as pairs of role (`system`, `user` or `assistant`) and content.
@@ -48,7 +49,7 @@ def read_messages(value: Any, field: str) -> tuple[Message, ...]:
             f"{field!r}: must have a system message in the first place only, got the roles "
             f"{', '.join(roles):.80}"
         )
-    if "user" not in roles:
+    if needs_user and "user" not in roles:
         raise ValueError(
             f"{field!r}: must have a message of the user, got the roles {', '.join(roles):.80}"
         )

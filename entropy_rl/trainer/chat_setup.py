@@ -1,0 +1,117 @@
+"""Set up supervised training on conversations, or on pairs of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from entropy_rl.config.checks import require
+from entropy_rl.config.sft import SFTConfig
+from entropy_rl.distributed.sharding import commit, make_mesh
+from entropy_rl.experience.chat_data import ChatRows, batch_of_step, make_rows, read_chats
+from entropy_rl.runs.digests import sha256_of_values
+from entropy_rl.runs.directory import check_no_writer, check_run
+from entropy_rl.runs.hub import pin_models
+from entropy_rl.runs.identity import Identity, adapter_identity, check_identity, model_identity
+from entropy_rl.runs.load_model import check_length, load_model
+from entropy_rl.runs.loggers import build_loggers
+from entropy_rl.runs.model_files import find_model, model_files
+from entropy_rl.runs.tokenizer import eos_ids_of, load_tokenizer
+from entropy_rl.trainer.supervised import (
+    SupervisedSetup,
+    check_batch_size,
+    preference_loss,
+    start_state,
+)
+
+
+def read_rows_of(config: SFTConfig) -> tuple[ChatRows, Any]:
+    """Read and encode the conversations of a config, without the weights of its model.
+
+    Returns:
+      (the rows, the tokenizer).
+
+    Raises:
+      ValueError: If they cannot be trained on, or the longest does not fit into a micro-batch.
+    """
+    loss = preference_loss(config)
+    directory = model_files(find_model(config.model.path, weights=False))
+    tokenizer = load_tokenizer(directory)
+    eos_ids = eos_ids_of(directory, tokenizer, config.model.extra_eos)
+    rows = read_chats(config.data, tokenizer, eos_ids, loss is not None, config.seed)
+    tokens = config.batching.max_tokens_per_micro_batch
+    require(
+        tokens >= rows.length,
+        "batching.max_tokens_per_micro_batch",
+        tokens,
+        f">= {rows.length}, the longest row",
+    )
+    return rows, tokenizer
+
+
+def set_up_chats(config: SFTConfig) -> SupervisedSetup:
+    """Read the data, load the model, and build the state before the first step.
+
+    Raises:
+      ValueError: If something in the config cannot work; cheap checks come first.
+    """
+    directory = Path(config.run.directory)
+    config = pin_models(config, directory)
+    check_run(config)
+    build_loggers(config.run)
+    mesh = make_mesh(config.mesh)
+    loss = preference_loss(config)
+    check_batch_size(config, mesh, 1 if loss is None else 2)
+    check_no_writer(config)
+    rows, tokenizer = read_rows_of(config)
+    identity = _identify(config, rows, tokenizer)
+    check_identity(directory, identity, config.run.accept_changes)
+    model = load_model(config.model, mesh, jax.random.key(config.seed))
+    if config.model.lora is None:  # a LoRA run to go on from, with all parameters
+        model = model.merged()
+    check_length(model, rows.length)
+    start = start_state(model, config)
+    has_reference = loss is not None and loss.needs_reference
+    # The reference shares the base of an adapter.
+    reference = commit(model.params) if has_reference else None
+    model = dataclasses.replace(model, params=reference, adapter=None)
+    size, length, pad_id = config.batch_size, rows.length, model.pad_id
+    make = functools.partial(make_rows, batch_size=size, length=length, pad_id=pad_id)
+    places = range(0, len(rows.validation), size)
+    return SupervisedSetup(
+        config=config,
+        model=model,
+        batch=functools.partial(
+            batch_of_step,
+            rows.train,
+            seed=config.seed,
+            batch_size=size,
+            length=length,
+            pad_id=pad_id,
+        ),
+        validation=[make(rows.validation[i : i + size]) for i in places],
+        identity=identity,
+        start=start,
+        rows=len(rows.train),
+        has_reference=has_reference,
+    )
+
+
+def _identify(config: SFTConfig, rows: ChatRows, tokenizer: Any) -> Identity:
+    """Return digests of the encoded rows and of the model."""
+    splits = {"train": rows.train, "validation": rows.validation}
+    identity: Identity = {
+        "conversations": {
+            f"data.{name}": sha256_of_values(list(map(list, row)) for row in found)
+            for name, found in splits.items()
+            if found
+        }
+    }
+    identity |= model_identity(config.model.path)
+    if config.model.lora is not None and config.model.lora.path is not None:
+        identity["weights"] |= adapter_identity(config.model.lora.path)
+    return identity
