@@ -30,7 +30,7 @@ from entropy_rl.config.stack import StackConfig
 from entropy_rl.config.study import StudyConfig
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.learner.replay_rule import Replay
-from entropy_rl.losses import Controller, Surrogate, TokenWeighting
+from entropy_rl.losses import Controller, PreferenceLoss, Surrogate, TokenWeighting
 from entropy_rl.rewards import Reward, build_rewards
 from entropy_rl.studies import design
 from entropy_rl.tasks import load_task
@@ -167,9 +167,12 @@ def test_the_commands_of_a_page_are_accepted(page, monkeypatch):
 
 
 @pages
-def test_every_yaml_example_of_a_page_is_accepted_by_train(page, tmp_path):
+def test_every_yaml_example_of_a_page_is_accepted_by_its_verb(page, tmp_path):
     recipe = yaml.safe_load((ROOT / "configs/countdown_grpo.yaml").read_text())
     del recipe["reward"], recipe["old_log_probs"]  # some examples need the defaults
+    verb = "sft" if page.name in ("sft.md", "dpo.md") else "train"
+    if verb == "sft":
+        recipe = yaml.safe_load((ROOT / "configs/smollm2_sft.yaml").read_text())
     files = {"recipe": tmp_path / "recipe.yaml", "example": tmp_path / "example.yaml"}
     files["recipe"].write_text(yaml.safe_dump(recipe))
     for block in blocks(page.read_text(), "yaml"):
@@ -182,7 +185,7 @@ def test_every_yaml_example_of_a_page_is_accepted_by_train(page, tmp_path):
             ):
                 assert run.model.lora is not None
             continue
-        parse_config(TrainConfig, "train", [f"--config={path}" for path in files.values()])
+        parse_config(CLASSES[verb], verb, [f"--config={path}" for path in files.values()])
 
 
 @pages
@@ -260,7 +263,7 @@ def test_every_method_has_a_card_in_the_paper_index_with_a_status_and_a_file_tha
     cards = dict(re.findall(r"^#### (.*?)\n(.*?)(?=^##|\Z)", text, flags=re.S | re.M))
     named = {name for heading in cards for name in re.findall(r"`(\w+)`", heading)}
     given = ["group_size", "gamma", "reward_weights"]
-    kinds = (Transform, Surrogate, TokenWeighting, Controller, Replay)
+    kinds = (Transform, Surrogate, TokenWeighting, Controller, Replay, PreferenceLoss)
     methods = {name for kind in kinds for name in factories_of(kind, given)}
     assert methods - named == set() and len(methods) > 50
     for heading, card in cards.items():
