@@ -33,6 +33,8 @@ def find_config(given: str, where: str = "--config") -> Path:
     Raises:
       ValueError: If there is neither; the line has the names of recipes.
     """
+    if not given:
+        raise ValueError(f"{where}: must be a file or the name of a recipe, got ''")
     path = Path(given).expanduser()
     try:
         if os.path.lexists(path):

@@ -112,7 +112,7 @@ def claimed_run(config: Any, free: Collection[str] | None = None) -> Iterator[li
     stored = dataclasses.replace(config, run=dataclasses.replace(config.run, accept_changes=False))
     with contextlib.ExitStack() as stack:
         for file, where in _locks(config):
-            file.parent.mkdir(parents=True, exist_ok=True)
+            _create(file.parent, where.partition(":")[0])
             stack.enter_context(one_writer(file, where))
         changed = _changed_settings(Path(config.run.directory), config)
         for directory, field, of_this in _directories(config, free):
@@ -224,8 +224,23 @@ def claim_directory(
       ValueError: If the directory holds something else; names the first field that differs.
     """
     check_directory(directory, config, field=field, free=free)
-    directory.mkdir(parents=True, exist_ok=True)
+    _create(directory, field)
     write_atomically(directory / CONFIG_FILE, yaml.safe_dump(to_plain(config), sort_keys=False))
+
+
+def _create(directory: AnyPath, field: str) -> None:
+    """Create a directory where there is none.
+
+    Raises:
+      ValueError: If the path cannot be one, such as below a file or in /proc.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(
+            f"{field}: must be a directory that can be created, got {shown(str(directory))} "
+            f"({error.strerror})"
+        ) from error
 
 
 def to_plain(config: Any) -> Any:

@@ -784,7 +784,10 @@ def test_a_file_in_place_of_a_directory_is_refused(refused):
     line = refused("train", "--config", "train.yaml", "--run.directory", "luck.py")
     assert line == "run.directory: luck.py is a file; choose another directory"
     line = refused("train", "--config", "train.yaml", "--run.directory", "luck.py/run")
-    assert line == "luck.py/run: Not a directory"
+    must_be = "run.directory: must be a directory that can be created, got "
+    assert line == f"{must_be}'luck.py/run' (Not a directory)"
+    line = refused("train", "--config", "train.yaml", "--run.directory", "/proc/run")
+    assert line == f"{must_be}'/proc/run' (No such file or directory)"
 
 
 def evaluate(*more: str) -> list[str]:

@@ -49,6 +49,7 @@ def here(workspace, monkeypatch) -> Path:
             ["train", "--config", "configs/countdown_grop.yaml"],
             "--config: must be a file or one of the recipes ... (did you mean 'countdown_grpo'?)",
         ),
+        (["train", "--config", ""], "--config: must be a file or the name of a recipe, got ''"),
         (["train", "--config", "study/tinny"], "--config: ... (did you mean 'study/tiny'?)"),
         (
             ["train", "--config", "countdown_evaluate"],
