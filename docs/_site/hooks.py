@@ -8,6 +8,7 @@ pages, so that each text exists once; links to them and to recipes are rewritten
 import html
 import importlib
 import inspect
+import json
 import posixpath
 import re
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ OUTSIDE = {
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/README.md": "benchmarks.md",
     "entropy_rl/assets/countdown/README.md": "countdown-model.md",
+    "notebooks/quickstart.ipynb": "notebooks/quickstart.md",
+    "notebooks/analysis.ipynb": "notebooks/analysis.md",
 }
 RECIPES = sorted((ROOT / "configs").rglob("*.yaml"))
 API = "reference/api"
@@ -60,13 +63,32 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
-    pages = {page: (ROOT / source).read_text() for source, page in OUTSIDE.items()}
+    pages = {page: _text(ROOT / source) for source, page in OUTSIDE.items()}
     pages["reference/recipes.md"] = recipes_page()
     pages |= {_settings_page(verb): settings_page(verb) for verb in _VERBS}
     pages |= {f"{API}/{module.__name__}.md": api_page(module) for module in namespaces()}
     for page, text in pages.items():
         files.append(File.generated(config, page, content=text))
     return files
+
+
+def _text(source: Path) -> str:
+    return notebook_page(source) if source.suffix == ".ipynb" else source.read_text()
+
+
+def notebook_page(path: Path) -> str:
+    """Return a page with the cells of a notebook and their outputs; pictures are in the page."""
+    lines = []
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        lines += [source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```", ""]
+        for output in cell.get("outputs", ()):
+            if picture := output.get("data", {}).get("image/png"):
+                source = f"data:image/png;base64,{''.join(picture.split())}"
+                lines += [f'<img alt="The plot of this cell" src="{source}">', ""]
+            elif text := "".join(output.get("text", "")).rstrip():
+                lines += [f"```text\n{text}\n```", ""]
+    return "\n".join(lines)
 
 
 def _settings_page(verb: str) -> str:
