@@ -28,8 +28,9 @@ class LoraConfig:
       path: A PEFT adapter to begin from: a directory with adapter_config.json and
         adapter_model.safetensors; null for a new adapter, which changes nothing before its first
         update (B = 0).
-      base_dtype: Dtype in which the frozen parameters are stored; bfloat16 halves their memory, and
-        rounds a float32 model.
+      base_dtype: Type in which the frozen parameters are stored: float32; bfloat16, which rounds a
+        float32 model; int8 or nf4 (QLoRA, arXiv 2305.14314), which quantize the matrices of the
+        layers and store the rest in bfloat16.
     """
 
     rank: int | None = None
@@ -37,7 +38,7 @@ class LoraConfig:
     targets: list[str] | None = dataclasses.field(default=None, hash=False)
     rslora: bool = False
     path: str | None = None
-    base_dtype: Literal["float32", "bfloat16"] = "float32"
+    base_dtype: Literal["float32", "bfloat16", "int8", "nf4"] = "float32"
 
     def __post_init__(self):
         check_numbers(self, "model.lora")

@@ -32,8 +32,9 @@ _AXES = (*DATA_AXES, TENSOR_AXIS)
 _RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"embed_tokens/embedding|lm_head/kernel", (TENSOR_AXIS, FSDP_AXIS)),
     # Some are fused for decoding if the tensor axis has one device.
-    (r"(q|k|v|qkv|gate|up|gate_up)_proj/kernel", (FSDP_AXIS, TENSOR_AXIS)),
-    (r"(o|down)_proj/kernel", (TENSOR_AXIS, FSDP_AXIS)),
+    # Quantized ones have other leaves in the place of a kernel.
+    (r"(q|k|v|qkv|gate|up|gate_up)_proj/kernel(_int8|_nf4|_scale)?", (FSDP_AXIS, TENSOR_AXIS)),
+    (r"(o|down)_proj/kernel(_int8|_nf4|_scale)?", (TENSOR_AXIS, FSDP_AXIS)),
     (r"(q|k|v|qkv|gate|up|gate_up)_proj/bias", (TENSOR_AXIS,)),
     (r"(norm|layernorm)/scale|(o|down)_proj/bias|value_head/kernel", ()),
     # Adapters: their ranks are too small to be sharded, and B is split as its kernel.

@@ -31,6 +31,7 @@ from entropy_rl.models.attention import (
 from entropy_rl.models.embedding import embed_tokens
 from entropy_rl.models.linear import Dense, fuse_adapters, split_adapters
 from entropy_rl.models.packing import make_packing
+from entropy_rl.models.quantized import cast_floats
 from entropy_rl.models.remat import rematerialize
 from entropy_rl.models.rope import RopeScaling, apply_rope, rope_frequencies, rope_magnitude
 from entropy_rl.types import TENSOR_AXIS, DecodeCache, PackedTokens, Params, Policy
@@ -185,11 +186,16 @@ def _fuse(layer: Params) -> Params:
         parts = [module.pop(f"{name}_proj") for name in names]
         kernels, adapters = split_adapters(parts)
         fused = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *kernels)
-        return fused | fuse_adapters(adapters, [part["kernel"].shape[-1] for part in kernels])
+        return fused | fuse_adapters(adapters, [_columns(part) for part in kernels])
 
     attention["qkv_proj"] = join(attention, ("q", "k", "v"))
     mlp["gate_up_proj"] = join(mlp, ("gate", "up"))
     return {**layer, "self_attn": attention, "mlp": mlp}
+
+
+def _columns(dense: Params) -> int:
+    """Return the number of columns of a kernel, which may be quantized."""
+    return next(iter(dense.values())).shape[-1]
 
 
 def backbone_params(params: Params) -> Params:
@@ -346,7 +352,7 @@ def make_policy(
         return HeadWeights(weights, unused) if unused else weights
 
     def to_decode(params: Params) -> Params:
-        cast = jax.tree.map(lambda x: x.astype(compute_dtype), params)
+        cast = cast_floats(params, compute_dtype)
         layers = (
             jax.tree.map(lambda x, i=i: x[i], cast["layers"]) for i in range(config.num_layers)
         )

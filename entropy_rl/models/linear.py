@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from entropy_rl.models.quantized import INT8, KERNEL, NF4, SCALE, quantized_linear
 from entropy_rl.models.remat import WEIGHT_PRODUCTS
 from entropy_rl.types import Params
 
@@ -52,49 +53,36 @@ linear.defvjp(_forward, _backward)
 LORA_A, LORA_B = "lora_a", "lora_b"
 
 
-def lora_linear(x: jax.Array, kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-    """x @ kernel + (x @ a) @ b in the type of x.
+def low_rank(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """(x @ a) @ b in the type of x: what an adapter adds to the product with its kernel.
 
-    The products stay apart: with b = 0 the result is that of `linear` to the bit, whatever the
-    blocks of the products are.
+    The products stay apart: with b = 0 the sum is that of `linear` to the bit, whatever the blocks
+    of the products are.
 
-    Args:
-      x: [..., D].
-      kernel: [D, E], of any float type.
-      a: [D, r].
-      b: [r, E].
-
-    Returns:
-      [..., E].
-    """
-    return linear(x, kernel) + linear(linear(x, a), b)
-
-
-def stacked_lora_linear(x: jax.Array, kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-    """x @ kernel + (x[k] @ a[k]) @ b[k], with the k-th of K equal parts of the rows for x[k].
-
-    One product has the rows of all adapters. `ragged_dot` would take unequal parts, and is several
-    times slower on CPU.
+    With K stacked adapters, the k-th of K equal parts of the rows gets (x[k] @ a[k]) @ b[k], and
+    one product has the rows of all. `ragged_dot` would take unequal parts, and is several times
+    slower on CPU.
 
     Args:
       x: [R, ..., D], with R divisible by K.
-      kernel: [D, E], of any float type.
-      a: [K, D, r].
-      b: [K, r, E].
+      a: [D, r] or [K, D, r].
+      b: [r, E] or [K, r, E].
 
     Returns:
       [R, ..., E].
     """
-    y = linear(x, kernel)
-    low = jnp.matmul(x.reshape((len(a), -1) + x.shape[-1:]), a.astype(x.dtype))
-    return y + jnp.matmul(low, b.astype(x.dtype)).reshape(y.shape)
+    if a.ndim == 2:
+        return linear(linear(x, a), b)
+    parts = x.reshape((len(a), -1) + x.shape[-1:])
+    y = jnp.matmul(jnp.matmul(parts, a.astype(x.dtype)), b.astype(x.dtype))
+    return y.reshape(x.shape[:-1] + b.shape[-1:])
 
 
 class Dense(nn.Module):
     """`linear` with an optional bias; parameter names are those of `nn.Dense`.
 
-    Parameters with the leaves of an adapter, which `init` never makes, give `lora_linear`, and
-    those of several stacked adapters `stacked_lora_linear`.
+    Parameters may have leaves that `init` never makes: those of an adapter, or of several stacked
+    ones, and those of a quantized kernel in the place of the kernel.
 
     Attributes:
       features: E.
@@ -110,18 +98,24 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        x = x.astype(self.dtype)
-        if self.has_variable("params", LORA_A):
-            a, b = (self.get_variable("params", name) for name in (LORA_A, LORA_B))
-            y = (lora_linear if a.ndim == 2 else stacked_lora_linear)(x, kernel, a, b)
+        features, x = x.shape[-1], x.astype(self.dtype)
+        quantized = self._leaves(INT8, NF4, SCALE)
+        if quantized:
+            y = quantized_linear(x, quantized)
         else:
-            y = linear(x, kernel)
+            shape = (features, self.features)
+            y = linear(x, self.param(KERNEL, self.kernel_init, shape, jnp.float32))
+        if adapter := self._leaves(LORA_A, LORA_B):
+            y += low_rank(x, adapter[LORA_A], adapter[LORA_B])
         y = checkpoint_name(y, WEIGHT_PRODUCTS)
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+    def _leaves(self, *names: str) -> Params:
+        present = (name for name in names if self.has_variable("params", name))
+        return {name: self.get_variable("params", name) for name in present}
 
 
 def split_adapters(denses: list[Params]) -> tuple[list[Params], list[Params]]:

@@ -23,6 +23,7 @@ from flax import traverse_util
 from entropy_rl.config.lora import LORA_TARGETS, LoraConfig
 from entropy_rl.models.decoder import DecoderConfig
 from entropy_rl.models.linear import LORA_A, LORA_B
+from entropy_rl.models.quantized import dequantize
 from entropy_rl.types import Params, Policy
 
 # Folded into the key of a run, whose samples have the numbers of steps.
@@ -249,9 +250,11 @@ class OnBase:
 def merge(params: Params) -> Params:
     """Merge the adapter of joined parameters into their kernels: W + A (s B), in float32.
 
-    The other parameters are converted to float32; without an adapter, all are. To be jitted.
+    The other parameters are converted to float32, quantized kernels too; without an adapter, all
+    are. To be jitted.
     """
-    flat = {path: x.astype(jnp.float32) for path, x in traverse_util.flatten_dict(params).items()}
+    flat = traverse_util.flatten_dict(dequantize(params))
+    flat = {path: x.astype(jnp.float32) for path, x in flat.items()}
     for path in [path for path in flat if path[-1] == LORA_A]:
         a, b = flat.pop(path), flat.pop((*path[:-1], LORA_B))
         delta = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

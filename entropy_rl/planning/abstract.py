@@ -24,6 +24,7 @@ from entropy_rl.losses.build import build_loss
 from entropy_rl.models import DecoderConfig, backbone_params, make_policy
 from entropy_rl.models.attention import resolve_attention, resolve_decode_attention
 from entropy_rl.models.lora import Base, adapter_shapes
+from entropy_rl.models.quantized import store
 from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.shapes import Architecture
 from entropy_rl.runs.load_model import Model, check_heads, make_model
@@ -116,8 +117,7 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
 
     params, base, adapter = shapes, None, None
     if lora is not None:
-        dtype = jnp.dtype(config.model.lora.base_dtype)
-        frozen = jax.tree.map(lambda x: x.update(dtype=dtype), shapes)
+        frozen = jax.eval_shape(lambda params: store(params, config.model.lora.base_dtype), shapes)
         base, adapter = Base(place(frozen), lora, config.model.path), adapter_shapes(lora, decoder)
         params = jax.eval_shape(base.join, adapter)
     model = make_model(make, params, decoder, placement, **nothing, base=base, adapter=adapter)

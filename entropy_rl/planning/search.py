@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from entropy_rl.config.common import MeshConfig
 from entropy_rl.config.plan import PlanConfig
 from entropy_rl.models.lora import count_parameters
+from entropy_rl.models.quantized import BYTES
 from entropy_rl.planning import counting
 from entropy_rl.planning.abstract import abstract_run
 from entropy_rl.planning.chips import GiB
@@ -113,7 +114,7 @@ def rough_bytes(config: PlanConfig, architecture: Architecture, layout: Layout) 
     activations = size * (c.num_layers * kept + 4 * dots / tensor)
     numbers, frozen = 5 * counting.parameters(c), 0
     if lora is not None:
-        stored = jnp.dtype(config.model.lora.base_dtype).itemsize
+        stored = BYTES[config.model.lora.base_dtype]
         numbers, frozen = 5 * count_parameters(lora, c), stored * counting.parameters(c)
     if critic is not None:
         own = lora is None or config.critic.path is not None

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.files import error_text
@@ -24,6 +22,7 @@ from entropy_rl.models.lora import (
     merge,
 )
 from entropy_rl.models.peft import ADAPTER_CONFIG, load_adapter, read_adapter_config
+from entropy_rl.models.quantized import float_type, store
 from entropy_rl.runs.checkpoint import restore_params
 from entropy_rl.runs.directory import CONFIG_FILE, checkpoints_of
 from entropy_rl.runs.identity import model_identity, recorded_weights
@@ -50,7 +49,7 @@ class Weights:
 
     def on_top(self, config: ModelConfig, spec: LoraSpec, adapter: Params) -> Weights:
         """Return these weights, an own adapter merged, as the base of another adapter."""
-        params = _cast(self.merged().params, config.lora.base_dtype)
+        params = store(self.merged().params, config.lora.base_dtype)
         adapter = self.placement.put_params(adapter)
         return _adapted(params, spec, self.placement, config.path, adapter)
 
@@ -107,11 +106,11 @@ def load_weights(
     """
     if not is_run(path):
         sharding = None if placement.mesh is None else placement.of_path
-        return Weights(load_hf(path, jnp.dtype(dtype), sharding, decoder)[1], placement)
+        return Weights(load_hf(path, float_type(dtype), sharding, decoder)[1], placement)
     if not (model_files(path) / ADAPTER_CONFIG).exists():
         shapes = jax.eval_shape(make_policy(decoder).init, jax.random.key(0))
         params = restore_params(checkpoints_of(path), placement.abstract(shapes))
-        return Weights(_cast(params, dtype), placement)
+        return Weights(store(params, dtype), placement)
     spec = read_adapter_config(model_files(path))
     recorded = read_recorded_config(path / CONFIG_FILE)["model"]
     of_base = _find_base(path, recorded["path"])
@@ -120,7 +119,7 @@ def load_weights(
     adapter = restore_params(checkpoints_of(path), shapes)
     dtype = recorded["lora"].get("base_dtype", dtype)
     base = load_weights(of_base, decoder, placement, dtype).merged()
-    return _adapted(_cast(base.params, dtype), spec, placement, recorded["path"], adapter)
+    return _adapted(store(base.params, dtype), spec, placement, recorded["path"], adapter)
 
 
 def _find_base(run: Path, path: str) -> Path:
@@ -145,8 +144,3 @@ def _adapted(
     # Programs depend on whether their arguments are committed: the adapter of a state is.
     base, adapter = Base(commit(params), spec, path), commit(adapter)
     return Weights(base.join(adapter), placement, base, adapter)
-
-
-def _cast(params: Params, dtype: Any) -> Params:
-    # Without a copy where they have it.
-    return jax.tree.map(lambda x: x if x.dtype == jnp.dtype(dtype) else x.astype(dtype), params)

@@ -20,7 +20,7 @@ from entropy_rl.distributed.sharding import Placement, make_mesh
 from entropy_rl.learner.gradient import make_gradient
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.update import init_state, make_update
-from entropy_rl.models.linear import linear, lora_linear, stacked_lora_linear
+from entropy_rl.models.linear import low_rank
 from entropy_rl.models.lora import (
     Base,
     LoraSpec,
@@ -229,15 +229,14 @@ def test_a_rank_that_saves_nothing_is_refused():
 
 def test_stacked_adapters_decode_each_part_of_the_rows_with_its_own():
     keys = iter(jax.random.split(jax.random.key(5), 8))
-    x, kernel = jax.random.normal(next(keys), (6, 5, 8)), jax.random.normal(next(keys), (8, 12))
+    x = jax.random.normal(next(keys), (6, 5, 8))
     a, b = jax.random.normal(next(keys), (3, 8, 2)), jax.random.normal(next(keys), (3, 2, 12))
-    found = stacked_lora_linear(x, kernel, a, b)
+    found = low_rank(x, a, b)
     for k in range(3):
         part = slice(2 * k, 2 * k + 2)
-        expected = lora_linear(x[part], kernel, a[k], b[k])
+        expected = low_rank(x[part], a[k], b[k])
         np.testing.assert_allclose(found[part], expected, rtol=1e-5, atol=1e-5)
-    no_change = stacked_lora_linear(x, kernel, a, jnp.zeros_like(b))
-    np.testing.assert_array_equal(no_change, linear(x, kernel))
+    np.testing.assert_array_equal(low_rank(x, a, jnp.zeros_like(b)), jnp.zeros((6, 5, 12)))
 
 
 def test_the_random_keys_of_stacked_rows_are_those_of_their_runs_alone():

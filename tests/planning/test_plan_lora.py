@@ -70,6 +70,17 @@ def test_a_lora_run_keeps_one_base_and_the_moments_of_the_adapter(planned):
     assert resident["reference parameters"] == 4 * ADAPTER  # its base is that of the policy
 
 
+# Bytes of the kernels of both layers, and of their scales: of 512 columns, or of 576 blocks.
+@pytest.mark.parametrize(
+    ("dtype", "kernels"), [("int8", 73728 + 2 * 4 * 512), ("nf4", 73728 / 2 + 2 * 4 * 576)]
+)
+def test_a_quantized_base_is_counted_as_it_is_stored(planned, dtype, kernels):
+    lora = LORA | {"base_dtype": dtype}
+    config, architecture = planned(model={"path": "nowhere", "lora": lora})
+    resident = resident_bytes(abstract_run(config, architecture, virtual_devices(1, "l4")))
+    assert resident["parameters"] == 2 * (BASE - 73728) + kernels + 4 * ADAPTER
+
+
 def test_an_update_of_an_adapter_saves_the_gradients_of_the_frozen_products(planned):
     config, architecture = planned()
     lora, dense = works(config, architecture), works(config, architecture._replace(lora=None))

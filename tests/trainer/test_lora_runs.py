@@ -16,6 +16,7 @@ from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.lora import LoraConfig
 from entropy_rl.config.train import TrainConfig
+from entropy_rl.models.quantized import store
 from entropy_rl.runs.load_model import load_model
 from entropy_rl.trainer.setup import set_up
 
@@ -90,6 +91,25 @@ def test_a_loaded_run_has_its_base_and_its_adapter_to_the_bit(whole, here):
     assert model.base.spec.scale == 2 and model.base.path == "model"
 
 
+def test_a_run_on_a_quantized_base_is_loaded_and_exported_with_the_base_it_had(whole, here):
+    options = ["--steps", "2", "--model.lora.base_dtype", "int8"]
+    assert main(train("int8", *options)) == 0
+    model = load_model("int8")
+    codes = model.base.params["layers"]["mlp"]["up_proj"]["kernel_int8"]
+    read = store(load_model("model").params, "bfloat16")
+    expected = store(read, "int8")["layers"]["mlp"]["up_proj"]["kernel_int8"]
+    np.testing.assert_array_equal(codes, expected)
+    np.testing.assert_allclose(
+        metrics_of(here / "int8")[0][:3], metrics_of(whole)[0][:3], rtol=0.05
+    )
+    ids = jax.random.randint(jax.random.key(2), (2, 9), 0, 20)
+    hidden = model.policy.apply(model.params, ids)
+    arguments = ["export", "--model", "int8", "--output", "dense", "--dtype", "float32"]
+    assert main(arguments) == 0
+    dense = load_model("dense")
+    np.testing.assert_allclose(dense.policy.apply(dense.params, ids), hidden, rtol=1e-5, atol=1e-5)
+
+
 def test_exports_are_a_peft_adapter_and_a_merged_model(whole, here, capsys):
     ids = jax.random.randint(jax.random.key(2), (2, 9), 0, 20)
     model = load_model("whole")
@@ -145,8 +165,8 @@ def test_another_base_is_refused_in_one_line(whole, workspace, here, capsys):
         (["--model.lora.targets", "[v_prj]"], "model.lora.targets[0]: must be one of q_proj, "
          "k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, got 'v_prj' (did you mean "
          "'v_proj'?)"),
-        (["--model.lora.base_dtype", "int8"], "model.lora.base_dtype: must be one of float32, "
-         "bfloat16, got 'int8'"),
+        (["--model.lora.base_dtype", "int4"], "model.lora.base_dtype: must be one of float32, "
+         "bfloat16, int8, nf4, got 'int4' (did you mean 'int8'?)"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused_before_the_weights_are_read(here, capsys, options, line, whole):
