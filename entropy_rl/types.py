@@ -133,6 +133,8 @@ SOURCE_EXTRA = "source/"
 # In `TrainBatch.extras`, f32[B, N]: statistics of each completion under the other prompt of its
 # problem, of the policy before the first update on the rollout.
 OTHER_LOG_PROBS, OTHER_ENTROPY = "other_log_probs", "other_entropy"
+# In `TrainBatch.extras`, f32[B, N]: those of the teacher of a run.
+TEACHER_LOG_PROBS = "teacher_log_probs"
 # In `TrainBatch.extras`, f32[B, N]: rewards of the turns of an episode, each at its last token;
 # they are part of `TrainBatch.rewards`.
 TURN_REWARDS = "turn_rewards"

@@ -10,6 +10,7 @@ from entropy_rl.advantages.baselines import rloo as rloo
 from entropy_rl.advantages.baselines import whiten as whiten
 from entropy_rl.advantages.build import advantage_of as advantage_of
 from entropy_rl.advantages.build import build_advantage as build_advantage
+from entropy_rl.advantages.distillation import on_policy_distillation as on_policy_distillation
 from entropy_rl.advantages.gae import gae as gae
 from entropy_rl.advantages.gdpo import gdpo as gdpo
 from entropy_rl.advantages.penalties import overlong_penalty as overlong_penalty

@@ -15,6 +15,7 @@ from entropy_rl.types import (
     OTHER_LOG_PROBS,
     REWARD_EXTRA,
     SOURCE_EXTRA,
+    TEACHER_LOG_PROBS,
     TokenStats,
 )
 
@@ -23,7 +24,8 @@ Scope = Literal["token", "sequence", "group", "batch"]  # from narrow to wide
 SCOPES = get_args(Scope)
 LOCAL_SCOPES = ("token", "sequence")  # evaluated in the gradient pass itself
 OTHER_PROMPT = "other_prompt"
-REQUIRABLE = ("values", "greedy_rewards", OTHER_PROMPT)
+TEACHER = "teacher"
+REQUIRABLE = ("values", "greedy_rewards", OTHER_PROMPT, TEACHER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +63,9 @@ class Transform:
       requires: Names of optional statistics that it reads: "values", which a critic gives,
         "greedy_rewards", for which a run samples a greedy completion of each prompt, or, in
         `stats.extras`, "reward/LABEL", a reward of the section `rewards`, "source/NAME", 1 for a
-        row whose problem is of that source, or "other_prompt", `other_log_probs` and
-        `other_entropy` under the other one of the two prompts of a problem.
+        row whose problem is of that source, "other_prompt", `other_log_probs` and
+        `other_entropy` under the other one of the two prompts of a problem, or "teacher",
+        `teacher_log_probs` of the teacher of the run.
     """
 
     fn: AdvantageFn
@@ -219,6 +222,8 @@ def required_extras(
     columns = dict.fromkeys(names, 1)
     if OTHER_PROMPT in transform.requires:
         columns |= {OTHER_LOG_PROBS: tokens, OTHER_ENTROPY: tokens}
+    if TEACHER in transform.requires:
+        columns[TEACHER_LOG_PROBS] = tokens
     return {n: jax.ShapeDtypeStruct((rows, count), jnp.float32) for n, count in columns.items()}
 
 

@@ -60,6 +60,12 @@ class PlanConfig(TrainConfig):
             self.chip,
             "null without devices",
         )
+        require(
+            self.teacher is None,
+            "teacher",
+            None if self.teacher is None else self.teacher.path,
+            "null, as plan does not count a teacher",
+        )
         own = self.critic is not None and self.critic.path is not None
         require(
             self.critic_shape is None or own,

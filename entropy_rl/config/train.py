@@ -111,6 +111,18 @@ class CriticConfig:
         require(0 <= self.lam <= 1, "critic.lam", self.lam, ">= 0 and <= 1")
 
 
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+    """The teacher of on-policy distillation: a frozen model that scores the policy's completions.
+
+    Args:
+      path: As `model.path`, with the same tokenizer. The other settings of `model`, but for `lora`,
+        apply to it too, and so does the temperature of the rollout.
+    """
+
+    path: str
+
+
 def check_micro_batches(config: TrainConfig, longest: int) -> None:
     """Check that the longest row fits into a micro-batch.
 
@@ -163,6 +175,8 @@ class TrainConfig:
         ARGUMENT: VALUE, ...}; null for none. See docs/methods.md.
       curriculum: Choice of the problems of a step by what was recorded of earlier ones, as {name:
         FUNCTION, ARGUMENT: VALUE, ...}; null for a seeded order. See docs/guides/mixtures.md.
+      teacher: The teacher, for an advantage that reads its log-probs, {name:
+        on_policy_distillation}; null for none. See docs/guides/distillation.md.
     """
 
     seed: int
@@ -184,6 +198,7 @@ class TrainConfig:
     critic: CriticConfig | None = None
     replay: dict[str, Any] | None = None
     curriculum: dict[str, Any] | None = None
+    teacher: TeacherConfig | None = None
 
     def total_updates(self, critic: bool = False) -> int:
         """Return the number of updates of the run, without those on a replay buffer.
@@ -241,6 +256,12 @@ class TrainConfig:
             "curriculum",
             self.curriculum,
             "null with rollout.dynamic_sampling, which draws further problems in a step",
+        )
+        require(
+            self.teacher is None or self.replay is None,
+            "teacher",
+            None if self.teacher is None else self.teacher.path,
+            "null with replay, whose buffer has no log-probs of a teacher",
         )
         # A setting without an effect is an error.
         every, step = self.run.evaluate_every, self.run.profile_step

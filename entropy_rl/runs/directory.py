@@ -35,7 +35,7 @@ FREE_OF_RUN = tuple(
 )
 IDENTITY_FILE = "identity.json"
 # The files that these name have digests in that file.
-_IDENTIFIED = ("model.path", "model.lora.path", "critic.path")
+_IDENTIFIED = ("model.path", "model.lora.path", "critic.path", "teacher.path")
 # Kernels and memory of a model.
 FREE_OF_MODEL = ("model.remat", "model.attention", "model.decode_attention")
 _FREE = (

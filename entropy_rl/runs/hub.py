@@ -36,7 +36,7 @@ _DEADLINE_S = 10  # for the first answer of the hub
 _WEIGHTS = ("*.safetensors",)
 _TEXTS = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
 _ROWS = ("*.jsonl*", "*.ndjson*", "*.parquet", "*.arrow")
-_FIELDS = (("model", "path"), ("critic", "path"))
+_FIELDS = (("model", "path"), ("critic", "path"), ("teacher", "path"))
 
 
 def is_hub_id(path: str) -> bool:

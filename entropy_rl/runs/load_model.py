@@ -206,19 +206,51 @@ def load_backbone(path: str | None, config: ModelConfig, model: Model) -> Backbo
     """
     if path is None:
         return Backbone(model.policy, backbone_params(model.trained), model.config.hidden_size)
-    try:
-        # It does not decode.
-        found = load_model(
-            dataclasses.replace(config, path=path, decode_attention="auto", lora=None),
-            model.placement.mesh,
-        ).merged()
-    except ValueError as error:
-        raise ValueError(f"critic.path: {str(error).removeprefix('model.path: ')}") from error
+    found = load_other(path, config, model.placement.mesh, "critic.path")
     if found.tokenizer.get_vocab() != model.tokenizer.get_vocab():
         raise ValueError(
             f"critic.path: must have the tokenizer of {config.path}, got another one in {path}"
         )
     return Backbone(found.policy, backbone_params(found.params), found.config.hidden_size)
+
+
+def load_other(path: str, config: ModelConfig, mesh: Mesh | None, field: str) -> Model:
+    """Load another model than the policy, which does not decode.
+
+    Args:
+      path: As a `model.path`.
+      config: The `model` section, of which all but path, adapter and decoding hold for it too.
+      mesh: The mesh.
+      field: The config field that names it, for errors.
+
+    Raises:
+      ValueError: As `load_model`.
+    """
+    other = dataclasses.replace(config, path=path, decode_attention="auto", lora=None)
+    try:
+        return load_model(other, mesh).merged()
+    except ValueError as error:
+        raise ValueError(f"{field}: {str(error).removeprefix('model.path: ')}") from error
+
+
+def check_same_tokenizer(path: str, of: str, field: str) -> None:
+    """Check that two models have the same tokens, before any weights are read.
+
+    Args:
+      path: As a `model.path`.
+      of: The `model.path` of the policy.
+      field: The config field of `path`, for errors.
+
+    Raises:
+      ValueError: If they have not, or there is no usable tokenizer.
+    """
+    try:
+        directory = model_files(find_model(path, weights=False))
+    except ValueError as error:
+        raise ValueError(f"{field}: {str(error).removeprefix('model.path: ')}") from error
+    own = load_tokenizer(model_files(find_model(of, weights=False)))
+    if load_tokenizer(directory).get_vocab() != own.get_vocab():
+        raise ValueError(f"{field}: must have the tokenizer of {of}, got another one in {path}")
 
 
 def check_heads(config: DecoderConfig, mesh: Mesh | None, decode_attention: str = "auto") -> None:

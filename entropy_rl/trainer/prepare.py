@@ -13,7 +13,15 @@ from entropy_rl.experience.planned_problems import outcomes_of
 from entropy_rl.learner.batch import make_batch
 from entropy_rl.runs.load_model import Model
 from entropy_rl.trainer.programs import Programs
-from entropy_rl.types import OTHER_ENTROPY, OTHER_LOG_PROBS, Rollout, TrainBatch, TrainState
+from entropy_rl.trainer.teacher import TeacherFn
+from entropy_rl.types import (
+    OTHER_ENTROPY,
+    OTHER_LOG_PROBS,
+    TEACHER_LOG_PROBS,
+    Rollout,
+    TrainBatch,
+    TrainState,
+)
 
 _FIELDS = {field.name for field in dataclasses.fields(TrainBatch)}
 
@@ -47,6 +55,7 @@ class Prepare:
       mask_truncated: The `loss.mask_truncated` of the config.
       has_curriculum: Whether a curriculum reads the outcomes of the step.
       other_prompt: Whether the advantage reads log-probs under the other prompt of each problem.
+      teacher: (mini-batch) -> log-probs of the teacher; None without one.
     """
 
     programs: Programs
@@ -56,6 +65,7 @@ class Prepare:
     mask_truncated: bool
     has_curriculum: bool = False
     other_prompt: bool = False
+    teacher: TeacherFn | None = None
 
     def __call__(self, state: TrainState, experience: Experience) -> TrainData:
         """Build the mini-batches of a step.
@@ -97,10 +107,13 @@ class Prepare:
             found["ref_log_probs"], _ = programs.stats(self.model.params, batch)
         if programs.critic is not None:
             found["values"] = programs.critic.values(state.critic.params, batch)
+        found["extras"] = {}
         if self.other_prompt:
             params = self.model.params_with(state.params)
             log_probs, entropy = programs.stats(params, self._batch(under_other_prompt(rollout)))
-            found["extras"] = {OTHER_LOG_PROBS: log_probs, OTHER_ENTROPY: entropy}
+            found["extras"] |= {OTHER_LOG_PROBS: log_probs, OTHER_ENTROPY: entropy}
+        if self.teacher is not None:
+            found["extras"] |= {TEACHER_LOG_PROBS: self.teacher(batch)}
         return batch.replace(**found)
 
     def _batch(self, rollout: Rollout) -> TrainBatch:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from entropy_rl.advantages import Transform, advantage_of
-from entropy_rl.advantages.transform import OTHER_PROMPT, named_sources
+from entropy_rl.advantages.transform import OTHER_PROMPT, TEACHER, named_sources
 from entropy_rl.config.checks import require
 from entropy_rl.config.train import TrainConfig, check_micro_batches
 from entropy_rl.curricula import build_curriculum
@@ -42,6 +42,7 @@ from entropy_rl.runs.load_model import (
     Backbone,
     Model,
     check_length,
+    check_same_tokenizer,
     load_backbone,
     load_model,
     with_adapter,
@@ -51,9 +52,12 @@ from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
 from entropy_rl.tasks import Problem, Task, closing, load_task, problems_of
 from entropy_rl.tasks.task import prompts_per_problem
 from entropy_rl.trainer.programs import Programs, describe_update, make_programs
+from entropy_rl.trainer.teacher import TeacherFn, load_teacher
 from entropy_rl.types import TrainState
 
 log = logging.getLogger(__name__)
+
+_OF_TEACHER = ("teacher", "rollout", "batching")  # what the log-probs of a teacher depend on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +78,7 @@ class Setup:
       identity: Digests of data, prompts and models, which a resumption must repeat.
       start: The state before the first step.
       planned: The problems that a curriculum chooses; None without one.
+      teacher: (mini-batch) -> log-probs of the teacher; None without one.
     """
 
     config: TrainConfig
@@ -89,6 +94,7 @@ class Setup:
     identity: Identity
     start: TrainState
     planned: PlannedProblems | None = None
+    teacher: TeacherFn | None = None
 
     @property
     def updates(self) -> int:
@@ -153,6 +159,8 @@ def set_up(config: TrainConfig, others: Sequence[Setup] = ()) -> Setup:
         task = load_task(config.task.name, config.task.args, config.task.episodes)
     problems = problems_of(task, config.task.train_split, "task.train_split")
     key = jax.random.key(config.seed)
+    if config.teacher is not None:
+        check_same_tokenizer(config.teacher.path, config.model.path, "teacher.path")
     if others:
         model = with_adapter(others[0].model, config.model, key)
     else:
@@ -206,6 +214,7 @@ def set_up(config: TrainConfig, others: Sequence[Setup] = ()) -> Setup:
         identity=identity,
         start=start,
         planned=planned,
+        teacher=_teacher_of(config, model, others),
     )
 
 
@@ -253,6 +262,9 @@ def _identify(config: TrainConfig, task: Task, model: Model, prompts: Prompts) -
     if config.critic is not None and config.critic.path is not None:
         for name, parts in model_identity(config.critic.path, "critic.path").items():
             identity[name] |= parts
+    if config.teacher is not None:
+        for name, parts in model_identity(config.teacher.path, "teacher.path").items():
+            identity[name] |= parts
     return identity
 
 
@@ -266,7 +278,27 @@ def _build_methods(config: TrainConfig) -> tuple[Transform, Loss]:
     if replay is not None:
         check_replay(config.replay, replay, advantage, loss, config.critic is not None)
     _check_sampler_correction(config, loss)
+    _check_teacher(config, advantage)
     return advantage, loss
+
+
+def _teacher_of(config: TrainConfig, model: Model, others: Sequence[Setup]) -> TeacherFn | None:
+    """Return the teacher; that of another run if it scores in the same way."""
+    for other in others:
+        if all(getattr(other.config, n) == getattr(config, n) for n in _OF_TEACHER):
+            return other.teacher
+    return load_teacher(config, model.placement)
+
+
+def _check_teacher(config: TrainConfig, advantage: Transform) -> None:
+    """Check that there is a teacher if and only if the advantage reads its log-probs."""
+    given = None if config.teacher is None else config.teacher.path
+    if TEACHER in advantage.requires:
+        have = "given for the advantage on_policy_distillation"
+        require(given is not None, "teacher", given, have)
+    else:
+        have = "null without an advantage that reads it, such as {name: on_policy_distillation}"
+        require(given is None, "teacher", given, have)
 
 
 def _check_sources(advantage: Transform, problems: Sequence[Problem]) -> None:

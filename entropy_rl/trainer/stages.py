@@ -56,6 +56,7 @@ def make_stages(run: TrainingRun) -> Stages:
         mask_truncated=config.loss.mask_truncated,
         has_curriculum=setup.planned is not None,
         other_prompt=OTHER_PROMPT in setup.advantage.requires,
+        teacher=setup.teacher,
     )
     collect = make_collector(
         config.rollout,
