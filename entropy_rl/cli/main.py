@@ -115,6 +115,11 @@ _VERBS = {
         "entropy_rl.commands.data_overlap:overlap",
         "which test problems occur in a training set, exactly or in part",
     ),
+    "data select": (
+        "entropy_rl.commands.data_select:SelectConfig",
+        "entropy_rl.commands.data_select:select",
+        "reasoning texts that a model finds probable, whatever the length of their steps",
+    ),
     "data prompts": (
         "entropy_rl.commands.data_prompts:PromptsConfig",
         "entropy_rl.commands.data_prompts:prompts",

@@ -1,4 +1,4 @@
-"""Per-token entropies of plain texts, in one forward pass of a model."""
+"""Log-probs and entropies of the tokens of texts, in one forward pass of a model."""
 
 from __future__ import annotations
 
@@ -42,31 +42,62 @@ def score_rows(
       ValueError: A prompt has no tokens, or a row does not fit into a micro-batch.
     """
     encoded = [_encode(row, model) for row in rows]
+    scores = score_tokens(
+        [(prompt, tokens, [True] * len(tokens)) for prompt, tokens in encoded],
+        model,
+        temperature=temperature,
+        max_tokens_per_micro_batch=max_tokens_per_micro_batch,
+    )
+    return [
+        dataclasses.replace(row, tokens=tokens, entropy=entropy.tolist())
+        for row, (_, tokens), (_, entropy) in zip(rows, encoded, scores, strict=True)
+    ]
+
+
+def score_tokens(
+    rows: Sequence[tuple[list[int], list[int], list[bool]]],
+    model: Model,
+    *,
+    temperature: float,
+    max_tokens_per_micro_batch: int,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Compute log-probs and entropies of the tokens of completions, in one forward pass.
+
+    Args:
+      rows: (prompt, completion, which of its tokens count) as ids.
+      model: Policy and parameters.
+      temperature: Temperature of the distribution.
+      max_tokens_per_micro_batch: As in `score_rows`.
+
+    Returns:
+      (log-probs f32[N], entropies f32[N]) of each completion, nats; 0 at tokens that do not count.
+
+    Raises:
+      ValueError: A row does not fit into a micro-batch.
+    """
     prompt_length, length = (
-        max(1, -(-max(map(len, part)) // _LENGTH_MULTIPLE)) * _LENGTH_MULTIPLE
-        for part in zip(*encoded, strict=True)
+        max(1, -(-max(len(row[part]) for row in rows) // _LENGTH_MULTIPLE)) * _LENGTH_MULTIPLE
+        for part in (0, 1)
     )
     check_length(model, prompt_length + length)
     settings = PassSettings(
         temperature=temperature, max_tokens_per_micro_batch=max_tokens_per_micro_batch
     )
     stats = jax.jit(make_stats_pass(model.policy, settings))
-    scored = []
+    found = []
     for start in range(0, len(rows), _ROWS_AT_ONCE):
-        part = encoded[start : start + _ROWS_AT_ONCE]
+        part = list(rows[start : start + _ROWS_AT_ONCE])
         # Pad the last call with empty rows; padding is not computed.
-        part += [([model.pad_id], [])] * (_ROWS_AT_ONCE - len(part))
+        part += [([model.pad_id], [], [])] * (_ROWS_AT_ONCE - len(part))
         rollout = _as_rollout(part, prompt_length, length, model.pad_id)
         zeros = np.zeros(_ROWS_AT_ONCE, np.float32)
         batch = make_batch(rollout, zeros, zeros > 0, pad_id=model.pad_id)
-        entropy = np.asarray(stats(model.params, batch)[1])
-        scored += [
-            dataclasses.replace(row, tokens=tokens, entropy=entropy[i, : len(tokens)].tolist())
-            for i, (row, (_, tokens)) in enumerate(
-                zip(rows[start : start + _ROWS_AT_ONCE], part, strict=False)
-            )
+        log_probs, entropy = map(np.asarray, stats(model.params, batch))
+        found += [
+            (log_probs[i, : len(tokens)], entropy[i, : len(tokens)])
+            for i, (_, tokens, _) in enumerate(rows[start : start + _ROWS_AT_ONCE])
         ]
-    return scored
+    return found
 
 
 def _encode(row: Row, model: Model) -> tuple[list[int], list[int]]:
@@ -75,10 +106,15 @@ def _encode(row: Row, model: Model) -> tuple[list[int], list[int]]:
 
 
 def _as_rollout(
-    rows: Sequence[tuple[list[int], list[int]]], prompt_length: int, length: int, pad_id: int
+    rows: Sequence[tuple[list[int], list[int], list[bool]]],
+    prompt_length: int,
+    length: int,
+    pad_id: int,
 ) -> Rollout:
-    prompts, prompt_mask = _pad([prompt for prompt, _ in rows], prompt_length, pad_id)
-    completions, mask = _pad([completion for _, completion in rows], length, pad_id)
+    prompts, prompt_mask = _pad([prompt for prompt, _, _ in rows], prompt_length, pad_id)
+    completions, mask = _pad([completion for _, completion, _ in rows], length, pad_id)
+    for i, (_, _, counts) in enumerate(rows):
+        mask[i, : len(counts)] = counts
     zeros = np.zeros(mask.shape, np.float32)
     return Rollout(
         prompts, prompt_mask, completions, mask, zeros, zeros, np.zeros(len(rows), np.int32)

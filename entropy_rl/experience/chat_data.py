@@ -129,6 +129,24 @@ def _length(row: Row) -> int:
 def _read_files(
     config: ChatDataConfig, split: str, tokenizer: Any, eos_ids: Sequence[int], pairs: bool
 ) -> list[Row]:
+    return [row for _, row in read_contents(config, split, tokenizer, eos_ids, pairs)]
+
+
+def read_contents(
+    config: ChatDataConfig, split: str, tokenizer: Any, eos_ids: Sequence[int], pairs: bool = False
+) -> list[tuple[dict[str, Any], Row]]:
+    """Read the rows of files as they are, each with its encoding.
+
+    Args:
+      config: The section `data`.
+      split: "train" or "validation".
+      tokenizer: A Hugging Face tokenizer.
+      eos_ids: Tokens that end a completion.
+      pairs: Whether rows are pairs of a chosen and a rejected completion.
+
+    Raises:
+      ValueError: As `read_chats`.
+    """
     where, given = f"data.{split}", getattr(config, split)
     files = find_data_files(where, given, split)
     require(bool(files), where, given, "a file, a directory or a pattern that exists")
@@ -150,7 +168,7 @@ def _read_files(
             too_long += 1
             reason = f"{place} with {_length(row)} tokens"
             continue
-        rows.append(row)
+        rows.append((content, row))
     if not rows:
         raise ValueError(f"{where}: must have a row that can be used, got {count}; {reason}")
     if too_long:

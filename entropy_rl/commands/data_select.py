@@ -1,0 +1,250 @@
+"""The verb `data select`: reasoning texts chosen by their log-prob, without its confounding."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from entropy_rl.config.checks import check_numbers, require, require_at_least
+from entropy_rl.config.common import ModelConfig
+from entropy_rl.config.sft import ChatDataConfig
+from entropy_rl.escape import echo
+
+if TYPE_CHECKING:
+    from entropy_rl.experience.chats import EncodedText
+    from entropy_rl.runs.load_model import Model
+    from entropy_rl.stats.step_length import StepRegression, StepScores
+
+SELECTED, STATISTICS = "selected.jsonl", "selection.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectConfig:
+    """Reasoning texts chosen by how probable a model finds them: `entropy-rl data select`.
+
+    First tokens of steps are improbable, so that the mean log-prob prefers texts of long steps.
+    ASLEC (arXiv 2604.06834) corrects for it. Writes selected.jsonl, which `sft` reads, and
+    selection.json.
+
+    Args:
+      model: The model that scores.
+      data: Files as of `sft`; `train` is read.
+      output: Directory of the result; it must not exist.
+      keep: Number of texts that are kept, of each prompt or of all.
+      group_by: prompt, to choose among the texts of the same prompt; all, among all of them.
+      score: logp, the mean log-prob of all tokens; drop, of all but first tokens of steps
+        (ASLEC-DROP); casl, the first without what the fraction of first tokens adds, by a
+        regression (ASLEC-CASL).
+      steps: What ends a step: sentence, a period or question mark before a space; line, a line
+        break; paragraph, an empty line.
+      first_tokens: Tokens of a step that count as first ones; 1 in the paper, 2 in its code.
+      source_field: Field of a row whose values each get a regression of their own, such as the
+        teacher, as in the code of the paper; null for one regression, as in its text.
+      max_tokens_per_micro_batch: Tokens of one forward pass; changes memory and speed only.
+    """
+
+    model: ModelConfig
+    data: ChatDataConfig
+    output: str
+    keep: int
+    group_by: Literal["prompt", "all"] = "prompt"
+    score: Literal["logp", "drop", "casl"] = "casl"
+    steps: Literal["sentence", "line", "paragraph"] = "sentence"
+    first_tokens: int = 1
+    source_field: str | None = None
+    max_tokens_per_micro_batch: int = 4096
+
+    def __post_init__(self):
+        check_numbers(self, "")
+        require_at_least(1, "", self, "keep", "first_tokens", "max_tokens_per_micro_batch")
+        for name, unused in (("validation", None), ("held_out", 0)):
+            value = getattr(self.data, name)
+            require(value == unused, f"data.{name}", value, f"{unused!r}: only train is read")
+        require(
+            self.source_field is None or self.score == "casl",
+            "source_field",
+            self.source_field,
+            f"null with score {self.score}, which has no regression",
+        )
+
+
+def select(config: SelectConfig) -> None:
+    """The verb `data select`.
+
+    Raises:
+      ValueError: If the data cannot be used, or the output exists.
+    """
+    import jax
+
+    from entropy_rl.config.common import MeshConfig
+    from entropy_rl.distributed.sharding import make_mesh
+    from entropy_rl.experience.chat_data import read_contents
+    from entropy_rl.runs.load_model import load_model
+    from entropy_rl.runs.model_files import find_model, model_files
+    from entropy_rl.runs.tokenizer import eos_ids_of, load_tokenizer
+    from entropy_rl.stats.step_length import step_scores
+
+    output = Path(config.output)
+    require(not output.exists(), "output", config.output, "a directory that does not exist yet")
+    directory = model_files(find_model(config.model.path))  # data come before weights
+    tokenizer = load_tokenizer(directory)
+    eos_ids = eos_ids_of(directory, tokenizer, config.model.extra_eos)
+    rows = read_contents(config.data, "train", tokenizer, eos_ids)
+    contents, texts = [content for content, _ in rows], [row[0] for _, row in rows]
+    first = [_first_of(text, tokenizer, config) for text in texts]
+    usable = [mask.any() and not mask.all() for mask in first]
+    if not any(usable):
+        raise ValueError(
+            f"data.train: must have a text with tokens that begin a step and others, by the rule "
+            f"{config.steps!r}, got none of {len(texts)}"
+        )
+    contents, texts, first = (
+        [x for x, use in zip(part, usable, strict=True) if use] for part in (contents, texts, first)
+    )
+    model = load_model(config.model, make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]))
+    scores = step_scores(_log_probs(texts, model, config), first)
+    groups = _groups(texts, config)
+    values, fits = _values(scores, contents, config)
+    kept = _top(values, groups, config.keep)
+    by_logp = set(_top(scores.logp, groups, config.keep))
+    statistics = {
+        "rule": {"steps": config.steps, "first_tokens": config.first_tokens},
+        "score": config.score,
+        "texts": len(texts),
+        "without_steps": len(usable) - len(texts),
+        "groups": len(set(groups)),
+        "kept": len(kept),
+        "kept_by_logp_too": len(by_logp & set(kept)),
+        "step_length": float(scores.step_length.mean()),
+        "step_length_of_kept": float(scores.step_length[kept].mean()),
+        "step_length_by_logp": float(scores.step_length[sorted(by_logp)].mean()),
+        "correlation_with_step_length": _correlations(scores, values, config.score),
+        "regressions": {source: fit._asdict() for source, fit in fits.items()},
+    }
+    output.mkdir(parents=True)
+    with (output / SELECTED).open("w", encoding="utf-8") as file:
+        for i in kept:
+            row = contents[i] | {"scores": _scores_of(i, scores, values, config.score)}
+            print(json.dumps(row, ensure_ascii=False), file=file)
+    (output / STATISTICS).write_text(json.dumps(statistics, indent=1) + "\n")
+    _show(statistics, output)
+
+
+def _first_of(text: EncodedText, tokenizer: Any, config: SelectConfig) -> np.ndarray:
+    """Mark first tokens of steps among the targets of a text, bool[targets]."""
+    from entropy_rl.analysis import TokenSpans
+    from entropy_rl.analysis.steps import first_tokens
+
+    spans = TokenSpans(lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
+    ids, mask = np.array(text.ids), np.array(text.mask)
+    turns = np.split(ids, np.flatnonzero(np.diff(mask)) + 1)
+    said = turns[0 if mask[0] else 1 :: 2]
+    found = [
+        first_tokens(*spans(turn.tolist()), config.steps, config.first_tokens) for turn in said
+    ]
+    return np.concatenate(found)
+
+
+def _log_probs(
+    texts: Sequence[EncodedText], model: Model, config: SelectConfig
+) -> list[np.ndarray]:
+    """Log-probs of the targets of each text."""
+    from entropy_rl.evaluation.score_texts import score_tokens
+
+    starts = [text.mask.index(True) for text in texts]
+    parts = [
+        (text.ids[:start], text.ids[start:], text.mask[start:])
+        for text, start in zip(texts, starts, strict=True)
+    ]
+    size = config.max_tokens_per_micro_batch
+    found = score_tokens(parts, model, temperature=1.0, max_tokens_per_micro_batch=size)
+    return [
+        log_probs[np.array(mask)] for (log_probs, _), (_, _, mask) in zip(found, parts, strict=True)
+    ]
+
+
+def _groups(texts: Sequence[EncodedText], config: SelectConfig) -> list[Any]:
+    if config.group_by == "all":
+        return [()] * len(texts)
+    return [tuple(text.ids[: text.mask.index(True)]) for text in texts]
+
+
+def _values(
+    scores: StepScores, contents: Sequence[dict[str, Any]], config: SelectConfig
+) -> tuple[np.ndarray, dict[str, StepRegression]]:
+    """Scores by which texts are chosen, and the regressions by source that they need."""
+    from entropy_rl.stats.step_length import StepScores, casl, fit_steps
+
+    if config.score != "casl":
+        return getattr(scores, config.score), {}
+    sources = ["all"] * len(contents)
+    if config.source_field is not None:
+        missing = sum(config.source_field not in row for row in contents)
+        where = f"a field of all {len(contents)} rows, {missing} of which are without it"
+        require(missing == 0, "source_field", config.source_field, where)
+        sources = [str(row[config.source_field]) for row in contents]
+    values, fits = np.zeros(len(contents)), {}
+    for source in dict.fromkeys(sources):
+        rows = np.array([other == source for other in sources])
+        part = StepScores(*(x[rows] for x in scores))
+        try:
+            fits[source] = fit_steps(part)
+        except ValueError as error:
+            raise ValueError(f"data.train: {error} of the source {source!r}") from error
+        values[rows] = casl(part, fits[source])
+    return values, fits
+
+
+def _top(values: np.ndarray, groups: Sequence[Any], keep: int) -> list[int]:
+    """Indices of the highest values of each group, in the order of the rows; ties by that order."""
+    of_group = defaultdict(list)
+    for i, group in enumerate(groups):
+        of_group[group].append(i)
+    return sorted(
+        i for rows in of_group.values() for i in sorted(rows, key=lambda i: -values[i])[:keep]
+    )
+
+
+def _correlations(scores: StepScores, values: np.ndarray, score: str) -> dict[str, float | None]:
+    """Pearson's correlation of each score with the mean length of steps; None if undefined."""
+    found = {"logp": scores.logp, "drop": scores.drop, score: values}
+    length = scores.step_length
+
+    def correlation(x: np.ndarray) -> float | None:
+        defined = len(x) > 1 and x.std() > 0 and length.std() > 0
+        return float(np.corrcoef(x, length)[0, 1]) if defined else None
+
+    return {name: correlation(x) for name, x in found.items()}
+
+
+def _scores_of(i: int, scores: StepScores, values: np.ndarray, score: str) -> dict[str, float]:
+    found = {"logp": scores.logp, "first": scores.first, "drop": scores.drop, score: values}
+    return {name: float(x[i]) for name, x in found.items()} | {
+        "fraction_first": float(scores.fraction[i])
+    }
+
+
+def _show(statistics: dict[str, Any], output: Path) -> None:
+    s = statistics
+    first = s["rule"]["first_tokens"]
+    echo(f"steps end by the rule {s['rule']['steps']!r}; first tokens of a step: {first}")
+    if s["without_steps"]:
+        echo(f"{s['without_steps']} texts are left out, which have no steps by this rule")
+    echo(f"kept {s['kept']} of {s['texts']} texts of {s['groups']} groups, by {s['score']}")
+    echo(f"  {s['kept_by_logp_too']} of them would be kept by logp too")
+    echo(
+        f"  tokens of a step: {s['step_length']:.1f} in all texts, {s['step_length_of_kept']:.1f} "
+        f"in those kept, {s['step_length_by_logp']:.1f} in those that logp would keep"
+    )
+    for name, value in s["correlation_with_step_length"].items():
+        text = "undefined" if value is None else f"{value:+.3f}"
+        echo(f"  correlation of {name} with the length of steps: {text}")
+    for source, fit in s["regressions"].items():
+        echo(f"  regression of {source}: gamma {fit['fraction']:.3f}, R2 {fit['r2']:.3f}")
+    echo(f"{output / SELECTED}")
