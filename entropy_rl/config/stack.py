@@ -48,6 +48,8 @@ def check_stack(configs: Sequence[TrainConfig]) -> None:
     for i, config in enumerate(configs):
         where, run = f"runs[{i}]", config.run
         require(config.model.lora is not None, f"{where}.model.lora", None, "the section of LoRA")
+        teacher = config.teacher
+        require(teacher is None, f"{where}.teacher", teacher, "null in runs that train together")
         for name in _SHARED:
             ours, same = getattr(config, name), getattr(config, name) == getattr(first, name)
             require(same, f"{where}.{name}", ours, "the same in all runs that train together")

@@ -120,8 +120,8 @@ def test_what_is_selected_can_be_trained_on(scored, at_work, here):
         ({"keep": 0}, "keep: must be >= 1, got 0"),
         ({"score": "cals"}, "--score: must be one of logp, drop, casl, got 'cals'"),
         ({"steps": "word"}, "--steps: must be one of sentence, line, paragraph, got 'word'"),
-        ({"data.train": "blank.jsonl", "data.special_tokens": True}, "data.train: must have a text with tokens that begin a "
-         "step and others, by the rule 'sentence', got none of 1"),
+        ({"data.train": "blank.jsonl", "data.special_tokens": True}, "data.train: must have a "
+         "text with tokens that begin a step and others, by the rule 'sentence', got none of 1"),
         ({"output": "talker"}, "output: must be a directory that does not exist yet, got"),
         ({"source_field": "techer"}, "source_field: must be a field of all 12 rows, 12 of which "
          "are without it, got 'techer'"),
