@@ -295,7 +295,10 @@ def check_output(directory: str | Path) -> Path:
 def new_directory(directory: Path) -> Iterator[Path]:
     """Yield a temporary directory that gets the name `directory` if all goes well."""
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:  # which would name the temporary one
+        raise OSError(error.errno, error.strerror, str(directory)) from error
     try:
         yield temporary
         temporary.rename(directory)

@@ -35,8 +35,11 @@ def write_atomically(path: AnyPath, text: str) -> None:
                 file.flush()
                 # Otherwise a crash of the machine could leave the new name without content.
                 os.fsync(file.fileno())
-        except OSError:
-            temporary.unlink(missing_ok=True)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            if error.filename == str(temporary):
+                raise OSError(error.errno, error.strerror, str(path)) from error
             raise
         temporary.replace(path)
 

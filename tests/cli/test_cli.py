@@ -24,6 +24,7 @@ from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.rollout import DynamicSamplingConfig
 from entropy_rl.config.train import LossConfig, TrainConfig
 from entropy_rl.runs.directory import check_directory, claim_directory
+from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.runs.load_model import load_tokenizer
 from entropy_rl.tasks.countdown import Countdown
 
@@ -842,6 +843,14 @@ def test_an_export_never_writes_over_something(refused, here):
     (here / "precious" / "notes.txt").write_text("precious")
     line = refused("export", "--model", "model", "--output", "precious")
     assert line == "precious: must not exist or be an empty directory; nothing was written"
+
+
+def test_what_cannot_be_written_is_named_without_its_temporary_file(refused):
+    line = refused("export", "--model", "model", "--output", "luck.py/exported")
+    assert line == "luck.py/exported: Not a directory"
+    with pytest.raises(NotADirectoryError) as error:
+        write_atomically(Path("luck.py/table.csv"), "")
+    assert error.value.filename == "luck.py/table.csv"
 
 
 def test_prompts_that_are_too_long_are_counted_and_reported_and_never_cut(here, capsys, caplog):
