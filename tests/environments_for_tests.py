@@ -28,6 +28,20 @@ class Guess:
         return Observation(f"no {self.guesses} {self.random.randrange(100)}", reward=0.125)
 
 
+class Mute(BaseException):
+    """An exception whose text raises."""
+
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+class Text(str):
+    """A text without a length."""
+
+    def __len__(self):
+        raise RuntimeError("no length")
+
+
 def fail(action):
     """Fail in the way that an action names; do nothing for any other action."""
     if action == "raise":
@@ -36,6 +50,10 @@ def fail(action):
         sys.exit(3)
     if action == "die":
         os._exit(9)
+    if action == "interrupt":
+        raise KeyboardInterrupt
+    if action == "mute":
+        raise Mute
     if action == "hang":
         while True:
             pass
@@ -57,6 +75,7 @@ class Hostile(Guess):
             "nan": Observation("a", reward=float("nan")),
             "role": Observation("a", role="system"),
             "bytes": Observation(b"a"),
+            "text": Observation(Text("a")),
             "two texts": Observation(("a", "b"), role="tool", parts={"n": 2}),
             "no texts": Observation(()),
             "nan part": Observation("a", parts={"n": float("nan")}),

@@ -41,8 +41,8 @@ def serve(fd: int) -> None:
             if limits_memory():
                 _limit(resource.RLIMIT_AS, settings["memory_limit_bytes"])
             handle = import_object("handler", settings["handler"])(settings)
-        except (Exception, SystemExit) as error:
-            unfit = {"nonce": "", "unfit": f"{type(error).__name__}: {error}"[:2000]}
+        except BaseException as error:  # whatever a user's code raises
+            unfit = {"nonce": "", "unfit": describe(error, 2000)}
             connection.send_bytes(json.dumps(unfit).encode())
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -60,6 +60,15 @@ def serve(fd: int) -> None:
 def limits_memory() -> bool:
     """Whether the kernel limits the address space of a process; macOS refuses such a limit."""
     return sys.platform == "linux"
+
+
+def describe(error: BaseException, limit: int = 300) -> str:
+    """Return the type and the text of an exception of a user's code in one line."""
+    try:
+        text = " ".join(str(error).split())
+    except BaseException as other:
+        text = f"its text raises {type(other).__name__}"
+    return f"{type(error).__name__}: {text}"[:limit]
 
 
 def _limit(which: int, limit: int) -> None:
@@ -82,8 +91,8 @@ def _judge(check: Callable, correct_at: float, item: list[str]) -> dict[str, Any
     except MemoryError:
         # The memory may not be freed after the check: the next item gets a new process.
         os._exit(errno.ENOMEM)
-    except (Exception, SystemExit) as error:
-        return _crash(f"{type(error).__name__}: {error}"[:300])
+    except BaseException as error:  # whatever a user's code raises
+        return _crash(describe(error))
     try:
         judgement = as_judgement(value, correct_at)
     except ValueError as error:

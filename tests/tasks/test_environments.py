@@ -1,6 +1,7 @@
 """Environments in killable processes: what a step does ends its own episode at most."""
 
 import pytest
+from environments_for_tests import Mute
 
 from entropy_rl.config.common import EpisodesConfig
 from entropy_rl.tasks import load_task
@@ -9,6 +10,7 @@ from entropy_rl.tasks.environments import Done, Observation
 from entropy_rl.tasks.environments.environment import is_environment
 from entropy_rl.tasks.environments.pool import EnvironmentPool, Episode
 from entropy_rl.tasks.task import JudgeError, Verdict
+from entropy_rl.tasks.worker import describe
 
 FILE = "environments_for_tests"
 PROBLEM = load_task(f"{FILE}:Guess").problems("train")[3]
@@ -60,11 +62,28 @@ def test_the_end_of_an_episode_has_a_judgement(pool):
         ("role", "crash"),
         ("bytes", "crash"),
         ("nan grade", "crash"),
+        ("interrupt", "crash"),
+        ("mute", "crash"),
+        ("text", "crash"),
     ],
 )
 def test_a_step_that_fails_is_no_judgement_and_the_next_one_works(pool, action, failed):
     assert step(pool, action)["failed"] == failed
     assert step(pool, "it is 3")["judgement"]["verdict"] == "correct"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (KeyError("a\nb"), "KeyError: 'a\\nb'"),
+        (ValueError("a\n  b\n"), "ValueError: a b"),
+        (KeyboardInterrupt(), "KeyboardInterrupt: "),
+        (Mute(), "Mute: its text raises RuntimeError"),
+        (ValueError("x" * 1000), "ValueError: " + "x" * 288),
+    ],
+)
+def test_what_a_step_raises_is_described_in_a_line(error, line):
+    assert describe(error) == line
 
 
 def test_a_step_that_waits_is_stopped_by_the_clock():

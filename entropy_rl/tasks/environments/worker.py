@@ -13,6 +13,7 @@ from entropy_rl.config.registry import call_factory, import_object
 from entropy_rl.tasks.environments.environment import Done, Observation
 from entropy_rl.tasks.judging import as_judgement, correct_at, is_finite
 from entropy_rl.tasks.task import Judgement, Problem, Verdict
+from entropy_rl.tasks.worker import describe
 
 _MAX_LIVE = 4096  # episodes; a state that was dropped is rebuilt from its actions
 _MAX_TEXT = 30_000  # characters of an observation; the message to the parent is limited too
@@ -44,12 +45,14 @@ def stepping(settings: dict[str, Any]) -> Callable[[Reply], Reply]:
             value = environment.step(actions[-1])
         except MemoryError:
             os._exit(errno.ENOMEM)  # the memory may not be freed: the next step gets a new process
-        except (Exception, SystemExit) as error:
-            return {"failed": "crash", "reason": f"{type(error).__name__}: {error}"[:300]}
+        except BaseException as error:  # whatever a user's code raises
+            return {"failed": "crash", "reason": describe(error)}
         try:
             reply = _reply(value, least)
         except ValueError as error:
             return {"failed": "crash", "reason": f"its step {error}"[:300]}
+        except BaseException as error:  # of a text, number or mapping of the user's own class
+            return {"failed": "crash", "reason": describe(error)}
         if "judgement" not in reply:
             live[episode] = environment, len(actions)
             if len(live) > _MAX_LIVE:
