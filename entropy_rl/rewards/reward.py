@@ -12,6 +12,7 @@ import numpy as np
 from entropy_rl.config.checks import require, shown
 from entropy_rl.tasks.judging import is_finite, plain_scalar
 from entropy_rl.tasks.task import JudgeError, Judgement, Problem
+from entropy_rl.tasks.worker import describe
 
 # What a reward function may have as parameters, each with one entry per completion.
 INPUTS = ("completions", "problems", "judgements", "completion_ids")
@@ -144,11 +145,10 @@ def _evaluate(reward: Reward, inputs: dict[str, list[Any]], where: str) -> list[
         found = reward(inputs)
     except JudgeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         failed = _first_failing(reward, inputs)
         blamed = f"{len(problems)} completions" if failed is None else f"problem {failed}"
-        cause = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{where}: failed for {blamed}: {cause}") from error
+        raise ValueError(f"{where}: failed for {blamed}: {describe(error)}") from error
     if isinstance(found, str | bytes | Mapping) or not hasattr(found, "__iter__"):
         raise ValueError(f"{where}: must return a list of numbers, got {shown(found)}")
     found = [plain_scalar(value) for value in found]
@@ -171,6 +171,6 @@ def _first_failing(reward: Reward, inputs: dict[str, list[Any]]) -> int | None:
     for i, problem in enumerate(inputs["problems"]):
         try:
             reward({name: values[i : i + 1] for name, values in inputs.items()})
-        except Exception:
+        except (Exception, SystemExit):
             return problem.id
     return None

@@ -204,6 +204,10 @@ def gives_nan(completions):
     return [float("nan") if not text else 1 for text in completions]
 
 
+def exits(completions):
+    raise SystemExit("several\nlines")
+
+
 def gives_text(completions):
     return ["high"] * len(completions)
 
@@ -254,6 +258,7 @@ def test_a_wrong_entry_is_one_line_that_begins_with_its_path(specs, message):
     ("name", "message"),
     [
         ("fails", "failed for problem 8: ZeroDivisionError: division by zero"),
+        ("exits", "failed for problem 7: SystemExit: several lines"),
         ("gives_nan", "must return finite numbers or None, got nan for problem 8"),
         ("gives_text", "must return finite numbers or None, got 'high' for problem 7"),
         ("gives_one", "must return one number for each of 2 completions, got 1"),
