@@ -2,6 +2,7 @@
 answers are wrong.
 """
 
+import collections
 import os
 import re
 import subprocess
@@ -18,6 +19,7 @@ from reasoning_gym.factory import DATASETS
 from entropy_rl.tasks import as_judgement, load_task
 from entropy_rl.tasks.reasoning_gym import worker
 from entropy_rl.tasks.reasoning_gym.datasets import RUN_CODE, UNUSABLE
+from entropy_rl.tasks.reasoning_gym.levels import settings_of_levels
 from entropy_rl.tasks.task import Verdict
 
 SAMPLE = ("chain_sum", "word_ladder", "rubiks_cube", "prime_factorization", "isomorphic_strings")
@@ -80,6 +82,47 @@ def test_a_mixture_alternates_by_its_weights():
     assert parts == [0, 0, 1, 0, 0, 0, 1, 0]
     assert all(p.messages[0][0] == "system" and p.chat for p in loaded.problems("test"))
     loaded.close()
+
+
+def test_levels_of_an_attribute_are_sources_with_equal_parts_of_the_weight():
+    datasets = {
+        "products": {"levels": {"num_digits": [0, 2]}, "max_terms": 2, "weight": 2},
+        "gcd": {},
+    }
+    loaded = task(datasets, train=30, test=6)
+    problems = loaded.problems("train")
+    assert collections.Counter(p.source for p in problems) == {
+        "products/0": 10, "products/2": 10, "gcd": 10,
+    }  # fmt: skip
+    digits = {"products/0": set(), "products/2": set()}
+    for problem in problems:
+        if problem.is_from("products"):
+            digits[problem.source] |= {len(n) for n in re.findall(r"\d+", problem.prompt)}
+    assert digits == {"products/0": {1}, "products/2": {3}}
+    right = [f"<answer>{p.answer}</answer>" for p in problems]
+    assert set(verdicts(loaded, problems, right)) == {Verdict.CORRECT}
+    loaded.close()
+    of_all = settings_of_levels("products", "levels", [1])
+    assert of_all == {"1": {"min_terms": 3, "max_terms": 3, "min_digits": 2, "max_digits": 2}}
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"levels": []}, "products.levels: must be a list of different levels from 0 to 10"),
+        ({"levels": [0, 0]}, "products.levels: must be a list of different levels from 0 to 10"),
+        ({"levels": 1}, "products.levels: must be a list of different levels"),
+        ({"levels": [True]}, "products.levels: must be a list of different levels"),
+        ({"levels": {"num_digits": [10]}}, "products.levels.num_digits: must be a list of diff"),
+        ({"levels": {"digits": [0]}}, "products.levels: must be one of num_terms, num_digits"),
+        ({"levels": {}}, "products.levels: must be a list, or a mapping with one attribute"),
+        ({"levels": [0], "max_digits": 2}, "products: must be without settings that its levels"),
+    ],
+)
+def test_levels_that_a_dataset_has_not_are_refused(given, line):
+    with pytest.raises(ValueError) as error:
+        load_task("reasoning_gym", {"datasets": {"products": given}})
+    assert str(error.value).startswith(f"task.args.datasets.{line}"), error.value
 
 
 def test_the_last_number_can_be_the_answer():

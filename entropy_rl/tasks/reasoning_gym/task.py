@@ -13,6 +13,7 @@ from entropy_rl.tasks.mixture import interleave, share_out, split_weight
 from entropy_rl.tasks.pool import VerifierPool
 from entropy_rl.tasks.reasoning_gym import worker
 from entropy_rl.tasks.reasoning_gym.datasets import RUN_CODE, UNUSABLE, spec_of
+from entropy_rl.tasks.reasoning_gym.levels import settings_of_levels
 from entropy_rl.tasks.task import Judged, Problem, Verdict
 
 _TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -42,7 +43,9 @@ class ReasoningGym:
 
     Args:
       datasets: The name of a dataset; or a mapping from names to settings, among them `weight`, the
-        share in the mixture (1), and those of the dataset's config, such as {min_digits: 1}.
+        share in the mixture (1), `levels`, and those of the dataset's config, such as {min_digits:
+        1}. Each of the levels, as in `settings_of_levels`, is a source of its own, NAME/LEVEL, with
+        an equal part of the weight.
       train: Problems of the split "train".
       test: Problems of the split "test".
       seed: Seed of all problems.
@@ -176,7 +179,15 @@ def _parts(
             name,
             "used with task.args.run_code: true, because its judge runs answers as Python code",
         )
-        weights[name], settings[name] = split_weight(path, given)
+        weight, given = split_weight(path, given)
+        levels = {name: {}}
+        if "levels" in given:
+            found = settings_of_levels(name, f"{path}.levels", given.pop("levels"))
+            levels = {f"{name}/{level}": more for level, more in found.items()}
+        for source, more in levels.items():
+            twice = [setting for setting in more if setting in given]
+            require(not twice, path, twice, "without settings that its levels decide")
+            weights[source], settings[source] = weight / len(levels), given | more
     counts = {
         split: share_out(weights, total, f"task.args.{split}", "dataset")
         for split, total in totals.items()
@@ -185,7 +196,7 @@ def _parts(
     for name in weights:
         of_split = {split: counts[split][name] for split in totals}
         # Some datasets cannot be indexed beyond their size.
-        spec = spec_of(name, settings[name], seed, sum(of_split.values()))
+        spec = spec_of(name.partition("/")[0], settings[name], seed, sum(of_split.values()))
         parts.append(_Part(name, spec, of_split))
     return parts
 
