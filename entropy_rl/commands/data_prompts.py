@@ -60,7 +60,7 @@ def prompts(config: PromptsConfig) -> None:
     """The verb `data prompts`."""
     from entropy_rl.experience.encoding import encode_prompt
     from entropy_rl.runs.load_model import find_model, load_tokenizer, model_files
-    from entropy_rl.tasks import closing, load_task
+    from entropy_rl.tasks import closing, load_task, problems_of
     from entropy_rl.tasks.environments.task import EnvironmentTask
 
     where = {} if config.data_dir is None else {"data_dir": config.data_dir}
@@ -71,13 +71,13 @@ def prompts(config: PromptsConfig) -> None:
         has_turns or not config.actions, "actions", config.actions, "empty for a task without turns"
     )
     with closing(task):
-        problems = task.problems(split)
+        problems = problems_of(task, split, "split")
         tokenizer = load_tokenizer(model_files(find_model(config.model.path, weights=False)))
 
         def show(ids: list[int]) -> None:
             echo(tokens_of(tokenizer, ids) if config.tokens else tokenizer.decode(ids))
 
-        for problem in list(problems)[: config.count]:
+        for problem in problems[: config.count]:
             ids = encode_prompt(problem, tokenizer)
             echo(f"== {split} {problem.id}: {len(ids)} tokens, right answer {problem.answer!r}")
             show(ids)

@@ -167,9 +167,10 @@ def _prompt(
       ValueError: There is no such problem, or the prompt cannot be encoded.
     """
     from entropy_rl.experience.encoding import encode_prompt
+    from entropy_rl.tasks import problems_of
     from entropy_rl.tasks.task import Problem
 
-    problems = [] if task is None else list(task.problems(config.split))
+    problems = [] if task is None else problems_of(task, config.split, "split")
     if config.problem is not None:
         problem = next((p for p in problems if p.id == config.problem), None)
         ids = [p.id for p in problems] or [None]

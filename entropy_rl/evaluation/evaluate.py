@@ -38,7 +38,7 @@ def evaluation_prompts(
     Raises:
       ValueError: The split does not exist, has too few problems, or all prompts are too long.
     """
-    problems = list(problems_of(task, config.split, "evaluation.split"))
+    problems = problems_of(task, config.split, "evaluation.split")
     if config.problems is not None and config.problems > len(problems):
         raise ValueError(
             f"evaluation.problems: must be at most {len(problems)}, the size of the split "

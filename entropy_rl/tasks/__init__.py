@@ -14,6 +14,7 @@ from entropy_rl.config.values import unknown
 from entropy_rl.tasks.environments.environment import is_environment
 from entropy_rl.tasks.environments.task import EnvironmentTask
 from entropy_rl.tasks.judging import as_judgement, correct_at
+from entropy_rl.tasks.problems import problems_of
 from entropy_rl.tasks.task import Demonstration, Judgement, Problem, Task, Verdict
 
 __all__ = [
@@ -80,26 +81,6 @@ def load_task(
             raise ValueError(f"task.name: must be a class with a method {method!r}, got {name!r}")
     correct_at(task)
     return task
-
-
-def problems_of(task: Task, split: str, field: str) -> Sequence[Problem]:
-    """Return the problems of a split.
-
-    Args:
-      task: The task, whose error for an unknown split begins with `split`.
-      split: The split.
-      field: The config field that names it, for that error.
-
-    Raises:
-      ValueError: If there is no such split.
-    """
-    try:
-        return task.problems(split)
-    except ValueError as error:
-        place, colon, text = str(error).partition(": ")
-        if place != "split":
-            raise
-        raise ValueError(f"{field}{colon}{text}") from error
 
 
 def argument_types(name: str) -> dict[str, Any]:

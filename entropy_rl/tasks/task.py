@@ -118,22 +118,6 @@ class Task(Protocol):
         ...
 
 
-def prompts_per_problem(task: Task, split: str) -> int:
-    """Prompts of each problem of a split of a task; 1 for a task that does not say.
-
-    Raises:
-      ValueError: The task says something else than a number >= 1.
-    """
-    if not hasattr(task, "prompts_per_problem"):
-        return 1
-    count = task.prompts_per_problem(split)
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(
-            f"{type(task).__name__}.prompts_per_problem: must be a number >= 1, got {count!r}"
-        )
-    return count
-
-
 @runtime_checkable
 class ProbedTask(Task, Protocol):
     """A task that also measures the correctness of single steps of a completion."""

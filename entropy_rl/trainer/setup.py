@@ -50,7 +50,7 @@ from entropy_rl.runs.load_model import (
 from entropy_rl.runs.loggers import build_loggers
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
 from entropy_rl.tasks import Problem, Task, closing, load_task, problems_of
-from entropy_rl.tasks.task import prompts_per_problem
+from entropy_rl.tasks.problems import prompts_per_problem
 from entropy_rl.trainer.programs import Programs, describe_update, make_programs
 from entropy_rl.trainer.teacher import TeacherFn, load_teacher
 from entropy_rl.types import TrainState

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from entropy_rl.tasks import Verdict, load_task
-from entropy_rl.tasks.task import prompts_per_problem
+from entropy_rl.tasks.problems import prompts_per_problem
 
 
 @pytest.fixture
