@@ -14,6 +14,7 @@ TITLES = {
     "score": "Log-prob and entropy",
     "update": "GRPO update",
     "step": "Whole RL step",
+    "episodes": "Whole RL step of episodes",
 }
 
 
@@ -151,7 +152,24 @@ def markdown(result: dict[str, Any]) -> str:
             f"**{TITLES[case['work']]}, {case['size']}** ({rounds} rounds; {'; '.join(chosen)})"
         )
         parts.append(case_table(case))
+        parts.extend(_prefilled(case["systems"]))
     return "\n\n".join(parts)
+
+
+def _prefilled(systems: dict[str, dict[str, Any]]) -> list[str]:
+    """What a step of episodes prefills, as a paragraph; none for other work."""
+    said = []
+    for name, result in systems.items():
+        runs = [run for run in result.get("runs", ()) if "again" in run]
+        if runs:
+            names = ("prompt_tokens", "observation_tokens", "again")
+            counts = (statistics.median(run[field] for run in runs) for field in names)
+            prompts, observations, again = (f"{count:.0f}" for count in counts)
+            said.append(
+                f"{name} {prompts} of prompts, {observations} of observations, and {again} of the "
+                "turns before once more"
+            )
+    return [f"Tokens that a step prefills (medians): {'; '.join(said)}."] if said else []
 
 
 def aligned(text: str) -> str:

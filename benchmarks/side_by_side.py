@@ -33,6 +33,7 @@ import workload
 from environments import ROOT, SYSTEMS, EnvironmentFailed, environment_of, python_of
 
 WORK = ("rollout", "score", "update", "step")
+OF_TURNS = "episodes"  # for the size `turns`, by systems that have environments
 TOLERANCE = 1e-4  # of log-probs and entropies, in nats, between two implementations in float32
 
 
@@ -285,7 +286,8 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="default: all")
     add("--sizes", nargs="+", choices=workload.SIZES, default=["small"], help="default: small")
-    add("--work", nargs="+", choices=WORK, default=list(WORK), help="default: all")
+    most = f"default: all but {OF_TURNS}, which is for --sizes turns"
+    add("--work", nargs="+", choices=[*WORK, OF_TURNS], default=list(WORK), help=most)
     add("--runs", type=int, default=5, help="timed runs of each, in turns; default: 5")
     where = "where environments and workloads are made; default: .cache/benchmarks"
     add("--envs", type=Path, default=ROOT / ".cache" / "benchmarks", help=where)

@@ -25,8 +25,8 @@ CLIP = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """A model and the work for it: `samples` completions of each prompt, of `mean_share` of
-    `new_tokens`.
+    """A model and the work for it: `samples` completions of each prompt, or turns of an episode, of
+    `mean_share` of `new_tokens`.
     """
 
     layers: int
@@ -40,6 +40,8 @@ class Size:
     prompt_tokens: int = 64
     new_tokens: int = 256
     mean_share: float = MEAN_SHARE
+    turns: int = 1  # of an episode, which has `new_tokens` at most
+    observation_tokens: int = 0  # between two turns
 
     @property
     def rows(self) -> int:
@@ -60,6 +62,19 @@ SIZES = {
     "tiny": Size(2, 32, 2, 1, 64, 256, prompts=2, prompt_tokens=8, new_tokens=24),  # for tests
     "small": Size(4, 256, 4, 2, 1024, 8192),
     "medium": Size(8, 512, 8, 2, 2048, 32768),
+    "turns": Size(
+        2,
+        128,
+        2,
+        1,
+        512,
+        4096,
+        prompts=8,
+        new_tokens=384,
+        mean_share=1 / 12,
+        turns=4,
+        observation_tokens=32,
+    ),
 }
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import entropy_rl as er
+from entropy_rl.experience.encoding import encode_prompt
+from entropy_rl.experience.observations import encode_observation
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -27,11 +29,12 @@ def bench():
         import report
         import scaling
         import side_by_side
+        import turns
         import worker
         import workload
     finally:
         sys.path.remove(str(BENCHMARKS))
-    modules = (environments, real_model, report, scaling, side_by_side, worker, workload)
+    modules = (environments, real_model, report, scaling, side_by_side, turns, worker, workload)
     return type("Bench", (), {module.__name__: module for module in modules})
 
 
@@ -53,6 +56,38 @@ def test_the_table_of_the_real_model_has_rates_and_the_ratios_of_pairs(bench):
     line = bench.real_model.table({"runs": {"prefill": runs}}).splitlines()[-1]
     # 2048 tokens in medians of 3 and 8 CPU-seconds; pairs 4, 1.5, 3.
     assert line == "| prefill | 2048 | 683 | 256 | 3.00 [1.50, 4.00] | 9.0 | 6.00, 4.50 |"
+
+
+def test_a_step_of_episodes_says_what_it_prefills_once_more(bench):
+    counts = {"prompt_tokens": 512, "observation_tokens": 6144}
+    systems = {
+        "ours": {"runs": [counts | {"again": 0}] * 3},
+        "trl": {"runs": [counts | {"again": n} for n in (7, 5, 6)]},
+        "tunix": {"error": "none"},
+    }
+    (said,) = bench.report._prefilled(systems)
+    assert "ours 512 of prompts, 6144 of observations, and 0 of the turns" in said
+    assert "trl 512 of prompts, 6144 of observations, and 6 of the turns" in said
+    assert bench.report._prefilled({"ours": {"runs": runs([1, 2, 3])}}) == []
+
+
+def test_both_forms_of_the_environment_have_the_same_tokens_turns_and_rewards(bench):
+    turns, size = bench.turns, bench.workload.SIZES["turns"]
+    tokenizer = turns.make_tokenizer(size)
+    ours, theirs = turns.Turns(dataclasses.asdict(size)), turns.TurnsOfTRL(size)
+    problems = ours.problems("train")
+    assert len(problems) == size.prompts
+    prompt = encode_prompt(problems[1], tokenizer)
+    assert len(prompt) == size.prompt_tokens and prompt[0] == bench.workload.FIRST_WORD + 7
+    for actions in (["w3", "w4 w5", "", "w9"], ["w3 w4", "w5 w6", "w1", "w7"]):
+        ours.reset(problems[0], 0)
+        theirs.reset()
+        for action in actions[:-1]:
+            observation = ours.step(action)
+            assert observation.text == theirs.act(action)
+        ids = encode_observation([observation.text], "tool", problems[0], 1, tokenizer)
+        assert len(ids) == size.observation_tokens
+        assert ours.step(actions[-1]).judgement == (theirs.get_reward() == 1)
 
 
 # --- the workload

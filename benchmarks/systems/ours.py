@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import turns
 import workload
 
 import entropy_rl as er
+from entropy_rl.config.common import EpisodesConfig
+from entropy_rl.experience.episodes import begin_episodes
+from entropy_rl.experience.prompts import Prompts
+from entropy_rl.rollout.turns import TurnPrograms
+from entropy_rl.tasks import load_task
 
 # Tokens of a part of the log-prob pass and of the update.
 TOKENS_PER_MICRO_BATCH = 1280
@@ -85,6 +93,8 @@ def probe(directory: Path) -> dict:
 
 
 def options(directory: Path, work: str) -> dict[str, Callable]:
+    if work == "episodes":
+        return {"default": functools.partial(_episodes, directory)}
     name = "default" if work == "rollout" else f"parts of {TOKENS_PER_MICRO_BATCH} tokens"
     make = {"rollout": _rollout, "score": _score, "update": _train, "step": _step}[work]
     return {name: functools.partial(make, directory)}
@@ -158,5 +168,66 @@ def _step(directory: Path) -> Callable[[int], int]:
         data = data.replace(old_log_probs=log_probs, old_entropy=entropy)
         state, metrics = jax.block_until_ready(update(state, data))
         return int(metrics["tokens"])
+
+    return run
+
+
+def _episodes(directory: Path) -> Callable[[int], dict[str, int]]:
+    """A whole step of episodes of several turns, with the environment in its worker processes."""
+    size, _, policy, params = _load(directory)
+    tokenizer = turns.make_tokenizer(size)
+    given: list[int] = []  # tokens that are appended to rows, call by call
+
+    class Counting(TurnPrograms):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            extend = self.extend
+
+            def counted(params, state, slots, t, ids, count):
+                given.append(int(count.sum()))
+                return extend(params, state, slots, t, ids, count)
+
+            self.extend = counted
+
+    importlib.import_module("entropy_rl.rollout.generate").TurnPrograms = Counting
+    limits = EpisodesConfig(max_turns=size.turns, workers=1)
+    task = load_task("turns:Turns", {"size": dataclasses.asdict(size)}, limits)
+    prompts = Prompts(task.problems("train"), tokenizer, size.prompt_tokens).batch(0, size.prompts)
+    generate = er.make_generate(
+        policy,
+        group_size=size.samples,
+        max_new_tokens=size.new_tokens,
+        eos_ids=(workload.EOS,),
+        pad_id=workload.PAD,
+        max_turn_tokens=size.new_tokens,
+    )
+    stats, optimizer = _stats_pass(policy, size), optax.adamw(workload.LEARNING_RATE)
+    update = _update(policy, size, optimizer)
+    state = er.init_state(params, optimizer)
+
+    def run(number: int) -> dict[str, int]:
+        nonlocal state
+        given.clear()
+        key = jax.random.key(number)
+        problems = prompts.rows(size.samples)
+        episodes = begin_episodes(task, tokenizer, problems, 0, key)
+        rollout = generate(
+            state.params, prompts.ids, prompts.mask, prompts.index, key, environments=episodes
+        )
+        rollout = jax.device_get(rollout)
+        rewards = np.array([j.verdict is er.Verdict.CORRECT for j in episodes.judgements()])
+        rewards = rewards.astype(np.float32)
+        data = er.make_batch(rollout, rewards, np.ones(size.rows, bool), pad_id=workload.PAD)
+        log_probs, entropy = stats(state.params, data)
+        data = data.replace(old_log_probs=log_probs, old_entropy=entropy)
+        state, metrics = jax.block_until_ready(update(state, data))
+        tokens = int(metrics["tokens"])
+        observations = sum(episode.length for episode in episodes.rows) - tokens
+        return {
+            "tokens": tokens,
+            "prompt_tokens": int(prompts.mask.sum()),  # once for each group
+            "observation_tokens": observations,
+            "again": sum(given) - observations,
+        }
 
     return run

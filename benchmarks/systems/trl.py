@@ -19,6 +19,7 @@ import numpy as np
 import tokenizers
 import torch
 import transformers
+import turns
 import workload
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import selective_log_softmax_and_entropy
@@ -60,7 +61,7 @@ class _Lengths:
 
 
 def _trainer(
-    directory: Path, size: workload.Size, rows: int, cache: str | None = None
+    directory: Path, size: workload.Size, rows: int, cache: str | None = None, **of_episodes
 ) -> GRPOTrainer:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         directory / "model", dtype=torch.float32
@@ -87,13 +88,14 @@ def _trainer(
         max_steps=10**6,
         report_to="none",
         disable_tqdm=True,
+        max_tool_calling_iterations=size.turns - 1,  # the last turn calls nothing
     )
+    fixed = dict(reward_funcs=_Lengths(), processing_class=_tokenizer(size))
     trainer = GRPOTrainer(
         model=model,
-        reward_funcs=_Lengths(),
         args=arguments,
         train_dataset=datasets.Dataset.from_dict({"prompt": ["2"] * size.prompts}),
-        processing_class=_tokenizer(size),
+        **of_episodes or fixed,
     )
     trainer.create_optimizer_and_scheduler(num_training_steps=10**6)
     trainer.current_gradient_accumulation_steps = size.rows // rows  # its training loop sets it
@@ -133,6 +135,12 @@ def probe(directory: Path) -> dict:
 def options(directory: Path, work: str) -> dict[str, Callable]:
     """Ways that a knowledgeable user would try on a CPU."""
     size, _ = workload.load(directory)
+    if work == "episodes":
+        rows = size.rows_at_once[-1]
+        return {
+            f"{name} cache": functools.partial(_episodes, directory, rows, cache)
+            for name, cache in {"dynamic": None, "static": "static"}.items()
+        }
     if work == "rollout":
         caches = {"dynamic cache": None, "static cache": "static"}
         return {
@@ -246,5 +254,69 @@ def _step(directory: Path, rows: int) -> Callable[[int], int]:
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
         return lengths.tokens
+
+    return run
+
+
+def _calling(tokenizer: transformers.PreTrainedTokenizerFast):
+    """The tokenizer, by which every turn calls the environment: a random model never does."""
+
+    class Calling(type(tokenizer)):
+        def parse_response(self, ids: list[int], **_) -> dict:
+            text = self.decode(ids, skip_special_tokens=True)
+            call = {"name": turns.TOOL, "arguments": {"action": text}}
+            return {
+                "role": "assistant",
+                "content": text,
+                "tool_calls": [{"type": "function", "function": call}],
+            }
+
+    tokenizer.__class__ = Calling
+    tokenizer.response_template = {}  # else its trainer looks for one
+    return tokenizer
+
+
+def _episodes(directory: Path, rows: int, cache: str | None) -> Callable[[int], dict[str, int]]:
+    """As `_step`, with `environment_factory`; what is prefilled is counted where it generates."""
+    size, _ = workload.load(directory)
+    trainer = _trainer(
+        directory,
+        size,
+        rows,
+        cache,
+        processing_class=_calling(turns.make_tokenizer(size)),
+        environment_factory=lambda: turns.TurnsOfTRL(size),
+    )
+    prompts = [
+        {"prompt": [{"role": "user", "content": text}]}
+        for text in turns.prompts(size)
+        for _ in range(size.samples)
+    ]
+    counts: dict[str, int] = {}
+    generate, whole = trainer._generate_single_turn, trainer._generate
+
+    def counted(ids: list[list[int]], *arguments, **more):
+        counts["given"] = counts.get("given", 0) + sum(map(len, ids))
+        return generate(ids, *arguments, **more)
+
+    def masked(prompts: list):
+        found = whole(prompts)
+        prompt_ids, _, mask, *_ = found
+        counts["prompt_tokens"] = sum(map(len, prompt_ids))
+        counts["tokens"] = sum(map(sum, mask))
+        counts["observation_tokens"] = sum(map(len, mask)) - counts["tokens"]
+        return found
+
+    trainer._generate_single_turn, trainer._generate = counted, masked
+
+    def run(number: int) -> dict[str, int]:
+        counts.clear()
+        torch.manual_seed(number)
+        for _ in range(size.rows // rows):
+            trainer.training_step(trainer.model, prompts, None)
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+        new = counts["prompt_tokens"] + counts["observation_tokens"]
+        return {**counts, "again": counts["given"] - new}
 
     return run
