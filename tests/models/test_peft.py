@@ -1,14 +1,19 @@
 """PEFT files: written with PEFT's names and shapes, read back to the bit, and refused by name."""
 
 import json
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from hf_fixtures import make_hf_dir
 from policies import TINY, tiny_policy
 from safetensors.numpy import load_file, save_file
 
 from entropy_rl.config.lora import LORA_TARGETS
+from entropy_rl.models import load_hf, make_policy
 from entropy_rl.models.lora import Base, LoraSpec, adapter_shapes, merge
 from entropy_rl.models.peft import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_adapter, save_adapter
 
@@ -169,3 +174,63 @@ def test_an_adapter_of_some_layers_is_refused(tmp_path):
     save_file(tensors, tmp_path / ADAPTER_WEIGHTS)
     with pytest.raises(ValueError, match=r"got no base_model\S+layers.0.mlp.up_proj.lora_B.weight"):
         load_adapter(tmp_path, TINY)
+
+
+# --------------------------------------------------------------------------------------------------
+# Foreign truth: what PEFT computes in torch (tests/golden/make_peft_golden.py)
+# --------------------------------------------------------------------------------------------------
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "peft"
+
+
+@pytest.fixture(scope="module")
+def of_peft(tmp_path_factory):
+    """(values, policy, base, adapter as PEFT saved it, tensors of an adapter by PEFT's names)."""
+    config, params = load_hf(make_hf_dir(tmp_path_factory.mktemp("hf") / "base", "qwen3"))
+    spec, adapter = load_adapter(GOLDEN, config)
+    with np.load(GOLDEN / "values.npz") as values:
+        values = dict(values)
+
+    def named(tree, directory):
+        save_adapter(directory, spec, jax.device_get(tree), "base")
+        return load_file(directory / ADAPTER_WEIGHTS)
+
+    return values, make_policy(config), Base(params, spec, "base"), adapter, named
+
+
+def log_probs_of(policy, base, ids):
+    def log_probs(adapter):
+        params = base.join(adapter)
+        logits = policy.apply(params, ids)[:, :-1] @ policy.head(params).T
+        every = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+        return jnp.take_along_axis(every, ids[:, 1:, None], axis=-1)[..., 0]
+
+    return jax.jit(log_probs)
+
+
+def test_log_probs_with_an_adapter_are_those_of_peft(of_peft):
+    values, policy, base, adapter, _ = of_peft
+    assert base.spec.rslora and base.spec.scale == 5 / 3**0.5
+    found = log_probs_of(policy, base, jnp.asarray(values["ids"]))
+    np.testing.assert_allclose(found(adapter), values["log_probs"], atol=2e-5)
+    without = jax.tree.map(jnp.zeros_like, adapter)
+    assert np.abs(found(without) - values["log_probs"]).max() > 1e-2
+
+
+def test_gradients_and_three_updates_by_adamw_are_those_of_peft(of_peft, tmp_path):
+    values, policy, base, adapter, named = of_peft
+    log_probs = log_probs_of(policy, base, jnp.asarray(values["ids"]))
+    gradient = jax.jit(jax.grad(lambda adapter: -log_probs(adapter).mean()))
+    optimizer = optax.adamw(1e-2, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.1)
+    state = optimizer.init(adapter)
+    for update in range(3):
+        grads = gradient(adapter)
+        if update == 0:
+            for name, x in named(grads, tmp_path / "gradient").items():
+                np.testing.assert_allclose(x, values[f"gradient/{name}"], rtol=1e-4, atol=2e-6)
+        updates, state = optimizer.update(grads, state, adapter)
+        adapter = optax.apply_updates(adapter, updates)
+    after = named(adapter, tmp_path / "after")
+    assert {f"after/{name}" for name in after} == {n for n in values if n.startswith("after/")}
+    for name, x in after.items():
+        np.testing.assert_allclose(x, values[f"after/{name}"], atol=2e-5)
