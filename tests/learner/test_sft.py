@@ -1,12 +1,15 @@
 """Supervised updates against float64; packing, micro-batches and devices change nothing."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hf_fixtures import make_hf_dir
 from policies import TINY, table_policy, tiny_policy
 
 from entropy_rl.config.common import MeshConfig
@@ -16,7 +19,9 @@ from entropy_rl.learner.sft import SupervisedBatch, make_supervised_update, make
 from entropy_rl.learner.stats_pass import make_stats_pass
 from entropy_rl.learner.update import init_state
 from entropy_rl.losses import dpo, dpo_norm, ipo, simpo
+from entropy_rl.models import load_hf, make_policy
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 B, T, V = 8, 14, 11
 LOSSES = {"dpo": dpo(0.5), "dpo_norm": dpo_norm(2.0), "ipo": ipo(0.5), "simpo": simpo()}
 
@@ -72,6 +77,18 @@ def test_loss_and_gradient_are_those_of_float64(weights):
         assert abs(metrics["entropy"] - entropy) < 1e-5
         assert metrics["tokens"] == (w > 0).sum()
         assert abs(metrics["grad_norm"] - np.linalg.norm(slope)) < 1e-6
+
+
+def test_the_loss_of_a_model_is_that_of_transformers_with_all_labels_counted(tmp_path):
+    golden = json.loads((GOLDEN / "sft.json").read_text())
+    rows = SupervisedBatch(np.zeros((2, 13), np.int32), np.zeros((2, 13), np.float32))
+    for i, (ids, prompt) in enumerate(zip(golden["ids"], golden["prompt"], strict=True)):
+        rows.ids[i, : len(ids)] = ids
+        rows.weights[i, prompt : len(ids)] = 1
+    config, params = load_hf(make_hf_dir(tmp_path / "base", "qwen2"))
+    settings = PassSettings(max_tokens_per_micro_batch=16)  # each row is a micro-batch
+    sums, count = make_validation(make_policy(config), settings=settings)(params, rows)
+    np.testing.assert_allclose(sums["loss"] / count, golden["loss"], atol=1e-5)
 
 
 @pytest.mark.torch
