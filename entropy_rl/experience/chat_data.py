@@ -150,9 +150,10 @@ def read_contents(
     where, given = f"data.{split}", getattr(config, split)
     files = find_data_files(where, given, split)
     require(bool(files), where, given, "a file, a directory or a pattern that exists")
-    rows, too_long, invalid, count = [], 0, 0, 0
+    rows, too_long, invalid, count, has_texts = [], 0, 0, 0, False
     for place, content in read_rows(next(iter(files.values()))):
         count += 1
+        has_texts |= isinstance(content.get("prompt"), str)
         try:
             samples = _read_pair(content, config) if pairs else (_read_sample(content, config),)
             row = tuple(_encode(sample, config, tokenizer, eos_ids) for sample in samples)
@@ -171,6 +172,10 @@ def read_contents(
         rows.append((content, row))
     if not rows:
         raise ValueError(f"{where}: must have a row that can be used, got {count}; {reason}")
+    if config.chat and not has_texts:
+        raise ValueError(
+            f"data.chat: must be false where the prompts of {where} are messages, got true"
+        )
     if too_long:
         log.warning(
             "%s: %d of %d rows are left out: they have more tokens than data.max_tokens=%d",

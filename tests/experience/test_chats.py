@@ -213,6 +213,8 @@ def test_texts_are_a_conversation_if_the_config_says_so(tokenizer, tmp_path):
     assert tokenizer.decode(text.ids) == f"{ASKED} {SAID}<|im_end|>"
     (chat,) = read([{"prompt": ASKED, "completion": SAID}], tokenizer, tmp_path, chat=True).train[0]
     assert chat == encode_chat((("user", ASKED), ("assistant", SAID)), tokenizer, (END,))
+    with pytest.raises(ValueError, match=r"data\.chat: must be false where the prompts"):
+        read([{"messages": chat_row(ASKED, SAID)}], tokenizer, tmp_path, chat=True)
 
 
 @pytest.mark.parametrize(
