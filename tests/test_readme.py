@@ -137,9 +137,7 @@ def test_a_file_that_a_page_names_exists(page):
 
 
 def test_the_tree_of_the_design_has_every_package_of_the_library():
-    (tree,) = re.findall(
-        r"```\nentropy_rl/\n(.*?)```", (ROOT / "docs/design.md").read_text(), re.S
-    )
+    (tree,) = re.findall(r"```\nentropy_rl/\n(.*?)```", (ROOT / "docs/design.md").read_text(), re.S)
     named = {word.strip("/") for word in re.findall(r"\b\w+/", tree)}
     assert named == {path.parent.name for path in (ROOT / "entropy_rl").glob("*/__init__.py")} | {
         path.name
