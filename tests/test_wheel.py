@@ -118,7 +118,11 @@ def test_a_recipe_is_found_by_name_without_a_checkout(installed, tmp_path):
             "quickstart",
             ["UPDATES = 30=>UPDATES = 1", "step(step, 8)=>step(step, 4)"],
         ),
-        ("analysis", ["--steps=4=>--steps=2", "evaluation.problems=16=>evaluation.problems=8"]),
+        pytest.param(
+            "analysis",
+            ["--steps=4=>--steps=2", "evaluation.problems=16=>evaluation.problems=8"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_notebook_runs_outside_of_a_checkout(installed, tmp_path, name, shorter):

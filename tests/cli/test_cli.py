@@ -1055,7 +1055,8 @@ def test_the_help_of_a_group_lists_its_verbs_only(capsys, arguments):
         if line.startswith("  ")
     ]
     assert verbs == [
-        f"data {word}".strip() for word in ("list", "prepare", "show", "overlap", "prompts")
+        f"data {word}".strip()
+        for word in ("list", "prepare", "show", "overlap", "select", "prompts")
     ]
 
 

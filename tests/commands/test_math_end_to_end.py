@@ -271,6 +271,7 @@ def test_a_run_and_its_export_have_the_same_evaluation(trained, exported, dtype,
         assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_a_verifier_and_an_advantage_of_a_user_s_own_are_used(here):
     own = [
         "--advantage+",

@@ -93,7 +93,9 @@ def test_dpo_begins_at_the_reference_and_moves_rewards_apart(at_work, config):
     assert rows[-1]["validation/loss"] < np.log(2)
 
 
-@pytest.mark.parametrize("config", ["chats", pytest.param("pairs", marks=pytest.mark.slow), "lora"])
+@pytest.mark.parametrize(
+    "config", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("chats", "pairs")), "lora"]
+)
 def test_a_run_that_is_killed_ends_as_one_that_never_was(at_work, here, capsys, config):
     environment = {
         "JAX_NUM_CPU_DEVICES": str(jax.device_count()),
@@ -197,7 +199,9 @@ def test_what_is_printed_is_checked(at_work, here, capsys):
     assert "data.train: must have a row that can be used" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("recipe", ["smollm2_sft", "smollm2_dpo"])
+@pytest.mark.parametrize(
+    "recipe", ["smollm2_sft", pytest.param("smollm2_dpo", marks=pytest.mark.slow)]
+)
 def test_a_recipe_runs_on_the_files_of_its_guide(at_work, here, recipe, tmp_path, monkeypatch):
     (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/guides/sft.md").read_text(), re.S)
     monkeypatch.chdir(tmp_path)

@@ -388,6 +388,7 @@ def test_a_config_has_a_number_or_a_controller(tmp_path, given, read):
         parse_config(TrainConfig, "train", [*options[:2], "--loss.entropy_coef", "much"])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_a_critic_remembers_to_the_bit(here):
     # About the entropy of the tiny model, so that the coefficient goes up and down.
     controller = {"name": "lagged_adaptive_entropy", "target": 4.13, "initial": 0.5}

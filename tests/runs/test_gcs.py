@@ -7,6 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from etils.epath import backend
 from etils.epath.gpath import PosixGPath
 from fake_bucket import FakeBucket, FakeFiles, serve
 from orbax.checkpoint._src.path import gcs_utils
@@ -24,6 +25,8 @@ NAME = "gs://bucket/runs/a"
 def bucket():
     """An empty bucket, which all clients of this process find."""
     bucket = FakeBucket()
+    # Of an earlier bucket, if the tests of this file come in two parts.
+    backend._FileSystemSpecBackend._get_filesystem.cache_clear()
     with serve(bucket) as address, pytest.MonkeyPatch.context() as patch:
         for variable in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
             patch.setenv(variable, address)

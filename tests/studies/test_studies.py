@@ -400,19 +400,26 @@ def test_parallel_runs_are_kept_busy_and_a_unit_is_finished_before_another_begin
         )
 
 
-def test_stacked_units_train_together_and_are_evaluated_one_by_one(here, monkeypatch, capsys):
+def stacked_study(here, **changes):
     overrides = STUDY["train"]["overrides"] | {"model.lora": {"rank": 4, "alpha": 8.0}}
     train = STUDY["train"] | {"overrides": overrides}
-    changed = {"train": train, "seeds": [0, 1], "seeds_of": {"shaped": [0]}, "stacked": 2}
-    write_yaml(here / "stacked.yaml", STUDY | changed | {"output": "stacked"})
+    changed = {"train": train, "seeds_of": {"shaped": [0]}, "stacked": 2} | changes
+    return write_yaml(here / "stacked.yaml", STUDY | changed | {"output": "stacked"})
+
+
+def test_stacked_units_train_together_and_are_evaluated_one_by_one(here, monkeypatch, capsys):
+    stacked_study(here)
+    found = design(parse_config(StudyConfig, "study", ["--config", "stacked.yaml"]))
+    found.directory.mkdir()
     started = []
 
     def start(design, units, phase, cores):
         started.append((" and ".join(map(str, units)), phase))
-        return in_this_process(design, units, phase, cores)
+        return types.SimpleNamespace(returncode=0, poll=lambda: 0)
 
     monkeypatch.setattr(runner, "_start_child", start)
-    assert main(["study", "--config", "stacked.yaml"]) == 0, capsys.readouterr().err
+    monkeypatch.setattr(runner, "write_problems", lambda *_: None)
+    runner.run_units(found, lambda line: None)
     assert started == [
         ("base, seed 0", "evaluate"),
         ("plain, seed 0 and shaped, seed 0", "train"),
@@ -421,12 +428,20 @@ def test_stacked_units_train_together_and_are_evaluated_one_by_one(here, monkeyp
         ("plain, seed 1", "train"),
         ("plain, seed 1", "evaluate"),
     ]
-    record = json.loads((here / "stacked/runs/shaped/0/record.json").read_text())
-    assert record["done"] == ["train", "evaluate"] and record["seconds"]["train"] > 0
     write_yaml(here / "no.yaml", STUDY | {"stacked": 2, "output": "no"})
     assert main(["study", "--config", "no.yaml"]) == 2
     line = "stacked: runs[0].model.lora: must be the section of LoRA, got None\n"
     assert capsys.readouterr().err.endswith(line)
+
+
+@pytest.mark.slow
+def test_a_stacked_study_trains_and_reports(here, monkeypatch, capsys):
+    make_quick(monkeypatch)
+    stacked_study(here)
+    shutil.rmtree(here / "stacked", ignore_errors=True)
+    assert main(["study", "--config", "stacked.yaml"]) == 0, capsys.readouterr().err
+    record = json.loads((here / "stacked/runs/shaped/0/record.json").read_text())
+    assert record["done"] == ["train", "evaluate"] and record["seconds"]["train"] > 0
 
 
 def test_only_runs_the_named_arms(here, monkeypatch, capsys):

@@ -55,6 +55,7 @@ def test_a_run_goes_on_with_the_same_problems(whole, workspace, here):
     assert_same_run(workspace / f"{name}-resumed", whole, STEPS)
 
 
+@pytest.mark.slow
 def test_eight_devices_see_the_same_problems(whole, workspace, here):
     name = whole.name
     assert main(train(name, f"{name}-mesh", "--mesh.fsdp", "2", "--mesh.data", "2")) == 0

@@ -44,6 +44,7 @@ def test_a_policy_learns_from_a_teacher_and_nothing_from_itself(at_work):
     assert first["grad_norm"] < 1e-3 < 1e-1 < rows[0]["grad_norm"]
 
 
+@pytest.mark.slow
 def test_a_run_with_a_teacher_that_is_killed_ends_as_one_that_never_was(at_work, capsys):
     moment = {"DIE_WHERE_IT_EXISTS": "killed/checkpoints/4.*tmp*"}
     assert run(at_work, *train("killed"), env=moment).returncode == -signal.SIGKILL

@@ -335,6 +335,7 @@ def test_a_second_process_on_a_run_is_refused_and_a_killed_one_does_not_block(he
     assert [row["step"] for row in lines_of(here / "shared" / "metrics.jsonl")] == [1]
 
 
+@pytest.mark.slow
 def test_a_second_process_on_an_evaluation_is_refused(here, capsys):
     settings = [x for name, value in EVALUATION.items() for x in (f"--evaluation.{name}", value)]
     evaluate = ["evaluate", "--seed", "0", "--model.path", "model", "--task.name", "luck:Luck"]

@@ -43,6 +43,7 @@ def tokens_of(directory) -> np.ndarray:
     return np.concatenate([row["tokens"] for row in rows])
 
 
+@pytest.mark.slow
 def test_ids_without_a_token_are_outside_of_a_run_on_any_mesh(padded):
     one = train(padded, "one", "--mesh.fsdp", "1")
     tokens = tokens_of(padded.parent / "one")

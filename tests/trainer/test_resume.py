@@ -83,6 +83,7 @@ def test_a_run_that_is_killed_at_ten_random_moments_ends_as_one_that_never_was(w
     assert_same_run(workspace / "lucky", workspace / "unlucky", 400)
 
 
+@pytest.mark.slow
 def test_sft_that_is_killed_ends_as_if_it_never_was(workspace, here, capsys):
     arguments = ["sft", "--config", "sft.yaml", "--run.directory"]
     assert main([*arguments, "warm"]) == 0
