@@ -210,6 +210,7 @@ def test_a_slope_and_its_bends(bench):
 # ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_option_is_chosen_by_its_second_run_and_one_that_fails_is_named(bench):
     def make(seconds):
         def run(number):

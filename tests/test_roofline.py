@@ -235,6 +235,7 @@ def test_the_program_measures_every_work_and_writes_it_down(tmp_path, capsys):
     assert "Fewer layers than the model has" in printed
 
 
+@pytest.mark.slow
 def test_what_runs_out_of_memory_is_told_and_does_not_stop_the_rest(tmp_path, capsys, monkeypatch):
     def exhausted(*_):
         raise jax.errors.JaxRuntimeError(

@@ -56,6 +56,7 @@ def runs(tmp_path_factory):
     return workspace
 
 
+@pytest.mark.slow
 def test_failed_groups_alone_are_replaced_and_the_others_are_those_of_a_plain_run(runs):
     plain = list(groups_of(lines_of(runs / "plain" / "samples.jsonl"), 2).values())
     explored = list(groups_of(lines_of(runs / "explored" / "samples.jsonl"), 2).values())[

@@ -380,14 +380,12 @@ def test_every_replay_rule_has_a_line_in_the_list_of_methods_that_builds_it():
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     [
         {"name": "pipo", "window": 2},
-        pytest.param(
-            {"name": "uec_replay", "rollouts": 1, "every": 2, "above": 0.0},
-            marks=pytest.mark.slow,
-        ),
+        {"name": "uec_replay", "rollouts": 1, "every": 2, "above": 0.0},
     ],
 )
 def test_a_run_with_a_replay_goes_on_from_a_checkpoint_as_if_nothing_had_happened(here, spec):

@@ -244,6 +244,7 @@ def test_the_weight_sync_gives_the_same_parameters_sharded_over_tensor_only(size
 # --- a run ---
 
 
+@pytest.mark.slow
 def test_a_run_on_eight_devices_is_that_of_one(tmp_path, monkeypatch, capfd):
     """Rollout, log-probs, updates and evaluation; the one KV head is on both devices of a tensor
     group.

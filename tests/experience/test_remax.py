@@ -50,7 +50,8 @@ def test_the_last_row_of_each_group_is_taken_apart():
     assert greedy.rollout.prompt_ids is rollout.prompt_ids and greedy.judgements[1].reward == 7
 
 
-@pytest.mark.parametrize("group_size", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("group_size", [1, 3])
 def test_a_run_learns_from_what_is_sampled_alone_with_the_greedy_reward_as_its_baseline(
     tmp_path, monkeypatch, group_size
 ):

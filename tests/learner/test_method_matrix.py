@@ -168,7 +168,13 @@ PROGRAMS = {
 }
 
 
-@pytest.fixture(scope="module", params=PROGRAMS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name == "batch advantage" else [])
+        for name in PROGRAMS
+    ],
+)
 def program(request) -> str:
     """Every program; the tests of one come together, and share what it gives."""
     return request.param

@@ -191,7 +191,8 @@ def test_the_kernel_on_a_tpu_agrees_with_the_reference(dtype, key):
     )
 
 
-@pytest.mark.parametrize("window", [pytest.param(None, marks=pytest.mark.slow), 5])
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [None, 5])
 def test_the_decoder_decodes_the_same_with_the_kernel(key, window, monkeypatch):
     monkeypatch.setattr(
         cached_attention, "ragged_attention", partial(ragged_attention, interpret=True)

@@ -74,7 +74,11 @@ def test_the_same_config_of_a_user_is_refused_in_one_line(recorded, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "replay")) for name in RUNS]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("replay", "critic")))
+        for name in RUNS
+    ],
 )
 def test_a_resumed_run_has_the_metrics_that_the_first_edition_gives_it(name, recorded, capsys):
     before = lines_of(Path(name, "samples.jsonl"))

@@ -29,7 +29,9 @@ def train(name, directory, *more):
     return ["train", "--config", f"{name}.yaml", "--run.directory", directory, *more]
 
 
-@pytest.fixture(scope="module", params=["learnability", "replay_failed"])
+@pytest.fixture(
+    scope="module", params=[pytest.param("learnability", marks=pytest.mark.slow), "replay_failed"]
+)
 def whole(request, workspace):
     (workspace / "two.py").write_text(TASK)
     task = {"name": "two:Two", "args": TRAIN["task"]["args"]}

@@ -314,6 +314,7 @@ def wait_until_stopped(process):
     raise AssertionError("it did not stop itself")
 
 
+@pytest.mark.slow
 def test_a_second_process_on_a_run_is_refused_and_a_killed_one_does_not_block(here, capsys):
     train = ["train", "--config", "train.yaml", "--steps", "1", "--run.directory"]
     devices = {"JAX_NUM_CPU_DEVICES": "8", "SIGNAL_AT_CALL": "SIGSTOP:1"}

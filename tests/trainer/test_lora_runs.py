@@ -70,6 +70,7 @@ def test_the_reference_is_the_base_in_the_same_memory(whole, here):
     assert leaves_of(setup.start.params).keys() == of_adapter
 
 
+@pytest.mark.slow
 def test_a_lora_run_that_is_killed_ends_as_one_that_never_was(whole, workspace, here, capsys):
     result = run(
         workspace, *train("killed"), env={"DIE_WHERE_IT_EXISTS": "killed/checkpoints/4.*tmp*"}

@@ -113,6 +113,7 @@ def without_compilation(stderr):
 # -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_saves_says_so_in_one_line_and_goes_on(
     whole, workspace, here, capsys
 ):
