@@ -111,6 +111,7 @@ def test_a_recipe_is_found_by_name_without_a_checkout(installed, tmp_path):
     assert done.returncode == 2 and "countdown_grpo_entropy" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, shorter",
     [

@@ -107,6 +107,7 @@ def test_each_source_has_a_regression_of_its_own(at_work, here, capsys):
     assert "regression of b: gamma " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_is_selected_can_be_trained_on(scored, at_work, here):
     settings = ["--steps", "1", "--batch_size", "8", "--run.directory", "after", "--seed", "0"]
     data = ["--data.train", "all/selected.jsonl", "--data.max_tokens", "128"]

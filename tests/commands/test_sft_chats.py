@@ -199,6 +199,7 @@ def test_what_is_printed_is_checked(at_work, here, capsys):
     assert "data.train: must have a row that can be used" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe", ["smollm2_sft", pytest.param("smollm2_dpo", marks=pytest.mark.slow)]
 )

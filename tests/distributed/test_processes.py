@@ -45,6 +45,7 @@ def samples_of(directory):
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_that_one_signal_stops_go_on_as_one_process_and_end_as_one(
     workspace, here, capsys
 ):

@@ -256,6 +256,7 @@ def test_a_fused_loss_on_a_mesh_of_eight_devices_gives_what_one_device_gives(key
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *results)
 
 
+@pytest.mark.slow
 def test_columns_behind_the_longest_completion_change_nothing(key):
     rollout, policy = make_rollout(), tiny_policy()
     wider = jax.tree.map(

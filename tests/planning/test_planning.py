@@ -231,6 +231,7 @@ def test_what_does_not_fit_ends_with_1_and_a_line_that_names_buffers_and_a_way_o
     )
 
 
+@pytest.mark.slow
 def test_a_checkpoint_counts_where_the_memory_is_that_of_the_host(directory, planned, monkeypatch):
     monkeypatch.chdir(directory)
     one = [*("--mesh.fsdp", "1"), *("--mesh.tensor", "1"), *("--devices", "1")]

@@ -66,6 +66,7 @@ def runs(tmp_path_factory) -> Path:
     return workspace
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_several_rewards_and_a_replay_buffer_is_the_same(runs):
     assert_same_run(runs / "several", runs / "resumed", step=3)
 

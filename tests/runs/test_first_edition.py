@@ -104,6 +104,7 @@ def test_updates_that_were_not_applied_stay_in_the_directory_of_the_first_editio
     assert find_file(Path("replay"), "nonfinite_updates") == Path("replay/nonfinite_updates")
 
 
+@pytest.mark.slow
 def test_debug_update_prints_what_the_first_edition_prints(recorded, capsys):
     dump = EXPECTED["looked_into"].partition(":")[0]
     assert main(["debug-update", dump]) == 0

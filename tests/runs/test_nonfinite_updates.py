@@ -84,6 +84,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_went_wrong_goes_on_and_stops_at_the_limit(here, capsys, caplog):
     train = [
         "train",

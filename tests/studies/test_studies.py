@@ -233,6 +233,7 @@ class Died(BaseException):
     """The process is killed: no cleanup runs."""
 
 
+@pytest.mark.slow
 def test_a_stopped_and_crashed_study_equals_an_uninterrupted_one(whole, here, capsys, monkeypatch):
     arguments = study("--output", "hurt")
     with monkeypatch.context() as stopping:

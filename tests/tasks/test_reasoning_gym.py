@@ -55,6 +55,7 @@ def test_right_answers_are_correct_and_others_are_not(mixture):
         assert set(verdicts(mixture, problems, [text] * len(problems))) == {Verdict.UNPARSABLE}
 
 
+@pytest.mark.slow
 def test_the_problems_are_the_same_in_every_process_and_the_splits_share_none(mixture):
     train, test = mixture.problems("train"), mixture.problems("test")
     assert len(train) == 15 and len(test) == 10

@@ -281,6 +281,7 @@ def test_a_run_without_an_undamaged_checkpoint_does_not_begin_anew_by_itself(
 # ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_resumed_run_finds_every_program_in_the_cache(
     workspace, here, monkeypatch, forget_programs
 ):

@@ -39,7 +39,9 @@ def whole(workspace):
     return workspace
 
 
-@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize(
+    "number", [*(pytest.param(number, marks=pytest.mark.slow) for number in (0, 1)), 2]
+)
 def test_a_stacked_run_is_the_one_of_its_adapter_alone_up_to_rounding(whole, here, number):
     own = [f"--{name}={json.dumps(value)}" for name, value in RUNS[number].items()]
     alone = f"alone{number}"
