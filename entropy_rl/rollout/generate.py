@@ -86,8 +86,8 @@ def make_generate(
       the limit of an episode, the tokens of observations included.
 
     Raises:
-      ValueError: If `eos_ids` is empty, or `stop` or `max_turn_tokens` is given for a rollout that
-        is one program.
+      ValueError: If `eos_ids` is empty, `stop` or `max_turn_tokens` is given for a rollout that is
+        one program, or `max_turn_tokens` with several adapters.
     """
     if not eos_ids:
         raise ValueError("eos_ids: must have at least one end-of-sequence token, got none")

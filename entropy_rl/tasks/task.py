@@ -101,8 +101,8 @@ class Task(Protocol):
     words) and `reflective` (regular expressions of sentences), are what `analyze` and `report` look
     for in completions, where the lists for English do not fit.
 
-    With an optional method `prompts_per_problem(split)`, each run of so many consecutive problems
-    is the same problem under several prompts: they are trained on in one mini-batch.
+    With an optional method `prompts_per_problem(split)`, which returns a number, each group of that
+    many consecutive problems is one problem under several prompts, trained on in one mini-batch.
     """
 
     def problems(self, split: str) -> Sequence[Problem]:

@@ -78,7 +78,7 @@ class Prepare:
         if batches is None:
             batches = self.dispatch(state, groups.rollout)
         rows = {name: x for name, x in groups.rows.items() if name in _FIELDS}
-        parts = [self.model.placement.put_rows(part) for part in _split(rows, self.updates)]
+        parts = [self.model.placement.put_rows(part) for part in split_rows(rows, self.updates)]
         scored = [_with_rows(batch, part) for batch, part in zip(batches, parts, strict=True)]
         if self.programs.rollout_advantages is not None:
             scored = self.programs.rollout_advantages(scored)
@@ -95,7 +95,7 @@ class Prepare:
         Returns:
           The mini-batches without rewards. The device still computes them.
         """
-        return [self._dispatch(state, part) for part in _split(rollout, self.updates)]
+        return [self._dispatch(state, part) for part in split_rows(rollout, self.updates)]
 
     def _dispatch(self, state: TrainState, rollout: Rollout) -> TrainBatch:
         programs, batch = self.programs, self._batch(rollout)
@@ -137,7 +137,7 @@ def under_other_prompt(rollout: Rollout) -> Rollout:
     )
 
 
-def _split(rows: Any, parts: int) -> list[Any]:
+def split_rows(rows: Any, parts: int) -> list[Any]:
     """Cut a tree of host arrays into equal parts along the first axis, in order."""
 
     def part(i: int) -> Any:

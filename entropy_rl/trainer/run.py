@@ -53,7 +53,7 @@ class Run:
     ):
         self.records, self.progress, self.stop = records, progress, stop
         self._config, self._checkpoints = config, checkpoints
-        self._decoding_logged = False
+        self._show_decoding = decoding_notes(progress)
 
     def save(self, state: TrainState) -> None:
         """Save the state, unless its step has a checkpoint."""
@@ -158,12 +158,7 @@ class Run:
         """
 
         def watch(progress: DecodingProgress) -> None:
-            if not self._decoding_logged:
-                self.progress.say(describe_decoding(progress.rows, progress.slots))
-                self._decoding_logged = True
-            self.progress.note(
-                f"rollout: {progress.finished}/{progress.rows} ended, longest {progress.tokens}"
-            )
+            self._show_decoding(progress)
             if self.stop and hosts.count() == 1:  # with several, the others do not check now
                 self.save(state)
                 self.stop.act("stopped during a rollout; the same command repeats it and goes on")
@@ -198,6 +193,22 @@ class Run:
             self.save(state)
         if stopping:
             self.stop.act(f"stopped after step {step}; the same command goes on from there")
+
+
+def decoding_notes(progress: Progress) -> Callable[[DecodingProgress], None]:
+    """Build what shows the progress of rollouts; the first call logs how rows are decoded."""
+    logged = False
+
+    def show(decoding: DecodingProgress) -> None:
+        nonlocal logged
+        if not logged:
+            progress.say(describe_decoding(decoding.rows, decoding.slots))
+            logged = True
+        progress.note(
+            f"rollout: {decoding.finished}/{decoding.rows} ended, longest {decoding.tokens}"
+        )
+
+    return show
 
 
 def evaluation_directory(config: TrainConfig | SFTConfig, step: int) -> Path:

@@ -27,16 +27,17 @@ from entropy_rl.experience.prompts import PromptBatch
 from entropy_rl.experience.sampler import Sampled, split_greedy
 from entropy_rl.models.lora import stack_adapters
 from entropy_rl.rollout import DecodingProgress
-from entropy_rl.rollout.batching import describe_decoding
 from entropy_rl.runs.checkpoint import undamaged_steps
 from entropy_rl.runs.directory import checkpoint_directory
 from entropy_rl.runs.logging import Progress
 from entropy_rl.runs.preemption import StopRequest, catch_signals
 from entropy_rl.trainer.open_run import InStack
+from entropy_rl.trainer.prepare import split_rows
 from entropy_rl.trainer.programs import make_sampler
+from entropy_rl.trainer.run import decoding_notes
 from entropy_rl.trainer.setup import Setup, set_up
 from entropy_rl.trainer.training_run import TrainingRun, open_training
-from entropy_rl.types import Rollout, TrainState
+from entropy_rl.types import TrainState
 
 
 def set_up_stack(configs: Sequence[TrainConfig]) -> list[Setup]:
@@ -147,12 +148,11 @@ class StackedSampler:
           progress: Shows the progress of the decoding.
           stop: The signal that stops the stack.
         """
-        self._runs, self._progress, self._stop = runs, progress, stop
+        self._runs, self._show, self._stop = runs, decoding_notes(progress), stop
         setup = runs[0].setup
         self._model, self._greedy = setup.model, _needs_greedy(setup)
         self._generate = make_sampler(setup.config, self._model, self._greedy, adapters=len(runs))
         self._keys = jnp.stack([jax.random.key(run.setup.config.seed) for run in runs])
-        self._decoding_logged = False
 
     def __call__(
         self, states: Sequence[TrainState], batches: Sequence[PromptBatch], step: int
@@ -180,7 +180,7 @@ class StackedSampler:
             jax.vmap(jax.random.fold_in, (0, None))(self._keys, step),
             on_chunk=self._watch(states),
         )
-        parts = _split(jax.device_get(rollout), len(states))
+        parts = split_rows(jax.device_get(rollout), len(states))
         seconds = (time.perf_counter() - begin) / len(states)
         for run in self._runs:
             run.clock.restart(rollout=seconds)
@@ -189,24 +189,10 @@ class StackedSampler:
 
     def _watch(self, states: Sequence[TrainState]) -> Callable[[DecodingProgress], None]:
         def watch(progress: DecodingProgress) -> None:
-            if not self._decoding_logged:
-                self._progress.say(describe_decoding(progress.rows, progress.slots))
-                self._decoding_logged = True
-            self._progress.note(
-                f"rollout: {progress.finished}/{progress.rows} ended, longest {progress.tokens}"
-            )
+            self._show(progress)
             if self._stop:
                 save_all(self._runs, states)
                 message = "stopped during a rollout; the same command repeats it and goes on"
                 self._stop.act(message)
 
         return watch
-
-
-def _split(rollout: Rollout, parts: int) -> list[Rollout]:
-    """Cut a rollout into equal parts of its prompts."""
-
-    def part(i: int) -> Rollout:
-        return jax.tree.map(lambda x: x[i * len(x) // parts : (i + 1) * len(x) // parts], rollout)
-
-    return [part(i) for i in range(parts)]
