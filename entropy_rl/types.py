@@ -67,7 +67,7 @@ class PackedTokens:
     first: jax.Array  # int32[R]
     last: jax.Array  # int32[R]
     shape_index: jax.Array  # int32[], the first of the shapes that holds all tokens
-    # (columns, rows per shard) of the unpacked layouts that attention is compiled for
+    # (tokens of a row, rows per shard) of the unpacked layouts that attention is compiled for
     shapes: tuple[tuple[int, int], ...] = struct.field(pytree_node=False)
     prefix: Any = None  # leaves [P, ...] from `Policy.prefix`, sharded like the rows
     prompt: jax.Array | None = None  # int32[R], the row's entry in its shard of `prefix`

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 from entropy_rl.models.packing import pack_tokens
 from entropy_rl.types import PackedTokens
 
-# Row lengths that attention is compiled for, as fractions of the longest possible.
+# Packed tokens of a row that attention is compiled for, as fractions of the largest number.
 _LENGTH_FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 _LENGTH_MULTIPLE = 8
 # Unpacked columns of a shape per packed token, which limit the rows of a shape, and with them the
-# memory of attention. Of rows with a shared prompt, only the completion is packed.
+# memory of attention: without those of a shared prompt, and with them.
 _COLUMNS_PER_TOKEN = 2
-_COLUMNS_PER_TOKEN_AFTER_PROMPT = 8
+_COLUMNS_PER_TOKEN_WITH_PROMPT = 8
 
 
 class Rows(NamedTuple):
@@ -73,16 +73,16 @@ def micro_batch_shapes(
     length: int,
     tokens: int,
     fractions: tuple[float, ...] = _LENGTH_FRACTIONS,
-    shared_prompts: bool = False,
+    prompt: int = 0,
 ) -> tuple[Shape, ...]:
     """Choose the shapes of micro-batches, from short to long.
 
     Args:
       rows: Rows of a shard.
-      length: Length of the longest.
+      length: Packed tokens of the longest.
       tokens: Packed tokens of a micro-batch, in each shard.
       fractions: Lengths, as fractions of `length`.
-      shared_prompts: Whether the first columns of a row are a prompt that is not packed with it.
+      prompt: Columns of a shared prompt, to which attention adds the packed tokens of a row.
 
     Raises:
       ValueError: Not even one row fits.
@@ -92,12 +92,13 @@ def micro_batch_shapes(
             f"max_tokens_per_micro_batch: must be >= {length}, the length of a row, got {tokens}"
         )
     multiple = _LENGTH_MULTIPLE
-    per_token = _COLUMNS_PER_TOKEN_AFTER_PROMPT if shared_prompts else _COLUMNS_PER_TOKEN
     lengths = {min(length, -(-int(part * length) // multiple) * multiple) for part in fractions}
-    return tuple(
-        Shape(columns, min(rows, per_token * tokens // columns))
-        for columns in sorted(lengths - {0})
-    )
+
+    def most_rows(columns: int) -> int:
+        with_prompt = _COLUMNS_PER_TOKEN_WITH_PROMPT * tokens // (columns + prompt)
+        return min(rows, _COLUMNS_PER_TOKEN * tokens // columns, with_prompt)
+
+    return tuple(Shape(columns, most_rows(columns)) for columns in sorted(lengths - {0}))
 
 
 def fold_micro_batches(
@@ -122,13 +123,12 @@ def fold_micro_batches(
     Returns:
       The last carry.
     """
-    counts, last = (x.reshape(shards, -1) for x in (rows.last - rows.first, rows.last))
-    in_shard = counts.shape[1]
-    needed = (counts > 0).sum(-1)
-    lengths = jnp.where(counts > 0, last, 0)
+    lengths = (rows.last - rows.first).reshape(shards, -1)
+    in_shard = lengths.shape[1]
+    needed = (lengths > 0).sum(-1)
     order = jnp.argsort(-lengths, axis=1, stable=True).astype(jnp.int32)
-    lengths, counts = (jnp.take_along_axis(x, order, axis=1) for x in (lengths, counts))
-    before = jnp.pad(jnp.cumsum(counts, axis=1), ((0, 0), (1, 0)))  # tokens of the rows before
+    lengths = jnp.take_along_axis(lengths, order, axis=1)
+    before = jnp.pad(jnp.cumsum(lengths, axis=1), ((0, 0), (1, 0)))  # tokens of the rows before
     most = max(shape.rows for shape in shapes)
     order = jnp.pad(order, ((0, 0), (0, most)), constant_values=in_shard)
     lengths = jnp.pad(lengths, ((0, 0), (0, 1)))

@@ -71,11 +71,9 @@ class MicroBatches:
                 f"rows of a mini-batch: must be a multiple of {unit} on {shards} shards of "
                 f"devices, got {rows}"
             )
-        self._shapes = micro_batch_shapes(
-            rows // shards, length, tokens, shared_prompts=group_size is not None
-        )
-        # No longer than the tokens of the longest rows that fit: unused places are computed too.
         longest = length if group_size is None else batch.completion_ids.shape[1]
+        self._shapes = micro_batch_shapes(rows // shards, longest, tokens, prompt=length - longest)
+        # No longer than the tokens of the longest rows that fit: unused places are computed too.
         self._tokens = min(tokens, self._shapes[-1].rows * longest)
         if group_size is not None:
             prompts = batch.ids[::group_size, : length - batch.completion_ids.shape[1]]

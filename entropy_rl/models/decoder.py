@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from entropy_rl.lm_head.vocabulary import HeadWeights, Ranges
 from entropy_rl.models.attention import (
+    Prefix,
     PromptCache,
     RowCache,
     cached_attention,
@@ -27,6 +28,7 @@ from entropy_rl.models.attention import (
     make_packed_attention,
     resolve_attention,
     resolve_decode_attention,
+    xla_attention,
 )
 from entropy_rl.models.embedding import embed_tokens
 from entropy_rl.models.linear import Dense, fuse_adapters, split_adapters
@@ -252,7 +254,20 @@ def make_policy(
     ) -> jax.Array:
         return causal_attention(q, k, v, window=window, implementation=find_attention(), mesh=mesh)
 
-    attend_packed = make_packed_attention(attend_causally)
+    def attend_rows(
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        window: int | jax.Array | None,
+        prefix: Prefix | None,
+    ) -> jax.Array:
+        if prefix is None:
+            return attend_causally(q, k, v, window)
+        return xla_attention(q, k, v, window, prefix=prefix)
+
+    def attend_packed(*args: Any) -> jax.Array:
+        takes_prefix = find_attention() == "xla"
+        return make_packed_attention(attend_rows, takes_prefix)(*args)
 
     # A fused matrix whose columns are sharded could not be split again without communication.
     fused = mesh is None or mesh.shape[TENSOR_AXIS] == 1

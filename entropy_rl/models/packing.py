@@ -25,7 +25,7 @@ def pack_tokens(
       first: int32[R], first position of each row.
       last: int32[R], position after the last.
       shape_index: int32[], the first of the shapes that holds all tokens.
-      shapes: (columns, rows per shard) that attention is compiled for.
+      shapes: (tokens of a row, rows per shard) that attention is compiled for.
       room: M, packed length; no shard has more tokens.
       shards: C.
     """

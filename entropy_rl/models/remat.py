@@ -8,7 +8,8 @@ import jax
 
 # Checkpoint name of the products of `Dense`.
 WEIGHT_PRODUCTS = "weight_products"
-# Checkpoint name of the residuals of attention kernels (output, one number per head and token).
+# Checkpoint name of the output of attention, and of one number per head and token that kernels
+# keep.
 ATTENTION_RESIDUALS = "attention_residuals"
 
 _SAVED = jax.checkpoint_policies
@@ -25,8 +26,8 @@ def rematerialize(layer: Callable, name: str) -> Callable:
     | name | saved per layer and token, besides its input | recomputed |
     | --- | --- | --- |
     | none | everything | nothing |
-    | dots | outputs of the 7 weight matrices; of attention, with kernels that support it | norms,
-      rotary embeddings, activations; attention otherwise |
+    | dots | outputs of the 7 weight matrices; of attention, with packed tokens or a kernel that
+      supports it | norms, rotary embeddings, activations; attention otherwise |
     | full | nothing | the layer, about 1/3 more compute in training |
 
     Args:

@@ -45,7 +45,7 @@ def record(rows, tokens, shards=1):
         columns, room = jnp.array(shapes)[packed.shape_index]
         facts = (
             columns,
-            packed.last.max(),
+            (packed.last - packed.first).max(),
             room,
             (of_share > 0).sum(-1).max(),
             of_share.sum(-1).max(),
@@ -66,8 +66,8 @@ def test_every_row_that_is_needed_comes_once_with_all_that_is_live_of_it(tokens,
     seen, listed, sizes = record(rows, tokens, shards)
     np.testing.assert_array_equal(seen, rows.last > rows.first)
     np.testing.assert_array_equal(listed, rows.last - rows.first)
-    for columns, last, room, in_share, live in sizes:
-        assert last <= columns and in_share <= room and live <= tokens
+    for columns, longest, room, in_share, live in sizes:
+        assert longest <= columns and in_share <= room and live <= tokens
 
 
 def test_a_part_takes_rows_until_the_next_one_would_not_fit():
@@ -87,9 +87,9 @@ def test_the_shapes_are_few_and_keep_to_the_budget():
     shapes = [tuple(shape) for shape in micro_batch_shapes(4096, 10_240, 81_920)]
     assert shapes == [(1280, 128), (2560, 64), (5120, 32), (7680, 21), (10_240, 16)]
     assert [tuple(s) for s in micro_batch_shapes(3, 20, 40)] == [(8, 3), (16, 3), (20, 3)]
-    # Four times the rows if the first columns are those of a prompt.
-    shapes = [tuple(s) for s in micro_batch_shapes(4096, 10_240, 81_920, shared_prompts=True)]
-    assert shapes == [(1280, 512), (2560, 256), (5120, 128), (7680, 85), (10_240, 64)]
+    # Of a row of 10 tokens after a prompt of 100, attention has 110 columns.
+    shapes = [tuple(shape) for shape in micro_batch_shapes(64, 40, 128, prompt=100)]
+    assert shapes == [(8, 9), (16, 8), (24, 8), (32, 7), (40, 6)]
     with pytest.raises(
         ValueError, match="max_tokens_per_micro_batch: must be >= 20, the length of a row, got 19"
     ):

@@ -20,7 +20,7 @@ from entropy_rl.models.attention.dispatch import (
 )
 from entropy_rl.models.attention.packed import make_packed_attention
 from entropy_rl.models.attention.splash import splash_attention
-from entropy_rl.models.attention.xla import xla_attention
+from entropy_rl.models.attention.xla import Prefix, xla_attention
 from entropy_rl.models.decoder import make_policy
 from entropy_rl.models.packing import make_packing, pack_tokens
 from entropy_rl.runs import load_model as loading
@@ -78,6 +78,23 @@ def test_xla_attention_is_the_formula_in_float64(name, chunk, key):
     q, k, v = qkv(key)
     expected = float64_attention(q, k, v, WINDOWS[name])
     assert_close(xla_attention(q, k, v, WINDOWS[name], chunk), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.parametrize("chunk", [512, 19, 4])
+def test_attention_after_a_prefix_is_that_of_the_joined_rows(name, chunk, key):
+    lengths = [11, 0, 7]
+    q, k, v = qkv(key, rows=3)
+    _, *before = qkv(jax.random.key(1), rows=3, length=11)
+    prefix = Prefix(*before, jnp.array(lengths))
+    out = xla_attention(q, k, v, WINDOWS[name], chunk, prefix)
+    for row, length in enumerate(lengths):
+        joined = [
+            jnp.concatenate([first[row : row + 1, :length], x[row : row + 1]], axis=1)
+            for first, x in zip((jnp.zeros((3, 11, 4, 8)), *before), (q, k, v), strict=True)
+        ]
+        expected = float64_attention(*joined, WINDOWS[name])[:, length:]
+        assert_close(out[row : row + 1], expected, atol=2e-6)
 
 
 @pytest.mark.parametrize(("window", "chunk"), [(None, 4), (5, 19)])
@@ -317,7 +334,7 @@ def test_packed_tokens_agree_with_whole_rows_in_xla(implementation, key):
 
     def of_packed(q, k, v):
         attend = make_packed_attention(
-            lambda q, k, v, window: causal_attention(
+            lambda q, k, v, window, _: causal_attention(
                 q, k, v, window=window, implementation=implementation
             )
         )
@@ -327,6 +344,34 @@ def test_packed_tokens_agree_with_whole_rows_in_xla(implementation, key):
     out, grads = value_and_gradients(of_packed, *x)
     assert_close(out, expected[0], atol=2e-2)
     assert_close(grads, expected[1], atol=1e-1)
+
+
+@pytest.mark.parametrize("window", [None, 6])
+@pytest.mark.parametrize("longest", [4, 9, 16])  # every width of the prompts that is compiled
+def test_packed_tokens_after_prompts_are_the_same_with_and_without_the_prompts_queries(
+    longest, window, key
+):
+    lengths, owner = np.array([5, 0, 12, 1]), jnp.array([0, 1, 1, 0])
+    first = jnp.minimum(jnp.array([16, 3, 3, 16]), longest)
+    shapes = ((8, 4), (12, 4))
+    packed = pack_tokens(first, first + lengths, jnp.int32(1), shapes, room=24, shards=1)
+    packed = packed.replace(prompt=owner)
+    _, *prompts = qkv(key, rows=2, length=16)
+    q, k, v = (x.reshape((1, 24) + x.shape[2:]) for x in qkv(key, rows=2, length=12))
+
+    def attend(q, k, v, window, prefix):
+        return xla_attention(q, k, v, window, prefix=prefix)
+
+    def outputs(takes_prefix):
+        def run(q, k, v, *prompts):
+            of_packed = make_packed_attention(attend, takes_prefix)
+            out = of_packed(q, k, v, prompts, window, packed)
+            return jnp.where(jnp.arange(24)[None, :, None, None] < lengths.sum(), out, 0)
+
+        return value_and_gradients(run, q, k, v, *prompts)
+
+    # float32, sums in another order.
+    assert_close(outputs(True), outputs(False), atol=1e-5)
 
 
 def test_packed_tokens_with_one_window_in_all_layers_agree_with_xla_in_a_kernel(key, monkeypatch):

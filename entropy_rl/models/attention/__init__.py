@@ -14,8 +14,10 @@ from entropy_rl.models.attention.dispatch import (
     resolve_decode_attention,
 )
 from entropy_rl.models.attention.packed import make_packed_attention
+from entropy_rl.models.attention.xla import Prefix, xla_attention
 
 __all__ = [
+    "Prefix",
     "PromptCache",
     "RowCache",
     "cached_attention",
@@ -26,4 +28,5 @@ __all__ = [
     "make_packed_attention",
     "resolve_attention",
     "resolve_decode_attention",
+    "xla_attention",
 ]
