@@ -24,7 +24,7 @@ from entropy_rl.report import curve_of, evaluation_table, write_pass_at_k
 from entropy_rl.runs.compile_log import compile_log
 from entropy_rl.runs.directory import (
     CONFIG_FILE,
-    FREE_OF_MODEL,
+    FREE_OF_EVALUATION,
     check_directory,
     claim_directory,
 )
@@ -40,10 +40,7 @@ from entropy_rl.tasks import closing, load_task, problems_of
 _OURS: Mapping[str, Any] = MappingProxyType(
     {
         "field": "output",
-        "free": (
-            *FREE_OF_MODEL,
-            *("output", "shard", "shards", "evaluation.rows_per_call", "decoding", "mesh"),
-        ),
+        "free": (*FREE_OF_EVALUATION, "output", "shard", "shards"),
     }
 )
 

@@ -9,7 +9,12 @@ from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import require
 from entropy_rl.config.study import StudyConfig
 from entropy_rl.distributed.multihost import VARIABLE
-from entropy_rl.runs.directory import check_directory, claim_directory
+from entropy_rl.runs.directory import (
+    FREE_OF_EVALUATION,
+    FREE_OF_TRAINING,
+    check_directory,
+    claim_directory,
+)
 from entropy_rl.studies import (
     Design,
     design,
@@ -22,8 +27,9 @@ from entropy_rl.studies import (
 
 # Fields that may change between two starts.
 _FREE = (
-    *("study.do", "study.parallel", "study.only", "study.output"),
-    *("train.run.directory", "evaluate.output"),
+    *("study.do", "study.parallel", "study.only", "study.output", "evaluate.output"),
+    *(f"train.{field}" for field in FREE_OF_TRAINING),
+    *(f"evaluate.{field}" for field in FREE_OF_EVALUATION),
 )
 
 

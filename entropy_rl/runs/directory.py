@@ -38,21 +38,18 @@ IDENTITY_FILE = "identity.json"
 _IDENTIFIED = ("model.path", "model.lora.path", "critic.path", "teacher.path")
 # Kernels and memory of a model.
 FREE_OF_MODEL = ("model.remat", "model.attention", "model.decode_attention")
-_FREE = (
+# How training is computed, and where.
+FREE_OF_TRAINING = (
     *FREE_OF_RUN,
     *FREE_OF_MODEL,
-    *(
-        "steps",
-        "evaluation",
-        "gate",
-        "log_every",
-        "decoding",
-        "mesh",
-        "batching.max_tokens_per_micro_batch",
-        "batching.max_nonfinite_updates",
-        "critic.max_tokens_per_micro_batch",
-        "optimizer.offload",
-    ),
+    *("decoding", "mesh", "optimizer.offload"),
+    *("batching.max_tokens_per_micro_batch", "critic.max_tokens_per_micro_batch"),
+)
+# How an evaluation is computed.
+FREE_OF_EVALUATION = (*FREE_OF_MODEL, "evaluation.rows_per_call", "decoding", "mesh")
+_FREE = (
+    *FREE_OF_TRAINING,
+    *("steps", "evaluation", "gate", "log_every", "batching.max_nonfinite_updates"),
     "rollout.dynamic_sampling.max_rounds",  # a run that ended at this limit can go on
 )
 

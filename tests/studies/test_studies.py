@@ -672,6 +672,32 @@ def test_hypotheses_cannot_be_changed_once_registered(whole, here, capsys):
     assert "output: whole holds another run (its study.hypotheses is" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("section", "change", "changes_results"),
+    [
+        ("train", {"batching": {"max_tokens_per_micro_batch": 64}}, False),
+        ("evaluate", {"evaluation": {"rows_per_call": 3}}, False),
+        ("train", {"rollout": {"temperature": 0.9}}, True),
+        ("evaluate", {"evaluation": {"max_new_tokens": 3}}, True),
+    ],
+)
+def test_only_what_changes_no_result_may_change_in_the_recipes_of_a_study(
+    section, change, changes_results, whole, here, capsys
+):
+    file = here / f"{section}.yaml"
+    before = file.read_text()
+    recipe = yaml.safe_load(before)
+    for name, value in change.items():
+        recipe[name] = recipe[name] | value if isinstance(value, dict) else value
+    write_yaml(file, recipe)
+    try:
+        assert main(study("--output", "whole", "--do", "plan")) == (2 if changes_results else 0)
+    finally:
+        file.write_text(before)
+    message = f"output: whole holds another run (its {section}."
+    assert (message in capsys.readouterr().err) is changes_results
+
+
 def test_two_processes_do_not_run_one_study(whole, here, capsys):
     with one_writer(whole / "lock", "held here"):
         assert main(study("--output", "whole")) == 2
