@@ -162,12 +162,16 @@ def test_an_evaluation_that_is_killed_at_ten_random_moments_leaves_the_file_of_o
 ):
     more = ["--evaluation.samples", "1024"]
     assert run(workspace, *evaluate("lucky", *more)).returncode == 0
-    moments, sizes = random.Random(1), []
+    moments, sizes, file = random.Random(1), [], workspace / "unlucky" / "samples.jsonl"
+    whole = (workspace / "lucky" / "samples.jsonl").stat().st_size
     for i in range(10):
         process = start(workspace, *evaluate("unlucky", *more))
-        if i % 4:
-            next(line for line in process.stderr if line.startswith("samples"))
-        time.sleep(moments.uniform(0, 1 if i % 4 else 6))
+        if i % 4:  # while samples are written, however long that takes here
+            enough = (file.stat().st_size if file.exists() else 0) + moments.random() * whole / 8
+            while process.poll() is None and not (file.exists() and file.stat().st_size > enough):
+                time.sleep(0.002)
+        else:
+            time.sleep(moments.uniform(0, 6))
         process.send_signal(signal.SIGKILL)
         finish(process)
         sizes.append(len(list(read_samples(workspace / "unlucky"))))
