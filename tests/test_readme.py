@@ -10,8 +10,10 @@ import sys
 from operator import attrgetter
 from pathlib import Path
 
+import jax
 import pytest
 import yaml
+from update_problem import make_data
 
 import entropy_rl as er
 from entropy_rl.advantages import Transform, advantage_of, build_advantage
@@ -254,6 +256,17 @@ def test_the_example_of_an_environment_plays(tmp_path, monkeypatch):
     assert environment.step("3?") == "Too small." and environment.step("6") == "Too large."
     assert environment.step("a cat").reward == -0.1 and environment.step("5") == Done(True)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
+
+
+def test_the_example_of_lora_in_a_notebook_updates_the_adapter_alone():
+    (example,) = blocks((ROOT / "docs/guides/lora.md").read_text(), "python")
+    names = {}
+    exec(compile(example, "lora.md", "exec"), names)
+    model, state = names["model"], names["state"]
+    found, metrics = jax.eval_shape(names["update"], state, make_data())
+    assert jax.tree.structure(found.params) == jax.tree.structure(model.adapter)
+    assert metrics["grad_norm"].shape == ()
+    assert jax.tree.structure(names["params"]) == jax.tree.structure(model.params)
 
 
 def test_every_method_has_a_card_in_the_paper_index_with_a_status_and_a_file_that_exists():
