@@ -15,13 +15,13 @@ SYSTEMS = ("ours", "tunix", "trl")
 # Steps of pip, one after the other; within a step the alternatives in turn, until one works. The
 # build with CUDA, gigabytes of no use here, never has the local version "+cpu".
 _PIP_STEPS = {
-    "tunix": [[["google-tunix==0.1.7", "jax==0.10.2"]]],
+    "tunix": [[["google-tunix==0.1.7", "qwix==0.1.8", "jax==0.10.2"]]],
     "trl": [
         [
             ["torch==2.13.0+cpu"],
             ["torch==2.13.0+cpu", "--index-url", "https://download.pytorch.org/whl/cpu"],
         ],
-        [["torch==2.13.0+cpu", "trl==1.16.0"]],
+        [["torch==2.13.0+cpu", "trl==1.16.0", "peft==0.21.2"]],
     ],
 }
 

@@ -15,6 +15,8 @@ TITLES = {
     "update": "GRPO update",
     "step": "Whole RL step",
     "episodes": "Whole RL step of episodes",
+    "lora-update": "GRPO update of a LoRA adapter",
+    "lora-step": "Whole RL step with a LoRA adapter",
 }
 
 
@@ -140,9 +142,11 @@ def markdown(result: dict[str, Any]) -> str:
                     f"{check['grad_norm']:.0e}"
                 )
         if said:
+            counts = {check["trainable"] for check in checks.values() if "trainable" in check}
+            trained = "".join(f"; {count} parameters are trained" for count in counts)
             parts.append(
-                f"Same model ({size}); greatest difference to ours in log-prob and entropy "
-                "(nats), and in "
+                f"Same model ({size}{trained}); greatest difference to ours in log-prob and "
+                "entropy (nats), and in "
                 f"the norm of the GRPO gradient (relative): {'; '.join(said)}."
             )
     for case in result["cases"]:

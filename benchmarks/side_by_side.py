@@ -2,8 +2,9 @@
 process.
 
     python benchmarks/side_by_side.py --output results.json
-    python benchmarks/side_by_side.py --systems ours trl --sizes small --work rollout update --runs
-    3 python benchmarks/side_by_side.py --show results.json --markdown
+    python benchmarks/side_by_side.py --systems ours trl --sizes small --work rollout --runs 3
+    python benchmarks/side_by_side.py --work lora-update lora-step --output lora.json
+    python benchmarks/side_by_side.py --show results.json --markdown
 
 What is measured: the CPU-seconds of a system's process with all its threads, wall time, its peak
 memory, and the useful tokens, which are response tokens up to and with the end of the sequence.
@@ -33,6 +34,7 @@ import workload
 from environments import ROOT, SYSTEMS, EnvironmentFailed, environment_of, python_of
 
 WORK = ("rollout", "score", "update", "step")
+OF_LORA = ("lora-update", "lora-step")  # the same, by which an adapter alone is trained
 OF_TURNS = "episodes"  # for the size `turns`, by systems that have environments
 TOLERANCE = 1e-4  # of log-probs and entropies, in nats, between two implementations in float32
 
@@ -116,12 +118,20 @@ def commit() -> str:
         return "unknown"
 
 
-def check_models(workers: dict[str, Worker], directory: Path) -> dict[str, dict[str, Any]]:
-    """Compares log-probs, entropies and the norm of the gradient of every other system with ours.
+def check_models(
+    workers: dict[str, Worker], directory: Path, lora: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Compares log-probs, entropies, the norm of the gradient and the number of trained parameters
+    of every other system with ours.
+
+    Args:
+      workers: system -> its process.
+      directory: What `workload.prepare` wrote.
+      lora: Whether an adapter is trained.
 
     Returns:
-      system -> greatest differences (that of the norm is relative), or {"error": why it cannot be
-      compared}.
+      system -> greatest differences (that of the norm is relative) and the number, or {"error": why
+      it cannot be compared}.
     """
     found, checks = {}, {}
     if set(workers) == {"ours"}:  # nothing to compare
@@ -129,7 +139,7 @@ def check_models(workers: dict[str, Worker], directory: Path) -> dict[str, dict[
     for system, worker in workers.items():
         file = directory / f"probe-{system}.npz"
         try:
-            worker(do="probe", directory=str(directory), file=str(file))
+            worker(do="probe", directory=str(directory), file=str(file), lora=lora)
             with np.load(file) as arrays:
                 found[system] = dict(arrays)
         except WorkerFailed as error:
@@ -148,10 +158,15 @@ def check_models(workers: dict[str, Worker], directory: Path) -> dict[str, dict[
             "log_prob": gap["log_probs"],
             "entropy": gap["entropy"],
             "grad_norm": abs(norm - wanted) / wanted if wanted else abs(norm),
+            "trainable": int(arrays["trainable"]),
         }
         if not max(gap.values()) < TOLERANCE:
             checks[system] = {
                 "error": f"another model: log-probs differ by {gap['log_probs']:.1e} nats"
+            }
+        elif arrays["trainable"] != reference["trainable"]:
+            checks[system] = {
+                "error": f"trains {arrays['trainable']} parameters, ours {reference['trainable']}"
             }
     return checks
 
@@ -164,7 +179,7 @@ def run_case(
     Args:
       workers: system -> its process.
       directory: What `workload.prepare` wrote.
-      work: One of WORK.
+      work: One of WORK, OF_LORA or OF_TURNS.
       runs: Timed runs of each system.
       options: system -> the option to take, for systems that need not try out what they have.
 
@@ -232,31 +247,37 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         directory = workload.prepare(
             arguments.envs / "workloads" / size, workload.SIZES[size]
         ).absolute()
-        say(f"{size}: is it the same model?")
-        # Other processes than those that are timed, so that nothing of this counts as their memory.
-        with start(pythons) as workers:
-            for system, worker in workers.items():
-                with contextlib.suppress(WorkerFailed):
-                    result["versions"][system] = worker(do="versions")
-            checks = result["checks"][size] = check_models(workers, directory)
-        say(f"  {checks}")
-        fit = [system for system in pythons if "error" not in checks.get(system, {})]
-        if "ours" not in pythons:  # nothing to compare with: the systems may be timed all the same
-            fit = list(pythons)
+        unfit = {}  # with and without LoRA: system -> {"error"}
+        for lora in sorted({workload.kind_of(work)[1] for work in arguments.work}):
+            name = f"{size}, LoRA of rank {workload.SIZES[size].lora_rank}" if lora else size
+            say(f"{name}: is it the same model?")
+            # Other processes than those that are timed, so that nothing of this counts as their
+            # memory.
+            with start(pythons) as workers:
+                for system, worker in workers.items():
+                    with contextlib.suppress(WorkerFailed):
+                        result["versions"][system] = worker(do="versions")
+                checks = result["checks"][name] = check_models(workers, directory, lora)
+            say(f"  {checks}")
+            # With nothing to compare with, the systems may be timed all the same.
+            failures = checks.items() if "ours" in pythons else ()
+            unfit[lora] = {system: check for system, check in failures if "error" in check}
         options = {}
         for work in arguments.work:
             say(f"{size}, {work}")
-            with start(fit) as workers:
-                known = options if work == "step" else {}  # the step's update is the update
+            kind, lora = workload.kind_of(work)
+            with start([system for system in pythons if system not in unfit[lora]]) as workers:
+                # The step's update is the update.
+                known = options.get(lora, {}) if kind == "step" else {}
                 systems = run_case(workers, directory, work, arguments.runs, known)
-            if work == "update":
-                options = {
+            if kind == "update":
+                options[lora] = {
                     name: system["option"] for name, system in systems.items() if "option" in system
                 }
+            systems |= unfit[lora]
             result["cases"].append({"size": size, "work": work, "systems": systems})
-            _save(
-                arguments.output, result
-            )  # a long comparison that is cut short leaves what it has
+            # A long comparison that is cut short leaves what it has.
+            _save(arguments.output, result)
     return result
 
 
@@ -286,8 +307,8 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="default: all")
     add("--sizes", nargs="+", choices=workload.SIZES, default=["small"], help="default: small")
-    most = f"default: all but {OF_TURNS}, which is for --sizes turns"
-    add("--work", nargs="+", choices=[*WORK, OF_TURNS], default=list(WORK), help=most)
+    most = f"default: {' '.join(WORK)}; {OF_TURNS} is for --sizes turns"
+    add("--work", nargs="+", choices=[*WORK, *OF_LORA, OF_TURNS], default=list(WORK), help=most)
     add("--runs", type=int, default=5, help="timed runs of each, in turns; default: 5")
     where = "where environments and workloads are made; default: .cache/benchmarks"
     add("--envs", type=Path, default=ROOT / ".cache" / "benchmarks", help=where)

@@ -2,7 +2,8 @@
 JSON.
 
     {"do": "versions"}                              -> {package: version}
-    {"do": "probe", "directory": D, "file": F}      -> {}; the arrays go into F (npz)
+    {"do": "probe", "directory": D, "file": F, "lora": whether an adapter is trained}
+                                                    -> {}; the arrays go into F (npz)
     {"do": "prepare", "directory": D, "work": W, "option": name or null}
                                                     -> {"option", "options", "first"}
     {"do": "run", "number": n}                      -> a measurement
@@ -140,7 +141,8 @@ def main() -> None:
             if command["do"] == "versions":
                 answer = system.versions()
             elif command["do"] == "probe":
-                np.savez(command["file"], **system.probe(Path(command["directory"])))
+                found = system.probe(Path(command["directory"]), command["lora"])
+                np.savez(command["file"], **found)
                 answer = {}
             elif command["do"] == "prepare":
                 options = system.options(Path(command["directory"]), command["work"])

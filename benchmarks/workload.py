@@ -42,6 +42,11 @@ class Size:
     mean_share: float = MEAN_SHARE
     turns: int = 1  # of an episode, which has `new_tokens` at most
     observation_tokens: int = 0  # between two turns
+    lora_rank: int = 16
+
+    @property
+    def lora_alpha(self) -> float:
+        return 2.0 * self.lora_rank
 
     @property
     def rows(self) -> int:
@@ -59,7 +64,9 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(2, 32, 2, 1, 64, 256, prompts=2, prompt_tokens=8, new_tokens=24),  # for tests
+    "tiny": Size(  # for tests
+        2, 32, 2, 1, 64, 256, prompts=2, prompt_tokens=8, new_tokens=24, lora_rank=4
+    ),
     "small": Size(4, 256, 4, 2, 1024, 8192),
     "medium": Size(8, 512, 8, 2, 2048, 32768),
     "turns": Size(
@@ -144,6 +151,41 @@ def make_batch(size: Size, seed: int = 10, lengths: np.ndarray | None = None) ->
     spread = groups.std(1, ddof=1, keepdims=True) + 1e-6
     advantages = ((groups - groups.mean(1, keepdims=True)) / spread).reshape(-1)
     return Batch(prompts, np.where(mask, ids, PAD), mask, rewards, advantages.astype(np.float32))
+
+
+def kind_of(work: str) -> tuple[str, bool]:
+    """Returns what is done, and whether it trains a LoRA adapter: `lora-update` is an `update`."""
+    return work.removeprefix("lora-"), work.startswith("lora-")
+
+
+def projections(size: Size) -> dict[str, tuple[int, int]]:
+    """The matrices of a layer that get an adapter, with their (in, out)."""
+    kv = size.hidden // size.heads * size.kv_heads
+    return {
+        "q_proj": (size.hidden, size.hidden),
+        "k_proj": (size.hidden, kv),
+        "v_proj": (size.hidden, kv),
+        "o_proj": (size.hidden, size.hidden),
+        "gate_proj": (size.hidden, size.mlp),
+        "up_proj": (size.hidden, size.mlp),
+        "down_proj": (size.mlp, size.hidden),
+    }
+
+
+def draw_adapter(size: Size, seed: int = 20) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """An adapter as after some training: B is not 0.
+
+    Returns:
+      projection -> (A f32[layers, in, rank], B f32[layers, rank, out]).
+    """
+    rng = np.random.default_rng(seed)
+    return {
+        name: (
+            rng.normal(0, rows**-0.5, (size.layers, rows, size.lora_rank)).astype(np.float32),
+            rng.normal(0, 0.02, (size.layers, size.lora_rank, columns)).astype(np.float32),
+        )
+        for name, (rows, columns) in projections(size).items()
+    }
 
 
 def prepare(directory: Path, size: Size) -> Path:

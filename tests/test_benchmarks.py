@@ -2,6 +2,7 @@
 runs.
 """
 
+import argparse
 import dataclasses
 import json
 import subprocess
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 
 import entropy_rl as er
+from entropy_rl.config.lora import LORA_TARGETS
 from entropy_rl.experience.encoding import encode_prompt
 from entropy_rl.experience.observations import encode_observation
+from entropy_rl.models.lora import adapter_shapes, module_of
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -156,6 +159,68 @@ def test_what_is_held_at_once_fits_into_memory(bench):
     assert sizes["medium"].rows_at_once == (32,)  # 32 * 320 * 32768 * 4 bytes = 1.34 GB
 
 
+def test_the_projections_are_those_of_an_adapter_of_the_library(bench):
+    size = dataclasses.replace(bench.workload.SIZES["small"], hidden=96, heads=6, kv_heads=2)
+    shapes = bench.workload.projections(size)
+    assert tuple(shapes) == LORA_TARGETS
+    spec = er.models.lora_spec(er.models.LoraConfig(rank=size.lora_rank, alpha=size.lora_alpha))
+    decoder = er.DecoderConfig(
+        vocab_size=size.vocab, hidden_size=96, intermediate_size=size.mlp, num_layers=size.layers,
+        num_heads=6, num_kv_heads=2, head_dim=16, rope_theta=1e4, norm_eps=1e-6, qkv_bias=True,
+        qk_norm=False, tie_embeddings=True,
+    )  # fmt: skip
+    adapter = adapter_shapes(spec, decoder)["layers"]
+    for name, (a, b) in bench.workload.draw_adapter(size).items():
+        leaves = adapter[module_of(name)][name]
+        assert (a.shape, b.shape) == (leaves["lora_a"].shape, leaves["lora_b"].shape)
+
+
+class FakeWorker:
+    """A system whose log-probs are 0, and which trains 10 parameters, or 8 if it is tunix."""
+
+    def __init__(self, system, *_):
+        self.system = system
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def __call__(self, do, **command):
+        if do == "probe":
+            trained = 8 if self.system == "tunix" and command["lora"] else 10
+            zeros = np.zeros((1 + command["lora"], 2, 3))
+            found = dict(log_probs=zeros, entropy=zeros, grad_norm=1.0, trainable=trained)
+            np.savez(command["file"], **found)
+        run = {"cpu": 1.0, "wall": 1.0, "tokens": 5, "peak_rss": 2**20, "rss_before": 0}
+        answers = {"prepare": {"option": f"after {command.get('option')}", "first": run}}
+        return answers.get(do, run if do == "run" else {})
+
+
+def test_a_system_that_trains_another_number_of_parameters_is_not_timed_and_its_row_says_so(
+    bench, monkeypatch, tmp_path
+):
+    program = bench.side_by_side
+    monkeypatch.setattr(program, "Worker", FakeWorker)
+    monkeypatch.setattr(program, "python_of", lambda *_: None)
+    monkeypatch.setattr(bench.workload, "prepare", lambda directory, _: tmp_path)
+    works = ["update", "lora-update", "lora-step"]
+    arguments = argparse.Namespace(
+        systems=["ours", "tunix"], sizes=["tiny"], work=works, runs=1, envs=tmp_path, output=None
+    )
+    result = program.compare(arguments)
+    dense, update, step = (case["systems"] for case in result["cases"])
+    error = "trains 8 parameters, ours 10"
+    assert len(dense["tunix"]["runs"]) == 1
+    assert update["tunix"] == step["tunix"] == {"error": error}
+    assert step["ours"]["option"] == "after after None"  # that of the update
+    assert result["checks"]["tiny"]["tunix"]["trainable"] == 10 and program.failed(result)
+    text = bench.report.markdown(result)
+    assert f"| tunix | {error} |" in text and "(tiny; 10 parameters are trained)" in text
+    assert "Same model (tiny, LoRA of rank 4); " in text and f"not compared ({error})" in text
+
+
 # --- the figures
 # -------------------------------------------------------------------------------------------
 
@@ -278,12 +343,32 @@ def test_the_comparison_runs_and_shows_what_it_wrote(bench, tmp_path, capsys):
     assert "| ours |" in capsys.readouterr().out
 
 
-def test_the_log_prob_pass_counts_the_tokens_of_the_fixed_batch(bench, tmp_path):
+def import_ours():
     sys.path.insert(0, str(BENCHMARKS))
     try:
         from systems import ours
     finally:
         sys.path.remove(str(BENCHMARKS))
+    return ours
+
+
+@pytest.mark.slow
+def test_a_fresh_adapter_is_the_base_and_the_drawn_one_shows_what_is_not_adapted(bench, tmp_path):
+    ours, size = import_ours(), bench.workload.SIZES["tiny"]
+    directory = bench.workload.prepare(tmp_path, size)
+    dense, lora = ours.probe(directory, lora=False), ours.probe(directory, lora=True)
+    fresh, drawn = lora["log_probs"]
+    np.testing.assert_array_equal(fresh, dense["log_probs"][0])
+    assert np.abs(drawn - fresh).max() > 100 * bench.side_by_side.TOLERANCE
+    shapes = bench.workload.projections(size).values()
+    assert lora["trainable"] == size.layers * size.lora_rank * sum(map(sum, shapes))
+    assert lora["grad_norm"] > 0
+    (make,) = ours.options(directory, "lora-update").values()
+    assert make()(0) == bench.workload.load(directory)[1].tokens
+
+
+def test_the_log_prob_pass_counts_the_tokens_of_the_fixed_batch(bench, tmp_path):
+    ours = import_ours()
     directory = bench.workload.prepare(tmp_path, bench.workload.SIZES["tiny"])
     _, batch = bench.workload.load(directory)
     (make,) = ours.options(directory, "score").values()

@@ -36,6 +36,29 @@ def _load(directory: Path):
     return size, batch, er.make_policy(config), params
 
 
+def _adapted(directory: Path, size: workload.Size, params, lora: bool):
+    """Returns (the frozen parameters, those that are trained); without LoRA, (None, all)."""
+    if not lora:
+        return None, params
+    config = er.models.LoraConfig(rank=size.lora_rank, alpha=size.lora_alpha)
+    base = er.models.Base(params, er.models.lora_spec(config), str(directory / "model"))
+    decoder = er.models.read_checkpoint_config(directory / "model")
+    return base, er.models.init_adapter(jax.random.key(0), base.spec, decoder)
+
+
+def _join(base: er.models.Base | None, trained):
+    """The parameters for sampling and log-probs."""
+    return trained if base is None else base.join(trained)
+
+
+def _drawn(adapter, size: workload.Size):
+    """The adapter of `workload.draw_adapter`, as a tree like a given one."""
+    drawn = workload.draw_adapter(size)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: jnp.asarray(drawn[path[-2].key][path[-1].key == "lora_b"]), adapter
+    )
+
+
 def _train_batch(size: workload.Size, batch: workload.Batch, old_log_probs=None) -> er.TrainBatch:
     zeros = np.zeros(batch.mask.shape, np.float32)
     old = zeros if old_log_probs is None else old_log_probs
@@ -63,41 +86,58 @@ def _stats_pass(policy: er.Policy, size: workload.Size):
     )
 
 
-def _update(policy: er.Policy, size: workload.Size, optimizer, shape: bool = True):
+def _update(policy: er.Policy, base, size: workload.Size, optimizer, shape: bool = True):
     advantage = er.group_normalize(group_size=size.samples)
     if shape:
         advantage = er.chain(advantage, er.shape_by_entropy(alpha=0.4, kappa=2.0))
     clip = {"clip_low": workload.CLIP, "clip_high": workload.CLIP}
-    loss = er.LossConfig(surrogate={"name": "ppo_clip", **clip})
-    return er.make_update(
-        policy, advantage, optimizer, er.build_loss(loss), settings=er.PassSettings(**_parts(size))
-    )
+    loss = er.build_loss(er.LossConfig(surrogate={"name": "ppo_clip", **clip}))
+    settings = er.PassSettings(**_parts(size))
+
+    def make(policy: er.Policy):
+        return er.make_update(policy, advantage, optimizer, loss, settings=settings)
+
+    return er.models.on_base(make, policy, base, donate=(0,))
 
 
-def probe(directory: Path) -> dict:
+def probe(directory: Path, lora: bool) -> dict:
     size, batch, policy, params = _load(directory)
+    base, trained = _adapted(directory, size, params, lora)
     group = slice(0, size.samples)
     parts = {name: value[group] for name, value in vars(batch).items() if name != "prompts"}
     data = _train_batch(size, workload.Batch(batch.prompts[:1], **parts))
-    log_probs, entropy = _stats_pass(policy, size)(params, data)
+    stats = _stats_pass(policy, size)
+    found = [stats(_join(base, trained), data)]
+    if lora:
+        trained = _drawn(trained, size)
+        found.append(stats(_join(base, trained), data))
+    log_probs, entropy = found[-1]
     data = data.replace(old_log_probs=log_probs, sampler_log_probs=log_probs)
     optimizer = optax.sgd(0.0)
     # Without the shaping, which the others do not have: the same loss must have the same gradient.
-    update = _update(policy, size, optimizer, shape=False)
-    _, metrics = update(er.init_state(params, optimizer), data)
+    update = _update(policy, base, size, optimizer, shape=False)
+    _, metrics = update(er.init_state(trained, optimizer), data)
+    log_probs, entropy = map(np.stack, zip(*found, strict=True))
     return {
-        "log_probs": np.asarray(log_probs),
-        "entropy": np.asarray(entropy),
+        "log_probs": log_probs,
+        "entropy": entropy,
         "grad_norm": float(metrics["grad_norm"]),
+        "trainable": sum(leaf.size for leaf in jax.tree.leaves(trained)),
     }
 
 
 def options(directory: Path, work: str) -> dict[str, Callable]:
-    if work == "episodes":
+    kind, lora = workload.kind_of(work)
+    if kind == "episodes":
         return {"default": functools.partial(_episodes, directory)}
-    name = "default" if work == "rollout" else f"parts of {TOKENS_PER_MICRO_BATCH} tokens"
-    make = {"rollout": _rollout, "score": _score, "update": _train, "step": _step}[work]
-    return {name: functools.partial(make, directory)}
+    if kind == "rollout":
+        return {"default": functools.partial(_rollout, directory)}
+    make = {
+        "score": _score,
+        "update": functools.partial(_train, lora=lora),
+        "step": functools.partial(_step, lora=lora),
+    }[kind]
+    return {f"parts of {TOKENS_PER_MICRO_BATCH} tokens": functools.partial(make, directory)}
 
 
 def _generate(size: workload.Size, policy: er.Policy):
@@ -135,13 +175,14 @@ def _score(directory: Path) -> Callable[[int], int]:
     return run
 
 
-def _train(directory: Path) -> Callable[[int], int]:
+def _train(directory: Path, lora: bool) -> Callable[[int], int]:
     size, batch, policy, params = _load(directory)
     optimizer = optax.adamw(workload.LEARNING_RATE)
-    update = _update(policy, size, optimizer)
     log_probs, _ = _stats_pass(policy, size)(params, _train_batch(size, batch))
     data = _train_batch(size, batch, log_probs)
-    state = er.init_state(params, optimizer)
+    base, trained = _adapted(directory, size, params, lora)
+    update = _update(policy, base, size, optimizer)
+    state = er.init_state(trained, optimizer)
 
     def run(_: int) -> int:
         nonlocal state
@@ -151,20 +192,22 @@ def _train(directory: Path) -> Callable[[int], int]:
     return run
 
 
-def _step(directory: Path) -> Callable[[int], int]:
+def _step(directory: Path, lora: bool) -> Callable[[int], int]:
     """As the trainer does it by default, the pass for the old log-probs included."""
     size, batch, policy, params = _load(directory)
     sample, stats = _sampler(size, batch, policy), _stats_pass(policy, size)
     optimizer = optax.adamw(workload.LEARNING_RATE)
-    update = _update(policy, size, optimizer)
-    state = er.init_state(params, optimizer)
+    base, trained = _adapted(directory, size, params, lora)
+    update = _update(policy, base, size, optimizer)
+    state = er.init_state(trained, optimizer)
 
     def run(number: int) -> int:
         nonlocal state
-        rollout = jax.device_get(sample(state.params, number))
+        params = _join(base, state.params)
+        rollout = jax.device_get(sample(params, number))
         rewards = workload.rewards_of(rollout.completion_mask.sum(-1))
         data = er.make_batch(rollout, rewards, np.ones(size.rows, bool), pad_id=workload.PAD)
-        log_probs, entropy = stats(state.params, data)
+        log_probs, entropy = stats(params, data)
         data = data.replace(old_log_probs=log_probs, old_entropy=entropy)
         state, metrics = jax.block_until_ready(update(state, data))
         return int(metrics["tokens"])
@@ -202,7 +245,7 @@ def _episodes(directory: Path) -> Callable[[int], dict[str, int]]:
         max_turn_tokens=size.new_tokens,
     )
     stats, optimizer = _stats_pass(policy, size), optax.adamw(workload.LEARNING_RATE)
-    update = _update(policy, size, optimizer)
+    update = _update(policy, None, size, optimizer)
     state = er.init_state(params, optimizer)
 
     def run(number: int) -> dict[str, int]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import peft
 import tokenizers
 import torch
 import transformers
@@ -29,7 +30,7 @@ transformers.logging.set_verbosity_error()
 
 
 def versions() -> dict[str, str]:
-    packages = ("trl", "torch", "transformers")
+    packages = ("trl", "torch", "transformers", "peft")
     return {package: importlib.metadata.version(package) for package in packages}
 
 
@@ -60,8 +61,33 @@ class _Lengths:
         return workload.rewards_of(lengths).tolist()
 
 
+def _adapter(size: workload.Size) -> peft.LoraConfig:
+    return peft.LoraConfig(
+        r=size.lora_rank,
+        lora_alpha=size.lora_alpha,
+        lora_dropout=0.0,
+        target_modules=list(workload.projections(size)),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _set_adapter(model: peft.PeftModel, size: workload.Size) -> None:
+    """Puts the adapter of `workload.draw_adapter` in place of that which the model has."""
+    layers = model.get_base_model().model.layers
+    for name, (a, b) in workload.draw_adapter(size).items():
+        for i, layer in enumerate(layers):
+            (matrix,) = (m for path, m in layer.named_modules() if path.endswith(f".{name}"))
+            matrix.lora_A["default"].weight.data = torch.from_numpy(a[i].T.copy())
+            matrix.lora_B["default"].weight.data = torch.from_numpy(b[i].T.copy())
+
+
 def _trainer(
-    directory: Path, size: workload.Size, rows: int, cache: str | None = None, **of_episodes
+    directory: Path,
+    size: workload.Size,
+    rows: int,
+    cache: str | None = None,
+    lora: bool = False,
+    **of_episodes,
 ) -> GRPOTrainer:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         directory / "model", dtype=torch.float32
@@ -95,6 +121,7 @@ def _trainer(
         model=model,
         args=arguments,
         train_dataset=datasets.Dataset.from_dict({"prompt": ["2"] * size.prompts}),
+        peft_config=_adapter(size) if lora else None,
         **of_episodes or fixed,
     )
     trainer.create_optimizer_and_scheduler(num_training_steps=10**6)
@@ -116,19 +143,28 @@ def _inputs(size: workload.Size, batch: workload.Batch, part: slice) -> dict[str
     }
 
 
-def probe(directory: Path) -> dict:
+def probe(directory: Path, lora: bool) -> dict:
     size, batch = workload.load(directory)
-    trainer = _trainer(directory, size, size.rows)
+    trainer = _trainer(directory, size, size.rows, lora=lora)
     inputs = _inputs(size, batch, slice(0, size.samples))
     mask = inputs["completion_mask"]
-    with torch.no_grad():
-        log_probs, entropy = _fused(trainer, inputs, size.samples)
+
+    def score():
+        with torch.no_grad():
+            return [x * mask for x in _fused(trainer, inputs, size.samples)]
+
+    found = [score()]
+    if lora:
+        _set_adapter(trainer.model, size)
+        found.append(score())
     trainer.compute_loss(trainer.model, inputs | {"num_items_in_batch": mask.sum()}).backward()
     squares = [p.grad.square().sum() for p in trainer.model.parameters() if p.grad is not None]
+    log_probs, entropy = (torch.stack(values).numpy() for values in zip(*found, strict=True))
     return {
-        "log_probs": (log_probs * mask).numpy(),
-        "entropy": (entropy * mask).numpy(),
+        "log_probs": log_probs,
+        "entropy": entropy,
         "grad_norm": float(torch.stack(squares).sum().sqrt()),
+        "trainable": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
     }
 
 
@@ -153,9 +189,10 @@ def options(directory: Path, work: str) -> dict[str, Callable]:
             for name, head in heads.items()
             for rows in size.rows_at_once
         }
-    make = {"update": _train, "step": _step}[work]
+    kind, lora = workload.kind_of(work)
+    make = {"update": _train, "step": _step}[kind]
     return {
-        f"{rows} rows at once": functools.partial(make, directory, rows)
+        f"{rows} rows at once": functools.partial(make, directory, rows, lora)
         for rows in size.rows_at_once
     }
 
@@ -219,9 +256,9 @@ def _score(directory: Path, rows: int, head: Callable) -> Callable[[int], int]:
     return run
 
 
-def _train(directory: Path, rows: int) -> Callable[[int], int]:
+def _train(directory: Path, rows: int, lora: bool) -> Callable[[int], int]:
     size, batch = workload.load(directory)
-    trainer = _trainer(directory, size, rows)
+    trainer = _trainer(directory, size, rows, lora=lora)
     parts = [
         _inputs(size, batch, slice(start, start + rows)) for start in range(0, size.rows, rows)
     ]
@@ -236,12 +273,12 @@ def _train(directory: Path, rows: int) -> Callable[[int], int]:
     return run
 
 
-def _step(directory: Path, rows: int) -> Callable[[int], int]:
+def _step(directory: Path, rows: int, lora: bool) -> Callable[[int], int]:
     """The inner loop of its `train`: the first training step generates for all, with the cheaper
     cache.
     """
     size, batch = workload.load(directory)
-    trainer = _trainer(directory, size, rows, cache="static")
+    trainer = _trainer(directory, size, rows, cache="static", lora=lora)
     (lengths,) = trainer.reward_funcs
     prompts = [
         {"prompt": " ".join(map(str, row))} for row in batch.prompts for _ in range(size.samples)

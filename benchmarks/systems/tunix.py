@@ -23,6 +23,7 @@ import numpy as np
 import optax
 import workload
 from flax import nnx
+from tunix.cli.utils.model import apply_lora_to_model
 from tunix.models.qwen2 import model as qwen2
 from tunix.models.qwen2 import params as qwen2_params
 from tunix.rl import algo_core, common, rl_cluster
@@ -31,7 +32,7 @@ from tunix.rl.rollout import base_rollout
 
 
 def versions() -> dict[str, str]:
-    packages = ("google-tunix", "jax", "flax")
+    packages = ("google-tunix", "jax", "flax", "qwix")
     return {package: importlib.metadata.version(package) for package in packages}
 
 
@@ -54,7 +55,7 @@ class Tokenizer:
         return workload.PAD
 
 
-def _load_model(directory: Path) -> qwen2.Qwen2:
+def _load_model(directory: Path, lora: bool = False) -> qwen2.Qwen2:
     fields = json.loads((directory / "model" / "config.json").read_text())
     config = qwen2.ModelConfig(
         num_layers=fields["num_hidden_layers"],
@@ -68,9 +69,41 @@ def _load_model(directory: Path) -> qwen2.Qwen2:
         norm_eps=fields["rms_norm_eps"],
         use_tied_embedding=fields["tie_word_embeddings"],
     )
-    return qwen2_params.create_model_from_safe_tensors(
+    model = qwen2_params.create_model_from_safe_tensors(
         str(directory / "model"), config, mesh=_mesh(), dtype=jnp.float32
     )
+    return _with_adapter(model, workload.load(directory)[0]) if lora else model
+
+
+def _with_adapter(model: qwen2.Qwen2, size: workload.Size) -> qwen2.Qwen2:
+    """The model with an adapter of all projections, by the function of its command line.
+
+    Raises:
+      RuntimeError: If qwix, which finds products while the model runs, has missed some.
+    """
+    names = workload.projections(size)
+    path = "|".join(f".*{name}" for name in names)
+    model = apply_lora_to_model(
+        model, _mesh(), dict(module_path=path, rank=size.lora_rank, alpha=size.lora_alpha)
+    )
+    found = {path[1:4:2] for path, _ in nnx.to_flat_state(nnx.state(model, nnx.LoRAParam))}
+    missed = [
+        f"{name} of layer {i}"
+        for i in range(size.layers)
+        for name in names
+        if (i, name) not in found
+    ]
+    if missed:
+        raise RuntimeError(f"qwix adapts {len(found)} matrices, not {', '.join(missed)}")
+    return model
+
+
+def _set_adapter(model: qwen2.Qwen2, size: workload.Size) -> None:
+    """Puts the adapter of `workload.draw_adapter` in place of that which the model has."""
+    drawn = workload.draw_adapter(size)
+    for path, x in nnx.to_flat_state(nnx.state(model, nnx.LoRAParam)):
+        _, layer, _, name, leaf = path
+        x[...] = jnp.asarray(drawn[name][leaf.endswith("_b")][layer]).reshape(x.shape)
 
 
 def _mesh() -> jax.sharding.Mesh:
@@ -92,12 +125,12 @@ class _Lengths:
 
 
 def _learner(
-    directory: Path, size: workload.Size, rows: int, optimizer
+    directory: Path, size: workload.Size, rows: int, optimizer, lora: bool = False
 ) -> grpo_learner.GRPOLearner:
     roles = (rl_cluster.Role.ACTOR, rl_cluster.Role.REFERENCE, rl_cluster.Role.ROLLOUT)
     mesh = _mesh()
     cluster = rl_cluster.RLCluster(
-        actor=_load_model(directory),
+        actor=_load_model(directory, lora),
         tokenizer=Tokenizer(),
         cluster_config=rl_cluster.ClusterConfig(
             role_to_mesh=dict.fromkeys(roles, mesh),
@@ -153,9 +186,9 @@ def _examples(
     ]
 
 
-def _scorer(directory: Path):
+def _scorer(model: qwen2.Qwen2):
     """The functions of its GRPO loss for log-probs and entropy, in one jit."""
-    graphdef, state = nnx.split(_load_model(directory))
+    graphdef, state = nnx.split(model)
 
     @jax.jit
     def score(state, prompt_ids, completion_ids):
@@ -173,19 +206,30 @@ def _scorer(directory: Path):
     return functools.partial(score, state)
 
 
-def probe(directory: Path) -> dict:
+def probe(directory: Path, lora: bool) -> dict:
     size, batch = workload.load(directory)
     (example,) = _examples(size, batch, size.rows)
     example = jax.tree.map(lambda x: x[: size.samples], example)
-    log_probs, entropy = _scorer(directory)(example.prompt_ids, example.completion_ids)
-    trainer = _learner(directory, size, size.rows, optax.sgd(0.0)).rl_cluster.actor_trainer
+    mask = np.asarray(example.completion_mask)
+    trainer = _learner(directory, size, size.rows, optax.sgd(0.0), lora).rl_cluster.actor_trainer
+
+    def score():
+        found = _scorer(trainer.model)(example.prompt_ids, example.completion_ids)
+        return [np.where(mask, x, 0) for x in found]
+
+    found = [score()]
+    if lora:
+        _set_adapter(trainer.model, size)
+        found.append(score())
     train_step, _ = trainer.jit_train_and_eval_step()
     _, _, grad_norm = train_step(example)
-    mask = np.asarray(example.completion_mask)
+    log_probs, entropy = map(np.stack, zip(*found, strict=True))
+    trained = nnx.state(trainer.model, nnx.LoRAParam if lora else nnx.Param)
     return {
-        "log_probs": np.where(mask, log_probs, 0),
-        "entropy": np.where(mask, entropy, 0),
+        "log_probs": log_probs,
+        "entropy": entropy,
         "grad_norm": float(grad_norm),
+        "trainable": sum(leaf.size for leaf in jax.tree.leaves(trained)),
     }
 
 
@@ -196,7 +240,12 @@ def options(directory: Path, work: str) -> dict[str, Callable]:
     size, _ = workload.load(directory)
     if work == "rollout":
         return {"vanilla": lambda: _rollout(directory)}
-    make = {"score": _score, "update": _train, "step": _step}[work]
+    kind, lora = workload.kind_of(work)
+    make = {
+        "score": _score,
+        "update": functools.partial(_train, lora=lora),
+        "step": functools.partial(_step, lora=lora),
+    }[kind]
     return {
         f"{rows} rows at once": functools.partial(make, directory, rows)
         for rows in size.rows_at_once
@@ -218,7 +267,7 @@ def _rollout(directory: Path) -> Callable[[int], int]:
 
 def _score(directory: Path, rows: int) -> Callable[[int], int]:
     size, batch = workload.load(directory)
-    score, examples = _scorer(directory), _examples(size, batch, rows)
+    score, examples = _scorer(_load_model(directory)), _examples(size, batch, rows)
 
     def run(_: int) -> int:
         jax.block_until_ready(
@@ -229,9 +278,9 @@ def _score(directory: Path, rows: int) -> Callable[[int], int]:
     return run
 
 
-def _train(directory: Path, rows: int) -> Callable[[int], int]:
+def _train(directory: Path, rows: int, lora: bool) -> Callable[[int], int]:
     size, batch = workload.load(directory)
-    cluster = _learner(directory, size, rows, optax.adamw(workload.LEARNING_RATE)).rl_cluster
+    cluster = _learner(directory, size, rows, optax.adamw(workload.LEARNING_RATE), lora).rl_cluster
     examples = _examples(size, batch, rows)
 
     def run(_: int) -> int:
@@ -243,10 +292,10 @@ def _train(directory: Path, rows: int) -> Callable[[int], int]:
     return run
 
 
-def _step(directory: Path, rows: int) -> Callable[[int], int]:
+def _step(directory: Path, rows: int, lora: bool) -> Callable[[int], int]:
     """One round of the loop in its `train`, which itself cannot be halted between two steps."""
     size, batch = workload.load(directory)
-    learner = _learner(directory, size, rows, optax.adamw(workload.LEARNING_RATE))
+    learner = _learner(directory, size, rows, optax.adamw(workload.LEARNING_RATE), lora)
     cluster, lengths = learner.rl_cluster, learner.reward_manager.reward_fns[0]
     prompts = np.array([" ".join(map(str, row)) for row in batch.prompts])
     micro = rows // size.samples
