@@ -40,7 +40,7 @@ _CHUNK_LOGITS = 2**21
 _MIN_CHUNK = 256
 
 # Logit of vocabulary entries that are padding or no token. Finite, as 0 · inf would be NaN.
-_PADDING_LOGIT = -1e30
+PADDING_LOGIT = -1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ def chunk_logits(h: jax.Array, weights: jax.Array, spec: HeadSpec) -> jax.Array:
     if unused:
         first = spec.layout.first_vocab_id(entries)
         vocab_ids = first + jax.lax.broadcasted_iota(jnp.int32, z.shape, 1)
-        z = jnp.where(is_unused(vocab_ids, unused), _PADDING_LOGIT, z)
+        z = jnp.where(is_unused(vocab_ids, unused), PADDING_LOGIT, z)
     return z
 
 
@@ -240,6 +240,20 @@ def chunk_gradients(
             dz = jnp.where(is_unused(vocab_ids, spec.unused), 0, dz)
     if g_entropy is not None:
         dz = dz - g_entropy[:, None] * p * (log_p + entropy[:, None])
+    return gradients_of_logits(dz, h, weights, spec)
+
+
+def gradients_of_logits(
+    dz: jax.Array, h: jax.Array, weights: jax.Array, spec: HeadSpec
+) -> tuple[jax.Array, jax.Array]:
+    """Propagates the gradient of a chunk's tempered logits to (h f32[C, D], weights f32[V', D]).
+
+    Args:
+      dz: f32[C, V'].
+      h: [C, D].
+      weights: [V', D].
+      spec: The head.
+    """
     dz = (dz / spec.temperature).astype(h.dtype)
     dh = jax.lax.dot_general(
         dz, weights, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32

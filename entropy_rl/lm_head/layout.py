@@ -79,6 +79,12 @@ class HeadLayout:
         axes = self.split(TENSOR_AXIS)
         return jax.lax.psum(tree, axes) if axes else tree
 
+    def gather_over_vocabulary(self, tree: Any) -> Any:
+        """All-gathers arrays [C, K] over vocab shards to [C, shards * K], in the order of ids."""
+        if not self.split(TENSOR_AXIS):
+            return tree
+        return jax.lax.all_gather(tree, TENSOR_AXIS, axis=1, tiled=True)
+
     def sum_over_tokens(self, x: jax.Array) -> jax.Array:
         """Elementwise sum over token shards."""
         axes = self.split(*DATA_AXES)

@@ -43,6 +43,29 @@ def split_head(head: jax.Array | HeadWeights) -> tuple[jax.Array, Ranges]:
     return (head.weights, head.unused) if isinstance(head, HeadWeights) else (head, ())
 
 
+def resize_head(head: jax.Array | HeadWeights, rows: int) -> HeadWeights:
+    """Pad a head to a number of rows; the additional ones are no token.
+
+    Args:
+      head: [V, D], V <= rows.
+      rows: The number of rows.
+
+    Returns:
+      [rows, D]; adjacent ranges of unused ids are joined.
+    """
+    weights, unused = split_head(head)
+    size = weights.shape[0]
+    if size < rows:
+        weights = jnp.pad(weights, ((0, rows - size), (0, 0)))
+        unused = (*unused, (size, rows))
+    joined: list[tuple[int, int]] = []
+    for first, end in unused:
+        if joined and joined[-1][1] == first:
+            first = joined.pop()[0]
+        joined.append((first, end))
+    return HeadWeights(weights, tuple(joined))
+
+
 def unused_ranges(token_ids: Iterable[int], vocab_size: int) -> Ranges:
     """Return the ranges of 0 .. vocab_size - 1 that are not among the ids."""
     used = np.zeros(vocab_size + 2, bool)
