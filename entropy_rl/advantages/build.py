@@ -63,7 +63,7 @@ def _check_shapes(config: TrainConfig, advantage: Transform) -> None:
 
 
 def build_advantage(
-    specs: Sequence[Mapping[str, Any]],
+    specs: Sequence[Mapping[str, Any]] | None,
     group_size: int,
     gamma: float | None = None,
     rewards: Sequence[Mapping[str, Any]] = (),
@@ -79,7 +79,8 @@ def build_advantage(
     Args:
       specs: The entries in order. A name is that of a transform of `entropy_rl.advantages` or
         `entropy_rl.contrib`, or `module:function` for your own: a plain function (advantages,
-        stats) -> advantages, or a factory that returns one, or a `Transform`.
+        stats) -> advantages, or a factory that returns one, or a `Transform`. None for advantages
+        that are 0, a loss without a policy gradient.
       group_size: Completions per prompt of the rollout, given to each factory that has such an
         argument.
       gamma: Discount of the critic, given likewise; None without one.
@@ -93,6 +94,10 @@ def build_advantage(
         or there is a critic whose values are not read; or a transform that reads greedy rewards or
         single rewards is not the first. The message starts with the dotted path.
     """
+    if specs is None:
+        advantage = chain(Transform(lambda advantages, _: jnp.zeros_like(advantages), "group"))
+        _check_values(advantage, gamma is not None)
+        return advantage
     if isinstance(specs, str | Mapping) or not isinstance(specs, Sequence):
         raise ValueError(f"advantage: must be a list of {{name: ..., arguments}}, got {specs!r}")
     given: dict[str, tuple[Any, str]] = {

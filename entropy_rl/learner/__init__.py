@@ -10,6 +10,7 @@ with _epy.lazy_api_imports(globals()):
     from entropy_rl.learner.critic import make_critic_update as make_critic_update
     from entropy_rl.learner.critic import make_values_pass as make_values_pass
     from entropy_rl.learner.critic import mean_critic_metrics as mean_critic_metrics
+    from entropy_rl.learner.distillation import Teacher as Teacher
     from entropy_rl.learner.gradient import make_gradient as make_gradient
     from entropy_rl.learner.metrics import mean_metrics as mean_metrics
     from entropy_rl.learner.pass_settings import PassSettings as PassSettings
@@ -21,6 +22,7 @@ with _epy.lazy_api_imports(globals()):
 __all__ = [
     "PassSettings",
     "Replay",
+    "Teacher",
     "init_critic",
     "init_state",
     "make_batch",

@@ -17,6 +17,7 @@ import optax
 from entropy_rl.advantages import Transform, baseline_and_shaping, chain
 from entropy_rl.advantages.transform import AdvantageFn
 from entropy_rl.learner.batch import loss_mask, token_stats
+from entropy_rl.learner.distillation import Teacher, make_divergence
 from entropy_rl.learner.fold import MicroBatch
 from entropy_rl.learner.metrics import metric_sums, metrics_of
 from entropy_rl.learner.micro_batches import MicroBatches
@@ -38,6 +39,7 @@ from entropy_rl.losses.aggregation import counts
 from entropy_rl.losses.controller import Coefficients
 from entropy_rl.losses.loss import Loss
 from entropy_rl.losses.token_weights import TokenWeights
+from entropy_rl.masked import masked_sum
 from entropy_rl.types import Params, Policy, TrainBatch
 
 GradientFn = Callable[..., tuple[Params, dict[str, jax.Array]]]
@@ -51,6 +53,7 @@ def make_gradient(
     advantage: Transform | AdvantageFn,
     loss: Loss = Loss(),
     settings: PassSettings = PassSettings(),
+    teacher: Teacher | None = None,
 ) -> GradientFn:
     """Build the gradient of the loss of a mini-batch.
 
@@ -64,6 +67,7 @@ def make_gradient(
         before it.
       loss: The loss.
       settings: Temperature and micro-batches.
+      teacher: Adds the divergence to a teacher to the loss, and the metric `kl_teacher`.
 
     Returns:
       A pure function `(params, batch: TrainBatch, coefficients=None) -> (gradient, metrics: dict of
@@ -92,19 +96,20 @@ def make_gradient(
             vocab_size = jax.eval_shape(policy.head, params).shape[0]
             fuses = fuses_loss(advantage, loss, vocab_size)
         micro_batches = MicroBatches(policy, batch, mask, settings)
+        if teacher is not None:
+            divergence = make_divergence(teacher, batch, mask, settings)
 
         def part_loss(params: Params, prefix: Any, part: MicroBatch) -> tuple[jax.Array, Any]:
             rows, (base, shaped, token_weights) = part.arrays
             mask = loss_mask(rows)
+            weights = loss.aggregation_weights(mask, tokens=tokens, sequences=sequences)
             inputs = TokenInputs(
                 # Rows of a group may be in different micro-batches.
                 stats=token_stats(rows).replace(
                     mask=mask, coefficients=of_tokens, greedy_rewards=None
                 ),
                 ref_log_probs=rows.ref_log_probs,
-                aggregation_weights=loss.aggregation_weights(
-                    mask, tokens=tokens, sequences=sequences
-                ),
+                aggregation_weights=weights,
                 base=base,
                 shaped=shaped,
                 token_weights=token_weights,
@@ -122,7 +127,12 @@ def make_gradient(
                 log_probs, entropy = (at.unpack(value) for value in values)
                 per_token, terms = token_loss(log_probs, entropy, inputs)
                 total = jnp.sum(per_token)
-            return total, {"loss": total} | metric_sums(rows, mask, log_probs, entropy, *terms)
+            sums = metric_sums(rows, mask, log_probs, entropy, *terms)
+            if teacher is not None:
+                kl_sum, kl = divergence(at, of_head[1], part, rows, mask, weights)
+                total += teacher.coef * kl_sum
+                sums["kl_teacher"] = masked_sum(kl, mask)
+            return total, {"loss": total} | sums
 
         advantages = advantages_of(params, batch, of_tokens)
         arrays = batch.replace(rollout_advantages=None), advantages

@@ -14,6 +14,7 @@ import optax
 
 from entropy_rl.advantages import Transform
 from entropy_rl.advantages.transform import AdvantageFn
+from entropy_rl.learner.distillation import Teacher
 from entropy_rl.learner.gradient import make_gradient
 from entropy_rl.learner.optimizer import Optimizer
 from entropy_rl.learner.pass_settings import PassSettings
@@ -66,6 +67,7 @@ def make_update(
     optimizer: optax.GradientTransformation | Optimizer,
     loss: Loss = Loss(),
     settings: PassSettings = PassSettings(),
+    teacher: Teacher | None = None,
 ) -> UpdateFn:
     """Build the update on one mini-batch: its gradient, applied by an optimizer.
 
@@ -78,6 +80,8 @@ def make_update(
       optimizer: Its state is `TrainState.opt_state`.
       loss: The loss. The state of its controller is `TrainState.controller`.
       settings: Temperature and micro-batches.
+      teacher: Adds the divergence to a teacher to the loss, as in `make_gradient`. Its parameters
+        are constants of the program, unless the caller passes them to a jitted function around it.
 
     Returns:
       A jitted function `(state, batch: TrainBatch) -> (state, metrics: dict of f32[])`; the state
@@ -86,7 +90,7 @@ def make_update(
     Raises:
       ValueError: `settings.fuse_loss` is True and a scope does not allow it.
     """
-    gradient = make_gradient(policy, advantage, loss, settings)
+    gradient = make_gradient(policy, advantage, loss, settings, teacher)
     controller = loss.controller
 
     def update(state: TrainState, batch: TrainBatch) -> tuple[TrainState, dict[str, jax.Array]]:
