@@ -77,11 +77,14 @@ def share_programs(patch: pytest.MonkeyPatch) -> Callable[[], None]:
             return make()
         return samplers((sampler, *sorted(settings.items())), make)
 
-    def shared_step(config, model, advantage, loss, backbone=None, max_turn_tokens=None):
+    def shared_step(
+        config, model, advantage, loss, backbone=None, max_turn_tokens=None, teacher=None
+    ):
         def make():
-            return make_programs(config, model, advantage, loss, backbone, max_turn_tokens)
+            return make_programs(config, model, advantage, loss, backbone, max_turn_tokens, teacher)
 
-        if config.rollout.stop or model.base is not None:  # which the functions hold
+        # Which the functions hold.
+        if config.rollout.stop or model.base is not None or teacher is not None:
             return make()
         own_methods = [(path.name, path.read_text()) for path in sorted(Path().glob("*.py"))]
         ends = model.eos_ids, model.pad_id, max_turn_tokens

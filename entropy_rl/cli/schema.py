@@ -51,7 +51,10 @@ def _value(hint: Any, path: str) -> dict[str, Any]:
     if dataclasses.is_dataclass(hint):
         return _section(hint, f"{path}.")
     if origin in (typing.Union, types.UnionType):
-        return {"anyOf": [_value(option, path) for option in options]}
+        values = [_value(option, path) for option in options]
+        if len(values) == 2 and values[0].get("type") == "array" and options[1] is type(None):
+            return values[0] | {"type": ["array", "null"]}  # an error keeps its place in the list
+        return {"anyOf": values}
     if origin is typing.Literal:
         return {"enum": list(options)}
     if origin is list:

@@ -108,6 +108,7 @@ def _policy(
     `gradient(params, batch)`.
     """
     from entropy_rl.advantages import advantage_of
+    from entropy_rl.distributed.sharding import Placement
     from entropy_rl.learner.gradient import make_gradient
     from entropy_rl.learner.replay import replay_advantage
     from entropy_rl.learner.replay_rule import build_replay
@@ -116,6 +117,7 @@ def _policy(
     from entropy_rl.runs.load_model import trained_policy
     from entropy_rl.runs.nonfinite_updates import is_of_replay, read_controller
     from entropy_rl.trainer.programs import pass_settings
+    from entropy_rl.trainer.teacher import load_teacher, teacher_in_loss
 
     policy = trained_policy(config.model, run)
     advantage, settings = advantage_of(config), pass_settings(config)
@@ -123,7 +125,10 @@ def _policy(
     if is_of_replay(dump):
         replay = build_replay(config.replay, config.rollout.group_size)
         advantage, settings = replay_advantage(replay, advantage), settings.without_groups()
-    gradient_of = make_gradient(policy, advantage, loss, settings)
+    teacher = None
+    if config.teacher is not None and config.teacher.top_k is not None:
+        teacher = teacher_in_loss(config, load_teacher(config, Placement()))
+    gradient_of = make_gradient(policy, advantage, loss, settings, teacher)
     controller = loss.controller
 
     def gradient(params: Params, batch: TrainBatch) -> tuple[Params, dict[str, jax.Array]]:

@@ -118,9 +118,25 @@ class TeacherConfig:
     Args:
       path: As `model.path`, with the same tokenizer. The other settings of `model`, but for `lora`,
         apply to it too, and so does the temperature of the rollout.
+      top_k: Add the reverse KL divergence to the teacher to the loss of every token, on the top_k
+        most likely tokens of the policy and one bucket for all others; null for none.
+      coef: With top_k, the weight of that divergence in the loss.
     """
 
     path: str
+    top_k: int | None = None
+    coef: float = 1.0
+
+    def __post_init__(self):
+        check_numbers(self, "teacher")
+        require(self.top_k is None or self.top_k >= 1, "teacher.top_k", self.top_k, "null or >= 1")
+        require(self.coef > 0, "teacher.coef", self.coef, "> 0")
+        require(
+            self.top_k is not None or self.coef == 1,
+            "teacher.coef",
+            self.coef,
+            "absent without teacher.top_k; {name: on_policy_distillation} has a coef of its own",
+        )
 
 
 def check_micro_batches(config: TrainConfig, longest: int) -> None:
@@ -155,7 +171,8 @@ class TrainConfig:
       model: The policy to start from.
       task: Problems and verifier.
       rollout: Sampling.
-      advantage: Transforms in order, each as {name: FUNCTION, ARGUMENT: VALUE, ...}.
+      advantage: Transforms in order, each as {name: FUNCTION, ARGUMENT: VALUE, ...}; null for no
+        policy gradient, with teacher.top_k: the rewards are only logged.
       batching: Mini-batches and micro-batches.
       optimizer: The optimizer and its learning-rate schedule.
       run: Run directory, checkpoints and logging.
@@ -175,8 +192,9 @@ class TrainConfig:
         ARGUMENT: VALUE, ...}; null for none. See docs/methods.md.
       curriculum: Choice of the problems of a step by what was recorded of earlier ones, as {name:
         FUNCTION, ARGUMENT: VALUE, ...}; null for a seeded order. See docs/guides/mixtures.md.
-      teacher: The teacher, for an advantage that reads its log-probs, {name:
-        on_policy_distillation}; null for none. See docs/guides/distillation.md.
+      teacher: The teacher, for its divergence in the loss (top_k), or for an advantage that reads
+        its log-probs, {name: on_policy_distillation}; null for none. See
+        docs/guides/distillation.md.
     """
 
     seed: int
@@ -184,7 +202,7 @@ class TrainConfig:
     model: ModelConfig
     task: TaskConfig
     rollout: RolloutConfig
-    advantage: list[dict[str, Any]]
+    advantage: list[dict[str, Any]] | None
     batching: BatchingConfig
     optimizer: OptimizerConfig
     run: RunConfig
@@ -237,12 +255,7 @@ class TrainConfig:
             self.old_log_probs,
             "trainer with rollout.exploration, which samples at another temperature",
         )
-        require(
-            len(self.advantage) > 0,
-            "advantage",
-            self.advantage,
-            "a list with at least one transform",
-        )
+        self._check_advantage()
         require(
             self.replay is None
             or self.optimizer.schedule == "constant"
@@ -273,3 +286,23 @@ class TrainConfig:
         )
         allowed = f"null or <= steps ({self.steps})"
         require(step is None or step <= self.steps, "run.profile_step", step, allowed)
+
+    def _check_advantage(self) -> None:
+        """Check that there is an advantage, or a loss without one and no setting for one."""
+        require(self.advantage != [], "advantage", [], "a list with at least one transform")
+        if self.advantage is not None:
+            return
+        require(
+            self.teacher is not None and self.teacher.top_k is not None,
+            "advantage",
+            None,
+            "a list with at least one transform without teacher.top_k",
+        )
+        for name in ("surrogate", "token_weights"):
+            value = getattr(self.loss, name)
+            require(
+                value == getattr(LossConfig(), name),
+                f"loss.{name}",
+                value,
+                "absent with advantage: null, which has no policy gradient",
+            )

@@ -165,11 +165,17 @@ class Base:
         """Return the parameters of the policy with an adapter; those of the base are shared."""
         return _merged_trees(self.params, _scaled(adapter, self.spec.scale))
 
-    def bind(self, policy: Policy) -> Policy:
-        """Return the policy as functions of an adapter, differentiable in it alone."""
+    def bind(self, policy: Policy, params: Params | None = None) -> Policy:
+        """Return the policy as functions of an adapter, differentiable in it alone.
+
+        Args:
+          policy: The policy.
+          params: In place of those of the base, such as an argument of the program.
+        """
+        base = self if params is None else dataclasses.replace(self, params=params)
 
         def on(function: Callable) -> Callable:
-            return lambda adapter, *args: function(self.join(adapter), *args)
+            return lambda adapter, *args: function(base.join(adapter), *args)
 
         return policy._replace(
             apply=on(policy.apply),
@@ -211,11 +217,39 @@ def on_base(
     return make(policy) if base is None else OnBase(make, policy, base, donate)
 
 
-class OnBase:
-    """A jitted function of an adapter, or of a state with one, on a frozen base.
+class OnFrozen:
+    """A jitted function that reads frozen parameters.
 
-    The base is an argument of the program: it would be a constant of it if it were closed over.
+    They are an argument of the program: they would be constants of it if they were closed over.
     """
+
+    def __init__(
+        self, make: Callable[[Params], Callable], frozen: Params, donate: tuple[int, ...] = ()
+    ):
+        """
+        Args:
+          make: (frozen parameters) -> function.
+          frozen: The frozen parameters.
+          donate: Numbers of the function's arguments that are donated.
+        """
+
+        def call(frozen: Params, *args: Any) -> Any:
+            return make(frozen)(*args)
+
+        self._frozen = frozen
+        self._call = jax.jit(call, donate_argnums=tuple(1 + number for number in donate))
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function."""
+        return self._call(self._frozen, *args)
+
+    def lower(self, *args: Any) -> Any:
+        """Lower it, as `jax.jit(...).lower`."""
+        return self._call.lower(self._frozen, *args)
+
+
+class OnBase(OnFrozen):
+    """A jitted function of an adapter, or of a state with one, on a frozen base."""
 
     def __init__(
         self,
@@ -231,20 +265,7 @@ class OnBase:
           base: The base.
           donate: Numbers of the function's arguments that are donated.
         """
-
-        def call(params: Params, *args: Any) -> Any:
-            return make(dataclasses.replace(base, params=params).bind(policy))(*args)
-
-        self._base = base
-        self._call = jax.jit(call, donate_argnums=tuple(1 + number for number in donate))
-
-    def __call__(self, *args: Any) -> Any:
-        """Call the function."""
-        return self._call(self._base.params, *args)
-
-    def lower(self, *args: Any) -> Any:
-        """Lower it, as `jax.jit(...).lower`."""
-        return self._call.lower(self._base.params, *args)
+        super().__init__(lambda params: make(base.bind(policy, params)), base.params, donate)
 
 
 def merge(params: Params) -> Params:

@@ -93,10 +93,14 @@ class ReportedRun:
         if "advantage" not in self.config:
             return "supervised"
         loss = self.config.get("loss") or {}
-        parts = [_call(spec) for spec in self.config["advantage"]]
+        parts = [_call(spec) for spec in self.config["advantage"] or []]
         bonus = loss.get("entropy_coef")
         text = _call(bonus) if isinstance(bonus, dict) else f"{bonus or 0:g}"
-        chain = " → ".join(parts) + (f", entropy bonus in the loss: {text}" if bonus else "")
+        chain = " → ".join(parts) or "no policy gradient"
+        chain += f", entropy bonus in the loss: {text}" if bonus else ""
+        teacher = self.config.get("teacher") or {}
+        if teacher.get("top_k"):
+            chain += f", KL to {teacher['path']} in the loss: {teacher.get('coef', 1):g}"
         replay = self.config.get("replay")
         return f"{chain}, replay: {_call(replay)}" if replay else chain
 

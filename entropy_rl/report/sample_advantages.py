@@ -43,7 +43,7 @@ def add_advantages(
         )
         note = f"unknown: these entropies are at {sampled}, those of training at {own:g}"
         return rows, note
-    named = {"transform": config["advantage"], "reward": config.get("rewards", [])}
+    named = {"transform": config["advantage"] or [], "reward": config.get("rewards", [])}
     for what, specs in named.items():
         if any(":" in str(spec["name"]) for spec in specs):
             # Reading a run must not execute code that its config names.

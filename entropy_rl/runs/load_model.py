@@ -233,13 +233,16 @@ def load_other(path: str, config: ModelConfig, mesh: Mesh | None, field: str) ->
         raise ValueError(f"{field}: {str(error).removeprefix('model.path: ')}") from error
 
 
-def check_same_tokenizer(path: str, of: str, field: str) -> None:
+def check_same_tokenizer(path: str, of: str, field: str) -> int:
     """Check that two models have the same tokens, before any weights are read.
 
     Args:
       path: As a `model.path`.
       of: The `model.path` of the policy.
       field: The config field of `path`, for errors.
+
+    Returns:
+      The number of these tokens.
 
     Raises:
       ValueError: If they have not, or there is no usable tokenizer.
@@ -248,9 +251,10 @@ def check_same_tokenizer(path: str, of: str, field: str) -> None:
         directory = model_files(find_model(path, weights=False))
     except ValueError as error:
         raise ValueError(f"{field}: {str(error).removeprefix('model.path: ')}") from error
-    own = load_tokenizer(model_files(find_model(of, weights=False)))
-    if load_tokenizer(directory).get_vocab() != own.get_vocab():
+    own = load_tokenizer(model_files(find_model(of, weights=False))).get_vocab()
+    if load_tokenizer(directory).get_vocab() != own:
         raise ValueError(f"{field}: must have the tokenizer of {of}, got another one in {path}")
+    return len(set(own.values()))
 
 
 def check_heads(config: DecoderConfig, mesh: Mesh | None, decode_attention: str = "auto") -> None:

@@ -15,6 +15,7 @@ from entropy_rl.distributed import multihost as hosts
 from entropy_rl.distributed.sharding import Placement, row_shards
 from entropy_rl.learner.advantage_log import Advantages, make_advantages
 from entropy_rl.learner.critic import CriticPrograms, make_critic_programs
+from entropy_rl.learner.distillation import Teacher
 from entropy_rl.learner.micro_batches import make_count_tokens
 from entropy_rl.learner.optimizer import Optimizer, critic_optimizer, make_optimizer
 from entropy_rl.learner.pass_settings import PassSettings, shares_prompts
@@ -30,11 +31,11 @@ from entropy_rl.learner.stats_pass import StatsFn, make_stats_pass
 from entropy_rl.learner.token_loss import fuses_loss
 from entropy_rl.learner.update import UpdateFn, make_update
 from entropy_rl.losses.loss import Loss
-from entropy_rl.models.lora import on_base
+from entropy_rl.models.lora import OnFrozen, on_base
 from entropy_rl.rollout import GenerateFn, make_generate
 from entropy_rl.rollout.stop_strings import stop_rule
 from entropy_rl.runs.load_model import Model
-from entropy_rl.types import Policy, TrainBatch
+from entropy_rl.types import Params, Policy, TrainBatch
 
 
 class Programs(NamedTuple):
@@ -73,6 +74,7 @@ def make_programs(
     loss: Loss,
     backbone: Policy | None = None,
     max_turn_tokens: int | None = None,
+    teacher: Teacher | None = None,
 ) -> Programs:
     """Build the compiled functions of a step; nothing is compiled yet.
 
@@ -83,6 +85,7 @@ def make_programs(
       loss: The loss of the config.
       backbone: The backbone of the critic, if there is one.
       max_turn_tokens: As in `make_generate`.
+      teacher: The teacher of a run with `teacher.top_k`.
     """
     optimizer = make_optimizer(config.optimizer, config.total_updates())
     settings = pass_settings(config, model.placement)
@@ -92,8 +95,26 @@ def make_programs(
     hotter = config.rollout.exploration
     replay = build_replay(config.replay, config.rollout.group_size)
 
-    def make(policy: Policy, advantage: Transform, settings: PassSettings) -> UpdateFn:
-        return make_update(policy, advantage, optimizer, loss, settings)
+    def make(
+        policy: Policy,
+        advantage: Transform,
+        settings: PassSettings,
+        teacher: Teacher | None = None,
+    ) -> UpdateFn:
+        return make_update(policy, advantage, optimizer, loss, settings, teacher)
+
+    def make_with_teacher(frozen: tuple[Params, Params]) -> UpdateFn:
+        of_base, of_teacher = frozen
+        policy = model.policy if model.base is None else model.base.bind(model.policy, of_base)
+        return make(policy, advantage, settings, teacher._replace(params=of_teacher))
+
+    if teacher is None:
+        update = on_base(
+            lambda policy: make(policy, advantage, settings), model.policy, model.base, (0,)
+        )
+    else:
+        frozen = (None if model.base is None else model.base.params), teacher.params
+        update = OnFrozen(make_with_teacher, frozen, (0,))
 
     return Programs(
         optimizer=optimizer,
@@ -103,9 +124,7 @@ def make_programs(
         count_tokens=make_count_tokens(model.policy, settings),
         rollout_advantages=make_rollout_advantages(advantage, settings.mesh),
         advantages=make_advantages(advantage, min(config.run.samples_per_step, own_rows)),
-        update=on_base(
-            lambda policy: make(policy, advantage, settings), model.policy, model.base, (0,)
-        ),
+        update=update,
         critic=None
         if backbone is None
         else make_critic_programs(

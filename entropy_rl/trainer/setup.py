@@ -42,7 +42,6 @@ from entropy_rl.runs.load_model import (
     Backbone,
     Model,
     check_length,
-    check_same_tokenizer,
     load_backbone,
     load_model,
     with_adapter,
@@ -52,12 +51,16 @@ from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
 from entropy_rl.tasks import Problem, Task, closing, load_task, problems_of
 from entropy_rl.tasks.problems import prompts_per_problem
 from entropy_rl.trainer.programs import Programs, describe_update, make_programs
-from entropy_rl.trainer.teacher import TeacherFn, load_teacher
+from entropy_rl.trainer.teacher import (
+    TeacherFn,
+    check_teacher,
+    load_teacher,
+    make_teacher_pass,
+    teacher_in_loss,
+)
 from entropy_rl.types import TrainState
 
 log = logging.getLogger(__name__)
-
-_OF_TEACHER = ("teacher", "rollout", "batching")  # what the log-probs of a teacher depend on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Setup:
       identity: Digests of data, prompts and models, which a resumption must repeat.
       start: The state before the first step.
       planned: The problems that a curriculum chooses; None without one.
-      teacher: (mini-batch) -> log-probs of the teacher; None without one.
+      teacher: (mini-batch) -> log-probs of the teacher; None if the advantage reads none.
     """
 
     config: TrainConfig
@@ -159,8 +162,7 @@ def set_up(config: TrainConfig, others: Sequence[Setup] = ()) -> Setup:
         task = load_task(config.task.name, config.task.args, config.task.episodes)
     problems = problems_of(task, config.task.train_split, "task.train_split")
     key = jax.random.key(config.seed)
-    if config.teacher is not None:
-        check_same_tokenizer(config.teacher.path, config.model.path, "teacher.path")
+    check_teacher(config)
     if others:
         model = with_adapter(others[0].model, config.model, key)
     else:
@@ -186,10 +188,12 @@ def set_up(config: TrainConfig, others: Sequence[Setup] = ()) -> Setup:
     identity = hosts.on_first(lambda: _identify(config, task, model, prompts))
     hosts.on_first(lambda: check_identity(directory, identity, config.run.accept_changes))
     of_turn = turn_tokens(task, config.decoding, rollout.max_new_tokens)
+    teacher = load_teacher(config, model.placement)
     programs = next((one.programs for one in others if _differs_in_seed(one.config, config)), None)
     if programs is None:
         of_critic = backbone and backbone.policy
-        programs = make_programs(config, model, advantage, loss, of_critic, of_turn)
+        in_loss = teacher_in_loss(config, teacher)
+        programs = make_programs(config, model, advantage, loss, of_critic, of_turn, in_loss)
     decisions = describe_update(config, model, advantage, loss)
     several_rounds = rollout.dynamic_sampling is not None
     nonfinite_updates = NonfiniteUpdates(directory, batching.max_nonfinite_updates)
@@ -200,6 +204,7 @@ def set_up(config: TrainConfig, others: Sequence[Setup] = ()) -> Setup:
     # shares the base of an adapter.
     reference = commit(model.params) if config.loss.kl_coef else None
     model = dataclasses.replace(model, params=reference, adapter=None)
+    reads = TEACHER in advantage.requires
     return Setup(
         config=config,
         task=task,
@@ -214,7 +219,7 @@ def set_up(config: TrainConfig, others: Sequence[Setup] = ()) -> Setup:
         identity=identity,
         start=start,
         planned=planned,
-        teacher=_teacher_of(config, model, others),
+        teacher=make_teacher_pass(config, teacher, model.placement) if reads else None,
     )
 
 
@@ -278,27 +283,22 @@ def _build_methods(config: TrainConfig) -> tuple[Transform, Loss]:
     if replay is not None:
         check_replay(config.replay, replay, advantage, loss, config.critic is not None)
     _check_sampler_correction(config, loss)
-    _check_teacher(config, advantage)
+    _check_reads_teacher(config, advantage)
     return advantage, loss
 
 
-def _teacher_of(config: TrainConfig, model: Model, others: Sequence[Setup]) -> TeacherFn | None:
-    """Return the teacher; that of another run if it scores in the same way."""
-    for other in others:
-        if all(getattr(other.config, n) == getattr(config, n) for n in _OF_TEACHER):
-            return other.teacher
-    return load_teacher(config, model.placement)
-
-
-def _check_teacher(config: TrainConfig, advantage: Transform) -> None:
-    """Check that there is a teacher if and only if the advantage reads its log-probs."""
+def _check_reads_teacher(config: TrainConfig, advantage: Transform) -> None:
+    """Check that there is a teacher if and only if the advantage or the loss reads it."""
     given = None if config.teacher is None else config.teacher.path
     if TEACHER in advantage.requires:
         have = "given for the advantage on_policy_distillation"
         require(given is not None, "teacher", given, have)
-    else:
-        have = "null without an advantage that reads it, such as {name: on_policy_distillation}"
-        require(given is None, "teacher", given, have)
+    elif given is not None:
+        have = (
+            "null without an advantage that reads it, such as {name: on_policy_distillation}, or "
+            "teacher.top_k"
+        )
+        require(config.teacher.top_k is not None, "teacher", given, have)
 
 
 def _check_sources(advantage: Transform, problems: Sequence[Problem]) -> None:
