@@ -22,6 +22,7 @@ class PlanConfig(TrainConfig):
       shape: Architecture if model.path does not exist: qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-7b,
         qwen3-0.6b, qwen3-8b, llama3-8b, smollm2-135m.
       critic_shape: Architecture if critic.path does not exist; see shape.
+      teacher_shape: Architecture if teacher.path does not exist; see shape.
       mean_new_tokens: Mean completion length for the time estimate; null for
         rollout.max_new_tokens.
       efficiency: Fraction of the peak rates to assume; with 1, times are lower bounds.
@@ -35,6 +36,7 @@ class PlanConfig(TrainConfig):
     chip: str | None = None
     shape: str | None = None
     critic_shape: str | None = None
+    teacher_shape: str | None = None
     mean_new_tokens: float | None = None
     efficiency: float = 1.0
     search: int = 0
@@ -60,18 +62,18 @@ class PlanConfig(TrainConfig):
             self.chip,
             "null without devices",
         )
-        require(
-            self.teacher is None,
-            "teacher",
-            None if self.teacher is None else self.teacher.path,
-            "null, as plan does not count a teacher",
-        )
         own = self.critic is not None and self.critic.path is not None
         require(
             self.critic_shape is None or own,
             "critic_shape",
             self.critic_shape,
             "null without critic.path",
+        )
+        require(
+            self.teacher_shape is None or self.teacher is not None,
+            "teacher_shape",
+            self.teacher_shape,
+            "null without teacher",
         )
         require(0 < self.efficiency <= 1, "efficiency", self.efficiency, "> 0 and <= 1")
         require(self.search >= 0, "search", self.search, ">= 0")

@@ -13,13 +13,16 @@ import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from entropy_rl.advantages import advantage_of
-from entropy_rl.advantages.transform import required_extras
+from entropy_rl.advantages.transform import TEACHER, required_extras
 from entropy_rl.config.rewards import reward_weights
 from entropy_rl.config.train import TrainConfig, check_micro_batches
 from entropy_rl.distributed.sharding import Placement, check_rows, make_mesh
 from entropy_rl.learner.batch import make_batch
 from entropy_rl.learner.critic import init_critic
+from entropy_rl.learner.distillation import Teacher
+from entropy_rl.learner.stats_pass import make_stats_pass
 from entropy_rl.learner.update import init_state
+from entropy_rl.lm_head.vocabulary import unused_ranges
 from entropy_rl.losses.build import build_loss
 from entropy_rl.models import DecoderConfig, backbone_params, make_policy
 from entropy_rl.models.attention import resolve_attention, resolve_decode_attention
@@ -28,7 +31,7 @@ from entropy_rl.models.quantized import store
 from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.shapes import Architecture
 from entropy_rl.runs.load_model import Model, check_heads, make_model
-from entropy_rl.trainer.programs import Programs, make_programs
+from entropy_rl.trainer.programs import Programs, make_programs, pass_settings
 from entropy_rl.types import REWARD_EXTRA, Params, Policy, Rollout, TrainBatch, TrainState
 
 
@@ -45,6 +48,8 @@ class AbstractRun:
       state: The training state.
       batch: A mini-batch.
       local_prompts: Prompts of a host in a step.
+      teacher: The parameters of the teacher; None without one.
+      teacher_stats: Its log-probs, jitted; None if the advantage reads none.
     """
 
     config: TrainConfig
@@ -55,6 +60,8 @@ class AbstractRun:
     state: TrainState
     batch: TrainBatch
     local_prompts: int
+    teacher: Params | None = None
+    teacher_stats: Any = None
 
     @property
     def local_chips(self) -> int:
@@ -92,7 +99,7 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     Raises:
       ValueError: If the config does not fit the devices or the models.
     """
-    decoder, of_critic, lora = architecture
+    decoder, of_critic, lora, of_teacher = architecture
     rollout, batching, hosts = config.rollout, config.batching, devices.hosts
     mesh = make_mesh(config.mesh, devices.all)
     check_rows(mesh, batching.mini_batch_prompts, rollout.group_size)
@@ -103,7 +110,9 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
             f"batching.mini_batch_prompts: must be a multiple of the number of hosts ({hosts}), "
             f"got {batching.mini_batch_prompts}"
         )
-    make = functools.partial(_make_policy, config, decoder, devices.backend)
+    # The rows that one of two models has more than the other are no tokens.
+    vocab_size = min(one.vocab_size for one in (decoder, of_teacher or decoder))
+    make = functools.partial(_make_policy, config, decoder, devices.backend, vocab_size=vocab_size)
     shapes = jax.eval_shape(make(None).init, jax.random.key(0))
     placement = Placement(mesh, decoder.num_kv_heads)
     if mesh is not None:
@@ -124,7 +133,20 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     backbone = None if of_critic is None else _make_policy(config, of_critic, devices.backend, mesh)
     advantage = advantage_of(config)
     loss = build_loss(config.loss, rollout.max_new_tokens)
-    programs = make_programs(config, model, advantage, loss, backbone)
+    teacher, teacher_stats, in_loss = None, None, None
+    if of_teacher is not None:
+        check_heads(of_teacher, mesh)
+        make = functools.partial(
+            _make_policy, config, of_teacher, devices.backend, vocab_size=vocab_size
+        )
+        shapes, policy = jax.eval_shape(make(None).init, jax.random.key(0)), make(mesh)
+        own = None if mesh is None else Placement(mesh, of_teacher.num_kv_heads).of_params(shapes)
+        teacher = _at(devices, mesh, shapes, own)
+        if config.teacher.top_k is not None:
+            in_loss = Teacher(policy, teacher, config.teacher.top_k, config.teacher.coef)
+        if TEACHER in advantage.requires:
+            teacher_stats = jax.jit(make_stats_pass(policy, pass_settings(config, placement)))
+    programs = make_programs(config, model, advantage, loss, backbone, teacher=in_loss)
     state = jax.eval_shape(
         lambda params: init_state(params, programs.optimizer, controller=loss.controller),
         model.trained,
@@ -156,7 +178,16 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     if programs.rollout_advantages is not None:
         batch = jax.eval_shape(lambda batch: programs.rollout_advantages([batch])[0], batch)
     run = AbstractRun(
-        config, devices, mesh, model, programs, state, batch, rollout.prompts // hosts
+        config,
+        devices,
+        mesh,
+        model,
+        programs,
+        state,
+        batch,
+        rollout.prompts // hosts,
+        teacher,
+        teacher_stats,
     )
     return dataclasses.replace(
         run,
@@ -177,9 +208,21 @@ def _at(devices: Devices, mesh: Mesh | None, tree: Any, sharding: Any = None) ->
 
 
 def _make_policy(
-    config: TrainConfig, decoder: DecoderConfig, backend: str, mesh: Mesh | None
+    config: TrainConfig,
+    decoder: DecoderConfig,
+    backend: str,
+    mesh: Mesh | None,
+    vocab_size: int | None = None,
 ) -> Policy:
-    """Build the model as `load_model` does on a machine with these devices."""
+    """Build the model as `load_model` does on a machine with these devices.
+
+    Args:
+      config: The config.
+      decoder: The architecture.
+      backend: Of the devices.
+      mesh: The mesh; None for one device.
+      vocab_size: The number of tokens; None for all rows.
+    """
     model = config.model
     dtype = jnp.dtype(model.compute_dtype)
     attention = resolve_attention(
@@ -193,6 +236,7 @@ def _make_policy(
         attention=attention,
         decode_attention=decode_attention,
         mesh=mesh,
+        unused=unused_ranges(range(vocab_size or decoder.vocab_size), decoder.vocab_size),
     )
 
 

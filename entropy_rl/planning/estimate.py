@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_rl.advantages import advantage_of
-from entropy_rl.advantages.transform import OTHER_PROMPT
+from entropy_rl.advantages.transform import OTHER_PROMPT, TEACHER
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.learner.pass_settings import shares_prompts
 from entropy_rl.learner.token_loss import needs_whole_batch
@@ -90,7 +90,7 @@ def estimate(
       chip: The chip; None if unknown.
       efficiency: Assumed fraction of the peak rates.
     """
-    c, critic, lora = architecture
+    c, critic, lora, teacher = architecture
     tensor, size = layout.tensor, jnp.dtype(config.model.compute_dtype).itemsize
     copies, group = layout.local_chips / tensor, config.rollout.group_size
     sampled = sampled_group(config)
@@ -115,7 +115,8 @@ def estimate(
         c, np.full(steps.shape, slots), steps, slots / sampled if shared else slots, prompt, size
     )
     layers = _layers_forward(config, c, prompt, new, shares)
-    of_head = 2 * counting.head_weights(c) * new * config.rollout.prompts * group
+    responses = new * config.rollout.prompts * group
+    of_head = 2 * counting.head_weights(c) * responses
     whole = _tokens_forward(config, prompt, new, shares)
     again = config.model.remat == "full"
     updates = config.rollout.prompts // config.batching.mini_batch_prompts
@@ -144,6 +145,14 @@ def estimate(
     micro_batch = config.batching.max_tokens_per_micro_batch
     passes = 3 + _passes_before(config)
     one_pass, update = training(layers, of_head, passes, weights, adapter, micro_batch)
+    of_teacher = None
+    if teacher is not None:
+        layers = _layers_forward(config, teacher, prompt, new, shares)
+        forward = 2 * counting.head_weights(teacher) * responses
+        weights_of_teacher = counting.parameters(teacher)
+        of_teacher, _ = training(layers, forward, 0, weights_of_teacher, 0, micro_batch)
+        if config.teacher.top_k is not None:  # and the policy's logits again, with two gradients
+            update += of_teacher + Cost(3 * of_head / layout.chips, 0.0)
     parts = {
         "weight sync": (Cost(0.0, weights * (F32 / shard + size / tensor)), 1),
         "prefill": on_chip(prefill, tensor),
@@ -152,6 +161,8 @@ def estimate(
         "update": (update, 1),
         "optimizer": (Cost(0.0, counting.optimizer_bytes(adapter or weights) / shard), updates),
     }
+    if teacher is not None and TEACHER in advantage_of(config).requires:
+        parts["teacher's log-probs"] = of_teacher, 1
     if critic is not None:
         layers, of_critic = (
             _layers_forward(config, critic, prompt, new, shares),

@@ -8,6 +8,7 @@ from entropy_rl.planning.step import Phase
 from entropy_rl.rollout.batching import DecodingPlan
 
 _OF_ROLLOUT = ("prefill", "cache growth", "decode", "rollout")
+_OF_MINI_BATCH = ("log-probs", "teacher's log-probs", "update", "values", "critic update")
 
 
 def what_is_too_large(
@@ -42,7 +43,7 @@ def _suggestion(worst: Phase, config: TrainConfig, decoding: DecodingPlan) -> st
         if decoding.slots > 1:
             ideas.append(f"--decoding.slots N with N < {decoding.slots}")
         ideas.append("a larger mesh.tensor, which splits decoding parameters and caches")
-    elif worst.program.name in ("log-probs", "update", "values", "critic update"):
+    elif worst.program.name in _OF_MINI_BATCH:
         longest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
         section, own = "batching", config.critic and config.critic.max_tokens_per_micro_batch
         if worst.program.name in ("values", "critic update") and own:

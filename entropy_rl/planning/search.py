@@ -102,9 +102,9 @@ def rough_bytes(config: PlanConfig, architecture: Architecture, layout: Layout) 
     """Estimate the bytes of a policy update on a chip.
 
     Counts master weights and two moments, those of a critic too, two gradients, and activations;
-    of a frozen base the weights alone.
+    of a frozen base and a teacher the weights alone.
     """
-    c, critic, lora = architecture
+    c, critic, lora, teacher = architecture
     size, tensor = jnp.dtype(config.model.compute_dtype).itemsize, layout.tensor
     heads = (c.num_heads + c.num_kv_heads) * c.head_dim
     dots = 4 * c.hidden_size + 2 * heads + 2 * c.intermediate_size
@@ -119,6 +119,8 @@ def rough_bytes(config: PlanConfig, architecture: Architecture, layout: Layout) 
     if critic is not None:
         own = lora is None or config.critic.path is not None
         numbers += 3 * (counting.critic_parameters(critic) if own else count_parameters(lora, c))
+    if teacher is not None:
+        frozen += F32 * counting.parameters(teacher)
     state = (numbers * F32 + frozen) / (layout.fsdp * tensor)
     return state + config.batching.max_tokens_per_micro_batch * activations + _HEAD_BYTES
 

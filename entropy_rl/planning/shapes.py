@@ -59,11 +59,14 @@ class Architecture(NamedTuple):
     Attributes:
       policy: Architecture of the policy.
       critic: Architecture of the critic's backbone; None without a critic.
+      lora: The adapter that is trained; None to train all parameters.
+      teacher: Architecture of the teacher; None without one.
     """
 
     policy: DecoderConfig
     critic: DecoderConfig | None = None
     lora: LoraSpec | None = None
+    teacher: DecoderConfig | None = None
 
 
 def find_architecture(config: PlanConfig) -> Architecture:
@@ -77,10 +80,12 @@ def find_architecture(config: PlanConfig) -> Architecture:
     """
     policy, critic = _find("model", config.model.path, "shape", config.shape), config.critic
     spec = _find_adapter(config.model.lora, policy)
-    if critic is None or critic.path is None:
-        return Architecture(policy, critic and policy, spec)
-    of_critic = _find("critic", critic.path, "critic_shape", config.critic_shape)
-    return Architecture(policy, of_critic, spec)
+    of_critic, of_teacher = critic and policy, None
+    if critic is not None and critic.path is not None:
+        of_critic = _find("critic", critic.path, "critic_shape", config.critic_shape)
+    if config.teacher is not None:
+        of_teacher = _find("teacher", config.teacher.path, "teacher_shape", config.teacher_shape)
+    return Architecture(policy, of_critic, spec, of_teacher)
 
 
 def _find_adapter(config: LoraConfig | None, decoder: DecoderConfig) -> LoraSpec | None:

@@ -89,6 +89,8 @@ def resident_bytes(run: AbstractRun) -> dict[str, int]:
     if run.state.critic is not None:
         parts["critic"] = tree_bytes(run.state.critic.params)
         parts["critic's optimizer state"] = tree_bytes(run.state.critic.opt_state)
+    if run.teacher is not None:
+        parts["teacher"] = tree_bytes(run.teacher)
     if run.programs.replay is not None:  # rows like those of the mini-batches
         parts["kept completions"] = run.programs.replay.rules.rollouts * parts["mini-batches"]
     if run.config.loss.kl_coef:
@@ -141,6 +143,10 @@ def compile_step(
         arguments = {"params": params, "batch": new_batch}
         lowered = run.programs.stats.lower(*arguments.values())
         add("log-probs", lowered, arguments, "parameters", of_sampler)
+    if run.teacher_stats is not None:
+        arguments = {"teacher": run.teacher, "batch": new_batch}
+        lowered = run.teacher_stats.lower(*arguments.values())
+        add("teacher's log-probs", lowered, arguments, "teacher", of_sampler)
     base, (critic, of_critic) = run.model.base, (run.state.critic, run.programs.critic)
     if critic is not None:
         arguments = {"params": critic.params, "batch": new_batch}
@@ -151,10 +157,13 @@ def compile_step(
         add("values", lowered, arguments, *read, of_sampler)
     # The state goes through both updates as a whole.
     frozen = {} if base is None else {"base": base.params}
+    read = ()
+    if run.teacher is not None and run.config.teacher.top_k is not None:
+        frozen, read = frozen | {"teacher": run.teacher}, ("teacher",)
     arguments = {**frozen, "state": run.state, "batch": run.batch}
     absent = ("parameters", "critic", *moments, of_sampler)
     asked = run.state, run.batch
-    add("update", run.programs.update.lower(*asked), arguments, *absent)
+    add("update", run.programs.update.lower(*asked), arguments, *absent, *read)
     if critic is not None:
         add("critic update", of_critic.update.lower(*asked), arguments, *absent)
     if run.devices.chip is None:  # the memory of the host
