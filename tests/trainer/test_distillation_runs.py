@@ -2,6 +2,7 @@
 
 import signal
 
+import numpy as np
 import pytest
 from hf_fixtures import make_hf_dir
 from run_records import assert_same_run, lines_of
@@ -57,6 +58,16 @@ def test_a_divergence_in_the_loss_falls_and_a_run_goes_on_to_the_bit(at_work):
     for steps in ("2", "6"):
         assert main(train("resumed", "--steps", steps, config="in_loss")) == 0
     assert_same_run(at_work / "in-loss", at_work / "resumed")
+
+
+@pytest.mark.slow
+def test_a_run_on_four_devices_has_the_divergences_of_one(at_work):
+    found = []
+    for name, mesh in (("one", []), ("four", ["--mesh.fsdp", "2", "--mesh.tensor", "2"])):
+        assert main(train(name, "--steps", "2", *mesh, config="in_loss")) == 0
+        rows = lines_of(at_work / name / "metrics.jsonl")
+        found.append([[row[n] for n in ("kl_teacher", "loss", "grad_norm")] for row in rows])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
 
 
 @pytest.mark.slow
