@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a real language model, trained and reported on, on 2 CPU cores in an estimated 25
-# minutes (docs/smollm2.md):
+# From nothing to a real language model, trained and reported on, in 30 CPU-minutes: on 2 idle CPU
+# cores about 25 minutes (docs/smollm2.md):
 #   1. SmolLM2-135M-Instruct (asset:smollm2) answers a question of the arithmetic task;
 #   2. GRPO with the entropy-shaped advantage, with Pass@K before and after;
 #   3. the trained model answers word problems, and the entropies of its words are compared;
