@@ -292,3 +292,9 @@ def test_the_functional_core_loads_no_library_of_the_host_and_starts_no_device()
         if is_inside(name, ONLY_ON_UPPER_FLOORS | NOWHERE | {"rich", "wandb"})
     }
     assert (started, started_by_asking) == (False, True)
+
+
+def test_no_two_test_files_have_one_name():
+    # pytest stops at the second one, but only when both are collected.
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
