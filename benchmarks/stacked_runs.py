@@ -42,6 +42,11 @@ def settings(args: argparse.Namespace, seed: int, directory: Path) -> dict[str, 
     }
 
 
+def _text(value: Any) -> str:
+    """A value on a command line, where text stands as it is."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def run(arguments: list[str], cache: Path) -> dict[str, float]:
     """Run a command; its CPU-seconds, seconds, and peak memory in MiB."""
     variables = {"JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
@@ -73,7 +78,7 @@ def measure(args: argparse.Namespace, kind: str, cache: Path) -> dict[str, float
     else:
         found = []
         for overrides in runs:
-            flags = [f"--{name}={json.dumps(value)}" for name, value in overrides.items()]
+            flags = [f"--{name}={_text(value)}" for name, value in overrides.items()]
             found.append(run(["train", "--config", CONFIG, *flags], cache))
     shutil.rmtree(directory)
     total = {name: sum(one[name] for one in found) for name in ("cpu_s", "s")}
