@@ -250,24 +250,19 @@ def make_policy(
         find_attention()  # raises early, without a device, and not when first traced
 
     def attend_causally(
-        q: jax.Array, k: jax.Array, v: jax.Array, window: int | jax.Array | None
-    ) -> jax.Array:
-        return causal_attention(q, k, v, window=window, implementation=find_attention(), mesh=mesh)
-
-    def attend_rows(
         q: jax.Array,
         k: jax.Array,
         v: jax.Array,
         window: int | jax.Array | None,
-        prefix: Prefix | None,
+        prefix: Prefix | None = None,
     ) -> jax.Array:
-        if prefix is None:
-            return attend_causally(q, k, v, window)
-        return xla_attention(q, k, v, window, prefix=prefix)
+        if prefix is not None:
+            return xla_attention(q, k, v, window, prefix=prefix)
+        return causal_attention(q, k, v, window=window, implementation=find_attention(), mesh=mesh)
 
     def attend_packed(*args: Any) -> jax.Array:
         takes_prefix = find_attention() == "xla"
-        return make_packed_attention(attend_rows, takes_prefix)(*args)
+        return make_packed_attention(attend_causally, takes_prefix)(*args)
 
     # A fused matrix whose columns are sharded could not be split again without communication.
     fused = mesh is None or mesh.shape[TENSOR_AXIS] == 1

@@ -15,7 +15,7 @@ from entropy_rl.models.remat import ATTENTION_RESIDUALS
 from entropy_rl.types import PackedTokens
 
 Window = int | jax.Array | None
-# (q, k, v, window, prefix or None) -> output; None for one that takes no prefix.
+# (q, k, v, window, prefix or None) -> output.
 RowAttention = Callable[[jax.Array, jax.Array, jax.Array, Window, Prefix | None], jax.Array]
 # Keys and values [P, S, K, h] of prompts, one of which precedes the packed tokens of each row.
 Before = tuple[jax.Array, jax.Array] | None
@@ -56,17 +56,13 @@ def make_packed_attention(
         window = window.window if isinstance(window, _Static) else window
 
         def run(q: jax.Array, k: jax.Array, v: jax.Array, before: Before) -> jax.Array:
-            if before is None:
-                packing, prefix = make_packing(packed, columns, rows), None
-                q, k, v = (packing.unpack(x) for x in (q, k, v))
-            elif takes_prefix:
-                packing = make_packing(packed, columns, rows, begin=packed.first)
-                q, k, v = (packing.unpack(x) for x in (q, k, v))
+            begin, ahead = (packed.first, 0) if takes_prefix else (None, of_prompts)
+            packing, prefix = make_packing(packed, ahead + columns, rows, begin=begin), None
+            q, k, v = (packing.unpack(x) for x in (q, k, v))
+            if before is not None and takes_prefix:
                 lengths = _first_rows(packed.first, packed, rows).reshape(-1)
                 prefix = Prefix(*(_of_rows(x, packed, rows, of_prompts) for x in before), lengths)
-            else:
-                packing, prefix = make_packing(packed, of_prompts + columns, rows), None
-                q, k, v = (packing.unpack(x) for x in (q, k, v))
+            elif before is not None:
                 k, v = (
                     _add_before(x, b, packed, rows, of_prompts)
                     for x, b in zip((k, v), before, strict=True)
