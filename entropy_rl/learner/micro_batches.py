@@ -144,16 +144,23 @@ class MicroBatches:
         """
         constrained = self._settings.constrained
         prefix = self.prefix(params)
-        of_part = jax.grad(loss, argnums=(0, 1), has_aux=True)
-        shapes = jax.eval_shape(of_part, params, None, MicroBatch(arrays, None, None))
-        (grads, _), sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        start = (constrained(grads), jax.tree.map(jnp.zeros_like, prefix)), sums
-        (grads, of_prefix), sums = self._fold(
-            lambda carry, part: jax.tree.map(jnp.add, carry, of_part(params, prefix, part)),
-            start,
-            arrays,
-        )
-        return constrained(self._add_gradient_of_prefix(grads, params, of_prefix)), sums
+        whole = MicroBatch(arrays, None, None)
+        _, sums = _zeros(jax.eval_shape(loss, params, None, whole))
+        # Backward passes add to mutable arrays, a layer at a time. A sum of what they return would
+        # take the memory of two gradients.
+        grads = jax.tree.map(jax.new_ref, constrained(_zeros(params)))
+        of_prefix = jax.tree.map(jax.new_ref, _zeros(prefix))
+
+        def step(sums: Any, part: MicroBatch) -> Any:
+            total, pull, of_part = jax.vjp(
+                lambda *at: loss(*at, part), params, prefix, has_aux=True
+            )
+            pull.with_refs(grads, of_prefix)(jnp.ones_like(total))
+            return jax.tree.map(jnp.add, sums, of_part)
+
+        sums = self._fold(step, sums, arrays)
+        self._add_gradient_of_prefix(grads, params, jax.tree.map(jax.freeze, of_prefix))
+        return constrained(jax.tree.map(jax.freeze, grads)), sums
 
     def hidden(
         self, params: Params, prefix: Any, part: MicroBatch, batch: TrainBatch
@@ -195,8 +202,7 @@ class MicroBatches:
             rows.first, rows.last, 0, shapes, room=self._prompt_tokens, shards=self._shards
         )
         like = jax.eval_shape(self._prefix_of, params, MicroBatch(rows.arrays, None, packed))
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
-        return self._fold_prompts(step, zeros)
+        return self._fold_prompts(step, _zeros(like))
 
     def _fold(self, step: Callable[[Any, MicroBatch], Any], start: Any, arrays: Any) -> Any:
         """`fold_micro_batches` over arrays of the mini-batch, a nest of [B, ...]."""
@@ -216,22 +222,27 @@ class MicroBatches:
         ids = make_packing(part.packed, columns).pack(part.arrays)
         return self._policy.prefix(params, ids, part.packed, columns)
 
-    def _add_gradient_of_prefix(self, gradient: Params, params: Params, cotangent: Any) -> Params:
+    def _add_gradient_of_prefix(self, gradient: Any, params: Params, cotangent: Any) -> None:
         """Add the gradient through the prompts.
 
         Args:
-          gradient: To add to.
+          gradient: A nest of `jax.Ref`, to add to.
           params: The parameters.
           cotangent: The gradient with respect to `prefix(params)`.
         """
         if self._group_size is None:
-            return gradient
+            return
 
-        def step(carry: Params, part: MicroBatch) -> Params:
+        def step(nothing: tuple, part: MicroBatch) -> tuple:
             _, pull = jax.vjp(lambda p: self._prefix_of(p, part), params)
-            return jax.tree.map(jnp.add, carry, pull(jax.tree.map(part.take, cotangent))[0])
+            pull.with_refs(gradient)(jax.tree.map(part.take, cotangent))
+            return nothing
 
-        return self._fold_prompts(step, gradient)
+        self._fold_prompts(step, ())
+
+
+def _zeros(like: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
 
 
 def make_count_tokens(
