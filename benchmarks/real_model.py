@@ -62,7 +62,7 @@ def ours(work: str, directory: str) -> Callable[[int], None]:
     import entropy_rl as er
 
     config, params = er.load_hf(directory)
-    policy = er.make_policy(config)
+    policy = er.make_policy(config, remat="dots")  # as in configs/real_model.yaml
     prompts, samples, new = SHAPES[work]
     ids = random_ids(prompts, PROMPT)
     mask = jnp.ones(ids.shape, bool)
