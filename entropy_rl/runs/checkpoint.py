@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import logging
 import os
@@ -19,6 +18,7 @@ import orbax.checkpoint as ocp
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.runs.digests import STATE, describe_damage, record_digests
 from entropy_rl.runs.gcs import AnyPath, is_bucket, is_complete, set_aside
+from entropy_rl.runs.heap import trim_heap
 from entropy_rl.runs.preemption import Interrupted
 from entropy_rl.runs.stored import StateNames
 from entropy_rl.types import TrainState
@@ -99,7 +99,7 @@ class Checkpoints:
             # orbax writes from the arrays themselves, whose memory the next update could not reuse.
             with reported_failure(self._directory, "a checkpoint"):
                 self._manager.wait_until_finished()
-            _trim_heap()
+            trim_heap()
 
     def restore(self, state: TrainState) -> TrainState:
         """Restore the newest checkpoint with the shapes, dtypes and sharding of `state`.
@@ -167,13 +167,6 @@ def _parts(state: TrainState) -> dict[str, Any]:
 def _is_on_cpu(tree: Any) -> bool:
     """Whether the arrays are on CPU devices."""
     return all(d.platform == "cpu" for x in jax.tree.leaves(tree) for d in x.sharding.device_set)
-
-
-def _trim_heap() -> None:
-    """Return free memory of the heap to the system: orbax's threads leave that of their buffers."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
-    if trim is not None:
-        trim(0)
 
 
 def _absolute(directory: AnyPath) -> AnyPath:

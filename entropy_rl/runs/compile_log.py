@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 
 import jax
 
+from entropy_rl.runs.heap import trim_heap
+
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _FROM_CACHE = "/jax/compilation_cache/cache_hits"
 _WORTH_TELLING = 1.0  # seconds
@@ -58,7 +60,11 @@ class CompileLog:
 
 @contextlib.contextmanager
 def compile_log() -> Iterator[CompileLog]:
-    """Record the programs that JAX compiles within the context."""
+    """Record the programs that JAX compiles within the context.
+
+    Before a program runs whose compilation took long, the memory that this left is given back: it
+    would add to the peak.
+    """
     global _is_registered
     if not _is_registered:  # jax has no public way to take a listener back
         jax.monitoring.register_event_listener(_hear_event)
@@ -80,5 +86,7 @@ def _hear_event(event: str, **_: object) -> None:
 
 def _hear_duration(event: str, seconds: float, **about: object) -> None:
     if event == _COMPILED:
+        if _listeners and seconds >= _WORTH_TELLING:
+            trim_heap()
         for log in _listeners:
             log._on_compiled(str(about.get("fun_name", "a program")), seconds)

@@ -5,6 +5,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from entropy_rl.cli import main as cli
 from entropy_rl.runs import compile_log
@@ -30,6 +31,24 @@ def test_what_was_compiled_is_said_once_and_by_name(monkeypatch):
         r"compiled (\d+) programs in \d+\.\d s \((\d+) from the cache\): (.*)", said[0]
     )
     assert int(found[1]) >= 1 and "double_the_sine" in found[3]
+
+
+def test_memory_that_a_long_compilation_leaves_is_given_back_before_the_program_runs(monkeypatch):
+    order = []
+    monkeypatch.setattr(compile_log, "trim_heap", lambda: order.append("trimmed"))
+
+    def run(size):
+        jax.jit(lambda x: jax.debug.callback(lambda _: order.append("ran"), jnp.sum(x)))(
+            np.ones(size, np.float32)
+        )
+        jax.effects_barrier()
+
+    with compile_log.compile_log():
+        run(3)  # compiled within milliseconds
+        monkeypatch.setattr(compile_log, "_WORTH_TELLING", 0.0)
+        run(4)
+    run(5)
+    assert order == ["ran", "trimmed", "ran", "ran"]
 
 
 def test_what_takes_no_time_is_not_worth_a_line(monkeypatch):
