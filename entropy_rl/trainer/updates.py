@@ -16,6 +16,7 @@ from entropy_rl.learner.metrics import mean_metrics
 from entropy_rl.learner.replay import ReplayPrograms, ReplayState, Rows
 from entropy_rl.learner.replay_rule import REPLAY_WEIGHT
 from entropy_rl.learner.update import UpdateFn
+from entropy_rl.runs.heap import trim_heap
 from entropy_rl.runs.logging import Clock
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
 from entropy_rl.trainer.prepare import TrainData
@@ -60,6 +61,8 @@ class Update:
           (the state of the next step, metrics as in `run_updates`).
         """
         with self.clock("updates"):
+            if jax.default_backend() == "cpu":
+                trim_heap()  # of what sampling used
             if self.offload:
                 state = moments_in("device", state)
             # No update reads the curriculum, which would be donated.
