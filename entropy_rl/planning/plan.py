@@ -98,6 +98,7 @@ class Plan:
             "decoding": self.decoding._asdict(),
             "resident": self.resident,
             "cache": self.step.cache,
+            "process": self.step.process,
             "programs": phases,
             "work": [dataclasses.asdict(work) for work in self.works],
             "new_tokens": self.new_tokens,

@@ -15,6 +15,7 @@ from entropy_rl.planning.estimate import sampled_group, stats_passes
 from entropy_rl.rollout.batching import DecodingPlan, column_counts, row_counts
 from entropy_rl.rollout.programs import Programs
 from entropy_rl.rollout.state import Sampling
+from entropy_rl.runs.heap import process_bytes, trim_heap
 from entropy_rl.types import TrainState
 
 
@@ -35,6 +36,10 @@ class Phase:
         """Total peak bytes on one device."""
         return self.program.peak + sum(self.beside.values())
 
+    def with_resident(self, name: str, size: int) -> Phase:
+        """Return the phase with more bytes beside its program."""
+        return dataclasses.replace(self, beside=self.beside | {name: size})
+
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -44,10 +49,12 @@ class Step:
       phases: The phases, in order.
       cache: Bytes per device of the KV cache of a rollout; None if it is internal to one program,
         or the program is too large.
+      process: Bytes of the process beside all arrays, where a device's memory is the host's.
     """
 
     phases: list[Phase]
     cache: int | None
+    process: int | None = None
 
 
 def sampler(run: AbstractRun, memory: float) -> tuple[Programs, DecodingPlan]:
@@ -169,7 +176,18 @@ def compile_step(
     if run.devices.chip is None:  # the memory of the host
         beside = {part: size for part, size in resident.items() if part not in absent}
         phases.append(Phase(_checkpoint(run.state), beside))
+        process = _process_share(run)
+        return Step([phase.with_resident("process", process) for phase in phases], cache, process)
     return Step(phases, cache)
+
+
+def _process_share(run: AbstractRun) -> int:
+    """Return the bytes of the process for each device on a host, without arrays.
+
+    Measured here, since planning has loaded and compiled what a run does, and has no arrays.
+    """
+    trim_heap()
+    return process_bytes() // run.local_chips
 
 
 def _checkpoint(state: TrainState) -> Program:

@@ -35,9 +35,11 @@ def _head(plan: Plan) -> str:
 
 def _memory(plan: Plan) -> str:
     kept = [("kept by the run, per chip", "GiB")]
-    parts = plan.resident | (
-        {} if plan.step.cache is None else {"KV cache, at its largest": plan.step.cache}
-    )
+    beside = {
+        "KV cache, at its largest": plan.step.cache,
+        "Python, JAX and compiled programs": plan.step.process,
+    }
+    parts = plan.resident | {name: size for name, size in beside.items() if size is not None}
     kept += [(name, _gib(size)) for name, size in parts.items()]
     rows = [
         (

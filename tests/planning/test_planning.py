@@ -242,7 +242,9 @@ def test_a_checkpoint_counts_where_the_memory_is_that_of_the_host(directory, pla
     state = plan["resident"]["parameters"] + plan["resident"]["optimizer state"]
     assert (update["name"], checkpoint["name"]) == ("update", "checkpoint")
     counts = 2 * 4  # of steps and of updates
-    assert checkpoint["peak"] == 2 * (state + counts) + plan["resident"]["mini-batches"]
+    beside = plan["resident"]["mini-batches"] + plan["process"]
+    assert checkpoint["peak"] == 2 * (state + counts) + beside
+    assert 100 * 2**20 < plan["process"] < 2 * 2**30 and planned["process"] is None
     assert "checkpoint" not in [program["name"] for program in planned["programs"]]
     # The old log-probs are the sampler's, so there is no pass for them.
     assert "log-probs" not in [program["name"] for program in plan["programs"]]
