@@ -216,9 +216,9 @@ def test_a_complete_study_is_not_run_again(whole, here, capsys):
     } == files
 
 
-def assert_same_study(one: Path, other: Path) -> None:
+def assert_same_study(one: Path, other: Path, units=("plain/0", "shaped/0", "shaped/1")) -> None:
     assert without_clock(one) == without_clock(other)
-    for unit in ("plain/0", "shaped/0", "shaped/1"):
+    for unit in units:
         a, b = (
             [
                 {name: v for name, v in json.loads(row).items() if not name.startswith("time/")}
@@ -443,6 +443,24 @@ def test_a_stacked_study_trains_and_reports(here, monkeypatch, capsys):
     assert main(["study", "--config", "stacked.yaml"]) == 0, capsys.readouterr().err
     record = json.loads((here / "stacked/runs/shaped/0/record.json").read_text())
     assert record["done"] == ["train", "evaluate"] and record["seconds"]["train"] > 0
+
+
+@pytest.mark.slow
+def test_a_killed_stacked_study_equals_an_uninterrupted_one(here):
+    stacked_study(here)
+    arguments = ["study", "--config", "stacked.yaml", "--output"]
+    whole = finish(start(here, *arguments, "stacked-whole"), timeout=1200)
+    assert whole.returncode == 0, whole.stderr
+    process = start(here, *arguments, "stacked-killed")
+    wait_for(process, here / "stacked-killed/runs/shaped/0/train/checkpoints/1")
+    process.kill()
+    process.communicate()
+    result = finish(start(here, *arguments, "stacked-killed"), timeout=1200)
+    assert result.returncode == 0, result.stderr
+    log = (here / "stacked-killed/runs/plain/0/log.txt").read_text()
+    assert "resuming stacked-killed/runs/shaped/0/train after step 1 of 2" in log
+    units = ("plain/0", "shaped/0", "plain/1")
+    assert_same_study(here / "stacked-whole", here / "stacked-killed", units)
 
 
 def test_only_runs_the_named_arms(here, monkeypatch, capsys):
