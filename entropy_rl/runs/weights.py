@@ -22,9 +22,10 @@ from entropy_rl.models.lora import (
     merge,
 )
 from entropy_rl.models.peft import ADAPTER_CONFIG, load_adapter, read_adapter_config
-from entropy_rl.models.quantized import float_type, store
+from entropy_rl.models.quantized import cast_floats, float_type, store
 from entropy_rl.runs.checkpoint import restore_params
 from entropy_rl.runs.directory import CONFIG_FILE, checkpoints_of
+from entropy_rl.runs.host_memory import check_memory
 from entropy_rl.runs.identity import model_identity, recorded_weights
 from entropy_rl.runs.model_files import find_model, is_run, model_files
 from entropy_rl.runs.stored import read_recorded_config
@@ -102,13 +103,18 @@ def load_weights(
       dtype: Of the parameters of a Hugging Face directory or of a run without an adapter.
 
     Raises:
-      ValueError: If they cannot be read, or the base of a LoRA run is another one now.
+      ValueError: If they cannot be read, the base of a LoRA run is another one now, or the machine
+        has not enough memory.
     """
+    init = make_policy(decoder).init
     if not is_run(path):
         sharding = None if placement.mesh is None else placement.of_path
+        cast = lambda key: cast_floats(init(key), float_type(dtype))  # noqa: E731
+        check_memory(jax.eval_shape(cast, jax.random.key(0)), "the weights")
         return Weights(load_hf(path, float_type(dtype), sharding, decoder)[1], placement)
     if not (model_files(path) / ADAPTER_CONFIG).exists():
-        shapes = jax.eval_shape(make_policy(decoder).init, jax.random.key(0))
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        check_memory(shapes, "the weights")
         params = restore_params(checkpoints_of(path), placement.abstract(shapes))
         return Weights(store(params, dtype), placement)
     spec = read_adapter_config(model_files(path))

@@ -29,6 +29,7 @@ from entropy_rl.losses.build import build_loss
 from entropy_rl.losses.loss import Loss
 from entropy_rl.rewards import Rewards, build_rewards
 from entropy_rl.runs.directory import check_no_writer, check_run
+from entropy_rl.runs.host_memory import check_memory
 from entropy_rl.runs.hub import pin_models
 from entropy_rl.runs.identity import (
     Identity,
@@ -390,6 +391,8 @@ def _init_state(
     several_rounds: bool,
 ) -> TrainState:
     constrain = None if model.placement.mesh is None else model.placement.constrain
+    moments = jax.eval_shape(programs.optimizer.init, model.trained)
+    check_memory((model.trained, moments), "gradient and optimizer state")
     state = init_state(
         model.trained,
         programs.optimizer,

@@ -25,6 +25,7 @@ from entropy_rl.losses.preference import PreferenceLoss, build_preference_loss
 from entropy_rl.models import config_json, save_hf
 from entropy_rl.models.lora import on_base
 from entropy_rl.runs.directory import MODEL_DIRECTORY
+from entropy_rl.runs.host_memory import check_memory
 from entropy_rl.runs.identity import Identity
 from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.runs.load_model import Model, keep_model_files
@@ -177,6 +178,8 @@ def start_state(model: Model, config: SFTConfig) -> TrainState:
     placement = model.placement
     constrain = None if placement.mesh is None else placement.constrain
     optimizer = make_optimizer(config.optimizer, config.steps)
+    moments = jax.eval_shape(optimizer.init, model.trained)
+    check_memory((model.trained, moments), "gradient and optimizer state")
     state = init_state(model.trained, optimizer, constrain)
     if config.patience is None:
         return state

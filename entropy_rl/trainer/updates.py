@@ -16,7 +16,7 @@ from entropy_rl.learner.metrics import mean_metrics
 from entropy_rl.learner.replay import ReplayPrograms, ReplayState, Rows
 from entropy_rl.learner.replay_rule import REPLAY_WEIGHT
 from entropy_rl.learner.update import UpdateFn
-from entropy_rl.runs.heap import trim_heap
+from entropy_rl.runs.host_memory import trim_heap
 from entropy_rl.runs.logging import Clock
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
 from entropy_rl.trainer.prepare import TrainData
