@@ -1,1 +1,1 @@
-"""Device meshes, sharding, and several processes."""
+"""Device meshes, sharding, several processes, and the memory of a host."""

@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.distributed.host_memory import process_bytes, trim_heap
 from entropy_rl.planning.abstract import AbstractRun
 from entropy_rl.planning.compiled import Program, compile_program, tree_bytes
 from entropy_rl.planning.estimate import sampled_group, stats_passes
 from entropy_rl.rollout.batching import DecodingPlan, column_counts, row_counts
 from entropy_rl.rollout.programs import Programs
 from entropy_rl.rollout.state import Sampling
-from entropy_rl.runs.host_memory import process_bytes, trim_heap
 from entropy_rl.types import TrainState
 
 

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from entropy_rl.distributed import multihost as hosts
+from entropy_rl.distributed.host_memory import trim_heap
 from entropy_rl.runs.digests import STATE, describe_damage, record_digests
 from entropy_rl.runs.gcs import AnyPath, is_bucket, is_complete, set_aside
-from entropy_rl.runs.host_memory import trim_heap
 from entropy_rl.runs.preemption import Interrupted
 from entropy_rl.runs.stored import StateNames
 from entropy_rl.types import TrainState

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from entropy_rl.runs.host_memory import trim_heap
+from entropy_rl.distributed.host_memory import trim_heap
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _FROM_CACHE = "/jax/compilation_cache/cache_hits"

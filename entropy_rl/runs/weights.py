@@ -10,6 +10,7 @@ import jax
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.files import error_text
 from entropy_rl.config.lora import LoraConfig
+from entropy_rl.distributed.host_memory import check_memory
 from entropy_rl.distributed.sharding import Placement, commit
 from entropy_rl.models import DecoderConfig, load_hf, make_policy
 from entropy_rl.models.lora import (
@@ -25,7 +26,6 @@ from entropy_rl.models.peft import ADAPTER_CONFIG, load_adapter, read_adapter_co
 from entropy_rl.models.quantized import cast_floats, float_type, store
 from entropy_rl.runs.checkpoint import restore_params
 from entropy_rl.runs.directory import CONFIG_FILE, checkpoints_of
-from entropy_rl.runs.host_memory import check_memory
 from entropy_rl.runs.identity import model_identity, recorded_weights
 from entropy_rl.runs.model_files import find_model, is_run, model_files
 from entropy_rl.runs.stored import read_recorded_config

@@ -16,6 +16,7 @@ from entropy_rl.config.checks import require
 from entropy_rl.config.train import TrainConfig, check_micro_batches
 from entropy_rl.curricula import build_curriculum
 from entropy_rl.distributed import multihost as hosts
+from entropy_rl.distributed.host_memory import check_memory
 from entropy_rl.distributed.sharding import check_rows, commit, make_mesh
 from entropy_rl.evaluation import evaluation_prompts
 from entropy_rl.experience.episodes import turn_tokens
@@ -29,7 +30,6 @@ from entropy_rl.losses.build import build_loss
 from entropy_rl.losses.loss import Loss
 from entropy_rl.rewards import Rewards, build_rewards
 from entropy_rl.runs.directory import check_no_writer, check_run
-from entropy_rl.runs.host_memory import check_memory
 from entropy_rl.runs.hub import pin_models
 from entropy_rl.runs.identity import (
     Identity,

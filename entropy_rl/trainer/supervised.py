@@ -15,6 +15,7 @@ import numpy as np
 
 from entropy_rl.config.checks import require
 from entropy_rl.config.sft import SFTConfig
+from entropy_rl.distributed.host_memory import check_memory
 from entropy_rl.distributed.sharding import Placement, commit, row_shards
 from entropy_rl.learner.optimizer import make_optimizer
 from entropy_rl.learner.pass_settings import PassSettings
@@ -25,7 +26,6 @@ from entropy_rl.losses.preference import PreferenceLoss, build_preference_loss
 from entropy_rl.models import config_json, save_hf
 from entropy_rl.models.lora import on_base
 from entropy_rl.runs.directory import MODEL_DIRECTORY
-from entropy_rl.runs.host_memory import check_memory
 from entropy_rl.runs.identity import Identity
 from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.runs.load_model import Model, keep_model_files

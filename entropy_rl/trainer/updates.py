@@ -10,13 +10,13 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from entropy_rl.distributed.host_memory import trim_heap
 from entropy_rl.distributed.sharding import move
 from entropy_rl.learner.critic import CriticPrograms, mean_critic_metrics
 from entropy_rl.learner.metrics import mean_metrics
 from entropy_rl.learner.replay import ReplayPrograms, ReplayState, Rows
 from entropy_rl.learner.replay_rule import REPLAY_WEIGHT
 from entropy_rl.learner.update import UpdateFn
-from entropy_rl.runs.host_memory import trim_heap
 from entropy_rl.runs.logging import Clock
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
 from entropy_rl.trainer.prepare import TrainData

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from entropy_rl.cli.main import main
-from entropy_rl.runs import host_memory
+from entropy_rl.distributed import host_memory
 
 MEMINFO = "MemTotal:  900 kB\nMemAvailable:  500 kB\nSwapFree:  100 kB\nHugePages_Total:  0\n"
 
