@@ -24,6 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from entropy_rl.cli.parse import recipe_arguments
+
 CONFIG = "configs/arithmetic_grpo.yaml"
 ROOT = Path(__file__).parents[1]
 
@@ -40,11 +42,6 @@ def settings(args: argparse.Namespace, seed: int, directory: Path) -> dict[str, 
         "run.directory": str(directory / str(seed)),
         "run.max_to_keep": 2,
     }
-
-
-def _text(value: Any) -> str:
-    """A value on a command line, where text stands as it is."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def run(arguments: list[str], cache: Path) -> dict[str, float]:
@@ -76,10 +73,8 @@ def measure(args: argparse.Namespace, kind: str, cache: Path) -> dict[str, float
         plain = [{"config": CONFIG, "overrides": overrides} for overrides in runs]
         found = [run(["train-stacked", "--runs", json.dumps(plain)], cache)]
     else:
-        found = []
-        for overrides in runs:
-            flags = [f"--{name}={_text(value)}" for name, value in overrides.items()]
-            found.append(run(["train", "--config", CONFIG, *flags], cache))
+        commands = (["train", *recipe_arguments(CONFIG, overrides)] for overrides in runs)
+        found = [run(command, cache) for command in commands]
     shutil.rmtree(directory)
     total = {name: sum(one[name] for one in found) for name in ("cpu_s", "s")}
     return total | {"peak_mib": max(one["peak_mib"] for one in found)}

@@ -32,19 +32,19 @@ def process_bytes() -> int:
 
 
 def free_bytes() -> int | None:
-    """Return the bytes that processes may still take, swap included; None without /proc."""
+    """Return the bytes that processes may still take, swap included; None if it is not known."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
+        of = {name: rest.split()[0] for name, _, rest in (line.partition(":") for line in lines)}
+        free = 1024 * (int(of["MemAvailable"]) + int(of["SwapFree"]))
+    except (OSError, KeyError):
         return None
-    of = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-    free = 1024 * (of["MemAvailable"] + of["SwapFree"])
     group = Path("/sys/fs/cgroup")  # the limit of a container
     try:
         limit = int((group / "memory.max").read_text())
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         used = int((group / "memory.current").read_text()) - int(stat["inactive_file"])
-    except (OSError, ValueError):  # there is none
+    except (OSError, KeyError, ValueError):  # there is none
         return free
     return min(free, limit - used)
 

@@ -36,10 +36,6 @@ class Phase:
         """Total peak bytes on one device."""
         return self.program.peak + sum(self.beside.values())
 
-    def with_resident(self, name: str, size: int) -> Phase:
-        """Return the phase with more bytes beside its program."""
-        return dataclasses.replace(self, beside=self.beside | {name: size})
-
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -173,21 +169,18 @@ def compile_step(
     add("update", run.programs.update.lower(*asked), arguments, *absent, *read)
     if critic is not None:
         add("critic update", of_critic.update.lower(*asked), arguments, *absent)
+    process = None
     if run.devices.chip is None:  # the memory of the host
         beside = {part: size for part, size in resident.items() if part not in absent}
         phases.append(Phase(_checkpoint(run.state), beside))
-        process = _process_share(run)
-        return Step([phase.with_resident("process", process) for phase in phases], cache, process)
-    return Step(phases, cache)
-
-
-def _process_share(run: AbstractRun) -> int:
-    """Return the bytes of the process for each device on a host, without arrays.
-
-    Measured here, since planning has loaded and compiled what a run does, and has no arrays.
-    """
-    trim_heap()
-    return process_bytes() // run.local_chips
+        # Planning has loaded and compiled what a run does, and has no arrays.
+        trim_heap()
+        process = process_bytes() // run.local_chips
+        phases = [
+            dataclasses.replace(phase, beside=phase.beside | {"process": process})
+            for phase in phases
+        ]
+    return Step(phases, cache, process)
 
 
 def _checkpoint(state: TrainState) -> Program:

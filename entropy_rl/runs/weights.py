@@ -106,14 +106,13 @@ def load_weights(
       ValueError: If they cannot be read, the base of a LoRA run is another one now, or the machine
         has not enough memory.
     """
-    init = make_policy(decoder).init
+    shapes = jax.eval_shape(make_policy(decoder).init, jax.random.key(0))
     if not is_run(path):
         sharding = None if placement.mesh is None else placement.of_path
-        cast = lambda key: cast_floats(init(key), float_type(dtype))  # noqa: E731
-        check_memory(jax.eval_shape(cast, jax.random.key(0)), "the weights")
-        return Weights(load_hf(path, float_type(dtype), sharding, decoder)[1], placement)
+        stored = float_type(dtype)
+        check_memory(jax.eval_shape(lambda x: cast_floats(x, stored), shapes), "the weights")
+        return Weights(load_hf(path, stored, sharding, decoder)[1], placement)
     if not (model_files(path) / ADAPTER_CONFIG).exists():
-        shapes = jax.eval_shape(init, jax.random.key(0))
         check_memory(shapes, "the weights")
         params = restore_params(checkpoints_of(path), placement.abstract(shapes))
         return Weights(store(params, dtype), placement)

@@ -25,7 +25,7 @@ from entropy_rl.trainer.supervised import (
     SupervisedSetup,
     check_batch_size,
     preference_loss,
-    start_state,
+    supervised_start,
 )
 
 
@@ -74,7 +74,7 @@ def set_up_chats(config: SFTConfig) -> SupervisedSetup:
     if config.model.lora is None:  # a LoRA run to go on from, with all parameters
         model = model.merged()
     check_length(model, rows.length)
-    start = start_state(model, config)
+    start = supervised_start(model, config)
     has_reference = loss is not None and loss.needs_reference
     # The reference shares the base of an adapter.
     reference = commit(model.params) if has_reference else None

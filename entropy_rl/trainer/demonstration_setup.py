@@ -22,7 +22,7 @@ from entropy_rl.runs.directory import MODEL_DIRECTORY, check_no_writer
 from entropy_rl.runs.identity import Identity, check_identity
 from entropy_rl.runs.load_model import Model, make_model
 from entropy_rl.tasks.task import DemonstratedTask
-from entropy_rl.trainer.supervised import SupervisedSetup, check_batch_size, start_state
+from entropy_rl.trainer.supervised import SupervisedSetup, check_batch_size, supervised_start
 
 
 def check_demonstrations(config: SFTConfig, task: DemonstratedTask) -> None:
@@ -57,7 +57,7 @@ def set_up_demonstrations(
     check_no_writer(config)
     check_identity(directory, identity, config.run.accept_changes)
     model = _untrained_model(config, tokenizer, Placement(mesh, config.architecture.num_kv_heads))
-    start = start_state(model, config)
+    start = supervised_start(model, config)
     return SupervisedSetup(
         config=config,
         model=dataclasses.replace(model, params=None),

@@ -16,7 +16,6 @@ from entropy_rl.config.checks import require
 from entropy_rl.config.train import TrainConfig, check_micro_batches
 from entropy_rl.curricula import build_curriculum
 from entropy_rl.distributed import multihost as hosts
-from entropy_rl.distributed.host_memory import check_memory
 from entropy_rl.distributed.sharding import check_rows, commit, make_mesh
 from entropy_rl.evaluation import evaluation_prompts
 from entropy_rl.experience.episodes import turn_tokens
@@ -25,7 +24,6 @@ from entropy_rl.experience.prompts import PromptBatch, Prompts
 from entropy_rl.learner.critic import init_critic
 from entropy_rl.learner.replay import check_replay
 from entropy_rl.learner.replay_rule import build_replay
-from entropy_rl.learner.update import init_state
 from entropy_rl.losses.build import build_loss
 from entropy_rl.losses.loss import Loss
 from entropy_rl.rewards import Rewards, build_rewards
@@ -52,6 +50,7 @@ from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
 from entropy_rl.tasks import Problem, Task, closing, load_task, problems_of
 from entropy_rl.tasks.problems import prompts_per_problem
 from entropy_rl.trainer.programs import Programs, describe_update, make_programs
+from entropy_rl.trainer.start import start_state
 from entropy_rl.trainer.teacher import (
     TeacherFn,
     check_teacher,
@@ -390,17 +389,11 @@ def _init_state(
     prompt_length: int,
     several_rounds: bool,
 ) -> TrainState:
-    constrain = None if model.placement.mesh is None else model.placement.constrain
-    moments = jax.eval_shape(programs.optimizer.init, model.trained)
-    check_memory((model.trained, moments), "gradient and optimizer state")
-    state = init_state(
-        model.trained,
-        programs.optimizer,
-        constrain,
-        controller=loss.controller,
-        several_rounds=several_rounds,
+    state = start_state(
+        model, programs.optimizer, controller=loss.controller, several_rounds=several_rounds
     )
     if backbone is not None:
+        constrain = None if model.placement.mesh is None else model.placement.constrain
         optimizer = programs.critic.optimizer
         critic = init_critic(backbone.params, backbone.hidden_size, optimizer, constrain)
         state = state.replace(critic=critic)

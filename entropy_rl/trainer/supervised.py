@@ -15,13 +15,11 @@ import numpy as np
 
 from entropy_rl.config.checks import require
 from entropy_rl.config.sft import SFTConfig
-from entropy_rl.distributed.host_memory import check_memory
 from entropy_rl.distributed.sharding import Placement, commit, row_shards
 from entropy_rl.learner.optimizer import make_optimizer
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.sft import SupervisedBatch, make_supervised_update, make_validation
 from entropy_rl.learner.stats_pass import make_stats_pass
-from entropy_rl.learner.update import init_state
 from entropy_rl.losses.preference import PreferenceLoss, build_preference_loss
 from entropy_rl.models import config_json, save_hf
 from entropy_rl.models.lora import on_base
@@ -29,6 +27,7 @@ from entropy_rl.runs.directory import MODEL_DIRECTORY
 from entropy_rl.runs.identity import Identity
 from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.runs.load_model import Model, keep_model_files
+from entropy_rl.trainer.start import start_state
 from entropy_rl.types import Params, TrainState
 
 # Of the state of a run with `patience`.
@@ -173,18 +172,13 @@ def validations_since_lowest(state: TrainState) -> int:
     return int(state.controller[_SINCE])
 
 
-def start_state(model: Model, config: SFTConfig) -> TrainState:
+def supervised_start(model: Model, config: SFTConfig) -> TrainState:
     """Return the state before the first step."""
-    placement = model.placement
-    constrain = None if placement.mesh is None else placement.constrain
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    moments = jax.eval_shape(optimizer.init, model.trained)
-    check_memory((model.trained, moments), "gradient and optimizer state")
-    state = init_state(model.trained, optimizer, constrain)
+    state = start_state(model, make_optimizer(config.optimizer, config.steps))
     if config.patience is None:
         return state
     new = {_LOWEST: np.float32(np.inf), _SINCE: np.int32(0)}
-    return state.replace(controller=placement.put_whole(new))
+    return state.replace(controller=model.placement.put_whole(new))
 
 
 def _pass_settings(config: SFTConfig, placement: Placement) -> PassSettings:
