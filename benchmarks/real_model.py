@@ -7,7 +7,8 @@ It needs asset:smollm2 (docs/smollm2.md), and torch and transformers in an envir
 that of TRL of `side_by_side.py`, which is made under .cache/benchmarks (minutes, once), or
 --torch_python PYTHON. Every measurement is a process of its own, ours and theirs in turn, and the
 measure is CPU-seconds, on one core: the machine may be shared, and threads that wait for others
-would spin. float32.
+would spin. --dtype bfloat16: activations and the weights of sampling; training keeps float32
+weights in both.
 
 prefill  keys and values of 32 prompts of 64 tokens, and the logits after their last
 rollout  48 tokens for each of 64 rows: 8 prompts of 64 tokens, 8 samples; none ends early
@@ -54,7 +55,7 @@ def random_ids(rows: int, columns: int) -> np.ndarray:
 # --- the systems: each returns a function that does the work once
 
 
-def ours(work: str, directory: str) -> Callable[[int], None]:
+def ours(work: str, directory: str, dtype: str) -> Callable[[int], None]:
     import jax
     import jax.numpy as jnp
     import optax
@@ -62,7 +63,7 @@ def ours(work: str, directory: str) -> Callable[[int], None]:
     import entropy_rl as er
 
     config, params = er.load_hf(directory)
-    policy = er.make_policy(config, remat="dots")  # as in configs/real_model.yaml
+    policy = er.make_policy(config, jnp.dtype(dtype), remat="dots")  # as in configs/real_model.yaml
     prompts, samples, new = SHAPES[work]
     ids = random_ids(prompts, PROMPT)
     mask = jnp.ones(ids.shape, bool)
@@ -117,11 +118,14 @@ def ours(work: str, directory: str) -> Callable[[int], None]:
     return step
 
 
-def transformers(work: str, directory: str) -> Callable[[int], None]:
+def transformers(work: str, directory: str, dtype: str) -> Callable[[int], None]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    # Training keeps float32 weights and computes in bfloat16 by autocast, as ours does.
+    low = dtype == "bfloat16"
+    kept = torch.bfloat16 if low and work != "update" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=kept)
     prompts, samples, new = SHAPES[work]
     ids = torch.from_numpy(random_ids(prompts, PROMPT)).long()
     if work == "prefill":
@@ -153,7 +157,9 @@ def transformers(work: str, directory: str) -> Callable[[int], None]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
 
     def completion_log_probs() -> Any:
-        logits = model(whole, logits_to_keep=new + 1, use_cache=False).logits[:, :-1]
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            logits = model(whole, logits_to_keep=new + 1, use_cache=False).logits[:, :-1]
+        logits = logits.float()
         chosen = torch.gather(logits, -1, completion[..., None])[..., 0]
         return chosen - torch.logsumexp(logits, -1)
 
@@ -173,11 +179,11 @@ def transformers(work: str, directory: str) -> Callable[[int], None]:
 SYSTEMS = {"ours": ours, "transformers": transformers}
 
 
-def measure(system: str, work: str, directory: str) -> dict[str, float]:
+def measure(system: str, work: str, directory: str, dtype: str) -> dict[str, float]:
     """One process: load, do the work once (with compilation), then once more, measured."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     start = time.process_time()
-    run = SYSTEMS[system](work, directory)
+    run = SYSTEMS[system](work, directory, dtype)
     loaded = time.process_time()
     run(0)
     first = time.process_time()
@@ -223,7 +229,8 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--works", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--torch_python", help="an interpreter with torch and transformers")
-    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
         print(json.dumps(measure(*given.worker)))
@@ -245,7 +252,7 @@ def main() -> int:
         for work in given.works:
             for system in SYSTEMS:
                 done = subprocess.run(
-                    [pythons[system], __file__, "--worker", system, work, directory],
+                    [pythons[system], __file__, "--worker", system, work, directory, given.dtype],
                     env=environment_of("ours" if system == "ours" else "trl"),
                     stdout=subprocess.PIPE, text=True, check=True,
                 )  # fmt: skip

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from entropy_rl.models.bfloat16 import contract
 from entropy_rl.models.quantized import INT8, KERNEL, NF4, SCALE, quantized_linear
 from entropy_rl.models.remat import WEIGHT_PRODUCTS
 from entropy_rl.types import Params
@@ -30,7 +31,7 @@ def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       [..., E].
     """
-    return jnp.matmul(x, kernel.astype(x.dtype))
+    return contract(x, kernel.astype(x.dtype), x.ndim - 1, 0)
 
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -39,7 +40,7 @@ def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Arra
 
 def _backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    dx = jax.lax.dot_general(dy, kernel.astype(x.dtype), (((dy.ndim - 1,), (1,)), ((), ())))
+    dx = contract(dy, kernel.astype(x.dtype), dy.ndim - 1, 1)
     tokens = tuple(range(x.ndim - 1))
     d_kernel = jax.lax.dot_general(
         x, dy, ((tokens, tokens), ((), ())), preferred_element_type=jnp.float32

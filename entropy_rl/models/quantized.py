@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from entropy_rl.models.bfloat16 import contract
 from entropy_rl.types import Params
 
 KERNEL, INT8, NF4, SCALE = "kernel", "kernel_int8", "kernel_nf4", "kernel_scale"
@@ -98,7 +99,7 @@ def quantized_linear(x: jax.Array, leaves: dict[str, jax.Array]) -> jax.Array:
     Returns:
       [..., out].
     """
-    return jnp.matmul(x, dequantize_kernel(leaves).astype(x.dtype))
+    return contract(x, dequantize_kernel(leaves).astype(x.dtype), x.ndim - 1, 0)
 
 
 def _forward(x: jax.Array, leaves: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
@@ -107,7 +108,7 @@ def _forward(x: jax.Array, leaves: dict[str, jax.Array]) -> tuple[jax.Array, Any
 
 def _backward(leaves: dict[str, jax.Array], dy: jax.Array) -> tuple[jax.Array, None]:
     kernel = dequantize_kernel(leaves).astype(dy.dtype)
-    return jax.lax.dot_general(dy, kernel, (((dy.ndim - 1,), (1,)), ((), ()))), None
+    return contract(dy, kernel, dy.ndim - 1, 1), None
 
 
 quantized_linear.defvjp(_forward, _backward)
