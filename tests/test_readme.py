@@ -4,6 +4,7 @@ commands and configs are accepted.
 
 import ast
 import importlib
+import inspect
 import re
 import shlex
 import sys
@@ -35,7 +36,7 @@ from entropy_rl.learner.replay_rule import Replay
 from entropy_rl.losses import Controller, PreferenceLoss, Surrogate, TokenWeighting
 from entropy_rl.rewards import Reward, build_rewards
 from entropy_rl.studies import design
-from entropy_rl.tasks import load_task
+from entropy_rl.tasks import _BUILT_IN, load_task
 from entropy_rl.tasks.environments import Done
 
 ROOT = Path(__file__).parents[1]
@@ -240,6 +241,16 @@ def test_the_examples_of_rewards_are_accepted(tmp_path, monkeypatch):
     named = set(re.findall(r"^\| `(\w+)` \|", text, flags=re.M))
     assert set(factories_of(Reward, ["max_new_tokens"])) <= named
     monkeypatch.delitem(sys.modules, "mine", raising=False)
+
+
+@pytest.mark.parametrize("name", _BUILT_IN)
+def test_the_pages_of_tasks_name_every_argument_of_a_built_in_task(name):
+    text = (ROOT / "docs/tasks.md").read_text()
+    guides = re.findall(rf"^\| [^|]*`{name}`[^|]*\|.*?\((guides/[\w-]+\.md)", text, flags=re.M)
+    text += "".join((ROOT / "docs" / guide).read_text() for guide in guides)
+    named = set(re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", text, flags=re.M))
+    arguments = inspect.signature(import_object("task.name", _BUILT_IN[name])).parameters
+    assert {*arguments} <= set(re.findall(r"`(\w+)`", " ".join(named)))
 
 
 def test_the_example_of_an_environment_plays(tmp_path, monkeypatch):

@@ -50,7 +50,8 @@ def load_task(
     """Builds a task.
 
     Args:
-      name: "arithmetic", "countdown", "math", or "module:Class" for a user's class.
+      name: A built-in task, such as "math" (docs/tasks.md lists them), or "module:Class" for a
+        user's class.
       args: Its keyword arguments.
       episodes: Limits of episodes; None for the defaults.
 
