@@ -55,6 +55,11 @@ _VERBS = {
         "entropy_rl.commands.plan:main",
         "compile a run without its devices; memory and time per step",
     ),
+    "plan-sft": (
+        "entropy_rl.config.plan:PlanSFTConfig",
+        "entropy_rl.commands.plan:plan_sft",
+        "the same for supervised fine-tuning and DPO",
+    ),
     "evaluate": (
         "entropy_rl.config.evaluate:EvaluateConfig",
         "entropy_rl.evaluate:main",
@@ -132,6 +137,7 @@ _VERBS = {
 _CHECKS = {
     "train": "entropy_rl.trainer.setup:check_config",
     "plan": "entropy_rl.trainer.setup:check_methods",
+    "plan-sft": "entropy_rl.trainer.supervised:preference_loss",
     "sft": "entropy_rl.commands.sft:check_config",
     "evaluate": "entropy_rl.evaluate:check_config",
 }

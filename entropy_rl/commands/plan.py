@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from entropy_rl.cli.failure import DoesNotFit
 from entropy_rl.cli.main import run_verb
-from entropy_rl.config.plan import PlanConfig
+from entropy_rl.config.plan import PlanConfig, PlanSFTConfig
+
+if TYPE_CHECKING:
+    from entropy_rl.planning.devices import Devices
+    from entropy_rl.planning.plan import Plan
 
 
 def main(config: PlanConfig) -> None:
@@ -18,32 +23,54 @@ def main(config: PlanConfig) -> None:
       ValueError: If the config cannot work.
       DoesNotFit: It does not fit; the line names what is too large.
     """
-    # Imported here: `plan --help` must not import jax, and jax must not initialize other devices.
-    from entropy_rl.planning.devices import start_on_cpu, topology_devices, virtual_devices
-
-    start_on_cpu(config.devices)
+    devices = _target(config)
     from entropy_rl.planning.plan import make_plan
     from entropy_rl.planning.search import search, search_text
     from entropy_rl.planning.shapes import find_architecture
-    from entropy_rl.planning.table import plan_text
-    from entropy_rl.runs.jsonl import write_atomically
 
     architecture = find_architecture(config)
-    if config.topology is not None:
-        devices = topology_devices(config.topology)
-    else:
-        devices = virtual_devices(config.devices, config.chip)
     if config.search:
         best, *others = search(config, architecture, devices)
         print(f"{search_text([best, *others])}\n")
     else:
         best, others = make_plan(config, architecture, devices), []
-    print(plan_text(best))
-    if config.output is not None:
-        plain = best.to_plain() | {"others": [other.to_plain() for other in others]}
-        write_atomically(Path(config.output), json.dumps(plain, indent=1) + "\n")
-    if best.too_large is not None:
-        raise DoesNotFit(best.too_large)
+    _finish(best, config.output, {"others": [other.to_plain() for other in others]})
+
+
+def plan_sft(config: PlanSFTConfig) -> None:
+    """The verb `plan-sft` of the command line.
+
+    Raises:
+      ValueError: If the config cannot work.
+      DoesNotFit: It does not fit; the line names what is too large.
+    """
+    devices = _target(config)
+    from entropy_rl.planning.shapes import find_policy
+    from entropy_rl.planning.supervised import make_supervised_plan
+
+    _finish(make_supervised_plan(config, find_policy(config), devices), config.output, {})
+
+
+def _target(config: PlanConfig | PlanSFTConfig) -> Devices:
+    # Imported here: `plan --help` must not import jax, and jax must not initialize other devices.
+    from entropy_rl.planning.devices import start_on_cpu, topology_devices, virtual_devices
+
+    start_on_cpu(config.devices)
+    if config.topology is not None:
+        return topology_devices(config.topology)
+    return virtual_devices(config.devices, config.chip)
+
+
+def _finish(plan: Plan, output: str | None, more: dict[str, Any]) -> None:
+    """Print a plan and write it to a file, with more entries."""
+    from entropy_rl.planning.table import plan_text
+    from entropy_rl.runs.jsonl import write_atomically
+
+    print(plan_text(plan))
+    if output is not None:
+        write_atomically(Path(output), json.dumps(plan.to_plain() | more, indent=1) + "\n")
+    if plan.too_large is not None:
+        raise DoesNotFit(plan.too_large)
 
 
 if __name__ == "__main__":

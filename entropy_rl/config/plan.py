@@ -1,10 +1,11 @@
-"""Configuration of `entropy-rl plan`: a training config and the target hardware."""
+"""Configuration of `entropy-rl plan` and `plan-sft`: a run's config and the target hardware."""
 
 from __future__ import annotations
 
 import dataclasses
 
 from entropy_rl.config.checks import require
+from entropy_rl.config.sft import SFTConfig
 from entropy_rl.config.train import TrainConfig
 
 MOST_DEVICES = 2**16  # each has an object; the largest pods have about 10,000 chips
@@ -44,24 +45,7 @@ class PlanConfig(TrainConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        require(
-            (self.topology is None) != (self.devices is None),
-            "topology",
-            self.topology,
-            "set if and only if devices is null",
-        )
-        require(
-            self.devices is None or 1 <= self.devices <= MOST_DEVICES,
-            "devices",
-            self.devices,
-            f"null or 1 to {MOST_DEVICES}",
-        )
-        require(
-            self.chip is None or self.devices is not None,
-            "chip",
-            self.chip,
-            "null without devices",
-        )
+        _check_target(self)
         own = self.critic is not None and self.critic.path is not None
         require(
             self.critic_shape is None or own,
@@ -75,7 +59,6 @@ class PlanConfig(TrainConfig):
             self.teacher_shape,
             "null without teacher",
         )
-        require(0 < self.efficiency <= 1, "efficiency", self.efficiency, "> 0 and <= 1")
         require(self.search >= 0, "search", self.search, ">= 0")
         longest, mean = self.rollout.max_new_tokens, self.mean_new_tokens
         require(
@@ -84,3 +67,82 @@ class PlanConfig(TrainConfig):
             mean,
             f"null or from 1 to {longest}",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanSFTConfig(SFTConfig):
+    """Plan supervised training on conversations without its devices, weights and data:
+    `entropy-rl plan-sft`.
+
+    Args:
+      topology: TPU topology, such as v5e:4x4 or v5p:2x2x4; uses the TPU compiler.
+      devices: Number of virtual CPU devices, instead of a topology.
+      chip: With devices, the chip whose memory and peak rates to assume: v4, v5e, v5p, v6e, h100,
+        h200, a100-40, a100-80, l4, rtx4090 or t4.
+      shape: Architecture if model.path does not exist: qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-7b,
+        qwen3-0.6b, qwen3-8b, llama3-8b, smollm2-135m.
+      mean_tokens: Mean tokens of a row for the time estimate; null for the longest.
+      mean_targets: Those of them that are trained on; null for all.
+      efficiency: Fraction of the peak rates to assume; with 1, times are lower bounds.
+      output: JSON file for all numbers; null for none.
+    """
+
+    topology: str | None = None
+    devices: int | None = None
+    chip: str | None = None
+    shape: str | None = None
+    mean_tokens: float | None = None
+    mean_targets: float | None = None
+    efficiency: float = 1.0
+    output: str | None = None
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row that the run could have: longer ones fit no micro-batch."""
+        return min(self.data.max_tokens, self.batching.max_tokens_per_micro_batch)
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_target(self)
+        require(
+            self.data is not None,
+            "data",
+            None,
+            "given: what is planned is training on conversations or pairs",
+        )
+        mean, targets = self.mean_tokens, self.mean_targets
+        require(
+            mean is None or 1 <= mean <= self.longest,
+            "mean_tokens",
+            mean,
+            f"null or from 1 to {self.longest}, the longest row",
+        )
+        most = mean or self.longest
+        require(
+            targets is None or 1 <= targets <= most,
+            "mean_targets",
+            targets,
+            f"null or from 1 to {most:g}, the tokens of a row",
+        )
+
+
+def _check_target(config: PlanConfig | PlanSFTConfig) -> None:
+    require(
+        (config.topology is None) != (config.devices is None),
+        "topology",
+        config.topology,
+        "set if and only if devices is null",
+    )
+    require(
+        config.devices is None or 1 <= config.devices <= MOST_DEVICES,
+        "devices",
+        config.devices,
+        f"null or 1 to {MOST_DEVICES}",
+    )
+    require(
+        config.chip is None or config.devices is not None,
+        "chip",
+        config.chip,
+        "null without devices",
+    )
+    require(0 < config.efficiency <= 1, "efficiency", config.efficiency, "> 0 and <= 1")

@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from entropy_rl.advantages import advantage_of
-from entropy_rl.advantages.transform import TEACHER, required_extras
+from entropy_rl.advantages.transform import TEACHER, Transform, required_extras
+from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.rewards import reward_weights
 from entropy_rl.config.train import TrainConfig, check_micro_batches
 from entropy_rl.distributed.sharding import Placement, check_rows, make_mesh
@@ -26,7 +27,7 @@ from entropy_rl.lm_head.vocabulary import unused_ranges
 from entropy_rl.losses.build import build_loss
 from entropy_rl.models import DecoderConfig, backbone_params, make_policy
 from entropy_rl.models.attention import resolve_attention, resolve_decode_attention
-from entropy_rl.models.lora import Base, adapter_shapes
+from entropy_rl.models.lora import Base, LoraSpec, adapter_shapes
 from entropy_rl.models.quantized import store
 from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.shapes import Architecture
@@ -69,8 +70,8 @@ class AbstractRun:
         return 1 if self.mesh is None else self.model.placement.local_mesh.size
 
     def at(self, tree: Any, sharding: Any = None) -> Any:
-        """Add shardings to shapes, one for all or one for each; without a mesh, the one device."""
-        return _at(self.devices, self.mesh, tree, sharding)
+        """As the function `at`, on the devices of the run."""
+        return at(self.devices, self.mesh, tree, sharding)
 
     def decode_params(self) -> Params:
         """Return the decoding parameters on the devices of a host."""
@@ -103,7 +104,6 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     rollout, batching, hosts = config.rollout, config.batching, devices.hosts
     mesh = make_mesh(config.mesh, devices.all)
     check_rows(mesh, batching.mini_batch_prompts, rollout.group_size)
-    check_heads(decoder, mesh, config.model.decode_attention)
     check_micro_batches(config, rollout.max_prompt_tokens + rollout.max_new_tokens)
     if batching.mini_batch_prompts % hosts:
         raise ValueError(
@@ -112,36 +112,21 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
         )
     # The rows that one of two models has more than the other are no tokens.
     vocab_size = min(one.vocab_size for one in (decoder, of_teacher or decoder))
-    make = functools.partial(_make_policy, config, decoder, devices.backend, vocab_size=vocab_size)
-    shapes = jax.eval_shape(make(None).init, jax.random.key(0))
-    placement = Placement(mesh, decoder.num_kv_heads)
-    if mesh is not None:
-        local = placement.local_mesh
-        host = np.array(devices.host[: local.size]).reshape(local.devices.shape)
-        placement.local_mesh = Mesh(host, local.axis_names, axis_types=local.axis_types)
-    nothing = dict(tokenizer=None, eos_ids=(0,), pad_id=0, directory=Path())
-
-    def place(tree: Any) -> Any:
-        return _at(devices, mesh, tree, None if mesh is None else placement.of_params(tree))
-
-    params, base, adapter = shapes, None, None
-    if lora is not None:
-        frozen = jax.eval_shape(lambda params: store(params, config.model.lora.base_dtype), shapes)
-        base, adapter = Base(place(frozen), lora, config.model.path), adapter_shapes(lora, decoder)
-        params = jax.eval_shape(base.join, adapter)
-    model = make_model(make, params, decoder, placement, **nothing, base=base, adapter=adapter)
-    backbone = None if of_critic is None else _make_policy(config, of_critic, devices.backend, mesh)
+    model = abstract_model(config.model, decoder, lora, devices, mesh, vocab_size)
+    placement, base = model.placement, model.base
+    backbone = (
+        None if of_critic is None else _make_policy(config.model, of_critic, devices.backend, mesh)
+    )
     advantage = advantage_of(config)
     loss = build_loss(config.loss, rollout.max_new_tokens)
     teacher, teacher_stats, in_loss = None, None, None
     if of_teacher is not None:
         check_heads(of_teacher, mesh)
         make = functools.partial(
-            _make_policy, config, of_teacher, devices.backend, vocab_size=vocab_size
+            _make_policy, config.model, of_teacher, devices.backend, vocab_size=vocab_size
         )
         shapes, policy = jax.eval_shape(make(None).init, jax.random.key(0)), make(mesh)
-        own = None if mesh is None else Placement(mesh, of_teacher.num_kv_heads).of_params(shapes)
-        teacher = _at(devices, mesh, shapes, own)
+        teacher = place(devices, Placement(mesh, of_teacher.num_kv_heads), shapes)
         if config.teacher.top_k is not None:
             in_loss = Teacher(policy, teacher, config.teacher.top_k, config.teacher.coef)
         if TEACHER in advantage.requires:
@@ -153,30 +138,15 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     )
     if backbone is not None:
         check_heads(of_critic, mesh)
-        policy = _make_policy(config, of_critic, devices.backend, None)
+        policy = _make_policy(config.model, of_critic, devices.backend, None)
         params = backbone_params(jax.eval_shape(policy.init, jax.random.key(0)))
         if base is not None and config.critic.path is None:
-            params = adapter
+            params = model.adapter
         init = functools.partial(
             init_critic, hidden_size=of_critic.hidden_size, optimizer=programs.critic.optimizer
         )
         state = state.replace(critic=jax.eval_shape(init, params))
-    batch = jax.eval_shape(
-        functools.partial(make_batch, pad_id=0, mask_truncated=config.loss.mask_truncated),
-        *_judged(batching.mini_batch_prompts, config),
-    )
-    if "greedy_rewards" in advantage.requires:
-        batch = batch.replace(greedy_rewards=batch.rewards)
-    of_rows = jax.ShapeDtypeStruct((len(batch.rewards), 1), jnp.float32)
-    labels = reward_weights(config.rewards)
-    extras = {f"{REWARD_EXTRA}{label}": of_rows for label in labels}
-    batch = batch.replace(extras=extras | required_extras(advantage, *batch.completion_ids.shape))
-    if config.loss.kl_coef:
-        batch = batch.replace(ref_log_probs=batch.old_log_probs)
-    if backbone is not None:
-        batch = batch.replace(values=batch.old_log_probs)
-    if programs.rollout_advantages is not None:
-        batch = jax.eval_shape(lambda batch: programs.rollout_advantages([batch])[0], batch)
+    batch = _abstract_batch(config, programs, advantage)
     run = AbstractRun(
         config,
         devices,
@@ -191,14 +161,68 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     )
     return dataclasses.replace(
         run,
-        model=dataclasses.replace(model, params=place(model.params)),
-        state=place(state),
+        state=place(devices, placement, state),
         batch=run.at(batch, None if mesh is None else placement.of_rows()),
     )
 
 
-def _at(devices: Devices, mesh: Mesh | None, tree: Any, sharding: Any = None) -> Any:
-    """As `AbstractRun.at`."""
+def abstract_model(
+    config: ModelConfig,
+    decoder: DecoderConfig,
+    lora: LoraSpec | None,
+    devices: Devices,
+    mesh: Mesh | None,
+    vocab_size: int | None = None,
+) -> Model:
+    """Set up a model as `load_model` does, with shapes as parameters and without a tokenizer.
+
+    Args:
+      config: The section of the config.
+      decoder: The architecture.
+      lora: The adapter; None to train all parameters.
+      devices: The devices.
+      mesh: The mesh of all devices; None for one device.
+      vocab_size: The number of tokens; None for all rows of the embedding.
+
+    Raises:
+      ValueError: If the mesh does not fit the architecture.
+    """
+    check_heads(decoder, mesh, config.decode_attention)
+    make = functools.partial(_make_policy, config, decoder, devices.backend, vocab_size=vocab_size)
+    params = jax.eval_shape(make(None).init, jax.random.key(0))
+    placement = Placement(mesh, decoder.num_kv_heads)
+    if mesh is not None:
+        local = placement.local_mesh
+        host = np.array(devices.host[: local.size]).reshape(local.devices.shape)
+        placement.local_mesh = Mesh(host, local.axis_names, axis_types=local.axis_types)
+    base, adapter = None, None
+    if lora is not None:
+        frozen = jax.eval_shape(lambda params: store(params, config.lora.base_dtype), params)
+        base = Base(place(devices, placement, frozen), lora, config.path)
+        adapter = adapter_shapes(lora, decoder)
+        params = jax.eval_shape(base.join, adapter)
+    return make_model(
+        make,
+        place(devices, placement, params),
+        decoder,
+        placement,
+        tokenizer=None,
+        eos_ids=(0,),
+        pad_id=0,
+        directory=Path(),
+        base=base,
+        adapter=adapter,
+    )
+
+
+def place(devices: Devices, placement: Placement, tree: Any) -> Any:
+    """Add the shardings of parameters, or of a state of these, to shapes."""
+    mesh = placement.mesh
+    return at(devices, mesh, tree, None if mesh is None else placement.of_params(tree))
+
+
+def at(devices: Devices, mesh: Mesh | None, tree: Any, sharding: Any = None) -> Any:
+    """Add shardings to shapes, one for all or one for each; without a mesh, the one device."""
     if mesh is None:
         sharding = SingleDeviceSharding(devices.all[0])
     of = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)  # noqa: E731
@@ -208,7 +232,7 @@ def _at(devices: Devices, mesh: Mesh | None, tree: Any, sharding: Any = None) ->
 
 
 def _make_policy(
-    config: TrainConfig,
+    config: ModelConfig,
     decoder: DecoderConfig,
     backend: str,
     mesh: Mesh | None,
@@ -217,27 +241,47 @@ def _make_policy(
     """Build the model as `load_model` does on a machine with these devices.
 
     Args:
-      config: The config.
+      config: The section of the config.
       decoder: The architecture.
       backend: Of the devices.
       mesh: The mesh; None for one device.
       vocab_size: The number of tokens; None for all rows.
     """
-    model = config.model
-    dtype = jnp.dtype(model.compute_dtype)
+    dtype = jnp.dtype(config.compute_dtype)
     attention = resolve_attention(
-        model.attention, dtype, decoder.head_dim, decoder.windows, backend
+        config.attention, dtype, decoder.head_dim, decoder.windows, backend
     )
-    decode_attention = resolve_decode_attention(model.decode_attention, decoder.head_dim, backend)
+    decode_attention = resolve_decode_attention(config.decode_attention, decoder.head_dim, backend)
     return make_policy(
         decoder,
         dtype,
-        remat=model.remat,
+        remat=config.remat,
         attention=attention,
         decode_attention=decode_attention,
         mesh=mesh,
         unused=unused_ranges(range(vocab_size or decoder.vocab_size), decoder.vocab_size),
     )
+
+
+def _abstract_batch(config: TrainConfig, programs: Programs, advantage: Transform) -> TrainBatch:
+    """Return a mini-batch as an update gets it."""
+    batch = jax.eval_shape(
+        functools.partial(make_batch, pad_id=0, mask_truncated=config.loss.mask_truncated),
+        *_judged(config.batching.mini_batch_prompts, config),
+    )
+    if "greedy_rewards" in advantage.requires:
+        batch = batch.replace(greedy_rewards=batch.rewards)
+    of_rows = jax.ShapeDtypeStruct((len(batch.rewards), 1), jnp.float32)
+    labels = reward_weights(config.rewards)
+    extras = {f"{REWARD_EXTRA}{label}": of_rows for label in labels}
+    batch = batch.replace(extras=extras | required_extras(advantage, *batch.completion_ids.shape))
+    if config.loss.kl_coef:
+        batch = batch.replace(ref_log_probs=batch.old_log_probs)
+    if config.critic is not None:
+        batch = batch.replace(values=batch.old_log_probs)
+    if programs.rollout_advantages is not None:
+        batch = jax.eval_shape(lambda batch: programs.rollout_advantages([batch])[0], batch)
+    return batch
 
 
 def _judged(

@@ -7,12 +7,15 @@ verifier and any inefficiency of the chip; and the products of an adapter while 
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from entropy_rl.advantages import advantage_of
 from entropy_rl.advantages.transform import OTHER_PROMPT, TEACHER
+from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.learner.pass_settings import shares_prompts
 from entropy_rl.learner.token_loss import needs_whole_batch
@@ -38,7 +41,7 @@ class Layout:
       fsdp: Size of the mesh axis fsdp.
       tensor: Size of the mesh axis tensor.
       local_chips: Chips of a host.
-      local_prompts: Prompts of a host per step.
+      local_prompts: Prompts, or rows of supervised training, of a host per step.
     """
 
     data: int
@@ -46,6 +49,12 @@ class Layout:
     tensor: int
     local_chips: int
     local_prompts: int
+
+    @classmethod
+    def of(cls, mesh: Mesh | None, local_chips: int, local_prompts: int) -> Layout:
+        """Return the layout of a mesh; None for one device."""
+        sizes = {"data": 1, "fsdp": 1, "tensor": 1} if mesh is None else dict(mesh.shape)
+        return cls(**sizes, local_chips=local_chips, local_prompts=local_prompts)
 
     @property
     def chips(self) -> int:
@@ -68,6 +77,48 @@ class Work:
     flops: float
     bytes: float
     seconds: float | None
+
+
+class TrainingWork(NamedTuple):
+    """Work of the passes over all rows of a step.
+
+    Attributes:
+      layers: FLOPs of a forward pass, without the LM head.
+      of_head: FLOPs of the LM head in a forward pass.
+      tokens: Tokens of a forward pass.
+      passes: Forward passes of an update, of which a backward pass counts two.
+      weights: Parameters that a pass reads.
+      adapter: Parameters of an adapter beside them, which are then frozen; 0 without one.
+      micro_batches: Gradient computations of a data shard.
+    """
+
+    layers: float
+    of_head: float
+    tokens: float
+    passes: int
+    weights: int
+    adapter: int
+    micro_batches: float
+
+
+def training_cost(
+    config: ModelConfig, c: DecoderConfig, layout: Layout, work: TrainingWork
+) -> tuple[Cost, Cost]:
+    """Count a forward pass over all rows, and the gradients of all updates, on one chip.
+
+    Weights are read once per micro-batch and pass, and gradients accumulated. Beside an adapter,
+    the weights have no gradient.
+    """
+    size, shard = jnp.dtype(config.compute_dtype).itemsize, layout.fsdp * layout.tensor
+    frozen, layers = 0.0, work.layers
+    if work.adapter:
+        frozen = 2 * c.num_layers * counting.layer_weights(c) * work.tokens + work.of_head
+        layers += 2 * work.adapter * work.tokens
+    forward = layers + work.of_head
+    backward = work.passes * forward + (config.remat == "full") * layers - frozen
+    read = work.weights * size / layout.tensor * work.micro_batches
+    added = 2 * F32 * (work.adapter or work.weights) / shard * work.micro_batches
+    return Cost(forward / layout.chips, read), Cost(backward / layout.chips, 3 * read + added)
 
 
 def estimate(
@@ -118,28 +169,16 @@ def estimate(
     responses = new * config.rollout.prompts * group
     of_head = 2 * counting.head_weights(c) * responses
     whole = _tokens_forward(config, prompt, new, shares)
-    again = config.model.remat == "full"
     updates = config.rollout.prompts // config.batching.mini_batch_prompts
     tokens = config.rollout.prompts * group * (prompt + new) * tensor / layout.chips
 
     def training(
         layers: float, of_head: float, passes: int, weights: int, adapter: int, micro_batch: int
     ) -> tuple[Cost, Cost]:
-        """Return the work of a forward pass over all rows and of the gradients of all updates.
-
-        Weights are read once per micro-batch and pass, and gradients accumulated. Beside an adapter
-        of some parameters, the weights are frozen and have no gradient.
-        """
-        frozen = 0.0
-        if adapter:
-            frozen = 2 * c.num_layers * counting.layer_weights(c) * whole + of_head
-            layers = layers + 2 * adapter * whole
-        forward = layers + of_head
-        backward = passes * forward + again * layers - frozen
-        micro_batches = max(updates, tokens / micro_batch)
-        read = weights * size / tensor * micro_batches
-        added = 2 * F32 * (adapter or weights) / shard * micro_batches
-        return Cost(forward / layout.chips, read), Cost(backward / layout.chips, 3 * read + added)
+        work = TrainingWork(
+            layers, of_head, whole, passes, weights, adapter, max(updates, tokens / micro_batch)
+        )
+        return training_cost(config.model, c, layout, work)
 
     adapter = 0 if lora is None else count_parameters(lora, c)
     micro_batch = config.batching.max_tokens_per_micro_batch
@@ -177,7 +216,9 @@ def estimate(
             "critic update": (update, 1),
             "critic optimizer": (Cost(0.0, counting.optimizer_bytes(of_critic) / shard), updates),
         }
-    return [_work(name, cost, repeats, chip, efficiency) for name, (cost, repeats) in parts.items()]
+    return [
+        phase_work(name, cost, repeats, chip, efficiency) for name, (cost, repeats) in parts.items()
+    ]
 
 
 def sampled_group(config: TrainConfig) -> int:
@@ -185,7 +226,8 @@ def sampled_group(config: TrainConfig) -> int:
     return config.rollout.group_size + ("greedy_rewards" in advantage_of(config).requires)
 
 
-def _work(name: str, cost: Cost, repeats: float, chip: Chip | None, efficiency: float) -> Work:
+def phase_work(name: str, cost: Cost, repeats: float, chip: Chip | None, efficiency: float) -> Work:
+    """Return a phase that has some cost on one chip, repeated."""
     total = cost.total()
     seconds = None
     if chip is not None:

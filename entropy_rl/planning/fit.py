@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from entropy_rl.config.sft import SFTConfig
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.planning.chips import GiB
 from entropy_rl.planning.step import Phase
@@ -12,15 +15,14 @@ _OF_MINI_BATCH = ("log-probs", "teacher's log-probs", "update", "values", "criti
 
 
 def what_is_too_large(
-    phases: list[Phase], memory: float, config: TrainConfig, decoding: DecodingPlan
+    phases: list[Phase], memory: float, suggest: Callable[[Phase], list[str]]
 ) -> str | None:
     """Describe the phase with the highest peak if it exceeds the memory; None if all phases fit.
 
     Args:
       phases: Phases of the step.
       memory: Memory of a chip in bytes.
-      config: The config.
-      decoding: Decoding plan of the rollout.
+      suggest: Returns what may help a phase.
     """
     refused = [phase for phase in phases if phase.program.refused is not None]
     worst = max(refused or phases, key=lambda phase: phase.peak)
@@ -31,11 +33,18 @@ def what_is_too_large(
     needed = f"{_gib(worst.peak)} of {_gib(memory)} GiB of a chip"
     return (
         f"does not fit: {worst.program.name} needs {needed}; largest (GiB): {named}; "
-        f"try {_suggestion(worst, config, decoding)}"
+        f"try {'; or '.join(suggest(worst))}"
     )
 
 
-def _suggestion(worst: Phase, config: TrainConfig, decoding: DecodingPlan) -> str:
+def suggest_for_training(worst: Phase, config: TrainConfig, decoding: DecodingPlan) -> list[str]:
+    """Return what may help a phase of reinforcement learning.
+
+    Args:
+      worst: The phase.
+      config: The config.
+      decoding: Decoding plan of the rollout.
+    """
     ideas = []
     if not config.optimizer.offload and any("optimizer state" in name for name in worst.beside):
         ideas.append("--optimizer.offload true")
@@ -48,14 +57,35 @@ def _suggestion(worst: Phase, config: TrainConfig, decoding: DecodingPlan) -> st
         section, own = "batching", config.critic and config.critic.max_tokens_per_micro_batch
         if worst.program.name in ("values", "critic update") and own:
             section = "critic"
-        if getattr(config, section).max_tokens_per_micro_batch > longest:
-            ideas.append(f"a smaller {section}.max_tokens_per_micro_batch, {longest} at least")
-        if config.model.remat != "full" and worst.program.name in ("update", "critic update"):
-            ideas.append("--model.remat full")
-        ideas.append("a mesh with more devices along fsdp or tensor")
+        tokens = getattr(config, section).max_tokens_per_micro_batch
+        updates = worst.program.name in ("update", "critic update")
+        remat = config.model.remat if updates else "full"
+        ideas += _of_micro_batches(section, tokens, longest, remat)
     else:
         ideas.append("a larger mesh.tensor, or more devices along fsdp")
-    return "; or ".join(ideas)
+    return ideas
+
+
+def suggest_for_supervised(worst: Phase, config: SFTConfig) -> list[str]:
+    """Return what may help a phase of supervised training.
+
+    Args:
+      worst: The phase.
+      config: The config.
+    """
+    tokens, longest = config.batching.max_tokens_per_micro_batch, config.data.max_tokens
+    remat = config.model.remat if worst.program.name == "update" else "full"
+    ideas = _of_micro_batches("batching", tokens, longest, remat)
+    return ideas if config.model.lora is not None else [*ideas, "--model.lora.rank 16"]
+
+
+def _of_micro_batches(section: str, tokens: int, longest: int, remat: str) -> list[str]:
+    ideas = []
+    if tokens > longest:
+        ideas.append(f"a smaller {section}.max_tokens_per_micro_batch, {longest} at least")
+    if remat != "full":
+        ideas.append("--model.remat full")
+    return [*ideas, "a mesh with more devices along fsdp or tensor"]
 
 
 def _gib(size: float) -> str:

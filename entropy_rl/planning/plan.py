@@ -6,11 +6,18 @@ import dataclasses
 import sys
 from typing import Any
 
-from entropy_rl.config.plan import PlanConfig
-from entropy_rl.planning.abstract import AbstractRun, abstract_run
+from entropy_rl.config.plan import PlanConfig, PlanSFTConfig
+from entropy_rl.planning.abstract import abstract_run
 from entropy_rl.planning.devices import Devices
-from entropy_rl.planning.estimate import UPDATE_OF_POLICY, Layout, Work, estimate, step_seconds
-from entropy_rl.planning.fit import what_is_too_large
+from entropy_rl.planning.estimate import (
+    UPDATE_OF_POLICY,
+    Layout,
+    Work,
+    estimate,
+    sampled_group,
+    step_seconds,
+)
+from entropy_rl.planning.fit import suggest_for_training, what_is_too_large
 from entropy_rl.planning.shapes import Architecture
 from entropy_rl.planning.step import Step, compile_step, resident_bytes, sampler
 from entropy_rl.rollout.batching import DecodingPlan, device_memory
@@ -27,7 +34,6 @@ class Plan:
       config: The config of the run.
       devices: The target devices.
       layout: Distribution of the work over chips and hosts.
-      decoding: Decoding plan of the rollout of a host.
       memory: Memory of a chip in bytes.
       resident: Bytes of arrays kept in memory throughout, by name.
       step: The compiled programs.
@@ -35,10 +41,9 @@ class Plan:
       too_large: Description of what does not fit; None if everything fits.
     """
 
-    config: PlanConfig
+    config: PlanConfig | PlanSFTConfig
     devices: Devices
     layout: Layout
-    decoding: DecodingPlan
     memory: float
     resident: dict[str, int]
     step: Step
@@ -46,29 +51,37 @@ class Plan:
     too_large: str | None
 
     @property
-    def new_tokens(self) -> float:
-        """Assumed tokens per completion."""
-        return self.config.mean_new_tokens or self.config.rollout.max_new_tokens
+    def step_seconds(self) -> float | None:
+        """Minimum seconds of a step that trains all models; None without rates."""
+        return step_seconds(self.works)
 
     @property
-    def step_seconds(self) -> float | None:
-        """Minimum seconds of a step that updates policy and critic; None without rates."""
-        return step_seconds(self.works)
+    def run_seconds(self) -> float | None:
+        """Minimum seconds of all steps; None without rates."""
+        return None if self.step_seconds is None else self.step_seconds * self.config.steps
+
+    @property
+    def step_tokens(self) -> float:
+        """Assumed tokens of a step: of completions, or of rows in supervised training."""
+        raise NotImplementedError
+
+    def rows_text(self) -> str:
+        """Describe the rows of a step in a line."""
+        raise NotImplementedError
+
+    def assumption_text(self) -> str:
+        """Describe the assumed lengths."""
+        raise NotImplementedError
 
     def totals(self) -> dict[str, float]:
         """Return seconds, tokens per second, hours and chip-hours; empty without rates."""
         seconds = self.step_seconds
         if seconds is None:
             return {}
-        # In the warm-up of a critic the policy is not updated.
-        critic, steps = self.config.critic, self.config.steps
-        alone = 0 if critic is None else min(critic.warmup_steps, steps)
-        of_policy = sum(work.seconds for work in self.works if work.name in UPDATE_OF_POLICY)
-        hours = (seconds * steps - of_policy * alone) / _SECONDS_PER_HOUR
-        tokens = self.config.rollout.prompts * self.config.rollout.group_size * self.new_tokens
+        hours = self.run_seconds / _SECONDS_PER_HOUR
         return {
             "step_seconds": seconds,
-            "tokens_per_second": tokens / seconds,
+            "tokens_per_second": self.step_tokens / seconds,
             "hours": hours,
             "chip_hours": hours * self.layout.chips,
         }
@@ -95,13 +108,10 @@ class Plan:
             "max_tokens_per_micro_batch": self.config.batching.max_tokens_per_micro_batch,
             "chip": self.devices.chip and self.devices.chip._asdict(),
             "memory": self.memory,
-            "decoding": self.decoding._asdict(),
             "resident": self.resident,
-            "cache": self.step.cache,
             "process": self.step.process,
             "programs": phases,
             "work": [dataclasses.asdict(work) for work in self.works],
-            "new_tokens": self.new_tokens,
             "efficiency": self.config.efficiency,
             "steps": self.config.steps,
             **self.totals(),
@@ -110,12 +120,63 @@ class Plan:
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainPlan(Plan):
+    """Plan of reinforcement learning.
+
+    Attributes:
+      decoding: Decoding plan of the rollout of a host.
+    """
+
+    decoding: DecodingPlan
+
+    @property
+    def new_tokens(self) -> float:
+        """Assumed tokens per completion."""
+        return self.config.mean_new_tokens or self.config.rollout.max_new_tokens
+
+    @property
+    def step_tokens(self) -> float:
+        """Assumed tokens of the completions of a step."""
+        return self.config.rollout.prompts * self.config.rollout.group_size * self.new_tokens
+
+    @property
+    def run_seconds(self) -> float | None:
+        """Minimum seconds of all steps; in the warm-up of a critic the policy is not updated."""
+        if self.step_seconds is None:
+            return None
+        critic, steps = self.config.critic, self.config.steps
+        alone = 0 if critic is None else min(critic.warmup_steps, steps)
+        of_policy = sum(work.seconds for work in self.works if work.name in UPDATE_OF_POLICY)
+        return self.step_seconds * steps - of_policy * alone
+
+    def rows_text(self) -> str:
+        """Describe the rollout of a host in a line."""
+        rows = self.layout.local_prompts * sampled_group(self.config)
+        return (
+            f"rollout of a host: {rows} rows, {self.decoding.slots} decoding slots, "
+            f"prompts of {self.config.rollout.max_prompt_tokens} tokens"
+        )
+
+    def assumption_text(self) -> str:
+        """Describe the assumed completions."""
+        return f"every completion has {self.new_tokens:g} tokens"
+
+    def to_plain(self) -> dict[str, Any]:
+        """Convert to plain values for JSON."""
+        return super().to_plain() | {
+            "decoding": self.decoding._asdict(),
+            "cache": self.step.cache,
+            "new_tokens": self.new_tokens,
+        }
+
+
 def say(line: str) -> None:
     """Print a line of progress to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
-def make_plan(config: PlanConfig, architecture: Architecture, devices: Devices) -> Plan:
+def make_plan(config: PlanConfig, architecture: Architecture, devices: Devices) -> TrainPlan:
     """Compile the programs of a run and count its work.
 
     Raises:
@@ -123,8 +184,11 @@ def make_plan(config: PlanConfig, architecture: Architecture, devices: Devices) 
     """
     run, memory = abstract_run(config, architecture, devices), chip_memory(devices)
     programs, decoding = sampler(run, memory)
-    step, layout = compile_step(run, programs, decoding, say), layout_of(run)
-    return Plan(
+    step, layout = (
+        compile_step(run, programs, decoding, say),
+        Layout.of(run.mesh, run.local_chips, run.local_prompts),
+    )
+    return TrainPlan(
         config=config,
         devices=devices,
         layout=layout,
@@ -133,7 +197,9 @@ def make_plan(config: PlanConfig, architecture: Architecture, devices: Devices) 
         resident=resident_bytes(run),
         step=step,
         works=work_of(config, architecture, layout, decoding, devices),
-        too_large=what_is_too_large(step.phases, memory, config, decoding),
+        too_large=what_is_too_large(
+            step.phases, memory, lambda phase: suggest_for_training(phase, config, decoding)
+        ),
     )
 
 
@@ -142,12 +208,6 @@ def chip_memory(devices: Devices) -> float:
     if devices.chip is not None:
         return devices.chip.hbm
     return device_memory(devices.all) / len(devices.all)
-
-
-def layout_of(run: AbstractRun) -> Layout:
-    """Return the layout of a run."""
-    sizes = {"data": 1, "fsdp": 1, "tensor": 1} if run.mesh is None else dict(run.mesh.shape)
-    return Layout(**sizes, local_chips=run.local_chips, local_prompts=run.local_prompts)
 
 
 def work_of(

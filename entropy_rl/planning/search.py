@@ -18,7 +18,7 @@ from entropy_rl.planning.chips import GiB
 from entropy_rl.planning.counting import F32
 from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.estimate import Layout, step_seconds
-from entropy_rl.planning.plan import Plan, chip_memory, layout_of, make_plan, say, work_of
+from entropy_rl.planning.plan import TrainPlan, chip_memory, make_plan, say, work_of
 from entropy_rl.planning.shapes import Architecture
 from entropy_rl.planning.step import sampler
 from entropy_rl.report.terminal import aligned
@@ -40,7 +40,7 @@ class Candidate(NamedTuple):
     layout: Layout
 
 
-def search(config: PlanConfig, architecture: Architecture, devices: Devices) -> list[Plan]:
+def search(config: PlanConfig, architecture: Architecture, devices: Devices) -> list[TrainPlan]:
     """Compile the `config.search` candidates that are fastest by their shapes and seem to fit.
 
     Returns:
@@ -61,7 +61,7 @@ def search(config: PlanConfig, architecture: Architecture, devices: Devices) -> 
         except ValueError as error:
             refused.append(str(error))
             continue
-        layout = layout_of(run)
+        layout = Layout.of(run.mesh, run.local_chips, run.local_prompts)
         if rough_bytes(candidate, architecture, layout) > memory:
             continue
         decoding = sampler(run, memory)[1]
@@ -125,7 +125,7 @@ def rough_bytes(config: PlanConfig, architecture: Architecture, layout: Layout) 
     return state + config.batching.max_tokens_per_micro_batch * activations + _HEAD_BYTES
 
 
-def search_text(plans: list[Plan]) -> str:
+def search_text(plans: list[TrainPlan]) -> str:
     """Format the compiled candidates as a table."""
     rows = [("data x fsdp x tensor, tokens per micro-batch", "peak GiB", "s per step", "")]
     for plan in plans:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from entropy_rl.config.lora import LoraConfig
-from entropy_rl.config.plan import PlanConfig
+from entropy_rl.config.plan import PlanConfig, PlanSFTConfig
 from entropy_rl.config.values import unknown
 from entropy_rl.models import DecoderConfig, read_config
 from entropy_rl.models.lora import LoraSpec, check_rank, lora_spec
@@ -78,14 +78,23 @@ def find_architecture(config: PlanConfig) -> Architecture:
     Raises:
       ValueError: If a model has neither a config.json nor a shape.
     """
-    policy, critic = _find("model", config.model.path, "shape", config.shape), config.critic
-    spec = _find_adapter(config.model.lora, policy)
+    (policy, spec), critic = find_policy(config), config.critic
     of_critic, of_teacher = critic and policy, None
     if critic is not None and critic.path is not None:
         of_critic = _find("critic", critic.path, "critic_shape", config.critic_shape)
     if config.teacher is not None:
         of_teacher = _find("teacher", config.teacher.path, "teacher_shape", config.teacher_shape)
     return Architecture(policy, of_critic, spec, of_teacher)
+
+
+def find_policy(config: PlanConfig | PlanSFTConfig) -> tuple[DecoderConfig, LoraSpec | None]:
+    """Return the architecture of the model of a config, and of its adapter or None.
+
+    Raises:
+      ValueError: If it has neither a config.json nor a shape.
+    """
+    policy = _find("model", config.model.path, "shape", config.shape)
+    return policy, _find_adapter(config.model.lora, policy)
 
 
 def _find_adapter(config: LoraConfig | None, decoder: DecoderConfig) -> LoraSpec | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -17,6 +17,9 @@ from entropy_rl.rollout.batching import DecodingPlan, column_counts, row_counts
 from entropy_rl.rollout.programs import Programs
 from entropy_rl.rollout.state import Sampling
 from entropy_rl.types import TrainState
+
+# The resident arrays of which a phase may take a part.
+MINI_BATCHES = "mini-batches"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +89,7 @@ def resident_bytes(run: AbstractRun) -> dict[str, int]:
     parts = {
         "parameters": tree_bytes(run.model.params),  # with the frozen ones
         "optimizer state": tree_bytes(run.state.opt_state),
-        "mini-batches": updates * tree_bytes(run.batch),
+        MINI_BATCHES: updates * tree_bytes(run.batch),
         "decoding parameters": tree_bytes(run.decode_params()),
     }
     if run.state.critic is not None:
@@ -95,10 +98,71 @@ def resident_bytes(run: AbstractRun) -> dict[str, int]:
     if run.teacher is not None:
         parts["teacher"] = tree_bytes(run.teacher)
     if run.programs.replay is not None:  # rows like those of the mini-batches
-        parts["kept completions"] = run.programs.replay.rules.rollouts * parts["mini-batches"]
+        parts["kept completions"] = run.programs.replay.rules.rollouts * parts[MINI_BATCHES]
     if run.config.loss.kl_coef:
         parts["reference parameters"] = tree_bytes(run.state.params)
     return parts
+
+
+class Phases:
+    """Compiled phases of a step, in order.
+
+    Args:
+      resident: Name -> bytes of the arrays that a run keeps on a device.
+      say: Prints a line of progress.
+      elsewhere: Names of those that are in the memory of the host.
+    """
+
+    def __init__(
+        self,
+        resident: dict[str, int],
+        say: Callable[[str], None],
+        elsewhere: Collection[str] = (),
+    ):
+        self.compiled: list[Phase] = []
+        self._resident, self._say, self._elsewhere = resident, say, elsewhere
+
+    def add(self, name: str, lowered: Any, arguments: dict[str, Any], *absent: str) -> Any:
+        """Compile a phase and return its results as shapes; None if it is too large.
+
+        Args:
+          name: Display name.
+          lowered: The program, from `jax.jit(...).lower`.
+          arguments: The shapes it was lowered for, by name.
+          *absent: Names of resident arrays that are not in memory beside it: its arguments, and
+            what a run frees before.
+        """
+        program, places = compile_program(name, lowered, arguments)
+        self._say(f"compiled in {program.seconds:.0f} s: {name}")
+        gone = {*absent, *self._elsewhere}
+        beside = {part: size for part, size in self._resident.items() if part not in gone}
+        if "batch" in arguments and MINI_BATCHES in beside:  # one of them is an argument
+            beside[MINI_BATCHES] -= tree_bytes(arguments["batch"])
+        self.compiled.append(Phase(program, beside))
+        return None if places is None else _at(lowered.out_info, places)
+
+    def add_process(self, state: TrainState, absent: Collection[str], local_chips: int) -> int:
+        """Add what is only where the memory of a device is that of the host: the write of a
+        checkpoint, and beside every phase the process.
+
+        Args:
+          state: The state.
+          absent: Names of resident arrays that are parts of it, or that a run frees before.
+          local_chips: Devices that share the memory.
+
+        Returns:
+          Bytes of the process per device.
+        """
+        beside = {part: size for part, size in self._resident.items() if part not in absent}
+        self.compiled.append(Phase(_checkpoint(state), beside))
+        # Planning has loaded and compiled what a run does, and has no arrays.
+        trim_heap()
+        process = process_bytes() // local_chips
+        self.compiled = [
+            dataclasses.replace(phase, beside=phase.beside | {"process": process})
+            for phase in self.compiled
+        ]
+        return process
 
 
 def compile_step(
@@ -115,29 +179,13 @@ def compile_step(
     Returns:
       The step, without phases that depend on a program that is too large.
     """
-    phases: list[Phase] = []
-    resident = resident_bytes(run)
     # Its log-probs and values are computed before it has them.
     new_batch = run.batch.replace(ref_log_probs=None, values=None, rollout_advantages=None)
 
     moments = ("optimizer state", "critic's optimizer state")
-    elsewhere = moments if run.config.optimizer.offload else ()  # until the updates
-
-    def add(name: str, lowered: Any, arguments: dict[str, Any], *absent: str) -> Any:
-        """Compile a phase and return its results as shapes.
-
-        `absent` names resident arrays that are not in memory while it runs.
-        """
-        program, places = compile_program(name, lowered, arguments)
-        say(f"compiled in {program.seconds:.0f} s: {name}")
-        beside = {
-            part: size for part, size in resident.items() if part not in (*absent, *elsewhere)
-        }
-        if "batch" in arguments:  # one of them is an argument
-            beside["mini-batches"] -= tree_bytes(arguments["batch"])
-        phases.append(Phase(program, beside))
-        return None if places is None else _at(lowered.out_info, places)
-
+    # Until the updates.
+    phases = Phases(resident_bytes(run), say, moments if run.config.optimizer.offload else ())
+    add = phases.add
     params, of_sampler = run.model.params, "decoding parameters"
     cast = run.model.placement.make_cast(run.model.policy)
     add("weight sync", cast.lower(params), {"params": params}, "parameters", of_sampler)
@@ -170,17 +218,9 @@ def compile_step(
     if critic is not None:
         add("critic update", of_critic.update.lower(*asked), arguments, *absent)
     process = None
-    if run.devices.chip is None:  # the memory of the host
-        beside = {part: size for part, size in resident.items() if part not in absent}
-        phases.append(Phase(_checkpoint(run.state), beside))
-        # Planning has loaded and compiled what a run does, and has no arrays.
-        trim_heap()
-        process = process_bytes() // run.local_chips
-        phases = [
-            dataclasses.replace(phase, beside=phase.beside | {"process": process})
-            for phase in phases
-        ]
-    return Step(phases, cache, process)
+    if run.devices.chip is None:
+        process = phases.add_process(run.state, absent, run.local_chips)
+    return Step(phases.compiled, cache, process)
 
 
 def _checkpoint(state: TrainState) -> Program:

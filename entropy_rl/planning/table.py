@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from entropy_rl.planning.chips import GiB
-from entropy_rl.planning.estimate import sampled_group
 from entropy_rl.planning.plan import Plan
 from entropy_rl.report.terminal import aligned
 
@@ -16,8 +15,7 @@ def plan_text(plan: Plan) -> str:
 
 
 def _head(plan: Plan) -> str:
-    layout, decoding, chip = plan.layout, plan.decoding, plan.devices.chip
-    rollout = plan.config.rollout
+    layout, chip = plan.layout, plan.devices.chip
     rates = "rates not known"
     if chip is not None:
         rates = f"{chip.flops / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:.0f} GB/s ({chip.source})"
@@ -26,9 +24,7 @@ def _head(plan: Plan) -> str:
             f"{plan.devices.name}: {layout.chips} chips, {plan.devices.hosts} hosts; "
             f"mesh data {layout.data} x fsdp {layout.fsdp} x tensor {layout.tensor}",
             f"of a chip: {plan.memory / GiB:.2f} GiB, {rates}",
-            f"rollout of a host: {layout.local_prompts * sampled_group(plan.config)} rows, "
-            f"{decoding.slots} decoding slots, "
-            f"prompts of {rollout.max_prompt_tokens} tokens",
+            plan.rows_text(),
         ]
     )
 
@@ -93,7 +89,7 @@ def _work(plan: Plan) -> str:
 
 def _totals(plan: Plan) -> str:
     efficiency, steps = plan.config.efficiency, plan.config.steps
-    assumed = f"every completion has {plan.new_tokens:g} tokens; {efficiency:.0%} of the peak rates"
+    assumed = f"{plan.assumption_text()}; {efficiency:.0%} of the peak rates"
     totals = plan.totals()
     if not totals:
         return f"no estimate of time: say --chip; {assumed}"

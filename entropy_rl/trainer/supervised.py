@@ -72,14 +72,16 @@ class SupervisedSetup:
         )
 
     @functools.cached_property
-    def _validate(self) -> Callable[[Params, SupervisedBatch], Any]:
+    def validation_sums(self) -> Callable[[Params, SupervisedBatch], Any]:
+        """The compiled sums of the validation loss of a batch."""
         config, model = self.config, self.model
         loss, settings = preference_loss(config), _pass_settings(config, model.placement)
         make = functools.partial(make_validation, loss=loss, settings=settings)
         return on_base(make, model.policy, model.base)
 
     @functools.cached_property
-    def _stats(self) -> Callable[[Params, Any], tuple[jax.Array, jax.Array]]:
+    def stats(self) -> Callable[[Params, Any], tuple[jax.Array, jax.Array]]:
+        """The compiled log-probs of a batch, which the reference policy needs."""
         settings = _pass_settings(self.config, self.model.placement)
         return jax.jit(make_stats_pass(self.model.policy, settings))
 
@@ -92,7 +94,7 @@ class SupervisedSetup:
         batch = self.model.placement.put_rows(batch)
         if not self.has_reference:
             return batch
-        return batch.replace(ref_log_probs=self._stats(self.model.params, batch)[0])
+        return batch.replace(ref_log_probs=self.stats(self.model.params, batch)[0])
 
     def validate(self, params: Params) -> dict[str, float]:
         """Return the validation loss, and with pairs the metrics of their rewards.
@@ -100,7 +102,9 @@ class SupervisedSetup:
         Args:
           params: `TrainState.params`.
         """
-        found = jax.device_get([self._validate(params, batch) for batch in self._put_validation])
+        found = jax.device_get(
+            [self.validation_sums(params, batch) for batch in self._put_validation]
+        )
         divisor = float(np.sum([count for _, count in found], dtype=np.float64))
         return {
             f"validation/{name}": float(np.sum([s[name] for s, _ in found], dtype=np.float64))

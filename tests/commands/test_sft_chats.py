@@ -15,7 +15,14 @@ from run_records import assert_same_run, lines_of, state_of
 from tiny_runs import LUCK, ROOT, run, save_tiny_model, write_yaml
 
 from entropy_rl.cli.main import main
+from entropy_rl.cli.parse import parse_config
+from entropy_rl.config.plan import PlanSFTConfig
+from entropy_rl.config.sft import SFTConfig
+from entropy_rl.planning.devices import virtual_devices
+from entropy_rl.planning.shapes import find_policy
+from entropy_rl.planning.supervised import abstract_setup, resident_bytes
 from entropy_rl.runs.load_model import load_model
+from entropy_rl.trainer.chat_setup import set_up_chats
 
 STEPS = 6
 SFT = {
@@ -107,6 +114,47 @@ def test_a_run_that_is_killed_ends_as_one_that_never_was(at_work, here, capsys, 
     assert main(sft(config, f"killed_{config}")) == 0
     assert f"resuming killed_{config} after step 2 of 6\n" in capsys.readouterr().err
     assert_same_run(at_work / f"whole_{config}", at_work / f"killed_{config}", least=10)
+
+
+@pytest.mark.parametrize("config", ["chats", "pairs", "lora"])
+def test_the_planned_programs_are_those_that_run(at_work, here, config):
+    """Update and validation, operation by operation, and the bytes of all that is kept."""
+    given = ["--config", f"{config}.yaml", "--run.directory", "planned"]
+    setup = set_up_chats(parse_config(SFTConfig, "sft", given))
+    batch = setup.put(setup.batch(0))
+    target = ["--devices", "1", "--data.max_tokens", str(batch.ids.shape[1])]
+    planned = parse_config(PlanSFTConfig, "plan-sft", [*given, *target])
+    abstract, rows = abstract_setup(planned, find_policy(planned), virtual_devices(1, None))
+    for of_plan, of_run in (
+        (abstract.update.lower(abstract.start, rows), setup.update.lower(setup.start, batch)),
+        (
+            abstract.validation_sums.lower(abstract.start.params, rows),
+            setup.validation_sums.lower(setup.start.params, batch),
+        ),
+    ):
+        # Arguments that are no arrays yet have other annotations.
+        lines = [
+            [
+                line
+                for line in lowered.as_text().splitlines()
+                if "@main(" not in line and "sdy.mesh" not in line
+            ]
+            for lowered in (of_plan, of_run)
+        ]
+        assert lines[0] == lines[1] and len(lines[0]) > 100
+    kept = resident_bytes(abstract, rows)
+    size = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))  # noqa: E731
+    assert kept["optimizer state"] == size(setup.start.opt_state)
+    assert kept["rows of a step"] == kept["validation rows"] == size(batch)
+    assert kept["parameters"] == size(setup.model.params_with(setup.start.params))
+    assert (
+        kept.get("reference parameters")
+        == {
+            "chats": None,
+            "pairs": size(setup.model.params),
+            "lora": size(setup.start.params),  # and the base, which is that of the adapter
+        }[config]
+    )
 
 
 def test_a_run_is_exported_and_loaded_like_any_other(at_work, here):

@@ -417,7 +417,7 @@ def test_the_least_time_of_a_step_is_that_counted_by_hand(directory):
 def test_greedy_rows_cost_what_other_rows_cost_to_sample_and_nothing_to_train_on():
     from entropy_rl.cli.parse import parse_config
     from entropy_rl.config.plan import PlanConfig
-    from entropy_rl.planning.plan import Plan
+    from entropy_rl.planning.plan import TrainPlan
     from entropy_rl.planning.table import plan_text
 
     recipe = str(ROOT / "configs/qwen2_5_7b_grpo_entropy.yaml")
@@ -438,7 +438,8 @@ def test_greedy_rows_cost_what_other_rows_cost_to_sample_and_nothing_to_train_on
         works = estimate(
             config, Architecture(SHAPES["qwen2.5-7b"]), layout, decoding, 8192, chip, 1.0
         )
-        of_plan = Plan(config, devices, layout, decoding, chip.hbm, {}, Step([], None), works, None)
+        step = Step([], None)
+        of_plan = TrainPlan(config, devices, layout, chip.hbm, {}, step, works, None, decoding)
         return {work.name: work for work in works}, plan_text(of_plan)
 
     (greedy, text), (two, _), (one, _) = (
