@@ -66,7 +66,7 @@ class EpisodesConfig:
       workers: Processes that run environments.
       deadline_s: CPU seconds for one step of an environment. A step that takes longer ends its
         episode without a judgement.
-      memory_gib: Address space of such a process, in GiB.
+      memory_gib: Address space of a worker process, in GiB.
     """
 
     max_turns: int = 8
@@ -98,7 +98,8 @@ class TaskConfig:
         `textarena`, `tools`, `two_prompts`, or your own class as `module:Class`.
       args: Keyword arguments of the task.
       train_split: Split of the training prompts.
-      episodes: Of an environment, a task with `reset` and `step`; null for the defaults.
+      episodes: Limits of the episodes of an environment (a task with `reset` and `step`); null for
+        the defaults.
     """
 
     name: str

@@ -24,9 +24,11 @@ class LossConfig:
       surrogate: Surrogate objective, as {name: FUNCTION, ARGUMENT: VALUE, ...}; see
         docs/methods.md.
       token_weights: Token masks and weights of the loss, each as {name: FUNCTION, ...}.
-      aggregation: Reduction of the token losses.
+      aggregation: Reduction of the token losses: `token-mean` over all tokens of the mini-batch
+        (DAPO), `sequence-mean` over completions of their means (GRPO), or `constant`, the sum
+        divided by completions times max_new_tokens (Dr. GRPO).
       kl_coef: Weight of the KL penalty toward the starting policy; 0 for none.
-      kl_estimator: Estimator of the KL divergence.
+      kl_estimator: Estimator of the KL divergence; see docs/methods.md.
       entropy_coef: Weight of an entropy bonus with gradient through the entropy (the max-entropy
         baseline; not the entropy-shaped advantage): a number, or a controller as {name: FUNCTION,
         ARGUMENT: VALUE, ...}.
@@ -190,7 +192,7 @@ class TrainConfig:
         none.
       replay: Replay buffer: updates on completions of earlier rollouts, as {name: FUNCTION,
         ARGUMENT: VALUE, ...}; null for none. See docs/methods.md.
-      curriculum: Choice of the problems of a step by what was recorded of earlier ones, as {name:
+      curriculum: Choice of the problems of a step from the results of earlier steps, as {name:
         FUNCTION, ARGUMENT: VALUE, ...}; null for a seeded order. See docs/guides/mixtures.md.
       teacher: The teacher, for its divergence in the loss (top_k), or for an advantage that reads
         its log-probs, {name: on_policy_distillation}; null for none. See
