@@ -16,8 +16,9 @@ class ModelConfig:
 
     Args:
       path: A Hugging Face directory (config.json, *.safetensors, tokenizer), an id of the hub as
-        `NAMESPACE/NAME` or `NAMESPACE/NAME@REVISION`, or `asset:NAME` for a model that ships with
-        the package (countdown) or is converted from another (smollm2).
+        `NAMESPACE/NAME` or `NAMESPACE/NAME@REVISION`, the directory of a run (its newest
+        checkpoint), or `asset:NAME` for a model that ships with the package (countdown) or is
+        converted from another package (smollm2).
       compute_dtype: Dtype of activations and decoding weights. Master weights, logits, log-probs,
         entropies and norms are always float32.
       remat: Rematerialization in the backward pass: `none` uses the most memory; `dots` recomputes
