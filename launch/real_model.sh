@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a real language model, trained and reported on, in 30 CPU-minutes: on 2 idle CPU
-# cores about 25 minutes (docs/smollm2.md):
+# cores about 20 minutes (docs/smollm2.md):
 #   1. SmolLM2-135M-Instruct (asset:smollm2) answers a question of the arithmetic task;
 #   2. GRPO with the entropy-shaped advantage, with Pass@K before and after;
 #   3. the trained model answers word problems, and the entropies of its words are compared;
@@ -19,7 +19,7 @@ stage 1 "SmolLM2 answers a question; the first start converts its weights: about
 entropy-rl sample asset:smollm2 --task.name arithmetic --problem 0 --temperature 0 \
     --max_new_tokens 56
 
-stage 2 "GRPO with the entropy-shaped advantage, 20 steps: about 20 minutes"
+stage 2 "GRPO with the entropy-shaped advantage, 20 steps: about 15 minutes"
 entropy-rl train --config configs/real_model.yaml --run.directory "$directory/train"
 
 stage 3 "word problems, and which words are uncertain: about 3 minutes"
