@@ -98,7 +98,7 @@ def resident_bytes(run: AbstractRun) -> dict[str, int]:
     if run.teacher is not None:
         parts["teacher"] = tree_bytes(run.teacher)
     if run.programs.replay is not None:  # rows like those of the mini-batches
-        parts["kept completions"] = run.programs.replay.rules.rollouts * parts[MINI_BATCHES]
+        parts["replay buffer"] = run.programs.replay.rules.rollouts * parts[MINI_BATCHES]
     if run.config.loss.kl_coef:
         parts["reference parameters"] = tree_bytes(run.state.params)
     return parts

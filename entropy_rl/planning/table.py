@@ -46,7 +46,7 @@ def _memory(plan: Plan) -> str:
             "temporaries",
             "beside",
             "peak",
-            "share of HBM",
+            "fraction of HBM",
         )
     ]
     for phase in plan.step.phases:

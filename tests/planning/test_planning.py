@@ -162,7 +162,7 @@ def test_every_program_is_there_with_arguments_that_are_those_of_its_shapes(plan
     assert state <= update["aliased"] + 8
     assert update["beside"]["mini-batches"] == batch
     # Room for three rollouts of completions, of two mini-batches each.
-    assert update["beside"]["kept completions"] == resident["kept completions"] == 3 * 2 * batch
+    assert update["beside"]["replay buffer"] == resident["replay buffer"] == 3 * 2 * batch
     assert update["peak"] == update["arguments"] + update["outputs"] - update["aliased"] + update[
         "temporaries"
     ] + sum(update["beside"].values())
