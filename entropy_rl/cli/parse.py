@@ -19,6 +19,7 @@ import yaml
 
 from entropy_rl.cli.dotted import item_type, put, type_at, value_at
 from entropy_rl.cli.help import config_help, positional_fields, positional_names
+from entropy_rl.cli.other_verbs import verbs_of
 from entropy_rl.cli.yaml_text import load_yaml
 from entropy_rl.config.checks import shown
 from entropy_rl.config.files import error_text, require_file
@@ -229,6 +230,9 @@ def _read_file(cls: type, file: Path) -> dict[str, Any]:
     own = {field.name for field in dataclasses.fields(cls)}
     others = {f.name for other in getattr(cls, "ALSO_READS", ()) for f in dataclasses.fields(other)}
     content = {name: value for name, value in content.items() if name in own or name not in others}
+    if not content.keys() <= own and (verbs := verbs_of(content.keys())):
+        names = ", ".join(f"`{verb}`" for verb in verbs)
+        raise ValueError(f"{file}: must be a config of this verb, got one of {names}")
     return _check(cls, [], cls, content, f"{file}: ")
 
 

@@ -53,8 +53,14 @@ def here(workspace, monkeypatch) -> Path:
         (["train", "--config", "study/tinny"], "--config: ... (did you mean 'study/tiny'?)"),
         (
             ["train", "--config", "countdown_evaluate"],
-            "...countdown_evaluate.yaml: max_prompt_tokens: must ",
+            "...countdown_evaluate.yaml: must be a config of this verb, got one of `evaluate`",
         ),
+        (
+            ["plan", "--config", "smollm2_sft", "--devices", "1"],
+            "...smollm2_sft.yaml: must be a config of this verb, got one of `sft`, `plan-sft`",
+        ),
+        (["sample", "--config", "real_model"], "... verb, got one of `train`, `plan`"),
+        (["train", "--config", "study/tiny"], "... verb, got one of `study`"),
         (["train"], "no --config FILE: missing: seed, steps, "),
         (["train", "--print_config", "--steps", "3"], None),
         # An option before the file.
