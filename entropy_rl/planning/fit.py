@@ -73,10 +73,13 @@ def suggest_for_supervised(worst: Phase, config: SFTConfig) -> list[str]:
       worst: The phase.
       config: The config.
     """
-    tokens, longest = config.batching.max_tokens_per_micro_batch, config.data.max_tokens
-    remat = config.model.remat if worst.program.name == "update" else "full"
-    ideas = _of_micro_batches("batching", tokens, longest, remat)
-    return ideas if config.model.lora is not None else [*ideas, "--model.lora.rank 16"]
+    ideas = []
+    if worst.program.name != "checkpoint":
+        tokens, longest = config.batching.max_tokens_per_micro_batch, config.data.max_tokens
+        remat = config.model.remat if worst.program.name == "update" else "full"
+        ideas += _of_micro_batches("batching", tokens, longest, remat)
+    lora = "a section model.lora, which trains an adapter of frozen parameters"
+    return [*ideas, lora] if config.model.lora is None else ideas or ["more memory"]
 
 
 def _of_micro_batches(section: str, tokens: int, longest: int, remat: str) -> list[str]:

@@ -118,6 +118,14 @@ def abstract_setup(
     optimizer = make_optimizer(config.optimizer, config.steps)
     start = jax.eval_shape(lambda params: init_state(params, optimizer), model.trained)
     has_reference = loss is not None and loss.needs_reference
+    shape = _rows(config), config.longest
+    f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
+    batch = SupervisedBatch(
+        jax.ShapeDtypeStruct(shape, jnp.int32),
+        f32(*shape),
+        f32(shape[0], shape[1] - 1) if has_reference else None,
+    )
+    batch = at(devices, mesh, batch, None if mesh is None else model.placement.of_rows())
     setup = SupervisedSetup(
         config=config,
         model=model,
@@ -127,14 +135,7 @@ def abstract_setup(
         start=place(devices, model.placement, start),
         has_reference=has_reference,
     )
-    shape = _rows(config), config.longest
-    f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
-    batch = SupervisedBatch(
-        jax.ShapeDtypeStruct(shape, jnp.int32),
-        f32(*shape),
-        f32(shape[0], shape[1] - 1) if has_reference else None,
-    )
-    return setup, at(devices, mesh, batch, None if mesh is None else model.placement.of_rows())
+    return setup, batch
 
 
 def resident_bytes(setup: SupervisedSetup, batch: SupervisedBatch) -> dict[str, int]:

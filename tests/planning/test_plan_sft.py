@@ -109,7 +109,8 @@ def test_what_does_not_fit_comes_with_what_may_help(here, capsys, monkeypatch):
     assert line.startswith("entropy-rl plan-sft: does not fit: update needs ")
     assert line.endswith(
         "try a smaller batching.max_tokens_per_micro_batch, 64 at least; or --model.remat full; "
-        "or a mesh with more devices along fsdp or tensor; or --model.lora.rank 16"
+        "or a mesh with more devices along fsdp or tensor; or a section model.lora, which trains "
+        "an adapter of frozen parameters"
     )
 
 
