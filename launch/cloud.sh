@@ -1,14 +1,14 @@
-# shellcheck shell=bash Sourced by the scripts that talk to a cloud or a cluster: messages, quoting,
-# running or printing commands. It makes no environment and writes no file. Exit codes are those of
-# entropy-rl: 2 bad input, 1 the machine said no.
+# shellcheck shell=bash Sourced by the scripts for clouds and clusters: messages, quoting, and
+# running or printing commands. It creates no environment and writes no file. Exit codes are those
+# of entropy-rl: 2 for bad input, 1 for other failures.
 set -euo pipefail
 
 DRY_RUN=0
-TRIES="${TRIES:-5}"  # of a command that may fail for a while
+TRIES="${TRIES:-5}"  # for a command that may fail temporarily
 PAUSE="${PAUSE:-10}" # seconds before the second try; doubled each time, 300 at most
 
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
-# What was achieved, which a dry run has not.
+# A message about something done; none in a dry run.
 tell() { if [ "$DRY_RUN" = 0 ]; then say "$@"; fi; }
 die() { say "$*" && exit 2; }
 give_up() { say "$*" && exit 1; }
@@ -16,7 +16,7 @@ give_up() { say "$*" && exit 1; }
 # The comment at the head of the script.
 usage() { awk 'NR > 1 { if (!/^#( |$)/) exit; sub(/^# ?/, ""); print }' "$0"; }
 
-# take_options "$@": --help, and --dry-run; REST is what comes behind them.
+# take_options "$@": handles --help and --dry-run; sets REST to the other arguments.
 take_options() {
     while (($# > 0)); do
         case "$1" in
@@ -28,7 +28,7 @@ take_options() {
     REST=("$@")
 }
 
-# Words as a shell takes them back, whatever is in them; those that need no quotes get none.
+# Quotes words for a shell, where they need quotes.
 quote() {
     local word line=""
     for word in "$@"; do

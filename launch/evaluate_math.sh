@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Pass@K of a model or a run on the paper's four sets, with as many samples as its largest K:
 #   bash launch/evaluate_math.sh MODEL OUTPUT [--dotted.path VALUE ...]
-# Each set gets a directory in OUTPUT. What was interrupted goes on when the command is repeated.
+# Each set gets a directory in OUTPUT. The same command resumes after an interruption.
 if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then
     source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 fi
@@ -9,7 +9,7 @@ if [ $# -lt 2 ]; then
     echo "usage: bash launch/evaluate_math.sh MODEL OUTPUT [--dotted.path VALUE ...]" >&2
     exit 2
 fi
-# Paths are those of the caller; what is no path, such as asset:NAME, is left alone.
+# Paths are relative to the caller's directory; other models, such as asset:NAME, are left as they are.
 model="$1" output="$(realpath -m "$2")"
 if [ -e "$model" ]; then model="$(realpath "$model")"; fi
 shift 2

@@ -1,19 +1,18 @@
 #!/usr/bin/env bash
-# One training in several processes on this machine, each with CPU devices of its own: what a pod
-# does, to try on a laptop. The settings are those of `entropy-rl train`:
+# Train in several processes on this machine, each with its own CPU devices, as on the hosts of a pod.
+# The settings are those of `entropy-rl train`:
 #
 #   local_multiprocess.sh [--processes N] [--devices D] [--logs DIR] [--dry-run] SETTINGS
 #   local_multiprocess.sh --processes 2 --devices 2 --config configs/countdown_grpo_entropy.yaml \
 #       --run.directory runs/two --mesh.fsdp -1
 #
-#   --processes N   2 if not said
-#   --devices D     of each process, 2 if not said
-#   --logs DIR      one file per process; a new directory in /tmp if not said
+#   --processes N   by default 2
+#   --devices D     devices of each process, by default 2
+#   --logs DIR      for one log file per process; by default a new directory in /tmp
 #
-# SIGTERM and Ctrl-C go to every process: they save and end, and the same command resumes. If a
-# process dies by itself, the others are ended: SIGTERM, and SIGKILL after GRACE seconds (30). The
-# exit code is that of the worst: 2, then any other failure, then 128 + the signal that was asked
-# for, then 0.
+# SIGTERM and Ctrl-C go to every process: they save and exit, and the same command resumes. If a
+# process dies, the others get SIGTERM, and SIGKILL after GRACE seconds (30). The exit code is 2 if a
+# process reports bad input, or else that of a failed process, 128 + the signal received, or 0.
 
 # shellcheck source=launch/cloud.sh
 source "$(dirname "${BASH_SOURCE[0]}")/cloud.sh"

@@ -1,32 +1,32 @@
 #!/usr/bin/env bash
-# A run on a TPU slice of Google Cloud, from this machine:
+# Train on a TPU slice of Google Cloud, controlled from this machine:
 #
-#   tpu_pod.sh create [--spot] [GCLOUD FLAGS]   asks for the slice and waits until it is there
-#   tpu_pod.sh setup                            puts this checkout's commit and its environment on every worker
-#   tpu_pod.sh run [--new] [SETTINGS]           trains, and watches: restarts what dies, also after a preemption
-#   tpu_pod.sh status                           the slice, and the process on each worker
-#   tpu_pod.sh logs [--worker N]                follows the output of a worker, 0 if not said
-#   tpu_pod.sh stop                             SIGTERM to all: they save and end; `run` resumes
-#   tpu_pod.sh delete                           gives the slice back
+#   tpu_pod.sh create [--spot] [GCLOUD FLAGS]   requests the slice and waits until it is ready
+#   tpu_pod.sh setup                            installs this checkout's commit and its environment on every worker
+#   tpu_pod.sh run [--new] [SETTINGS]           trains and monitors: restarts the run if it dies or the slice is preempted
+#   tpu_pod.sh status                           shows the state of the slice and of the process on each worker
+#   tpu_pod.sh logs [--worker N]                follows the output of a worker, by default 0
+#   tpu_pod.sh stop                             sends SIGTERM to all: they save and exit; `run` resumes
+#   tpu_pod.sh delete                           deletes the slice
 #
-# --dry-run after the verb prints the commands and runs none. SETTINGS are those of `entropy-rl train`. A run's id
+# --dry-run after the verb prints the commands without running them. SETTINGS are those of `entropy-rl train`. A run's id
 # and commit are fixed when it starts: `run` without settings resumes it, and `run --new SETTINGS` starts another.
-# Ctrl-C ends the watching only. Everything is explained in docs/pods.md.
+# Ctrl-C stops the monitoring only. See docs/pods.md.
 #
 #   TPU_NAME, ZONE          of the slice: my-pod, us-central2-b
 #   PROJECT                 if it is not gcloud's default
 #   ACCELERATOR_TYPE, RUNTIME_VERSION   for create: v4-32, tpu-ubuntu2204-base
-#   RUNS                    for run: where runs go, a directory that every worker sees: /mnt/runs; with
-#                           --run.checkpoints gs://BUCKET/NAME among the SETTINGS, all but the checkpoints
-#   MOUNT                   for setup, optional: shell text that mounts it, for each worker before each start
-#   PREPARE                 for setup, optional: shell text each worker runs once, to fetch data and models
-#   ENV_FILE                for setup, optional: a file of NAME=value lines for PREPARE and the run, secrets among them
-#   RUN_ID                  for run, optional: TPU_NAME and the time if not said
-#   POLL, PATIENCE          seconds between two looks (30), and for a slice to come (86400)
-#   TRIES, PAUSE            of a command that fails (5), and seconds before the second try (10, then doubled)
-#   MAX_RESTARTS, GRACE     of a run that dies (20); seconds to save in, at stop, before SIGKILL (900)
+#   RUNS                    for run: parent directory of runs, visible to every worker: /mnt/runs; with
+#                           --run.checkpoints gs://BUCKET/NAME in SETTINGS, for everything but the checkpoints
+#   MOUNT                   for setup, optional: shell command that mounts it, on each worker before each start
+#   PREPARE                 for setup, optional: shell command that each worker runs once, to fetch data and models
+#   ENV_FILE                for setup, optional: a file of NAME=value lines for PREPARE and the run, including secrets
+#   RUN_ID                  for run, optional: by default TPU_NAME and the time
+#   POLL, PATIENCE          seconds between checks (30), and to wait for a slice (86400)
+#   TRIES, PAUSE            for a command that fails (5), and seconds before the second one (10, then doubled)
+#   MAX_RESTARTS, GRACE     of a run that dies (20); seconds to save, after stop, before SIGKILL (900)
 #
-# What a restart needs is kept in ~/.local/state/entropy_rl/ZONE/TPU_NAME; no secret is among it.
+# What a restart needs is kept in ~/.local/state/entropy_rl/ZONE/TPU_NAME, without secrets.
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # shellcheck source=launch/cloud.sh
 source "$root/launch/cloud.sh"
@@ -109,10 +109,10 @@ describe() {
     rm -f "$errors"
     return "$code"
 }
-look() { retry "the state of $TPU_NAME" describe || give_up "cannot see $TPU_NAME; what runs there goes on"; }
+look() { retry "the state of $TPU_NAME" describe || give_up "cannot see $TPU_NAME; a run on it continues"; }
 
-# Returns when the slice is there. Asks for it, if that is what we are here for or it was taken from
-# us: a slice that somebody else deleted stays deleted.
+# Returns when the slice is ready. Requests it after `create`, and again after a preemption; a slice
+# that somebody else deleted stays deleted.
 ensure_slice() {
     local asked=0 since=$SECONDS last=""
     while look && [ "$SLICE" != ACTIVE ]; do
@@ -139,9 +139,9 @@ ensure_slice() {
                     give_up "$TPU_NAME is $SLICE and cannot be removed"
                 replace=1
                 ;;
-            *) # on its way in or out
+            *) # being created or deleted
                 if ((SECONDS - since >= PATIENCE)); then
-                    give_up "$TPU_NAME is still $SLICE; it stays in the queue, and the same command goes on waiting"
+                    give_up "$TPU_NAME is still $SLICE; it stays in the queue; repeat the command to keep waiting"
                 fi
                 sleep "$POLL"
                 ;;
@@ -159,7 +159,7 @@ take_commit() {
     if [ -n "$(git -C "$root" status --porcelain)" ]; then say "what is not committed stays here"; fi
 }
 
-# Puts the commit and its environment on every worker; what is there already is left alone.
+# Installs the commit and its environment on every worker, unless they are there already.
 deploy() {
     local archive="$state/commit.tar.gz" there="entropy_rl/$COMMIT"
     run git -C "$root" archive --format=tar.gz "--output=$archive" "$COMMIT" || return
@@ -170,8 +170,8 @@ deploy() {
     on all "mkdir -p $there && tar -xzf commit.tar.gz -C $there && $(worker_script install "$PREPARE" "$MOUNT")"
 }
 
-# Sets RUN_STATE to what the workers say in sum: absent, running, done, refused, or broken; and TOLD
-# to their lines.
+# Sets RUN_STATE to the combined state of the workers (absent, running, done, refused or broken), and
+# TOLD to their lines.
 ask_workers() {
     local script="entropy_rl/$COMMIT/launch/tpu_worker.sh"
     local ask="else echo entropy_rl-worker: new absent; fi"
@@ -190,7 +190,7 @@ ask_workers() {
         }' <<<"$TOLD")"
 }
 
-# Keeps the run alive until it is done, it is stopped, or it has been started too often.
+# Restarts the run until it is done, it is stopped, or MAX_RESTARTS is exceeded.
 supervise() {
     local starts=0 unheard=0 first=1
     while :; do
@@ -206,7 +206,7 @@ supervise() {
             continue
         fi
         unheard=0
-        # How it ended before this command is no news: whoever says `run` again wants it to go on.
+        # A failure from before this command does not count: `run` is meant to resume it.
         if [ "$first" = 1 ] && [[ "$RUN_STATE" =~ ^(refused|broken)$ ]] && [[ "$TOLD" != *running* ]]; then
             RUN_STATE=absent
         fi
@@ -254,7 +254,7 @@ case "$verb" in
         fi
         refuse_secrets "$PREPARE" "$MOUNT"
         remember setup PREPARE MOUNT ENV_FILE
-        retry "setting up $TPU_NAME" deploy || give_up "$TPU_NAME is not set up; the same command goes on"
+        retry "setting up $TPU_NAME" deploy || give_up "$TPU_NAME is not set up; repeat the command to continue"
         tell "$TPU_NAME has ${COMMIT:0:12}; next: run"
         ;;
     run)

@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
-# What launch/tpu_pod.sh runs on each worker of a slice; it lies in the checkout
-# ~/entropy_rl/COMMIT.
+# Run by launch/tpu_pod.sh on each worker of a slice, from the checkout ~/entropy_rl/COMMIT.
 #
-#   tpu_worker.sh install [PREPARE [MOUNT]]   Python, the locked versions, then the shell text PREPARE; once.
-#                                             The shell text MOUNT runs before, and before each start
-#   tpu_worker.sh start RUN_ID COMMAND...     the command in the background, unless it runs already
-#   tpu_worker.sh status RUN_ID               one line: absent, running, lost, or exited CODE
-#   tpu_worker.sh stop RUN_ID SECONDS         SIGTERM, and SIGKILL to what is still there after SECONDS
-#   tpu_worker.sh clear RUN_ID SECONDS        the same without the SIGTERM: waits for it to end by itself
+#   tpu_worker.sh install [PREPARE [MOUNT]]   installs Python and the locked versions, then runs the shell command
+#                                             PREPARE; once. The shell command MOUNT runs before it and
+#                                             before each start
+#   tpu_worker.sh start RUN_ID COMMAND...     starts the command in the background, unless it is running
+#   tpu_worker.sh status RUN_ID               prints one line: absent, running, lost, or exited CODE
+#   tpu_worker.sh stop RUN_ID SECONDS         sends SIGTERM, and SIGKILL if it still runs after SECONDS
+#   tpu_worker.sh clear RUN_ID SECONDS        the same without SIGTERM: waits for it to end by itself
 #   tpu_worker.sh log RUN_ID                  follows its output
 #
-# A run leaves its output and its exit code in ~/entropy_rl/runs/RUN_ID. Variables for it, secrets
-# among them, are read from ~/.entropy_rl.env (NAME=value lines, as bash reads them) if that is
-# there.
+# The output and exit code of a run are in ~/entropy_rl/runs/RUN_ID. Environment variables for it,
+# including secrets, are read from ~/.entropy_rl.env, if it exists (NAME=value lines, sourced by bash).
 set -euo pipefail
 checkout="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 verb="${1:---help}"
