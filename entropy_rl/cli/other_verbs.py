@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from entropy_rl.config.registry import import_object
 
-# Config class -> the verbs that read its files.
+# Config class -> the verbs that read its files. Only classes that are imported without a program.
 _VERBS = {
     "entropy_rl.config.train:TrainConfig": ("train", "plan"),
     "entropy_rl.config.sft:SFTConfig": ("sft", "plan-sft"),

@@ -12,8 +12,8 @@ MOST_DEVICES = 2**16  # each has an object; the largest pods have about 10,000 c
 
 
 @dataclasses.dataclass(frozen=True)
-class PlanConfig(TrainConfig):
-    """Plan a training run without its devices, weights and data: `entropy-rl plan`.
+class Target:
+    """What a plan is for, in addition to the config of a run.
 
     Args:
       topology: TPU topology, such as v5e:4x4 or v5p:2x2x4; uses the TPU compiler.
@@ -22,13 +22,7 @@ class PlanConfig(TrainConfig):
         h200, a100-40, a100-80, l4, rtx4090 or t4.
       shape: Architecture if model.path does not exist: qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-7b,
         qwen3-0.6b, qwen3-8b, llama3-8b, smollm2-135m.
-      critic_shape: Architecture if critic.path does not exist; see shape.
-      teacher_shape: Architecture if teacher.path does not exist; see shape.
-      mean_new_tokens: Mean completion length for the time estimate; null for
-        rollout.max_new_tokens.
       efficiency: Fraction of the peak rates to assume; with 1, times are lower bounds.
-      search: Number of candidates to compile, the fastest by their shapes among all meshes and
-        micro-batch sizes; 0 plans the config as given.
       output: JSON file for all numbers; null for none.
     """
 
@@ -36,16 +30,52 @@ class PlanConfig(TrainConfig):
     devices: int | None = None
     chip: str | None = None
     shape: str | None = None
-    critic_shape: str | None = None
-    teacher_shape: str | None = None
-    mean_new_tokens: float | None = None
     efficiency: float = 1.0
-    search: int = 0
     output: str | None = None
 
     def __post_init__(self):
+        super().__post_init__()  # of the config of the run
+        require(
+            (self.topology is None) != (self.devices is None),
+            "topology",
+            self.topology,
+            "set if and only if devices is null",
+        )
+        require(
+            self.devices is None or 1 <= self.devices <= MOST_DEVICES,
+            "devices",
+            self.devices,
+            f"null or 1 to {MOST_DEVICES}",
+        )
+        require(
+            self.chip is None or self.devices is not None,
+            "chip",
+            self.chip,
+            "null without devices",
+        )
+        require(0 < self.efficiency <= 1, "efficiency", self.efficiency, "> 0 and <= 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanConfig(Target, TrainConfig):
+    """Plan a training run without its devices, weights and data: `entropy-rl plan`.
+
+    Args:
+      critic_shape: Architecture if critic.path does not exist; see shape.
+      teacher_shape: Architecture if teacher.path does not exist; see shape.
+      mean_new_tokens: Mean completion length for the time estimate; null for
+        rollout.max_new_tokens.
+      search: Number of candidates to compile, the fastest by their shapes among all meshes and
+        micro-batch sizes; 0 plans the config as given.
+    """
+
+    critic_shape: str | None = None
+    teacher_shape: str | None = None
+    mean_new_tokens: float | None = None
+    search: int = 0
+
+    def __post_init__(self):
         super().__post_init__()
-        _check_target(self)
         own = self.critic is not None and self.critic.path is not None
         require(
             self.critic_shape is None or own,
@@ -70,31 +100,17 @@ class PlanConfig(TrainConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class PlanSFTConfig(SFTConfig):
+class PlanSFTConfig(Target, SFTConfig):
     """Plan supervised training on conversations without its devices, weights and data:
     `entropy-rl plan-sft`.
 
     Args:
-      topology: TPU topology, such as v5e:4x4 or v5p:2x2x4; uses the TPU compiler.
-      devices: Number of virtual CPU devices, instead of a topology.
-      chip: With devices, the chip whose memory and peak rates to assume: v4, v5e, v5p, v6e, h100,
-        h200, a100-40, a100-80, l4, rtx4090 or t4.
-      shape: Architecture if model.path does not exist: qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-7b,
-        qwen3-0.6b, qwen3-8b, llama3-8b, smollm2-135m.
       mean_tokens: Mean tokens of a row for the time estimate; null for the longest.
       mean_targets: Those of them that are trained on; null for all.
-      efficiency: Fraction of the peak rates to assume; with 1, times are lower bounds.
-      output: JSON file for all numbers; null for none.
     """
 
-    topology: str | None = None
-    devices: int | None = None
-    chip: str | None = None
-    shape: str | None = None
     mean_tokens: float | None = None
     mean_targets: float | None = None
-    efficiency: float = 1.0
-    output: str | None = None
 
     @property
     def longest(self) -> int:
@@ -103,7 +119,6 @@ class PlanSFTConfig(SFTConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_target(self)
         require(
             self.data is not None,
             "data",
@@ -124,25 +139,3 @@ class PlanSFTConfig(SFTConfig):
             targets,
             f"null or from 1 to {most:g}, the tokens of a row",
         )
-
-
-def _check_target(config: PlanConfig | PlanSFTConfig) -> None:
-    require(
-        (config.topology is None) != (config.devices is None),
-        "topology",
-        config.topology,
-        "set if and only if devices is null",
-    )
-    require(
-        config.devices is None or 1 <= config.devices <= MOST_DEVICES,
-        "devices",
-        config.devices,
-        f"null or 1 to {MOST_DEVICES}",
-    )
-    require(
-        config.chip is None or config.devices is not None,
-        "chip",
-        config.chip,
-        "null without devices",
-    )
-    require(0 < config.efficiency <= 1, "efficiency", config.efficiency, "> 0 and <= 1")

@@ -20,7 +20,6 @@ from entropy_rl.config.train import TrainConfig, check_micro_batches
 from entropy_rl.distributed.sharding import Placement, check_rows, make_mesh
 from entropy_rl.learner.batch import make_batch
 from entropy_rl.learner.critic import init_critic
-from entropy_rl.learner.distillation import Teacher
 from entropy_rl.learner.stats_pass import make_stats_pass
 from entropy_rl.learner.update import init_state
 from entropy_rl.lm_head.vocabulary import unused_ranges
@@ -33,6 +32,7 @@ from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.shapes import Architecture
 from entropy_rl.runs.load_model import Model, check_heads, make_model
 from entropy_rl.trainer.programs import Programs, make_programs, pass_settings
+from entropy_rl.trainer.teacher import teacher_in_loss
 from entropy_rl.types import REWARD_EXTRA, Params, Policy, Rollout, TrainBatch, TrainState
 
 
@@ -121,16 +121,12 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     loss = build_loss(config.loss, rollout.max_new_tokens)
     teacher, teacher_stats, in_loss = None, None, None
     if of_teacher is not None:
-        check_heads(of_teacher, mesh)
-        make = functools.partial(
-            _make_policy, config.model, of_teacher, devices.backend, vocab_size=vocab_size
-        )
-        shapes, policy = jax.eval_shape(make(None).init, jax.random.key(0)), make(mesh)
-        teacher = place(devices, Placement(mesh, of_teacher.num_kv_heads), shapes)
-        if config.teacher.top_k is not None:
-            in_loss = Teacher(policy, teacher, config.teacher.top_k, config.teacher.coef)
+        section = dataclasses.replace(config.model, decode_attention="auto", lora=None)
+        scorer = abstract_model(section, of_teacher, None, devices, mesh, vocab_size)
+        teacher, in_loss = scorer.params, teacher_in_loss(config, scorer)
         if TEACHER in advantage.requires:
-            teacher_stats = jax.jit(make_stats_pass(policy, pass_settings(config, placement)))
+            settings = pass_settings(config, placement)
+            teacher_stats = jax.jit(make_stats_pass(scorer.policy, settings))
     programs = make_programs(config, model, advantage, loss, backbone, teacher=in_loss)
     state = jax.eval_shape(
         lambda params: init_state(params, programs.optimizer, controller=loss.controller),
