@@ -69,7 +69,7 @@ class PackedTokens:
     shape_index: jax.Array  # int32[], the first of the shapes that holds all tokens
     # (tokens of a row, rows per shard) of the unpacked layouts that attention is compiled for
     shapes: tuple[tuple[int, int], ...] = struct.field(pytree_node=False)
-    prefix: Any = None  # leaves [P, ...] from `Policy.prefix`, sharded like the rows
+    prefix: Any = None  # leaves [L, P, ...] from `Policy.prefix`, P sharded like the rows
     prompt: jax.Array | None = None  # int32[R], the row's entry in its shard of `prefix`
 
 
@@ -84,8 +84,9 @@ class Policy(NamedTuple):
       apply: (params, ids int32[B, T]) -> hidden [B, T, D]. The differentiable forward pass.
       apply_packed: (params, ids int32[C, M], packed: PackedTokens) -> hidden [C, M, D]. The same
         for packed tokens; finite but undefined at padding.
-      prefix: (params, ids int32[C, M], packed, columns) -> leaves f32[R, ...], differentiable. Keys
-        and values of packed prompts of at most `columns` tokens, for `PackedTokens.prefix`.
+      prefix: (params, ids int32[C, M], packed, columns) -> leaves f32[L, R, ...], differentiable.
+        Keys and values in L layers of packed prompts of at most `columns` tokens, for
+        `PackedTokens.prefix`.
       head: (params) -> head weights [V, D]; the logits of a token are `hidden @ weights.T`. Takes
         training or decoding parameters.
       to_decode: (params) -> decoding parameters: cast and rearranged once, outside of every loop.

@@ -195,7 +195,7 @@ class MicroBatches:
             return None
 
         def step(carry: Any, part: MicroBatch) -> Any:
-            return jax.tree.map(part.put, carry, self._prefix_of(params, part))
+            return jax.tree.map(jax.vmap(part.put), carry, self._prefix_of(params, part))
 
         rows, shapes = self._prompts, self._prompt_shapes
         packed = pack_tokens(
@@ -235,7 +235,7 @@ class MicroBatches:
 
         def step(nothing: tuple, part: MicroBatch) -> tuple:
             _, pull = jax.vjp(lambda p: self._prefix_of(p, part), params)
-            pull.with_refs(gradient)(jax.tree.map(part.take, cotangent))
+            pull.with_refs(gradient)(jax.tree.map(jax.vmap(part.take), cotangent))
             return nothing
 
         self._fold_prompts(step, ())

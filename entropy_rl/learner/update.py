@@ -104,7 +104,11 @@ def make_update(
             params, opt_state = apply_gradient(
                 optimizer, grads, state.params, state.opt_state, metrics
             )
-        new_controller = _if_applied(metrics, new_controller, state.controller)
+        new_controller = jax.tree.map(
+            lambda new, old: jnp.where(_applied(metrics), new, old),
+            new_controller,
+            state.controller,
+        )
         state = state.replace(
             params=params, opt_state=opt_state, updates=state.updates + 1, controller=new_controller
         )
@@ -141,13 +145,16 @@ def apply_gradient(
     Returns:
       (params, opt_state).
     """
-    updates, new_opt_state = optimizer.update(grads, opt_state, params)
-    stepped = (optax.apply_updates(params, updates), new_opt_state)
-    return _if_applied(metrics, stepped, (params, opt_state))
+
+    def apply(params: Params, opt_state: Any) -> tuple[Params, Any]:
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    # Not a `jnp.where` of old and new values: XLA's CPU compiler would copy both moments of Adam.
+    return jax.lax.cond(_applied(metrics), apply, lambda *old: old, params, opt_state)
 
 
-def _if_applied(metrics: Mapping[str, jax.Array], new: Any, old: Any) -> Any:
-    """The new values if the update is applied, else the old ones."""
+def _applied(metrics: Mapping[str, jax.Array]) -> jax.Array:
+    """Whether the update is applied, bool[]."""
     # Without a token, momentum and weight decay would still change the parameters.
-    applied = (metrics["tokens"] > 0) & jnp.isfinite(metrics["grad_norm"])
-    return jax.tree.map(lambda new, old: jnp.where(applied, new, old), new, old)
+    return (metrics["tokens"] > 0) & jnp.isfinite(metrics["grad_norm"])

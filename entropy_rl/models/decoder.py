@@ -331,8 +331,7 @@ def make_policy(
     def apply_packed(params: Params, ids: jax.Array, packed: PackedTokens) -> jax.Array:
         # Rows get the keys and values of their prompts inside a layer: those of all layers would
         # take much more memory than those of the prompts.
-        before = jax.tree.map(lambda x: x.swapaxes(0, 1), packed.prefix)
-        packed = packed.replace(prefix=None)
+        before, packed = packed.prefix, packed.replace(prefix=None)
 
         def attend(q, k, v, before, window):
             return attend_packed(q, k, v, before, window, packed), None
@@ -351,7 +350,7 @@ def make_policy(
             return attend_packed(q, k, v, None, window, packed), cache
 
         _, caches = run_layers(params, embed(params, ids, mesh), packed.positions, attend)
-        return jax.tree.map(lambda x: x.swapaxes(0, 1), caches)
+        return caches
 
     def head(params: Params) -> jax.Array | HeadWeights:
         weights = (

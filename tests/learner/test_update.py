@@ -31,13 +31,15 @@ from update_problem import (
 )
 
 from entropy_rl.advantages import Transform, chain, gae, group_normalize, shape_by_entropy, whiten
+from entropy_rl.config.optimizer import OptimizerConfig
 from entropy_rl.config.train import LossConfig
 from entropy_rl.learner.batch import join_prompt_and_completion, make_batch
 from entropy_rl.learner.gradient import make_gradient
 from entropy_rl.learner.metrics import mean_metrics
+from entropy_rl.learner.optimizer import make_optimizer
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.stats_pass import make_stats_pass
-from entropy_rl.learner.update import init_state, make_update
+from entropy_rl.learner.update import apply_gradient, init_state, make_update
 from entropy_rl.losses.build import build_loss
 from entropy_rl.rollout import make_generate
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
@@ -406,6 +408,24 @@ def test_parameters_and_optimizer_state_are_donated(key):
     state = init_state(policy.init(key), optimizer)
     size = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state)))
     assert update.lower(state, data).compile().memory_analysis().alias_size_in_bytes >= size
+
+
+def test_the_moments_are_not_copied_when_the_update_is_applied():
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3))
+    params = {"kernel": jax.ShapeDtypeStruct((512, 512), jnp.float32)}
+    metrics = {
+        "tokens": jax.ShapeDtypeStruct((), jnp.int32),
+        "grad_norm": jax.ShapeDtypeStruct((), jnp.float32),
+    }
+    apply = jax.jit(
+        lambda grads, params, opt_state, metrics: apply_gradient(
+            optimizer, grads, params, opt_state, metrics
+        ),
+        donate_argnums=(1, 2),
+    )
+    lowered = apply.lower(params, params, jax.eval_shape(optimizer.init, params), metrics)
+    # The clipped gradient, and nothing else of its size.
+    assert lowered.compile().memory_analysis().temp_size_in_bytes < 1.01 * 4 * 512**2
 
 
 def test_a_second_step_of_the_same_shape_compiles_nothing(key):
