@@ -306,7 +306,7 @@ def make_policy(
         """Scans the layers; `attend` takes (q, k, v, the layer's entry of `before`, its window)."""
 
         def layer(x: jax.Array, inputs: tuple) -> tuple[jax.Array, Any]:
-            layer_params, window, before = inputs
+            before, layer_params, window = inputs
             window = windows[0] if window is None else window
             return block.apply(
                 {"params": layer_params},
@@ -318,7 +318,9 @@ def make_policy(
         per_layer = None
         if len(set(windows)) > 1:  # a scanned input, so that the layers remain one scan
             per_layer = jnp.array([_UNLIMITED if w is None else w for w in windows], jnp.int32)
-        return jax.lax.scan(rematerialize(layer, remat), x, (params["layers"], per_layer, before))
+        # `before` comes first: JAX 0.10.2 mixes up gradients of scanned inputs if one that is
+        # added to a mutable array comes after one that is not.
+        return jax.lax.scan(rematerialize(layer, remat), x, (before, params["layers"], per_layer))
 
     def apply(params: Params, ids: jax.Array) -> jax.Array:
         positions = jnp.arange(ids.shape[1])[

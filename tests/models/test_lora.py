@@ -12,7 +12,7 @@ import pytest
 from flax import traverse_util
 from jax.sharding import PartitionSpec
 from policies import TINY, tiny_policy
-from update_problem import SHAPED, make_data
+from update_problem import SHAPED, G, make_data
 
 from entropy_rl.config.common import MeshConfig
 from entropy_rl.config.lora import LORA_TARGETS, LoraConfig
@@ -49,13 +49,12 @@ def trained(spec=SPEC, seed=3):
 
 
 @functools.cache
-def gradients(tokens=None):
+def gradients(tokens=None, group_size=None):
     """(of the dense parameters with a trained adapter merged, of that adapter)."""
-    make = functools.partial(
-        make_gradient,
-        advantage=SHAPED,
-        settings=PassSettings(max_tokens_per_micro_batch=tokens, fuse_loss=tokens is not None),
+    settings = PassSettings(
+        max_tokens_per_micro_batch=tokens, fuse_loss=tokens is not None, group_size=group_size
     )
+    make = functools.partial(make_gradient, advantage=SHAPED, settings=settings)
     data, adapter = make_data(), trained()
     merged = jax.jit(merge)(BASE.join(adapter))
     return jax.jit(make(POLICY))(merged, data)[0], OnBase(make, POLICY, BASE)(adapter, data)
@@ -124,8 +123,9 @@ def test_gradients_of_a_and_b_are_the_dense_gradient_projected():
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * largest)
 
 
-def test_the_gradient_does_not_depend_on_micro_batches_and_packing():
-    assert_close(gradients(tokens=16)[1][0], gradients()[1][0])
+@pytest.mark.parametrize("group_size", [None, G])
+def test_the_gradient_does_not_depend_on_micro_batches_packing_and_shared_prompts(group_size):
+    assert_close(gradients(16, group_size)[1][0], gradients()[1][0])
 
 
 def test_the_gradient_on_eight_devices_is_that_of_one_and_sharded_as_its_parameters():
