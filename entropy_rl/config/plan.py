@@ -6,6 +6,7 @@ import dataclasses
 
 from entropy_rl.config.checks import require
 from entropy_rl.config.sft import SFTConfig
+from entropy_rl.config.stack import check_member
 from entropy_rl.config.train import TrainConfig
 
 MOST_DEVICES = 2**16  # each has an object; the largest pods have about 10,000 chips
@@ -67,15 +68,21 @@ class PlanConfig(Target, TrainConfig):
         rollout.max_new_tokens.
       search: Number of candidates to compile, the fastest by their shapes among all meshes and
         micro-batch sizes; 0 plans the config as given.
+      stacked: Number of such runs that train together on one device, as by `train-stacked`.
     """
 
     critic_shape: str | None = None
     teacher_shape: str | None = None
     mean_new_tokens: float | None = None
     search: int = 0
+    stacked: int = 1
 
     def __post_init__(self):
         super().__post_init__()
+        require(self.stacked >= 1, "stacked", self.stacked, ">= 1")
+        if self.stacked > 1:
+            check_member(self)
+            require(self.search == 0, "search", self.search, "0 for runs that train together")
         own = self.critic is not None and self.critic.path is not None
         require(
             self.critic_shape is None or own,

@@ -47,24 +47,47 @@ def check_stack(configs: Sequence[TrainConfig]) -> None:
     first = configs[0]
     for i, config in enumerate(configs):
         where, run = f"runs[{i}]", config.run
-        require(config.model.lora is not None, f"{where}.model.lora", None, "the section of LoRA")
-        teacher = config.teacher
-        require(teacher is None, f"{where}.teacher", teacher, "null in runs that train together")
+        check_member(config, f"{where}.")
         for name in _SHARED:
             ours, same = getattr(config, name), getattr(config, name) == getattr(first, name)
             require(same, f"{where}.{name}", ours, "the same in all runs that train together")
         every = first.run.checkpoint_every
         place = f"{where}.run.checkpoint_every"
         require(run.checkpoint_every == every, place, run.checkpoint_every, f"{every}, as in all")
-        # A killed stack goes on from the newest step that all runs have saved.
-        keep = run.max_to_keep
-        require(keep >= 2, f"{where}.run.max_to_keep", keep, ">= 2 in runs that train together")
     directories = [os.path.abspath(config.run.directory) for config in configs]
     for i, directory in enumerate(directories):
         is_new = directory not in directories[:i]
         require(is_new, f"runs[{i}].run.directory", directory, "another one for each run")
-    for name in ("dynamic_sampling", "exploration"):
-        value = getattr(first.rollout, name)
-        require(value is None, f"rollout.{name}", value, "null in runs that train together")
-    episodes = first.task.episodes
-    require(episodes is None, "task.episodes", episodes, "null in runs that train together")
+
+
+def check_devices(count: int) -> None:
+    """Check the number of devices of runs that train together.
+
+    Raises:
+      ValueError: If there are several.
+    """
+    require(count == 1, "mesh", f"{count} devices", "one device for runs that train together")
+
+
+def check_member(config: TrainConfig, where: str = "") -> None:
+    """Check that a config allows that its run is trained together with others.
+
+    Args:
+      config: The config.
+      where: Prefix of its settings in messages.
+
+    Raises:
+      ValueError: If it does not.
+    """
+    require(config.model.lora is not None, f"{where}model.lora", None, "the section of LoRA")
+    nothing = {
+        "teacher": config.teacher,
+        "rollout.dynamic_sampling": config.rollout.dynamic_sampling,
+        "rollout.exploration": config.rollout.exploration,
+        "task.episodes": config.task.episodes,
+    }
+    for name, value in nothing.items():
+        require(value is None, f"{where}{name}", value, "null in runs that train together")
+    # Killed runs go on from the newest step that all of them have saved.
+    keep = config.run.max_to_keep
+    require(keep >= 2, f"{where}run.max_to_keep", keep, ">= 2 in runs that train together")

@@ -15,7 +15,9 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from entropy_rl.advantages import advantage_of
 from entropy_rl.advantages.transform import TEACHER, Transform, required_extras
 from entropy_rl.config.common import ModelConfig
+from entropy_rl.config.plan import PlanConfig
 from entropy_rl.config.rewards import reward_weights
+from entropy_rl.config.stack import check_devices
 from entropy_rl.config.train import TrainConfig, check_micro_batches
 from entropy_rl.distributed.sharding import Placement, check_rows, make_mesh
 from entropy_rl.learner.batch import make_batch
@@ -32,6 +34,7 @@ from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.shapes import Architecture
 from entropy_rl.runs.load_model import Model, check_heads, make_model
 from entropy_rl.trainer.programs import Programs, make_programs, pass_settings
+from entropy_rl.trainer.stack import make_stacked_cast
 from entropy_rl.trainer.teacher import teacher_in_loss
 from entropy_rl.types import REWARD_EXTRA, Params, Policy, Rollout, TrainBatch, TrainState
 
@@ -48,12 +51,12 @@ class AbstractRun:
       programs: The compiled functions of a step.
       state: The training state.
       batch: A mini-batch.
-      local_prompts: Prompts of a host in a step.
+      local_prompts: Prompts of a host in a step, of each of the runs that train together.
       teacher: The parameters of the teacher; None without one.
       teacher_stats: Its log-probs, jitted; None if the advantage reads none.
     """
 
-    config: TrainConfig
+    config: PlanConfig
     devices: Devices
     mesh: Mesh | None
     model: Model
@@ -63,6 +66,11 @@ class AbstractRun:
     local_prompts: int
     teacher: Params | None = None
     teacher_stats: Any = None
+
+    @property
+    def stacked(self) -> int:
+        """Number of runs that train together."""
+        return self.config.stacked
 
     @property
     def local_chips(self) -> int:
@@ -76,7 +84,8 @@ class AbstractRun:
     def decode_params(self) -> Params:
         """Return the decoding parameters on the devices of a host."""
         placement = self.model.placement
-        shapes = jax.eval_shape(self.model.policy.to_decode, self.model.params)
+        cast, sampled = self.cast()
+        shapes = jax.eval_shape(cast, *sampled.values())
         if self.mesh is None:
             return self.at(shapes)
         local = jax.tree.map(
@@ -85,16 +94,24 @@ class AbstractRun:
         )
         return self.at(shapes, local)
 
+    def cast(self) -> tuple[Any, dict[str, Any]]:
+        """Return the jitted function that makes the decoding parameters, and its arguments."""
+        model = self.model
+        if self.stacked == 1:
+            return model.placement.make_cast(model.policy), {"params": model.params}
+        adapters = [self.at(model.adapter)] * self.stacked
+        return make_stacked_cast(model), {"base": model.base.params, "adapters": adapters}
+
     def prompts(self) -> tuple:
         """Return (ids, mask, index, limits) of the prompts of a host."""
-        count, length = self.local_prompts, self.config.rollout.max_prompt_tokens
+        count, length = self.stacked * self.local_prompts, self.config.rollout.max_prompt_tokens
         where = None if self.mesh is None else self.model.placement.of_prompts(count)
         i32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
         mask = jax.ShapeDtypeStruct((count, length), bool)
         return (*self.at((i32(count, length), mask, i32(count)), where), i32(count))
 
 
-def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devices) -> AbstractRun:
+def abstract_run(config: PlanConfig, architecture: Architecture, devices: Devices) -> AbstractRun:
     """Set up a run as `train` does.
 
     Raises:
@@ -103,6 +120,8 @@ def abstract_run(config: TrainConfig, architecture: Architecture, devices: Devic
     decoder, of_critic, lora, of_teacher = architecture
     rollout, batching, hosts = config.rollout, config.batching, devices.hosts
     mesh = make_mesh(config.mesh, devices.all)
+    if config.stacked > 1:
+        check_devices(1 if mesh is None else mesh.size)
     check_rows(mesh, batching.mini_batch_prompts, rollout.group_size)
     check_micro_batches(config, rollout.max_prompt_tokens + rollout.max_new_tokens)
     if batching.mini_batch_prompts % hosts:

@@ -30,6 +30,8 @@ from entropy_rl.rollout.batching import DecodingPlan
 
 # The phases that are missing in a step of the critic alone.
 UPDATE_OF_POLICY = ("update", "optimizer")
+# Those that runs that train together have in common.
+_OF_ALL_RUNS = {"weight sync", "prefill", "decode"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Layout:
       tensor: Size of the mesh axis tensor.
       local_chips: Chips of a host.
       local_prompts: Prompts, or rows of supervised training, of a host per step.
+      stacked: Runs that train together, each with so many prompts.
     """
 
     data: int
@@ -49,12 +52,20 @@ class Layout:
     tensor: int
     local_chips: int
     local_prompts: int
+    stacked: int = 1
 
     @classmethod
-    def of(cls, mesh: Mesh | None, local_chips: int, local_prompts: int) -> Layout:
+    def of(
+        cls, mesh: Mesh | None, local_chips: int, local_prompts: int, stacked: int = 1
+    ) -> Layout:
         """Return the layout of a mesh; None for one device."""
         sizes = {"data": 1, "fsdp": 1, "tensor": 1} if mesh is None else dict(mesh.shape)
-        return cls(**sizes, local_chips=local_chips, local_prompts=local_prompts)
+        return cls(**sizes, local_chips=local_chips, local_prompts=local_prompts, stacked=stacked)
+
+    @property
+    def sampled_prompts(self) -> int:
+        """Prompts that a host samples for in a step, of all runs."""
+        return self.stacked * self.local_prompts
 
     @property
     def chips(self) -> int:
@@ -146,8 +157,8 @@ def estimate(
     copies, group = layout.local_chips / tensor, config.rollout.group_size
     sampled = sampled_group(config)
     prompt, new = config.rollout.max_prompt_tokens, int(new_tokens)
-    rows, slots = layout.local_prompts * sampled / copies, decoding.slots / copies
-    shared = decoding.slots == layout.local_prompts * sampled
+    rows, slots = layout.sampled_prompts * sampled / copies, decoding.slots / copies
+    shared = decoding.slots == layout.sampled_prompts * sampled
     weights, shard = counting.parameters(c), layout.fsdp * tensor
     shares = shares_prompts(
         config.batching.mini_batch_prompts,
@@ -160,7 +171,7 @@ def estimate(
     def on_chip(cost: Cost, chips: float, repeats: float = 1) -> tuple[Cost, float]:
         return Cost(cost.flops / chips, cost.bytes / chips), repeats
 
-    prefill = counting.prefill(c, layout.local_prompts / copies, prompt, rows, size)
+    prefill = counting.prefill(c, layout.sampled_prompts / copies, prompt, rows, size)
     steps = np.arange(1, max(new, 1))
     decode = counting.decode_step(
         c, np.full(steps.shape, slots), steps, slots / sampled if shared else slots, prompt, size
@@ -216,6 +227,9 @@ def estimate(
             "critic update": (update, 1),
             "critic optimizer": (Cost(0.0, counting.optimizer_bytes(of_critic) / shard), updates),
         }
+    for name in parts.keys() - _OF_ALL_RUNS:
+        cost, repeats = parts[name]
+        parts[name] = cost, repeats * layout.stacked
     return [
         phase_work(name, cost, repeats, chip, efficiency) for name, (cost, repeats) in parts.items()
     ]

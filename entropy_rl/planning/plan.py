@@ -137,8 +137,9 @@ class TrainPlan(Plan):
 
     @property
     def step_tokens(self) -> float:
-        """Assumed tokens of the completions of a step."""
-        return self.config.rollout.prompts * self.config.rollout.group_size * self.new_tokens
+        """Assumed tokens of the completions of a step, of all runs that train together."""
+        rows = self.config.rollout.prompts * self.config.rollout.group_size
+        return self.config.stacked * rows * self.new_tokens
 
     @property
     def run_seconds(self) -> float | None:
@@ -152,9 +153,10 @@ class TrainPlan(Plan):
 
     def rows_text(self) -> str:
         """Describe the rollout of a host in a line."""
-        rows = self.layout.local_prompts * sampled_group(self.config)
+        rows = self.layout.sampled_prompts * sampled_group(self.config)
+        runs = "" if self.config.stacked == 1 else f" of {self.config.stacked} runs"
         return (
-            f"rollout of a host: {rows} rows, {self.decoding.slots} decoding slots, "
+            f"rollout of a host: {rows} rows{runs}, {self.decoding.slots} decoding slots, "
             f"prompts of {self.config.rollout.max_prompt_tokens} tokens"
         )
 
@@ -186,7 +188,7 @@ def make_plan(config: PlanConfig, architecture: Architecture, devices: Devices) 
     programs, decoding = sampler(run, memory)
     step, layout = (
         compile_step(run, programs, decoding, say),
-        Layout.of(run.mesh, run.local_chips, run.local_prompts),
+        Layout.of(run.mesh, run.local_chips, run.local_prompts, run.stacked),
     )
     return TrainPlan(
         config=config,

@@ -20,6 +20,8 @@ from entropy_rl.types import TrainState
 
 # The resident arrays of which a phase may take a part.
 MINI_BATCHES = "mini-batches"
+# Those that may be in the memory of the host until the updates.
+_MOMENTS = ("optimizer state", "critic's optimizer state")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +76,10 @@ def sampler(run: AbstractRun, memory: float) -> tuple[Programs, DecodingPlan]:
         rollout.top_p,
         model.placement.local_shards,
         sampled > rollout.group_size,
+        adapters=run.stacked,
     )
     programs = Programs(model.sampler, sampling, model.placement.constrain_rows)
-    shape = (run.local_prompts, rollout.max_prompt_tokens)
+    shape = (run.stacked * run.local_prompts, rollout.max_prompt_tokens)
     memory_of_host = lambda: memory * run.local_chips  # noqa: E731
     return programs, programs.decoding(
         run.config.decoding, run.decode_params(), *shape, memory_of_host
@@ -101,6 +104,11 @@ def resident_bytes(run: AbstractRun) -> dict[str, int]:
         parts["replay buffer"] = run.programs.replay.rules.rollouts * parts[MINI_BATCHES]
     if run.config.loss.kl_coef:
         parts["reference parameters"] = tree_bytes(run.state.params)
+    if run.stacked > 1:  # the base and a mini-batch are those of all
+        names = ("critic", "replay buffer", "reference parameters")
+        names += () if run.config.optimizer.offload else _MOMENTS
+        own = tree_bytes(run.state.params) + sum(parts.get(name, 0) for name in names)
+        parts["the other runs"] = (run.stacked - 1) * own
     return parts
 
 
@@ -182,13 +190,11 @@ def compile_step(
     # Its log-probs and values are computed before it has them.
     new_batch = run.batch.replace(ref_log_probs=None, values=None, rollout_advantages=None)
 
-    moments = ("optimizer state", "critic's optimizer state")
-    # Until the updates.
-    phases = Phases(resident_bytes(run), say, moments if run.config.optimizer.offload else ())
+    phases = Phases(resident_bytes(run), say, _MOMENTS if run.config.optimizer.offload else ())
     add = phases.add
     params, of_sampler = run.model.params, "decoding parameters"
-    cast = run.model.placement.make_cast(run.model.policy)
-    add("weight sync", cast.lower(params), {"params": params}, "parameters", of_sampler)
+    cast, sampled = run.cast()
+    add("weight sync", cast.lower(*sampled.values()), sampled, "parameters", of_sampler)
     cache = _add_rollout(run, programs, decoding, lambda *program: add(*program, of_sampler), add)
     if stats_passes(run.config):
         arguments = {"params": params, "batch": new_batch}
@@ -212,7 +218,7 @@ def compile_step(
     if run.teacher is not None and run.config.teacher.top_k is not None:
         frozen, read = frozen | {"teacher": run.teacher}, ("teacher",)
     arguments = {**frozen, "state": run.state, "batch": run.batch}
-    absent = ("parameters", "critic", *moments, of_sampler)
+    absent = ("parameters", "critic", *_MOMENTS, of_sampler)
     asked = run.state, run.batch
     add("update", run.programs.update.lower(*asked), arguments, *absent, *read)
     if critic is not None:
@@ -240,7 +246,9 @@ def _add_rollout(
     """Add the programs of a rollout, each at its largest shape; return the bytes of the cache."""
     params, prompts = run.decode_params(), run.prompts()
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    request = (params, prompts, jax.eval_shape(jax.random.key, 0), number)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), run.stacked))
+    key = keys if run.stacked > 1 else jax.eval_shape(lambda: jax.random.key(0))
+    request = (params, prompts, key, number)
     named = {"params": params, "prompts": prompts}
     if decoding.chunk_steps is None:
         add("rollout", programs.run.lower(decoding, *request), named)

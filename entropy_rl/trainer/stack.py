@@ -9,17 +9,18 @@ numbers and initial adapters are the same.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from entropy_rl.config.checks import require
-from entropy_rl.config.stack import check_stack
+from entropy_rl.config.stack import check_devices, check_stack
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.distributed.sharding import make_mesh
@@ -29,6 +30,7 @@ from entropy_rl.models.lora import stack_adapters
 from entropy_rl.rollout import DecodingProgress
 from entropy_rl.runs.checkpoint import undamaged_steps
 from entropy_rl.runs.directory import checkpoint_directory
+from entropy_rl.runs.load_model import Model
 from entropy_rl.runs.logging import Progress
 from entropy_rl.runs.preemption import StopRequest, catch_signals
 from entropy_rl.trainer.open_run import InStack
@@ -37,7 +39,7 @@ from entropy_rl.trainer.programs import make_sampler
 from entropy_rl.trainer.run import decoding_notes
 from entropy_rl.trainer.setup import Setup, set_up
 from entropy_rl.trainer.training_run import TrainingRun, open_training
-from entropy_rl.types import TrainState
+from entropy_rl.types import Params, TrainState
 
 
 def set_up_stack(configs: Sequence[TrainConfig]) -> list[Setup]:
@@ -49,8 +51,7 @@ def set_up_stack(configs: Sequence[TrainConfig]) -> list[Setup]:
     check_stack(configs)
     require(hosts.count() == 1, "processes", hosts.count(), "1 for runs that train together")
     mesh = make_mesh(configs[0].mesh)
-    devices = 1 if mesh is None else mesh.size
-    require(devices == 1, "mesh", f"{devices} devices", "one device for runs that train together")
+    check_devices(1 if mesh is None else mesh.size)
     setups: list[Setup] = []
     for i, config in enumerate(configs):
         try:
@@ -138,6 +139,19 @@ def save_all(runs: Sequence[TrainingRun], states: Sequence[TrainState]) -> None:
         run.run.save(state)
 
 
+def make_stacked_cast(model: Model) -> Any:
+    """Build the jitted function (base parameters, adapters of the runs) -> decoding parameters.
+
+    One program, so that neither stacked nor scaled adapters are kept beside their result.
+    """
+
+    def cast(frozen: Params, adapters: list[Params]) -> Params:
+        base = dataclasses.replace(model.base, params=frozen)
+        return model.policy.to_decode(base.join(stack_adapters(adapters)))
+
+    return jax.jit(cast)
+
+
 class StackedSampler:
     """Samples the completions of a step of several runs side by side."""
 
@@ -151,6 +165,7 @@ class StackedSampler:
         self._runs, self._show, self._stop = runs, decoding_notes(progress), stop
         setup = runs[0].setup
         self._model, self._greedy = setup.model, _needs_greedy(setup)
+        self._cast = make_stacked_cast(setup.model)
         self._generate = make_sampler(setup.config, self._model, self._greedy, adapters=len(runs))
         self._keys = jnp.stack([jax.random.key(run.setup.config.seed) for run in runs])
 
@@ -171,11 +186,10 @@ class StackedSampler:
           Interrupted: If the stack was asked to stop; all states are saved.
         """
         model, begin = self._model, time.perf_counter()
-        adapters = stack_adapters([state.params for state in states])
         parts = ((batch.ids, batch.mask, batch.index) for batch in batches)
         prompts = [np.concatenate(x) for x in zip(*parts, strict=True)]
         rollout = self._generate(
-            model.to_decode(model.base.join(adapters)),
+            self._cast(model.base.params, [state.params for state in states]),
             *model.placement.put_prompts(tuple(prompts)),
             jax.vmap(jax.random.fold_in, (0, None))(self._keys, step),
             on_chunk=self._watch(states),

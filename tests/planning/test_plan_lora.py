@@ -91,6 +91,29 @@ def test_an_update_of_an_adapter_saves_the_gradients_of_the_frozen_products(plan
     assert dense["optimizer"].bytes == 2 * counting.optimizer_bytes(counting.parameters(TINY))
 
 
+def test_runs_that_train_together_share_a_base_and_a_rollout(planned):
+    together = {"run": TRAIN["run"] | {"max_to_keep": 2}}
+    (alone, architecture), (three, _) = (planned(stacked=k, **together) for k in (1, 3))
+    one, other = (
+        resident_bytes(abstract_run(config, architecture, virtual_devices(1, "l4")))
+        for config in (alone, three)
+    )
+    # An adapter and its moments, with two counts, are those of a run.
+    assert other.pop("the other runs") == 2 * (3 * 4 * ADAPTER + 8)
+    decoding = other.pop("decoding parameters") - one.pop("decoding parameters")
+    assert 2 * 2 * ADAPTER < decoding < 2 * 2 * 3 * ADAPTER  # fused ones are block-diagonal
+    assert one == other
+    of_one = works(alone, architecture)
+    layout = Layout(1, 1, 1, local_chips=1, local_prompts=three.rollout.prompts, stacked=3)
+    slots = WORK._replace(slots=3 * WORK.slots)
+    of_three = estimate(three, architecture, layout, slots, 12, None, 1.0)
+    for work in of_three:
+        once = work.name == "weight sync"
+        assert work.flops == pytest.approx((1 if once else 3) * of_one[work.name].flops)
+        weights_are_read_once = work.name in ("weight sync", "prefill", "decode")
+        assert (work.bytes < 3 * of_one[work.name].bytes) == weights_are_read_once or not work.bytes
+
+
 @pytest.mark.slow
 def test_a_critic_of_a_lora_run_is_an_adapter_too(planned):
     critic = {"advantage": [{"name": "gae"}], "critic": {"learning_rate": 0.01}}

@@ -11,6 +11,13 @@ from run_records import assert_same_run, lines_of, metrics_of
 from tiny_runs import TRAIN, run, write_yaml
 
 from entropy_rl.cli.main import main
+from entropy_rl.cli.parse import parse_config
+from entropy_rl.config.plan import PlanConfig
+from entropy_rl.planning.abstract import abstract_run
+from entropy_rl.planning.devices import virtual_devices
+from entropy_rl.planning.shapes import find_architecture
+from entropy_rl.planning.step import sampler
+from entropy_rl.trainer.programs import make_sampler
 
 LORA = {"rank": 4, "alpha": 8.0}
 CONFIG = TRAIN | {"model": {"path": "model", "lora": LORA}}
@@ -71,6 +78,27 @@ def test_stacked_runs_that_are_killed_end_as_ones_that_never_were(whole, here, c
     for i in range(3):
         assert f"resuming killed{i} after step 2 of 6\n" in said
         assert_same_run(whole / f"whole{i}", whole / f"killed{i}")
+
+
+def test_the_planned_rollout_is_that_of_the_runs(whole, here, monkeypatch):
+    """The shapes of its parameters, prompts and random keys."""
+    seen = {}
+
+    def recorded(*args, **settings):
+        generate = make_sampler(*args, **settings)
+        return lambda *args, **more: seen.update(args=args) or generate(*args, **more)
+
+    monkeypatch.setattr("entropy_rl.trainer.stack.make_sampler", recorded)
+    assert main(stacked("planned", [run | {"steps": 1} for run in RUNS])) == 0
+    longest = str(seen["args"][1].shape[1])  # of the prompts that there are
+    options = ["--stacked", "3", "--devices", "1", "--rollout.max_prompt_tokens", longest]
+    config = parse_config(PlanConfig, "plan", ["--config", "stacked.yaml", *options])
+    plan = abstract_run(config, find_architecture(config), virtual_devices(1, None))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 3))
+    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+    assert shapes(seen["args"]) == shapes((plan.decode_params(), *plan.prompts()[:3], keys))
+    programs, decoding = sampler(plan, memory=1e12)
+    assert (programs.sampling.adapters, decoding.slots) == (3, 3 * 4 * 4)
 
 
 @pytest.mark.slow
