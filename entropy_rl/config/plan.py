@@ -68,7 +68,7 @@ class PlanConfig(Target, TrainConfig):
         rollout.max_new_tokens.
       search: Number of candidates to compile, the fastest by their shapes among all meshes and
         micro-batch sizes; 0 plans the config as given.
-      stacked: Number of such runs that train together on one device, as by `train-stacked`.
+      stacked: Number of runs with this config that `train-stacked` trains on one device.
     """
 
     critic_shape: str | None = None
