@@ -44,7 +44,7 @@ class Layout:
       tensor: Size of the mesh axis tensor.
       local_chips: Chips of a host.
       local_prompts: Prompts, or rows of supervised training, of a host per step.
-      stacked: Runs that train together, each with so many prompts.
+      stacked: Number of runs that train together, each with `local_prompts` prompts.
     """
 
     data: int

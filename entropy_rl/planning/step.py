@@ -246,8 +246,8 @@ def _add_rollout(
     """Add the programs of a rollout, each at its largest shape; return the bytes of the cache."""
     params, prompts = run.decode_params(), run.prompts()
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), run.stacked))
-    key = keys if run.stacked > 1 else jax.eval_shape(lambda: jax.random.key(0))
+    keys = () if run.stacked == 1 else (run.stacked,)
+    key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), keys))
     request = (params, prompts, key, number)
     named = {"params": params, "prompts": prompts}
     if decoding.chunk_steps is None:

@@ -121,7 +121,7 @@ def rollouts(count):
 
 
 def run(replay, count, key, mesh=None, advantage=SHAPED):
-    """The table policy after so many rollouts by gradient descent, the state, and the metrics of
+    """The table policy after `count` rollouts of gradient descent, the state, and the metrics of
     each.
     """
     policy, optimizer, placement = table_policy(V), optax.sgd(1.0), Placement(mesh)
