@@ -19,10 +19,11 @@ from jax.custom_derivatives import SymbolicZero
 
 from entropy_rl.lm_head.fused import (
     HeadSpec,
-    chunk_gradients,
+    add_gradients,
     chunk_logits,
     chunk_values,
     finish_gradients,
+    gradient_of_logits,
     make_chunks,
     prepare,
     put,
@@ -157,10 +158,8 @@ def _run(
                     jnp.where(is_token, g, 0) if u else None
                     for g, u in zip(cotangents, used, strict=True)
                 ]
-                dh, dw = chunk_gradients(
-                    h, z, weights, chunk_ids, values.normalizer, values.entropy, *g, spec
-                )
-                grads = put(grads[0], rows, dh.astype(grads[0].dtype)), grads[1] + dw
+                dz = gradient_of_logits(z, chunk_ids, values.normalizer, values.entropy, *g, spec)
+                grads = add_gradients(grads, rows, dz, h, weights, spec)
             else:
                 _, (losses, aux) = chunk_loss(values.log_prob, values.entropy)
             new = (losses, (values.log_prob, values.entropy, aux))
@@ -172,7 +171,7 @@ def _run(
         grads = start_gradients(flat, weights, layout) if with_gradients else None
         (losses, per_token), grads = jax.lax.fori_loop(0, chunks.trips, body, (start, grads))
         if with_gradients:
-            grads = finish_gradients(*grads, hidden, padded, layout)
+            grads = finish_gradients(grads, hidden, padded, layout)
         per_token = jax.tree.map(lambda x: x.reshape(shape), per_token)
         return (layout.sum_over_tokens(jnp.sum(losses)), per_token), grads
 

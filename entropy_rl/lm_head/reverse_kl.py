@@ -20,9 +20,9 @@ from jax.sharding import Mesh, PartitionSpec
 from entropy_rl.lm_head.fused import (
     PADDING_LOGIT,
     HeadSpec,
+    add_gradients,
     chunk_logits,
     finish_gradients,
-    gradients_of_logits,
     make_chunks,
     prepare,
     put,
@@ -182,15 +182,14 @@ def _run(
             kl, dz = _chunk_divergence(z, teacher_z, top_k, layout)
             if with_gradients:
                 dz = take(scale, rows)[:, None] * dz  # 0 in the padding of the last chunk
-                dh, dw = gradients_of_logits(dz, h, weights, spec)
-                grads = put(grads[0], rows, dh.astype(grads[0].dtype)), grads[1] + dw
+                grads = add_gradients(grads, rows, dz, h, weights, spec)
             return put(values, rows, kl), grads
 
         start = layout.zeros(mask.shape, jnp.float32, *DATA_AXES)
         grads = start_gradients(flat, weights, layout) if with_gradients else None
         kl, grads = jax.lax.fori_loop(0, chunks.trips, body, (start, grads))
         if with_gradients:
-            grads = finish_gradients(*grads, hidden, padded, layout)
+            grads = finish_gradients(grads, hidden, padded, layout)
         return (layout.sum_over_tokens(jnp.sum(scale * kl)), kl.reshape(shape)), grads
 
     tokens = layout.tokens

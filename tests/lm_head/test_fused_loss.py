@@ -9,6 +9,7 @@ import pytest
 from head_programs import collectives
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from entropy_rl.lm_head import fused as fused_head
 from entropy_rl.lm_head.fused_loss import fused_head_loss
 from entropy_rl.lm_head.log_probs import log_prob_and_entropy
 
@@ -197,6 +198,28 @@ def test_memory_is_that_of_a_chunk_and_no_buffer_holds_the_logits_of_all_tokens(
     assert max(sizes) < tokens * vocab
     assert chunk * vocab in sizes
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * chunk * vocab * 4
+
+
+def test_blocks_of_the_vocabulary_give_the_gradient_of_one_product(arrays, monkeypatch):
+    whole = gradients(fused, surrogate, *arrays)
+    monkeypatch.setattr(fused_head, "_PRODUCT_BLOCK", 16)  # two blocks, and a rest of 5
+    assert_equal_up_to_rounding(gradients(fused, surrogate, *arrays), whole)
+
+
+def test_a_product_is_added_to_the_gradient_of_the_weights_without_a_second_one():
+    tokens, width, vocab = 16, 64, 3 * fused_head._PRODUCT_BLOCK + 5
+
+    def loss(h, w, ids):
+        token_loss = lambda log_prob, _entropy, _: (log_prob, ())  # noqa: E731
+        return fused_head_loss(h, w, ids, None, token_loss, (), chunk_size=4)[0]
+
+    shapes = (
+        jax.ShapeDtypeStruct((tokens, width), jnp.float32),
+        jax.ShapeDtypeStruct((vocab, width), jnp.float32),
+        jax.ShapeDtypeStruct((tokens,), jnp.int32),
+    )
+    memory = jax.jit(jax.grad(loss, (0, 1))).lower(*shapes).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 0.7 * 4 * vocab * width
 
 
 def test_shapes_that_do_not_fit_are_refused_by_name(arrays):
