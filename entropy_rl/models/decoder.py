@@ -25,7 +25,7 @@ from entropy_rl.models.attention import (
     causal_attention,
     chunk_attention,
     empty_row_cache,
-    make_packed_attention,
+    packed_attention,
     resolve_attention,
     resolve_decode_attention,
     xla_attention,
@@ -260,9 +260,9 @@ def make_policy(
             return xla_attention(q, k, v, window, prefix=prefix)
         return causal_attention(q, k, v, window=window, implementation=find_attention(), mesh=mesh)
 
-    def attend_packed(*args: Any) -> jax.Array:
+    def make_packed_attention(packed: PackedTokens, prompt_columns: int = 0) -> Callable:
         takes_prefix = find_attention() == "xla"
-        return make_packed_attention(attend_causally, takes_prefix)(*args)
+        return packed_attention(attend_causally, packed, prompt_columns, takes_prefix)
 
     # A fused matrix whose columns are sharded could not be split again without communication.
     fused = mesh is None or mesh.shape[TENSOR_AXIS] == 1
@@ -333,23 +333,21 @@ def make_policy(
     def apply_packed(params: Params, ids: jax.Array, packed: PackedTokens) -> jax.Array:
         # Rows get the keys and values of their prompts inside a layer: those of all layers would
         # take much more memory than those of the prompts.
-        before, packed = packed.prefix, packed.replace(prefix=None)
-
-        def attend(q, k, v, before, window):
-            return attend_packed(q, k, v, before, window, packed), None
-
+        before = packed.prefix
+        attention = make_packed_attention(packed, 0 if before is None else before[0].shape[2])
+        attend = lambda *args: (attention(*args), None)  # noqa: E731
         x, _ = run_layers(params, embed(params, ids, mesh), packed.positions, attend, before)
         return final_norm(params, x)
 
     def prefix(
         params: Params, ids: jax.Array, packed: PackedTokens, columns: int
     ) -> tuple[jax.Array, jax.Array]:
-        packing = make_packing(packed, columns)
+        packing, attention = make_packing(packed, columns), make_packed_attention(packed)
 
-        def attend(q, k, v, _, window):
+        def attend(q, k, v, before, window):
             # float32: the gradient is a sum over the rows that share a prompt.
             cache = tuple(packing.unpack(x.astype(jnp.float32)) for x in (k, v))
-            return attend_packed(q, k, v, None, window, packed), cache
+            return attention(q, k, v, before, window), cache
 
         _, caches = run_layers(params, embed(params, ids, mesh), packed.positions, attend)
         return caches

@@ -58,7 +58,7 @@ class Packing(NamedTuple):
     to_rows: jax.Array
     # int32[C, rows * columns]: index of each entry in the packed tokens; out of range if padding
     to_packed: jax.Array
-    columns: int
+    columns: int | jax.Array
 
     def pack(self, x: jax.Array) -> jax.Array:
         """Rows [C * rows, columns, ...] -> packed [C, M, ...]; zeros for tokens not in `x`."""
@@ -71,7 +71,11 @@ class Packing(NamedTuple):
 
 
 def make_packing(
-    packed: PackedTokens, columns: int, rows: int | None = None, begin: jax.Array | None = None
+    packed: PackedTokens,
+    columns: int | jax.Array,
+    rows: int | jax.Array | None = None,
+    begin: jax.Array | None = None,
+    entries: int | None = None,
 ) -> Packing:
     """Builds the `Packing` of arrays [C * rows, columns, ...].
 
@@ -81,6 +85,8 @@ def make_packing(
       rows: Rows of the arrays per shard, the first of those of `packed`; None for all.
       begin: int32[R], position of the arrays' first column in each row, possibly negative; None
         for 0.
+      entries: At least rows * columns, where these are arrays: the size of `to_packed`, of which
+        the first rows * columns count.
     """
     shards = packed.segment_ids.shape[0]
     in_all = packed.first.shape[0] // shards
@@ -99,11 +105,19 @@ def make_packing(
     inside = (row < rows) & (column >= 0) & (column < columns)
     to_rows = jnp.where(inside, row * columns + column, rows * columns)
 
-    first, last, begin, starts = (x[:, :rows, None] for x in (first, last, begin, starts))
-    position = begin + jnp.arange(columns, dtype=jnp.int32)[None, None]
-    inside = (position >= first) & (position < last)
-    to_packed = jnp.where(inside, starts + position - first, row.shape[1])
-    return Packing(to_rows, to_packed.reshape(shards, rows * columns), columns)
+    if entries is None:
+        column = jnp.arange(columns, dtype=jnp.int32)[None, None]
+        first, last, begin, starts = (x[:, :rows, None] for x in (first, last, begin, starts))
+        in_rows = True
+    else:
+        row, column = jnp.divmod(jnp.arange(entries, dtype=jnp.int32)[None], columns)
+        of_rows = jnp.stack([first, last, begin, starts])
+        first, last, begin, starts = jnp.take(of_rows, row[0], axis=2, mode="clip")
+        in_rows = row < rows
+    position = begin + column
+    inside = in_rows & (position >= first) & (position < last)
+    to_packed = jnp.where(inside, starts + position - first, packed.segment_ids.shape[1])
+    return Packing(to_rows, to_packed.reshape(shards, -1), columns)
 
 
 @jax.custom_vjp
@@ -113,7 +127,9 @@ def _gather(x: jax.Array, indices: jax.Array, inverse: jax.Array) -> jax.Array:
     `inverse` is the inverse of `indices`, which makes the gradient a gather too: scatter-add is
     slow.
     """
-    return jax.vmap(lambda y, i: jnp.take(y, i, axis=0, mode="fill", fill_value=0))(x, indices)
+    return jax.vmap(
+        lambda y, i: y.at[i].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+    )(x, indices)
 
 
 def _gather_forward(x: jax.Array, indices: jax.Array, inverse: jax.Array) -> tuple:

@@ -18,7 +18,7 @@ from entropy_rl.models.attention.dispatch import (
     resolve_attention,
     resolve_decode_attention,
 )
-from entropy_rl.models.attention.packed import make_packed_attention
+from entropy_rl.models.attention.packed import packed_attention
 from entropy_rl.models.attention.splash import splash_attention
 from entropy_rl.models.attention.xla import Prefix, xla_attention
 from entropy_rl.models.decoder import make_policy
@@ -333,12 +333,13 @@ def test_packed_tokens_agree_with_whole_rows_in_xla(implementation, key):
     packing = make_packing(packed, 600)
 
     def of_packed(q, k, v):
-        attend = make_packed_attention(
+        attend = packed_attention(
             lambda q, k, v, window, _: causal_attention(
                 q, k, v, window=window, implementation=implementation
-            )
+            ),
+            packed,
         )
-        return packing.unpack(attend(*(packing.pack(y) for y in (q, k, v)), None, None, packed))
+        return packing.unpack(attend(*(packing.pack(y) for y in (q, k, v)), None, None))
 
     expected = value_and_gradients(lambda *x: causal_attention(*x, lengths=jnp.array(lengths)), *x)
     out, grads = value_and_gradients(of_packed, *x)
@@ -364,8 +365,8 @@ def test_packed_tokens_after_prompts_are_the_same_with_and_without_the_prompts_q
 
     def outputs(takes_prefix):
         def run(q, k, v, *prompts):
-            of_packed = make_packed_attention(attend, takes_prefix)
-            out = of_packed(q, k, v, prompts, window, packed)
+            of_packed = packed_attention(attend, packed, 16, takes_prefix)
+            out = of_packed(q, k, v, prompts, window)
             return jnp.where(jnp.arange(24)[None, :, None, None] < lengths.sum(), out, 0)
 
         return value_and_gradients(run, q, k, v, *prompts)

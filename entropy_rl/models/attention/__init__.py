@@ -13,7 +13,7 @@ from entropy_rl.models.attention.dispatch import (
     resolve_attention,
     resolve_decode_attention,
 )
-from entropy_rl.models.attention.packed import make_packed_attention
+from entropy_rl.models.attention.packed import packed_attention
 from entropy_rl.models.attention.xla import Prefix, xla_attention
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "check_backend",
     "chunk_attention",
     "empty_row_cache",
-    "make_packed_attention",
+    "packed_attention",
     "resolve_attention",
     "resolve_decode_attention",
     "xla_attention",
