@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Collection
 from typing import Literal, NamedTuple
@@ -63,15 +64,29 @@ def describe_decoding(rows: int, slots: int) -> str:
     return f"decoding: {rows} rows in {slots} slots, finished ones replaced by queued ones"
 
 
-def rows_that_fit(memory: float, shared_bytes: int, bytes_per_row: int) -> int:
-    """Returns how many rows can be decoded side by side.
+def rows_that_fit(
+    memory: float, rows: int, prompts: int, prompt_bytes: int, row_bytes: int, adapters: int = 1
+) -> int:
+    """Returns how many of the rows of a rollout can be decoded side by side.
+
+    If all rows have slots, those of a group share the cache of their prompt until finished rows are
+    compacted away. Otherwise each slot has its own copy, and the queue another.
 
     Args:
       memory: Bytes for the whole cache.
-      shared_bytes: Size of the prompts' cache, which is stored once.
-      bytes_per_row: Size of the cache of one row, including its own copy of the prompt.
+      rows: B.
+      prompts: P.
+      prompt_bytes: Size of the cache of a prompt.
+      row_bytes: Size of the cache of a row's new tokens.
+      adapters: As in `row_counts`.
     """
-    return max(0, int((memory - shared_bytes) / (_MOVE_OVERHEAD * max(bytes_per_row, 1))))
+    own = prompt_bytes + row_bytes
+    sizes = [n * own for n in row_counts(rows, adapters)]
+    sizes[0] = prompts * prompt_bytes + rows * row_bytes
+    # Rows that move into fewer slots are in memory twice.
+    if max(before + after for before, after in itertools.pairwise([*sizes, 0])) <= memory:
+        return rows
+    return max(0, int((memory - prompts * prompt_bytes) / (_MOVE_OVERHEAD * max(own, 1))))
 
 
 def cache_bytes(

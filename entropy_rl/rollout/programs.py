@@ -159,10 +159,13 @@ class Programs:
         """
 
         def fits() -> int:
+            of_prompt, of_row = (
+                cache_bytes(self.policy, params, length, columns, adapters)
+                for columns in (0, self.sampling.max_new_tokens)
+            )
+            memory_of_cache = config.memory_share * memory()
             return rows_that_fit(
-                config.memory_share * memory(),
-                prompts * cache_bytes(self.policy, params, length, 0, adapters),
-                cache_bytes(self.policy, params, length, self.sampling.max_new_tokens, adapters),
+                memory_of_cache, rows, prompts, of_prompt, of_row - of_prompt, adapters
             )
 
         adapters, rows = self.sampling.adapters, prompts * self.sampling.group_size

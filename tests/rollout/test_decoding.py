@@ -248,10 +248,21 @@ def test_the_log_says_how_rows_are_decoded():
     assert describe_decoding(64, 56) == queued
 
 
-def test_a_cache_counts_one_and_a_half_times_because_rows_move():
-    assert rows_that_fit(memory=64 * 150 + 400, shared_bytes=400, bytes_per_row=100) == 64
-    assert rows_that_fit(memory=64 * 150 + 399, shared_bytes=400, bytes_per_row=100) == 63
-    assert rows_that_fit(memory=300, shared_bytes=400, bytes_per_row=100) == 0
+def test_rows_fit_if_their_prompts_fit_once_and_the_rows_that_move_fit_beside_them():
+    # 64 rows of 8 prompts; with 32 and fewer slots each row has its own prompt.
+    fit = functools.partial(rows_that_fit, rows=64, prompts=8, prompt_bytes=60, row_bytes=40)
+    all_rows = 8 * 60 + 64 * 40
+    assert fit(all_rows + 32 * 100) == 64
+    assert fit(all_rows + 32 * 100 - 1) == (all_rows + 32 * 100 - 1 - 8 * 60) // 150 < 64
+    # With long prompts the second move, from 32 to 16 slots, needs the most.
+    fit = functools.partial(rows_that_fit, rows=64, prompts=1, prompt_bytes=1000, row_bytes=1)
+    assert fit(48 * 1001) == 64 and fit(48 * 1001 - 1) == (48 * 1001 - 1001) // 1501.5
+
+
+def test_slots_with_their_own_prompts_count_one_and_a_half_times_because_rows_move():
+    fit = functools.partial(rows_that_fit, rows=999, prompts=8, prompt_bytes=50, row_bytes=50)
+    assert fit(64 * 150 + 400) == 64 and fit(64 * 150 + 399) == 63
+    assert fit(300) == 0
 
 
 def test_the_cache_of_a_row_is_counted_from_the_model(model):
