@@ -59,7 +59,8 @@ class EpisodesConfig:
     """Episodes of several turns, in which an environment answers the model.
 
     The limit of new tokens (`max_new_tokens`) is that of a whole episode, with the tokens of all
-    observations. An episode that reaches a limit counts as wrong.
+    observations. An episode that reaches a limit counts as wrong, unless the environment ended it
+    in that same turn.
 
     Args:
       max_turns: Maximum turns of the model.
