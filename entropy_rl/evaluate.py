@@ -14,7 +14,7 @@ import jax
 
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import require
-from entropy_rl.config.common import TaskConfig
+from entropy_rl.config.common import EpisodesConfig, TaskConfig
 from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.distributed.sharding import make_mesh
 from entropy_rl.evaluation import Evaluation, evaluate_into, evaluation_prompts
@@ -128,7 +128,10 @@ def _with_task(config: EvaluateConfig) -> EvaluateConfig:
     require(found, "task", None, f"set, as {path} is no training run")
     recorded = read_recorded_config(find_model(path) / CONFIG_FILE)
     require(recorded.get("task") is not None, "task", None, f"set, as the run {path} has none")
-    return dataclasses.replace(config, task=TaskConfig(**recorded["task"]))
+    of_task = dict(recorded["task"])
+    if of_task.get("episodes") is not None:
+        of_task["episodes"] = EpisodesConfig(**of_task["episodes"])
+    return dataclasses.replace(config, task=TaskConfig(**of_task))
 
 
 def check_config(config: EvaluateConfig) -> None:

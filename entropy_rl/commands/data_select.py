@@ -17,6 +17,7 @@ from entropy_rl.config.sft import ChatDataConfig
 from entropy_rl.escape import echo
 
 if TYPE_CHECKING:
+    from entropy_rl.analysis import TokenSpans
     from entropy_rl.experience.chats import EncodedText
     from entropy_rl.runs.load_model import Model
     from entropy_rl.stats.step_length import StepRegression, StepScores
@@ -82,9 +83,11 @@ def select(config: SelectConfig) -> None:
     """
     import jax
 
+    from entropy_rl.analysis import TokenSpans
     from entropy_rl.config.common import MeshConfig
     from entropy_rl.distributed.sharding import make_mesh
     from entropy_rl.experience.chat_data import read_contents
+    from entropy_rl.runs.jsonl import write_atomically
     from entropy_rl.runs.load_model import load_model
     from entropy_rl.runs.model_files import find_model, model_files
     from entropy_rl.runs.tokenizer import eos_ids_of, load_tokenizer
@@ -97,7 +100,9 @@ def select(config: SelectConfig) -> None:
     eos_ids = eos_ids_of(directory, tokenizer, config.model.extra_eos)
     rows = read_contents(config.data, "train", tokenizer, eos_ids)
     contents, texts = [content for content, _ in rows], [row[0] for _, row in rows]
-    first = [_first_of(text, tokenizer, config) for text in texts]
+    _check_json(contents)
+    spans = TokenSpans(lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
+    first = [_first_of(text, spans, config) for text in texts]
     usable = [mask.any() and not mask.all() for mask in first]
     if not any(usable):
         raise ValueError(
@@ -127,21 +132,31 @@ def select(config: SelectConfig) -> None:
         "correlation_with_step_length": _correlations(scores, values, config.score),
         "regressions": {source: fit._asdict() for source, fit in fits.items()},
     }
+    chosen = (contents[i] | {"scores": _scores_of(i, scores, values, config.score)} for i in kept)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen)
     output.mkdir(parents=True)
-    with (output / SELECTED).open("w", encoding="utf-8") as file:
-        for i in kept:
-            row = contents[i] | {"scores": _scores_of(i, scores, values, config.score)}
-            print(json.dumps(row, ensure_ascii=False), file=file)
-    (output / STATISTICS).write_text(json.dumps(statistics, indent=1) + "\n")
+    write_atomically(output / SELECTED, lines)
+    write_atomically(output / STATISTICS, json.dumps(statistics, indent=1) + "\n")
     _show(statistics, output)
 
 
-def _first_of(text: EncodedText, tokenizer: Any, config: SelectConfig) -> np.ndarray:
+def _check_json(contents: Sequence[dict[str, Any]]) -> None:
+    """Check, before any work, that the rows can be written."""
+    for i, row in enumerate(contents):
+        for name, value in row.items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"data.train: must have fields that JSON can hold, as rows are written to "
+                    f"{SELECTED}, got {type(value).__name__} in {name!r} of row {i + 1}"
+                ) from error
+
+
+def _first_of(text: EncodedText, spans: TokenSpans, config: SelectConfig) -> np.ndarray:
     """Mark first tokens of steps among the targets of a text, bool[targets]."""
-    from entropy_rl.analysis import TokenSpans
     from entropy_rl.analysis.steps import first_tokens
 
-    spans = TokenSpans(lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
     ids, mask = np.array(text.ids), np.array(text.mask)
     turns = np.split(ids, np.flatnonzero(np.diff(mask)) + 1)
     said = turns[0 if mask[0] else 1 :: 2]

@@ -27,6 +27,7 @@ from entropy_rl.runs.hub import pin_models
 from entropy_rl.runs.identity import data_identity
 from entropy_rl.runs.loggers import build_loggers
 from entropy_rl.runs.logging import Clock
+from entropy_rl.runs.preemption import Interrupted
 from entropy_rl.tasks import load_task
 from entropy_rl.tasks.task import DemonstratedTask, ProbedTask
 from entropy_rl.trainer.chat_setup import read_rows_of, set_up_chats
@@ -84,8 +85,10 @@ def _train(
             tokens += _count_tokens(batch.weights)
             norms.append(metrics["grad_norm"])
             validates = _validates(setup, done)
-            if done == config.steps or done % config.log_every == 0 or validates:
+            is_logged = done == config.steps or done % config.log_every == 0 or validates
+            if is_logged or run.is_checkpoint_due(done):  # none is saved after a skipped update
                 _check_finite(jax.device_get(norms), done)
+            if is_logged:
                 row = {name: float(value) for name, value in metrics.items()}
                 if setup.rows is not None:
                     row["epoch"] = done * config.batch_size / setup.rows
@@ -97,7 +100,11 @@ def _train(
                 run.records.metrics(done, row)
                 run.progress.show(done, _note(row))
                 clock, tokens, norms = Clock(), 0, []
-            run.end_step(done, state)
+            try:
+                run.end_step(done, state)
+            except Interrupted:
+                _check_finite(jax.device_get(norms), done)
+                raise
             if stopped:
                 run.save(state)
                 run.progress.say(
@@ -225,6 +232,8 @@ def main(config: SFTConfig) -> None:
     """The verb `sft` of the command line; exit code 1 if the gate is missed."""
     sft(config)
     directory = Path(config.run.directory)
+    if config.evaluation is None and config.gate != GateConfig():
+        print("entropy-rl sft: gate: not checked without evaluation", file=sys.stderr)
     result = read_result(evaluation_directory(config, config.steps))
     failures = gate_failures(config.gate, result) if config.evaluation and result else []
     for line in failures:

@@ -72,6 +72,7 @@ class OptimizerConfig:
         for name in ("b1", "b2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optimizer.{name}", value, ">= 0 and < 1")
+        require(self.eps > 0, "optimizer.eps", self.eps, "> 0")
         require(self.max_grad_norm > 0, "optimizer.max_grad_norm", self.max_grad_norm, "> 0")
         rate, last = self.final_rate, self.decay_updates
         require(0 <= rate <= 1, "optimizer.final_rate", rate, ">= 0 and <= 1")

@@ -59,6 +59,8 @@ def reward_weights(specs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         require(isinstance(spec, Mapping), path, spec, "a mapping {name: ..., arguments}")
         name = spec.get("name", "")
         require(isinstance(name, str), f"{path}.name", name, "a string")
+        if name == "part":
+            require("part" in spec, f"{path}.part", None, "the name of a part of the judgement")
         default = spec.get("part") if name == "part" else name.rpartition(":")[2]
         label = spec.get("label", default)
         is_label = isinstance(label, str) and LABEL.fullmatch(label) and not label.endswith("_std")

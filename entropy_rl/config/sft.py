@@ -200,6 +200,8 @@ class SFTConfig:
         check_numbers(self, "")
         require_at_least(0, "", self, "seed")
         require_at_least(1, "", self, "steps", "batch_size", "log_every")
+        step, allowed = self.run.profile_step, f"null or <= steps ({self.steps})"
+        require(step is None or step <= self.steps, "run.profile_step", step, allowed)
         source, needed, unused = "data", _OF_DATA, _OF_TASK
         if self.data is None:
             source, needed, unused = "task", _OF_TASK, _OF_DATA

@@ -51,9 +51,12 @@ def check_stack(configs: Sequence[TrainConfig]) -> None:
         for name in _SHARED:
             ours, same = getattr(config, name), getattr(config, name) == getattr(first, name)
             require(same, f"{where}.{name}", ours, "the same in all runs that train together")
-        every = first.run.checkpoint_every
-        place = f"{where}.run.checkpoint_every"
-        require(run.checkpoint_every == every, place, run.checkpoint_every, f"{every}, as in all")
+        # A checkpoint is saved before an evaluation too: those of all runs are of the same steps.
+        for name in ("checkpoint_every", "evaluate_every"):
+            value, same = getattr(run, name), getattr(first.run, name)
+            require(value == same, f"{where}.run.{name}", value, f"{same}, as in all")
+        same = (config.evaluation is None) == (first.evaluation is None)
+        require(same, f"{where}.evaluation", config.evaluation, "given in all runs or in none")
     directories = [os.path.abspath(config.run.directory) for config in configs]
     for i, directory in enumerate(directories):
         is_new = directory not in directories[:i]

@@ -1,7 +1,7 @@
 """Contributed methods: they do not, or not yet, meet the criteria for the core.
 
 A method is here if its formula is reconstructed, because the paper or its code did not state all of
-it, or if no shipped recipe uses it. Its docstring and docs/methods.md say how far it was compared
+it, or if it is new or rarely used. Its docstring and docs/methods.md say how far it was compared
 with its source. A config names it like any other method. Methods of this package may change or be
 removed without a deprecation cycle; see docs/contrib.md.
 """

@@ -148,13 +148,14 @@ def compare_runs(a: Path, b: Path) -> Comparison:
     ks = [2**i for i in range(samples.bit_length())]
     names = [f"Pass@{k}" for k in ks]
     values = [(_pass_at_ks(x, ks), _pass_at_ks(y, ks)) for x, y in pairs]
+    known = ~np.isnan(values).any(axis=1)  # the curves are over the problems of the table
     return Comparison(
         problems=len(both),
         only_in_one=len(one.problems.keys() ^ other.problems.keys()),
         not_judged=len(one.problems.keys() & other.problems.keys()) - len(both),
         unjudged_samples=(one.unjudged, other.unjudged),
         settings=_settings_that_differ(a, b),
-        curves=tuple(_curve(ks, [pair[arm] for pair in values]) for arm in (0, 1)),
+        curves=tuple(_curve(ks, np.array(values)[:, arm], known) for arm in (0, 1)),
         pass_at_k=_table(names, values),
         equal_budget=_equal_budget(pairs, ks),
         equal_length=_table(names, [pass_at_k_at_equal_length(x, y, ks) for x, y in pairs]),
@@ -231,12 +232,12 @@ def _settings(path: Path) -> dict[str, Any]:
     return plain if "evaluation" in plain else {"evaluation": plain} if plain else {}
 
 
-def _curve(ks: Sequence[int], values: Sequence[np.ndarray]) -> Curve:
-    values = np.array(values)
+def _curve(ks: Sequence[int], values: np.ndarray, known: np.ndarray) -> Curve:
+    """The curve of values [problems, ks], of which those that are known count."""
     curve = {}
     for i, k in enumerate(ks):
-        known = values[~np.isnan(values[:, i]), i]
-        curve[k] = (*map(float, wilson_interval(known)), known.size)
+        counted = values[known[:, i], i]
+        curve[k] = (*map(float, wilson_interval(counted)), counted.size)
     return curve
 
 

@@ -65,10 +65,6 @@ def read_chats(
     Raises:
       ValueError: If there are no files, a row cannot be used, or none is left.
     """
-    if config.chat_template_kwargs:
-        _require_template(tokenizer)
-        where = "data.chat_template_kwargs"
-        check_template_kwargs(tokenizer, config.chat_template_kwargs, where)
     train = _read_files(config, "train", tokenizer, eos_ids, pairs)
     validation: list[Row] = []
     if config.validation is not None:
@@ -147,6 +143,10 @@ def read_contents(
     Raises:
       ValueError: As `read_chats`.
     """
+    if config.chat_template_kwargs:
+        _require_template(tokenizer)
+        where = "data.chat_template_kwargs"
+        check_template_kwargs(tokenizer, config.chat_template_kwargs, where)
     where, given = f"data.{split}", getattr(config, split)
     files = find_data_files(where, given, split)
     require(bool(files), where, given, "a file, a directory or a pattern that exists")

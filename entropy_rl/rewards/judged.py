@@ -48,18 +48,20 @@ def _of_verdict(judgement: Judgement, right: float, wrong: float) -> float:
     return right if judgement.verdict is Verdict.CORRECT else wrong
 
 
-def part(part: str) -> Reward:
+def part(part: str, missing: float | None = None) -> Reward:
     """Reward by one of the parts that the task gives with its judgements.
 
     Args:
       part: Name of the part; the label of the reward.
+      missing: Reward of a completion without this part, such as an episode that has reached a
+        limit; None if each must have it.
     """
 
     def of_part(judgements: Sequence[Judgement]) -> list[float]:
         for judgement in judgements:
-            if part not in judgement.parts:
+            if part not in judgement.parts and missing is None:
                 names = ", ".join(judgement.parts) or "none"
                 raise ValueError(f"the task must give the part {part!r}, got {names}")
-        return [judgement.parts[part] for judgement in judgements]
+        return [judgement.parts.get(part, missing) for judgement in judgements]
 
     return Reward(of_part)

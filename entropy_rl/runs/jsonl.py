@@ -30,7 +30,7 @@ def write_atomically(path: AnyPath, text: str) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     with naming(path):
         try:
-            with temporary.open("w") as file:
+            with temporary.open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 # Otherwise a crash of the machine could leave the new name without content.

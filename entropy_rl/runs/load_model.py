@@ -28,7 +28,7 @@ from entropy_rl.models import (
 from entropy_rl.models.attention import check_backend
 from entropy_rl.models.hf_config import read_json
 from entropy_rl.models.lora import Base, adapter_shapes
-from entropy_rl.models.peft import write_adapter_config
+from entropy_rl.models.peft import ADAPTER_CONFIG, write_adapter_config
 from entropy_rl.models.rope import DynamicRopeScaling, LinearRopeScaling, YarnRopeScaling
 from entropy_rl.rollout.programs import keep_params
 from entropy_rl.runs.directory import MODEL_DIRECTORY
@@ -398,8 +398,9 @@ def keep_model_files(model: Model, directory: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     for path in model.directory.iterdir():
-        # Weights can lie there in more than one format.
-        if path.is_file() and path.suffix in _TEXT_SUFFIXES and ".safetensors" not in path.name:
+        # Weights can lie there in more than one format. The model of a LoRA run was merged.
+        is_text = path.suffix in _TEXT_SUFFIXES and ".safetensors" not in path.name
+        if path.is_file() and is_text and path.name != ADAPTER_CONFIG:
             shutil.copy(path, temporary)
     _record_differences(model, temporary)
     if model.base is not None:

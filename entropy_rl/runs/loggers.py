@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from entropy_rl.config.common import RunConfig
 from entropy_rl.config.extras import install_command
+from entropy_rl.config.files import error_text
 from entropy_rl.config.registry import call_factory, import_object
 from entropy_rl.config.values import unknown
 from entropy_rl.runs.jsonl import naming
@@ -113,10 +114,19 @@ class Loggers:
     Args:
       start: Those of `build_loggers`.
       run: The run.
+
+    Raises:
+      ValueError: One cannot be started.
     """
 
     def __init__(self, start: Sequence[StartLogger], run: LoggedRun):
-        self._loggers = [each(run) for each in start]
+        self._loggers: list[Logger] = []
+        for i, each in enumerate(start):
+            try:
+                self._loggers.append(each(run))
+            except Exception as error:
+                self.close()
+                raise ValueError(f"run.loggers[{i}]: {error_text(error)}") from error
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record the metrics of one step."""

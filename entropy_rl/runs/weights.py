@@ -22,7 +22,7 @@ from entropy_rl.models.lora import (
     lora_spec,
     merge,
 )
-from entropy_rl.models.peft import ADAPTER_CONFIG, load_adapter, read_adapter_config
+from entropy_rl.models.peft import load_adapter, read_adapter_config
 from entropy_rl.models.quantized import cast_floats, float_type, store
 from entropy_rl.runs.checkpoint import restore_params
 from entropy_rl.runs.directory import CONFIG_FILE, checkpoints_of
@@ -112,12 +112,12 @@ def load_weights(
         stored = float_type(dtype)
         check_memory(jax.eval_shape(lambda x: cast_floats(x, stored), shapes), "the weights")
         return Weights(load_hf(path, stored, sharding, decoder)[1], placement)
-    if not (model_files(path) / ADAPTER_CONFIG).exists():
+    recorded = read_recorded_config(path / CONFIG_FILE)["model"]
+    if recorded.get("lora") is None:
         check_memory(shapes, "the weights")
         params = restore_params(checkpoints_of(path), placement.abstract(shapes))
         return Weights(store(params, dtype), placement)
     spec = read_adapter_config(model_files(path))
-    recorded = read_recorded_config(path / CONFIG_FILE)["model"]
     of_base = _find_base(path, recorded["path"])
     # What is small comes first.
     shapes = placement.abstract(adapter_shapes(spec, decoder))

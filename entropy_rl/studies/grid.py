@@ -128,6 +128,7 @@ def design(config: StudyConfig) -> Design:
             ours, theirs = map(operator.attrgetter(path), (of_arm, shared))
             require(ours == theirs, f"arms.{arm}.{path}", ours, f"{theirs}, as in all arms")
     evaluate = _parse(config, Unit(BASE, config.seeds[0]), EVALUATE, "evaluate", shared.model.path)
+    require(evaluate.task is not None, "evaluate.task", None, "given: the arm base is no run")
     for i, hypothesis in enumerate(config.registered()):
         k = pass_at(hypothesis.endpoint)
         require(

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from entropy_rl.runs.lock import LOCK_FILE, one_writer
 from entropy_rl.runs.preemption import StopRequest, catch_signals
+from entropy_rl.runs.provenance import STARTS_FILE
 from entropy_rl.studies.grid import EVALUATE, TRAIN, Design, Unit, command_line
 from entropy_rl.studies.machine import Machine, find_machine
 from entropy_rl.studies.plan import format_duration, format_time_left, time_left
@@ -104,15 +105,25 @@ def run_units(design: Design, log: Callable[[str], None]) -> None:
 def _take_next(design: Design, waiting: deque[Unit]) -> tuple[Unit, ...]:
     """Take the next unit, and those that are trained together with it.
 
-    All units of a group end together, so that a resumed study has the same groups.
+    All units of a group end together, so that a resumed study has the same groups. One that has
+    begun is not trained together with one that has not, which would take it back to its first step.
     """
     units = [waiting.popleft()]
     if _next_phase(design, units[0]) == TRAIN:
-        trained = [unit for unit in waiting if _next_phase(design, unit) == TRAIN]
+        begun = _has_begun(design, units[0])
+        trained = [
+            unit
+            for unit in waiting
+            if _next_phase(design, unit) == TRAIN and _has_begun(design, unit) == begun
+        ]
         for unit in trained[: design.study.stacked - 1]:
             waiting.remove(unit)
             units.append(unit)
     return tuple(units)
+
+
+def _has_begun(design: Design, unit: Unit) -> bool:
+    return (design.directory_of(unit) / TRAIN / STARTS_FILE).exists()
 
 
 def _next_phase(design: Design, unit: Unit) -> str:

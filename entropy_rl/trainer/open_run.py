@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 import jax
 
+from entropy_rl.config.checks import require
 from entropy_rl.config.sft import SFTConfig
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.distributed.sharding import commit
 from entropy_rl.evaluation.samples import RESULT_FILE
-from entropy_rl.runs.checkpoint import Checkpoints
+from entropy_rl.runs.checkpoint import Checkpoints, newest_undamaged
 from entropy_rl.runs.directory import (
     EVALUATIONS_DIRECTORY,
     checkpoint_directory,
@@ -129,6 +130,11 @@ def _claim(
       are accepted.
     """
     directory = Path(config.run.directory)
+    checkpoints = checkpoint_directory(directory, config.run.checkpoints)
+    if checkpoints.is_dir():
+        step = newest_undamaged(checkpoints, contents=False)[0] or 0
+        allowed = f">= {step}, the step of the newest checkpoint in {directory}"
+        require(step <= config.steps, "steps", config.steps, allowed)
     changed = opened.enter_context(claimed_run(config, free))
     accepted = check_identity(directory, identity, config.run.accept_changes)
     if accepted:  # an evaluation would refuse to mix samples of other problems

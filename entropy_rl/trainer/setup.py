@@ -47,7 +47,7 @@ from entropy_rl.runs.load_model import (
 )
 from entropy_rl.runs.loggers import build_loggers
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
-from entropy_rl.tasks import Problem, Task, closing, load_task, problems_of
+from entropy_rl.tasks import EnvironmentTask, Problem, Task, closing, load_task, problems_of
 from entropy_rl.tasks.problems import prompts_per_problem
 from entropy_rl.trainer.programs import Programs, describe_update, make_programs
 from entropy_rl.trainer.start import start_state
@@ -160,6 +160,7 @@ def set_up(config: TrainConfig, others: Sequence[Setup] = ()) -> Setup:
         task = others[0].task
     else:
         task = load_task(config.task.name, config.task.args, config.task.episodes)
+    _check_parts(config, task)
     problems = problems_of(task, config.task.train_split, "task.train_split")
     key = jax.random.key(config.seed)
     check_teacher(config)
@@ -246,10 +247,23 @@ def check_config(config: TrainConfig) -> None:
     task = load_task(config.task.name, config.task.args, config.task.episodes)
     with closing(task):
         _check_prompts_per_problem(config, advantage, task)
+        _check_parts(config, task)
         problems = problems_of(task, config.task.train_split, "task.train_split")
         _check_sources(advantage, problems)
         if config.evaluation is not None:
             problems_of(task, config.evaluation.split, "evaluation.split")
+
+
+def _check_parts(config: TrainConfig, task: Task) -> None:
+    """Check that a reward by a part has a value for an episode that reaches a limit."""
+    for i, spec in enumerate(config.rewards):
+        is_safe = spec["name"] != "part" or spec.get("missing") is not None
+        require(
+            is_safe or not isinstance(task, EnvironmentTask),
+            f"rewards[{i}].missing",
+            None,
+            "a number with a task of several turns: an episode that reaches a limit has no parts",
+        )
 
 
 def _build_rewards(config: TrainConfig) -> Rewards:

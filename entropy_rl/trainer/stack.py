@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from entropy_rl.runs.directory import checkpoint_directory
 from entropy_rl.runs.load_model import Model
 from entropy_rl.runs.logging import Progress
 from entropy_rl.runs.preemption import StopRequest, catch_signals
+from entropy_rl.tasks import EnvironmentTask
 from entropy_rl.trainer.open_run import InStack
 from entropy_rl.trainer.prepare import split_rows
 from entropy_rl.trainer.programs import make_sampler
@@ -59,6 +61,11 @@ def set_up_stack(configs: Sequence[TrainConfig]) -> list[Setup]:
         except ValueError as error:
             raise ValueError(f"runs[{i}]: {error}") from error
     first = setups[0]
+    if isinstance(first.task, EnvironmentTask):
+        name = first.config.task.name
+        raise ValueError(
+            f"task.name: must be a task of a single turn in runs that train together, got {name!r}"
+        )
     for i, setup in enumerate(setups):
         advantage, length = setup.config.advantage, setup.prompts.length
         same = _needs_greedy(setup) == _needs_greedy(first)
@@ -125,12 +132,26 @@ def open_stack(setups: Sequence[Setup]) -> Iterator[Stack]:
 
 
 def _common_step(configs: Sequence[TrainConfig]) -> int:
-    """Return the newest step for which all runs have a checkpoint; 0 if there is none."""
-    saved = [
-        undamaged_steps(checkpoint_directory(Path(run.directory), run.checkpoints))
-        for run in (config.run for config in configs)
-    ]
-    return max(set(saved[0]).intersection(*saved[1:]), default=0)
+    """Return the newest step for which all runs have a checkpoint; 0 if there is none.
+
+    Raises:
+      ValueError: A run is further ahead than by the one checkpoint that others may lack when all
+        are killed while they save: what it has would be lost.
+    """
+    runs = [config.run for config in configs]
+    saved = [undamaged_steps(checkpoint_directory(Path(r.directory), r.checkpoints)) for r in runs]
+    common = max(set(saved[0]).intersection(*saved[1:]), default=0)
+    for i, (run, steps) in enumerate(zip(runs, saved, strict=True)):
+        ahead = sorted(step for step in steps if step > common)
+        if len(ahead) > 1:
+            raise ValueError(
+                f"runs[{i}].run.directory: must not be ahead of the newest checkpoint of all runs, "
+                f"which is of step {common}, got {run.directory} with checkpoints of steps "
+                f"{', '.join(map(str, ahead))}"
+            )
+        if ahead:
+            print(f"{run.directory}: back from step {ahead[0]} to {common}", file=sys.stderr)
+    return common
 
 
 def save_all(runs: Sequence[TrainingRun], states: Sequence[TrainState]) -> None:

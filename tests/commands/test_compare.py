@@ -226,6 +226,18 @@ def test_the_command_writes_numbers_and_curves_and_prints_verdicts(runs, tmp_pat
         assert "<svg" in (output / "pass_at_k.svg").read_text()
 
 
+def test_curves_are_over_the_problems_that_have_enough_samples_in_both(runs, tmp_path):
+    directory, _ = runs
+    shutil.copytree(directory / "better", tmp_path / "late")
+    file = tmp_path / "late" / "samples.jsonl"
+    first, *rows = map(json.loads, file.read_text().splitlines())
+    rows = [first | {"verdict": "timeout"}, *rows]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one, other = compare_runs(directory / "base", tmp_path / "late").curves
+    counts = [{k: point[-1] for k, point in curve.items()} for curve in (one, other)]
+    assert counts[0] == counts[1] and counts[0][max(one)] == counts[0][1] - 1
+
+
 def test_the_last_evaluation_of_a_training_run_is_compared(runs, tmp_path):
     directory, _ = runs
     for step in (0, 20, 100):

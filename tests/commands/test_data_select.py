@@ -1,11 +1,13 @@
 """`data select` scores texts by a model and keeps the best of each prompt, by three scores."""
 
 import contextlib
+import datetime
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.parquet
 import pytest
 from hf_fixtures import save_tokenizer
 from math_files import write_jsonl
@@ -43,6 +45,8 @@ def at_work(workspace):
         "messages": [{"role": "user", "content": "3?"}, {"role": "assistant", "content": text}]
     }
     write_jsonl(workspace / "blank.jsonl", [said("<|im_end|>")])
+    dated = [row | {"when": datetime.datetime(2026, 1, 1)} for row in rows]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(dated), workspace / "dated.parquet")
     return workspace
 
 
@@ -131,6 +135,9 @@ def test_what_is_selected_can_be_trained_on(scored, at_work, here):
         ({"score": "drop", "source_field": "teacher"}, "source_field: must be null with score "
          "drop, which has no regression, got 'teacher'"),
         ({"data.train": "no.jsonl"}, "data.train: must be"),
+        ({"data.train": "dated.parquet"}, "data.train: must have fields that JSON can hold, as "
+         "rows are written to selected.jsonl, got datetime in 'when' of row 1"),
+        ({"data.chat_template_kwargs": "{enable_thinkng: false}"}, "data.chat_template_kwargs"),
         ({"data.held_out": 2}, "data.held_out: must be 0: only train is read, got 2"),
     ],
 )  # fmt: skip

@@ -146,6 +146,14 @@ def test_sft_that_fails_its_gate_says_so_and_ends_with_exit_code_1(tmp_path, cap
     assert "entropy-rl sft: gate: arithmetic could not be measured" in capsys.readouterr().err
 
 
+def test_no_state_is_saved_after_an_update_that_was_not_applied(tmp_path):
+    options = ["--steps=6", "--log_every=50", "--run.checkpoint_every=2", "--evaluation=null"]
+    config = recipe(tmp_path, *SMALL, *options, "--optimizer.learning_rate=1e30")
+    with pytest.raises(FloatingPointError, match="in 1 of the 2 updates up to step 2"):
+        sft(config)
+    assert not (tmp_path / "checkpoints" / "2").exists()
+
+
 @pytest.mark.slow
 def test_the_recipe_makes_a_model_that_passes_the_gate_and_is_the_one_that_ships(tmp_path):
     config = recipe(tmp_path)

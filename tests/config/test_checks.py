@@ -150,6 +150,8 @@ def test_the_reason_a_seed_of_2_to_the_32_repeats_that_of_0():
     [
         (lambda: OptimizerConfig(learning_rate=INF), "optimizer.learning_rate"),
         (lambda: OptimizerConfig(learning_rate=1e-3, eps=NAN), "optimizer.eps"),
+        (lambda: OptimizerConfig(learning_rate=1e-3, eps=0), "optimizer.eps"),
+        (lambda: OptimizerConfig(learning_rate=1e-3, eps=-1), "optimizer.eps"),
         (lambda: OptimizerConfig(learning_rate=1e-3, weight_decay=1e39), "optimizer.weight_decay"),
         (lambda: LossConfig(kl_coef=INF), "loss.kl_coef"),
         (lambda: LossConfig(entropy_coef={"name": "x", "target": NAN}), "loss.entropy_coef.target"),

@@ -50,6 +50,9 @@ def test_the_verdict_the_grade_and_a_part_are_rewards():
     assert values_of(spec, texts, judged) == [2, 0.5, 0.5, 0.5]
     assert values_of({"name": "graded"}, texts, judged) == [1, 0, 0, 0.25]
     assert values_of({"name": "part", "part": "steps"}, texts[:1], judged[3:]) == [3]
+    no_part = [Judgement(WRONG), *judged[3:]]
+    spec = {"name": "part", "part": "steps", "missing": -1}
+    assert values_of(spec, texts[:2], no_part) == [-1, 3]
 
 
 def test_a_format_is_a_pattern_of_the_whole_text_and_one_that_takes_too_long_gives_no_reward():
@@ -228,6 +231,7 @@ FORMAT = {"name": "format", "pattern": "a"}
         ([{"name": "group_normalize"}], "which makes a Transform"),
         ([{**FORMAT, "patern": 1}], "rewards[0].patern: must be pattern, got 'patern' (did you"),
         ([{"name": "format"}], "rewards[0].pattern: must be given"),
+        ([{"name": "part"}], "rewards[0].part: must be the name of a part of the judgement, got"),
         ([{**FORMAT, "pattern": "(a"}], "format.pattern: must be a regular expression (missing )"),
         ([{"name": "language", "script": "klingon"}], "rewards[0].script: must be one of arabic"),
         ([{"name": "repetition", "n": 0}], "repetition.n: must be a whole number >= 1, got 0"),

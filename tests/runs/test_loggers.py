@@ -172,6 +172,16 @@ def test_a_logger_that_fails_is_dropped_with_a_warning_and_the_others_go_on(
     FakeLogger.steps.clear()
 
 
+def test_a_logger_that_does_not_start_ends_the_run_in_one_line(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(FakeLogger, "close", lambda self: closed.append(self))
+    modules = types.SimpleNamespace(make=lambda: FakeLogger, bad=lambda: lambda run: 1 / 0)
+    monkeypatch.setitem(sys.modules, "mine", modules)
+    with pytest.raises(ValueError, match=r"^run\.loggers\[1\]: division by zero"):
+        record(tmp_path, of({"name": "mine:make"}, {"name": "mine:bad"}), steps=())
+    assert len(closed) == 1
+
+
 class FakeLogger:
     steps: ClassVar[list] = []
 

@@ -579,6 +579,10 @@ def test_an_incomplete_study_is_reported_as_interim(whole, workspace, here, caps
     [
         ({"arms": {}}, "arms: must be at least one arm, got {}"),
         (
+            {"evaluate": {"config": "evaluate.yaml", "overrides": {"task": None}}},
+            "evaluate.task: must be given: the arm base is no run, got None",
+        ),
+        (
             {"arms": {"base": {}}},
             "arms: must be a name of letters, digits, '_', '-' and '.', other than 'base', "
             "got 'base'",

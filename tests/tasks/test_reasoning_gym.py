@@ -148,7 +148,12 @@ def test_the_last_number_can_be_the_answer():
             {"datasets": "gcd", "answer": "all"},
             "task.args.answer: must be one of tags, number, got 'all'",
         ),
-        ({"datasets": "gcd", "train": 0}, "task.args.train: must be 1 or more, got 0"),
+        ({"datasets": "gcd", "train": 0}, "task.args.train: must be from 1 to 499999, got 0"),
+        ({"datasets": "gcd", "workers": 0}, "task.args.workers: must be an integer >= 1, got 0"),
+        (
+            {"datasets": "gcd", "chat": False, "system": "Be brief."},
+            "task.args.system: must be absent without chat messages, got 'Be brief.'",
+        ),
         ({"datasets": {"gcd": {}, "lcm": {}}, "test": 1}, "task.args.test: must be large enough"),
     ],
 )

@@ -146,7 +146,7 @@ def test_problems_are_chat_prompts_with_ids_by_game_and_splits_share_no_seed():
         ({"given": "TwentyQuestions-v0"}, "but it needs an account of OpenRouter"),
         ({"given": {GUESS: {"weight": 0}}}, "task.args.games.GuessTheNumber-v0.weight: must be a"),
         ({"given": {GUESS: 3}}, "GuessTheNumber-v0: must be a mapping of settings, got 3"),
-        ({"given": GUESS, "train": 0}, "task.args.train: must be 1 or more, got 0"),
+        ({"given": GUESS, "train": 0}, "task.args.train: must be from 1 to 499999, got 0"),
         ({"given": GUESS, "chat": False, "system": "a"}, "task.args.system: must be null without"),
     ],
 )

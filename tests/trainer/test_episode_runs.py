@@ -89,6 +89,14 @@ def test_samples_show_the_turns_and_what_was_answered(whole):
     assert len({row.get("graded") for row in evaluated}) > 2
 
 
+def test_an_evaluation_takes_task_and_limits_from_the_run(whole, workspace, here):
+    options = [f"--evaluation.{name}={value}" for name, value in EVALUATION.items()]
+    own = ["--max_prompt_tokens", "16", "--seed", "0", "--output", "evaluated"]
+    assert main(["evaluate", "--model.path", "whole", *own, *options]) == 0
+    of_run = lines_of(whole / "evaluations" / str(STEPS) / "samples.jsonl")
+    assert lines_of(workspace / "evaluated" / "samples.jsonl") == of_run
+
+
 def test_a_run_that_was_ended_early_goes_on_to_the_bit(whole, workspace, here, capsys):
     for steps in ("2", "4"):
         assert main(train("resumed", "--steps", steps)) == 0
@@ -131,5 +139,7 @@ def test_settings_that_cannot_work_are_refused(workspace, config, refused):
     assert line.startswith("decoding.chunk_steps: must be a number for a task with episodes")
     line = refused(*train("r2", "--task.name", "luck:Luck"))
     assert line.startswith("task.episodes: must be null for a task without")
+    line = refused(*train("r4", "--rewards", "[{name: part, part: x}]"))
+    assert line.startswith("rewards[0].missing: must be a number with a task of several turns")
     line = refused(*train("r3", "--task.episodes.max_turns", "0"))
     assert line.startswith("task.episodes.max_turns: must be")

@@ -139,6 +139,14 @@ def test_an_evaluation_of_the_run_is_that_of_its_last_step(whole, workspace, her
     assert lines_of(workspace / "evaluated" / "samples.jsonl") == of_run and of_run
 
 
+def test_a_run_of_all_parameters_that_began_with_a_lora_run_is_one_of_a_plain_model(whole, here):
+    options = ["--model.path", "whole", "--model.lora", "null", "--steps", "1"]
+    assert main(train("all", *options)) == 0
+    model = load_model("all")
+    assert model.base is None
+    jax.tree.map(np.testing.assert_array_equal, model.params, state_of(here / "all", 1)["params"])
+
+
 def test_another_base_is_refused_in_one_line(whole, workspace, here, capsys):
     shutil.copytree("model", "kept")
     try:

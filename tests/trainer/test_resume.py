@@ -196,6 +196,13 @@ def test_a_finished_run_can_be_made_longer_with_the_result_of_one_that_was_plann
     assert_same_run(whole, workspace / "longer")
 
 
+def test_a_run_is_not_made_shorter_than_it_is(whole, here, capsys):
+    assert main(train("whole", "--steps", "4")) == 2
+    line = "steps: must be >= 6, the step of the newest checkpoint in whole, got 4\n"
+    assert capsys.readouterr().err.endswith(line)
+    assert main(train("whole")) == 0  # nothing was recorded
+
+
 def test_what_a_killed_set_up_leaves_behind_is_no_obstacle(whole, workspace, here):
     directory = workspace / "early"
     directory.mkdir()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 
 import jax
@@ -80,6 +81,16 @@ def test_stacked_runs_that_are_killed_end_as_ones_that_never_were(whole, here, c
         assert_same_run(whole / f"whole{i}", whole / f"killed{i}")
 
 
+def test_a_run_that_is_ahead_of_the_others_is_not_taken_back(whole, here, capsys):
+    shutil.copytree("whole0", "ahead0")
+    assert main(stacked("ahead", RUNS[:2])) == 2
+    assert capsys.readouterr().err.endswith(
+        "runs[0].run.directory: must not be ahead of the newest checkpoint of all runs, which is "
+        "of step 0, got ahead0 with checkpoints of steps 4, 6\n"
+    )
+    assert len(lines_of(whole / "ahead0" / "metrics.jsonl")) == 6
+
+
 def test_the_planned_rollout_is_that_of_the_runs(whole, here, monkeypatch):
     """The shapes of its parameters, prompts and random keys."""
     seen = {}
@@ -142,6 +153,10 @@ def test_the_base_is_in_memory_once(whole, here):
          "together, got 3"),
         ({"runs": [{}, {"run.checkpoint_every": 3}]}, "runs[1].run.checkpoint_every: must be 2, as "
          "in all, got 3"),
+        ({"runs": [{}, {"evaluation": {"split": "test", "samples": 2, "max_new_tokens": 8}}]},
+         "runs[1].evaluation: must be given in all runs or in none, got "),
+        ({"task.name": "countdown_turns"}, "task.name: must be a task of a single turn in runs "
+         "that train together, got 'countdown_turns'"),
         ({"runs": [{}, {"sede": 3}]}, "runs[1]: "),
         ({"decoding.slots": 8}, "decoding.slots: must be null or at least 48, the rows of 3 "
          "stacked adapters, got 8"),

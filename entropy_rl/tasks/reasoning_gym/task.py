@@ -81,17 +81,22 @@ class ReasoningGym:
         workers: int = 2,
     ):
         for name, value in (("train", train), ("test", test)):
-            require(1 <= value < _STRIDE // 2, f"task.args.{name}", value, "1 or more")
+            allowed = f"from 1 to {_STRIDE // 2 - 1}"
+            require(1 <= value < _STRIDE // 2, f"task.args.{name}", value, allowed)
         require(answer in ("tags", "number"), "task.args.answer", answer, "tags or number")
         require(seed >= 0, "task.args.seed", seed, ">= 0")
+        has_own = system not in (None, "default")
+        require(chat or not has_own, "task.args.system", system, "absent without chat messages")
         mixture = {datasets: {}} if isinstance(datasets, str) else datasets
         self._parts = _parts(mixture, {"train": train, "test": test}, seed, run_code)
         self._answer, self._suffix, self._chat = answer, suffix, chat
         self._messages = _system_message(system) if chat else ()
         self._kwargs = chat_template_kwargs or {}
-        self._pool = VerifierPool(
-            f"{worker.__name__}:{worker.check.__name__}", workers=workers, deadline_s=deadline_s
-        )
+        check = f"{worker.__name__}:{worker.check.__name__}"
+        try:
+            self._pool = VerifierPool(check, workers=workers, deadline_s=deadline_s)
+        except ValueError as error:
+            raise ValueError(f"task.args.{error}") from error
         self._splits: dict[str, list[Problem]] = {}
 
     def problems(self, split: str) -> Sequence[Problem]:

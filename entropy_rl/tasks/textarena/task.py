@@ -65,7 +65,8 @@ class TextArena:
         chat_template_kwargs: dict[str, Any] | None = None,
     ):
         for name, value in (("train", train), ("test", test)):
-            require(1 <= value < _STRIDE // 2, f"task.args.{name}", value, "1 or more")
+            allowed = f"from 1 to {_STRIDE // 2 - 1}"
+            require(1 <= value < _STRIDE // 2, f"task.args.{name}", value, allowed)
         require(chat or system is None, "task.args.system", system, "null without chat messages")
         mixture = {games: {}} if isinstance(games, str) else games
         self._parts = _parts(mixture, {"train": train, "test": test})
