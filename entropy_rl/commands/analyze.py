@@ -122,7 +122,7 @@ def main(config: AnalyzeConfig) -> None:
 
     from entropy_rl.evaluation.dynamics import run_dynamics
     from entropy_rl.evaluation.load_samples import words_of
-    from entropy_rl.evaluation.samples import RESULT_FILE
+    from entropy_rl.evaluation.samples import refuse_run
     from entropy_rl.evaluation.sentence_encoder import load_embedding
     from entropy_rl.report import (
         analysis_text,
@@ -130,13 +130,12 @@ def main(config: AnalyzeConfig) -> None:
         write_analysis_figures,
         write_sentences,
     )
-    from entropy_rl.runs.directory import CONFIG_FILE, to_plain
+    from entropy_rl.runs.directory import to_plain
     from entropy_rl.runs.jsonl import finite, write_atomically
     from entropy_rl.runs.model_files import is_run
 
     directory, path = Path(config.output), Path(config.samples)
-    if (directory / RESULT_FILE).exists() or (directory / CONFIG_FILE).exists():
-        raise ValueError(f"output: must not be the directory of a run, got {directory}")
+    refuse_run(directory)
     of_task = words_of(path)
     lists = config.words or of_task[0], config.reflective or of_task[1]
     words, reflective = word_patterns(lists[0]), compile_patterns(lists[1])

@@ -35,20 +35,18 @@ def main(config: CompareConfig) -> None:
     """Run the command `compare`."""
     # Imported here so that `compare --help` does not load jax.
     from entropy_rl.evaluation import compare_runs, find_evaluation
-    from entropy_rl.evaluation.samples import RESULT_FILE
+    from entropy_rl.evaluation.samples import refuse_run
     from entropy_rl.report import (
         comparison_csv,
         comparison_latex,
         comparison_text,
         write_pass_at_k,
     )
-    from entropy_rl.runs.directory import CONFIG_FILE
     from entropy_rl.runs.jsonl import write_atomically
 
     runs = [find_evaluation(Path(path)) for path in (config.run_a, config.run_b)]
     directory = Path(config.output)
-    if (directory / RESULT_FILE).exists() or (directory / CONFIG_FILE).exists():
-        raise ValueError(f"output: must not be the directory of a run, got {directory}")
+    refuse_run(directory)
     is_other = runs[0].resolve() != runs[1].resolve()
     require(is_other, "run_b", str(runs[1]), f"another evaluation than that of {config.run_a}")
     comparison = compare_runs(*runs)

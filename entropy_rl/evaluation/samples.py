@@ -14,7 +14,7 @@ from pathlib import Path
 from entropy_rl.config.files import error_text
 from entropy_rl.evaluation.result import Evaluation
 from entropy_rl.experience.records import Row
-from entropy_rl.runs.directory import SAMPLES_FILE
+from entropy_rl.runs.directory import CONFIG_FILE, SAMPLES_FILE
 from entropy_rl.runs.jsonl import naming, write_atomically
 from entropy_rl.tasks.task import Verdict
 
@@ -30,6 +30,16 @@ _FIELDS = {
     "tokens",
     "entropy",
 }
+
+
+def refuse_run(output: Path) -> None:
+    """Refuse to write into the directory of a run or of an evaluation.
+
+    Raises:
+      ValueError: It is one.
+    """
+    if any((output / name).exists() for name in (RESULT_FILE, CONFIG_FILE)):
+        raise ValueError(f"output: must not be the directory of a run, got {output}")
 
 
 def samples_file(directory: Path, shard: int, shards: int) -> Path:

@@ -26,6 +26,7 @@ from entropy_rl.learner.rollout_advantages import make_base_advantages
 from entropy_rl.learner.update import UpdateFn, make_update
 from entropy_rl.losses.controller import Coefficients, summarize_batch
 from entropy_rl.losses.loss import Loss
+from entropy_rl.models.lora import Base, on_base
 from entropy_rl.types import Policy, TrainBatch
 
 Rows = dict[str, jax.Array]  # the fields of a `TrainBatch` that are stored
@@ -120,6 +121,7 @@ def make_replay_programs(
     loss: Loss,
     settings: PassSettings,
     shape: BufferShape,
+    base: Base | None = None,
 ) -> ReplayPrograms:
     """Build the compiled functions of a replay buffer.
 
@@ -131,6 +133,7 @@ def make_replay_programs(
       loss: The loss.
       settings: Those of the other updates, for rows without groups.
       shape: The size of the buffer.
+      base: The frozen parameters, if an adapter is trained.
 
     Raises:
       ValueError: The baseline has more than one advantage for a row.
@@ -201,6 +204,10 @@ def make_replay_programs(
         batch = TrainBatch(**jax.tree.map(cut, rows))
         return batch.replace(rewards=batch.rewards * weight)
 
+    def make(policy: Policy) -> UpdateFn:
+        own = replay_advantage(replay, advantage)
+        return make_update(policy, own, optimizer, loss, settings.without_groups())
+
     # Trace now, so that an error does not come after a rollout.
     batch = TrainBatch(**jax.eval_shape(lambda: empty(shape.rows, shape.prompt_tokens)))
     extras = required_extras(advantage, shape.rows, shape.new_tokens)
@@ -213,7 +220,5 @@ def make_replay_programs(
         keep=jax.jit(keep, out_shardings=by_rows),
         count=jax.jit(count, out_shardings=replicated),
         part=jax.jit(part, out_shardings=by_rows),
-        update=make_update(
-            policy, replay_advantage(replay, advantage), optimizer, loss, settings.without_groups()
-        ),
+        update=on_base(make, policy, base, (0,)),
     )

@@ -23,7 +23,6 @@ from entropy_rl.learner.replay import (
     BufferShape,
     ReplayPrograms,
     make_replay_programs,
-    replay_advantage,
 )
 from entropy_rl.learner.replay_rule import build_replay
 from entropy_rl.learner.rollout_advantages import RolloutAdvantagesFn, make_rollout_advantages
@@ -95,23 +94,16 @@ def make_programs(
     hotter = config.rollout.exploration
     replay = build_replay(config.replay, config.rollout.group_size)
 
-    def make(
-        policy: Policy,
-        advantage: Transform,
-        settings: PassSettings,
-        teacher: Teacher | None = None,
-    ) -> UpdateFn:
+    def make(policy: Policy, teacher: Teacher | None = None) -> UpdateFn:
         return make_update(policy, advantage, optimizer, loss, settings, teacher)
 
     def make_with_teacher(frozen: tuple[Params, Params]) -> UpdateFn:
         of_base, of_teacher = frozen
         policy = model.policy if model.base is None else model.base.bind(model.policy, of_base)
-        return make(policy, advantage, settings, teacher._replace(params=of_teacher))
+        return make(policy, teacher._replace(params=of_teacher))
 
     if teacher is None:
-        update = on_base(
-            lambda policy: make(policy, advantage, settings), model.policy, model.base, (0,)
-        )
+        update = on_base(make, model.policy, model.base, (0,))
     else:
         frozen = (None if model.base is None else model.base.params), teacher.params
         update = OnFrozen(make_with_teacher, frozen, (0,))
@@ -146,15 +138,7 @@ def make_programs(
             loss,
             settings,
             _buffer_shape(config, replay.rollouts),
-        )._replace(
-            update=on_base(
-                lambda policy: make(
-                    policy, replay_advantage(replay, advantage), settings.without_groups()
-                ),
-                model.policy,
-                model.base,
-                (0,),
-            )
+            model.base,
         ),
     )
 
