@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# Controls but tab and line feed, line separators, marks that reorder text, lone surrogates, tags.
+# Controls but tab and line feed, line separators, marks that reorder text, lone surrogates,
+# what XML does not allow, tags.
 _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-    "\ufff9-\ufffb\U000e0000-\U000e007f]"
+    "\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f]"
 )
 _FORMULA = ("=", "+", "-", "@", "\t")
 

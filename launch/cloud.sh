@@ -47,6 +47,14 @@ need() {
     [ -n "${!1:-}" ] || die "$1 is not set: $2; for example: export $1=$3"
 }
 
+# need_numbers NAME...: variables that must be whole numbers.
+need_numbers() {
+    local name
+    for name in "$@"; do
+        [[ "${!name}" =~ ^[0-9]+$ ]] || die "$name must be a whole number, got ${!name}"
+    done
+}
+
 # pause N: the wait after the Nth failure.
 pause() {
     local seconds=$((PAUSE * 2 ** ($1 > 10 ? 10 : $1 - 1)))

@@ -9,15 +9,15 @@ if [ $# -lt 2 ]; then
     echo "usage: bash launch/evaluate_math.sh MODEL OUTPUT [--dotted.path VALUE ...]" >&2
     exit 2
 fi
-# Paths are relative to the caller's directory; other models, such as asset:NAME, are left as they are.
-model="$1" output="$(realpath -m "$2")"
-if [ -e "$model" ]; then model="$(realpath "$model")"; fi
+model="$1" output="$2" caller="$PWD"
 shift 2
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+checkout="$PWD"
+cd "$caller" # paths are relative to it
 
 for set_and_samples in aime_2024:256 aime_2025:256 amc_2023:128 math_500:16; do
     set="${set_and_samples%:*}"
     echo "== $set"
-    .venv/bin/entropy-rl evaluate --config configs/math_evaluate.yaml --model.path "$model" \
+    "$checkout/.venv/bin/entropy-rl" evaluate --config "$checkout/configs/math_evaluate.yaml" --model.path "$model" \
         --evaluation.split "$set" --evaluation.samples "${set_and_samples#*:}" --output "$output/$set" "$@"
 done

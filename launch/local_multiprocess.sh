@@ -34,6 +34,7 @@ while (($# > 0)); do
     esac
     shift 2
 done
+need_numbers GRACE
 (($# > 0)) || die "nothing to run; give the settings of entropy-rl train, such as --config FILE (--help explains)"
 
 free_port() {

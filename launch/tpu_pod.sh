@@ -32,6 +32,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 source "$root/launch/cloud.sh"
 
 POLL="${POLL:-30}" PATIENCE="${PATIENCE:-86400}" MAX_RESTARTS="${MAX_RESTARTS:-20}" GRACE="${GRACE:-900}"
+need_numbers PATIENCE TRIES PAUSE MAX_RESTARTS GRACE
 verb="${1:---help}"
 case "$verb" in
     create | setup | run | status | logs | stop | delete) shift ;;
@@ -274,7 +275,7 @@ case "$verb" in
         fi
         if [ "$new" = 0 ] && [ -e "$state/run" ]; then
             if ((${#given[@]} > 0)) && [ "$(quote "${given[@]}")" != "$(quote "${ARGUMENTS[@]}")" ] ||
-                [ "${given_id:-$RUN_ID}" != "$RUN_ID" ]; then
+                [ "${given_id:-$RUN_ID}" != "$RUN_ID" ] || [ "${given_runs:-$RUNS}" != "$RUNS" ]; then
                 die "$TPU_NAME has the run $RUN_ID with other settings; \`run\` alone resumes it, \`run --new\` starts another"
             fi
             say "resuming $RUN_ID at commit ${COMMIT:0:12}"

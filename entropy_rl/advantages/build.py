@@ -137,11 +137,11 @@ def _check_values(advantage: Transform, has_critic: bool) -> None:
     before = before_values(advantage).members if readers else ()
     for i, member in enumerate(before):
         require(
-            member.scope != "batch" or member.needs_policy,
+            member.scope != "batch" and not member.needs_policy,
             f"advantage[{i}]",
-            "scope 'batch'",
-            "of another scope before a transform that reads values, as the critic's targets are "
-            "computed from the mini-batch",
+            "scope 'batch'" if member.scope == "batch" else "needs_policy=True",
+            "of another scope and without the policy before a transform that reads values, as the "
+            "critic's targets are computed from the mini-batch alone",
         )
     if readers and not has_critic:
         raise ValueError(

@@ -133,7 +133,8 @@ def mean_nearest_distance(vectors: Vectors, base: Vectors, k: int = 5) -> np.nda
 def most_distant(distances: np.ndarray, share: float) -> np.ndarray:
     """bool[n]: the fraction of largest distances, rounded up; of ties the first ones."""
     rare = np.zeros(len(distances), bool)
-    rare[np.argsort(-distances, kind="stable")[: int(np.ceil(share * len(distances)))]] = True
+    count = int(np.ceil(round(share * len(distances), 9)))  # 0.07 * 100 is more than 7
+    rare[np.argsort(-distances, kind="stable")[:count]] = True
     return rare
 
 

@@ -98,9 +98,10 @@ def put(
     hint = None if cls is None else typing.get_type_hints(cls)[name]
     section = section_of(hint)
     if rest:
-        if name not in into and _option(hint, list) is not None:
+        if into.get(name) is None and _option(hint, list) is not None:
             (field,) = (field for field in dataclasses.fields(cls) if field.name == name)
-            into[name] = default_of(field) if has_default(field) else []
+            usual = default_of(field) if has_default(field) and name not in into else None
+            into[name] = usual or []
         into[name] = _copied(into.get(name))
         put(section, into[name], rest, value, where)
     elif section is not None and isinstance(value, dict):

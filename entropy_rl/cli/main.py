@@ -166,22 +166,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complete(config_classes())
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments in (["--version"], ["-V"]):
-        print(__version__)
-        return 0
+        return _show(__version__)
     if arguments[:1] == ["help"]:  # `help VERB` is `VERB --help`
         arguments = [*arguments[1:], "--help"]
     first = arguments[0] if arguments else ""
     group = [verb for verb in _VERBS if verb.startswith(f"{first} ")]
     rest = arguments[1:] if group else arguments
     if not rest or rest[0] in ("-h", "--help"):
-        print(_usage(group or list(_VERBS)))
-        return 0
+        return _show(_usage(group or list(_VERBS)))
     words = 2 if group else 1
     verb = " ".join(arguments[:words])
     if verb not in _VERBS:
         print(printable(f"entropy-rl: {unknown('verb', verb, _VERBS)}"), file=sys.stderr)
         return 2
     return run_verb(verb, arguments[words:])
+
+
+def _show(text: str) -> int:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        return _without_reader()
+    return 0
+
+
+def _without_reader() -> int:
+    """The exit code where the reader of our output has exited, such as `| head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def _usage(verbs: Sequence[str]) -> str:
@@ -215,15 +227,15 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
 
             hosts.join()
         program(config)
+        sys.stdout.flush()  # a reader that has exited is noticed here, not at the exit
     except Interrupted as interrupted:
         print(f"entropy-rl {verb}: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
     except KeyboardInterrupt:
         print(f"entropy-rl {verb}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader of our output has exited, such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    except BrokenPipeError:
+        return _without_reader()
     except Exception as error:
         if _is_of_other_host(error):
             from entropy_rl.distributed import multihost as hosts

@@ -145,8 +145,8 @@ def main(config: SampleConfig) -> None:
             facts["turns"] = str(len(episodes.rows[0].actions))
         judgement = scores.judgements[0]
         facts["verdict"] = judgement.verdict.value
-        if judgement.reward is not None:
-            facts["graded"] = f"{judgement.reward:g}"
+        if judgement.graded is not None:
+            facts["graded"] = f"{judgement.graded:g}"
         facts |= {printable(name): f"{value:g}" for name, value in judgement.parts.items()}
         if scores.answers[0] is not None:
             facts["answer"] = printable(scores.answers[0])

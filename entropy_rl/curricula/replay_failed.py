@@ -27,7 +27,9 @@ def replay_failed(fraction: float = 0.25, capacity: int = 1024) -> Curriculum:
 
     def choose(state: State, order: ProblemOrder, count: int) -> tuple[np.ndarray, State]:
         waiting = state["waiting"][state["waiting"] >= 0]
-        again = waiting[: int(fraction * count)]
+        most = int(fraction * count)
+        require(most > 0, "fraction", fraction, f">= 1/{count}, a problem of the {count} of a step")
+        again = waiting[:most]
         # Too few others would be left of a small set.
         again = again[: max(0, len(order) - count)]
         new, drawn = order.take(-1, int(state["drawn"]), count - len(again), again.tolist())

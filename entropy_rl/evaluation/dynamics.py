@@ -57,8 +57,10 @@ def run_dynamics(
         result = read_result(path)
         if result is not None:  # complete
             step = int(path.name)
-            pass_at_k[step] = result.pass_at_k
-            evaluations.append(point(step, annotated(path)))
+            pass_at_k[step] = result.pass_at_k_of_all
+            # Users may have deleted the samples, which are large.
+            if any(file.stat().st_size for file in path.glob("samples*.jsonl")):
+                evaluations.append(point(step, annotated(path)))
     file = directory / METRICS_FILE
     try:
         metrics = [

@@ -78,6 +78,12 @@ class Evaluation:
     grades: dict[str, Interval] = dataclasses.field(default_factory=dict)
     by_source: dict[str, dict[int, Interval]] = dataclasses.field(default_factory=dict)
 
+    @property
+    def pass_at_k_of_all(self) -> dict[int, Interval]:
+        """`pass_at_k` at those K for which no judged problem has too few samples."""
+        counts = self.pass_at_k_problems
+        return {k: v for k, v in self.pass_at_k.items() if counts[k] == counts[min(counts)]}
+
     def to_plain(self) -> dict[str, Any]:
         """Values for JSON."""
         return dataclasses.asdict(self)

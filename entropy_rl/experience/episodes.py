@@ -54,9 +54,9 @@ class EpisodeRow:
 class Episodes:
     """Steps the environments of the rows of a rollout; `rollout.Environments` of the sampler.
 
-    The reward of an episode is that of its judgement, where a verdict without one counts 1 or 0,
-    and those of its turns, if there are any. An episode that reaches a limit is a wrong one. One
-    whose environment fails has no judgement.
+    An episode has the judgement of its environment, with the sum of the rewards of its turns. One
+    that reaches a limit is a wrong one, unless its environment ended it in that turn. One whose
+    environment fails has no judgement.
     """
 
     def __init__(
@@ -137,9 +137,7 @@ class Episodes:
 
     def _end(self, row: EpisodeRow, judgement: Judgement, reason: FinishReason) -> FinishReason:
         if any(row.rewards) and judgement.verdict.is_judgement:
-            last = judgement.reward
-            last = float(judgement.verdict is Verdict.CORRECT) if last is None else last
-            judgement = dataclasses.replace(judgement, reward=last + sum(row.rewards))
+            judgement = dataclasses.replace(judgement, turns=sum(row.rewards))
         if row.parts and judgement.verdict.is_judgement:
             judgement = dataclasses.replace(judgement, parts=_add(row.parts, judgement.parts))
         row.judgement = judgement

@@ -109,9 +109,9 @@ def _any_correct(groups: ScoredGroups) -> np.ndarray:
 def exploration_loss_mask(
     rewards: np.ndarray, has_reward: np.ndarray, explored: np.ndarray, group_size: int
 ) -> np.ndarray:
-    """Select the rows with A != 0 and, in explored groups, A >= 0.
+    """Select the rows of groups with contrast and, in explored ones, with A >= 0.
 
-    A is the reward minus the mean reward of the group; a group without contrast has no such row.
+    A is the reward minus the mean reward of the group.
     Source: UEC-RL, https://arxiv.org/abs/2604.14646, from a summary.
 
     Args:

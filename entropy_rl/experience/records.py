@@ -57,7 +57,7 @@ def completion_rows(
 
 def judgement_fields(judgement: Judgement) -> Row:
     """The grade of a judgement as `graded`, and its `parts`; without those that it has not."""
-    fields = {} if judgement.reward is None else {GRADED: judgement.reward}
+    fields = {} if judgement.graded is None else {GRADED: judgement.graded}
     return fields | ({"parts": dict(judgement.parts)} if judgement.parts else {})
 
 

@@ -142,7 +142,8 @@ class Sampler:
             of_source = [[problem.is_from(source)] for problem in problems]
             extras[f"{SOURCE_EXTRA}{source}"] = np.array(of_source, np.float32)
         if sampled.judgements is not None:
-            extras[TURN_REWARDS] = sampled.turn_rewards
+            weight = np.float32(self.rewards.weight_of_turns)
+            extras[TURN_REWARDS] = weight * sampled.turn_rewards
             turns = sum(1 + len(observed) for observed in scores.observations)
             rows = rows.add_ratios(turns=(turns, scored))
         if extras:

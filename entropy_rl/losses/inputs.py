@@ -16,9 +16,10 @@ MAX_LOG_RATIO = 20.0
 def log_ratio(log_probs: jax.Array, other: jax.Array) -> jax.Array:
     """Compute log π(oₜ) - log π_other(oₜ), clamped to ±20; `other` is a constant.
 
-    Beyond the clamp a token has no gradient. veRL has the same clamp in its vanilla, SAPO, CISPO
-    and DPPO losses; its GSPO has a bound of e^10 on the ratio of the sequence instead, and its
-    GMPO, Clip-Cov and KL-Cov have none, nor has the code of CE-GPPO.
+    Beyond the clamp it has no gradient; a surrogate with a gradient of its own has one. veRL has
+    the same clamp in its vanilla, SAPO, CISPO and DPPO losses; its GSPO has a bound of e^10 on the
+    ratio of the sequence instead, and its GMPO, Clip-Cov and KL-Cov have none, nor has the code of
+    CE-GPPO.
     """
     return jnp.clip(log_probs - jax.lax.stop_gradient(other), -MAX_LOG_RATIO, MAX_LOG_RATIO)
 

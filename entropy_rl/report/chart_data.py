@@ -41,7 +41,10 @@ def training_panels(runs: Sequence[ReportedRun]) -> tuple[list[dict[str, Any]], 
         if not known:
             continue
         # Smaller differences are rounding, such as the KL of an on-policy update.
-        if max(known) - min(known) < _ROUNDING and len(known) > 1:
+        in_all = all(
+            any(row.get(name) is not None for row in run.metrics) for run in runs if run.metrics
+        )
+        if in_all and max(known) - min(known) < _ROUNDING and len(known) > 1:
             constant[name] = known[0] if abs(known[0]) > _ROUNDING else 0.0
             continue
         if name == "reward" and all(
@@ -98,13 +101,14 @@ def panels_over_steps(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
     """Panels of Pass@K over steps, for runs with at least three evaluations."""
     panels = []
     ks = sorted(
-        {k for run in runs for _, found in run.evaluations.values() for k in found.pass_at_k}
+        {k for run in runs for _, found in run.evaluations.values() for k in found.pass_at_k_of_all}
     )
     for k in dict.fromkeys((*ks[:1], *ks[-1:])):
         series = []
         for number, run in enumerate(runs):
-            steps = [s for s in sorted(run.evaluations) if k in run.evaluations[s][1].pass_at_k]
-            points = [run.evaluations[step][1].pass_at_k[k] for step in steps]
+            curves = {step: run.evaluations[step][1].pass_at_k_of_all for step in run.evaluations}
+            steps = [step for step in sorted(curves) if k in curves[step]]
+            points = [curves[step][k] for step in steps]
             if len(points) > 2:
                 y, low, high = (_short(values) for values in zip(*points, strict=True))
                 series.append({"run": number, "x": steps, "y": y, "low": low, "high": high})

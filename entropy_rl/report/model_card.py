@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from entropy_rl.models.peft import ADAPTER_CONFIG
 from entropy_rl.report.curves import CURVES_FILE
 from entropy_rl.report.reported_run import ReportedRun, read_runs
 from entropy_rl.report.summary import evaluation_rows
+from entropy_rl.runs.checkpoint import newest_undamaged
+from entropy_rl.runs.directory import checkpoints_of
 from entropy_rl.runs.hub import HUB_ID
 
 CARD_FILE = "README.md"
@@ -31,7 +34,8 @@ def write_model_card(run: Path, directory: Path, dtype: str) -> None:
     Raises:
       ValueError: A file of the run cannot be read.
     """
-    found = read_runs([str(run)])[0]
+    step, _ = newest_undamaged(checkpoints_of(run), contents=False)
+    found = _until(read_runs([str(run)])[0], step or 0)
     has_curves = (run / CURVES_FILE).is_file()
     if has_curves:
         shutil.copy(run / CURVES_FILE, directory)
@@ -47,6 +51,7 @@ def model_card(
     config = _public({k: v for k, v in run.config.items() if k not in _OF_THE_MACHINE})
     base = str((config.get("model") or {}).get("path", "random weights"))
     task, start = config.get("task") or {}, (run.starts or [{}])[-1]
+    name = str(task.get("name") or (config.get("data") or {}).get("train", "?"))
     front: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation"}
     front["tags"] = ["entropy_rl", "reinforcement-learning" if "advantage" in config else "sft"]
     if match := HUB_ID.fullmatch(base):
@@ -54,9 +59,7 @@ def model_card(
     code = f"entropy_rl {(start.get('versions') or {}).get('entropy_rl', '?')}"
     facts = {
         "Initial model": base,
-        "Data": " ".join(
-            [str(task.get("name")), *(f"{k}={v}" for k, v in (task.get("args") or {}).items())]
-        ),
+        "Data": " ".join([name, *(f"{k}={v}" for k, v in (task.get("args") or {}).items())]),
         "Method": run.method,
         "Steps": run.metrics[-1]["step"] if run.metrics else 0,
         "Seed": config.get("seed"),
@@ -85,14 +88,24 @@ def model_card(
     return "\n\n".join([*parts, "## Config", f"```yaml\n{text}```"]) + "\n"
 
 
+def _until(run: ReportedRun, step: int) -> ReportedRun:
+    """The run up to the checkpoint that was exported; later steps were killed."""
+    metrics = [row for row in run.metrics if row["step"] <= step]
+    evaluations = {s: found for s, found in run.evaluations.items() if s <= step}
+    return dataclasses.replace(run, metrics=metrics, evaluations=evaluations)
+
+
 def _public(value: Any) -> Any:
     """Names instead of absolute paths, which would tell where the files lie on this machine."""
     if isinstance(value, Mapping):
         return {name: _public(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_public(item) for item in value]
-    is_path = isinstance(value, str) and os.path.isabs(os.path.expanduser(value))
-    return Path(value).name if is_path else value
+    if not isinstance(value, str) or not os.path.isabs(os.path.expanduser(value)):
+        return value
+    # A text, such as a prompt, may begin with a slash too.
+    is_text = any(c.isspace() or c in "{}" for c in value) and not Path(value).exists()
+    return value if is_text else Path(value).name
 
 
 def _table(rows: list[list[str]]) -> str:

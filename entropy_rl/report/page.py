@@ -124,10 +124,13 @@ def _overview(runs: Sequence[ReportedRun]) -> list[tuple[ReportedRun, list[str]]
 
 
 def _first_to_last(run: ReportedRun, k: int | None) -> str:
-    """Pass@K of the first and last evaluation; for k = None at the largest K, which is named."""
+    """Pass@K of the first and last evaluation; for k = None at the largest K, which is named.
+
+    The K are those at which all problems count: others have another mean.
+    """
     if not run.evaluations:
         return _NOTHING
-    curves = [result.pass_at_k for _, _, result in run.first_and_last.values()]
+    curves = [result.pass_at_k_of_all for _, _, result in run.first_and_last.values()]
     last = curves[-1]
     prefix = "" if k else f"@{max(last)}: "
     k = k or max(last)

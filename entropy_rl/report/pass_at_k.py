@@ -73,7 +73,9 @@ def pass_at_k_figure(
     ks = sorted({k for curve in curves.values() for k in curve})
     for i, (name, curve) in enumerate(curves.items()):
         estimate, low, high, problems = zip(*curve.values(), strict=True)
-        label, color = f"{name} ({max(problems)} problems)", colors[i % len(colors)]
+        fewest, most = min(problems), max(problems)
+        count = most if fewest == most else f"{fewest} to {most}"
+        label, color = f"{name} ({count} problems)", colors[i % len(colors)]
         style = {"color": color, "linestyle": "--" if name in dashed else "-"}
         axis.plot(list(curve), estimate, marker="o", markersize=3, label=label, **style)
         axis.fill_between(list(curve), low, high, color=color, alpha=0.2, linewidth=0)

@@ -49,13 +49,17 @@ def add_advantages(
             # Reading a run must not execute code that its config names.
             return rows, f"unknown: they need a {what} that is not part of the library"
     try:
-        advantage = build_advantage(config["advantage"], group, rewards=named["reward"])
+        gamma = (config.get("critic") or {}).get("gamma")
+        advantage = build_advantage(config["advantage"], group, gamma, named["reward"])
         short = RewardConfig(**config.get("reward", {}))
         rewards = build_rewards(named["reward"], short, config["rollout"].get("max_new_tokens"))
     except ValueError as error:
         return rows, f"unknown: {error}"
     if advantage.scope == "batch":
         return rows, "unknown: they depend on the whole mini-batch"
+    if advantage.requires:
+        needed = ", ".join(sorted(advantage.requires))
+        return rows, f"unknown: they need {needed}, which evaluations do not record"
     of_problem: dict[int, list[Row]] = {}
     for row in rows:
         of_problem.setdefault(row["problem"], []).append(row)
@@ -70,9 +74,9 @@ def add_advantages(
     try:
         with contextlib.closing(rewards):
             batch = _batch(members, rewards)
+        found = jax.device_get(make_advantages(advantage, len(members))(batch))
     except ValueError as error:  # such as a part that the evaluation did not record
         return rows, f"unknown: {error}"
-    found = jax.device_get(make_advantages(advantage, len(members))(batch))
     fields = advantage_fields(found, len(members))
     known = {id(row): field for row, field in zip(members, fields, strict=True)}
     rest = len(rows) - len(members)

@@ -51,7 +51,7 @@ def figure_style(name: str) -> Iterator[None]:
     Raises:
       ValueError: If there is no such style.
     """
-    import matplotlib
+    import matplotlib.style
 
     with matplotlib.rc_context(STYLES.get(name, STYLES["column"])):
         if name not in STYLES:

@@ -82,8 +82,8 @@ def evaluation_rows(columns: Mapping[str, Evaluation]) -> list[list[str]]:
     rows.append(["avg@n", *(_interval(e.avg_at_n, ".3f") for e in evaluations)])
     rows.append(["maj@n", *(_interval(e.maj_at_n, ".3f") for e in evaluations)])
     rows.append(["unique answers", *(_interval(e.unique_answers, ".3f") for e in evaluations)])
-    for n in evaluations[0].distinct:
-        rows.append([f"distinct-{n}", *(_interval(e.distinct[n], ".4f") for e in evaluations)])
+    for n in dict.fromkeys(n for e in evaluations for n in e.distinct):
+        rows.append([f"distinct-{n}", *(_interval(e.distinct.get(n), ".4f") for e in evaluations)])
     rows.append(["repetition of 4-grams", *(_interval(e.repetition, ".3f") for e in evaluations)])
     rows.append(
         ["response length (tokens)", *(_interval(e.mean_length, ".1f") for e in evaluations)]
@@ -94,7 +94,7 @@ def evaluation_rows(columns: Mapping[str, Evaluation]) -> list[list[str]]:
     rows.append(["cut off at the limit", *(f"{e.truncated:.3f}" for e in evaluations)])
     for name in dict.fromkeys(name for e in evaluations for name in e.grades):
         rows.append([name, *(_interval(e.grades.get(name), ".3f") for e in evaluations)])
-    for name in evaluations[0].skill:
+    for name in dict.fromkeys(name for e in evaluations for name in e.skill):
         cells = (f"{e.skill[name]:.3f}" if name in e.skill else "-" for e in evaluations)
         rows.append([name.replace("_", " "), *cells])
     return rows

@@ -26,6 +26,8 @@ def correct(right: float = 1.0, wrong: float = -1.0) -> Reward:
 def graded(right: float = 1.0, wrong: float = 0.0) -> Reward:
     """Reward by the task's own grade, and by the verdict where the task gives no grade.
 
+    The rewards of the turns of an episode are added.
+
     Args:
       right: Reward of a correct completion without a grade.
       wrong: Reward of a wrong or unparsable one without a grade.
@@ -34,14 +36,15 @@ def graded(right: float = 1.0, wrong: float = 0.0) -> Reward:
       ValueError: `right` is not larger than `wrong`.
     """
     require(right > wrong, "graded.right", right, f"> wrong ({wrong})")
-    return Reward(lambda judgements: [grade(one, right, wrong) for one in judgements])
+    return Reward(
+        lambda judgements: [grade(one, right, wrong) for one in judgements], has_turns=True
+    )
 
 
 def grade(judgement: Judgement, right: float, wrong: float) -> float:
-    """The grade of a judgement; without one, `right` or `wrong` by its verdict."""
-    if judgement.reward is not None:
-        return judgement.reward
-    return _of_verdict(judgement, right, wrong)
+    """The grade of a judgement, or `right` or `wrong` by its verdict, and the rewards of turns."""
+    end = judgement.reward
+    return (_of_verdict(judgement, right, wrong) if end is None else end) + judgement.turns
 
 
 def _of_verdict(judgement: Judgement, right: float, wrong: float) -> float:

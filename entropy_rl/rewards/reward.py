@@ -32,10 +32,12 @@ class Reward:
     Attributes:
       fn: The function.
       close: Releases what the function holds, such as worker processes.
+      has_turns: Whether the rewards of the turns of an episode are part of the number.
     """
 
     fn: Callable[..., Sequence[float | None]]
     close: Callable[[], None] = lambda: None
+    has_turns: bool = False
 
     def __post_init__(self):
         require(
@@ -93,6 +95,11 @@ class Rewards:
 
     entries: tuple[Entry, ...]
     is_named: bool = True
+
+    @property
+    def weight_of_turns(self) -> float:
+        """The factor of the rewards of turns in the sum."""
+        return sum(entry.weight for entry in self.entries if entry.reward.has_turns)
 
     def __call__(
         self,

@@ -65,7 +65,13 @@ def describe_decoding(rows: int, slots: int) -> str:
 
 
 def rows_that_fit(
-    memory: float, rows: int, prompts: int, prompt_bytes: int, row_bytes: int, adapters: int = 1
+    memory: float,
+    rows: int,
+    prompts: int,
+    prompt_bytes: int,
+    row_bytes: int,
+    growth: float = 0.0,
+    adapters: int = 1,
 ) -> int:
     """Returns how many of the rows of a rollout can be decoded side by side.
 
@@ -78,15 +84,18 @@ def rows_that_fit(
       prompts: P.
       prompt_bytes: Size of the cache of a prompt.
       row_bytes: Size of the cache of a row's new tokens.
+      growth: Size of the cache before it grows for the last time, as a fraction of the last size.
       adapters: As in `row_counts`.
     """
     own = prompt_bytes + row_bytes
     sizes = [n * own for n in row_counts(rows, adapters)]
     sizes[0] = prompts * prompt_bytes + rows * row_bytes
-    # Rows that move into fewer slots are in memory twice.
-    if max(before + after for before, after in itertools.pairwise([*sizes, 0])) <= memory:
+    # Rows that move into fewer slots are in memory twice, as are those whose cache grows.
+    most = max(before + after for before, after in itertools.pairwise([*sizes, 0]))
+    if max(most, sizes[0] + growth * rows * row_bytes) <= memory:
         return rows
-    return max(0, int((memory - prompts * prompt_bytes) / (_MOVE_OVERHEAD * max(own, 1))))
+    slots = int((memory - prompts * prompt_bytes) / (_MOVE_OVERHEAD * max(own, 1)))
+    return max(0, min(slots, rows - 1))
 
 
 def cache_bytes(

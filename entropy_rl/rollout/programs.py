@@ -13,6 +13,7 @@ from entropy_rl.config.rollout import DecodingConfig
 from entropy_rl.rollout.batching import (
     DecodingPlan,
     cache_bytes,
+    column_counts,
     device_memory,
     plan_decoding,
     row_counts,
@@ -163,9 +164,16 @@ class Programs:
                 cache_bytes(self.policy, params, length, columns, adapters)
                 for columns in (0, self.sampling.max_new_tokens)
             )
-            memory_of_cache = config.memory_share * memory()
+            columns = column_counts(self.sampling.max_new_tokens)
+            grows = config.chunk_steps is not None and len(columns) > 1
             return rows_that_fit(
-                memory_of_cache, rows, prompts, of_prompt, of_row - of_prompt, adapters
+                config.memory_share * memory(),
+                rows,
+                prompts,
+                of_prompt,
+                of_row - of_prompt,
+                columns[-2] / columns[-1] if grows else 0.0,
+                adapters,
             )
 
         adapters, rows = self.sampling.adapters, prompts * self.sampling.group_size

@@ -40,11 +40,21 @@ class Judgement:
       verdict: Counts in Pass@K and in all measures of correctness.
       reward: The task's graded reward; None for that of the verdict.
       parts: Further numbers by name, which the reward `part` of a config can name.
+      turns: The sum of the rewards of the turns of an episode; not part of `reward`.
     """
 
     verdict: Verdict
     reward: float | None = None
     parts: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
+    turns: float = 0.0
+
+    @property
+    def graded(self) -> float | None:
+        """The graded reward and those of turns, with 1 or 0 for a verdict; None without either."""
+        if self.reward is None and not self.turns:
+            return None
+        end = float(self.verdict is Verdict.CORRECT) if self.reward is None else self.reward
+        return end + self.turns
 
 
 # What a task's `judge` may return for a completion; see `entropy_rl.tasks.judging.as_judgement`.

@@ -218,4 +218,5 @@ def _count_bad(metrics: list[Metrics]) -> float:
 
 
 def _mean_over_applied(mean: Callable[[list[Metrics]], Metrics], metrics: list[Metrics]) -> Metrics:
-    return mean([row for row in metrics if _is_finite(row)] or metrics) if metrics else {}
+    applied = [row for row in metrics if _is_finite(row) and row["tokens"] > 0]
+    return mean(applied or metrics) if metrics else {}

@@ -257,6 +257,14 @@ def test_rows_fit_if_their_prompts_fit_once_and_the_rows_that_move_fit_beside_th
     # With long prompts the second move, from 32 to 16 slots, needs the most.
     fit = functools.partial(rows_that_fit, rows=64, prompts=1, prompt_bytes=1000, row_bytes=1)
     assert fit(48 * 1001) == 64 and fit(48 * 1001 - 1) == (48 * 1001 - 1001) // 1501.5
+    # With short ones and half of the columns, it is the growth of the cache of all rows.
+    fit = functools.partial(
+        rows_that_fit, rows=64, prompts=8, prompt_bytes=1, row_bytes=100, growth=0.9
+    )
+    assert fit(8 + 64 * 190) == 64 > fit(8 + 64 * 190 - 1)
+    # The smallest number of slots is 16: 17 rows are in memory with 16.
+    fit = functools.partial(rows_that_fit, rows=17, prompts=1, prompt_bytes=0, row_bytes=100)
+    assert fit(3300) == 17 and fit(3299) == 16
 
 
 def test_slots_with_their_own_prompts_count_one_and_a_half_times_because_rows_move():

@@ -72,7 +72,8 @@ def append(
         )
         return RowCache(keys, put(cache.values, v[:, :, None], (0, 0, t, 0)))
     rows = jnp.arange(len(t))
-    how = dict(unique_indices=True, indices_are_sorted=True, mode="promise_in_bounds")
+    # A row that has ended, or waits for its environment, may be behind the last column.
+    how = dict(unique_indices=True, indices_are_sorted=True, mode="drop")
     place = (rows, slice(None), slice(None), t) if columns_last else (rows, slice(None), t)
     return RowCache(cache.keys.at[place].set(k, **how), cache.values.at[rows, :, t].set(v, **how))
 

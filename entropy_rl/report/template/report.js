@@ -117,9 +117,11 @@ function lineChart(host, options) {
       cursor.setAttribute("visibility", "visible");
       const lines = [element("div", {}, `${options.xlabel} ${near}`)];
       for (const s of series) {
-        const i = s.x.indexOf(near);
-        if (i < 0) continue;
+        // Long runs are binned, so that two runs may have no step in common.
+        if (near < s.x[0] || near > s.x.at(-1)) continue;
+        const i = s.x.reduce((best, v, j) => (Math.abs(v - near) < Math.abs(s.x[best] - near) ? j : best), 0);
         let value = number(s.y[i]);
+        if (s.x[i] !== near) value += ` at ${s.x[i]}`;
         if (s.smooth && s.smooth[i] !== null) value += ` (mean ${number(s.smooth[i])})`;
         if (s.low) value += ` [${number(s.low[i], 3)}, ${number(s.high[i], 3)}]`;
         if (s.problems) value += `, ${s.problems[i]} problems`;
