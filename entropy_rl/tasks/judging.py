@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -110,10 +111,10 @@ def _checked(judgement: Judgement) -> Judgement:
         raise ValueError(
             f"reward must be None with the verdict {judgement.verdict.value}, got {shown(reward)}"
         )
-    return Judgement(
-        judgement.verdict,
-        None if reward is None else float(reward),
-        {name: float(value) for name, value in parts.items()},
+    return dataclasses.replace(
+        judgement,
+        reward=None if reward is None else float(reward),
+        parts={name: float(value) for name, value in parts.items()},
     )
 
 

@@ -139,6 +139,10 @@ def test_shapes_and_values_that_are_missing_are_refused():
         gae()(jnp.zeros((B, N)), stats_of(values, mask))
 
 
+def of_entropy(advantages, stats):
+    return advantages + stats.entropy.mean(axis=1, keepdims=True)
+
+
 GAE, SHAPE, GROUP = {"name": "gae"}, {"name": "shape_by_entropy"}, {"name": "group_normalize"}
 
 
@@ -154,6 +158,11 @@ GAE, SHAPE, GROUP = {"name": "gae"}, {"name": "shape_by_entropy"}, {"name": "gro
             [GROUP, SHAPE],
             1.0,
             "critic: must be null where no transform of the advantage reads values, got a critic",
+        ),
+        (
+            [{"name": f"{__name__}:of_entropy"}, GAE],
+            0.9,
+            r"advantage\[0\]: must be of another scope and without the policy before a transform",
         ),
         (
             [GAE | {"gamma": 1.0}],

@@ -60,6 +60,7 @@ def test_the_most_distant_are_a_share_rounded_up_whatever_ties():
         False,
     ]
     assert most_distant(np.ones(11), 0.1).tolist() == [True] * 2 + [False] * 9
+    assert most_distant(np.arange(100), 0.07).sum() == 7  # 0.07 * 100 is above 7
 
 
 @pytest.mark.parametrize("as_stored", [np.asarray, sparse.csr_array])

@@ -29,6 +29,12 @@ def play(rule, order, steps, correct):
     return drawn, state
 
 
+def test_a_step_that_is_too_small_to_replay_a_problem_is_refused():
+    rule, order = replay_failed(fraction=0.25), order_of(a=9)
+    with pytest.raises(ValueError, match=r"^fraction: must be >= 1/3, a problem of the 3 of a st"):
+        rule.choose(rule.init(order), order, 3)
+
+
 def test_without_a_difference_the_sources_have_equal_shares_over_several_steps():
     order = order_of(a=30, b=30, c=30)
     drawn, _ = play(learnability(), order, 30, lambda place, step: 0.5)

@@ -289,6 +289,7 @@ def test_a_lost_check_costs_its_problem_the_largest_k_and_nobody_else():
 
     result, rows = run(FakeTask(all_but_one))
     assert result.pass_at_k_problems == {1: 5, 2: 4, 4: 4}
+    assert list(result.pass_at_k_of_all) == [1]
     assert result.pass_at_k[1][0] == pytest.approx(brute_force_pass_at_k(rows, 1), abs=1e-12)
     others = [row for row in rows if row["problem"] != 7]
     assert result.pass_at_k[4][0] == pytest.approx(brute_force_pass_at_k(others, 4), abs=1e-12)

@@ -83,6 +83,11 @@ def test_a_local_process_that_does_not_end_is_killed(cloud):
     assert process.returncode == 1 and "still there after 1 s: killed" in err
 
 
+def test_a_grace_that_is_no_number_is_refused(cloud):
+    err = cloud.run("local_multiprocess.sh", "--config", "c", code=2, GRACE="30s")
+    assert "GRACE must be a whole number, got 30s" in err and not cloud.trained()
+
+
 def test_a_dry_run_of_local_processes_prints_them_and_starts_none(cloud):
     dry = cloud.run("local_multiprocess.sh", "--dry-run", "--processes", "2", *HOSTILE)
     first, second = commands(dry, "env")

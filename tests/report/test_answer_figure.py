@@ -28,6 +28,11 @@ def test_a_token_has_the_shade_of_the_terminal_and_a_decided_one_has_none():
     assert titles == ["1.500", "0.750", "0.300"]
 
 
+def test_what_xml_does_not_allow_is_written_out():
+    texts = elements(answer_figure("a\ufffe", [("\uffff\x00", 0.5)], {}), "text")
+    assert texts[0].text == "a\\ufffe"
+
+
 def test_no_line_is_longer_than_the_picture():
     figure = answer_figure("word " * 60, [(" word", 0.5)] * 60, {})
     right = [float(e.attrib["x"]) + float(e.attrib["textLength"]) for e in elements(figure, "text")]

@@ -1,6 +1,7 @@
 """`entropy-rl report`: the page shows the records of runs, and escapes all model output."""
 
 import copy
+import dataclasses
 import html
 import json
 import re
@@ -17,8 +18,10 @@ from entropy_rl.analysis import annotate, compile_patterns, find_rare, word_patt
 from entropy_rl.cli.main import main
 from entropy_rl.evaluation import compare_runs, read_samples
 from entropy_rl.report.build import LabeledCurve
+from entropy_rl.report.chart_data import training_panels
 from entropy_rl.report.comparison_tables import verdict
 from entropy_rl.report.curves import COLORS, PANELS
+from entropy_rl.report.model_card import _public, _until
 from entropy_rl.report.paper_figures import draw_paper_figures
 from entropy_rl.report.reported_run import read_runs, short_names
 from entropy_rl.report.samples import LONGEST, Limits, select_responses, select_samples
@@ -208,6 +211,13 @@ WIDE = Limits(rows=1000, tokens=100_000, analyzed_tokens=1000)
         ({}, 8, 0.6, "these entropies are at temperature 0.6, those of training at 1"),
         ({"advantage": [{"name": "whiten"}]}, 8, 1.0, "they depend on the whole mini-batch"),
         (
+            {"advantage": [{"name": "remax"}]},
+            8,
+            1.0,
+            "they need greedy_rewards, which evaluations do not record",
+        ),
+        ({"advantage": [{"name": "gae"}], "critic": {"gamma": 0.9}}, 8, 1.0, "they need values"),
+        (
             {"advantage": [{"name": "no_such"}]},
             8,
             1.0,
@@ -355,6 +365,38 @@ def test_the_figures_are_written_as_svg_and_pdf(runs, tmp_path):
     assert b"/MediaBox [ 0 0 234 172.8 ]" in pdf  # 3.25 x 2.4 inches
     captions = (figures / "captions.txt").read_text()
     assert "pass_at_k: Pass@K; bands are 95% Wilson intervals" in captions
+
+
+def test_figures_take_a_style_of_matplotlib_and_refuse_another(runs, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    page = [str(runs / "shaped"), "--output", str(tmp_path / "page.html")]
+    figures = ["--figures", str(tmp_path / "figures"), "--figure_style"]
+    assert main(["report", *page, *figures, "ggplot"]) == 0
+    assert main(["report", *page, *figures, "colum"]) == 2
+    assert "figure_style: must be column, page, slides or a style of" in capsys.readouterr().err
+
+
+def test_a_metric_that_one_run_lacks_is_a_panel_and_no_constant(runs):
+    with_bonus, without = read_runs([str(runs / "shaped"), str(runs / "plain")])
+    rows = [row | {"bonus_share": 0.2} for row in with_bonus.metrics]
+    with_bonus = dataclasses.replace(with_bonus, metrics=rows)
+    rows = [{k: v for k, v in row.items() if k != "bonus_share"} for row in without.metrics]
+    without = dataclasses.replace(without, metrics=rows)
+    assert training_panels([with_bonus])[1]["bonus_share"] == 0.2
+    panels, constant = training_panels([with_bonus, without])
+    assert "bonus_share" not in constant
+    assert [0] in [[s["run"] for s in panel["series"]] for panel in panels]
+
+
+def test_the_model_card_ends_at_the_exported_step_and_keeps_texts(runs):
+    (run,) = read_runs([str(runs / "shaped")])
+    last = run.metrics[-1]["step"]
+    cut = _until(run, last - 1)
+    assert cut.metrics[-1]["step"] == last - 1 and max(cut.evaluations) < last
+    assert _public({"a": "/data/set.jsonl", "b": "/no_think {problem}"}) == {
+        "a": "set.jsonl",
+        "b": "/no_think {problem}",
+    }
 
 
 def test_a_run_has_one_color_in_all_figures_and_a_dashed_first_evaluation(runs):
