@@ -19,7 +19,7 @@ _CAPTIONS_FILE = "captions.txt"
 
 
 class PaperFigure(NamedTuple):
-    """A figure without a title.
+    """A figure and its caption.
 
     Attributes:
       figure: The `matplotlib.figure.Figure`.
