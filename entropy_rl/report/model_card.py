@@ -104,7 +104,7 @@ def _public(value: Any) -> Any:
     if not isinstance(value, str) or not os.path.isabs(os.path.expanduser(value)):
         return value
     # A text, such as a prompt, may begin with a slash too.
-    is_text = any(c.isspace() or c in "{}" for c in value) and not Path(value).exists()
+    is_text = any(c.isspace() or c in "{}" for c in value) and not os.path.exists(value)
     return value if is_text else Path(value).name
 
 

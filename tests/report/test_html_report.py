@@ -393,10 +393,8 @@ def test_the_model_card_ends_at_the_exported_step_and_keeps_texts(runs):
     last = run.metrics[-1]["step"]
     cut = _until(run, last - 1)
     assert cut.metrics[-1]["step"] == last - 1 and max(cut.evaluations) < last
-    assert _public({"a": "/data/set.jsonl", "b": "/no_think {problem}"}) == {
-        "a": "set.jsonl",
-        "b": "/no_think {problem}",
-    }
+    texts = {"b": "/no_think {problem}", "c": "/ word" * 99}
+    assert _public({"a": "/data/set.jsonl"} | texts) == {"a": "set.jsonl"} | texts
 
 
 def test_a_run_has_one_color_in_all_figures_and_a_dashed_first_evaluation(runs):
