@@ -112,7 +112,7 @@ def load_weights(
         stored = float_type(dtype)
         check_memory(jax.eval_shape(lambda x: cast_floats(x, stored), shapes), "the weights")
         return Weights(load_hf(path, stored, sharding, decoder)[1], placement)
-    recorded = read_recorded_config(path / CONFIG_FILE)["model"]
+    recorded = read_recorded_config(path / CONFIG_FILE).get("model") or {}
     if recorded.get("lora") is None:
         check_memory(shapes, "the weights")
         params = restore_params(checkpoints_of(path), placement.abstract(shapes))
