@@ -148,14 +148,15 @@ def compare_runs(a: Path, b: Path) -> Comparison:
     ks = [2**i for i in range(samples.bit_length())]
     names = [f"Pass@{k}" for k in ks]
     values = [(_pass_at_ks(x, ks), _pass_at_ks(y, ks)) for x, y in pairs]
-    known = ~np.isnan(values).any(axis=1)  # the curves are over the problems of the table
+    of_arms = np.array(values)  # [problems, 2, ks]
+    known = ~np.isnan(of_arms).any(axis=1)  # the curves are over the problems of the table
     return Comparison(
         problems=len(both),
         only_in_one=len(one.problems.keys() ^ other.problems.keys()),
         not_judged=len(one.problems.keys() & other.problems.keys()) - len(both),
         unjudged_samples=(one.unjudged, other.unjudged),
         settings=_settings_that_differ(a, b),
-        curves=tuple(_curve(ks, np.array(values)[:, arm], known) for arm in (0, 1)),
+        curves=tuple(_curve(ks, of_arms[:, arm], known) for arm in (0, 1)),
         pass_at_k=_table(names, values),
         equal_budget=_equal_budget(pairs, ks),
         equal_length=_table(names, [pass_at_k_at_equal_length(x, y, ks) for x, y in pairs]),

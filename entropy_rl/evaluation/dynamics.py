@@ -8,6 +8,7 @@ from pathlib import Path
 
 from entropy_rl.analysis import Annotated, Point, dynamics, point
 from entropy_rl.evaluation import read_result
+from entropy_rl.evaluation.samples import has_samples
 from entropy_rl.runs.directory import EVALUATIONS_DIRECTORY
 from entropy_rl.runs.stored import METRICS_FILE, read_metrics
 
@@ -58,8 +59,7 @@ def run_dynamics(
         if result is not None:  # complete
             step = int(path.name)
             pass_at_k[step] = result.pass_at_k_of_all
-            # Users may have deleted the samples, which are large.
-            if any(file.stat().st_size for file in path.glob("samples*.jsonl")):
+            if has_samples(path):
                 evaluations.append(point(step, annotated(path)))
     file = directory / METRICS_FILE
     try:

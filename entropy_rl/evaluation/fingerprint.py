@@ -15,9 +15,9 @@ import numpy as np
 
 from entropy_rl.config.files import error_text
 from entropy_rl.distributed import multihost as hosts
+from entropy_rl.evaluation.samples import has_samples
 from entropy_rl.experience.prompts import Prompts
 from entropy_rl.runs.digests import sha256_of_values
-from entropy_rl.runs.directory import SAMPLES_FILE
 from entropy_rl.runs.identity import model_file_digests
 from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.runs.load_model import Model
@@ -68,7 +68,7 @@ def check_origin(directory: Path, model: Model, params: Params, prompts: Prompts
                 f"{directory}: must hold samples of the same {changed[0].removeprefix('all ')}, "
                 "which have changed since the evaluation began; choose another directory"
             )
-    elif _has_samples(directory):
+    elif has_samples(directory):
         raise ValueError(
             f"{directory}: must hold {ORIGIN_FILE} with its samples, got none; choose another "
             "directory"
@@ -137,8 +137,3 @@ def _of_problems(problems: Sequence[Problem]) -> str:
             parts += [problem.messages, dict(problem.chat_template_kwargs)]
         digest.update(json.dumps(parts).encode())
     return digest.hexdigest()
-
-
-def _has_samples(directory: Path) -> bool:
-    stem, _, suffix = SAMPLES_FILE.partition(".")
-    return any(path.stat().st_size for path in directory.glob(f"{stem}*.{suffix}"))

@@ -32,6 +32,12 @@ _FIELDS = {
 }
 
 
+def has_samples(directory: Path) -> bool:
+    """Whether an evaluation has its samples, which users may have deleted, as they are large."""
+    stem, _, suffix = SAMPLES_FILE.partition(".")
+    return any(path.stat().st_size for path in directory.glob(f"{stem}*.{suffix}"))
+
+
 def refuse_run(output: Path) -> None:
     """Refuse to write into the directory of a run or of an evaluation.
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from entropy_rl.config.rewards import RewardConfig
-from entropy_rl.rewards.judged import grade
 from entropy_rl.tasks.judging import as_judgements, correct_at
 from entropy_rl.tasks.task import AnsweringTask, Judgement, ProbedTask, Problem, Task, Verdict
 from entropy_rl.types import Rollout
@@ -60,7 +59,7 @@ class Scores:
     def rewards(self, config: RewardConfig) -> np.ndarray:
         """f32[B], grades or rewards of verdicts; finite but meaningless without `has_reward`."""
         right, wrong = config.correct, config.wrong
-        return np.array([grade(one, right, wrong) for one in self.judgements], np.float32)
+        return np.array([one.grade(right, wrong) for one in self.judgements], np.float32)
 
 
 def score(

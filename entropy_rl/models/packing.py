@@ -105,7 +105,7 @@ def make_packing(
     inside = (row < rows) & (column >= 0) & (column < columns)
     to_rows = jnp.where(inside, row * columns + column, rows * columns)
 
-    if entries is None:
+    if entries is None:  # the shape is known: slices instead of gathers
         column = jnp.arange(columns, dtype=jnp.int32)[None, None]
         first, last, begin, starts = (x[:, :rows, None] for x in (first, last, begin, starts))
         in_rows = True

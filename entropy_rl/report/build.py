@@ -17,6 +17,7 @@ from entropy_rl.analysis import (
 )
 from entropy_rl.evaluation import Comparison, Curve, compare_runs
 from entropy_rl.evaluation.load_samples import words_of
+from entropy_rl.evaluation.samples import has_samples
 from entropy_rl.report.pass_at_k import curve_of
 from entropy_rl.report.reported_run import ReportedRun
 from entropy_rl.report.samples import Limits, SelectedSamples, select_responses, select_samples
@@ -163,11 +164,7 @@ def _base(runs: Sequence[ReportedRun], number: int) -> Path | None:
         found = baseline[max(baseline)][0]
     else:
         return None
-    return found if _has_samples(found) else None
-
-
-def _has_samples(directory: Path) -> bool:
-    return any(path.stat().st_size for path in directory.glob("samples*.jsonl"))
+    return found if has_samples(found) else None
 
 
 def _sources(runs: Sequence[ReportedRun]) -> list[SampleSource]:
@@ -181,7 +178,7 @@ def _sources(runs: Sequence[ReportedRun]) -> list[SampleSource]:
             directory = run.evaluations[step][0]
             sources.append(SampleSource(number, f"{run.name}: {label}", directory))
     # Users may have deleted the samples, which are large.
-    return [source for source in sources if _has_samples(source.directory)]
+    return [source for source in sources if has_samples(source.directory)]
 
 
 def _temperature(source: SampleSource) -> float | None:

@@ -20,7 +20,11 @@ def correct(right: float = 1.0, wrong: float = -1.0) -> Reward:
       ValueError: `right` is not larger than `wrong`.
     """
     require(right > wrong, "correct.right", right, f"> wrong ({wrong})")
-    return Reward(lambda judgements: [_of_verdict(one, right, wrong) for one in judgements])
+    return Reward(
+        lambda judgements: [
+            right if one.verdict is Verdict.CORRECT else wrong for one in judgements
+        ]
+    )
 
 
 def graded(right: float = 1.0, wrong: float = 0.0) -> Reward:
@@ -37,18 +41,8 @@ def graded(right: float = 1.0, wrong: float = 0.0) -> Reward:
     """
     require(right > wrong, "graded.right", right, f"> wrong ({wrong})")
     return Reward(
-        lambda judgements: [grade(one, right, wrong) for one in judgements], has_turns=True
+        lambda judgements: [one.grade(right, wrong) for one in judgements], has_turns=True
     )
-
-
-def grade(judgement: Judgement, right: float, wrong: float) -> float:
-    """The grade of a judgement, or `right` or `wrong` by its verdict, and the rewards of turns."""
-    end = judgement.reward
-    return (_of_verdict(judgement, right, wrong) if end is None else end) + judgement.turns
-
-
-def _of_verdict(judgement: Judgement, right: float, wrong: float) -> float:
-    return right if judgement.verdict is Verdict.CORRECT else wrong
 
 
 def part(part: str, missing: float | None = None) -> Reward:

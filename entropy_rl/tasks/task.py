@@ -50,10 +50,14 @@ class Judgement:
 
     @property
     def graded(self) -> float | None:
-        """The graded reward and those of turns, with 1 or 0 for a verdict; None without either."""
-        if self.reward is None and not self.turns:
-            return None
-        end = float(self.verdict is Verdict.CORRECT) if self.reward is None else self.reward
+        """`grade(1, 0)`, or None for a verdict alone."""
+        return None if self.reward is None and not self.turns else self.grade(1.0, 0.0)
+
+    def grade(self, right: float, wrong: float) -> float:
+        """The graded reward, or `right` or `wrong` by the verdict, and the rewards of turns."""
+        end = self.reward
+        if end is None:
+            end = right if self.verdict is Verdict.CORRECT else wrong
         return end + self.turns
 
 
