@@ -32,7 +32,7 @@ def random_params(shapes: Any, dtype: Any, seed: int) -> Any:
     """Random parameters, made leaf by leaf on the device in the type in which they are needed.
 
     Args:
-      shapes: The tree, as of `jax.eval_shape`.
+      shapes: The tree, as from `jax.eval_shape`.
       dtype: Of all leaves.
       seed: Of the numbers.
     """
@@ -101,9 +101,9 @@ def step_bytes(c: DecoderConfig, tokens: int, remat: str, size: int, cache: floa
 
     Args:
       c: The model.
-      tokens: As of `training_bytes`.
-      remat: As of `training_bytes`.
-      size: As of `training_bytes`.
+      tokens: As in `training_bytes`.
+      remat: As in `training_bytes`.
+      size: As in `training_bytes`.
       cache: Bytes that the rollout may take for its cache.
     """
     rollout = counting.parameters(c) * (3 * counting.F32 + size) + cache

@@ -5,6 +5,7 @@ import functools
 import graphlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -292,6 +293,15 @@ def test_the_functional_core_loads_no_library_of_the_host_and_starts_no_device()
         if is_inside(name, ONLY_ON_UPPER_FLOORS | NOWHERE | {"rich", "wandb"})
     }
     assert (started, started_by_asking) == (False, True)
+
+
+def test_a_docstring_opens_with_an_imperative():
+    third_person = r"(Builds|Checks|Compares|Computes|Judges|Makes|Reads|Returns|Runs|Writes)\b"
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                opening = ast.get_docstring(node) or ""
+                assert not re.match(third_person, opening), f"{path}:{node.lineno}: {opening:.60}"
 
 
 def test_no_two_test_files_have_one_name():

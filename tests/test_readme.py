@@ -205,7 +205,7 @@ def test_the_pages_show_how_each_program_is_started():
     assert {verb.split()[0] for verb in _VERBS} - {"debug-update"} <= verbs
 
 
-def test_the_metrics_and_verbs_tables_name_every_verb():
+def test_the_table_of_verbs_names_every_verb():
     text = (ROOT / "docs/command-line.md").read_text()
     named = set(re.findall(r"`([a-z-]+)`", text))
     assert {verb.split()[0] for verb in _VERBS} <= named

@@ -39,9 +39,6 @@ BF16 = 2
 def test_the_parameters_are_those_of_the_published_models():
     assert counting.parameters(SMALL) == 1_543_714_304  # Qwen2.5-1.5B: 1.54 B
     assert counting.parameters(LARGE) == 7_615_616_512  # Qwen2.5-7B: 7.61 B
-    assert counting.matmul_weights(LARGE) == pytest.approx(
-        7.07e9, rel=1e-3
-    )  # its embedding is only read
 
 
 def test_the_parameters_are_those_of_the_policy():

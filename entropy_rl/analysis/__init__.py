@@ -7,14 +7,10 @@ from entropy_rl.analysis.analyze import Analysis, PlacedSentence, RareBehaviors,
 from entropy_rl.analysis.behaviors import (
     Annotated,
     annotate,
-    gather,
-    pivotal_contrasts,
-    reflective_contrast,
 )
-from entropy_rl.analysis.contrasts import Contrast, Group, Summary, contrast
+from entropy_rl.analysis.contrasts import Contrast, Group, contrast
 from entropy_rl.analysis.over_steps import Point, dynamics, point
 from entropy_rl.analysis.rare import (
-    Rare,
     mean_nearest_distance,
     principal_components,
     rare_sentences,
@@ -24,7 +20,6 @@ from entropy_rl.analysis.responses import Response, TokenSpans
 from entropy_rl.analysis.sentences import REFLECTIVE, compile_patterns, split_sentences
 from entropy_rl.analysis.words import (
     WORDS,
-    TokenCount,
     WordLists,
     find_pivotal,
     most_entropic,
@@ -40,11 +35,8 @@ __all__ = [
     "Group",
     "PlacedSentence",
     "Point",
-    "Rare",
     "RareBehaviors",
     "Response",
-    "Summary",
-    "TokenCount",
     "TokenSpans",
     "WordLists",
     "analyze",
@@ -54,14 +46,11 @@ __all__ = [
     "dynamics",
     "find_pivotal",
     "find_rare",
-    "gather",
     "mean_nearest_distance",
     "most_entropic",
-    "pivotal_contrasts",
     "point",
     "principal_components",
     "rare_sentences",
-    "reflective_contrast",
     "split_sentences",
     "tf_idf",
     "word_patterns",

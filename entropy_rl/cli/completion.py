@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from entropy_rl.cli.help import positional_fields
 from entropy_rl.config.recipes import recipe_names
 from entropy_rl.config.registry import import_object
-from entropy_rl.config.values import section_of
+from entropy_rl.config.values import leaf_fields
 
 
 def complete(verbs: Mapping[str, str]) -> None:
@@ -29,7 +28,7 @@ def completion_parser(verbs: Mapping[str, str]) -> argparse.ArgumentParser:
     """A parser that knows what may be written, and is never used to parse.
 
     Args:
-      verbs: As of `complete`; those of two words belong to a group.
+      verbs: As in `complete`; those of two words belong to a group.
     """
     parser = argparse.ArgumentParser("entropy-rl", add_help=False)
     tops = parser.add_subparsers()
@@ -49,19 +48,8 @@ def _add_options(parser: argparse.ArgumentParser, cls: type) -> None:
     parser.add_argument("--config").completer = _recipes_and_files  # type: ignore[attr-defined]
     for flag in ("--print_config", "--help"):
         parser.add_argument(flag, action="store_true")
-    for path, hint in _fields(cls):
+    for path, hint in leaf_fields(cls):
         parser.add_argument(f"--{path}", choices=_choices(hint))
-
-
-def _fields(cls: type, above: str = "") -> Iterator[tuple[str, Any]]:
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        hint, path = hints[field.name], f"{above}{field.name}"
-        section = section_of(hint)
-        if section is None:
-            yield path, hint
-        else:
-            yield from _fields(section, f"{path}.")
 
 
 def _choices(hint: Any) -> list[str] | None:

@@ -130,13 +130,13 @@ def _copied(value: Any) -> Any:
     return dict(value) if isinstance(value, dict) else {}
 
 
-def value_at(given: Any, path: Sequence[str], default: Any = None) -> Any:
-    """Return the value at a dotted path, or the default if there is none."""
+def value_at(given: Any, path: Sequence[str]) -> Any:
+    """Return the value at a dotted path; None if there is none."""
     for name in path:
         if isinstance(given, Mapping) and name in given:
             given = given[name]
         elif isinstance(given, list) and name.isdecimal() and int(name) < len(given):
             given = given[int(name)]
         else:
-            return default
+            return None
     return given

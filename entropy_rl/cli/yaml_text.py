@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_yaml(text: str) -> Any:
-    """Loads YAML whose aliases, written out, make no more than a config can have.
+    """Load YAML whose aliases, written out, make no more than a config can have.
 
     An alias can stand inside its own anchor, or a few lines for 10^9 values.
     """

@@ -35,7 +35,7 @@ class SelectConfig:
 
     Args:
       model: The model that scores.
-      data: Files as of `sft`; `train` is read.
+      data: Files, as in `sft`; `train` is read.
       output: Directory of the result; it must not exist.
       keep: Number of texts that are kept, of each prompt or of all.
       group_by: prompt, to choose among the texts of the same prompt; all, among all of them.

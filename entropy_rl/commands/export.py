@@ -18,7 +18,7 @@ class ExportConfig:
     """Export a run as a Hugging Face directory: `entropy-rl export`.
 
     Args:
-      model: Directory of a run; also another model as of `model.path`, to convert its dtype.
+      model: Directory of a run; or another model, as a `model.path`, to convert its dtype.
       output: Directory to create; it must not exist or be empty.
       dtype: Dtype of the saved weights; null for bfloat16, and float32 for an adapter.
       push: Upload the export of a run with its model card to the Hugging Face hub, as

@@ -220,12 +220,7 @@ class _Printer:
         self._colors = colors
         self._printed, self._in_observation = 0, False
         # Text and entropy of each token; None for the tokens of an observation
-        self._texts: list[tuple[str, float | None]] = []
-
-    @property
-    def texts(self) -> list[tuple[str, float | None]]:
-        """Text and entropy of each token so far; None for the tokens of an observation."""
-        return self._texts
+        self.texts: list[tuple[str, float | None]] = []
 
     def show(self, completions: Completions) -> None:
         """Print the tokens sampled since the last call."""
@@ -239,20 +234,20 @@ class _Printer:
                 h if own else None
                 for h, own in zip(entropies, completions.sampled[0].tolist(), strict=False)
             ]
-        self._texts = [(text, h) for (text, _), h in zip(found, entropies, strict=True)]
+        self.texts = [(text, h) for (text, _), h in zip(found, entropies, strict=True)]
         # Half a character may become a whole one.
-        whole = next((i for i in range(length, 0, -1) if self._texts[i - 1][0]), 0)
-        half = whole > 0 and self._texts[whole - 1][0].endswith("\ufffd")
+        whole = next((i for i in range(length, 0, -1) if self.texts[i - 1][0]), 0)
+        half = whole > 0 and self.texts[whole - 1][0].endswith("\ufffd")
         self._print(whole - 1 if half else length)
 
     def finish(self) -> None:
-        """Prints what was held back."""
-        self._print(len(self._texts))
+        """Print what was held back."""
+        self._print(len(self.texts))
 
     def _print(self, until: int) -> None:
         from entropy_rl.report.terminal import observed, shaded
 
-        for text, entropy in self._texts[self._printed : until]:
+        for text, entropy in self.texts[self._printed : until]:
             if (entropy is None) != self._in_observation:
                 self._in_observation = entropy is None
                 print("\n>" if entropy is None else "\n", end="")

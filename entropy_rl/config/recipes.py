@@ -19,7 +19,7 @@ def recipe_names() -> list[str]:
     return sorted(file.relative_to(DIRECTORY).with_suffix("").as_posix() for file in files)
 
 
-def find_config(given: str, where: str = "--config") -> Path:
+def find_config(given: str) -> Path:
     """Find the config file that a path or the name of a recipe stands for.
 
     A file of that name comes first. The name of a recipe may end in `.yaml`, and may begin with
@@ -28,13 +28,12 @@ def find_config(given: str, where: str = "--config") -> Path:
 
     Args:
       given: The path or the name.
-      where: The option or field, for the error.
 
     Raises:
       ValueError: If there is neither; the line has the names of recipes.
     """
     if not given:
-        raise ValueError(f"{where}: must be a file or the name of a recipe, got ''")
+        raise ValueError("--config: must be a file or the name of a recipe, got ''")
     path = Path(given).expanduser()
     try:
         if os.path.lexists(path):
@@ -50,6 +49,6 @@ def find_config(given: str, where: str = "--config") -> Path:
     listed = [name for name in names if not name.startswith(_FAMILIES)]
     listed += [f"{family}NAME" for family in _FAMILIES]
     raise ValueError(
-        f"{where}: must be a file or one of the recipes {', '.join(listed)}, "
+        f"--config: must be a file or one of the recipes {', '.join(listed)}, "
         f"got {shown(given)}{hint}"
     )

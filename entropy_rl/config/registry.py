@@ -19,7 +19,7 @@ Kind = TypeVar("Kind")
 
 
 def import_object(path: str, reference: str) -> Any:
-    """Imports `module:attribute`.
+    """Import `module:attribute`.
 
     Args:
       path: Dotted path of the config field, for the error.
@@ -36,7 +36,7 @@ def import_object(path: str, reference: str) -> Any:
 
 
 def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], path: str) -> Any:
-    """Calls a factory with arguments from a config, after checking their names and types.
+    """Call a factory with arguments from a config, after checking their names and types.
 
     Args:
       factory: A function or class. Its signature says which arguments it has, and its plain
@@ -162,7 +162,7 @@ def build_named(
     given: Mapping[str, tuple[Any, str]] = types.MappingProxyType({}),
     inputs: Collection[str] = (),
 ) -> Kind:
-    """Builds what an entry {name: ..., arguments} of a config names.
+    """Build what an entry {name: ..., arguments} of a config names.
 
     The name is that of a factory of the library (see `factories_of`), or `module:attribute` for
     something of the user's, which is imported and is one of the following:
@@ -277,7 +277,7 @@ def _required(found: Callable[..., Any], path: str) -> list[str]:
 
 
 def _refuse_other_kind(path: str, name: object, returns: str) -> None:
-    """Raises for a name of the library that is not of the kind asked for."""
+    """Raise for a name of the library that is not of the kind asked for."""
     for other, function in _public_functions():
         if other == name and inspect.isclass(kind := type_hints(function).get("return")):
             raise ValueError(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from entropy_rl.config.values import section_of
+from entropy_rl.config.values import leaf_fields
 
 _GROUP_SIZE = ("rollout.group_size", "evaluation.samples")
 _MAX_NEW_TOKENS = ("rollout.max_new_tokens", "evaluation.max_new_tokens", "max_new_tokens")
@@ -139,7 +137,7 @@ def suggested_field(cls: type, path: Sequence[str]) -> str | None:
       unless a name of the section itself is. None if there is none.
     """
     *section, name = path
-    fields = list(_field_paths(cls))
+    fields = [field for field, _ in leaf_fields(cls)]
     names = [field.rpartition(".")[2] for field in fields]
     found = [f for f in SYNONYMS.get(name.lower().replace("-", "_"), ()) if _is_field(f, fields)]
     found += [field for field, last in zip(fields, names, strict=True) if last == name]
@@ -157,13 +155,3 @@ def suggested_field(cls: type, path: Sequence[str]) -> str | None:
 def _is_field(path: str, fields: Sequence[str]) -> bool:
     """Whether a path is one of the fields, or inside a list or mapping that is one."""
     return any(path == field or path.startswith(f"{field}.") for field in fields)
-
-
-def _field_paths(cls: type, above: str = "") -> Iterator[str]:
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        section = section_of(hints[field.name])
-        if section is None:
-            yield f"{above}{field.name}"
-        else:
-            yield from _field_paths(section, f"{above}{field.name}.")

@@ -7,7 +7,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from entropy_rl.config.checks import check_number, check_numbers, shown
@@ -119,6 +119,23 @@ def section_of(hint: Any) -> type | None:
         if dataclasses.is_dataclass(option):
             return option
     return None
+
+
+def leaf_fields(cls: type, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted path, type hint) of the fields of a config class, those of sections too.
+
+    Args:
+      cls: The class.
+      above: Begins the paths.
+    """
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        path, hint = f"{above}{field.name}", hints[field.name]
+        section = section_of(hint)
+        if section is None:
+            yield path, hint
+        else:
+            yield from leaf_fields(section, f"{path}.")
 
 
 def has_default(field: dataclasses.Field) -> bool:

@@ -20,7 +20,7 @@ _HEARTBEAT_TIMEOUT = 30  # seconds until a silent process counts as lost, and th
 
 
 def join() -> None:
-    """Initializes `jax.distributed` if ENTROPY_RL_DISTRIBUTED is set; before any device is used.
+    """Initialize `jax.distributed` if ENTROPY_RL_DISTRIBUTED is set; before any device is used.
 
     With `auto`, JAX detects the cluster: TPU pods, GKE, Slurm, Open MPI. Otherwise the value is
     `HOST:PORT,PROCESSES,INDEX`: address of the first process, number of processes, index of this
@@ -56,22 +56,22 @@ def _initialize(**arguments: Any) -> None:
 
 
 def count() -> int:
-    """Returns the number of processes."""
+    """Return the number of processes."""
     return jax.process_count()
 
 
 def index() -> int:
-    """Returns the index of this process."""
+    """Return the index of this process."""
     return jax.process_index()
 
 
 def is_first() -> bool:
-    """Returns True in the process that writes files."""
+    """Return True in the process that writes files."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Waits for all processes at a named barrier."""
+    """Wait for all processes at a named barrier."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -79,7 +79,7 @@ def wait_for_all(name: str) -> None:
 
 
 def gather(value: Any) -> list[Any]:
-    """Gathers a value of each process, in their order.
+    """Gather a value of each process, in their order.
 
     Args:
       value: A JSON-serializable value.
@@ -97,7 +97,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def on_first(action: Callable[[], Any]) -> Any:
-    """Runs an action in the first process; every process must call it, and gets the result.
+    """Run an action in the first process; every process must call it, and gets the result.
 
     Args:
       action: Returns a JSON-serializable value.
@@ -123,7 +123,7 @@ def on_first(action: Callable[[], Any]) -> Any:
 
 
 def concatenate(tree: Any) -> Any:
-    """Concatenates arrays of all processes along the first axis; all processes must call it.
+    """Concatenate arrays of all processes along the first axis; all processes must call it.
 
     Args:
       tree: Pytree of numpy arrays, of the same shapes in every process.
@@ -136,7 +136,7 @@ def concatenate(tree: Any) -> Any:
 
 
 def fetch(tree: Any) -> Any:
-    """Copies arrays to the host, including global ones; all processes must call it."""
+    """Copy arrays to the host, including global ones; all processes must call it."""
 
     def fetch_leaf(x: Any) -> Any:
         if not isinstance(x, jax.Array) or x.is_fully_addressable:

@@ -49,7 +49,7 @@ _KV_HEADS = re.compile(r"(^|/)[kv]_proj/")
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
-    """Builds the mesh of a config.
+    """Build the mesh of a config.
 
     Args:
       config: The `mesh` section.
@@ -113,22 +113,23 @@ def _rows_lie_in_order(mesh: Mesh) -> bool:
 
 
 def row_shards(mesh: Mesh | None) -> int:
-    """Returns the number of shards of rows on a mesh."""
+    """Return the number of shards of rows on a mesh."""
     return HeadLayout(mesh).size(*DATA_AXES)
 
 
 def row_sharding(mesh: Mesh | None) -> NamedSharding | None:
-    """Returns the sharding of arrays of rows; None without a mesh."""
+    """Return the sharding of arrays of rows; None without a mesh."""
     return None if mesh is None else NamedSharding(mesh, PartitionSpec(DATA_AXES))
 
 
-def check_rows(mesh: Mesh | None, prompts: int, group_size: int) -> None:
-    """Checks that the rows of an update are divisible by the number of row shards.
+def check_rows(mesh: Mesh | None, count: int, rows_each: int, field: str) -> None:
+    """Check that the rows of an update are divisible by the number of row shards.
 
     Args:
       mesh: The mesh; None for one device.
-      prompts: Prompts of an update.
-      group_size: Rows per prompt.
+      count: Prompts, or examples, of an update.
+      rows_each: Rows of each of them.
+      field: The config field of `count`, for errors.
 
     Raises:
       ValueError: If they are not.
@@ -136,18 +137,18 @@ def check_rows(mesh: Mesh | None, prompts: int, group_size: int) -> None:
     if mesh is None:
         return
     shards = row_shards(mesh)
-    unit = shards // math.gcd(shards, group_size)
-    if prompts % unit:
+    unit = shards // math.gcd(shards, rows_each)
+    if count % unit:
         raise ValueError(
-            f"batching.mini_batch_prompts: must be a multiple of {unit}, so that the rows of an "
-            f"update are divisible by the {shards} row shards of the mesh, got {prompts}"
+            f"{field}: must be a multiple of {unit}, so that the rows of an "
+            f"update are divisible by the {shards} row shards of the mesh, got {count}"
         )
 
 
 def partition_spec(
     path: str, shape: Sequence[int], mesh: Mesh, kv_heads: int | None = None
 ) -> PartitionSpec:
-    """Returns the partition spec of a parameter, or of an array of an optimizer's state.
+    """Return the partition spec of a parameter, or of an array of an optimizer's state.
 
     Axes that are not divisible by the mesh axis are not sharded; neither are KV heads whose number
     is not divisible by the tensor axis.
@@ -197,15 +198,15 @@ class Placement:
         self.local_mesh = None if mesh is None else _local_mesh(mesh)
 
     def of_params(self, tree: Any) -> Any:
-        """Returns the sharding of each leaf of parameters, of their moments, or of a state."""
+        """Return the sharding of each leaf of parameters, of their moments, or of a state."""
         return self._shardings(tree, (FSDP_AXIS, TENSOR_AXIS))
 
     def of_path(self, path: str, shape: Sequence[int]) -> NamedSharding:
-        """Returns the sharding of a training parameter."""
+        """Return the sharding of a training parameter."""
         return NamedSharding(self.mesh, partition_spec(path, shape, self.mesh, self._kv_heads))
 
     def abstract(self, tree: Any) -> Any:
-        """Returns shapes, types and shardings of parameters or of a state."""
+        """Return shapes, types and shardings of parameters or of a state."""
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
         if self.mesh is None:
             return shapes
@@ -222,7 +223,7 @@ class Placement:
         return jax.tree_util.tree_map_with_path(of_leaf, tree)
 
     def constrain(self, tree: Any) -> Any:
-        """Constrains parameters or a state to `of_params`, inside a jitted function."""
+        """Constrain parameters or a state to `of_params`, inside a jitted function."""
         return (
             tree
             if self.mesh is None
@@ -230,11 +231,11 @@ class Placement:
         )
 
     def put_params(self, tree: Any) -> Any:
-        """Puts parameters from the host, equal in all processes, where `of_params` says."""
+        """Put parameters from the host, equal in all processes, where `of_params` says."""
         return jax.device_put(tree, None if self.mesh is None else self.of_params(tree))
 
     def put_rows(self, tree: Any) -> Any:
-        """Makes global arrays of the rows of all processes.
+        """Make global arrays of the rows of all processes.
 
         Args:
           tree: Pytree of numpy arrays, the rows of this process.
@@ -250,7 +251,7 @@ class Placement:
         )
 
     def put_whole(self, tree: Any) -> Any:
-        """Makes arrays that every device has whole.
+        """Make arrays that every device has whole.
 
         Args:
           tree: Pytree of numpy arrays, the same in every process.
@@ -260,17 +261,17 @@ class Placement:
         return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
     def of_rows(self) -> NamedSharding:
-        """Returns the sharding of the arrays of `put_rows`; needs a mesh."""
+        """Return the sharding of the arrays of `put_rows`; needs a mesh."""
         return row_sharding(self.mesh)
 
     def put_prompts(self, tree: Any) -> Any:
-        """Puts prompts on this process's devices: sharded, or replicated if not divisible."""
+        """Put prompts on this process's devices: sharded, or replicated if not divisible."""
         if self.mesh is None:
             return tree
         return jax.device_put(tree, self.of_prompts(len(jax.tree.leaves(tree)[0])))
 
     def of_prompts(self, prompts: int) -> NamedSharding:
-        """Returns the sharding of that many prompts by `put_prompts`; needs a mesh."""
+        """Return the sharding of that many prompts by `put_prompts`; needs a mesh."""
         spec = (
             PartitionSpec() if prompts % row_shards(self.local_mesh) else PartitionSpec(DATA_AXES)
         )
@@ -282,7 +283,7 @@ class Placement:
         return row_shards(self.local_mesh)
 
     def constrain_rows(self, tree: Any) -> Any:
-        """Shards rows, and heads of caches, over this process's devices, inside a jitted function.
+        """Shard rows, and heads of caches, over this process's devices, inside a jitted function.
 
         Without it, the compiler would replicate the caches.
 
@@ -304,7 +305,7 @@ class Placement:
         return jax.tree.map(constrain, tree)
 
     def make_to_decode(self, policy: Policy) -> Callable[[Params], Params]:
-        """Builds the weight sync: `(params) -> decoding parameters` on this process's devices.
+        """Build the weight sync: `(params) -> decoding parameters` on this process's devices.
 
         Args:
           policy: The policy, made for the mesh.
@@ -324,7 +325,7 @@ class Placement:
         return lambda params: jax.tree.map(local, cast(params))
 
     def make_cast(self, policy: Policy) -> Callable[[Params], Params]:
-        """Builds the jitted part of `make_to_decode`: decoding parameters sharded over tensor."""
+        """Build the jitted part of `make_to_decode`: decoding parameters sharded over tensor."""
         if self.mesh is None:
             return jax.jit(policy.to_decode)
 
@@ -336,12 +337,12 @@ class Placement:
         return cast
 
     def of_decode(self, tree: Any) -> Any:
-        """Returns the sharding of each leaf of decoding parameters, on all devices."""
+        """Return the sharding of each leaf of decoding parameters, on all devices."""
         return self._shardings(tree, (TENSOR_AXIS,))
 
 
 def commit(tree: Any) -> Any:
-    """Commits arrays to their devices, without a copy.
+    """Commit arrays to their devices, without a copy.
 
     Compiled programs depend on whether their arguments are committed. Those of a checkpoint are,
     so a run begins with such a state as well, and finds its programs in the cache when it resumes.
@@ -350,12 +351,12 @@ def commit(tree: Any) -> Any:
 
 
 def move(tree: Any, memory: Literal["device", "pinned_host"]) -> Any:
-    """Moves arrays to another memory kind, keeping their shardings."""
+    """Move arrays to another memory kind, keeping their shardings."""
     return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(memory)), tree)
 
 
 def _local_mesh(mesh: Mesh) -> Mesh:
-    """Returns the mesh of this process's tensor groups, which replicate the parameters."""
+    """Return the mesh of this process's tensor groups, which replicate the parameters."""
     groups = mesh.devices.reshape(-1, mesh.shape[TENSOR_AXIS])
     own = [group for group in groups if group[0].process_index == jax.process_index()]
     return Mesh(np.array(own)[:, None], _AXES, axis_types=mesh.axis_types)

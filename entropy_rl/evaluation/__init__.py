@@ -7,7 +7,7 @@ from entropy_rl.evaluation.compare import (
     compare_runs,
     find_evaluation,
 )
-from entropy_rl.evaluation.evaluate import OnProgress, evaluate, evaluate_into, evaluation_prompts
+from entropy_rl.evaluation.evaluate import OnProgress, evaluate_into, evaluation_prompts
 from entropy_rl.evaluation.result import Evaluation, summarize
 from entropy_rl.evaluation.samples import read_result, read_samples
 
@@ -18,7 +18,6 @@ __all__ = [
     "Evaluation",
     "OnProgress",
     "compare_runs",
-    "evaluate",
     "evaluate_into",
     "evaluation_prompts",
     "find_evaluation",

@@ -1,4 +1,4 @@
-"""Evaluate a policy, in memory or into a directory where an interrupted evaluation resumes."""
+"""Evaluate a policy into a directory, where an interrupted evaluation resumes."""
 
 from __future__ import annotations
 
@@ -45,36 +45,6 @@ def evaluation_prompts(
             f"{config.split!r}, got {config.problems}"
         )
     return Prompts(problems[: config.problems], tokenizer, max_prompt_tokens)
-
-
-def evaluate(
-    model: Model,
-    params: Params,
-    task: Task,
-    prompts: Prompts,
-    config: EvaluationConfig,
-    *,
-    seed: int,
-) -> Evaluation:
-    """Sample and judge every problem, in memory.
-
-    Args:
-      model: Policy and tokenizer.
-      params: The parameters to evaluate.
-      task: Judges the samples.
-      prompts: The problems, from `evaluation_prompts`.
-      config: The `evaluation` section.
-      seed: Every sample is a function of the seed, the problem id and the sample number.
-
-    Returns:
-      The result.
-
-    Raises:
-      JudgeError: No sample was judged.
-    """
-    batches = draw_samples(model, params, task, prompts, config, seed=seed)
-    rows = (row for batch in batches for row in batch.rows)
-    return summarize(rows, task, prompts, config.samples)
 
 
 def evaluate_into(

@@ -10,7 +10,7 @@ from entropy_rl.config.registry import import_object
 
 
 def load_embedding(reference: str) -> Callable[[Sequence[str]], np.ndarray]:
-    """Imports a sentence encoder and normalizes its vectors.
+    """Import a sentence encoder and normalize its vectors.
 
     Args:
       reference: `module:function` of a function (list of n texts) -> array [n, d] of finite

@@ -50,7 +50,7 @@ def make_collector(
       explore: The sampling function of `config.exploration`.
       prompts: (round of the run) -> the prompts of this process.
       updates: Mini-batches of a step.
-      on_sampled: As of `PlainCollector`; called if all that is sampled is trained on.
+      on_sampled: As in `PlainCollector`; called if all that is sampled is trained on.
     """
     explores, is_dynamic = config.exploration is not None, config.dynamic_sampling is not None
     collect = PlainCollector(sampler, None if explores or is_dynamic else on_sampled)

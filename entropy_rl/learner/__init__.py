@@ -2,7 +2,7 @@
 
 from etils import epy as _epy
 
-# Lazy, since the modules of this package import each other's neighbors one at a time.
+# Lazy: modules of this package import packages whose modules import one of this package.
 with _epy.lazy_api_imports(globals()):
     from entropy_rl.learner.batch import make_batch as make_batch
     from entropy_rl.learner.critic import init_critic as init_critic

@@ -52,7 +52,7 @@ def init_critic(
       params: Parameters of its backbone, without LM head, or an adapter; they are copied.
       hidden_size: D of the backbone.
       optimizer: The critic's optimizer.
-      constrain: As of `init_state`.
+      constrain: As in `init_state`.
     """
     # On the host, so that it fits any mesh of the backbone.
     head = {"kernel": np.zeros(hidden_size, np.float32)}
@@ -200,8 +200,8 @@ class CriticPrograms(NamedTuple):
 
     Attributes:
       optimizer: Its optimizer.
-      values: As of `make_values_pass`.
-      update: As of `make_critic_update`.
+      values: As in `make_values_pass`.
+      update: As in `make_critic_update`.
     """
 
     optimizer: optax.GradientTransformation

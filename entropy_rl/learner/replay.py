@@ -68,7 +68,7 @@ class ReplayPrograms(NamedTuple):
       keep: (rows, mini-batches) -> rows.
       count: (rows) -> int32[U], occupied rows of each update.
       part: (rows, weight f32[], number int32[]) -> the `TrainBatch` of an update.
-      update: As of `make_update`.
+      update: As in `make_update`.
     """
 
     rules: Replay

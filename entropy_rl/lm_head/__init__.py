@@ -2,7 +2,7 @@
 
 from etils import epy as _epy
 
-# Lazy, since the modules of this package import each other's neighbors one at a time.
+# Lazy: modules of this package import packages whose modules import one of this package.
 with _epy.lazy_api_imports(globals()):
     from entropy_rl.lm_head.fused_loss import fused_head_loss as fused_head_loss
     from entropy_rl.lm_head.log_probs import log_prob_and_entropy as log_prob_and_entropy

@@ -72,12 +72,12 @@ class HeadSpec:
     unused: Ranges = ()
 
     def pad(self, x: jax.Array) -> jax.Array:
-        """Pads the leading axis of an array [*shape, ...] to a multiple of the data axes."""
+        """Pad the leading axis of an array [*shape, ...] to a multiple of the data axes."""
         x = x if self.shape else x[None]
         return pad_axis(x, 0, self.layout.size(*DATA_AXES))
 
     def unpad(self, x: jax.Array) -> jax.Array:
-        """Inverts `pad`."""
+        """Invert `pad`."""
         return x[: self.shape[0]] if self.shape else x[0]
 
 
@@ -99,7 +99,7 @@ def prepare(
     chunk_size: int | None,
     mesh: Mesh | None,
 ) -> tuple[HeadArrays, HeadSpec]:
-    """Checks the arguments of a fused head and pads batch, vocab and hidden size to multiples of
+    """Check the arguments of a fused head and pad batch, vocab and hidden size to multiples of
     the mesh axes.
 
     Padding rows are masked; entries of the vocabulary that are padding or no token have
@@ -138,12 +138,12 @@ class Chunks(NamedTuple):
     trips: jax.Array  # int32[], number of non-empty chunks
 
     def rows(self, i: jax.Array, chunk_size: int) -> jax.Array:
-        """Returns the token indices of a chunk."""
+        """Return the token indices of a chunk."""
         return jax.lax.dynamic_slice_in_dim(self.order, i * chunk_size, chunk_size)
 
 
 def make_chunks(mask: jax.Array, chunk_size: int) -> Chunks:
-    """Groups the unmasked tokens of a flat mask into chunks."""
+    """Group the unmasked tokens of a flat mask into chunks."""
     size = mask.shape[0]
     order = jnp.argsort(~mask, stable=True)
     order = jnp.where(jnp.arange(size) < mask.sum(), order, size)
@@ -152,17 +152,17 @@ def make_chunks(mask: jax.Array, chunk_size: int) -> Chunks:
 
 
 def take(x: jax.Array, rows: jax.Array) -> jax.Array:
-    """Gathers rows of a flat array; zeros for out-of-range indices."""
+    """Gather rows of a flat array; zeros for out-of-range indices."""
     return jnp.take(x, rows, axis=0, mode="fill", fill_value=0)
 
 
 def put(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
-    """Scatters rows into a flat array; out-of-range indices are dropped."""
+    """Scatter rows into a flat array; out-of-range indices are dropped."""
     return x.at[rows].set(values, mode="drop")
 
 
 def chunk_logits(h: jax.Array, weights: jax.Array, spec: HeadSpec) -> jax.Array:
-    """Computes the tempered logits f32[C, V'] of a chunk, for this device's vocab entries."""
+    """Compute the tempered logits f32[C, V'] of a chunk, for this device's vocab entries."""
     z = jax.lax.dot_general(
         h, weights, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
     )
@@ -188,7 +188,7 @@ class ChunkValues(NamedTuple):
 
 
 def chunk_values(z: jax.Array, ids: jax.Array, spec: HeadSpec) -> ChunkValues:
-    """Computes log-prob, entropy and normalizer over the whole vocabulary.
+    """Compute log-prob, entropy and normalizer over the whole vocabulary.
 
     Args:
       z: f32[C, V'], logits of this device's vocab entries.
@@ -218,7 +218,7 @@ def gradient_of_logits(
     g_entropy: jax.Array | None,
     spec: HeadSpec,
 ) -> jax.Array:
-    """Computes the gradient of Σ (g_log_prob · log π + g_entropy · H) of a chunk with respect to
+    """Compute the gradient of Σ (g_log_prob · log π + g_entropy · H) of a chunk with respect to
     its tempered logits.
 
     Args:
@@ -255,7 +255,7 @@ class HeadGradients(NamedTuple):
 
 
 def start_gradients(hidden: jax.Array, weights: jax.Array, layout: HeadLayout) -> HeadGradients:
-    """Allocates zeros for the gradients of flat hidden states and of the weights.
+    """Allocate zeros for the gradients of flat hidden states and of the weights.
 
     The gradient of a hidden state is written once; it is float32 only if it is summed over vocab
     shards.
@@ -275,7 +275,7 @@ def add_gradients(
     weights: jax.Array,
     spec: HeadSpec,
 ) -> HeadGradients:
-    """Adds what the gradient of a chunk's tempered logits contributes.
+    """Add what the gradient of a chunk's tempered logits contributes.
 
     Args:
       grads: Gradients of the chunks before.
@@ -296,7 +296,7 @@ def add_gradients(
 
 
 def _add_product(total: jax.Array, dz: jax.Array, h: jax.Array) -> jax.Array:
-    """Computes total + dzᵀ h, f32[V', D].
+    """Compute total + dzᵀ h, f32[V', D].
 
     On CPUs the product is computed a block of the vocabulary at a time, with the same numbers:
     XLA's CPU compiler writes a product to memory before it is added, which would take as much
@@ -333,7 +333,7 @@ def _add_product(total: jax.Array, dz: jax.Array, h: jax.Array) -> jax.Array:
 def fused_head(
     hidden: jax.Array, weights: jax.Array, ids: jax.Array, mask: jax.Array, spec: HeadSpec
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes (log π(id) f32[B, ...], H f32[B, ...]) of prepared arrays."""
+    """Compute (log π(id) f32[B, ...], H f32[B, ...]) of prepared arrays."""
     values = _forward(hidden, weights, ids, mask, spec)
     return values.log_prob, values.entropy
 
@@ -409,7 +409,7 @@ def _backward_rule(spec, residuals, cotangents):
 def finish_gradients(
     grads: HeadGradients, hidden: jax.Array, padded: int, layout: HeadLayout
 ) -> tuple[jax.Array, jax.Array]:
-    """Reduces the devices' gradients to (gradient like hidden, f32 gradient of the weights'
+    """Reduce the devices' gradients to (gradient like hidden, f32 gradient of the weights'
     shard).
     """
     d_hidden = layout.sum_over_vocabulary(grads.hidden).astype(hidden.dtype)

@@ -48,7 +48,7 @@ def fused_head_loss(
     chunk_size: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
-    """Computes Σ token_loss(log π(id), H(π), inputs) over unmasked tokens, with π as in
+    """Compute Σ token_loss(log π(id), H(π), inputs) over unmasked tokens, with π as in
     `log_prob_and_entropy`.
 
     If differentiated, the forward pass also computes the gradients of `hidden` and `head_weights`
@@ -120,7 +120,7 @@ def _run(
     *,
     with_gradients: bool,
 ):
-    """Returns ((total, (log_prob, entropy, aux)), gradients of the total or None)."""
+    """Return ((total, (log_prob, entropy, aux)), gradients of the total or None)."""
     layout, chunk = spec.layout, spec.chunk_size
     per_token_shapes = _output_shapes(token_loss, inputs, chunk)
     used = _used_outputs(token_loss, inputs, chunk) if with_gradients else None
@@ -187,7 +187,7 @@ def _chunk_shapes(inputs: Any, chunk: int) -> tuple[jax.ShapeDtypeStruct, Any]:
 
 
 def _output_shapes(token_loss: TokenLoss, inputs: Any, chunk: int) -> Any:
-    """Returns the shapes of (loss, (log_prob, entropy, aux)) of a chunk."""
+    """Return the shapes of (loss, (log_prob, entropy, aux)) of a chunk."""
     number, slices = _chunk_shapes(inputs, chunk)
     loss, aux = jax.eval_shape(token_loss, number, number, slices)
     for name, x in [
@@ -203,7 +203,7 @@ def _output_shapes(token_loss: TokenLoss, inputs: Any, chunk: int) -> Any:
 
 
 def _used_outputs(token_loss: TokenLoss, inputs: Any, chunk: int) -> tuple[bool, bool]:
-    """Returns whether the loss has a gradient for the log-prob, and for the entropy.
+    """Return whether the loss has a gradient for the log-prob, and for the entropy.
 
     An unused output has a symbolic zero as its cotangent, and its term is omitted from the loop.
     """

@@ -34,11 +34,11 @@ class HeadLayout:
     mesh: Mesh | None = None
 
     def size(self, *axes: str) -> int:
-        """Returns the product of the axes' sizes."""
+        """Return the product of the axes' sizes."""
         return 1 if self.mesh is None else math.prod(self.mesh.shape.get(axis, 1) for axis in axes)
 
     def split(self, *axes: str) -> tuple[str, ...]:
-        """Returns those of the axes with more than one device."""
+        """Return those of the axes with more than one device."""
         return tuple(axis for axis in axes if self.size(axis) > 1)
 
     @property
@@ -52,7 +52,7 @@ class HeadLayout:
         return PartitionSpec(self.split(TENSOR_AXIS) or None, self.split(FSDP_AXIS) or None)
 
     def run(self, local: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
-        """Maps a per-device function over global arrays (shard_map)."""
+        """Map a per-device function over global arrays (shard_map)."""
         if self.size(*DATA_AXES, TENSOR_AXIS) == 1:
             return local
         return jax.shard_map(local, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs)
@@ -60,13 +60,13 @@ class HeadLayout:
     # --- for use inside `run` ---
 
     def zeros(self, shape: tuple[int, ...], dtype: Any, *axes: str) -> jax.Array:
-        """Returns zeros that vary over the axes: the initial value of a loop."""
+        """Return zeros that vary over the axes: the initial value of a loop."""
         axes = self.split(*axes)
         zeros = jnp.zeros(shape, dtype)
         return jax.lax.pcast(zeros, axes, to="varying") if axes else zeros
 
     def first_vocab_id(self, entries: int) -> jax.Array | int:
-        """Returns the first token id of this device's vocab shard of `entries` entries."""
+        """Return the first token id of this device's vocab shard of `entries` entries."""
         return jax.lax.axis_index(TENSOR_AXIS) * entries if self.split(TENSOR_AXIS) else 0
 
     def max_over_vocabulary(self, x: jax.Array) -> jax.Array:
@@ -97,7 +97,7 @@ class HeadLayout:
         return weights[:, :width]
 
     def scatter_gradient(self, gradient: jax.Array, padded: int) -> jax.Array:
-        """Sums gradients [V', D] over token shards, and reduce-scatters them over fsdp."""
+        """Sum gradients [V', D] over token shards, and reduce-scatters them over fsdp."""
         gradient = jnp.pad(gradient, ((0, 0), (0, padded - gradient.shape[1])))
         if self.split(FSDP_AXIS):  # first, which makes the sum below smaller
             gradient = jax.lax.psum_scatter(gradient, FSDP_AXIS, scatter_dimension=1, tiled=True)

@@ -17,7 +17,7 @@ from entropy_rl.lm_head.vocabulary import HeadWeights
 def log_prob_and_entropy_from_logits(
     logits: jax.Array, ids: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes log-prob and entropy from given logits; the reference of `log_prob_and_entropy`.
+    """Compute log-prob and entropy from given logits; the reference of `log_prob_and_entropy`.
 
     Args:
       logits: [..., V].
@@ -45,7 +45,7 @@ def log_prob_and_entropy(
     chunk_size: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes log π(id) and H(π) of π = softmax(hidden @ head_weightsᵀ / temperature).
+    """Compute log π(id) and H(π) of π = softmax(hidden @ head_weightsᵀ / temperature).
 
     Only unmasked tokens are processed, in chunks: prompts and padding cost nothing. The backward
     pass recomputes the logits of a chunk, and omits the terms of outputs whose gradient is not

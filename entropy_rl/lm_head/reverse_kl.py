@@ -47,7 +47,7 @@ def top_k_reverse_kl(
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes Σ_t weights_t L_t, with L_t the reverse KL divergence of a student to a teacher on
+    """Compute Σ_t weights_t L_t, with L_t the reverse KL divergence of a student to a teacher on
     the student's `top_k` most likely tokens and one bucket for all others.
 
         L = Σ_{v∈S} p_v log(p_v / q_v) + p_tail log(p_tail / q_tail)        p_tail = Σ_{v∉S} p_v
@@ -112,7 +112,7 @@ def top_k_reverse_kl(
 def _one_vocabulary(
     student: jax.Array | HeadWeights, teacher: jax.Array | HeadWeights
 ) -> tuple[HeadWeights, HeadWeights]:
-    """Returns the two heads with the same number of rows and the same unused ones."""
+    """Return the two heads with the same number of rows and the same unused ones."""
     rows = max(student.shape[0], teacher.shape[0])
     heads = resize_head(student, rows), resize_head(teacher, rows)
     if heads[0].unused != heads[1].unused:
@@ -125,7 +125,7 @@ def _one_vocabulary(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
 def _divergence(hidden, weights, teacher_hidden, teacher_weights, scale, mask, top_k, spec):
-    """Computes (Σ scale · L, L f32[B, ...]) of prepared arrays."""
+    """Compute (Σ scale · L, L f32[B, ...]) of prepared arrays."""
     arrays = hidden, weights, teacher_hidden, teacher_weights, scale, mask
     return _run(*arrays, top_k, spec, with_gradients=False)[0]
 
@@ -157,7 +157,7 @@ def _run(
     *,
     with_gradients: bool,
 ):
-    """Returns ((total, L), gradients of the total or None)."""
+    """Return ((total, L), gradients of the total or None)."""
     layout, chunk = spec.layout, spec.chunk_size
 
     def local(hidden, weights, teacher_hidden, teacher_weights, scale, mask):
@@ -201,7 +201,7 @@ def _run(
 def _chunk_divergence(
     z: jax.Array, teacher_z: jax.Array, top_k: int, layout: HeadLayout
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes L f32[C] and ∂L/∂z f32[C, V'] of a chunk.
+    """Compute L f32[C] and ∂L/∂z f32[C, V'] of a chunk.
 
     Args:
       z: f32[C, V'], the student's logits of this device's vocab entries.
@@ -211,7 +211,7 @@ def _chunk_divergence(
     """
 
     def shift(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns (maximum over the vocabulary f32[C], x minus that)."""
+        """Return (maximum over the vocabulary f32[C], x minus that)."""
         peak = layout.max_over_vocabulary(jnp.max(x, axis=-1))
         return peak, x - peak[:, None]
 
@@ -238,7 +238,7 @@ def _chunk_divergence(
 
 
 def _most_likely(z: jax.Array, top_k: int, layout: HeadLayout) -> jax.Array:
-    """Returns bool[C, V'], True at the entries among the `top_k` largest of the vocabulary."""
+    """Return bool[C, V'], True at the entries among the `top_k` largest of the vocabulary."""
     entries = z.shape[1]
     first = layout.first_vocab_id(entries)
     values, ids = jax.lax.top_k(z, min(top_k, entries))

@@ -68,21 +68,20 @@ def token_inputs(
 
 
 def check_shapes(who: str, **arrays: jax.Array) -> None:
-    """Raises unless the first array is [B, N] and the others have its shape; `advantages` may be
+    """Raise unless the first array is [B, N] and the others have its shape; `advantages` may be
     [B, 1].
     """
     (first, reference), *others = arrays.items()
     if reference.ndim != 2:
-        raise ValueError(f"{who}: {first} has shape {reference.shape}; expected [B, N]")
+        raise ValueError(f"{who}: {first} must have shape [B, N], got {reference.shape}")
     for name, array in others:
         allowed = [reference.shape]
-        if name == "advantages":
+        if name == "advantages" and reference.shape[1] != 1:
             allowed.append((reference.shape[0], 1))
         if array.shape not in allowed:
             raise ValueError(
-                f"{who}: {name} of shape {array.shape} does not fit {first} of shape "
-                f"{reference.shape}; "
-                f"expected {' or '.join(map(str, allowed))}"
+                f"{who}: {name} must have shape {' or '.join(map(str, allowed))}, that of "
+                f"{first}, got {array.shape}"
             )
 
 
@@ -94,7 +93,7 @@ def require_sampler(who: str, stats: TokenStats) -> jax.Array:
     """
     if stats.sampler_log_probs is None:
         raise ValueError(
-            f"{who}: needs sampler_log_probs, the log-probs as recorded while sampling"
+            f"{who}: sampler_log_probs must be the log-probs as recorded while sampling, got None"
         )
     return stats.sampler_log_probs
 

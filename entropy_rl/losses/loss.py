@@ -23,7 +23,6 @@ from entropy_rl.types import TokenStats
 class LossTerms(NamedTuple):
     """The terms of a `Loss` before they are weighted, for metrics; 0 or False off the mask."""
 
-    surrogate: jax.Array  # f32[B, N]
     clipped: ClipMasks
     kl: jax.Array | None  # f32[B, N]; None without a KL term
     weights: TokenWeights | None  # None without token weights
@@ -146,7 +145,7 @@ class Loss:
         if weights is None and self.token_weighting is not None:
             weights = self.token_weighting(advantages, stats)
         loss, clipped = self.surrogate(advantages, stats)
-        terms = LossTerms(loss, clipped, None, weights)
+        terms = LossTerms(clipped, None, weights)
         log_probs = off_mask_zero(stats.log_probs)
         if weights is not None:
             if weights.kl_penalty is not None:

@@ -155,7 +155,7 @@ class Block(nn.Module):
     def __call__(
         self, x: jax.Array, positions: jax.Array, attend: Callable
     ) -> tuple[jax.Array, Any]:
-        """Runs the layer.
+        """Run the layer.
 
         Args:
           x: [..., D].
@@ -181,7 +181,7 @@ def _dense(module: nn.Module, features: int, name: str, use_bias: bool = False) 
 
 
 def _fuse(layer: Params) -> Params:
-    """Fuses the projections of a layer, for fewer and larger matrix products in decoding."""
+    """Fuse the projections of a layer, for fewer and larger matrix products in decoding."""
     attention, mlp = dict(layer["self_attn"]), dict(layer["mlp"])
 
     def join(module: dict, names: tuple[str, ...]) -> Params:
@@ -201,7 +201,7 @@ def _columns(dense: Params) -> int:
 
 
 def backbone_params(params: Params) -> Params:
-    """Returns the parameters without those of the LM head."""
+    """Return the parameters without those of the LM head."""
     return {name: leaf for name, leaf in params.items() if name != "lm_head"}
 
 
@@ -214,7 +214,7 @@ def make_policy(
     mesh: Mesh | None = None,
     unused: Ranges = (),
 ) -> Policy:
-    """Makes the `Policy` of a decoder.
+    """Make the `Policy` of a decoder.
 
     Training parameters are float32 with the layers stacked on a leading axis, so that one compiled
     layer is scanned. Decoding parameters are in `compute_dtype` with one entry per layer, because a
@@ -303,7 +303,7 @@ def make_policy(
     def run_layers(
         params: Params, x: jax.Array, positions: jax.Array, attend: Callable, before: Any = None
     ) -> tuple[jax.Array, Any]:
-        """Scans the layers; `attend` takes (q, k, v, the layer's entry of `before`, its window)."""
+        """Scan the layers; `attend` takes (q, k, v, the layer's entry of `before`, its window)."""
 
         def layer(x: jax.Array, inputs: tuple) -> tuple[jax.Array, Any]:
             before, layer_params, window = inputs

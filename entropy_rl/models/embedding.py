@@ -15,7 +15,7 @@ from entropy_rl.types import DATA_AXES, FSDP_AXIS, TENSOR_AXIS
 def embed_tokens(
     table: jax.Array, ids: jax.Array, dtype: Any, mesh: Mesh | None = None
 ) -> jax.Array:
-    """Looks up token embeddings.
+    """Look up token embeddings.
 
     On a mesh, a device holds a shard of the vocab entries and of the hidden size. It looks up the
     tokens of its fsdp group in its shard, followed by a psum over tensor and an all-to-all over

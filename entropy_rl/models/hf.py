@@ -61,13 +61,13 @@ _TEXT_FILES = (
 
 
 def _leaf_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """Returns path and shape of every parameter, such as `layers/mlp/up_proj/kernel`: (L, D, I)."""
+    """Return path and shape of every parameter, such as `layers/mlp/up_proj/kernel`: (L, D, I)."""
     tree = jax.eval_shape(make_policy(config).init, jax.random.key(0))
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()}
 
 
 def _tensor_names(path: str, num_layers: int) -> list[str]:
-    """Returns the names of a leaf's tensors: one per layer, or one."""
+    """Return the names of a leaf's tensors: one per layer, or one."""
     *modules, leaf = path.split("/")
     kind = "bias" if leaf == "bias" else "weight"
     if modules[0] == "layers":
@@ -80,7 +80,7 @@ def _is_transposed(path: str) -> bool:
 
 
 def _tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """Returns name and shape of every tensor of the checkpoint, in the order of the leaves."""
+    """Return name and shape of every tensor of the checkpoint, in the order of the leaves."""
     shapes = {}
     for path, shape in _leaf_shapes(config).items():
         shape = shape[1:] if path.startswith("layers/") else shape
@@ -127,7 +127,7 @@ def _check_tensors(
 
 
 def _check_frequencies(config: DecoderConfig, buffers: dict[str, tuple[Path, Any]]) -> None:
-    """Warns of stored rotary frequencies that differ from those of config.json, which are used."""
+    """Warn of stored rotary frequencies that differ from those of config.json, which are used."""
     expected = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     for name, (file, tensor) in sorted(buffers.items()):
         shape = tuple(tensor.get_shape())
@@ -146,7 +146,7 @@ def _load_leaf(
     dtype: Any,
     sharding: jax.sharding.Sharding | None,
 ) -> jax.Array:
-    """Reads one leaf: only the blocks of this host's devices."""
+    """Read one leaf: only the blocks of this host's devices."""
 
     @functools.cache  # devices with the same block share one read
     def read(bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
@@ -172,7 +172,7 @@ def load_hf(
     sharding: Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None = None,
     config: DecoderConfig | None = None,
 ) -> tuple[DecoderConfig, Params]:
-    """Loads a checkpoint of Qwen2 / Qwen2.5, Qwen3, Llama 3 or Mistral.
+    """Load a checkpoint of Qwen2 / Qwen2.5, Qwen3, Llama 3 or Mistral.
 
     A host reads only the blocks of its devices, one parameter at a time: neither the checkpoint nor
     a sharded parameter is ever held in full in host memory.
@@ -219,7 +219,7 @@ def load_hf(
 def _host_tensors(
     config: DecoderConfig, params: Params, dtype: str
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the checkpoint's tensors, one parameter at a time; all processes must iterate."""
+    """Yield the checkpoint's tensors, one parameter at a time; all processes must iterate."""
     leaves = traverse_util.flatten_dict(params, sep="/")
     for path in _leaf_shapes(config):
         leaf = leaves[path]
@@ -239,7 +239,7 @@ def _write_weights(
     itemsize: int,
     max_shard_bytes: int,
 ) -> None:
-    """Writes the tensors, given in the order of `shapes`, with at most one file in memory."""
+    """Write the tensors, given in the order of `shapes`, with at most one file in memory."""
     sizes = {name: itemsize * math.prod(shape) for name, shape in shapes.items()}
     shards, room = [], 0
     for name, size in sizes.items():
@@ -316,7 +316,7 @@ def save_hf(
     source_config: str | Path | None = None,
     max_shard_bytes: int = 5 * 10**9,
 ) -> None:
-    """Writes a Hugging Face checkpoint, atomically.
+    """Write a Hugging Face checkpoint, atomically.
 
     All processes must call this; the first one writes.
 

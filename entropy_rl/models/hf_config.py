@@ -130,8 +130,6 @@ def _read_rope(fields: _Fields, model_type: str, head_dim: int) -> tuple[float, 
     if rope_type == "linear":
         return theta, LinearRopeScaling(float(rope.number("factor")))
     if rope_type == "dynamic":
-        if head_dim <= 2:
-            raise fields.refuse("head_dim", head_dim, "> 2 with dynamic rope")
         return theta, DynamicRopeScaling(float(rope.number("factor")), longest)
     if rope_type == "llama3":
         return theta, Llama3RopeScaling(

@@ -19,7 +19,7 @@ def pack_tokens(
     room: int,
     shards: int,
 ) -> PackedTokens:
-    """Computes segment ids and positions of the packed tokens of rows.
+    """Compute segment ids and positions of the packed tokens of rows.
 
     Args:
       first: int32[R], first position of each row.
@@ -77,7 +77,7 @@ def make_packing(
     begin: jax.Array | None = None,
     entries: int | None = None,
 ) -> Packing:
-    """Builds the `Packing` of arrays [C * rows, columns, ...].
+    """Build the `Packing` of arrays [C * rows, columns, ...].
 
     Args:
       packed: The packed tokens.
@@ -122,7 +122,7 @@ def make_packing(
 
 @jax.custom_vjp
 def _gather(x: jax.Array, indices: jax.Array, inverse: jax.Array) -> jax.Array:
-    """Gathers x [C, A, ...] at indices [C, A']; zeros where out of range.
+    """Gather x [C, A, ...] at indices [C, A']; zeros where out of range.
 
     `inverse` is the inverse of `indices`, which makes the gradient a gather too: scatter-add is
     slow.

@@ -21,7 +21,7 @@ _POLICIES = {
 
 
 def rematerialize(layer: Callable, name: str) -> Callable:
-    """Wraps the body of a scan over layers in `jax.checkpoint` with a named policy.
+    """Wrap the body of a scan over layers in `jax.checkpoint` with a named policy.
 
     | name | saved per layer and token, besides its input | recomputed |
     | --- | --- | --- |

@@ -22,9 +22,9 @@ class LinearRopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class DynamicRopeScaling:
-    """Dynamic NTK scaling: θ grows with the sequence, beyond `max_position_embeddings` tokens.
+    """Dynamic NTK scaling: θ grows with the sequence beyond `max_position_embeddings` tokens.
 
-    Up to that length the frequencies are the unscaled ones.
+    Such rows are refused, so that the frequencies are always the unscaled ones.
     """
 
     factor: float
@@ -60,13 +60,10 @@ class YarnRopeScaling:
 RopeScaling = LinearRopeScaling | DynamicRopeScaling | Llama3RopeScaling | YarnRopeScaling
 
 
-def rope_frequencies(
-    head_dim: int, theta: float, scaling: RopeScaling | None, length: int | None = None
-) -> np.ndarray:
+def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> np.ndarray:
     """Return the rotary frequencies f_i = θ^(-2i/h), in radians per position, or scaled ones.
 
     linear     f_i / factor
-    dynamic    θ becomes θ · (factor · n / max - (factor - 1))^(h / (h - 2)), n = max(length, max)
     llama3     wavelengths longer than `original / low_freq_factor` are multiplied by `factor`,
                those shorter than `original / high_freq_factor` are unchanged, and those in between
                are interpolated linearly in 1/wavelength
@@ -77,17 +74,10 @@ def rope_frequencies(
       head_dim: h.
       theta: θ.
       scaling: The scaling; None for none.
-      length: Tokens of the sequence, for the dynamic scaling; None for at most
-        `max_position_embeddings`.
 
     Returns:
       f32[h/2].
     """
-    if isinstance(scaling, DynamicRopeScaling):
-        limit = scaling.max_position_embeddings
-        n = max(limit if length is None else length, limit)
-        growth = scaling.factor * n / limit - (scaling.factor - 1)
-        theta = theta * growth ** (head_dim / (head_dim - 2))
     wavelengths = theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
     frequencies = 1.0 / wavelengths
     if isinstance(scaling, LinearRopeScaling):

@@ -122,7 +122,7 @@ def abstract_run(config: PlanConfig, architecture: Architecture, devices: Device
     mesh = make_mesh(config.mesh, devices.all)
     if config.stacked > 1:
         check_devices(1 if mesh is None else mesh.size)
-    check_rows(mesh, batching.mini_batch_prompts, rollout.group_size)
+    check_rows(mesh, batching.mini_batch_prompts, rollout.group_size, "batching.mini_batch_prompts")
     check_micro_batches(config, rollout.max_prompt_tokens + rollout.max_new_tokens)
     if batching.mini_batch_prompts % hosts:
         raise ValueError(

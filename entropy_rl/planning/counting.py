@@ -55,11 +55,6 @@ def head_weights(c: DecoderConfig) -> int:
     return c.vocab_size * c.hidden_size
 
 
-def matmul_weights(c: DecoderConfig) -> int:
-    """Return N of the rule of 2 N FLOPs per token: parameters of all matrices a token meets."""
-    return c.num_layers * layer_weights(c) + head_weights(c)
-
-
 def parameters(c: DecoderConfig) -> int:
     """Return all parameters; tied embeddings count once."""
     biases = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim if c.qkv_bias else 0

@@ -10,7 +10,7 @@ import numpy as np
 
 from entropy_rl.config.checks import require
 from entropy_rl.config.plan import PlanSFTConfig
-from entropy_rl.distributed.sharding import make_mesh
+from entropy_rl.distributed.sharding import check_rows, make_mesh
 from entropy_rl.learner.optimizer import make_optimizer
 from entropy_rl.learner.sft import SupervisedBatch
 from entropy_rl.learner.update import init_state
@@ -31,7 +31,7 @@ from entropy_rl.planning.estimate import (
 from entropy_rl.planning.fit import suggest_for_supervised, what_is_too_large
 from entropy_rl.planning.plan import Plan, chip_memory, say
 from entropy_rl.planning.step import Phases, Step
-from entropy_rl.trainer.supervised import SupervisedSetup, check_batch_size, preference_loss
+from entropy_rl.trainer.supervised import SupervisedSetup, preference_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ def abstract_setup(
     """
     decoder, lora = architecture
     mesh, loss = make_mesh(config.mesh, devices.all), preference_loss(config)
-    check_batch_size(config, mesh, 1 if loss is None else 2)
+    check_rows(mesh, config.batch_size, 1 if loss is None else 2, "batch_size")
     model = abstract_model(config.model, decoder, lora, devices, mesh)
     optimizer = make_optimizer(config.optimizer, config.steps)
     start = jax.eval_shape(lambda params: init_state(params, optimizer), model.trained)

@@ -45,14 +45,11 @@ def write_curves(directory: Path) -> Path:
     return path
 
 
-def curves_figure(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]], colors: Sequence[str] = COLORS
-) -> Any:
+def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
     """Draw the metrics of several runs in the same axes.
 
     Args:
       runs: Name -> the metrics of its steps, in order.
-      colors: Colors of the runs, in the same order.
 
     Returns:
       A `matplotlib.figure.Figure`, not managed by pyplot.
@@ -62,7 +59,7 @@ def curves_figure(
     figure = Figure(figsize=(11, 6), layout="constrained")
     axes = figure.subplots(2, 3, sharex=True)
     for axis, (name, title) in zip(axes.flat, PANELS.items(), strict=True):
-        _draw_metric(axis, runs, name, colors)
+        _draw_metric(axis, runs, name, COLORS)
         axis.set_title(title, fontsize=10)
     for axis in axes[-1]:
         axis.set_xlabel("step")
@@ -82,7 +79,7 @@ def curve_figure(
     Args:
       runs: As in `curves_figure`.
       name: One of `PANELS`.
-      colors: As in `curves_figure`.
+      colors: Colors of the runs, in the same order.
 
     Returns:
       A `matplotlib.figure.Figure`.

@@ -36,7 +36,7 @@ def write_paper_figures(directory: Path, report: Report, style: str = "column") 
     Args:
       directory: Where to write the files; created if needed.
       report: The report; figures without data are left out.
-      style: As of `figure_style`.
+      style: As in `figure_style`.
 
     Returns:
       Paths of the files, without captions.txt.

@@ -42,7 +42,7 @@ class DecodingPlan(NamedTuple):
 
 
 def plan_decoding(config: DecodingConfig, rows: int, fits: Callable[[], int]) -> DecodingPlan:
-    """Plans the decoding of a rollout: all rows at once if they fit, otherwise with a queue.
+    """Plan the decoding of a rollout: all rows at once if they fit, otherwise with a queue.
 
     Args:
       config: The `decoding` section.
@@ -58,7 +58,7 @@ def plan_decoding(config: DecodingConfig, rows: int, fits: Callable[[], int]) ->
 
 
 def describe_decoding(rows: int, slots: int) -> str:
-    """Describes in one line, for the log, how the rows of a rollout are decoded."""
+    """Describe in one line, for the log, how the rows of a rollout are decoded."""
     if slots >= rows:
         return f"decoding: {rows} rows at once, finished ones compacted away"
     return f"decoding: {rows} rows in {slots} slots, finished ones replaced by queued ones"
@@ -73,7 +73,7 @@ def rows_that_fit(
     growth: float = 0.0,
     adapters: int = 1,
 ) -> int:
-    """Returns how many of the rows of a rollout can be decoded side by side.
+    """Return how many of the rows of a rollout can be decoded side by side.
 
     If all rows have slots, those of a group share the cache of their prompt until finished rows are
     compacted away. Otherwise each slot has its own copy, and the queue another.
@@ -101,7 +101,7 @@ def rows_that_fit(
 def cache_bytes(
     policy: Policy, params: Params, length: int, columns: int, adapters: int = 1
 ) -> int:
-    """Returns the cache size of one row, in bytes.
+    """Return the cache size of one row, in bytes.
 
     Args:
       policy: The model.
@@ -121,7 +121,7 @@ def cache_bytes(
 
 
 def device_memory(devices: Collection[jax.Device]) -> int:
-    """Returns the total memory of devices, in bytes; CPU devices share that of the machine.
+    """Return the total memory of devices, in bytes; CPU devices share that of the machine.
 
     Raises:
       ValueError: If a device does not report its memory.
@@ -137,7 +137,7 @@ def device_memory(devices: Collection[jax.Device]) -> int:
 
 
 def row_counts(slots: int, adapters: int = 1) -> list[int]:
-    """Returns the numbers of slots that are compiled, in descending order.
+    """Return the numbers of slots that are compiled, in descending order.
 
     Args:
       slots: The first of them.
@@ -156,7 +156,7 @@ def row_counts(slots: int, adapters: int = 1) -> list[int]:
 
 
 def column_counts(columns: int) -> list[int]:
-    """Returns the cache lengths, in new tokens, that are compiled, in ascending order."""
+    """Return the cache lengths, in new tokens, that are compiled, in ascending order."""
     counts = {
         -(-int(fraction * columns) // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE
         for fraction in _COLUMN_FRACTIONS

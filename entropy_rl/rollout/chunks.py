@@ -42,7 +42,7 @@ class StopRule(Protocol):
     overlap: int
 
     def __call__(self, ids: Sequence[int]) -> int | None:
-        """Returns the number of tokens to keep, the last of which ends the completion; None to
+        """Return the number of tokens to keep, the last of which ends the completion; None to
         go on.
         """
 
@@ -58,7 +58,7 @@ def generate_in_chunks(
     on_tokens: Callable[[Completions], None] | None,
     stop: StopRule | None,
 ) -> Rollout:
-    """Decodes in chunks; between them, unfinished rows move into the smallest compiled number of
+    """Decode in chunks; between them, unfinished rows move into the smallest compiled number of
     slots, and the cache grows to the smallest compiled length, that holds them.
     """
     sampling = programs.sampling
@@ -95,14 +95,14 @@ def generate_in_chunks(
 def _stop_alive(
     programs: Programs, request: Request, state: State, stop: StopRule, new: int
 ) -> tuple[State, Status]:
-    """Ends unfinished rows that contain a stop string."""
+    """End unfinished rows that contain a stop string."""
     width = new + stop.overlap
     ids, ends, alive = jax.device_get(programs.tails(state, width))
     return programs.stop(request, state, _stop_lengths(stop, ids, ends, np.flatnonzero(alive)))
 
 
 def _stop_ended(programs: Programs, rollout: Rollout, stop: StopRule, new: int) -> Rollout:
-    """Truncates rows that reached EOS or the limit in their last chunk, after a stop string."""
+    """Truncate rows that reached EOS or the limit in their last chunk, after a stop string."""
     ids, mask, reason = jax.device_get(
         (rollout.completion_ids, rollout.completion_mask, rollout.finish_reason)
     )
@@ -121,7 +121,7 @@ def _stop_ended(programs: Programs, rollout: Rollout, stop: StopRule, new: int) 
 def _stop_lengths(
     stop: StopRule, tails: np.ndarray, lengths: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
-    """Returns int32[rows]: the length up to and including the first stop string; -1 without one."""
+    """Return int32[rows]: the length up to and including the first stop string; -1 without one."""
     stops = np.full(len(lengths), -1, np.int32)
     for row in rows:
         length, width = int(lengths[row]), tails.shape[1]

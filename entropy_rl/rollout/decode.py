@@ -25,7 +25,7 @@ _PREFILL_TOKENS = 2**16
 
 
 def sample_keys(key: jax.Array, prompt_index: jax.Array, sample_index: jax.Array) -> jax.Array:
-    """Derives one key per row from its problem and sample number, whatever its position.
+    """Derive one key per row from its problem and sample number, whatever its position.
 
     Args:
       key: Key of the step: fold_in(key(seed), step); key[K] for K equal parts of the prompts, each
@@ -47,7 +47,7 @@ def sample_keys(key: jax.Array, prompt_index: jax.Array, sample_index: jax.Array
 def start(
     policy: Policy, params: Params, sampling: Sampling, request: Request, slots: int, columns: int
 ) -> State:
-    """Prefills every prompt once and samples the first token of the rows in slots.
+    """Prefill every prompt once and sample the first token of the rows in slots.
 
     Args:
       policy: The model.
@@ -95,7 +95,7 @@ def advance(
     steps: jax.Array | int,
     until_alive: jax.Array | int,
 ) -> State:
-    """Runs decode steps, one token per slot each.
+    """Run decode steps, one token per slot each.
 
     Args:
       policy: The model.
@@ -165,7 +165,7 @@ def _sample_column(
     slots: Slots,
     hidden: jax.Array,
 ) -> Slots:
-    """Samples column t of every slot from the hidden states of the tokens before it."""
+    """Sample column t of every slot from the hidden states of the tokens before it."""
     head, unused = split_head(policy.head(params))
     logits = jax.lax.dot_general(
         hidden, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
@@ -213,14 +213,14 @@ def _sample_column(
 
 
 def _write(columns: jax.Array, values: jax.Array, t: jax.Array) -> jax.Array:
-    """Writes column t, a scalar or one number per row."""
+    """Write column t, a scalar or one number per row."""
     if t.ndim == 0:
         return jax.lax.dynamic_update_slice(columns, values[:, None], (0, t))
     return columns.at[jnp.arange(len(values)), t].set(values, unique_indices=True, mode="drop")
 
 
 def refill(sampling: Sampling, request: Request, state: State) -> State:
-    """Assigns the slots of finished rows to rows of the queue."""
+    """Assign the slots of finished rows to rows of the queue."""
     rows, group = len(request.keys), sampling.group_size
     free = ~state.slots.alive
     number = state.queue.next + jnp.cumsum(free, dtype=jnp.int32) - 1
@@ -254,12 +254,12 @@ def refill(sampling: Sampling, request: Request, state: State) -> State:
 
 
 def _first_turn(turns: Turns, slot: jax.Array) -> Turns:
-    """Begins the first turn of the row in a slot."""
+    """Begin the first turn of the row in a slot."""
     return Turns(turns.parked.at[slot].set(False), turns.start.at[slot].set(0))
 
 
 def _entry(x: jax.Array, number: jax.Array, shards: int) -> jax.Array:
-    """Reads one entry of a sharded array; only the entry is communicated, not the whole array."""
+    """Read one entry of a sharded array; only the entry is communicated, not the whole array."""
     if shards == 1 or len(x) % shards:
         return x[number]
     by_shard = x.reshape((shards, -1) + x.shape[1:])

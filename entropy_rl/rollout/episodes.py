@@ -64,7 +64,7 @@ def generate_episodes(
     on_tokens: Callable[[Completions], None] | None,
     stop: StopRule | None,
 ) -> Rollout:
-    """Decodes episodes in chunks, and has their turns answered between the chunks."""
+    """Decode episodes in chunks, and have their turns answered between the chunks."""
     sampling = programs.sampling
     limits = np.minimum(jax.device_get(prompts[3]), sampling.max_new_tokens)
     limits = np.repeat(limits, sampling.group_size)
@@ -127,7 +127,7 @@ def generate_episodes(
 def _exchange(
     environments: Environments, view: TurnView, limits: np.ndarray, submitted: set[int]
 ) -> dict[int, Sequence[int] | FinishReason]:
-    """Submits the turns that have ended, and waits for the answers that are due.
+    """Submit the turns that have ended, and wait for the answers that are due.
 
     Args:
       environments: Answers.
@@ -168,7 +168,7 @@ def _exchange(
 def _stop_turns(
     turns: TurnPrograms, state: State, view: TurnView, stop: StopRule, new: int
 ) -> tuple[State, TurnView]:
-    """Ends turns that contain a stop string."""
+    """End turns that contain a stop string."""
     lengths = np.full(len(view.row), -1, np.int32)
     for slot in np.flatnonzero(view.alive & (view.reason != FinishReason.STOP)):
         end, start = int(view.t[slot]), int(view.start[slot])
@@ -189,7 +189,7 @@ def _observe(
     view: TurnView,
     observations: dict[int, Sequence[int]],
 ) -> State:
-    """Appends observations to the rows in some slots, and begins their next turns.
+    """Append observations to the rows in some slots, and begin their next turns.
 
     The last token of an observation is left to the next decode step, which samples from it. The
     last token of a turn is not in the cache yet, and comes first.
@@ -229,7 +229,7 @@ def _observe(
 
 
 def _part_sizes(rows: int) -> list[int]:
-    """Returns the numbers of rows that a chunk of observations is compiled for."""
+    """Return the numbers of rows that a chunk of observations is compiled for."""
     sizes = [rows]
     while sizes[-1] > _MIN_ROWS:
         sizes.append(max(-(-sizes[-1] // _SHRINK), _MIN_ROWS))

@@ -48,7 +48,7 @@ def make_generate(
     max_turn_tokens: int | None = None,
     adapters: int = 1,
 ) -> GenerateFn:
-    """Makes a sampler. Its programs are compiled on first use.
+    """Make a sampler. Its programs are compiled on first use.
 
     Args:
       policy: The model.

@@ -36,7 +36,7 @@ from entropy_rl.types import Params, Policy, Rollout
 
 
 def keep_params(params: Params) -> Params:
-    """Returns its argument: the `to_decode` of a policy that is given decoding parameters."""
+    """Return its argument: the `to_decode` of a policy that is given decoding parameters."""
     return params
 
 
@@ -131,7 +131,7 @@ class Programs:
         self.truncate = jax.jit(functools.partial(truncate, sampling))
 
     def plan(self, config: DecodingConfig, params: Params, prompt_ids: jax.Array) -> DecodingPlan:
-        """Plans the decoding of prompts of this shape on their devices; cached per shape."""
+        """Plan the decoding of prompts of this shape on their devices; cached per shape."""
         devices = jax.devices()[:1]
         if isinstance(prompt_ids, jax.Array) and not isinstance(prompt_ids, jax.core.Tracer):
             devices = prompt_ids.devices()
@@ -149,7 +149,7 @@ class Programs:
         length: int,
         memory: Callable[[], float],
     ) -> DecodingPlan:
-        """Plans the decoding of a rollout.
+        """Plan the decoding of a rollout.
 
         Args:
           config: The `decoding` section.

@@ -25,7 +25,7 @@ def sample(
     greedy: jax.Array | None = None,
     unused: Ranges = (),
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Samples a token per row from the nucleus of softmax(logits / temperature).
+    """Sample a token per row from the nucleus of softmax(logits / temperature).
 
     Args:
       logits: [B, V].
@@ -60,7 +60,7 @@ def sample(
 
 
 def inverse_cdf(mass: jax.Array, uniforms: jax.Array) -> jax.Array:
-    """Returns the token at which the cumulative mass passes `uniforms` times the total.
+    """Return the token at which the cumulative mass passes `uniforms` times the total.
 
     Searches blocks of tokens first, then within a block.
 
@@ -85,7 +85,7 @@ def inverse_cdf(mass: jax.Array, uniforms: jax.Array) -> jax.Array:
 
 
 def _first_beyond(target: jax.Array, ends: jax.Array, mass: jax.Array) -> jax.Array:
-    """Returns int32[B]: the first entry with mass whose cumulative sum exceeds the target.
+    """Return int32[B]: the first entry with mass whose cumulative sum exceeds the target.
 
     Parallel sums are not monotone to the last bit, and the two levels round differently: entries
     without mass are skipped, and if no sum exceeds the target, the last entry with mass is taken.
@@ -97,7 +97,7 @@ def _first_beyond(target: jax.Array, ends: jax.Array, mass: jax.Array) -> jax.Ar
 
 
 def nucleus(mass: jax.Array, top_p: float) -> jax.Array:
-    """Zeroes all but the smallest set of most likely tokens with at least `top_p` of the mass; ties
+    """Zero all but the smallest set of most likely tokens with at least `top_p` of the mass; ties
     are kept together (arXiv 1904.09751).
 
     Finds the threshold by bisection over the bit patterns of the floats, which are ordered like

@@ -110,7 +110,7 @@ class Status(NamedTuple):
 
 
 def empty_completions(rows: int, sampling: Sampling) -> Completions:
-    """Allocates completions of length 0."""
+    """Allocate completions of length 0."""
     shape = (rows, sampling.max_new_tokens)
     return Completions(
         ids=jnp.zeros(shape, jnp.int32),
@@ -123,12 +123,12 @@ def empty_completions(rows: int, sampling: Sampling) -> Completions:
 
 
 def take_rows(tree: Any, numbers: jax.Array) -> Any:
-    """Gathers rows of every array of a tree; scalars are left as they are."""
+    """Gather rows of every array of a tree; scalars are left as they are."""
     return jax.tree.map(lambda x: x if x.ndim == 0 else jnp.take(x, numbers, axis=0), tree)
 
 
 def slots_needed(alive: jax.Array, adapters: int) -> jax.Array:
-    """Returns int32[], the fewest slots that hold some rows: as many for each adapter.
+    """Return int32[], the fewest slots that hold some rows: as many for each adapter.
 
     Args:
       alive: bool[R], the rows among those in slots.
@@ -138,7 +138,7 @@ def slots_needed(alive: jax.Array, adapters: int) -> jax.Array:
 
 
 def status_of(state: State, adapters: int = 1) -> Status:
-    """Summarizes a state of the rows of K adapters."""
+    """Summarize a state of the rows of K adapters."""
     slots = state.slots
     waiting = jnp.int32(0) if state.queue is None else len(state.done.length) - state.queue.next
     return Status(
@@ -149,7 +149,7 @@ def status_of(state: State, adapters: int = 1) -> Status:
 
 
 def collect_completions(state: State) -> Completions:
-    """Returns the completions of all rows, including those in slots."""
+    """Return the completions of all rows, including those in slots."""
     return jax.tree.map(
         lambda whole, part: whole.at[state.slots.row].set(part, mode="drop"),
         state.done,
@@ -158,7 +158,7 @@ def collect_completions(state: State) -> Completions:
 
 
 def partial_completions(state: State) -> Completions:
-    """Returns the tokens sampled so far of all rows, while they are being decoded."""
+    """Return the tokens sampled so far of all rows, while they are being decoded."""
     slots = state.slots
     # Until its first token is sampled, a slot still holds the completion of its previous row.
     length = jnp.where(slots.t > 0, slots.completions.length, 0)
@@ -167,7 +167,7 @@ def partial_completions(state: State) -> Completions:
 
 
 def rearrange(policy: Policy, state: State, rows: int, columns: int, adapters: int = 1) -> State:
-    """Compacts unfinished rows into fewer slots, or grows the cache.
+    """Compact unfinished rows into fewer slots, or grow the cache.
 
     With fewer slots, every slot gets its own copy of its prompt's cache, as the rows of a group
     are no longer contiguous.
@@ -205,7 +205,7 @@ def rearrange(policy: Policy, state: State, rows: int, columns: int, adapters: i
 
 
 def _first_unfinished(alive: jax.Array, rows: int, adapters: int) -> jax.Array:
-    """Returns int32[rows], slots in order: unfinished ones first, as many for each adapter."""
+    """Return int32[rows], slots in order: unfinished ones first, as many for each adapter."""
     of_adapter = alive.reshape(adapters, -1)
     order = jnp.argsort(~of_adapter, axis=1, stable=True)[:, : rows // adapters]
     first = of_adapter.shape[1] * jnp.arange(adapters)
@@ -213,7 +213,7 @@ def _first_unfinished(alive: jax.Array, rows: int, adapters: int) -> jax.Array:
 
 
 def to_rollout(sampling: Sampling, request: Request, state: State) -> Rollout:
-    """Returns all rows in order, as a `Rollout`."""
+    """Return all rows in order, as a `Rollout`."""
     done = collect_completions(state)
     in_row = jnp.arange(sampling.max_new_tokens)[None] < done.length[:, None]
     mask = in_row if done.sampled is None else in_row & done.sampled
@@ -229,7 +229,7 @@ def to_rollout(sampling: Sampling, request: Request, state: State) -> Rollout:
 
 
 def stop_rows(state: State, lengths: jax.Array) -> State:
-    """Ends rows in slots at a stop string.
+    """End rows in slots at a stop string.
 
     Args:
       state: The state.
@@ -245,7 +245,7 @@ def stop_rows(state: State, lengths: jax.Array) -> State:
 
 
 def truncate(sampling: Sampling, rollout: Rollout, lengths: jax.Array) -> Rollout:
-    """Truncates finished rows at a stop string.
+    """Truncate finished rows at a stop string.
 
     Args:
       sampling: The settings.

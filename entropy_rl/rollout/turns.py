@@ -62,7 +62,7 @@ class TurnPrograms:
             )
 
         def park(state: State, lengths: jax.Array) -> State:
-            """Ends turns at a stop string, at lengths int32[R]; -1 without one."""
+            """End turns at a stop string, at lengths int32[R]; -1 without one."""
             slots, old, found = state.slots, state.slots.completions, lengths >= 0
             last = jnp.take_along_axis(old.ids, jnp.maximum(lengths - 1, 0)[:, None], axis=1)[:, 0]
             reason = jnp.where(found, FinishReason.STOP, old.reason).astype(jnp.int32)
@@ -78,7 +78,7 @@ class TurnPrograms:
             )
 
         def end(request: Request, state: State, reasons: jax.Array) -> tuple[State, Status]:
-            """Ends episodes, for reasons int32[R]; -1 for those that go on."""
+            """End episodes, for reasons int32[R]; -1 for those that go on."""
             slots, old, ends = state.slots, state.slots.completions, reasons >= 0
             completions = old.replace(reason=jnp.where(ends, reasons, old.reason))
             slots = slots.replace(completions=completions, alive=slots.alive & ~ends)
@@ -95,7 +95,7 @@ class TurnPrograms:
             ids: jax.Array,
             count: jax.Array,
         ) -> State:
-            """Appends count int32[M] tokens ids int32[M, C] to the caches of slots int32[M], from
+            """Append count int32[M] tokens ids int32[M, C] to the caches of slots int32[M], from
             column t int32[M] on. Padding has the number of a slot that does not exist.
             """
             cache, size = state.slots.cache, len(state.slots.row)
@@ -111,7 +111,7 @@ class TurnPrograms:
             return constrain(state.replace(slots=state.slots.replace(cache=cache)))
 
         def resume(state: State, resumed: jax.Array, ids: jax.Array, count: jax.Array) -> State:
-            """Begins the next turn of the rows in resumed bool[R], after count int32[R] tokens ids
+            """Begin the next turn of the rows in resumed bool[R], after count int32[R] tokens ids
             int32[R, W] of an observation.
             """
             slots, old, turns = state.slots, state.slots.completions, state.slots.turns

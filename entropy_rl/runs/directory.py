@@ -67,18 +67,16 @@ def free_fields(config: Any) -> Collection[str]:
     return (*free, *_IDENTIFIED) if identified else free
 
 
-def check_run(config: Any, free: Collection[str] | None = None) -> None:
+def check_run(config: Any) -> None:
     """Check that a run can start in or resume from its directories. Writes nothing.
 
     Args:
       config: The run's config, with `run.directory` and `run.checkpoints`.
-      free: See `check_directory`; None for `free_fields`.
 
     Raises:
       ValueError: As in `check_directory`, or if a bucket cannot be reached.
     """
-    free = free_fields(config) if free is None else free
-    for directory, field, of_this in _directories(config, free):
+    for directory, field, of_this in _directories(config, free_fields(config)):
         check_directory(directory, config, field=field, free=of_this)
 
 
@@ -93,7 +91,7 @@ def check_no_writer(config: Any) -> None:
 
 
 @contextlib.contextmanager
-def claimed_run(config: Any, free: Collection[str] | None = None) -> Iterator[list[str]]:
+def claimed_run(config: Any) -> Iterator[list[str]]:
     """Hold the directories of a run as their only writer; create them, or resume from them.
 
     Yields:
@@ -103,8 +101,7 @@ def claimed_run(config: Any, free: Collection[str] | None = None) -> Iterator[li
     Raises:
       ValueError: As in `check_run` and `check_no_writer`.
     """
-    free = free_fields(config) if free is None else free
-    check_run(config, free)
+    check_run(config)
     # Changes are accepted for one start.
     stored = dataclasses.replace(config, run=dataclasses.replace(config.run, accept_changes=False))
     with contextlib.ExitStack() as stack:
@@ -112,7 +109,7 @@ def claimed_run(config: Any, free: Collection[str] | None = None) -> Iterator[li
             _create(file.parent, where.partition(":")[0])
             stack.enter_context(one_writer(file, where))
         changed = _changed_settings(Path(config.run.directory), config)
-        for directory, field, of_this in _directories(config, free):
+        for directory, field, of_this in _directories(config, free_fields(config)):
             claim_directory(directory, stored, field=field, free=of_this)
         yield changed
 

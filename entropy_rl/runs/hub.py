@@ -57,7 +57,7 @@ def pin_models(config: Any, directory: Path, ask: bool = True) -> Any:
     Every process must call it.
 
     Args:
-      config: Has the section `model`, and perhaps `critic`.
+      config: Has the section `model`, and perhaps `critic` and `teacher`.
       directory: Of the run or evaluation; one that exists keeps the commits that it recorded for
         ids without a revision.
       ask: Whether to ask the hub for other commits; ids without a recorded commit stay otherwise.

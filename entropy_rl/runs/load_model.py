@@ -206,11 +206,8 @@ def load_backbone(path: str | None, config: ModelConfig, model: Model) -> Backbo
     """
     if path is None:
         return Backbone(model.policy, backbone_params(model.trained), model.config.hidden_size)
+    check_same_tokenizer(path, config.path, "critic.path")
     found = load_other(path, config, model.placement.mesh, "critic.path")
-    if found.tokenizer.get_vocab() != model.tokenizer.get_vocab():
-        raise ValueError(
-            f"critic.path: must have the tokenizer of {config.path}, got another one in {path}"
-        )
     return Backbone(found.policy, backbone_params(found.params), found.config.hidden_size)
 
 
@@ -263,7 +260,7 @@ def check_heads(config: DecoderConfig, mesh: Mesh | None, decode_attention: str 
     Args:
       config: The architecture.
       mesh: The mesh; None for one device.
-      decode_attention: As of the `model` section.
+      decode_attention: As in the `model` section.
 
     Raises:
       ValueError: If they do not.
@@ -282,20 +279,6 @@ def check_heads(config: DecoderConfig, mesh: Mesh | None, decode_attention: str 
         )
 
 
-def model_policy(config: ModelConfig, path: Path, mesh: Mesh | None = None) -> Policy:
-    """The policy of a model, without its parameters.
-
-    Args:
-      config: The `model` section; another directory may stand in for its path.
-      path: A Hugging Face directory or a run.
-      mesh: As of `load_model`.
-
-    Raises:
-      ValueError: As `load_model`.
-    """
-    return _make_policy(config, _read_architecture(path), unused_of(path), mesh)
-
-
 def trained_policy(config: ModelConfig, path: Path) -> Policy:
     """Return the policy as functions of what a run trains: of an adapter, which `init` makes 0.
 
@@ -306,11 +289,12 @@ def trained_policy(config: ModelConfig, path: Path) -> Policy:
     Raises:
       ValueError: As `load_model`.
     """
-    policy = model_policy(config, path)
+    architecture = _read_architecture(path)
+    policy = _make_policy(config, architecture, unused_of(path), None)
     if config.lora is None:
         return policy
     base = load_model(config, key=jax.random.key(0)).base
-    shapes = adapter_shapes(base.spec, _read_architecture(path))
+    shapes = adapter_shapes(base.spec, architecture)
     zeros = lambda key: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)  # noqa: E731
     return base.bind(policy)._replace(init=zeros)
 

@@ -27,7 +27,7 @@ class RunLog:
     Args:
       directory: The run's directory.
       last_step: The step that the run resumes from; later lines are dropped.
-      loggers: Other places for the metrics, as of `build_loggers`.
+      loggers: Other places for the metrics, as in `build_loggers`.
       config: Told to the loggers.
       every_step: Whether each step has metrics; if some are lost, a warning says so.
     """

@@ -119,15 +119,14 @@ def ngram_codes(rows: Sequence[ArrayLike], n: int) -> np.ndarray:
       ValueError: n < 1, or tokens that are not whole numbers.
     """
     if n < 1:
-        raise ValueError(f"n-grams: n={n!r} is not allowed; n >= 1")
+        raise ValueError(f"n-grams: n must be >= 1, got {n!r}")
     rows = [np.asarray(row) for row in rows if len(row) >= n]
     if not rows:
         return np.zeros(0, np.int64)
     tokens = rows[0] if len(rows) == 1 else np.concatenate(rows)
     if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
         raise ValueError(
-            f"n-grams: tokens of shape {tokens.shape}, {tokens.dtype}; expected whole numbers, "
-            "[length]"
+            f"n-grams: tokens must be int[length], got {tokens.dtype}{[*tokens.shape]}"
         )
     ranks, base = _rank(tokens)
     places = len(tokens) - n + 1

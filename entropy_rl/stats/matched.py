@@ -64,10 +64,11 @@ def pass_at_budget(
     total = int(lengths.sum())
     if budgets.ndim != 1 or not np.all(budgets <= total):  # NaN fails too
         raise ValueError(
-            f"pass_at_budget: budgets={budgets.tolist()} is not allowed; [budgets], each <= {total}"
+            f"pass_at_budget: budgets must be a list of numbers <= {total}, the tokens of all "
+            f"samples, got {budgets.tolist()}"
         )
     if orders < 1:
-        raise ValueError(f"pass_at_budget: orders={orders!r} is not allowed; orders >= 1")
+        raise ValueError(f"pass_at_budget: orders must be >= 1, got {orders!r}")
     right, wrong = lengths[correct], lengths[~correct]
     if not len(right):
         return np.zeros(len(budgets))
@@ -114,10 +115,9 @@ def pass_at_k_at_equal_length(
       ValueError: An argument out of range, or arrays that do not fit.
     """
     arms = [_check("pass_at_k_at_equal_length", arm.correct, arm.lengths) for arm in (a, b)]
-    if strata < 1 or any(k < 1 for k in ks):
-        raise ValueError(
-            f"pass_at_k_at_equal_length: strata={strata!r}, ks={ks!r} is not allowed; each >= 1"
-        )
+    for name, value, least in (("strata", strata, strata), ("ks", ks, min(ks, default=1))):
+        if least < 1:
+            raise ValueError(f"pass_at_k_at_equal_length: {name} must be >= 1, got {value!r}")
     pooled = np.concatenate([lengths for _, lengths in arms])
     edges = np.unique(pooled)[:-1]
     if len(edges) >= strata:
@@ -165,15 +165,14 @@ def diversity_at_equal_accuracy(
       ValueError: draws < 1, or arrays that do not fit.
     """
     if draws < 1:
-        raise ValueError(f"diversity_at_equal_accuracy: draws={draws!r} is not allowed; draws >= 1")
+        raise ValueError(f"diversity_at_equal_accuracy: draws must be >= 1, got {draws!r}")
     verdicts = []
     for arm in (a, b):
         correct, _ = _check("diversity_at_equal_accuracy", arm.correct, arm.lengths)
         if not len(correct) == len(arm.answers) == len(arm.tokens):
             raise ValueError(
-                f"diversity_at_equal_accuracy: {len(correct)} verdicts, {len(arm.answers)} "
-                "answers and "
-                f"{len(arm.tokens)} completions; expected as many of each"
+                "diversity_at_equal_accuracy: verdicts, answers and completions must be as many "
+                f"of each, got {len(correct)}, {len(arm.answers)} and {len(arm.tokens)}"
             )
         verdicts.append(correct)
     right = min(int(c.sum()) for c in verdicts)
@@ -251,15 +250,13 @@ def _check(where: str, correct: ArrayLike, lengths: ArrayLike) -> tuple[np.ndarr
     correct, lengths = np.asarray(correct), np.asarray(lengths)
     if correct.dtype != bool or correct.ndim != 1 or not len(correct):
         raise ValueError(
-            f"{where}: correct has shape {correct.shape}, {correct.dtype}; expected bool[n], n >= 1"
+            f"{where}: correct must be bool[n], n >= 1, got {correct.dtype}{[*correct.shape]}"
         )
-    if (
-        lengths.shape != correct.shape
-        or not np.issubdtype(lengths.dtype, np.integer)
-        or lengths.min() < 0
-    ):
+    if lengths.shape != correct.shape or not np.issubdtype(lengths.dtype, np.integer):
         raise ValueError(
-            f"{where}: lengths has shape {lengths.shape}, {lengths.dtype}; "
-            f"expected {len(correct)} whole numbers, each >= 0"
+            f"{where}: lengths must be int{[len(correct)]}, one for each sample, got "
+            f"{lengths.dtype}{[*lengths.shape]}"
         )
+    if lengths.min() < 0:
+        raise ValueError(f"{where}: lengths must be >= 0, got {lengths.min()}")
     return correct, lengths.astype(np.int64)

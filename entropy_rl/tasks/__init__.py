@@ -47,7 +47,7 @@ def load_task(
     args: Mapping[str, Any] = MappingProxyType({}),
     episodes: EpisodesConfig | None = None,
 ) -> Task:
-    """Builds a task.
+    """Build a task.
 
     Args:
       name: A built-in task, such as "math" (docs/tasks.md lists them), or "module:Class" for a

@@ -97,7 +97,7 @@ class VerifierPool:
         return [judgement.verdict for judgement in self.judge(items)]
 
     def judge(self, items: Sequence[Item]) -> list[Judgement]:
-        """Judges items; equal items are checked once.
+        """Judge items; equal items are checked once.
 
         Args:
           items: Arguments of the check, as tuples of strings.
@@ -131,7 +131,7 @@ class VerifierPool:
             return [known[key] for key in keys]
 
     def close(self) -> None:
-        """Kills the workers. A second call does nothing."""
+        """Kill the workers. A second call does nothing."""
         with self._lock:
             self._closed = True
             self._finalizer()
@@ -150,7 +150,7 @@ class VerifierPool:
                 self._memo.popitem(last=False)
 
     def _settle(self, waiting: deque[tuple[bytes, bytes]]) -> dict[bytes, Judgement]:
-        """Sends the items (key, message) to workers and collects the judgements."""
+        """Send the items (key, message) to workers and collects the judgements."""
         judgements: dict[bytes, Judgement] = {}
         while True:
             # Also after the last item, so that the next call finds a replaced worker warmed up.
@@ -211,7 +211,7 @@ class VerifierPool:
         worker.ready, worker.key, worker.deadline = True, None, float("inf")
 
     def _note_failures(self, verdicts: Sequence[Verdict]) -> None:
-        """Warns if the fraction of checks without a judgement has risen."""
+        """Warn if the fraction of checks without a judgement has risen."""
         failed = sum(verdict.is_failure for verdict in verdicts)
         share = failed / len(verdicts)
         if failed >= _MANY_FAILURES and share > 2 * max(self._failures, _FAILURE_SHARE):
@@ -226,7 +226,7 @@ class VerifierPool:
         self._failures += (share - self._failures) / 10
 
     def _replace(self, worker: WorkerHandle) -> int:
-        """Kills a worker and removes it; `_settle` starts another. Returns the exit status."""
+        """Kill a worker and remove it; `_settle` starts another. Returns the exit status."""
         status = worker.kill()
         self._processes.remove(worker)
         self._lost = 0 if worker.key is not None else self._lost + 1

@@ -24,7 +24,7 @@ from entropy_rl.tasks.task import Verdict
 
 
 def serve(fd: int) -> None:
-    """Warms up, reports ready and answers until the pipe closes."""
+    """Warm up, report ready and answer until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # If the parent dies while a check is stuck, the alarm ends this process, even inside C code
     # that holds the interpreter.

@@ -97,7 +97,7 @@ class WorkerHandle:
             self.connection.send_bytes(json.dumps(settings).encode())
 
     def send(self, key: bytes, message: bytes, clock_limit_s: float) -> bool:
-        """Sends an item.
+        """Send an item.
 
         Args:
           key: Identifies the item.
@@ -119,7 +119,7 @@ class WorkerHandle:
         return True
 
     def receive(self) -> dict[str, Any] | None:
-        """Reads what has arrived.
+        """Read what has arrived.
 
         Returns:
           The reply; None while it is incomplete.
@@ -148,7 +148,7 @@ class WorkerHandle:
         return reply
 
     def wait_for_exit(self) -> None:
-        """Waits a moment for a process that has closed its pipe, so that its status is its own."""
+        """Wait a moment for a process that has closed its pipe, so that its status is its own."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=1)
 

@@ -11,7 +11,7 @@ import jax
 
 from entropy_rl.config.checks import require
 from entropy_rl.config.sft import SFTConfig
-from entropy_rl.distributed.sharding import commit, make_mesh
+from entropy_rl.distributed.sharding import check_rows, commit, make_mesh
 from entropy_rl.experience.chat_data import ChatRows, batch_of_step, make_rows, read_chats
 from entropy_rl.runs.digests import sha256_of_values
 from entropy_rl.runs.directory import check_no_writer, check_run
@@ -23,7 +23,6 @@ from entropy_rl.runs.model_files import find_model, model_files
 from entropy_rl.runs.tokenizer import eos_ids_of, load_tokenizer
 from entropy_rl.trainer.supervised import (
     SupervisedSetup,
-    check_batch_size,
     preference_loss,
     supervised_start,
 )
@@ -65,7 +64,7 @@ def set_up_chats(config: SFTConfig) -> SupervisedSetup:
     build_loggers(config.run)
     mesh = make_mesh(config.mesh)
     loss = preference_loss(config)
-    check_batch_size(config, mesh, 1 if loss is None else 2)
+    check_rows(mesh, config.batch_size, 1 if loss is None else 2, "batch_size")
     check_no_writer(config)
     rows, tokenizer = read_rows_of(config)
     identity = _identify(config, rows, tokenizer)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_rl.config.sft import SFTConfig
-from entropy_rl.distributed.sharding import Placement, make_mesh
+from entropy_rl.distributed.sharding import Placement, check_rows, make_mesh
 from entropy_rl.experience.demonstrations import BATCHES_PER_BLOCK, PieceEncoder, batch_block
 from entropy_rl.learner.sft import SupervisedBatch
 from entropy_rl.models import DecoderConfig, make_policy
@@ -22,7 +22,7 @@ from entropy_rl.runs.directory import MODEL_DIRECTORY, check_no_writer
 from entropy_rl.runs.identity import Identity, check_identity
 from entropy_rl.runs.load_model import Model, make_model
 from entropy_rl.tasks.task import DemonstratedTask
-from entropy_rl.trainer.supervised import SupervisedSetup, check_batch_size, supervised_start
+from entropy_rl.trainer.supervised import SupervisedSetup, supervised_start
 
 
 def check_demonstrations(config: SFTConfig, task: DemonstratedTask) -> None:
@@ -48,7 +48,7 @@ def set_up_demonstrations(
       ValueError: If the run in the directory has other demonstrations.
     """
     directory, mesh = Path(config.run.directory), make_mesh(config.mesh)
-    check_batch_size(config, mesh, 1)
+    check_rows(mesh, config.batch_size, 1, "batch_size")
     tokenizer = task.tokenizer()
     batch = _demonstrations(config, task, tokenizer)
     # Demonstrations are a function of the seed and the task: the first ones identify them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,7 +53,6 @@ def open_run(
     start: TrainState,
     title: str,
     identity: Identity,
-    free: Collection[str] | None = None,
     stack: InStack | None = None,
 ) -> Iterator[tuple[Run, TrainState]]:
     """Open the run in `config.run.directory` as its only writer; create it if it does not exist.
@@ -63,7 +62,6 @@ def open_run(
       start: The state before the first step. Its arrays are deleted if a checkpoint is restored.
       title: The word for a step on the terminal.
       identity: Digests of what the run is made of.
-      free: Config fields that may change between two starts; None for those of `train`.
       stack: Of a run that is trained together with others.
 
     Yields:
@@ -75,7 +73,7 @@ def open_run(
     directory = Path(config.run.directory)
     with contextlib.ExitStack() as opened:
         stop = stack.stop if stack else opened.enter_context(catch_signals())
-        changed, accepted = hosts.on_first(lambda: _claim(opened, config, identity, free))
+        changed, accepted = hosts.on_first(lambda: _claim(opened, config, identity))
         checkpoints = opened.enter_context(
             Checkpoints(
                 checkpoint_directory(directory, config.run.checkpoints), config.run.max_to_keep
@@ -121,7 +119,6 @@ def _claim(
     opened: contextlib.ExitStack,
     config: TrainConfig | SFTConfig,
     identity: Identity,
-    free: Collection[str] | None,
 ) -> tuple[list[str], list[str]]:
     """Lock a run until `opened` is closed.
 
@@ -135,7 +132,7 @@ def _claim(
         step = newest_undamaged(checkpoints, contents=False)[0] or 0
         allowed = f">= {step}, the step of the newest checkpoint in {directory}"
         require(step <= config.steps, "steps", config.steps, allowed)
-    changed = opened.enter_context(claimed_run(config, free))
+    changed = opened.enter_context(claimed_run(config))
     accepted = check_identity(directory, identity, config.run.accept_changes)
     if accepted:  # an evaluation would refuse to mix samples of other problems
         for evaluation in (directory / EVALUATIONS_DIRECTORY).glob("*/"):

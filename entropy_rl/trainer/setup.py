@@ -151,7 +151,7 @@ def set_up(config: TrainConfig, others: Sequence[Setup] = ()) -> Setup:
     check_run(config)
     mesh = make_mesh(config.mesh)
     hosts.on_first(lambda: check_no_writer(config))
-    check_rows(mesh, batching.mini_batch_prompts, rollout.group_size)
+    check_rows(mesh, batching.mini_batch_prompts, rollout.group_size, "batching.mini_batch_prompts")
     build_loggers(config.run)
     advantage, loss = _build_methods(config)
     rewards = _build_rewards(config)

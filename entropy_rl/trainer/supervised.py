@@ -13,9 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from entropy_rl.config.checks import require
 from entropy_rl.config.sft import SFTConfig
-from entropy_rl.distributed.sharding import Placement, commit, row_shards
+from entropy_rl.distributed.sharding import Placement, commit
 from entropy_rl.learner.optimizer import make_optimizer
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.sft import SupervisedBatch, make_supervised_update, make_validation
@@ -190,26 +189,4 @@ def _pass_settings(config: SFTConfig, placement: Placement) -> PassSettings:
         max_tokens_per_micro_batch=config.batching.max_tokens_per_micro_batch,
         mesh=placement.mesh,
         constrain=placement.constrain,
-    )
-
-
-def check_batch_size(config: SFTConfig, mesh: Any, rows: int) -> None:
-    """Check that the rows of an update are divisible by the row shards of a mesh.
-
-    Args:
-      config: The config.
-      mesh: The mesh; None for one device.
-      rows: Rows of an entry of the batch: 2 for pairs.
-
-    Raises:
-      ValueError: If they are not.
-    """
-    shards = row_shards(mesh)
-    unit = shards // np.gcd(shards, rows)
-    require(
-        config.batch_size % unit == 0,
-        "batch_size",
-        config.batch_size,
-        f"a multiple of {unit}, so that the rows of an update are divisible by the {shards} row "
-        "shards of the mesh",
     )

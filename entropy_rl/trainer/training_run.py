@@ -183,7 +183,7 @@ def _evaluation_steps(config: TrainConfig) -> set[int]:
 
 
 def _verdict_speed(metrics: dict[str, Any], verdicts: int) -> dict[str, float]:
-    # Without this metric, the device has nothing to do while completions are scored.
+    # Without `time/waiting_for_verdicts` nothing else is computed during the verdicts.
     waited = metrics.get("time/waiting_for_verdicts", metrics["time/verdicts"])
     return {
         "time/verdicts_per_second": verdicts / metrics["time/verdicts"],

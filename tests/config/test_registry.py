@@ -1,5 +1,6 @@
 """Names of a config: methods by their public names, and functions of the user's own."""
 
+import importlib
 import inspect
 import re
 import sys
@@ -10,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from entropy_rl import advantages, contrib, losses, rewards
+from entropy_rl import advantages, contrib, losses
 from entropy_rl.advantages import Transform, build_advantage, chain
+from entropy_rl.config import registry
 from entropy_rl.config.registry import factories_of
+from entropy_rl.curricula import Curriculum
 from entropy_rl.learner.replay_rule import Replay, build_replay
 from entropy_rl.losses import (
     ClipMasks,
@@ -42,7 +45,8 @@ STATS = TokenStats(
 )
 GIVEN = ("group_size", "gamma", "surrogate", "reward_weights", "max_new_tokens")
 KINDS = (Transform, Surrogate, TokenWeighting, Controller, Replay, Reward, PreferenceLoss)
-SPACES = (advantages, losses, rewards, contrib)
+KINDS += (Curriculum,)
+SPACES = [importlib.import_module(name) for name in registry._NAMESPACES]
 
 
 # --- the library's own names
@@ -75,7 +79,7 @@ HELPERS = {
     *("advantage_of", "build_advantage", "baseline_and_shaping", "before_values", "chain"),
     *("is_local", "build_loss", "build_surrogate", "build_token_weighting", "combine"),
     *("build_preference_loss",),
-    *("build_rewards",),
+    *("build_rewards", "build_curriculum"),
     *("no_clips", "aggregation_weights", "kl_estimate", "value_loss"),
     *("meds_reward", "oger_reward"),
 }

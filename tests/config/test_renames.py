@@ -107,9 +107,7 @@ def test_every_renamed_recipe_exists():
 
 def test_no_old_name_is_accepted():
     for verb in _VERBS:
-        # Those of batching are about to go.
-        gone = {path for path in renames.REMOVED if not path.startswith("batching.")}
-        assert not paths_of_verb(verb) & gone
+        assert not paths_of_verb(verb) & set(renames.REMOVED)
     for path in RENAMED:
         old = next(verb for verb, paths in FIRST["verbs"].items() if path in paths)
         assert path not in paths_of_verb(renames.VERBS.get(old, old)), path

@@ -93,13 +93,11 @@ def test_devices_of_several_processes_must_all_be_used_and_a_tensor_group_is_wit
 
 def test_rows_that_are_not_divisible_are_refused_in_a_line():
     mesh = make_mesh(MeshConfig())
-    check_rows(None, prompts=3, group_size=5)
-    check_rows(mesh, prompts=3, group_size=8)
-    check_rows(mesh, prompts=2, group_size=12)
-    with pytest.raises(
-        ValueError, match=r"^batching\.mini_batch_prompts: must be a multiple of 2, .* got 3$"
-    ):
-        check_rows(mesh, prompts=3, group_size=12)
+    check_rows(None, 3, rows_each=5, field="batch_size")
+    check_rows(mesh, 3, rows_each=8, field="batch_size")
+    check_rows(mesh, 2, rows_each=12, field="batch_size")
+    with pytest.raises(ValueError, match=r"^batch_size: must be a multiple of 2, .* got 3$"):
+        check_rows(mesh, 3, rows_each=12, field="batch_size")
 
 
 # --- the rules ---

@@ -13,7 +13,6 @@ from fake_evaluation import EOS, MAX_PROMPT, MODEL, NEW, PROBLEMS, TOO_LONG, VOC
 from entropy_rl.config.rollout import EvaluationConfig
 from entropy_rl.evaluation import (
     Evaluation,
-    evaluate,
     evaluation_prompts,
     summarize,
 )
@@ -348,12 +347,6 @@ def test_a_task_without_answers_has_no_vote():
     result, rows = run(Silent())
     assert result.maj_at_n is None and result.unique_answers is None and result.skill == {}
     assert {row["answer"] for row in rows} == {None}
-
-
-def test_an_evaluation_in_memory_is_the_summary_of_its_samples(whole):
-    config = EvaluationConfig("dev", samples=6, max_new_tokens=NEW, temperature=0.8, top_p=0.9)
-    prompts = evaluation_prompts(config, FakeTask(), MODEL.tokenizer, MAX_PROMPT)
-    assert evaluate(MODEL, MODEL.params, FakeTask(), prompts, config, seed=11) == whole[0]
 
 
 def test_rows_are_plain_values_and_may_be_fewer_than_the_rollout_has():

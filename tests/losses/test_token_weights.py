@@ -402,7 +402,7 @@ def test_what_the_sampler_recorded_is_asked_for_where_it_is_missing(name):
     advantages, stats = make_tokens()
     token_weighting = build_token_weighting([{"name": name}], ppo_clip())
     with pytest.raises(
-        ValueError, match=f"^{name}: needs sampler_log_probs, the log-probs as recorded while"
+        ValueError, match=f"^{name}: sampler_log_probs must be the log-probs as recorded while"
     ):
         token_weighting(advantages, stats.replace(sampler_log_probs=None))
 

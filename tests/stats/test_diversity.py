@@ -164,10 +164,13 @@ def test_unique_answers_count_only_samples_with_an_answer():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: distinct_ngrams([[1, 2]], 0), "n=0 is not allowed; n >= 1"),
-        (lambda: repetition_rate([1, 2], -1), "n=-1 is not allowed; n >= 1"),
-        (lambda: distinct_ngrams([[0.5, 1.0]], 1), "float64; expected whole numbers"),
-        (lambda: repetition_rate([[1, 2], [3, 4]], 1), r"tokens of shape \(2, 2\)"),
+        (lambda: distinct_ngrams([[1, 2]], 0), "n must be >= 1, got 0"),
+        (lambda: repetition_rate([1, 2], -1), "n must be >= 1, got -1"),
+        (
+            lambda: distinct_ngrams([[0.5, 1.0]], 1),
+            r"tokens must be int\[length\], got float64\[2\]",
+        ),
+        (lambda: repetition_rate([[1, 2], [3, 4]], 1), r"got int64\[2, 2\]"),
         (lambda: majority_vote(["a"], [True, False]), r"1 answers and correct of shape \(2,\)"),
     ],
 )

@@ -201,7 +201,8 @@ def test_an_arm_differs_only_by_its_overrides(whole):
         for arm in ("plain", "shaped")
     ]
     assert [c.pop("advantage") for c in configs] == [TRAIN["advantage"][:1], TRAIN["advantage"]]
-    assert [c["run"].pop("directory") for c in configs] != []
+    first, second = (c["run"].pop("directory") for c in configs)
+    assert first != second
     assert configs[0] == configs[1] and configs[0]["steps"] == 2
 
 

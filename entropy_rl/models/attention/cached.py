@@ -38,7 +38,7 @@ class RowCache:
 def empty_row_cache(
     shape: tuple[int, int, int, int], dtype: Any, implementation: DecodeImplementation
 ) -> RowCache:
-    """Allocates the cache of rows without new tokens.
+    """Allocate the cache of rows without new tokens.
 
     Args:
       shape: (R, K, N, h).
@@ -53,7 +53,7 @@ def empty_row_cache(
 def append(
     cache: RowCache, k: jax.Array, v: jax.Array, t: jax.Array, implementation: DecodeImplementation
 ) -> RowCache:
-    """Writes the keys and values of a token into column t of every row.
+    """Write the keys and values of a token into column t of every row.
 
     Args:
       cache: Cache of R rows.
@@ -91,7 +91,7 @@ def cached_attention(
     implementation: DecodeImplementation = "xla",
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, RowCache]:
-    """Attends from the t-th new token of each row to its prompt and its new tokens up to t.
+    """Attend from the t-th new token of each row to its prompt and its new tokens up to t.
 
     The rows of a group read the keys of their prompt in one matrix product.
 

@@ -17,7 +17,7 @@ def append_chunk(
     count: jax.Array,
     implementation: DecodeImplementation,
 ) -> RowCache:
-    """Writes the keys and values of several tokens into columns t, t + 1, ... of each row.
+    """Write the keys and values of several tokens into columns t, t + 1, ... of each row.
 
     Args:
       cache: Cache of R rows.
@@ -50,7 +50,7 @@ def chunk_attention(
     *,
     implementation: DecodeImplementation = "xla",
 ) -> tuple[jax.Array, RowCache]:
-    """Attends from the new tokens t, ..., t + C - 1 of each row to its prompt and to each other.
+    """Attend from the new tokens t, ..., t + C - 1 of each row to its prompt and to each other.
 
     Args:
       q: [R, C, H, h].

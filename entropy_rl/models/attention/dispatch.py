@@ -25,22 +25,20 @@ def causal_attention(
     k: jax.Array,
     v: jax.Array,
     *,
-    lengths: jax.Array | None = None,
     window: int | jax.Array | None = None,
     implementation: Implementation = "xla",
     mesh: Mesh | None = None,
 ) -> jax.Array:
-    """Computes causal, optionally sliding-window, attention.
+    """Compute causal, optionally sliding-window, attention.
 
         out_t = Σ_s softmax_s(q_t · k_s / √h) v_s    over t - window < s <= t
 
-    Rows are right-padded, so that real tokens never attend to padding, with or without `lengths`.
+    Rows are right-padded, so that real tokens never attend to padding.
 
     Args:
       q: [B, T, H, h].
       k: [B, T, K, h]; K divides H.
       v: [B, T, K, h].
-      lengths: int32[B] or None. The output beyond is zero; cudnn skips its computation.
       window: Tokens further back than window - 1 are masked. A traced array, as in a scan over
         layers with different windows, is supported by xla only.
       implementation: `xla` runs everywhere, `cudnn` on NVIDIA GPUs, `splash` on TPUs.
@@ -53,19 +51,13 @@ def causal_attention(
       ValueError: If the implementation does not support the arguments.
     """
     if implementation == "xla":
-        out = xla_attention(q, k, v, window)
-    else:
-        _require_static(window, implementation)
-        reason = _unsupported(implementation, q.dtype, q.shape[-1], (window,))
-        if reason is not None:
-            raise ValueError(f"causal_attention: implementation: {reason}")
-        attend = _cudnn_attention if implementation == "cudnn" else splash_attention
-        out = attend(q, k, v, lengths=lengths, window=window, mesh=mesh)
-    if lengths is None:
-        return out
-    # Not a product with the mask: the output beyond the end may be NaN.
-    real = jnp.arange(q.shape[1])[None] < lengths[:, None]
-    return jnp.where(real[:, :, None, None], out, 0)
+        return xla_attention(q, k, v, window)
+    _require_static(window, implementation)
+    reason = _unsupported(implementation, q.dtype, q.shape[-1], (window,))
+    if reason is not None:
+        raise ValueError(f"causal_attention: implementation: {reason}")
+    attend = _cudnn_attention if implementation == "cudnn" else splash_attention
+    return attend(q, k, v, window=window, mesh=mesh)
 
 
 def resolve_attention(
@@ -75,7 +67,7 @@ def resolve_attention(
     windows: tuple[int | None, ...] = (None,),
     backend: str | None = None,
 ) -> Implementation:
-    """Resolves `model.attention` to an implementation that supports the model.
+    """Resolve `model.attention` to an implementation that supports the model.
 
     `auto` is splash on TPUs and cudnn on GPUs, and xla elsewhere or where those do not support the
     model. Without `backend`, `auto` initializes that of this machine; other names do not.
@@ -103,7 +95,7 @@ def resolve_attention(
 
 
 def check_backend(name: str, decode_name: str = "xla") -> None:
-    """Checks that this machine's backend supports `model.attention` and
+    """Check that this machine's backend supports `model.attention` and
     `model.decode_attention`.
 
     Raises:
@@ -125,7 +117,7 @@ def check_backend(name: str, decode_name: str = "xla") -> None:
 def resolve_decode_attention(
     name: str, head_dim: int, backend: str | None = None, *, whole_heads: bool = False
 ) -> DecodeImplementation:
-    """Resolves `model.decode_attention` to an implementation.
+    """Resolve `model.decode_attention` to an implementation.
 
     `auto` is ragged on GPUs, and xla elsewhere or where ragged does not support the model. Without
     `backend`, `auto` initializes that of this machine.
@@ -150,7 +142,7 @@ def resolve_decode_attention(
 def _unsupported(
     name: str, dtype: Any, head_dim: int, windows: tuple[int | None, ...]
 ) -> str | None:
-    """Returns why an implementation does not support such layers, or None if it does."""
+    """Return why an implementation does not support such layers, or None if it does."""
     if name == "xla":
         return None
     if name not in _BY_BACKEND.values():
@@ -186,26 +178,21 @@ def _cudnn_attention(
     k: jax.Array,
     v: jax.Array,
     *,
-    lengths: jax.Array | None,
     window: int | None,
     mesh: Mesh | None,
 ) -> jax.Array:
     # The custom call can be partitioned by XLA too, but not if KV heads and queries are sharded
     # differently.
-    return over_mesh(partial(_cudnn, window=window), q, k, v, lengths, mesh)
+    return over_mesh(partial(_cudnn, window=window), q, k, v, mesh)
 
 
-def _cudnn(
-    q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array | None, window: int | None
-) -> jax.Array:
+def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, window: int | None) -> jax.Array:
     # No `mask`: it would become a [B, H, T, T] bias.
     return jax.nn.dot_product_attention(
         q,
         k,
         v,
         is_causal=True,
-        query_seq_lengths=lengths,
-        key_value_seq_lengths=lengths,
         local_window_size=None if window is None else (window - 1, 0),
         implementation="cudnn",
     )

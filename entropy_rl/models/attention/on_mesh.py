@@ -14,24 +14,22 @@ from entropy_rl.types import DATA_AXES, TENSOR_AXIS
 
 
 def over_mesh(
-    attend: Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array],
+    attend: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    lengths: jax.Array | None,
     mesh: Mesh | None,
 ) -> jax.Array:
-    """Calls an attention function on each device, for its own rows and heads.
+    """Call an attention function on each device, for its own rows and heads.
 
     Rows are sharded over the data axes, heads over the tensor axis. KV heads are repeated, and
     rows are padded, to a multiple of the devices.
 
     Args:
-      attend: (q, k, v, lengths) -> [B, T, H, h], for any number of rows and H divisible by K.
+      attend: (q, k, v) -> [B, T, H, h], for any number of rows and H divisible by K.
       q: [B, T, H, h].
       k: [B, T, K, h].
       v: [B, T, K, h].
-      lengths: int32[B] or None.
       mesh: The mesh; None for one device.
 
     Returns:
@@ -41,22 +39,22 @@ def over_mesh(
       ValueError: If the heads are not divisible by the mesh's tensor axis.
     """
     if mesh is None:
-        return attend(q, k, v, lengths)
+        return attend(q, k, v)
     k, v = (_repeat_heads(x, q.shape[2], mesh.shape[TENSOR_AXIS]) for x in (k, v))
     rows, devices = q.shape[0], math.prod(mesh.shape[axis] for axis in DATA_AXES)
     spec = PartitionSpec(DATA_AXES, None, TENSOR_AXIS)
     sharded = jax.shard_map(
         attend,
         mesh=mesh,
-        in_specs=(spec, spec, spec, PartitionSpec(DATA_AXES)),
+        in_specs=(spec, spec, spec),
         out_specs=spec,
         check_vma=False,  # kernels do not declare how their outputs vary over the mesh
     )
-    return sharded(*jax.tree.map(lambda x: pad_axis(x, 0, devices), (q, k, v, lengths)))[:rows]
+    return sharded(*jax.tree.map(lambda x: pad_axis(x, 0, devices), (q, k, v)))[:rows]
 
 
 def _repeat_heads(x: jax.Array, heads: int, devices: int) -> jax.Array:
-    """Repeats KV heads to a multiple of the devices of the tensor axis."""
+    """Repeat KV heads to a multiple of the devices of the tensor axis."""
     kv_heads = x.shape[2]
     repeats = devices // math.gcd(kv_heads, devices)
     if heads % (kv_heads * repeats):

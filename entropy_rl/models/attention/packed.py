@@ -57,7 +57,7 @@ def packed_attention(
     prompt_columns: int = 0,
     takes_prefix: bool = True,
 ) -> Callable[[jax.Array, jax.Array, jax.Array, Before, Window], jax.Array]:
-    """Builds attention of packed tokens from attention of padded rows.
+    """Build attention of packed tokens from attention of padded rows.
 
     The rows have one of a few compiled shapes, selected on the device. Neither scores nor rows are
     saved for the backward pass, which recomputes them: `lax.switch` would allocate the residuals
@@ -157,7 +157,7 @@ def _of_rows(prompts: jax.Array, rows: _Rows, shape: _Shape) -> jax.Array:
 
 
 def _add_before(x: jax.Array, before: jax.Array, first: jax.Array) -> jax.Array:
-    """Fills in keys or values [R, S, K, h] at the positions before the packed tokens."""
+    """Fill in keys or values [R, S, K, h] at the positions before the packed tokens."""
     columns = before.shape[1]
     inside = jnp.arange(columns)[None] < first[:, None]
     before = jnp.where(inside[..., None, None], before, 0)

@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
 
 def merge_parts(parts: Sequence[Part]) -> jax.Array:
-    """Merges parts into one softmax over the columns of all.
+    """Merge parts into one softmax over the columns of all.
 
         out = Σ_i exp(max_i - m) out_i / Σ_i exp(max_i - m) sum_i        m = max_i max_i
 
@@ -44,7 +44,7 @@ def merge_parts(parts: Sequence[Part]) -> jax.Array:
 
 
 def merge_statistics(parts: Part) -> Part:
-    """Merges parts that are stacked along a first axis, into one part."""
+    """Merge parts that are stacked along a first axis, into one part."""
     highest = parts.max.max(0)
     weights = jnp.exp(parts.max - highest[None])
     return Part((weights[..., None] * parts.out).sum(0), highest, (weights * parts.sum).sum(0))

@@ -19,7 +19,6 @@ def splash_attention(
     v: jax.Array,
     *,
     window: int | None = None,
-    lengths: jax.Array | None = None,
     mesh: Mesh | None = None,
     interpret: bool = False,
 ) -> jax.Array:
@@ -30,7 +29,6 @@ def splash_attention(
       k: [B, T, K, h].
       v: [B, T, K, h].
       window: Tokens further back than window - 1 are masked.
-      lengths: Unused: rows are right-padded and attention is causal.
       mesh: The mesh that B and the heads are sharded over.
       interpret: Run the kernel in interpret mode.
 
@@ -40,8 +38,7 @@ def splash_attention(
     Raises:
       ValueError: If the heads are not divisible by the mesh's tensor axis.
     """
-    del lengths
-    return over_mesh(lambda q, k, v, _: _splash(q, k, v, window, interpret), q, k, v, None, mesh)
+    return over_mesh(lambda q, k, v: _splash(q, k, v, window, interpret), q, k, v, mesh)
 
 
 def _splash(

@@ -92,7 +92,7 @@ def _attend(
     window: int | jax.Array | None,
     prefix: Prefix | None,
 ) -> jax.Array:
-    """Attends from queries first, first + 1, ... to the prefix and to keys 0, 1, ..."""
+    """Attend from queries first, first + 1, ... to the prefix and to keys 0, 1, ..."""
     query, column = first + jnp.arange(q.shape[1])[:, None], jnp.arange(k.shape[1])[None, :]
     mask, distance = query >= column, query - column
     if window is not None:

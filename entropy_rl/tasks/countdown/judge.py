@@ -46,7 +46,7 @@ class Replayed(NamedTuple):
 
 
 def parse(text: str) -> Parsed:
-    """Parses a completion by the grammar in `traces`, in linear time for any text.
+    """Parse a completion by the grammar in `traces`, in linear time for any text.
 
     Args:
       text: The completion, without special tokens. Words are separated by white space.
@@ -90,7 +90,7 @@ def parse(text: str) -> Parsed:
 
 
 def replay(numbers: Sequence[int], target: int, moves: Sequence[Move]) -> Replayed:
-    """Plays the moves, each from the state printed before it, so that one error counts once.
+    """Play the moves, each from the state printed before it, so that one error counts once.
 
     A state is correct if it has the right numbers, in any order after the result of a step, and the
     right target. A step is flawless if arithmetic, operands, rules and state are correct. An error
@@ -149,13 +149,13 @@ def replay(numbers: Sequence[int], target: int, moves: Sequence[Move]) -> Replay
 
 @functools.lru_cache(maxsize=1 << 14)
 def read_prompt(prompt: str) -> tuple[tuple[int, ...], int]:
-    """Parses the inputs and the target of a prompt."""
+    """Parse the inputs and the target of a prompt."""
     numbers, _, target = prompt.removeprefix("<bos>").partition(":")
     return tuple(map(int, numbers.split())), int(target)
 
 
 def judge_one(prompt: str, completion: str) -> Verdict:
-    """Judges one completion."""
+    """Judge one completion."""
     parsed = parse(completion)
     if parsed.broken:
         return Verdict.UNPARSABLE

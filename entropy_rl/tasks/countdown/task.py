@@ -108,7 +108,7 @@ class Countdown:
         return self._problems[split]
 
     def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
-        """Judges completions.
+        """Judge completions.
 
         CORRECT for a flawless live chain to the target and `done`; UNPARSABLE for a syntax error.
         A completion that follows the grammar but was truncated, or is empty, is WRONG. Errors in

@@ -19,7 +19,7 @@ VOCABULARY = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Builds the word-level tokenizer.
+    """Build the word-level tokenizer.
 
     Text is split at white space and nothing is added: the `<bos>` of a prompt is part of its text.
     A word outside the vocabulary becomes `<unk>`, an ordinary token on purpose: decoding drops
@@ -49,7 +49,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_tokenizer(directory: str | os.PathLike[str]) -> None:
-    """Saves the tokenizer for `AutoTokenizer.from_pretrained`.
+    """Save the tokenizer for `AutoTokenizer.from_pretrained`.
 
     Args:
       directory: Output directory; created if it does not exist.

@@ -79,12 +79,12 @@ def write_prompt(numbers: Sequence[int], target: int) -> str:
 
 
 def make_demonstration(rng: Random, config: TraceConfig) -> Demonstration:
-    """Draws one worked example on inputs of the "sft" split."""
+    """Draw one worked example on inputs of the "sft" split."""
     return _drill(rng, config) if rng.random() < config.drills else _trace(rng, config)
 
 
 def solutions(pool: Sequence[int], target: int) -> Iterator[tuple[Step, ...]]:
-    """Iterates over all sequences of steps from a pool to the target as the only number."""
+    """Iterate over all sequences of steps from a pool to the target as the only number."""
     if len(pool) == 1:
         if pool[0] == target:
             yield ()
@@ -121,7 +121,7 @@ def _drill(rng: Random, config: TraceConfig) -> Demonstration:
 
 
 def _random_chain(rng: Random, pool: Sequence[int]) -> tuple[list[Step], list[int]]:
-    """Draws one random legal attempt: its steps and the final pool."""
+    """Draw one random legal attempt: its steps and the final pool."""
     chain = []
     while steps := game.legal_steps(tuple(sorted(pool))):
         chain.append(_pick(rng, steps))
@@ -132,7 +132,7 @@ def _random_chain(rng: Random, pool: Sequence[int]) -> tuple[list[Step], list[in
 def _draw_target(
     rng: Random, numbers: Sequence[int], config: TraceConfig
 ) -> tuple[int, list[Step]]:
-    """Draws a reachable target and a chain that reaches it."""
+    """Draw a reachable target and a chain that reaches it."""
     solution_of: dict[int, list[Step]] = {}
     wanted = _pick(rng, config.chains)
     while wanted > 0:

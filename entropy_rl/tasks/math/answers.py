@@ -26,7 +26,7 @@ _GSM8K = "####"
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Extracts the content of the last \boxed{...}.
+    r"""Extract the content of the last \boxed{...}.
 
     math-verify would join several boxed answers to a set, so that `\boxed{41} wait, \boxed{42}`
     would be wrong.
@@ -49,7 +49,7 @@ def last_boxed(text: str) -> str | None:
 
 @functools.lru_cache(maxsize=4096)
 def final_answer(gold: str) -> str:
-    r"""Extracts the final answer from a right answer that is a whole solution.
+    r"""Extract the final answer from a right answer that is a whole solution.
 
     Args:
       gold: A right answer of a data set.
@@ -67,7 +67,7 @@ def final_answer(gold: str) -> str:
 
 
 def canonical(answer: str) -> str:
-    """Maps equal answers to equal texts, for majority votes and counts of distinct answers.
+    """Map equal answers to equal texts, for majority votes and counts of distinct answers.
 
     Two answers have the same one exactly if `compare_simple` returns CORRECT. A number becomes an
     integer or a fraction in lowest terms; any other text loses its typography.
@@ -84,7 +84,7 @@ def canonical(answer: str) -> str:
 
 
 def compare_simple(gold: str, answer: str) -> Verdict | None:
-    """Decides equal texts, plain numbers and refused answers, without a process.
+    """Decide equal texts, plain numbers and refused answers, without a process.
 
     Args:
       gold: The right answer.
@@ -108,7 +108,7 @@ def compare_simple(gold: str, answer: str) -> Verdict | None:
 
 
 def check_equal(gold: str, answer: str) -> Verdict:
-    """Compares two answers. Runs in a worker of the pool, which limits its time and memory.
+    """Compare two answers. Runs in a worker of the pool, which limits its time and memory.
 
     Args:
       gold: The right answer.

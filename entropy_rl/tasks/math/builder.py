@@ -85,7 +85,7 @@ class MathBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield i, {"id": i} | row
 
     def _collect(self, split: str) -> list[dict[str, Any]]:
-        """Reads the rows to keep and stores counts in the metadata."""
+        """Read the rows to keep and store counts in the metadata."""
         paths = self._sources[split]
         schema, left_out = self._check_fields(paths)
         # Per problem: the first row, the number of rows, the first row with another answer.

@@ -53,7 +53,7 @@ class DapoMath17k(MathBuilder, skip_registration=True):
 
 @functools.lru_cache(CACHED)
 def unwrap_dapo(prompt: str) -> str:
-    """Extracts the problem from DAPO's prompt.
+    """Extract the problem from DAPO's prompt.
 
     Raises:
       ValueError: If the prompt is not exactly DAPO's.
@@ -182,7 +182,7 @@ class UserMath(MathBuilder, skip_registration=True):
 
 
 def _integer(row: dict[str, Any]) -> dict[str, Any]:
-    """Normalizes an answer of AIME: an integer 0 to 999 without leading zeros and degree sign."""
+    """Normalize an answer of AIME: an integer 0 to 999 without leading zeros and degree sign."""
     match = re.fullmatch(r"\$?0*([0-9]{1,3})(?:\^\{?\\circ\}?)?\$?", row["answer"])
     if match is None:
         raise ValueError(f"the answer: must be an integer from 0 to 999, got {row['answer']!r:.60}")

@@ -11,7 +11,7 @@ _ANSWER = re.compile(r"answer\s*:\s*([^\n]+)", re.IGNORECASE)
 
 
 def judge_dapo(completion: str, answer: str) -> Verdict:
-    r"""Judges the text after the last `Answer:`, or else the last \boxed{}, near the end.
+    r"""Judge the text after the last `Answer:`, or else the last \boxed{}, near the end.
 
     The box is compared literally, and only if there is no answer line: with both, a policy would
     have two attempts.
@@ -76,7 +76,7 @@ _UNWRAPPED = (
 
 
 def normalize_minerva(answer: str) -> str:
-    """Normalizes an answer as DAPO does before it compares texts."""
+    """Normalize an answer as DAPO does before it compares texts."""
     answer = answer.rpartition("=")[2]
     for before, after in _REPLACED:
         answer = answer.replace(before, after)

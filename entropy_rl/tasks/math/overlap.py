@@ -40,7 +40,7 @@ class Match:
 
 
 def split_words(text: str) -> Words:
-    """Splits a problem into lower-case words, without punctuation and LaTeX spacing.
+    """Split a problem into lower-case words, without punctuation and LaTeX spacing.
 
     Operators are words: x + 1 differs from x - 1.
     """
@@ -57,7 +57,7 @@ def n_grams(words: Words, n: int) -> set[Words]:
 
 
 def find_overlap(train: Iterable[Words], test: Sequence[Words], n: int = 13) -> list[Match]:
-    """Finds the n-grams of every test problem in the training problems.
+    """Find the n-grams of every test problem in the training problems.
 
     Args:
       train: Training problems as words; iterated once and not stored.
@@ -111,7 +111,7 @@ def find_overlap(train: Iterable[Words], test: Sequence[Words], n: int = 13) -> 
 
 
 def count_matches(matches: Sequence[Match]) -> dict[str, int]:
-    """Counts test problems: all, exact matches, with at least half of their n-grams, with any."""
+    """Count test problems: all, exact matches, with at least half of their n-grams, with any."""
     return {
         "problems": len(matches),
         "exact": sum(match.exact for match in matches),

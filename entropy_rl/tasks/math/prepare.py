@@ -34,7 +34,7 @@ def prepare(
     overwrite: bool = False,
     watch: Callable[[Sources], Progress] = lambda sources: lambda split, rows: None,
 ) -> bool:
-    """Builds a prepared set.
+    """Build a prepared set.
 
     Args:
       name: A published set, or any other name for a user's set.
@@ -211,7 +211,7 @@ def _make_directory(path: Path) -> None:
 
 
 def find_files(published: catalog.MathSet | None, source: str) -> dict[str, tuple[Path, ...]]:
-    """Finds the files of each split.
+    """Find the files of each split.
 
     Args:
       published: The set; None for a user's set.
@@ -257,7 +257,7 @@ def find_files(published: catalog.MathSet | None, source: str) -> dict[str, tupl
 
 
 def fetch(published: catalog.MathSet) -> dict[str, tuple[Path, ...]]:
-    """Downloads the files of a published set into the cache of huggingface_hub.
+    """Download the files of a published set into the cache of huggingface_hub.
 
     Raises:
       ValueError: If a download fails; the message says how to prepare the set without it.

@@ -64,7 +64,7 @@ class AnswerReport(NamedTuple):
 
 
 def check_answers(answers: Sequence[str], verifier: str = "math-verify") -> AnswerReport:
-    """Checks the right answers of a data set.
+    """Check the right answers of a data set.
 
     Args:
       answers: The right answers, as in the data set.
@@ -84,7 +84,7 @@ def check_answers(answers: Sequence[str], verifier: str = "math-verify") -> Answ
 
 
 def why_unusable(answer: str, verifier: str = "math-verify") -> str:
-    """Says why a verifier cannot use a right answer; empty if it can.
+    """Say why a verifier cannot use a right answer; empty if it can.
 
     Args:
       answer: A final answer.

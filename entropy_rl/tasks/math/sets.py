@@ -111,7 +111,7 @@ class Source:
 
 
 def find_source(where: str, given: Any, role: str, data_dir: str | None) -> Source:
-    """Resolves the name of a source.
+    """Resolve the name of a source.
 
     Args:
       where: Dotted path of the setting, for errors.
@@ -128,7 +128,7 @@ def find_source(where: str, given: Any, role: str, data_dir: str | None) -> Sour
 
 
 def find_sources(where: str, given: str, data_dir: str | None) -> list[Source]:
-    """Resolves the name of a source, for all of its splits; see `find_source`."""
+    """Resolve the name of a source, for all of its splits; see `find_source`."""
     return _find(where, given, None, data_dir)
 
 
@@ -193,7 +193,7 @@ def read_source(
     answer_field: str | None = None,
     skip_invalid: bool = False,
 ) -> Examples:
-    """Reads problems and answers in the order of the source; the options apply to files only.
+    """Read problems and answers in the order of the source; the options apply to files only.
 
     Raises:
       ValueError: If a row is invalid, as `FILE:LINE: ...`; see `read_examples`.
@@ -206,7 +206,7 @@ def read_source(
 
 
 def read_prepared(directory: Path, split: str) -> list[dict[str, Any]]:
-    """Reads the rows of one split of a prepared set, by id: the order of the source file.
+    """Read the rows of one split of a prepared set, by id: the order of the source file.
 
     Raises:
       ValueError: If the set is damaged.

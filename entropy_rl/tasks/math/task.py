@@ -142,7 +142,7 @@ class Math:
         return self._splits[split]
 
     def _check_answers(self, source: Source, answers: Sequence[str]) -> None:
-        """Refuses right answers that are all unusable, and warns if some are."""
+        """Refuse right answers that are all unusable, and warn if some are."""
         report = check_answers(answers, self._verifier)
         if report.unusable == report.total:
             raise ValueError(f"{source.title}: {report.message}")
@@ -188,7 +188,7 @@ class Math:
         return [None if answer is None else canonical(answer) for answer in boxed]
 
     def close(self) -> None:
-        """Stops the verifier processes."""
+        """Stop the verifier processes."""
         if self._pool is not None:
             self._pool.close()
 

@@ -107,7 +107,7 @@ _SECOND_LABEL = re.compile(r"\([A-J]\)|^(?:[,;/&]|\\l(?:or|and))?\s*[A-J](?:[).:
 
 
 def _compare_labels(gold: str, answer: str) -> bool | None:
-    """Compares choices if the right answer is one; None if it is none."""
+    """Compare choices if the right answer is one; None if it is none."""
     right, given = read_label(gold), read_label(answer)
     if right is None or given is None:
         return None
@@ -168,7 +168,7 @@ def _parsed(gold: str, answer: str) -> bool | None:
 
 
 def _compare_quantities(gold: str, answer: str) -> bool | None:
-    """Compares values with units, numerals and percent signs; None if there are none."""
+    """Compare values with units, numerals and percent signs; None if there are none."""
     right, given = read_quantity(gold), read_quantity(answer)
     plain = (gold, 1, (), False), (answer, 1, (), False)
     if (tuple(right), tuple(given)) == plain:
@@ -206,7 +206,7 @@ def _is_ambiguous(unit: Sequence[tuple[str, int]]) -> bool:
 
 
 def _compare_solutions(gold: str, answer: str, depth: int) -> bool | None:
-    """Compares inequalities and intervals; None unless one side is an inequality."""
+    """Compare inequalities and intervals; None unless one side is an inequality."""
     right, given = read_solution(gold), read_solution(answer)
     if right is None or given is None or {right.variable, given.variable} == {None}:
         return _compare_one_relation(gold, answer, depth)
@@ -232,7 +232,7 @@ def _match_intervals(right: Solution, given: Solution, depth: int) -> bool:
 
 
 def _compare_one_relation(gold: str, answer: str, depth: int) -> bool | None:
-    """Compares `x > f` with `x > g` by f and g."""
+    """Compare `x > f` with `x > g` by f and g."""
     for sign in (r"\le", r"\ge", "<", ">"):
         a, b = split_top(gold, sign), split_top(answer, sign)
         if len(a) == len(b) == 2 and squeeze(a[0]) == squeeze(b[0]):
@@ -241,7 +241,7 @@ def _compare_one_relation(gold: str, answer: str, depth: int) -> bool | None:
 
 
 def _compare_collections(gold: str, answer: str, depth: int) -> bool | None:
-    """Compares lists, sets, tuples and matrices part by part; None for other pairs."""
+    """Compare lists, sets, tuples and matrices part by part; None for other pairs."""
     matrices = read_matrix(gold), read_matrix(answer)
     if None not in matrices:
         same_rows = row_ends(matrices[0]) == row_ends(matrices[1])
@@ -301,7 +301,7 @@ def _part_equal(gold: str, answer: str, depth: int) -> bool:
 
 
 def _keep_variables(text: str) -> str:
-    """Puts braces around variables at the end, which math-verify may drop as a unit: 2t as 2."""
+    """Put braces around variables at the end, which math-verify may drop as a unit: 2t as 2."""
     end = re.search(r"(?<![A-Za-z\\])[a-hj-z]{1,2}$", text)
     if end and end.start():
         return f"{text[: end.start()]}{{{end[0]}}}"

@@ -55,7 +55,7 @@ def same_expression(gold: str, answer: str, heavy: bool) -> bool | None:
 
 @functools.cache
 def load() -> tuple[Callable, Callable]:
-    """Returns math-verify's parse and verify without time limits; the first call takes seconds."""
+    """Return math-verify's parse and verify without time limits; the first call takes seconds."""
     import logging
 
     from math_verify import LatexExtractionConfig, parse, verify
@@ -103,7 +103,7 @@ def is_near(value: str, approximation: str, heavy: bool) -> bool:
 
 
 def _compare_values(gold: Any, given: Any) -> bool | None:
-    """Compares two expressions by their values; with variables, at one point.
+    """Compare two expressions by their values; with variables, at one point.
 
     It avoids a proof by `simplify`, which may not terminate, for what is wrong. It distinguishes
     small numbers, of which math-verify's 6 decimals make 2^{-30} equal to 0.0, and large ones that

@@ -51,7 +51,7 @@ def letters_of(text: str) -> str:
 
 
 def compare_words(gold: str, answer: str) -> bool | None:
-    """Compares words as texts: math-verify takes them for products of letters in any order."""
+    """Compare words as texts: math-verify takes them for products of letters in any order."""
     if _LETTERS_ONLY.fullmatch(gold) and _LETTERS_ONLY.fullmatch(answer):
         return letters_of(gold) == letters_of(answer)
     return None
@@ -63,7 +63,7 @@ _CLOCK = re.compile(
 
 
 def compare_clock(gold: str, answer: str) -> bool | None:
-    """Compares times and ratios: 12:30 is no quotient, 3:2 is, 5:12:1 is no 5:12."""
+    """Compare times and ratios: 12:30 is no quotient, 3:2 is, 5:12:1 is no 5:12."""
     sides = gold, answer
     terms = [split_top(side, ":") for side in sides]
     if max(map(len, terms)) == 1:

@@ -16,7 +16,7 @@ def closing_brace(text: str) -> int | None:
 
 
 def split_top(text: str, *separators: str) -> list[str]:
-    """Splits a text at separators outside of all brackets.
+    """Split a text at separators outside of all brackets.
 
     Args:
       text: Tidied LaTeX.
@@ -36,7 +36,7 @@ def split_top(text: str, *separators: str) -> list[str]:
 
 
 def bracketed(text: str) -> tuple[str, list[str], str] | None:
-    r"""Splits a tuple, an interval or a set.
+    r"""Split a tuple, an interval or a set.
 
     Args:
       text: Tidied LaTeX.
@@ -103,7 +103,7 @@ _NO_NAME = re.compile(
 
 
 def read_chain(text: str) -> tuple[list[str], str, list[str]]:
-    r"""Splits a chain of equations such as `x = 84/2 = 42 \approx 40`.
+    r"""Split a chain of equations such as `x = 84/2 = 42 \approx 40`.
 
     Returns:
       The parts before the last equals sign, the value, and the rounded values after it. The value

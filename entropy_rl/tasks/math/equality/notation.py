@@ -38,7 +38,7 @@ _VALUE = re.compile(r"(?:(?!\\(?:le|ge|ne|in|approx|equiv)(?![A-Za-z]))[^=<>,;])
 
 
 def rewrite(text: str) -> str:
-    """Rewrites the notations of an answer that is tidied otherwise.
+    """Rewrite the notations of an answer that is tidied otherwise.
 
     Args:
       text: LaTeX.
@@ -76,7 +76,7 @@ def _to_radians(match: re.Match[str]) -> str:
 
 
 def _close_intervals(text: str) -> str:
-    """Writes ]0,1[, the ISO form of an open interval, as (0,1)."""
+    """Write ]0,1[, the ISO form of an open interval, as (0,1)."""
     member = _MEMBER.match(text)
     before = member[0] if member else ""
     parts = [_INTERVAL.fullmatch(part.strip()) for part in text[len(before) :].split(r"\cup")]
@@ -93,7 +93,7 @@ def _close_intervals(text: str) -> str:
 
 
 def _write_vector(text: str) -> str:
-    r"""Writes \langle 1, 2\rangle as a column."""
+    r"""Write \langle 1, 2\rangle as a column."""
     read = bracketed(text)
     if read is None or read[2] != r"\rangle" or len(read[1]) < 2:
         return text
@@ -101,7 +101,7 @@ def _write_vector(text: str) -> str:
 
 
 def _list_values(text: str) -> str:
-    r"""Writes \{x \mid x=1 or x=2\} as \{1, 2\}."""
+    r"""Write \{x \mid x=1 or x=2\} as \{1, 2\}."""
     builder = _BUILDER.fullmatch(text)
     if builder is None:
         return text

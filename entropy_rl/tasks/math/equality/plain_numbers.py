@@ -32,7 +32,7 @@ _MAX_NUMBER = 100  # characters of a plain number
 
 @functools.lru_cache(maxsize=4096)
 def value_of(text: str) -> Fraction | str:
-    """Reads a plain number; any other text is returned without spaces, no longer as LaTeX.
+    """Read a plain number; any other text is returned without spaces, no longer as LaTeX.
 
     Args:
       text: Tidied LaTeX.

@@ -15,7 +15,7 @@ from entropy_rl.tasks.task import Verdict
 
 
 def refuse(gold: str, answer: str) -> Verdict | None:
-    """Returns the verdict on an answer that is not parsed.
+    """Return the verdict on an answer that is not parsed.
 
     Args:
       gold: The right answer, tidied.

@@ -33,7 +33,7 @@ class Solution(NamedTuple):
 
 
 def read_solution(text: str) -> Solution | None:
-    """Reads inequalities in one variable, or a union of intervals.
+    """Read inequalities in one variable, or a union of intervals.
 
     Args:
       text: A tidied answer.

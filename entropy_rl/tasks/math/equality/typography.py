@@ -181,7 +181,7 @@ _PAIRS = ((r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ('"', '"'), 
 
 @functools.lru_cache(maxsize=4096)
 def tidy(text: str) -> str:
-    r"""Removes the typography of an answer: spaces, \left, fonts, Unicode signs, words before it.
+    r"""Remove the typography of an answer: spaces, \left, fonts, Unicode signs, words before it.
 
     Args:
       text: An answer in LaTeX or Unicode.
@@ -212,7 +212,7 @@ def tidy(text: str) -> str:
 
 
 def _brace_roots(text: str) -> str:
-    r"""Replaces \sqrt(x) by \sqrt{x}."""
+    r"""Replace \sqrt(x) by \sqrt{x}."""
     start = 0
     for _ in range(20):
         match = _ROOT.search(text, start)
@@ -231,7 +231,7 @@ def _brace_roots(text: str) -> str:
 
 
 def _unwrap(text: str) -> str:
-    """Removes one layer around the answer, or returns the same text."""
+    """Remove one layer around the answer, or return the same text."""
     if text.endswith(".") and not text.endswith(".."):
         return text[:-1]
     decoration = _DECORATION.search(text)

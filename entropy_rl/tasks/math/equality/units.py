@@ -84,7 +84,7 @@ _TAIL_TOKEN = re.compile(rf"[^\W\d_]+|\^\{{?-?[0-9]\}}?|/|[{_CURRENCY}]")
 
 
 def read_quantity(text: str) -> Quantity:
-    """Splits an answer into a value, the scale of numerals, a unit and a percent sign.
+    """Split an answer into a value, the scale of numerals, a unit and a percent sign.
 
     Args:
       text: A tidied answer.
