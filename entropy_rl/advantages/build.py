@@ -37,10 +37,25 @@ def advantage_of(config: TrainConfig) -> Transform:
 
 def _check_shapes(config: TrainConfig, advantage: Transform) -> None:
     """Trace the chain with the shapes of a mini-batch, so that a wrong order is found early."""
+    stats = abstract_stats(config, advantage)
+    rewards = jax.ShapeDtypeStruct(stats.has_reward.shape, jnp.float32)
+    try:
+        jax.eval_shape(lambda rewards, stats: advantage(rewards[:, None], stats), rewards, stats)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"advantage: {error}") from error
+
+
+def abstract_stats(config: TrainConfig, advantage: Transform) -> TokenStats:
+    """Return the shapes of the statistics of a mini-batch of a run, for tracing.
+
+    Args:
+      config: The config.
+      advantage: Its advantage, which says what it requires beside the usual ones.
+    """
     rows = config.batching.mini_batch_prompts * config.rollout.group_size
     tokens = jax.ShapeDtypeStruct((rows, config.rollout.max_new_tokens), jnp.float32)
     of_rows = jax.ShapeDtypeStruct((rows,), jnp.float32)
-    stats = TokenStats(
+    return TokenStats(
         log_probs=tokens,
         old_log_probs=tokens,
         entropy=tokens,
@@ -56,10 +71,6 @@ def _check_shapes(config: TrainConfig, advantage: Transform) -> None:
         }
         | required_extras(advantage, *tokens.shape),
     )
-    try:
-        jax.eval_shape(lambda rewards, stats: advantage(rewards[:, None], stats), of_rows, stats)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"advantage: {error}") from error
 
 
 def build_advantage(

@@ -54,7 +54,14 @@ class ProblemOrder:
 
         Returns:
           (places among all problems, problems that have been passed).
+
+        Raises:
+          ValueError: There are not so many.
         """
+        members = self._members[source]
+        left = len(members) - int(np.isin(members, list(without)).sum())
+        if count > left:
+            raise ValueError(f"must take at most {left} problems of source {source}, got {count}")
         taken, passed = [], set(without)
         while len(taken) < count:
             place = self._nth(source, start)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from entropy_rl.config.checks import shown
 from entropy_rl.curricula import Curriculum
 from entropy_rl.curricula.curriculum import ProblemOrder, State
 from entropy_rl.distributed import multihost as hosts
@@ -24,18 +26,41 @@ class PlannedProblems:
       count: Problems of a step.
 
     Raises:
-      ValueError: The rule has no meaning for these problems.
+      ValueError: The rule has no meaning for these problems, or does not choose `count` of them.
     """
 
     def __init__(self, curriculum: Curriculum, problems: Sequence[Problem], seed: int, count: int):
         self._rule, self._order = curriculum, ProblemOrder(problems, seed)
         self._place = {problem.id: place for place, problem in enumerate(problems)}
         self._count = count
-        self.start = curriculum.init(self._order)
+        with _naming_the_field():
+            self.start = curriculum.init(self._order)
+        self.places(self.start)  # a rule that cannot choose is refused here
 
     def places(self, state: State) -> np.ndarray:
-        """The places of the problems of the next step, int[P]."""
-        return self._rule.choose(state, self._order, self._count)[0]
+        """The places of the problems of the next step, int[P].
+
+        Raises:
+          ValueError: As the constructor.
+        """
+        return self._choose(state)[0]
+
+    def _choose(self, state: State) -> tuple[np.ndarray, State]:
+        with _naming_the_field():
+            places, drawn = self._rule.choose(state, self._order, self._count)
+        places = np.asarray(places)
+        chosen = places.tolist()
+        if (
+            places.shape != (self._count,)
+            or not np.issubdtype(places.dtype, np.integer)
+            or not set(chosen) <= set(range(len(self._order)))
+            or len(set(chosen)) < len(chosen)
+        ):
+            raise ValueError(
+                f"curriculum: must choose {self._count} different integers from 0 to "
+                f"{len(self._order) - 1}, the places of problems, got {shown(chosen)}"
+            )
+        return places, drawn
 
     def after(self, state: State, outcomes: Mapping[int, float]) -> tuple[State, dict[str, float]]:
         """Return the state after a step, and metrics.
@@ -44,12 +69,24 @@ class PlannedProblems:
           state: Before it.
           outcomes: Problem id -> fraction of correct completions, of all hosts.
         """
-        places, drawn = self._rule.choose(state, self._order, self._count)
+        places, drawn = self._choose(state)
         found = {self._place[id]: fraction for id, fraction in outcomes.items()}
         fractions = np.array([found[place] for place in places], np.float32)
         new = self._rule.observe(drawn, self._order, places, fractions)
         metrics = self._rule.metrics(new, self._order)
         return new, {f"curriculum/{name}": value for name, value in metrics.items()}
+
+
+@contextlib.contextmanager
+def _naming_the_field() -> Iterator[None]:
+    """Begin the message of a ValueError with the field `curriculum`."""
+    try:
+        yield
+    except ValueError as error:
+        message = str(error)
+        if message.startswith("curriculum"):
+            raise
+        raise ValueError(f"curriculum: {message}") from error
 
 
 def outcomes_of(experience: Experience) -> dict[int, float]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from entropy_rl.config.registry import build_named
 from entropy_rl.config.train import LossConfig
+from entropy_rl.losses.controller import BatchSummary
 from entropy_rl.losses.controllers import build_entropy_control
 from entropy_rl.losses.loss import Loss
 from entropy_rl.losses.surrogate import Surrogate
 from entropy_rl.losses.token_weights import TokenWeighting, combine
+from entropy_rl.types import TokenStats
 
 
 def build_loss(config: LossConfig, max_new_tokens: int | None = None) -> Loss:
@@ -37,6 +42,46 @@ def build_loss(config: LossConfig, max_new_tokens: int | None = None) -> Loss:
         kl_estimator=config.kl_estimator,
         entropy_coef=config.entropy_coef if controller is None else controller,
     )
+
+
+def check_traces(loss: Loss, stats: TokenStats) -> None:
+    """Trace a loss and its gradient, so that a function that does not fit is refused early.
+
+    Args:
+      loss: The loss.
+      stats: Shapes of the statistics of a mini-batch.
+
+    Raises:
+      ValueError: A result has another shape or type, or what a function reads is missing; the
+        message starts with the dotted path of the function.
+    """
+    shape = stats.mask.shape
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    summary = BatchSummary(jax.ShapeDtypeStruct((), jnp.int32), *[number] * 4)
+
+    def with_coefficients(stats: TokenStats, summary: BatchSummary) -> TokenStats:
+        _, found = loss.controller.update(loss.controller.init(), summary)
+        return stats.replace(coefficients={n: jnp.reshape(x, (1, 1)) for n, x in found.items()})
+
+    def total(log_probs: jax.Array, stats: TokenStats) -> jax.Array:
+        reference = stats.old_log_probs
+        stats = stats.replace(log_probs=log_probs)
+        return jnp.sum(loss(jnp.zeros(shape), stats, ref_log_probs=reference)[0])
+
+    if loss.controller is not None:
+        stats = _trace("loss", with_coefficients, stats, summary)
+    advantages = jax.ShapeDtypeStruct(shape, jnp.float32)
+    _trace("loss.surrogate", loss.surrogate, advantages, stats)
+    if loss.token_weighting is not None:
+        _trace("loss.token_weights", loss.token_weighting, advantages, stats)
+    _trace("loss", jax.grad(total), advantages, stats)
+
+
+def _trace(path: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return jax.eval_shape(function, *arguments)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def build_surrogate(spec: Mapping[str, Any]) -> Surrogate:

@@ -84,12 +84,12 @@ class TokenWeighting:
         weights = self.fn(advantages, stats)
         if not isinstance(weights, TokenWeights):
             weights = TokenWeights(weights)
-        for x in jax.tree.leaves(weights):
-            if jnp.shape(x) != stats.mask.shape:
+        for x in (weights.weight, *jax.tree.leaves(weights[1:])):
+            if x is None or jnp.shape(x) != stats.mask.shape:
                 name = getattr(self.fn, "__qualname__", self.fn)
                 raise ValueError(
                     f"token weights: result of {name} must have shape {stats.mask.shape}, got "
-                    f"{jnp.shape(x)}"
+                    f"{None if x is None else jnp.shape(x)}"
                 )
         return jax.tree.map(lambda x: jax.lax.stop_gradient(jnp.where(stats.mask, x, 0.0)), weights)
 

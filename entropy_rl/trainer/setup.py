@@ -11,10 +11,11 @@ from typing import Any
 import jax
 
 from entropy_rl.advantages import Transform, advantage_of
+from entropy_rl.advantages.build import abstract_stats
 from entropy_rl.advantages.transform import OTHER_PROMPT, TEACHER, named_sources
 from entropy_rl.config.checks import require
 from entropy_rl.config.train import TrainConfig, check_micro_batches
-from entropy_rl.curricula import build_curriculum
+from entropy_rl.curricula import Curriculum, build_curriculum
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.distributed.sharding import check_rows, commit, make_mesh
 from entropy_rl.evaluation import evaluation_prompts
@@ -24,7 +25,7 @@ from entropy_rl.experience.prompts import PromptBatch, Prompts
 from entropy_rl.learner.critic import init_critic
 from entropy_rl.learner.replay import check_replay
 from entropy_rl.learner.replay_rule import build_replay
-from entropy_rl.losses.build import build_loss
+from entropy_rl.losses.build import build_loss, check_traces
 from entropy_rl.losses.loss import Loss
 from entropy_rl.rewards import Rewards, build_rewards
 from entropy_rl.runs.directory import check_no_writer, check_run
@@ -176,9 +177,7 @@ def set_up(config: TrainConfig, others: Sequence[Setup] = ()) -> Setup:
     prompts = Prompts(problems, model.tokenizer, limit, config.seed, together)
     _check_sources(advantage, prompts.problems)
     _prompts_of_round(config, prompts, 0, _updates(config))
-    planned = None
-    if curriculum is not None:
-        planned = PlannedProblems(curriculum, prompts.problems, config.seed, rollout.prompts)
+    planned = _plan_problems(config, curriculum, prompts.problems)
     longest = prompts.length + rollout.max_new_tokens
     check_micro_batches(config, longest)
     test_prompts = None
@@ -232,6 +231,7 @@ def check_methods(config: TrainConfig) -> None:
     """
     _build_methods(config)
     _build_rewards(config)
+    build_curriculum(config.curriculum)
 
 
 def check_config(config: TrainConfig) -> None:
@@ -244,14 +244,27 @@ def check_config(config: TrainConfig) -> None:
     build_loggers(config.run)
     advantage, _ = _build_methods(config)
     _build_rewards(config)
+    curriculum = build_curriculum(config.curriculum)
     task = load_task(config.task.name, config.task.args, config.task.episodes)
     with closing(task):
         _check_prompts_per_problem(config, advantage, task)
         _check_parts(config, task)
         problems = problems_of(task, config.task.train_split, "task.train_split")
         _check_sources(advantage, problems)
+        prompts, allowed = config.rollout.prompts, f"at most {len(problems)}, the problems"
+        require(prompts <= len(problems), "rollout.prompts", prompts, allowed)
+        _plan_problems(config, curriculum, problems)
         if config.evaluation is not None:
             problems_of(task, config.evaluation.split, "evaluation.split")
+
+
+def _plan_problems(
+    config: TrainConfig, curriculum: Curriculum | None, problems: Sequence[Problem]
+) -> PlannedProblems | None:
+    """Return the problems that a curriculum chooses, after a first choice; None without one."""
+    if curriculum is None:
+        return None
+    return PlannedProblems(curriculum, problems, config.seed, config.rollout.prompts)
 
 
 def _check_parts(config: TrainConfig, task: Task) -> None:
@@ -293,6 +306,7 @@ def _build_methods(config: TrainConfig) -> tuple[Transform, Loss]:
         log.warning("critic.warmup_steps: in all %d steps the critic learns alone", config.steps)
     advantage = advantage_of(config)
     loss = build_loss(config.loss, config.rollout.max_new_tokens)
+    check_traces(loss, abstract_stats(config, advantage))
     replay = build_replay(config.replay, config.rollout.group_size)
     if replay is not None:
         check_replay(config.replay, replay, advantage, loss, config.critic is not None)

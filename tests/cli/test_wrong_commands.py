@@ -253,6 +253,31 @@ def test_every_recipe_is_in_the_package():
 # --- what is printed is checked
 # -----------------------------------------------------------------------------------------------
 
+# Terms of the loss that do not fit.
+UNFIT = """
+from entropy_rl.losses import no_clips
+
+
+def of_rows(advantages, stats):
+    return (advantages * stats.log_probs).sum(1), no_clips(advantages)
+
+
+def without_clips(advantages, stats):
+    return advantages * stats.log_probs
+
+
+def whole_numbers(advantages, stats):
+    return stats.mask.astype(int), no_clips(advantages)
+
+
+def nothing(advantages, stats):
+    pass
+
+
+def of_one(advantages, stats):
+    return stats.old_entropy.mean()
+"""
+
 
 @pytest.mark.parametrize(
     ("verb", "arguments", "message"),
@@ -261,12 +286,53 @@ def test_every_recipe_is_in_the_package():
         ("train", ["--loss.surrogate", "{name: ppo_clpi}"], "loss.surrogate.name: must be one"),
         ("train", ["--task.args.coutns", "{}"], "task.args.coutns: must be one of"),
         ("train", ["--task.train_split", "trian"], "task.train_split: must be one of"),
+        (
+            "train",
+            ["--loss.surrogate", "{name: 'unfit:of_rows'}"],
+            "loss.surrogate: surrogate: result of of_rows must have arrays of shape (8, 12), got "
+            "(8,)",
+        ),
+        (
+            "train",
+            ["--loss.surrogate", "{name: 'unfit:without_clips'}"],
+            "loss.surrogate: surrogate: result of without_clips must be (loss, ClipMasks), got ",
+        ),
+        (
+            "train",
+            ["--loss.surrogate", "{name: 'unfit:whole_numbers'}"],
+            "loss: grad requires real",
+        ),
+        (
+            "train",
+            ["--loss.token_weights", "[{name: 'unfit:nothing'}]"],
+            "loss.token_weights: token weights: result of nothing must have shape (8, 12), got No",
+        ),
+        (
+            "train",
+            ["--loss.token_weights", "[{name: 'unfit:of_one'}]"],
+            "loss.token_weights: token weights: result of of_one must have shape (8, 12), got ()",
+        ),
+        ("plan", ["--curriculum", "{name: nonsense}"], "curriculum.name: must be one of"),
+        ("train", ["--curriculum", "{name: nonsense}"], "curriculum.name: must be one of"),
+        (
+            "train",
+            ["--curriculum", "{name: replay_failed, fraction: 0.1}"],
+            "curriculum: fraction: must be >= 1/4, a problem of the 4 of a step, got 0.1",
+        ),
+        (
+            "train",
+            ["--curriculum", "{name: learnability}"],
+            "curriculum: must be null or another one",
+        ),
+        ("train", ["--rollout.prompts", "18"], "rollout.prompts: must be at most 16, the probl"),
         ("train", ["--rollout.prompts", "3"], "batching.mini_batch_prompts: must be a divisor"),
         ("sft", ["--length_buckets", "[8]"], "length_buckets: a demonstration has "),
         ("evaluate", ["--evaluation.split", "tset"], "evaluation.split: must be one of"),
     ],
 )
 def test_a_printed_config_that_cannot_run_is_refused(here, capsys, verb, arguments, message):
+    (here / "unfit.py").write_text(UNFIT)
+    write_yaml(here / "plan.yaml", tiny_runs.TRAIN | {"devices": 1})
     write_yaml(here / "sft.yaml", SFT | {"evaluation": EVALUATION})
     evaluate = {"seed": 0, "model": {"path": "m"}, "task": {"name": "luck:Luck"}, "output": "o"}
     write_yaml(here / "evaluate.yaml", evaluate | {"evaluation": EVALUATION})

@@ -5,6 +5,7 @@ import pytest
 
 from entropy_rl.curricula import build_curriculum, learnability, replay_failed
 from entropy_rl.curricula.curriculum import ProblemOrder
+from entropy_rl.experience.planned_problems import PlannedProblems
 from entropy_rl.tasks import Problem
 
 P = 8
@@ -33,6 +34,40 @@ def test_a_step_that_is_too_small_to_replay_a_problem_is_refused():
     rule, order = replay_failed(fraction=0.25), order_of(a=9)
     with pytest.raises(ValueError, match=r"^fraction: must be >= 1/3, a problem of the 3 of a st"):
         rule.choose(rule.init(order), order, 3)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [
+        ([0, 1], "[0, 1]"),  # too few
+        ([0, 1, 1], "[0, 1, 1]"),
+        ([-1, 0, 1], "[-1, 0, 1]"),  # the last problem to numpy
+        ([0, 1, 9], "[0, 1, 9]"),
+        ([0.0, 1.0, 2.0], "[0.0, 1.0, 2.0]"),
+    ],
+)
+def test_what_a_curriculum_chooses_is_checked_before_the_first_step(chosen, told):
+    rule = replay_failed(0.5)._replace(choose=lambda state, order, count: (chosen, state))
+    problems = [Problem(i, "?", "") for i in range(9)]
+    with pytest.raises(ValueError) as error:
+        PlannedProblems(rule, problems, 0, 3)
+    assert str(error.value) == (
+        "curriculum: must choose 3 different integers from 0 to 8, the places of problems, got "
+        + told
+    )
+
+
+def test_what_a_curriculum_refuses_names_the_field():
+    problems = [Problem(i, "?", "") for i in range(9)]
+    with pytest.raises(ValueError, match=r"^curriculum: fraction: must be >= 1/3, a problem of"):
+        PlannedProblems(replay_failed(0.25), problems, 0, 3)
+
+
+def test_more_problems_of_a_source_than_it_has_are_refused():
+    order = order_of(a=4, b=4)
+    with pytest.raises(ValueError, match=r"^must take at most 3 problems of source 0, got 4"):
+        order.take(0, 0, 4, without=[2, 7])
+    assert sorted(order.take(0, 0, 3, without=[2, 7])[0]) == [0, 1, 3]
 
 
 def test_without_a_difference_the_sources_have_equal_shares_over_several_steps():
