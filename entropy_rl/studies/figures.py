@@ -72,8 +72,9 @@ def _pass_at_k(arms: Mapping[str, Sequence[UnitResult]], styles: Mapping[str, St
 
     figure, axis = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
     for arm, results in arms.items():
-        ks = sorted(set.intersection(*(set(result.evaluation.pass_at_k) for result in results)))
-        values = np.array([[result.evaluation.pass_at_k[k][0] for k in ks] for result in results])
+        curves = [result.evaluation.pass_at_k_of_all for result in results]
+        ks = sorted(set.intersection(*map(set, curves)))
+        values = np.array([[curve[k][0] for k in ks] for curve in curves])
         _draw_mean(axis, ks, values, arm, styles[arm], marker=".")
     axis.set_xscale("log", base=2)
     axis.set_xticks(ks, [str(k) for k in ks], fontsize=8)

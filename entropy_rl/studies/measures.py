@@ -61,14 +61,18 @@ def read_unit(design: Design, unit: Unit) -> UnitResult:
 def measures_of(result: UnitResult) -> dict[str, float]:
     """Measures of a unit that are reported in addition to the endpoints: name -> value.
 
-    From the evaluation: `pass@K`, `length`, `entropy`, `truncated` and `skill/...`. From training:
+    From the evaluation: `pass@K` at those K for which every judged problem has enough samples, so
+    that seeds are averaged over the same problems; `length`, `entropy`, `truncated`,
+    `unique_answers` of a task with answers, and `skill/...`. From training:
     `final_entropy`, the mean over the last 10 steps, and `tokens`, the tokens sampled in all steps
     (without exploration and greedy completions).
     """
     evaluation = result.evaluation
-    measures = {f"pass@{k}": value[0] for k, value in evaluation.pass_at_k.items()}
+    measures = {f"pass@{k}": value[0] for k, value in evaluation.pass_at_k_of_all.items()}
     measures |= {"length": evaluation.mean_length[0], "entropy": evaluation.mean_entropy[0]}
     measures |= {"truncated": evaluation.truncated}
+    if evaluation.unique_answers is not None:
+        measures["unique_answers"] = evaluation.unique_answers[0]
     measures |= {f"skill/{name}": value for name, value in evaluation.skill.items()}
     if result.metrics:
         last = metric_values(result.metrics[-_LAST_STEPS:], "entropy")
@@ -86,11 +90,11 @@ def mean_over_seeds(measures: Sequence[Mapping[str, float]]) -> dict[str, SeedMe
       measures: The measures of each seed, from `measures_of`.
 
     Returns:
-      Measure -> (mean, low, high, seeds). With one seed the interval is unbounded, because the
-      variance between seeds is unknown.
+      Measure -> (mean, low, high, seeds), over the seeds that have it. With one seed the interval
+      is unbounded, because the variance between seeds is unknown.
     """
     means = {}
-    for name in measures[0]:
+    for name in dict.fromkeys(name for of_seed in measures for name in of_seed):
         values = np.array([of_seed[name] for of_seed in measures if name in of_seed], np.float64)
         half_width = math.inf
         if len(values) > 1:
@@ -105,7 +109,7 @@ def mean_over_seeds(measures: Sequence[Mapping[str, float]]) -> dict[str, SeedMe
 
 
 def _is_share(name: str) -> bool:
-    return name.startswith("pass@") or name == "truncated"
+    return name.startswith("pass@") or name in ("truncated", "unique_answers")
 
 
 def find_flags(config: FlagsConfig, results: Mapping[Unit, UnitResult]) -> dict[str, list[str]]:

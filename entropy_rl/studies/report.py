@@ -29,7 +29,7 @@ registered hypotheses is at most alpha, and the difference is positive or negati
 otherwise. Intervals are not adjusted; they come from a bootstrap over seeds and problems
 (`entropy_rl.stats.bootstrap.crossed_bootstrap`). A verdict from fewer seeds than registered is
 interim and does not count as a result of the study."""
-_CONTROLS = ("length", "truncated", "entropy", "final_entropy", "tokens")
+_CONTROLS = ("length", "truncated", "unique_answers", "entropy", "final_entropy", "tokens")
 
 
 def write_report(design: Design) -> str:
@@ -81,7 +81,8 @@ def page(design: Design, analysis: StudyAnalysis, figures: Sequence[str]) -> str
         _table(*_pass_at_k(analysis)),
         _table(*_controls(analysis)),
         "`final_entropy`: training, mean over the last 10 steps; `tokens`: sampled in training, in "
-        "millions. All other columns come from the evaluation.",
+        "millions. All other columns come from the evaluation. `unique_answers`: distinct answers "
+        "of a problem, as a fraction of its samples with an answer.",
         _exploratory(design) if analysis.baseline_differences else "",
         _table(*_baseline_differences(design, analysis)),
         _flags(analysis),

@@ -14,6 +14,7 @@ import threading
 import time
 import types
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,6 +26,7 @@ from tiny_runs import EVALUATION, TRAIN, finish, make_workspace, start, write_ya
 from entropy_rl.cli.main import main
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.study import FlagsConfig, Hypothesis, StudyConfig
+from entropy_rl.evaluation import Evaluation
 from entropy_rl.runs.lock import one_writer
 from entropy_rl.runs.preemption import Interrupted
 from entropy_rl.studies import design, machine, plan, runner
@@ -686,6 +688,7 @@ def test_critic_warmup_steps_have_no_policy_metrics(here):
     assert "entropy" not in alone
     (arm,) = json.loads((here / "critic" / "study.json").read_text())["arms"].values()
     assert arm["final_entropy"][0] == both["entropy"]
+    assert "| truncated | unique_answers |" in (here / "critic" / "study.md").read_text()
     assert (here / "critic" / "curves.png").stat().st_size > 5000
 
 
@@ -824,15 +827,27 @@ def test_all_arms_are_compared_with_the_first_baseline_on_the_seeds_of_both():
         hypothesis_tests(found, results | {Unit("shaped", seed): nothing for seed in (0, 1, 2)})
 
 
-def result(arithmetic: float, truncated: float) -> UnitResult:
-    evaluation = types.SimpleNamespace(
-        pass_at_k={1: (0.1, 0.0, 0.2)},
+def result(arithmetic: float, truncated: float, **more: Any) -> UnitResult:
+    rate = (0.1, 0.0, 0.2)
+    fields = dict(
+        problems=20,
+        left_out=0,
+        samples=2,
+        pass_at_k={1: rate},
+        pass_at_k_problems={1: 20},
+        unjudged=0,
+        avg_at_n=rate,
+        maj_at_n=None,
+        unique_answers=None,
+        distinct={},
+        repetition=rate,
         mean_length=(9.0, 8.0, 10.0),
         mean_entropy=(0.2, 0.1, 0.3),
         truncated=truncated,
+        verdicts={},
         skill={"arithmetic": arithmetic},
     )
-    return UnitResult(evaluation, {}, [])
+    return UnitResult(Evaluation(**fields | more), {}, [])
 
 
 def test_tokens_of_dynamic_sampling_are_counted(whole, here):
@@ -889,3 +904,23 @@ def test_intervals_over_seeds_are_students_t():
     found = mean_over_seeds(seeds)
     assert found["pass@1"][:2] == (0.25, 0.0) and found["pass@1"][2] == 1.0
     assert found["truncated"][0] == 0.875 and found["truncated"][2] == 1.0
+
+
+def test_a_measure_that_only_a_later_seed_has_is_kept():
+    found = mean_over_seeds([{"x": 1.0}, {"x": 2.0, "y": 4.0}])
+    assert found["x"][0] == 1.5 and found["x"][3] == 2
+    assert found["y"][0] == 4.0 and found["y"][3] == 1
+
+
+def test_measures_have_pass_at_k_only_where_every_judged_problem_counts():
+    # One of 20 problems has a sample that was not judged: Pass@2 is over the other 19.
+    of_all = {"pass_at_k": {1: (0.5, 0.4, 0.6), 2: (0.75, 0.6, 0.9)}}
+    measures = measures_of(result(1.0, 0.0, **of_all, pass_at_k_problems={1: 20, 2: 19}))
+    assert measures["pass@1"] == 0.5 and "pass@2" not in measures
+    measures = measures_of(result(1.0, 0.0, **of_all, pass_at_k_problems={1: 20, 2: 20}))
+    assert measures["pass@2"] == 0.75
+
+
+def test_distinct_answers_are_a_control_of_tasks_with_answers():
+    assert measures_of(result(1.0, 0.0, unique_answers=(0.25, 0.2, 0.3)))["unique_answers"] == 0.25
+    assert "unique_answers" not in measures_of(result(1.0, 0.0))
