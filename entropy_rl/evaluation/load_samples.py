@@ -120,8 +120,9 @@ def responses_of(rows: list[Row], tokenizer: Any, vocab_size: int | None = None)
       ValueError: A token id is outside of the vocabulary.
     """
     spans = TokenSpans(lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
-    size = max(len(tokenizer), vocab_size or 0)
-    unused = unused_ranges(tokenizer.get_vocab().values(), size)
+    ids = tokenizer.get_vocab().values()
+    size = max(max(ids) + 1, vocab_size or 0)  # there may be gaps between the ids
+    unused = unused_ranges(ids, size)
     responses, without_text = [], 0
     for row in rows:
         if row.tokens and not 0 <= min(row.tokens) <= max(row.tokens) < size:

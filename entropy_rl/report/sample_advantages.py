@@ -72,8 +72,9 @@ def add_advantages(
         )
     members = [row for r in whole for row in r]
     try:
+        mask_truncated = config.get("loss", {}).get("mask_truncated", False)
         with contextlib.closing(rewards):
-            batch = _batch(members, rewards)
+            batch = _batch(members, rewards, mask_truncated)
         found = jax.device_get(make_advantages(advantage, len(members))(batch))
     except ValueError as error:  # such as a part that the evaluation did not record
         return rows, f"unknown: {error}"
@@ -88,9 +89,10 @@ def add_advantages(
     return [row | known.get(id(row), {}) for row in rows], note
 
 
-def _batch(rows: Sequence[Row], rewards: Rewards) -> TrainBatch:
+def _batch(rows: Sequence[Row], rewards: Rewards, mask_truncated: bool) -> TrainBatch:
     """The TrainBatch fields that advantages need."""
     lengths = np.array([len(row["tokens"]) for row in rows])
+    finished = np.array([row.get("finish_reason") != "length" for row in rows])
     columns = int(lengths.max())
     found = rewards(
         [row.get("completion", "") for row in rows],
@@ -116,4 +118,5 @@ def _batch(rows: Sequence[Row], rewards: Rewards) -> TrainBatch:
         sampler_log_probs=log_probs,
         rewards=found.total,
         has_reward=found.has_reward,
+        loss_row_mask=finished if mask_truncated else None,
     )

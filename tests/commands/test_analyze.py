@@ -12,14 +12,16 @@ from pathlib import Path
 import hf_fixtures
 import numpy as np
 import pytest
+import tokenizers
 import yaml
 from fake_evaluation import FakeTask
+from transformers import PreTrainedTokenizerFast
 
 from entropy_rl.analysis import REFLECTIVE, WORDS
 from entropy_rl.cli.main import main
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.evaluation import summarize
-from entropy_rl.evaluation.load_samples import read_rows, responses_of, words_of
+from entropy_rl.evaluation.load_samples import Row, read_rows, responses_of, words_of
 from entropy_rl.evaluation.samples import write_result
 from entropy_rl.evaluation.score_texts import score_rows
 from entropy_rl.evaluation.sentence_encoder import load_embedding
@@ -546,3 +548,12 @@ def test_recorded_ids_without_a_token_are_counted_in_the_log(model, tmp_path, ca
     (response,) = responses_of(rows, tokenizer, vocab_size=400)
     assert response.tokens.tolist() == [1, 390]
     assert f"{file}: 1 recorded tokens have no token in the tokenizer" in caplog.text
+
+
+def test_ids_of_a_tokenizer_may_have_gaps():
+    model = tokenizers.models.WordLevel({"<unk>": 0, "a": 1, "b": 7}, unk_token="<unk>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(model))
+    assert len(tokenizer) == 3
+    row = Row("s.jsonl:1", 1, "p", "c", tokens=[7, 1], entropy=[0.1, 0.2], step=None)
+    (response,) = responses_of([row], tokenizer)
+    assert response.tokens.tolist() == [7, 1]

@@ -243,6 +243,29 @@ def test_unknown_advantages_are_left_out_with_the_reason(
     assert all(row["before"] is row["after"] is None for row in found.shown["rows"])
 
 
+def test_a_row_without_a_loss_gets_no_bonus(tmp_path):
+    """As in training, where `loss.mask_truncated` excludes the row from the shaping."""
+    write_samples(tmp_path / "e", 0, samples=GROUP)
+    file = tmp_path / "e" / "samples.jsonl"
+    rows = read_jsonl(file)
+    for row in rows[::2]:
+        row["finish_reason"] = "length"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def shown(config):
+        return select_samples(tmp_path / "e", WIDE, config, 1.0).shown["rows"]
+
+    every = shown(CONFIG)
+    masked = shown(CONFIG | {"loss": {"mask_truncated": True}})
+    assert any(row["after"] != row["before"] for row in every if row["finish"] == "length")
+    for one, other in zip(masked, every, strict=True):
+        assert one["before"] == other["before"]
+        if one["finish"] == "length":
+            assert set(one["after"]) == set(one["before"])
+        else:
+            assert one["after"] == other["after"]
+
+
 def test_the_samples_on_the_page_are_bounded_and_spread(tmp_path):
     write_samples(tmp_path / "e", 0, problems=6)
     limits = Limits(rows=9, tokens=10_000, analyzed_tokens=30)
