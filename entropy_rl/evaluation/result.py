@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from entropy_rl.experience.prompts import Prompts
 from entropy_rl.experience.records import grades_of
 from entropy_rl.experience.scoring import add_probes, probe_shares, verdict_shares
+from entropy_rl.runs.jsonl import finite
 from entropy_rl.stats.diversity import (
     distinct_ngrams,
     majority_vote,
@@ -33,7 +35,7 @@ class Evaluation:
     """The result of an evaluation, with 95% intervals over problems.
 
     Intervals are those of `wilson_interval` for rates of success (Pass@K, avg@n, maj@n) and of
-    `bootstrap_interval` for the others.
+    `bootstrap_interval` for the others; those of one problem are unbounded, null in JSON.
 
     Attributes:
       problems: Number of sampled problems.
@@ -51,12 +53,15 @@ class Evaluation:
         number of samples; compare only evaluations with the same number.
       repetition: Fraction of the 4-grams of a completion that occurred in it before.
       mean_length: Tokens per completion.
-      mean_entropy: Nats per token, of the distribution at the sampling temperature.
+      mean_entropy: Nats per token, of the distribution at the sampling temperature; at temperature
+        0, of that at temperature 1.
       truncated: Fraction of completions cut off at the token limit.
       verdicts: Verdict -> fraction of the samples.
       skill: Measures of the task.
       grades: Means over the samples that have them: the task's grade, as `graded`, and its parts.
-      by_source: Source of a mixture -> K -> (estimate, low, high), over its problems.
+      by_source: Source of a mixture -> K -> (estimate, low, high), as `pass_at_k`.
+      by_source_problems: Source -> K -> number of its problems with K or more judged samples;
+        empty in results of earlier versions.
     """
 
     problems: int
@@ -77,6 +82,7 @@ class Evaluation:
     skill: dict[str, float]
     grades: dict[str, Interval] = dataclasses.field(default_factory=dict)
     by_source: dict[str, dict[int, Interval]] = dataclasses.field(default_factory=dict)
+    by_source_problems: dict[str, dict[int, int]] = dataclasses.field(default_factory=dict)
 
     @property
     def pass_at_k_of_all(self) -> dict[int, Interval]:
@@ -85,15 +91,18 @@ class Evaluation:
         return {k: v for k, v in self.pass_at_k.items() if counts[k] == counts[min(counts)]}
 
     def to_plain(self) -> dict[str, Any]:
-        """Values for JSON."""
-        return dataclasses.asdict(self)
+        """Values for JSON; null stands for an unbounded interval end."""
+        return finite(dataclasses.asdict(self))
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Evaluation:
         """Restore a result from JSON, which turns keys into strings and tuples into lists."""
 
         def restored(value: Any) -> Any:
-            return tuple(value) if isinstance(value, list) else value
+            if not isinstance(value, list):
+                return value
+            estimate, low, high = value
+            return estimate, -math.inf if low is None else low, math.inf if high is None else high
 
         fields = {name: restored(value) for name, value in plain.items()}
         for name in ("pass_at_k", "pass_at_k_problems", "distinct"):
@@ -102,6 +111,10 @@ class Evaluation:
         fields["by_source"] = {
             source: {int(k): restored(value) for k, value in curve.items()}
             for source, curve in fields.get("by_source", {}).items()
+        }
+        fields["by_source_problems"] = {
+            source: {int(k): count for k, count in counts.items()}
+            for source, counts in fields.get("by_source_problems", {}).items()
         }
         return cls(**fields)
 
@@ -143,10 +156,8 @@ def summarize(
     pass_at_k = _pass_at_k(judged, correct)
     sources = {problem.id: problem.source for problem in prompts.problems}
     source_of = np.array([sources[id] for id, tally in tallies.items() if tally.rows])
-    by_source = {
-        name: _pass_at_k(judged[source_of == name], correct[source_of == name])
-        for name in sorted(set(source_of) - {""})
-    }
+    members = {name: source_of == name for name in sorted(set(source_of) - {""})}
+    by_source = {name: _pass_at_k(judged[of], correct[of]) for name, of in members.items()}
     answers = isinstance(task, AnsweringTask)
     grades = dict.fromkeys(name for tally in done for name in tally.grades)
     return Evaluation(
@@ -154,7 +165,7 @@ def summarize(
         left_out=prompts.left_out,
         samples=samples,
         pass_at_k=pass_at_k,
-        pass_at_k_problems={k: int((judged >= k).sum()) for k in pass_at_k},
+        pass_at_k_problems=_counts(judged, pass_at_k),
         unjudged=int((judged == 0).sum()),
         avg_at_n=_interval(correct[judged > 0] / judged[judged > 0], wilson_interval),
         maj_at_n=_interval([tally.majority for tally in done if tally.judged], wilson_interval)
@@ -170,6 +181,9 @@ def summarize(
         skill={n.removeprefix("skill/"): v for n, v in probe_shares(probe.result()).items()},
         grades={name: _interval([tally.mean_grade(name) for tally in done]) for name in grades},
         by_source=by_source,
+        by_source_problems={
+            name: _counts(judged[of], by_source[name]) for name, of in members.items()
+        },
     )
 
 
@@ -180,6 +194,11 @@ def _pass_at_k(judged: np.ndarray, correct: np.ndarray) -> dict[int, Interval]:
         curve = pass_at_k_curve(judged[judged >= k], correct[judged >= k], [k])
         found[k] = (float(curve.estimate[0]), float(curve.low[0]), float(curve.high[0]))
     return found
+
+
+def _counts(judged: np.ndarray, ks: Iterable[int]) -> dict[int, int]:
+    """K -> number of problems with at least K judged samples."""
+    return {k: int((judged >= k).sum()) for k in ks}
 
 
 class _Tally:

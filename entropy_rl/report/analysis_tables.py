@@ -14,7 +14,7 @@ from entropy_rl.analysis import Analysis, Contrast, RareBehaviors
 from entropy_rl.escape import csv_cell
 from entropy_rl.evaluation.compare import LEVEL
 from entropy_rl.evaluation.dynamics import RunDynamics
-from entropy_rl.report.terminal import aligned
+from entropy_rl.report.terminal import aligned, interval_text
 from entropy_rl.runs.jsonl import write_atomically
 
 SENTENCES_FILE = "sentences.csv"
@@ -137,7 +137,8 @@ def write_sentences(directory: Path, rare: RareBehaviors | None) -> None:
 def _section(title: str, lines: Sequence[Contrast]) -> str:
     other = lines[0].other
     if other.count:
-        title += f" ({other.count}, entropy {other.mean:.3f} {_interval(other.low, other.high)})"
+        interval = interval_text(other.low, other.high)
+        title += f" ({other.count}, entropy {other.mean:.3f} {interval})"
     table = [_HEADINGS, *(_cells(line) for line in lines if line.group.count)]
     sentences = [
         textwrap.fill(f"=> {sentence}", _WIDTH, subsequent_indent="   ")
@@ -148,24 +149,19 @@ def _section(title: str, lines: Sequence[Contrast]) -> str:
 
 def _cells(line: Contrast) -> tuple[str, ...]:
     group = line.group
-    interval = _interval(group.low, group.high)
+    interval = interval_text(group.low, group.high)
     mean = line.name, str(group.count), f"{group.mean:.3f}", interval
     if not line.problems:
         return (*mean, *("-",) * 5, "0")
     return (
         *mean,
         f"{line.difference:+.3f}",
-        _interval(line.low, line.high, "+.3f"),
+        interval_text(line.low, line.high, "+.3f"),
         "-" if math.isnan(line.cohens_d) else f"{line.cohens_d:+.2f}",
         f"{line.superiority:.2f}",
         f"{line.p_adjusted:.2g}" + ("*" if line.p_adjusted <= LEVEL else ""),
         str(line.problems),
     )
-
-
-def _interval(low: float, high: float, form: str = ".3f") -> str:
-    """The interval; it is unknown where too few problems have values."""
-    return f"[{low:{form}}, {high:{form}}]" if math.isfinite(high - low) else "[unknown]"
 
 
 def _most_entropic(analysis: Analysis) -> str:

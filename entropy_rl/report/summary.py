@@ -8,6 +8,7 @@ from pathlib import Path
 from entropy_rl.config.extras import install_command
 from entropy_rl.evaluation import Evaluation, read_result
 from entropy_rl.report.curves import write_curves
+from entropy_rl.report.terminal import interval_text
 from entropy_rl.runs.directory import EVALUATIONS_DIRECTORY, SAMPLES_FILE
 
 
@@ -75,10 +76,9 @@ def evaluation_rows(columns: Mapping[str, Evaluation]) -> list[list[str]]:
     for k in sorted({k for e in evaluations for k in e.pass_at_k}):
         rows.append([f"Pass@{k}", *(_pass_at_k(e, k) for e in evaluations)])
     for source in dict.fromkeys(source for e in evaluations for source in e.by_source):
-        curves = [e.by_source.get(source, {}) for e in evaluations]
-        largest = max((k for curve in curves for k in curve), default=1)
+        largest = max((k for e in evaluations for k in e.by_source.get(source, {})), default=1)
         for k in dict.fromkeys((1, largest)):
-            rows.append([f"Pass@{k}, {source}", *(_interval(c.get(k), ".3f") for c in curves)])
+            rows.append([f"Pass@{k}, {source}", *(_pass_at_k(e, k, source) for e in evaluations)])
     rows.append(["avg@n", *(_interval(e.avg_at_n, ".3f") for e in evaluations)])
     rows.append(["maj@n", *(_interval(e.maj_at_n, ".3f") for e in evaluations)])
     rows.append(["unique answers", *(_interval(e.unique_answers, ".3f") for e in evaluations)])
@@ -100,14 +100,17 @@ def evaluation_rows(columns: Mapping[str, Evaluation]) -> list[list[str]]:
     return rows
 
 
-def _pass_at_k(evaluation: Evaluation, k: int) -> str:
-    cell = _interval(evaluation.pass_at_k.get(k), ".3f")
-    problems = evaluation.pass_at_k_problems.get(k, evaluation.problems)
+def _pass_at_k(evaluation: Evaluation, k: int, source: str | None = None) -> str:
+    curve, counts = evaluation.pass_at_k, evaluation.pass_at_k_problems
+    if source is not None:
+        curve = evaluation.by_source.get(source, {})
+        counts = evaluation.by_source_problems.get(source, {})
+    cell, problems = _interval(curve.get(k), ".3f"), counts.get(k, evaluation.problems)
     return cell if problems == evaluation.problems else f"{cell} ({problems} problems)"
 
 
 def _interval(value: tuple[float, float, float] | None, form: str) -> str:
     if value is None:
         return "-"
-    estimate, low, high = (format(x, form) for x in value)
-    return f"{estimate} [{low}, {high}]"
+    estimate, low, high = value
+    return f"{estimate:{form}} {interval_text(low, high, form)}"

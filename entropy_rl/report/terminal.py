@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TextIO
@@ -22,6 +23,11 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
         padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([first.ljust(widths[0]), *padded]))
     return "\n".join(lines)
+
+
+def interval_text(low: float, high: float, form: str = ".3f") -> str:
+    """Format an interval; it is unknown where too few problems have values."""
+    return f"[{low:{form}}, {high:{form}}]" if math.isfinite(high - low) else "[unknown]"
 
 
 def has_colors(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:

@@ -176,7 +176,7 @@ def bootstrap_interval(
       seed: Seed of the resampling: the same seed gives the same interval.
 
     Returns:
-      Mean, low and high end, each f64[...].
+      Mean, low and high end, each f64[...]. With one problem the interval is unbounded.
 
     Raises:
       ValueError: No problems, a value that is not finite, or an argument out of range.
@@ -184,6 +184,9 @@ def bootstrap_interval(
     values = np.asarray(values, np.float64)
     check_values("bootstrap_interval", values)
     check_resampling("bootstrap_interval", confidence, resamples)
+    if len(values) == 1:  # the variance between problems is unknown
+        unbounded = np.full(values.shape[1:], np.inf)
+        return Interval(values.mean(axis=0), -unbounded, unbounded)
     means = resampled_means(values, resamples, seed)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return Interval(values.mean(axis=0), low, high)

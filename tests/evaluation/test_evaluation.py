@@ -4,6 +4,7 @@ import collections
 import functools
 import itertools
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -402,7 +403,30 @@ def test_sources_have_curves_of_their_own_in_the_result_and_its_table(whole):
         of_source = [row for row in rows if row["problem"] in {problem.id for problem in own}]
         alone = summarize(of_source, task, SimpleNamespace(problems=own, left_out=0), samples)
         assert curve == alone.pass_at_k
+        assert result.by_source_problems[source] == alone.pass_at_k_problems
     assert Evaluation.from_plain(json.loads(json.dumps(result.to_plain()))) == result
     table = evaluation_table({"model": result})
     assert "Pass@1, even" in table and "Pass@4, odd" in table
+    (even,) = (line for line in table.splitlines() if line.startswith("Pass@1, even"))
+    assert even.endswith(f"({sum(id % 2 == 0 for id in ids)} problems)")
     assert whole[0].by_source == {}
+    # Results of earlier versions have no counts.
+    old = result.to_plain()
+    del old["by_source_problems"]
+    old = Evaluation.from_plain(json.loads(json.dumps(old)))
+    assert old.by_source == result.by_source and old.by_source_problems == {}
+    assert "problems)" not in evaluation_table({"model": old})
+
+
+def test_the_intervals_of_one_problem_are_unknown(whole):
+    rows = [row for row in whole[1] if row["problem"] == PROBLEMS[0].id]
+    prompts = SimpleNamespace(problems=PROBLEMS[:1], left_out=0)
+    result = summarize(rows, FakeTask(), prompts, len(rows))
+    assert result.pass_at_k[1][1:] == (0, 1)
+    assert result.mean_length[1:] == result.mean_entropy[1:] == (-math.inf, math.inf)
+    text = json.dumps(result.to_plain(), allow_nan=False)
+    assert json.loads(text)["mean_length"][1:] == [None, None]
+    assert Evaluation.from_plain(json.loads(text)) == result
+    lines = evaluation_table({"model": result}).splitlines()
+    (length,) = (line for line in lines if line.startswith("response length"))
+    assert length.endswith(f"{result.mean_length[0]:.1f} [unknown]")

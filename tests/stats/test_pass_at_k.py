@@ -149,7 +149,9 @@ def test_columns_share_the_resamples_and_the_seed_decides():
 
 def test_equal_values_have_an_interval_without_width():
     np.testing.assert_allclose(bootstrap_interval(np.full(5, 0.3)), 0.3)
-    np.testing.assert_allclose(bootstrap_interval([0.3]), 0.3)
+    # As in the contrasts of an analysis, nothing is known of the variance between problems.
+    assert bootstrap_interval([0.3]) == (0.3, -math.inf, math.inf)
+    assert bootstrap_interval(np.ones((1, 2))).low.shape == (2,)
 
 
 def test_the_wilson_interval_equals_its_values_by_hand():
