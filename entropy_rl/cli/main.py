@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -206,7 +207,19 @@ def _usage(verbs: Sequence[str]) -> str:
 
 
 def run_verb(verb: str, arguments: Sequence[str]) -> int:
-    """Run one verb; turn expected errors into one line and an exit code."""
+    """Run one verb; turn expected errors into one line and an exit code.
+
+    A process of several that fails ends here, without a return; see `multihost.leave`.
+    """
+    code = _run(verb, arguments)
+    if code != 0 and _is_one_of_several():
+        from entropy_rl.distributed import multihost as hosts
+
+        hosts.leave(code)
+    return code
+
+
+def _run(verb: str, arguments: Sequence[str]) -> int:
     from entropy_rl.cli.parse import parse_config
     from entropy_rl.runs.preemption import Interrupted
 
@@ -251,7 +264,10 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
             os._exit(1)
         line = failure_line(error)
         if line is None or wants_traceback():
-            raise
+            if not _is_one_of_several():
+                raise
+            traceback.print_exc()
+            return exit_code(error)
         print(printable(f"entropy-rl {verb}: {line}"), file=sys.stderr)
         return exit_code(error)
     return 0
@@ -261,6 +277,12 @@ def _check_of(verb: str) -> Callable[[Any], None] | None:
     """Return what checks the config of a verb, which imports jax when it is called."""
     path = _CHECKS.get(verb)
     return None if path is None else lambda config: import_object("verb", path)(config)
+
+
+def _is_one_of_several() -> bool:
+    """Whether this process has joined others."""
+    jax = sys.modules.get("jax")  # not imported yet where the config was refused
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def _is_of_other_host(error: Exception) -> bool:

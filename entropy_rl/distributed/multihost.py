@@ -5,18 +5,24 @@ With a single process, these functions do nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
+from entropy_rl.config.checks import require
+
 VARIABLE = "ENTROPY_RL_DISTRIBUTED"
 _HEARTBEAT_TIMEOUT = 30  # seconds until a silent process counts as lost, and the others exit
+
+_LEAVING_TIMEOUT_MS = 10_000  # within which processes that fail alike are expected to end
 
 
 def join() -> None:
@@ -35,17 +41,28 @@ def join() -> None:
     if "cpu" in (jax.config.jax_platforms or ""):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if value == "auto":
-        _initialize()
+        try:
+            _initialize()
+        except ValueError as error:  # of jax, such as "coordinator_address should be defined."
+            raise ValueError(
+                f"{VARIABLE}: must be HOST:PORT,PROCESSES,INDEX where jax finds no cluster, got "
+                f"'auto' ({str(error).rstrip('.')})"
+            ) from error
         return
     address, *numbers = value.split(",")
-    if ":" not in address or len(numbers) != 2 or not all(number.isdigit() for number in numbers):
+    port = address.rpartition(":")[2] if ":" in address else ""
+    if len(numbers) != 2 or not all(_is_number(text) for text in (port, *numbers)):
         raise ValueError(f"{VARIABLE}: must be auto or HOST:PORT,PROCESSES,INDEX, got {value!r}")
     count, index = map(int, numbers)
-    if index >= count:
-        raise ValueError(
-            f"{VARIABLE}: the index must be 0 to {count - 1} with {count} processes, got {index}"
-        )
+    form = "HOST:PORT,PROCESSES,INDEX with"
+    require(1 <= int(port) <= 65535, VARIABLE, value, f"{form} a port from 1 to 65535")
+    require(count >= 1, VARIABLE, value, f"{form} at least 1 process")
+    require(index < count, VARIABLE, value, f"{form} an index from 0 to {count - 1}")
     _initialize(coordinator_address=address, num_processes=count, process_id=index)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def _initialize(**arguments: Any) -> None:
@@ -53,6 +70,24 @@ def _initialize(**arguments: Any) -> None:
     # JAX's handler only records SIGTERM; until a run catches the signal, it must end the process.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process of several with an exit code, after an error.
+
+    At a normal exit, `jax.distributed` waits minutes for the other processes, which may wait for
+    this one in a collective, and then aborts all of them: the exit code would be lost. The wait
+    here is short. It is for processes that fail alike: the first one must not end before the
+    others have learned of the error.
+    """
+    from jax._src.distributed import global_state
+
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        global_state.client.wait_at_barrier("entropy_rl leaves", _LEAVING_TIMEOUT_MS)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # its reader has exited, or it is closed
+            stream.flush()
+    os._exit(code)
 
 
 def count() -> int:

@@ -20,6 +20,19 @@ STEPS = 4
 MESH = ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
 SETTINGS = [x for name, value in EVALUATION.items() for x in (f"--evaluation.{name}", str(value))]
 
+# Its checks raise in processes with the variable FAILS.
+FAILS = """
+import os
+from luck import Luck
+
+
+class Fails(Luck):
+    def judge(self, problems, completions):
+        if "FAILS" in os.environ:
+            raise ValueError("not here")
+        return super().judge(problems, completions)
+"""
+
 
 def train(directory, *more):
     own = ["--run.directory", directory, "--steps", str(STEPS)]
@@ -146,11 +159,44 @@ def test_a_process_that_is_killed_ends_the_other_with_a_line(workspace):
 
 
 @pytest.mark.parametrize(
-    "value", ["127.0.0.1", "127.0.0.1:1,2", "127.0.0.1:1,2,two", "127.0.0.1:1,2,2"]
+    "traceback", ["", pytest.param("1", marks=pytest.mark.slow)], ids=["line", "traceback"]
 )
-def test_a_mistyped_list_of_processes_is_refused_in_a_line(here, value, monkeypatch, capsys):
+def test_a_process_that_fails_alone_keeps_its_exit_code_and_ends_at_once(workspace, traceback):
+    (workspace / "fails.py").write_text(FAILS)
+    task = ["--task.name", "fails:Fails", "--run.directory", f"fails{traceback}"]
+    env = {"FAILS": "1", "ENTROPY_RL_TRACEBACK": traceback}
+    first, second = run_two(workspace, *train("fails"), *task, *MESH, **env)
+    assert second.returncode == 2, second.stderr
+    assert second.stderr.endswith("ValueError: not here\n" if traceback else "not here\n")
+    assert ("Traceback" in second.stderr) == bool(traceback)
+    assert first.returncode in (1, -6), first.stderr  # as where the other one is killed
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("127.0.0.1", "HOST:PORT,PROCESSES,INDEX"),
+        ("127.0.0.1:1,2", "HOST:PORT,PROCESSES,INDEX"),
+        ("127.0.0.1:1,2,two", "HOST:PORT,PROCESSES,INDEX"),
+        ("127.0.0.1:,2,0", "HOST:PORT,PROCESSES,INDEX"),
+        ("127.0.0.1:1,2,2", "an index from 0 to 1"),
+        ("127.0.0.1:1,0,0", "at least 1 process"),
+        ("127.0.0.1:99999,2,0", "a port from 1 to 65535"),
+    ],
+)
+def test_a_mistyped_list_of_processes_is_refused_in_a_line(here, value, told, monkeypatch, capsys):
     monkeypatch.setenv("ENTROPY_RL_DISTRIBUTED", value)
     assert main(train("nowhere")) == 2
     error = capsys.readouterr().err
-    assert error.startswith("entropy-rl train: ENTROPY_RL_DISTRIBUTED: ")
+    assert error.startswith("entropy-rl train: ENTROPY_RL_DISTRIBUTED: must be ")
+    assert told in error
     assert error.count("\n") == 1 and not (here / "nowhere").exists()
+
+
+def test_auto_outside_of_a_cluster_names_the_variable(workspace):
+    process = finish(start(workspace, *train("no"), env={"ENTROPY_RL_DISTRIBUTED": "auto"}))
+    assert process.returncode == 2
+    assert process.stderr == (
+        "entropy-rl train: ENTROPY_RL_DISTRIBUTED: must be HOST:PORT,PROCESSES,INDEX where jax "
+        "finds no cluster, got 'auto' (coordinator_address should be defined)\n"
+    )
