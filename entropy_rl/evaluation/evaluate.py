@@ -11,13 +11,14 @@ import numpy as np
 from entropy_rl.config.rollout import DecodingConfig, EvaluationConfig
 from entropy_rl.evaluation.fingerprint import check_origin, exclusive
 from entropy_rl.evaluation.result import Evaluation, summarize
-from entropy_rl.evaluation.samples import cut_broken_line, read_samples, samples_file, write_result
+from entropy_rl.evaluation.samples import read_samples, samples_file, write_result
 from entropy_rl.evaluation.sampling import draw_samples
 from entropy_rl.experience.prompts import Prompts
-from entropy_rl.runs.jsonl import write_jsonl
+from entropy_rl.experience.records import Row
+from entropy_rl.runs.jsonl import cut_broken_line, write_jsonl
 from entropy_rl.runs.load_model import Model, count_unused
 from entropy_rl.tasks import problems_of
-from entropy_rl.tasks.task import Task
+from entropy_rl.tasks.task import JudgeError, Task, Verdict
 from entropy_rl.types import Params
 
 # (samples of this process on disk, their total, seconds that the device waited for verdicts)
@@ -82,7 +83,8 @@ def evaluate_into(
     Raises:
       ValueError: The directory holds samples of another model or other problems, or duplicates, or
         another process is writing this shard.
-      JudgeError: No sample was judged.
+      JudgeError: No sample was judged, or the check crashed for all of the first ones, which are
+        not kept then.
     """
     file = samples_file(directory, *shard)
     own = prompts.shard(*shard)
@@ -97,6 +99,8 @@ def evaluate_into(
         ids = {problem.id for problem in own.problems}
         count, total = sum(problem in ids for problem, _ in done), len(own) * config.samples
         progress = [count, total, 0.0]
+        works = any(done.values())  # the check, for a sample at least
+        held: list[Row] = []  # not written before it does
         on_progress(*progress)
         for batch in draw_samples(
             model,
@@ -109,19 +113,49 @@ def evaluate_into(
             done=done,
             on_chunk=lambda _: on_progress(*progress),
         ):
-            write_jsonl(file, batch.rows)
+            held += batch.rows
+            works = works or not _only_crashes(held)
+            if works:
+                write_jsonl(file, held)
+                held = []
             progress[0] += len(batch.rows)
             progress[2] += batch.waited
             on_progress(*progress)
+        if held:
+            write_jsonl(file, held)
     if len(_samples_on_disk(directory, prompts, config.samples)) < len(prompts) * config.samples:
         return None
-    result = summarize(read_samples(directory), task, prompts, config.samples)
+    try:
+        result = summarize(read_samples(directory), task, prompts, config.samples)
+    except JudgeError as error:
+        raise JudgeError(
+            f"{directory}: {error}; delete its samples to evaluate again with a check that works"
+        ) from None
     write_result(directory, result)
     return result
 
 
-def _samples_on_disk(directory: Path, prompts: Prompts, samples: int) -> set[tuple[int, int]]:
-    ids, found = {problem.id for problem in prompts.problems}, set()
+def _only_crashes(rows: list[Row]) -> bool:
+    """Whether the check crashed for all of the first samples.
+
+    Raises:
+      JudgeError: If these are of several problems; a single one may be at fault itself.
+    """
+    if any(Verdict(row["verdict"]) is not Verdict.CRASH for row in rows):
+        return False
+    if len({row["problem"] for row in rows}) > 1:
+        raise JudgeError(
+            f"none of the first {len(rows)} samples was judged: every check crashed; they are not "
+            "kept"
+        )
+    return True
+
+
+def _samples_on_disk(
+    directory: Path, prompts: Prompts, samples: int
+) -> dict[tuple[int, int], bool]:
+    """Return (problem id, sample number) -> whether the check did not crash for it."""
+    ids, found = {problem.id for problem in prompts.problems}, {}
     for row in read_samples(directory):
         sample = (row["problem"], row["sample"])
         if sample in found:
@@ -135,5 +169,5 @@ def _samples_on_disk(directory: Path, prompts: Prompts, samples: int) -> set[tup
                 f"{directory}: must hold samples of these settings, got sample {sample[1]} of "
                 f"problem {sample[0]}"
             )
-        found.add(sample)
+        found[sample] = Verdict(row["verdict"]) is not Verdict.CRASH
     return found

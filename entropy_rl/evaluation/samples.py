@@ -7,7 +7,6 @@ and its own file.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from entropy_rl.config.files import error_text
 from entropy_rl.evaluation.result import Evaluation
 from entropy_rl.experience.records import Row
 from entropy_rl.runs.directory import CONFIG_FILE, SAMPLES_FILE
-from entropy_rl.runs.jsonl import naming, write_atomically
+from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.tasks.task import Verdict
 
 RESULT_FILE = "evaluation.json"
@@ -90,24 +89,6 @@ def read_samples(directory: Path) -> Iterator[Row]:
                         f"{path}:{number}: must be a sample, got none of field {min(missing)!r}"
                     )
                 yield row
-
-
-def cut_broken_line(path: Path) -> None:
-    """Truncate an incomplete last line, so that the next sample starts on a new line."""
-    if not path.exists():
-        return
-    with naming(path), path.open("rb+") as file:
-        size = end = file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - (1 << 16))
-            file.seek(start)
-            at = file.read(end - start).rfind(b"\n")
-            if at >= 0:
-                end = start + at + 1
-                break
-            end = start
-        if end < size:
-            file.truncate(end)
 
 
 def write_result(directory: Path, evaluation: Evaluation) -> None:

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import numpy as np
 
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.experience.experience import Experience
@@ -14,7 +15,7 @@ from entropy_rl.experience.prompts import PromptBatch
 from entropy_rl.experience.sampler import Sampled, Sampler
 from entropy_rl.experience.scoring import VERDICTS
 from entropy_rl.runs.logging import DeviceWork
-from entropy_rl.tasks.task import JudgeError, Verdict
+from entropy_rl.tasks.task import JudgeError
 from entropy_rl.types import Rollout, TrainBatch, TrainState
 
 
@@ -66,16 +67,30 @@ class PlainCollector:
           round: As in a call.
 
         Raises:
-          JudgeError: If the verifier crashed on every completion of every process.
+          JudgeError: If no completion of any process was judged.
         """
         batches, device_work = None, None
         if self.on_sampled is not None:
             batches = self.on_sampled(state, sampled.rollout)
             device_work = DeviceWork(functools.partial(jax.block_until_ready, batches))
         experience = self.sampler.score(batch, sampled, greedy, round)
-        verdicts = experience.groups.rows["verdicts"]
-        if all(hosts.gather(bool((verdicts == VERDICTS.index(Verdict.CRASH)).all()))):
-            raise JudgeError(f"none of {len(verdicts)} completions was judged: every check crashed")
+        _check_any_judged(experience.groups.rows["verdicts"])
         if device_work is not None:
             self.sampler.clock.add("waiting_for_verdicts", device_work.waited())
         return experience._replace(batches=batches)
+
+
+def _check_any_judged(codes: np.ndarray) -> None:
+    """Check that a completion of any process has a judgement; collective.
+
+    Args:
+      codes: int32[B], the indices of the verdicts of this process in `VERDICTS`.
+
+    Raises:
+      JudgeError: If none has: a step could not learn from them, nor would the next one.
+    """
+    counts = np.sum(hosts.gather(np.bincount(codes, minlength=len(VERDICTS)).tolist()), axis=0)
+    found = {verdict: int(count) for verdict, count in zip(VERDICTS, counts, strict=True) if count}
+    if not any(verdict.is_judgement for verdict in found):
+        listed = ", ".join(f"{count} {verdict.value}" for verdict, count in found.items())
+        raise JudgeError(f"none of {sum(found.values())} completions was judged: {listed}")

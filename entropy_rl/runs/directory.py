@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from entropy_rl.config.checks import shown
+from entropy_rl.config.checks import require, shown
 from entropy_rl.config.common import RunConfig
 from entropy_rl.config.values import default_of, has_default
 from entropy_rl.runs.gcs import AnyPath, is_bucket, open_path
@@ -57,12 +57,16 @@ _FREE = (
 def free_fields(config: Any) -> Collection[str]:
     """Return the fields of a training run that may change between two starts.
 
-    The number of steps is not among them if the learning rate decays until the last one. The path
-    of a model is, if the run has a record of what is there.
+    The number of steps is not among them if the learning rate decays until the last one, nor is the
+    interval of validations that `patience` counts. The path of a model is, if the run has a record
+    of what is there.
     """
-    optimizer = config.optimizer
-    decays_to_last = optimizer.schedule != "constant" and optimizer.decay_updates is None
-    free = tuple(name for name in _FREE if name != "steps" or not decays_to_last)
+    optimizer, fixed = config.optimizer, []
+    if optimizer.schedule != "constant" and optimizer.decay_updates is None:
+        fixed.append("steps")
+    if getattr(config, "patience", None) is not None:
+        fixed.append("run.evaluate_every")
+    free = tuple(name for name in _FREE if name not in fixed)
     identified = (Path(config.run.directory) / IDENTITY_FILE).exists()
     return (*free, *_IDENTIFIED) if identified else free
 
@@ -74,10 +78,25 @@ def check_run(config: Any) -> None:
       config: The run's config, with `run.directory` and `run.checkpoints`.
 
     Raises:
-      ValueError: As in `check_directory`, or if a bucket cannot be reached.
+      ValueError: As in `check_directory`, if a bucket cannot be reached, or if the checkpoints are
+        to be kept within the run's directory.
     """
+    _check_apart(config.run)
     for directory, field, of_this in _directories(config, free_fields(config)):
         check_directory(directory, config, field=field, free=of_this)
+
+
+def _check_apart(run: RunConfig) -> None:
+    """Check that `run.checkpoints` is outside of `run.directory`, whose files are the run's."""
+    if run.checkpoints is None or is_bucket(run.checkpoints):
+        return
+    directory, checkpoints = Path(run.directory).resolve(), Path(run.checkpoints).resolve()
+    require(
+        not checkpoints.is_relative_to(directory),
+        "run.checkpoints",
+        run.checkpoints,
+        f"outside of run.directory, or null for {Path(run.directory) / CHECKPOINT_DIRECTORY}",
+    )
 
 
 def check_no_writer(config: Any) -> None:

@@ -89,6 +89,24 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         file.writelines(_line(row) for row in rows)
 
 
+def cut_broken_line(path: Path) -> None:
+    """Truncate an incomplete last line, so that the next one starts on a new line."""
+    if not path.exists():
+        return
+    with naming(path), path.open("rb+") as file:
+        size = end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - (1 << 16))
+            file.seek(start)
+            at = file.read(end - start).rfind(b"\n")
+            if at >= 0:
+                end = start + at + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
+
+
 def keep_steps(
     path: Path,
     last_step: int,

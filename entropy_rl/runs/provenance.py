@@ -16,7 +16,7 @@ import jaxlib
 import numpy as np
 import optax
 
-from entropy_rl.runs.jsonl import write_jsonl
+from entropy_rl.runs.jsonl import cut_broken_line, write_jsonl
 from entropy_rl.version import __version__
 
 STARTS_FILE = "starts.jsonl"
@@ -52,6 +52,7 @@ def record_start(
         start["changed_settings"] = list(changed_settings)
     if accepted_changes:
         start["accepted_changes"] = list(accepted_changes)
+    cut_broken_line(directory / STARTS_FILE)  # of a start when the disk was full
     write_jsonl(directory / STARTS_FILE, [start])
 
 

@@ -100,19 +100,32 @@ def test_rows_beyond_what_the_model_was_made_for_are_told(here, caplog):
     assert re.search(r"short was made for 9 positions; rows can have 1\d here", caplog.text)
 
 
-def test_a_judge_that_never_judges_ends_in_one_line(here, capsys):
+def test_a_check_that_always_crashes_ends_in_one_line_and_its_samples_are_not_kept(here, capsys):
     (here / "silent.py").write_text(
-        "from luck import Luck\nfrom entropy_rl.tasks import Verdict\n\n\n"
+        "import os\nfrom luck import Luck\nfrom entropy_rl.tasks import Verdict\n\n\n"
         "class Silent(Luck):\n    def judge(self, problems, completions):\n"
-        "        return [Verdict.CRASH for _ in completions]\n"
+        "        verdict = os.environ.get('SILENT')\n"
+        "        judged = super().judge(problems, completions)\n"
+        "        return [Verdict(verdict)] * len(judged) if verdict else judged\n"
     )
-    assert main(evaluate("silent", "--task.name", "silent:Silent")) == 1
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert (
-        last
-        == "entropy-rl evaluate: none of 48 samples was judged: every check timed out, crashed or "
-        "did not judge"
-    )
+    command = evaluate("silent", "--task.name", "silent:Silent")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SILENT", "crash")
+        assert main(command) == 1
+        (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("entropy-rl")]
+        assert re.fullmatch(
+            r"entropy-rl evaluate: none of the first \d+ samples was judged: every check crashed; "
+            "they are not kept",
+            line,
+        )
+        patch.setenv("SILENT", "timeout")
+        assert main(command) == 1
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            "entropy-rl evaluate: silent: none of 48 samples was judged: every check timed out, "
+            "crashed or did not judge; delete its samples to evaluate again with a check that works"
+        )
+    (here / "silent" / "samples.jsonl").unlink()
+    assert main(command) == 0
 
 
 def test_a_signal_stops_after_the_batch_and_the_same_command_goes_on(

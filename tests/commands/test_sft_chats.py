@@ -182,6 +182,10 @@ def test_training_stops_where_the_validation_loss_no_longer_falls(at_work, here,
     # The same command again changes nothing.
     assert main(sft("chats", "patient", *more)) == 0
     assert lines_of(here / "patient" / "metrics.jsonl") == rows
+    # Validations at other steps would stop it elsewhere.
+    capsys.readouterr()
+    assert main(sft("chats", "patient", *more, "--run.evaluate_every", "2")) == 2
+    assert "another run (its run.evaluate_every is 1, here it is 2)" in capsys.readouterr().err
     # best/ is the model of the lowest loss, and no other.
     best, last = load_model("patient/best").params, load_model("patient").params
     of_step = state_of(here / "patient", lowest + 1)["params"]

@@ -15,6 +15,7 @@ from fake_evaluation import MAX_PROMPT, MODEL, NEW, FakeTask
 from entropy_rl.config.rollout import EvaluationConfig
 from entropy_rl.evaluation import evaluate_into, evaluation_prompts, read_result, read_samples
 from entropy_rl.rollout import make_generate
+from entropy_rl.tasks.task import Verdict
 
 CONFIG = EvaluationConfig("dev", samples=6, max_new_tokens=NEW, rows_per_call=4)
 
@@ -238,3 +239,25 @@ def test_what_a_broken_model_says_is_refused_and_not_written(tmp_path):
     ):
         run(tmp_path, params=broken)
     assert not (tmp_path / "samples.jsonl").exists()
+
+
+@pytest.mark.parametrize("rows_per_call", [4, 12])
+def test_a_check_that_crashes_for_the_first_problem_alone_ends_nothing(tmp_path, rows_per_call):
+    """Batches of four rows are of one problem, those of twelve of several."""
+    crashes = []
+
+    def crash(problem, text):
+        crashes[:] = crashes or [problem.id]
+        return Verdict.CRASH if problem.id in crashes else None
+
+    config = dataclasses.replace(CONFIG, rows_per_call=rows_per_call)
+    result, _ = run(tmp_path / "run", FakeTask(crash), config=config)
+    assert result.unjudged == 1 and result.verdicts["crash"] == 1 / 5
+
+
+def test_an_evaluation_with_judged_samples_goes_on_where_all_others_crash(tmp_path):
+    config = dataclasses.replace(CONFIG, rows_per_call=12)
+    with pytest.raises(Killed):
+        run(tmp_path / "run", config=config, kill_at=3)
+    result, _ = run(tmp_path / "run", FakeTask(lambda *_: Verdict.CRASH), config=config)
+    assert 0 < result.verdicts["crash"] < 1

@@ -25,7 +25,7 @@ from entropy_rl.experience.scoring import VERDICTS
 from entropy_rl.rewards import build_rewards
 from entropy_rl.runs.jsonl import read_jsonl
 from entropy_rl.runs.logging import Clock
-from entropy_rl.tasks.task import Problem, Verdict
+from entropy_rl.tasks.task import JudgeError, Problem, Verdict
 from entropy_rl.trainer.prepare import Prepare
 from entropy_rl.types import Rollout
 
@@ -130,6 +130,37 @@ def test_the_config_chooses_the_collector_and_only_a_plain_one_knows_before_judg
     assert type(collect) is kind and run.calls == calls and isinstance(experience, Experience)
     assert experience.scored == P * G * calls.count("judge")
     assert (experience.batches is not None) == ("prepare" in calls)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "told"),
+    [
+        ([Verdict.CRASH] * 6, "6 crash"),
+        ([Verdict.NOT_JUDGED] * 6, "6 not_judged"),
+        ([Verdict.CRASH] * 3 + [Verdict.TIMEOUT] * 2 + [Verdict.NOT_JUDGED], None),
+        ([Verdict.CRASH] * 5 + [Verdict.WRONG], ""),
+    ],
+)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"exploration": ExplorationConfig(2.0)},
+        {"dynamic_sampling": DynamicSamplingConfig(1, at_limit="train")},
+    ],
+    ids=["plain", "exploration", "dynamic"],
+)
+def test_a_step_without_a_judgement_is_an_error_in_every_collector(settings, verdicts, told):
+    run = FakeRun()
+    run.judge = lambda problems, completions: verdicts[: len(completions)]
+    config = RolloutConfig(P, G, 2, N, **settings)
+    collect = make_collector(
+        config, run.sampler, run.generate, lambda round: PROMPTS, 1, run.on_sampled
+    )
+    counts = "2 timeout, 3 crash, 1 not_judged" if told is None else told
+    expected = pytest.raises(JudgeError, match=f"^none of 6 completions was judged: {counts}$")
+    with expected if counts else contextlib.nullcontext():
+        collect(STATE, PROMPTS, 0)
 
 
 @pytest.mark.parametrize(

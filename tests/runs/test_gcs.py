@@ -203,6 +203,16 @@ def test_a_place_for_checkpoints_that_cannot_be_is_refused_in_a_line(here, capsy
     assert line == f"run.checkpoints: must be {allowed}, got {path!r}"
 
 
+@pytest.mark.parametrize("inside", ["", "checkpoints", "a/../b"])
+@pytest.mark.parametrize("more", [[], ["--print_config"]], ids=["run", "print_config"])
+def test_a_place_for_checkpoints_in_the_directory_of_the_run_is_refused(here, capsys, inside, more):
+    path = str(here / "nowhere" / inside)
+    line = refused(capsys, "nowhere", "--run.checkpoints", path, *more)
+    allowed = "outside of run.directory, or null for nowhere/checkpoints"
+    assert line == f"run.checkpoints: must be {allowed}, got {path!r}"
+    assert not (here / "nowhere").exists()
+
+
 def test_a_bucket_that_cannot_be_reached_is_told_in_a_line(bucket, here, capsys, monkeypatch):
     def fails(*_: object) -> bool:
         raise PermissionError("no credentials\nmore lines")

@@ -286,6 +286,13 @@ SETTINGS = {
 }
 
 
+def test_a_start_after_one_that_a_full_disk_cut_short_is_recorded_on_a_line_of_its_own(begun):
+    whole = (begun / "starts.jsonl").read_bytes()
+    (begun / "starts.jsonl").write_bytes(whole + whole[:30])
+    assert resumed() == 0
+    assert len(lines_of(begun / "starts.jsonl")) == 2
+
+
 def test_settings_that_change_no_result_may_change_and_are_logged(begun, capsys):
     changed = [f"{name}: {old!r} -> {new!r}" for name, (old, new) in SETTINGS.items()]
     options = [x for name, (_, new) in SETTINGS.items() for x in (f"--{name}", str(new))]
