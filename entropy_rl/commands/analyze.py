@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,8 +27,12 @@ from entropy_rl.analysis.behaviors import ALL_CLASSES, REFLECTIVE_NAME
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import ModelConfig
+from entropy_rl.config.files import check_creatable
 from entropy_rl.escape import printable
 from entropy_rl.version import __version__
+
+if TYPE_CHECKING:
+    from entropy_rl.evaluation.load_samples import Row
 
 
 def check_expressions(words: WordLists | None, reflective: Sequence[str] | None) -> None:
@@ -121,7 +126,7 @@ def main(config: AnalyzeConfig) -> None:
     import jax
 
     from entropy_rl.evaluation.dynamics import run_dynamics
-    from entropy_rl.evaluation.load_samples import words_of
+    from entropy_rl.evaluation.load_samples import read_rows, words_of
     from entropy_rl.evaluation.samples import refuse_run
     from entropy_rl.evaluation.sentence_encoder import load_embedding
     from entropy_rl.report import (
@@ -136,11 +141,15 @@ def main(config: AnalyzeConfig) -> None:
 
     directory, path = Path(config.output), Path(config.samples)
     refuse_run(directory)
+    check_creatable(directory)
     of_task = words_of(path)
     lists = config.words or of_task[0], config.reflective or of_task[1]
     words, reflective = word_patterns(lists[0]), compile_patterns(lists[1])
     embed = tf_idf if config.encoder is None else load_embedding(config.encoder)
-    responses_of = _make_responses_of(config)
+    read = functools.cache(read_rows)
+    for samples in filter(None, (config.samples, config.base)):
+        read(Path(samples))  # all before any is scored
+    responses_of = _make_responses_of(config, read)
 
     def annotated(path: Path) -> list[Annotated]:
         return [annotate(response, words, reflective) for response in responses_of(path)]
@@ -178,9 +187,11 @@ def main(config: AnalyzeConfig) -> None:
     print(f"\nnumbers{' and figures' if figures else ''}: {directory}")
 
 
-def _make_responses_of(config: AnalyzeConfig) -> Callable[[Path], list[Response]]:
+def _make_responses_of(
+    config: AnalyzeConfig, read: Callable[[Path], list[Row]]
+) -> Callable[[Path], list[Response]]:
     """Make a function from files to responses; the model is loaded once, if needed."""
-    from entropy_rl.evaluation.load_samples import model_of, read_rows, responses_of
+    from entropy_rl.evaluation.load_samples import model_of, responses_of
     from entropy_rl.evaluation.score_texts import score_rows
     from entropy_rl.models.hf_config import read_json
     from entropy_rl.runs.load_model import find_model, load_model, load_tokenizer, model_files
@@ -188,7 +199,7 @@ def _make_responses_of(config: AnalyzeConfig) -> Callable[[Path], list[Response]
     load = functools.cache(load_model)
 
     def of_path(path: Path) -> list[Response]:
-        rows = read_rows(path)
+        rows = read(path)
         if rows[0].tokens is not None:
             model = model_of(path) if config.model is None else find_model(config.model.path)
             directory = model_files(model)

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import require
+from entropy_rl.config.files import check_creatable
 from entropy_rl.escape import printable
 
 
@@ -47,6 +48,7 @@ def main(config: CompareConfig) -> None:
     runs = [find_evaluation(Path(path)) for path in (config.run_a, config.run_b)]
     directory = Path(config.output)
     refuse_run(directory)
+    check_creatable(directory)
     is_other = runs[0].resolve() != runs[1].resolve()
     require(is_other, "run_b", str(runs[1]), f"another evaluation than that of {config.run_a}")
     comparison = compare_runs(*runs)

@@ -13,6 +13,7 @@ import numpy as np
 
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import ModelConfig
+from entropy_rl.config.files import check_creatable
 from entropy_rl.config.sft import ChatDataConfig
 from entropy_rl.escape import echo
 
@@ -95,6 +96,7 @@ def select(config: SelectConfig) -> None:
 
     output = Path(config.output)
     require(not output.exists(), "output", config.output, "a directory that does not exist yet")
+    check_creatable(output)
     directory = model_files(find_model(config.model.path))  # data come before weights
     tokenizer = load_tokenizer(directory)
     eos_ids = eos_ids_of(directory, tokenizer, config.model.extra_eos)

@@ -11,6 +11,7 @@ from typing import Literal
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import require
 from entropy_rl.config.common import ModelConfig
+from entropy_rl.config.files import check_creatable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,22 +51,27 @@ def export(config: ExportConfig) -> Path:
       FileExistsError: If the output directory is not empty.
     """
     from entropy_rl.models import save_hf  # `export --help` must not import jax
+    from entropy_rl.models.hf import check_output
     from entropy_rl.models.peft import save_adapter
     from entropy_rl.report.model_card import write_model_card
     from entropy_rl.runs.hub import upload
     from entropy_rl.runs.load_model import load_model
     from entropy_rl.runs.model_files import find_model, is_run
+    from entropy_rl.runs.stored import CONFIG_FILE, read_recorded_config
 
-    source = find_model(config.model)
+    check_creatable(check_output(config.output))
+    source = find_model(config.model, weights=False)
     require(
         config.push is None or is_run(source), "push", config.push, "null if the model is no run"
     )
-    model = load_model(ModelConfig(path=config.model))
     is_adapter = config.format == "peft"
+    recorded = read_recorded_config(source / CONFIG_FILE).get("model") if is_run(source) else None
+    has_adapter = (recorded or {}).get("lora") is not None
+    have = "merged for a model without an adapter"
+    require(has_adapter or not is_adapter, "format", config.format, have)
+    model = load_model(ModelConfig(path=config.model))
     dtype = config.dtype or ("float32" if is_adapter else "bfloat16")
     if is_adapter:
-        have = "merged for a model without an adapter"
-        require(model.base is not None, "format", config.format, have)
         save_adapter(config.output, model.base.spec, model.adapter, model.base.path, dtype)
     else:
         save_hf(

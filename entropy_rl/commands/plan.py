@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from entropy_rl.cli.failure import DoesNotFit
 from entropy_rl.cli.main import run_verb
+from entropy_rl.config.files import check_writable
 from entropy_rl.config.plan import PlanConfig, PlanSFTConfig
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ def plan_sft(config: PlanSFTConfig) -> None:
 
 
 def _target(config: PlanConfig | PlanSFTConfig) -> Devices:
+    """Check the output, and return the devices."""
+    if config.output is not None:
+        check_writable(Path(config.output))
     # Imported here: `plan --help` must not import jax, and jax must not initialize other devices.
     from entropy_rl.planning.devices import start_on_cpu, topology_devices, virtual_devices
 
@@ -68,6 +72,7 @@ def _finish(plan: Plan, output: str | None, more: dict[str, Any]) -> None:
 
     print(plan_text(plan))
     if output is not None:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(Path(output), json.dumps(plan.to_plain() | more, indent=1) + "\n")
     if plan.too_large is not None:
         raise DoesNotFit(plan.too_large)

@@ -12,6 +12,7 @@ from typing import ClassVar
 from entropy_rl.cli.main import run_verb
 from entropy_rl.commands.analyze import AnalyzeConfig, check_expressions
 from entropy_rl.config.checks import check_numbers, require, require_at_least
+from entropy_rl.config.files import check_creatable, check_writable
 
 _MAX_RUNS = 8  # distinguishable colors
 
@@ -72,7 +73,9 @@ def main(config: ReportConfig) -> None:
     from entropy_rl.runs.jsonl import write_atomically
 
     output = Path(config.output)
-    require(not output.is_dir(), "output", config.output, "a file")
+    check_writable(output)
+    if config.figures is not None:
+        check_creatable(Path(config.figures), "figures")
     report = build_report(
         read_runs(config.runs),
         rows=config.responses,

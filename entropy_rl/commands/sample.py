@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import ModelConfig, TaskConfig
+from entropy_rl.config.files import check_writable
 
 if TYPE_CHECKING:
     from entropy_rl.rollout.state import Completions
@@ -72,7 +73,7 @@ class SampleConfig:
         require_at_least(0, "", self, "seed")
         if self.figure is not None:
             require(self.figure.endswith(".svg"), "figure", self.figure, "a file NAME.svg")
-            require(not Path(self.figure).is_dir(), "figure", self.figure, "a file")
+            check_writable(Path(self.figure), "figure")
 
 
 def main(config: SampleConfig) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +34,41 @@ def require_file(file: Path) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
         raise ValueError(f"{file}: must be a regular file, got {kind}")
+
+
+def check_creatable(directory: Path, field: str = "output") -> None:
+    """Check that a directory can be created, or be written to if it exists. Writes nothing.
+
+    Args:
+      directory: The directory.
+      field: The config field that names it.
+
+    Raises:
+      ValueError: If it is a file, or would be below one.
+      OSError: If this user may not write there.
+    """
+    absolute = directory.absolute()
+    last = next(path for path in (absolute, *absolute.parents) if os.path.exists(path))
+    if not last.is_dir():
+        raise ValueError(
+            f"{field}: must be a directory that can be created, got {str(directory)!r}, as {last} "
+            "is a file"
+        )
+    if not os.access(last, os.W_OK | os.X_OK):
+        is_mounted_so = os.statvfs(last).f_flag & os.ST_RDONLY
+        code = errno.EROFS if is_mounted_so else errno.EACCES
+        raise OSError(code, os.strerror(code), str(last))
+
+
+def check_writable(file: Path, field: str = "output") -> None:
+    """Check that a file can be created or replaced. Writes nothing.
+
+    Raises:
+      ValueError: If it is a directory; also as `check_creatable` for the directory above it.
+    """
+    if file.is_dir():
+        raise ValueError(f"{field}: must be a file, got the directory {str(file)!r}")
+    check_creatable(file.parent, field)
 
 
 def read_text(file: Path) -> str:

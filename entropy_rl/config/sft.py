@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+from math import inf
 from typing import Any, Literal
 
 from entropy_rl.config.checks import MOST_LAYERS, check_numbers, require, require_at_least
@@ -59,12 +60,19 @@ class GateConfig:
     """Minimum quality of the SFT model; measures are fractions of steps or of completions.
 
     Args:
-      at_least: Measure -> minimum.
-      at_most: Measure -> maximum.
+      at_least: Measure -> minimum, >= 0; from 0 to 1 for `pass@K`.
+      at_most: Measure -> maximum, likewise.
     """
 
     at_least: dict[str, float] = dataclasses.field(default_factory=dict)
     at_most: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        for section, limits in dataclasses.asdict(self).items():
+            for name, limit in limits.items():
+                # Of a task's own measures, some are counts.
+                most, allowed = (1, ">= 0 and <= 1") if name.startswith("pass@") else (inf, ">= 0")
+                require(0 <= limit <= most, f"gate.{section}.{name}", limit, allowed)
 
 
 @dataclasses.dataclass(frozen=True)

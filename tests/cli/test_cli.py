@@ -549,6 +549,11 @@ def test_a_config_that_cannot_work_is_refused_before_anything_is_written(
             "mean 'pass@2'?)",
         ),
         (
+            ["--gate.at_least", "{pass@1: 80}"],
+            "gate.at_least.pass@1: must be >= 0 and <= 1, got 80",
+        ),
+        (["--gate.at_most", "{stopped: -1}"], "gate.at_most.stopped: must be >= 0, got -1"),
+        (
             ["--run.evaluate_every", "3"],
             "run.evaluate_every: must be 0, because SFT does not use it, got 3",
         ),
@@ -845,9 +850,20 @@ def test_an_export_never_writes_over_something(refused, here):
     assert line == "precious: must not exist or be an empty directory; nothing was written"
 
 
-def test_what_cannot_be_written_is_named_without_its_temporary_file(refused):
-    line = refused("export", "--model", "model", "--output", "luck.py/exported")
-    assert line == "luck.py/exported: Not a directory"
+def test_an_export_that_cannot_be_written_is_refused_before_weights_are_read(refused, monkeypatch):
+    monkeypatch.setattr("entropy_rl.runs.load_model.load_weights", no_weights)
+    export = ("export", "--model", "model", "--output")
+    line = refused(*export, "luck.py/out")
+    assert line.startswith("output: must be a directory that can be created, got 'luck.py/out', as")
+    line = refused(*export, "out", "--format", "peft")
+    assert line == "format: must be merged for a model without an adapter, got 'peft'"
+
+
+def no_weights(*_, **__):
+    raise AssertionError("weights are read")
+
+
+def test_what_cannot_be_written_is_named_without_its_temporary_file(here):
     with pytest.raises(NotADirectoryError) as error:
         write_atomically(Path("luck.py/table.csv"), "")
     assert error.value.filename == "luck.py/table.csv"

@@ -527,6 +527,23 @@ def test_an_invalid_encoder_is_refused_in_one_line(encoder, name, message):
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_base_and_output_are_checked_before_texts_are_scored(tmp_path, monkeypatch, capsys):
+    def no_model(*_, **__):
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr("entropy_rl.runs.load_model.load_model", no_model)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.jsonl").write_text('{"prompt": "p", "completion": "c"}\n')
+    arguments = ("--samples", "t.jsonl", "--model.path", "model")
+    for more, message in (
+        (("--base", "gone.jsonl"), "gone.jsonl: must be a JSONL file or the directory of"),
+        (("--output", "t.jsonl/out"), "output: must be a directory that can be created, got"),
+    ):
+        assert analyze(*arguments, *more) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"entropy-rl analyze: {message}") and error.count("\n") == 1
+
+
 def test_an_encoder_that_cannot_be_used_ends_the_program_in_one_line(samples, tmp_path, capsys):
     arguments = ("--samples", samples, "--output", tmp_path / "out", "--encoder")
     assert analyze(*arguments, "x") == 2

@@ -128,6 +128,7 @@ def test_what_is_selected_can_be_trained_on(scored, at_work, here):
         ({"data.train": "blank.jsonl", "data.special_tokens": True}, "data.train: must have a "
          "text with tokens that begin a step and others, by the rule 'sentence', got none of 1"),
         ({"output": "talker"}, "output: must be a directory that does not exist yet, got"),
+        ({"output": "texts.jsonl/no"}, "output: must be a directory that can be created, got"),
         ({"source_field": "techer"}, "source_field: must be a field of all 12 rows, 12 of which "
          "are without it, got 'techer'"),
         ({"source_field": "number"}, "data.train: the regression of ASLEC-CASL must have at least "
