@@ -26,13 +26,30 @@ def advantage_of(config: TrainConfig) -> Transform:
     """Build the advantage of a run: the chain of its config, with group size and discount.
 
     Raises:
-      ValueError: As `build_advantage`; or a transform refuses what those before it make.
+      ValueError: As `build_advantage`; a transform refuses what those before it make; or a
+        penalty begins above the limit of new tokens.
     """
     gamma = None if config.critic is None else config.critic.gamma
     group_size = config.rollout.group_size
     advantage = build_advantage(config.advantage, group_size, gamma, config.rewards)
+    _check_overlong(config)
     _check_shapes(config, advantage)
     return advantage
+
+
+def _check_overlong(config: TrainConfig) -> None:
+    """Check that a completion of a run can be long enough for each `overlong_penalty`."""
+    longest = config.rollout.max_new_tokens
+    for i, spec in enumerate(config.advantage or ()):
+        if spec["name"] == "overlong_penalty":
+            limit, buffer = spec["max_tokens"], spec["buffer_tokens"]
+            require(
+                limit - buffer < longest,
+                f"advantage[{i}].max_tokens",
+                limit,
+                f"less than rollout.max_new_tokens + buffer_tokens ({longest + buffer}), or the "
+                "penalty has no effect",
+            )
 
 
 def _check_shapes(config: TrainConfig, advantage: Transform) -> None:

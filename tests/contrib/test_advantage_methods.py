@@ -16,6 +16,7 @@ from advantage_problem import G, N, make_problem, on_tokens, rows_of, std
 import entropy_rl
 from entropy_rl.advantages import (
     Transform,
+    advantage_of,
     build_advantage,
     gpg,
     group_center,
@@ -23,7 +24,9 @@ from entropy_rl.advantages import (
     opo,
     overlong_penalty,
 )
+from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.registry import factories_of
+from entropy_rl.config.train import TrainConfig
 from entropy_rl.contrib import (
     asymgrpo,
     eapo,
@@ -55,6 +58,24 @@ def test_rows_of_equal_length_make_the_length_weighted_center_the_plain_one():
     rewards, stats = judged_problem()
     stats = stats.replace(mask=jnp.ones_like(stats.mask))
     np.testing.assert_allclose(opo(G)(rewards, stats), group_center(G)(rewards, stats), atol=1e-7)
+
+
+def test_a_punishment_that_no_completion_is_long_enough_for_is_refused():
+    recipe = ["--config", "configs/countdown_grpo.yaml", "--rollout.max_new_tokens", "20"]
+
+    def chain_of(max_tokens):
+        penalty = {"name": "overlong_penalty", "max_tokens": max_tokens, "buffer_tokens": 10}
+        transforms = [{"name": "group_normalize"}, penalty]
+        named = ["--advantage", yaml.safe_dump(transforms, default_flow_style=True)]
+        return advantage_of(parse_config(TrainConfig, "train", [*recipe, *named]))
+
+    assert len(chain_of(29).members) == 2  # a completion of 20 tokens is 1 above 29 - 10
+    says = (
+        "advantage[1].max_tokens: must be less than rollout.max_new_tokens + buffer_tokens (30), "
+        "or the penalty has no effect, got 30"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
+        chain_of(30)
 
 
 def test_the_punishment_of_length_grows_over_the_last_tokens_of_the_limit_and_not_beyond():
