@@ -104,7 +104,7 @@ def select(config: SelectConfig) -> None:
     contents, texts = [content for content, _ in rows], [row[0] for _, row in rows]
     _check_json(contents)
     spans = TokenSpans(lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
-    first = [_first_of(text, spans, config) for text in texts]
+    first = [_first_of(text, spans, config.steps, config.first_tokens) for text in texts]
     usable = [mask.any() and not mask.all() for mask in first]
     if not any(usable):
         raise ValueError(
@@ -114,6 +114,8 @@ def select(config: SelectConfig) -> None:
     contents, texts, first = (
         [x for x, use in zip(part, usable, strict=True) if use] for part in (contents, texts, first)
     )
+    begins = [_first_of(text, spans, config.steps, 1) for text in texts]
+    length = np.array([of_text.size / of_text.sum() for of_text in begins])  # tokens of a step
     model = load_model(config.model, make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]))
     scores = step_scores(_log_probs(texts, model, config), first)
     groups = _groups(texts, config)
@@ -128,10 +130,10 @@ def select(config: SelectConfig) -> None:
         "groups": len(set(groups)),
         "kept": len(kept),
         "kept_by_logp_too": len(by_logp & set(kept)),
-        "step_length": float(scores.step_length.mean()),
-        "step_length_of_kept": float(scores.step_length[kept].mean()),
-        "step_length_by_logp": float(scores.step_length[sorted(by_logp)].mean()),
-        "correlation_with_step_length": _correlations(scores, values, config.score),
+        "step_length": float(length.mean()),
+        "step_length_of_kept": float(length[kept].mean()),
+        "step_length_by_logp": float(length[sorted(by_logp)].mean()),
+        "correlation_with_step_length": _correlations(scores, length, values, config.score),
         "regressions": {source: fit._asdict() for source, fit in fits.items()},
     }
     chosen = (contents[i] | {"scores": _scores_of(i, scores, values, config.score)} for i in kept)
@@ -155,17 +157,14 @@ def _check_json(contents: Sequence[dict[str, Any]]) -> None:
                 ) from error
 
 
-def _first_of(text: EncodedText, spans: TokenSpans, config: SelectConfig) -> np.ndarray:
-    """Mark first tokens of steps among the targets of a text, bool[targets]."""
+def _first_of(text: EncodedText, spans: TokenSpans, rule: str, count: int) -> np.ndarray:
+    """Mark the first `count` tokens of steps among the targets of a text, bool[targets]."""
     from entropy_rl.analysis.steps import first_tokens
 
     ids, mask = np.array(text.ids), np.array(text.mask)
     turns = np.split(ids, np.flatnonzero(np.diff(mask)) + 1)
     said = turns[0 if mask[0] else 1 :: 2]
-    found = [
-        first_tokens(*spans(turn.tolist()), config.steps, config.first_tokens) for turn in said
-    ]
-    return np.concatenate(found)
+    return np.concatenate([first_tokens(*spans(turn.tolist()), rule, count) for turn in said])
 
 
 def _log_probs(
@@ -228,10 +227,11 @@ def _top(values: np.ndarray, groups: Sequence[Any], keep: int) -> list[int]:
     )
 
 
-def _correlations(scores: StepScores, values: np.ndarray, score: str) -> dict[str, float | None]:
+def _correlations(
+    scores: StepScores, length: np.ndarray, values: np.ndarray, score: str
+) -> dict[str, float | None]:
     """Pearson's correlation of each score with the mean length of steps; None if undefined."""
     found = {"logp": scores.logp, "drop": scores.drop, score: values}
-    length = scores.step_length
 
     def correlation(x: np.ndarray) -> float | None:
         defined = len(x) > 1 and x.std() > 0 and length.std() > 0

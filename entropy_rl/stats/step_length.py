@@ -27,11 +27,6 @@ class StepScores(NamedTuple):
     drop: np.ndarray
     fraction: np.ndarray
 
-    @property
-    def step_length(self) -> np.ndarray:
-        """f64[n], 1 / Z: tokens of a step, if each has one first token."""
-        return 1 / self.fraction
-
 
 class StepRegression(NamedTuple):
     """Least squares of the mean log-prob: logp = β₀ + β₁ first + β₂ drop + γ Z.

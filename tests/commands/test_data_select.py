@@ -105,6 +105,21 @@ def test_the_best_of_each_prompt_are_kept_in_their_order(scored, at_work, here, 
     assert statistics["kept_by_logp_too"] == len(by_logp & set(expected))
 
 
+def test_the_length_of_steps_is_that_between_their_beginnings(scored, at_work, here):
+    # With one first token per step it is 1 / Z; with two it is the same, and Z is not.
+    assert select("two", first_tokens=2, keep=99, group_by="all") == 0
+    rows, statistics = results(at_work / "two")
+    expected = [1 / row["scores"]["fraction_first"] for row in scored]
+    assert len(rows) == len(scored) and statistics["rule"]["first_tokens"] == 2
+    np.testing.assert_allclose(statistics["step_length"], np.mean(expected), rtol=1e-12)
+    logp = [row["scores"]["logp"] for row in rows]
+    np.testing.assert_allclose(
+        statistics["correlation_with_step_length"]["logp"],
+        np.corrcoef(logp, expected)[0, 1],
+        rtol=1e-9,
+    )
+
+
 def test_each_source_has_a_regression_of_its_own(at_work, here, capsys):
     assert select("apart", source_field="teacher") == 0
     assert results(at_work / "apart")[1]["regressions"].keys() == {"a", "b"}

@@ -15,7 +15,6 @@ def test_scores_are_means_over_first_and_other_tokens():
     np.testing.assert_allclose(found.first, [-3.5, -3.0])
     np.testing.assert_allclose(found.drop, [-1.5, -1.0])
     np.testing.assert_allclose(found.fraction, [0.5, 0.5])
-    np.testing.assert_allclose(found.step_length, [2.0, 2.0])
 
 
 def simulate(count=4000, seed=0):
@@ -28,7 +27,7 @@ def simulate(count=4000, seed=0):
 
 def test_both_corrections_remove_the_correlation_with_the_length_of_steps():
     scores = simulate()
-    of_length = lambda x: np.corrcoef(x, scores.step_length)[0, 1]  # noqa: E731
+    of_length = lambda x: np.corrcoef(x, 1 / scores.fraction)[0, 1]  # noqa: E731
     assert of_length(scores.logp) > 0.4
     assert abs(of_length(scores.drop)) < 0.05
     assert abs(of_length(casl(scores, fit_steps(scores)))) < 0.05
