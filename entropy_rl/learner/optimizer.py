@@ -121,9 +121,28 @@ def _adafactor(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientT
     # of an update, not relative to the size of a parameter.
     return optax.chain(
         optax.scale_by_factored_rms(),
-        optax.clip_by_block_rms(1.0),
+        _clip_by_rms(1.0),
         *_decay_and_rate(config, rate),
     )
+
+
+def _clip_by_rms(threshold: float) -> optax.GradientTransformation:
+    """Scale the update u of each matrix or vector to a root mean square of at most d.
+
+        u / max(1, RMS(u) / d)
+
+    As `optax.clip_by_block_rms`, but each layer of weights that are stacked over layers is a matrix
+    of its own, as in `scale_by_factored_rms`, which factors the two largest axes. Source: Alg. 4 of
+    arXiv 1804.04235.
+    """
+
+    def clip(path: tuple, u: jax.Array) -> jax.Array:
+        stacked = jax.tree_util.keystr(path, simple=True, separator="/").startswith("layers/")
+        axes = range(1 if stacked else 0, u.ndim)
+        rms = jnp.sqrt(jnp.mean(jnp.square(u), axis=tuple(axes), keepdims=True))
+        return u / jnp.maximum(1.0, rms / threshold)
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(clip, updates))
 
 
 def _muon(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:

@@ -202,6 +202,33 @@ def test_adafactor_of_a_matrix_of_rank_one_takes_the_sign():
     np.testing.assert_allclose(change["w"], -0.1 * jnp.sign(gradient), rtol=1e-4)
 
 
+def test_adafactor_clips_the_update_of_each_layer_by_its_own_size():
+    # Updates of the second step are g / sqrt(v) with v = (1 - β) g² + β g₀², β = 1 - 2^-0.8: the
+    # gradient of the second layer grows, and with it the RMS of its update, those of others do not.
+    key = jax.random.key(0)
+    before = 1 + jax.random.uniform(key, (3, 2, 4))
+    after = before.at[1].multiply(100.0)
+    tree = lambda x: {"layers": {"q_proj": {"kernel": x}}}  # noqa: E731
+    stacked = changes("adafactor", [tree(before), tree(after)], tree(jnp.zeros((3, 2, 4))))
+    stacked = stacked[1]["layers"]["q_proj"]["kernel"]
+    for i in range(3):
+        gradients = [{"w": before[i]}, {"w": after[i]}]
+        alone = changes("adafactor", gradients, {"w": jnp.zeros((2, 4))})[1]["w"]
+        np.testing.assert_allclose(stacked[i], alone, rtol=1e-6)
+        assert np.sqrt(np.mean(np.square(alone))) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_adafactor_factors_the_matrix_of_each_layer():
+    key = jax.random.key(0)
+    gradient = jax.random.normal(key, (3, 128, 130))
+    tree = lambda x: {"layers": {"q_proj": {"kernel": x}}}  # noqa: E731
+    (change,) = changes("adafactor", [tree(gradient)], tree(jnp.zeros((3, 128, 130))))
+    for i in range(3):
+        (alone,) = changes("adafactor", [{"w": gradient[i]}], {"w": jnp.zeros((128, 130))})
+        found = change["layers"]["q_proj"]["kernel"][i]
+        np.testing.assert_allclose(found, alone["w"], rtol=1e-5)
+
+
 def test_muon_orthogonalizes_each_matrix_of_a_layer_and_leaves_the_rest_to_adam():
     key = jax.random.key(0)
     params = {
