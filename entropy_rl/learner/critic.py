@@ -135,22 +135,27 @@ def make_critic_gradient(
             )
             weights = loss.aggregation_weights(mask, tokens=tokens, sequences=sequences)
             total = jnp.sum(weights * per_token)
-            sums = {
-                "value": rows.values,
-                "return": targets,
-                "return_square": jnp.square(targets),
-                "error_square": jnp.square(targets - rows.values),
-                "clipped": clipped,
-            }
-            return total, {"loss": total} | {name: masked_sum(x, mask) for name, x in sums.items()}
+            return total, {"loss": total, "clipped": masked_sum(clipped, mask)}
+
+        def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            # Not E[x²] - E[x]², which loses all digits in float32 where the mean is large.
+            mean = masked_sum(x, mask) / jnp.maximum(tokens, 1)
+            return mean, masked_sum(jnp.square(x - mean), mask) / jnp.maximum(tokens, 1)
 
         grads, sums = micro_batches.gradient(part_loss, params, (batch, targets))
-        metrics = {
-            "loss": sums.pop("loss"),
+        target, target_variance = moments(targets)
+        error, error_variance = moments(targets - batch.values)
+        return grads, {
+            "loss": sums["loss"],
             "grad_norm": optax.global_norm(grads),
             "tokens": tokens,
+            "value": masked_sum(batch.values, mask) / jnp.maximum(tokens, 1),
+            "return": target,
+            "return_variance": target_variance,
+            "error": error,
+            "error_variance": error_variance,
+            "clipped": sums["clipped"] / jnp.maximum(tokens, 1),
         }
-        return grads, metrics | {name: x / jnp.maximum(tokens, 1) for name, x in sums.items()}
 
     return gradient
 
@@ -240,16 +245,23 @@ def mean_critic_metrics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float
     """Combine the metrics of several updates of the critic, by their names in metrics.jsonl.
 
     The explained variance 1 - Var(G - V) / Var(G) is that of the values before the first update,
-    over all tokens of these updates; 0 if all targets are equal.
+    over all tokens of these updates; 0 if all targets are equal to the precision of float32.
 
     Args:
       metrics: Of each update, on the host.
     """
     means = mean_over_updates(metrics)
-    variance = means["return_square"] - means["return"] ** 2
-    unexplained = means["error_square"] - (means["return"] - means["value"]) ** 2
-    # A smaller variance of float32 sums is rounding: all targets are equal.
-    explained = 1 - unexplained / variance if variance > 1e-6 * means["return_square"] else 0.0
+    squares = [
+        {name: float(of[name]) ** 2 for name in ("return", "error")} | {"tokens": of["tokens"]}
+        for of in metrics
+    ]
+    square = mean_over_updates(squares)
+    # Within the updates and between them.
+    variance, unexplained = (
+        means[f"{name}_variance"] + square[name] - means[name] ** 2 for name in ("return", "error")
+    )
+    # A smaller variance is the rounding of float32: all targets are equal.
+    explained = 1 - unexplained / variance if variance > 1e-10 * square["return"] else 0.0
     return {
         "value_loss": means["loss"],
         "value": means["value"],

@@ -1,6 +1,7 @@
 """The critic: its values, its updates, and runs with one."""
 
 import contextlib
+import dataclasses
 import json
 import re
 
@@ -311,6 +312,36 @@ def test_the_explained_variance_is_that_over_all_tokens_of_the_updates(key):
         means["explained_variance"], 1 - (targets - values).var() / targets.var(), rtol=1e-4
     )
     np.testing.assert_allclose(means["value"], values.mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [None, 15])
+def test_the_explained_variance_survives_a_large_mean(key, tokens):
+    """Rewards of 1000 and 1001, at the last token, without discount: all targets are these."""
+    backbone, optimizer = table_policy(V), optax.sgd(0.0)
+    critic = dataclasses.replace(CRITIC, gamma=1.0, lam=1.0)
+    settings = PassSettings(max_tokens_per_micro_batch=tokens)
+    update = make_critic_update(backbone, gae(1.0, 1.0), optimizer, critic, settings=settings)
+
+    def explained(rewards, values):
+        state = init_state(backbone.init(key), optimizer).replace(
+            critic=make_critic(backbone, key, optimizer)
+        )
+        metrics = []
+        for half in np.split(rewards, 2):
+            data = make_data().replace(rewards=half)
+            values_of = jnp.where(data.completion_mask, values(half)[:, None], 0)
+            state, found = update(state, data.replace(values=values_of))
+            metrics.append(jax.device_get(found))
+        return mean_critic_metrics(metrics)["explained_variance"]
+
+    rewards = np.float32(1000 + np.arange(2 * P * G) % 2)
+    assert explained(rewards, lambda r: r) == pytest.approx(1, abs=1e-6)
+    assert explained(rewards, lambda r: r - 500) == pytest.approx(1, abs=1e-6)
+    assert explained(rewards, lambda r: 0 * r) == pytest.approx(0, abs=1e-6)
+    # Also where targets differ between updates alone.
+    apart = np.float32(1000 + (np.arange(2 * P * G) < P * G))
+    assert explained(apart, lambda r: r) == pytest.approx(1, abs=1e-6)
+    assert explained(np.full(2 * P * G, 1000.1, np.float32), lambda r: 0 * r) == 0
 
 
 # --- the policy, with a critic
