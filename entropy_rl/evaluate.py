@@ -21,6 +21,7 @@ from entropy_rl.evaluation import Evaluation, evaluate_into, evaluation_prompts
 from entropy_rl.evaluation.fingerprint import check_free
 from entropy_rl.evaluation.samples import samples_file
 from entropy_rl.report import curve_of, evaluation_table, write_pass_at_k
+from entropy_rl.rollout.stop_strings import check_stop_strings
 from entropy_rl.runs.compile_log import compile_log
 from entropy_rl.runs.directory import (
     CONFIG_FILE,
@@ -29,7 +30,13 @@ from entropy_rl.runs.directory import (
     claim_directory,
 )
 from entropy_rl.runs.hub import is_hub_id, pin_models
-from entropy_rl.runs.load_model import check_length, find_model, is_run, load_model
+from entropy_rl.runs.load_model import (
+    check_length,
+    find_model,
+    is_run,
+    load_model,
+    read_model_files,
+)
 from entropy_rl.runs.logging import Progress
 from entropy_rl.runs.preemption import catch_signals
 from entropy_rl.runs.provenance import record_start
@@ -63,17 +70,18 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
     check_directory(directory, config, **_OURS)
     mesh = make_mesh(config.mesh, jax.local_devices())
     task = load_task(config.task.name, config.task.args, config.task.episodes)
-    # Before the model is loaded.
     problems_of(task, config.evaluation.split, "evaluation.split")
-    model = load_model(config.model, mesh)
-    prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, config.max_prompt_tokens)
-    check_length(model, prompts.length + config.evaluation.max_new_tokens)
+    files = read_model_files(config.model)
+    check_stop_strings(files.tokenizer, config.evaluation.stop, "evaluation.stop")
+    prompts = evaluation_prompts(config.evaluation, task, files.tokenizer, config.max_prompt_tokens)
+    check_length(files, prompts.length + config.evaluation.max_new_tokens)
     shard = (
         jax.process_index() if config.shard is None else config.shard,
         jax.process_count() if config.shards is None else config.shards,
     )
     prompts.shard(*shard)  # raises for a bad shard before anything is written
     check_free(samples_file(directory, *shard))
+    model = load_model(config.model, mesh, files=files)
     # All processes write the same config.
     claim_directory(directory, dataclasses.replace(config, shard=None, shards=None), **_OURS)
     record_start(directory)

@@ -19,6 +19,7 @@ from entropy_rl.escape import echo
 
 if TYPE_CHECKING:
     from entropy_rl.analysis import TokenSpans
+    from entropy_rl.evaluation.score_texts import TextRow
     from entropy_rl.experience.chats import EncodedText
     from entropy_rl.runs.load_model import Model
     from entropy_rl.stats.step_length import StepRegression, StepScores
@@ -87,20 +88,18 @@ def select(config: SelectConfig) -> None:
     from entropy_rl.analysis import TokenSpans
     from entropy_rl.config.common import MeshConfig
     from entropy_rl.distributed.sharding import make_mesh
+    from entropy_rl.evaluation.score_texts import padded_lengths
     from entropy_rl.experience.chat_data import read_contents
     from entropy_rl.runs.jsonl import write_atomically
-    from entropy_rl.runs.load_model import load_model
-    from entropy_rl.runs.model_files import find_model, model_files
-    from entropy_rl.runs.tokenizer import eos_ids_of, load_tokenizer
+    from entropy_rl.runs.load_model import load_model, read_model_files
     from entropy_rl.stats.step_length import step_scores
 
     output = Path(config.output)
     require(not output.exists(), "output", config.output, "a directory that does not exist yet")
     check_creatable(output)
-    directory = model_files(find_model(config.model.path))  # data come before weights
-    tokenizer = load_tokenizer(directory)
-    eos_ids = eos_ids_of(directory, tokenizer, config.model.extra_eos)
-    rows = read_contents(config.data, "train", tokenizer, eos_ids)
+    files = read_model_files(config.model)  # data come before weights
+    tokenizer = files.tokenizer
+    rows = read_contents(config.data, "train", tokenizer, files.eos_ids)
     contents, texts = [content for content, _ in rows], [row[0] for _, row in rows]
     _check_json(contents)
     spans = TokenSpans(lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
@@ -116,10 +115,14 @@ def select(config: SelectConfig) -> None:
     )
     begins = [_first_of(text, spans, config.steps, 1) for text in texts]
     length = np.array([of_text.size / of_text.sum() for of_text in begins])  # tokens of a step
-    model = load_model(config.model, make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]))
-    scores = step_scores(_log_probs(texts, model, config), first)
+    sources, parts = _sources(contents, config), _parts(texts)
+    size = config.max_tokens_per_micro_batch
+    longest, allowed = sum(padded_lengths(parts)), "the longest prompt and completion"
+    require(size >= longest, "max_tokens_per_micro_batch", size, f">= {longest}, {allowed}")
+    model = load_model(config.model, make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]), files=files)
+    scores = step_scores(_log_probs(parts, model, size), first)
     groups = _groups(texts, config)
-    values, fits = _values(scores, contents, config)
+    values, fits = _values(scores, sources, config)
     kept = _top(values, groups, config.keep)
     by_logp = set(_top(scores.logp, groups, config.keep))
     statistics = {
@@ -167,18 +170,18 @@ def _first_of(text: EncodedText, spans: TokenSpans, rule: str, count: int) -> np
     return np.concatenate([first_tokens(*spans(turn.tolist()), rule, count) for turn in said])
 
 
-def _log_probs(
-    texts: Sequence[EncodedText], model: Model, config: SelectConfig
-) -> list[np.ndarray]:
-    """Log-probs of the targets of each text."""
-    from entropy_rl.evaluation.score_texts import score_tokens
-
+def _parts(texts: Sequence[EncodedText]) -> list[TextRow]:
     starts = [text.mask.index(True) for text in texts]
-    parts = [
+    return [
         (text.ids[:start], text.ids[start:], text.mask[start:])
         for text, start in zip(texts, starts, strict=True)
     ]
-    size = config.max_tokens_per_micro_batch
+
+
+def _log_probs(parts: Sequence[TextRow], model: Model, size: int) -> list[np.ndarray]:
+    """Log-probs of the targets of each text."""
+    from entropy_rl.evaluation.score_texts import score_tokens
+
     found = score_tokens(parts, model, temperature=1.0, max_tokens_per_micro_batch=size)
     return [
         log_probs[np.array(mask)] for (log_probs, _), (_, _, mask) in zip(found, parts, strict=True)
@@ -191,21 +194,25 @@ def _groups(texts: Sequence[EncodedText], config: SelectConfig) -> list[Any]:
     return [tuple(text.ids[: text.mask.index(True)]) for text in texts]
 
 
+def _sources(contents: Sequence[dict[str, Any]], config: SelectConfig) -> list[str]:
+    """Return the source of each text, whose texts have a regression of their own."""
+    if config.source_field is None:
+        return ["all"] * len(contents)
+    missing = sum(config.source_field not in row for row in contents)
+    where = f"a field of all {len(contents)} rows, {missing} of which are without it"
+    require(missing == 0, "source_field", config.source_field, where)
+    return [str(row[config.source_field]) for row in contents]
+
+
 def _values(
-    scores: StepScores, contents: Sequence[dict[str, Any]], config: SelectConfig
+    scores: StepScores, sources: Sequence[str], config: SelectConfig
 ) -> tuple[np.ndarray, dict[str, StepRegression]]:
     """Scores by which texts are chosen, and the regressions by source that they need."""
     from entropy_rl.stats.step_length import StepScores, casl, fit_steps
 
     if config.score != "casl":
         return getattr(scores, config.score), {}
-    sources = ["all"] * len(contents)
-    if config.source_field is not None:
-        missing = sum(config.source_field not in row for row in contents)
-        where = f"a field of all {len(contents)} rows, {missing} of which are without it"
-        require(missing == 0, "source_field", config.source_field, where)
-        sources = [str(row[config.source_field]) for row in contents]
-    values, fits = np.zeros(len(contents)), {}
+    values, fits = np.zeros(len(sources)), {}
     for source in dict.fromkeys(sources):
         rows = np.array([other == source for other in sources])
         part = StepScores(*(x[rows] for x in scores))

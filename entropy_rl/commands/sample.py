@@ -14,7 +14,7 @@ from entropy_rl.config.files import check_writable
 
 if TYPE_CHECKING:
     from entropy_rl.rollout.state import Completions
-    from entropy_rl.runs.load_model import Model
+    from entropy_rl.runs.load_model import ModelFiles
     from entropy_rl.tasks.task import Problem, Task
 
 _CHUNK = 4  # decode steps between host synchronizations
@@ -91,19 +91,21 @@ def main(config: SampleConfig) -> None:
     from entropy_rl.rollout import make_generate
     from entropy_rl.rollout.stop_strings import stop_rule
     from entropy_rl.runs.jsonl import write_atomically
-    from entropy_rl.runs.load_model import check_length, load_model
+    from entropy_rl.runs.load_model import check_length, load_model, read_model_files
     from entropy_rl.tasks import closing, load_task
     from entropy_rl.types import FinishReason
 
     task = None
     if config.task is not None:
         task = load_task(config.task.name, config.task.args, config.task.episodes)
-    model = load_model(config.model)
-    prompt, ids, problem = _prompt(config, model, task)
+    files = read_model_files(config.model)
+    prompt, ids, problem = _prompt(config, files, task)
+    stop = stop_rule(files.tokenizer, config.stop, "stop")
     ids = np.array([ids], np.int32)
     mask = np.arange(-(-ids.size // _MULTIPLE) * _MULTIPLE)[None] < ids.size
-    check_length(model, ids.size + config.max_new_tokens)
+    check_length(files, ids.size + config.max_new_tokens)
     ids = np.pad(ids, ((0, 0), (0, mask.size - ids.size)))
+    model = load_model(config.model, files=files)
     key, decoding = jax.random.key(config.seed), DecodingConfig(slots=1, chunk_steps=_CHUNK)
     episodes, of_turn = None, None
     if problem is not None:
@@ -117,7 +119,7 @@ def main(config: SampleConfig) -> None:
         pad_id=model.pad_id,
         temperature=config.temperature,
         decoding=decoding,
-        stop=stop_rule(model.tokenizer, config.stop, "stop"),
+        stop=stop,
         max_turn_tokens=of_turn,
     )
     index = np.array([0 if problem is None else problem.id], np.int32)
@@ -160,7 +162,7 @@ def main(config: SampleConfig) -> None:
 
 
 def _prompt(
-    config: SampleConfig, model: Model, task: Task | None
+    config: SampleConfig, model: ModelFiles, task: Task | None
 ) -> tuple[str, list[int], Problem | None]:
     """Return the prompt, its tokens, and the problem that it equals, if any.
 

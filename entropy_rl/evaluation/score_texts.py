@@ -17,6 +17,9 @@ from entropy_rl.runs.load_model import Model, check_length
 from entropy_rl.tasks.task import Problem
 from entropy_rl.types import Rollout
 
+# (prompt, completion, which of its tokens count), as ids.
+TextRow = tuple[list[int], list[int], list[bool]]
+
 _ROWS_AT_ONCE = 64
 _LENGTH_MULTIPLE = 8
 
@@ -55,7 +58,7 @@ def score_rows(
 
 
 def score_tokens(
-    rows: Sequence[tuple[list[int], list[int], list[bool]]],
+    rows: Sequence[TextRow],
     model: Model,
     *,
     temperature: float,
@@ -75,10 +78,7 @@ def score_tokens(
     Raises:
       ValueError: A row does not fit into a micro-batch.
     """
-    prompt_length, length = (
-        max(1, -(-max(len(row[part]) for row in rows) // _LENGTH_MULTIPLE)) * _LENGTH_MULTIPLE
-        for part in (0, 1)
-    )
+    prompt_length, length = padded_lengths(rows)
     check_length(model, prompt_length + length)
     settings = PassSettings(
         temperature=temperature, max_tokens_per_micro_batch=max_tokens_per_micro_batch
@@ -105,8 +105,17 @@ def _encode(row: Row, model: Model) -> tuple[list[int], list[int]]:
     return prompt, model.tokenizer.encode(row.completion, add_special_tokens=False)
 
 
+def padded_lengths(rows: Sequence[TextRow]) -> tuple[int, int]:
+    """Return the padded lengths of prompts and completions; a micro-batch holds their sum."""
+    prompt, completion = (
+        max(1, -(-max(len(row[part]) for row in rows) // _LENGTH_MULTIPLE)) * _LENGTH_MULTIPLE
+        for part in (0, 1)
+    )
+    return prompt, completion
+
+
 def _as_rollout(
-    rows: Sequence[tuple[list[int], list[int], list[bool]]],
+    rows: Sequence[TextRow],
     prompt_length: int,
     length: int,
     pad_id: int,

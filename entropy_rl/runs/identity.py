@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from entropy_rl.config.files import error_text, require_file
 from entropy_rl.models.peft import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from entropy_rl.runs.checkpoint import newest_undamaged
 from entropy_rl.runs.digests import DIGESTS_FILE, SIZES_FILE, sha256_of, sha256_of_values
@@ -42,7 +43,7 @@ def model_identity(path: str, field: str = "model.path") -> Identity:
     if is_run(found):
         weights = _checkpoint_identity(found)
     else:
-        names = sorted(path.name for path in found.iterdir() if ".safetensors" in path.name)
+        names = sorted(p.name for p in found.iterdir() if ".safetensors" in p.name and p.is_file())
         weights = sha256_of(found, names)
     components = {"weights": weights, "model files": model_file_digests(model_files(found))}
     return {
@@ -53,7 +54,13 @@ def model_identity(path: str, field: str = "model.path") -> Identity:
 
 def adapter_identity(directory: str) -> Identity:
     """Return the digest of the adapter of a `model.lora.path`, as a part of the weights."""
-    digests = sha256_of(Path(directory).expanduser(), [ADAPTER_CONFIG, ADAPTER_WEIGHTS])
+    found, names = Path(directory).expanduser(), (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+    try:
+        for name in names:
+            require_file(found / name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model.lora.path: {error_text(error)}") from error
+    digests = sha256_of(found, names)
     return {"weights": {f"model.lora.path/{name}": digest for name, digest in digests.items()}}
 
 
@@ -64,9 +71,11 @@ def model_file_digests(directory: Path) -> dict[str, str]:
 
 
 def _checkpoint_identity(run: Path) -> dict[str, str]:
-    """Return the digest of the digests of a checkpoint; loading it has verified them."""
+    """Return the digest of the digests of a checkpoint; loading it verifies them."""
     directory = checkpoints_of(run)
-    step, _ = newest_undamaged(directory, contents=False)
+    step = newest_undamaged(directory, contents=False)[0] if directory.is_dir() else None
+    if step is None:
+        raise ValueError(f"{directory}: there is no complete checkpoint yet")
     checkpoint = directory / str(step)
     names = [DIGESTS_FILE]
     if not (checkpoint / DIGESTS_FILE).exists():  # of an earlier version

@@ -96,6 +96,49 @@ class Model:
         return f"Model({str(self.directory)!r}, {count:,} parameters)"
 
 
+class ModelFiles(NamedTuple):
+    """What is read of a model before its weights.
+
+    Attributes:
+      config: The architecture that config.json names.
+      tokenizer: Of Hugging Face.
+      eos_ids: Tokens that end a completion.
+      pad_id: Fills the end of rows.
+      directory: Of config.json and the tokenizer.
+      unused: As in `Model`.
+    """
+
+    config: DecoderConfig
+    tokenizer: Any
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    directory: Path
+    unused: Ranges
+
+
+def read_model_files(config: ModelConfig) -> ModelFiles:
+    """Read config.json and the tokenizer of a model, for checks that need no weights.
+
+    Args:
+      config: The `model` section; of a model of the hub, no weights are downloaded.
+
+    Raises:
+      ValueError: If there is no such model, or one of these files cannot be used.
+    """
+    return _read_files(config, model_files(find_model(config.path, weights=False)))
+
+
+def _read_files(config: ModelConfig, directory: Path) -> ModelFiles:
+    decoder = read_config(directory)
+    named_ends(directory)  # raises early, and in other words than transformers
+    tokenizer = load_tokenizer(directory)
+    unused = unused_ids(directory, tokenizer, decoder.vocab_size)
+    eos_ids = eos_ids_of(directory, tokenizer, config.extra_eos)
+    # Masks mark padding, so any id can serve for a tokenizer without a padding token.
+    pad_id = eos_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return ModelFiles(decoder, tokenizer, eos_ids, pad_id, directory, unused)
+
+
 def make_model(
     make: Callable[[Mesh | None], Policy],
     params: Params,
@@ -121,7 +164,10 @@ def make_model(
 
 
 def load_model(
-    config: ModelConfig | str, mesh: Mesh | None = None, key: jax.Array | None = None
+    config: ModelConfig | str,
+    mesh: Mesh | None = None,
+    key: jax.Array | None = None,
+    files: ModelFiles | None = None,
 ) -> Model:
     """Load a model from whatever `config.path` names.
 
@@ -129,6 +175,7 @@ def load_model(
       config: The `model` section, or its path alone, such as "asset:countdown".
       mesh: The mesh that the policy will run on; None for one device.
       key: Draws a new adapter, where `config.lora` has no path.
+      files: What `read_model_files` has read of it; None to read that here.
 
     Returns:
       The model; its parameters are float32, but for a base with another `base_dtype`. That of a
@@ -140,17 +187,11 @@ def load_model(
     """
     if isinstance(config, str):
         config = ModelConfig(config)
-    path = find_model(config.path)
-    directory = model_files(path)
     # What is small comes first: weights may take minutes.
+    path = find_model(config.path)
+    files = files or _read_files(config, model_files(path))
     decoder = _read_architecture(path)
-    named_ends(directory)  # raises early, and in other words than transformers
-    tokenizer = load_tokenizer(directory)
-    unused = unused_ids(directory, tokenizer, decoder.vocab_size)
-    eos_ids = eos_ids_of(directory, tokenizer, config.extra_eos)
-    # Masks mark padding, so any id can serve for a tokenizer without a padding token.
-    pad_id = eos_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    make = functools.partial(_make_policy, config, decoder, unused)
+    make = functools.partial(_make_policy, config, decoder, files.unused)
     check_heads(decoder, mesh, config.decode_attention)
     check_backend(config.attention, config.decode_attention)
     placement = Placement(mesh, decoder.num_kv_heads)
@@ -160,11 +201,8 @@ def load_model(
         new = make_adapter(config.lora, decoder, key)
         weights = load_weights(path, decoder, placement, config.lora.base_dtype)
         weights = weights.on_top(config, *new)
-    files = dict(
-        tokenizer=tokenizer, eos_ids=eos_ids, pad_id=pad_id, directory=directory, unused=unused
-    )
-    adapted = dict(base=weights.base, adapter=weights.adapter)
-    return make_model(make, weights.params, decoder, placement, **files, **adapted)
+    kept = files._asdict() | dict(config=decoder, base=weights.base, adapter=weights.adapter)
+    return make_model(make, weights.params, placement=placement, **kept)
 
 
 def with_adapter(model: Model, config: ModelConfig, key: jax.Array) -> Model:
@@ -196,17 +234,16 @@ def load_backbone(path: str | None, config: ModelConfig, model: Model) -> Backbo
     """Load the backbone of a critic.
 
     Args:
-      path: As a `model.path`; None for that of the policy, whose arrays are then shared: an
-        adapter, if that is what is trained.
+      path: As a `model.path`, with the same tokenizer; None for that of the policy, whose arrays
+        are then shared: an adapter, if that is what is trained.
       config: The `model` section, of which all but the path holds for the critic too.
       model: The policy.
 
     Raises:
-      ValueError: As `load_model`, or if the tokenizer is another one.
+      ValueError: As `load_model`.
     """
     if path is None:
         return Backbone(model.policy, backbone_params(model.trained), model.config.hidden_size)
-    check_same_tokenizer(path, config.path, "critic.path")
     found = load_other(path, config, model.placement.mesh, "critic.path")
     return Backbone(found.policy, backbone_params(found.params), found.config.hidden_size)
 
@@ -345,11 +382,11 @@ def count_unused(model: Model, ids: Any, mask: Any, where: str) -> int:
     return count
 
 
-def check_length(model: Model, tokens: int) -> None:
+def check_length(model: Model | ModelFiles, tokens: int) -> None:
     """Warn where rows can get longer than what the model was made for.
 
     Args:
-      model: The model; `max_position_embeddings` of its config.json is what counts.
+      model: The model, or its files; `max_position_embeddings` of its config.json is what counts.
       tokens: Prompt and completion together.
 
     Raises:

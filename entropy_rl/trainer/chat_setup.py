@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -17,10 +16,8 @@ from entropy_rl.runs.digests import sha256_of_values
 from entropy_rl.runs.directory import check_no_writer, check_run
 from entropy_rl.runs.hub import pin_models
 from entropy_rl.runs.identity import Identity, adapter_identity, check_identity, model_identity
-from entropy_rl.runs.load_model import check_length, load_model
+from entropy_rl.runs.load_model import ModelFiles, check_length, load_model, read_model_files
 from entropy_rl.runs.loggers import build_loggers
-from entropy_rl.runs.model_files import find_model, model_files
-from entropy_rl.runs.tokenizer import eos_ids_of, load_tokenizer
 from entropy_rl.trainer.supervised import (
     SupervisedSetup,
     preference_loss,
@@ -28,20 +25,18 @@ from entropy_rl.trainer.supervised import (
 )
 
 
-def read_rows_of(config: SFTConfig) -> tuple[ChatRows, Any]:
+def read_rows_of(config: SFTConfig) -> tuple[ChatRows, ModelFiles]:
     """Read and encode the conversations of a config, without the weights of its model.
 
     Returns:
-      (the rows, the tokenizer).
+      (the rows, the files of the model).
 
     Raises:
       ValueError: If they cannot be trained on, or the longest does not fit into a micro-batch.
     """
     loss = preference_loss(config)
-    directory = model_files(find_model(config.model.path, weights=False))
-    tokenizer = load_tokenizer(directory)
-    eos_ids = eos_ids_of(directory, tokenizer, config.model.extra_eos)
-    rows = read_chats(config.data, tokenizer, eos_ids, loss is not None, config.seed)
+    files = read_model_files(config.model)
+    rows = read_chats(config.data, files.tokenizer, files.eos_ids, loss is not None, config.seed)
     tokens = config.batching.max_tokens_per_micro_batch
     require(
         tokens >= rows.length,
@@ -49,7 +44,7 @@ def read_rows_of(config: SFTConfig) -> tuple[ChatRows, Any]:
         tokens,
         f">= {rows.length}, the longest row",
     )
-    return rows, tokenizer
+    return rows, files
 
 
 def set_up_chats(config: SFTConfig) -> SupervisedSetup:
@@ -66,13 +61,13 @@ def set_up_chats(config: SFTConfig) -> SupervisedSetup:
     loss = preference_loss(config)
     check_rows(mesh, config.batch_size, 1 if loss is None else 2, "batch_size")
     check_no_writer(config)
-    rows, tokenizer = read_rows_of(config)
-    identity = _identify(config, rows, tokenizer)
+    rows, files = read_rows_of(config)
+    check_length(files, rows.length)
+    identity = _identify(config, rows)
     check_identity(directory, identity, config.run.accept_changes)
-    model = load_model(config.model, mesh, jax.random.key(config.seed))
+    model = load_model(config.model, mesh, jax.random.key(config.seed), files)
     if config.model.lora is None:  # a LoRA run to go on from, with all parameters
         model = model.merged()
-    check_length(model, rows.length)
     start = supervised_start(model, config)
     has_reference = loss is not None and loss.needs_reference
     # The reference shares the base of an adapter.
@@ -100,7 +95,7 @@ def set_up_chats(config: SFTConfig) -> SupervisedSetup:
     )
 
 
-def _identify(config: SFTConfig, rows: ChatRows, tokenizer: Any) -> Identity:
+def _identify(config: SFTConfig, rows: ChatRows) -> Identity:
     """Return digests of the encoded rows and of the model."""
     splits = {"train": rows.train, "validation": rows.validation}
     identity: Identity = {

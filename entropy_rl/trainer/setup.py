@@ -28,6 +28,7 @@ from entropy_rl.learner.replay_rule import build_replay
 from entropy_rl.losses.build import build_loss, check_traces
 from entropy_rl.losses.loss import Loss
 from entropy_rl.rewards import Rewards, build_rewards
+from entropy_rl.rollout.stop_strings import check_stop_strings
 from entropy_rl.runs.directory import check_no_writer, check_run
 from entropy_rl.runs.hub import pin_models
 from entropy_rl.runs.identity import (
@@ -42,8 +43,10 @@ from entropy_rl.runs.load_model import (
     Backbone,
     Model,
     check_length,
+    check_same_tokenizer,
     load_backbone,
     load_model,
+    read_model_files,
     with_adapter,
 )
 from entropy_rl.runs.loggers import build_loggers
@@ -136,13 +139,14 @@ class Setup:
         return self.model.placement.put_whole(new), metrics
 
 
-def set_up(config: TrainConfig, others: Sequence[Setup] = ()) -> Setup:
+def set_up(config: TrainConfig, others: Sequence[Setup] | None = None) -> Setup:
     """Check a config, cheap checks first, and build what its run is made of.
 
     Args:
       config: The config.
       others: Runs of adapters that are trained together with this one, on the same base and task,
-        which are shared; so are the compiled functions of one that differs in its seed alone.
+        which are shared; so are the compiled functions of one that differs in its seed alone. Empty
+        for the first of them, None for a run by itself.
 
     Raises:
       ValueError: If something in the config cannot work; before any training.
@@ -161,20 +165,21 @@ def set_up(config: TrainConfig, others: Sequence[Setup] = ()) -> Setup:
         task = others[0].task
     else:
         task = load_task(config.task.name, config.task.args, config.task.episodes)
+    if others is not None and isinstance(task, EnvironmentTask):
+        name = config.task.name
+        raise ValueError(
+            f"task.name: must be a task of a single turn in runs that train together, got {name!r}"
+        )
     _check_parts(config, task)
     problems = problems_of(task, config.task.train_split, "task.train_split")
-    key = jax.random.key(config.seed)
     check_teacher(config)
-    if others:
-        model = with_adapter(others[0].model, config.model, key)
-    else:
-        model = load_model(config.model, mesh, key)
-    if config.model.lora is None:  # a LoRA run to go on from, with all parameters
-        model = model.merged()
-    backbone = load_backbone(config.critic.path, config.model, model) if config.critic else None
-    limit = rollout.max_prompt_tokens
+    if config.critic is not None and config.critic.path is not None:
+        check_same_tokenizer(config.critic.path, config.model.path, "critic.path")
+    files = others[0].model if others else read_model_files(config.model)
+    limit, tokenizer = rollout.max_prompt_tokens, files.tokenizer
+    check_stop_strings(tokenizer, rollout.stop, "rollout.stop")
     together = _check_prompts_per_problem(config, advantage, task)
-    prompts = Prompts(problems, model.tokenizer, limit, config.seed, together)
+    prompts = Prompts(problems, tokenizer, limit, config.seed, together)
     _check_sources(advantage, prompts.problems)
     _prompts_of_round(config, prompts, 0, _updates(config))
     planned = _plan_problems(config, curriculum, prompts.problems)
@@ -182,14 +187,25 @@ def set_up(config: TrainConfig, others: Sequence[Setup] = ()) -> Setup:
     check_micro_batches(config, longest)
     test_prompts = None
     if config.evaluation is not None:
-        test_prompts = evaluation_prompts(config.evaluation, task, model.tokenizer, limit)
+        check_stop_strings(tokenizer, config.evaluation.stop, "evaluation.stop")
+        test_prompts = evaluation_prompts(config.evaluation, task, tokenizer, limit)
         longest = max(longest, test_prompts.length + config.evaluation.max_new_tokens)
-    check_length(model, longest)
-    identity = hosts.on_first(lambda: _identify(config, task, model, prompts))
-    hosts.on_first(lambda: check_identity(directory, identity, config.run.accept_changes))
+    check_length(files, longest)
     of_turn = turn_tokens(task, config.decoding, rollout.max_new_tokens)
+    identity = hosts.on_first(lambda: _identify(config, task, tokenizer, prompts))
+    hosts.on_first(lambda: check_identity(directory, identity, config.run.accept_changes))
+    # From here on, weights are read.
+    key = jax.random.key(config.seed)
+    if others:
+        model = with_adapter(others[0].model, config.model, key)
+    else:
+        model = load_model(config.model, mesh, key, files)
+    if config.model.lora is None:  # a LoRA run to go on from, with all parameters
+        model = model.merged()
+    backbone = load_backbone(config.critic.path, config.model, model) if config.critic else None
     teacher = load_teacher(config, model.placement)
-    programs = next((one.programs for one in others if _differs_in_seed(one.config, config)), None)
+    same = (one.programs for one in others or () if _differs_in_seed(one.config, config))
+    programs = next(same, None)
     if programs is None:
         of_critic = backbone and backbone.policy
         in_loss = teacher_in_loss(config, teacher)
@@ -283,11 +299,11 @@ def _build_rewards(config: TrainConfig) -> Rewards:
     return build_rewards(config.rewards, config.reward, config.rollout.max_new_tokens)
 
 
-def _identify(config: TrainConfig, task: Task, model: Model, prompts: Prompts) -> Identity:
+def _identify(config: TrainConfig, task: Task, tokenizer: Any, prompts: Prompts) -> Identity:
     """Return digests of the data, prompts, chat template and models of a run."""
     splits = {config.task.train_split, *([config.evaluation.split] if config.evaluation else [])}
     identity = data_identity({split: task.problems(split) for split in sorted(splits)})
-    identity |= prompts_identity(prompts.problems, prompts.encoded, model.tokenizer)
+    identity |= prompts_identity(prompts.problems, prompts.encoded, tokenizer)
     identity |= model_identity(config.model.path)
     if config.model.lora is not None and config.model.lora.path is not None:
         identity["weights"] |= adapter_identity(config.model.lora.path)

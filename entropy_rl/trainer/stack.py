@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from entropy_rl.advantages import Transform, advantage_of
 from entropy_rl.config.checks import require
 from entropy_rl.config.stack import check_devices, check_stack
 from entropy_rl.config.train import TrainConfig
@@ -34,12 +35,11 @@ from entropy_rl.runs.directory import checkpoint_directory
 from entropy_rl.runs.load_model import Model
 from entropy_rl.runs.logging import Progress
 from entropy_rl.runs.preemption import StopRequest, catch_signals
-from entropy_rl.tasks import EnvironmentTask
 from entropy_rl.trainer.open_run import InStack
 from entropy_rl.trainer.prepare import split_rows
 from entropy_rl.trainer.programs import make_sampler
 from entropy_rl.trainer.run import decoding_notes
-from entropy_rl.trainer.setup import Setup, set_up
+from entropy_rl.trainer.setup import Setup, check_methods, set_up
 from entropy_rl.trainer.training_run import TrainingRun, open_training
 from entropy_rl.types import Params, TrainState
 
@@ -54,29 +54,34 @@ def set_up_stack(configs: Sequence[TrainConfig]) -> list[Setup]:
     require(hosts.count() == 1, "processes", hosts.count(), "1 for runs that train together")
     mesh = make_mesh(configs[0].mesh)
     check_devices(1 if mesh is None else mesh.size)
+    # Those of all runs, before the base of the first is read.
+    for i, config in enumerate(configs):
+        with _in_run(i):
+            check_methods(config)
+            same = _needs_greedy(advantage_of(config)) == _needs_greedy(advantage_of(configs[0]))
+            all_or_none = "one with a greedy completion in all runs or in none"
+            require(same, "advantage", config.advantage, all_or_none)
     setups: list[Setup] = []
     for i, config in enumerate(configs):
-        try:
+        with _in_run(i):
             setups.append(set_up(config, setups))
-        except ValueError as error:
-            raise ValueError(f"runs[{i}]: {error}") from error
-    first = setups[0]
-    if isinstance(first.task, EnvironmentTask):
-        name = first.config.task.name
-        raise ValueError(
-            f"task.name: must be a task of a single turn in runs that train together, got {name!r}"
-        )
     for i, setup in enumerate(setups):
-        advantage, length = setup.config.advantage, setup.prompts.length
-        same = _needs_greedy(setup) == _needs_greedy(first)
-        all_or_none = "one with a greedy completion in all runs or in none"
-        require(same, f"runs[{i}].advantage", advantage, all_or_none)
-        require(length == first.prompts.length, f"runs[{i}]", length, "as long prompts as runs[0]")
+        length, first = setup.prompts.length, setups[0].prompts.length
+        require(length == first, f"runs[{i}]", length, "as long prompts as runs[0]")
     return setups
 
 
-def _needs_greedy(setup: Setup) -> bool:
-    return "greedy_rewards" in setup.advantage.requires
+@contextlib.contextmanager
+def _in_run(i: int) -> Iterator[None]:
+    """Begin the message of a ValueError with the place of the run."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"runs[{i}]: {error}") from error
+
+
+def _needs_greedy(advantage: Transform) -> bool:
+    return "greedy_rewards" in advantage.requires
 
 
 class Stack(NamedTuple):
@@ -185,7 +190,7 @@ class StackedSampler:
         """
         self._runs, self._show, self._stop = runs, decoding_notes(progress), stop
         setup = runs[0].setup
-        self._model, self._greedy = setup.model, _needs_greedy(setup)
+        self._model, self._greedy = setup.model, _needs_greedy(setup.advantage)
         self._cast = make_stacked_cast(setup.model)
         self._generate = make_sampler(setup.config, self._model, self._greedy, adapters=len(runs))
         self._keys = jnp.stack([jax.random.key(run.setup.config.seed) for run in runs])

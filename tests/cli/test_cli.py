@@ -582,6 +582,9 @@ def test_an_sft_config_that_cannot_work_is_refused_before_anything_is_written(
 # ------------------------------------------------------------------------------------------------
 
 
+TRAINED = ("train", "--config", "train.yaml")
+
+
 @pytest.fixture
 def model(tmp_path) -> Path:
     """A model that may be broken."""
@@ -595,7 +598,7 @@ def edit_json(path: Path, **fields) -> None:
 def test_a_truncated_weight_file_is_refused_with_its_name(refused, model):
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    line = refused("train", "--config", "train.yaml", "--model.path", str(model))
+    line = refused(*TRAINED, "--model.path", str(model), "--rollout.max_prompt_tokens", "40")
     assert line.startswith(f"{weights}: is damaged or truncated")
 
 
@@ -603,7 +606,7 @@ def test_a_missing_tensor_is_refused_with_its_name(refused, model):
     weights = load_file(model / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, model / "model.safetensors")
-    line = refused("train", "--config", "train.yaml", "--model.path", str(model))
+    line = refused(*TRAINED, "--model.path", str(model), "--rollout.max_prompt_tokens", "40")
     assert line == f"{model}: missing tensors (1): model.layers.1.mlp.up_proj.weight"
 
 

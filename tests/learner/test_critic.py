@@ -33,7 +33,7 @@ from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.update import init_state
 from entropy_rl.losses.loss import Loss
 from entropy_rl.models import backbone_params
-from entropy_rl.runs.load_model import load_backbone, load_model
+from entropy_rl.runs.load_model import check_same_tokenizer, load_backbone, load_model
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
 
 CRITIC = CriticConfig(learning_rate=0.01, gamma=0.9, lam=0.8)
@@ -458,6 +458,5 @@ def test_a_critic_with_another_tokenizer_is_refused(here, tmp_path):
     first, second = list(vocabulary)[-2:]
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     path.write_text(json.dumps(tokenizer))
-    config = ModelConfig("model")
     with pytest.raises(ValueError, match="must have the tokenizer of model, got another one in "):
-        load_backbone(str(tmp_path / "model"), config, load_model(config))
+        check_same_tokenizer(str(tmp_path / "model"), "model", "critic.path")

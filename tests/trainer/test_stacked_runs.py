@@ -155,8 +155,8 @@ def test_the_base_is_in_memory_once(whole, here):
          "in all, got 3"),
         ({"runs": [{}, {"evaluation": {"split": "test", "samples": 2, "max_new_tokens": 8}}]},
          "runs[1].evaluation: must be given in all runs or in none, got "),
-        ({"task.name": "countdown_turns"}, "task.name: must be a task of a single turn in runs "
-         "that train together, got 'countdown_turns'"),
+        ({"task.name": "countdown_turns"}, "runs[0]: task.name: must be a task of a single turn in "
+         "runs that train together, got 'countdown_turns'"),
         ({"runs": [{}, {"sede": 3}]}, "runs[1]: "),
         ({"decoding.slots": 8}, "decoding.slots: must be null or at least 48, the rows of 3 "
          "stacked adapters, got 8"),
