@@ -10,12 +10,9 @@ import jax.numpy as jnp
 
 from entropy_rl.config.common import MeshConfig
 from entropy_rl.config.plan import PlanConfig
-from entropy_rl.models.lora import count_parameters
-from entropy_rl.models.quantized import BYTES
-from entropy_rl.planning import counting
-from entropy_rl.planning.abstract import abstract_run
+from entropy_rl.planning.abstract import AbstractRun, abstract_run
 from entropy_rl.planning.chips import GiB
-from entropy_rl.planning.counting import F32
+from entropy_rl.planning.compiled import tree_bytes
 from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.estimate import Layout, step_seconds
 from entropy_rl.planning.plan import TrainPlan, chip_memory, make_plan, say, work_of
@@ -62,7 +59,7 @@ def search(config: PlanConfig, architecture: Architecture, devices: Devices) -> 
             refused.append(str(error))
             continue
         layout = Layout.of(run.mesh, run.local_chips, run.local_prompts)
-        if rough_bytes(candidate, architecture, layout) > memory:
+        if rough_bytes(run, architecture, layout) > memory:
             continue
         decoding = sampler(run, memory)[1]
         works = work_of(candidate, architecture, layout, decoding, devices)
@@ -98,31 +95,23 @@ def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def rough_bytes(config: PlanConfig, architecture: Architecture, layout: Layout) -> float:
+def rough_bytes(run: AbstractRun, architecture: Architecture, layout: Layout) -> float:
     """Estimate the bytes of a policy update on a chip.
 
-    Counts master weights and two moments, those of a critic too, two gradients, and activations;
-    of a frozen base and a teacher the weights alone.
+    Counts the training state with that of a critic, a frozen base, a teacher, one gradient, and
+    activations.
     """
-    c, critic, lora, teacher = architecture
+    c, config = architecture.policy, run.config
     size, tensor = jnp.dtype(config.model.compute_dtype).itemsize, layout.tensor
     heads = (c.num_heads + c.num_kv_heads) * c.head_dim
     dots = 4 * c.hidden_size + 2 * heads + 2 * c.intermediate_size
-    kept = {"none": 2 * dots / tensor, "dots": dots / tensor, "full": c.hidden_size}[
+    stored = {"none": 2 * dots / tensor, "dots": dots / tensor, "full": c.hidden_size}[
         config.model.remat
     ]
-    activations = size * (c.num_layers * kept + 4 * dots / tensor)
-    numbers, frozen = 5 * counting.parameters(c), 0
-    if lora is not None:
-        stored = BYTES[config.model.lora.base_dtype]
-        numbers, frozen = 5 * count_parameters(lora, c), stored * counting.parameters(c)
-    if critic is not None:
-        own = lora is None or config.critic.path is not None
-        numbers += 3 * (counting.critic_parameters(critic) if own else count_parameters(lora, c))
-    if teacher is not None:
-        frozen += F32 * counting.parameters(teacher)
-    state = (numbers * F32 + frozen) / (layout.fsdp * tensor)
-    return state + config.batching.max_tokens_per_micro_batch * activations + _HEAD_BYTES
+    activations = size * (c.num_layers * stored + 4 * dots / tensor)
+    base = None if run.model.base is None else run.model.base.params
+    kept = tree_bytes((run.state, base, run.teacher)) + tree_bytes(run.state.params)
+    return kept + config.batching.max_tokens_per_micro_batch * activations + _HEAD_BYTES
 
 
 def search_text(plans: list[TrainPlan]) -> str:
