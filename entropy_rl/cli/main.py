@@ -137,8 +137,8 @@ _VERBS = {
 # verb -> what its program checks before it needs a device, for `--print_config`
 _CHECKS = {
     "train": "entropy_rl.trainer.setup:check_config",
-    "plan": "entropy_rl.trainer.setup:check_methods",
-    "plan-sft": "entropy_rl.trainer.supervised:preference_loss",
+    "plan": "entropy_rl.commands.plan:check_config",
+    "plan-sft": "entropy_rl.commands.plan:check_sft_config",
     "sft": "entropy_rl.commands.sft:check_config",
     "evaluate": "entropy_rl.evaluate:check_config",
 }

@@ -52,6 +52,34 @@ def plan_sft(config: PlanSFTConfig) -> None:
     _finish(make_supervised_plan(config, find_policy(config), devices), config.output, {})
 
 
+def check_config(config: PlanConfig) -> None:
+    """Check what needs no device: the names of chip and shapes, and the methods of the run.
+
+    Raises:
+      ValueError: The config cannot work.
+    """
+    from entropy_rl.trainer.setup import check_methods
+
+    _check_names(config)
+    check_methods(config)
+
+
+def check_sft_config(config: PlanSFTConfig) -> None:
+    """As `check_config`, for supervised training."""
+    from entropy_rl.trainer.supervised import preference_loss
+
+    _check_names(config)
+    preference_loss(config)
+
+
+def _check_names(config: PlanConfig | PlanSFTConfig) -> None:
+    from entropy_rl.planning.devices import check_chip
+    from entropy_rl.planning.shapes import check_shapes
+
+    check_chip(config.chip)
+    check_shapes(config)
+
+
 def _target(config: PlanConfig | PlanSFTConfig) -> Devices:
     """Check the output, and return the devices."""
     if config.output is not None:

@@ -21,8 +21,8 @@ class Target:
       devices: Number of virtual CPU devices, instead of a topology.
       chip: With devices, the chip whose memory and peak rates to assume: v4, v5e, v5p, v6e, h100,
         h200, a100-40, a100-80, l4, rtx4090 or t4.
-      shape: Architecture if model.path does not exist: qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-7b,
-        qwen3-0.6b, qwen3-8b, llama3-8b, smollm2-135m.
+      shape: Architecture, in place of that of model.path, which need not exist then: qwen2.5-0.5b,
+        qwen2.5-1.5b, qwen2.5-7b, qwen3-0.6b, qwen3-8b, llama3-8b, smollm2-135m.
       efficiency: Fraction of the peak rates to assume; with 1, times are lower bounds.
       output: JSON file for all numbers; null for none.
     """
@@ -62,8 +62,8 @@ class PlanConfig(Target, TrainConfig):
     """Plan a training run without its devices, weights and data: `entropy-rl plan`.
 
     Args:
-      critic_shape: Architecture if critic.path does not exist; see shape.
-      teacher_shape: Architecture if teacher.path does not exist; see shape.
+      critic_shape: Architecture in place of that of critic.path; see shape.
+      teacher_shape: Architecture in place of that of teacher.path; see shape.
       mean_new_tokens: Mean completion length for the time estimate; null for
         rollout.max_new_tokens.
       search: Number of candidates to compile, the fastest by their shapes among all meshes and

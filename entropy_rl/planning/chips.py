@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 from typing import NamedTuple
+
+from entropy_rl.config.checks import require
 
 GiB = 2**30
 
@@ -12,7 +16,7 @@ class Chip(NamedTuple):
 
     Attributes:
       name: Name, as in the name of a topology.
-      hbm: Bytes of memory available to the compiler: the data sheet's less what the system keeps.
+      hbm: Bytes of memory: of a TPU those available to the compiler, of a GPU the data sheet's.
       flops: Peak FLOP/s of bfloat16 matrix products with float32 accumulation.
       bandwidth: Memory bandwidth, bytes/s.
       source: URL of the data sheet.
@@ -49,3 +53,31 @@ CHIPS = {
     )
 }
 TPUS = ("v4", "v5e", "v5p", "v6e")
+
+# The part of a GPU's memory that JAX takes for its arrays: the first of these that is set.
+_MEMORY_FRACTION = 0.75
+_FRACTION_NAMES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+
+
+def usable_memory(chip: Chip) -> float:
+    """Return the bytes of a chip that a run can use.
+
+    Of a GPU, JAX takes 75%, or the fraction in the environment variable XLA_CLIENT_MEM_FRACTION, or
+    XLA_PYTHON_CLIENT_MEM_FRACTION of older versions. Source:
+    https://docs.jax.dev/en/latest/gpu_memory_allocation.html
+
+    Raises:
+      ValueError: The variable is not a number above 0, and at most 1.
+    """
+    if chip.name in TPUS:
+        return chip.hbm
+    name = next((name for name in _FRACTION_NAMES if os.environ.get(name)), None)
+    if name is None:
+        return _MEMORY_FRACTION * chip.hbm
+    text = os.environ[name]
+    try:
+        fraction = float(text)
+    except ValueError:
+        fraction = math.nan
+    require(0 < fraction <= 1, name, text, "a number > 0 and <= 1")
+    return fraction * chip.hbm

@@ -11,7 +11,7 @@ Arguments may be NumPy arrays, for many steps at once.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,6 +65,18 @@ def parameters(c: DecoderConfig) -> int:
     return c.num_layers * (layer_weights(c) + biases + norms) + c.hidden_size + tables
 
 
+class WeightBytes(NamedTuple):
+    """Bytes of a parameter: of the weight matrices of the layers, and of all others."""
+
+    kernel: float
+    other: float
+
+    def of(self, c: DecoderConfig, parameters: int) -> float:
+        """Return the bytes of this many parameters, the matrices of all layers among them."""
+        kernels = c.num_layers * layer_weights(c)
+        return kernels * self.kernel + (parameters - kernels) * self.other
+
+
 def critic_parameters(c: DecoderConfig) -> int:
     """Return all parameters of a critic: the backbone and a value vector, no LM head."""
     return parameters(c) - (0 if c.tie_embeddings else head_weights(c)) + c.hidden_size
@@ -89,10 +101,11 @@ def causal_pairs(lengths: Any) -> Any:
 # ----------------------------------------------------------------------------------------------
 
 
-def _read_weights(c: DecoderConfig, itemsize: int) -> int:
+def _read_weights(c: DecoderConfig, itemsize: int, kernel: float | None) -> float:
     # Of an embedding that is not the head as well, only the rows of the tokens are read.
     unread = 0 if c.tie_embeddings else head_weights(c)
-    return (parameters(c) - unread) * itemsize
+    sizes = WeightBytes(itemsize if kernel is None else kernel, itemsize)
+    return sizes.of(c, parameters(c) - unread)
 
 
 def _logits(c: DecoderConfig, rows: Any) -> Cost:
@@ -101,7 +114,13 @@ def _logits(c: DecoderConfig, rows: Any) -> Cost:
 
 
 def decode_step(
-    c: DecoderConfig, rows: Any, columns: Any, prompts: Any, prompt_tokens: int, itemsize: int
+    c: DecoderConfig,
+    rows: Any,
+    columns: Any,
+    prompts: Any,
+    prompt_tokens: int,
+    itemsize: int,
+    kernel: float | None = None,
 ) -> Cost:
     """Count a decode step: one token for every row.
 
@@ -114,22 +133,29 @@ def decode_step(
       prompts: Copies of prompts that are read: one per group that shares it, or one per row.
       prompt_tokens: Tokens of a prompt.
       itemsize: Bytes of a weight, key or value.
+      kernel: Bytes of a weight in the matrices of the layers, if they are quantized.
     """
     read = rows * columns + prompts * prompt_tokens
     moved = (read + rows) * kv_bytes(c, itemsize) + rows * c.hidden_size * itemsize
     flops = 2 * c.num_layers * layer_weights(c) * rows
     flops = flops + attention_flops(c, rows * (columns + prompt_tokens))
-    return Cost(flops, _read_weights(c, itemsize) + moved) + _logits(c, rows)
+    return Cost(flops, _read_weights(c, itemsize, kernel) + moved) + _logits(c, rows)
 
 
-def prefill(c: DecoderConfig, prompts: int, prompt_tokens: int, rows: int, itemsize: int) -> Cost:
-    """Count the prefill of all prompts and the first token of every row."""
+def prefill(
+    c: DecoderConfig,
+    prompts: int,
+    prompt_tokens: int,
+    rows: int,
+    itemsize: int,
+    kernel: float | None = None,
+) -> Cost:
+    """Count the prefill of all prompts and the first token of every row; see `decode_step`."""
     tokens = prompts * prompt_tokens
     flops = 2 * c.num_layers * layer_weights(c) * tokens
     flops += attention_flops(c, prompts * causal_pairs(prompt_tokens))
-    return Cost(flops, _read_weights(c, itemsize) + tokens * kv_bytes(c, itemsize)) + _logits(
-        c, rows
-    )
+    moved = _read_weights(c, itemsize, kernel) + tokens * kv_bytes(c, itemsize)
+    return Cost(flops, moved) + _logits(c, rows)
 
 
 def decode_rows(

@@ -53,6 +53,16 @@ def start_on_cpu(devices: int | None) -> None:
         pass
 
 
+def check_chip(name: str | None) -> None:
+    """Check the name of a chip, if any.
+
+    Raises:
+      ValueError: There is no such chip.
+    """
+    if name is not None and name not in CHIPS:
+        raise ValueError(unknown("chip", name, CHIPS))
+
+
 def virtual_devices(count: int, chip: str | None) -> Devices:
     """Return virtual CPU devices of one host.
 
@@ -63,8 +73,7 @@ def virtual_devices(count: int, chip: str | None) -> Devices:
     Raises:
       ValueError: If there are fewer devices, or no such chip.
     """
-    if chip is not None and chip not in CHIPS:
-        raise ValueError(unknown("chip", chip, CHIPS))
+    check_chip(chip)
     found = jax.devices("cpu")
     if len(found) < count:
         raise ValueError(

@@ -22,9 +22,10 @@ from entropy_rl.learner.token_loss import needs_whole_batch
 from entropy_rl.losses.build import build_loss
 from entropy_rl.models import DecoderConfig
 from entropy_rl.models.lora import count_parameters
+from entropy_rl.models.quantized import BYTES, float_type
 from entropy_rl.planning import counting
 from entropy_rl.planning.chips import Chip
-from entropy_rl.planning.counting import F32, Cost
+from entropy_rl.planning.counting import F32, Cost, WeightBytes
 from entropy_rl.planning.shapes import Architecture
 from entropy_rl.rollout.batching import DecodingPlan
 
@@ -118,18 +119,36 @@ def training_cost(
     """Count a forward pass over all rows, and the gradients of all updates, on one chip.
 
     Weights are read once per micro-batch and pass, and gradients accumulated. Beside an adapter,
-    the weights have no gradient.
+    the weights have no gradient, and are read as they are stored if that is smaller than the type
+    of the computation.
     """
     size, shard = jnp.dtype(config.compute_dtype).itemsize, layout.fsdp * layout.tensor
     frozen, layers = 0.0, work.layers
+    sizes = WeightBytes(size, size)
     if work.adapter:
+        sizes = WeightBytes(*(min(size, stored) for stored in stored_bytes(config)))
         frozen = 2 * c.num_layers * counting.layer_weights(c) * work.tokens + work.of_head
         layers += 2 * work.adapter * work.tokens
     forward = layers + work.of_head
     backward = work.passes * forward + (config.remat == "full") * layers - frozen
-    read = work.weights * size / layout.tensor * work.micro_batches
+    read = sizes.of(c, work.weights) / layout.tensor * work.micro_batches
     added = 2 * F32 * (work.adapter or work.weights) / shard * work.micro_batches
     return Cost(forward / layout.chips, read), Cost(backward / layout.chips, 3 * read + added)
+
+
+def stored_bytes(config: ModelConfig) -> WeightBytes:
+    """Return the bytes of a parameter as it is stored: float32, or the type of a frozen base."""
+    if config.lora is None:
+        return WeightBytes(F32, F32)
+    dtype = config.lora.base_dtype
+    return WeightBytes(BYTES[dtype], float_type(dtype).itemsize)
+
+
+def decode_bytes(config: ModelConfig) -> WeightBytes:
+    """Return the bytes of a parameter for sampling: cast, except for quantized matrices."""
+    size, stored = jnp.dtype(config.compute_dtype).itemsize, stored_bytes(config)
+    is_quantized = stored.kernel < stored.other
+    return WeightBytes(stored.kernel if is_quantized else size, size)
 
 
 def estimate(
@@ -171,17 +190,20 @@ def estimate(
     def on_chip(cost: Cost, chips: float, repeats: float = 1) -> tuple[Cost, float]:
         return Cost(cost.flops / chips, cost.bytes / chips), repeats
 
-    prefill = counting.prefill(c, layout.sampled_prompts / copies, prompt, rows, size)
-    steps = np.arange(1, max(new, 1))
+    stored, decoded = stored_bytes(config.model), decode_bytes(config.model)
+    prefill = counting.prefill(
+        c, layout.sampled_prompts / copies, prompt, rows, size, decoded.kernel
+    )
+    steps, prompts = np.arange(1, max(new, 1)), slots / sampled if shared else slots
     decode = counting.decode_step(
-        c, np.full(steps.shape, slots), steps, slots / sampled if shared else slots, prompt, size
+        c, np.full(steps.shape, slots), steps, prompts, prompt, size, decoded.kernel
     )
     layers = _layers_forward(config, c, prompt, new, shares)
     responses = new * config.rollout.prompts * group
     of_head = 2 * counting.head_weights(c) * responses
     whole = _tokens_forward(config, prompt, new, shares)
     updates = config.rollout.prompts // config.batching.mini_batch_prompts
-    tokens = config.rollout.prompts * group * (prompt + new) * tensor / layout.chips
+    tokens = whole * tensor / layout.chips  # of a data shard
 
     def training(
         layers: float, of_head: float, passes: int, weights: int, adapter: int, micro_batch: int
@@ -204,7 +226,10 @@ def estimate(
         if config.teacher.top_k is not None:  # and the policy's logits again, with two gradients
             update += of_teacher + Cost(3 * of_head / layout.chips, 0.0)
     parts = {
-        "weight sync": (Cost(0.0, weights * (F32 / shard + size / tensor)), 1),
+        "weight sync": (
+            Cost(0.0, stored.of(c, weights) / shard + decoded.of(c, weights) / tensor),
+            1,
+        ),
         "prefill": on_chip(prefill, tensor),
         "decode": on_chip(decode, tensor, rows / slots),
         "log-probs": (one_pass, stats_passes(config)),

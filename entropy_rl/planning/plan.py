@@ -8,6 +8,7 @@ from typing import Any
 
 from entropy_rl.config.plan import PlanConfig, PlanSFTConfig
 from entropy_rl.planning.abstract import abstract_run
+from entropy_rl.planning.chips import usable_memory
 from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.estimate import (
     UPDATE_OF_POLICY,
@@ -34,7 +35,7 @@ class Plan:
       config: The config of the run.
       devices: The target devices.
       layout: Distribution of the work over chips and hosts.
-      memory: Memory of a chip in bytes.
+      memory: Usable memory of a chip in bytes.
       resident: Bytes of arrays kept in memory throughout, by name.
       step: The compiled programs.
       works: Work of the phases of a step, counted from the shapes.
@@ -206,9 +207,13 @@ def make_plan(config: PlanConfig, architecture: Architecture, devices: Devices) 
 
 
 def chip_memory(devices: Devices) -> float:
-    """Return the memory of a device in bytes; virtual devices share the host's memory."""
+    """Return the usable memory of a device in bytes; virtual devices share the host's memory.
+
+    Raises:
+      ValueError: As `usable_memory`.
+    """
     if devices.chip is not None:
-        return devices.chip.hbm
+        return usable_memory(devices.chip)
     return device_memory(devices.all) / len(devices.all)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 from entropy_rl.config.lora import LoraConfig
@@ -73,10 +72,10 @@ def find_architecture(config: PlanConfig) -> Architecture:
     """Return the architectures of the models of a config.
 
     Args:
-      config: The config. An existing model directory takes precedence over `shape`.
+      config: The config. A shape takes precedence over the path of the model.
 
     Raises:
-      ValueError: If a model has neither a config.json nor a shape.
+      ValueError: If a model has neither a config.json nor a shape, or there is no such shape.
     """
     (policy, spec), critic = find_policy(config), config.critic
     of_critic, of_teacher = critic and policy, None
@@ -91,8 +90,9 @@ def find_policy(config: PlanConfig | PlanSFTConfig) -> tuple[DecoderConfig, Lora
     """Return the architecture of the model of a config, and of its adapter or None.
 
     Raises:
-      ValueError: If it has neither a config.json nor a shape.
+      ValueError: If it has neither a config.json nor a shape, or there is no such shape.
     """
+    check_shapes(config)
     policy = _find("model", config.model.path, "shape", config.shape)
     return policy, _find_adapter(config.model.lora, policy)
 
@@ -107,10 +107,20 @@ def _find_adapter(config: LoraConfig | None, decoder: DecoderConfig) -> LoraSpec
     return spec
 
 
+def check_shapes(config: PlanConfig | PlanSFTConfig) -> None:
+    """Check the names of shapes.
+
+    Raises:
+      ValueError: There is no such shape.
+    """
+    for option in ("shape", "critic_shape", "teacher_shape"):
+        shape = getattr(config, option, None)
+        if shape is not None and shape not in SHAPES:
+            raise ValueError(unknown(option, shape, SHAPES))
+
+
 def _find(section: str, path: str, option: str, shape: str | None) -> DecoderConfig:
-    if shape is not None and shape not in SHAPES:
-        raise ValueError(unknown(option, shape, SHAPES))
-    if shape is not None and not Path(path).is_dir():
+    if shape is not None:
         return SHAPES[shape]
     try:
         return read_config(model_files(find_model(path, weights=False)))

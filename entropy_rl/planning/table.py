@@ -16,14 +16,16 @@ def plan_text(plan: Plan) -> str:
 
 def _head(plan: Plan) -> str:
     layout, chip = plan.layout, plan.devices.chip
-    rates = "rates not known"
+    rates, usable = "rates not known", ""
     if chip is not None:
+        if plan.memory < chip.hbm:  # the pool of JAX on a GPU
+            usable = f" that JAX takes of {chip.hbm / GiB:.2f}"
         rates = f"{chip.flops / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:.0f} GB/s ({chip.source})"
     return "\n".join(
         [
             f"{plan.devices.name}: {layout.chips} chips, {plan.devices.hosts} hosts; "
             f"mesh data {layout.data} x fsdp {layout.fsdp} x tensor {layout.tensor}",
-            f"of a chip: {plan.memory / GiB:.2f} GiB, {rates}",
+            f"of a chip: {plan.memory / GiB:.2f} GiB{usable}, {rates}",
             plan.rows_text(),
         ]
     )
@@ -46,7 +48,7 @@ def _memory(plan: Plan) -> str:
             "temporaries",
             "beside",
             "peak",
-            "fraction of HBM",
+            "fraction of memory",
         )
     ]
     for phase in plan.step.phases:

@@ -91,6 +91,25 @@ def test_an_update_of_an_adapter_saves_the_gradients_of_the_frozen_products(plan
     assert dense["optimizer"].bytes == 2 * counting.optimizer_bytes(counting.parameters(TINY))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "kernel", "other"),
+    [("float32", 4, 4), ("bfloat16", 2, 2), ("int8", 1, 2), ("nf4", 0.5625, 2)],
+)
+def test_a_frozen_base_is_read_as_it_is_stored(planned, dtype, kernel, other):
+    model = {"path": "nowhere", "compute_dtype": "bfloat16", "lora": LORA | {"base_dtype": dtype}}
+    found = works(*planned(model=model))
+    kernels, others = 2 * counting.layer_weights(TINY), counting.parameters(TINY)
+    others -= kernels
+    decoded = min(kernel, 2) * kernels + 2 * others
+    assert found["weight sync"].bytes == kernel * kernels + other * others + decoded
+    # A pass reads a base of float32 as the copy in bfloat16, gradients are those of the adapter.
+    count = 16 * (16 + 12) / TRAIN["batching"]["max_tokens_per_micro_batch"]
+    assert found["update"].bytes == pytest.approx((3 * decoded + 2 * 4 * ADAPTER) * count)
+    # Decoding a quantized base reads codes and scales: fewer bytes than in bfloat16.
+    saved = works(*planned())["decode"].bytes - found["decode"].bytes
+    assert saved == pytest.approx((2 - min(kernel, 2)) * kernels * 11)  # in each of the steps
+
+
 def test_runs_that_train_together_share_a_base_and_a_rollout(planned):
     together = {"run": TRAIN["run"] | {"max_to_keep": 2}}
     (alone, architecture), (three, _) = (planned(stacked=k, **together) for k in (1, 3))

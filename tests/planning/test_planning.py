@@ -16,12 +16,15 @@ from entropy_rl.config.common import MeshConfig
 from entropy_rl.distributed.sharding import make_mesh
 from entropy_rl.models import DecoderConfig, make_policy
 from entropy_rl.planning import counting
+from entropy_rl.planning.abstract import abstract_run
 from entropy_rl.planning.chips import CHIPS
 from entropy_rl.planning.collectives import Amount, Collective, find_collectives
 from entropy_rl.planning.compiled import Program, _refused
-from entropy_rl.planning.devices import Devices, topology_devices
+from entropy_rl.planning.devices import Devices, topology_devices, virtual_devices
 from entropy_rl.planning.estimate import Layout, estimate
-from entropy_rl.planning.shapes import SHAPES, Architecture
+from entropy_rl.planning.plan import chip_memory
+from entropy_rl.planning.search import rough_bytes
+from entropy_rl.planning.shapes import SHAPES, Architecture, find_architecture
 from entropy_rl.planning.step import Phase, Step
 from entropy_rl.rollout.batching import DecodingPlan
 
@@ -474,6 +477,75 @@ def test_the_table_of_shapes_is_that_of_the_published_models():
     }
 
 
+@pytest.fixture
+def config_of(directory, monkeypatch):
+    """Parses the config with options."""
+    from entropy_rl.cli.parse import parse_config
+    from entropy_rl.config.plan import PlanConfig
+
+    monkeypatch.chdir(directory)
+    given = ["--config", "train.yaml", "--devices", "1", "--mesh.fsdp", "1", "--mesh.tensor", "1"]
+    return lambda *options: parse_config(PlanConfig, "plan", [*given, *options])
+
+
+def test_a_shape_takes_precedence_over_a_model_that_exists(config_of):
+    assert find_architecture(config_of()).policy.vocab_size == MODEL["vocab_size"]
+    config = config_of("--shape", "qwen2.5-0.5b")
+    assert find_architecture(config).policy == SHAPES["qwen2.5-0.5b"]
+    asset = config_of("--model.path", "asset:countdown", "--shape", "qwen2.5-0.5b")
+    assert find_architecture(asset).policy == SHAPES["qwen2.5-0.5b"]
+
+
+def test_of_a_gpu_a_run_has_what_jax_takes(monkeypatch):
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.delenv(name, raising=False)
+    gpu, tpu = (virtual_devices(1, name) for name in ("h100", "v5e"))
+    assert chip_memory(gpu) == 0.75 * 80e9 and chip_memory(tpu) == 15.75 * 2**30
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", ".9")
+    assert chip_memory(gpu) == 0.9 * 80e9 and chip_memory(tpu) == 15.75 * 2**30
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION")
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "most")
+    with pytest.raises(
+        ValueError, match=r"^XLA_CLIENT_MEM_FRACTION: must be a number > 0 and <= 1, got 'most'$"
+    ):
+        chip_memory(gpu)
+
+
+def test_a_search_counts_the_state_of_the_optimizer_that_is_used(config_of):
+    def rough(*options):
+        config = config_of(*options)
+        architecture = find_architecture(config)
+        run = abstract_run(config, architecture, virtual_devices(1, "v5e"))
+        return rough_bytes(run, architecture, Layout.of(None, 1, config.rollout.prompts))
+
+    parameters = counting.parameters(find_architecture(config_of()).policy)
+    adamw, lion, sgd, adafactor = (
+        rough("--optimizer.name", name) for name in ("adamw", "lion", "sgd", "adafactor")
+    )
+    half = rough("--optimizer.first_moment_dtype", "bfloat16")
+    count = 4  # of updates, in the state
+    assert adamw - lion == pytest.approx(4 * parameters, abs=3 * count)
+    assert adamw - sgd == pytest.approx(4 * parameters, abs=3 * count)
+    assert adamw - half == 2 * parameters
+    assert adafactor < adamw - 3 * parameters
+    critic = ("--advantage", "[{name: gae}]", "--critic.learning_rate", "0.1")
+    of_critic = counting.critic_parameters(find_architecture(config_of()).policy)
+    assert rough(*critic) - adamw == pytest.approx(3 * 4 * of_critic, abs=3 * count)
+
+
+def test_micro_batches_of_shared_prompts_are_those_of_their_tokens(config_of):
+    """2 prompts x 8 rows, prompts of 48 and 16 new tokens: 2 (48 + 8 · 16) tokens, not 16 · 64."""
+    shape = ("--rollout.max_prompt_tokens", "48", "--rollout.max_new_tokens", "16")
+    shape += ("--rollout.prompts", "2", "--rollout.group_size", "8")
+    config = config_of(*shape, "--batching.mini_batch_prompts", "2")
+    architecture = find_architecture(config)
+    c, layout = architecture.policy, Layout.of(None, 1, 2)
+    works = estimate(config, architecture, layout, DecodingPlan("compact", 16, 8), 16, None, 1.0)
+    (update,) = (work for work in works if work.name == "update")
+    weights, micro_batches = counting.parameters(c), 2 * (48 + 8 * 16) / 64
+    assert update.bytes == (3 * 2 + 2 * 4) * weights * micro_batches
+
+
 @pytest.mark.slow
 def test_a_search_compiles_so_many_and_puts_what_fits_first(directory, monkeypatch, capsys):
     monkeypatch.chdir(directory)
@@ -545,6 +617,8 @@ ON_8 = ("--devices", "8")
             "mesh.tensor: must be a divisor of the model's 4 heads, got 8",
         ),
         ((*ON_8, "--model.path", "gone"), "model.path: must be a Hugging Face directory, "),
+        ((*ON_8, "--shape", "qwen", "--print_config"), "shape: must be one of qwen2.5-0.5b, "),
+        ((*ON_8, "--chip", "v7", "--print_config"), "chip: must be one of v4, v5e, v5p, "),
         (
             (*ON_8, "--model.path", "gone", "--shape", "qwen"),
             "shape: must be one of qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-7b, qwen3-0.6b, qwen3-8b, "
