@@ -262,7 +262,7 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
                 flush=True,
             )
             os._exit(1)
-        line = failure_line(error)
+        line = failure_line(error, type(config))
         if line is None or wants_traceback():
             if not _is_one_of_several():
                 raise

@@ -1,11 +1,14 @@
 """What ends a verb: one line and an exit code, and no memory left."""
 
+import re
 import sys
 
 import pytest
 
 from entropy_rl.cli import main as cli
 from entropy_rl.cli.failure import error_line, exit_code, failure_line, is_out_of_memory
+from entropy_rl.config.registry import import_object
+from entropy_rl.config.values import leaf_fields
 
 
 class JaxRuntimeError(RuntimeError):
@@ -57,6 +60,27 @@ def test_out_of_memory_says_where_and_which_settings_to_lower(text, module, doin
     assert line.startswith(f"out of memory on the device in {doing}")
     assert setting in line and "\n" not in line and len(line) < 300
     assert exit_code(error) == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "module", "named"),
+    [
+        ("train", "trainer.updates", {"batching.max_tokens_per_micro_batch", "optimizer.offload"}),
+        ("train", "trainer.stack", {"decoding.slots", "rollout.max_new_tokens"}),
+        ("sft", "commands.sft", {"batching.max_tokens_per_micro_batch", "model.remat"}),
+        ("sample", "commands.sample", {"max_new_tokens"}),
+        ("evaluate", "evaluation.sampling", {"evaluation.rows_per_call", "decoding.slots"}),
+        ("analyze", "evaluation.score_texts", {"max_tokens_per_micro_batch"}),
+        ("data select", "evaluation.score_texts", {"max_tokens_per_micro_batch"}),
+    ],
+)
+def test_only_settings_of_the_verb_are_named(verb, module, named):
+    config = import_object(verb, cli.config_classes()[verb])
+    line = failure_line(raised_in(f"entropy_rl.{module}", JaxRuntimeError(CPU)), config)
+    _, _, advice = line.removeprefix("out of memory on ").partition(": ")
+    found = set(re.findall(r"[a-z_]+(?:\.[a-z_]+)+|\bmax_\w+", advice))
+    assert named <= found <= {path for path, _ in leaf_fields(config)}
+    assert verb != "sft" or "optimizer.offload" not in found  # which it refuses
 
 
 @pytest.mark.parametrize(
