@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 
 from entropy_rl.lm_head.layout import HeadLayout, pad_axis
 from entropy_rl.lm_head.vocabulary import HeadWeights, Ranges, is_unused, split_head
+from entropy_rl.precision import product_precision
 from entropy_rl.types import DATA_AXES, FSDP_AXIS, TENSOR_AXIS
 
 # Logits of one chunk: 2^21 numbers are 8 MiB, small compared to any model and large enough for a
@@ -163,9 +164,7 @@ def put(x: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
 
 def chunk_logits(h: jax.Array, weights: jax.Array, spec: HeadSpec) -> jax.Array:
     """Compute the tempered logits f32[C, V'] of a chunk, for this device's vocab entries."""
-    z = jax.lax.dot_general(
-        h, weights, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-    )
+    z = _product(h, weights, 1, 1)
     z = z / spec.temperature
     entries = weights.shape[0]
     padded = entries * spec.layout.size(TENSOR_AXIS)
@@ -286,12 +285,21 @@ def add_gradients(
       spec: The head.
     """
     dz = (dz / spec.temperature).astype(h.dtype)
-    dh = jax.lax.dot_general(
-        dz, weights, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32
-    )
+    dh = _product(dz, weights, 1, 0)
     return HeadGradients(
         put(grads.hidden, rows, dh.astype(grads.hidden.dtype)),
         _add_product(grads.weights, dz, h),
+    )
+
+
+def _product(x: jax.Array, y: jax.Array, x_axis: int, y_axis: int) -> jax.Array:
+    """Sum x y over an axis of each of two matrices, in float32."""
+    return jax.lax.dot_general(
+        x,
+        y,
+        (((x_axis,), (y_axis,)), ((), ())),
+        precision=product_precision(x.dtype),
+        preferred_element_type=jnp.float32,
     )
 
 
@@ -304,9 +312,7 @@ def _add_product(total: jax.Array, dz: jax.Array, h: jax.Array) -> jax.Array:
     """
 
     def add(total: jax.Array, dz: jax.Array, h: jax.Array) -> jax.Array:
-        return total + jax.lax.dot_general(
-            dz, h, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
-        )
+        return total + _product(dz, h, 0, 0)
 
     blocks, rest = divmod(total.shape[0], _PRODUCT_BLOCK)
 

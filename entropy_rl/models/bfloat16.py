@@ -11,6 +11,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.precision import product_precision
+
 
 def contract(x: jax.Array, y: jax.Array, x_axis: int, y_axis: int) -> jax.Array:
     """Sum of products over an axis of each factor, in the type of x.
@@ -28,7 +30,11 @@ def contract(x: jax.Array, y: jax.Array, x_axis: int, y_axis: int) -> jax.Array:
     Returns:
       The other axes of x, then those of y.
     """
-    plain = partial(jax.lax.dot_general, dimension_numbers=(((x_axis,), (y_axis,)), ((), ())))
+    plain = partial(
+        jax.lax.dot_general,
+        dimension_numbers=(((x_axis,), (y_axis,)), ((), ())),
+        precision=product_precision(x.dtype),
+    )
     if x.dtype != jnp.bfloat16:
         return plain(x, y)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from entropy_rl.models.bfloat16 import contract
 from entropy_rl.models.quantized import INT8, KERNEL, NF4, SCALE, quantized_linear
 from entropy_rl.models.remat import WEIGHT_PRODUCTS
+from entropy_rl.precision import product_precision
 from entropy_rl.types import Params
 
 
@@ -43,7 +45,11 @@ def _backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[ja
     dx = contract(dy, kernel.astype(x.dtype), dy.ndim - 1, 1)
     tokens = tuple(range(x.ndim - 1))
     d_kernel = jax.lax.dot_general(
-        x, dy, ((tokens, tokens), ((), ())), preferred_element_type=jnp.float32
+        x,
+        dy,
+        ((tokens, tokens), ((), ())),
+        precision=product_precision(x.dtype),
+        preferred_element_type=jnp.float32,
     )
     return dx, d_kernel.astype(kernel.dtype)
 
@@ -75,7 +81,8 @@ def low_rank(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     if a.ndim == 2:
         return linear(linear(x, a), b)
     parts = x.reshape((len(a), -1) + x.shape[-1:])
-    y = jnp.matmul(jnp.matmul(parts, a.astype(x.dtype)), b.astype(x.dtype))
+    product = partial(jnp.matmul, precision=product_precision(x.dtype))
+    y = product(product(parts, a.astype(x.dtype)), b.astype(x.dtype))
     return y.reshape(x.shape[:-1] + b.shape[-1:])
 
 

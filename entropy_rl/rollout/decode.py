@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.lm_head.vocabulary import split_head
+from entropy_rl.precision import product_precision
 from entropy_rl.rollout.sampling import sample
 from entropy_rl.rollout.state import (
     Queue,
@@ -168,7 +169,11 @@ def _sample_column(
     """Sample column t of every slot from the hidden states of the tokens before it."""
     head, unused = split_head(policy.head(params))
     logits = jax.lax.dot_general(
-        hidden, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+        hidden,
+        head,
+        (((1,), (1,)), ((), ())),
+        precision=product_precision(hidden.dtype),
+        preferred_element_type=jnp.float32,
     )
     t = jnp.broadcast_to(slots.t, slots.row.shape)
     keys = jnp.take(request.keys, slots.row, mode="clip")

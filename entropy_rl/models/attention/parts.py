@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.precision import product_precision
+
 MASKED = float(jnp.finfo(jnp.float32).min)  # not -inf: a fully masked row must not become NaN
 
 
@@ -65,7 +67,7 @@ def attention_part(
     Returns:
       The part.
     """
-    f32 = dict(preferred_element_type=jnp.float32)
+    f32 = dict(precision=product_precision(q.dtype), preferred_element_type=jnp.float32)
     equation = "gkrh,gkhn->gkrn" if columns_last else "gkrh,gknh->gkrn"
     scores = jnp.einsum(equation, q, keys, **f32) * q.shape[-1] ** -0.5
     highest = jnp.where(mask, scores, MASKED).max(-1)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 from entropy_rl.lm_head.layout import pad_axis
 from entropy_rl.models.attention.parts import MASKED, Part
 from entropy_rl.models.attention.ragged_gpu import ragged_attention_gpu
+from entropy_rl.precision import product_precision
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
 
 _LANES = 128
@@ -179,7 +180,7 @@ def _block_part(q: Any, k: Any, v: Any, offset: Any, first: Any, length: Any) ->
     """Part of one block and KV head: q [r, h], k and v [n, h]; statistics f32[r, 1]."""
     # By default the MXU multiplies float32 in bfloat16.
     exact = dict(
-        precision=jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None,
+        precision=product_precision(q.dtype),
         preferred_element_type=jnp.float32,
     )
     scores = jax.lax.dot_general(q, k, (((1,), (1,)), ((), ())), **exact) * q.shape[-1] ** -0.5

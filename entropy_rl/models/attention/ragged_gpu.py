@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.models.attention.parts import MASKED, Part, merge_statistics
+from entropy_rl.precision import product_precision
 
 _BLOCK = 64  # columns
 _MIN_QUERIES = 16  # rows of the smallest matrix product
@@ -48,7 +49,7 @@ def ragged_attention_gpu(
     if splits is None:
         wanted = pl.next_power_of_2(pl.cdiv(_PROGRAMS, rows * kv_heads))
         splits = max(1, min(wanted, pl.cdiv(columns, _BLOCK)))
-    scale = h**-0.5
+    scale, precision = h**-0.5, product_precision(keys.dtype)
 
     def kernel(q, k, v, first, length, out, highest, total):
         first, length, part = first[()], length[()], pl.program_id(2)
@@ -64,14 +65,15 @@ def ragged_attention_gpu(
             attended = (column >= first) & (column < length)
             block = (pl.ds(at, _BLOCK), slice(None))
             k_block = plgpu.load(k.at[block], mask=attended[:, None], other=0.0)
-            scores = plgpu.dot(query, k_block, trans_b=True) * scale
+            scores = plgpu.dot(query, k_block, trans_b=True, precision=precision) * scale
             scores = jnp.where(attended[None], scores, MASKED)
             after = jnp.maximum(before, scores.max(-1))
             weights = jnp.where(attended[None], jnp.exp(scores - after[:, None]), 0.0)
             # Masked columns are not read: zero times NaN would be NaN.
             v_block = plgpu.load(v.at[block], mask=attended[:, None], other=0.0)
             old = jnp.exp(before - after)
-            out = old[:, None] * out + plgpu.dot(weights.astype(v_block.dtype), v_block)
+            weighted = plgpu.dot(weights.astype(v_block.dtype), v_block, precision=precision)
+            out = old[:, None] * out + weighted
             return out, after, old * total + weights.sum(-1)
 
         zeros = jnp.zeros((queries,), jnp.float32)

@@ -1,0 +1,36 @@
+"""Precision of matrix products: float32 means float32 on every device."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def product_precision(dtype: Any) -> jax.lax.Precision | None:
+    """Return the `precision` of a product with a factor of this type.
+
+    By default, XLA multiplies float32 numbers with the 10 bits of tensorfloat32 on NVIDIA GPUs, and
+    in bfloat16 on TPUs: log-probs of sampler and trainer would then differ by much more than
+    rounding. `jax_default_matmul_precision`, or JAX_DEFAULT_MATMUL_PRECISION in the environment,
+    has priority, for users who prefer the speed.
+
+    Args:
+      dtype: Type of the factor.
+
+    Returns:
+      HIGHEST for float32; None, the default, for narrower types, and if the user has set one.
+    """
+    if jnp.dtype(dtype) != jnp.float32 or jax.config.jax_default_matmul_precision is not None:
+        return None
+    return jax.lax.Precision.HIGHEST
+
+
+def of_products(dtype: Any) -> contextlib.AbstractContextManager[None]:
+    """Give the products of functions without such an argument the precision for this type."""
+    precision = product_precision(dtype)
+    if precision is None:
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision("highest")
