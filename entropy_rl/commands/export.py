@@ -54,7 +54,7 @@ def export(config: ExportConfig) -> Path:
     from entropy_rl.models.hf import check_output
     from entropy_rl.models.peft import save_adapter
     from entropy_rl.report.model_card import write_model_card
-    from entropy_rl.runs.hub import upload
+    from entropy_rl.runs.hub import split_id, upload
     from entropy_rl.runs.load_model import load_model
     from entropy_rl.runs.model_files import find_model, is_run
     from entropy_rl.runs.stored import CONFIG_FILE, read_recorded_config
@@ -72,7 +72,8 @@ def export(config: ExportConfig) -> Path:
     model = load_model(ModelConfig(path=config.model))
     dtype = config.dtype or ("float32" if is_adapter else "bfloat16")
     if is_adapter:
-        save_adapter(config.output, model.base.spec, model.adapter, model.base.path, dtype)
+        base, revision = split_id(model.base.path)
+        save_adapter(config.output, model.base.spec, model.adapter, base, revision, dtype)
     else:
         save_hf(
             config.output,

@@ -145,7 +145,12 @@ def load_adapter(directory: Path, config: DecoderConfig) -> tuple[LoraSpec, Para
 
 
 def save_adapter(
-    directory: str | Path, spec: LoraSpec, adapter: Params, base: str, dtype: str = "float32"
+    directory: str | Path,
+    spec: LoraSpec,
+    adapter: Params,
+    base: str,
+    revision: str | None = None,
+    dtype: str = "float32",
 ) -> None:
     """Write an adapter, atomically.
 
@@ -154,6 +159,7 @@ def save_adapter(
       spec: What it is.
       adapter: Its parameters, with B as trained, not scaled.
       base: Name or path of its base, for `base_model_name_or_path`.
+      revision: Commit of the base, if it has a name on the hub.
       dtype: Type of the tensors.
 
     Raises:
@@ -169,17 +175,19 @@ def save_adapter(
         save_file(tensors, temporary / ADAPTER_WEIGHTS, metadata={"format": "pt"})
         # safetensors makes it readable by the owner only.
         (temporary / ADAPTER_WEIGHTS).chmod(0o644)
-        write_adapter_config(temporary, spec, base)
+        write_adapter_config(temporary, spec, base, revision)
 
 
-def write_adapter_config(directory: Path, spec: LoraSpec, base: str) -> None:
+def write_adapter_config(
+    directory: Path, spec: LoraSpec, base: str, revision: str | None = None
+) -> None:
     """Write adapter_config.json into a directory; arguments as in `save_adapter`."""
     alpha = int(spec.alpha) if spec.alpha == int(spec.alpha) else spec.alpha
     fields = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "revision": None,
+        "revision": revision,
         "r": spec.rank,
         "lora_alpha": alpha,
         "use_rslora": spec.rslora,

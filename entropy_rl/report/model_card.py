@@ -17,7 +17,7 @@ from entropy_rl.report.reported_run import ReportedRun, read_runs
 from entropy_rl.report.summary import evaluation_rows
 from entropy_rl.runs.checkpoint import newest_undamaged
 from entropy_rl.runs.directory import checkpoints_of
-from entropy_rl.runs.hub import HUB_ID
+from entropy_rl.runs.hub import HUB_ID, split_id
 
 CARD_FILE = "README.md"
 _OF_THE_MACHINE = ("run", "mesh")  # sections that change no result
@@ -54,8 +54,8 @@ def model_card(
     name = str(task.get("name") or (config.get("data") or {}).get("train", "?"))
     front: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation"}
     front["tags"] = ["entropy_rl", "reinforcement-learning" if "advantage" in config else "sft"]
-    if match := HUB_ID.fullmatch(base):
-        front["base_model"] = match["repo"]
+    if HUB_ID.fullmatch(base):
+        front["base_model"], _ = split_id(base)
     code = f"entropy_rl {(start.get('versions') or {}).get('entropy_rl', '?')}"
     facts = {
         "Initial model": base,

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ _DEADLINE_S = 10  # for the first answer of the hub
 _WEIGHTS = ("*.safetensors",)
 _TEXTS = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
 _ROWS = ("*.jsonl*", "*.ndjson*", "*.parquet", "*.arrow")
-_FIELDS = (("model", "path"), ("critic", "path"), ("teacher", "path"))
+_FIELDS = (("model", "path"), ("model", "lora", "path"), ("critic", "path"), ("teacher", "path"))
 
 
 def is_hub_id(path: str) -> bool:
@@ -49,6 +50,12 @@ def is_hub_id(path: str) -> bool:
     if match is None or os.path.exists(path):
         return False
     return match["revision"] is not None or not os.path.exists(path.split("/")[0])
+
+
+def split_id(path: str) -> tuple[str, str | None]:
+    """Return (name, revision or None) of an id of the hub; (path, None) of another path."""
+    match = HUB_ID.fullmatch(path)
+    return (match["repo"], match["revision"]) if match else (path, None)
 
 
 def pin_models(config: Any, directory: Path, ask: bool = True) -> Any:
@@ -71,19 +78,25 @@ def pin_models(config: Any, directory: Path, ask: bool = True) -> Any:
     from entropy_rl.distributed import multihost as hosts  # imports jax
 
     recorded = None
-    for section, name in _FIELDS:
-        part = getattr(config, section, None)
-        path = getattr(part, name, None)
+    for field in _FIELDS:
+        path = functools.reduce(lambda part, name: getattr(part, name, None), field, config)
         if path is None or not is_hub_id(path):
             continue
         recorded = read_recorded_config(directory / CONFIG_FILE) if recorded is None else recorded
-        known = (recorded.get(section) or {}).get(name)
+        known = functools.reduce(lambda part, name: (part or {}).get(name), field, recorded)
         if isinstance(known, str) and known.startswith(f"{path}@"):
             path = known
         elif ask:
-            path = hosts.on_first(lambda path=path, at=f"{section}.{name}": resolve(path, at))
-        config = dataclasses.replace(config, **{section: dataclasses.replace(part, **{name: path})})
+            path = hosts.on_first(functools.partial(resolve, path, ".".join(field)))
+        config = _replaced(config, field, path)
     return config
+
+
+def _replaced(section: Any, field: Sequence[str], value: Any) -> Any:
+    """Return a copy of a section with another value of a field of it or of its sections."""
+    name, *below = field
+    value = _replaced(getattr(section, name), below, value) if below else value
+    return dataclasses.replace(section, **{name: value})
 
 
 def resolve(path: str, where: str = "model.path") -> str:
@@ -98,8 +111,8 @@ def resolve(path: str, where: str = "model.path") -> str:
     Raises:
       ValueError: If the hub has no such model, or cannot be reached and nothing is cached.
     """
-    repository, revision = _parts(path)
-    if _COMMIT.fullmatch(revision):
+    repository, revision = split_id(path)
+    if revision and _COMMIT.fullmatch(revision):
         return path
     # The download of the small files records the revision in the cache, for later without network.
     return f"{repository}@{_download(path, _TEXTS, where).name}"
@@ -117,7 +130,7 @@ def data_directory(path: str, where: str) -> Path:
         or the hub has no such data set, or cannot be reached and nothing is cached.
     """
     found = _download(path, _ROWS, where, "dataset")
-    if HUB_ID.fullmatch(path)["revision"] is None:
+    if split_id(path)[1] is None:
         raise ValueError(
             f"{where}: must be NAMESPACE/NAME@REVISION, got {shown(path)}; the newest commit is "
             f"{path}@{found.name}"
@@ -125,29 +138,26 @@ def data_directory(path: str, where: str) -> Path:
     return found
 
 
-def hub_directory(path: str, weights: bool = True) -> Path:
-    """The directory of a model of the hub in the cache; downloads what is missing.
+def hub_directory(path: str, weights: bool = True, where: str = "model.path") -> Path:
+    """The directory of a model or an adapter of the hub in the cache; downloads what is missing.
 
     Args:
       path: `NAMESPACE/NAME` or `NAMESPACE/NAME@REVISION`.
       weights: Whether the weights are needed, beside config and tokenizer.
+      where: The config field, for errors.
 
     Raises:
       ValueError: As `resolve`.
     """
-    return _download(path, (*_TEXTS, *_WEIGHTS) if weights else _TEXTS, "model.path")
-
-
-def _parts(path: str) -> tuple[str, str]:
-    match = HUB_ID.fullmatch(path)
-    return match["repo"], match["revision"] or "main"
+    return _download(path, (*_TEXTS, *_WEIGHTS) if weights else _TEXTS, where)
 
 
 def _download(path: str, patterns: tuple[str, ...], where: str, kind: str = "model") -> Path:
     import huggingface_hub as hub
     from huggingface_hub import errors, utils  # the package has no attribute of these names yet
 
-    repository, revision = _parts(path)
+    repository, revision = split_id(path)
+    revision = revision or "main"
     # Exports of models to other formats are in subdirectories; data are in data/ or beside it.
     ignored = ["*/*"] if kind == "model" else ["*/*/*"]
     wanted = dict(

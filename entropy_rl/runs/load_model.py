@@ -32,6 +32,7 @@ from entropy_rl.models.peft import ADAPTER_CONFIG, write_adapter_config
 from entropy_rl.models.rope import DynamicRopeScaling, LinearRopeScaling, YarnRopeScaling
 from entropy_rl.rollout.programs import keep_params
 from entropy_rl.runs.directory import MODEL_DIRECTORY
+from entropy_rl.runs.hub import split_id
 from entropy_rl.runs.model_files import find_model, is_run, model_files
 from entropy_rl.runs.tokenizer import eos_ids_of, load_tokenizer, named_ends, unused_ids
 from entropy_rl.runs.weights import Weights, load_weights, make_adapter
@@ -425,7 +426,7 @@ def keep_model_files(model: Model, directory: Path) -> None:
             shutil.copy(path, temporary)
     _record_differences(model, temporary)
     if model.base is not None:
-        write_adapter_config(temporary, model.base.spec, model.base.path)
+        write_adapter_config(temporary, model.base.spec, *split_id(model.base.path))
     temporary.replace(target)
 
 

@@ -26,6 +26,7 @@ from entropy_rl.models.peft import load_adapter, read_adapter_config
 from entropy_rl.models.quantized import cast_floats, float_type, store
 from entropy_rl.runs.checkpoint import restore_params
 from entropy_rl.runs.directory import CONFIG_FILE, checkpoints_of
+from entropy_rl.runs.hub import hub_directory, is_hub_id
 from entropy_rl.runs.identity import model_identity, recorded_weights
 from entropy_rl.runs.model_files import find_model, is_run, model_files
 from entropy_rl.runs.stored import read_recorded_config
@@ -78,9 +79,14 @@ def make_adapter(
     """
     if config.path is not None:
         try:
-            return load_adapter(Path(config.path).expanduser(), decoder)
+            if is_hub_id(config.path):
+                path = hub_directory(config.path, where="model.lora.path")
+            else:
+                path = Path(config.path).expanduser()
+            return load_adapter(path, decoder)
         except (OSError, ValueError) as error:
-            raise ValueError(f"model.lora.path: {error_text(error)}") from error
+            text = error_text(error).removeprefix("model.lora.path: ")
+            raise ValueError(f"model.lora.path: {text}") from error
     if key is None:
         raise ValueError(
             "model.lora.path: must be an adapter where nothing is trained, as a new one changes "

@@ -17,8 +17,10 @@ from tiny_runs import EVALUATION, ROOT
 
 from entropy_rl.cli.main import main
 from entropy_rl.config.common import ModelConfig
+from entropy_rl.config.lora import LoraConfig
+from entropy_rl.models.peft import load_adapter
 from entropy_rl.runs.hub import is_hub_id, pin_models, resolve, upload
-from entropy_rl.runs.load_model import find_model, load_model
+from entropy_rl.runs.load_model import find_model, keep_model_files, load_model
 from entropy_rl.tasks.math.files import find_data_files
 
 NAME = "lab/tiny"
@@ -113,6 +115,26 @@ def test_a_directory_keeps_the_commit_that_it_recorded(hub, model_files, tmp_pat
     assert pin_models(config, tmp_path / "other").model.path == f"{NAME}@{second}"
     other = Config(ModelConfig(f"{NAME}@{second}"))  # what is asked for counts
     assert pin_models(other, tmp_path / "run") == other
+
+
+def test_an_adapter_of_the_hub_is_pinned_and_recorded_with_the_revision_of_its_base(hub, tmp_path):
+    base = make_hf_dir(tmp_path / "qwen3", "qwen3", tokenizer=True)
+    golden = ROOT / "tests" / "golden" / "peft"
+    commits = {
+        name: hub.add(name, {path.name: path.read_bytes() for path in directory.iterdir()})
+        for name, directory in ((NAME, base), ("lab/adapter", golden))
+    }
+    config = Config(ModelConfig(NAME, lora=LoraConfig(path="lab/adapter")))
+    pinned = pin_models(config, tmp_path / "run").model
+    assert pinned.path == f"{NAME}@{commits[NAME]}"
+    assert pinned.lora.path == f"lab/adapter@{commits['lab/adapter']}"
+    model = load_model(pinned)
+    assert model.base.spec == load_adapter(golden, model.config)[0]
+    keep_model_files(model, tmp_path)
+    fields = json.loads((tmp_path / "model" / "adapter_config.json").read_text())
+    assert fields["base_model_name_or_path"] == NAME and fields["revision"] == commits[NAME]
+    with pytest.raises(ValueError, match=r"^model\.lora\.path: must be .*lab/none.*not found"):
+        load_model(ModelConfig(NAME, lora=LoraConfig(path="lab/none")))
 
 
 def test_without_the_hub_the_cache_is_used_and_said(hub, model_files, offline, caplog):
