@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, TextIO
 
 # Controls but tab and line feed, line separators, marks that reorder text, lone surrogates,
 # what XML does not allow, tags.
@@ -26,13 +26,14 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def echo(text: str) -> None:
-    """Print a text with its control characters written out.
+def echo(text: str, file: TextIO | None = None) -> None:
+    """Print a text with its control characters written out, at once.
 
     Args:
       text: Any text.
+      file: Where to, such as `sys.stderr`; None for stdout.
     """
-    print(printable(text))
+    print(printable(text), file=file, flush=True)
 
 
 def csv_cell(value: Any) -> Any:

@@ -17,6 +17,7 @@ from entropy_rl.config.checks import require
 from entropy_rl.config.common import EpisodesConfig, TaskConfig
 from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.distributed.sharding import make_mesh
+from entropy_rl.escape import echo
 from entropy_rl.evaluation import Evaluation, evaluate_into, evaluation_prompts
 from entropy_rl.evaluation.fingerprint import check_free
 from entropy_rl.evaluation.samples import samples_file
@@ -159,10 +160,10 @@ def main(config: EvaluateConfig) -> None:
     """The verb `evaluate` of the command line."""
     result = evaluate_model(config)
     if result is None:
-        print(f"done; other processes are still adding samples to {config.output}")
+        echo(f"done; other processes are still adding samples to {config.output}")
         return
-    print(evaluation_table({config.model.path: result}))
-    print(f"\neverything is in {config.output}")
+    echo(evaluation_table({config.model.path: result}))
+    echo(f"\neverything is in {config.output}")
 
 
 if __name__ == "__main__":

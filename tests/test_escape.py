@@ -1,8 +1,10 @@
 """Texts of data, models and configs are escaped for terminals and spreadsheets."""
 
+import sys
+
 import pytest
 
-from entropy_rl.escape import csv_cell, printable
+from entropy_rl.escape import csv_cell, echo, printable
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,12 @@ from entropy_rl.escape import csv_cell, printable
 def test_control_characters_are_written_out(text, expected):
     assert printable(text) == expected
     printable(text).encode()
+
+
+def test_texts_are_echoed_to_either_stream(capsys):
+    echo("a\x1b[2J")
+    echo("b\r", file=sys.stderr)
+    assert capsys.readouterr() == ("a\\x1b[2J\n", "b\\r\n")
 
 
 @pytest.mark.parametrize(

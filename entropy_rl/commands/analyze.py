@@ -28,7 +28,7 @@ from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.files import check_creatable
-from entropy_rl.escape import printable
+from entropy_rl.escape import echo
 from entropy_rl.version import __version__
 
 if TYPE_CHECKING:
@@ -178,13 +178,13 @@ def main(config: AnalyzeConfig) -> None:
         del plain["rare"]["placed"]
     write_sentences(directory, result.rare)
     write_atomically(directory / "analysis.json", json.dumps(finite(plain), indent=1) + "\n")
-    print(printable(analysis_text(result)))
+    echo(analysis_text(result))
     if config.base is not None and result.rare is None:
         print("\n=> not tested: rare sentences (no sentences, or too few of the base)")
     if dynamics is not None:
-        print(f"\n{dynamics_text(dynamics)}")
+        echo(f"\n{dynamics_text(dynamics)}")
     figures = write_analysis_figures(directory, result, dynamics)
-    print(f"\nnumbers{' and figures' if figures else ''}: {directory}")
+    echo(f"\nnumbers{' and figures' if figures else ''}: {directory}")
 
 
 def _make_responses_of(

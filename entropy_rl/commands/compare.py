@@ -11,7 +11,7 @@ from typing import ClassVar
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import require
 from entropy_rl.config.files import check_creatable
-from entropy_rl.escape import printable
+from entropy_rl.escape import echo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +59,9 @@ def main(config: CompareConfig) -> None:
     write_atomically(directory / "comparison.tex", comparison_latex(comparison))
     names = [f"{name}: {run}" for name, run in zip("AB", runs, strict=True)]
     write_pass_at_k(directory, dict(zip(names, comparison.curves, strict=True)))
-    print(printable(f"A: {runs[0]}\nB: {runs[1]}\n"))
-    print(printable(comparison_text(comparison)))
-    print(f"\nnumbers and curves: {directory}")
+    echo(f"A: {runs[0]}\nB: {runs[1]}\n")
+    echo(comparison_text(comparison))
+    echo(f"\nnumbers and curves: {directory}")
 
 
 if __name__ == "__main__":

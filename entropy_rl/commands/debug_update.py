@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from entropy_rl.cli.main import run_verb
-from entropy_rl.escape import printable
+from entropy_rl.escape import echo
 
 if TYPE_CHECKING:
     import jax
@@ -183,7 +183,7 @@ def _first(x: Any) -> str:
 
 def main(config: DebugUpdateConfig) -> None:
     """The verb `debug-update` of the command line."""
-    print(printable(debug_update(Path(config.dump))))
+    echo(debug_update(Path(config.dump)))
 
 
 if __name__ == "__main__":

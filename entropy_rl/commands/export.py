@@ -12,6 +12,7 @@ from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import require
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.files import check_creatable
+from entropy_rl.escape import echo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +93,9 @@ def export(config: ExportConfig) -> Path:
 
 def main(config: ExportConfig) -> None:
     """The verb `export` of the command line."""
-    print(f"wrote {export(config)}")
+    echo(f"wrote {export(config)}")
     if config.push is not None:
-        print(f"uploaded to {config.push}")
+        echo(f"uploaded to {config.push}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from entropy_rl.cli.failure import DoesNotFit
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.files import check_writable
 from entropy_rl.config.plan import PlanConfig, PlanSFTConfig
+from entropy_rl.escape import echo
 
 if TYPE_CHECKING:
     from entropy_rl.planning.devices import Devices
@@ -32,7 +33,7 @@ def main(config: PlanConfig) -> None:
     architecture = find_architecture(config)
     if config.search:
         best, *others = search(config, architecture, devices)
-        print(f"{search_text([best, *others])}\n")
+        echo(f"{search_text([best, *others])}\n")
     else:
         best, others = make_plan(config, architecture, devices), []
     _finish(best, config.output, {"others": [other.to_plain() for other in others]})
@@ -98,7 +99,7 @@ def _finish(plan: Plan, output: str | None, more: dict[str, Any]) -> None:
     from entropy_rl.planning.table import plan_text
     from entropy_rl.runs.jsonl import write_atomically
 
-    print(plan_text(plan))
+    echo(plan_text(plan))
     if output is not None:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(Path(output), json.dumps(plan.to_plain() | more, indent=1) + "\n")

@@ -13,6 +13,7 @@ from entropy_rl.cli.main import run_verb
 from entropy_rl.commands.analyze import AnalyzeConfig, check_expressions
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.files import check_creatable, check_writable
+from entropy_rl.escape import echo
 
 _MAX_RUNS = 8  # distinguishable colors
 
@@ -85,10 +86,10 @@ def main(config: ReportConfig) -> None:
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, page(report, _command(config)))
-    print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    echo(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
     if config.figures is not None:
         written = write_paper_figures(Path(config.figures), report, config.figure_style)
-        print(f"wrote {len(written)} figures to {config.figures}")
+        echo(f"wrote {len(written)} figures to {config.figures}")
 
 
 def _command(config: ReportConfig) -> str:

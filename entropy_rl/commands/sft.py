@@ -19,6 +19,7 @@ import numpy as np
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.sft import GateConfig, SFTConfig
 from entropy_rl.config.values import unknown
+from entropy_rl.escape import echo
 from entropy_rl.evaluation import Evaluation, evaluation_prompts, read_result
 from entropy_rl.experience.prompts import Prompts
 from entropy_rl.report import evaluation_table
@@ -113,7 +114,7 @@ def _train(
                 )
         if prompts is not None:
             result = run.evaluate(config.steps, setup.model, state.params, task, prompts)
-            print(evaluation_table({"SFT": result}))
+            echo(evaluation_table({"SFT": result}))
     return state
 
 
@@ -237,12 +238,12 @@ def main(config: SFTConfig) -> None:
     result = read_result(evaluation_directory(config, config.steps))
     failures = gate_failures(config.gate, result) if config.evaluation and result else []
     for line in failures:
-        print(f"entropy-rl sft: gate: {line}", file=sys.stderr)
+        echo(f"entropy-rl sft: gate: {line}", file=sys.stderr)
     if failures:
         sys.exit(1)
-    print(f"\nnext: entropy-rl export --model {directory} --output DIRECTORY")
+    echo(f"\nnext: entropy-rl export --model {directory} --output DIRECTORY")
     if _best(config).is_dir():
-        print(f"the model of the lowest validation loss: {_best(config)}")
+        echo(f"the model of the lowest validation loss: {_best(config)}")
 
 
 if __name__ == "__main__":

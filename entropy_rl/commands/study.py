@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 
@@ -9,6 +10,7 @@ from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import require
 from entropy_rl.config.study import StudyConfig
 from entropy_rl.distributed.multihost import VARIABLE
+from entropy_rl.escape import echo
 from entropy_rl.runs.directory import (
     FREE_OF_EVALUATION,
     FREE_OF_TRAINING,
@@ -49,13 +51,13 @@ def main(config: StudyConfig) -> None:
     ours = {"field": "output", "free": _FREE}
     check_directory(found.directory, found, **ours)
     if config.do == "plan":
-        print(plan_text(found))
+        echo(plan_text(found))
         return
     # From here on the config is fixed: the hypotheses are registered before the first run.
     claim_directory(found.directory, found, **ours)
     if config.do == "run":
-        run_units(found, lambda line: print(line, file=sys.stderr, flush=True))
-    print(write_report(found))
+        run_units(found, functools.partial(echo, file=sys.stderr))
+    echo(write_report(found))
     if config.do == "run":
         _check_failures(found)
 

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from entropy_rl.config.plan import PlanConfig, PlanSFTConfig
+from entropy_rl.escape import echo
 from entropy_rl.planning.abstract import abstract_run
 from entropy_rl.planning.chips import usable_memory
 from entropy_rl.planning.devices import Devices
@@ -176,7 +177,7 @@ class TrainPlan(Plan):
 
 def say(line: str) -> None:
     """Print a line of progress to stderr."""
-    print(line, file=sys.stderr, flush=True)
+    echo(line, file=sys.stderr)
 
 
 def make_plan(config: PlanConfig, architecture: Architecture, devices: Devices) -> TrainPlan:

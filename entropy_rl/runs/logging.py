@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from entropy_rl.escape import echo, printable
 from entropy_rl.runs.directory import SAMPLES_FILE
 from entropy_rl.runs.jsonl import keep_steps, write_jsonl
 from entropy_rl.runs.loggers import LoggedRun, Loggers, StartLogger
@@ -139,7 +140,7 @@ class DeviceWork:
         return 0.0 if ready_at is None else time.perf_counter() - ready_at
 
 
-_SILENT_S = 60  # after which a note is a plain line
+_SILENT_S = 20  # after which a note is a plain line
 
 
 class Progress:
@@ -172,12 +173,12 @@ class Progress:
         self._printed = time.monotonic()  # when the last plain line was
         if sys.stderr.isatty() and not silent:
             self._bar = RichProgress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=Console(stderr=True),
             )
             self._task = self._bar.add_task(title, total=total, completed=start, note="")
@@ -194,27 +195,27 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line."""
         if self._bar:
-            self._bar.console.print(text, highlight=False)
+            self._bar.console.print(printable(text), highlight=False, markup=False)
         else:
             self._print(text)
 
     def note(self, text: str) -> None:
-        """Show a note between two steps; where there is no terminal, after a silent minute."""
+        """Show a note between two steps; where there is no terminal, after 20 silent seconds."""
         if self._bar:
-            self._bar.update(self._task, note=text)
+            self._bar.update(self._task, note=printable(text))
         elif time.monotonic() - self._printed >= _SILENT_S:
             self._print(text)
 
     def _print(self, line: str) -> None:
         if not self._silent:
             self._printed = time.monotonic()
-            print(line, file=sys.stderr, flush=True)
+            echo(line, file=sys.stderr)
 
     def show(self, done: int, note: str) -> None:
         """Show the number of completed steps, with a note."""
         passed, self._done = done // self._every > self._done // self._every, done
         if self._bar:
-            self._bar.update(self._task, completed=done, note=note)
+            self._bar.update(self._task, completed=done, note=printable(note))
         elif passed or done == self._total:
             left = self._time_left(done)
             self._print(f"{self._title} {done}/{self._total}  {note}{left and f'  left {left}'}")

@@ -16,6 +16,7 @@ from entropy_rl.config.sft import SFTConfig
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.distributed.sharding import commit
+from entropy_rl.escape import echo
 from entropy_rl.evaluation.samples import RESULT_FILE
 from entropy_rl.runs.checkpoint import Checkpoints, newest_undamaged
 from entropy_rl.runs.directory import (
@@ -85,7 +86,7 @@ def open_run(
         if checkpoints.latest is not None:
             state = checkpoints.restore(state)
             if hosts.is_first():
-                print(
+                echo(
                     f"resuming {directory} after step {int(state.step)} of {config.steps}",
                     file=sys.stderr,
                 )
@@ -94,7 +95,7 @@ def open_run(
             size = sum(x.nbytes for x in jax.tree.leaves(state))
             if size >= _LARGE_CHECKPOINT:
                 kept = f"the newest {config.run.max_to_keep} are kept"
-                print(f"checkpoints: {size / 1e9:.2f} GB each, {kept}", file=sys.stderr)
+                echo(f"checkpoints: {size / 1e9:.2f} GB each, {kept}", file=sys.stderr)
             records = RunLog(
                 directory,
                 step,
@@ -106,7 +107,7 @@ def open_run(
             record_identity(directory, identity)
             for what, changes in (("changed settings", changed), ("accepted changes", accepted)):
                 if changes:
-                    print(f"{what}: {', '.join(changes)}", file=sys.stderr)
+                    echo(f"{what}: {', '.join(changes)}", file=sys.stderr)
         else:
             records = NoLog()
         records = opened.enter_context(records)

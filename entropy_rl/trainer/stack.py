@@ -26,6 +26,7 @@ from entropy_rl.config.stack import check_devices, check_stack
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.distributed.sharding import make_mesh
+from entropy_rl.escape import echo
 from entropy_rl.experience.prompts import PromptBatch
 from entropy_rl.experience.sampler import Sampled, split_greedy
 from entropy_rl.models.lora import stack_adapters
@@ -155,7 +156,7 @@ def _common_step(configs: Sequence[TrainConfig]) -> int:
                 f"{', '.join(map(str, ahead))}"
             )
         if ahead:
-            print(f"{run.directory}: back from step {ahead[0]} to {common}", file=sys.stderr)
+            echo(f"{run.directory}: back from step {ahead[0]} to {common}", file=sys.stderr)
     return common
 
 

@@ -11,6 +11,7 @@ import jax
 
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.distributed import multihost as hosts
+from entropy_rl.escape import echo
 from entropy_rl.experience.experience import Experience
 from entropy_rl.experience.metrics import gather_rows, rollout_metrics
 from entropy_rl.experience.records import Row, group_rows
@@ -155,7 +156,7 @@ def open_training(
             state = moments_in("pinned_host", state)
         yield TrainingRun(setup, run, compiled), state
     if hosts.is_first():
-        print(run_summary(Path(setup.config.run.directory), setup.config.steps))
+        echo(run_summary(Path(setup.config.run.directory), setup.config.steps))
 
 
 def count_recorded(model: Model, state: TrainState) -> int:

@@ -257,16 +257,16 @@ def test_plain_lines_tell_the_time_left_by_the_steps_after_the_first(capsys, mon
     assert lines == ["step 3/6  r", "step 4/6  r  left 2 min", "step 5/6  r", "step 6/6  r"]
 
 
-def test_a_note_is_a_plain_line_after_a_silent_minute(capsys, monkeypatch):
+def test_a_note_is_a_plain_line_after_20_silent_seconds(capsys, monkeypatch):
     now = 0.0
     monkeypatch.setattr("entropy_rl.runs.logging.time.monotonic", lambda: now)
     with Progress("step", 6) as progress, Progress("step", 6, silent=True) as of_another_process:
-        for now in (30.0, 61.0, 100.0, 122.0):
+        for now in (10.0, 21.0, 40.0, 42.0):
             progress.note(f"evaluation: {now:.0f}/200 samples")
             of_another_process.note("the same")
     assert capsys.readouterr().err.splitlines() == [
-        "evaluation: 61/200 samples",
-        "evaluation: 122/200 samples",
+        "evaluation: 21/200 samples",
+        "evaluation: 42/200 samples",
     ]
 
 
@@ -293,6 +293,19 @@ def test_a_step_over_the_mark_counts_as_one_on_it(capsys):
             progress.show(done, "")
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[1] for line in lines] == ["16/64", "24/64", "32/64", "64/64"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_shows_texts_as_they_are(terminal, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    with Progress("runs[/0]", 1) as progress:
+        progress.say("say [/a] [red]b \x1b[2J")
+        progress.note("note [/a]")
+        progress.show(1, "show [/c]")
+    err = capsys.readouterr().err
+    for text in ("say [/a] [red]b \\x1b[2J", "runs[/0]", "show [/c]"):
+        assert text in err
+    assert "\x1b[2J" not in err
 
 
 def test_progress_draws_a_bar_on_a_terminal(capsys, monkeypatch):
