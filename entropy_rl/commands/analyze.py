@@ -28,6 +28,7 @@ from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.files import check_creatable
+from entropy_rl.config.values import refuse_unused
 from entropy_rl.escape import echo
 from entropy_rl.version import __version__
 
@@ -112,12 +113,19 @@ class AnalyzeConfig:
         )
         without = self.encoder is None or self.base is not None
         require(without, "encoder", self.encoder, "null without base")
+        if self.base is None:
+            refuse_unused(
+                self, "", "because base is null", "neighbors", "rare_share", "max_sentences"
+            )
         require(self.temperature > 0, "temperature", self.temperature, "> 0")
         require(0 < self.rare_share < 1, "rare_share", self.rare_share, "> 0 and < 1")
         require_at_least(
             1, "", self, "max_tokens_per_micro_batch", "min_count", "neighbors", "max_sentences"
         )
         require_at_least(0, "", self, "seed")
+        if self.base is None:
+            of_base = ("neighbors", "rare_share", "max_sentences")
+            refuse_unused(self, "", "because base is null", *of_base)
 
 
 def main(config: AnalyzeConfig) -> None:

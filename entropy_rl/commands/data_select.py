@@ -15,6 +15,7 @@ from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.files import check_creatable
 from entropy_rl.config.sft import ChatDataConfig
+from entropy_rl.config.values import refuse_unused
 from entropy_rl.escape import echo
 
 if TYPE_CHECKING:
@@ -66,9 +67,8 @@ class SelectConfig:
     def __post_init__(self):
         check_numbers(self, "")
         require_at_least(1, "", self, "keep", "first_tokens", "max_tokens_per_micro_batch")
-        for name, unused in (("validation", None), ("held_out", 0)):
-            value = getattr(self.data, name)
-            require(value == unused, f"data.{name}", value, f"{unused!r}: only train is read")
+        unused = ("data.validation", "data.held_out", "model.remat", "model.decode_attention")
+        refuse_unused(self, "", "because `data select` does not use it", *unused)
         require(
             self.source_field is None or self.score == "casl",
             "source_field",

@@ -11,6 +11,7 @@ from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import ModelConfig, TaskConfig
 from entropy_rl.config.files import check_writable
+from entropy_rl.config.values import refuse_unused
 
 if TYPE_CHECKING:
     from entropy_rl.rollout.state import Completions
@@ -68,6 +69,8 @@ class SampleConfig:
             self.problem,
             "null without task.name",
         )
+        if self.task is None:
+            refuse_unused(self, "", "because task is null", "split")
         require(self.temperature >= 0, "temperature", self.temperature, ">= 0")
         require_at_least(1, "", self, "max_new_tokens")
         require_at_least(0, "", self, "seed")

@@ -7,6 +7,7 @@ import dataclasses
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import MeshConfig, ModelConfig, TaskConfig
 from entropy_rl.config.rollout import DecodingConfig, EvaluationConfig, check_stop
+from entropy_rl.config.values import refuse_unused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,8 @@ class EvaluateConfig:
         check_numbers(self, "")
         require_at_least(0, "", self, "seed")
         check_stop(self.evaluation.stop, "evaluation.stop", self.decoding)
+        unused = ("task.train_split", "model.remat")
+        refuse_unused(self, "", "because an evaluation does not use it", *unused)
         require(
             (self.shard is None) == (self.shards is None),
             "shard",

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from entropy_rl.config.checks import check_numbers, require, require_at_least
+from entropy_rl.config.values import refuse_unused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,8 @@ class DecodingConfig:
     def __post_init__(self):
         check_numbers(self, "decoding")
         require(self.slots is None or self.slots >= 1, "decoding.slots", self.slots, "null or >= 1")
+        if self.slots is not None:
+            refuse_unused(self, "decoding.", "because decoding.slots is set", "memory_share")
         require(
             0 < self.memory_share <= 1, "decoding.memory_share", self.memory_share, "> 0 and <= 1"
         )

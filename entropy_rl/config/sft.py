@@ -11,6 +11,7 @@ from entropy_rl.config.checks import MOST_LAYERS, check_numbers, require, requir
 from entropy_rl.config.common import MeshConfig, ModelConfig, RunConfig, TaskConfig
 from entropy_rl.config.optimizer import SFTOptimizerConfig
 from entropy_rl.config.rollout import EvaluationConfig
+from entropy_rl.config.values import refuse_unused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,16 +224,10 @@ class SFTConfig:
             self._check_data()
         else:
             self._check_task()
-        unused = {
-            "run.samples_per_step": RunConfig.samples_per_step,
-            "optimizer.offload": SFTOptimizerConfig.offload,
-        }
+        unused = ["run.samples_per_step", "optimizer.offload", "model.decode_attention"]
         if source == "task":
-            unused["run.evaluate_every"] = RunConfig.evaluate_every
-            unused["task.train_split"] = TaskConfig.train_split
-        for path, usual in unused.items():
-            value = operator.attrgetter(path)(self)
-            require(value == usual, path, value, f"{usual!r}, because SFT does not use it")
+            unused += ["run.evaluate_every", "task.train_split"]
+        refuse_unused(self, "", "because SFT does not use it", *unused)
 
     def _check_data(self) -> None:
         require(

@@ -14,6 +14,7 @@ from entropy_rl.config.common import MeshConfig, ModelConfig, RunConfig, TaskCon
 from entropy_rl.config.optimizer import OptimizerConfig
 from entropy_rl.config.rewards import RewardConfig, reward_weights
 from entropy_rl.config.rollout import DecodingConfig, EvaluationConfig, RolloutConfig, check_stop
+from entropy_rl.config.values import refuse_unused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,8 @@ class LossConfig:
     def __post_init__(self):
         check_numbers(self, "loss")
         require(self.kl_coef >= 0, "loss.kl_coef", self.kl_coef, ">= 0")
+        if not self.kl_coef:
+            refuse_unused(self, "loss.", "because loss.kl_coef is 0", "kl_estimator")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from entropy_rl.config.checks import check_number, check_numbers, shown
+from entropy_rl.config.checks import check_number, check_numbers, require, shown
 from entropy_rl.config.renames import refusal
 
 
@@ -148,3 +149,21 @@ def has_default(field: dataclasses.Field) -> bool:
 def default_of(field: dataclasses.Field) -> Any:
     """Return the default of a field."""
     return field.default_factory() if field.default is dataclasses.MISSING else field.default
+
+
+def refuse_unused(config: Any, section: str, why: str, *names: str) -> None:
+    """Require that fields without an effect have their defaults.
+
+    Args:
+      config: A section.
+      section: Its dotted path, which ends in a dot; empty for the whole config.
+      why: Ends the error, such as "because SFT does not use it".
+      *names: Dotted paths of the fields within the section. Those of an absent section are fine.
+    """
+    for name in names:
+        *above, last = name.split(".")
+        part = functools.reduce(lambda part, name: getattr(part, name, None), above, config)
+        if part is not None:
+            field = next(field for field in dataclasses.fields(part) if field.name == last)
+            usual, value = default_of(field), getattr(part, last)
+            require(value == usual, f"{section}{name}", value, f"{usual!r}, {why}")

@@ -361,6 +361,27 @@ def test_help_lists_the_names_that_a_config_may_have(field):
     assert sorted(names) == sorted(factories_of(kind, _KINDS[field].given)) != []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "path", "why"),
+    [
+        ([*TRAIN, "--loss.kl_estimator", "k1"], "loss.kl_estimator", "loss.kl_coef is 0"),
+        (
+            [*TRAIN, "--decoding.slots", "8", "--decoding.memory_share", "0.2"],
+            "decoding.memory_share",
+            "decoding.slots is set",
+        ),
+        ([*EVALUATE, "--task.train_split", "sft"], "task.train_split", "an evaluation does not"),
+        ([*EVALUATE, "--model.remat", "full"], "model.remat", "an evaluation does not use it"),
+        (["analyze", "--samples", "x", "--neighbors", "7"], "neighbors", "base is null"),
+        (["analyze", "--samples", "x", "--rare_share", "0.2"], "rare_share", "base is null"),
+        (["sample", "asset:countdown", "1 2", "--split", "sft"], "split", "task is null"),
+    ],
+)
+def test_a_setting_without_an_effect_is_refused(here, refused, arguments, path, why):
+    line = refused(*arguments)
+    assert line.startswith(f"{path}: must be ") and f", because {why}" in line
+
+
 def test_every_synonym_means_a_field_of_some_verb():
     for name, fields in SYNONYMS.items():
         for field in fields:

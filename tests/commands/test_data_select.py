@@ -155,7 +155,7 @@ def test_what_is_selected_can_be_trained_on(scored, at_work, here):
         ({"data.train": "dated.parquet"}, "data.train: must have fields that JSON can hold, as "
          "rows are written to selected.jsonl, got datetime in 'when' of row 1"),
         ({"data.chat_template_kwargs": "{enable_thinkng: false}"}, "data.chat_template_kwargs"),
-        ({"data.held_out": 2}, "data.held_out: must be 0: only train is read, got 2"),
+        ({"data.held_out": 2}, "data.held_out: must be 0, because `data select` does"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused_in_one_line(at_work, here, monkeypatch, capsys, changes, line):

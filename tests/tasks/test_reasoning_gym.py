@@ -154,6 +154,10 @@ def test_the_last_number_can_be_the_answer():
             {"datasets": "gcd", "chat": False, "system": "Be brief."},
             "task.args.system: must be absent without chat messages, got 'Be brief.'",
         ),
+        (
+            {"datasets": "gcd", "chat": False, "chat_template_kwargs": {"a": 1}},
+            "task.args.chat_template_kwargs: must be null without chat messages",
+        ),
         ({"datasets": {"gcd": {}, "lcm": {}}, "test": 1}, "task.args.test: must be large enough"),
     ],
 )

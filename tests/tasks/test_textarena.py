@@ -148,6 +148,10 @@ def test_problems_are_chat_prompts_with_ids_by_game_and_splits_share_no_seed():
         ({"given": {GUESS: 3}}, "GuessTheNumber-v0: must be a mapping of settings, got 3"),
         ({"given": GUESS, "train": 0}, "task.args.train: must be from 1 to 499999, got 0"),
         ({"given": GUESS, "chat": False, "system": "a"}, "task.args.system: must be null without"),
+        (
+            {"given": GUESS, "chat": False, "chat_template_kwargs": {"a": 1}},
+            "task.args.chat_template_kwargs: must be null without chat messages",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_in_a_line(args, message):

@@ -120,6 +120,10 @@ class Math:
         self._pool = None
         if verifier != "dapo":
             self._pool = _make_pool(verifier, deadline_s, workers, correct_at)
+        else:
+            for name, value, usual in (("deadline_s", deadline_s, 5.0), ("workers", workers, 2)):
+                allowed = "absent with verifier dapo, which needs no process"
+                require(value == usual, f"task.args.{name}", value, allowed)
         self._splits: dict[str, list[Problem]] = {}
 
     def problems(self, split: str) -> Sequence[Problem]:

@@ -68,6 +68,8 @@ class TextArena:
             allowed = f"from 1 to {_STRIDE // 2 - 1}"
             require(1 <= value < _STRIDE // 2, f"task.args.{name}", value, allowed)
         require(chat or system is None, "task.args.system", system, "null without chat messages")
+        kwargs, where = chat_template_kwargs, "task.args.chat_template_kwargs"
+        require(chat or not kwargs, where, kwargs, "null without chat messages")
         mixture = {games: {}} if isinstance(games, str) else games
         self._parts = _parts(mixture, {"train": train, "test": test})
         self._seed, self._chat, self._kwargs = seed, chat, chat_template_kwargs or {}
