@@ -6,6 +6,10 @@ if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then
     awk 'NR > 1 { if (!/^#( |$)/) exit; sub(/^# ?/, ""); print }' "$0"
     exit 0
 fi
+if [ $# -gt 0 ] && [ -n "${NO_ARGUMENTS:-}" ]; then
+    echo "launch: ${0##*/} takes no arguments, got $1; \`--help\` explains it" >&2
+    exit 2
+fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Compiled programs are kept, so that a second start takes seconds.

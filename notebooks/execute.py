@@ -1,22 +1,22 @@
-"""Run a notebook and keep its outputs: python notebooks/execute.py NOTEBOOK ...
+"""Run notebooks and keep their outputs. Needs the extra `notebooks`.
 
-Needs the extra `notebooks`. Progress and timings, which go to stderr, are left out, and so is what
+Progress and timings, which go to stderr, are left out, and so is what
 depends on the machine. The run is in a temporary directory.
 """
 
+import argparse
 import os
-import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbclient import NotebookClient
-
 
 def execute(path: Path) -> None:
     """Run the notebook in a file from top to bottom, and write it back."""
+    import nbformat
+    from nbclient import NotebookClient
+
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as directory:
         NotebookClient(
@@ -49,6 +49,8 @@ def _joined(outputs: Iterable[Any]) -> list[Any]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("notebook", nargs="+", type=Path)
     os.environ.pop("MPLBACKEND", None)
-    for name in sys.argv[1:]:
-        execute(Path(name))
+    for file in parser.parse_args().notebook:
+        execute(file)

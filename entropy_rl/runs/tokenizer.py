@@ -104,6 +104,9 @@ def _token_id(tokenizer: Any, token: int | str, known: set[int]) -> int:
     else:
         vocab = tokenizer.get_vocab()
         text = tokenizer.encode(token, add_special_tokens=False)
+        # The token of unknown texts does not stand for this one.
+        if len(text) == 1 and tokenizer.decode(text).strip() != token.strip():
+            text = []
         found = [vocab[token]] if token in vocab else text
     if len(found) != 1:
         raise ValueError(

@@ -419,6 +419,18 @@ def test_help_of_a_script_is_its_head_and_installs_nothing(tmp_path, script):
     assert [path.name for path in tmp_path.iterdir()] == ["launch"]
 
 
+@pytest.mark.parametrize("script", ["quickstart.sh", "real_model.sh"])
+def test_a_script_refuses_arguments_that_it_would_ignore(tmp_path, script):
+    (tmp_path / "launch").mkdir()
+    for name in (script, "common.sh"):
+        (tmp_path / "launch" / name).write_text((ROOT / "launch" / name).read_text())
+    command = ["bash", str(tmp_path / "launch" / script), "--steps", "5"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    line = f"launch: {script} takes no arguments, got --steps; `--help` explains it\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+    assert [path.name for path in tmp_path.iterdir()] == ["launch"]
+
+
 def test_the_last_lines_of_the_quickstart_are_commands_on_the_runs_it_has_made(
     tmp_path, monkeypatch
 ):

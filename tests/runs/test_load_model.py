@@ -118,6 +118,11 @@ def test_a_further_end_that_cannot_occur_is_refused(token, model):
         load_model(ModelConfig(str(model), extra_eos=[token]))
 
 
+def test_a_text_of_unknown_tokens_is_no_further_end():
+    with pytest.raises(ValueError, match=r"^model\.extra_eos: must be tokens of .*, got 'zzz'$"):
+        load_model(ModelConfig("asset:countdown", extra_eos=["zzz"]))
+
+
 @pytest.mark.parametrize("token", [-1, True, "", None, 1.5, ["a"]])
 def test_a_further_end_is_an_id_or_a_text(token):
     with pytest.raises(ValueError, match=r"^model\.extra_eos: must be "):
