@@ -4,6 +4,7 @@ checkout.
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -45,11 +46,17 @@ def forget_programs():
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory) -> Path:
-    """A directory of its own for the runs of a file of tests: `tiny_runs.make_workspace`."""
+def workspace(tmp_path_factory) -> Iterator[Path]:
+    """A directory of its own for the runs of a file of tests: `tiny_runs.make_workspace`.
+
+    At the end, every metric of these runs must be in docs/metrics.md.
+    """
+    from run_records import undocumented_metrics
     from tiny_runs import make_workspace
 
-    return make_workspace(tmp_path_factory.mktemp("runs") / "workspace")
+    directory = make_workspace(tmp_path_factory.mktemp("runs") / "workspace")
+    yield directory
+    assert undocumented_metrics(directory) == set()
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """What runs leave on disk, read back and compared."""
 
+import contextlib
 import json
 import platform
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import jax
 import jaxlib
 import orbax.checkpoint as ocp
-from tiny_runs import TRAIN
+from tiny_runs import ROOT, TRAIN
 
 STEPS = TRAIN["steps"]
 
@@ -28,6 +30,23 @@ def lines_of(path: Path) -> list[dict]:
         return []  # an SFT run has none
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [{name: v for name, v in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def undocumented_metrics(directory: Path) -> set[str]:
+    """Names in the metrics of all runs below a directory that docs/metrics.md does not have."""
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*`) \|", page, flags=re.M)
+    names = "|".join(
+        re.sub(r"\\\*|[A-Z]{3,}", ".+", re.escape(name))
+        for row in rows
+        for name in re.findall(r"`([^`]+)`", row)
+    )
+    found = set()
+    for path in directory.rglob("metrics.jsonl"):
+        for line in path.read_text().splitlines():
+            with contextlib.suppress(ValueError):  # cut or damaged by a test
+                found |= set(json.loads(line))
+    return {name for name in found - {"step"} if not re.fullmatch(names, name)}
 
 
 def machine() -> str:
