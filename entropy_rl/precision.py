@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,3 +35,29 @@ def of_products(dtype: Any) -> contextlib.AbstractContextManager[None]:
     if precision is None:
         return contextlib.nullcontext()
     return jax.default_matmul_precision("highest")
+
+
+def with_precision(function: Callable[..., jax.Array], dtype: Any) -> Callable[..., jax.Array]:
+    """Give the products of a function and of its own gradient rule the precision for this type.
+
+    `of_products` reaches those of a function that JAX differentiates. One with a gradient rule of
+    its own, such as a kernel, makes further products when that rule is traced.
+    """
+    if product_precision(dtype) is None:
+        return function
+
+    @jax.custom_vjp
+    def wrapped(*arguments: jax.Array) -> jax.Array:
+        with of_products(dtype):
+            return function(*arguments)
+
+    def forward(*arguments: jax.Array) -> tuple[jax.Array, Any]:
+        with of_products(dtype):
+            return jax.vjp(function, *arguments)
+
+    def backward(pull: Any, gradient: jax.Array) -> tuple[jax.Array, ...]:
+        with of_products(dtype):
+            return pull(gradient)
+
+    wrapped.defvjp(forward, backward)
+    return wrapped

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from entropy_rl.models.attention.on_mesh import over_mesh
 from entropy_rl.models.remat import ATTENTION_RESIDUALS
-from entropy_rl.precision import of_products
+from entropy_rl.precision import with_precision
 
 _LANES = 128
 _MAX_BLOCK = 512
@@ -71,6 +71,6 @@ def _splash(
         residual_checkpoint_name=ATTENTION_RESIDUALS,
         interpret=interpret,
     )  # fmt: skip
-    with of_products(q.dtype):
-        out = jax.vmap(kernel)(pad(q * h**-0.5), pad(k), pad(v))
+    attend = with_precision(jax.vmap(kernel), q.dtype)
+    out = attend(pad(q * h**-0.5), pad(k), pad(v))
     return out[:, :, :length].swapaxes(1, 2)
