@@ -18,7 +18,7 @@ PACKAGE = Path(entropy_rl.__file__).parent
 
 # The packages and top-level modules of the library, from the bottom to the top.
 FLOORS = (
-    "config types masked version escape",
+    "config types masked precision version escape",
     "stats lm_head losses advantages",
     "models distributed",
     "learner rollout contrib",

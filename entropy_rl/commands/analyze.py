@@ -113,10 +113,6 @@ class AnalyzeConfig:
         )
         without = self.encoder is None or self.base is not None
         require(without, "encoder", self.encoder, "null without base")
-        if self.base is None:
-            refuse_unused(
-                self, "", "because base is null", "neighbors", "rare_share", "max_sentences"
-            )
         require(self.temperature > 0, "temperature", self.temperature, "> 0")
         require(0 < self.rare_share < 1, "rare_share", self.rare_share, "> 0 and < 1")
         require_at_least(
