@@ -26,11 +26,15 @@ def import_object(path: str, reference: str) -> Any:
       reference: The reference.
 
     Raises:
-      ValueError: If the module or the attribute does not exist.
+      ValueError: If the module or the attribute does not exist, or the module exits.
     """
     module, _, attribute = reference.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
+    except SystemExit as error:  # of a script without `if __name__ == "__main__"`
+        raise ValueError(
+            f"{path}: cannot import {reference!r}: the module calls sys.exit({error.code!r})"
+        ) from error
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(f"{path}: cannot import {reference!r}: {error}") from error
 

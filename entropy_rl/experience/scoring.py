@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +12,16 @@ import numpy as np
 
 from entropy_rl.config.rewards import RewardConfig
 from entropy_rl.tasks.judging import as_judgements, correct_at
-from entropy_rl.tasks.task import AnsweringTask, Judgement, ProbedTask, Problem, Task, Verdict
+from entropy_rl.tasks.task import (
+    AnsweringTask,
+    JudgeError,
+    Judgement,
+    ProbedTask,
+    Problem,
+    Task,
+    Verdict,
+)
+from entropy_rl.tasks.user_errors import naming_method
 from entropy_rl.types import Rollout
 
 VERDICTS = tuple(Verdict)  # an array of verdicts holds indices into it
@@ -82,17 +92,20 @@ def score(
       The scores of the rows.
 
     Raises:
-      JudgeError: If the task does not return one judgement per completion.
+      JudgeError: If the task does not return one judgement per completion, or its code raises a
+        ValueError, which would be taken for one of the config.
     """
     texts = decode_completions(tokenizer, rollout)
     seen: list[list[tuple[int, str]]] = []
     if judgements is None:
-        judged = task.judge(problems, texts)
+        with _judging(task, "judge"):
+            judged = task.judge(problems, texts)
         judge = f"{type(task).__name__}.judge"
         judgements = as_judgements(judge, problems, judged, correct_at(task))
     else:
         seen = observations(tokenizer, rollout)
-    probe = task.probe(problems, texts) if isinstance(task, ProbedTask) else {}
+    with _judging(task, "probe"):
+        probe = task.probe(problems, texts) if isinstance(task, ProbedTask) else {}
     return Scores(texts, list(judgements), _answers(task, texts), probe, seen)
 
 
@@ -105,7 +118,12 @@ def judged_before(task: Task, tokenizer, rollout: Rollout, verdicts: Sequence[Ve
 
 
 def _answers(task: Task, texts: list[str]) -> list[str | None]:
-    return task.final_answers(texts) if isinstance(task, AnsweringTask) else [None] * len(texts)
+    with _judging(task, "final_answers"):
+        return task.final_answers(texts) if isinstance(task, AnsweringTask) else [None] * len(texts)
+
+
+def _judging(task: Task, method: str) -> contextlib.AbstractContextManager[None]:
+    return naming_method(task, method, caught=(ValueError,), raised=JudgeError)
 
 
 def decode_completions(tokenizer, rollout: Rollout) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from entropy_rl.tasks.task import Problem, Task
-from entropy_rl.tasks.worker import describe
+from entropy_rl.tasks.user_errors import method_of, naming_method
 
 
 def problems_of(task: Task, split: str, field: str) -> list[Problem]:
@@ -17,19 +17,16 @@ def problems_of(task: Task, split: str, field: str) -> list[Problem]:
     Raises:
       ValueError: There is no such split; the task fails, or gives something else than problems.
     """
-    where = f"{type(getattr(task, 'environment', task)).__name__}.problems"
+    where = method_of(task, "problems")
     try:
-        problems = task.problems(split)
-        found = list(problems) if hasattr(problems, "__len__") else None
+        with naming_method(task, "problems"):
+            problems = task.problems(split)
+            found = list(problems) if hasattr(problems, "__len__") else None
     except ValueError as error:
         place, colon, text = str(error).partition(": ")
         if place != "split":
             raise
         raise ValueError(f"{field}{colon}{text}") from error
-    except OSError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"task.name: {where}: {describe(error)}") from error
     if found is None:
         got = type(problems).__name__
         raise ValueError(f"task.name: {where}: must return a list of problems, got {got}")
@@ -50,13 +47,13 @@ def prompts_per_problem(task: Task, split: str) -> int:
     """Return the prompts of each problem of a split of a task; 1 for a task that does not say.
 
     Raises:
-      ValueError: The task says something else than a number >= 1.
+      ValueError: The task fails, or says something else than a number >= 1.
     """
     if not hasattr(task, "prompts_per_problem"):
         return 1
-    count = task.prompts_per_problem(split)
+    with naming_method(task, "prompts_per_problem"):
+        count = task.prompts_per_problem(split)
     if not isinstance(count, int) or count < 1:
-        raise ValueError(
-            f"{type(task).__name__}.prompts_per_problem: must be a number >= 1, got {count!r}"
-        )
+        where = method_of(task, "prompts_per_problem")
+        raise ValueError(f"task.name: {where}: must be a number >= 1, got {count!r}")
     return count

@@ -293,3 +293,12 @@ def test_a_chain_needs_what_its_members_need():
 def test_a_transform_that_says_what_has_no_meaning_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Transform(double, **arguments)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_module_that_exits_at_its_import_is_refused(tmp_path, monkeypatch, code):
+    (tmp_path / f"exits_{code}.py").write_text(f"import sys\nsys.exit({code})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = rf"^task\.name: cannot import 'exits_{code}:X': the module calls sys\.exit\({code}\)$"
+    with pytest.raises(ValueError, match=said):
+        registry.import_object("task.name", f"exits_{code}:X")

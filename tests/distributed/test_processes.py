@@ -20,16 +20,21 @@ STEPS = 4
 MESH = ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
 SETTINGS = [x for name, value in EVALUATION.items() for x in (f"--evaluation.{name}", str(value))]
 
-# Its checks raise in processes with the variable FAILS.
+# The method that the variable FAILS names raises in processes that have it.
 FAILS = """
 import os
 from luck import Luck
 
 
 class Fails(Luck):
-    def judge(self, problems, completions):
-        if "FAILS" in os.environ:
+    def problems(self, split):
+        if os.environ.get("FAILS") == "problems":
             raise ValueError("not here")
+        return super().problems(split)
+
+    def judge(self, problems, completions):
+        if os.environ.get("FAILS") == "judge":
+            raise TypeError("not here")
         return super().judge(problems, completions)
 """
 
@@ -159,16 +164,22 @@ def test_a_process_that_is_killed_ends_the_other_with_a_line(workspace):
 
 
 @pytest.mark.parametrize(
-    "traceback", ["", pytest.param("1", marks=pytest.mark.slow)], ids=["line", "traceback"]
+    ("method", "code", "told"),
+    [
+        ("problems", 2, "entropy-rl train: task.name: Fails.problems: ValueError: not here\n"),
+        pytest.param("judge", 1, "\nTypeError: not here\n", marks=pytest.mark.slow),
+    ],
+    ids=["line", "traceback"],
 )
-def test_a_process_that_fails_alone_keeps_its_exit_code_and_ends_at_once(workspace, traceback):
+def test_a_process_that_fails_alone_keeps_its_exit_code_and_ends_at_once(
+    workspace, method, code, told
+):
     (workspace / "fails.py").write_text(FAILS)
-    task = ["--task.name", "fails:Fails", "--run.directory", f"fails{traceback}"]
-    env = {"FAILS": "1", "ENTROPY_RL_TRACEBACK": traceback}
-    first, second = run_two(workspace, *train("fails"), *task, *MESH, **env)
-    assert second.returncode == 2, second.stderr
-    assert second.stderr.endswith("ValueError: not here\n" if traceback else "not here\n")
-    assert ("Traceback" in second.stderr) == bool(traceback)
+    task = ["--task.name", "fails:Fails"]
+    first, second = run_two(workspace, *train(f"fails_{method}"), *task, *MESH, FAILS=method)
+    assert second.returncode == code, second.stderr
+    assert second.stderr.endswith(told)
+    assert ("Traceback" in second.stderr) == (method == "judge")
     assert first.returncode in (1, -6), first.stderr  # as where the other one is killed
 
 

@@ -16,7 +16,7 @@ from entropy_rl.experience.scoring import (
 )
 from entropy_rl.tasks import as_judgement
 from entropy_rl.tasks.countdown import Countdown, build_tokenizer
-from entropy_rl.tasks.task import Problem, Verdict
+from entropy_rl.tasks.task import JudgeError, Problem, Verdict
 from entropy_rl.types import Rollout
 
 TOKENIZER = build_tokenizer()
@@ -79,6 +79,18 @@ def test_texts_end_with_the_mask_and_leave_special_tokens_out():
 
 # --- judging
 # -----------------------------------------------------------------------------------------------
+
+
+def test_a_value_error_of_a_task_names_its_method_and_other_errors_are_its_own():
+    class Mine(FakeTask):
+        def judge(self, problems, completions):
+            return [self.verdicts(text) for text in completions]
+
+    rollout = make_rollout([words("7 + 2")])
+    with pytest.raises(JudgeError, match=r"^task\.name: Mine\.judge: ValueError: invalid literal"):
+        score(Mine(int), TOKENIZER, [PROBLEM], rollout)
+    with pytest.raises(TypeError):
+        score(Mine(sum), TOKENIZER, [PROBLEM], rollout)
 
 
 def test_each_row_is_judged_against_its_own_problem():

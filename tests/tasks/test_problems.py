@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from entropy_rl.config.checks import require
 from entropy_rl.tasks import Problem
 from entropy_rl.tasks.problems import problems_of, prompts_per_problem
 
@@ -36,6 +37,7 @@ TEXTS = "must return problems whose prompt, source and messages are texts, got a
         (lambda: raises(RuntimeError("a\nb")), "RuntimeError: a b"),
         (lambda: raises(SystemExit(4)), "SystemExit: 4"),
         (lambda: raises(AttributeError("no x")), "AttributeError: no x"),
+        (lambda: [int("x")], "ValueError: invalid literal for int() with base 10: 'x'"),
     ],
 )
 def test_what_is_no_list_of_problems_is_one_line(problems, message):
@@ -51,6 +53,8 @@ def test_what_a_task_says_itself_and_a_missing_file_are_passed_on():
             "train",
             "task.train_split",
         )
+    with pytest.raises(ValueError, match=r"^a\.b: must be 1, got 2$"):
+        problems_of(Mine(lambda: require(False, "a.b", 2, "1")), "train", "task.train_split")
     with pytest.raises(FileNotFoundError):
         problems_of(
             Mine(lambda: raises(FileNotFoundError(2, "gone", "x.jsonl"))),
@@ -77,4 +81,11 @@ def test_problems_are_those_of_the_task():
 def test_prompts_of_a_problem_are_a_number(count):
     task = SimpleNamespace(prompts_per_problem=lambda split: count)
     with pytest.raises(ValueError, match=r"prompts_per_problem: must be a number >= 1, got"):
+        prompts_per_problem(task, "train")
+
+
+def test_a_method_that_raises_is_named():
+    task = SimpleNamespace(prompts_per_problem=lambda split: int(split))
+    said = "^task.name: SimpleNamespace.prompts_per_problem: ValueError: invalid literal for int"
+    with pytest.raises(ValueError, match=said):
         prompts_per_problem(task, "train")
