@@ -10,6 +10,7 @@ gate).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 
@@ -28,7 +29,6 @@ from entropy_rl.runs.hub import pin_models
 from entropy_rl.runs.identity import data_identity
 from entropy_rl.runs.loggers import build_loggers
 from entropy_rl.runs.logging import Clock
-from entropy_rl.runs.preemption import Interrupted
 from entropy_rl.tasks import load_task
 from entropy_rl.tasks.task import DemonstratedTask, ProbedTask
 from entropy_rl.trainer.chat_setup import read_rows_of, set_up_chats
@@ -87,9 +87,8 @@ def _train(
             norms.append(metrics["grad_norm"])
             validates = _validates(setup, done)
             is_logged = done == config.steps or done % config.log_every == 0 or validates
-            if is_logged or run.is_checkpoint_due(done):  # none is saved after a skipped update
-                _check_finite(jax.device_get(norms), done)
             if is_logged:
+                _check_finite(norms, done)
                 row = {name: float(value) for name, value in metrics.items()}
                 if setup.rows is not None:
                     row["epoch"] = done * config.batch_size / setup.rows
@@ -101,11 +100,8 @@ def _train(
                 run.records.metrics(done, row)
                 run.progress.show(done, _note(row))
                 clock, tokens, norms = Clock(), 0, []
-            try:
-                run.end_step(done, state)
-            except Interrupted:
-                _check_finite(jax.device_get(norms), done)
-                raise
+            # No state is saved after an update that was not applied.
+            run.end_step(done, state, functools.partial(_check_finite, norms, done))
             if stopped:
                 run.save(state)
                 run.progress.say(
@@ -148,8 +144,8 @@ def _count_tokens(weights: np.ndarray) -> int:
     return int(np.max(np.where(weights != 0, places, 0), axis=1).sum())
 
 
-def _check_finite(norms: list[np.ndarray], step: int) -> None:
-    bad = int(np.sum(~np.isfinite(norms)))
+def _check_finite(norms: list[jax.Array], step: int) -> None:
+    bad = int(np.sum(~np.isfinite(jax.device_get(norms))))
     if bad:
         raise FloatingPointError(
             f"the gradient was not finite in {bad} of the {len(norms)} updates up to step {step}, "

@@ -18,6 +18,8 @@ _SEED = re.compile(r"(^|[.-])seeds?(\[\d+\])?$")
 MOST_SEED = 2**32 - 1
 # More layers would take minutes to trace before anything else is noticed.
 MOST_LAYERS = 10_000
+# A day. The timers of workers take more, but not all that a float holds.
+MOST_DEADLINE_S = 86_400
 
 
 def require(condition: bool, path: str, value: Any, must_be: str) -> None:

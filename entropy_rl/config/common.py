@@ -6,8 +6,10 @@ import dataclasses
 import re
 from typing import Any, Literal
 
-from entropy_rl.config.checks import check_numbers, require, require_at_least
+from entropy_rl.config.checks import MOST_DEADLINE_S, check_numbers, require, require_at_least
 from entropy_rl.config.lora import LoraConfig
+
+_MOST_GIB = 2**20  # a PiB; the limit of a process takes more, but not all that a float holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +82,9 @@ class EpisodesConfig:
     def __post_init__(self):
         check_numbers(self, "task.episodes")
         require_at_least(1, "task.episodes.", self, "max_turns", "workers")
-        for name in ("deadline_s", "memory_gib"):
+        for name, most in (("deadline_s", MOST_DEADLINE_S), ("memory_gib", _MOST_GIB)):
             value = getattr(self, name)
-            require(value > 0, f"task.episodes.{name}", value, "> 0")
+            require(0 < value <= most, f"task.episodes.{name}", value, f"> 0 and <= {most}")
         require(
             self.max_turn_tokens is None or self.max_turn_tokens >= 1,
             "task.episodes.max_turn_tokens",

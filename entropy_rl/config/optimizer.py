@@ -47,8 +47,8 @@ class OptimizerConfig:
         `final_rate`.
       final_rate: Fraction of the learning rate at the end of the decay.
       decay_updates: Number of the update, counted from 1 and with the warm-up, at which the decay
-        ends; null for the last update of the run, whose `steps` then cannot be changed on
-        resumption.
+        ends, later than the warm-up; null for the last update of the run, whose `steps` then cannot
+        be changed on resumption.
     """
 
     learning_rate: float
@@ -79,6 +79,8 @@ class OptimizerConfig:
         require(
             last is None or last >= 1, "optimizer.decay_updates", last, "null or an integer >= 1"
         )
+        # Otherwise the update after the warm-up would have the final rate already.
+        check_decay(self, self.warmup_updates, "optimizer.warmup_updates")
         # A setting without an effect is an error.
         fields = {field.name: field.default for field in dataclasses.fields(self)}
         unused = {name: f"optimizer {self.name}" for name in _UNUSED[self.name]}
@@ -92,6 +94,20 @@ class OptimizerConfig:
                 value,
                 f"{'null' if usual is None else usual}, because {user} does not use it",
             )
+
+
+def check_decay(config: OptimizerConfig, warmup_updates: int, field: str) -> None:
+    """Check that a decay with a given end ends behind a warm-up.
+
+    Args:
+      config: The optimizer, with the end of the decay.
+      warmup_updates: Of the policy or the critic.
+      field: The config field of these.
+    """
+    last = config.decay_updates
+    is_behind = last is None or last > warmup_updates
+    must_be = f"null or > {warmup_updates}, which is {field}"
+    require(is_behind, "optimizer.decay_updates", last, must_be)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import MeshConfig, ModelConfig, RunConfig, TaskConfig
-from entropy_rl.config.optimizer import OptimizerConfig
+from entropy_rl.config.optimizer import OptimizerConfig, check_decay
 from entropy_rl.config.rewards import RewardConfig, reward_weights
 from entropy_rl.config.rollout import DecodingConfig, EvaluationConfig, RolloutConfig, check_stop
 from entropy_rl.config.values import refuse_unused
@@ -248,6 +248,8 @@ class TrainConfig:
             self.evaluation.stop if self.evaluation else [], "evaluation.stop", self.decoding
         )
         require_at_least(0, "", self, "seed", "steps")
+        if self.critic is not None:
+            check_decay(self.optimizer, self.critic.warmup_updates, "critic.warmup_updates")
         require(
             self.rollout.prompts % self.batching.mini_batch_prompts == 0,
             "batching.mini_batch_prompts",

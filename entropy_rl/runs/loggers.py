@@ -88,21 +88,27 @@ def build_loggers(run: RunConfig) -> list[StartLogger]:
 def _build(path: str, spec: Mapping[str, Any], otherwise: str = "leave it out") -> StartLogger:
     name = spec.get("name")
     arguments = {key: value for key, value in spec.items() if key != "name"}
-    if isinstance(name, str) and ":" in name:
-        factory = import_object(f"{path}.name", name)
-    elif name in _LOGGERS:
-        factory = _LOGGERS[name]
-    else:
+    is_own = isinstance(name, str) and ":" in name
+    if not is_own and name not in list(_LOGGERS):
         raise ValueError(unknown(f"{path}.name", name, [*_LOGGERS, "module:function"]))
+    factory = import_object(f"{path}.name", name) if is_own else _LOGGERS[name]
     try:
         start = call_factory(factory, arguments, path)
     except ModuleNotFoundError as error:
+        remedy = f"install it for {name}" if is_own else f"`{install_command(name)}`"
         raise ValueError(
-            f"{path}: {error.name} is not installed; `{install_command(name)}`, or {otherwise}"
+            f"{path}: {error.name} is not installed; {remedy}, or {otherwise}"
         ) from None
     if not callable(start):
         raise ValueError(f"{path}.name: must return a function of a LoggedRun, got {start!r:.80}")
-    return start
+
+    def start_named(run: LoggedRun) -> Logger:
+        try:
+            return start(run)
+        except Exception as error:
+            raise ValueError(f"{path}: {error_text(error)}") from error
+
+    return start_named
 
 
 class Loggers:
@@ -116,17 +122,17 @@ class Loggers:
       run: The run.
 
     Raises:
-      ValueError: One cannot be started.
+      ValueError: One cannot be started; begins with its dotted path.
     """
 
     def __init__(self, start: Sequence[StartLogger], run: LoggedRun):
         self._loggers: list[Logger] = []
-        for i, each in enumerate(start):
+        for each in start:
             try:
                 self._loggers.append(each(run))
-            except Exception as error:
+            except ValueError:
                 self.close()
-                raise ValueError(f"run.loggers[{i}]: {error_text(error)}") from error
+                raise
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record the metrics of one step."""

@@ -27,12 +27,15 @@ def load_nested(path: str, spec: Mapping[str, Any]) -> Task:
         if name not in ("name", "args"):
             raise ValueError(unknown(f"{path}.{name}", name, ["name", "args"]))
     require("name" in spec, path, dict(spec), "a mapping {name: ..., args: {...}}")
+    name, args = spec["name"], spec.get("args")
+    require(isinstance(name, str), f"{path}.name", name, "the name of a task")
+    require(isinstance(args, Mapping | None), f"{path}.args", args, "a mapping of arguments")
     try:
-        loaded = load_task(spec["name"], spec.get("args") or {})
+        loaded = load_task(name, args or {})
     except ValueError as error:
         raise ValueError(str(error).replace("task.", f"{path}.", 1)) from error
     is_single = not isinstance(loaded, EnvironmentTask)
-    require(is_single, f"{path}.name", spec["name"], "a task of a single turn")
+    require(is_single, f"{path}.name", name, "a task of a single turn")
     return loaded
 
 

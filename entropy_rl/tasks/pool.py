@@ -19,6 +19,7 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 
+from entropy_rl.config.checks import MOST_DEADLINE_S, require
 from entropy_rl.tasks.judging import CORRECT_AT
 from entropy_rl.tasks.task import JudgeError, Judgement, Verdict
 from entropy_rl.tasks.worker_handle import CrashLog, WorkerHandle
@@ -68,8 +69,8 @@ class VerifierPool:
     ):
         if workers < 1:
             raise ValueError(f"workers: must be an integer >= 1, got {workers!r}")
-        if not deadline_s > 0:
-            raise ValueError(f"deadline_s: must be a number > 0, got {deadline_s!r}")
+        in_range = 0 < deadline_s <= MOST_DEADLINE_S
+        require(in_range, "deadline_s", deadline_s, f"a number > 0 and <= {MOST_DEADLINE_S}")
         self._check = check
         self._workers = workers
         self._settings = {

@@ -175,16 +175,15 @@ class Run:
             self.progress.say(f"tracing step {step}")
             jax.profiler.start_trace(str(Path(self._config.run.directory) / PROFILE_DIRECTORY))
 
-    def is_checkpoint_due(self, step: int) -> bool:
-        """Whether `end_step` saves the state after this many steps."""
-        return step == self._config.steps or step % self._config.run.checkpoint_every == 0
-
-    def end_step(self, step: int, state: TrainState) -> None:
+    def end_step(
+        self, step: int, state: TrainState, before_save: Callable[[], None] = lambda: None
+    ) -> None:
         """Save the state if a checkpoint is due, and stop if the run received a signal.
 
         Args:
           step: Number of completed steps; reading it from the state would wait for the device.
           state: The state after these steps.
+          before_save: Called before the state is saved, which an exception in it prevents.
 
         Raises:
           Interrupted: The run received a signal to stop; the state is saved.
@@ -193,7 +192,9 @@ class Run:
             jax.profiler.stop_trace()
         # Read once: a signal between two reads would stop the run without a checkpoint.
         stopping = self.asked_to_stop()
-        if stopping or self.is_checkpoint_due(step):
+        every = self._config.run.checkpoint_every
+        if stopping or step == self._config.steps or step % every == 0:
+            before_save()
             self.save(state)
         if stopping:
             self.stop.act(f"stopped after step {step}; the same command goes on from there")

@@ -449,6 +449,13 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
             "critic: must be null where no transform of the advantage reads values, got a critic",
         ),
         (
+            [
+                *("--critic", "{learning_rate: 0.1, warmup_updates: 9}"),
+                *("--optimizer.schedule", "linear", "--optimizer.decay_updates", "9"),
+            ],
+            "optimizer.decay_updates: must be null or > 9, which is critic.warmup_updates, got 9",
+        ),
+        (
             ["--advantage", "[{name: gae}]", "--critic", "{learning_rate: 0.1, path: nowhere}"],
             "critic.path: must be a Hugging Face directory, asset:NAME, the directory of a run or "
             "NAMESPACE/NAME of the Hugging Face hub, got 'nowhere'",

@@ -1,6 +1,8 @@
 """SFT: batches are a function of (seed, block), training lowers the loss, the gate is checked."""
 
+import itertools
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from entropy_rl.experience.demonstrations import BATCHES_PER_BLOCK, PieceEncoder
 from entropy_rl.models import load_hf
 from entropy_rl.runs.model_files import ASSETS
 from entropy_rl.tasks.countdown import Countdown
+from entropy_rl.trainer.run import Run
 
 SMALL = [
     *(
@@ -146,12 +149,28 @@ def test_sft_that_fails_its_gate_says_so_and_ends_with_exit_code_1(tmp_path, cap
     assert "entropy-rl sft: gate: arithmetic could not be measured" in capsys.readouterr().err
 
 
-def test_no_state_is_saved_after_an_update_that_was_not_applied(tmp_path):
-    options = ["--steps=6", "--log_every=50", "--run.checkpoint_every=2", "--evaluation=null"]
+@pytest.mark.parametrize("saved_by", ["checkpoint_every", "signal"])
+def test_no_state_is_saved_after_an_update_that_was_not_applied(tmp_path, monkeypatch, saved_by):
+    if saved_by == "signal":
+        monkeypatch.setattr(Run, "asked_to_stop", stop_after_two_steps(Run.asked_to_stop))
+    every = 2 if saved_by == "checkpoint_every" else 50
+    options = ["--steps=6", "--log_every=50", f"--run.checkpoint_every={every}"]
+    options += ["--evaluation=null"]
     config = recipe(tmp_path, *SMALL, *options, "--optimizer.learning_rate=1e30")
     with pytest.raises(FloatingPointError, match="in 1 of the 2 updates up to step 2"):
         sft(config)
     assert not (tmp_path / "checkpoints" / "2").exists()
+
+
+def stop_after_two_steps(asked):
+    calls = itertools.count(1)
+
+    def asked_to_stop(run):
+        if next(calls) == 2:
+            run.stop.signal_number = signal.SIGTERM
+        return asked(run)
+
+    return asked_to_stop
 
 
 @pytest.mark.slow

@@ -79,6 +79,15 @@ def test_a_decay_ends_at_decay_updates_whatever_the_length_of_the_run():
         make_optimizer(cosine())
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_decay_that_ends_within_the_warm_up_is_refused(schedule):
+    config(warmup=10, schedule=schedule, decay_updates=11)
+    for last in (10, 3):
+        said = rf"^optimizer\.decay_updates: must be null or > 10, which is .*, got {last}$"
+        with pytest.raises(ValueError, match=said):
+            config(warmup=10, schedule=schedule, decay_updates=last)
+
+
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon", "lion", "sgd"])
 def test_an_optimizer_knows_the_rate_of_its_next_update(name):
     linear = config(name=name, warmup=2, schedule="linear", final_rate=0.25)

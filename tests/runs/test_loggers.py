@@ -180,6 +180,11 @@ def test_a_logger_that_does_not_start_ends_the_run_in_one_line(tmp_path, monkeyp
     with pytest.raises(ValueError, match=r"^run\.loggers\[1\]: division by zero"):
         record(tmp_path, of({"name": "mine:make"}, {"name": "mine:bad"}), steps=())
     assert len(closed) == 1
+    fake = types.SimpleNamespace(init=lambda **_: 1 / 0)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with pytest.raises(ValueError, match=r"^run\.wandb_project: division by zero"):
+        record(tmp_path, of({"name": "mine:make"}, wandb_project="project"), steps=())
+    assert len(closed) == 2
 
 
 class FakeLogger:
@@ -208,11 +213,22 @@ class FakeLogger:
             r"run\.loggers\[0\]: mlflow is not installed; `pip install 'mlflow-skinny\S* .*`, "
             "or leave it out",
         ),
+        (
+            {"name": "logs_to_nowhere:make"},
+            r"run\.loggers\[0\]: nowhere is not installed; install it for logs_to_nowhere:make, or "
+            "leave it out",
+        ),
+        ({"name": ["tensorboard"]}, r"run\.loggers\[0\]\.name: must be one of tensorboard, .*"),
         ({"name": "trackio"}, r"run\.loggers\[0\]\.project: must be given"),
     ],
 )
 def test_an_entry_that_cannot_work_is_one_line(spec, line, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
+
+    def make():
+        import nowhere  # noqa: F401
+
+    monkeypatch.setitem(sys.modules, "logs_to_nowhere", types.SimpleNamespace(make=make))
     with pytest.raises(ValueError, match=f"^{line}$"):
         of(spec)
 

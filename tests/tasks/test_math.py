@@ -88,7 +88,14 @@ def test_a_verifier_of_ones_own_sees_prompt_completion_and_answer(tmp_path, monk
         ({"test": "."}, "task.args.test: must be .*, got '.'"),
         ({"test": ""}, "task.args.test: must be .*, got ''"),
         ({"workers": 0}, "task.args.workers: must be an integer >= 1, got 0"),
-        ({"deadline_s": -1}, "task.args.deadline_s: must be a number > 0, got -1"),
+        (
+            {"deadline_s": -1},
+            "task.args.deadline_s: must be a number > 0 and <= 86400, got -1",
+        ),
+        (
+            {"deadline_s": 1e20},
+            r"task.args.deadline_s: must be a number > 0 and <= 86400, got 1e\+20",
+        ),
     ],
 )
 def test_a_wrong_argument_is_one_clear_line(arguments, message):

@@ -97,6 +97,13 @@ def test_the_sources_of_a_task_are_kept_behind_its_name(tasks):
         ),
         (lambda t: t | {"more": {"name": "maths"}}, "task.args.tasks.more.name: "),
         (lambda t: t | {"more": {"nam": "math"}}, "task.args.tasks.more.nam: "),
+        (lambda t: t | {"more": {"name": 5}}, "task.args.tasks.more.name: must be the name of"),
+        (lambda t: t | {"more": {"name": None}}, "task.args.tasks.more.name: must be the name of"),
+        (lambda t: t | {"more": {"name": [5]}}, "task.args.tasks.more.name: must be the name of"),
+        (
+            lambda t: t | {"more": {"name": "math", "args": 5}},
+            "task.args.tasks.more.args: must be a mapping of arguments, got 5",
+        ),
         (
             lambda t: t | {"more": {"name": "countdown_turns"}},
             "task.args.tasks.more.name: must be a task of a single turn",

@@ -139,6 +139,7 @@ def test_the_last_number_can_be_the_answer():
     ("args", "message"),
     [
         ({"datasets": "chian_sum"}, "task.args.datasets: .*'chian_sum'.*chain_sum"),
+        ({"datasets": ["chain_sum"]}, "task.args.datasets: must be a name, or a mapping of names"),
         ({"datasets": {}}, "task.args.datasets: must be at least one dataset"),
         ({"datasets": "puzzle24"}, "puzzle24: must be a dataset that can be judged, but its judge"),
         ({"datasets": "n_queens"}, "n_queens: must be used with task.args.run_code: true"),

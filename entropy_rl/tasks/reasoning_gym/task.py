@@ -89,6 +89,8 @@ class ReasoningGym:
         require(chat or not has_own, "task.args.system", system, "absent without chat messages")
         kwargs, where = chat_template_kwargs, "task.args.chat_template_kwargs"
         require(chat or not kwargs, where, kwargs, "null without chat messages")
+        form = "a name, or a mapping of names to settings"
+        require(isinstance(datasets, str | Mapping), "task.args.datasets", datasets, form)
         mixture = {datasets: {}} if isinstance(datasets, str) else datasets
         self._parts = _parts(mixture, {"train": train, "test": test}, seed, run_code)
         self._answer, self._suffix, self._chat = answer, suffix, chat
