@@ -47,11 +47,12 @@ need() {
     [ -n "${!1:-}" ] || die "$1 is not set: $2; for example: export $1=$3"
 }
 
-# need_numbers NAME...: variables that must be whole numbers.
+# need_numbers NAME...: variables that must be whole numbers; 08 is no octal number.
 need_numbers() {
     local name
     for name in "$@"; do
         [[ "${!name}" =~ ^[0-9]+$ ]] || die "$name must be a whole number, got ${!name}"
+        printf -v "$name" %s "$((10#${!name}))"
     done
 }
 

