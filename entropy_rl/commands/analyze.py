@@ -27,7 +27,7 @@ from entropy_rl.analysis.behaviors import ALL_CLASSES, REFLECTIVE_NAME
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import ModelConfig
-from entropy_rl.config.files import check_creatable
+from entropy_rl.config.files import check_creatable, expand_home
 from entropy_rl.config.values import refuse_unused
 from entropy_rl.escape import echo
 from entropy_rl.version import __version__
@@ -104,6 +104,7 @@ class AnalyzeConfig:
 
     def __post_init__(self):
         check_numbers(self, "")
+        expand_home(self, "samples", "base", "output")
         check_expressions(self.words, self.reflective)
         require(
             self.base != self.samples,

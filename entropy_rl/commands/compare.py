@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import require
-from entropy_rl.config.files import check_creatable
+from entropy_rl.config.files import check_creatable, expand_home
 from entropy_rl.escape import echo
 
 
@@ -30,6 +30,9 @@ class CompareConfig:
     run_a: str
     run_b: str
     output: str = "comparison"
+
+    def __post_init__(self):
+        expand_home(self, "run_a", "run_b", "output")
 
 
 def main(config: CompareConfig) -> None:

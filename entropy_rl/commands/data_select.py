@@ -13,7 +13,7 @@ import numpy as np
 
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import ModelConfig
-from entropy_rl.config.files import check_creatable
+from entropy_rl.config.files import check_creatable, expand_home
 from entropy_rl.config.sft import ChatDataConfig
 from entropy_rl.config.values import refuse_unused
 from entropy_rl.escape import echo
@@ -66,6 +66,7 @@ class SelectConfig:
 
     def __post_init__(self):
         check_numbers(self, "")
+        expand_home(self, "output")
         require_at_least(1, "", self, "keep", "first_tokens", "max_tokens_per_micro_batch")
         unused = ("data.validation", "data.held_out", "model.remat", "model.decode_attention")
         refuse_unused(self, "", "because `data select` does not use it", *unused)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from entropy_rl.cli.main import run_verb
+from entropy_rl.config.files import expand_home
 from entropy_rl.escape import echo
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ class DebugUpdateConfig:
     POSITIONAL: ClassVar = ("dump",)
 
     dump: str
+
+    def __post_init__(self):
+        expand_home(self, "dump")
 
 
 def debug_update(dump: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Literal
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import require
 from entropy_rl.config.common import ModelConfig
-from entropy_rl.config.files import check_creatable
+from entropy_rl.config.files import check_creatable, expand_home
 from entropy_rl.escape import echo
 
 
@@ -36,6 +36,7 @@ class ExportConfig:
     format: Literal["merged", "peft"] = "merged"
 
     def __post_init__(self):
+        expand_home(self, "output")
         if self.push is not None:
             is_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", self.push, re.ASCII)
             require(is_id is not None, "push", self.push, "NAMESPACE/NAME or null")

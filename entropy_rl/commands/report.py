@@ -12,7 +12,7 @@ from typing import ClassVar
 from entropy_rl.cli.main import run_verb
 from entropy_rl.commands.analyze import AnalyzeConfig, check_expressions
 from entropy_rl.config.checks import check_numbers, require, require_at_least
-from entropy_rl.config.files import check_creatable, check_writable
+from entropy_rl.config.files import check_creatable, check_writable, expand_home
 from entropy_rl.escape import echo
 
 _MAX_RUNS = 8  # distinguishable colors
@@ -50,6 +50,7 @@ class ReportConfig:
 
     def __post_init__(self):
         check_numbers(self, "")
+        expand_home(self, "runs", "output", "figures")
         require(self.output.endswith(".html"), "output", self.output, "a file NAME.html")
         require(
             1 <= len(self.runs) <= _MAX_RUNS, "runs", self.runs, f"1 to {_MAX_RUNS} directories"

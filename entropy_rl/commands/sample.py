@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import ModelConfig, TaskConfig
-from entropy_rl.config.files import check_writable
+from entropy_rl.config.files import check_writable, expand_home
 from entropy_rl.config.values import refuse_unused
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class SampleConfig:
 
     def __post_init__(self):
         check_numbers(self, "")
+        expand_home(self, "figure")
         one = (self.question is None) != (self.problem is None)
         require(one, "question", self.question, "set if and only if problem is null")
         require(self.question != "", "question", self.question, "a non-empty string")

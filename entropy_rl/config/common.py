@@ -7,6 +7,7 @@ import re
 from typing import Any, Literal
 
 from entropy_rl.config.checks import MOST_DEADLINE_S, check_numbers, require, require_at_least
+from entropy_rl.config.files import expand_home
 from entropy_rl.config.lora import LoraConfig
 
 _MOST_GIB = 2**20  # a PiB; the limit of a process takes more, but not all that a float holds
@@ -174,6 +175,7 @@ class RunConfig:
 
     def __post_init__(self):
         check_numbers(self, "run")
+        expand_home(self, "directory", "checkpoints")
         is_path = bool(self.directory) and "://" not in self.directory
         require(
             is_path,

@@ -6,6 +6,7 @@ import dataclasses
 
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import MeshConfig, ModelConfig, TaskConfig
+from entropy_rl.config.files import expand_home
 from entropy_rl.config.rollout import DecodingConfig, EvaluationConfig, check_stop
 from entropy_rl.config.values import refuse_unused
 
@@ -44,6 +45,7 @@ class EvaluateConfig:
 
     def __post_init__(self):
         check_numbers(self, "")
+        expand_home(self, "output")
         require_at_least(0, "", self, "seed")
         check_stop(self.evaluation.stop, "evaluation.stop", self.decoding)
         unused = ("task.train_split", "model.remat")

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -16,6 +17,24 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def expand_home(config: Any, *names: str) -> None:
+    """Expand `~` and `~USER` at the beginning of paths, which a shell leaves in `--output=~/x`.
+
+    As in a shell, a user that does not exist is kept as it is written.
+
+    Args:
+      config: A config dataclass, also a frozen one.
+      names: Its fields, each a path, a list of paths, or None.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, str):
+            value = os.path.expanduser(value)
+        elif value is not None:
+            value = [os.path.expanduser(path) for path in value]
+        object.__setattr__(config, name, value)
 
 
 def require_file(file: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from entropy_rl.config.checks import require
+from entropy_rl.config.files import expand_home
 from entropy_rl.config.sft import SFTConfig
 from entropy_rl.config.stack import check_member
 from entropy_rl.config.train import TrainConfig
@@ -36,6 +37,7 @@ class Target:
 
     def __post_init__(self):
         super().__post_init__()  # of the config of the run
+        expand_home(self, "output")
         require(
             (self.topology is None) != (self.devices is None),
             "topology",

@@ -22,9 +22,9 @@ def recipe_names() -> list[str]:
 def find_config(given: str) -> Path:
     """Find the config file that a path or the name of a recipe stands for.
 
-    A file of that name comes first. The name of a recipe may end in `.yaml`, and may begin with
-    `configs/`, the directory of the recipes in a checkout, so that the commands of the
-    documentation also work outside of one.
+    A file of that name comes first, and a directory of that name, such as that of a run, last. The
+    name of a recipe may end in `.yaml`, and may begin with `configs/`, the directory of the recipes
+    in a checkout, so that the commands of the documentation also work outside of one.
 
     Args:
       given: The path or the name.
@@ -34,14 +34,14 @@ def find_config(given: str) -> Path:
     """
     if not given:
         raise ValueError("--config: must be a file or the name of a recipe, got ''")
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
+    names = recipe_names()
+    name = given.removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
     try:
-        if os.path.lexists(path):
+        if os.path.lexists(path) and not (name in names and path.is_dir()):
             return path
     except ValueError:  # an embedded null byte, which the reader of the file refuses
         return path
-    names = recipe_names()
-    name = given.removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
     if name in names:
         return DIRECTORY / f"{name}.yaml"
     near = difflib.get_close_matches(name[:100], names, n=1)

@@ -7,6 +7,7 @@ import re
 from typing import Any, Literal
 
 from entropy_rl.config.checks import check_numbers, require
+from entropy_rl.config.files import expand_home
 from entropy_rl.config.registry import call_factory
 from entropy_rl.config.values import unknown
 
@@ -112,6 +113,7 @@ class StudyConfig:
 
     def __post_init__(self):
         check_numbers(self, "")
+        expand_home(self, "output")
         require(bool(self.output), "output", self.output, "a path")
         require(self.parallel >= 1, "parallel", self.parallel, ">= 1")
         require(self.stacked >= 1, "stacked", self.stacked, ">= 1")

@@ -6,6 +6,7 @@ The config names paths, and the files there may change between two starts.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def model_identity(path: str, field: str = "model.path") -> Identity:
 
 def adapter_identity(directory: str) -> Identity:
     """Return the digest of the adapter of a `model.lora.path`, as a part of the weights."""
-    found, names = Path(directory).expanduser(), (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+    found, names = Path(os.path.expanduser(directory)), (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
     try:
         for name in names:
             require_file(found / name)

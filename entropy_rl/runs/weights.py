@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import jax
@@ -82,7 +83,7 @@ def make_adapter(
             if is_hub_id(config.path):
                 path = hub_directory(config.path, where="model.lora.path")
             else:
-                path = Path(config.path).expanduser()
+                path = Path(os.path.expanduser(config.path))
             return load_adapter(path, decoder)
         except (OSError, ValueError) as error:
             text = error_text(error).removeprefix("model.lora.path: ")

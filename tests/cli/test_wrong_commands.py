@@ -237,6 +237,15 @@ def test_a_recipe_is_found_by_name_in_any_directory(tmp_path, monkeypatch, given
     assert find_config(given.replace("NAME", "study/tiny")).is_file()
 
 
+def test_a_directory_of_that_name_does_not_hide_a_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("countdown_grpo", "study", "countdown_ppo.yaml"):
+        (tmp_path / name).mkdir()
+    assert find_config("countdown_grpo").is_file() and find_config("countdown_ppo.yaml").is_file()
+    with pytest.raises(ValueError, match=r"^--config: cannot read 'study': Is a directory$"):
+        parse_config(TrainConfig, "train", ["--config", "study"])
+
+
 def test_a_file_of_that_name_comes_before_a_recipe(here):
     write_yaml(here / "countdown_grpo", {"steps": 7})
     config = parse_config(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -101,7 +102,7 @@ def find_data_files(where: str, given: Any, role: str | None) -> dict[str, tuple
         return {"": _of_list(where, given, role)}
     if not isinstance(given, str) or not given or "\0" in given:
         return {}
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     if path.is_file():
         return {"": (path,)}
     if path.is_dir():

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import os
 import re
 import sys
 import tempfile
@@ -71,6 +72,7 @@ def prepare(
     is_built = functools.partial(_is_built, name, directory, data_dir, sums, fields)
     if not overwrite and is_built():
         return False
+    whole = Path(os.path.expanduser(source))
     facts = {
         "title": published.title if published else name,
         "repository": published.repository if published else None,
@@ -78,7 +80,7 @@ def prepare(
         "revision": published.revision if published else None,
         "license": published.license if published else None,
         "sources": {
-            split: str((paths[0] if len(paths) == 1 else Path(source).expanduser()).absolute())
+            split: str((paths[0] if len(paths) == 1 else whole).absolute())
             for split, paths in sources.items()
         },
         "sha256": sums,
@@ -223,7 +225,7 @@ def find_files(published: catalog.MathSet | None, source: str) -> dict[str, tupl
     Raises:
       ValueError: If there is no such file.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if published is None:
         found = find_data_files("source", source, "train")
         if not found:

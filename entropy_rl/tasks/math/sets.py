@@ -37,7 +37,7 @@ def data_root(data_dir: str | None) -> Path:
     given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     if "://" in given:
         raise ValueError(f"data_dir: must be a directory on this machine, got {given!r}")
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     if path.exists() and not path.is_dir():
         raise ValueError(
             f"data_dir: must be a directory or a path that does not exist, got the file {given!r}"
