@@ -2,7 +2,11 @@
 in them and are found, and the first steps of a user work.
 """
 
+import ast
+import importlib.metadata
+import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -141,3 +145,31 @@ def test_a_notebook_runs_outside_of_a_checkout(installed, tmp_path, name, shorte
         done = run(installed, tmp_path, "report", "runs/short", "--output", "report.html")
         assert done.returncode == 0, done.stderr
         assert "<html" in (tmp_path / "report.html").read_text()
+
+
+def test_every_library_that_is_imported_is_declared():
+    """So that an installation without the lock and the checkout lacks nothing."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    # What jax, math-verify, textarena, transformers and etils require, and the module of mlflow-skinny.
+    required = ["jaxlib", "numpy", "libtpu", "sympy", "latex2sympy2-extended", "nltk"]
+    required += ["tokenizers", "mlflow", "fsspec"]
+    lines = [*project["dependencies"], *itertools.chain(*extras.values()), *required]
+    declared = {canonical(re.match(r"[\w.-]+", line)[0]) for line in lines}
+    own = {"entropy_rl", *sys.stdlib_module_names}
+    distributions = importlib.metadata.packages_distributions()
+    seen = set()
+    for path in (ROOT / "entropy_rl").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            for name in {name.partition(".")[0] for name in names} - own:
+                seen.add(name)
+                found = {canonical(d) for d in distributions.get(name, [name])}
+                assert found & declared, f"{path.relative_to(ROOT)} imports {name}"
+    assert {"jax", "flax", "yaml", "rich"} <= seen
+
+
+def canonical(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
