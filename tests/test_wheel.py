@@ -151,9 +151,10 @@ def test_every_library_that_is_imported_is_declared():
     """So that an installation without the lock and the checkout lacks nothing."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    # What jax, math-verify, textarena, transformers and etils require, and the module of mlflow-skinny.
+    # What jax, math-verify, textarena, transformers and etils require, and modules of
+    # mlflow-skinny and google-cloud-storage.
     required = ["jaxlib", "numpy", "libtpu", "sympy", "latex2sympy2-extended", "nltk"]
-    required += ["tokenizers", "mlflow", "fsspec"]
+    required += ["tokenizers", "mlflow", "fsspec", "google"]
     lines = [*project["dependencies"], *itertools.chain(*extras.values()), *required]
     declared = {canonical(re.match(r"[\w.-]+", line)[0]) for line in lines}
     own = {"entropy_rl", *sys.stdlib_module_names}
@@ -166,7 +167,7 @@ def test_every_library_that_is_imported_is_declared():
                 names = [node.module]
             for name in {name.partition(".")[0] for name in names} - own:
                 seen.add(name)
-                found = {canonical(d) for d in distributions.get(name, [name])}
+                found = {canonical(d) for d in [name, *distributions.get(name, [])]}
                 assert found & declared, f"{path.relative_to(ROOT)} imports {name}"
     assert {"jax", "flax", "yaml", "rich"} <= seen
 

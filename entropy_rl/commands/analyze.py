@@ -141,6 +141,7 @@ def main(config: AnalyzeConfig) -> None:
         write_sentences,
     )
     from entropy_rl.runs.directory import to_plain
+    from entropy_rl.runs.hub import pin_models
     from entropy_rl.runs.jsonl import finite, write_atomically
     from entropy_rl.runs.model_files import is_run
 
@@ -154,6 +155,7 @@ def main(config: AnalyzeConfig) -> None:
     read = functools.cache(read_rows)
     for samples in filter(None, (config.samples, config.base)):
         read(Path(samples))  # all before any is scored
+    config = pin_models(config, directory)
     responses_of = _make_responses_of(config, read)
 
     def annotated(path: Path) -> list[Annotated]:

@@ -91,6 +91,7 @@ def select(config: SelectConfig) -> None:
     from entropy_rl.distributed.sharding import make_mesh
     from entropy_rl.evaluation.score_texts import padded_lengths
     from entropy_rl.experience.chat_data import read_contents
+    from entropy_rl.runs.hub import pin_models
     from entropy_rl.runs.jsonl import write_atomically
     from entropy_rl.runs.load_model import load_model, read_model_files
     from entropy_rl.stats.step_length import step_scores
@@ -98,6 +99,7 @@ def select(config: SelectConfig) -> None:
     output = Path(config.output)
     require(not output.exists(), "output", config.output, "a directory that does not exist yet")
     check_creatable(output)
+    config = pin_models(config, output)
     files = read_model_files(config.model)  # data come before weights
     tokenizer = files.tokenizer
     rows = read_contents(config.data, "train", tokenizer, files.eos_ids)
@@ -127,6 +129,7 @@ def select(config: SelectConfig) -> None:
     kept = _top(values, groups, config.keep)
     by_logp = set(_top(scores.logp, groups, config.keep))
     statistics = {
+        "model": config.model.path,
         "rule": {"steps": config.steps, "first_tokens": config.first_tokens},
         "score": config.score,
         "texts": len(texts),

@@ -14,6 +14,7 @@ from entropy_rl.learner.batch import make_batch
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.stats_pass import make_stats_pass
 from entropy_rl.runs.load_model import Model, check_length
+from entropy_rl.runs.logging import Progress
 from entropy_rl.tasks.task import Problem
 from entropy_rl.types import Rollout
 
@@ -84,19 +85,21 @@ def score_tokens(
         temperature=temperature, max_tokens_per_micro_batch=max_tokens_per_micro_batch
     )
     stats = jax.jit(make_stats_pass(model.policy, settings))
-    found = []
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        part = list(rows[start : start + _ROWS_AT_ONCE])
-        # Pad the last call with empty rows; padding is not computed.
-        part += [([model.pad_id], [], [])] * (_ROWS_AT_ONCE - len(part))
-        rollout = _as_rollout(part, prompt_length, length, model.pad_id)
-        zeros = np.zeros(_ROWS_AT_ONCE, np.float32)
-        batch = make_batch(rollout, zeros, zeros > 0, pad_id=model.pad_id)
-        log_probs, entropy = map(np.asarray, stats(model.params, batch))
-        found += [
-            (log_probs[i, : len(tokens)], entropy[i, : len(tokens)])
-            for i, (_, tokens, _) in enumerate(rows[start : start + _ROWS_AT_ONCE])
-        ]
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    with Progress("texts", len(rows), every=len(rows) // 10 + 1) as progress:
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            part = list(rows[start : start + _ROWS_AT_ONCE])
+            # Pad the last call with empty rows; padding is not computed.
+            padding = [([model.pad_id], [], [])] * (_ROWS_AT_ONCE - len(part))
+            rollout = _as_rollout([*part, *padding], prompt_length, length, model.pad_id)
+            zeros = np.zeros(_ROWS_AT_ONCE, np.float32)
+            batch = make_batch(rollout, zeros, zeros > 0, pad_id=model.pad_id)
+            log_probs, entropy = map(np.asarray, stats(model.params, batch))
+            found += [
+                (log_probs[i, : len(tokens)], entropy[i, : len(tokens)])
+                for i, (_, tokens, _) in enumerate(part)
+            ]
+            progress.show(len(found), "scored")
     return found
 
 
