@@ -18,7 +18,12 @@ from entropy_rl.config.common import EpisodesConfig, TaskConfig
 from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.distributed.sharding import make_mesh
 from entropy_rl.escape import echo
-from entropy_rl.evaluation import Evaluation, evaluate_into, evaluation_prompts
+from entropy_rl.evaluation import (
+    Evaluation,
+    evaluate_into,
+    evaluation_problems,
+    evaluation_prompts,
+)
 from entropy_rl.evaluation.fingerprint import check_free
 from entropy_rl.evaluation.samples import samples_file
 from entropy_rl.report import curve_of, evaluation_table, write_pass_at_k
@@ -33,6 +38,7 @@ from entropy_rl.runs.directory import (
 from entropy_rl.runs.hub import is_hub_id, pin_models
 from entropy_rl.runs.load_model import (
     check_length,
+    check_models,
     find_model,
     is_run,
     load_model,
@@ -42,7 +48,7 @@ from entropy_rl.runs.logging import Progress
 from entropy_rl.runs.preemption import catch_signals
 from entropy_rl.runs.provenance import record_start
 from entropy_rl.runs.stored import read_recorded_config
-from entropy_rl.tasks import closing, load_task, problems_of
+from entropy_rl.tasks import closing, load_task
 
 # How the directory of an evaluation is checked.
 _OURS: Mapping[str, Any] = MappingProxyType(
@@ -71,7 +77,7 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
     check_directory(directory, config, **_OURS)
     mesh = make_mesh(config.mesh, jax.local_devices())
     task = load_task(config.task.name, config.task.args, config.task.episodes)
-    problems_of(task, config.evaluation.split, "evaluation.split")
+    evaluation_problems(config.evaluation, task)
     files = read_model_files(config.model)
     check_stop_strings(files.tokenizer, config.evaluation.stop, "evaluation.stop")
     prompts = evaluation_prompts(config.evaluation, task, files.tokenizer, config.max_prompt_tokens)
@@ -144,7 +150,7 @@ def _with_task(config: EvaluateConfig) -> EvaluateConfig:
 
 
 def check_config(config: EvaluateConfig) -> None:
-    """Check what needs neither a device nor the model: the directory, and the task's problems.
+    """Check what needs no device and no weights: the directory, the task's problems, the model.
 
     Raises:
       ValueError: If something in the config cannot work.
@@ -153,7 +159,8 @@ def check_config(config: EvaluateConfig) -> None:
     check_directory(Path(config.output), config, **_OURS)
     task = load_task(config.task.name, config.task.args, config.task.episodes)
     with closing(task):
-        problems_of(task, config.evaluation.split, "evaluation.split")
+        evaluation_problems(config.evaluation, task)
+    check_models(config, fetch=False)
 
 
 def main(config: EvaluateConfig) -> None:

@@ -137,10 +137,17 @@ _VERBS = {
 # verb -> what its program checks before it needs a device, for `--print_config`
 _CHECKS = {
     "train": "entropy_rl.trainer.setup:check_config",
+    "train-stacked": "entropy_rl.commands.train_stacked:check_config",
     "plan": "entropy_rl.commands.plan:check_config",
     "plan-sft": "entropy_rl.commands.plan:check_sft_config",
     "sft": "entropy_rl.commands.sft:check_config",
+    "sample": "entropy_rl.commands.sample:check_config",
     "evaluate": "entropy_rl.evaluate:check_config",
+    "compare": "entropy_rl.commands.compare:check_config",
+    "study": "entropy_rl.commands.study:check_config",
+    "analyze": "entropy_rl.commands.analyze:check_config",
+    "export": "entropy_rl.commands.export:check_config",
+    "data select": "entropy_rl.commands.data_select:check_config",
 }
 
 

@@ -131,8 +131,7 @@ def main(config: AnalyzeConfig) -> None:
     import jax
 
     from entropy_rl.evaluation.dynamics import run_dynamics
-    from entropy_rl.evaluation.load_samples import read_rows, words_of
-    from entropy_rl.evaluation.samples import refuse_run
+    from entropy_rl.evaluation.load_samples import words_of
     from entropy_rl.evaluation.sentence_encoder import load_embedding
     from entropy_rl.report import (
         analysis_text,
@@ -146,15 +145,11 @@ def main(config: AnalyzeConfig) -> None:
     from entropy_rl.runs.model_files import is_run
 
     directory, path = Path(config.output), Path(config.samples)
-    refuse_run(directory)
-    check_creatable(directory)
+    read = check_config(config)  # all samples, before any is scored
     of_task = words_of(path)
     lists = config.words or of_task[0], config.reflective or of_task[1]
     words, reflective = word_patterns(lists[0]), compile_patterns(lists[1])
     embed = tf_idf if config.encoder is None else load_embedding(config.encoder)
-    read = functools.cache(read_rows)
-    for samples in filter(None, (config.samples, config.base)):
-        read(Path(samples))  # all before any is scored
     config = pin_models(config, directory)
     responses_of = _make_responses_of(config, read)
 
@@ -192,6 +187,31 @@ def main(config: AnalyzeConfig) -> None:
         echo(f"\n{dynamics_text(dynamics)}")
     figures = write_analysis_figures(directory, result, dynamics)
     echo(f"\nnumbers{' and figures' if figures else ''}: {directory}")
+
+
+def check_config(config: AnalyzeConfig) -> Callable[[Path], list[Row]]:
+    """Check the output and the model, and read the samples.
+
+    Returns:
+      `read_rows`, which has the rows of these samples.
+
+    Raises:
+      ValueError: If something in the config cannot work.
+    """
+    from entropy_rl.evaluation.load_samples import read_rows
+    from entropy_rl.evaluation.samples import refuse_run
+    from entropy_rl.evaluation.sentence_encoder import load_embedding
+    from entropy_rl.runs.load_model import check_models
+
+    refuse_run(Path(config.output))
+    check_creatable(Path(config.output))
+    if config.encoder is not None:
+        load_embedding(config.encoder)
+    check_models(config, fetch=False)
+    read = functools.cache(read_rows)
+    for samples in filter(None, (config.samples, config.base)):
+        read(Path(samples))
+    return read
 
 
 def _make_responses_of(

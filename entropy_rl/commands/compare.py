@@ -38,8 +38,7 @@ class CompareConfig:
 def main(config: CompareConfig) -> None:
     """Run the command `compare`."""
     # Imported here so that `compare --help` does not load jax.
-    from entropy_rl.evaluation import compare_runs, find_evaluation
-    from entropy_rl.evaluation.samples import refuse_run
+    from entropy_rl.evaluation import compare_runs
     from entropy_rl.report import (
         comparison_csv,
         comparison_latex,
@@ -48,12 +47,7 @@ def main(config: CompareConfig) -> None:
     )
     from entropy_rl.runs.jsonl import write_atomically
 
-    runs = [find_evaluation(Path(path)) for path in (config.run_a, config.run_b)]
-    directory = Path(config.output)
-    refuse_run(directory)
-    check_creatable(directory)
-    is_other = runs[0].resolve() != runs[1].resolve()
-    require(is_other, "run_b", str(runs[1]), f"another evaluation than that of {config.run_a}")
+    runs, directory = check_config(config), Path(config.output)
     comparison = compare_runs(*runs)
     directory.mkdir(parents=True, exist_ok=True)
     plain = {"run_a": str(runs[0]), "run_b": str(runs[1])} | comparison.to_plain()
@@ -65,6 +59,23 @@ def main(config: CompareConfig) -> None:
     echo(f"A: {runs[0]}\nB: {runs[1]}\n")
     echo(comparison_text(comparison))
     echo(f"\nnumbers and curves: {directory}")
+
+
+def check_config(config: CompareConfig) -> list[Path]:
+    """Check the output, and return the directories of the two evaluations.
+
+    Raises:
+      ValueError: If the output is that of a run, or there are no two evaluations.
+    """
+    from entropy_rl.evaluation import find_evaluation
+    from entropy_rl.evaluation.samples import refuse_run
+
+    runs = [find_evaluation(Path(path)) for path in (config.run_a, config.run_b)]
+    refuse_run(Path(config.output))
+    check_creatable(Path(config.output))
+    is_other = runs[0].resolve() != runs[1].resolve()
+    require(is_other, "run_b", str(runs[1]), f"another evaluation than that of {config.run_a}")
+    return runs
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from entropy_rl.analysis import TokenSpans
     from entropy_rl.evaluation.score_texts import TextRow
     from entropy_rl.experience.chats import EncodedText
-    from entropy_rl.runs.load_model import Model
+    from entropy_rl.runs.load_model import Model, ModelFiles
     from entropy_rl.stats.step_length import StepRegression, StepScores
 
 SELECTED, STATISTICS = "selected.jsonl", "selection.json"
@@ -86,20 +86,89 @@ def select(config: SelectConfig) -> None:
     """
     import jax
 
-    from entropy_rl.analysis import TokenSpans
     from entropy_rl.config.common import MeshConfig
     from entropy_rl.distributed.sharding import make_mesh
-    from entropy_rl.evaluation.score_texts import padded_lengths
-    from entropy_rl.experience.chat_data import read_contents
     from entropy_rl.runs.hub import pin_models
     from entropy_rl.runs.jsonl import write_atomically
-    from entropy_rl.runs.load_model import load_model, read_model_files
+    from entropy_rl.runs.load_model import load_model
     from entropy_rl.stats.step_length import step_scores
+
+    output = Path(config.output)
+    config = pin_models(config, output)
+    read = check_config(config)
+    contents, texts, length = read.contents, read.texts, read.step_length
+    mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+    model = load_model(config.model, mesh, files=read.files)
+    log_probs = _log_probs(read.parts, model, config.max_tokens_per_micro_batch)
+    scores = step_scores(log_probs, read.first)
+    groups = _groups(texts, config)
+    values, fits = _values(scores, read.sources, config)
+    kept = _top(values, groups, config.keep)
+    by_logp = set(_top(scores.logp, groups, config.keep))
+    statistics = {
+        "model": config.model.path,
+        "rule": {"steps": config.steps, "first_tokens": config.first_tokens},
+        "score": config.score,
+        "texts": len(texts),
+        "without_steps": read.without_steps,
+        "groups": len(set(groups)),
+        "kept": len(kept),
+        "kept_by_logp_too": len(by_logp & set(kept)),
+        "step_length": float(length.mean()),
+        "step_length_of_kept": float(length[kept].mean()),
+        "step_length_by_logp": float(length[sorted(by_logp)].mean()),
+        "correlation_with_step_length": _correlations(scores, length, values, config.score),
+        "regressions": {source: fit._asdict() for source, fit in fits.items()},
+    }
+    chosen = (contents[i] | {"scores": _scores_of(i, scores, values, config.score)} for i in kept)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen)
+    output.mkdir(parents=True)
+    write_atomically(output / SELECTED, lines)
+    write_atomically(output / STATISTICS, json.dumps(statistics, indent=1) + "\n")
+    _show(statistics, output)
+
+
+class _Texts(NamedTuple):
+    """The texts that have steps, before they are scored.
+
+    Attributes:
+      files: Of the model.
+      contents: Their rows.
+      texts: Their tokens.
+      parts: Prompts and completions.
+      first: bool[targets] of each, the first tokens of steps.
+      step_length: f64[texts], the mean tokens of a step.
+      sources: Their sources.
+      without_steps: Number of texts that are left out.
+    """
+
+    files: ModelFiles
+    contents: list[dict[str, Any]]
+    texts: list[EncodedText]
+    parts: list[TextRow]
+    first: list[np.ndarray]
+    step_length: np.ndarray
+    sources: list[str]
+    without_steps: int
+
+
+def check_config(config: SelectConfig) -> _Texts:
+    """Check what needs no weights: the output and the data.
+
+    Returns:
+      The texts.
+
+    Raises:
+      ValueError: If the data cannot be used, or the output exists.
+    """
+    from entropy_rl.analysis import TokenSpans
+    from entropy_rl.evaluation.score_texts import padded_lengths
+    from entropy_rl.experience.chat_data import read_contents
+    from entropy_rl.runs.load_model import read_model_files
 
     output = Path(config.output)
     require(not output.exists(), "output", config.output, "a directory that does not exist yet")
     check_creatable(output)
-    config = pin_models(config, output)
     files = read_model_files(config.model)  # data come before weights
     tokenizer = files.tokenizer
     rows = read_contents(config.data, "train", tokenizer, files.eos_ids)
@@ -122,33 +191,8 @@ def select(config: SelectConfig) -> None:
     size = config.max_tokens_per_micro_batch
     longest, allowed = sum(padded_lengths(parts)), "the longest prompt and completion"
     require(size >= longest, "max_tokens_per_micro_batch", size, f">= {longest}, {allowed}")
-    model = load_model(config.model, make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]), files=files)
-    scores = step_scores(_log_probs(parts, model, size), first)
-    groups = _groups(texts, config)
-    values, fits = _values(scores, sources, config)
-    kept = _top(values, groups, config.keep)
-    by_logp = set(_top(scores.logp, groups, config.keep))
-    statistics = {
-        "model": config.model.path,
-        "rule": {"steps": config.steps, "first_tokens": config.first_tokens},
-        "score": config.score,
-        "texts": len(texts),
-        "without_steps": len(usable) - len(texts),
-        "groups": len(set(groups)),
-        "kept": len(kept),
-        "kept_by_logp_too": len(by_logp & set(kept)),
-        "step_length": float(length.mean()),
-        "step_length_of_kept": float(length[kept].mean()),
-        "step_length_by_logp": float(length[sorted(by_logp)].mean()),
-        "correlation_with_step_length": _correlations(scores, length, values, config.score),
-        "regressions": {source: fit._asdict() for source, fit in fits.items()},
-    }
-    chosen = (contents[i] | {"scores": _scores_of(i, scores, values, config.score)} for i in kept)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen)
-    output.mkdir(parents=True)
-    write_atomically(output / SELECTED, lines)
-    write_atomically(output / STATISTICS, json.dumps(statistics, indent=1) + "\n")
-    _show(statistics, output)
+    without = len(usable) - len(texts)
+    return _Texts(files, contents, texts, parts, first, length, sources, without)
 
 
 def _check_json(contents: Sequence[dict[str, Any]]) -> None:

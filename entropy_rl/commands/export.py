@@ -53,25 +53,15 @@ def export(config: ExportConfig) -> Path:
       FileExistsError: If the output directory is not empty.
     """
     from entropy_rl.models import save_hf  # `export --help` must not import jax
-    from entropy_rl.models.hf import check_output
     from entropy_rl.models.peft import save_adapter
     from entropy_rl.report.model_card import write_model_card
     from entropy_rl.runs.hub import split_id, upload
     from entropy_rl.runs.load_model import load_model
     from entropy_rl.runs.model_files import find_model, is_run
-    from entropy_rl.runs.stored import CONFIG_FILE, read_recorded_config
 
-    check_creatable(check_output(config.output))
-    source = find_model(config.model, weights=False)
-    require(
-        config.push is None or is_run(source), "push", config.push, "null if the model is no run"
-    )
-    is_adapter = config.format == "peft"
-    recorded = read_recorded_config(source / CONFIG_FILE).get("model") if is_run(source) else None
-    has_adapter = (recorded or {}).get("lora") is not None
-    have = "merged for a model without an adapter"
-    require(has_adapter or not is_adapter, "format", config.format, have)
-    model = load_model(ModelConfig(path=config.model))
+    check_config(config)
+    model, is_adapter = load_model(ModelConfig(path=config.model)), config.format == "peft"
+    source = find_model(config.model)
     dtype = config.dtype or ("float32" if is_adapter else "bfloat16")
     if is_adapter:
         base, revision = split_id(model.base.path)
@@ -90,6 +80,29 @@ def export(config: ExportConfig) -> Path:
     if config.push is not None:
         upload(Path(config.output), config.push)
     return Path(config.output)
+
+
+def check_config(config: ExportConfig) -> None:
+    """Check what needs no weights: the output, the model, and what can be written of it.
+
+    Raises:
+      ValueError: If there is no model to export, or it cannot be exported like this.
+      FileExistsError: If the output directory is not empty.
+    """
+    from entropy_rl.models.hf import check_output
+    from entropy_rl.runs.model_files import find_model, is_local, is_run
+    from entropy_rl.runs.stored import CONFIG_FILE, read_recorded_config
+
+    check_creatable(check_output(config.output))
+    source = find_model(config.model) if is_local(config.model) else None
+    recorded = None
+    if source is not None and is_run(source):
+        recorded = read_recorded_config(source / CONFIG_FILE)
+    allowed = "null if the model is no run"
+    require(config.push is None or recorded is not None, "push", config.push, allowed)
+    has_adapter = ((recorded or {}).get("model") or {}).get("lora") is not None
+    allowed = "merged for a model without an adapter"
+    require(config.format == "merged" or has_adapter, "format", config.format, allowed)
 
 
 def main(config: ExportConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
@@ -163,6 +164,29 @@ def main(config: SampleConfig) -> None:
     if config.figure is not None:
         Path(config.figure).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(Path(config.figure), answer_figure(prompt, printer.texts, facts))
+
+
+def check_config(config: SampleConfig) -> None:
+    """Check what needs no weights: the model, the question or problem, and the stop strings.
+
+    Raises:
+      ValueError: If something in the config cannot work.
+    """
+    from entropy_rl.rollout.stop_strings import check_stop_strings
+    from entropy_rl.runs.load_model import check_models, read_model_files
+    from entropy_rl.runs.model_files import is_local
+    from entropy_rl.tasks import closing, load_task
+
+    check_models(config, fetch=False)
+    task = None
+    with contextlib.ExitStack() as opened:
+        if config.task is not None:
+            task = load_task(config.task.name, config.task.args, config.task.episodes)
+            opened.enter_context(closing(task))
+        if is_local(config.model.path):
+            files = read_model_files(config.model)
+            _prompt(config, files, task)
+            check_stop_strings(files.tokenizer, config.stop, "stop")
 
 
 def _prompt(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import require
@@ -19,6 +22,7 @@ from entropy_rl.runs.directory import (
 )
 from entropy_rl.studies import (
     Design,
+    check_inputs,
     design,
     incomplete,
     plan_text,
@@ -33,6 +37,8 @@ _FREE = (
     *(f"train.{field}" for field in FREE_OF_TRAINING),
     *(f"evaluate.{field}" for field in FREE_OF_EVALUATION),
 )
+# How the directory of a study is checked.
+_OURS: Mapping[str, Any] = MappingProxyType({"field": "output", "free": _FREE})
 
 
 def main(config: StudyConfig) -> None:
@@ -41,6 +47,28 @@ def main(config: StudyConfig) -> None:
     Raises:
       ChildProcessError: Some runs failed; all others are done, and the report is written.
     """
+    found = check_config(config)
+    if config.do == "plan":
+        echo(plan_text(found))
+        return
+    # From here on the config is fixed: the hypotheses are registered before the first run.
+    claim_directory(found.directory, found, **_OURS)
+    if config.do == "run":
+        run_units(found, functools.partial(echo, file=sys.stderr))
+    echo(write_report(found))
+    if config.do == "run":
+        _check_failures(found)
+
+
+def check_config(config: StudyConfig) -> Design:
+    """Check all that needs no device: the directory, every config, and what missing runs need.
+
+    Returns:
+      The design.
+
+    Raises:
+      ValueError: If something in the config cannot work.
+    """
     require(
         not os.environ.get(VARIABLE),
         VARIABLE,
@@ -48,18 +76,11 @@ def main(config: StudyConfig) -> None:
         "unset, because a study runs on one host (`--do plan` prints the commands for more)",
     )
     found = design(config)
-    ours = {"field": "output", "free": _FREE}
-    check_directory(found.directory, found, **ours)
-    if config.do == "plan":
-        echo(plan_text(found))
-        return
-    # From here on the config is fixed: the hypotheses are registered before the first run.
-    claim_directory(found.directory, found, **ours)
-    if config.do == "run":
-        run_units(found, functools.partial(echo, file=sys.stderr))
-    echo(write_report(found))
-    if config.do == "run":
-        _check_failures(found)
+    check_directory(found.directory, found, **_OURS)
+    # A complete study is shown where its tasks and models are not.
+    if config.do != "report" and incomplete(read_records(found), config.only):
+        check_inputs(found, models=config.do == "run")
+    return found
 
 
 def _check_failures(found: Design) -> None:

@@ -9,7 +9,8 @@ from entropy_rl.cli.main import run_verb
 from entropy_rl.cli.parse import parse_config, recipe_arguments
 from entropy_rl.config.stack import StackConfig
 from entropy_rl.config.train import TrainConfig
-from entropy_rl.trainer.stack import open_stack, set_up_stack
+from entropy_rl.trainer.setup import check_config as check_run_config
+from entropy_rl.trainer.stack import check_runs, in_run, open_stack, set_up_stack
 from entropy_rl.trainer.stages import make_stages
 from entropy_rl.types import TrainState
 
@@ -21,7 +22,7 @@ def train_stacked(configs: Sequence[TrainConfig]) -> list[TrainState]:
     but for the sampling, in which the rows of all runs are decoded side by side.
 
     Args:
-      configs: The runs: LoRA, with the same model, task, rollout and number of steps.
+      configs: The runs: LoRA, as docs/guides/lora.md says what they must have in common.
 
     Returns:
       The last states.
@@ -65,6 +66,19 @@ def parse_runs(config: StackConfig) -> list[TrainConfig]:
         except ValueError as error:
             raise ValueError(f"runs[{i}]: {error}") from error
     return found
+
+
+def check_config(config: StackConfig) -> None:
+    """Check what needs no device and no weights, of each run and of the runs together.
+
+    Raises:
+      ValueError: If something in the configs cannot work.
+    """
+    configs = parse_runs(config)
+    check_runs(configs)
+    for i, of_run in enumerate(configs):
+        with in_run(i):
+            check_run_config(of_run)
 
 
 def main(config: StackConfig) -> None:

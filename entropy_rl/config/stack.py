@@ -20,7 +20,8 @@ class StackConfig:
     Args:
       runs: The runs, each as {config: FILE, overrides: {PATH: VALUE, ...}}: a training config, and
         dotted paths of settings that it changes, such as seed, advantage and run.directory. They
-        have the same model, task, rollout and number of steps.
+        must agree in model, task, rollout, decoding, mesh, number of steps and the intervals of
+        checkpoints and evaluations; docs/guides/lora.md has all conditions.
     """
 
     runs: list[dict[str, Any]]

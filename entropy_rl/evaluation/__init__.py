@@ -7,7 +7,12 @@ from entropy_rl.evaluation.compare import (
     compare_runs,
     find_evaluation,
 )
-from entropy_rl.evaluation.evaluate import OnProgress, evaluate_into, evaluation_prompts
+from entropy_rl.evaluation.evaluate import (
+    OnProgress,
+    evaluate_into,
+    evaluation_problems,
+    evaluation_prompts,
+)
 from entropy_rl.evaluation.result import Evaluation, summarize
 from entropy_rl.evaluation.samples import read_result, read_samples
 
@@ -19,6 +24,7 @@ __all__ = [
     "OnProgress",
     "compare_runs",
     "evaluate_into",
+    "evaluation_problems",
     "evaluation_prompts",
     "find_evaluation",
     "read_result",

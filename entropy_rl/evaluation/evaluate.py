@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from entropy_rl.experience.records import Row
 from entropy_rl.runs.jsonl import cut_broken_line, write_jsonl
 from entropy_rl.runs.load_model import Model, count_unused
 from entropy_rl.tasks import problems_of
-from entropy_rl.tasks.task import JudgeError, Task, Verdict
+from entropy_rl.tasks.task import JudgeError, Problem, Task, Verdict
 from entropy_rl.types import Params
 
 # (samples of this process on disk, their total, seconds that the device waited for verdicts)
@@ -39,13 +39,23 @@ def evaluation_prompts(
     Raises:
       ValueError: The split does not exist, has too few problems, or all prompts are too long.
     """
+    problems = evaluation_problems(config, task)
+    return Prompts(problems, tokenizer, max_prompt_tokens)
+
+
+def evaluation_problems(config: EvaluationConfig, task: Task) -> Sequence[Problem]:
+    """Return the problems of an evaluation.
+
+    Raises:
+      ValueError: The split does not exist, or has too few problems.
+    """
     problems = problems_of(task, config.split, "evaluation.split")
     if config.problems is not None and config.problems > len(problems):
         raise ValueError(
             f"evaluation.problems: must be at most {len(problems)}, the size of the split "
             f"{config.split!r}, got {config.problems}"
         )
-    return Prompts(problems[: config.problems], tokenizer, max_prompt_tokens)
+    return problems[: config.problems]
 
 
 def evaluate_into(

@@ -37,7 +37,12 @@ _DEADLINE_S = 10  # for the first answer of the hub
 _WEIGHTS = ("*.safetensors",)
 _TEXTS = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
 _ROWS = ("*.jsonl*", "*.ndjson*", "*.parquet", "*.arrow")
-_FIELDS = (("model", "path"), ("model", "lora", "path"), ("critic", "path"), ("teacher", "path"))
+MODEL_FIELDS = (
+    ("model", "path"),
+    ("model", "lora", "path"),
+    ("critic", "path"),
+    ("teacher", "path"),
+)
 
 
 def is_hub_id(path: str) -> bool:
@@ -78,7 +83,7 @@ def pin_models(config: Any, directory: Path, ask: bool = True) -> Any:
     from entropy_rl.distributed import multihost as hosts  # imports jax
 
     recorded = None
-    for field in _FIELDS:
+    for field in MODEL_FIELDS:
         path = functools.reduce(lambda part, name: getattr(part, name, None), field, config)
         if path is None or not is_hub_id(path):
             continue

@@ -6,7 +6,6 @@ The config names paths, and the files there may change between two starts.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from entropy_rl.runs.digests import DIGESTS_FILE, SIZES_FILE, sha256_of, sha256_
 from entropy_rl.runs.directory import IDENTITY_FILE, checkpoints_of
 from entropy_rl.runs.gcs import file_sizes, is_bucket
 from entropy_rl.runs.jsonl import write_atomically
-from entropy_rl.runs.model_files import find_model, is_run, model_files
+from entropy_rl.runs.model_files import find_adapter, find_model, is_run, model_files
 from entropy_rl.runs.tokenizer import TOKENIZER_PARTS
 
 # Component of a run -> {name of a part of it, such as a file or a split: digest}.
@@ -53,9 +52,9 @@ def model_identity(path: str, field: str = "model.path") -> Identity:
     }
 
 
-def adapter_identity(directory: str) -> Identity:
+def adapter_identity(path: str) -> Identity:
     """Return the digest of the adapter of a `model.lora.path`, as a part of the weights."""
-    found, names = Path(os.path.expanduser(directory)), (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+    found, names = find_adapter(path), (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
     try:
         for name in names:
             require_file(found / name)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from entropy_rl.config.common import ModelConfig
+from entropy_rl.config.files import error_text
 from entropy_rl.distributed.sharding import Placement, commit
 from entropy_rl.lm_head.vocabulary import Ranges, is_unused
 from entropy_rl.models import (
@@ -28,12 +29,12 @@ from entropy_rl.models import (
 from entropy_rl.models.attention import check_backend
 from entropy_rl.models.hf_config import read_json
 from entropy_rl.models.lora import Base, adapter_shapes
-from entropy_rl.models.peft import ADAPTER_CONFIG, write_adapter_config
+from entropy_rl.models.peft import ADAPTER_CONFIG, read_adapter_config, write_adapter_config
 from entropy_rl.models.rope import DynamicRopeScaling, LinearRopeScaling, YarnRopeScaling
 from entropy_rl.rollout.programs import keep_params
 from entropy_rl.runs.directory import MODEL_DIRECTORY
-from entropy_rl.runs.hub import split_id
-from entropy_rl.runs.model_files import find_model, is_run, model_files
+from entropy_rl.runs.hub import MODEL_FIELDS, split_id
+from entropy_rl.runs.model_files import find_adapter, find_model, is_local, is_run, model_files
 from entropy_rl.runs.tokenizer import eos_ids_of, load_tokenizer, named_ends, unused_ids
 from entropy_rl.runs.weights import Weights, load_weights, make_adapter
 from entropy_rl.types import TENSOR_AXIS, Params, Policy
@@ -221,6 +222,32 @@ def with_adapter(model: Model, config: ModelConfig, key: jax.Array) -> Model:
     base = dataclasses.replace(model.base, spec=spec)
     adapter = commit(model.placement.put_params(adapter))
     return dataclasses.replace(model, params=base.join(adapter), base=base, adapter=adapter)
+
+
+def check_models(config: Any, fetch: bool = True) -> None:
+    """Check that the models that a config names are there, without their weights.
+
+    Args:
+      config: Has the section `model`, and perhaps `critic` and `teacher`.
+      fetch: Whether to download or convert files that are not here yet; without, a model of the hub
+        and `asset:smollm2` pass.
+
+    Raises:
+      ValueError: If one is not, or an adapter has no readable config.
+    """
+    for names in MODEL_FIELDS:
+        path = functools.reduce(lambda part, name: getattr(part, name, None), names, config)
+        if path is None or not (fetch or is_local(path)):
+            continue
+        field = ".".join(names)
+        try:
+            if names[-2] == "lora":
+                read_adapter_config(find_adapter(path))
+            else:
+                find_model(path, weights=False)
+        except (OSError, ValueError) as error:
+            text = error_text(error).removeprefix("model.path: ").removeprefix(f"{field}: ")
+            raise ValueError(f"{field}: {text}") from error
 
 
 class Backbone(NamedTuple):

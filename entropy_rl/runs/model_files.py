@@ -43,6 +43,22 @@ def find_model(path: str, weights: bool = True) -> Path:
     return found
 
 
+def find_adapter(path: str) -> Path:
+    """The directory that a `model.lora.path` names; an adapter of the hub is downloaded.
+
+    Raises:
+      ValueError: If the hub has none.
+    """
+    if is_hub_id(path):
+        return hub_directory(path, where="model.lora.path")
+    return Path(os.path.expanduser(path))
+
+
+def is_local(path: str) -> bool:
+    """Whether `find_model` finds a `model.path` without a download or a conversion."""
+    return path != "asset:smollm2" and not is_hub_id(path)
+
+
 def model_files(path: Path) -> Path:
     """Where config.json and the tokenizer of a model or a run lie."""
     return path / MODEL_DIRECTORY if is_run(path) else path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import jax
@@ -27,9 +26,8 @@ from entropy_rl.models.peft import load_adapter, read_adapter_config
 from entropy_rl.models.quantized import cast_floats, float_type, store
 from entropy_rl.runs.checkpoint import restore_params
 from entropy_rl.runs.directory import CONFIG_FILE, checkpoints_of
-from entropy_rl.runs.hub import hub_directory, is_hub_id
 from entropy_rl.runs.identity import model_identity, recorded_weights
-from entropy_rl.runs.model_files import find_model, is_run, model_files
+from entropy_rl.runs.model_files import find_adapter, find_model, is_run, model_files
 from entropy_rl.runs.stored import read_recorded_config
 from entropy_rl.types import Params
 
@@ -80,11 +78,7 @@ def make_adapter(
     """
     if config.path is not None:
         try:
-            if is_hub_id(config.path):
-                path = hub_directory(config.path, where="model.lora.path")
-            else:
-                path = Path(os.path.expanduser(config.path))
-            return load_adapter(path, decoder)
+            return load_adapter(find_adapter(config.path), decoder)
         except (OSError, ValueError) as error:
             text = error_text(error).removeprefix("model.lora.path: ")
             raise ValueError(f"model.lora.path: {text}") from error

@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from entropy_rl.advantages import advantage_of
 from entropy_rl.cli.parse import parse_config, recipe_arguments
 from entropy_rl.config.checks import require
 from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.config.stack import check_stack
 from entropy_rl.config.study import BASE, RecipeConfig, StudyConfig, pass_at
 from entropy_rl.config.train import TrainConfig
-from entropy_rl.losses.build import build_loss
+from entropy_rl.trainer.setup import check_methods
 
 TRAIN, EVALUATE = "train", "evaluate"  # phases of a unit; each is a command
 # Fields that the study sets.
@@ -83,6 +82,10 @@ class Design:
         seeds = dict.fromkeys(seed for arm in arms for seed in self.seeds(arm))
         return [Unit(arm, seed) for seed in seeds for arm in arms if seed in self.seeds(arm)]
 
+    def config_of(self, arm: str) -> TrainConfig:
+        """Return the training config of an arm, with its first seed."""
+        return _parse(self.study, Unit(arm, self.seeds(arm)[0]), TRAIN, "train", "")
+
     def directory_of(self, unit: Unit) -> Path:
         """Directory of a unit: train/, evaluate/, and its records."""
         return self.directory / "runs" / unit.arm / str(unit.seed)
@@ -100,7 +103,9 @@ class Design:
 
 
 def design(config: StudyConfig) -> Design:
-    """Resolve and check every config of a study, before any device work.
+    """Resolve every config of a study, and check its settings and methods.
+
+    What the runs need beside them, `check_inputs` checks.
 
     Raises:
       ValueError: A config is invalid; the message begins with its place in the study.
@@ -112,8 +117,7 @@ def design(config: StudyConfig) -> Design:
         _check_overrides(f"arms.{arm}", overrides, TRAIN)
         try:
             of_arm = _parse(config, Unit(arm, config.seeds[0]), TRAIN, f"arms.{arm}", "")
-            advantage_of(of_arm)
-            build_loss(of_arm.loss, of_arm.rollout.max_new_tokens)
+            check_methods(of_arm)
         except ValueError as error:
             raise ValueError(f"arms.{arm}: {str(error).removeprefix(f'arms.{arm}: ')}") from error
         require(

@@ -18,7 +18,7 @@ from entropy_rl.config.train import TrainConfig, check_micro_batches
 from entropy_rl.curricula import Curriculum, build_curriculum
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.distributed.sharding import check_rows, commit, make_mesh
-from entropy_rl.evaluation import evaluation_prompts
+from entropy_rl.evaluation import evaluation_problems, evaluation_prompts
 from entropy_rl.experience.episodes import turn_tokens
 from entropy_rl.experience.planned_problems import PlannedProblems
 from entropy_rl.experience.prompts import PromptBatch, Prompts
@@ -43,6 +43,7 @@ from entropy_rl.runs.load_model import (
     Backbone,
     Model,
     check_length,
+    check_models,
     check_same_tokenizer,
     load_backbone,
     load_model,
@@ -239,39 +240,56 @@ def set_up(config: TrainConfig, others: Sequence[Setup] | None = None) -> Setup:
     )
 
 
-def check_methods(config: TrainConfig) -> None:
+def check_methods(config: TrainConfig) -> Transform:
     """Check the methods that a config names, their arguments, and that they fit each other.
+
+    Returns:
+      The advantage.
 
     Raises:
       ValueError: If something in the config cannot work.
     """
-    _build_methods(config)
+    advantage, _ = _build_methods(config)
     _build_rewards(config)
     build_curriculum(config.curriculum)
+    return advantage
 
 
 def check_config(config: TrainConfig) -> None:
-    """Check what needs neither a device nor the model: directories, methods, the task's problems.
+    """Check what needs no device and no weights: directories, methods, problems and models.
 
     Raises:
       ValueError: If something in the config cannot work.
     """
     check_run(pin_models(config, Path(config.run.directory), ask=False))
     build_loggers(config.run)
-    advantage, _ = _build_methods(config)
-    _build_rewards(config)
-    curriculum = build_curriculum(config.curriculum)
+    advantage = check_methods(config)
     task = load_task(config.task.name, config.task.args, config.task.episodes)
     with closing(task):
-        _check_prompts_per_problem(config, advantage, task)
-        _check_parts(config, task)
-        problems = problems_of(task, config.task.train_split, "task.train_split")
-        _check_sources(advantage, problems)
-        prompts, allowed = config.rollout.prompts, f"at most {len(problems)}, the problems"
-        require(prompts <= len(problems), "rollout.prompts", prompts, allowed)
-        _plan_problems(config, curriculum, problems)
-        if config.evaluation is not None:
-            problems_of(task, config.evaluation.split, "evaluation.split")
+        check_problems(config, advantage, task)
+    check_models(config, fetch=False)
+
+
+def check_problems(config: TrainConfig, advantage: Transform, task: Task) -> None:
+    """Check that a task has the problems that a run needs.
+
+    Args:
+      config: The config.
+      advantage: Its advantage.
+      task: Its task.
+
+    Raises:
+      ValueError: If it has not.
+    """
+    _check_prompts_per_problem(config, advantage, task)
+    _check_parts(config, task)
+    problems = problems_of(task, config.task.train_split, "task.train_split")
+    _check_sources(advantage, problems)
+    prompts, allowed = config.rollout.prompts, f"at most {len(problems)}, the problems"
+    require(prompts <= len(problems), "rollout.prompts", prompts, allowed)
+    _plan_problems(config, build_curriculum(config.curriculum), problems)
+    if config.evaluation is not None:
+        evaluation_problems(config.evaluation, task)
 
 
 def _plan_problems(

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_rl.advantages import Transform, advantage_of
+from entropy_rl.advantages import Transform
 from entropy_rl.config.checks import require
 from entropy_rl.config.stack import check_devices, check_stack
 from entropy_rl.config.train import TrainConfig
@@ -51,20 +51,13 @@ def set_up_stack(configs: Sequence[TrainConfig]) -> list[Setup]:
     Raises:
       ValueError: If something in the configs cannot work; before any training.
     """
-    check_stack(configs)
+    check_runs(configs)
     require(hosts.count() == 1, "processes", hosts.count(), "1 for runs that train together")
     mesh = make_mesh(configs[0].mesh)
     check_devices(1 if mesh is None else mesh.size)
-    # Those of all runs, before the base of the first is read.
-    for i, config in enumerate(configs):
-        with _in_run(i):
-            check_methods(config)
-            same = _needs_greedy(advantage_of(config)) == _needs_greedy(advantage_of(configs[0]))
-            all_or_none = "one with a greedy completion in all runs or in none"
-            require(same, "advantage", config.advantage, all_or_none)
     setups: list[Setup] = []
     for i, config in enumerate(configs):
-        with _in_run(i):
+        with in_run(i):
             setups.append(set_up(config, setups))
     for i, setup in enumerate(setups):
         length, first = setup.prompts.length, setups[0].prompts.length
@@ -72,8 +65,23 @@ def set_up_stack(configs: Sequence[TrainConfig]) -> list[Setup]:
     return setups
 
 
+def check_runs(configs: Sequence[TrainConfig]) -> None:
+    """Check the methods of runs, and that the runs can be trained together.
+
+    Raises:
+      ValueError: If something in the configs cannot work; the message begins with its place.
+    """
+    check_stack(configs)
+    needs_greedy = []
+    for i, config in enumerate(configs):
+        with in_run(i):
+            needs_greedy.append(_needs_greedy(check_methods(config)))
+            all_or_none = "one with a greedy completion in all runs or in none"
+            require(needs_greedy[i] == needs_greedy[0], "advantage", config.advantage, all_or_none)
+
+
 @contextlib.contextmanager
-def _in_run(i: int) -> Iterator[None]:
+def in_run(i: int) -> Iterator[None]:
     """Begin the message of a ValueError with the place of the run."""
     try:
         yield

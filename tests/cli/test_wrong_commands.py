@@ -353,6 +353,53 @@ def test_a_printed_config_that_cannot_run_is_refused(here, capsys, verb, argumen
     assert {path for path in here.iterdir() if path.name != "__pycache__"} <= before
 
 
+NO_MODEL = "model.path: must be a Hugging Face directory, "
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*TRAIN, "--model.path", "nowhere"], NO_MODEL),
+        ([*TRAIN, "--model.lora", "{path: nowhere}"], "model.lora.path: nowhere/adapter_config."),
+        (
+            ["train-stacked", "--runs", "[{config: no.yaml}, {config: no.yaml}]"],
+            "runs[0]: --config: must be a file or one of the recipes",
+        ),
+        (
+            ["train-stacked", "--runs", "[{config: train.yaml}, {config: train.yaml}]"],
+            "runs[0].model.lora: must be the section of LoRA",
+        ),
+        (
+            ["study", "--config", "study/tiny", "--train.config", "nowhere.yaml"],
+            "train: --config: must be a file or one of the recipes",
+        ),
+        (["export", "--model", "nowhere", "--output", "out"], NO_MODEL),
+        (["compare", "nowhere", "model"], "nowhere: "),
+        (["analyze", "--samples", "nowhere"], "nowhere: must be a JSONL file or the directory of"),
+        (
+            [
+                *("data", "select", "--model.path", "nowhere", "--output", "out", "--keep", "1"),
+                *("--data.train", "texts.jsonl", "--data.max_tokens", "9"),
+            ],
+            NO_MODEL,
+        ),
+        (["sample", "nowhere", "--question", "1 2 : 3"], NO_MODEL),
+        (
+            ["sample", "model", "--task.name", "luck:Luck", "--problem", "9999"],
+            "problem: must be an id of the split 'test'",
+        ),
+    ],
+)
+def test_paths_of_a_printed_config_are_checked(here, capsys, arguments, message):
+    before = set(here.iterdir())
+    assert main([*arguments, "--print_config"]) == 2
+    out, err = capsys.readouterr()
+    verb = " ".join(arguments[:2]) if arguments[0] == "data" else arguments[0]
+    assert err.startswith(f"entropy-rl {verb}: {message}") and err.count("\n") == 1, err
+    assert yaml.safe_load(out)
+    assert {path for path in here.iterdir() if path.name != "__pycache__"} <= before
+
+
 # --- names
 # -----------------------------------------------------------------------------------------------
 

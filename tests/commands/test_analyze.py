@@ -527,14 +527,14 @@ def test_an_invalid_encoder_is_refused_in_one_line(encoder, name, message):
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_base_and_output_are_checked_before_texts_are_scored(tmp_path, monkeypatch, capsys):
+def test_base_and_output_are_checked_before_texts_are_scored(model, tmp_path, monkeypatch, capsys):
     def no_model(*_, **__):
         raise AssertionError("a model is loaded")
 
     monkeypatch.setattr("entropy_rl.runs.load_model.load_model", no_model)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.jsonl").write_text('{"prompt": "p", "completion": "c"}\n')
-    arguments = ("--samples", "t.jsonl", "--model.path", "model")
+    arguments = ("--samples", "t.jsonl", "--model.path", model)
     for more, message in (
         (("--base", "gone.jsonl"), "gone.jsonl: must be a JSONL file or the directory of"),
         (("--output", "t.jsonl/out"), "output: must be a directory that can be created, got"),

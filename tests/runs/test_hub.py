@@ -20,7 +20,8 @@ from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.lora import LoraConfig
 from entropy_rl.models.peft import load_adapter
 from entropy_rl.runs.hub import is_hub_id, pin_models, resolve, upload
-from entropy_rl.runs.load_model import find_model, keep_model_files, load_model
+from entropy_rl.runs.identity import adapter_identity
+from entropy_rl.runs.load_model import check_models, find_model, keep_model_files, load_model
 from entropy_rl.tasks.math.files import find_data_files
 
 NAME = "lab/tiny"
@@ -128,6 +129,8 @@ def test_an_adapter_of_the_hub_is_pinned_and_recorded_with_the_revision_of_its_b
     pinned = pin_models(config, tmp_path / "run").model
     assert pinned.path == f"{NAME}@{commits[NAME]}"
     assert pinned.lora.path == f"lab/adapter@{commits['lab/adapter']}"
+    check_models(Config(pinned))
+    assert adapter_identity(pinned.lora.path) == adapter_identity(str(golden))
     model = load_model(pinned)
     assert model.base.spec == load_adapter(golden, model.config)[0]
     keep_model_files(model, tmp_path)

@@ -496,7 +496,7 @@ def test_only_runs_the_named_arms(here, monkeypatch, capsys):
 
 
 def test_a_failed_run_is_recorded_and_the_others_continue(here, capsys):
-    arms = {"broken": {"task.args": {"counts": {"nonsense": 4}}}, "plain": STUDY["arms"]["plain"]}
+    arms = {"broken": {"rollout.max_prompt_tokens": 3}, "plain": STUDY["arms"]["plain"]}
     learns = STUDY["hypotheses"][1]
     changed = {"arms": arms, "hypotheses": [learns, learns | {"name": "breaks", "arm": "broken"}]}
     write_yaml(here / "failing.yaml", STUDY | changed | {"seeds": [0], "output": "failing"})
@@ -505,7 +505,7 @@ def test_a_failed_run_is_recorded_and_the_others_continue(here, capsys):
     last = err.splitlines()[-1]
     assert last.startswith(
         "entropy-rl study: 1 of 3 runs failed, the first: broken, seed 0: train failed "
-        "(exit code 2): entropy-rl train: task.args.counts"
+        "(exit code 2): entropy-rl train: no prompt is left"
     ), last
     plain = json.loads((here / "failing" / "study.json").read_text())
     assert [unit["complete"] for unit in plain["units"]] == [True, False, True]
@@ -575,6 +575,23 @@ def test_an_incomplete_study_is_reported_as_interim(whole, workspace, here, caps
 
 
 # --- errors ---
+
+
+# Overrides of an arm that cannot work.
+WRONG_ARMS = (
+    ({"rewards": [{"name": "corect"}]}, "rewards[0].name: must be one of"),
+    ({"replay": {"name": "x"}}, "replay.name: must be one of"),
+    ({"curriculum": {"name": "x"}}, "curriculum.name: must be one of"),
+    ({"teacher": {"path": "model"}}, "teacher: must be null without an advantage that reads it"),
+    (
+        {"old_log_probs": "sampler", "loss.token_weights": [{"name": "icepop"}]},
+        "loss.token_weights: must be without importance weights",
+    ),
+    ({"run.loggers": [{"name": "x"}]}, "run.loggers[0].name: must be one of"),
+    ({"task.name": "x"}, "task.name: must be one of"),
+    ({"task.args.counst": 3}, "task.args.counst: must be one of"),
+    ({"task.train_split": "x"}, "task.train_split: must be one of"),
+)
 
 
 @pytest.mark.parametrize(
@@ -659,6 +676,19 @@ def test_an_incomplete_study_is_reported_as_interim(whole, workspace, here, caps
             "smallest_effect, alpha, got 'claims' (did you mean 'claim'?)",
         ),
         ({"flags": {"skill_drop": 2}}, "flags.skill_drop: must be >= 0 and <= 1, got 2.0"),
+        *(({"arms": {"a": {}, "b": one}}, f"arms.b: {message}") for one, message in WRONG_ARMS),
+        (
+            {"evaluate": {"config": "evaluate.yaml", "overrides": {"task.args.counst": 3}}},
+            "evaluate: task.args.counst: must be one of",
+        ),
+        (
+            {"evaluate": {"config": "evaluate.yaml", "overrides": {"evaluation.split": "tset"}}},
+            "evaluate: evaluation.split: must be one of",
+        ),
+        (
+            {"train": {"config": "train.yaml", "overrides": {"model.path": "nowhere"}}},
+            "arms.plain: model.path: must be a Hugging Face directory",
+        ),
     ],
 )
 def test_an_invalid_study_is_refused_in_one_line_before_any_run(here, capsys, changes, message):
@@ -666,6 +696,9 @@ def test_an_invalid_study_is_refused_in_one_line_before_any_run(here, capsys, ch
     first = STUDY["hypotheses"][0] | changes.pop("hypothesis", {})
     content = STUDY | {"hypotheses": [first] if "arms" not in changes else []} | changes
     write_yaml(here / "wrong.yaml", content | {"output": "wrong"})
+    if "model.path: " not in message:  # models may be elsewhere, where a study is only planned
+        assert main(["study", "--config", "wrong.yaml", "--do", "plan"]) == 2
+        assert says(capsys.readouterr().err, f"entropy-rl study: {message}")
     assert main(["study", "--config", "wrong.yaml"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and says(err, f"entropy-rl study: {message}"), err
