@@ -78,6 +78,7 @@ def test_a_plan_on_a_mesh_is_printed_and_written(here, capsys):
     assert main(["plan-sft", *arguments(here, mesh, *target)]) == 0
     text = capsys.readouterr().out
     assert "mesh data 2 x fsdp 2 x tensor 1" in text
+    assert "of a chip: 16.76 GiB that JAX takes of 22.35, " in text
     assert "a step: 16 rows of at most 64 tokens, 128 tokens per micro-batch" in text
     assert "every row has 64 tokens, of which 64 are trained on" in text
     plan = json.loads((here / "plan.json").read_text())
