@@ -5,6 +5,7 @@ around them.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -178,3 +179,17 @@ def finish(process: subprocess.Popen, timeout: float = 120) -> subprocess.Comple
 def run(workspace: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess:
     """`entropy-rl ARGUMENTS` from start to end."""
     return finish(start(workspace, *arguments, **options))
+
+
+def run_two(
+    workspace: Path, *arguments: str, **environment_of_second: str
+) -> list[subprocess.CompletedProcess]:
+    """The same command in two processes with four devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = []
+    for i, more in enumerate(({}, environment_of_second)):
+        env = {"ENTROPY_RL_DISTRIBUTED": f"{address},2,{i}", "JAX_NUM_CPU_DEVICES": "4"} | more
+        processes.append(start(workspace, *arguments, env=env))
+    return [finish(process) for process in processes]

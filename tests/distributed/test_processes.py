@@ -10,7 +10,7 @@ import socket
 import numpy as np
 import pytest
 from run_records import lines_of, metrics_of
-from tiny_runs import EVALUATION, TRAIN, finish, start, write_yaml
+from tiny_runs import EVALUATION, TRAIN, finish, run_two, start, write_yaml
 
 from entropy_rl.cli.main import main
 from entropy_rl.runs.lock import one_writer
@@ -42,18 +42,6 @@ class Fails(Luck):
 def train(directory, *more):
     own = ["--run.directory", directory, "--steps", str(STEPS)]
     return ["train", "--config", "train.yaml", *own, *SETTINGS, *more]
-
-
-def run_two(workspace, *arguments, **environment_of_second):
-    """The same command in two processes with four devices each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    processes = []
-    for i, more in enumerate(({}, environment_of_second)):
-        env = {"ENTROPY_RL_DISTRIBUTED": f"{address},2,{i}", "JAX_NUM_CPU_DEVICES": "4"} | more
-        processes.append(start(workspace, *arguments, env=env))
-    return [finish(process) for process in processes]
 
 
 def samples_of(directory):

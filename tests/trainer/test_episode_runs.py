@@ -4,9 +4,10 @@ import contextlib
 import json
 import signal
 
+import numpy as np
 import pytest
-from run_records import assert_same_run, lines_of
-from tiny_runs import TRAIN, run, write_yaml
+from run_records import assert_same_run, lines_of, metrics_of
+from tiny_runs import TRAIN, run, run_two, write_yaml
 
 from entropy_rl.cli.main import main
 
@@ -125,6 +126,20 @@ def test_episodes_are_the_same_in_fewer_slots_and_on_eight_devices(whole, worksp
         for row, other in zip(rows, first, strict=True):
             for field in ("problem", "sample", "tokens", "verdict", "finish_reason"):
                 assert row[field] == other[field], (name, field)
+
+
+@pytest.mark.slow
+def test_two_processes_play_the_episodes_of_one(whole, workspace, here):
+    two = train("two", "--steps", "2", "--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2")
+    for process in run_two(workspace, *two):
+        assert process.returncode == 0, process.stderr
+    metrics = [metrics_of(directory)[:2] for directory in (workspace / "two", whole)]
+    np.testing.assert_allclose(*metrics, rtol=1e-4)
+    # The first process records its own episodes.
+    rows = [lines_of(directory / "samples.jsonl") for directory in (workspace / "two", whole)]
+    names = ("step", "problem", "sample", "tokens", "observations", "verdict", "finish_reason")
+    two, one = ([[row.get(name) for name in names] for row in part] for part in rows)
+    assert two and all(row in one for row in two)
 
 
 def test_an_episode_whose_environment_crashes_has_no_reward_and_ends_nothing(workspace, here):
