@@ -113,7 +113,7 @@ def _describe(name: str, metadata: Mapping[str, Any], data_dir: str | None) -> I
         yield _COLUMNS(f"{before}source", metadata["sources"][split])
         for entry, text in _describe_split(found, metadata["sha256"][split], files.get(split)):
             yield _entry(f"{before}{entry}", text)
-    yield _COLUMNS("lies in", sets.set_directory(name, data_dir))
+    yield _COLUMNS("directory", sets.set_directory(name, data_dir))
 
 
 def _describe_split(found: Mapping[str, Any], sha256: str, file: Any) -> Iterator[tuple[str, str]]:
@@ -215,7 +215,7 @@ def list_sets(config: ListConfig) -> None:
         else:
             source = Path(metadata["sources"][sets.USER_SPLIT]).name
             echo(row(f"{name} ", "both", "own", prepared, source))
-    echo(f"prepared sets lie in {sets.data_root(config.data_dir)}")
+    echo(f"prepared sets: {sets.data_root(config.data_dir)}")
 
 
 @dataclasses.dataclass(frozen=True)

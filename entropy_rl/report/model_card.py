@@ -96,7 +96,7 @@ def _until(run: ReportedRun, step: int) -> ReportedRun:
 
 
 def _public(value: Any) -> Any:
-    """Names instead of absolute paths, which would tell where the files lie on this machine."""
+    """Names instead of absolute paths, which would tell where the files are on this machine."""
     if isinstance(value, Mapping):
         return {name: _public(item) for name, item in value.items()}
     if isinstance(value, list):

@@ -447,7 +447,7 @@ def keep_model_files(model: Model, directory: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     for path in model.directory.iterdir():
-        # Weights can lie there in more than one format. The model of a LoRA run was merged.
+        # Weights can be there in more than one format. The model of a LoRA run was merged.
         is_text = path.suffix in _TEXT_SUFFIXES and ".safetensors" not in path.name
         if path.is_file() and is_text and path.name != ADAPTER_CONFIG:
             shutil.copy(path, temporary)

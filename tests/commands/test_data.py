@@ -86,7 +86,7 @@ def test_the_log_tells_what_was_found(run, tmp_path):
     assert log["the first"] == "row 3 has '7', row 8 has '8': What is problem C?"
     assert log["source ids"] == "6 different ones"
     assert log["longest problem"] == "18 characters, id 0"
-    assert log["lies in"] == str(tmp_path / "data" / "dapo_math_17k" / "1.0.0")
+    assert log["directory"] == str(tmp_path / "data" / "dapo_math_17k" / "1.0.0")
     assert log["overlap"] == "not looked for: no set of the other role is prepared"
 
 
@@ -442,7 +442,7 @@ def test_the_list_has_published_sets_and_those_of_the_user(run, tmp_path):
         "gsm8k         both   7,473+1,319  2+1           openai/gsm8k",
         "my-own.set    both   own          1             g.jsonl",
         "zz            both   own          1,200         f.jsonl",
-        f"prepared sets lie in {tmp_path / 'data'}",
+        f"prepared sets: {tmp_path / 'data'}",
     ]
 
 
@@ -508,7 +508,7 @@ def test_the_place_of_tfds_is_the_default(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert main(["data", "list"]) == 0
-    assert f"prepared sets lie in {tmp_path}/tensorflow_datasets" in capsys.readouterr().out
+    assert f"prepared sets: {tmp_path}/tensorflow_datasets" in capsys.readouterr().out
 
 
 # --- what is damaged

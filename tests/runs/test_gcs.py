@@ -77,7 +77,7 @@ def train(directory: str, *more: str) -> list[str]:
 
 
 def names_in(bucket: FakeBucket) -> set[str]:
-    """What lies in the checkpoints' directory."""
+    """What is in the directory of the checkpoints."""
     return {name.split("/")[2] for name in bucket.objects if name.startswith("runs/a/")}
 
 
