@@ -72,7 +72,7 @@ def prepare(
     is_built = functools.partial(_is_built, name, directory, data_dir, sums, fields)
     if not overwrite and is_built():
         return False
-    whole = Path(os.path.expanduser(source))
+    given = Path(os.path.expanduser(source or ""))  # a fetched set has one file for each split
     facts = {
         "title": published.title if published else name,
         "repository": published.repository if published else None,
@@ -80,7 +80,7 @@ def prepare(
         "revision": published.revision if published else None,
         "license": published.license if published else None,
         "sources": {
-            split: str((paths[0] if len(paths) == 1 else whole).absolute())
+            split: str((paths[0] if len(paths) == 1 else given).absolute())
             for split, paths in sources.items()
         },
         "sha256": sums,
