@@ -47,9 +47,10 @@ def main(config: StudyConfig) -> None:
     Raises:
       ChildProcessError: Some runs failed; all others are done, and the report is written.
     """
+    if config.do == "plan":  # shown on a machine without the data too
+        echo(plan_text(_check_design(config)))
     found = check_config(config)
     if config.do == "plan":
-        echo(plan_text(found))
         return
     # From here on the config is fixed: the hypotheses are registered before the first run.
     claim_directory(found.directory, found, **_OURS)
@@ -69,6 +70,14 @@ def check_config(config: StudyConfig) -> Design:
     Raises:
       ValueError: If something in the config cannot work.
     """
+    found = _check_design(config)
+    # A complete study is shown where its tasks and models are not.
+    if config.do != "report" and incomplete(read_records(found), config.only):
+        check_inputs(found, models=config.do == "run")
+    return found
+
+
+def _check_design(config: StudyConfig) -> Design:
     require(
         not os.environ.get(VARIABLE),
         VARIABLE,
@@ -77,9 +86,6 @@ def check_config(config: StudyConfig) -> Design:
     )
     found = design(config)
     check_directory(found.directory, found, **_OURS)
-    # A complete study is shown where its tasks and models are not.
-    if config.do != "report" and incomplete(read_records(found), config.only):
-        check_inputs(found, models=config.do == "run")
     return found
 
 

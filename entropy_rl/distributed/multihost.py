@@ -21,7 +21,9 @@ from entropy_rl.config.checks import require
 
 VARIABLE = "ENTROPY_RL_DISTRIBUTED"
 _HEARTBEAT_TIMEOUT = 30  # seconds until a silent process counts as lost, and the others exit
-
+# Seconds that a process which is done waits for the others. JAX's default, 5 minutes, would end the
+# shards of an evaluation that take longer than the first one.
+_SHUTDOWN_TIMEOUT = 7 * 24 * 3600
 _LEAVING_TIMEOUT_MS = 10_000  # within which processes that fail alike are expected to end
 
 
@@ -66,7 +68,11 @@ def _is_number(text: str) -> bool:
 
 
 def _initialize(**arguments: Any) -> None:
-    jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT, **arguments)
+    jax.distributed.initialize(
+        heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
+        shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT,
+        **arguments,
+    )
     # JAX's handler only records SIGTERM; until a run catches the signal, it must end the process.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
