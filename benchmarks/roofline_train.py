@@ -52,7 +52,8 @@ def _check(metrics: dict[str, jax.Array], tokens: int) -> None:
 def _update_costs(setup: Setup, lengths: np.ndarray) -> tuple[Cost, Cost]:
     """Of an update with completions of these lengths: the products, then the optimizer."""
     flops = counting.training_flops(setup.config, np.full(len(lengths), setup.prompt), lengths)
-    return Cost(flops, 0.0), Cost(0.0, counting.optimizer_bytes(counting.parameters(setup.config)))
+    moved = counting.optimizer_bytes(counting.parameters(setup.config), OptimizerConfig(_RATE))
+    return Cost(flops, 0.0), Cost(0.0, moved)
 
 
 def train(setup: Setup, rows: int, micro_batch: int, fused_loss: bool) -> list[dict]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from entropy_rl.config.optimizer import OptimizerConfig
 from entropy_rl.models.decoder import DecoderConfig
 
 F32 = 4  # bytes
@@ -210,13 +211,17 @@ def training_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.nda
     return 3 * forward_flops(c, prompt_lengths, lengths)
 
 
-def optimizer_bytes(weights: int) -> int:
-    """Count AdamW in float32 with clipping by global norm.
+def optimizer_bytes(weights: int, optimizer: OptimizerConfig) -> int:
+    """Count an optimizer with clipping by global norm.
 
-    The norm reads the gradients; then parameters, two moments and gradients are read, and all but
-    the gradients written.
+    The norm reads the gradients; then gradients, parameters and moments are read, and parameters
+    and moments written. What is small is left out: the factors of adafactor, and the second moments
+    of muon, which only parameters outside of its matrices have.
 
     Args:
-      weights: Parameters of the model.
+      weights: Parameters that it updates.
+      optimizer: Its config.
     """
-    return weights * F32 * (1 + 4 + 3)
+    first = F32 if optimizer.first_moment_dtype == "float32" else 2
+    moments = {"adamw": first + F32, "adafactor": 0}.get(optimizer.name, first)
+    return weights * (F32 * (1 + 2 + 1) + 2 * moments)

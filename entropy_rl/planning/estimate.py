@@ -213,6 +213,9 @@ def estimate(
         )
         return training_cost(config.model, c, layout, work)
 
+    def of_optimizer(trained: int) -> Cost:
+        return Cost(0.0, counting.optimizer_bytes(trained, config.optimizer) / shard)
+
     adapter = 0 if lora is None else count_parameters(lora, c)
     micro_batch = config.batching.max_tokens_per_micro_batch
     passes = 3 + _passes_before(config)
@@ -234,7 +237,7 @@ def estimate(
         "decode": on_chip(decode, tensor, rows / slots),
         "log-probs": (one_pass, stats_passes(config)),
         "update": (update, 1),
-        "optimizer": (Cost(0.0, counting.optimizer_bytes(adapter or weights) / shard), updates),
+        "optimizer": (of_optimizer(adapter or weights), updates),
     }
     if teacher is not None and TEACHER in advantage_of(config).requires:
         parts["teacher's log-probs"] = of_teacher, 1
@@ -250,7 +253,7 @@ def estimate(
         parts |= {
             "values": (values, 1),
             "critic update": (update, 1),
-            "critic optimizer": (Cost(0.0, counting.optimizer_bytes(of_critic) / shard), updates),
+            "critic optimizer": (of_optimizer(of_critic), updates),
         }
     for name in parts.keys() - _OF_ALL_RUNS:
         cost, repeats = parts[name]

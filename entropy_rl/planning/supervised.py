@@ -205,7 +205,7 @@ def supervised_work(
         micro_batches=max(1, of_shard / config.batching.max_tokens_per_micro_batch),
     )
     one_pass, update = training_cost(config.model, c, layout, work)
-    trained = counting.optimizer_bytes(adapter or weights)
+    trained = counting.optimizer_bytes(adapter or weights, config.optimizer)
     parts = {
         "update": update,
         "optimizer": Cost(0.0, trained / (layout.fsdp * layout.tensor)),
