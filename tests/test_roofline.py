@@ -33,12 +33,6 @@ BANDWIDTH, RATE = 4.3e12, 790e12  # of one H200, in round numbers
 BF16 = 2
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    """What the program sets in its own process does not reach the tests after these."""
-    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
-
-
 # --- counts
 # ------------------------------------------------------------------------------------------------
 
@@ -220,6 +214,8 @@ QUICK += ["--batch", "4", "--group", "2", "--prompt", "4", "--context", "8"]
 def small_machine(monkeypatch):
     monkeypatch.setitem(roofline_machine._COPY_BYTES, "cpu", 2**20)
     monkeypatch.setitem(roofline_machine._MATMUL_SIZE, "cpu", 128)
+    # The program sets it in its own process: it must not reach the tests after these.
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
 
 
 @pytest.mark.slow
