@@ -29,7 +29,7 @@ def product_precision(dtype: Any) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST
 
 
-def of_products(dtype: Any) -> contextlib.AbstractContextManager[None]:
+def default_precision(dtype: Any) -> contextlib.AbstractContextManager[None]:
     """Give the products of functions without such an argument the precision for this type."""
     precision = product_precision(dtype)
     if precision is None:
@@ -40,7 +40,7 @@ def of_products(dtype: Any) -> contextlib.AbstractContextManager[None]:
 def with_precision(function: Callable[..., jax.Array], dtype: Any) -> Callable[..., jax.Array]:
     """Give the products of a function and of its own gradient rule the precision for this type.
 
-    `of_products` reaches those of a function that JAX differentiates. One with a gradient rule of
+    `default_precision` reaches those of a function that JAX differentiates. One with a gradient rule of
     its own, such as a kernel, makes further products when that rule is traced.
     """
     if product_precision(dtype) is None:
@@ -48,15 +48,15 @@ def with_precision(function: Callable[..., jax.Array], dtype: Any) -> Callable[.
 
     @jax.custom_vjp
     def wrapped(*arguments: jax.Array) -> jax.Array:
-        with of_products(dtype):
+        with default_precision(dtype):
             return function(*arguments)
 
     def forward(*arguments: jax.Array) -> tuple[jax.Array, Any]:
-        with of_products(dtype):
+        with default_precision(dtype):
             return jax.vjp(function, *arguments)
 
     def backward(pull: Any, gradient: jax.Array) -> tuple[jax.Array, ...]:
-        with of_products(dtype):
+        with default_precision(dtype):
             return pull(gradient)
 
     wrapped.defvjp(forward, backward)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.precision import of_products
+from entropy_rl.precision import default_precision
 
 _CHUNK = 512
 _STRIPES = 4
@@ -109,5 +109,5 @@ def _attend(
         mask = jnp.concatenate([before, jnp.broadcast_to(mask, (len(q),) + mask.shape[1:])], -1)
         join = lambda before, x: jnp.concatenate([before.astype(x.dtype), x], axis=1)  # noqa: E731
         k, v = join(prefix.keys, k), join(prefix.values, v)
-    with of_products(q.dtype):
+    with default_precision(q.dtype):
         return jax.nn.dot_product_attention(q, k, v, mask=mask)
