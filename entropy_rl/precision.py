@@ -40,8 +40,8 @@ def default_precision(dtype: Any) -> contextlib.AbstractContextManager[None]:
 def with_precision(function: Callable[..., jax.Array], dtype: Any) -> Callable[..., jax.Array]:
     """Give the products of a function and of its own gradient rule the precision for this type.
 
-    `default_precision` reaches those of a function that JAX differentiates. One with a gradient rule of
-    its own, such as a kernel, makes further products when that rule is traced.
+    `default_precision` reaches the products of a function that JAX differentiates. One with a
+    gradient rule of its own, such as a kernel, makes others when that rule is traced.
     """
     if product_precision(dtype) is None:
         return function
