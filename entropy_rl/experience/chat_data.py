@@ -10,6 +10,7 @@ import numpy as np
 
 from entropy_rl.config.checks import require, shown
 from entropy_rl.config.sft import ChatDataConfig
+from entropy_rl.config.values import refuse_unused
 from entropy_rl.experience.chats import EncodedText, Message, encode_chat, encode_completion
 from entropy_rl.experience.encoding import check_template_kwargs
 from entropy_rl.learner.sft import SupervisedBatch
@@ -150,12 +151,13 @@ def read_contents(
     where, given = f"data.{split}", getattr(config, split)
     files = find_data_files(where, given, split)
     require(bool(files), where, given, "a file, a directory or a pattern that exists")
-    rows, too_long, invalid, count, has_texts = [], 0, 0, 0, False
+    rows, too_long, invalid, count, has_texts, has_messages = [], 0, 0, 0, False, False
     for place, content in read_rows(next(iter(files.values()))):
         count += 1
         has_texts |= isinstance(content.get("prompt"), str)
         try:
             samples = _read_pair(content, config) if pairs else (_read_sample(content, config),)
+            has_messages |= any(sample.messages for sample in samples)
             row = tuple(_encode(sample, config, tokenizer, eos_ids) for sample in samples)
             if pairs and row[0] == row[1]:
                 raise ValueError("'chosen' and 'rejected' must differ, got equal ones")
@@ -176,6 +178,9 @@ def read_contents(
         raise ValueError(
             f"data.chat: must be false where the prompts of {where} are messages, got true"
         )
+    if split == "train" and not has_messages:
+        of_messages = ("turns", "chat_template_kwargs", "special_tokens")
+        refuse_unused(config, "data.", "because no row has messages", *of_messages)
     if too_long:
         log.warning(
             "%s: %d of %d rows are left out: they have more tokens than data.max_tokens=%d",

@@ -287,6 +287,16 @@ def test_a_tokenizer_without_a_template_and_unknown_variables_are_refused(tokeni
         read(rows, plain, tmp_path)
 
 
+@pytest.mark.parametrize("unused", [{"turns": "last"}, {"special_tokens": True}])
+def test_settings_of_messages_are_refused_where_all_rows_are_texts(tokenizer, tmp_path, unused):
+    row = {"prompt": ASKED, "completion": SAID}
+    (name,) = unused
+    with pytest.raises(ValueError, match=rf"^data\.{name}: must be .*no row has messages, got"):
+        read([row], tokenizer, tmp_path, **unused)
+    assert read([row, {"messages": chat_row(ASKED, SAID)}], tokenizer, tmp_path, **unused).train
+    assert read([row], tokenizer, tmp_path, chat=True, **unused).train
+
+
 # --- batches
 # ------------------------------------------------------------------------------------------
 
