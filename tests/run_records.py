@@ -13,6 +13,8 @@ import jaxlib
 import orbax.checkpoint as ocp
 from tiny_runs import ROOT, TRAIN
 
+from entropy_rl.config.renames import current_metrics
+
 STEPS = TRAIN["steps"]
 
 
@@ -45,7 +47,7 @@ def undocumented_metrics(directory: Path) -> set[str]:
     for path in directory.rglob("metrics.jsonl"):
         for line in path.read_text().splitlines():
             with contextlib.suppress(ValueError):  # cut or damaged by a test
-                found |= set(json.loads(line))
+                found |= set(current_metrics(json.loads(line)))
     return {name for name in found - {"step"} if not re.fullmatch(names, name)}
 
 

@@ -170,7 +170,7 @@ def test_a_judge_that_crashes_on_everything_ends_a_run_in_one_line(here, capsys,
     arguments = ["--task.name", "broken:Broken", "--run.directory", f"broken{len(more)}", *more]
     assert main(["train", "--config", "train.yaml", *arguments]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "entropy-rl train: none of 16 completions was judged: every check crashed"
+    assert last == "entropy-rl train: none of 16 completions was judged: 16 crash"
 
 
 def test_a_group_of_one_has_no_contrast_and_is_refused_in_a_line(here, capsys):
