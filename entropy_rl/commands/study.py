@@ -47,9 +47,10 @@ def main(config: StudyConfig) -> None:
     Raises:
       ChildProcessError: Some runs failed; all others are done, and the report is written.
     """
+    found = _check_design(config)
     if config.do == "plan":  # shown on a machine without the data too
-        echo(plan_text(_check_design(config)))
-    found = check_config(config)
+        echo(plan_text(found))
+    _check_inputs(found)
     if config.do == "plan":
         return
     # From here on the config is fixed: the hypotheses are registered before the first run.
@@ -61,20 +62,13 @@ def main(config: StudyConfig) -> None:
         _check_failures(found)
 
 
-def check_config(config: StudyConfig) -> Design:
+def check_config(config: StudyConfig) -> None:
     """Check all that needs no device: the directory, every config, and what missing runs need.
-
-    Returns:
-      The design.
 
     Raises:
       ValueError: If something in the config cannot work.
     """
-    found = _check_design(config)
-    # A complete study is shown where its tasks and models are not.
-    if config.do != "report" and incomplete(read_records(found), config.only):
-        check_inputs(found, models=config.do == "run")
-    return found
+    _check_inputs(_check_design(config))
 
 
 def _check_design(config: StudyConfig) -> Design:
@@ -87,6 +81,13 @@ def _check_design(config: StudyConfig) -> Design:
     found = design(config)
     check_directory(found.directory, found, **_OURS)
     return found
+
+
+def _check_inputs(found: Design) -> None:
+    study = found.study
+    # A complete study is shown where its tasks and models are not.
+    if study.do != "report" and incomplete(read_records(found), study.only):
+        check_inputs(found, models=study.do == "run")
 
 
 def _check_failures(found: Design) -> None:

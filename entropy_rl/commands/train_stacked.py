@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from entropy_rl.cli.main import run_verb
 from entropy_rl.cli.parse import parse_config, recipe_arguments
+from entropy_rl.config.checks import at_place
 from entropy_rl.config.stack import StackConfig
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.trainer.setup import check_config as check_run_config
-from entropy_rl.trainer.stack import check_runs, in_run, open_stack, set_up_stack
+from entropy_rl.trainer.stack import check_runs, open_stack, set_up_stack
 from entropy_rl.trainer.stages import make_stages
 from entropy_rl.types import TrainState
 
@@ -60,11 +61,9 @@ def parse_runs(config: StackConfig) -> list[TrainConfig]:
     """
     found = []
     for i, recipe in enumerate(config.recipes()):
-        try:
+        with at_place(f"runs[{i}]"):
             arguments = recipe_arguments(recipe.config, recipe.overrides)
             found.append(parse_config(TrainConfig, "train", arguments))
-        except ValueError as error:
-            raise ValueError(f"runs[{i}]: {error}") from error
     return found
 
 
@@ -77,7 +76,7 @@ def check_config(config: StackConfig) -> None:
     configs = parse_runs(config)
     check_runs(configs)
     for i, of_run in enumerate(configs):
-        with in_run(i):
+        with at_place(f"runs[{i}]"):
             check_run_config(of_run)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 # The range of float32; smaller numbers are flushed to zero by accelerators.
@@ -36,6 +37,15 @@ def require(condition: bool, path: str, value: Any, must_be: str) -> None:
     """
     if not condition:
         raise ValueError(f"{path}: must be {must_be}, got {shown(value)}")
+
+
+@contextlib.contextmanager
+def at_place(place: str) -> Iterator[None]:
+    """Begin the message of a ValueError with the place of what is wrong, such as `runs[1]`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
 
 
 def require_at_least(minimum: int, section: str, config: Any, *names: str) -> None:

@@ -56,7 +56,7 @@ class ProblemOrder:
           (places among all problems, problems that have been passed).
 
         Raises:
-          ValueError: There are not so many.
+          ValueError: The source has fewer problems left.
         """
         members = self._members[source]
         left = len(members) - int(np.isin(members, list(without)).sum())

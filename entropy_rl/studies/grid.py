@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from entropy_rl.cli.parse import parse_config, recipe_arguments
-from entropy_rl.config.checks import require
+from entropy_rl.config.checks import at_place, require
 from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.config.stack import check_stack
 from entropy_rl.config.study import BASE, RecipeConfig, StudyConfig, pass_at
@@ -180,10 +180,8 @@ def _recipe(
 def _parse(study: StudyConfig, unit: Unit, phase: str, where: str, model: str) -> Any:
     directory = Path(study.output) / unit.arm / str(unit.seed)
     arguments = _arguments(study, unit, phase, directory, model)
-    try:
+    with at_place(where):
         return parse_config(TrainConfig if phase == TRAIN else EvaluateConfig, phase, arguments[1:])
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
 
 
 def _check_overrides(where: str, overrides: Mapping[str, Any], phase: str) -> None:

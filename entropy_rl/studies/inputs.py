@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
 
+from entropy_rl.config.checks import at_place
 from entropy_rl.config.common import TaskConfig
 from entropy_rl.evaluation import evaluation_problems
 from entropy_rl.runs.load_model import check_models
@@ -37,20 +37,11 @@ def check_inputs(design: Design, models: bool) -> None:
             return tasks[key]
 
         for arm in design.study.arms:
-            with _inside(f"arms.{arm}"):
+            with at_place(f"arms.{arm}"):
                 config = design.config_of(arm)
                 build_loggers(config.run)
                 check_problems(config, check_methods(config), task_of(config.task))
                 if models:
                     check_models(config)
-        with _inside("evaluate"):
+        with at_place("evaluate"):
             evaluation_problems(design.evaluate.evaluation, task_of(design.evaluate.task))
-
-
-@contextlib.contextmanager
-def _inside(place: str) -> Iterator[None]:
-    """Begin the message of a ValueError with its place in the study."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_rl.advantages import Transform
-from entropy_rl.config.checks import require
+from entropy_rl.config.checks import at_place, require
 from entropy_rl.config.stack import check_devices, check_stack
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.distributed import multihost as hosts
@@ -57,7 +57,7 @@ def set_up_stack(configs: Sequence[TrainConfig]) -> list[Setup]:
     check_devices(1 if mesh is None else mesh.size)
     setups: list[Setup] = []
     for i, config in enumerate(configs):
-        with in_run(i):
+        with at_place(f"runs[{i}]"):
             setups.append(set_up(config, setups))
     for i, setup in enumerate(setups):
         length, first = setup.prompts.length, setups[0].prompts.length
@@ -74,19 +74,10 @@ def check_runs(configs: Sequence[TrainConfig]) -> None:
     check_stack(configs)
     needs_greedy = []
     for i, config in enumerate(configs):
-        with in_run(i):
+        with at_place(f"runs[{i}]"):
             needs_greedy.append(_needs_greedy(check_methods(config)))
             all_or_none = "one with a greedy completion in all runs or in none"
             require(needs_greedy[i] == needs_greedy[0], "advantage", config.advantage, all_or_none)
-
-
-@contextlib.contextmanager
-def in_run(i: int) -> Iterator[None]:
-    """Begin the message of a ValueError with the place of the run."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"runs[{i}]: {error}") from error
 
 
 def _needs_greedy(advantage: Transform) -> bool:

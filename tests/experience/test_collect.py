@@ -214,7 +214,7 @@ def test_a_prompt_has_failed_if_a_completion_was_judged_and_none_is_correct():
 
 
 def test_processes_exchange_groups_wherever_they_were_sampled(monkeypatch):
-    """Two processes take turns: the first that asks is told what both would send."""
+    """One process stands in for two: `hosts.concatenate` returns what both would send."""
     of_host = [make_groups(), make_groups(first=100)]
     host, number = np.array([0, 1, 1, 0]), np.array([2, 0, 2, 0])
     expected = [[2, 101 - 1], [102, 0]]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from entropy_rl.config.checks import at_place
 from entropy_rl.config.values import unknown
 from entropy_rl.runs.hub import hub_reason, within_deadline
 from entropy_rl.runs.lock import LOCK_FILE, one_writer
@@ -153,10 +154,8 @@ def _find_fields(
 ) -> list[str]:
     """The fields of a user's files, by the first row."""
     where, row = next(read_rows(sources[sets.USER_SPLIT]))
-    try:
+    with at_place(where):
         found = find_fields(row, problem_field, answer_field)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
     return [found.problem, found.answer]
 
 
