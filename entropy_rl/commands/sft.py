@@ -79,11 +79,12 @@ def _train(
         for step in range(int(state.step), config.steps):
             if stopped:
                 break
-            batch = setup.batch(step)
+            rows = setup.batch(step)
             run.begin_step(step + 1)
-            state, metrics = setup.update(state, setup.put(batch))
+            batch = setup.put(rows)
+            state, metrics = setup.update(state, batch)
             done = step + 1
-            tokens += _count_tokens(batch.weights)
+            tokens += _count_tokens(rows.weights)
             norms.append(metrics["grad_norm"])
             validates = _validates(setup, done)
             is_logged = done == config.steps or done % config.log_every == 0 or validates
@@ -93,6 +94,7 @@ def _train(
                 if setup.rows is not None:
                     row["epoch"] = done * config.batch_size / setup.rows
                 row |= clock.metrics(tokens)
+                row["time/micro_batch_fill"] = setup.micro_batch_fill([batch])
                 if validates:
                     row |= setup.validate(state.params)
                     state = _count(setup, state, row["validation/loss"])

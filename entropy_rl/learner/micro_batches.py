@@ -8,11 +8,12 @@ backward pass comes last, from the accumulated gradient of the prefix:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from entropy_rl.learner.batch import loss_mask
 from entropy_rl.learner.fold import MicroBatch, Rows, fold_micro_batches, micro_batch_shapes
@@ -245,15 +246,26 @@ def _zeros(like: Any) -> Any:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
 
 
-def make_count_tokens(
-    policy: Policy, settings: PassSettings
-) -> Callable[[TrainBatch], tuple[jax.Array, jax.Array]]:
-    """Build the jitted `MicroBatches.count_tokens` of an update, which runs no model.
+def make_micro_batch_fill(
+    policy: Policy,
+    settings: PassSettings,
+    mask: Callable[[Any], jax.Array] = loss_mask,
+) -> Callable[[Sequence[Any]], float]:
+    """Build a function that counts the tokens of updates, without running the model.
 
     Args:
       policy: The model.
-      settings: Those of the update.
+      settings: Those of the updates.
+      mask: (mini-batch) -> bool[B, N], its computed tokens.
+
+    Returns:
+      (mini-batches) -> the fraction of useful tokens among those that their updates compute.
     """
-    return jax.jit(
-        lambda batch: MicroBatches(policy, batch, loss_mask(batch), settings).count_tokens()
-    )
+    count = jax.jit(lambda batch: MicroBatches(policy, batch, mask(batch), settings).count_tokens())
+
+    def micro_batch_fill(batches: Sequence[Any]) -> float:
+        counts = jax.device_get([count(batch) for batch in batches])
+        needed, computed = np.sum(counts, axis=0).tolist()
+        return needed / computed if computed else 1.0
+
+    return micro_batch_fill

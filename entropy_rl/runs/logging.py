@@ -85,9 +85,14 @@ class NoLog:
 
 
 class Clock:
-    """Timer of the phases of a step."""
+    """Timer of the phases of a step.
 
-    def __init__(self):
+    Args:
+      on_phase: Called with the name of a phase that begins, and with "" when it ends.
+    """
+
+    def __init__(self, on_phase: Callable[[str], None] = lambda phase: None):
+        self._on_phase = on_phase
         self.restart()
 
     def restart(self, **phases: float) -> None:
@@ -103,8 +108,10 @@ class Clock:
     def __call__(self, phase: str) -> Iterator[None]:
         """Time a phase; it must end with a result on the host, since dispatch is asynchronous."""
         start = time.perf_counter()
+        self._on_phase(phase)
         with jax.profiler.TraceAnnotation(phase):
             yield
+        self._on_phase("")
         self.add(phase, time.perf_counter() - start)
 
     def add(self, phase: str, seconds: float) -> None:
@@ -140,11 +147,14 @@ class DeviceWork:
         return 0.0 if ready_at is None else time.perf_counter() - ready_at
 
 
-_SILENT_S = 20  # after which a note is a plain line
+_SILENT_S = 20.0  # after which there is a plain line in any case
 
 
 class Progress:
     """Progress output: a live bar on a terminal, periodic plain lines elsewhere.
+
+    Plain output is never silent for longer than 20 seconds: then comes the next note or, if there
+    is none, a line from a thread.
 
     Args:
       title: Name of the work.
@@ -171,6 +181,8 @@ class Progress:
         self._bar, self._silent = None, silent
         self._first: tuple[int, float] | None = None  # the first step shown, which compiles
         self._printed = time.monotonic()  # when the last plain line was
+        self._phase, self._begun = "", self._printed  # of the current phase or step
+        self._lock, self._closed = threading.Lock(), threading.Event()
         if sys.stderr.isatty() and not silent:
             self._bar = RichProgress(
                 TextColumn("{task.description}", markup=False),
@@ -186,11 +198,29 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._bar:
             self._bar.start()
+        elif not self._silent:
+            threading.Thread(target=self._break_silence, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closed.set()
         if self._bar:
             self._bar.stop()
+
+    def phase(self, name: str) -> None:
+        """Name the phase that begins, for the lines after 20 silent seconds; "" ends it."""
+        self._phase, self._begun = name, time.monotonic()
+
+    def _break_silence(self) -> None:
+        wait = _SILENT_S
+        while not self._closed.wait(wait):
+            now = time.monotonic()
+            wait = self._printed + _SILENT_S - now
+            if wait <= 0:
+                seconds = f"{now - self._begun:.0f} s"
+                note = f"{self._phase}, {seconds}" if self._phase else f"working for {seconds}"
+                self._print(f"{self._title} {self._done}/{self._total}  {note}")
+                wait = _SILENT_S
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -208,12 +238,14 @@ class Progress:
 
     def _print(self, line: str) -> None:
         if not self._silent:
-            self._printed = time.monotonic()
-            echo(line, file=sys.stderr)
+            with self._lock:
+                self._printed = time.monotonic()
+                echo(line, file=sys.stderr)
 
     def show(self, done: int, note: str) -> None:
         """Show the number of completed steps, with a note."""
         passed, self._done = done // self._every > self._done // self._every, done
+        self._begun = time.monotonic()
         if self._bar:
             self._bar.update(self._task, completed=done, note=printable(note))
         elif passed or done == self._total:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from entropy_rl.distributed.sharding import Placement, row_shards
 from entropy_rl.learner.advantage_log import Advantages, make_advantages
 from entropy_rl.learner.critic import CriticPrograms, make_critic_programs
 from entropy_rl.learner.distillation import Teacher
-from entropy_rl.learner.micro_batches import make_count_tokens
+from entropy_rl.learner.micro_batches import make_micro_batch_fill
 from entropy_rl.learner.optimizer import Optimizer, critic_optimizer, make_optimizer
 from entropy_rl.learner.pass_settings import PassSettings, shares_prompts
 from entropy_rl.learner.replay import (
@@ -45,7 +45,7 @@ class Programs(NamedTuple):
       generate: Samples completions.
       explore: Samples at the temperature of `rollout.exploration`.
       stats: Log-probs and entropies of a mini-batch.
-      count_tokens: Tokens that an update needs, and those that it computes.
+      micro_batch_fill: The fraction of useful tokens of updates, of their mini-batches.
       rollout_advantages: Advantages over all mini-batches of a rollout; None if the advantage does
         not read the whole rollout.
       advantages: Advantages of the first rows of a mini-batch, for samples.jsonl.
@@ -58,7 +58,7 @@ class Programs(NamedTuple):
     generate: GenerateFn
     explore: GenerateFn | None
     stats: StatsFn
-    count_tokens: Callable[[TrainBatch], tuple[jax.Array, jax.Array]]
+    micro_batch_fill: Callable[[Sequence[TrainBatch]], float]
     rollout_advantages: RolloutAdvantagesFn | None
     advantages: Callable[[TrainBatch], Advantages]
     update: UpdateFn
@@ -113,7 +113,7 @@ def make_programs(
         generate=sampler("greedy_rewards" in advantage.requires),
         explore=None if hotter is None else sampler(temperature=hotter.temperature),
         stats=jax.jit(make_stats_pass(model.policy, settings)),
-        count_tokens=make_count_tokens(model.policy, settings),
+        micro_batch_fill=make_micro_batch_fill(model.policy, settings),
         rollout_advantages=make_rollout_advantages(advantage, settings.mesh),
         advantages=make_advantages(advantage, min(config.run.samples_per_step, own_rows)),
         update=update,

@@ -15,6 +15,7 @@ import numpy as np
 
 from entropy_rl.config.sft import SFTConfig
 from entropy_rl.distributed.sharding import Placement, commit
+from entropy_rl.learner.micro_batches import make_micro_batch_fill
 from entropy_rl.learner.optimizer import make_optimizer
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.sft import SupervisedBatch, make_supervised_update, make_validation
@@ -68,6 +69,14 @@ class SupervisedSetup:
             model.policy,
             model.base,
             (0,),
+        )
+
+    @functools.cached_property
+    def micro_batch_fill(self) -> Callable[[Sequence[SupervisedBatch]], float]:
+        """The fraction of useful tokens of updates, of their batches."""
+        settings = _pass_settings(self.config, self.model.placement)
+        return make_micro_batch_fill(
+            self.model.policy, settings, lambda batch: batch.completion_mask
         )
 
     @functools.cached_property

@@ -39,7 +39,7 @@ class TrainingRun:
     """
 
     def __init__(self, setup: Setup, run: Run, compiled: CompileLog):
-        self.setup, self.run, self.clock = setup, run, Clock()
+        self.setup, self.run, self.clock = setup, run, Clock(run.progress.phase)
         self._compiled, self._evaluation_steps = compiled, _evaluation_steps(setup.config)
 
     def begin(self, step: int, state: TrainState) -> None:

@@ -80,7 +80,7 @@ class Update:
                 only_critic,
             )
             if not only_critic:
-                metrics["time/micro_batch_fill"] = self._micro_batch_fill(data.batches)
+                metrics["time/micro_batch_fill"] = self.programs.micro_batch_fill(data.batches)
             rounds = None if state.rounds is None else state.rounds + data.rounds
             if self.observe is not None:
                 curriculum, found = self.observe(curriculum, data.outcomes)
@@ -91,12 +91,6 @@ class Update:
         if self.old_log_probs == "sampler":  # then they are equal by construction
             metrics = {n: v for n, v in metrics.items() if not n.endswith("logprob_diff")}
         return state, metrics
-
-    def _micro_batch_fill(self, batches: list[TrainBatch]) -> float:
-        """Compute the fraction of the computed tokens that the updates on mini-batches need."""
-        counts = jax.device_get([self.programs.count_tokens(batch) for batch in batches])
-        needed, computed = np.sum(counts, axis=0).tolist()
-        return needed / computed if computed else 1.0
 
 
 def moments_in(memory: Literal["device", "pinned_host"], state: TrainState) -> TrainState:

@@ -21,6 +21,7 @@ from entropy_rl.config.sft import SFTConfig
 from entropy_rl.planning.devices import virtual_devices
 from entropy_rl.planning.shapes import find_policy
 from entropy_rl.planning.supervised import abstract_setup, resident_bytes
+from entropy_rl.runs.jsonl import read_jsonl
 from entropy_rl.runs.load_model import load_model
 from entropy_rl.trainer.chat_setup import set_up_chats
 
@@ -80,6 +81,8 @@ def test_a_run_on_chats_lowers_the_loss_of_what_was_held_out(at_work):
     rows = lines_of(at_work / "whole_chats" / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert rows[0]["loss"] > rows[-1]["loss"]
+    timed = read_jsonl(at_work / "whole_chats" / "metrics.jsonl")
+    assert all(0 < row["time/micro_batch_fill"] <= 1 for row in timed)
     validated = [row for row in rows if "validation/loss" in row]
     assert [row["step"] for row in validated] == [3, 6]
     assert validated[1]["validation/loss"] < validated[0]["validation/loss"]

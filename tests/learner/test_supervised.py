@@ -14,6 +14,7 @@ from policies import TINY, table_policy, tiny_policy
 
 from entropy_rl.config.common import MeshConfig
 from entropy_rl.distributed.sharding import Placement, make_mesh
+from entropy_rl.learner.micro_batches import make_micro_batch_fill
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.sft import SupervisedBatch, make_supervised_update, make_validation
 from entropy_rl.learner.stats_pass import make_stats_pass
@@ -77,6 +78,20 @@ def test_loss_and_gradient_are_those_of_float64(weights):
         assert abs(metrics["entropy"] - entropy) < 1e-5
         assert metrics["tokens"] == (w > 0).sum()
         assert abs(metrics["grad_norm"] - np.linalg.norm(slope)) < 1e-6
+
+
+def test_the_fill_of_micro_batches_is_counted_as_by_hand():
+    policy, batch = table_policy(V), jax.tree.map(jnp.asarray, make_rows())
+
+    def fill(tokens):
+        settings = PassSettings(max_tokens_per_micro_batch=tokens)
+        return make_micro_batch_fill(policy, settings, lambda b: b.completion_mask)([batch, batch])
+
+    # The last target of a row predicts nothing.
+    needed = sum(np.flatnonzero(row)[-1] for row in np.asarray(batch.weights))
+    assert fill(None) == needed / (B * T)
+    parts = needed / fill(2 * T) / (2 * T)
+    assert abs(parts - round(parts)) < 1e-9 and round(parts) < B / 2
 
 
 def test_the_loss_of_a_model_is_that_of_transformers_with_all_labels_counted(tmp_path):

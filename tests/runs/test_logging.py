@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 
 import pytest
 
@@ -268,6 +269,23 @@ def test_a_note_is_a_plain_line_after_20_silent_seconds(capsys, monkeypatch):
         "evaluation: 21/200 samples",
         "evaluation: 42/200 samples",
     ]
+
+
+def test_long_work_between_two_notes_is_not_silent(capsys, monkeypatch):
+    monkeypatch.setattr("entropy_rl.runs.logging._SILENT_S", 0.1)
+
+    def wait_for(text):
+        limit = time.monotonic() + 20
+        while text not in (err := capsys.readouterr().err):
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        assert "/9" not in err
+
+    with Progress("step", 6, start=2) as progress, Progress("step", 9, silent=True):
+        wait_for("step 2/6  working for 0 s\n")
+        with Clock(progress.phase)("updates"):
+            wait_for("step 2/6  updates, 0 s\n")
+        wait_for("step 2/6  working for ")
 
 
 def test_progress_says_what_begins_in_a_line_of_its_own(capsys):
