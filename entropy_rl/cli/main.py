@@ -136,7 +136,7 @@ _VERBS = {
 
 # verb -> what its program checks before it needs a device, for `--print_config`
 _CHECKS = {
-    "train": "entropy_rl.trainer.setup:check_config",
+    "train": "entropy_rl.trainer.check_config:check_config",
     "train-stacked": "entropy_rl.commands.train_stacked:check_config",
     "plan": "entropy_rl.commands.plan:check_config",
     "plan-sft": "entropy_rl.commands.plan:check_sft_config",

@@ -59,10 +59,10 @@ def check_config(config: PlanConfig) -> None:
     Raises:
       ValueError: The config cannot work.
     """
-    from entropy_rl.trainer.setup import check_methods
+    from entropy_rl.trainer.check_config import build_methods
 
     _check_names(config)
-    check_methods(config)
+    build_methods(config)
 
 
 def check_sft_config(config: PlanSFTConfig) -> None:

@@ -10,7 +10,7 @@ from entropy_rl.cli.parse import parse_config, recipe_arguments
 from entropy_rl.config.checks import at_place
 from entropy_rl.config.stack import StackConfig
 from entropy_rl.config.train import TrainConfig
-from entropy_rl.trainer.setup import check_config as check_run_config
+from entropy_rl.trainer.check_config import check_config as check_run_config
 from entropy_rl.trainer.stack import check_runs, open_stack, set_up_stack
 from entropy_rl.trainer.stages import make_stages
 from entropy_rl.types import TrainState

@@ -16,7 +16,7 @@ from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.config.stack import check_stack
 from entropy_rl.config.study import BASE, RecipeConfig, StudyConfig, pass_at
 from entropy_rl.config.train import TrainConfig
-from entropy_rl.trainer.setup import check_methods
+from entropy_rl.trainer.check_config import build_methods
 
 TRAIN, EVALUATE = "train", "evaluate"  # phases of a unit; each is a command
 # Fields that the study sets.
@@ -117,7 +117,7 @@ def design(config: StudyConfig) -> Design:
         _check_overrides(f"arms.{arm}", overrides, TRAIN)
         try:
             of_arm = _parse(config, Unit(arm, config.seeds[0]), TRAIN, f"arms.{arm}", "")
-            check_methods(of_arm)
+            build_methods(of_arm)
         except ValueError as error:
             raise ValueError(f"arms.{arm}: {str(error).removeprefix(f'arms.{arm}: ')}") from error
         require(

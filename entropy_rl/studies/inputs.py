@@ -13,7 +13,7 @@ from entropy_rl.runs.load_model import check_models
 from entropy_rl.runs.loggers import build_loggers
 from entropy_rl.studies.grid import Design
 from entropy_rl.tasks import Task, closing, load_task
-from entropy_rl.trainer.setup import check_methods, check_problems
+from entropy_rl.trainer.check_config import build_methods, check_problems
 
 
 def check_inputs(design: Design, models: bool) -> None:
@@ -40,7 +40,7 @@ def check_inputs(design: Design, models: bool) -> None:
             with at_place(f"arms.{arm}"):
                 config = design.config_of(arm)
                 build_loggers(config.run)
-                check_problems(config, check_methods(config), task_of(config.task))
+                check_problems(config, build_methods(config), task_of(config.task))
                 if models:
                     check_models(config)
         with at_place("evaluate"):

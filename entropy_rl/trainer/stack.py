@@ -36,11 +36,12 @@ from entropy_rl.runs.directory import checkpoint_directory
 from entropy_rl.runs.load_model import Model
 from entropy_rl.runs.logging import Progress
 from entropy_rl.runs.preemption import StopRequest, catch_signals
+from entropy_rl.trainer.check_config import build_methods
 from entropy_rl.trainer.open_run import InStack
 from entropy_rl.trainer.prepare import split_rows
 from entropy_rl.trainer.programs import make_sampler
 from entropy_rl.trainer.run import decoding_notes
-from entropy_rl.trainer.setup import Setup, check_methods, set_up
+from entropy_rl.trainer.setup import Setup, set_up
 from entropy_rl.trainer.training_run import TrainingRun, open_training
 from entropy_rl.types import Params, TrainState
 
@@ -75,7 +76,7 @@ def check_runs(configs: Sequence[TrainConfig]) -> None:
     needs_greedy = []
     for i, config in enumerate(configs):
         with at_place(f"runs[{i}]"):
-            needs_greedy.append(_needs_greedy(check_methods(config)))
+            needs_greedy.append(_needs_greedy(build_methods(config).advantage))
             all_or_none = "one with a greedy completion in all runs or in none"
             require(needs_greedy[i] == needs_greedy[0], "advantage", config.advantage, all_or_none)
 
