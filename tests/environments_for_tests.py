@@ -5,6 +5,8 @@ import random
 import sys
 import time
 
+import numpy as np
+
 from entropy_rl.tasks import Problem
 from entropy_rl.tasks.environments import Done, Observation
 
@@ -73,6 +75,7 @@ class Hostile(Guess):
             "number": 3,
             "none": None,
             "nan": Observation("a", reward=float("nan")),
+            "array": Observation("a", reward=np.array(0.5, np.float32)),
             "role": Observation("a", role="system"),
             "bytes": Observation(b"a"),
             "text": Observation(Text("a")),

@@ -23,6 +23,7 @@ from entropy_rl.config.values import unknown
 from entropy_rl.escape import echo
 from entropy_rl.evaluation import Evaluation, evaluation_prompts, read_result
 from entropy_rl.experience.prompts import Prompts
+from entropy_rl.experience.scoring import probe_of
 from entropy_rl.report import evaluation_table
 from entropy_rl.runs.directory import check_run
 from entropy_rl.runs.hub import pin_models
@@ -30,7 +31,7 @@ from entropy_rl.runs.identity import data_identity
 from entropy_rl.runs.loggers import build_loggers
 from entropy_rl.runs.logging import Clock
 from entropy_rl.tasks import load_task
-from entropy_rl.tasks.task import DemonstratedTask, ProbedTask
+from entropy_rl.tasks.task import DemonstratedTask
 from entropy_rl.trainer.chat_setup import read_rows_of, set_up_chats
 from entropy_rl.trainer.demonstration_setup import check_demonstrations, set_up_demonstrations
 from entropy_rl.trainer.open_run import open_run
@@ -197,8 +198,10 @@ def _check_task(config: SFTConfig) -> tuple[DemonstratedTask, Prompts | None]:
 
 def _check_gate(config: SFTConfig, task: DemonstratedTask) -> None:
     """Check the measures of the gate before training, rather than when they are needed."""
-    skill = task.probe([], []) if isinstance(task, ProbedTask) else {}
-    measures = [*skill, *(f"pass@{2**i}" for i in range(config.evaluation.samples.bit_length()))]
+    measures = [
+        *probe_of(task, [], []),
+        *(f"pass@{2**i}" for i in range(config.evaluation.samples.bit_length())),
+    ]
     for section, limits in dataclasses.asdict(config.gate).items():
         for name in limits:
             if name not in measures:

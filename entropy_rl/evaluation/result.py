@@ -12,7 +12,7 @@ import numpy as np
 
 from entropy_rl.experience.prompts import Prompts
 from entropy_rl.experience.records import grades_of
-from entropy_rl.experience.scoring import add_probes, probe_shares, verdict_shares
+from entropy_rl.experience.scoring import add_probes, probe_of, probe_shares, verdict_shares
 from entropy_rl.runs.jsonl import finite
 from entropy_rl.stats.diversity import (
     distinct_ngrams,
@@ -257,13 +257,13 @@ class _Probe:
     """The skill measures of a task, computed for batches of samples and pooled."""
 
     def __init__(self, task: Task, problems: Sequence[Problem]):
-        self._probe: Callable | None = task.probe if isinstance(task, ProbedTask) else None
+        self._task = task if isinstance(task, ProbedTask) else None
         self._problems = {problem.id: problem for problem in problems}
         self._waiting: list[tuple[Problem, str]] = []
         self._sums: dict[str, tuple[float, float]] = {}
 
     def add(self, row: dict[str, Any]) -> None:
-        if self._probe is not None:
+        if self._task is not None:
             self._waiting.append((self._problems[row["problem"]], row["completion"]))
             if len(self._waiting) == _PROBED_AT_ONCE:
                 self._flush()
@@ -274,9 +274,8 @@ class _Probe:
 
     def _flush(self) -> None:
         if self._waiting:
-            self._sums = add_probes(
-                self._sums, self._probe(*map(list, zip(*self._waiting, strict=True)))
-            )
+            problems, texts = map(list, zip(*self._waiting, strict=True))
+            self._sums = add_probes(self._sums, probe_of(self._task, problems, texts))
             self._waiting = []
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,8 @@ class PlannedProblems:
         self._count = count
         with _naming_the_field():
             self.start = curriculum.init(self._order)
-        self.places(self.start)  # a rule that cannot choose is refused here
+        # A rule that cannot choose or observe is refused here; no problem has been judged yet.
+        self._observed(self.start, lambda places: np.full(count, np.nan, np.float32))
 
     def places(self, state: State) -> np.ndarray:
         """The places of the problems of the next step, int[P].
@@ -69,12 +71,33 @@ class PlannedProblems:
           state: Before it.
           outcomes: Problem id -> fraction of correct completions, of all hosts.
         """
-        places, drawn = self._choose(state)
         found = {self._place[id]: fraction for id, fraction in outcomes.items()}
-        fractions = np.array([found[place] for place in places], np.float32)
-        new = self._rule.observe(drawn, self._order, places, fractions)
-        metrics = self._rule.metrics(new, self._order)
-        return new, {f"curriculum/{name}": value for name, value in metrics.items()}
+        return self._observed(
+            state, lambda places: np.array([found[place] for place in places], np.float32)
+        )
+
+    def _observed(
+        self, state: State, fractions_of: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[State, dict[str, float]]:
+        places, drawn = self._choose(state)
+        with _naming_the_field():
+            new = self._rule.observe(drawn, self._order, places, fractions_of(places))
+            if _layout(new) != _layout(self.start):
+                raise ValueError(
+                    f"observe must return a state as that of init, {_layout(self.start)}, got "
+                    f"{_layout(new)}"
+                )
+            metrics = self._rule.metrics(new, self._order)
+            return new, {f"curriculum/{name}": float(value) for name, value in metrics.items()}
+
+
+def _layout(state: Any) -> Any:
+    """Shapes and dtypes by name, which a checkpoint restores."""
+    if not isinstance(state, Mapping):
+        return type(state).__name__
+    return {
+        name: f"{(x := np.asarray(value)).dtype}{list(x.shape)}" for name, value in state.items()
+    }
 
 
 @contextlib.contextmanager

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from entropy_rl.config.checks import shown
 from entropy_rl.config.rewards import RewardConfig
-from entropy_rl.tasks.judging import as_judgements, correct_at
+from entropy_rl.tasks.judging import as_judgements, correct_at, is_finite, listed, plain_scalar
 from entropy_rl.tasks.task import (
     AnsweringTask,
     JudgeError,
@@ -21,7 +22,7 @@ from entropy_rl.tasks.task import (
     Task,
     Verdict,
 )
-from entropy_rl.tasks.user_errors import naming_method
+from entropy_rl.tasks.user_errors import method_of, naming_method
 from entropy_rl.types import Rollout
 
 VERDICTS = tuple(Verdict)  # an array of verdicts holds indices into it
@@ -92,20 +93,19 @@ def score(
       The scores of the rows.
 
     Raises:
-      JudgeError: If the task does not return one judgement per completion, or its code raises a
-        ValueError, which would be taken for one of the config.
+      JudgeError: If the task does not return one judgement and one final answer per completion, or
+        measures that are no numbers, or its code raises a ValueError, which would be taken for one
+        of the config.
     """
     texts = decode_completions(tokenizer, rollout)
     seen: list[list[tuple[int, str]]] = []
     if judgements is None:
         with _judging(task, "judge"):
-            judged = task.judge(problems, texts)
-        judge = f"{type(task).__name__}.judge"
-        judgements = as_judgements(judge, problems, judged, correct_at(task))
+            judged, judge = task.judge(problems, texts), f"{type(task).__name__}.judge"
+            judgements = as_judgements(judge, problems, judged, correct_at(task))
     else:
         seen = observations(tokenizer, rollout)
-    with _judging(task, "probe"):
-        probe = task.probe(problems, texts) if isinstance(task, ProbedTask) else {}
+    probe = probe_of(task, problems, texts)
     return Scores(texts, list(judgements), _answers(task, texts), probe, seen)
 
 
@@ -118,8 +118,41 @@ def judged_before(task: Task, tokenizer, rollout: Rollout, verdicts: Sequence[Ve
 
 
 def _answers(task: Task, texts: list[str]) -> list[str | None]:
+    if not isinstance(task, AnsweringTask):
+        return [None] * len(texts)
     with _judging(task, "final_answers"):
-        return task.final_answers(texts) if isinstance(task, AnsweringTask) else [None] * len(texts)
+        returned = task.final_answers(texts)
+        answers = listed(returned)
+    wrong = answers is None or len(answers) != len(texts)
+    if wrong or not all(isinstance(answer, str | None) for answer in answers):
+        raise JudgeError(
+            f"{method_of(task, 'final_answers')}: must return a text or None for each of "
+            f"{len(texts)} completions, got {shown(answers or returned)}"
+        )
+    return answers
+
+
+def probe_of(
+    task: Task, problems: Sequence[Problem], texts: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """Skill measures of completions by name; empty unless the task is a `ProbedTask`.
+
+    Raises:
+      JudgeError: They are no pairs of finite numbers by name, or the task raises a ValueError.
+    """
+    if not isinstance(task, ProbedTask):
+        return {}
+    with _judging(task, "probe"):
+        returned = task.probe(problems, texts)
+        pairs = returned.items() if isinstance(returned, Mapping) else [(None, ())]
+        found = {name: tuple(map(plain_scalar, listed(pair) or ())) for name, pair in pairs}
+    for name, pair in found.items():
+        if not isinstance(name, str) or len(pair) != 2 or not all(map(is_finite, pair)):
+            raise JudgeError(
+                f"{method_of(task, 'probe')}: must return pairs (numerator, denominator) of finite "
+                f"numbers by name, got {shown(returned)}"
+            )
+    return {name: (float(part), float(whole)) for name, (part, whole) in found.items()}
 
 
 def _judging(task: Task, method: str) -> contextlib.AbstractContextManager[None]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from entropy_rl.config.checks import require, shown
-from entropy_rl.tasks.judging import is_finite, plain_scalar
+from entropy_rl.tasks.judging import is_finite, listed, plain_scalar
 from entropy_rl.tasks.task import JudgeError, Judgement, Problem
 from entropy_rl.tasks.worker import describe
 
@@ -149,15 +149,16 @@ def _evaluate(reward: Reward, inputs: dict[str, list[Any]], where: str) -> list[
     """The values of one function, NaN for None."""
     problems = inputs["problems"]
     try:
-        found = reward(inputs)
+        returned = reward(inputs)
+        found = listed(returned)
     except JudgeError:
         raise
     except (Exception, SystemExit) as error:
         failed = _first_failing(reward, inputs)
         blamed = f"{len(problems)} completions" if failed is None else f"problem {failed}"
         raise ValueError(f"{where}: failed for {blamed}: {describe(error)}") from error
-    if isinstance(found, str | bytes | Mapping) or not hasattr(found, "__iter__"):
-        raise ValueError(f"{where}: must return a list of numbers, got {shown(found)}")
+    if found is None:
+        raise ValueError(f"{where}: must return a list of numbers, got {shown(returned)}")
     found = [plain_scalar(value) for value in found]
     if len(found) != len(problems):
         raise ValueError(
@@ -177,7 +178,7 @@ def _first_failing(reward: Reward, inputs: dict[str, list[Any]]) -> int | None:
     """Id of the first problem for which the function fails alone; None if it fails for none."""
     for i, problem in enumerate(inputs["problems"]):
         try:
-            reward({name: values[i : i + 1] for name, values in inputs.items()})
+            listed(reward({name: values[i : i + 1] for name, values in inputs.items()}))
         except (Exception, SystemExit):
             return problem.id
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from entropy_rl.config.checks import FLOAT32_MAX, shown
@@ -61,9 +61,9 @@ def as_judgements(
       JudgeError: There is not one value for each completion, or one is no judgement; the message
         names the problem.
     """
-    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
-        raise JudgeError(f"{judge}: must return a list, got {shown(values)}")
-    values = list(values)
+    returned, values = values, listed(values)
+    if values is None:
+        raise JudgeError(f"{judge}: must return a list, got {shown(returned)}")
     if len(values) != len(problems):
         raise JudgeError(
             f"{judge}: must return one judgement for each of {len(problems)} completions, got "
@@ -111,11 +111,25 @@ def _checked(judgement: Judgement) -> Judgement:
         raise ValueError(
             f"reward must be None with the verdict {judgement.verdict.value}, got {shown(reward)}"
         )
+    if plain_scalar(judgement.turns) != 0:
+        raise ValueError(
+            f"turns must be 0, as rewards of turns are those of observations, got "
+            f"{shown(judgement.turns)}"
+        )
     return dataclasses.replace(
         judgement,
         reward=None if reward is None else float(reward),
         parts={name: float(value) for name, value in parts.items()},
     )
+
+
+def listed(values: Any) -> list[Any] | None:
+    """Return the values of a user's function as a list; None where they have no order.
+
+    What is lazy, such as a generator, is computed here, and may raise anything.
+    """
+    is_none = isinstance(values, str | bytes | Mapping | Set) or getattr(values, "ndim", 1) == 0
+    return None if is_none or not hasattr(values, "__iter__") else list(values)
 
 
 def plain_scalar(value: Any) -> Any:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from entropy_rl.config.checks import shown
+from entropy_rl.config.registry import type_hints
 from entropy_rl.tasks.task import Problem, Task
 from entropy_rl.tasks.user_errors import method_of, naming_method
+
+# The fields of a problem that are plain values, and their types.
+_PLAIN = {name: hint for name, hint in type_hints(Problem).items() if hint in (int, str, bool)}
 
 
 def problems_of(task: Task, split: str, field: str) -> list[Problem]:
@@ -34,13 +43,39 @@ def problems_of(task: Task, split: str, field: str) -> list[Problem]:
         if not isinstance(problem, Problem):
             got = type(problem).__name__
             raise ValueError(f"task.name: {where}: must return objects of Problem, got {got}")
-        messages = [text for message in problem.messages for text in message]
-        if not all(isinstance(x, str) for x in (problem.prompt, problem.source, *messages)):
+        for name, must_be, value in _wrong_fields(problem):
             raise ValueError(
-                f"task.name: {where}: must return problems whose prompt, source and messages are "
-                f"texts, got another type in problem {problem.id!r}"
+                f"task.name: {where}: problem {problem.id!r}: {name} must be {must_be}, got "
+                f"{shown(value)}"
             )
     return found
+
+
+def _wrong_fields(problem: Problem) -> Iterator[tuple[str, str, Any]]:
+    """(name, what it must be, value) of fields that samples, digests or workers cannot hold."""
+    for name, kind in _PLAIN.items():
+        if not isinstance(value := getattr(problem, name), kind):
+            yield name, f"of type {kind.__name__}", value
+    if not _is_messages(problem.messages):
+        yield "messages", "pairs (role, content) of texts", problem.messages
+    if not _is_json_object(problem.chat_template_kwargs):
+        yield "chat_template_kwargs", "a mapping that JSON can hold", problem.chat_template_kwargs
+
+
+def _is_messages(value: Any) -> bool:
+    return isinstance(value, tuple | list) and all(
+        isinstance(message, tuple | list)
+        and len(message) == 2
+        and all(isinstance(text, str) for text in message)
+        for message in value
+    )
+
+
+def _is_json_object(value: Any) -> bool:
+    try:
+        return isinstance(value, Mapping) and json.loads(json.dumps(dict(value))) == value
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 def prompts_per_problem(task: Task, split: str) -> int:

@@ -40,7 +40,8 @@ class Judgement:
       verdict: Counts in Pass@K and in all measures of correctness.
       reward: The task's graded reward; None for that of the verdict.
       parts: Further numbers by name, which the reward `part` of a config can name.
-      turns: The sum of the rewards of the turns of an episode; not part of `reward`.
+      turns: The sum of the rewards of the turns of an episode, which its observations have; not
+        part of `reward`, and 0 in what a task returns.
     """
 
     verdict: Verdict
@@ -75,7 +76,7 @@ class Problem:
 
     id: int
     prompt: str  # as the model sees it, before tokenization
-    answer: str  # what the verifier needs; its form is defined by the task
+    answer: str  # what the verifier needs, as a text; its form is defined by the task
     chat: bool = False  # True: `prompt` is a user message, wrapped by the chat template
     # Special tokens are encoded as text in a chat prompt, and in what stands for {problem} where
     # `prompt` was made from this template.

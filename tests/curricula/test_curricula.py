@@ -1,9 +1,11 @@
 """Curricula: the problems of a step follow from the seed and the recorded success."""
 
+import json
+
 import numpy as np
 import pytest
 
-from entropy_rl.curricula import build_curriculum, learnability, replay_failed
+from entropy_rl.curricula import Curriculum, build_curriculum, learnability, replay_failed
 from entropy_rl.curricula.curriculum import ProblemOrder
 from entropy_rl.experience.planned_problems import PlannedProblems
 from entropy_rl.tasks import Problem
@@ -55,6 +57,35 @@ def test_what_a_curriculum_chooses_is_checked_before_the_first_step(chosen, told
         "curriculum: must choose 3 different integers from 0 to 8, the places of problems, got "
         + told
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda state: None, "NoneType"),
+        (lambda state: {"seen": state["seen"].astype(np.float64)}, "{'seen': 'float64[9]'}"),
+        (lambda state: {"seen": state["seen"][1:]}, "{'seen': 'float32[8]'}"),
+    ],
+)
+def test_what_a_curriculum_observes_is_checked_before_the_first_step(change, told):
+    rule = Curriculum(
+        init=lambda order: {"seen": np.zeros(9, np.float32)},
+        choose=lambda state, order, count: (np.arange(count), state),
+        observe=lambda state, order, places, fractions: change(state),
+        metrics=lambda state, order: {"seen": state["seen"].sum()},
+    )
+    problems = [Problem(i, "?", "") for i in range(9)]
+    with pytest.raises(ValueError) as error:
+        PlannedProblems(rule, problems, 0, 3)
+    assert str(error.value) == (
+        "curriculum: observe must return a state as that of init, {'seen': 'float32[9]'}, got "
+        + told
+    )
+    planned = PlannedProblems(
+        rule._replace(observe=lambda state, *_: state | {"seen": state["seen"] + 1}), problems, 0, 3
+    )
+    _, metrics = planned.after(planned.start, {0: 1.0, 1: 0.0, 2: 0.5})
+    assert json.dumps(metrics) == '{"curriculum/seen": 9.0}'
 
 
 def test_what_a_curriculum_refuses_names_the_field():

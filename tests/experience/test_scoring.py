@@ -1,5 +1,6 @@
 """From tokens to texts, verdicts and rewards, on rollouts written by hand."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -20,6 +21,7 @@ from entropy_rl.tasks.task import JudgeError, Problem, Verdict
 from entropy_rl.types import Rollout
 
 TOKENIZER = build_tokenizer()
+NAN = float("nan")
 CORRECT, WRONG, UNPARSABLE, TIMEOUT, CRASH, NOT_JUDGED = Verdict
 PROBLEM = Problem(0, "<bos> 2 3 7 : 27", "<bos> 2 3 7 : 27")
 
@@ -123,6 +125,65 @@ def test_a_judge_that_does_not_return_one_judgement_per_completion_is_named(verd
         match=rf"^FakeTask\.judge: must return one judgement for each of 2 .*, got {count}$",
     ):
         score(FakeTask(verdicts), TOKENIZER, [PROBLEM] * 2, make_rollout([[21], [16]]))
+
+
+def test_a_lazy_judge_is_computed_where_its_method_is_named():
+    def judgements(texts):
+        return (bool(int(text)) for text in texts)
+
+    rollout = make_rollout([words("7"), words("+")])
+    with pytest.raises(JudgeError, match=r"^task\.name: FakeTask\.judge: ValueError: invalid lit"):
+        score(FakeTask(judgements(["7", "+"])), TOKENIZER, [PROBLEM] * 2, rollout)
+    scores = score(FakeTask(judgements(["7", "0"])), TOKENIZER, [PROBLEM] * 2, rollout)
+    assert scores.verdicts == [CORRECT, WRONG]
+
+
+# --- final answers and skill measures
+# ----------------------------------------------------------------------------------------
+
+
+class Measured(FakeTask):
+    """Returns the answers and measures that it was given."""
+
+    def __init__(self, answers=("7", None), measures=None):
+        super().__init__([CORRECT, WRONG])
+        self.answers, self.measures = answers, measures or {}
+
+    def final_answers(self, completions):
+        return self.answers
+
+    def probe(self, problems, completions):
+        return self.measures
+
+
+def scores_of_task(task) -> Scores:
+    return score(task, TOKENIZER, [PROBLEM] * 2, make_rollout([words("7"), words("2")]))
+
+
+def test_final_answers_are_texts_or_none_one_for_each_completion():
+    assert scores_of_task(Measured(("7", None))).answers == ["7", None]
+    assert scores_of_task(Measured(map(str, (7, 8)))).answers == ["7", "8"]
+    for wrong in (["7"], ["7", 7], "77", {"7": 1}, None, ["7", "8", "9"]):
+        with pytest.raises(JudgeError) as caught:
+            scores_of_task(Measured(wrong))
+        assert str(caught.value) == (
+            "Measured.final_answers: must return a text or None for each of 2 completions, got "
+            f"{wrong!r}"
+        )
+    with pytest.raises(JudgeError, match=r"^task\.name: Measured\.final_answers: ValueError: inva"):
+        scores_of_task(Measured(str(int(text)) for text in "7+"))
+
+
+def test_skill_measures_are_plain_pairs_of_numbers_by_name():
+    found = scores_of_task(Measured(measures={"a": (np.float32(3), np.int64(4))})).probe
+    assert json.dumps(found) == '{"a": [3.0, 4.0]}'
+    for wrong in ([1], {"a": 1}, {"a": (1, 2, 3)}, {"a": (1, NAN)}, {1: (1, 2)}, {"a": "12"}):
+        with pytest.raises(JudgeError) as caught:
+            scores_of_task(Measured(measures=wrong))
+        assert str(caught.value) == (
+            "Measured.probe: must return pairs (numerator, denominator) of finite numbers by name, "
+            f"got {wrong!r}"
+        )
 
 
 # --- what follows from verdicts

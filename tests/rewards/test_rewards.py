@@ -23,7 +23,9 @@ def compute(specs, texts, judgements=None, problems=None, lengths=None, **option
     """
     rewards = build_rewards(specs, max_new_tokens=LIMIT, **options)
     count = len(texts)
-    judgements = [as_judgement(x) for x in judgements or [CORRECT] * count]
+    judgements = [
+        x if isinstance(x, Judgement) else as_judgement(x) for x in judgements or [CORRECT] * count
+    ]
     problems = [Problem(i, "", "") for i in problems or [3] * count]
     ids = [np.arange(n) for n in lengths or [len(text.split()) for text in texts]]
     try:
@@ -230,6 +232,14 @@ def gives_one(completions):
     return [1]
 
 
+def is_lazy(completions):
+    return map(lambda text: 1 / len(text), completions)
+
+
+def gives_set(completions):
+    return {1.0 for _ in completions}
+
+
 FORMAT = {"name": "format", "pattern": "a"}
 
 
@@ -277,6 +287,8 @@ def test_a_wrong_entry_is_one_line_that_begins_with_its_path(specs, message):
         ("gives_nan", "must return finite numbers or None, got nan for problem 8"),
         ("gives_text", "must return finite numbers or None, got 'high' for problem 7"),
         ("gives_one", "must return one number for each of 2 completions, got 1"),
+        ("is_lazy", "failed for problem 8: ZeroDivisionError: division by zero"),
+        ("gives_set", "must return a list of numbers, got {1.0}"),
     ],
 )
 def test_a_function_that_fails_or_gives_no_number_is_named_with_the_problem(name, message):

@@ -48,6 +48,10 @@ def test_the_end_of_an_episode_has_a_judgement(pool):
     assert step(pool, "grade") == {"judgement": graded}
 
 
+def test_the_reward_of_a_turn_may_be_a_scalar_of_numpy(pool):
+    assert step(pool, "array") == {"text": "a", "reward": 0.5, "role": "user"}
+
+
 @pytest.mark.parametrize(
     ("action", "failed"),
     [

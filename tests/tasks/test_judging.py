@@ -71,6 +71,13 @@ WRONG_VALUES = [
         "parts must have names other than 'graded', got 'graded'",
     ),
     (Judgement(CORRECT, 1, 2), "parts must be numbers by name, got 2"),
+    *[
+        (
+            Judgement(CORRECT, 1, turns=turns),
+            f"turns must be 0, as rewards of turns are those of observations, got {turns!r}",
+        )
+        for turns in (0.5, "0", NAN, None)
+    ],
 ]
 
 
@@ -90,6 +97,8 @@ def test_anything_else_is_refused_with_the_value_and_the_problem(value, message)
         ([True] * 3, "one judgement for each of 2 completions, got 3"),
         ("ab", "must return a list, got 'ab'"),
         (None, "must return a list, got None"),
+        ({True, False}, "must return a list, got {False, True}"),
+        (np.array(1.0), r"must return a list, got array\(1.\)"),
     ],
 )
 def test_a_wrong_number_of_judgements_is_refused(values, message):

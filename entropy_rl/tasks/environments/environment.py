@@ -73,7 +73,7 @@ class Environment(Protocol):
         """Begin an episode.
 
         Args:
-          problem: The problem.
+          problem: The problem; of a subclass of `Problem`, the fields of `Problem` only.
           seed: From the seed of the run, the step, the problem and the sample.
         """
         ...

@@ -39,7 +39,9 @@ class Episode:
 
     def message(self) -> bytes:
         """The request to a worker, as JSON."""
-        problem = dataclasses.asdict(self.problem)
+        # Those of a subclass would be unknown to the worker.
+        names = [field.name for field in dataclasses.fields(Problem)]
+        problem = {name: getattr(self.problem, name) for name in names}
         problem["chat_template_kwargs"] = dict(self.problem.chat_template_kwargs)
         name = f"{self.problem.id}/{self.seed}"
         fields = dict(episode=name, problem=problem, seed=self.seed, actions=self.actions)

@@ -11,7 +11,7 @@ from typing import Any
 
 from entropy_rl.config.registry import call_factory, import_object
 from entropy_rl.tasks.environments.environment import Done, Observation
-from entropy_rl.tasks.judging import as_judgement, correct_at, is_finite
+from entropy_rl.tasks.judging import as_judgement, correct_at, is_finite, plain_scalar
 from entropy_rl.tasks.task import Judgement, Problem, Verdict
 from entropy_rl.tasks.worker import describe
 
@@ -87,10 +87,11 @@ def _reply(value: Any, least: float) -> Reply:
     if not is_text or not texts or sum(map(len, texts)) > _MAX_TEXT:
         size = f"{sum(map(len, texts))} characters" if is_text else repr(value.text)
         raise ValueError(f"must return a text of at most {_MAX_TEXT} characters, got {size:.80}")
-    if not is_finite(value.reward):
+    reward = plain_scalar(value.reward)
+    if not is_finite(reward):
         raise ValueError(f"must return a finite reward, got {value.reward!r:.80}")
     if value.role not in _ROLES:
         raise ValueError(f"must return a role of {', '.join(_ROLES)}, got {value.role!r:.80}")
     parts = as_judgement(Judgement(Verdict.WRONG, None, value.parts)).parts
-    fields = {"text": value.text, "reward": float(value.reward), "role": value.role}
+    fields = {"text": value.text, "reward": float(reward), "role": value.role}
     return fields | ({"parts": dict(parts)} if parts else {})
