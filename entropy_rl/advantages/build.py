@@ -10,12 +10,14 @@ import jax.numpy as jnp
 
 from entropy_rl.advantages.transform import (
     Transform,
+    baseline_and_shaping,
     before_values,
     chain,
     named_rewards,
+    recorded_part,
     required_extras,
 )
-from entropy_rl.config.checks import require
+from entropy_rl.config.checks import at_place, require
 from entropy_rl.config.registry import build_named
 from entropy_rl.config.rewards import reward_weights
 from entropy_rl.config.train import TrainConfig
@@ -53,13 +55,21 @@ def _check_overlong(config: TrainConfig) -> None:
 
 
 def _check_shapes(config: TrainConfig, advantage: Transform) -> None:
-    """Trace the chain with the shapes of a mini-batch, so that a wrong order is found early."""
+    """Trace the chain with the shapes of a mini-batch, so that a wrong order is found early.
+
+    Each transform has the statistics that it may read, whatever the others need.
+    """
     stats = abstract_stats(config, advantage)
     rewards = jax.ShapeDtypeStruct(stats.has_reward.shape, jnp.float32)
-    try:
-        jax.eval_shape(lambda rewards, stats: advantage(rewards[:, None], stats), rewards, stats)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"advantage: {error}") from error
+    recorded, rest = recorded_part(advantage)
+    before = stats.replace(log_probs=None, entropy=None)
+    shaping = baseline_and_shaping(advantage)[1]
+
+    def trace(rewards: jax.Array, before: TokenStats, stats: TokenStats) -> jax.Array:
+        return shaping(rest(recorded(rewards[:, None], before), stats), stats)
+
+    with at_place("advantage", (ValueError, TypeError)):
+        jax.eval_shape(trace, rewards, before, stats)
 
 
 def abstract_stats(config: TrainConfig, advantage: Transform) -> TokenStats:

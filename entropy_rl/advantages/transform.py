@@ -90,6 +90,11 @@ class Transform:
                 f"one of {', '.join(REQUIRABLE)}, {REWARD_EXTRA}LABEL, {SOURCE_EXTRA}NAME",
             )
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is evaluated in the gradient pass itself: scope "token" or "sequence"."""
+        return self.scope in LOCAL_SCOPES
+
     def __call__(self, advantages: jax.Array, stats: TokenStats) -> jax.Array:
         """Transform the advantages.
 
@@ -106,23 +111,37 @@ class Transform:
         """
         _check_shape("input", advantages, stats)
         if stats.log_probs is None:
-            stats = stats.replace(log_probs=_NotYetKnown(), entropy=_NotYetKnown())
+            stats = stats.replace(log_probs=_NOT_YET_KNOWN, entropy=_NOT_YET_KNOWN)
+        if stats.greedy_rewards is not None and self.members is None and self.is_local:
+            stats = stats.replace(greedy_rewards=_NOT_LOCAL)
         result = self.fn(advantages, stats)
         _check_shape(f"result of {getattr(self.fn, '__qualname__', self.fn)}", result, stats)
         return result
 
 
-class _NotYetKnown:
-    """Placeholder of a statistic before its forward pass; reading it is an error."""
+class _Unreadable:
+    """Placeholder of a statistic that a transform may not read; reading it is an error."""
+
+    def __init__(self, must: str):
+        self.__dict__["_must"] = must
 
     def _refuse(self, *_: object) -> Any:
-        raise ValueError(
-            "advantage transform: must set needs_policy=True to read log_probs or entropy of the "
-            "policy that is being updated at scope 'group' or 'batch'; old_log_probs and "
-            "old_entropy are known without it"
-        )
+        raise ValueError(f"advantage transform: must {self._must}")
 
-    __getattr__ = __getitem__ = __neg__ = _refuse
+    __getattr__ = __getitem__ = __iter__ = __bool__ = __float__ = _refuse
+    __neg__ = __pos__ = __abs__ = __invert__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _refuse
+    __pow__ = __rpow__ = __matmul__ = __rmatmul__ = _refuse
+
+
+# Without leaves, so that a transform may be jitted.
+jax.tree_util.register_static(_Unreadable)
+_NOT_YET_KNOWN = _Unreadable(
+    "set needs_policy=True to read log_probs or entropy of the policy that is being updated at "
+    "scope 'group' or 'batch'; old_log_probs and old_entropy are known without it"
+)
+_NOT_LOCAL = _Unreadable("have the scope 'group' or 'batch' to read greedy_rewards")
 
 
 def chain(*transforms: Transform | AdvantageFn) -> Transform:
@@ -175,7 +194,7 @@ def baseline_and_shaping(transform: Transform) -> tuple[Transform, Transform]:
     Returns:
       (baseline, shaping); a part without members is the identity.
     """
-    return _cut(transform, lambda member: member.scope in LOCAL_SCOPES)
+    return _cut(transform, lambda member: member.is_local)
 
 
 def recorded_part(transform: Transform) -> tuple[Transform, Transform]:
@@ -238,7 +257,7 @@ def _cut(
 
 def is_local(baseline: Transform, shaping: Transform) -> bool:
     """Whether the two parts of a chain need no forward pass before the gradient pass."""
-    return not baseline.needs_policy and shaping.scope in LOCAL_SCOPES
+    return not baseline.needs_policy and shaping.is_local
 
 
 def _check_shape(what: str, advantages: jax.Array, stats: TokenStats) -> None:

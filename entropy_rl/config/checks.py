@@ -40,11 +40,16 @@ def require(condition: bool, path: str, value: Any, must_be: str) -> None:
 
 
 @contextlib.contextmanager
-def at_place(place: str) -> Iterator[None]:
-    """Begin the message of a ValueError with the place of what is wrong, such as `runs[1]`."""
+def at_place(place: str, caught: tuple[type[Exception], ...] = (ValueError,)) -> Iterator[None]:
+    """Begin the message of an error with the place of what is wrong, such as `runs[1]`.
+
+    Args:
+      place: The place.
+      caught: The errors, which become a ValueError.
+    """
     try:
         yield
-    except ValueError as error:
+    except caught as error:
         raise ValueError(f"{place}: {error}") from error
 
 

@@ -18,13 +18,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from entropy_rl.advantages import Transform, baseline_and_shaping, chain
 from entropy_rl.advantages.transform import LOCAL_SCOPES, required_extras
+from entropy_rl.config.checks import at_place
 from entropy_rl.distributed.sharding import row_sharding
 from entropy_rl.learner.batch import token_stats
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.replay_rule import REPLAY_WEIGHT, Replay
 from entropy_rl.learner.rollout_advantages import make_base_advantages
 from entropy_rl.learner.update import UpdateFn, make_update
-from entropy_rl.losses.controller import Coefficients, summarize_batch
+from entropy_rl.losses.controller import (
+    Coefficients,
+    checked_update,
+    summarize_batch,
+    trace_controller,
+)
 from entropy_rl.losses.loss import Loss
 from entropy_rl.models.lora import Base, on_base
 from entropy_rl.types import Policy, TrainBatch
@@ -102,6 +108,13 @@ def check_replay(
             f"loss: must have no controller with {path}: a number as loss.entropy_coef, and "
             "another loss.surrogate"
         )
+    with at_place("replay", (ValueError, TypeError)):
+        names = trace_controller(replay.controller)
+    if REPLAY_WEIGHT not in names:
+        raise ValueError(
+            f"replay: must have a controller with the coefficient {REPLAY_WEIGHT!r}, got "
+            f"{', '.join(names) or 'none'}"
+        )
     baseline_members = len(baseline_and_shaping(advantage)[0].members)
     for i, member in enumerate(chain(advantage).members):
         is_stored_alone = i > baseline_members and replay.shaped
@@ -167,7 +180,8 @@ def make_replay_programs(
         controller: Any, step: jax.Array, data: Sequence[TrainBatch]
     ) -> tuple[Any, Coefficients]:
         batch = jax.tree.map(lambda *x: jnp.concatenate(x), *data)
-        updated, coefficients = replay.controller.update(controller, summarize_batch(step, batch))
+        summary = summarize_batch(step, batch)
+        updated, coefficients = checked_update(replay.controller, controller, summary)
         # A rollout without a reward changes nothing.
         any_reward = batch.has_reward.any()
         weight = jnp.where(any_reward, coefficients[REPLAY_WEIGHT], 0)
@@ -182,7 +196,13 @@ def make_replay_programs(
                 "advantage: must have one value for each row before its transforms of scope "
                 f"'token' or 'sequence', with a replay buffer, got shape {advantages.shape}"
             )
+        shapes = advantages.shape, batch.has_reward.shape
         advantages, which = replay.choose(advantages, batch.has_reward)
+        if (advantages.shape, which.shape, which.dtype) != (*shapes, jnp.bool_):
+            raise ValueError(
+                f"replay: choose must return f32{list(shapes[0])} and bool{list(shapes[1])}, got "
+                f"{advantages.dtype}{list(advantages.shape)} and {which.dtype}{list(which.shape)}"
+            )
         stored = which if batch.loss_row_mask is None else which & batch.loss_row_mask
         return vars(batch) | {"rewards": advantages[:, 0], "has_reward": stored}
 

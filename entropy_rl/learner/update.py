@@ -49,7 +49,10 @@ def init_state(
         counts = dict(step=jnp.int32(0), updates=jnp.int32(0))
         if several_rounds:
             counts["rounds"] = jnp.int32(0)
-        new_controller = None if controller is None else controller.init()
+        # Copied like the parameters: a state may be a number, or an array that the caller keeps.
+        new_controller = jax.tree.map(
+            lambda x: jnp.array(x, copy=True), None if controller is None else controller.init()
+        )
         return TrainState(
             params=params, opt_state=optimizer.init(params), controller=new_controller, **counts
         )

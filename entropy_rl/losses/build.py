@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.config.checks import at_place
 from entropy_rl.config.registry import build_named
 from entropy_rl.config.train import LossConfig
-from entropy_rl.losses.controller import BatchSummary
+from entropy_rl.losses.controller import trace_controller
 from entropy_rl.losses.controllers import build_entropy_control
 from entropy_rl.losses.loss import Loss
 from entropy_rl.losses.surrogate import Surrogate
@@ -56,12 +57,6 @@ def check_traces(loss: Loss, stats: TokenStats) -> None:
         message starts with the dotted path of the function.
     """
     shape = stats.mask.shape
-    number = jax.ShapeDtypeStruct((), jnp.float32)
-    summary = BatchSummary(jax.ShapeDtypeStruct((), jnp.int32), *[number] * 4)
-
-    def with_coefficients(stats: TokenStats, summary: BatchSummary) -> TokenStats:
-        _, found = loss.controller.update(loss.controller.init(), summary)
-        return stats.replace(coefficients={n: jnp.reshape(x, (1, 1)) for n, x in found.items()})
 
     def total(log_probs: jax.Array, stats: TokenStats) -> jax.Array:
         reference = stats.old_log_probs
@@ -69,7 +64,10 @@ def check_traces(loss: Loss, stats: TokenStats) -> None:
         return jnp.sum(loss(jnp.zeros(shape), stats, ref_log_probs=reference)[0])
 
     if loss.controller is not None:
-        stats = _trace("loss", with_coefficients, stats, summary)
+        with at_place("loss", (ValueError, TypeError)):
+            found = trace_controller(loss.controller)
+        of_tokens = {n: jax.ShapeDtypeStruct((1, 1), x.dtype) for n, x in found.items()}
+        stats = stats.replace(coefficients=of_tokens)
     advantages = jax.ShapeDtypeStruct(shape, jnp.float32)
     _trace("loss.surrogate", loss.surrogate, advantages, stats)
     if loss.token_weighting is not None:
@@ -78,10 +76,8 @@ def check_traces(loss: Loss, stats: TokenStats) -> None:
 
 
 def _trace(path: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    try:
+    with at_place(path, (ValueError, TypeError)):
         return jax.eval_shape(function, *arguments)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def build_surrogate(spec: Mapping[str, Any]) -> Surrogate:

@@ -9,7 +9,7 @@ depend on micro-batches or devices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,16 @@ from entropy_rl.masked import masked_mean
 from entropy_rl.types import TrainBatch
 
 Coefficients = dict[str, jax.Array]  # f32[] each, by the name of its metric
+
+# The metrics of an update, whose names no coefficient may have.
+UPDATE_METRICS = frozenset(
+    {
+        *("loss", "grad_norm", "tokens", "learning_rate", "nonfinite_updates", "entropy"),
+        *("advantage", "bonus", "bonus_share", "clip_low", "clip_high", "clip_dual"),
+        *("kl_sampler", "kl_reference", "kl_teacher", "logprob_diff"),
+        *("token_weight", "tokens_kept", "tokens_held"),
+    }
+)
 
 
 class BatchSummary(NamedTuple):
@@ -61,16 +71,63 @@ def join_controllers(**controllers: Controller | None) -> Controller | None:
 
     def update(state: Any, summary: BatchSummary) -> tuple[Any, Coefficients]:
         results = {
-            name: controller.update(state[name], summary) for name, controller in present.items()
+            name: checked_update(controller, state[name], summary)
+            for name, controller in present.items()
         }
-        coefficients = {
-            name: coefficient
-            for _, of_one in results.values()
-            for name, coefficient in of_one.items()
-        }
+        pairs = [pair for _, of_one in results.values() for pair in of_one.items()]
+        coefficients = dict(pairs)
+        if len(coefficients) < len(pairs):
+            names = ", ".join(name for name, _ in pairs)
+            raise ValueError(f"controllers: must have coefficients of other names, got {names}")
         return {name: new for name, (new, _) in results.items()}, coefficients
 
     return Controller(init, update)
+
+
+def checked_update(
+    controller: Controller, state: Any, summary: BatchSummary
+) -> tuple[Any, Coefficients]:
+    """Call `controller.update`, and check what it returns.
+
+    Raises:
+      ValueError: The state has not the structure, shapes and dtypes of the one before, which is
+        part of a compiled program and of checkpoints; a coefficient is no scalar, or has the name
+        of another metric.
+    """
+    new, coefficients = controller.update(state, summary)
+    if jax.tree.flatten(_layout(new)) != jax.tree.flatten(_layout(state)):
+        raise ValueError(
+            f"Controller.update: must return a state as that of init, {_layout(state)}, got "
+            f"{_layout(new)}"
+        )
+    if not isinstance(coefficients, Mapping) or any(map(jnp.ndim, coefficients.values())):
+        raise ValueError(
+            f"Controller.update: must return scalars by name, got {_layout(coefficients)}"
+        )
+    if taken := UPDATE_METRICS.intersection(coefficients):
+        raise ValueError(
+            "Controller.update: must give its coefficients other names than the metrics of an "
+            f"update have, got {', '.join(sorted(taken))}"
+        )
+    return new, coefficients
+
+
+def trace_controller(controller: Controller) -> Coefficients:
+    """Trace an update of a controller; returns the shapes of its coefficients.
+
+    Raises:
+      ValueError: As `checked_update`.
+    """
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    summary = BatchSummary(jax.ShapeDtypeStruct((), jnp.int32), *[number] * 4)
+    return jax.eval_shape(
+        lambda summary: checked_update(controller, controller.init(), summary)[1], summary
+    )
+
+
+def _layout(tree: Any) -> Any:
+    """A tree with dtypes and shapes in place of its leaves, as texts."""
+    return jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", tree)
 
 
 def update_controller(
@@ -98,7 +155,7 @@ def update_controller(
             "TrainState.controller: must be the state of the controller of the loss, got None; "
             "init_state takes controller=loss.controller"
         )
-    return controller.update(state, summarize_batch(step, batch))
+    return checked_update(controller, state, summarize_batch(step, batch))
 
 
 def summarize_batch(step: jax.Array, batch: TrainBatch) -> BatchSummary:

@@ -53,7 +53,8 @@ def token_inputs(
     names = ("log_probs", "old_log_probs", "entropy", "old_entropy", "sampler_log_probs", "values")
     arrays = {name: getattr(stats, name) for name in names}
     arrays = {name: array for name, array in arrays.items() if array is not None}
-    of_tokens = {n: x for n, x in stats.extras.items() if x.shape != (len(stats.mask), 1)}
+    one = (len(stats.mask), 1)
+    of_tokens = {f"extras[{n!r}]": x for n, x in stats.extras.items() if x.shape != one}
     check_shapes(who, mask=stats.mask, advantages=advantages, **arrays, **of_tokens)
 
     def clean(x: jax.Array) -> jax.Array:

@@ -1,6 +1,8 @@
 """Replay buffers: their rules, what they store, and the updates on it."""
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import jax
@@ -29,7 +31,7 @@ from entropy_rl.learner.replay import BufferShape, check_replay, make_replay_pro
 from entropy_rl.learner.replay_rule import REPLAY_WEIGHT, Replay, build_replay
 from entropy_rl.learner.update import init_state, make_update
 from entropy_rl.losses.build import build_loss
-from entropy_rl.losses.controller import BatchSummary
+from entropy_rl.losses.controller import BatchSummary, Controller
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
 from entropy_rl.trainer.updates import run_updates
 
@@ -365,6 +367,39 @@ def test_what_is_no_replay_rule_is_refused_in_a_line(spec, message):
 def test_what_does_not_go_with_a_replay_is_refused_in_a_line(advantage, more, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         programs_of({"name": "uec_replay"}, advantage, **more)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {"controller": Controller(lambda: 0, lambda s, _: (s, {"weight": jnp.float32(1)}))},
+            "replay: must have a controller with the coefficient 'replay_weight', got weight",
+        ),
+        (
+            {"controller": Controller(lambda: 0, lambda s, _: (None, {REPLAY_WEIGHT: 1.0}))},
+            "replay: Controller.update: must return a state as that of init, int32[], got None",
+        ),
+        (
+            {"choose": lambda advantages, has_reward: (advantages[:, 0], has_reward)},
+            "replay: choose must return f32[16, 1] and bool[16], got float32[16] and bool[16]",
+        ),
+        (
+            {"choose": lambda advantages, has_reward: (advantages, advantages > 0)},
+            "replay: choose must return f32[16, 1] and bool[16], got float32[16, 1] and "
+            "bool[16, 1]",
+        ),
+    ],
+)
+def test_what_a_replay_rule_returns_is_checked_before_the_first_rollout(
+    monkeypatch, parts, message
+):
+    module = types.ModuleType("own_replay")
+    module.rule = uec_replay()._replace(**parts)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(ValueError) as error:
+        programs_of({"name": "own_replay:rule"})
+    assert str(error.value) == message
 
 
 def test_every_replay_rule_has_a_line_in_the_list_of_methods_that_builds_it():

@@ -7,6 +7,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import loss_problem
 import numpy as np
 import optax
 import pytest
@@ -24,20 +25,29 @@ from entropy_rl.config.registry import factories_of
 from entropy_rl.config.train import LossConfig, TrainConfig
 from entropy_rl.contrib import per_update_adaptive_entropy
 from entropy_rl.learner.gradient import make_gradient
+from entropy_rl.learner.metrics import metric_sums, metrics_of
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.update import init_state, make_update
-from entropy_rl.losses import Controller
-from entropy_rl.losses.build import build_loss
-from entropy_rl.losses.controller import BatchSummary
+from entropy_rl.losses import ClipMasks, Controller, Loss, TokenWeights
+from entropy_rl.losses.build import build_loss, check_traces
+from entropy_rl.losses.controller import (
+    UPDATE_METRICS,
+    BatchSummary,
+    join_controllers,
+    trace_controller,
+)
 from entropy_rl.losses.controllers import (
     ENTROPY_COEF,
     adaptive_entropy,
     build_entropy_control,
     lagged_adaptive_entropy,
 )
+from entropy_rl.losses.loss import LossTerms
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates, read_controller
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
 
+COEF = {ENTROPY_COEF: jnp.float32(0)}
+SHARED = jnp.float32(2)
 ENTROPIES = [0.5, 0.1, 0.15, 0.1, 0.05, 0.3, 0.4, 0.1, 0.5, 0.5, 0.5]
 
 
@@ -360,6 +370,69 @@ def test_a_missing_memory_or_signal_is_named(key):
         ValueError, match=r"Loss\.entropy_coef: needs the coefficient 'entropy_coef'"
     ):
         make_gradient(policy, SHAPED, build_loss(CONTROLLED))(params, data)
+
+
+# --- a controller of the user's
+# ---------------------------------------------------------------------------------------
+
+
+def traced(init, update):
+    loss = Loss(entropy_coef=Controller(lambda: init, update))
+    stats = loss_problem.make_tokens()[1]
+    check_traces(loss, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stats))
+
+
+@pytest.mark.parametrize(
+    ("init", "update", "message"),
+    [
+        (0.0, lambda s, _: ({"a": s}, COEF), "a state as that of init, float32[], got {'a': 'flo"),
+        (jnp.int32(0), lambda s, _: (s + 0.5, COEF), "of init, int32[], got float32[]"),
+        (0.0, lambda s, _: (jnp.zeros(2), COEF), "of init, float32[], got float32[2]"),
+        (
+            0.0,
+            lambda s, _: (s, {**COEF, "tokens": s}),
+            "names than the metrics of an update have, got tokens",
+        ),
+        (0.0, lambda s, _: (s, {**COEF, "loss": s, "grad_norm": s}), "got grad_norm, loss"),
+        (0.0, lambda s, _: (s, {ENTROPY_COEF: jnp.zeros(2)}), "scalars by name, got {'entropy_coe"),
+        (0.0, lambda s, _: (s, jnp.zeros(())), "scalars by name, got float32[]"),
+        (0.0, lambda s, _: (s, {}), "Loss.entropy_coef: needs the coefficient 'entropy_coef'"),
+        (0.0, lambda s, _: None, "loss: cannot unpack non-iterable NoneType object"),
+    ],
+)
+def test_what_a_controller_returns_is_checked_before_the_first_update(init, update, message):
+    with pytest.raises(ValueError, match=r"^loss: ") as error:
+        traced(init, update)
+    assert message in str(error.value)
+
+
+def test_a_state_of_plain_numbers_is_one_of_arrays():
+    state = {"count": 0, "level": np.float64(0.5), "same": SHARED, "again": SHARED}
+    rule = lambda s, _: ({**s, "count": s["count"] + 1}, {ENTROPY_COEF: s["level"]})  # noqa: E731
+    traced(state, rule)
+    policy, optimizer = table_policy(V), optax.sgd(0.3)
+    loss = Loss(entropy_coef=Controller(lambda: state, rule))
+    before = init_state(policy.init(jax.random.key(0)), optimizer, controller=loss.controller)
+    after, metrics = make_update(policy, SHAPED, optimizer, loss)(before, make_data())
+    found = jax.device_get(after.controller)["entropy_coef"]
+    assert found == {"count": 1, "level": 0.5, "same": 2.0, "again": 2.0}
+    assert metrics[ENTROPY_COEF] == 0.5
+    assert float(SHARED) == 2.0, "an array of the caller's is not donated"
+
+
+def test_two_controllers_have_coefficients_of_their_own():
+    one = Controller(lambda: (), lambda state, _: (state, {"c": jnp.float32(1)}))
+    with pytest.raises(ValueError, match="must have coefficients of other names, got c, c"):
+        trace_controller(join_controllers(a=one, b=one))
+    assert list(trace_controller(join_controllers(a=one, b=None))) == ["c"]
+
+
+def test_the_names_of_the_metrics_of_an_update_are_known():
+    x = jnp.ones((P * G, N))
+    terms = LossTerms(ClipMasks(x, x, x), x, TokenWeights(x, x, x))
+    sums = {"loss": x.sum()} | metric_sums(make_data(), x > 0, x, x, x, x, terms)
+    found = {*metrics_of(sums, x.sum(), x.sum()), "learning_rate", "kl_teacher"}
+    assert {*found, "nonfinite_updates"} == UPDATE_METRICS
 
 
 # --- configs and runs

@@ -307,6 +307,17 @@ def test_a_huge_log_ratio_keeps_loss_and_gradient_finite(name, log_ratio):
     assert np.isfinite(loss).all() and np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("name", ["entropy", "mask", "advantages", "who", "log_probs"])
+def test_an_array_of_the_caller_s_own_may_have_any_name(name):
+    advantages, stats = make_tokens()
+    plain, _ = ppo_clip(0.2, 0.2)(advantages, stats)
+    given = stats.replace(extras={name: jnp.ones((B, N))})
+    np.testing.assert_array_equal(ppo_clip(0.2, 0.2)(advantages, given)[0], plain)
+    wrong = stats.replace(extras={name: jnp.ones((B, N + 1))})
+    with pytest.raises(ValueError, match=rf"extras\['{name}'\] must have shape"):
+        ppo_clip(0.2, 0.2)(advantages, wrong)
+
+
 @every_surrogate
 def test_an_advantage_of_zero_has_neither_loss_nor_gradient_and_one_for_a_row_is_shared(name):
     surrogate, (advantages, stats) = FAMILY[name][0], make_tokens()
