@@ -47,7 +47,7 @@ need() {
     [ -n "${!1:-}" ] || die "$1 is not set: $2; for example: export $1=$3"
 }
 
-# need_numbers NAME...: variables that must be whole numbers; 08 is no octal number.
+# need_numbers NAME...: variables that must be whole numbers; 08 is not an octal number.
 need_numbers() {
     local name
     for name in "$@"; do

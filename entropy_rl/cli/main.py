@@ -89,7 +89,7 @@ _VERBS = {
     "debug-update": (
         "entropy_rl.commands.debug_update:DebugUpdateConfig",
         "entropy_rl.commands.debug_update:main",
-        "what is not finite in an update that was not applied",
+        "find the first non-finite value of a skipped update",
     ),
     "export": (
         "entropy_rl.commands.export:ExportConfig",

@@ -188,7 +188,7 @@ def _entry(name: str, text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class ListConfig:
-    """Published and user's math sets, and which are prepared: `entropy-rl data list`.
+    """Published sets and your own, and which are prepared: `entropy-rl data list`.
 
     Args:
       data_dir: Directory of prepared sets; null for the TFDS default, ~/tensorflow_datasets.

@@ -18,7 +18,7 @@ class ModelConfig:
     """The policy.
 
     Args:
-      path: A Hugging Face directory (config.json, *.safetensors, tokenizer), an id of the hub as
+      path: A Hugging Face directory (config.json, *.safetensors, tokenizer), a Hub id as
         `NAMESPACE/NAME` or `NAMESPACE/NAME@REVISION`, the directory of a run (its newest
         checkpoint), or `asset:NAME` for a model that ships with the package (countdown) or is
         converted from another package (smollm2).

@@ -25,7 +25,7 @@ class LoraConfig:
       targets: The matrices of a layer that get an adapter; null for all seven, or for those of
         `path`.
       rslora: Scale by alpha / sqrt(rank) (arXiv 2312.03732); `path` has its own.
-      path: A PEFT adapter to begin from: a directory or an id of the hub; null for a new one, which
+      path: A PEFT adapter to begin from: a directory or a Hub id; null for a new one, which
         changes nothing before its first update (B = 0).
       base_dtype: Type in which the frozen parameters are stored: float32; bfloat16, which rounds a
         float32 model; int8 or nf4 (QLoRA, arXiv 2305.14314), which quantize the matrices of the

@@ -51,7 +51,7 @@ class Prompts:
         stay so in the order, and are left out together.
 
     Raises:
-      ValueError: If no problem is left, an id is no number or occurs twice, a prompt is empty, a
+      ValueError: If no problem is left, an id is not a number or occurs twice, a prompt is empty, a
         chat prompt meets a tokenizer without a chat template, the tokenizer ends every text as if
         it were finished, or the number of problems is no multiple of `together`.
     """

@@ -32,7 +32,7 @@ def _head(plan: Plan) -> str:
 
 
 def _memory(plan: Plan) -> str:
-    kept = [("kept by the run, per chip", "GiB")]
+    kept = [("resident for the whole run, per chip", "GiB")]
     beside = {
         "KV cache, at its largest": plan.step.cache,
         "Python, JAX and compiled programs": plan.step.process,
@@ -46,7 +46,7 @@ def _memory(plan: Plan) -> str:
             "outputs",
             "aliased",
             "temporaries",
-            "beside",
+            "other resident",
             "peak",
             "fraction of memory",
         )

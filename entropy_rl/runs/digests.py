@@ -54,9 +54,9 @@ def describe_damage(checkpoint: AnyPath, contents: bool = True) -> str | None:
         try:
             found = json.loads(path.read_bytes().decode())
         except (ValueError, RecursionError):
-            return f"{name} is no JSON"
+            return f"{name} is not JSON"
         if not isinstance(found, dict):
-            return f"{name} is no JSON object"
+            return f"{name} is not a JSON object"
         if name == SIZES_FILE:
             sizes = found
         elif not isinstance(found.get("blocks"), dict):

@@ -46,7 +46,7 @@ MODEL_FIELDS = (
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a path is an id of the hub.
+    """Whether a path is a Hub id.
 
     Files win: a path that exists is none, nor is one without a revision whose first part is a
     directory here, such as a mistyped `runs/mine`.
@@ -58,7 +58,7 @@ def is_hub_id(path: str) -> bool:
 
 
 def split_id(path: str) -> tuple[str, str | None]:
-    """Return (name, revision or None) of an id of the hub; (path, None) of another path."""
+    """Return (name, revision or None) of a Hub id; (path, None) of another path."""
     match = HUB_ID.fullmatch(path)
     return (match["repo"], match["revision"]) if match else (path, None)
 
@@ -124,7 +124,7 @@ def resolve(path: str, where: str = "model.path") -> str:
 
 
 def data_directory(path: str, where: str) -> Path:
-    """The directory of a data set of the hub in the cache; downloads what is missing.
+    """The directory of a Hub data set in the cache; downloads what is missing.
 
     Args:
       path: `NAMESPACE/NAME@REVISION`.
@@ -144,7 +144,7 @@ def data_directory(path: str, where: str) -> Path:
 
 
 def hub_directory(path: str, weights: bool = True, where: str = "model.path") -> Path:
-    """The directory of a model or an adapter of the hub in the cache; downloads what is missing.
+    """The directory of a model or a Hub adapter in the cache; downloads what is missing.
 
     Args:
       path: `NAMESPACE/NAME` or `NAMESPACE/NAME@REVISION`.
@@ -192,7 +192,7 @@ def _download(path: str, patterns: tuple[str, ...], where: str, kind: str = "mod
         must_be = MODEL_PATH if kind == "model" else DATA_PATH
         raise ValueError(
             f"{where}: must be {must_be}, got {shown(path)} ({reason}); `{command}` caches a "
-            f"{kind} of the hub"
+            f"{kind} of the Hub"
         ) from error
 
 

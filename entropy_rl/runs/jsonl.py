@@ -59,7 +59,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read the complete lines of a JSONL file, without a truncated last line.
 
     Raises:
-      ValueError: A complete line is no JSON object; names file and line.
+      ValueError: A complete line is not a JSON object; names file and line.
     """
     return [_parse(path, number, line) for number, line in _complete_lines(path)]
 

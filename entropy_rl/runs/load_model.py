@@ -122,7 +122,7 @@ def read_model_files(config: ModelConfig) -> ModelFiles:
     """Read config.json and the tokenizer of a model, for checks that need no weights.
 
     Args:
-      config: The `model` section; of a model of the hub, no weights are downloaded.
+      config: The `model` section; of a Hub model, no weights are downloaded.
 
     Raises:
       ValueError: If there is no such model, or one of these files cannot be used.
@@ -229,7 +229,7 @@ def check_models(config: Any, fetch: bool = True) -> None:
 
     Args:
       config: Has the section `model`, and perhaps `critic` and `teacher`.
-      fetch: Whether to download or convert files that are not here yet; without, a model of the hub
+      fetch: Whether to download or convert files that are not here yet; without, a Hub model
         and `asset:smollm2` pass.
 
     Raises:

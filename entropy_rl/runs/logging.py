@@ -148,13 +148,14 @@ class DeviceWork:
 
 
 _SILENT_S = 20.0  # after which there is a plain line in any case
+_WORKING = "working"
 
 
 class Progress:
     """Progress output: a live bar on a terminal, periodic plain lines elsewhere.
 
-    Plain output is never silent for longer than 20 seconds: then comes the next note or, if there
-    is none, a line from a thread.
+    Plain output is never silent for longer than 20 seconds: then a thread prints the last note of
+    the current phase, or its name.
 
     Args:
       title: Name of the work.
@@ -181,7 +182,7 @@ class Progress:
         self._bar, self._silent = None, silent
         self._first: tuple[int, float] | None = None  # the first step shown, which compiles
         self._printed = time.monotonic()  # when the last plain line was
-        self._phase, self._begun = "", self._printed  # of the current phase or step
+        self._doing, self._begun = _WORKING, self._printed  # of the current phase or step
         self._lock, self._closed = threading.Lock(), threading.Event()
         if sys.stderr.isatty() and not silent:
             self._bar = RichProgress(
@@ -209,7 +210,7 @@ class Progress:
 
     def phase(self, name: str) -> None:
         """Name the phase that begins, for the lines after 20 silent seconds; "" ends it."""
-        self._phase, self._begun = name, time.monotonic()
+        self._doing, self._begun = name or _WORKING, time.monotonic()
 
     def _break_silence(self) -> None:
         wait = _SILENT_S
@@ -217,9 +218,8 @@ class Progress:
             now = time.monotonic()
             wait = self._printed + _SILENT_S - now
             if wait <= 0:
-                seconds = f"{now - self._begun:.0f} s"
-                note = f"{self._phase}, {seconds}" if self._phase else f"working for {seconds}"
-                self._print(f"{self._title} {self._done}/{self._total}  {note}")
+                doing, seconds = self._doing, f"{now - self._begun:.0f} s"
+                self._print(f"{self._title} {self._done}/{self._total}  {doing}, {seconds}")
                 wait = _SILENT_S
 
     def say(self, text: str) -> None:
@@ -231,10 +231,9 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Show a note between two steps; where there is no terminal, after 20 silent seconds."""
+        self._doing = text
         if self._bar:
             self._bar.update(self._task, note=printable(text))
-        elif time.monotonic() - self._printed >= _SILENT_S:
-            self._print(text)
 
     def _print(self, line: str) -> None:
         if not self._silent:
@@ -245,7 +244,7 @@ class Progress:
     def show(self, done: int, note: str) -> None:
         """Show the number of completed steps, with a note."""
         passed, self._done = done // self._every > self._done // self._every, done
-        self._begun = time.monotonic()
+        self.phase("" if passed else note)
         if self._bar:
             self._bar.update(self._task, completed=done, note=printable(note))
         elif passed or done == self._total:

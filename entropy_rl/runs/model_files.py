@@ -14,7 +14,7 @@ ASSETS = Path(__file__).parent.parent / "assets"
 
 
 def find_model(path: str, weights: bool = True) -> Path:
-    """The directory that a `model.path` names; a model of the hub is downloaded.
+    """The directory that a `model.path` names; a Hub model is downloaded.
 
     Args:
       path: As `model.path`.
@@ -44,7 +44,7 @@ def find_model(path: str, weights: bool = True) -> Path:
 
 
 def find_adapter(path: str) -> Path:
-    """The directory that a `model.lora.path` names; an adapter of the hub is downloaded.
+    """The directory that a `model.lora.path` names; a Hub adapter is downloaded.
 
     Raises:
       ValueError: If the hub has none.

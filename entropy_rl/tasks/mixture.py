@@ -12,7 +12,7 @@ def split_weight(path: str, given: Any) -> tuple[float, dict[str, Any]]:
     """Split the settings of a source into its weight (1 without one) and the rest.
 
     Raises:
-      ValueError: They are no mapping, or the weight is no number > 0.
+      ValueError: They are not a mapping, or the weight is not a number > 0.
     """
     require(isinstance(given, Mapping | None), path, given, "a mapping of settings")
     rest = dict(given or {})

@@ -155,11 +155,11 @@ def test_a_checkpoint_of_an_earlier_version_is_read_if_its_number_is_that_of_its
 @pytest.mark.parametrize(
     ("content", "damage"),
     [
-        ("[]", "digests.json is no JSON object"),
+        ("[]", "digests.json is not a JSON object"),
         ('{"step": 6}', "digests.json has no digests"),
         ('{"step": 6, "blocks": 5}', "digests.json has no digests"),
         ('{"blocks": {}}', "digests.json is of step None"),
-        ("[" * 5000, "digests.json is no JSON"),
+        ("[" * 5000, "digests.json is not JSON"),
         ('{"step": 6, "blocks": {"state/x": ""}}', "state/x is missing"),
     ],
 )

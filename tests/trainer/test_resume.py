@@ -277,7 +277,7 @@ def test_a_run_without_an_undamaged_checkpoint_does_not_begin_anew_by_itself(
     for verb in (train("lost"), ["export", "--model", "lost", "--output", "nowhere"]):
         assert main(verb) == 2
         assert capsys.readouterr().err == (
-            f"entropy-rl {verb[0]}: lost/checkpoints/6: damaged: sizes.json is no JSON; there is "
+            f"entropy-rl {verb[0]}: lost/checkpoints/6: damaged: sizes.json is not JSON; there is "
             "no other to "
             "go on from: delete lost/checkpoints to begin anew\n"
         )
