@@ -42,6 +42,12 @@ class DecodingConfig:
         )  # fmt: skip
 
 
+def check_sampling(section: str, temperature: float, top_p: float) -> None:
+    """Check the settings of a sampler; temperature 0 is greedy."""
+    require(temperature >= 0, f"{section}temperature", temperature, ">= 0")
+    require(0 < top_p <= 1, f"{section}top_p", top_p, "> 0 and <= 1")
+
+
 def check_stop(stop: list[str], path: str, decoding: DecodingConfig) -> None:
     """Check that decoding synchronizes with the host, which searches for stop strings."""
     require(
@@ -130,7 +136,7 @@ class RolloutConfig:
         allowed = f"> rollout.temperature ({self.temperature})"
         require(hotter, "rollout.exploration.temperature", found, allowed)
         require(self.temperature > 0, "rollout.temperature", self.temperature, "> 0")
-        require(0 < self.top_p <= 1, "rollout.top_p", self.top_p, "> 0 and <= 1")
+        check_sampling("rollout.", self.temperature, self.top_p)
         require(all(self.stop), "rollout.stop", self.stop, "a list of non-empty strings")
 
 
@@ -169,6 +175,5 @@ class EvaluationConfig:
             self.problems,
             "null or >= 1",
         )
-        require(self.temperature >= 0, "evaluation.temperature", self.temperature, ">= 0")
-        require(0 < self.top_p <= 1, "evaluation.top_p", self.top_p, "> 0 and <= 1")
+        check_sampling("evaluation.", self.temperature, self.top_p)
         require(all(self.stop), "evaluation.stop", self.stop, "a list of non-empty strings")

@@ -8,6 +8,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from entropy_rl.config.checks import require
 from entropy_rl.distributed.sharding import row_shards
 
 _MIN_SAVED = 1 / 2  # of the tokens
@@ -40,6 +41,12 @@ class PassSettings:
     fuse_loss: bool | None = None
     mesh: Mesh | None = None
     constrain: Callable[[Any], Any] | None = None
+
+    def __post_init__(self):
+        require(self.temperature > 0, "PassSettings.temperature", self.temperature, "> 0")
+        for name in ("max_tokens_per_micro_batch", "group_size"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"PassSettings.{name}", value, "None or >= 1")
 
     @property
     def shards(self) -> int:

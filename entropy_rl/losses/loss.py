@@ -68,6 +68,13 @@ class Loss:
             self.max_tokens,
             "the limit of new tokens with the aggregation 'constant', which divides by it",
         )
+        require(self.kl_coef >= 0, "Loss.kl_coef", self.kl_coef, ">= 0")
+        require(
+            self.max_tokens is None or self.max_tokens >= 1,
+            "Loss.max_tokens",
+            self.max_tokens,
+            "None or >= 1",
+        )
         require(
             self.kl_estimator in estimators,
             "Loss.kl_estimator",

@@ -18,8 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from entropy_rl.config.rollout import DecodingConfig
+from entropy_rl.config.checks import require
+from entropy_rl.config.rollout import DecodingConfig, check_sampling
 from entropy_rl.rollout.batching import DecodingPlan
+from entropy_rl.rollout.checks import check_prompts, typed_key
 from entropy_rl.rollout.chunks import DecodingProgress, StopRule, generate_in_chunks
 from entropy_rl.rollout.episodes import Environments, generate_episodes
 from entropy_rl.rollout.programs import Programs
@@ -78,7 +80,8 @@ def make_generate(
       key, first_sample=0, *, limits=None, on_chunk=None, on_tokens=None) -> Rollout` of P*G rows. A
       sample depends on (key, prompt_index, sample index, t) and the parameters alone;
       `first_sample` is the index of the first of the G samples. `limits` int32[P] lowers the limit
-      of new tokens (N) per prompt. With stacked adapters, `key` is key[K].
+      of new tokens (N) per prompt. `key` is that of `jax.random.key`; with stacked adapters,
+      key[K].
       `on_chunk` receives a `DecodingProgress` before every chunk, `on_tokens` host copies of the
       `Completions` so far; an exception in either ends the rollout. A rollout that is one program
       calls `on_chunk` once before it starts, and can be traced as part of a jitted function.
@@ -86,9 +89,17 @@ def make_generate(
       the limit of an episode, the tokens of observations included.
 
     Raises:
-      ValueError: If `eos_ids` is empty, `stop` or `max_turn_tokens` is given for a rollout that is
-        one program, or `max_turn_tokens` with several adapters.
+      ValueError: If a number is out of range, `eos_ids` is empty, `stop` or `max_turn_tokens` is
+        given for a rollout that is one program, or `max_turn_tokens` with several adapters. The
+        function raises it for a wrong shape or type, for prompts that are not right-padded (where
+        the mask is on the host or one device), and for what is no key.
     """
+    check_sampling("", temperature, top_p)
+    counts = dict(
+        group_size=group_size, max_new_tokens=max_new_tokens, shards=shards, adapters=adapters
+    )
+    for name, count in counts.items():
+        require(count >= 1, name, count, ">= 1")
     if not eos_ids:
         raise ValueError("eos_ids: must have at least one end-of-sequence token, got none")
     if stop is not None and (decoding.chunk_steps is None or static):
@@ -123,6 +134,8 @@ def make_generate(
     ) -> Rollout:
         if limits is None:
             limits = np.full(len(prompt_ids), max_new_tokens, np.int32)
+        check_prompts(prompt_ids, prompt_mask, prompt_index, limits)
+        key = typed_key(key, adapters)
         rows = len(prompt_ids) * sampling.group_size
         plan = DecodingPlan("static", rows, None)
         if not static:
