@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from entropy_rl.cli.parse import recipe_arguments
+from entropy_rl.config.train import TrainConfig
 
 CONFIG = "configs/arithmetic_grpo.yaml"
 ROOT = Path(__file__).parents[1]
@@ -73,8 +74,8 @@ def measure(args: argparse.Namespace, kind: str, cache: Path) -> dict[str, float
         plain = [{"config": CONFIG, "overrides": overrides} for overrides in runs]
         found = [run(["train-stacked", "--runs", json.dumps(plain)], cache)]
     else:
-        commands = (["train", *recipe_arguments(CONFIG, overrides)] for overrides in runs)
-        found = [run(command, cache) for command in commands]
+        commands = (recipe_arguments(TrainConfig, CONFIG, overrides) for overrides in runs)
+        found = [run(["train", *command], cache) for command in commands]
     shutil.rmtree(directory)
     total = {name: sum(one[name] for one in found) for name in ("cpu_s", "s")}
     return total | {"peak_mib": max(one["peak_mib"] for one in found)}

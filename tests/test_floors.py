@@ -22,7 +22,7 @@ FLOORS = (
     "stats lm_head losses advantages",
     "models distributed",
     "learner rollout contrib",
-    "tasks rewards curricula runs",
+    "tasks rewards curricula runs yaml_text",
     "experience",
     "analysis evaluation report cli",
     "trainer",

@@ -55,6 +55,14 @@ def _inner_type(cls: type, hint: Any, where: str, path: Sequence[str]) -> Any:
     return typing.get_args(mapping)[1]
 
 
+def inside(hint: Any, name: str) -> Any:
+    """Return the type of an item of a list type, or of a value of a mapping type; else `Any`."""
+    items, mapping = _option(hint, list), _option(hint, dict)
+    if items is not None and name.isdecimal():
+        return typing.get_args(items)[0]
+    return Any if mapping is None else typing.get_args(mapping)[1]
+
+
 def _option(hint: Any, kind: type) -> Any:
     """Return the option of a type whose values are of a kind; None if there is none."""
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)

@@ -8,11 +8,12 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 _PACKAGE = Path(__file__).parents[1]
 # As in `config.registry`, which finds the same names by import.
 _NAMESPACES = ("advantages", "losses", "rewards", "curricula", "contrib")
+_TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 _PLAIN = re.compile(r"int|float|bool|str|None|(Literal|list|dict)(\[.*\])?", re.S)
 
 
@@ -62,6 +63,34 @@ def method_names(field: str) -> list[str]:
             if all(arg.arg in kind.given or _is_plain(arg.annotation) for arg in required):
                 names.setdefault(name)
     return list(names)
+
+
+def argument_types(name: str) -> dict[str, Any]:
+    """Return the types of the arguments of a method of the library; empty for another name."""
+    function = next((found for known, found in _public_functions() if known == name), None)
+    if function is None:
+        return {}
+    arguments = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+    return {argument.arg: _type_of(argument.annotation) for argument in arguments}
+
+
+def _type_of(annotation: ast.expr | None) -> Any:
+    """Return the type of a plain annotation; `Any` for another one."""
+    if isinstance(annotation, ast.BinOp):
+        return _type_of(annotation.left) | _type_of(annotation.right)
+    if isinstance(annotation, ast.Constant) and annotation.value is None:
+        return None
+    if isinstance(annotation, ast.Name):
+        return _TYPES.get(annotation.id, Any)
+    if isinstance(annotation, ast.Subscript) and isinstance(annotation.value, ast.Name):
+        inner = annotation.slice
+        if annotation.value.id == "Literal":
+            return Literal[ast.literal_eval(inner)]
+        if annotation.value.id == "list":
+            return list[_type_of(inner)]
+        if annotation.value.id == "dict" and isinstance(inner, ast.Tuple):
+            return dict[tuple(_type_of(each) for each in inner.elts)]
+    return Any
 
 
 def _public_functions() -> Iterator[tuple[str, ast.FunctionDef]]:

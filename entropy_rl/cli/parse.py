@@ -6,27 +6,31 @@ classes check ranges.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
 import os
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
+from entropy_rl.cli.arguments import argument_type
 from entropy_rl.cli.dotted import item_type, put, type_at, value_at
 from entropy_rl.cli.help import config_help, positional_fields, positional_names
 from entropy_rl.cli.other_verbs import verbs_of
-from entropy_rl.cli.yaml_text import load_yaml
 from entropy_rl.config.checks import shown
 from entropy_rl.config.files import error_text, require_file
 from entropy_rl.config.recipes import find_config
 from entropy_rl.config.renames import current_config
 from entropy_rl.config.values import check_value, default_of, has_default, section_of
 from entropy_rl.runs.stored import is_recorded
+from entropy_rl.yaml_text import AmbiguousError, dump_yaml, has_comment, load_yaml
 
 Config = TypeVar("Config")
 
@@ -38,6 +42,7 @@ def parse_config(
     verb: str,
     arguments: Sequence[str],
     check: Callable[[Config], object] | None = None,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
 ) -> Config:
     """Parse `--config FILE` and `--dotted.path VALUE` into a config.
 
@@ -52,6 +57,8 @@ def parse_config(
       verb: The verb of the command line, for the help.
       arguments: The command line after the verb.
       check: What else to check of a config that is printed.
+      overrides: Dotted path -> value, applied after the command line. The values are those of a
+        config, and no text that is parsed.
 
     Returns:
       The validated config.
@@ -65,9 +72,11 @@ def parse_config(
         print(config_help(cls, verb))
         raise SystemExit(0)
     others = [argument for argument in arguments if argument != _PRINT]
-    given, files = _read_arguments(cls, others)
+    files, settings = _split_arguments(cls, others)
+    settings += [_override(cls, path, value) for path, value in overrides.items()]
+    given = _put_all(cls, files, settings)
     if _PRINT in arguments:
-        print(yaml.safe_dump(_filled(cls, given), sort_keys=False), end="", flush=True)
+        print(dump_yaml(_filled(cls, given)), end="", flush=True)
         if not others:
             raise SystemExit(0)
     missing = list(_missing(cls, given, ""))
@@ -84,19 +93,47 @@ def parse_config(
     return config
 
 
-def recipe_arguments(config: str, overrides: Mapping[str, Any]) -> list[str]:
-    """Return the command line of a config file with overrides, after its verb.
+def recipe_arguments(cls: type, config: str, overrides: Mapping[str, Any]) -> list[str]:
+    """Return the command line, after its verb, that gives a config file with overrides.
 
     Args:
+      cls: The config class.
       config: The file.
       overrides: Dotted path -> value.
+
+    Raises:
+      ValueError: The file cannot be read, or a path or a value is wrong.
     """
-    options = [
-        part
-        for path, value in overrides.items()
-        for part in (f"--{path}", value if isinstance(value, str) else json.dumps(value))
-    ]
+    settings = [_override(cls, path, value) for path, value in overrides.items()]
+    given = _put_all(cls, [config], settings)
+    names, options = _names_of(settings), []
+    for setting in settings:
+        text = _written(cls, given, names, setting)
+        # Only behind an equals sign, a value may begin like an option.
+        is_option = text.startswith("--")
+        options += [f"{setting.where}={text}"] if is_option else [setting.where, text]
     return ["--config", config, *options]
+
+
+def _override(cls: type, path: str, value: Any) -> _Setting:
+    """Return the setting of an override; a path that ends in + adds to a list."""
+    names = path.removesuffix("+").split(".")
+    type_at(cls, f"--{path}", names)
+    return _Setting(f"--{path}", names, value, appends=path.endswith("+"), is_value=True)
+
+
+def _written(
+    cls: type, given: Mapping[str, Any], names: Mapping[tuple[str, ...], Any], setting: _Setting
+) -> str:
+    """Return the text of a value that the command line reads as that value."""
+    for text in [setting.value] * isinstance(setting.value, str) + [json.dumps(setting.value)]:
+        as_text = setting._replace(value=text, is_value=False)
+        with contextlib.suppress(ValueError):  # no YAML
+            if _read_setting(cls, given, names, as_text) == setting.value:
+                return text
+    is_text = isinstance(setting.value, str)
+    must_be = "another text, as the command line reads it as null" if is_text else "a string"
+    raise ValueError(f"{setting.where}: must be {must_be}, got {shown(setting.value)}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -110,39 +147,39 @@ class _Setting(NamedTuple):
     Attributes:
       where: The option, or the field of a positional argument, for errors.
       path: The names of the dotted path.
-      value: The text.
+      value: The text, or the value itself.
       appends: Whether the value is added to a list.
-      is_text: Whether the text is the value, and no YAML.
+      is_value: Whether it is the value itself, and no YAML of it.
     """
 
     where: str
     path: list[str]
-    value: str
+    value: Any
     appends: bool = False
-    is_text: bool = False
+    is_value: bool = False
 
 
-def _read_arguments(cls: type, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the merged values of the command line and its files, and those files."""
-    files, settings = _split_arguments(cls, arguments)
+def _put_all(cls: type, files: Sequence[str], settings: Sequence[_Setting]) -> dict[str, Any]:
+    """Return the values of files with those of settings, checked."""
     given: dict[str, Any] = {}
     for file in files:
         for field, content in _read_file(cls, find_config(file)).items():
             put(cls, given, [field], content, "--config")
-    # The name of the task says which of its arguments are texts.
-    for setting in sorted(settings, key=lambda setting: setting.path != ["task", "name"]):
+    names = _names_of(settings)
+    for setting in settings:
         path, where = setting.path, setting.where
-        hint = type_at(cls, where, path)
-        if setting.is_text:
-            plain: Any = setting.value
-        else:
-            plain = _read_value(where, setting.value, _text_type(given, setting, hint))
+        plain = _read_setting(cls, given, names, setting)
         if setting.appends:
             there = value_at(_filled(cls, given), path)
             there = there if isinstance(there, list) else []
             plain = there + (plain if isinstance(plain, list) else [plain])
-        put(cls, given, path, _check(cls, path, hint, plain, where), where)
-    return given, files
+        put(cls, given, path, _check(cls, path, type_at(cls, where, path), plain, where), where)
+    return given
+
+
+def _names_of(settings: Sequence[_Setting]) -> dict[tuple[str, ...], Any]:
+    """Return the names that settings give: they say which arguments are texts, in any order."""
+    return {tuple(s.path[:-1]): s.value for s in settings if s.path[-1] == "name"}
 
 
 def _split_arguments(cls: type, arguments: Sequence[str]) -> tuple[list[str], list[_Setting]]:
@@ -164,7 +201,7 @@ def _split_arguments(cls: type, arguments: Sequence[str]) -> tuple[list[str], li
             is_list = typing.get_origin(type_at(cls, field, path)) is list
             if not is_list:  # which takes all remaining arguments
                 positional.pop(0)
-            settings.append(_Setting(field, path, argument, appends=is_list, is_text=True))
+            settings.append(_Setting(field, path, argument, appends=is_list, is_value=True))
             continue
         if option == _PRINT:
             raise ValueError(f"{_PRINT}: must have no value, got {value!r}")
@@ -182,24 +219,29 @@ def _split_arguments(cls: type, arguments: Sequence[str]) -> tuple[list[str], li
     return files, settings
 
 
-def _text_type(given: Mapping[str, Any], setting: _Setting, hint: Any) -> Any:
-    """Return the type that says whether a value of the command line is a text.
+def _read_setting(
+    cls: type, given: Mapping[str, Any], names: Mapping[tuple[str, ...], Any], setting: _Setting
+) -> Any:
+    """Return the value of a setting.
 
-    That is the type of the items for an addition to a list, and the annotation of a task's argument
-    if the task can be imported.
+    A text is taken as it is if it is the value of a text field, or of an argument that is annotated
+    as one by what its entry names; else it is YAML.
+
+    Args:
+      cls: The config class.
+      given: What is given before.
+      names: Path of an entry -> the name that a setting gives it.
+      setting: The setting.
     """
-    if setting.appends:
-        items = item_type(hint)
-        return hint if items is None or setting.value.startswith("[") else items
-    task = value_at(given, ["task", "name"])
-    if hint is not Any or setting.path[:-1] != ["task", "args"] or not isinstance(task, str):
-        return hint
-    from entropy_rl.tasks import argument_types  # imports numpy, which help does without
-
-    try:
-        return argument_types(task).get(setting.path[-1], hint)
-    except ValueError:  # which the program reports
-        return hint
+    if setting.is_value:
+        return setting.value
+    hint = type_at(cls, setting.where, setting.path)
+    if hint is Any:
+        hint = argument_type(given, names, setting.path)
+    items = item_type(hint) if setting.appends else None
+    if items is not None and not setting.value.startswith("["):
+        hint = items
+    return _read_value(setting.where, setting.value, hint)
 
 
 def _read_file(cls: type, file: Path) -> dict[str, Any]:
@@ -215,7 +257,7 @@ def _read_file(cls: type, file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"--config: {error}") from None
     try:
-        content = load_yaml(text)
+        content = load_yaml(text, recorded=is_recorded(file))
     except RecursionError:
         raise ValueError(f"{file}: must be valid YAML, got one nested too deeply") from None
     except yaml.YAMLError as error:
@@ -237,19 +279,45 @@ def _read_file(cls: type, file: Path) -> dict[str, Any]:
 
 
 def _read_value(option: str, value: str, hint: Any) -> Any:
-    """Parse a value of the command line as YAML, unless the field is a string."""
-    if hint is str or (hint == str | None and value != "null"):
-        return value
+    """Parse a value of the command line as YAML, unless it is a text.
+
+    It is one if its type is, or may be one and no YAML of another of its types, or if the type is
+    not known and a part of the value would be ignored.
+    """
     try:
-        plain = load_yaml(value)
-        # YAML reads the prompt "Q: {problem}" as a mapping.
-        return value if hint is Any and _has_placeholder(plain) else plain
+        plain, problem = load_yaml(value), "a comment" if has_comment(value) else None
     except (yaml.YAMLError, RecursionError) as error:
-        if hint is Any:  # a prompt such as "{problem} Put the answer in \\boxed{}."
-            return value
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None)
+        plain, problem = None, getattr(error, "problem", None) or getattr(error, "reason", None)
         problem = problem or error_text(error)
-        raise ValueError(f"{option}: must be valid YAML ({problem}), got {shown(value)}") from error
+        if isinstance(error, AmbiguousError) and not _takes_text(hint):
+            raise ValueError(f"{option}: {problem}") from error
+    if _takes_text(hint):
+        is_other = _is_of(plain, hint) and (plain is not None or value == "null")
+        return plain if is_other and not problem else value
+    # YAML cannot read the prompt "{problem} Put the answer in \\boxed{}.", and reads "Q: {problem}"
+    # as a mapping.
+    if hint is Any and (problem or _has_placeholder(plain)):
+        return value
+    if problem:
+        raise ValueError(f"{option}: must be valid YAML ({problem}), got {shown(value)}")
+    return plain
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """Return the types of a union, or the one type, without their arguments."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    options = typing.get_args(hint) if is_union else (hint,)
+    return {typing.get_origin(option) or option for option in options}
+
+
+def _takes_text(hint: Any) -> bool:
+    return str in _kinds(hint)
+
+
+def _is_of(plain: Any, hint: Any) -> bool:
+    """Whether a value other than a text is of a type."""
+    kinds = _kinds(hint) - {str}
+    return type(plain) in kinds or (type(plain) is int and float in kinds)
 
 
 def _has_placeholder(plain: Any) -> bool:

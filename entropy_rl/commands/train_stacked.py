@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from entropy_rl.cli.main import run_verb
-from entropy_rl.cli.parse import parse_config, recipe_arguments
+from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.checks import at_place
 from entropy_rl.config.stack import StackConfig
 from entropy_rl.config.train import TrainConfig
@@ -62,8 +62,8 @@ def parse_runs(config: StackConfig) -> list[TrainConfig]:
     found = []
     for i, recipe in enumerate(config.recipes()):
         with at_place(f"runs[{i}]"):
-            arguments = recipe_arguments(recipe.config, recipe.overrides)
-            found.append(parse_config(TrainConfig, "train", arguments))
+            file = ["--config", recipe.config]
+            found.append(parse_config(TrainConfig, "train", file, overrides=recipe.overrides))
     return found
 
 

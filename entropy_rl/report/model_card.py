@@ -18,6 +18,7 @@ from entropy_rl.report.summary import evaluation_rows
 from entropy_rl.runs.checkpoint import newest_undamaged
 from entropy_rl.runs.directory import checkpoints_of
 from entropy_rl.runs.hub import HUB_ID, split_id
+from entropy_rl.yaml_text import dump_yaml
 
 CARD_FILE = "README.md"
 _OF_THE_MACHINE = ("run", "mesh")  # sections that change no result
@@ -84,7 +85,7 @@ def model_card(
         ]
     if has_curves:
         parts += ["## Training", f"![training curves]({CURVES_FILE})"]
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    text = dump_yaml(config, allow_unicode=True)
     return "\n\n".join([*parts, "## Config", f"```yaml\n{text}```"]) + "\n"
 
 

@@ -10,8 +10,6 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from entropy_rl.config.checks import require, shown
 from entropy_rl.config.common import RunConfig
 from entropy_rl.config.values import default_of, has_default
@@ -19,6 +17,7 @@ from entropy_rl.runs.gcs import AnyPath, is_bucket, open_path
 from entropy_rl.runs.jsonl import TEMPORARY, write_atomically
 from entropy_rl.runs.lock import LOCK_FILE, check_unlocked, one_writer
 from entropy_rl.runs.stored import CONFIG_FILE, read_recorded_config
+from entropy_rl.yaml_text import dump_yaml
 
 SAMPLES_FILE = "samples.jsonl"
 CHECKPOINT_DIRECTORY = "checkpoints"
@@ -238,7 +237,7 @@ def claim_directory(
     """
     check_directory(directory, config, field=field, free=free)
     _create(directory, field)
-    write_atomically(directory / CONFIG_FILE, yaml.safe_dump(to_plain(config), sort_keys=False))
+    write_atomically(directory / CONFIG_FILE, dump_yaml(to_plain(config)))
 
 
 def _create(directory: AnyPath, field: str) -> None:

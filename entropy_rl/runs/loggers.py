@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from entropy_rl.config.common import RunConfig
 from entropy_rl.config.extras import install_command
 from entropy_rl.config.files import error_text
-from entropy_rl.config.registry import call_factory, import_object
+from entropy_rl.config.registry import call_factory, import_object, type_hints
 from entropy_rl.config.values import unknown
 from entropy_rl.runs.jsonl import naming
 
@@ -83,6 +83,11 @@ def build_loggers(run: RunConfig) -> list[StartLogger]:
         spec = {"name": "wandb", "project": run.wandb_project}
         found.append(_build("run.wandb_project", spec, otherwise="set null"))
     return found
+
+
+def argument_types(name: str) -> dict[str, Any]:
+    """Return the annotations of a logger's arguments by name; empty if there is no such logger."""
+    return type_hints(_LOGGERS[name]) if name in list(_LOGGERS) else {}
 
 
 def _build(path: str, spec: Mapping[str, Any], otherwise: str = "leave it out") -> StartLogger:

@@ -8,6 +8,7 @@ import operator
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from entropy_rl.cli.parse import parse_config, recipe_arguments
@@ -19,6 +20,7 @@ from entropy_rl.config.train import TrainConfig
 from entropy_rl.trainer.check_config import build_methods
 
 TRAIN, EVALUATE = "train", "evaluate"  # phases of a unit; each is a command
+_CONFIGS: Mapping[str, type] = MappingProxyType({TRAIN: TrainConfig, EVALUATE: EvaluateConfig})
 # Fields that the study sets.
 _OWN = {TRAIN: ("seed", "run.directory"), EVALUATE: ("seed", "model.path", "output")}
 
@@ -161,7 +163,7 @@ def _arguments(
     study: StudyConfig, unit: Unit, phase: str, directory: Path, model: str
 ) -> list[str]:
     recipe = _recipe(study, unit, phase, directory, model)
-    return [phase, *recipe_arguments(recipe.config, recipe.overrides)]
+    return [phase, *recipe_arguments(_CONFIGS[phase], recipe.config, recipe.overrides)]
 
 
 def _recipe(
@@ -179,9 +181,11 @@ def _recipe(
 
 def _parse(study: StudyConfig, unit: Unit, phase: str, where: str, model: str) -> Any:
     directory = Path(study.output) / unit.arm / str(unit.seed)
-    arguments = _arguments(study, unit, phase, directory, model)
+    recipe = _recipe(study, unit, phase, directory, model)
     with at_place(where):
-        return parse_config(TrainConfig if phase == TRAIN else EvaluateConfig, phase, arguments[1:])
+        return parse_config(
+            _CONFIGS[phase], phase, ["--config", recipe.config], overrides=recipe.overrides
+        )
 
 
 def _check_overrides(where: str, overrides: Mapping[str, Any], phase: str) -> None:

@@ -6,8 +6,6 @@ import json
 import math
 from collections.abc import Sequence
 
-import yaml
-
 from entropy_rl.config.study import BASE
 from entropy_rl.report.latex import csv_table, latex_table
 from entropy_rl.runs.directory import to_plain
@@ -18,6 +16,7 @@ from entropy_rl.studies.grid import Design
 from entropy_rl.studies.hypotheses import Difference, HypothesisTest
 from entropy_rl.studies.measures import SeedMean
 from entropy_rl.studies.plan import commands, format_duration
+from entropy_rl.yaml_text import dump_yaml
 
 Table = tuple[Sequence[str], list[tuple[str, ...]]]  # headings, cells
 
@@ -92,7 +91,7 @@ def page(design: Design, analysis: StudyAnalysis, figures: Sequence[str]) -> str
         "The commands of the first seed of each arm:",
         "```bash\n" + "\n".join(commands(design)) + "\n```",
         "The registered design:",
-        "```yaml\n" + yaml.safe_dump(to_plain(design.study), sort_keys=False) + "```",
+        "```yaml\n" + dump_yaml(to_plain(design.study)) + "```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import yaml
 
 from entropy_rl.config.rollout import DecodingConfig
 from entropy_rl.config.sft import SFTConfig
@@ -32,6 +31,7 @@ from entropy_rl.runs.logging import NoLog, Progress, RunLog
 from entropy_rl.runs.preemption import Interrupted, StopRequest
 from entropy_rl.tasks import Task
 from entropy_rl.types import Params, TrainState
+from entropy_rl.yaml_text import dump_yaml
 
 
 class Run:
@@ -138,7 +138,7 @@ class Run:
             self.progress.say(f"{directory} has other settings, and is started again")
             shutil.rmtree(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        settings = yaml.safe_dump(to_plain(self._config.evaluation), sort_keys=False)
+        settings = dump_yaml(to_plain(self._config.evaluation))
         write_atomically(directory / CONFIG_FILE, settings)
 
     def _has_our_settings(self, directory: Path) -> bool:
