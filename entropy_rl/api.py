@@ -27,6 +27,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
 def load_config(path: str | Path, overrides: Sequence[str], cls: type[C]) -> C: ...
 
 
+@overload
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, cls: type[C]) -> C: ...
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = (), cls: type = TrainConfig) -> object:
     """Read a config from a YAML file, as `--config` of the command line does.
 
@@ -53,6 +57,9 @@ def train(config: TrainConfig) -> TrainState:
     Raises:
       ValueError: If the config cannot work; the line that the command line prints.
       Interrupted: If the run was asked to stop; its state is saved.
+      FloatingPointError: If too many updates had a gradient that is not finite.
+      JudgeError: If a verifier or an environment does not start or gives no judgement.
+      OSError: If a file cannot be written.
     """
     from entropy_rl.train import train as run
 
@@ -71,6 +78,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation | None:
     Raises:
       ValueError: If the config cannot work; the line that the command line prints.
       Interrupted: If it was asked to stop; every finished sample is on disk.
+      FloatingPointError: If log-probs of samples are not finite.
+      JudgeError: If a verifier or an environment does not start or gives no judgement.
+      OSError: If a file cannot be written.
     """
     from entropy_rl.evaluate import evaluate_model
 

@@ -47,6 +47,17 @@ def test_the_names_of_a_namespace_resolve(name):
     assert names and all(getattr(namespace, inner) is not None for inner in names)
 
 
+def test_pass_at_k_is_a_function_and_its_module_can_be_imported():
+    from entropy_rl.stats.pass_at_k import pass_at_k
+
+    assert er.stats.pass_at_k is pass_at_k and "pass_at_k" in er.stats.__all__
+
+
+def test_a_model_is_loaded_from_a_path_as_from_a_text():
+    with pytest.raises(ValueError, match=r"^model\.path: must be .*, got 'nowhere'$"):
+        er.load_model(Path("nowhere"))
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = er.no_such_name
@@ -58,6 +69,8 @@ model = er.load_model("asset:countdown")
 shape: er.Transform = er.shape_by_entropy(alpha=0.4)
 advantage: er.Transform = er.chain(er.advantages.group_normalize(group_size=4), shape)
 config: er.TrainConfig = er.load_config("config.yaml")
+other: er.EvaluateConfig = er.load_config("config.yaml", cls=er.EvaluateConfig)
+again: er.EvaluateConfig = er.load_config("config.yaml", [], er.EvaluateConfig)
 state: er.TrainState = er.train(config)
 """
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.config.checks import require
+from entropy_rl.config.registry import plain_function
 from entropy_rl.types import (
     OTHER_ENTROPY,
     OTHER_LOG_PROBS,
@@ -159,17 +160,13 @@ def chain(*transforms: Transform | AdvantageFn) -> Transform:
       A transform with the widest scope of its members, and with all that these need.
 
     Raises:
-      TypeError: A member cannot be called.
+      TypeError: A member cannot be called, or is a factory that was not.
     """
     members: list[Transform] = []
     for i, transform in enumerate(transforms):
-        if not callable(transform):
-            raise TypeError(
-                f"chain: member {i} must be a Transform or a function (advantages, stats) -> "
-                f"advantages, got {transform!r}"
-            )
         if not isinstance(transform, Transform):
-            transform = Transform(transform, "batch", needs_policy=True)
+            function = plain_function(transform, Transform, f"chain: member {i}")
+            transform = Transform(function, "batch", needs_policy=True)
         members.extend((transform,) if transform.members is None else transform.members)
 
     def fold(advantages: jax.Array, stats: TokenStats) -> jax.Array:

@@ -4,18 +4,45 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from entropy_rl.analysis.contrasts import Contrast, Group, adjusted, contrast
 from entropy_rl.analysis.responses import Response
-from entropy_rl.analysis.sentences import SentenceEntropy, sentence_entropies
-from entropy_rl.analysis.words import Pivotal, find_pivotal
+from entropy_rl.analysis.sentences import SentenceEntropy, compile_patterns, sentence_entropies
+from entropy_rl.analysis.words import Pivotal, WordLists, find_pivotal
+from entropy_rl.config.checks import at_place, require
 
 ALL_CLASSES = "all classes"
 OTHER_TOKENS, OTHER_WORDS, OTHER_SENTENCES = "other tokens", "other words", "other sentences"
 REFLECTIVE_NAME = "reflective"
+
+
+def check_expressions(words: WordLists | None, reflective: Sequence[str] | None) -> None:
+    """Check word lists and expressions, of a config or a task; None is for none of its own.
+
+    Raises:
+      ValueError: One is empty, of another type or invalid.
+    """
+    is_mapping = isinstance(words, Mapping) and bool(words)
+    require(words is None or is_mapping, "words", words, "a mapping with at least one class")
+    for name, of_class in (words or {}).items():
+        named = isinstance(name, str) and name not in (ALL_CLASSES, REFLECTIVE_NAME)
+        require(named, "words", name, f"a name other than {ALL_CLASSES!r} and {REFLECTIVE_NAME!r}")
+        good = _are_texts(of_class) and all(word.strip() for word in of_class)
+        require(good, f"words.{name}", of_class, "a non-empty list of non-empty words")
+    if reflective is None:
+        return
+    good = _are_texts(reflective)
+    require(good, "reflective", reflective, "a non-empty list of non-empty expressions")
+    with at_place("reflective"):
+        compile_patterns(reflective)
+
+
+def _are_texts(value: Any) -> bool:
+    is_list = isinstance(value, list | tuple) and bool(value)
+    return is_list and all(isinstance(text, str) and text for text in value)
 
 
 class Annotated(NamedTuple):

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,6 @@ import numpy as np
 from entropy_rl.analysis import (
     Annotated,
     Response,
-    WordLists,
     analyze,
     annotate,
     compile_patterns,
@@ -23,7 +22,7 @@ from entropy_rl.analysis import (
     tf_idf,
     word_patterns,
 )
-from entropy_rl.analysis.behaviors import ALL_CLASSES, REFLECTIVE_NAME
+from entropy_rl.analysis.behaviors import check_expressions
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import ModelConfig
@@ -34,28 +33,6 @@ from entropy_rl.version import __version__
 
 if TYPE_CHECKING:
     from entropy_rl.evaluation.load_samples import Row
-
-
-def check_expressions(words: WordLists | None, reflective: Sequence[str] | None) -> None:
-    """Check the word lists and expressions of a config; null is for those of the task.
-
-    Raises:
-      ValueError: One is empty or invalid.
-    """
-    require(words is None or bool(words), "words", words, "a mapping with at least one class")
-    for name, of_class in (words or {}).items():
-        named = isinstance(name, str) and name not in (ALL_CLASSES, REFLECTIVE_NAME)
-        require(named, "words", name, f"a name other than {ALL_CLASSES!r} and {REFLECTIVE_NAME!r}")
-        good = bool(of_class) and all(word.strip() for word in of_class)
-        require(good, f"words.{name}", of_class, "a non-empty list of non-empty words")
-    if reflective is None:
-        return
-    good = bool(reflective) and all(reflective)
-    require(good, "reflective", reflective, "a non-empty list of non-empty expressions")
-    try:
-        compile_patterns(reflective)
-    except ValueError as error:
-        raise ValueError(f"reflective: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)

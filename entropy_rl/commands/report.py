@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+from entropy_rl.analysis.behaviors import check_expressions
 from entropy_rl.cli.main import run_verb
-from entropy_rl.commands.analyze import AnalyzeConfig, check_expressions
+from entropy_rl.commands.analyze import AnalyzeConfig
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.files import check_creatable, check_writable, expand_home
 from entropy_rl.escape import echo

@@ -39,6 +39,16 @@ def import_object(path: str, reference: str) -> Any:
         raise ValueError(f"{path}: cannot import {reference!r}: {error}") from error
 
 
+def require_module(path: str, reference: str) -> None:
+    """Check that worker processes can import what a reference names.
+
+    Raises:
+      ValueError: It is in `__main__`, which is another module in another process.
+    """
+    if reference.startswith("__main__:"):
+        raise ValueError(f"{path}: must be in a module of its own file, got {reference!r}")
+
+
 def call_factory(factory: Callable[..., Any], arguments: Mapping[str, Any], path: str) -> Any:
     """Call a factory with arguments from a config, after checking their names and types.
 
@@ -147,6 +157,27 @@ def _is_plain(hint: Any) -> bool:
     )
 
 
+def plain_function(value: Any, kind: type, who: str) -> Callable[..., Any]:
+    """Return a plain function that is given in the place of an object of a kind.
+
+    Args:
+      value: The function.
+      kind: The kind, such as `Transform`.
+      who: What takes it, for errors.
+
+    Raises:
+      TypeError: It cannot be called, or is a factory: a class, or a function whose return
+        annotation is the kind.
+    """
+    is_factory = inspect.isclass(value) or type_hints(value).get("return") is kind
+    if not callable(value) or is_factory:
+        got = f"the factory {value.__name__}; call it" if is_factory else repr(value)
+        raise TypeError(
+            f"{who} must be a {kind.__name__} or a function (advantages, stats) -> ..., got {got}"
+        )
+    return value
+
+
 def public_list(names: Mapping[str, Any]) -> list[str]:
     """`__all__` of a package that consists of import lines: all functions and classes in it.
 
@@ -163,6 +194,7 @@ def build_named(
     *,
     returns: str,
     wrap: Callable[[Callable[..., Any]], Kind] | None = None,
+    reserved: Collection[str] = (),
     given: Mapping[str, tuple[Any, str]] = types.MappingProxyType({}),
     inputs: Collection[str] = (),
 ) -> Kind:
@@ -188,6 +220,8 @@ def build_named(
       returns: A description of what is built, for errors.
       wrap: Makes an object of the kind from a plain function; None where a plain function has no
         meaning.
+      reserved: Fields of the entry that are not passed on; what is named must have no parameters of
+        these names.
       given: Arguments that the run itself decides, each with the dotted path of its origin: passed
         to what has an argument of that name.
       inputs: Names of the parameters of a plain function that are passed by name in each call.
@@ -223,6 +257,11 @@ def build_named(
     if not callable(found):
         raise ValueError(f"{path}.name: must be {returns}, or its factory, got {found!r} ({name})")
     parameters = {p.name for p in _parameters(found, path)}
+    if taken := parameters & set(reserved):
+        raise ValueError(
+            f"{path}.name: must have no parameter {', '.join(sorted(taken))}, which is a field of "
+            f"the entry itself, got {name}"
+        )
     for key, (value, origin) in given.items():
         if key in parameters and arguments.setdefault(key, value) != value:
             shown = f" ({value})" if isinstance(value, int | float | str) else ""
@@ -236,7 +275,10 @@ def build_named(
         return wrap(functools.partial(found, **checked) if checked else found)
     if inputs and not inspect.isclass(found) and type_hints(found).get("return") is not kind:
         unknown_names = [p for p in _required(found, path) if p not in arguments]
-        if unknown_names:
+        unknown_names += [
+            f"**{p.name}" for p in _parameters(found, path) if p.kind is p.VAR_KEYWORD
+        ]
+        if unknown_names:  # with any keyword, it may be a function of the data or a factory
             parameters = ", ".join(unknown_names)
             raise ValueError(f"{path}.name: must be {returns}, got {name} of {parameters}")
     try:

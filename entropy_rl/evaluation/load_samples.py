@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from entropy_rl.analysis import REFLECTIVE, WORDS, Response, TokenSpans, WordLists
+from entropy_rl.analysis.behaviors import check_expressions
+from entropy_rl.config.checks import at_place
 from entropy_rl.config.files import error_text
 from entropy_rl.lm_head.vocabulary import is_unused, unused_ranges
 from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY, SAMPLES_FILE
@@ -91,6 +93,9 @@ def words_of(path: Path) -> tuple[WordLists, Sequence[str]]:
 
     Args:
       path: The samples of an evaluation or a run; the config next to them names the task.
+
+    Raises:
+      ValueError: Those of the task are empty or invalid.
     """
     directory = path if path.is_dir() else path.parent
     places = [directory]
@@ -100,9 +105,13 @@ def words_of(path: Path) -> tuple[WordLists, Sequence[str]]:
         task = read_recorded_config(place / CONFIG_FILE).get("task")
         if isinstance(task, dict) and isinstance(task.get("name"), str):
             try:
-                return words_of_task(task["name"]) or (WORDS, REFLECTIVE)
+                words, reflective = words_of_task(task["name"])
             except ValueError as error:  # a module that is not here
                 log.warning("%s; the word lists for English are used", error)
+                continue
+            with at_place(f"task.name: {task['name']}"):
+                check_expressions(words, reflective)
+            return words or WORDS, reflective or REFLECTIVE
     return WORDS, REFLECTIVE
 
 

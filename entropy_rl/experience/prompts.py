@@ -147,7 +147,8 @@ class Prompts:
         """
         own = _own_places(len(self), count, shard, shards, updates, self._together)
         epoch, place = divmod(step, len(self) // count)
-        first = epoch * len(self) + place * count
+        # Without a seed, every epoch has the order of the problems.
+        first = (0 if self._order is self._kept else epoch * len(self)) + place * count
         return self._pad([self._order[first + i] for i in own])
 
     def at(

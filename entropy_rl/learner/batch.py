@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from entropy_rl.config.checks import require
 from entropy_rl.types import FinishReason, Rollout, TokenStats, TrainBatch
 
 
-@functools.partial(jax.jit, static_argnames=("pad_id", "mask_truncated"))
 def make_batch(
     rollout: Rollout,
-    rewards: jax.Array,
-    has_reward: jax.Array,
+    rewards: ArrayLike | Sequence[float],
+    has_reward: ArrayLike | Sequence[bool],
     *,
     pad_id: int,
     mask_truncated: bool = False,
@@ -34,7 +36,26 @@ def make_batch(
 
     Returns:
       The batch.
+
+    Raises:
+      ValueError: `rewards` or `has_reward` has another shape.
     """
+    rewards, has_reward = jnp.asarray(rewards, jnp.float32), jnp.asarray(has_reward, bool)
+    for name, array in (("rewards", rewards), ("has_reward", has_reward)):
+        shape = rollout.completion_ids.shape[:1]
+        require(array.shape == shape, f"make_batch: {name}", array.shape, f"of shape {shape}")
+    return _make_batch(rollout, rewards, has_reward, pad_id=pad_id, mask_truncated=mask_truncated)
+
+
+@functools.partial(jax.jit, static_argnames=("pad_id", "mask_truncated"))
+def _make_batch(
+    rollout: Rollout,
+    rewards: jax.Array,
+    has_reward: jax.Array,
+    *,
+    pad_id: int,
+    mask_truncated: bool,
+) -> TrainBatch:
     ids, prompt_length = join_prompt_and_completion(
         rollout.prompt_ids, rollout.prompt_mask, rollout.completion_ids, pad_id
     )

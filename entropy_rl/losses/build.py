@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,8 +15,8 @@ from entropy_rl.config.train import LossConfig
 from entropy_rl.losses.controller import trace_controller
 from entropy_rl.losses.controllers import build_entropy_control
 from entropy_rl.losses.loss import Loss
-from entropy_rl.losses.surrogate import Surrogate
-from entropy_rl.losses.token_weights import TokenWeighting, combine
+from entropy_rl.losses.surrogate import Surrogate, as_surrogate
+from entropy_rl.losses.token_weights import TokenWeighting, as_token_weighting, combine
 from entropy_rl.types import TokenStats
 
 
@@ -104,7 +105,7 @@ def build_surrogate(spec: Mapping[str, Any]) -> Surrogate:
         "loss.surrogate",
         Surrogate,
         returns=returns,
-        wrap=lambda fn: Surrogate(fn, "sequence"),
+        wrap=functools.partial(as_surrogate, who="loss.surrogate"),
     )
 
 
@@ -138,7 +139,7 @@ def build_token_weighting(
             f"loss.token_weights[{i}]",
             TokenWeighting,
             returns=returns,
-            wrap=lambda fn: TokenWeighting(fn, "batch"),
+            wrap=functools.partial(as_token_weighting, who="loss.token_weights"),
             given=given,
         )
         for i, spec in enumerate(specs)

@@ -15,8 +15,8 @@ from entropy_rl.losses.controller import Controller, join_controllers
 from entropy_rl.losses.controllers import ENTROPY_COEF
 from entropy_rl.losses.inputs import check_shapes, require_coefficient
 from entropy_rl.losses.kl import KLEstimator, kl_estimate
-from entropy_rl.losses.surrogate import ClipMasks, Surrogate
-from entropy_rl.losses.token_weights import TokenWeighting, TokenWeights
+from entropy_rl.losses.surrogate import ClipMasks, Surrogate, as_surrogate
+from entropy_rl.losses.token_weights import TokenWeighting, TokenWeights, as_token_weighting
 from entropy_rl.types import TokenStats
 
 
@@ -41,8 +41,10 @@ class Loss:
         token_losses, terms = loss(advantages, stats, ref_log_probs=ref_log_probs)
 
     Attributes:
-      surrogate: The surrogate objective.
-      token_weighting: Weights of tokens in the loss; None for 1.
+      surrogate: The surrogate objective; a plain function (advantages, stats) -> (loss, ClipMasks)
+        gets the scope "sequence".
+      token_weighting: Weights of tokens in the loss; None for 1. A plain function gets the scope
+        "batch".
       aggregation: "token-mean", "sequence-mean" or "constant", as in `aggregation_weights`.
       max_tokens: Limit of new tokens; required by the aggregation "constant", which divides by it.
       kl_coef: Weight of the KL divergence to the reference policy; 0 for none.
@@ -60,6 +62,10 @@ class Loss:
     entropy_coef: float | Controller = 0.0
 
     def __post_init__(self):
+        object.__setattr__(self, "surrogate", as_surrogate(self.surrogate, "Loss.surrogate"))
+        if self.token_weighting is not None:
+            weighting = as_token_weighting(self.token_weighting, "Loss.token_weighting")
+            object.__setattr__(self, "token_weighting", weighting)
         kinds, estimators = get_args(Aggregation), get_args(KLEstimator)
         require(self.aggregation in kinds, "Loss.aggregation", self.aggregation, ", ".join(kinds))
         require(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.config.checks import require
+from entropy_rl.config.registry import plain_function
 from entropy_rl.losses.controller import Controller
 from entropy_rl.losses.inputs import token_inputs
 from entropy_rl.types import TokenStats
@@ -83,6 +84,18 @@ class Surrogate:
                 )
         loss, clipped = result
         return jnp.where(stats.mask, loss, 0), jax.tree.map(lambda x: x & stats.mask, clipped)
+
+
+def as_surrogate(value: Surrogate | SurrogateFn, who: str) -> Surrogate:
+    """Return a surrogate as it is, and a plain function as one of scope "sequence", as it may read
+    other tokens of its sequence.
+
+    Raises:
+      TypeError: It is neither.
+    """
+    if isinstance(value, Surrogate):
+        return value
+    return Surrogate(plain_function(value, Surrogate, who), "sequence")
 
 
 def no_clips(like: jax.Array) -> ClipMasks:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.config.checks import require
+from entropy_rl.config.registry import plain_function
 from entropy_rl.losses.inputs import token_inputs
 from entropy_rl.types import TokenStats
 
@@ -94,20 +95,36 @@ class TokenWeighting:
         return jax.tree.map(lambda x: jax.lax.stop_gradient(jnp.where(stats.mask, x, 0.0)), weights)
 
 
-def combine(*weightings: TokenWeighting) -> TokenWeighting:
+def as_token_weighting(value: TokenWeighting | TokenWeightFn, who: str) -> TokenWeighting:
+    """Return a token weighting as it is, and a plain function as one of scope "batch", as it may
+    read the whole mini-batch.
+
+    Raises:
+      TypeError: It is neither.
+    """
+    if isinstance(value, TokenWeighting):
+        return value
+    return TokenWeighting(plain_function(value, TokenWeighting, who), "batch")
+
+
+def combine(*weightings: TokenWeighting | TokenWeightFn) -> TokenWeighting:
     """Combine token weightings: weights are multiplied, coefficients of `kl_penalty` are added.
 
     Each reads all tokens, also those that another gives the weight 0, so the order has no effect.
 
     Args:
-      *weightings: At least one.
+      *weightings: At least one; a plain function gets the scope "batch".
 
     Returns:
       A token weighting with the widest scope of its members.
+
+    Raises:
+      TypeError: One is no token weighting.
     """
+    members = [as_token_weighting(x, f"combine: member {i}") for i, x in enumerate(weightings)]
 
     def product(advantages: jax.Array, stats: TokenStats) -> TokenWeights:
-        weights = [token_weighting(advantages, stats) for token_weighting in weightings]
+        weights = [member(advantages, stats) for member in members]
         kl_penalties = [w.kl_penalty for w in weights if w.kl_penalty is not None]
         kl_weights = [w.kl_weight for w in weights if w.kl_weight is not None]
         return TokenWeights(
@@ -116,12 +133,12 @@ def combine(*weightings: TokenWeighting) -> TokenWeighting:
             math.prod(kl_weights) if kl_weights else None,
         )
 
-    scope = max((token_weighting.scope for token_weighting in weightings), key=_SCOPES.index)
+    scope = max((member.scope for member in members), key=_SCOPES.index)
     return TokenWeighting(
         product,
         scope,
-        any(token_weighting.corrects_sampler for token_weighting in weightings),
-        any(token_weighting.weights_kl for token_weighting in weightings),
+        any(member.corrects_sampler for member in members),
+        any(member.weights_kl for member in members),
     )
 
 

@@ -47,7 +47,14 @@ def build_rewards(
         path = f"rewards[{i}]"
         spec = {k: v for k, v in spec.items() if k == "name" or k not in OWN_FIELDS}
         reward = build_named(
-            spec, path, Reward, returns=returns, wrap=Reward, given=given, inputs=INPUTS
+            spec,
+            path,
+            Reward,
+            returns=returns,
+            wrap=Reward,
+            given=given,
+            inputs=INPUTS,
+            reserved=OWN_FIELDS,
         )
         entries.append(Entry(label, weight, reward, f"{path} ({spec['name']})"))
     return Rewards(tuple(entries))

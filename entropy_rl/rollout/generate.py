@@ -13,7 +13,7 @@ the rows, progress is reported, and stop strings are searched for. Otherwise it 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -29,7 +29,52 @@ from entropy_rl.rollout.state import Completions, Sampling
 from entropy_rl.rollout.turns import TurnPrograms
 from entropy_rl.types import Params, Policy, Rollout
 
-GenerateFn = Callable[..., Rollout]
+
+class GenerateFn(Protocol):
+    """A sampler of `make_generate`: prompts -> completions."""
+
+    def __call__(
+        self,
+        params: Params,
+        prompt_ids: jax.Array | np.ndarray,
+        prompt_mask: jax.Array | np.ndarray,
+        prompt_index: jax.Array | np.ndarray,
+        key: jax.Array,
+        first_sample: jax.Array | int = 0,
+        *,
+        limits: jax.Array | np.ndarray | None = None,
+        on_chunk: Callable[[DecodingProgress], None] | None = None,
+        on_tokens: Callable[[Completions], None] | None = None,
+        environments: Environments | None = None,
+    ) -> Rollout:
+        """Sample G completions of each prompt.
+
+        A sample depends on (key, prompt_index, sample index, t) and the parameters alone. A rollout
+        that is one program can be traced as part of a jitted function.
+
+        Args:
+          params: Those of the policy.
+          prompt_ids: int32[P, S], right-padded.
+          prompt_mask: bool[P, S], True at tokens.
+          prompt_index: int32[P], the numbers of the prompts, such as the ids of their problems.
+          key: That of `jax.random.key`; key[K] with K stacked adapters.
+          first_sample: Index of the first of the G samples of a prompt.
+          limits: int32[P], limits of new tokens; None for `max_new_tokens`, which they only lower.
+          on_chunk: Receives a `DecodingProgress` before every chunk, or once before a rollout that
+            is one program; an exception ends the rollout.
+          on_tokens: Receives host copies of the `Completions` so far, likewise.
+          environments: Answers the turns of episodes (`episodes.Environments`), with
+            `max_turn_tokens`; `max_new_tokens` is then the limit of an episode, the tokens of
+            observations included.
+
+        Returns:
+          P*G rows.
+
+        Raises:
+          ValueError: A shape or type is wrong, a prompt is not right-padded (where the mask is on
+            the host or one device), or there is no key.
+        """
+        ...
 
 
 def make_generate(
@@ -77,22 +122,11 @@ def make_generate(
 
     Returns:
       A function `(params, prompt_ids int32[P, S], prompt_mask bool[P, S], prompt_index int32[P],
-      key, first_sample=0, *, limits=None, on_chunk=None, on_tokens=None) -> Rollout` of P*G rows. A
-      sample depends on (key, prompt_index, sample index, t) and the parameters alone;
-      `first_sample` is the index of the first of the G samples. `limits` int32[P] lowers the limit
-      of new tokens (N) per prompt. `key` is that of `jax.random.key`; with stacked adapters,
-      key[K].
-      `on_chunk` receives a `DecodingProgress` before every chunk, `on_tokens` host copies of the
-      `Completions` so far; an exception in either ends the rollout. A rollout that is one program
-      calls `on_chunk` once before it starts, and can be traced as part of a jitted function.
-      With `max_turn_tokens`, `environments` answers the turns (`episodes.Environments`), and N is
-      the limit of an episode, the tokens of observations included.
+      key, first_sample=0, ...) -> Rollout` of P*G rows: see `GenerateFn`.
 
     Raises:
       ValueError: If a number is out of range, `eos_ids` is empty, `stop` or `max_turn_tokens` is
-        given for a rollout that is one program, or `max_turn_tokens` with several adapters. The
-        function raises it for a wrong shape or type, for prompts that are not right-padded (where
-        the mask is on the host or one device), and for what is no key.
+        given for a rollout that is one program, or `max_turn_tokens` with several adapters.
     """
     check_sampling("", temperature, top_p)
     counts = dict(

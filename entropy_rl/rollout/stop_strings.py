@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from entropy_rl.config.checks import require
+
 # A tokenizer may drop a leading space, or decode a partial character differently.
 _MARGIN = 4
 
@@ -22,11 +24,12 @@ class StopStrings:
         least one byte of it.
 
     Raises:
-      ValueError: If one of the strings could never occur (see `check_stop_strings`).
+      ValueError: If there is none, or one could never occur (see `check_stop_strings`).
     """
 
     def __init__(self, tokenizer: Any, strings: Sequence[str], path: str = "stop"):
         check_stop_strings(tokenizer, strings, path)
+        require(bool(strings), path, strings, "at least one text")
         self._tokenizer, self._strings = tokenizer, tuple(strings)
         self.overlap = max(len(string.encode()) for string in strings) + _MARGIN
 
@@ -75,6 +78,7 @@ def check_stop_strings(tokenizer: Any, strings: Sequence[str], path: str = "stop
     """
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     special = {token.content for token in added if token.special and token.content}
+    require(not isinstance(strings, str), path, strings, "a list of texts")
     letters = None
     for string in strings:
         if not isinstance(string, str) or not string:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -166,7 +167,7 @@ def make_model(
 
 
 def load_model(
-    config: ModelConfig | str,
+    config: ModelConfig | str | os.PathLike[str],
     mesh: Mesh | None = None,
     key: jax.Array | None = None,
     files: ModelFiles | None = None,
@@ -187,8 +188,8 @@ def load_model(
     Raises:
       ValueError: If there is no usable model, or it cannot run with this config.
     """
-    if isinstance(config, str):
-        config = ModelConfig(config)
+    if not isinstance(config, ModelConfig):
+        config = ModelConfig(os.fspath(config))
     # What is small comes first: weights may take minutes.
     path = find_model(config.path)
     files = files or _read_files(config, model_files(path))

@@ -109,9 +109,14 @@ def _build(path: str, spec: Mapping[str, Any], otherwise: str = "leave it out") 
 
     def start_named(run: LoggedRun) -> Logger:
         try:
-            return start(run)
+            logger = start(run)
         except Exception as error:
             raise ValueError(f"{path}: {error_text(error)}") from error
+        if not all(callable(getattr(logger, name, None)) for name in ("metrics", "close")):
+            raise ValueError(
+                f"{path}: must start a logger with methods metrics and close, got {logger!r:.80}"
+            )
+        return logger
 
     return start_named
 

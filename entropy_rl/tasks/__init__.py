@@ -9,7 +9,7 @@ from typing import Any
 
 from entropy_rl.config.common import EpisodesConfig
 from entropy_rl.config.files import error_text
-from entropy_rl.config.registry import call_factory, import_object, type_hints
+from entropy_rl.config.registry import call_factory, import_object, require_module, type_hints
 from entropy_rl.config.values import unknown
 from entropy_rl.tasks.environments.environment import is_environment
 from entropy_rl.tasks.environments.task import EnvironmentTask
@@ -71,6 +71,7 @@ def load_task(
             raise
         raise ValueError(f"task.name: {name}: {error_text(error)}") from error
     if is_environment(task):
+        require_module("task.name", name)
         where = _BUILT_IN.get(name, name)
         return EnvironmentTask(task, where, args, episodes or EpisodesConfig())
     if episodes is not None:
@@ -96,8 +97,10 @@ def argument_types(name: str) -> dict[str, Any]:
     return type_hints(_factory(name))
 
 
-def words_of_task(name: str) -> tuple[Mapping[str, Sequence[str]], Sequence[str]] | None:
-    """Return the `words` and `reflective` of a task; None if it has none, or not both.
+def words_of_task(
+    name: str,
+) -> tuple[Mapping[str, Sequence[str]] | None, Sequence[str] | None]:
+    """Return the `words` and `reflective` of a task; None for what it has not.
 
     Args:
       name: As in `load_task`.
@@ -106,8 +109,7 @@ def words_of_task(name: str) -> tuple[Mapping[str, Sequence[str]], Sequence[str]
       ValueError: If there is no such task.
     """
     factory = _factory(name)
-    words, reflective = (getattr(factory, name, None) for name in ("words", "reflective"))
-    return (words, reflective) if words and reflective else None
+    return getattr(factory, "words", None), getattr(factory, "reflective", None)
 
 
 def _factory(name: str) -> Callable[..., Any]:

@@ -6,18 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from entropy_rl.config.checks import require
+from entropy_rl.config.registry import require_module
 from entropy_rl.config.values import unknown
 from entropy_rl.tasks import load_task
 from entropy_rl.tasks.environments.task import EnvironmentTask
 from entropy_rl.tasks.task import Task
 
 
-def load_nested(path: str, spec: Mapping[str, Any]) -> Task:
+def load_nested(path: str, spec: Mapping[str, Any], in_workers: bool = False) -> Task:
     """Load a task of a single turn that another task names.
 
     Args:
       path: Dotted path of the entry.
       spec: The entry, {name: ..., args: {...}}.
+      in_workers: Whether worker processes load it too.
 
     Raises:
       ValueError: There is no such task, it rejects a value, or it has several turns.
@@ -29,6 +31,8 @@ def load_nested(path: str, spec: Mapping[str, Any]) -> Task:
     require("name" in spec, path, dict(spec), "a mapping {name: ..., args: {...}}")
     name, args = spec["name"], spec.get("args")
     require(isinstance(name, str), f"{path}.name", name, "the name of a task")
+    if in_workers:
+        require_module(f"{path}.name", name)
     require(isinstance(args, Mapping | None), f"{path}.args", args, "a mapping of arguments")
     try:
         loaded = load_task(name, args or {})

@@ -439,6 +439,11 @@ def test_a_chain_cuts_into_baseline_and_shaping():
 
 def test_chain_refuses_what_cannot_be_called():
     with pytest.raises(
+        TypeError,
+        match=r"^chain: member 1 must be a Transform or a function .*, got the factory shape_by_",
+    ):
+        chain(group_normalize(4), shape_by_entropy)
+    with pytest.raises(
         TypeError, match=r"chain: member 1 must be a Transform or a function .*, got 0\.4"
     ):
         chain(whiten(), 0.4)

@@ -158,7 +158,9 @@ def test_outdated_files_of_an_earlier_analysis_are_removed(analyzed, samples, mo
 # --- whose words ---
 
 
-def test_the_words_are_those_of_the_task_that_a_config_next_to_the_samples_names(tmp_path, caplog):
+def test_the_words_are_those_of_the_task_that_a_config_next_to_the_samples_names(
+    tmp_path, caplog, monkeypatch
+):
     run = tmp_path / "run"
     evaluation = run / "evaluations" / "0"
     evaluation.mkdir(parents=True)
@@ -172,6 +174,22 @@ def test_the_words_are_those_of_the_task_that_a_config_next_to_the_samples_names
         (run / "config.yaml").write_text(f"task: {{name: '{task}'}}\n")
         for path in (run, run / "samples.jsonl", evaluation):
             assert words_of(path) == (words, reflective)
+    own = types.ModuleType("own_words")
+    own.Half = types.SimpleNamespace(words={"a": ("b",)})
+    own.Other = types.SimpleNamespace(reflective=("x+",))
+    own.Letters = types.SimpleNamespace(words={"causal": "because"})
+    own.Broken = types.SimpleNamespace(reflective=["("])
+    monkeypatch.setitem(sys.modules, own.__name__, own)
+    for task, expected in (("Half", ({"a": ("b",)}, REFLECTIVE)), ("Other", (WORDS, ("x+",)))):
+        (run / "config.yaml").write_text(f"task: {{name: 'own_words:{task}'}}\n")
+        assert words_of(run) == expected
+    for task, says in (
+        ("Letters", "words.causal: must be a non-empty list of non-empty words, got 'because'"),
+        ("Broken", "reflective: "),
+    ):
+        (run / "config.yaml").write_text(f"task: {{name: 'own_words:{task}'}}\n")
+        with pytest.raises(ValueError, match=f"^task.name: own_words:{task}: {says}"):
+            words_of(run)
     assert words_of(tmp_path / "texts.jsonl") == (WORDS, REFLECTIVE)
     assert "cannot import 'not_here:Task'" in caplog.text
 

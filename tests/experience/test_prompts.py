@@ -111,6 +111,12 @@ def test_a_problem_that_was_left_out_is_in_no_epoch():
     assert counts == {100 + 7 * i: 3 for i in range(20) if i % 5 != 4}
 
 
+def test_without_a_seed_every_epoch_has_the_order_of_the_problems():
+    prompts = Prompts(make_problems(5), WORDS, 8)
+    found = [prompts.step(step, 2).index.tolist() for step in range(4)]
+    assert found == [[100, 107], [114, 121]] * 2
+
+
 def test_an_order_without_a_seed_does_without_grain():
     code = (
         "import sys\n"

@@ -309,6 +309,19 @@ def test_metrics_of_several_updates_are_means_over_all_their_tokens():
     assert mean_metrics([one, two]) == pytest.approx(expected | {"bonus_share": 0.18})
 
 
+def test_rewards_may_be_lists_or_of_another_type_and_have_one_entry_for_each_row():
+    rollout, count = make_rollout(), P * G
+    rewards, judged = np.arange(count) % 2, np.arange(count) % 3
+    expected = make_batch(rollout, rewards.astype(np.float32), judged.astype(bool), pad_id=0)
+    for given in ((rewards.tolist(), judged.tolist()), (rewards.astype(bool), judged)):
+        found = make_batch(rollout, *given, pad_id=0)
+        assert (found.rewards.dtype, found.has_reward.dtype) == (jnp.float32, bool)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    for wrong in ((rewards[:, None], judged), (rewards, judged[1:]), (1.0, judged)):
+        with pytest.raises(ValueError, match=r"^make_batch: .*: must be of shape \(16,\), got \("):
+            make_batch(rollout, *wrong, pad_id=0)
+
+
 def test_a_row_that_does_not_fit_into_a_micro_batch_is_refused(key):
     policy = table_policy(V)
     with pytest.raises(

@@ -224,6 +224,18 @@ def exits(completions):
     raise SystemExit("several\nlines")
 
 
+def weighs(completions, weight=1.0):
+    return [weight] * len(completions)
+
+
+def labels(label, weight) -> Reward:
+    return Reward(lambda completions: [0.0] * len(completions))
+
+
+def takes_all(**inputs):
+    return [1.0] * len(inputs["completions"])
+
+
 def gives_text(completions):
     return ["high"] * len(completions)
 
@@ -264,6 +276,17 @@ FORMAT = {"name": "format", "pattern": "a"}
         ),
         ([{"name": MINE + "ends", "factor": 1}], "rewards[0].factor: must be absent, got"),
         ([{"name": MINE + "no_input"}], "must be a function of completions, problems, judgements"),
+        (
+            [{"name": MINE + "weighs", "weight": 0.5}],
+            "rewards[0].name: must have no parameter weight, which is a field of the entry "
+            f"itself, got {MINE}weighs",
+        ),
+        ([{"name": MINE + "labels"}], "must have no parameter label, weight, which"),
+        (
+            [{"name": MINE + "takes_all"}],
+            "rewards[0].name: must be a function of completions, problems, judgements or "
+            f"completion_ids, got {MINE}takes_all of **inputs",
+        ),
         ([FORMAT, FORMAT], "rewards[1].label: must be another one than that of rewards[0], got"),
         ([{**FORMAT, "label": "a/b"}], "rewards[0].label: must be letters, digits"),
         ([{**FORMAT, "label": "a_std"}], "rewards[0].label: must be letters, digits"),

@@ -41,6 +41,17 @@ def test_what_is_no_text_is_refused(string, tokenizer):
         StopStrings(tokenizer, [string])
 
 
+def test_a_text_is_no_list_of_its_letters_and_nothing_stops_nothing(tokenizer):
+    for strings, message in (
+        ("done", "a list of texts, got 'done'"),
+        ([], "at least one text, got []"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            StopStrings(tokenizer, strings)
+        assert str(caught.value) == f"stop: must be {message}"
+    assert stop_rule(tokenizer, []) is None
+
+
 @pytest.mark.parametrize("string", ["\ud800", "a\udfff"])
 def test_a_lone_surrogate_is_refused(string, tokenizer):
     with pytest.raises(ValueError, match=r"^stop: must be text that can occur"):

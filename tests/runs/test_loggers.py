@@ -187,6 +187,15 @@ def test_a_logger_that_does_not_start_ends_the_run_in_one_line(tmp_path, monkeyp
     assert len(closed) == 2
 
 
+def test_what_is_started_and_is_no_logger_ends_the_run_in_one_line(tmp_path, monkeypatch):
+    for wrong in (lambda run: None, lambda run: print, lambda run: FakeLogger.metrics):
+        module = types.SimpleNamespace(make=lambda wrong=wrong: wrong)
+        monkeypatch.setitem(sys.modules, "mine", module)
+        line = r"^run\.loggers\[0\]: must start a logger with methods metrics and close, got "
+        with pytest.raises(ValueError, match=line):
+            record(tmp_path, of({"name": "mine:make"}), steps=())
+
+
 class FakeLogger:
     steps: ClassVar[list] = []
 

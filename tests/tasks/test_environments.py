@@ -1,7 +1,9 @@
 """Environments in killable processes: what a step does ends its own episode at most."""
 
+import sys
+
 import pytest
-from environments_for_tests import Mute
+from environments_for_tests import Guess, Mute
 
 from entropy_rl.config.common import EpisodesConfig
 from entropy_rl.tasks import load_task
@@ -117,6 +119,15 @@ def test_a_class_with_reset_and_step_is_loaded_as_an_environment():
     with pytest.raises(ValueError, match=r"task\.episodes: must be null for a task without"):
         load_task("countdown", {}, EpisodesConfig())
     assert not is_environment(load_task("countdown"))
+
+
+def test_an_environment_that_workers_cannot_import_is_refused(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "Own", Guess, raising=False)
+    with pytest.raises(ValueError) as caught:
+        load_task("__main__:Own")
+    assert str(caught.value) == (
+        "task.name: must be in a module of its own file, got '__main__:Own'"
+    )
 
 
 def test_countdown_in_turns_answers_operations_and_judges_the_end():

@@ -60,7 +60,7 @@ def test_a_verifier_of_ones_own_sees_prompt_completion_and_answer(tmp_path, monk
         ({"verifier": "math:pi"}, "task.args.verifier: must be a function .*, got 'math:pi'$"),
         (
             {"verifier": "__main__:f"},
-            "task.args.verifier: must be a function of a module .*, got '__main__:f'$",
+            "task.args.verifier: must be in a module of its own file, got '__main__:f'$",
         ),
         (
             {"prompt": "dapo"},

@@ -4,6 +4,7 @@ import inspect
 import json
 
 import pytest
+from tools_for_tests import Lookup, shouting
 
 from entropy_rl.config.common import EpisodesConfig
 from entropy_rl.experience.encoding import encode_prompt
@@ -11,6 +12,8 @@ from entropy_rl.tasks import load_task
 from entropy_rl.tasks.environments import Done, Observation
 from entropy_rl.tasks.environments.pool import Episode
 from entropy_rl.tasks.task import AnsweringTask, Judgement, Verdict
+from entropy_rl.tasks.tools.calls import CallError
+from entropy_rl.tasks.tools.tool import tool_of
 
 ARITHMETIC = {"name": "arithmetic", "args": {"counts": {"train": 4}, "examples": 1}}
 FILE = "tools_for_tests"
@@ -63,6 +66,19 @@ def test_a_wrong_call_is_answered_by_an_error_and_counted(environment, turn, tex
     whole.reset(environment._problem, 7)
     (shown,) = whole.step(turn).text
     assert shown.startswith(f"error: {start}") and end in shown
+
+
+def test_an_object_that_is_called_and_a_partial_are_tools():
+    called = tool_of(Lookup("gold"), "tools")
+    assert (called.name, called.description) == ("Lookup", "Look a key up.")
+    key = {"type": "string", "description": "What is looked up."}
+    assert called.parameters == {"key": key} and called.required == ("key",)
+    assert called.call({"key": "a"}, 0) == "a: gold"
+    fixed = tool_of(shouting, "tools")  # repeat(text, times=3)
+    assert (fixed.name, [*fixed.parameters]) == ("repeat", ["text"])
+    assert fixed.call({"text": "a"}, 0) == "aaa"
+    with pytest.raises(CallError, match=r"repeat\.times: must be text"):
+        fixed.call({"text": "a", "times": 9}, 0)
 
 
 def test_a_long_result_and_too_many_calls_are_cut(environment):
@@ -153,6 +169,19 @@ def test_a_script_sees_the_seed_of_the_episode_only():
         ({"tools": {"calculator": 3}}, "tools.calculator: must be a mapping of settings, got 3"),
         ({"tools": [f"{FILE}:none"]}, "task.args.tools: cannot import"),
         ({"tools": [f"{FILE}:undocumented"]}, "must be a function with a docstring"),
+        *[
+            (
+                {"tools": [f"{FILE}:{name}"]},
+                f"^task.args.tools: must be a function that returns its result, got {shown}, which",
+            )
+            for name, shown in (("waits",) * 2, ("yields",) * 2, ("async_lookup", "Waits"))
+        ],
+        ({"tools": [f"{FILE}:Lookup"]}, "must be a function with a docstring, got Lookup"),
+        ({"tools": ["__main__:f"]}, "^task.args.tools: must be in a module of its own file, got"),
+        (
+            {"task": {"name": "__main__:Task"}},
+            "^task.args.task.name: must be in a module of its own file, got '__main__:Task'",
+        ),
         ({"tools": [f"{FILE}:listed"]}, "must have parameters of type str, int, float or bool"),
         ({"task": {"name": "arithmetik"}}, r"task.args.task.name: must be one of"),
         ({"task": {"args": {}}}, r"task.args.task: must be a mapping \{name"),

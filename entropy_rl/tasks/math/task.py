@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from entropy_rl.config.checks import require
-from entropy_rl.config.registry import import_object
+from entropy_rl.config.registry import import_object, require_module
 from entropy_rl.config.values import unknown
 from entropy_rl.tasks.judging import CORRECT_AT
 from entropy_rl.tasks.math.answers import (
@@ -204,10 +204,7 @@ def _make_pool(verifier: str, deadline_s: float, workers: int, correct_at: float
     if verifier != "math-verify":
         if ":" not in verifier:
             raise ValueError(unknown(path, verifier, ["math-verify", "dapo", "module:function"]))
-        if verifier.startswith("__main__:"):
-            raise ValueError(
-                f"{path}: must be a function of a module in its own file, got {verifier!r}"
-            )
+        require_module(path, verifier)
         if not callable(import_object(path, verifier)):
             raise ValueError(
                 f"{path}: must be a function (prompt, completion, answer), got {verifier!r}"

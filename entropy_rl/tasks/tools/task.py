@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from entropy_rl.config.checks import require
-from entropy_rl.config.registry import call_factory, import_object
+from entropy_rl.config.registry import call_factory, import_object, require_module
 from entropy_rl.config.values import unknown
 from entropy_rl.tasks.environments.environment import Done, Observation
 from entropy_rl.tasks.judging import as_judgements, correct_at
@@ -85,7 +85,7 @@ class Tools:
         )  # fmt: skip
         self._tools = _build(tools)
         self._examples = read_dialogues("task.args.examples", examples or [])
-        self._task = load_nested("task.args.task", task)
+        self._task = load_nested("task.args.task", task, in_workers=True)
         self.correct_at = correct_at(self._task)
         require(
             describe != "examples" or bool(examples),
@@ -182,6 +182,7 @@ def _build(tools: list[str] | dict[str, Any]) -> dict[str, Tool]:
             tool = call_factory(_BUILT_IN[name], given or {}, where)
         elif ":" in str(name):
             require(not given, where, given, "null for a function of yours")
+            require_module(path, name)
             tool = tool_of(import_object(path, name), path)
         else:
             raise ValueError(unknown(path, name, [*_BUILT_IN, "module:function"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -99,19 +100,36 @@ def tool_of(function: Callable[..., Any], path: str) -> Tool:
 
     Args:
       function: Its parameters are annotated with str, int, float or bool; its docstring says what
-        it does, and describes the parameters in the section Args.
+        it does, and describes the parameters in the section Args. An object with such a `__call__`
+        or a `functools.partial` is one too, whose fixed arguments the model does not see.
       path: Dotted path of its name in the config, for errors.
 
     Raises:
-      ValueError: There is no docstring, or a parameter has no such annotation.
+      ValueError: There is no docstring, a parameter has no such annotation, or a call gives no
+        result but a coroutine or a generator.
     """
-    name = getattr(function, "__name__", type(function).__name__)
-    doc = docstring_parser.parse(inspect.getdoc(function) or "")
-    if not callable(function) or not doc.short_description:
+    whole, fixed = function, set()
+    while isinstance(whole, functools.partial):
+        whole, fixed = whole.func, fixed | set(whole.keywords)
+    name = getattr(whole, "__name__", type(whole).__name__)
+    call = whole if inspect.isroutine(whole) else type(whole).__call__
+    doc = docstring_parser.parse(inspect.getdoc(whole) or "")
+    if not callable(whole) or inspect.isclass(whole) or not doc.short_description:
         raise ValueError(f"{path}: must be a function with a docstring, got {name}")
-    hints, about = type_hints(function), {p.arg_name: p.description or "" for p in doc.params}
+    if (
+        inspect.iscoroutinefunction(call)
+        or inspect.isgeneratorfunction(call)
+        or (inspect.isasyncgenfunction(call))
+    ):
+        raise ValueError(
+            f"{path}: must be a function that returns its result, got {name}, which is async or a "
+            "generator"
+        )
+    hints, about = type_hints(call), {p.arg_name: p.description or "" for p in doc.params}
     parameters, required = {}, []
     for parameter in inspect.signature(function).parameters.values():
+        if parameter.name in fixed:
+            continue
         if hints.get(parameter.name) not in _JSON_TYPES or parameter.kind in (
             parameter.VAR_POSITIONAL,
             parameter.VAR_KEYWORD,
