@@ -70,7 +70,7 @@ def same_answer(gold: str, answer: str) -> bool | None:
         # math-verify reads the last part only, so that 41 = 42 would be 42.
         if not (is_name(name) and not gold_names) and not _equal(value, name):
             return False
-    if not all(rounds_to(value, text) and _may_round(value, text) for text in rounded):
+    if not all(_may_round(value, text) for text in rounded):
         return False
     is_variable = len(gold_names) == 1 and _VARIABLE.fullmatch(gold_names[0].strip()) is not None
     if not (gold_names and names):
@@ -88,10 +88,15 @@ def same_answer(gold: str, answer: str) -> bool | None:
 
 
 def _may_round(value: str, text: str) -> bool:
-    """Whether a number may be the approximation of an expression; True where it has no value."""
-    if isinstance(value_of(value), Fraction) or not isinstance(value_of(text), Fraction):
-        return True
-    return is_near(value, text, is_heavy(value))
+    r"""Whether what follows \approx is a number that may be the approximation of a value."""
+    exact, given = read_quantity(tidy(value)), read_quantity(tidy(text))
+    number = tidy(given.value)
+    if not isinstance(value_of(number), Fraction) or not compatible(exact.unit, given.unit):
+        return False
+    right = tidy(exact.value)
+    if isinstance(value_of(right), Fraction):
+        return exact.percent == given.percent and rounds_to(right, number)
+    return not is_words(right) and is_near(right, number, is_heavy(right))
 
 
 _VARIABLE = re.compile(r"[A-Za-z]'*(?:\([A-Za-z]\))?")
@@ -102,12 +107,15 @@ _VARIABLE = re.compile(r"[A-Za-z]'*(?:\([A-Za-z]\))?")
 # --------------------------------------------------------------------------------------------------
 
 
+_CHOICES = re.compile(r"[A-J]{1,10}")  # labels alone, written in either case; e and i are numbers
 # Another label, or a letter alone behind a separator.
 _SECOND_LABEL = re.compile(r"\([A-J]\)|^(?:[,;/&]|\\l(?:or|and))?\s*[A-J](?:[).:]|\s*$)")
 
 
 def _compare_labels(gold: str, answer: str) -> bool | None:
     """Compare choices if the right answer is one; None if it is none."""
+    if _CHOICES.fullmatch(gold) and gold == answer.upper() and answer not in ("e", "i"):
+        return True
     right, given = read_label(gold), read_label(answer)
     if right is None or given is None:
         return None
@@ -164,7 +172,7 @@ def _parsed(gold: str, answer: str) -> bool | None:
             for side in (gold, answer)
         )
     heavy = is_heavy(answer) or is_heavy(gold)
-    return same_expression(_keep_variables(gold), _keep_variables(answer), heavy)
+    return same_expression(gold, answer, heavy)
 
 
 def _compare_quantities(gold: str, answer: str) -> bool | None:
@@ -298,11 +306,3 @@ def _part_equal(gold: str, answer: str, depth: int) -> bool:
             return False
         gold, answer = value, given_value
     return bool(_equal(tidy(gold), tidy(answer), depth + 1))
-
-
-def _keep_variables(text: str) -> str:
-    """Put braces around variables at the end, which math-verify may drop as a unit: 2t as 2."""
-    end = re.search(r"(?<![A-Za-z\\])[a-hj-z]{1,2}$", text)
-    if end and end.start():
-        return f"{text[: end.start()]}{{{end[0]}}}"
-    return text

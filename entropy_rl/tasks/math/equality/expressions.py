@@ -36,38 +36,131 @@ def same_expression(gold: str, answer: str, heavy: bool) -> bool | None:
     Raises:
       OverBudget: If values do not decide and a symbolic proof is too heavy.
     """
-    parse, verify = load()
-    right, given = parse(gold), parse(answer)
+    from sympy import Expr, Integer
+
+    _, verify = load()
+    right, given = _read_pair(gold, answer)
     if not given:
         return None
     if not right:
         return False
-    same = None if "%" in gold + answer else _compare_values(right[0], given[0])
+    same = _compare_symbols(right[0], given[0])
+    if same is None and "%" not in gold + answer:
+        same = _compare_values(right[0], given[0])
     if same is not None:
         return same
     if heavy:
         raise OverBudget
     if _same_for_positive(right[0], given[0]):
         return True
+    if all(isinstance(side, Expr) for side in (right[0], given[0])) and (
+        _is_variable(right[0]) or _is_variable(given[0])
+    ):
+        right, given = [right[0] - given[0]], [Integer(0)]  # verify compares a symbol by its name
     # The comparison is not symmetric: the right answer comes first.
     return verify(right, given)
 
 
+def _read_pair(gold: str, answer: str) -> tuple[list, list]:
+    """Parse two answers, with i as the imaginary unit, and C and c as one constant added."""
+    from sympy import Add, I
+
+    parse, _ = load()
+    right, given = parse(gold), parse(answer)
+    if "i" in _symbols(right) or "i" in _symbols(given):
+        # Symbols without assumptions: beside i they need not be real.
+        right, given = (_replace(parse(side, real=False), "i", I) for side in (gold, answer))
+    a, b = _symbols(right), _symbols(given)
+    one_case = "C" in a and "c" in b and not ("c" in a or "C" in b)
+    if one_case and isinstance(given[0], Add) and b["c"] in given[0].args:
+        given = _replace(given, "c", a["C"])  # the constant of integration
+    return right, given
+
+
+def _symbols(side: list) -> dict[str, Any]:
+    """The free symbols of a parsed answer by their names."""
+    from sympy import Basic
+
+    return {x.name: x for x in side[0].free_symbols} if side and isinstance(side[0], Basic) else {}
+
+
+def _replace(side: list, name: str, value: Any) -> list:
+    from sympy import evaluate
+
+    symbol = _symbols(side).get(name)
+    if symbol is None:
+        return side
+    try:
+        with evaluate(False):  # powers may be too large to be computed
+            return [side[0].xreplace({symbol: value})]
+    except (TypeError, ValueError):
+        return side  # i is no number here: the index of a sum, or less than n
+
+
+def _is_variable(side: Any) -> bool:
+    """Whether an expression is a variable rather than a word."""
+    from sympy import Symbol
+
+    return isinstance(side, Symbol) and not _is_word(side.name)
+
+
+def _is_word(name: str) -> bool:
+    from latex2sympy2_extended.symbols import GREEK_LETTER_MAP
+
+    return len(name) > 1 and name.isalpha() and name not in GREEK_LETTER_MAP.values()
+
+
+def _compare_symbols(gold: Any, given: Any) -> bool | None:
+    """Compare two symbols: words without case; None if one is an expression."""
+    from sympy import Symbol
+
+    if not (isinstance(gold, Symbol) and isinstance(given, Symbol)):
+        return None
+    a, b = gold.name, given.name
+    return a.casefold() == b.casefold() if _is_word(a) and _is_word(b) else a == b
+
+
 @functools.cache
 def load() -> tuple[Callable, Callable]:
-    """Return math-verify's parse and verify without time limits; the first call takes seconds."""
+    """Return a parser of LaTeX and math-verify's `verify` without time limits.
+
+    The first call takes seconds. The parser is the one inside `math_verify.parse`, whose search for
+    answers in a text, units and last equation of what cannot be parsed would drop parts of an
+    answer. It returns a list of one expression, or of the text if that cannot be parsed.
+    """
     import logging
 
-    from math_verify import LatexExtractionConfig, parse, verify
+    from latex2sympy2_extended.latex2sympy2 import (
+        ConversionConfig,
+        NormalizationConfig,
+        latex2sympy,
+        normalize_latex,
+    )
+    from math_verify import verify
 
     # It warns once per module that it has no time limit, and prints what it cannot parse.
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    # LaTeX only: its other ways extract the last number of any text that it cannot read.
-    ways = [LatexExtractionConfig(boxed_match_priority=-1)]
+    spelling = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
+    )
+    symbols = ConversionConfig(lowercase_symbols=False)
 
-    def read(text: str) -> list:
+    @functools.lru_cache(maxsize=64)  # a right answer is compared with a group of completions
+    def read(text: str, real: bool = True) -> list:
         text = re.sub(r"\\l(?:or|and)(?![A-Za-z])", ", ", text)
-        return parse(f"${text}$", ways, extraction_mode="first_match", parsing_timeout=None)
+        text = normalize_latex(_CAPITAL_I.sub(_name_current, text), spelling)
+        try:
+            parsed = latex2sympy(
+                text,
+                is_real=real or None,
+                normalization_config=None,
+                conversion_config=symbols,
+            )
+            return [parsed]
+        except MemoryError:
+            raise
+        except Exception:  # it raises errors of any kind
+            return [text] if text else []
 
     def compare(right: list, given: list) -> bool:
         return verify(right, given, timeout_seconds=None, allow_set_relation_comp=True)
@@ -78,19 +171,34 @@ def load() -> tuple[Callable, Callable]:
     return read, compare
 
 
+# The parser takes I for the imaginary unit, and drops its exponent.
+_CAPITAL_I = re.compile(r"\\(?:text|math[a-z]+)\s*\{[^{}]*\}|\\[A-Za-z]+|I")
+
+
+def _name_current(match: re.Match[str]) -> str:
+    return r"\text{I}" if match[0] == "I" else match[0]
+
+
 def is_near(value: str, approximation: str, heavy: bool) -> bool:
-    """Whether a number may be a rounded value of an expression; True where it has no value.
+    """Whether a number may be a rounded value of an expression.
 
     Args:
       value: An expression, tidied.
       approximation: A plain number, tidied.
       heavy: Whether the expression could be too large to evaluate.
+
+    Returns:
+      The comparison; True for an expression with variables or too large, False for what is none.
     """
     from sympy import Expr
 
+    if heavy:
+        return True
     parse, _ = load()
-    parsed = [] if heavy else parse(value)
-    if not parsed or not isinstance(parsed[0], Expr) or parsed[0].free_symbols:
+    parsed = parse(value)
+    if not parsed or not isinstance(parsed[0], Expr):
+        return False
+    if parsed[0].free_symbols:
         return True
     try:
         exact, given = float(parsed[0].evalf()), float(value_of(approximation))
@@ -115,8 +223,10 @@ def _compare_values(gold: Any, given: Any) -> bool | None:
     """
     from sympy import Expr, Float, Rational, Symbol, log
 
-    if not all(isinstance(side, Expr) and not isinstance(side, Symbol) for side in (gold, given)):
-        return None  # a symbol may be a word
+    if not all(isinstance(side, Expr) for side in (gold, given)):
+        return None
+    if any(isinstance(side, Symbol) and not _is_variable(side) for side in (gold, given)):
+        return None  # a word is no product of its letters
     # The same value for the same name: symbols of the two sides may have other assumptions.
     variables = gold.free_symbols | given.free_symbols
     point = {x: Rational(zlib.crc32(x.name.encode()) % 1000 + 501, 1000) for x in variables}
@@ -143,7 +253,7 @@ def _compare_values(gold: Any, given: Any) -> bool | None:
         # Enough digits for all before the decimal point, and for what is small next to one.
         digits = _DIGITS + max([0, *sizes])
         close = abs(a.evalf(digits) - b.evalf(digits))
-        if close > min(abs(a.evalf(15)), 1) * Rational(10) ** -(_DIGITS // 2):
+        if close > (min(abs(a.evalf(15)), 1) or 1) * Rational(10) ** -(_DIGITS // 2):
             return False
         return _is_zero(a - b, max([0, *sizes]))
     except MemoryError:

@@ -89,7 +89,7 @@ _NOT_OF_A_NAME = [
     (re.compile(pattern), by)
     for pattern, by in [
         (r"_(?:\{[^{}]*\}|\w)|\^(?:\{[0-9a-z]\}|[0-9a-z])|\[[0-9]\]", ""),  # x_1, x^2, a third root
-        (r"(?<=[A-Za-z])\([^()]*\)", ""),  # of a function
+        (r"(?<=[A-Za-z])(?:\([^()]*\)|\[[^\[\]]*\])", ""),  # of a function
         (r"\((?:\s*[A-Za-z]\s*,)+\s*[A-Za-z]\s*\)", "x"),  # (x, y)
         (
             r"\\(?:frac|cdot|times|div|sqrt|pi|d?binom)(?![A-Za-z])",
@@ -98,7 +98,7 @@ _NOT_OF_A_NAME = [
     ]
 ]
 _NO_NAME = re.compile(
-    r"[0-9,;]|\b(?:or|and|if|not|unless|except)\b|\\(?:to|q?quad|i(?:mplies|ff)|(?:Long)?(?:left)?[Rr]ightarrow)\b"
+    r"[0-9,;=<>]|\b(?:or|and|if|not|unless|except)\b|\\(?:to|q?quad|i(?:mplies|ff)|(?:Long)?(?:left)?[Rr]ightarrow)\b"
 )
 
 

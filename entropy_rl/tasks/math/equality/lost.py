@@ -1,4 +1,4 @@
-"""What math-verify drops when it parses an answer: primes, subscripts of numbers, words, bars."""
+"""What the parser drops of an answer: primes, subscripts of numbers, words, bars."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}(?![A-Za-z])")
 
 
 def lost_parts(text: str) -> Counter[str]:
-    """Count the parts of a tidied answer, without its unit, that math-verify does not read."""
+    """Count the parts of a tidied answer, without its unit, that the parser does not read."""
     quantity = read_quantity(text)
     text = quantity.value
     lost = Counter(f"{match[1]}{match[2]}" for match in _PRIMES.finditer(text))

@@ -28,6 +28,7 @@ _BASE_IN_WORDS = re.compile(
     r"(?<=[0-9A-F])\s*_\s*\{\s*(?:\\text\s*\{\s*)?(?i:(?:base[ -]*\}?\s*(?P<number>[0-9]{1,2})"
     rf"|(?:base[ -]*)?(?P<word>{'|'.join(_BASES)})))\s*(?:\}}\s*)?\}}"
 )
+_DIGITS = re.compile(r"(?=[A-Fa-f]*[0-9])[0-9A-Fa-f]+(?=_\{?1[1-6]\}?$)")  # in a base above ten
 _INTERVAL = re.compile(r"(?P<open>[\[\]])(?P<ends>[^\[\]]*)(?P<close>[\[\]])")
 _MEMBER = re.compile(r"[A-Za-z]\s*\\in(?![A-Za-z])\s*")
 _BUILDER = re.compile(
@@ -50,6 +51,9 @@ def rewrite(text: str) -> str:
         text = _CHOICES.sub(_count, text)
         text = _BASE_IN_WORDS.sub(_write_base, text)
         text = _DEGREES.sub(_to_radians, text)
+        digits = _DIGITS.match(text)
+        if digits:
+            text = digits[0].upper() + text[digits.end() :]
     if text.startswith(r"\{"):
         return _list_values(text)
     if text.startswith(r"\langle"):

@@ -20,7 +20,7 @@ _DECIMAL = re.compile(
     r"(?P<sign>-?)(?P<whole>[0-9]+|[0-9]{1,3}(?:[, ][0-9]{3})+|)"
     r"(?:\.(?P<decimals>[0-9]*)"
     r"(?:\\(?:overline|bar|dot)\{(?P<repeated>[0-9]+)\}|(?P<dots>\\ldots)?))?"
-    r"(?:(?:[eE]|(?:\\times|\\cdot|\*)10\^\{?)(?P<exponent>-?[0-9]{1,3})\}?)?"
+    r"(?:(?:\\times|\\cdot|\*)10\^\{?(?P<exponent>[+-]?[0-9]{1,3})\}?)?"
 )
 _FRACTION = re.compile(
     r"(?P<sign>-?)(?:(?P<whole>[0-9]+) ?)??"

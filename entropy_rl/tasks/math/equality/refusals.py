@@ -10,7 +10,6 @@ import re
 import unicodedata
 
 from entropy_rl.tasks.math.equality.latex import read_chain
-from entropy_rl.tasks.math.equality.units import read_quantity
 from entropy_rl.tasks.task import Verdict
 
 
@@ -38,8 +37,6 @@ def refuse(gold: str, answer: str) -> Verdict | None:
     if any(
         len(sign.findall(value)) > len(sign.findall(gold)) for sign in (_DERIVATIVE, _ENVIRONMENT)
     ):
-        return Verdict.WRONG
-    if _loses_maths(value) or _loses_maths(gold):
         return Verdict.WRONG
     a, b = _BASE.search(gold), _BASE.search(value)
     return Verdict.WRONG if a and b and a[1] != b[1] else None
@@ -114,24 +111,6 @@ def _is_tower(run: str) -> bool:
         if exponent > _MAX_EXPONENT:
             return True
     return False
-
-
-_GROUP = r"\\(?:text[a-z]*|mbox|math(?:rm|it|bf))\s*\{"
-_DROPPED = re.compile(
-    _GROUP + r".*\}(?:\^[0-9]|\{\^[0-9]\})?$", re.DOTALL
-)  # by math-verify, as a unit
-UNIT = re.compile(rf"(?:{_GROUP}[^{{}}0-9,;]*\}}\s*(?:\^\s*[0-9]|\^\s*\{{-?[0-9]\}})?\s*)+")
-_HEDGE = re.compile(r"\b(?:or|not|if|unless|except|maybe|perhaps|possibly|at (?:least|most))\b")
-
-
-def _loses_maths(text: str) -> bool:
-    r"""Whether math-verify would drop more than a unit: of 41\text{ or }\frac{1}{2}\text{ cm} it
-    reads 41."""
-    text = read_quantity(text).value
-    dropped = _DROPPED.search(text)
-    if dropped is None or not text[: dropped.start()].strip():
-        return False
-    return not UNIT.fullmatch(dropped[0]) or bool(_HEDGE.search(dropped[0]))
 
 
 _SUM_POWER = re.compile(r"[)}]\s*\^\s*\{?\s*([0-9]{2,4})\s*\}?")

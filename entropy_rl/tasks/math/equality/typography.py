@@ -9,8 +9,10 @@ import functools
 import re
 import unicodedata
 
+from entropy_rl.tasks.math.equality.arguments import brace_arguments
 from entropy_rl.tasks.math.equality.latex import closing_brace
 from entropy_rl.tasks.math.equality.notation import rewrite
+from entropy_rl.tasks.math.equality.numerals import join_groups, rewrite_numerals
 
 
 def _fraction(sign: str) -> str:
@@ -89,7 +91,6 @@ _RULES = [
         ),
         (r"\*\*([A-Za-z ]+:?)\*\*", r"\1"),
         # Spaces and dollar signs; the comma of thousands.
-        (r",\s*\\!\s*(?=[0-9]{3}(?![0-9]))", ","),
         (r"\\?\$|(?<!\\)\\!", ""),
         (r"\{\s*,\s*\}", ","),
         (r"(?<=[0-9])\{\s*\.\s*\}", "."),
@@ -104,11 +105,6 @@ _RULES = [
             r"\s*((?:\^\s*\{?[0-9]\}?)?)\s*\}",
             r"\\text{\1/\2\3}",
         ),
-        (r"\\frac\s+([A-Za-z])\s*([A-Za-z0-9])", r"\\frac{\1}{\2}"),
-        (r"\\frac\s*([0-9])\s*([0-9])", r"\\frac{\1}{\2}"),
-        (r"\\frac\s*([0-9])\s*\{", r"\\frac{\1}{"),
-        (r"(\\frac\s*\{[^{}]*\})\s*([0-9])", r"\1{\2}"),
-        (r"\\sqrt\s*([0-9])", r"\\sqrt{\1}"),
         (
             r"(?:\{\})?\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z])"
             r"|\\text\s*\{\s*o\s*\}|\{\s*\\text\s*\{\s*o\s*\}\s*\}|(?<=[0-9]\^)o(?![A-Za-z])"
@@ -127,6 +123,8 @@ _RULES = [
         (r"\\text\s*\{([eij])\}", r" \1"),  # not to be dropped as units
         (rf"\\(?:text|operatorname\*?)\s*\{{\s*({_FUNCTIONS})\s*\}}", r"\\\1 "),
         (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?=\s*[({{\\^])", r"\\\1 "),
+        # \sin^21 has the argument 1: its exponent is one digit, as nothing follows.
+        (rf"\\({_FUNCTIONS})\s*\^\s*([0-9])(?=[0-9]+\s*(?:[-+=,)}}]|$))", r"\\\1^{\2} "),
         (r"(?<![\\A-Za-z])sqrt(?=\s*[({])", r"\\sqrt"),
         (r"\\pmod\s*([A-Za-z0-9])", r"\\pmod{\1}"),
         (
@@ -201,9 +199,10 @@ def tidy(text: str) -> str:
                 text = text.replace(sign, root + " ")
     if r"\equiv" in text:
         text = _MODULUS.sub(r"\\pmod{\1}", text)
+    text = join_groups(text)
     for pattern, by in _RULES:
         text = pattern.sub(by, text)
-    text = _brace_roots(" ".join(text.split()))
+    text = rewrite_numerals(_brace_roots(brace_arguments(" ".join(text.split()))))
     while True:
         inner = _unwrap(text)
         if inner == text:

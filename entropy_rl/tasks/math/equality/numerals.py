@@ -1,0 +1,55 @@
+r"""Numbers within an answer that a parser would misread, in one spelling.
+
+`1{,}000` would be two numbers, `2\frac13\pi` a product of three factors, and `1e3` 3·e.
+"""
+
+from __future__ import annotations
+
+import re
+
+_COMMA = r"(?:\{\s*,\s*\}|,\s*\\!\s*)"
+_GROUPED = re.compile(rf"(?<![0-9.])[0-9]{{1,3}}(?:{_COMMA}[0-9]{{3}})+(?![0-9])")
+_COMMAS = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])"
+_IN_ARGUMENT = re.compile(rf"(?:(?<=\\frac\{{)|(?<=\}}\{{)|(?<=\^\{{)){_COMMAS}(?=\}})")
+_FACTOR = r"\s*(?:[A-Za-z]|\\(?:pi|sqrt|frac|cdot|times|alpha|beta|theta)(?![A-Za-z]))"
+_COEFFICIENT = re.compile(rf"(?P<before>[^,()\[\]{{}}]*?)(?<![0-9.,]){_COMMAS}(?={_FACTOR})")
+_MIXED = re.compile(
+    r"(?<![0-9A-Za-z.,^_}])(?<![\^_] )([0-9]{1,20}) ?\\frac\{([0-9]{1,20})\}\{([0-9]{1,20})\}"
+)
+_E_NOTATION = re.compile(
+    r"(?<![0-9A-Za-z.\\])([0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE]([+-]?[0-9]{1,3})(?![0-9.]|\s*_)"
+)
+_TIMES = re.compile(r"(?<=[0-9])\s*x\s*(?=10\s*\^)")
+
+
+def join_groups(text: str) -> str:
+    r"""Remove the separators of thousands that are no commas: `1{,}000` and `1,\!000`."""
+    return _GROUPED.sub(lambda match: re.sub(_COMMA, "", match[0]), text)
+
+
+def rewrite_numerals(text: str) -> str:
+    r"""Rewrite mixed numbers, powers of ten with e, and commas of thousands before a factor.
+
+    Args:
+      text: LaTeX with braces around arguments.
+
+    Returns:
+      The same answer, with \frac{7}{3} for 2\frac{1}{3}, 2.5\times 10^{-3} for 2.5e-3, and
+      1000\pi for 1,000\pi; a comma within brackets separates.
+    """
+    text = _TIMES.sub(r"\\times ", _E_NOTATION.sub(_power_of_ten, text))
+    if "," in text:
+        text = _IN_ARGUMENT.sub(lambda match: match[0].replace(",", ""), text)
+        found = _COEFFICIENT.match(text)
+        if found and "," not in text[found.end() :]:
+            text = text.replace(",", "")
+    return _MIXED.sub(_improper, text) if r"\frac" in text else text
+
+
+def _power_of_ten(match: re.Match[str]) -> str:
+    return rf"{match[1]}\times 10^{{{int(match[2])}}}"
+
+
+def _improper(match: re.Match[str]) -> str:
+    whole, a, b = (int(part) for part in match.groups())
+    return rf"\frac{{{whole * b + a}}}{{{b}}}" if 0 < a < b else match[0]
