@@ -143,14 +143,6 @@ def of_entropy(advantages, stats):
     return advantages + stats.entropy.mean(axis=1, keepdims=True)
 
 
-def of_entropy(advantages, stats):
-    return advantages + stats.entropy.mean(axis=1, keepdims=True)
-
-
-def of_entropy(advantages, stats):
-    return advantages + stats.entropy.mean(axis=1, keepdims=True)
-
-
 GAE, SHAPE, GROUP = {"name": "gae"}, {"name": "shape_by_entropy"}, {"name": "group_normalize"}
 
 
@@ -166,16 +158,6 @@ GAE, SHAPE, GROUP = {"name": "gae"}, {"name": "shape_by_entropy"}, {"name": "gro
             [GROUP, SHAPE],
             1.0,
             "critic: must be null where no transform of the advantage reads values, got a critic",
-        ),
-        (
-            [{"name": f"{__name__}:of_entropy"}, GAE],
-            0.9,
-            r"advantage\[0\]: must be of another scope and without the policy before a transform",
-        ),
-        (
-            [{"name": f"{__name__}:of_entropy"}, GAE],
-            0.9,
-            r"advantage\[0\]: must be of another scope and without the policy before a transform",
         ),
         (
             [{"name": f"{__name__}:of_entropy"}, GAE],

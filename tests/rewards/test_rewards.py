@@ -68,28 +68,6 @@ def test_rewards_of_turns_are_added_to_the_end_of_an_episode():
     assert (build_rewards((), short).weight_of_turns, weighted.weight_of_turns) == (1, 0.5)
 
 
-def test_rewards_of_turns_are_added_to_the_end_of_an_episode():
-    ends = [Judgement(WRONG), Judgement(WRONG, turns=-0.5), Judgement(WRONG, 0.25, turns=0.5)]
-    texts = [""] * 3
-    short = RewardConfig(correct=1, wrong=-1)
-    assert compute((), texts, ends, short=short).total.tolist() == [-1, -1.5, 0.75]
-    assert values_of({"name": "correct"}, texts, ends) == [-1, -1, -1]
-    assert [one.graded for one in ends] == [None, -0.5, 0.75]
-    weighted = build_rewards([{"name": "graded", "weight": 0.5}, {"name": "correct"}])
-    assert (build_rewards((), short).weight_of_turns, weighted.weight_of_turns) == (1, 0.5)
-
-
-def test_rewards_of_turns_are_added_to_the_end_of_an_episode():
-    ends = [Judgement(WRONG), Judgement(WRONG, turns=-0.5), Judgement(WRONG, 0.25, turns=0.5)]
-    texts = [""] * 3
-    short = RewardConfig(correct=1, wrong=-1)
-    assert compute((), texts, ends, short=short).total.tolist() == [-1, -1.5, 0.75]
-    assert values_of({"name": "correct"}, texts, ends) == [-1, -1, -1]
-    assert [one.graded for one in ends] == [None, -0.5, 0.75]
-    weighted = build_rewards([{"name": "graded", "weight": 0.5}, {"name": "correct"}])
-    assert (build_rewards((), short).weight_of_turns, weighted.weight_of_turns) == (1, 0.5)
-
-
 def test_a_format_is_a_pattern_of_the_whole_text_and_one_that_takes_too_long_gives_no_reward():
     pattern = r"(<think>.*</think>|(a+)+b)"
     texts = ["<think>\n</think>", "x<think></think>", "aab", "a" * 40, ""]
