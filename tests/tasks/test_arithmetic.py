@@ -136,6 +136,17 @@ def test_the_solution_of_every_question_is_correct():
         ("9 * 5 = 45. 7 - 9 = -2.", "wrong"),  # not what was asked
         ("5 * 9 = 45.0. 7 - 9 = -2", "wrong"),
         ("5 * 9 = 45 = 46. 7 - 9 = -2", "correct"),
+        ("5 × 9 = 45. 7 - 9 = -2", "correct"),  # noqa: RUF001
+        ("5·9 = 45, 7 - 9 = -2", "correct"),
+        (r"5 \times 9 = 45, 7-9=-2", "correct"),
+        (r"$5 \cdot 9 = 45$ and $7 - 9 = -2$.", "correct"),
+        ("5 * 9 = 45! 7 - 9 = -2!", "correct"),  # the end of a sentence
+        ("5 * 9 = 45,000. 7 - 9 = -2", "wrong"),
+        ("5 * 9 = 45,7 - 9 = -2", "correct"),
+        ("5 * 9 = 45/1. 7 - 9 = -2", "wrong"),
+        ("5 * 9 = 45^2. 7 - 9 = -2", "wrong"),
+        ("5 * 9 = 45**2. 7 - 9 = -2", "wrong"),
+        ("5 * 9 = 45e3. 7 - 9 = -2", "wrong"),
         ("15 * 9 = 45. 3 + 5 * 9 = 45. -5 * 9 = 45. 1.5 * 9 = 45.", "unparsable"),
         ("Answer: 45, -2", "unparsable"),
         ("5 * 9 =\n45", "unparsable"),
@@ -174,7 +185,7 @@ def test_reading_is_linear_in_the_length_of_the_text():
             times.append(time.process_time() - start)
         return min(times)
 
-    for part in ("1+", "1=", "-", "1.1.", "=\n", "9", "\u0663=", "1 - "):
+    for part in ("1+", "1=", "-", "1.1.", "=\n", "9", "\u0663=", "1 - ", "9,999", "1/", "1e"):
         assert seconds(part * 10_000) < 30 * max(seconds(part * 1_000), 1e-4), part
     assert verdict(f"5 * 9 = {'9' * 100_000}. 7 - 9 = -2") is Verdict.WRONG
 

@@ -136,6 +136,30 @@ def test_the_last_number_can_be_the_answer():
 
 
 @pytest.mark.parametrize(
+    ("completion", "number"),
+    [
+        ("It is 1,234.", "1234"),
+        ("10,000 dollars", "10000"),
+        ("1, 2 and 3,456,789.5", "3456789.5"),
+        ("1,2,345", "345"),  # a list
+        ("\u22125", "-5"),
+        ("x=-7", "-7"),
+        ("12-7", "7"),
+        ("(12)-7", "7"),
+        ("1e5", "100000"),
+        ("2.5E-3", "0.0025"),
+        (".5", "0.5"),
+        ("wait... 5.", "5"),
+        ("none", None),
+    ],
+)
+def test_the_last_number_is_read_whole(completion, number):
+    loaded = task("chain_sum", train=2, test=2, answer="number")
+    assert loaded.final_answers([completion]) == [number]
+    loaded.close()
+
+
+@pytest.mark.parametrize(
     ("args", "message"),
     [
         ({"datasets": "chian_sum"}, "task.args.datasets: .*'chian_sum'.*chain_sum"),

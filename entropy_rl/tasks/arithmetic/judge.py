@@ -8,20 +8,25 @@ from collections.abc import Sequence
 from entropy_rl.tasks.arithmetic.expressions import Expression
 from entropy_rl.tasks.task import Verdict
 
-# A number, an operator, a line end, or anything else; alternatives begin with different characters,
-# so that no text makes the search go back.
-_TOKEN = re.compile(r"[0-9]+(?:\.[0-9]+)*|[-+*=]|\n|[^\s0-9]")
+# A number with what is attached to it, an operator, a line end, or anything else; alternatives
+# begin with different characters, so that no text makes the search go back. An exclamation mark
+# ends a sentence more often than it is a factorial.
+_TOKEN = re.compile(
+    r"[0-9]+(?:[.eE][0-9]+|,[0-9]{3}(?![0-9])|(?:/|\^|\*\*)[-({]?[0-9]+)*|[-+*=]|\n|[^\s0-9]"
+)
 _NUMBER = re.compile(r"-?[0-9]")  # the start of one
+_TIMES = re.compile(r"\\(?:times|cdot)(?![A-Za-z])|[\u00d7\u00b7\u22c5\u2217]")
 
 Equations = dict[str, str]  # left side -> value, both as written with single spaces
 
 
 def read_equations(text: str) -> Equations:
-    """Read the first equation of each left side, in linear time for any text.
+    r"""Read the first equation of each left side, in linear time for any text.
 
-    An equation is `A op B = N`, or with more terms, on one line; spaces are free. In a chain, such
-    as `4 + 5 - 8 = 9 - 8 = 1`, the value of each side is the next side that is a number. Longer
-    expressions are not searched for shorter ones: `15 * 9 = 135` has no `5 * 9`.
+    An equation is `A op B = N`, or with more terms, on one line; spaces are free, and `×`, `·`,
+    `\times` and `\cdot` are `*`. In a chain, such as `4 + 5 - 8 = 9 - 8 = 1`, the value of each
+    side is the next side that is a number. Longer expressions are not searched for shorter ones:
+    `15 * 9 = 135` has no `5 * 9`, and `45,000`, `45/2` or `45^2` is not the number 45.
 
     Args:
       text: The completion. Numbers are decimal and stay text, so that a long one costs nothing.
@@ -31,6 +36,7 @@ def read_equations(text: str) -> Equations:
     """
     equations: Equations = {}
     sides: list[list[str]] = [[]]
+    text = _TIMES.sub("*", text)
     for match in _TOKEN.finditer(text):
         token, side = match[0], sides[-1]
         ends_in_number = bool(side) and _is_number(side[-1])

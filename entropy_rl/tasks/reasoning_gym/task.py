@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
 from entropy_rl.config.checks import require
@@ -17,7 +18,13 @@ from entropy_rl.tasks.reasoning_gym.levels import settings_of_levels
 from entropy_rl.tasks.task import Judged, Problem, Verdict
 
 _TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+# A minus behind a digit or a bracket subtracts. A comma in front of three digits groups them, but
+# not in 1,2,345.
+_NUMBER = re.compile(
+    r"(?:(?<![\w)\]}])[-\u2212])?"
+    r"(?:(?<![0-9],)[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+|(?<![\w.])(?=\.[0-9]))"
+    r"(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3}(?![0-9A-Za-z]))?"
+)
 _MAX_ANSWER = 20_000  # characters
 _STRIDE = 1_000_000  # between the ids of two datasets
 
@@ -50,7 +57,7 @@ class ReasoningGym:
       test: Problems of the split "test".
       seed: Seed of all problems.
       answer: What is judged: `tags` is the text of the last <answer>...</answer>, `number` the last
-        number of the completion.
+        number of the completion in decimal digits, such as 10000 for 10,000 or 1e4.
       system: System message; one of reasoning-gym's by name (`default`, `simple`, `direct`,
         `DeepSeekZero`, `chain_of_draft`), or a text; null for none.
       suffix: Appended to every question.
@@ -139,8 +146,9 @@ class ReasoningGym:
 
     def final_answers(self, completions: Sequence[str]) -> list[str | None]:
         """The answer in each completion, or None."""
-        pattern = _TAGS if self._answer == "tags" else _NUMBER
-        found = [pattern.findall(text) for text in completions]
+        if self._answer == "number":
+            return [_last_number(text) for text in completions]
+        found = [_TAGS.findall(text) for text in completions]
         return [answers[-1].strip() if answers else None for answers in found]
 
     def close(self) -> None:
@@ -158,6 +166,15 @@ class ReasoningGym:
             chat_template_kwargs=self._kwargs,
             source=part.name if len(self._parts) > 1 else "",
         )
+
+
+def _last_number(text: str) -> str | None:
+    """The last number of a text in decimal digits: 10000 for 10,000 or 1e4; None if it has none."""
+    found = _NUMBER.findall(text)
+    if not found:
+        return None
+    number = found[-1].replace(",", "").replace("\u2212", "-")
+    return f"{Decimal(number):f}" if not number.lstrip("-").isdigit() else number
 
 
 def _parts(
