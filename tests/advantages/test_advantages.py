@@ -199,6 +199,12 @@ def test_whitening_weighs_a_row_by_its_tokens():
     np.testing.assert_allclose(whitened, [[0.5, 0.5, 0.5], [-1.5, 0, 0]], atol=1e-6)
 
 
+def test_whitening_adds_eps_to_the_variance():
+    # 1, 1, 1, -1 have mean 1/2 and sample variance 1; √(1 + 3) = 2
+    found = whiten(eps=3.0)(jnp.array([[1.0], [1], [1], [-1]]), make_stats(4, 1))
+    np.testing.assert_allclose(found[:, 0], [0.25, 0.25, 0.25, -0.75], rtol=1e-6)
+
+
 def test_whitening_equal_advantages_gives_exactly_zero():
     np.testing.assert_array_equal(whiten()(jnp.full((3, 1), 0.1), make_stats(3, 7)), 0)
 

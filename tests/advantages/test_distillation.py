@@ -44,6 +44,13 @@ def test_the_advantage_is_the_difference_of_log_probs_and_zero_for_an_equal_teac
     assert not slope.any()
 
 
+def test_the_advantage_reads_the_policy_that_is_updated():
+    own, teacher, mask = jnp.full((1, 2), -1.0), jnp.full((1, 2), -0.5), jnp.ones((1, 2), bool)
+    stats = stats_of(own, teacher, mask).replace(old_log_probs=own - 3)
+    found = on_policy_distillation()(jnp.ones((1, 1)), stats)
+    np.testing.assert_array_equal(found, [[0.5, 0.5]])
+
+
 def single_token_rows(teacher_table):
     """One row for each action that follows token 0, with the teacher's log-probs of it."""
     actions, zeros = jnp.arange(V)[:, None], jnp.zeros((V, 1))

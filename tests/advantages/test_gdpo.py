@@ -83,6 +83,14 @@ def test_equal_sums_have_different_advantages_and_no_contrast_at_all_has_none():
     np.testing.assert_array_equal(gdpo(4, WEIGHTS)(total_of(stats), stats), 0)
 
 
+def test_a_reward_of_weight_0_is_not_required():
+    stats = stats_of(**TWO)
+    found = gdpo(4, WEIGHTS | {"c": 0.0})
+    assert found.requires == ("reward/a", "reward/b")
+    of_two = gdpo(4, WEIGHTS)(total_of(stats), stats)
+    np.testing.assert_array_equal(found(total_of(stats), stats), of_two)
+
+
 @pytest.mark.parametrize("statistics", ["sequence", "token"])
 def test_the_statistics_are_those_of_the_rollout_for_any_number_of_mini_batches(statistics):
     rng = np.random.default_rng(1)

@@ -26,6 +26,7 @@ from entropy_rl.config.train import (
 )
 from entropy_rl.contrib import gtpo, pipo, uec_replay
 from entropy_rl.distributed.sharding import Placement, make_mesh
+from entropy_rl.learner.batch import token_stats
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.replay import BufferShape, check_replay, make_replay_programs
 from entropy_rl.learner.replay_rule import REPLAY_WEIGHT, Replay, build_replay
@@ -140,6 +141,22 @@ def run(replay, count, key, mesh=None, advantage=SHAPED):
         state = state.replace(step=state.step + 1)
         found.append(metrics)
     return state, found
+
+
+def test_a_row_without_a_loss_is_not_stored():
+    programs = programs_of({"name": "uec_replay", "every": 1, "above": 0.0})
+    data, mask = rollouts(1)[0], jnp.arange(B) % 2 == 0
+    masked = [batch.replace(loss_row_mask=mask) for batch in data]
+    stored, every = (
+        int(programs.keep(programs.init(3).rows, batches)["has_reward"].sum())
+        for batches in (masked, data)
+    )
+    positive = [
+        np.asarray(group_normalize(G)(batch.rewards[:, None], token_stats(batch))[:, 0] > 0)
+        for batch in data
+    ]
+    assert every == sum(rows.sum() for rows in positive) > stored
+    assert stored == sum((rows & mask).sum() for rows in positive) > 0
 
 
 def float64_step(table, rows, shaped):

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from entropy_rl.config.optimizer import OptimizerConfig, SFTOptimizerConfig
-from entropy_rl.learner.optimizer import make_optimizer
+from entropy_rl.config.train import CriticConfig
+from entropy_rl.learner.optimizer import critic_optimizer, make_optimizer
 
 
 def rates(config: OptimizerConfig, updates: int, total: int | None = None) -> list[float]:
@@ -157,6 +158,15 @@ def test_moments_are_those_of_adam():
     assert float(second["w"][0]) == pytest.approx(0.3 * (1 / 4) / (3 / 4))
 
 
+def test_the_critic_s_optimizer_has_a_rate_warm_up_and_clip_of_its_own():
+    critic = CriticConfig(0.8, warmup_updates=4, max_grad_norm=2.5)
+    optimizer = critic_optimizer(OptimizerConfig(0.1, eps=1.0), critic)
+    params, gradient = {"w": jnp.zeros(2)}, {"w": jnp.array([3.0, 4.0])}
+    change, _ = optimizer.update(gradient, optimizer.init(params), params)
+    # A quarter of the rate; the gradient of norm 5 is clipped to (1.5, 2).
+    np.testing.assert_allclose(change["w"], [-0.2 * 1.5 / 2.5, -0.2 * 2 / 3], rtol=1e-5)
+
+
 # --- optimizers by name
 # ------------------------------------------------------------------------------------------------
 
@@ -254,6 +264,35 @@ def test_muon_orthogonalizes_each_matrix_of_a_layer_and_leaves_the_rest_to_adam(
     nesterov = 0.9 * 0.1 / 0.19 + 1
     embedding = change["embed_tokens"]["embedding"]
     assert np.abs(embedding) == pytest.approx(np.full((6, 4), 0.1 * nesterov), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "changed"),
+    [({"b1": 0.5}, {"kernel", "w"}), ({"b2": 0.5}, {"w"}), ({"eps": 0.1}, {"kernel", "w"})],
+    ids=["b1", "b2", "eps"],
+)
+def test_muon_uses_the_settings_of_moments_for_its_matrices_and_for_adam(settings, changed):
+    params = {"q_proj": {"kernel": jnp.zeros((4, 3))}, "w": jnp.zeros(2)}
+    gradients = [
+        jax.tree.map(lambda x, s=s: jnp.sin(jnp.arange(x.size) + s).reshape(x.shape), params)
+        for s in range(2)
+    ]
+    found, plain = (changes("muon", gradients, params, **more)[1] for more in (settings, {}))
+    differs = {
+        "kernel": not np.allclose(found["q_proj"]["kernel"], plain["q_proj"]["kernel"], rtol=1e-3),
+        "w": not np.allclose(found["w"], plain["w"], rtol=1e-3),
+    }
+    assert {name for name, does in differs.items() if does} == changed
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "lion", "sgd"])
+def test_first_moments_have_the_configured_dtype(name):
+    params = {"q_proj": {"kernel": jnp.zeros((4, 3))}, "w": jnp.zeros(2)}
+    for dtype in ("bfloat16", "float32"):
+        config = OptimizerConfig(0.1, name=name, first_moment_dtype=dtype)
+        state = make_optimizer(config).init(params)
+        found = {x.dtype.name for x in jax.tree.leaves(state)}
+        assert ("bfloat16" in found) == (dtype == "bfloat16")
 
 
 @pytest.mark.parametrize(

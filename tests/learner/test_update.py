@@ -3,6 +3,7 @@ micro-batches.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ from update_problem import (
 from entropy_rl.advantages import Transform, chain, gae, group_normalize, shape_by_entropy, whiten
 from entropy_rl.config.optimizer import OptimizerConfig
 from entropy_rl.config.train import LossConfig
-from entropy_rl.learner.batch import join_prompt_and_completion, make_batch
+from entropy_rl.learner.batch import join_prompt_and_completion, make_batch, token_stats
 from entropy_rl.learner.gradient import make_gradient
 from entropy_rl.learner.metrics import mean_metrics
 from entropy_rl.learner.optimizer import make_optimizer
@@ -277,6 +278,44 @@ def test_columns_behind_the_longest_completion_change_nothing(key):
         for r in (rollout, wider)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), narrow, wide)
+
+
+def test_metrics_of_an_update_are_means_of_the_arrays_of_its_tokens(key):
+    policy, data = table_policy(V), make_data(has_reward=np.arange(P * G) != 6)
+    noise = jnp.array(np.random.default_rng(0).normal(0, 0.3, (P * G, N)), jnp.float32)
+    data = data.replace(
+        sampler_log_probs=data.old_log_probs + noise, ref_log_probs=data.old_log_probs - 0.1
+    )
+    params = policy.init(key)
+    log_probs, _ = make_stats_pass(policy)(params, data)
+    loss = LossConfig(
+        surrogate={"name": "ppo_clip", "dual_clip": 1.5},
+        token_weights=[{"name": "token_tis", "cap": 1.1}, {"name": "kl_cov", "fraction": 0.2}],
+        kl_coef=0.1,
+    )
+    _, metrics = sgd_update(policy, data, params, advantage=group_normalize(G), loss=loss)
+    mask = np.asarray(data.completion_mask & data.has_reward[:, None])
+    rows = group_normalize(G)(data.rewards[:, None], token_stats(data))
+    a = np.broadcast_to(rows, mask.shape)[mask]
+    lp, old, sampler, ref = (
+        np.asarray(x, np.float64)[mask]
+        for x in (log_probs, data.old_log_probs, data.sampler_log_probs, data.ref_log_probs)
+    )
+    ratio, d, r = np.exp(lp - old), lp - sampler, ref - lp
+    expected = {
+        "clip_low": (a < 0) & (ratio < 0.8),
+        "clip_high": (a > 0) & (ratio > 1.28),
+        "clip_dual": (a < 0) & (ratio > 1.5),
+        "kl_sampler": np.expm1(d) - d,
+        "logprob_diff": abs(old - sampler),
+        "kl_reference": np.expm1(r) - r,
+        "token_weight": np.minimum(np.exp(old - sampler), 1.1),
+        "tokens_kept": np.ones_like(a),
+        "tokens_held": np.arange(a.size) < math.floor(0.2 * a.size),
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(metrics[name], np.mean(values), rtol=1e-4, err_msg=name)
+    assert metrics["clip_low"] != metrics["clip_high"]
 
 
 def test_metrics_of_several_updates_are_means_over_all_their_tokens():

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from entropy_rl.config.train import LossConfig
 from entropy_rl.losses import TokenWeights, ppo_clip
 from entropy_rl.losses.aggregation import aggregation_weights, counts
+from entropy_rl.losses.build import build_loss
 from entropy_rl.losses.kl import kl_estimate
 from entropy_rl.losses.loss import Loss
 from entropy_rl.types import TokenStats
@@ -207,6 +209,18 @@ def compose(loss=FULL, **changes):
         weights=weights,
         ref_log_probs=arrays["ref_log_probs"],
     )
+
+
+def test_a_loss_has_every_setting_of_its_section():
+    config = LossConfig(aggregation="constant", kl_coef=0.3, kl_estimator="k2", entropy_coef=0.2)
+    loss = build_loss(config, max_new_tokens=7)
+    names = ("aggregation", "max_tokens", "kl_coef", "kl_estimator", "entropy_coef")
+    assert [getattr(loss, name) for name in names] == ["constant", 7, 0.3, "k2", 0.2]
+
+
+def test_the_constant_aggregation_needs_the_limit_of_new_tokens():
+    with pytest.raises(ValueError, match=r"^Loss\.max_tokens: must be the limit of new tokens"):
+        Loss(aggregation="constant")
 
 
 def test_the_policy_loss_is_the_weighted_sum_of_its_terms():

@@ -69,17 +69,20 @@ def flexible_loop(d, a, t, p, q, **_):
     return ppo_loop(0.2, (1 + 0.5) / (1 + 0.4 * q[t]) - 1)(d, a, t)
 
 
-def gmpo_loop(d, a, t, **_):
-    x = []
-    for value, advantage in zip(d, a, strict=True):
-        if advantage > 0:
-            x.append(value if value < 0.4 else 0.4)
-        elif advantage < 0:
-            x.append(value if value > -0.4 else -0.4)
-        else:
-            x.append(0.0)
-    loss = -a[t] * math.exp(sum(x) / len(x))
-    return loss, loss if x[t] == d[t] else 0.0
+def gmpo_loop(low, high):
+    def token(d, a, t, **_):
+        x = []
+        for value, advantage in zip(d, a, strict=True):
+            if advantage > 0:
+                x.append(value if value < high else high)
+            elif advantage < 0:
+                x.append(value if value > -low else -low)
+            else:
+                x.append(0.0)
+        loss = -a[t] * math.exp(sum(x) / len(x))
+        return loss, loss if x[t] == d[t] else 0.0
+
+    return token
 
 
 def trace(decay, fraction):
@@ -105,11 +108,14 @@ def sapo_loop(d, a, t, **_):
     return -a[t] * 4 / tau * sigma, -a[t] * 4 * sigma * (1 - sigma) * ratio
 
 
-def dppo_loop(d, a, t, p, q, **_):
-    if (a[t] > 0 and p[t] - q[t] > 0.1) or (a[t] <= 0 and p[t] - q[t] < -0.1):
-        return 0.0, 0.0
-    weight = min(math.exp(d[t]), 1.5)
-    return -weight * a[t] * math.log(p[t]), -weight * a[t]
+def dppo_loop(low, high):
+    def token(d, a, t, p, q, **_):
+        if (a[t] > 0 and p[t] - q[t] > high) or (a[t] <= 0 and p[t] - q[t] < -low):
+            return 0.0, 0.0
+        weight = min(math.exp(d[t]), 1.5)
+        return -weight * a[t] * math.log(p[t]), -weight * a[t]
+
+    return token
 
 
 def ce_gppo_loop(b1, b2, dual=None):
@@ -155,11 +161,11 @@ FAMILY = {
     "flexible": (flexible_clip(-0.4, 0.5), "token", flexible_loop),
     "GSPO": (gspo(), "sequence", of_ratio(geometric_mean, 3e-4, 4e-4)),
     "GSPO, wide": (gspo(0.05, 0.05), "sequence", of_ratio(geometric_mean, 0.05, 0.05)),
-    "GMPO": (gmpo(), "sequence", gmpo_loop),
+    "GMPO": (gmpo(), "sequence", gmpo_loop(0.4, 0.4)),
     "S-trace": (s_trace(0.7, 0.5), "sequence", of_ratio(trace(0.7, 0.5), 0.2, 0.28)),
     "CISPO": (cispo(1.3, 0.6), "token", cispo_loop),
     "SAPO": (sapo(), "token", sapo_loop),
-    "DPPO": (dppo_tv(0.1, 0.1, 1.5), "token", dppo_loop),
+    "DPPO": (dppo_tv(0.1, 0.1, 1.5), "token", dppo_loop(0.1, 0.1)),
     "CE-GPPO": (ce_gppo(), "token", ce_gppo_loop(0.75, 1.0)),
     "CE-GPPO, dual": (ce_gppo(0.5, 1.0, dual_clip=1.5), "token", ce_gppo_loop(0.5, 1.0, 1.5)),
     "GPPO": (gppo(), "token", ce_gppo_loop(1.0, 1.0)),
@@ -202,6 +208,25 @@ def test_loss_and_gradient_are_those_of_the_formula_written_as_a_loop(name):
     np.testing.assert_allclose(gradient, slope, rtol=2e-5, atol=2e-6)
     if name not in ("unclipped", "SAPO"):
         assert masks.low.any() and masks.high.any(), "the problem must reach both bounds"
+
+
+@pytest.mark.parametrize(
+    ("surrogate", "loop"),
+    [(dppo_tv(0.1, 0.2, 1.5), dppo_loop(0.1, 0.2)), (gmpo(0.2, 0.4), gmpo_loop(0.2, 0.4))],
+    ids=["DPPO", "GMPO"],
+)
+def test_the_lower_bound_is_of_negative_advantages_and_the_upper_one_of_positive_ones(
+    surrogate, loop
+):
+    advantages, stats = make_tokens()
+    loss, gradient, masks = loss_and_gradient(surrogate, advantages, stats)
+    expected, slope = looped(loop, advantages, stats)
+    np.testing.assert_allclose(loss, expected, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(gradient, slope, rtol=2e-5, atol=2e-6)
+    held = np.asarray(masks.low | masks.high)
+    # A token whose own log-prob is clipped has no gradient.
+    np.testing.assert_array_equal(slope[held], 0)
+    assert masks.low.any() and masks.high.any()
 
 
 @pytest.mark.parametrize("name", ["unclipped", "DAPO", "flexible", "SAPO"])
