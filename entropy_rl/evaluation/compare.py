@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from entropy_rl.evaluation.samples import RESULT_FILE, read_samples
+from entropy_rl.evaluation.samples import RESULT_FILE, read_result, read_samples_once
 from entropy_rl.experience.records import grades_of
 from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY
 from entropy_rl.runs.jsonl import finite
@@ -185,7 +186,9 @@ def _read(directory: Path) -> _Samples:
     problems: dict[int, tuple[str, str]] = {}
     rows: dict[int, dict[int, tuple]] = {}
     unjudged = 0
-    for row in read_samples(directory):
+    counts: Counter[int] = Counter()
+    for row in read_samples_once(directory):
+        counts[row["problem"]] += 1
         problems[row["problem"]] = (row["prompt"], row["right_answer"])
         verdict = Verdict(row["verdict"])
         if verdict.is_judgement:
@@ -200,6 +203,7 @@ def _read(directory: Path) -> _Samples:
         raise ValueError(
             f"{directory}: must hold the samples of the evaluation, got only {RESULT_FILE}"
         )
+    _check_counts(directory, counts)
     judged, graded = {}, {}
     for problem in sorted(rows):
         samples = [sample for _, sample in sorted(rows[problem].items())]
@@ -212,6 +216,26 @@ def _read(directory: Path) -> _Samples:
             np.array(correct, bool), np.array(lengths), answers, tokens
         )
     return _Samples(problems, judged, graded, unjudged)
+
+
+def _check_counts(directory: Path, counts: Mapping[int, int]) -> None:
+    """Check that an evaluation has the samples that its result is of.
+
+    Args:
+      directory: Its directory.
+      counts: Problem id -> number of its samples.
+    """
+    result = read_result(directory)
+    if result is None:
+        raise ValueError(f"{directory}: must have {RESULT_FILE}, got an incomplete evaluation")
+    where = f"{directory}: must hold what {RESULT_FILE} is of,"
+    if len(counts) != result.problems:
+        raise ValueError(f"{where} {result.problems} problems, got {len(counts)}")
+    for problem, count in counts.items():
+        if count != result.samples:
+            raise ValueError(
+                f"{where} {result.samples} samples of each problem, got {count} of {problem}"
+            )
 
 
 def _settings_that_differ(a: Path, b: Path) -> list[str]:

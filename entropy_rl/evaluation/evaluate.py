@@ -11,7 +11,12 @@ import numpy as np
 from entropy_rl.config.rollout import DecodingConfig, EvaluationConfig
 from entropy_rl.evaluation.fingerprint import check_origin, exclusive
 from entropy_rl.evaluation.result import Evaluation, summarize
-from entropy_rl.evaluation.samples import read_samples, samples_file, write_result
+from entropy_rl.evaluation.samples import (
+    read_samples,
+    read_samples_once,
+    samples_file,
+    write_result,
+)
 from entropy_rl.evaluation.sampling import draw_samples
 from entropy_rl.experience.prompts import Prompts
 from entropy_rl.experience.records import Row
@@ -166,14 +171,8 @@ def _samples_on_disk(
 ) -> dict[tuple[int, int], bool]:
     """Return (problem id, sample number) -> whether the check did not crash for it."""
     ids, found = {problem.id for problem in prompts.problems}, {}
-    for row in read_samples(directory):
+    for row in read_samples_once(directory):
         sample = (row["problem"], row["sample"])
-        if sample in found:
-            raise ValueError(
-                f"{directory}: must hold every sample once, got sample {sample[1]} of problem "
-                f"{sample[0]} twice; processes with different shard counts wrote at the same time, "
-                "keep one of their samples files"
-            )
         if sample[0] not in ids or not 0 <= sample[1] < samples:
             raise ValueError(
                 f"{directory}: must hold samples of these settings, got sample {sample[1]} of "

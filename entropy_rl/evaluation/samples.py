@@ -10,25 +10,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from entropy_rl.config.checks import at_place
 from entropy_rl.config.files import error_text
+from entropy_rl.evaluation.check_sample import check_sample
 from entropy_rl.evaluation.result import Evaluation
 from entropy_rl.experience.records import Row
 from entropy_rl.runs.directory import CONFIG_FILE, SAMPLES_FILE
 from entropy_rl.runs.jsonl import write_atomically
-from entropy_rl.tasks.task import Verdict
 
 RESULT_FILE = "evaluation.json"
-_FIELDS = {
-    "problem",
-    "sample",
-    "prompt",
-    "right_answer",
-    "answer",
-    "verdict",
-    "length",
-    "tokens",
-    "entropy",
-}
 
 
 def has_samples(directory: Path) -> bool:
@@ -75,20 +65,32 @@ def read_samples(directory: Path) -> Iterator[Row]:
                     break
                 try:
                     row = json.loads(line)
-                    missing = _FIELDS - set(row)
-                    hash((row["problem"], row["sample"]))
-                    Verdict(row["verdict"])
-                    if any(None in row.get(name, ()) for name in ("entropy", "log_probs")):
-                        raise ValueError("an entropy or log-prob is not finite")
-                except (ValueError, KeyError, TypeError, RecursionError) as error:
+                except (ValueError, RecursionError) as error:
                     raise ValueError(
                         f"{path}:{number}: must be a sample ({error_text(error)})"
                     ) from error
-                if missing:
-                    raise ValueError(
-                        f"{path}:{number}: must be a sample, got none of field {min(missing)!r}"
-                    )
+                with at_place(f"{path}:{number}"):
+                    check_sample(row)
                 yield row
+
+
+def read_samples_once(directory: Path) -> Iterator[Row]:
+    """Read all samples of an evaluation, as `read_samples`.
+
+    Raises:
+      ValueError: A complete line is not a sample, or a sample is there twice.
+    """
+    seen = set()
+    for row in read_samples(directory):
+        sample = (row["problem"], row["sample"])
+        if sample in seen:
+            raise ValueError(
+                f"{directory}: must hold every sample once, got sample {sample[1]} of problem "
+                f"{sample[0]} twice; processes with different shard counts wrote at the same time, "
+                "keep one of their samples files"
+            )
+        seen.add(sample)
+        yield row
 
 
 def write_result(directory: Path, evaluation: Evaluation) -> None:

@@ -24,7 +24,13 @@ PROBLEMS, SAMPLES = 24, 16
 
 
 def write_evaluation(
-    directory, seed, gain=0.0, longer=0, problems=PROBLEMS, verdicts=("correct", "wrong")
+    directory,
+    seed,
+    gain=0.0,
+    longer=0,
+    problems=PROBLEMS,
+    verdicts=("correct", "wrong"),
+    samples=SAMPLES,
 ):
     """Samples that are correct with 0.1 + gain; these have `longer` tokens more than the 10 of
     others.
@@ -33,7 +39,7 @@ def write_evaluation(
     directory.mkdir(parents=True)
     rows = []
     for problem in range(problems):
-        for sample in range(SAMPLES):
+        for sample in range(samples):
             correct = draw.random() < 0.1 + gain
             tokens = draw.integers(0, 50, 10 + longer * correct).tolist()
             rows.append(
@@ -56,7 +62,7 @@ def write_evaluation(
     prompts = types.SimpleNamespace(
         problems=[Problem(i, f"problem {i}", "1") for i in range(problems)], left_out=0
     )
-    write_result(directory, summarize(rows, FakeTask(), prompts, SAMPLES))
+    write_result(directory, summarize(rows, FakeTask(), prompts, samples))
     return rows
 
 
@@ -172,9 +178,8 @@ def test_measures_without_common_samples_are_reported_as_not_tested(tmp_path):
 
 def test_one_sample_of_each_problem_can_be_compared(tmp_path):
     for name in "ab":
-        rows = write_evaluation(tmp_path / name, 0 if name == "a" else 1, gain=0.4, longer=5)
-        (tmp_path / name / "samples.jsonl").unlink()
-        write_jsonl(tmp_path / name / "samples.jsonl", [row for row in rows if row["sample"] == 0])
+        seed = 0 if name == "a" else 1
+        write_evaluation(tmp_path / name, seed, gain=0.4, longer=5, samples=1)
     found = compare_runs(tmp_path / "a", tmp_path / "b")
     assert [line.name for line in found.pass_at_k] == ["Pass@1"] and comparison_text(found)
 
