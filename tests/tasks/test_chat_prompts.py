@@ -303,6 +303,42 @@ def test_messages_that_cannot_be_a_prompt_are_one_line(tmp_path, value, line):
         Math(train=str(file), problem_field="p").problems("train")
 
 
+AS_JSON = json.dumps([SHORT])
+
+
+@pytest.mark.parametrize(
+    "text", [AS_JSON, f" {AS_JSON}", str([SHORT]), f"array([{SHORT}], dtype=object)"]
+)
+@pytest.mark.parametrize("field", ["messages", "prompt", "conversations"])
+def test_messages_that_are_a_text_are_no_prompt(tmp_path, text, field):
+    file = write_jsonl(tmp_path / "f.jsonl", [{field: text, "answer": "2"}])
+    with pytest.raises(ValueError) as error:
+        Math(train=str(file)).problems("train")
+    line = f"{file}:1: {field!r}: must be a list of messages, decoded as by json.loads, got a text"
+    assert str(error.value).startswith(line) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[1, 2] or {3}?", '{"role": 3} is what?', "[{x: 1}] is what?"])
+def test_other_texts_with_brackets_are_prompts(tmp_path, text):
+    file = write_jsonl(tmp_path / "f.jsonl", [{"prompt": text, "answer": "2"}])
+    assert Math(train=str(file)).problems("train")[0].prompt.startswith(text)
+
+
+@pytest.mark.parametrize("field", ["prompt", "problem", "extra.prompt"])
+def test_the_beginning_of_a_completion_is_refused_in_a_prompt(tmp_path, field):
+    prompt = [SHORT, message("assistant", "Let me")]
+    row = {"extra": {"prompt": prompt}, field: prompt, "answer": "4"}
+    file = write_jsonl(tmp_path / "f.jsonl", [row])
+    with pytest.raises(ValueError, match=rf"^{file}:1: '{field}': must end with a message of the "):
+        Math(train=str(file), problem_field=field).problems("train")
+    # The reply may be the answer, and stands in a conversation.
+    given = {"answer_field": f"{field}.-1.content"}
+    task = Math(train=str(file), problem_field=field, **given)
+    assert task.problems("train")[0].answer == "Let me"
+    file = write_jsonl(tmp_path / "f.jsonl", [{"messages": prompt, "answer": "4"}])
+    assert Math(train=str(file)).problems("train")[0].answer == "4"
+
+
 def test_where_the_answer_is_the_reply_there_must_be_one(tmp_path):
     rows = [{"messages": [SHORT, message("assistant", "4")]}, {"messages": [SHORT]}]
     file = write_jsonl(tmp_path / "f.jsonl", rows)

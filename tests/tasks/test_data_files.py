@@ -106,6 +106,62 @@ def test_an_invalid_line_of_a_compressed_file_is_named(tmp_path, suffix):
         problems(str(file))
 
 
+ROW = '{"problem": "a", "answer": "2"}'
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (f"[\n{ROW}\n]\n", "1: must be one JSON object per line, got a JSON array; `jq -c '.[]'` "),
+        (f"[{ROW}]", "1: must be one JSON object per line, got a JSON array; `jq -c '.[]'` "),
+        ('{\n "problem": "a"\n}\n', "1: must be one JSON object per line, got an object over sev"),
+        (
+            "problem,answer\na,2\n",
+            "1: must be one JSON object per line, got what looks like CSV; ",
+        ),
+        (
+            '"problem","answer"\n',
+            "1: must be one JSON object per line, got what looks like CSV; ",
+        ),
+        (
+            "problem\tanswer\n",
+            "1: must be one JSON object per line, got what looks like TSV; ",
+        ),
+        (
+            f"{ROW}\r{ROW}\r",
+            "1: must be one JSON object per line, got lines that end in CR alone; ",
+        ),
+        (f"{ROW}\n".encode("utf-16"), "1: must be UTF-8 text, got UTF-16; `iconv -f UTF-16 "),
+        (
+            f"{ROW}\n".encode("utf-16-le"),
+            "1: must be one JSON object per line, got UTF-16; `iconv ",
+        ),
+        (f"{ROW}\nnone, a\n", "2: must be one JSON object per line, got invalid JSON (Expecting"),
+        (
+            f'{ROW}\n{{"problem": "a", "answer": "2", "answer": "3"}}\n',
+            "2: must be a JSON object with each key once, got 'answer' twice",
+        ),
+        (
+            '{"extra_info": {"a": 1, "a": 2}, "problem": "a", "answer": "2"}\n',
+            "1: must be a JSON object with each key once, got 'a' twice",
+        ),
+    ],
+)
+def test_what_is_no_jsonl_is_named_with_what_converts_it(tmp_path, content, line):
+    file = tmp_path / "data.jsonl"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError) as error:
+        problems(str(file))
+    assert str(error.value).startswith(f"{file}:{line}") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lines_may_end_as_on_windows_and_begin_with_a_byte_order_mark(tmp_path, end):
+    file = tmp_path / "data.jsonl"
+    file.write_bytes(f"\ufeff{ROW}{end}{ROW}{end}".encode())
+    assert len(problems(str(file))) == 2
+
+
 def test_what_is_compressed_must_be_jsonl(tmp_path):
     file = tmp_path / "data.parquet.gz"
     file.write_bytes(gzip.compress(write_parquet(tmp_path / "f", ROWS).read_bytes()))

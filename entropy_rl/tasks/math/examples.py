@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from entropy_rl.tasks.math.fields import (
+    PROMPTS,
     Fields,
     check_unicode,
     find_fields,
@@ -119,6 +120,14 @@ def _read(index: int, row: dict, fields: Fields) -> Example:
         raise ValueError(
             f"{fields.problem!r}: must end with the assistant's message, which is the answer, got "
             f"one of the {messages[-1][0]}"
+        )
+    # A field with the name of a conversation may have the reply too, beside the answer; in a prompt
+    # it is the beginning of a completion.
+    is_prompt = fields.problem.rpartition(".")[2] in PROMPTS and not fields.answer_is_reply
+    if is_prompt and messages[-1][0] != "user":
+        raise ValueError(
+            f"{fields.problem!r}: must end with a message of the user, as the beginning of a "
+            f"completion cannot be given, got one of the {messages[-1][0]} at the end"
         )
     before, problem = split_prompt(messages)
     return Example(index, problem, take_answer(row, fields.answer), before, True)

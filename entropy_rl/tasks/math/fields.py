@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from entropy_rl.tasks.math.messages import is_messages
+from entropy_rl.tasks.math.messages import is_messages, refuse_text_of_messages
 
 # Looked for in this order where no field is named. `reward_model.ground_truth` is verl's.
-PROBLEM_FIELDS = ("problem", "question", "prompt", "messages", "conversations")
+PROMPTS = ("problem", "question", "prompt")
+PROBLEM_FIELDS = (*PROMPTS, "messages", "conversations")
 ANSWER_FIELDS = (
     "answer",
     "reward_model.ground_truth",
@@ -157,6 +158,7 @@ def take_text(row: Mapping[str, Any], field: str) -> str:
     text = get_field(row, field)
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"{field!r}: must be a non-empty text, got {text!r:.60}")
+    refuse_text_of_messages(text, field)
     check_unicode(field, text)
     return text
 

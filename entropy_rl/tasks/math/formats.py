@@ -71,7 +71,7 @@ def file_rows(
         for number, line in _lines(path, kind):
             if line.strip():
                 try:
-                    row = _parse(line)
+                    row = _parse(line, number)
                 except ValueError as error:
                     raise ValueError(f"{path}:{number}: {error}") from error
                 yield f"{path}:{number}", row
@@ -166,16 +166,51 @@ class _ZstdFile(io.RawIOBase):
         super().close()
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def _parse(line: bytes, number: int) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
-        raise ValueError(f"must be UTF-8 text, got an invalid byte at {error.start + 1}") from error
+        found = _other_format(line, number) or f"an invalid byte at {error.start + 1}"
+        raise ValueError(f"must be UTF-8 text, got {found}") from error
+    except _RepeatedError as error:
+        raise ValueError(f"must be a JSON object with each key once, got {error} twice") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"must be one JSON object per line, got invalid JSON ({error})") from error
+        found = _other_format(line, number) or f"invalid JSON ({error})"
+        raise ValueError(f"must be one JSON object per line, got {found}") from error
     if not isinstance(row, dict):
-        raise ValueError(f"must be one JSON object per line, got {type(row).__name__}")
+        found = _other_format(line, number) or type(row).__name__
+        raise ValueError(f"must be one JSON object per line, got {found}")
     return row
+
+
+class _RepeatedError(ValueError):
+    """A key is in an object twice; its message is the key."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _RepeatedError(repr(next(name for name in names if names.count(name) > 1)))
+    return found
+
+
+def _other_format(line: bytes, number: int) -> str | None:
+    """Name the format of a line that is no JSON object, with a remedy; None if it is not known."""
+    text = line.strip()
+    if line.startswith((b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{")):
+        return "UTF-16; `iconv -f UTF-16 -t UTF-8` converts it"
+    if b"}\r{" in text:
+        return "lines that end in CR alone; `tr '\\r' '\\n'` converts them"
+    if text.startswith(b"["):
+        return "a JSON array; `jq -c '.[]'` writes its objects, one per line"
+    if text == b"{":
+        return "an object over several lines; `jq -c .` writes it in one"
+    if number == 1 and text[:1] not in (b"{", b"") and (b"," in text or b"\t" in text):
+        kind = "TSV" if b"\t" in text else "CSV"
+        writer = "`to_json(FILE, orient='records', lines=True)` of pandas"
+        return f"what looks like {kind}; {writer} writes JSONL"
+    return None
 
 
 # --------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 Message = tuple[str, str]  # role, content
@@ -12,11 +13,32 @@ _ROLES = {
 }
 
 
+# Such as [{"role": in JSON, or [{'content': in Python's notation.
+_TEXT_OF_MESSAGES = re.compile(r"""\s*(array\()?\[\s*\{\s*(["'])(role|content|from|value)\2\s*:""")
+
+
 def is_messages(value: Any) -> bool:
     """Whether a value is meant as a list of messages, rather than as a text."""
     if isinstance(value, dict):
         return isinstance(value.get("role"), list) and isinstance(value.get("content"), list)
     return isinstance(value, list) and bool(value) and all(isinstance(x, dict) for x in value)
+
+
+def refuse_text_of_messages(text: str, field: str) -> None:
+    """Refuse messages that a CSV file or pandas has turned into a text: a prompt of raw JSON.
+
+    Args:
+      text: A text.
+      field: Its name, for the error.
+
+    Raises:
+      ValueError: If it begins as a list of messages in JSON or Python.
+    """
+    if _TEXT_OF_MESSAGES.match(text):
+        raise ValueError(
+            f"{field!r}: must be a list of messages, decoded as by json.loads, got a text of "
+            f"one: {text!r:.60}"
+        )
 
 
 def read_messages(value: Any, field: str, needs_user: bool = True) -> tuple[Message, ...]:
