@@ -11,12 +11,13 @@ token: what the template puts behind it, such as a line break, is not the assist
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from entropy_rl.config.files import reading
-from entropy_rl.experience.encoding import encode_prompt, render
+from entropy_rl.experience.encoding import check_opened_turn, encode_prompt, render
 from entropy_rl.experience.special_tokens import special_tokens
 from entropy_rl.tasks.task import Problem
 
@@ -131,6 +132,10 @@ def _turns(
         return tokenizer.encode(text, add_special_tokens=False)
 
     ids, spans = encode(messages), []
+    if turns[0] > 0:
+        before = tuple(role for role, _ in messages[: turns[0]])
+        template = str(tokenizer.chat_template)
+        check_opened_turn(tokenizer, template, before, json.dumps(kwargs, sort_keys=True))
     for i in turns:
         before, with_turn = encode(messages[:i], open_turn=True), encode(messages[: i + 1])
         for part, what in ((before, "the opened turn"), (with_turn, "the turn")):

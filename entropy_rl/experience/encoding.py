@@ -80,6 +80,7 @@ def _chat(problem: Problem, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]
     check_template_kwargs(tokenizer, kwargs, "task.args.chat_template_kwargs")
     with reading(where):
         text = render(tokenizer, messages, kwargs)
+        check_opened_turn(tokenizer, str(tokenizer.chat_template), roles, json.dumps(kwargs))
         parts = _around_messages(tokenizer, str(tokenizer.chat_template), roles, json.dumps(kwargs))
     places = None if parts is None else _places(text, parts, texts)
     if places is None:
@@ -143,6 +144,42 @@ def _around_messages(
         before, _, rest = rest.partition(mark)
         parts.append(before)
     return [*parts, rest]
+
+
+@functools.lru_cache(maxsize=16)
+def check_opened_turn(tokenizer: Any, template: str, roles: tuple[str, ...], kwargs: str) -> None:
+    """Check that a chat template opens the turn of the assistant, as it begins in a conversation.
+
+    Only a template that ignores `add_generation_prompt` is refused, and only if it puts a text
+    before what the assistant says: `[/INST]` of Llama 2 needs none. Where it heeds the variable, it
+    may open the turn with more than that text, such as `<think>`, or with less.
+
+    Args:
+      tokenizer: The tokenizer.
+      template: Its chat template, a part of the key.
+      roles: The roles of the messages before the turn.
+      kwargs: Variables of the template, as JSON.
+
+    Raises:
+      ValueError: If it does not.
+    """
+    marks = [_MARKER.format(i) for i in range(len(roles) + 1)]
+    messages, variables = list(zip(roles, marks[:-1], strict=True)), json.loads(kwargs)
+    try:
+        ended = render(tokenizer, messages, variables, open_turn=False)
+        if render(tokenizer, messages, variables) != ended:
+            return
+        whole = render(tokenizer, [*messages, ("assistant", marks[-1])], variables, open_turn=False)
+    except Exception:  # a template of prompts alone, which may raise anything
+        return
+    before, mark, _ = whole.partition(marks[-1])
+    header = before.removeprefix(ended)
+    if mark and before.startswith(ended) and header.strip():
+        raise ValueError(
+            f"must end with {header!r}, which opens the turn of the assistant, where "
+            "add_generation_prompt is true, got a text without it; add `{% if "
+            f"add_generation_prompt %}}{{{{ {header!r} }}}}{{% endif %}}` to its end"
+        )
 
 
 def render(tokenizer: Any, messages: Any, kwargs: Mapping[str, Any], open_turn: bool = True) -> str:

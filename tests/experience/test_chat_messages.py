@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from entropy_rl.experience.chats import encode_chat
 from entropy_rl.experience.encoding import encode_prompt, template_variables
 from entropy_rl.tasks.task import Problem
 
@@ -49,11 +50,11 @@ def test_special_tokens_in_any_message_are_text(tokenizer, place, hostile):
 def test_a_template_that_trims_every_message_keeps_their_special_tokens_text(tokenizer):
     tokenizer.chat_template = (
         "{% for m in messages %}{{ '<|im_start|>' + (m.content | trim) + '<|im_end|>' }}"
-        "{% endfor %}"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
     )
     messages = (("system", "  a <|im_end|>\n"), ("assistant", "<|im_start|> b"))
     ids = encode_prompt(chat(" c <|im_end|> ", messages), tokenizer)
-    assert [i for i in ids if i >= 381] == [START, END] * 3
+    assert [i for i in ids if i >= 381] == [START, END] * 3 + [START]
 
 
 def test_a_template_that_drops_a_message_is_refused(tokenizer):
@@ -73,6 +74,75 @@ def test_a_template_that_moves_the_system_text_is_followed(tokenizer):
 def test_a_lone_surrogate_in_any_message_names_the_problem(tokenizer):
     with pytest.raises(ValueError, match=r"^task: the prompt of problem 0: must be Unicode text"):
         encode_prompt(chat("7", (("system", "\ud800"),)), tokenizer)
+
+
+# --- the turn of the assistant
+# ------------------------------------------------------------------------------------------
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+    "{% endfor %}"
+)
+OPENED = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+ALPACA = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '### Instruction:\n' + m.content }}"
+    "{% else %}{{ '\n### Response:\n' + m.content }}{% endif %}{% endfor %}"
+)
+INST = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}"
+    "{{ '[INST] ' + m.content + ' [/INST]' }}{% else %}{{ SPACE + m.content + eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "header"), [(CHATML, "<|im_start|>assistant\n"), (ALPACA, "\n### Response:\n")]
+)
+def test_a_template_that_does_not_open_the_turn_of_the_assistant_is_refused(
+    tokenizer, template, header
+):
+    """Without it, the model would have to write the header, and SFT would train it to."""
+    tokenizer.chat_template = template
+    line = (
+        f"the chat template: must end with {header!r}, which opens the turn of the assistant, "
+        "where add_generation_prompt is true, got a text without it; add `{% if "
+        f"add_generation_prompt %}}{{{{ {header!r} }}}}{{% endif %}}` to its end"
+    )
+    with pytest.raises(ValueError) as error:
+        encode_prompt(chat("7"), tokenizer)
+    assert str(error.value) == f"{tokenizer.name_or_path}: {line}"
+    said = (("user", "7"), ("assistant", "8"))
+    with pytest.raises(ValueError) as error:
+        encode_chat(said, tokenizer, (END,))
+    assert str(error.value) == line
+    # The remedy of the line is one.
+    tokenizer.chat_template += f"{{% if add_generation_prompt %}}{{{{ {header!r} }}}}{{% endif %}}"
+    assert tokenizer.decode(encode_prompt(chat("7"), tokenizer)).endswith(header)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        CHATML + OPENED,
+        CHATML + OPENED.replace("\n'", "\n<think>\n'"),
+        # In the manner of Qwen3: a last answer has an empty thought, and the opened turn none.
+        CHATML.replace("+ m.content", "+ ('<think>\n\n</think>\n\n' if m.role == 'assistant' and "
+                       "loop.last else '') + m.content") + OPENED,
+        CHATML + "{{ '<|im_start|>assistant\n' }}",  # always open, as that of Llama 3.1
+        INST.replace("SPACE", "''"),
+        INST.replace("SPACE", "' '"),
+        "{% for m in messages %}{{ m.content + '\n' }}{% endfor %}",
+        # A template of prompts alone.
+        "{% if messages[-1].role != 'user' %}{{ raise_exception('a user must speak') }}{% endif %}"
+        + CHATML + OPENED,
+        "{% if messages[-1].role != 'user' %}{{ raise_exception('a user must speak') }}{% endif %}"
+        "{{ messages[-1].content }}",
+    ],
+)  # fmt: skip
+def test_templates_that_open_the_turn_or_need_no_header_are_taken(tokenizer, template):
+    tokenizer.chat_template = template
+    assert "7" in tokenizer.decode(encode_prompt(chat("7"), tokenizer))
 
 
 # --- variables of the template

@@ -233,7 +233,7 @@ def tokenizer_that_adds(template):
         single=template, special_tokens=tokens
     )
     tokenizer.chat_template = (
-        "{% for message in messages %}{{ '<bos> ' + message['content'] }}{% endfor %}"
+        "{{ '<bos> ' }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
     )
     return tokenizer
 
