@@ -445,6 +445,7 @@ SAME = [
     (r"\mathbb{R}", r"\mathbb R"),
     (r"\vec{v}", r"\vec v"),
     (r"90^\circ", r"\frac\pi2"),
+    (r"\begin{equation}5\end{equation}", "5"),
     # a number that may be the rounded value
     (r"50\%", r"50\%\approx 50\%"),
     (r"5\text{ cm}", r"5\text{ cm}\approx 5"),

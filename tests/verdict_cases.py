@@ -746,6 +746,12 @@ COMPLETIONS = [
     (r"\boxed{42} wait, \boxed{41}", WRONG),
     (r"\boxed{42} or \boxed{41}", WRONG),
     (r"\boxed{42}\boxed{41}", WRONG),
+    (r"\boxed{41} or \boxed{42}", WRONG),
+    (r"$\boxed{41}$\text{ or }$\boxed{42}$", WRONG),
+    (r"\boxed{42}, \boxed{42.0}", CORRECT),
+    (r"$x=\boxed{41}$ and $y=\boxed{42}$", WRONG),
+    (r"The sum is \boxed{41} and the product \boxed{42}", CORRECT),
+    (r"\boxed{41}, " * 50_000 + r"\boxed{42}", WRONG),
     (r"\boxed{\boxed{42}}", CORRECT),
     (r"\boxed{\boxed{42} or 41}", CORRECT),  # the last one is the inner one
     (r"\boxed{42}}}}", CORRECT),

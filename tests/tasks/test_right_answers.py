@@ -42,6 +42,10 @@ PROSE = "The function is increasing on the whole interval and therefore has no m
         "12平方厘米",
         r"2^{n} \text{ if } n \text{ is even}",
         "The answer is: 150.",
+        r"\begin{equation}5\end{equation}",
+        "undefined",
+        "[1,2]",
+        "-1",
     ],
 )
 def test_an_answer_that_can_be_read_is_usable(answer):
@@ -64,6 +68,16 @@ def test_an_answer_that_can_be_read_is_usable(answer):
         ("9^{9^{9^{9}}}", "too large to be parsed"),
         (r"\begin{tabular}{c} 1 \end{tabular}", "a picture, a table or markup"),
         (r"\includegraphics{a.png}", "a picture, a table or markup"),
+        ("nan", "a placeholder"),
+        ("None", "a placeholder"),
+        ("N/A", "a placeholder"),
+        ("unknown", "a placeholder"),
+        ("See the solution.", "a placeholder"),
+        ("#### ", "nothing but typography"),
+        ('["5", "6"]', "a list or an object of several texts"),
+        ("['5','6']", "a list or an object of several texts"),
+        ('{"answer": 5, "unit": "m"}', "a list or an object of several texts"),
+        ("https://example.org/solution", "a picture, a table or markup"),
         ("<answer>3</answer>", "a picture, a table or markup"),
     ],
 )

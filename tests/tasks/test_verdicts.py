@@ -142,10 +142,36 @@ def test_a_long_right_answer_is_met_by_its_own_text():
         ("42", "42"),
         (r"\frac{1}{2}", r"\frac{1}{2}"),
         ("#### ", "#### "),
+        ("#### 5 ####", "5"),
+        (r"\boxed{5} or \boxed{6}", "5, 6"),
+        (r"$x=\boxed{3}$ and $y=\boxed{4}$", "x=3, y=4"),
+        (r"\boxed{1}, $\boxed{2}$, and \boxed{3}.", "1, 2, 3"),
+        (r"\(x_1=\boxed{3}\),\quad\(x_2=\boxed{4}\)", "x_1=3, x_2=4"),
+        (r"\boxed{1} and so \boxed{2}", "2"),
+        ('["5"]', "5"),
+        ("['5']", "5"),
+        ('{"answer": 5}', "5"),
+        (r'{"answer": "\\frac{1}{2}"}', r"\frac{1}{2}"),
+        ("[5]", "[5]"),
+        ("approximately 5", "5"),
+        ("about the same", "about the same"),
     ],
 )
 def test_the_final_answer_of_a_solution_is_extracted(gold, answer):
     assert final_answer(gold) == answer
+
+
+def test_boxes_that_only_connectives_separate_are_one_answer():
+    task = Math()
+    cases = [
+        ("5, 6", r"\boxed{6} or \boxed{5}", CORRECT),
+        ("(3,4)", r"$x=\boxed{3}$ and $y=\boxed{4}$", CORRECT),
+        (r"\boxed{5} or \boxed{6}", r"\boxed{5,6}", CORRECT),
+        (r"\boxed{5} or \boxed{6}", r"\boxed{6}", WRONG),
+    ]
+    golds, completions, verdicts = zip(*cases, strict=True)
+    assert task.judge(list(map(problem, golds)), completions) == list(verdicts)
+    task.close()
 
 
 def test_plain_and_refused_answers_start_no_process():

@@ -22,14 +22,24 @@ from entropy_rl.tasks.task import Verdict
 MAX_ANSWER = 300  # characters that are parsed; the longest answer of MATH-500 has 159
 
 _BOX = re.compile(r"\\boxed\s*\{")
+_MAX_BOXES = 10  # that are joined
+_DELIMITERS = re.compile(r"[\s$~]+|\\[()\[\],;:! ]|\\q?quad(?![A-Za-z])")
+_NAME = r"(?P<name>[A-Za-z](?:_(?:\w|\{\w+\}))?'?) ?= ?"
+_WORD = r",? ?(?:and|or)|\\text ?\{ ?,? ?(?:and|or) ?\}"
+_BETWEEN = re.compile(rf" ?(?:{_WORD}|[,;]) ?(?:{_NAME})?")
+_BEFORE = re.compile(rf"(?:^|.*[^\w'}}]){_NAME}", re.DOTALL)
+_MAX_BETWEEN = 60  # characters
 _GSM8K = "####"
+_APPROXIMATELY = re.compile(r"(?:approximately|approx\.?|about|roughly|around)\s+(?=[-$\\.0-9])")
+# One text in a list, as in JSON or Python, or the one value of a JSON object.
+_ONE_VALUE = re.compile(
+    r"""\[\s*(?P<quote>["'])(?P<text>[^"']+)(?P=quote)\s*\]"""
+    r"""|\{\s*"\w+"\s*:\s*(?:"(?P<quoted>[^"]+)"|(?P<number>[-.0-9eE]+))\s*\}"""
+)
 
 
 def last_boxed(text: str) -> str | None:
     r"""Extract the content of the last \boxed{...}.
-
-    math-verify would join several boxed answers to a set, so that `\boxed{41} wait, \boxed{42}`
-    would be wrong.
 
     Args:
       text: A completion of any length; only its last box is read.
@@ -38,13 +48,59 @@ def last_boxed(text: str) -> str | None:
       The content; None if there is no box, or the last one is empty or not closed.
     """
     *_, start = [-1, *(match.end() for match in _BOX.finditer(text))]
-    if start < 0:
+    found = _read_box(text, start) if start >= 0 else None
+    return found and found[0]
+
+
+def last_boxes(text: str) -> str | None:
+    r"""Extract the last \boxed{...}, with those before it that only connectives separate.
+
+    `x=\boxed{3}` and `y=\boxed{4}` are `x=3, y=4`; `\boxed{5} or \boxed{6}` are `5, 6`. Other text
+    takes back what is before it: `\boxed{41} wait, \boxed{42}` is 42, of which math-verify would
+    make the set of both.
+
+    Args:
+      text: A completion, or the solution of a data set.
+
+    Returns:
+      The content, or the contents separated by commas; None if there is no box, or the last one is
+      empty or not closed.
+    """
+    boxes = list(_BOX.finditer(text))
+    found = _read_box(text, boxes[-1].end()) if boxes else None
+    if found is None:
         return None
-    end = closing_brace(text[start:])
-    if end is None:
+    contents, names = [found[0]], []
+    for before, box in zip(boxes[-2::-1], boxes[:0:-1], strict=False):
+        found = _read_box(text, before.end(), box.start())
+        between = found and _BETWEEN.fullmatch(_strip(text[found[1] : box.start()]))
+        if not between or len(contents) == _MAX_BOXES:
+            break
+        contents.insert(0, found[0])
+        names.insert(0, between["name"])
+    if len(set(map(canonical, contents))) == 1:
+        return contents[-1]
+    first = boxes[-len(contents)].start()
+    named = _BEFORE.fullmatch(_strip(text[max(0, first - _MAX_BETWEEN) : first]))
+    names.insert(0, named and named["name"])
+    if None not in names:
+        contents = [f"{name}={content}" for name, content in zip(names, contents, strict=True)]
+    return ", ".join(content.strip() for content in contents)
+
+
+def _read_box(text: str, start: int, limit: int | None = None) -> tuple[str, int] | None:
+    """The content of a box and the index behind it, at most `_MAX_BETWEEN` before a limit."""
+    end = closing_brace(text[start:limit])
+    if end is None or not text[start : start + end].strip():
         return None
-    content = text[start : start + end]
-    return content if content.strip() else None
+    if limit is not None and limit - start - end > _MAX_BETWEEN:
+        return None
+    return text[start : start + end], start + end + 1
+
+
+def _strip(text: str) -> str:
+    """The text without delimiters of mathematics."""
+    return re.sub(" +", " ", _DELIMITERS.sub(" ", text))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -55,15 +111,20 @@ def final_answer(gold: str) -> str:
       gold: A right answer of a data set.
 
     Returns:
-      The text after the last `####` (GSM8K), or the content of the last \boxed{...}; otherwise the
-      text itself.
+      The text after the last `####` (GSM8K), or the content of the last boxes, as `last_boxes`;
+      otherwise the text itself, without `approximately` and a list or an object around one value.
     """
     if _GSM8K in gold:
-        answer = gold.rpartition(_GSM8K)[2].strip()
+        answer = gold.strip("# \n\t").rpartition(_GSM8K)[2].strip()
         if answer and "\n" not in answer:
             return answer
-    boxed = last_boxed(gold)
-    return gold if boxed is None else boxed.strip()
+    boxed = last_boxes(gold)
+    if boxed is not None:
+        return boxed.strip()
+    one = _ONE_VALUE.fullmatch(gold.strip())
+    if one:
+        gold = (one["text"] or one["quoted"] or one["number"]).replace("\\\\", "\\").strip()
+    return _APPROXIMATELY.sub("", gold, count=1) if _APPROXIMATELY.match(gold) else gold
 
 
 def canonical(answer: str) -> str:

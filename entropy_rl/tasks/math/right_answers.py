@@ -24,7 +24,13 @@ _NAMES = re.compile(r"\\(?:begin|end)\s*\{[A-Za-z*]+\}|\\(?!text)[A-Za-z]+|\\tex
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _SIGNS = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _UNREAD = re.compile(
-    r"\\begin\s*\{(?:tabular|figure|table|tikzpicture)|\\includegraphics|\[asy\]|<[a-z]+>"
+    r"\\begin\s*\{(?:tabular|figure|table|tikzpicture)|\\includegraphics|\[asy\]|<[a-z]+>|https?://"
+)
+_SEVERAL = re.compile(r"""\[\s*(["']).*\1\s*,\s*\1.*\1\s*\]|\{\s*"\w+"\s*:.*\}""", re.DOTALL)
+_PLACEHOLDER = re.compile(
+    r"nan|none|null|nil|n/?a|unknown|tbd|todo|-+|answer|proof\.?|(?:see|refer to) (?:the |our )?"
+    r"(?:solution|proof|figure|picture|graph|diagram|image|table|above|below|explanation)s?\.?",
+    re.IGNORECASE,
 )
 _CONNECTIVES = frozenset(
     ["and", "or", "if", "for", "all", "where", "with", "the", "is", "are", "of", "in", "to", "on"]
@@ -92,6 +98,10 @@ def why_unusable(answer: str, verifier: str = "math-verify") -> str:
     """
     if _PLAIN.fullmatch(answer):
         return ""
+    if _PLACEHOLDER.fullmatch(answer.strip()):
+        return "a placeholder"
+    if len(answer) <= MAX_ANSWER and _SEVERAL.fullmatch(answer.strip()):
+        return "a list or an object of several texts"
     if verifier == "dapo":
         if judge_dapo(f"Answer: {answer}", answer) is Verdict.CORRECT:
             return ""
@@ -100,7 +110,7 @@ def why_unusable(answer: str, verifier: str = "math-verify") -> str:
         return f"longer than {MAX_ANSWER} characters"
     if last_boxed(rf"\boxed{{{answer}}}") != answer:
         return "braces that are not balanced"
-    if not canonical(answer).strip("{}[]()., "):
+    if not canonical(answer).strip("{}[]()., #"):
         return "nothing but typography" if not re.search(r"\\\{|[?]", answer) else ""
     if is_over_budget(tidy(answer)):
         return "too large to be parsed"

@@ -19,7 +19,7 @@ from entropy_rl.tasks.math.answers import (
     check_equal,
     compare_simple,
     final_answer,
-    last_boxed,
+    last_boxes,
 )
 from entropy_rl.tasks.math.catalog import PUBLISHED
 from entropy_rl.tasks.math.dapo import judge_dapo, last_answer
@@ -54,11 +54,12 @@ class Math:
         are lists of messages only.
       system: System message of chat prompts; null for that of the data, or none.
       chat_template_kwargs: Variables of the chat template, such as {enable_thinking: false}.
-      verifier: `math-verify` reads the last \\boxed{...} and compares as mathematics; `dapo` reads
-        the last `Answer: ...` and compares as text; or `module:function`, a function
-        (prompt, completion, answer) that returns a Verdict, a Judgement, a bool, a grade from 0 to
-        1, or None for not judged. Null is `math-verify`, but `dapo` for files of DAPO's style: a
-        `data_source` such as math_dapo, and prompts that ask for "Answer: $Answer".
+      verifier: `math-verify` reads the last \\boxed{...}, and those before it that only "or",
+        "and" or commas separate, and compares as mathematics; `dapo` reads the last `Answer: ...`
+        and compares as text; or `module:function`, a function (prompt, completion, answer) that
+        returns a Verdict, a Judgement, a bool, a grade from 0 to 1, or None for not judged. Null is
+        `math-verify`, but `dapo` for files of DAPO's style: a `data_source` such as math_dapo, and
+        prompts that ask for "Answer: $Answer".
       problem_field: Field of the problem in a file: a text, or a list of chat messages. Dots lead
         into objects and lists, as in `extra_info.question`. Null looks for problem, question,
         prompt, messages and conversations.
@@ -173,7 +174,7 @@ class Math:
         if self._verifier != "math-verify":
             return self._pool.judge([(p.prompt, completion, p.answer) for p, completion in pairs])
         golds = [final_answer(problem.answer) for problem in problems]
-        boxed = [last_boxed(completion) for completion in completions]
+        boxed = [last_boxes(completion) for completion in completions]
         verdicts = [
             Verdict.UNPARSABLE if answer is None else compare_simple(gold, answer)
             for gold, answer in zip(golds, boxed, strict=True)
@@ -188,7 +189,7 @@ class Math:
         """The final answer of each completion, in a form that is equal for equal answers."""
         if self._verifier == "dapo" or r"\boxed" not in self._format.template:
             return [last_answer(completion) for completion in completions]
-        boxed = map(last_boxed, completions)
+        boxed = map(last_boxes, completions)
         return [None if answer is None else canonical(answer) for answer in boxed]
 
     def close(self) -> None:

@@ -152,7 +152,8 @@ _MODULUS = re.compile(
     r"\{?\s*(\w+)\s*\}?"
 )
 _SYSTEM = re.compile(
-    r"(?:\\\{\s*)?\\begin\s*\{(cases|aligned|align\*?|gathered|split|array)\}(?:\{[lcr]+\})?(.*)"
+    r"(?:\\\{\s*)?\\begin\s*\{(cases|aligned|align\*?|gather(?:ed|\*)?|split|array|equation\*?"
+    r"|displaymath|math)\}(?:\{[lcr]+\})?(.*)"
     r"\\end\s*\{\1\}$",
     re.DOTALL,
 )
