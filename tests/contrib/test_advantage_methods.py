@@ -115,6 +115,11 @@ def test_gpg_counts_groups_with_a_scored_completion_alone():
     np.testing.assert_allclose(advantages, [1, -1, 0, 0, 0, 0], rtol=1e-6)
 
 
+def test_gpg_refuses_a_negative_eps():
+    with pytest.raises(ValueError, match=r"^gpg\.eps: "):
+        gpg(4, eps=-1.0)
+
+
 @pytest.mark.parametrize(
     "transform",
     [pass_at_k_training(G, k=1, eps=1e-12), asymgrpo(G, b_pos=0.5, b_neg=0.5)],

@@ -100,6 +100,13 @@ def test_the_speed_of_the_judge_counts_the_completions_of_explorations(runs):
         assert round(judged) == 16 + 2 * 8 * metrics["groups_explored"]
 
 
+def test_the_share_of_waiting_for_verdicts_is_that_of_the_step(runs):
+    for name, waited in (("plain", "waiting_for_verdicts"), ("explored", "verdicts")):
+        for metrics in read_jsonl(runs / name / "metrics.jsonl"):
+            share = metrics[f"time/{waited}"] / metrics["time/step"]
+            assert metrics["time/share_waiting_for_verdicts"] == pytest.approx(share)
+
+
 def test_a_run_that_explores_goes_on_from_a_checkpoint_as_if_nothing_had_happened(runs):
     assert_same_run(runs / "explored", runs / "resumed", 4)
 

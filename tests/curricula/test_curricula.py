@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from entropy_rl.curricula import Curriculum, build_curriculum, learnability, replay_failed
-from entropy_rl.curricula.curriculum import ProblemOrder
+from entropy_rl.curricula.curriculum import ProblemOrder, mixed
 from entropy_rl.experience.planned_problems import PlannedProblems
 from entropy_rl.tasks import Problem
 
@@ -92,6 +92,22 @@ def test_what_a_curriculum_refuses_names_the_field():
     problems = [Problem(i, "?", "") for i in range(9)]
     with pytest.raises(ValueError, match=r"^curriculum: fraction: must be >= 1/3, a problem of"):
         PlannedProblems(replay_failed(0.25), problems, 0, 3)
+
+
+def test_an_order_is_another_one_in_each_epoch_and_for_each_seed():
+    problems = [Problem(i, "?", "") for i in range(16)]
+    orders = [
+        ProblemOrder(problems, seed).take(-1, start, 16)[0]
+        for seed, start in ((0, 0), (0, 16), (1, 0))
+    ]
+    assert all(sorted(order) == list(range(16)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_the_problems_of_a_step_are_mixed_by_the_seed():
+    one, other = (mixed(range(8), seed).tolist() for seed in (1, 2))
+    assert sorted(one) == sorted(other) == list(range(8))
+    assert one != list(range(8)) and one != other and one == mixed(range(8), 1).tolist()
 
 
 def test_more_problems_of_a_source_than_it_has_are_refused():

@@ -3,6 +3,8 @@ replaced and exchanged.
 """
 
 import contextlib
+import dataclasses
+import math
 import re
 from types import SimpleNamespace
 
@@ -18,7 +20,9 @@ from entropy_rl.experience.collect import make_collector
 from entropy_rl.experience.dynamic_sampling import DynamicSamplingCollector, exchange, own_groups
 from entropy_rl.experience.experience import Experience, ScoredGroups, concatenate
 from entropy_rl.experience.exploration import ExplorationCollector, failed_prompts
+from entropy_rl.experience.metrics import ScoredRows
 from entropy_rl.experience.plain import PlainCollector
+from entropy_rl.experience.planned_problems import outcomes_of
 from entropy_rl.experience.prompts import PromptBatch
 from entropy_rl.experience.sampler import Sampler
 from entropy_rl.experience.scoring import VERDICTS
@@ -33,8 +37,8 @@ P, G, N = 3, 2, 4
 CORRECT, WRONG, UNPARSABLE, TIMEOUT, CRASH, NOT_JUDGED = range(len(VERDICTS))
 
 
-def make_rollout(first: int = 0, prompts: int = P) -> Rollout:
-    rows = first + np.arange(prompts * G)
+def make_rollout(first: int = 0, prompts: int = P, group_size: int = G) -> Rollout:
+    rows = first + np.arange(prompts * group_size)
     token = np.broadcast_to(rows[:, None], (len(rows), N))
     return Rollout(
         prompt_ids=np.ones((prompts, 2), np.int32),
@@ -63,6 +67,7 @@ class FakeRun:
 
     def __init__(self, verdict=Verdict.CORRECT):
         self.calls, self.verdict = [], verdict
+        self.keys, self.first_samples = [], []
         identity = lambda x: x  # noqa: E731
         model = SimpleNamespace(
             to_decode=identity,
@@ -78,6 +83,8 @@ class FakeRun:
 
     def generate(self, params, ids, mask, index, key, first_sample, *, limits, on_chunk):
         self.calls.append("sample")
+        self.keys.append(jax.random.key_data(key).tolist())
+        self.first_samples.append(first_sample)
         return make_rollout()
 
     def judge(self, problems, completions):
@@ -130,6 +137,39 @@ def test_the_config_chooses_the_collector_and_only_a_plain_one_knows_before_judg
     assert type(collect) is kind and run.calls == calls and isinstance(experience, Experience)
     assert experience.scored == P * G * calls.count("judge")
     assert (experience.batches is not None) == ("prepare" in calls)
+
+
+def test_the_samples_of_a_step_have_the_key_of_the_run_with_the_step_folded_in():
+    run, key = FakeRun(), jax.random.key(3)
+    sampler = dataclasses.replace(run.sampler, key=key)
+    for step in (0, 1):
+        sampler.sample(STATE, PROMPTS, step)
+    folded = [jax.random.key_data(jax.random.fold_in(key, step)).tolist() for step in (0, 1)]
+    assert run.keys == folded and folded[0] != folded[1]
+
+
+def test_the_second_samples_of_a_failed_prompt_have_indices_of_their_own():
+    run = FakeRun(Verdict.WRONG)
+    collect = ExplorationCollector(PlainCollector(run.sampler), run.sampler, N)
+    experience = collect(STATE, PROMPTS, 0, round=1)
+    assert run.first_samples == [2 * G, 3 * G] and run.keys[0] == run.keys[1]
+    assert (experience.groups.first_sample == 3 * G).all()
+
+
+def test_an_exploration_samples_no_greedy_completion():
+    run = FakeRun(Verdict.WRONG)
+
+    def with_greedy(*arguments, **more):
+        run.generate(*arguments, **more)
+        return make_rollout(group_size=G + 1)
+
+    sampler = dataclasses.replace(run.sampler, generate=with_greedy, greedy=True)
+    config = RolloutConfig(P, G, 2, N, exploration=ExplorationConfig(2.0))
+    collect = make_collector(config, sampler, run.generate, None, 1, run.on_sampled)
+    groups = collect(STATE, PROMPTS, 0).groups
+    assert run.first_samples == [0, G]
+    assert groups.rollout.completion_ids[:, 0].tolist() == list(range(P * G))
+    assert groups.rows["greedy_rewards"].shape == (P * G,)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +251,32 @@ def test_groups_take_the_places_of_others_in_their_order():
 def test_a_prompt_has_failed_if_a_completion_was_judged_and_none_is_correct():
     groups = make_groups([TIMEOUT, WRONG, CRASH, TIMEOUT, WRONG, CORRECT])
     assert failed_prompts(groups).tolist() == [True, False, False]
+
+
+def test_a_problem_of_which_nothing_was_judged_has_no_outcome():
+    groups = make_groups([CORRECT, WRONG, CRASH, CORRECT, TIMEOUT, CRASH])
+    found = outcomes_of(Experience(groups, None, 6))
+    assert (found[0], found[1]) == (0.5, 1.0) and math.isnan(found[2])
+
+
+def test_explored_groups_keep_the_missing_reward_of_their_greedy_completion(monkeypatch):
+    # All but the first prompt have failed; the greedy completion of the last one has no reward.
+    first = make_groups([CORRECT, WRONG, WRONG, WRONG, WRONG, WRONG])
+    first = first.with_rows(has_reward=np.array([True] * 4 + [False] * 2))
+    second = make_groups([CORRECT] * 4, first=4, prompts=2)
+    nothing = ScoredRows(*[np.zeros(P * G)] * 5, {}, {}, {})
+    sampler = SimpleNamespace(
+        sample=lambda *_: (None, None), score=lambda *_, **__: Experience(second, nothing, 4)
+    )
+    monkeypatch.setattr(
+        "entropy_rl.experience.exploration.take_prompts", lambda sampled, failed: sampled
+    )
+    collect = ExplorationCollector(lambda *_: Experience(first, nothing, 6), sampler, N)
+    found = collect(None, PROMPTS, 0)
+    assert found.groups.rows["has_reward"].tolist() == [True] * 4 + [False] * 2
+    # Of what was explored: the first prompt, solved from the start, is none of it.
+    assert found.rows.ratios == {"groups_explored": (2, 3), "explored_solved": (2, 2)}
+    assert found.scored == 6 + 2 * G
 
 
 def test_processes_exchange_groups_wherever_they_were_sampled(monkeypatch):

@@ -1,12 +1,17 @@
 """Episodes on the host: what environments reply becomes tokens, judgements and counts."""
 
 from concurrent.futures import Future
+from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
 
-from entropy_rl.experience.episodes import Episodes
+from entropy_rl.experience.episodes import Episodes, begin_episodes
 from entropy_rl.experience.metrics import part_means
 from entropy_rl.experience.scoring import Scores
+from entropy_rl.tasks.countdown import build_tokenizer
+from entropy_rl.tasks.environments.task import EnvironmentTask
 from entropy_rl.tasks.task import Judgement, Problem, Verdict
 from entropy_rl.types import FinishReason
 
@@ -22,8 +27,8 @@ def judged(verdict, reward=None, **parts):
     return {"judgement": {"verdict": verdict, "reward": reward, "parts": parts}}
 
 
-def play(tokenizer, replies, max_turns=4):
-    """Play one episode, in which the environment says `replies`."""
+def begin(tokenizer, replies, max_turns=4):
+    """One episode, in which the environment says `replies`."""
     replies = iter(replies)
 
     def step(row, episode):
@@ -31,8 +36,12 @@ def play(tokenizer, replies, max_turns=4):
         future.set_result(next(replies))
         return future
 
-    episodes = Episodes(step, tokenizer, max_turns, [PROBLEM], [7])
-    reply = []
+    return Episodes(step, tokenizer, max_turns, [PROBLEM], [7])
+
+
+def play(tokenizer, replies, max_turns=4):
+    """Play one episode to its end."""
+    episodes, reply = begin(tokenizer, replies, max_turns), []
     while not isinstance(reply, FinishReason):
         episodes.submit(0, tokenizer.encode("a"), FinishReason.STOP, ROOM)
         reply = episodes.reply(0)
@@ -63,3 +72,34 @@ def test_the_means_of_parts_are_over_the_judgements_that_have_them():
     judgements = [Judgement(Verdict.WRONG, None, {"calls": n}) for n in (1, 2, 6)]
     scores = Scores(["a"] * 4, [*judgements, Judgement(Verdict.CRASH)], [None] * 4, {})
     assert part_means(scores) == {"part/calls": (9, 3)}
+
+
+def test_the_reward_of_a_turn_is_at_its_last_token():
+    tokenizer = build_tokenizer()
+    said = [observation("2 7") | {"reward": 0.5}, observation("3") | {"reward": 0.25}]
+    episodes = begin(tokenizer, [*said, judged("correct", 1.0)])
+    column, expected = 0, np.zeros((1, 40), np.float32)
+    for text, reward in (("7 + 2", 0.5), ("7", 0.25), ("2 2", 0.0)):
+        turn = tokenizer.encode(text, add_special_tokens=False)
+        episodes.submit(0, turn, FinishReason.STOP, ROOM)
+        column += len(turn)
+        expected[0, column - 1] = reward
+        reply = episodes.reply(0)
+        column += 0 if isinstance(reply, FinishReason) else len(reply)
+    np.testing.assert_array_equal(episodes.turn_rewards(40), expected)
+    assert episodes.judgements()[0].turns == 0.75
+
+
+def test_each_sample_of_a_problem_has_an_environment_seed_of_its_own():
+    task = object.__new__(EnvironmentTask)  # without processes
+    task.pool, task.limits = SimpleNamespace(step=None), SimpleNamespace(max_turns=2)
+    problems = [Problem(i, "", "") for i in (5, 5, 5, 8, 8, 8)]
+
+    def seeds(first_sample, key):
+        episodes = begin_episodes(task, None, problems, first_sample, jax.random.key(key))
+        return [row.seed for row in episodes.rows]
+
+    one = seeds(0, 0)
+    assert len({*one, *seeds(3, 0), *seeds(0, 1)}) == 18
+    # The samples of a round follow those of the one before.
+    assert seeds(1, 0)[:2] == one[1:3]

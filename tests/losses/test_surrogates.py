@@ -554,6 +554,10 @@ def test_a_function_of_the_users_own_is_a_surrogate_that_reads_its_row(user):
             "loss.surrogate: ce_gppo.b1: must be a number >= 0, got -1.0",
         ),
         (
+            {"name": "gmpo", "clip_low": 0},
+            "loss.surrogate: gmpo.clip_low: must be a number > 0, got 0.0",
+        ),
+        (
             {"name": "gmpo", "clip_high": 0},
             "loss.surrogate: gmpo.clip_high: must be a number > 0, got 0.0",
         ),

@@ -17,7 +17,7 @@ from entropy_rl.experience.metrics import rollout_metrics
 from entropy_rl.experience.prompts import PromptBatch
 from entropy_rl.experience.sampler import Sampled, Sampler
 from entropy_rl.report.comparison_tables import comparison_tables
-from entropy_rl.rewards import build_rewards
+from entropy_rl.rewards import build_rewards, graded
 from entropy_rl.runs.jsonl import write_jsonl
 from entropy_rl.runs.logging import Clock
 from entropy_rl.tasks.task import Judgement, Problem, Verdict
@@ -44,7 +44,9 @@ def make_sampled(prompts: int, rows: int) -> Sampled:
 
 def sampler_of(grades, specs=(), greedy=False) -> Sampler:
     """A sampler without a model, whose task grades row b by the b-th of `grades`."""
-    tokenizer = SimpleNamespace(batch_decode=lambda rows, **_: [str(row[0]) for row in rows])
+    tokenizer = SimpleNamespace(
+        batch_decode=lambda rows, **_: [str(row[0]) for row in rows], decode=str
+    )
     task = SimpleNamespace(judge=lambda problems, texts: [grades[int(text)] for text in texts])
     model = SimpleNamespace(tokenizer=tokenizer)
     rewards = build_rewards(list(specs))
@@ -123,6 +125,26 @@ def test_groups_are_selected_with_their_rewards():
     found = sampler_of([0.5] * 6, [{"name": "graded", "label": "x"}])
     groups: ScoredGroups = found.score(PROMPTS, make_sampled(P, P * G)).groups
     assert groups.take(np.array([True, False, True])).rows["extras"]["reward/x"].shape == (4, 1)
+
+
+def test_rewards_of_turns_have_the_weight_of_the_reward_that_has_them():
+    rollout = make_sampled(P, P * G).rollout
+    mask = np.broadcast_to(np.arange(N) == 0, (P * G, N)).copy()
+    mask[0, 2] = True  # behind an observation
+    judged = [Judgement(WRONG, 0.25, turns=1.0)] * (P * G)
+    turn_rewards = np.ones((P * G, N), np.float32)
+    sampled = Sampled(rollout.replace(completion_mask=mask), judged, turn_rewards)
+    sampler = sampler_of([], [{"name": "graded", "weight": 2}])
+    found = sampler.score(PROMPTS, sampled)
+    rows = found.groups.rows
+    np.testing.assert_array_equal(rows["extras"]["turn_rewards"], np.full((P * G, N), 2.0))
+    np.testing.assert_array_equal(rows["rewards"], np.full(P * G, 2 * 1.25))
+    assert rollout_metrics(found.rows, G)["turns"] == pytest.approx(7 / 6)
+
+
+def test_the_grade_of_a_correct_completion_is_larger_than_that_of_a_wrong_one():
+    with pytest.raises(ValueError, match=r"^graded\.right: must be > wrong \(0\.0\), got 0\.0$"):
+        graded(0.0, 0.0)
 
 
 # --- evaluations

@@ -74,3 +74,23 @@ def test_advantages_of_the_rollout_are_computed_from_all_scored_mini_batches():
     data = prepare(rollout_advantages=mean_over_rollout)
     found = np.concatenate([batch.rollout_advantages for batch in data.batches])
     np.testing.assert_array_equal(found, np.arange(ROWS) - 3.5)
+
+
+def test_the_reference_is_the_starting_policy_and_old_log_probs_are_those_of_the_state():
+    log_prob = {"start": -2.0, "now": -1.0}
+
+    def stats(params, batch):
+        return (np.full(batch.completion_ids.shape, log_prob[params]),) * 2
+
+    placement = SimpleNamespace(put_rows=lambda tree: tree)
+    model = SimpleNamespace(
+        placement=placement, pad_id=0, params="start", params_with=lambda params: params
+    )
+    programs = SimpleNamespace(critic=None, rollout_advantages=None, stats=stats)
+    rows = {"rewards": np.zeros(ROWS, np.float32), "has_reward": np.ones(ROWS, bool)}
+    groups = ScoredGroups(ROLLOUT, np.arange(P), np.zeros(P, np.int32), rows)
+    of_run = Prepare(programs, model, 2, "trainer", False)
+    data = of_run(SimpleNamespace(params="now"), Experience(groups, None, ROWS))
+    assert len(data.batches) == 2
+    for batch in data.batches:
+        assert (batch.ref_log_probs == -2).all() and (batch.old_log_probs == -1).all()

@@ -4,7 +4,10 @@ import os
 import signal
 
 import pytest
+from run_records import lines_of
+from tiny_runs import EVALUATION, TRAIN, write_yaml
 
+from entropy_rl.cli.main import main
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.rollout import DecodingProgress
 from entropy_rl.runs.preemption import Interrupted, StopRequest, catch_signals
@@ -49,3 +52,15 @@ def test_a_signal_that_comes_in_while_the_processes_are_asked_counts_from_the_ne
         run = Run(None, None, None, None, stop)
         assert not run.asked_to_stop()  # the others have not heard of it, and go on too
         assert run.asked_to_stop() and stop.signal_number == signal.SIGTERM
+
+
+def test_the_evaluations_of_a_run_depend_on_its_seed(here):
+    write_yaml(here / "evaluated.yaml", TRAIN | {"steps": 0, "evaluation": EVALUATION})
+    tokens = {}
+    for name, seed in (("zero", "0"), ("one", "1")):
+        arguments = ["--config", "evaluated.yaml", "--seed", seed, "--run.directory", name]
+        assert main(["train", *arguments]) == 0
+        rows = lines_of(here / name / "evaluations" / "0" / "samples.jsonl")
+        tokens[name] = {(row["problem"], row["sample"]): row["tokens"] for row in rows}
+    assert tokens["zero"].keys() == tokens["one"].keys()
+    assert tokens["zero"] != tokens["one"]
