@@ -7,8 +7,10 @@ import time
 
 import numpy as np
 
-from entropy_rl.tasks import Problem
+from entropy_rl.tasks import Judgement, Problem, Verdict
 from entropy_rl.tasks.environments import Done, Observation
+
+_LONG_NAMES = [f"{i:099}" for i in range(3000)]
 
 
 class Guess:
@@ -68,11 +70,23 @@ class Hostile(Guess):
         fail(action)
         if action == "sleep":
             time.sleep(60)
+        if action == "nap":
+            time.sleep(0.25)
+        if action == "burn":
+            end = time.process_time() + 0.1
+            while time.process_time() < end:
+                pass
         if action == "print":
             print("x" * 10_000, flush=True)
         results = {
             "huge": "x" * (1 << 24),
             "number": 3,
+            "chinese": "\u4e2d" * 30_000,
+            "emoji": "\U0001f600" * 30_000,
+            "controls": "\x01" * 30_000,
+            "half": "\ud800",
+            "one too many": "\u4e2d" * 30_001,
+            "many parts": Done(Judgement(Verdict.CORRECT, 1.0, dict.fromkeys(_LONG_NAMES, 1.0))),
             "none": None,
             "nan": Observation("a", reward=float("nan")),
             "array": Observation("a", reward=np.array(0.5, np.float32)),

@@ -1,7 +1,8 @@
 """A worker process: limit itself, warm up, answer items from a pipe.
 
 What it does with an item is decided by the setting `handler`, `module:function`, which is called
-with all settings and returns a function from an item to a reply.
+with all settings and returns a function of an item, and of a function that restarts the timers,
+which returns a reply.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from typing import Any
 from entropy_rl.config.registry import import_object
 from entropy_rl.tasks.judging import as_judgement
 from entropy_rl.tasks.task import Verdict
+
+# Of a reply without its nonce. A text of 30,000 characters has up to 180,000: JSON writes a control
+# character as six.
+MOST_BYTES = 1 << 18
+RESTARTED = "restarted"  # in messages of progress, which are no replies
 
 
 def serve(fd: int) -> None:
@@ -49,12 +55,34 @@ def serve(fd: int) -> None:
         connection.send_bytes(b'{"nonce": ""}')
         while True:
             nonce, item = json.loads(connection.recv_bytes())
-            signal.setitimer(signal.ITIMER_REAL, settings["clock_limit_s"] + 1)
-            signal.setitimer(signal.ITIMER_PROF, settings["deadline_s"])
-            reply = handle(item)
+
+            def restart(nonce: str = nonce) -> None:
+                _start_timers(settings)
+                connection.send_bytes(encode({"nonce": nonce, RESTARTED: True}))
+
+            _start_timers(settings)
+            reply = handle(item, restart)
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            connection.send_bytes(json.dumps({"nonce": nonce, **reply}).encode())
+            connection.send_bytes(encode({"nonce": nonce, **reply}))
+
+
+def _start_timers(settings: dict[str, Any]) -> None:
+    signal.setitimer(signal.ITIMER_REAL, settings["clock_limit_s"] + 1)
+    signal.setitimer(signal.ITIMER_PROF, settings["deadline_s"])
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """Return a message to the parent as JSON: UTF-8, in which a text of Chinese is half as long."""
+    return json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def too_large(reply: dict[str, Any]) -> str | None:
+    """Return what is wrong with a reply that cannot be sent to the parent; None if it can."""
+    size = len(encode(reply))
+    if size <= MOST_BYTES:
+        return None
+    return f"at most {MOST_BYTES} bytes as JSON, got {size}"
 
 
 def limits_memory() -> bool:
@@ -77,7 +105,7 @@ def _limit(which: int, limit: int) -> None:
     resource.setrlimit(which, (limit, limit))
 
 
-def judging(settings: dict[str, Any]) -> Callable[[list[str]], dict[str, Any]]:
+def judging(settings: dict[str, Any]) -> Callable[..., dict[str, Any]]:
     """Import the check of a verifier and warm it up; returns the function that judges an item."""
     check = import_object("check", settings["check"])
     if settings["warm_up"] is not None:
@@ -85,7 +113,9 @@ def judging(settings: dict[str, Any]) -> Callable[[list[str]], dict[str, Any]]:
     return functools.partial(_judge, check, settings["correct_at"])
 
 
-def _judge(check: Callable, correct_at: float, item: list[str]) -> dict[str, Any]:
+def _judge(
+    check: Callable, correct_at: float, item: list[str], restart: Callable[[], None]
+) -> dict[str, Any]:
     try:
         value = check(*item)
     except MemoryError:
@@ -98,7 +128,9 @@ def _judge(check: Callable, correct_at: float, item: list[str]) -> dict[str, Any
     except ValueError as error:
         return _crash(f"its result {error}")
     fields = {"reward": judgement.reward, "parts": judgement.parts, "reason": ""}
-    return {"verdict": judgement.verdict.value, **fields}
+    reply = {"verdict": judgement.verdict.value, **fields}
+    reason = too_large(reply)
+    return reply if reason is None else _crash(f"its result must be {reason}")
 
 
 def _crash(reason: str) -> dict[str, Any]:

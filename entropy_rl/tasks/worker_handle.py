@@ -17,7 +17,7 @@ from multiprocessing.connection import Pipe
 from typing import Any
 
 from entropy_rl.tasks.task import JudgeError
-from entropy_rl.tasks.worker import limits_memory
+from entropy_rl.tasks.worker import MOST_BYTES, RESTARTED, limits_memory
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _BOOT = (
     "import json, sys; fd, sys.path[:] = json.loads(sys.argv[1]); "
     "from entropy_rl.tasks.worker import serve; serve(fd)"
 )
-_MAX_REPLY = 1 << 16  # bytes
+_MAX_REPLY = MOST_BYTES + 100  # with its nonce
 _ALARMS = (-signal.SIGPROF, -signal.SIGALRM)  # exit statuses
 _MAX_REASONS = 10  # logged reasons of crashes
 _HEADER = struct.Struct("!i")  # of a message of multiprocessing.connection
@@ -91,6 +91,7 @@ class WorkerHandle:
         self.ready = False
         self.key: bytes | None = None  # the current item
         self.nonce = ""  # of the current item; its reply repeats it
+        self._clock_limit_s = 0.0  # of the current item
         self._buffer = b""
         self.deadline = time.monotonic() + settings["warm_up_s"]
         with contextlib.suppress(OSError):  # died at once; reading the pipe reports it
@@ -114,12 +115,12 @@ class WorkerHandle:
             self.connection.send_bytes(b'["%s", %s]' % (nonce.encode(), message))
         except OSError:
             return False
-        self.key, self.deadline = key, time.monotonic() + clock_limit_s
-        self.nonce = nonce
+        self.key, self.nonce, self._clock_limit_s = key, nonce, clock_limit_s
+        self.deadline = time.monotonic() + clock_limit_s
         return True
 
     def receive(self) -> dict[str, Any] | None:
-        """Read what has arrived.
+        """Read what has arrived. A message that the timers were restarted restarts the deadline.
 
         Returns:
           The reply; None while it is incomplete.
@@ -132,20 +133,28 @@ class WorkerHandle:
         if not read:
             raise EOFError
         self._buffer += read
+        while (message := self._next_message()) is not None:
+            if RESTARTED not in message:
+                if self._buffer:
+                    raise ValueError("more than a reply")
+                return message
+            self.deadline = time.monotonic() + self._clock_limit_s
+        return None
+
+    def _next_message(self) -> dict[str, Any] | None:
+        """Take a message out of the buffer; None while it is incomplete."""
         if len(self._buffer) < _HEADER.size:
             return None
         (size,) = _HEADER.unpack_from(self._buffer)
-        begin = f'{{"nonce": "{self.nonce}"'.encode()
+        begin, end = f'{{"nonce": "{self.nonce}"'.encode(), _HEADER.size + size
         is_reply = begin.startswith(self._buffer[_HEADER.size :][: len(begin)])
         if not is_reply or not 0 <= size <= _MAX_REPLY or (self.ready and self.key is None):
             raise ValueError("no reply")
-        if len(self._buffer) < _HEADER.size + size:
+        if len(self._buffer) < end:
             return None
-        reply = json.loads(self._buffer[_HEADER.size : _HEADER.size + size])
-        if len(self._buffer) > _HEADER.size + size:
-            raise ValueError("more than a reply")
-        self._buffer = b""
-        return reply
+        message = json.loads(self._buffer[_HEADER.size : end])
+        self._buffer = self._buffer[end:]
+        return message
 
     def wait_for_exit(self) -> None:
         """Wait a moment for a process that has closed its pipe, so that its status is its own."""

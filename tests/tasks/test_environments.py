@@ -100,6 +100,38 @@ def test_a_step_that_waits_is_stopped_by_the_clock():
         step(pool, "0")
 
 
+@pytest.mark.parametrize(("action", "deadline_s"), [("burn", 0.3), ("nap", 0.2)])
+def test_each_step_that_is_taken_again_has_its_own_limit_of_time(action, deadline_s):
+    """4 steps take longer than the limit of one: 0.4 CPU seconds, or 1 second of the clock."""
+    pool = EnvironmentPool(f"{FILE}:Hostile", {}, workers=1, deadline_s=deadline_s)
+    try:
+        for turns in range(1, 5):
+            assert step(pool, *[action] * turns)["text"].startswith(f"no {turns} ")
+        assert step(pool, "die", seed=8) == {"failed": "crash"}  # a neighbor in the same worker
+        assert step(pool, *[action] * 5)["text"].startswith("no 5 ")
+        assert step(pool, "die", seed=8) == {"failed": "crash"}
+        # The last one is limited too.
+        assert step(pool, *[action] * 5, "hang") == {"failed": "timeout"}
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("action", ["chinese", "emoji", "controls", "half"])
+def test_a_text_of_any_characters_may_have_the_full_length(pool, action):
+    texts = {"chinese": "\u4e2d", "emoji": "\U0001f600", "controls": "\x01"}
+    expected = texts[action] * 30_000 if action in texts else "\ud800"
+    assert step(pool, action)["text"] == expected
+
+
+def test_the_size_of_a_result_that_is_too_large_is_named(caplog):
+    pool = EnvironmentPool(f"{FILE}:Hostile", {}, workers=1)
+    assert step(pool, "one too many") == step(pool, "many parts") == {"failed": "crash"}
+    pool.close()
+    text, parts = (record.getMessage().partition("crashed: ")[2] for record in caplog.records)
+    assert text == "its step must return a text of at most 30000 characters, got 30001 characters"
+    assert parts == "its step must return a result of at most 262144 bytes as JSON, got 324063"
+
+
 def test_what_a_step_prints_does_not_disturb_the_replies(pool):
     assert step(pool, "print")["text"].startswith("no 1 ")
 

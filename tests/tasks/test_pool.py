@@ -17,13 +17,13 @@ import pytest
 
 from entropy_rl.tasks import worker, worker_handle
 from entropy_rl.tasks.pool import VerifierPool
-from entropy_rl.tasks.task import Verdict
+from entropy_rl.tasks.task import Judgement, Verdict
 
 DEADLINE_S = 1.0
 ACT = f"{__name__}:act"
 
 
-def act(kind: str, value: str = "") -> Verdict:
+def act(kind: str, value: str = "") -> Verdict | Judgement:
     """The check of these tests; it runs in the workers."""
     if kind == "right":
         return Verdict.CORRECT
@@ -50,6 +50,8 @@ def act(kind: str, value: str = "") -> Verdict:
         raise KeyError(value)
     elif kind == "text":
         return "correct"
+    elif kind == "parts":
+        return Judgement(Verdict.CORRECT, 1.0, {f"{i:0102}": 1.0 for i in range(3000)})
     elif kind == "log":
         with open(value, "a") as file:
             file.write("x")
@@ -211,6 +213,7 @@ def test_the_reason_of_a_crash_is_logged_once(caplog):
         (("sys.exit",), "SystemExit: 3"),
         (("exit",), "the process died with status 3"),
         (("stray", "y"), "it wrote into the pipe of the worker"),
+        (("parts",), "its result must be at most 262144 bytes as JSON, got 333062"),
     ],
 )
 def test_the_reason_names_what_the_check_did(tmp_path, caplog, item, reason):

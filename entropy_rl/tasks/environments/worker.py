@@ -13,7 +13,7 @@ from entropy_rl.config.registry import call_factory, import_object
 from entropy_rl.tasks.environments.environment import Done, Observation
 from entropy_rl.tasks.judging import as_judgement, correct_at, is_finite, plain_scalar
 from entropy_rl.tasks.task import Judgement, Problem, Verdict
-from entropy_rl.tasks.worker import describe
+from entropy_rl.tasks.worker import describe, too_large
 
 _MAX_LIVE = 4096  # episodes; a state that was dropped is rebuilt from its actions
 _MAX_TEXT = 30_000  # characters of an observation; the message to the parent is limited too
@@ -22,7 +22,7 @@ _ROLES = ("user", "tool")
 Reply = dict[str, Any]
 
 
-def stepping(settings: dict[str, Any]) -> Callable[[Reply], Reply]:
+def stepping(settings: dict[str, Any]) -> Callable[[Reply, Callable[[], None]], Reply]:
     """Build the environment of a worker; returns the function that takes one step.
 
     Args:
@@ -33,15 +33,18 @@ def stepping(settings: dict[str, Any]) -> Callable[[Reply], Reply]:
     live: OrderedDict[str, tuple[Any, int]] = OrderedDict()
     least = correct_at(task)
 
-    def step(message: Reply) -> Reply:
+    def step(message: Reply, restart: Callable[[], None]) -> Reply:
         episode, actions = message["episode"], message["actions"]
         try:
             environment, taken = live.pop(episode, (None, -1))
             if taken != len(actions) - 1:
                 environment = copy.copy(task)
                 environment.reset(problem_of(message["problem"]), message["seed"])
+                # Each earlier step has its own limit of time, as when it was taken.
+                restart()
                 for action in actions[:-1]:
                     environment.step(action)
+                    restart()
             value = environment.step(actions[-1])
         except MemoryError:
             os._exit(errno.ENOMEM)  # the memory may not be freed: the next step gets a new process
@@ -49,6 +52,8 @@ def stepping(settings: dict[str, Any]) -> Callable[[Reply], Reply]:
             return {"failed": "crash", "reason": describe(error)}
         try:
             reply = _reply(value, least)
+            if (reason := too_large(reply)) is not None:
+                raise ValueError(f"must return a result of {reason}")
         except ValueError as error:
             return {"failed": "crash", "reason": f"its step {error}"[:300]}
         except BaseException as error:  # of a text, number or mapping of the user's own class
