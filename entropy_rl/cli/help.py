@@ -8,14 +8,14 @@ import shutil
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import docstring_parser
 
 from entropy_rl.cli.method_names import method_names
 from entropy_rl.config.recipes import recipe_names
-from entropy_rl.config.values import default_of, has_default, section_of
+from entropy_rl.config.values import default_of, has_default, section_of, unused_fields
 
 _ABOUT = (
     "Settings are given in YAML files and on the command line, which overrides the files; among "
@@ -97,14 +97,30 @@ class Section(NamedTuple):
     settings: list[Setting]
 
 
-def config_sections(cls: type, path: str = "", document: str = "") -> Iterator[Section]:
+def config_sections(cls: type) -> Iterator[Section]:
     """Return the sections of a config: its own fields, then those of its subsections.
 
     Args:
-      cls: A config dataclass, whose docstrings describe its fields.
-      path: Dotted path of the section.
-      document: Description of the section.
+      cls: A config dataclass, whose docstrings describe its fields. Its class variable UNUSED has
+        the dotted paths of those that it does not use, which are left out; DOCUMENTS has the
+        descriptions of those that mean something else in it.
     """
+    unused, documents = unused_fields(cls), own_documents(cls)
+    for section in _sections(cls, "", ""):
+        settings = [
+            setting._replace(document=documents.get(setting.path, setting.document))
+            for setting in section.settings
+            if setting.path not in unused
+        ]
+        yield section._replace(settings=settings)
+
+
+def own_documents(cls: type) -> Mapping[str, str]:
+    """Return dotted path -> description of the fields that mean something else in a config."""
+    return getattr(cls, "DOCUMENTS", {})
+
+
+def _sections(cls: type, path: str, document: str) -> Iterator[Section]:
     hints, documents = typing.get_type_hints(cls), field_documents(cls)
     above = f"{path}." if path else ""
     sections = {name: section_of(hint) for name, hint in hints.items()}
@@ -116,7 +132,7 @@ def config_sections(cls: type, path: str = "", document: str = "") -> Iterator[S
     yield Section(path, document, settings)
     for name, section in sections.items():
         if section is not None:
-            yield from config_sections(section, f"{above}{name}", documents[name])
+            yield from _sections(section, f"{above}{name}", documents[name])
 
 
 def _lines(cls: type, width: int) -> Iterator[str]:

@@ -28,7 +28,13 @@ from entropy_rl.config.checks import shown
 from entropy_rl.config.files import error_text, require_file
 from entropy_rl.config.recipes import find_config
 from entropy_rl.config.renames import current_config
-from entropy_rl.config.values import check_value, default_of, has_default, section_of
+from entropy_rl.config.values import (
+    check_value,
+    default_of,
+    has_default,
+    section_of,
+    unused_fields,
+)
 from entropy_rl.runs.stored import is_recorded
 from entropy_rl.yaml_text import AmbiguousError, dump_yaml, has_comment, load_yaml
 
@@ -76,7 +82,7 @@ def parse_config(
     settings += [_override(cls, path, value) for path, value in overrides.items()]
     given = _put_all(cls, files, settings)
     if _PRINT in arguments:
-        print(dump_yaml(_filled(cls, given)), end="", flush=True)
+        print(dump_yaml(_without(_filled(cls, given), unused_fields(cls))), end="", flush=True)
         if not others:
             raise SystemExit(0)
     missing = list(_missing(cls, given, ""))
@@ -387,6 +393,15 @@ def _filled(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
         else:
             filled[field.name] = default_of(field) if has_default(field) else None
     return filled
+
+
+def _without(config: Mapping[str, Any], paths: Sequence[str], above: str = "") -> dict[str, Any]:
+    """Return a nested config without the fields at some dotted paths."""
+    return {
+        name: _without(value, paths, f"{above}{name}.") if isinstance(value, Mapping) else value
+        for name, value in config.items()
+        if f"{above}{name}" not in paths
+    }
 
 
 def _build(cls: type[Config], given: Mapping[str, Any]) -> Config:

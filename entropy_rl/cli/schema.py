@@ -9,9 +9,9 @@ from typing import Any
 
 import docstring_parser
 
-from entropy_rl.cli.help import field_documents
+from entropy_rl.cli.help import field_documents, own_documents
 from entropy_rl.cli.method_names import method_names
-from entropy_rl.config.values import default_of, has_default
+from entropy_rl.config.values import default_of, has_default, unused_fields
 
 _TYPES = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}
 
@@ -25,12 +25,28 @@ def config_schema(cls: type, verb: str) -> dict[str, Any]:
       cls: The config class.
       verb: The verb of the command line.
     """
-    return {
+    found = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": f"entropy-rl {verb}",
         "description": docstring_parser.parse(cls.__doc__).short_description,
         **_section(cls, ""),
     }
+    for path, document in own_documents(cls).items():
+        _property(found, path)["description"] = document
+    for path in unused_fields(cls):
+        field = _property(found, path)
+        default = field["default"]
+        field.clear()
+        field |= {"description": f"`{verb}` does not use it.", "enum": [default]}
+    return found
+
+
+def _property(schema: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return the schema of the field at a dotted path."""
+    for name in path.split("."):
+        options = [schema, *schema.get("anyOf", ())]
+        schema = next(o["properties"][name] for o in options if name in o.get("properties", ()))
+    return schema
 
 
 def _section(cls: type, above: str) -> dict[str, Any]:

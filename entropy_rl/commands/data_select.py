@@ -7,7 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -53,6 +53,14 @@ class SelectConfig:
       max_tokens_per_micro_batch: Tokens of one forward pass; changes memory and speed only.
     """
 
+    # Of sections that others share.
+    UNUSED: ClassVar = (
+        "data.validation",
+        "data.held_out",
+        "model.remat",
+        "model.decode_attention",
+    )
+
     model: ModelConfig
     data: ChatDataConfig
     output: str
@@ -68,8 +76,7 @@ class SelectConfig:
         check_numbers(self, "")
         expand_home(self, "output")
         require_at_least(1, "", self, "keep", "first_tokens", "max_tokens_per_micro_batch")
-        unused = ("data.validation", "data.held_out", "model.remat", "model.decode_attention")
-        refuse_unused(self, "", "because `data select` does not use it", *unused)
+        refuse_unused(self, "", "because `data select` does not use it", *self.UNUSED)
         require(
             self.source_field is None or self.score == "casl",
             "source_field",

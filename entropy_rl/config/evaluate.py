@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import MeshConfig, ModelConfig, TaskConfig
@@ -32,6 +33,8 @@ class EvaluateConfig:
         for one device over tensor.
     """
 
+    UNUSED: ClassVar = ("task.train_split", "model.remat")  # of sections that others share
+
     seed: int
     model: ModelConfig
     evaluation: EvaluationConfig
@@ -48,8 +51,7 @@ class EvaluateConfig:
         expand_home(self, "output")
         require_at_least(0, "", self, "seed")
         check_stop(self.evaluation.stop, "evaluation.stop", self.decoding)
-        unused = ("task.train_split", "model.remat")
-        refuse_unused(self, "", "because an evaluation does not use it", *unused)
+        refuse_unused(self, "", "because an evaluation does not use it", *self.UNUSED)
         require(
             (self.shard is None) == (self.shards is None),
             "shard",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import operator
 from math import inf
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from entropy_rl.config.checks import MOST_LAYERS, check_numbers, require, require_at_least
 from entropy_rl.config.common import MeshConfig, ModelConfig, RunConfig, TaskConfig
@@ -169,8 +170,7 @@ class SFTConfig:
       steps: Optimizer steps.
       batch_size: Rows per step: conversations, pairs or demonstrations.
       optimizer: The optimizer and its learning-rate schedule, by default AdamW with a cosine decay.
-      run: Run directory, checkpoints and logging. `run.evaluate_every` is the number of steps
-        between validation losses; 0 for the last step only.
+      run: Run directory, checkpoints and logging.
       data: Conversations; null for the demonstrations of `task`.
       model: The model to start from, with `data`.
       loss: Loss on pairs, as {name: FUNCTION, ARGUMENT: VALUE, ...}; null for the negative
@@ -186,6 +186,15 @@ class SFTConfig:
       gate: Minimum quality of the result; measures that miss it are reported, with exit code 1.
       evaluation: Pass@K evaluation of a task's demonstrations, for the gate; null for none.
     """
+
+    # Of sections that are shared with RL.
+    UNUSED: ClassVar = ("run.samples_per_step", "optimizer.offload", "model.decode_attention")
+    DOCUMENTS: ClassVar = MappingProxyType(
+        {
+            "run.evaluate_every": "Steps between validation losses, with `data`; 0 for the last "
+            "step only.",
+        }
+    )
 
     seed: int
     steps: int
@@ -224,10 +233,8 @@ class SFTConfig:
             self._check_data()
         else:
             self._check_task()
-        unused = ["run.samples_per_step", "optimizer.offload", "model.decode_attention"]
-        if source == "task":
-            unused += ["run.evaluate_every", "task.train_split"]
-        refuse_unused(self, "", "because SFT does not use it", *unused)
+        of_task = ("run.evaluate_every", "task.train_split") if source == "task" else ()
+        refuse_unused(self, "", "because SFT does not use it", *self.UNUSED, *of_task)
 
     def _check_data(self) -> None:
         require(

@@ -126,17 +126,21 @@ def leaf_fields(cls: type, above: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted path, type hint) of the fields of a config class, those of sections too.
 
     Args:
-      cls: The class.
+      cls: The class. Its class variable UNUSED, if any, has the dotted paths of fields that it
+        shares with other classes and does not use; they are left out.
       above: Begins the paths.
     """
-    hints = typing.get_type_hints(cls)
+    hints, unused = typing.get_type_hints(cls), unused_fields(cls)
     for field in dataclasses.fields(cls):
         path, hint = f"{above}{field.name}", hints[field.name]
         section = section_of(hint)
-        if section is None:
-            yield path, hint
-        else:
-            yield from leaf_fields(section, f"{path}.")
+        found = [(path, hint)] if section is None else leaf_fields(section, f"{path}.")
+        yield from (leaf for leaf in found if leaf[0] not in unused)
+
+
+def unused_fields(cls: type) -> tuple[str, ...]:
+    """Return the dotted paths of fields that a config class must leave at their defaults."""
+    return getattr(cls, "UNUSED", ())
 
 
 def has_default(field: dataclasses.Field) -> bool:

@@ -6,15 +6,18 @@ import os
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 import yaml
 
 from entropy_rl.cli.completion import completion_parser
+from entropy_rl.cli.help import config_help
 from entropy_rl.cli.main import config_classes, main
 from entropy_rl.cli.schema import config_schema
 from entropy_rl.config.registry import import_object
+from entropy_rl.config.values import leaf_fields, section_of
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configs").glob("**/*.yaml"))
@@ -98,6 +101,52 @@ def test_the_verb_prints_the_schema_of_every_verb(capsys):
         }
     assert main(["schema", "trian"]) == 2
     assert "verb: must be one of train, " in capsys.readouterr().err
+
+
+UNUSED = {
+    "sft": ["run.samples_per_step", "optimizer.offload", "model.decode_attention"],
+    "plan-sft": ["run.samples_per_step", "optimizer.offload", "model.decode_attention"],
+    "evaluate": ["task.train_split", "model.remat"],
+    "data select": ["data.validation", "data.held_out", "model.remat", "model.decode_attention"],
+}
+
+
+@pytest.mark.parametrize("verb", UNUSED)
+def test_settings_that_a_verb_does_not_use_are_not_offered(verb, capsys):
+    cls = import_object("verb", config_classes()[verb])
+    assert sorted(cls.UNUSED) == sorted(UNUSED[verb])
+    help_ = config_help(cls, verb)
+    with pytest.raises(SystemExit):
+        main([*verb.split(), "--print_config"])
+    template, fields = yaml.safe_load(capsys.readouterr().out), dict(leaf_fields(cls))
+    for path in UNUSED[verb]:
+        section, name = path.split(".")
+        assert f"--{path} " not in help_ and path not in fields
+        assert name not in (template[section] or {})
+        # A file of an earlier version may have the default, and nothing else.
+        changed = {section: {name: "other"}}
+        assert list(errors(schema_of(verb), changed))
+        default = default_of(cls, section, name)
+        assert not list(errors(schema_of(verb), {section: {name: default}}))
+
+
+def default_of(cls, section, name):
+    of_section = section_of(typing.get_type_hints(cls)[section])
+    (field,) = (field for field in dataclasses.fields(of_section) if field.name == name)
+    return field.default
+
+
+def test_sft_says_once_what_its_interval_of_validations_is():
+    cls = import_object("verb", config_classes()["sft"])
+    text = " ".join(config_help(cls, "sft").split())
+    meaning = "Steps between validation losses, with `data`; 0 for the last step only."
+    assert f"--run.evaluate_every INT {meaning} Default: 0." in text
+    assert text.count("evaluate_every") == 1 and "0 evaluates before" not in text
+    run = schema_of("sft")["properties"]["run"]["properties"]
+    assert run["evaluate_every"]["description"] == meaning
+    assert "0 evaluates before" in config_help(
+        import_object("verb", config_classes()["train"]), "train"
+    )
 
 
 def test_the_shell_is_offered_all_fields_of_a_verb_and_their_values():
