@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from entropy_rl.config.checks import require
@@ -67,8 +68,10 @@ class Mixture:
         parts = {name: task.problems(split) for name, task in self._tasks.items()}
         sizes = {name: len(part) for name, part in parts.items()}
         if self._weights and split == "train":
-            unit = min(sizes[name] / weight for name, weight in self._weights.items())
-            sizes = {name: max(1, int(unit * weight)) for name, weight in self._weights.items()}
+            # The decimal numbers of the config: 3 / 0.7 * 0.7 is less than 3 in floats.
+            weights = {name: Fraction(repr(weight)) for name, weight in self._weights.items()}
+            unit = min(sizes[name] / weight for name, weight in weights.items())
+            sizes = {name: max(1, int(unit * weight)) for name, weight in weights.items()}
         names = [*parts]
         return [
             self._problem(number, parts[names[number]][i])

@@ -52,6 +52,18 @@ def test_weights_are_shares_of_the_training_problems_and_of_no_other_split(tasks
     assert len(mixture.problems("test")) == 9
 
 
+@pytest.mark.parametrize(
+    ("weights", "counts"),
+    [((0.7, 0.7), (3, 3)), ((0.1, 0.1), (3, 3)), ((0.6, 0.3), (6, 3)), ((0.1, 0.3), (1, 3))]
+    + [((i / 10, i / 10), (3, 3)) for i in range(1, 100)],
+)
+def test_no_problem_is_lost_by_rounding(tasks, weights, counts):
+    names = ("numbers", "letters")
+    weighted = {n: tasks[n] | {"weight": w} for n, w in zip(names, weights, strict=True)}
+    sources = [p.source for p in make(weighted).problems("train")]
+    assert tuple(map(sources.count, names)) == counts
+
+
 def test_system_and_examples_come_before_every_question(tasks):
     dialogue = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     mixture = make(tasks, system="Be brief.", examples=[dialogue])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import decimal
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from fractions import Fraction
 
 _MAX_CHARACTERS = 1000  # of an expression
 _MAX_DEPTH = 50  # of parentheses and signs
 _MAX_BITS = 4096  # of numerators and denominators
 _MAX_DECIMALS = 12  # of a quotient that is shown as a decimal number
+_LEAST_DIGITS = 6  # of an approximation; a small number has an exponent
 
 _TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d*)?|\.\d+)|(\*\*|//|[-+*/%^()])|(\S))")
 _SAME = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-"})  # noqa: RUF001
@@ -36,10 +39,15 @@ def show(value: Fraction) -> str:
     if value.denominator == 1:
         return str(value.numerator)
     scaled = value * 10**_MAX_DECIMALS
+    is_exact = scaled.denominator == 1
+    if not is_exact and abs(scaled) < 10**_LEAST_DIGITS:
+        with decimal.localcontext(prec=_LEAST_DIGITS):
+            small = Decimal(value.numerator) / value.denominator
+        return f"{value} (about {small.normalize():e})"
     digits = f"{abs(round(scaled)):0{_MAX_DECIMALS + 1}d}"
     sign = "-" if value < 0 else ""
-    decimal = f"{sign}{digits[:-_MAX_DECIMALS]}.{digits[-_MAX_DECIMALS:]}".rstrip("0")
-    return decimal if scaled.denominator == 1 else f"{value} (about {decimal})"
+    text = f"{sign}{digits[:-_MAX_DECIMALS]}.{digits[-_MAX_DECIMALS:]}".rstrip("0").rstrip(".")
+    return text if is_exact else f"{value} (about {text})"
 
 
 class _Parser:
