@@ -52,14 +52,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--turns", type=int, default=4)
-    parser.add_argument("--turn-tokens", type=int, default=48)
-    parser.add_argument("--observation-tokens", type=int, default=32)
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--output", type=Path)
+    add = parser.add_argument
+    add("--rows", type=int, default=64, help="episodes, 8 of each prompt; default: 64")
+    add("--turns", type=int, default=4, help="of an episode; default: 4")
+    add("--turn-tokens", type=int, default=48, help="tokens of a turn; default: 48")
+    add("--observation-tokens", type=int, default=32, help="tokens between turns; default: 32")
+    add("--hidden", type=int, default=256, help="hidden size of the model; default: 256")
+    add("--layers", type=int, default=4, help="of the model; default: 4")
+    add("--pairs", type=int, default=7, help="timed pairs of runs; default: 7")
+    add("--output", type=Path, help="a JSON file for every single run")
     args = parser.parse_args()
 
     config = DecoderConfig(

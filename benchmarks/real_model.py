@@ -224,13 +224,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", default="real_model.json")
-    parser.add_argument("--show", help="print the table of an earlier result")
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--works", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--torch_python", help="an interpreter with torch and transformers")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
+    add = parser.add_argument
+    default = "a JSON file for every single run; default: real_model.json"
+    add("--output", default="real_model.json", help=default)
+    add("--show", help="run nothing; print the table of this JSON file")
+    add("--pairs", type=int, default=3, help="timed pairs of runs; default: 3")
+    add("--works", nargs="+", choices=SHAPES, default=list(SHAPES), help="default: all")
+    add("--torch_python", help="an interpreter with torch and transformers; default: TRL's")
+    of_products = "of activations and of the weights of sampling; default: float32"
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help=of_products)
+    add("--worker", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
         print(json.dumps(measure(*given.worker)))

@@ -105,7 +105,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="mean tokens of a completion in train and step; default half of the limit",
     )
     add("--full", action="store_true", help="every completion in train and step reaches the limit")
-    add("--micro-batch", type=_count, help="live tokens; default 16384")
+    add("--micro-batch", type=_count, help="packed tokens; default 16384")
     add("--steps", type=_count, help="steps of a measurement of decode; default 64")
     add("--room", type=_count, help="columns of the cache in decode; default just enough")
     add("--runs", type=_count, default=5, help="measurements of each work; default 5")

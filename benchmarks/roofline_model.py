@@ -81,7 +81,7 @@ def training_bytes(c: DecoderConfig, tokens: int, remat: str, size: int) -> int:
 
     Args:
       c: The model.
-      tokens: Live tokens of a micro-batch.
+      tokens: Packed tokens of a micro-batch.
       remat: none, dots or full.
       size: Bytes of an activation.
     """

@@ -1,5 +1,5 @@
-"""How the cost of this library grows: with live tokens, the vocabulary, the group and the spread of
-lengths.
+"""How the cost of this library grows: with packed tokens, the vocabulary, the group and the spread
+of lengths.
 
     python benchmarks/scaling.py --output scaling.json --plot scaling.png
 
@@ -61,7 +61,7 @@ class Factor(NamedTuple):
 
 
 FACTORS = {
-    "live tokens": Factor(
+    "packed tokens": Factor(
         "response tokens",
         1000,
         {
@@ -126,7 +126,7 @@ def fit(x: Sequence[float], y: Sequence[float]) -> Line:
 
 
 def time_point(size: workload.Size, work: str, runs: int) -> dict[str, float]:
-    """Least CPU-seconds and wall of `runs` runs after a first one, and the mean of their live
+    """Least CPU-seconds and wall of `runs` runs after a first one, and the mean of their packed
     tokens.
     """
     from systems import ours

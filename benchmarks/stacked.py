@@ -134,15 +134,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--adapters", type=int, default=8)
-    parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--rows", type=int, nargs="+", default=[8, 64], help="of each adapter")
-    parser.add_argument("--layers", type=int, default=30)
-    parser.add_argument("--prompt", type=int, default=16, help="tokens")
-    parser.add_argument("--tokens", type=int, default=32, help="new tokens of each row")
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--output", default="stacked.json")
-    parser.add_argument("--show", help="print the table of an earlier result")
+    add = parser.add_argument
+    add("--adapters", type=int, default=8, help="number of adapters; default: 8")
+    add("--rank", type=int, default=16, help="of each adapter; default: 16")
+    add("--rows", type=int, nargs="+", default=[8, 64], help="of each adapter; default: 8 64")
+    add("--layers", type=int, default=30, help="of the model; default: 30, those of SmolLM2-135M")
+    add("--prompt", type=int, default=16, help="tokens of a prompt; default: 16")
+    add("--tokens", type=int, default=32, help="new tokens of each row; default: 32")
+    add("--pairs", type=int, default=3, help="timed pairs of runs; default: 3")
+    default = "a JSON file for every single run; default: stacked.json"
+    add("--output", default="stacked.json", help=default)
+    add("--show", help="run nothing; print the table of this JSON file")
     args = parser.parse_args()
     if args.show:
         print(table(json.loads(Path(args.show).read_text())))

@@ -109,13 +109,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--prompts", type=int, default=1, help="of a run, 8 samples each")
-    parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=2, help="the first one compiles")
-    parser.add_argument("--output", default="stacked_runs.json")
-    parser.add_argument("--show", help="print the table of an earlier result")
+    add = parser.add_argument
+    add("--seeds", type=int, default=8, help="runs, one for each; default: 8")
+    add("--steps", type=int, default=4, help="of a run; default: 4")
+    add("--prompts", type=int, default=1, help="of a step, 8 samples each; default: 1")
+    add("--rank", type=int, default=16, help="of the adapters; default: 16")
+    add("--rounds", type=int, default=2, help="the first one compiles; default: 2")
+    default = "a JSON file for every single run; default: stacked_runs.json"
+    add("--output", default="stacked_runs.json", help=default)
+    add("--show", help="run nothing; print the table of this JSON file")
     args = parser.parse_args()
     if args.show:
         print(table(json.loads(Path(args.show).read_text())))

@@ -3,6 +3,7 @@ runs.
 """
 
 import argparse
+import ast
 import dataclasses
 import json
 import subprocess
@@ -373,3 +374,36 @@ def test_the_log_prob_pass_counts_the_tokens_of_the_fixed_batch(bench, tmp_path)
     _, batch = bench.workload.load(directory)
     (make,) = ours.options(directory, "score").values()
     assert make()(0) == batch.tokens
+
+
+# --- the page and the command lines
+# ------------------------------------------------------------------------------------------
+
+
+def options_of(source):
+    """(option, its help or None) of every option that a program adds."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+            option = node.args[0].value
+            if name in ("add", "add_argument") and str(option).startswith("-"):
+                yield option, {keyword.arg for keyword in node.keywords}
+
+
+def test_the_help_of_every_program_explains_every_option():
+    programs = {file.name: list(options_of(file.read_text())) for file in BENCHMARKS.glob("*.py")}
+    programs = {name: options for name, options in programs.items() if options}
+    page = (BENCHMARKS / "README.md").read_text()
+    assert {f"python benchmarks/{name}" in page for name in programs} == {True}
+    assert len(programs) == 9
+    bare = [(name, o) for name, options in programs.items() for o, args in options
+            if "help" not in args]  # fmt: skip
+    assert bare == []
+    markdown = {name for name, options in programs.items() if "--markdown" in dict(options)}
+    assert markdown == {"side_by_side.py", "scaling.py"}
+
+
+def test_the_page_uses_the_words_of_the_library():
+    page = (BENCHMARKS / "README.md").read_text()
+    for word in ("live token", "lists of", "parts of 1", " us.", "last list"):
+        assert word not in page

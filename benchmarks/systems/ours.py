@@ -137,7 +137,7 @@ def options(directory: Path, work: str) -> dict[str, Callable]:
         "update": functools.partial(_train, lora=lora),
         "step": functools.partial(_step, lora=lora),
     }[kind]
-    return {f"parts of {TOKENS_PER_MICRO_BATCH} tokens": functools.partial(make, directory)}
+    return {f"micro-batches of {TOKENS_PER_MICRO_BATCH} tokens": functools.partial(make, directory)}
 
 
 def _generate(size: workload.Size, policy: er.Policy):
