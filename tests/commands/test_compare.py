@@ -195,6 +195,41 @@ def test_a_problem_with_few_tokens_limits_no_budget_but_its_own(runs, tmp_path):
     assert [line.problems for line in found.equal_budget][-1] == PROBLEMS - 1
 
 
+def test_budgets_are_multiples_of_the_mean_length_of_both(tmp_path):
+    a = write_evaluation(tmp_path / "a", 0, gain=0.3)
+    b = write_evaluation(tmp_path / "b", 1, gain=0.3, longer=10)
+    mean = np.mean([[row["length"] for row in rows] for rows in (a, b)])
+    found = [line.name for line in compare_runs(tmp_path / "a", tmp_path / "b").equal_budget]
+    assert found[:3] == [f"Pass@{round(k * mean)} tokens" for k in (1, 2, 4)]
+
+
+def test_a_budget_is_compared_only_where_most_problems_have_as_many_tokens(runs, tmp_path):
+    directory, rows = runs
+    shutil.copytree(directory / "base", tmp_path / "short")
+    # 16 samples of 10 tokens; 14 of 24 problems have 8 that were judged.
+    few = [row | {"verdict": "timeout"} if row["problem"] < 14 and row["sample"] >= 8 else row
+           for row in rows["base"]]  # fmt: skip
+    (tmp_path / "short" / "samples.jsonl").unlink()
+    write_jsonl(tmp_path / "short" / "samples.jsonl", few)
+    found = compare_runs(tmp_path / "short", directory / "better")
+    assert [line.name for line in found.equal_budget] == [
+        f"Pass@{budget} tokens" for budget in (10, 20, 40, 80)
+    ]
+    assert {line.problems for line in found.equal_budget} == {PROBLEMS}
+
+
+def test_the_order_in_which_samples_were_written_changes_nothing(runs, tmp_path):
+    directory, rows = runs
+    shutil.copytree(directory / "base", tmp_path / "turned")
+    (tmp_path / "turned" / "samples.jsonl").unlink()
+    write_jsonl(tmp_path / "turned" / "samples.jsonl", rows["base"][::-1])
+    found, expected = (
+        compare_runs(path, directory / "better").to_plain()
+        for path in (tmp_path / "turned", directory / "base")
+    )
+    assert found == expected
+
+
 def test_settings_that_differ_are_named(runs, tmp_path):
     directory, _ = runs
     for name, temperature in (("hot", 2.0), ("cold", 0.6)):

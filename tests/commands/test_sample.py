@@ -155,6 +155,20 @@ def test_a_problem_of_the_task_is_answered_and_judged(capsys, problem, tmp_path)
     assert asked.split("\n\n", 1)[1] == out.split("\n\n", 1)[1]
 
 
+def test_an_answer_has_the_temperature_the_seed_and_the_stop_strings_of_the_command(capsys):
+    def answer(*more):
+        arguments = ["asset:countdown", "2 3 7 : 27", "--max_new_tokens", "16", *more]
+        return say(capsys, *arguments).split("\n\n")[1]
+
+    greedy = answer("--temperature", "0", "--seed", "1")
+    hot = [answer("--temperature", "9", "--seed", seed) for seed in "12"]
+    assert len({greedy, *hot}) == 3
+    words = greedy.split()
+    stop = words[3]
+    stopped = answer("--temperature", "0", "--seed", "1", "--stop", f"['{stop}']")
+    assert stopped.split() == words[: words.index(stop) + 1] != words
+
+
 def test_on_a_terminal_the_shaded_answer_is_the_plain_one(capsys, monkeypatch):
     arguments = ["asset:countdown", "3 5 7 2 : 24", "--max_new_tokens", "20"]
     out = say(capsys, *arguments)

@@ -235,6 +235,14 @@ def test_countdown_is_judged_and_probed_through_its_own_tokenizer():
 # ------------------------------------------------------------------------------------------
 
 
+def test_completions_end_at_the_stop_strings_of_the_evaluation():
+    word = VOCABULARY.index("stop")
+    table = np.full((VOCAB, VOCAB), -1e9, np.float32)
+    table[:, word] = 0
+    _, rows = run(params={"table": table}, stop=["stop"])
+    assert {(tuple(row["tokens"]), row["finish_reason"]) for row in rows} == {((word,), "stop")}
+
+
 def sometimes_out_of_time(problem, text):
     """Short completions of one problem time out, and on very short ones of another the verifier
     crashes.
@@ -338,6 +346,18 @@ def test_votes_answers_and_ngrams_are_counted_per_problem(whole):
         for group in by_problem(rows, "tokens")
     ]
     assert result.repetition[0] == pytest.approx(np.mean(repeated), abs=1e-12)
+
+
+def test_samples_without_a_judgement_have_no_vote():
+    row = {
+        **{"problem": 0, "prompt": "", "right_answer": "", "completion": "a b"},
+        **{"finish_reason": "eos", "tokens": [1], "entropy": [0.0], "log_probs": [0.0]},
+        "length": 1,
+    }
+    given = (("1", "correct"), ("2", "timeout"), ("2", "timeout"))
+    rows = [row | {"sample": i, "answer": a, "verdict": v} for i, (a, v) in enumerate(given)]
+    prompts = SimpleNamespace(problems=[Problem(0, "", "")], left_out=0)
+    assert summarize(rows, FakeTask(), prompts, 3).maj_at_n[0] == 1.0
 
 
 def test_a_task_without_answers_has_no_vote():

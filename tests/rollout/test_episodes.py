@@ -14,6 +14,7 @@ from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.stats_pass import make_stats_pass
 from entropy_rl.lm_head.log_probs import log_prob_and_entropy
 from entropy_rl.rollout import make_generate
+from entropy_rl.rollout.stop_strings import StopStrings
 from entropy_rl.types import FinishReason
 
 EOS, PAD, V = 1, 0, TINY.vocab_size
@@ -70,7 +71,7 @@ def prompts():
 
 
 @functools.cache
-def sampler(policy, slots, chunk_steps, turn):
+def sampler(policy, slots, chunk_steps, turn, stop=None):
     """Made once for each layout: its programs are compiled once for all tests."""
     return make_generate(
         policy,
@@ -80,14 +81,15 @@ def sampler(policy, slots, chunk_steps, turn):
         pad_id=PAD,
         decoding=DecodingConfig(slots=slots, chunk_steps=chunk_steps),
         max_turn_tokens=turn,
+        stop=stop,
     )
 
 
-def run(decoder, key, environments=None, turn=TURN, slots=None, chunk_steps=7):
+def run(decoder, key, environments=None, turn=TURN, slots=None, chunk_steps=7, stop=None):
     policy, params = decoder
     turn = turn if environments else None
     answers = {"environments": environments} if environments else {}
-    generate = sampler(policy, slots, chunk_steps, turn)
+    generate = sampler(policy, slots, chunk_steps, turn, stop)
     return jax.device_get(generate(params, *prompts(), key, **answers))
 
 
@@ -131,20 +133,58 @@ def test_observations_are_in_the_row_and_do_not_count(episodes):
         assert sum(turns) == mask.sum()
 
 
-def test_log_probs_and_entropies_are_those_of_a_full_forward_pass(decoder, episodes):
-    policy, params = decoder
-    rollout, _ = episodes
-    for b, (ids, mask) in enumerate(
-        zip(rollout.completion_ids, rollout.completion_mask, strict=True)
-    ):
-        prompt, n = PROMPTS[b // GROUP], int(np.flatnonzero(mask)[-1]) + 1
-        row = jnp.array([prompt + ids[:n].tolist()])
-        hidden = policy.apply(params, row[:, :-1])[:, len(prompt) - 1 :]
-        lp, ent = log_prob_and_entropy(hidden, policy.head(params), row[:, len(prompt) :])
-        np.testing.assert_allclose(
-            rollout.log_probs[b, :n], np.where(mask[:n], lp[0], 0), atol=5e-5
+@functools.cache
+def forward_pass(policy):
+    """(parameters, rows) -> log-probs and entropies of all tokens but the first."""
+
+    def compute(params, ids):
+        return log_prob_and_entropy(
+            policy.apply(params, ids[:, :-1]), policy.head(params), ids[:, 1:]
         )
-        np.testing.assert_allclose(rollout.entropy[b, :n], np.where(mask[:n], ent[0], 0), atol=5e-5)
+
+    return jax.jit(compute)
+
+
+def assert_as_in_a_full_forward_pass(decoder, rollout):
+    policy, params = decoder
+    # Prompt and completion without a gap; what follows changes nothing before it.
+    rows = np.full((ROWS, max(map(len, PROMPTS)) + NEW), PAD, np.int32)
+    for b, ids in enumerate(rollout.completion_ids):
+        prompt = PROMPTS[b // GROUP]
+        rows[b, : len(prompt) + NEW] = [*prompt, *ids.tolist()]
+    log_probs, entropy = jax.device_get(forward_pass(policy)(params, rows))
+    for b, mask in enumerate(rollout.completion_mask):
+        first = len(PROMPTS[b // GROUP]) - 1
+        own = slice(first, first + NEW)
+        for found, expected in ((rollout.log_probs, log_probs), (rollout.entropy, entropy)):
+            np.testing.assert_allclose(found[b], np.where(mask, expected[b, own], 0), atol=5e-5)
+
+
+def test_log_probs_and_entropies_are_those_of_a_full_forward_pass(decoder, episodes):
+    assert_as_in_a_full_forward_pass(decoder, episodes[0])
+
+
+class Letters:
+    """A tokenizer of one or two letters a token."""
+
+    def decode(self, ids, skip_special_tokens):
+        return "".join("" if i == EOS else "abc"[i % 3] * (1 + i % 2) for i in ids)
+
+
+def test_a_turn_ends_with_the_token_that_completes_a_stop_string_and_the_row_goes_on(decoder, key):
+    rule = StopStrings(Letters(), ["bb", "cac"])
+
+    class Listening(Scripted):
+        def submit(self, row, ids, reason, room):
+            # The shortest prefix that contains a stop string is the turn itself.
+            assert rule(ids) == (len(ids) if reason == FinishReason.STOP else None)
+            super().submit(row, ids, reason, room)
+
+    environments = Listening(longest=2, turns=9)  # some observations are empty
+    rollout = run(decoder, key, environments, turn=NEW, chunk_steps=3, stop=rule)
+    reasons = [reason for row in environments.reasons.values() for reason in row]
+    assert reasons.count(FinishReason.STOP) > 3
+    assert_as_in_a_full_forward_pass(decoder, rollout)
 
 
 @pytest.mark.parametrize(("slots", "chunk_steps"), [(4, 7), (None, 32)])

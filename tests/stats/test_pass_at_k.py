@@ -120,6 +120,16 @@ def test_the_curve_takes_powers_of_two_and_averages_over_problems():
     np.testing.assert_array_equal(pass_at_k_curve(10, c, ks=[3, 10]).ks, [3, 10])
 
 
+def test_the_curve_has_intervals_of_the_given_confidence():
+    c = [1, 4]
+    for confidence in (0.5, 0.99):
+        curve = pass_at_k_curve(8, c, [1], confidence=confidence)
+        interval = wilson_interval(np.array(c) / 8, confidence=confidence)
+        np.testing.assert_allclose((curve.low[0], curve.high[0]), interval[1:], rtol=1e-12)
+    half, usual = pass_at_k_curve(8, c, [1], confidence=0.5), pass_at_k_curve(8, c, [1])
+    assert usual.low < half.low < half.high < usual.high
+
+
 def test_the_interval_covers_the_mean_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     hits = 0

@@ -27,6 +27,7 @@ from entropy_rl.cli.main import main
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.study import FlagsConfig, Hypothesis, StudyConfig
 from entropy_rl.evaluation import Evaluation
+from entropy_rl.runs.jsonl import write_jsonl
 from entropy_rl.runs.lock import one_writer
 from entropy_rl.runs.preemption import Interrupted
 from entropy_rl.studies import design, machine, plan, runner
@@ -35,7 +36,7 @@ from entropy_rl.studies.grid import Unit
 from entropy_rl.studies.hypotheses import baseline_differences, decide, hypothesis_tests
 from entropy_rl.studies.measures import UnitResult, find_flags, mean_over_seeds, measures_of
 from entropy_rl.studies.plan import expected_seconds, time_left
-from entropy_rl.studies.records import ProblemTally, Record
+from entropy_rl.studies.records import ProblemTally, Record, read_problems, write_problems
 
 ROOT = Path(__file__).parents[2]
 STUDY = {
@@ -563,6 +564,36 @@ def test_times_are_estimated_from_units_of_the_same_machine():
     assert time_left(records, parallel=2, machine="slow") == 100
 
 
+def test_times_of_a_phase_add_up_and_what_was_spent_is_not_left():
+    record = (
+        Record().after("train", 10.0, "m", "failed", False).after("train", 5.0, "m", None, True)
+    )
+    assert record.seconds == {"train": 15.0}
+    done = Record(("train", "evaluate"), {"train": 40.0, "evaluate": 10.0}, "m")
+    assert time_left({Unit("a", 0): done, Unit("a", 1): record}, 1, machine="m") == 50.0 - 15.0
+
+
+def test_tallies_are_sums_over_the_samples_of_a_problem(tmp_path):
+    row = {"problem": 3, "completion": "x", "answer": None, "prompt": "", "right_answer": ""}
+    samples = [
+        ("correct", "eos", [1, 2], [0.5, 1.0]),
+        ("timeout", "length", [1, 2, 3], [1.0, 2.0, 0.5]),
+        ("wrong", "eos", [2], [1.0]),
+    ]
+    rows = [
+        row
+        | {"sample": i, "verdict": verdict, "finish_reason": reason}
+        | {"tokens": tokens, "log_probs": entropy, "entropy": entropy, "length": len(tokens)}
+        for i, (verdict, reason, tokens, entropy) in enumerate(samples)
+    ]
+    write_jsonl(tmp_path / "samples.jsonl", rows)
+    write_problems(tmp_path, tmp_path)
+    found = read_problems(tmp_path)
+    assert found == {3: ProblemTally(3, 2, 1, 1, 6, 6.0)}
+    endpoints = [found[3].endpoint(name) for name in ("length", "entropy", "truncated")]
+    assert endpoints == [2.0, 1.0, 1 / 3]
+
+
 def test_an_incomplete_study_is_reported_as_interim(whole, workspace, here, capsys):
     interim = workspace / "interim"
     shutil.copytree(whole, interim)
@@ -787,6 +818,29 @@ def test_two_processes_do_not_run_one_study(whole, here, capsys):
 def test_the_decision_rule(low, high, p, decision):
     hypothesis = Hypothesis("h", "c", "a", "b", "pass@1", smallest_effect=0.03)
     assert decide(hypothesis, low, high, p) == decision
+
+
+def test_a_decision_and_its_interval_have_the_registered_alpha():
+    loose, strict = (
+        Hypothesis("h", "c", "a", "b", "pass@1", smallest_effect=0.03, alpha=alpha)
+        for alpha in (0.1, 0.01)
+    )
+    assert [decide(h, 0.01, 0.09, 0.06) for h in (loose, strict)] == ["supports", "not settled"]
+    assert decide(strict, 0.01, 0.09, 0.03) == "not settled"
+    random, results = np.random.default_rng(0), {}
+    for unit in (Unit(arm, seed) for arm in "ab" for seed in range(4)):
+        correct = random.integers(0, 9, 20).tolist()
+        tallies = {i: ProblemTally(8, 8, c, 0, 80, 1.0) for i, c in enumerate(correct)}
+        results[unit] = UnitResult(None, tallies, [])
+    widths = []
+    for hypothesis in (loose, strict):
+        found = types.SimpleNamespace(
+            seeds=lambda arm: [0, 1, 2, 3],
+            study=types.SimpleNamespace(registered=lambda h=hypothesis: [h]),
+        )
+        (test,) = hypothesis_tests(found, results)
+        widths.append(test.high - test.low)
+    assert widths[1] > 1.3 * widths[0]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 
+import graded_task
 import pytest
 
 from entropy_rl.tasks import Problem, Verdict, load_task
@@ -42,6 +43,13 @@ def test_each_task_judges_its_own_problems(tasks):
     turned = right[1:] + right[:1]
     assert {j.verdict for j in mixture.judge(problems, turned)} == {Verdict.WRONG}
     mixture.close()
+
+
+def test_a_task_of_a_mixture_has_its_own_grade_from_which_an_answer_is_correct(tasks):
+    mixture = make({"a": graded_task.SPEC, "b": graded_task.SPEC})
+    problems = mixture.problems("train")
+    judgements = mixture.judge(problems, ["x"] * len(problems))
+    assert {j.verdict for j in judgements} == {Verdict.CORRECT} and len(judgements) == 2
 
 
 def test_weights_are_shares_of_the_training_problems_and_of_no_other_split(tasks):

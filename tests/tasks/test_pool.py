@@ -198,6 +198,20 @@ def test_the_memo_is_bounded():
         assert len(pool._memo) == 10
 
 
+def test_the_memo_forgets_what_was_asked_for_longest_ago():
+    with VerifierPool(ACT, workers=1, memo_size=2) as pool:
+        for key in (b"a", b"b", b"a", b"c"):
+            pool._cache(key, Judgement(Verdict.WRONG))
+        assert list(pool._memo) == [b"a", b"c"]
+
+
+def test_a_judgement_ends_the_count_of_processes_that_were_lost_in_a_row():
+    with VerifierPool(ACT, workers=1) as pool:
+        pool._lost = 3
+        assert pool.map([("right", "1")]) == [Verdict.CORRECT]
+        assert pool._lost == 0
+
+
 def test_the_reason_of_a_crash_is_logged_once(caplog):
     with VerifierPool(ACT, workers=1) as pool, caplog.at_level(logging.WARNING):
         pool.map([("raise", "the reason"), ("right", "1")])

@@ -2,6 +2,7 @@
 
 import json
 
+import graded_task
 import pytest
 
 from entropy_rl.tasks import Verdict, load_task
@@ -48,6 +49,12 @@ def test_the_task_judges_both_prompts_alike(task):
     turned = right[2:] + right[:2]
     assert {j.verdict for j in two.judge(problems, turned)} == {Verdict.WRONG}
     two.close()
+
+
+def test_the_grade_from_which_an_answer_is_correct_is_that_of_the_task():
+    two = make(graded_task.SPEC)
+    judgements = two.judge(two.problems("train"), ["x", "x"])
+    assert {j.verdict for j in judgements} == {Verdict.CORRECT}
 
 
 def test_sources_and_a_system_message_of_the_task_are_kept_but_for_the_second_prompt(task):
