@@ -274,7 +274,7 @@ def test_explored_groups_keep_the_missing_reward_of_their_greedy_completion(monk
     collect = ExplorationCollector(lambda *_: Experience(first, nothing, 6), sampler, N)
     found = collect(None, PROMPTS, 0)
     assert found.groups.rows["has_reward"].tolist() == [True] * 4 + [False] * 2
-    # Of what was explored: the first prompt, solved from the start, is none of it.
+    # The first prompt was not explored, and its correct completion does not count as solved.
     assert found.rows.ratios == {"groups_explored": (2, 3), "explored_solved": (2, 2)}
     assert found.scored == 6 + 2 * G
 

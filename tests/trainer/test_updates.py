@@ -1,4 +1,4 @@
-"""The updates of a step: which of them there are, and what their metrics are means of."""
+"""The updates of a step: which of them are run, and over which of them metrics are averaged."""
 
 from types import SimpleNamespace
 
