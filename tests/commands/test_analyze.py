@@ -359,8 +359,12 @@ GOOD = {"prompt": "p", "completion": "c", "problem": 1, "tokens": [1, 2], "entro
             "words.a: must be a non-empty list of non-empty words, got [' ']",
         ),
         (
-            ["--samples", "x", "--words", "{a: [yes]}"],
+            ["--samples", "x", "--words", "{a: [true]}"],
             "words.a[0]: must be a string, got True",
+        ),
+        (
+            ["--samples", "x", "--words", "{a: [yes]}"],
+            "--words: yes must be true or false, or in quotes if it is a text",
         ),
         (
             ["--samples", "x", "--words", "{reflective: [a]}"],
