@@ -703,8 +703,8 @@ def math(model: Path) -> list[str]:
             "'answer': must be a number or a non-empty text, got None",
         ),
         ({"problem": "", "answer": "2"}, "'problem': must be a non-empty text, got ''"),
-        ("{", "must be one JSON object per line, got invalid JSON"),
-        ("[]", "must be one JSON object per line, got list"),
+        ("{", "must be one JSON object per line, got an object over several lines"),
+        ("[]", "must be one JSON object per line, got a JSON array"),
     ],
 )
 def test_a_row_without_problem_or_answer_is_refused_with_file_and_line(

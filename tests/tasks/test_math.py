@@ -107,9 +107,11 @@ def test_a_wrong_argument_is_one_clear_line(arguments, message):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{", "must be one JSON object per line, got invalid JSON"),
-        (b"[" * 100_000, "must be one JSON object per line, got invalid JSON"),
-        (b"[1]", "must be one JSON object per line, got list"),
+        (b"{", "must be one JSON object per line, got an object over several lines"),
+        (b'{"problem"', "must be one JSON object per line, got invalid JSON"),
+        (b"[" * 100_000, "must be one JSON object per line, got a JSON array"),
+        (b"[1]", "must be one JSON object per line, got a JSON array"),
+        (b"1", "must be one JSON object per line, got int"),
         (b'{"problem": "\xff", "answer": "1"}', "must be UTF-8 text, got an invalid byte at 14"),
         (
             b'{"question": "a", "answer": "1"}',
