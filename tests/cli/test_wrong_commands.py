@@ -67,7 +67,7 @@ def here(workspace, monkeypatch) -> Path:
         (
             ["evaluate", "--model.path", "runs/none", *EVALUATE[1:]],
             "model.path: must be a Hugging Face directory, ... hub, got 'runs/none' "
-            "(HF_HUB_OFFLINE is set); `hf download runs/none` caches a Hub model",
+            "(HF_HUB_OFFLINE is set); `hf download runs/none` caches a model of the Hub",
         ),
         ([*EVALUATE, "--model.path", "runs/none"], "model.path: must be "),
         # Names of other libraries.
