@@ -451,6 +451,19 @@ SAME = [
     (r"5\text{ cm}", r"5\text{ cm}\approx 5"),
     (r"\frac{\pi}{2}", r"\frac{\pi}{2}\approx{1.57}"),
     (r"\frac{1}{3}", r"P(X=2)=\frac13"),
+    # repeating decimals, minutes, vectors
+    ("-3", "—3"),
+    ("0.(3)", r"\frac13"),
+    (r"\frac17", "0.(142857)"),
+    (r"0.\dot1\dot2", r"\frac{12}{99}"),
+    (r"\frac17", r"0.\dot{1}4285\dot{7}"),
+    (r"\frac16", r"0.1\dot6"),
+    (r"30^\circ30'", r"30.5^\circ"),
+    (r"30.5^\circ", "30° 30' 0''"),
+    (r"\langle1,2\rangle", "(1,2)"),
+    ("(1,2)", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+    (r"\begin{pmatrix}1&2\end{pmatrix}", "(1,2)"),
+    ("(100,200)", "(100, 200)"),
 ]
 
 # Right answer, content of the box: another answer, no answer, or more than one.
@@ -747,4 +760,17 @@ DIFFERENT = [
     (r"\{1,2\}", r"\{1,2\}\approx7"),
     (r"\text{Bob}", r"\text{Bob}\approx\text{Amy}"),
     (r"\pi", r"\pi\approx\sqrt{10}"),
+    # repeating decimals, minutes, vectors
+    ("0.(3)", "0.3"),
+    ("0.(3)", "0.(6)"),
+    ("0.5(3)", r"\frac{8}{15}"),
+    (r"30^\circ30'", r"30.3^\circ"),
+    (r"30^\circ", "30'"),
+    (r"\langle1,2\rangle", "(2,1)"),
+    ("(1,2)", r"\begin{pmatrix}2\\1\end{pmatrix}"),
+    ("(1,2)", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+    ("[1,2]", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+    (r"\{1,2\}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1&2\end{pmatrix}"),
+    ("1,000", "1 and 000"),
 ]

@@ -7,7 +7,7 @@ import re
 from entropy_rl.tasks.math.equality.latex import closing_brace
 
 _ARITY = {"frac": 2, "binom": 2, "dbinom": 2, "tbinom": 2, "sqrt": 1, "mathbb": 1}
-_ARITY |= dict.fromkeys(("vec", "hat", "bar", "tilde", "overline", "overrightarrow"), 1)
+_ARITY |= dict.fromkeys(("vec", "hat", "bar", "dot", "tilde", "overline", "overrightarrow"), 1)
 _COMMAND = re.compile(rf"\\({'|'.join(_ARITY)})(?![A-Za-z])|[\^_]\s*(?=\\(?:frac|sqrt|[dt]?binom))")
 _OPTION = re.compile(r"\s*\[[^\[\]{}]*\]")
 _TOKEN = re.compile(r"\s*(\\[A-Za-z]+|[0-9A-Za-z{])")

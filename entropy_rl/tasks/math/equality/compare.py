@@ -26,6 +26,7 @@ from entropy_rl.tasks.math.equality.structure import (
     is_plain,
     read_matrix,
     read_parts,
+    read_vector,
     row_ends,
     squeeze,
 )
@@ -248,13 +249,20 @@ def _compare_one_relation(gold: str, answer: str, depth: int) -> bool | None:
     return None
 
 
+_THOUSANDS = re.compile(r",0[0-9]{2}")
+
+
 def _compare_collections(gold: str, answer: str, depth: int) -> bool | None:
     """Compare lists, sets, tuples and matrices part by part; None for other pairs."""
     matrices = read_matrix(gold), read_matrix(answer)
     if None not in matrices:
         same_rows = row_ends(matrices[0]) == row_ends(matrices[1])
         return same_rows and _in_order(*matrices, depth)
-    a, b = read_parts(gold), read_parts(answer)
+    if any(
+        _THOUSANDS.search(side) and isinstance(value_of(side), Fraction) for side in (gold, answer)
+    ):
+        return None  # 1,000 is a number, 100,200 may be two
+    a, b = (read_vector(side) or read_parts(side) for side in (gold, answer))
     if a is None or b is None:
         return None
     kinds = a[0], b[0]

@@ -6,6 +6,7 @@ r"""Numbers within an answer that a parser would misread, in one spelling.
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 _COMMA = r"(?:\{\s*,\s*\}|,\s*\\!\s*)"
 _GROUPED = re.compile(rf"(?<![0-9.])[0-9]{{1,3}}(?:{_COMMA}[0-9]{{3}})+(?![0-9])")
@@ -20,6 +21,14 @@ _E_NOTATION = re.compile(
     r"(?<![0-9A-Za-z.\\])([0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE]([+-]?[0-9]{1,3})(?![0-9.]|\s*_)"
 )
 _TIMES = re.compile(r"(?<=[0-9])\s*x\s*(?=10\s*\^)")
+_DOTTED = re.compile(
+    r"(?<=\.)(?P<before>[0-9]*)(?:\\dot\{(?P<first>[0-9])\}(?P<inner>[0-9]*)\\dot\{(?P<last>[0-9])\}"
+    r"|(?<=\.)\((?P<all>[0-9]{1,20})\))"
+)
+_MINUTES = re.compile(
+    r"(?P<sign>-?)(?P<degrees>[0-9]{1,9})\s*\^\\circ\s*(?P<minutes>[0-9]{1,2})\s*'"
+    r"(?:\s*(?P<seconds>[0-9]{1,2})\s*(?:''|\"))?"
+)
 
 
 def join_groups(text: str) -> str:
@@ -34,8 +43,9 @@ def rewrite_numerals(text: str) -> str:
       text: LaTeX with braces around arguments.
 
     Returns:
-      The same answer, with \frac{7}{3} for 2\frac{1}{3}, 2.5\times 10^{-3} for 2.5e-3, and
-      1000\pi for 1,000\pi; a comma within brackets separates.
+      The same answer, with \frac{7}{3} for 2\frac{1}{3}, 2.5\times 10^{-3} for 2.5e-3, 1000\pi for
+      1,000\pi (a comma within brackets separates), 0.\overline{3} for 0.(3), and
+      \frac{61}{2}^\circ for 30^\circ30'.
     """
     text = _TIMES.sub(r"\\times ", _E_NOTATION.sub(_power_of_ten, text))
     if "," in text:
@@ -43,6 +53,10 @@ def rewrite_numerals(text: str) -> str:
         found = _COEFFICIENT.match(text)
         if found and "," not in text[found.end() :]:
             text = text.replace(",", "")
+    if "." in text:
+        text = _DOTTED.sub(_overline, text)
+    if "'" in text and (angle := _MINUTES.fullmatch(text)):
+        text = _in_degrees(angle)
     return _MIXED.sub(_improper, text) if r"\frac" in text else text
 
 
@@ -53,3 +67,14 @@ def _power_of_ten(match: re.Match[str]) -> str:
 def _improper(match: re.Match[str]) -> str:
     whole, a, b = (int(part) for part in match.groups())
     return rf"\frac{{{whole * b + a}}}{{{b}}}" if 0 < a < b else match[0]
+
+
+def _overline(match: re.Match[str]) -> str:
+    period = match["all"] or f"{match['first']}{match['inner']}{match['last']}"
+    return rf"{match['before']}\overline{{{period}}}"
+
+
+def _in_degrees(angle: re.Match[str]) -> str:
+    parts = (int(angle[name] or 0) for name in ("degrees", "minutes", "seconds"))
+    value = sum(Fraction(part, size) for part, size in zip(parts, (1, 60, 3600), strict=True))
+    return rf"{angle['sign']}\frac{{{value.numerator}}}{{{value.denominator}}}^\circ"

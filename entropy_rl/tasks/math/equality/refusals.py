@@ -10,6 +10,7 @@ import re
 import unicodedata
 
 from entropy_rl.tasks.math.equality.latex import read_chain
+from entropy_rl.tasks.math.equality.structure import read_vector
 from entropy_rl.tasks.task import Verdict
 
 
@@ -34,9 +35,10 @@ def refuse(gold: str, answer: str) -> Verdict | None:
     )
     if new or bool(_DOTS.search(gold)) != bool(_DOTS.search(value)):
         return Verdict.WRONG
-    if any(
-        len(sign.findall(value)) > len(sign.findall(gold)) for sign in (_DERIVATIVE, _ENVIRONMENT)
-    ):
+    signs = (_DERIVATIVE, _ENVIRONMENT)
+    if gold.startswith("(") and read_vector(value):
+        signs = (_DERIVATIVE,)  # a tuple as a vector: compared by its entries
+    if any(len(sign.findall(value)) > len(sign.findall(gold)) for sign in signs):
         return Verdict.WRONG
     a, b = _BASE.search(gold), _BASE.search(value)
     return Verdict.WRONG if a and b and a[1] != b[1] else None

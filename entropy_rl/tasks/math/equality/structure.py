@@ -78,3 +78,14 @@ def read_matrix(text: str) -> list[str] | None:
 
 def row_ends(entries: Sequence[str]) -> list[bool]:
     return [entry == r"\\" for entry in entries]
+
+
+def read_vector(text: str) -> tuple[str, list[str]] | None:
+    """A matrix of one row or one column as a tuple: its kind of brackets, and its entries."""
+    entries = read_matrix(text)
+    if entries is None:
+        return None
+    ends = [index for index, entry in enumerate(entries) if entry == r"\\"]
+    values = [entry for entry in entries if entry != r"\\"]
+    is_column = ends == list(range(1, len(entries), 2))
+    return ("()", values) if len(values) > 1 and (not ends or is_column) else None

@@ -32,7 +32,7 @@ _SIGNS = str.maketrans(
     | {chr(code): unicodedata.normalize("NFKC", chr(code)) for code in range(0x1D400, 0x1D800)}
     | {sign: _fraction(sign) for sign in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"}
     | dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\ufe0f", "")  # of no width
-    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63", "-")
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\ufe63", "-")
     | dict.fromkeys("\u2032\u2019\u02b9", "'")
     | dict.fromkeys("\u201c\u201d", '"')
     | dict.fromkeys("≤⩽≦", r"\le ")
