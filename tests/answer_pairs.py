@@ -464,6 +464,11 @@ SAME = [
     ("(1,2)", r"\begin{pmatrix}1\\2\end{pmatrix}"),
     (r"\begin{pmatrix}1&2\end{pmatrix}", "(1,2)"),
     ("(100,200)", "(100, 200)"),
+    ("(1,000,2)", "(1000,2)"),
+    ("1000, 2000", "2,000, 1,000"),
+    ("x=1,000,y=2,000", "x=1000,y=2000"),
+    (r"50\%", r"\frac{\sqrt{4}}{4}"),
+    (r"\frac{\pi}{2}", r"50\pi\%"),
 ]
 
 # Right answer, content of the box: another answer, no answer, or more than one.
@@ -773,4 +778,8 @@ DIFFERENT = [
     (r"\{1,2\}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
     (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1&2\end{pmatrix}"),
     ("1,000", "1 and 000"),
+    ("(1,000)", "(1,0)"),
+    (r"50\%", r"\frac{\sqrt{2}}{4}"),
+    (r"50\%", r"(10^{9999}\cdot i)^{9999}"),
+    (r"50\%", r"\binom{n}{99}"),
 ]

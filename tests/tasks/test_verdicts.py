@@ -154,6 +154,7 @@ def test_a_long_right_answer_is_met_by_its_own_text():
         (r'{"answer": "\\frac{1}{2}"}', r"\frac{1}{2}"),
         ("[5]", "[5]"),
         ("approximately 5", "5"),
+        (r"So it is \fbox{5}.", "5"),
         ("about the same", "about the same"),
     ],
 )

@@ -118,7 +118,7 @@ def final_answer(gold: str) -> str:
         answer = gold.strip("# \n\t").rpartition(_GSM8K)[2].strip()
         if answer and "\n" not in answer:
             return answer
-    boxed = last_boxes(gold)
+    boxed = last_boxes(gold) or last_boxes(gold.replace(r"\fbox", r"\boxed"))
     if boxed is not None:
         return boxed.strip()
     one = _ONE_VALUE.fullmatch(gold.strip())

@@ -163,6 +163,7 @@ def _equal(gold: str, answer: str, depth: int = 0) -> bool | None:
     return _parsed(gold, answer)
 
 
+_PERCENT = re.compile(r"\s*\\%")
 _PRIMED = re.compile(r"([A-Za-z])('+)(?!\s*\()")
 
 
@@ -172,6 +173,7 @@ def _parsed(gold: str, answer: str) -> bool | None:
             _PRIMED.sub(lambda found: f"{found[1]}_{{{'p' * len(found[2])}}}", side)
             for side in (gold, answer)
         )
+    gold, answer = (_PERCENT.sub(r"\\cdot\\frac{1}{100}", side) for side in (gold, answer))
     heavy = is_heavy(answer) or is_heavy(gold)
     return same_expression(gold, answer, heavy)
 
@@ -203,8 +205,11 @@ def _compare_quantities(gold: str, answer: str) -> bool | None:
             return False
     if right.scale != 1 or given.scale != 1:
         return False
-    if right.percent != given.percent:
-        return _parsed(gold, answer)
+    if right.percent != given.percent:  # 50% of an expression, as above
+        percent, other = (right, given) if right.percent else (given, right)
+        ways = (percent.value, rf"\frac{{{percent.value}}}{{100}}")
+        pairs = [(tidy(way), tidy(other.value)) for way in ways]
+        return any(_equal(*(pair if right.percent else pair[::-1]), depth=1) for pair in pairs)
     if (right.value, given.value) == (gold, answer):
         return None
     return _equal(tidy(right.value), tidy(given.value), depth=1)
@@ -249,19 +254,12 @@ def _compare_one_relation(gold: str, answer: str, depth: int) -> bool | None:
     return None
 
 
-_THOUSANDS = re.compile(r",0[0-9]{2}")
-
-
 def _compare_collections(gold: str, answer: str, depth: int) -> bool | None:
     """Compare lists, sets, tuples and matrices part by part; None for other pairs."""
     matrices = read_matrix(gold), read_matrix(answer)
     if None not in matrices:
         same_rows = row_ends(matrices[0]) == row_ends(matrices[1])
         return same_rows and _in_order(*matrices, depth)
-    if any(
-        _THOUSANDS.search(side) and isinstance(value_of(side), Fraction) for side in (gold, answer)
-    ):
-        return None  # 1,000 is a number, 100,200 may be two
     a, b = (read_vector(side) or read_parts(side) for side in (gold, answer))
     if a is None or b is None:
         return None

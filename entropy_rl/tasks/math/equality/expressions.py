@@ -45,7 +45,7 @@ def same_expression(gold: str, answer: str, heavy: bool) -> bool | None:
     if not right:
         return False
     same = _compare_symbols(right[0], given[0])
-    if same is None and "%" not in gold + answer:
+    if same is None:
         same = _compare_values(right[0], given[0])
     if same is not None:
         return same

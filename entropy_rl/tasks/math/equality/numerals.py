@@ -11,6 +11,10 @@ from fractions import Fraction
 _COMMA = r"(?:\{\s*,\s*\}|,\s*\\!\s*)"
 _GROUPED = re.compile(rf"(?<![0-9.])[0-9]{{1,3}}(?:{_COMMA}[0-9]{{3}})+(?![0-9])")
 _COMMAS = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])"
+# A group that begins with 0 is no number of its own, within brackets and lists neither.
+_WITH_ZERO = re.compile(
+    r"(?<![0-9.])[1-9][0-9]{0,2}(?:,[1-9][0-9]{2})*(?:,0[0-9]{2})(?:,[0-9]{3})*(?![0-9])"
+)
 _IN_ARGUMENT = re.compile(rf"(?:(?<=\\frac\{{)|(?<=\}}\{{)|(?<=\^\{{)){_COMMAS}(?=\}})")
 _FACTOR = r"\s*(?:[A-Za-z]|\\(?:pi|sqrt|frac|cdot|times|alpha|beta|theta)(?![A-Za-z]))"
 _COEFFICIENT = re.compile(rf"(?P<before>[^,()\[\]{{}}]*?)(?<![0-9.,]){_COMMAS}(?={_FACTOR})")
@@ -44,12 +48,13 @@ def rewrite_numerals(text: str) -> str:
 
     Returns:
       The same answer, with \frac{7}{3} for 2\frac{1}{3}, 2.5\times 10^{-3} for 2.5e-3, 1000\pi for
-      1,000\pi (a comma within brackets separates), 0.\overline{3} for 0.(3), and
+      1,000\pi (within brackets, only where a group begins with 0), 0.\overline{3} for 0.(3), and
       \frac{61}{2}^\circ for 30^\circ30'.
     """
     text = _TIMES.sub(r"\\times ", _E_NOTATION.sub(_power_of_ten, text))
     if "," in text:
-        text = _IN_ARGUMENT.sub(lambda match: match[0].replace(",", ""), text)
+        for pattern in (_WITH_ZERO, _IN_ARGUMENT):
+            text = pattern.sub(lambda match: match[0].replace(",", ""), text)
         found = _COEFFICIENT.match(text)
         if found and "," not in text[found.end() :]:
             text = text.replace(",", "")
