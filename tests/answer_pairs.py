@@ -782,4 +782,9 @@ DIFFERENT = [
     (r"50\%", r"\frac{\sqrt{2}}{4}"),
     (r"50\%", r"(10^{9999}\cdot i)^{9999}"),
     (r"50\%", r"\binom{n}{99}"),
+    # powers of powers that the parser or the comparison of sets would compute
+    (r"\mathbb{R}", r"\mathbb{R}\setminus\{(10^{9999}\cdot i)^{9999}\}"),
+    ("x+y=5", r"x+(10^{9999}\cdot i)^{9999}=5"),
+    (r"(0,1)\cup(2,3)", r"(0,1)\cup(2,i(10^{9999}+1)^{9999})"),
+    (r"(0,1)\cup(2,3)", r"(0,1)\cup(2,(1+i)^{9999})"),
 ]

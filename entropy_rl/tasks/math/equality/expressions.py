@@ -85,11 +85,12 @@ def _symbols(side: list) -> dict[str, Any]:
 
 
 def _replace(side: list, name: str, value: Any) -> list:
-    from sympy import evaluate
+    from sympy import Eq, Expr, Tuple, evaluate
+    from sympy import FiniteSet as Set
 
     symbol = _symbols(side).get(name)
-    if symbol is None:
-        return side
+    if symbol is None or not isinstance(side[0], Expr | Eq | Tuple | Set):
+        return side  # intervals and inequalities have no imaginary ends
     try:
         with evaluate(False):  # powers may be too large to be computed
             return [side[0].xreplace({symbol: value})]

@@ -72,6 +72,8 @@ _FACTORIAL = re.compile(
     r"|![)}\]\s]*!"  # of a factorial; math-verify takes n!! for it, too
 )
 _BINOMIAL = re.compile(r"binom\s*\{?\s*[0-9]{5,}\s*\}?\s*\{?\s*[0-9]{4,}")
+_GROUP_POWER = re.compile(r"[)}]\s*\^\s*\{?\s*([0-9]{2,4})")
+_EXPONENT = re.compile(r"\^\s*\{?\s*([0-9]+)")
 _FLAT = str.maketrans({"(": "", "{": "", ")": " ", "}": " "})
 _POWERS = re.compile(r"[0-9]*(?:\s*\^\s*-?[0-9]+!?)+")
 
@@ -95,7 +97,19 @@ def is_over_budget(text: str) -> bool:
     if _FACTORIAL.search(text) or _BINOMIAL.search(text):
         return True
     flat = text.replace("**", "^").translate(_FLAT)
-    return any(_is_tower(run[0]) for run in _POWERS.finditer(flat))
+    if any(_is_tower(run[0]) for run in _POWERS.finditer(flat)):
+        return True
+    return any(_is_tall(text, match) for match in _GROUP_POWER.finditer(text))
+
+
+def _is_tall(text: str, power: re.Match[str]) -> bool:
+    """Whether exponents within a group, times its own, are greater than `_MAX_EXPONENT`."""
+    start, depth = power.start(), 1
+    while start and depth:
+        start -= 1
+        depth += {"(": -1, "{": -1, ")": 1, "}": 1}.get(text[start], 0)
+    within = _EXPONENT.findall(text, start, power.start())
+    return any(int(power[1]) * int(exponent[:5]) > _MAX_EXPONENT for exponent in within)
 
 
 def _is_tower(run: str) -> bool:
