@@ -99,7 +99,10 @@ def test_the_marker_of_a_typed_package_is_there():
     [
         pytest.param("", marks=pytest.mark.slow),
         pytest.param("import entropy_rl.train, entropy_rl.evaluate", marks=pytest.mark.slow),
-        "from entropy_rl.train import train; from entropy_rl.evaluate import evaluate_model",
+        pytest.param(
+            "from entropy_rl.train import train; from entropy_rl.evaluate import evaluate_model",
+            marks=pytest.mark.slow,
+        ),
         "er.train; er.evaluate; import entropy_rl.train, entropy_rl.evaluate",
     ],
 )

@@ -186,7 +186,10 @@ def test_swapped_pairs_have_the_opposite_gradient_at_the_reference():
 # ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss", [None, dpo(0.5)], ids=["sft", "dpo"])
+@pytest.mark.parametrize(
+    "loss",
+    [pytest.param(None, id="sft"), pytest.param(dpo(0.5), id="dpo", marks=pytest.mark.slow)],
+)
 def test_packing_micro_batches_and_eight_devices_change_nothing(loss):
     policy, batch = tiny_policy(), make_rows(TINY.vocab_size)
     params = policy.init(jax.random.key(0))
