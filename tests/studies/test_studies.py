@@ -139,11 +139,11 @@ def whole(workspace) -> Path:
 
 
 def without_clock(directory: Path) -> dict:
-    """study.json without times and paths."""
+    """study.json without times, paths and the machine, which a quick study does not look up."""
     plain = json.loads((directory / "study.json").read_text())
     del plain["design"]
     for unit in plain["units"]:
-        del unit["seconds"]
+        del unit["seconds"], unit["machine"]
     return plain
 
 
