@@ -16,16 +16,16 @@ _AMBIGUOUS = "!ambiguous"
 # The core schema of YAML 1.2.2 (10.3.2), and `<<`, which merges a mapping as in YAML 1.1. A date, a
 # number with a colon and a binary number are texts.
 _CORE = {
-    f"{_TAG}null": re.compile(r"~|null|Null|NULL|"),
-    f"{_TAG}bool": re.compile("true|True|TRUE|false|False|FALSE"),
-    f"{_TAG}int": re.compile("[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
-    f"{_TAG}float": re.compile(
+    f"{_TAG}null": "~|null|Null|NULL|",
+    f"{_TAG}bool": "true|True|TRUE|false|False|FALSE",
+    f"{_TAG}int": "[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
+    f"{_TAG}float": (
         r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
         r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
     ),
-    f"{_TAG}merge": re.compile("<<"),
+    f"{_TAG}merge": "<<",
     # Texts of YAML 1.2 that YAML 1.1 reads as true, false or a number.
-    _AMBIGUOUS: re.compile(
+    _AMBIGUOUS: (
         "yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF"
         r"|[-+]?(?=[0-9_.]*_)[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?"
     ),
@@ -89,8 +89,6 @@ class _CoreLoader(_Loader):
         )
 
 
-for _tag, _pattern in _CORE.items():
-    _CoreLoader.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern.pattern})\\Z"), None)
 _CoreLoader.add_constructor(f"{_TAG}str", _CoreLoader.construct_text)
 _CoreLoader.add_constructor(f"{_TAG}int", _CoreLoader.construct_int)
 _CoreLoader.add_constructor(_AMBIGUOUS, _CoreLoader.refuse)
@@ -101,7 +99,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 for _tag, _pattern in _CORE.items():
-    _Dumper.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern.pattern})\\Z"), None)
+    for _class in (_CoreLoader, _Dumper):
+        _class.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), None)
 
 
 def load_yaml(text: str, *, recorded: bool = False) -> Any:

@@ -86,7 +86,7 @@ class ChatDataConfig:
 
     Args:
       train: Files: JSONL (also .gz, .zst, .bz2, .xz), parquet or Arrow; a directory, a pattern such
-        as `data/train-*.parquet`, NAMESPACE/NAME@REVISION of the hub, or a list of these.
+        as `data/train-*.parquet`, NAMESPACE/NAME@REVISION of the Hub, or a list of these.
       validation: As `train`, for the validation loss; null for none.
       held_out: Rows of `train`, chosen by the seed, that are held out for the validation loss.
       max_tokens: Rows with more tokens are left out, and the log counts them.

@@ -144,7 +144,7 @@ def data_directory(path: str, where: str) -> Path:
 
 
 def hub_directory(path: str, weights: bool = True, where: str = "model.path") -> Path:
-    """The directory of a model or a Hub adapter in the cache; downloads what is missing.
+    """The directory of a Hub model or adapter in the cache; downloads what is missing.
 
     Args:
       path: `NAMESPACE/NAME` or `NAMESPACE/NAME@REVISION`.

@@ -279,9 +279,7 @@ def problem():
 
 @functools.cache
 def combinations(program: str, every: bool = False) -> np.ndarray:
-    """All, or so many in a random order that every two members of different kinds meet; int32[C,
-    4].
-    """
+    """All combinations, or the first ones in which any two members meet; int32[C, 4]."""
     product = list(itertools.product(*(range(len(members)) for members in PROGRAMS[program])))
     if every:
         return np.array(product, np.int32)

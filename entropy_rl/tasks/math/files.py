@@ -86,7 +86,7 @@ def find_data_files(where: str, given: Any, role: str | None) -> dict[str, tuple
 
     Args:
       where: Dotted path of the setting, for errors.
-      given: A file, a directory, a glob pattern, NAMESPACE/NAME@REVISION of the hub, or a list of
+      given: A file, a directory, a glob pattern, NAMESPACE/NAME@REVISION of the Hub, or a list of
         these.
       role: The use, `train`, `validation` or `test`, which picks one split of a directory with
         several. None for all of them.
