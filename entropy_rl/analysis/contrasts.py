@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from entropy_rl.stats.bootstrap import holm, paired_bootstrap, sign_flip_p_value
+from entropy_rl.stats.pass_at_k import resampled_counts
 
 _NAN = float("nan")
 
@@ -171,10 +172,10 @@ def _summary(moments: _Moments, resamples: int, seed: int) -> Summary:
         return Summary(0, 0, _NAN, _NAN, _NAN)
     if len(count) == 1:  # the variance between problems is unknown
         return Summary(int(count[0]), 1, float(total[0] / count[0]), -np.inf, np.inf)
-    draws = np.random.default_rng(seed).multinomial(
-        len(count), np.full(len(count), 1 / len(count)), size=resamples
-    )
-    low, high = np.quantile((draws @ total) / (draws @ count), [0.025, 0.975])
+    means = [
+        (draws @ total) / (draws @ count) for draws in resampled_counts(len(count), resamples, seed)
+    ]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return Summary(
         int(count.sum()), len(count), float(total.sum() / count.sum()), float(low), float(high)
     )

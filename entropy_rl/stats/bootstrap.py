@@ -4,12 +4,18 @@ correction. NumPy in float64 on the host.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from entropy_rl.stats.pass_at_k import check_resampling, check_values, resampled_means
+from entropy_rl.stats.pass_at_k import (
+    block_rows,
+    check_resampling,
+    check_values,
+    resampled_means,
+)
 
 
 class PairedTest(NamedTuple):
@@ -217,13 +223,12 @@ def sign_flip_p_value(
     problems = len(differences)
     # A pattern and its opposite have the same |mean|, so the last sign is fixed.
     if 2 ** (problems - 1) <= patterns:
-        flipped = (np.arange(2 ** (problems - 1))[:, None] >> np.arange(problems)) & 1
+        flipped = [(np.arange(2 ** (problems - 1))[:, None] >> np.arange(problems)) & 1]
     else:
-        flipped = np.random.default_rng(seed).integers(
-            0, 2, (1 + patterns, problems), dtype=np.int8
-        )
-        flipped[0] = 0  # the observed signs
-    means = np.abs(np.tensordot((1.0 - 2 * flipped) / problems, differences, axes=1))
+        flipped = _random_flips(1 + patterns, problems, np.random.default_rng(seed))
+    means = np.concatenate(
+        [np.abs(np.tensordot((1.0 - 2 * f) / problems, differences, axes=1)) for f in flipped]
+    )
     return np.mean(means >= means[0] - _rounding(differences), axis=0)
 
 
@@ -264,6 +269,15 @@ def _differences(where: str, values: ArrayLike, baseline: ArrayLike) -> np.ndarr
         )
     check_values(where, values - baseline)
     return values - baseline
+
+
+def _random_flips(patterns: int, problems: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield int8[rows, problems], some patterns at a time; the first has the observed signs."""
+    for i, rows in enumerate(block_rows(problems, patterns)):
+        flipped = rng.integers(0, 2, (rows, problems), dtype=np.int8)
+        if i == 0:
+            flipped[0] = 0
+        yield flipped
 
 
 def _once_counted(differences: np.ndarray) -> float:

@@ -5,12 +5,14 @@ NumPy in float64 on the host: float32, the default of JAX, loses the digits of a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
+
+_BLOCK = 2**20  # numbers of a block of resamples
 
 
 class Interval(NamedTuple):
@@ -197,11 +199,29 @@ def resampled_means(
 ) -> np.ndarray:
     """f64[resamples, ...]: means of the problems drawn with replacement."""
     problems = len(values)
-    # A resample is the count of each problem; an array [resamples, problems, ...] is not needed.
-    draws = np.random.default_rng(seed).multinomial(
-        problems, np.full(problems, 1 / problems), size=resamples
-    )
-    return np.tensordot(draws / problems, values, axes=1)
+    means = [
+        np.tensordot(draws / problems, values, axes=1)
+        for draws in resampled_counts(problems, resamples, seed)
+    ]
+    return np.concatenate(means)
+
+
+def resampled_counts(
+    problems: int, resamples: int, seed: int | np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Yield int64[rows, problems]: how often each resample has each problem, some at a time."""
+    rng, even = np.random.default_rng(seed), np.full(problems, 1 / problems)
+    for rows in block_rows(problems, resamples):
+        yield rng.multinomial(problems, even, size=rows)
+
+
+def block_rows(problems: int, resamples: int) -> Iterator[int]:
+    """Yield the rows of the blocks in which an array [resamples, problems] is made."""
+    # A generator fills rows of a multiple of 4 bytes from whole words: blocks have the same bits as
+    # the whole array.
+    most = max(_BLOCK // problems // 4, 1) * 4
+    for start in range(0, resamples, most):
+        yield min(most, resamples - start)
 
 
 def check_values(where: str, values: np.ndarray) -> None:

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -326,3 +328,32 @@ def test_methods_that_agree_everywhere_do_not_differ():
 def test_the_crossed_bootstrap_refuses_what_does_not_fit(values, baseline, message):
     with pytest.raises(ValueError, match=message):
         crossed_bootstrap(values, baseline)
+
+
+# --- blocks of resamples --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [1, 100, 4096])
+def test_resamples_in_blocks_are_those_drawn_at_once(monkeypatch, block):
+    rng = np.random.default_rng(0)
+    one, two = rng.random((2, 37, 3))
+    calls = {
+        "paired": lambda: paired_bootstrap(one, two, resamples=501, seed=1),
+        "crossed": lambda: crossed_bootstrap(one.T, two.T, resamples=501, seed=1),
+        "flips": lambda: sign_flip_p_value(one, two, patterns=501, seed=1),
+        "mean": lambda: bootstrap_interval(one, resamples=501, seed=1),
+    }
+    at_once = {name: np.asarray(call()) for name, call in calls.items()}
+    # The package has a function of this name.
+    monkeypatch.setattr(sys.modules["entropy_rl.stats.pass_at_k"], "_BLOCK", block)
+    for name, call in calls.items():
+        np.testing.assert_allclose(call(), at_once[name], rtol=0, atol=1e-14, err_msg=name)
+
+
+def test_the_memory_of_a_test_does_not_grow_with_resamples_times_problems():
+    one, two = np.random.default_rng(0).random((2, 2000))
+    tracemalloc.start()
+    paired_bootstrap(one, two, resamples=4000)
+    sign_flip_p_value(one, two, patterns=4000)
+    assert tracemalloc.get_traced_memory()[1] < 30e6  # one int64[4000, 2000] is 64 MB
+    tracemalloc.stop()
