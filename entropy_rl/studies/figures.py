@@ -10,20 +10,16 @@ from typing import Any
 import numpy as np
 
 from entropy_rl.config.study import BASE
-from entropy_rl.report.curves import metric_values, running_mean
+from entropy_rl.report.curves import running_mean
 from entropy_rl.studies.analysis import StudyAnalysis
-from entropy_rl.studies.measures import UnitResult
+from entropy_rl.studies.measures import CURVES, UnitResult
 
 Style = dict[str, str]  # keyword arguments of `Axes.plot`
 
 _DPI = 140
 _COLORS = [f"C{i}" for i in range(10)]
 _DASHES = ["-", "--", ":", "-."]  # one for each ten arms
-_CURVES = {
-    "entropy": "entropy (nats per token)",
-    "length": "response length (tokens)",
-    "bonus_share": "bonus share, Σ|ψ| / Σ|A|",
-}
+_CURVE_TITLES = ("entropy (nats per token)", "response length (tokens)", "bonus share, Σ|ψ| / Σ|A|")
 
 
 def write_figures(directory: Path, analysis: StudyAnalysis) -> list[str]:
@@ -86,14 +82,13 @@ def _pass_at_k(arms: Mapping[str, Sequence[UnitResult]], styles: Mapping[str, St
 def _curves(arms: Mapping[str, Sequence[UnitResult]], styles: Mapping[str, Style]) -> Any:
     import matplotlib.pyplot as plt
 
-    size = (5.5 * len(_CURVES), 4.2)
-    figure, axes = plt.subplots(1, len(_CURVES), figsize=size, layout="constrained")
-    for axis, (name, title) in zip(axes, _CURVES.items(), strict=True):
+    size = (5.5 * len(CURVES), 4.2)
+    figure, axes = plt.subplots(1, len(CURVES), figsize=size, layout="constrained")
+    for axis, name, title in zip(axes, CURVES, _CURVE_TITLES, strict=True):
         for arm, results in arms.items():
-            steps = min(len(result.metrics) for result in results)
+            steps = min(len(result.metrics[name]) for result in results)
             window = max(1, steps // 10)
-            of_seeds = [metric_values(result.metrics[:steps], name) for result in results]
-            values = np.array([running_mean(of_seed, window) for of_seed in of_seeds])
+            values = np.array([running_mean(r.metrics[name][:steps], window) for r in results])
             _draw_mean(axis, np.arange(window, steps + 1), values, arm, styles[arm])
         axis.set_xlabel("step")
         axis.xaxis.get_major_locator().set_params(integer=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
@@ -21,6 +21,8 @@ from entropy_rl.studies.records import ProblemTally, read_problems
 SeedMean = tuple[float, float, float, int]
 
 CONFIDENCE = 0.95  # of the intervals of arms; a hypothesis has its own
+CURVES = ("entropy", "length", "bonus_share")  # metrics of training that are drawn
+_TOKENS = "sampled_tokens"
 _LAST_STEPS = 10  # averaged for the final value of a training metric
 
 
@@ -30,12 +32,12 @@ class UnitResult(NamedTuple):
     Attributes:
       evaluation: The evaluation after the last step.
       problems: Problem id -> its tally.
-      metrics: Metrics of each training step; empty for the arm `base`.
+      metrics: Metric -> f64[steps], its values in training; empty for the arm `base`.
     """
 
     evaluation: Evaluation
     problems: dict[int, ProblemTally]
-    metrics: list[dict[str, Any]]
+    metrics: Mapping[str, np.ndarray]
 
 
 def read_unit(design: Design, unit: Unit) -> UnitResult:
@@ -50,11 +52,14 @@ def read_unit(design: Design, unit: Unit) -> UnitResult:
         raise ValueError(
             f"{directory / EVALUATE}: must hold the evaluation of a complete run, got none"
         )
-    metrics = read_metrics(directory / TRAIN / METRICS_FILE)
+    steps = read_metrics(directory / TRAIN / METRICS_FILE)
     rows = design.train.rollout.prompts * design.train.rollout.group_size
-    for row in metrics:
+    metrics = {}
+    if steps:  # of hundreds of metrics, for thousands of steps and hundreds of units
+        metrics = {name: metric_values(steps, name) for name in CURVES}
         # With dynamic sampling the number of rows varies, and the step records its tokens.
-        row["sampled_tokens"] = row.get("tokens_sampled", row["length"] * rows)
+        sampled = [step.get("tokens_sampled", step["length"] * rows) for step in steps]
+        metrics[_TOKENS] = np.array(sampled, np.float64)
     return UnitResult(evaluation, read_problems(directory), metrics)
 
 
@@ -75,9 +80,9 @@ def measures_of(result: UnitResult) -> dict[str, float]:
         measures["unique_answers"] = evaluation.unique_answers[0]
     measures |= {f"skill/{name}": value for name, value in evaluation.skill.items()}
     if result.metrics:
-        last = metric_values(result.metrics[-_LAST_STEPS:], "entropy")
+        last = result.metrics["entropy"][-_LAST_STEPS:]
         measures["final_entropy"] = float(running_mean(last, len(last))[0])
-        measures["tokens"] = sum(row["sampled_tokens"] for row in result.metrics)
+        measures["tokens"] = float(result.metrics[_TOKENS].sum())
     return measures
 
 

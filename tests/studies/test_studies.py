@@ -831,7 +831,7 @@ def test_a_decision_and_its_interval_have_the_registered_alpha():
     for unit in (Unit(arm, seed) for arm in "ab" for seed in range(4)):
         correct = random.integers(0, 9, 20).tolist()
         tallies = {i: ProblemTally(8, 8, c, 0, 80, 1.0) for i, c in enumerate(correct)}
-        results[unit] = UnitResult(None, tallies, [])
+        results[unit] = UnitResult(None, tallies, {})
     widths = []
     for hypothesis in (loose, strict):
         found = types.SimpleNamespace(
@@ -859,7 +859,7 @@ def test_agreement_on_a_few_problems_does_not_exclude_a_difference(problems, end
         ),
     )
     tallies = {i: ProblemTally(4, 4, i % 5, 0, 40, 4.0) for i in range(problems)}
-    results = {Unit(arm, seed): UnitResult(None, tallies, []) for arm in "ab" for seed in (0, 1)}
+    results = {Unit(arm, seed): UnitResult(None, tallies, {}) for arm in "ab" for seed in (0, 1)}
     (test,) = hypothesis_tests(found, results)
     assert (test.difference, test.p_adjusted, test.decision) == (0.0, 1.0, decision)
 
@@ -882,7 +882,7 @@ def test_all_arms_are_compared_with_the_first_baseline_on_the_seeds_of_both():
     }
     results = {
         unit: UnitResult(
-            None, {i: ProblemTally(8, 8, int(c), 0, 80 + int(c), 1.0) for i, c in enumerate(of)}, []
+            None, {i: ProblemTally(8, 8, int(c), 0, 80 + int(c), 1.0) for i, c in enumerate(of)}, {}
         )
         for unit, of in correct.items()
     }
@@ -905,7 +905,7 @@ def test_all_arms_are_compared_with_the_first_baseline_on_the_seeds_of_both():
     # The registered test of the same two arms has the same difference.
     assert hypothesis_tests(found, results)[0].difference == shaped.difference
     # An arm with too few judged samples is left out here, but is an error for a hypothesis.
-    nothing = UnitResult(None, {i: ProblemTally(8, 0, 0, 0, 80, 1.0) for i in range(20)}, [])
+    nothing = UnitResult(None, {i: ProblemTally(8, 0, 0, 0, 80, 1.0) for i in range(20)}, {})
     assert list(baseline_differences(found, results | {Unit("few", 0): nothing})) == [
         "base",
         "shaped",
@@ -934,7 +934,7 @@ def result(arithmetic: float, truncated: float, **more: Any) -> UnitResult:
         verdicts={},
         skill={"arithmetic": arithmetic},
     )
-    return UnitResult(Evaluation(**fields | more), {}, [])
+    return UnitResult(Evaluation(**fields | more), {}, {})
 
 
 def test_tokens_of_dynamic_sampling_are_counted(whole, here):
