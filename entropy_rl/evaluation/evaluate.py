@@ -108,9 +108,9 @@ def evaluate_into(
         cut_broken_line(file)
         done = _samples_on_disk(directory, prompts, config.samples)
         if done and model.unused:  # earlier versions sampled them
-            rows = [np.array(row["tokens"], np.int32) for row in read_samples(directory)]
-            tokens = np.concatenate(rows)
-            count_unused(model, tokens, np.ones(len(tokens), bool), str(directory))
+            ids = (np.array(row["tokens"], np.int32) for row in read_samples(directory))
+            recorded = ((tokens, np.ones(len(tokens), bool)) for tokens in ids)
+            count_unused(model, recorded, str(directory))
         ids = {problem.id for problem in own.problems}
         count, total = sum(problem in ids for problem, _ in done), len(own) * config.samples
         progress = [count, total, 0.0]
@@ -138,10 +138,13 @@ def evaluate_into(
             on_progress(*progress)
         if held:
             write_jsonl(file, held)
-    if len(_samples_on_disk(directory, prompts, config.samples)) < len(prompts) * config.samples:
-        return None
+    # Alone, this process has written all that was missing. Large files take minutes to read.
+    if shard[1] > 1:
+        done = _samples_on_disk(directory, prompts, config.samples)
+        if len(done) < len(prompts) * config.samples:
+            return None
     try:
-        result = summarize(read_samples(directory), task, prompts, config.samples)
+        result = summarize(read_samples_once(directory), task, prompts, config.samples)
     except JudgeError as error:
         raise JudgeError(
             f"{directory}: {error}; delete its samples to evaluate again with a check that works"

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -391,22 +391,24 @@ def _read_architecture(path: Path) -> DecoderConfig:
     return read_config(model_files(path)) if is_run(path) else read_checkpoint_config(path)
 
 
-def count_unused(model: Model, ids: Any, mask: Any, where: str) -> int:
+def count_unused(model: Model, recorded: Iterable[tuple[Any, Any]], where: str) -> int:
     """Count recorded tokens that are none of the tokenizer's, and logs them.
 
     The policy gives them no probability: earlier versions sampled ids beyond the tokenizer.
 
     Args:
       model: The model.
-      ids: int32[...], recorded completions.
-      mask: bool[...], their tokens.
+      recorded: int32[...] and bool[...], recorded completions and their tokens.
       where: What holds them, for the log.
     """
-    count = int((is_unused(ids, model.unused) & mask).sum())
+    count = total = 0
+    for ids, mask in recorded:
+        count += int((is_unused(ids, model.unused) & mask).sum())
+        total += int(mask.sum())
     if count:
         log.warning(
             "%s: %d of %d recorded tokens are none of the tokenizer's, and have no probability",
-            where, count, int(mask.sum()),
+            where, count, total,
         )  # fmt: skip
     return count
 

@@ -167,8 +167,8 @@ def count_recorded(model: Model, state: TrainState) -> int:
     if state.replay_buffer is None or not model.unused:
         return 0
     rows = state.replay_buffer.rows
-    ids, mask = rows["completion_ids"], rows["completion_mask"]
-    return count_unused(model, ids, mask, "the replay buffer")
+    recorded = rows["completion_ids"], rows["completion_mask"]
+    return count_unused(model, [recorded], "the replay buffer")
 
 
 def count_numbers(tree: Any) -> int:

@@ -189,9 +189,9 @@ def test_recorded_tokens_that_are_none_are_counted_in_the_log(model, caplog):
     ids = np.array([[1, VOCAB, VOCAB + 7], [2, 3, VOCAB]], np.int32)
     mask = np.array([[True, True, True], [True, True, False]])
     with caplog.at_level(logging.WARNING):
-        assert count_unused(loaded, ids, mask, "samples.jsonl") == 2
+        assert count_unused(loaded, zip(ids, mask, strict=True), "samples.jsonl") == 2
     assert "samples.jsonl: 2 of 5 recorded tokens are none of the tokenizer's" in caplog.text
-    assert count_unused(loaded, ids[:, :1], mask[:, :1], "x") == 0
+    assert count_unused(loaded, [(ids[:, :1], mask[:, :1])], "x") == 0
 
 
 def test_those_of_a_replay_buffer_are_counted_when_a_run_resumes(model, caplog):
