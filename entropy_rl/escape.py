@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
 from typing import Any, TextIO
 
 # Controls but tab and line feed, line separators, marks that reorder text, lone surrogates,
@@ -31,9 +33,12 @@ def echo(text: str, file: TextIO | None = None) -> None:
 
     Args:
       text: Any text.
-      file: Where to, such as `sys.stderr`; None for stdout.
+      file: Where to, such as `sys.stderr`; None for stdout. What cannot be written to stderr is
+        lost: a run must not end because its terminal, or the `tee` behind it, has.
     """
-    print(printable(text), file=file, flush=True)
+    lost = (OSError,) if file is not None and file is sys.stderr else ()
+    with contextlib.suppress(*lost):
+        print(printable(text), file=file, flush=True)
 
 
 def csv_cell(value: Any) -> Any:

@@ -16,6 +16,7 @@ from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import require
 from entropy_rl.config.common import EpisodesConfig, TaskConfig
 from entropy_rl.config.evaluate import EvaluateConfig
+from entropy_rl.config.files import check_creatable
 from entropy_rl.distributed.sharding import make_mesh
 from entropy_rl.escape import echo
 from entropy_rl.evaluation import (
@@ -74,6 +75,7 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
     """
     directory = Path(config.output)
     config = _with_task(pin_models(config, directory))
+    check_creatable(directory)
     check_directory(directory, config, **_OURS)
     mesh = make_mesh(config.mesh, jax.local_devices())
     task = load_task(config.task.name, config.task.args, config.task.episodes)
@@ -156,6 +158,7 @@ def check_config(config: EvaluateConfig) -> None:
       ValueError: If something in the config cannot work.
     """
     config = _with_task(pin_models(config, Path(config.output), ask=False))
+    check_creatable(Path(config.output))
     check_directory(Path(config.output), config, **_OURS)
     task = load_task(config.task.name, config.task.args, config.task.episodes)
     with closing(task):

@@ -132,6 +132,19 @@ def load_yaml(text: str, *, recorded: bool = False) -> Any:
     return content
 
 
+def yaml_problem(error: Exception) -> tuple[str, str]:
+    """Return where YAML is wrong, as `:LINE` or empty, and what is wrong, in one line.
+
+    Args:
+      error: What `load_yaml` raises: a YAMLError or a RecursionError.
+    """
+    if isinstance(error, RecursionError):
+        return "", "it is nested too deeply"
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or getattr(error, "reason", error)
+    return f":{mark.line + 1}" if mark else "", str(problem)
+
+
 def dump_yaml(plain: Any, *, allow_unicode: bool = False) -> str:
     """Write plain values as YAML that reads the same in YAML 1.1 and 1.2, keys in their order."""
     return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=allow_unicode)

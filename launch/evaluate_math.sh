@@ -2,6 +2,7 @@
 # Pass@K of a model or a run on the paper's four sets, with as many samples as its largest K:
 #   bash launch/evaluate_math.sh MODEL OUTPUT [--dotted.path VALUE ...]
 # Each set gets a directory in OUTPUT. The same command resumes after an interruption.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started by another shell
 if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then
     source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 fi

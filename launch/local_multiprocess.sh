@@ -13,6 +13,7 @@
 # SIGTERM and Ctrl-C go to every process: they save and exit, and the same command resumes. If a
 # process dies, the others get SIGTERM, and SIGKILL after GRACE seconds (30). The exit code is 2 if a
 # process reports bad input, or else that of a failed process, 128 + the signal received, or 0.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started by another shell
 
 # shellcheck source=launch/cloud.sh
 source "$(dirname "${BASH_SOURCE[0]}")/cloud.sh"

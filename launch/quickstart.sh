@@ -4,6 +4,7 @@
 #   2. GRPO with the entropy-shaped advantage from the SFT model that ships with the package,
 #      with Pass@K before and after.
 # SEED=1 bash launch/quickstart.sh takes another seed. An interrupted run resumes.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started by another shell
 NO_ARGUMENTS=1
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 export PATH="$PWD/.venv/bin:$PATH"

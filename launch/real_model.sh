@@ -6,6 +6,7 @@
 #   3. the trained model answers word problems, and the entropies of its words are compared;
 #   4. a page of both: runs/real_model/report.html.
 # An interrupted script resumes with the same command. It needs 8 GB of memory and 5 GB of disk.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started by another shell
 NO_ARGUMENTS=1
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 export PATH="$PWD/.venv/bin:$PATH"

@@ -27,6 +27,7 @@
 #   MAX_RESTARTS, GRACE     of a run that dies (20); seconds to save, after stop, before SIGKILL (900)
 #
 # What a restart needs is kept in ~/.local/state/entropy_rl/ZONE/TPU_NAME, without secrets.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started by another shell
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # shellcheck source=launch/cloud.sh
 source "$root/launch/cloud.sh"

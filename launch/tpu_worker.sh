@@ -12,6 +12,7 @@
 #
 # The output and exit code of a run are in ~/entropy_rl/runs/RUN_ID. Environment variables for it,
 # including secrets, are read from ~/.entropy_rl.env, if it exists (NAME=value lines, sourced by bash).
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started by another shell
 set -euo pipefail
 checkout="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 verb="${1:---help}"

@@ -304,6 +304,22 @@ def test_a_docstring_opens_with_an_imperative():
                 assert not re.match(third_person, opening), f"{path}:{node.lineno}: {opening:.60}"
 
 
+def test_text_files_are_utf_8_whatever_the_locale():
+    readers = (".open", ".read_text", ".write_text", "open")
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            of = node.func
+            name = f".{of.attr}" if isinstance(of, ast.Attribute) else getattr(of, "id", None)
+            owner = getattr(getattr(node.func, "value", None), "id", None)
+            values = [*node.args, *(keyword.value for keyword in node.keywords)]
+            is_binary = any("b" in str(getattr(value, "value", "")) for value in values[-1:])
+            if name in readers and owner != "os" and not is_binary:
+                names = [keyword.arg for keyword in node.keywords]
+                assert "encoding" in names, f"{path}:{node.lineno}: {name} without encoding"
+
+
 def test_no_two_test_files_have_one_name():
     # pytest stops at the second one, but only when both are collected.
     names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]

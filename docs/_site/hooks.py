@@ -73,13 +73,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def _text(source: Path) -> str:
-    return notebook_page(source) if source.suffix == ".ipynb" else source.read_text()
+    return (
+        notebook_page(source) if source.suffix == ".ipynb" else source.read_text(encoding="utf-8")
+    )
 
 
 def notebook_page(path: Path) -> str:
     """Return a page with the cells of a notebook and their outputs; pictures are in the page."""
     lines = []
-    for cell in json.loads(path.read_text())["cells"]:
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         lines += [source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```", ""]
         for output in cell.get("outputs", ()):

@@ -104,8 +104,8 @@ def wants_traceback() -> bool:
 
 def error_line(error: BaseException) -> str:
     """Return the text of an error in one line."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     lines = (line.strip() for line in str(error).splitlines())
     text = " ".join(lines) or type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -14,6 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from entropy_rl.cli.failure import (
@@ -23,9 +24,10 @@ from entropy_rl.cli.failure import (
     is_out_of_memory,
     wants_traceback,
 )
+from entropy_rl.config.files import check_creatable
 from entropy_rl.config.registry import import_object
 from entropy_rl.config.values import unknown
-from entropy_rl.escape import printable
+from entropy_rl.escape import echo, printable
 from entropy_rl.version import __version__
 
 # verb -> (config class, program `main(config)`, description). A verb of two words belongs to a
@@ -163,11 +165,16 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
+log = logging.getLogger(__name__)
+
 _ON_SEVERAL_HOSTS = ("train", "evaluate")
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program `entropy-rl` and return the exit code."""
+    # Not every terminal has the characters of the help, of a data set or of a model.
+    sys.stdout.reconfigure(errors="backslashreplace")
     if "_ARGCOMPLETE" in os.environ:  # set by argcomplete, where the shell completes a command
         from entropy_rl.cli.completion import complete
 
@@ -185,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = 2 if group else 1
     verb = " ".join(arguments[:words])
     if verb not in _VERBS:
-        print(printable(f"entropy-rl: {unknown('verb', verb, _VERBS)}"), file=sys.stderr)
+        echo(f"entropy-rl: {unknown('verb', verb, _VERBS)}", file=sys.stderr)
         return 2
     return run_verb(verb, arguments[words:])
 
@@ -195,13 +202,22 @@ def _show(text: str) -> int:
         print(text, flush=True)
     except BrokenPipeError:
         return _without_reader()
+    except OSError as error:  # of a full device
+        _end_output()
+        echo(f"entropy-rl: stdout: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 
 def _without_reader() -> int:
     """The exit code where the reader of our output has exited, such as `| head`."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _end_output()
     return 128 + signal.SIGPIPE
+
+
+def _end_output() -> None:
+    """Drop what cannot be written to stdout, which Python tries again at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage(verbs: Sequence[str]) -> str:
@@ -249,10 +265,10 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
         program(config)
         sys.stdout.flush()  # a reader that has exited is noticed here, not at the exit
     except Interrupted as interrupted:
-        print(f"entropy-rl {verb}: {interrupted}", file=sys.stderr)
+        echo(f"entropy-rl {verb}: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
     except KeyboardInterrupt:
-        print(f"entropy-rl {verb}: interrupted", file=sys.stderr)
+        echo(f"entropy-rl {verb}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:
         return _without_reader()
@@ -261,12 +277,10 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
             from entropy_rl.distributed import multihost as hosts
 
             # The others may be gone: to leave in good order would be to wait for them.
-            print(
+            echo(
                 f"entropy-rl {verb}: process {hosts.index()} of {hosts.count()} cannot go on: "
-                f"{printable(error_line(error)):.300}; "
-                "if another process has ended, its log says why",
+                f"{error_line(error):.300}; if another process has ended, its log says why",
                 file=sys.stderr,
-                flush=True,
             )
             os._exit(1)
         line = failure_line(error, type(config))
@@ -275,7 +289,7 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
                 raise
             traceback.print_exc()
             return exit_code(error)
-        print(printable(f"entropy-rl {verb}: {line}"), file=sys.stderr)
+        echo(f"entropy-rl {verb}: {line}", file=sys.stderr)
         return exit_code(error)
     return 0
 
@@ -305,8 +319,15 @@ def _is_of_other_host(error: Exception) -> bool:
 
 def _keep_compiled_programs() -> None:
     """Set JAX's compilation cache to the user's cache directory, unless it is set already."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(base, "entropy_rl", "jax"))
+    if _CACHE not in os.environ:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        directory = os.path.join(base, "entropy_rl", "jax")
+        try:
+            check_creatable(Path(directory))
+        except (OSError, ValueError):  # jax would warn of each program
+            log.warning("compiled programs are not kept: set %s to a directory", _CACHE)
+            return
+        os.environ[_CACHE] = directory
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 

@@ -36,7 +36,7 @@ from entropy_rl.config.values import (
     unused_fields,
 )
 from entropy_rl.runs.stored import is_recorded
-from entropy_rl.yaml_text import AmbiguousError, dump_yaml, has_comment, load_yaml
+from entropy_rl.yaml_text import AmbiguousError, dump_yaml, has_comment, load_yaml, yaml_problem
 
 Config = TypeVar("Config")
 
@@ -254,7 +254,7 @@ def _read_file(cls: type, file: Path) -> dict[str, Any]:
     try:
         if not file.is_dir():  # which is said in other words below
             require_file(file)
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         if isinstance(error, FileNotFoundError):
@@ -264,11 +264,8 @@ def _read_file(cls: type, file: Path) -> dict[str, Any]:
         raise ValueError(f"--config: {error}") from None
     try:
         content = load_yaml(text, recorded=is_recorded(file))
-    except RecursionError:
-        raise ValueError(f"{file}: must be valid YAML, got one nested too deeply") from None
-    except yaml.YAMLError as error:
-        where = f":{error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
-        problem = getattr(error, "problem", None) or getattr(error, "reason", error)
+    except (yaml.YAMLError, RecursionError) as error:
+        where, problem = yaml_problem(error)
         raise ValueError(f"{file}{where}: must be valid YAML, got an error: {problem}") from error
     if not isinstance(content, dict):
         names = ", ".join(f.name for f in dataclasses.fields(cls))

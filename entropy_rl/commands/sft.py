@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shlex
 import sys
 from pathlib import Path
 
@@ -235,14 +236,15 @@ def main(config: SFTConfig) -> None:
     sft(config)
     directory = Path(config.run.directory)
     if config.evaluation is None and config.gate != GateConfig():
-        print("entropy-rl sft: gate: not checked without evaluation", file=sys.stderr)
+        echo("entropy-rl sft: gate: not checked without evaluation", file=sys.stderr)
     result = read_result(evaluation_directory(config, config.steps))
     failures = gate_failures(config.gate, result) if config.evaluation and result else []
     for line in failures:
         echo(f"entropy-rl sft: gate: {line}", file=sys.stderr)
     if failures:
         sys.exit(1)
-    echo(f"\nnext: entropy-rl export --model {directory} --output DIRECTORY")
+    of_shell = shlex.quote(str(directory))
+    echo(f"\nnext: entropy-rl export --model {of_shell} --output DIRECTORY")
     if _best(config).is_dir():
         echo(f"the model of the lowest validation loss: {_best(config)}")
 

@@ -11,12 +11,14 @@ from typing import Any
 
 from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import require
+from entropy_rl.config.files import check_creatable
 from entropy_rl.config.study import StudyConfig
 from entropy_rl.distributed.multihost import VARIABLE
 from entropy_rl.escape import echo
 from entropy_rl.runs.directory import (
     FREE_OF_EVALUATION,
     FREE_OF_TRAINING,
+    check_characters,
     check_directory,
     claim_directory,
 )
@@ -79,6 +81,8 @@ def _check_design(config: StudyConfig) -> Design:
         "unset, because a study runs on one host (`--do plan` prints the commands for more)",
     )
     found = design(config)
+    check_characters(found.directory, "output")
+    check_creatable(found.directory)
     check_directory(found.directory, found, **_OURS)
     return found
 

@@ -25,7 +25,7 @@ def trim_heap() -> None:
 def process_bytes() -> int:
     """Return the resident bytes of this process; without /proc, the most it has had."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        return int(_read("/proc/self/statm").split()[1]) * resource.getpagesize()
     except OSError:
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most if sys.platform == "darwin" else 1024 * most
@@ -34,19 +34,23 @@ def process_bytes() -> int:
 def free_bytes() -> int | None:
     """Return the bytes that processes may still take, swap included; None if it is not known."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = _read("/proc/meminfo").splitlines()
         of = {name: rest.split()[0] for name, _, rest in (line.partition(":") for line in lines)}
         free = 1024 * (int(of["MemAvailable"]) + int(of["SwapFree"]))
     except (OSError, KeyError):
         return None
     group = Path("/sys/fs/cgroup")  # the limit of a container
     try:
-        limit = int((group / "memory.max").read_text())
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        used = int((group / "memory.current").read_text()) - int(stat["inactive_file"])
+        limit = int(_read(group / "memory.max"))
+        stat = dict(line.split() for line in _read(group / "memory.stat").splitlines())
+        used = int(_read(group / "memory.current")) - int(stat["inactive_file"])
     except (OSError, KeyError, ValueError):  # there is none
         return free
     return min(free, limit - used)
+
+
+def _read(path: str | Path) -> str:
+    return Path(path).read_text(encoding="utf-8")
 
 
 def check_memory(arrays: Any, what: str) -> None:

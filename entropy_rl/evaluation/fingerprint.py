@@ -55,7 +55,7 @@ def check_origin(directory: Path, model: Model, params: Params, prompts: Prompts
     path = directory / ORIGIN_FILE
     if path.exists():
         try:
-            theirs = json.loads(path.read_text())
+            theirs = json.loads(path.read_text(encoding="utf-8"))
             theirs = ours | {"weights": theirs["weights"], "problems": theirs["problems"]} | theirs
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(

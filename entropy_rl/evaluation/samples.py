@@ -108,6 +108,6 @@ def read_result(directory: Path) -> Evaluation | None:
     if not path.exists():
         return None
     try:
-        return Evaluation.from_plain(json.loads(path.read_text()))
+        return Evaluation.from_plain(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: must be an evaluation result ({error_text(error)})") from error

@@ -147,7 +147,7 @@ def make_critic_gradient(
         error, error_variance = moments(targets - batch.values)
         return grads, {
             "loss": sums["loss"],
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "tokens": tokens,
             "value": masked_sum(batch.values, mask) / jnp.maximum(tokens, 1),
             "return": target,

@@ -137,7 +137,7 @@ def make_gradient(
         advantages = advantages_of(params, batch, of_tokens)
         arrays = batch.replace(rollout_advantages=None), advantages
         grads, sums = micro_batches.gradient(part_loss, params, arrays)
-        return grads, metrics_of(sums, tokens, optax.global_norm(grads)) | coefficients
+        return grads, metrics_of(sums, tokens, optax.tree.norm(grads)) | coefficients
 
     return gradient
 

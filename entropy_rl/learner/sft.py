@@ -111,7 +111,7 @@ def make_supervised_update(
         tokens = mask.sum()
         found = {"entropy": sums["entropy"] / jnp.maximum(tokens, 1), "tokens": tokens}
         metrics = {"loss": sums["loss"]} | metrics | found
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         metrics |= learning_rate_of(optimizer, state.opt_state)
         params, opt_state = apply_gradient(optimizer, grads, state.params, state.opt_state, metrics)
         state = state.replace(

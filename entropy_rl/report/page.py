@@ -70,8 +70,8 @@ def page(report: Report, command: str) -> str:
     }
     comparison = report.comparison
     return environment.get_template("report.html").render(
-        style=(_TEMPLATE / "report.css").read_text(),
-        script=(_TEMPLATE / "report.js").read_text(),
+        style=(_TEMPLATE / "report.css").read_text(encoding="utf-8"),
+        script=(_TEMPLATE / "report.js").read_text(encoding="utf-8"),
         # `</` and `<!--` are special inside a script element, so every `<` is escaped.
         data=json.dumps(finite(data), separators=(",", ":")).replace("<", "\\u003c"),
         title=" · ".join(run.name for run in report.runs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def run_summary(directory: Path, steps: int) -> str:
             f"curves:  not drawn, matplotlib is not installed; `{install_command('report')}`"
         )
     parts.append(f"samples: {directory / SAMPLES_FILE}")
-    parts.append(f"report:  entropy-rl report {directory} --output report.html")
-    parts.append(f"export:  entropy-rl export --model {directory} --output DIRECTORY")
+    of_shell = shlex.quote(str(directory))
+    parts.append(f"report:  entropy-rl report {of_shell} --output report.html")
+    parts.append(f"export:  entropy-rl export --model {of_shell} --output DIRECTORY")
     return "\n\n".join(parts[:-3]) + "\n" + "\n".join(parts[-3:])
 
 

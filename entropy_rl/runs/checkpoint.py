@@ -262,7 +262,8 @@ def _reading(checkpoint: AnyPath) -> Iterator[None]:
     except Exception as error:  # it raises all kinds
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{checkpoint}: cannot be read: {reason:.200}; delete it, and the one before is used"
+            f"{checkpoint}: cannot be read: {reason:.200}; try the versions of jax and orbax that "
+            "wrote it, or move it away for the one before"
         ) from error
 
 

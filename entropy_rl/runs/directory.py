@@ -12,6 +12,7 @@ from typing import Any
 
 from entropy_rl.config.checks import require, shown
 from entropy_rl.config.common import RunConfig
+from entropy_rl.config.files import check_creatable
 from entropy_rl.config.values import default_of, has_default
 from entropy_rl.runs.gcs import AnyPath, is_bucket, open_path
 from entropy_rl.runs.jsonl import TEMPORARY, write_atomically
@@ -82,6 +83,7 @@ def check_run(config: Any) -> None:
     """
     _check_apart(config.run)
     for directory, field, of_this in _directories(config, free_fields(config)):
+        check_characters(directory, field)
         check_directory(directory, config, field=field, free=of_this)
 
 
@@ -98,12 +100,38 @@ def _check_apart(run: RunConfig) -> None:
     )
 
 
-def check_no_writer(config: Any) -> None:
-    """Check that no process writes to the directories of a run.
+def check_characters(directory: AnyPath, field: str) -> None:
+    """Refuse a path that orbax would take for a pattern: its checkpoints could not be read back.
+
+    Args:
+      directory: The directory of a run, or one above it.
+      field: The config field that names it.
 
     Raises:
-      ValueError: If one does; names the process and its host.
+      ValueError: If it has one of the characters.
     """
+    path = None if is_bucket(directory) else directory.resolve()
+    require(
+        path is None or not set("[]*?") & set(str(path)),
+        field,
+        str(path),
+        "a path without the characters [ ] * ?, whose checkpoints could not be read back",
+    )
+
+
+def check_only_writer(config: Any) -> None:
+    """Check that this process can write to the directories of a run, and no other does.
+
+    Raises:
+      ValueError: If one cannot be created, or another process writes to it; names that and its
+        host.
+      OSError: If this user may not write there.
+    """
+    for directory, field, _ in _directories(config, ()):
+        if not is_bucket(directory):
+            check_creatable(directory, field)
+    if config.run.checkpoints is None:
+        check_creatable(Path(config.run.directory) / CHECKPOINT_DIRECTORY, "run.directory")
     for file, where in _locks(config):
         check_unlocked(file, where)
 
@@ -117,7 +145,7 @@ def claimed_run(config: Any) -> Iterator[list[str]]:
       the section `run`.
 
     Raises:
-      ValueError: As in `check_run` and `check_no_writer`.
+      ValueError: As in `check_run` and `check_only_writer`.
     """
     check_run(config)
     # Changes are accepted for one start.

@@ -24,7 +24,7 @@ TEMPORARY = ".tmp"  # at the end of a name: about to become the file without it
 def write_atomically(path: AnyPath, text: str) -> None:
     """Replace a file atomically: readers see the old or the new content."""
     if is_bucket(path):  # writes of an object are atomic
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         return
     # With the process ID, because several processes may write the same file.
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
@@ -85,7 +85,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     Raises:
       OSError: With the file's name, if they cannot be written; at most a partial line is left.
     """
-    with naming(path), path.open("a") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.writelines(_line(row) for row in rows)
 
 

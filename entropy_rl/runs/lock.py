@@ -55,7 +55,7 @@ def check_unlocked(file: Path, where: str) -> None:
 
 def _acquire(file: Path, where: str) -> IO[str]:
     while True:
-        held = file.open("a+")
+        held = file.open("a+", encoding="utf-8")
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -206,7 +206,8 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._closed.set()
         if self._bar:
-            self._bar.stop()
+            with contextlib.suppress(OSError):  # of a terminal that is gone
+                self._bar.stop()
 
     def phase(self, name: str) -> None:
         """Name the phase that begins, for the lines after 20 silent seconds; "" ends it."""
@@ -225,7 +226,8 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line."""
         if self._bar:
-            self._bar.console.print(printable(text), highlight=False, markup=False)
+            with contextlib.suppress(OSError):
+                self._bar.console.print(printable(text), highlight=False, markup=False)
         else:
             self._print(text)
 

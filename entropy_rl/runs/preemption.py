@@ -1,4 +1,6 @@
-"""Handle SIGTERM and Ctrl-C: a run stops after the current step with everything saved."""
+"""Handle SIGTERM, Ctrl-C and the end of a terminal: a run stops after the current step with
+everything saved.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,11 @@ class StopRequest:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[StopRequest]:
-    """Turn the first SIGTERM or SIGINT into a stop request; a second one has its default effect.
+    """Turn the first SIGTERM, SIGINT or SIGHUP into a stop request; a second one has its default
+    effect.
 
-    Only the main thread of a process can catch signals; in other threads nothing changes.
+    SIGHUP, the end of a terminal or of its connection, is left alone where it is ignored, as under
+    nohup. Only the main thread of a process can catch signals; in other threads nothing changes.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -51,7 +55,7 @@ def catch_signals() -> Iterator[StopRequest]:
         for caught, handler in previous.items():
             signal.signal(caught, handler)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGINT, *_ending_signals()):
         previous[number] = signal.signal(number, remember)
     try:
         yield request
@@ -60,9 +64,14 @@ def catch_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
+def _ending_signals() -> tuple[signal.Signals, ...]:
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGTERM,) if ignored else (signal.SIGTERM, signal.SIGHUP)
+
+
 @contextlib.contextmanager
 def ending_on_sigterm(message: str) -> Iterator[None]:
-    """Raise `Interrupted` on SIGTERM, so that context managers clean up."""
+    """Raise `Interrupted` on SIGTERM or SIGHUP, so that context managers clean up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -70,8 +79,9 @@ def ending_on_sigterm(message: str) -> Iterator[None]:
     def end(number: int, _: object) -> None:
         raise Interrupted(message, number)
 
-    previous = signal.signal(signal.SIGTERM, end)
+    previous = {number: signal.signal(number, end) for number in _ending_signals()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

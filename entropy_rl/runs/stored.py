@@ -14,8 +14,9 @@ from typing import Any
 import yaml
 
 from entropy_rl.config import renames
-from entropy_rl.config.files import reading
+from entropy_rl.config.files import error_text
 from entropy_rl.runs.jsonl import read_jsonl
+from entropy_rl.yaml_text import load_yaml, yaml_problem
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -35,8 +36,14 @@ def read_recorded_config(path: Any) -> dict[str, Any]:
     Raises:
       ValueError: The file is not a config.
     """
-    with reading(f"{path}: must be YAML"):
-        plain = yaml.safe_load(path.read_text()) if path.exists() else {}
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else "{}"
+        plain = load_yaml(text, recorded=True)
+    except (yaml.YAMLError, RecursionError) as error:
+        where, problem = yaml_problem(error)
+        raise ValueError(f"{path}{where}: must be YAML, got an error: {problem}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: must be YAML, got {error_text(error)}") from None
     if not isinstance(plain, dict):
         raise ValueError(f"{path}: must be a mapping of config fields, got {plain!r:.60}")
     return renames.current_config(plain)

@@ -82,7 +82,7 @@ def measures_of(result: UnitResult) -> dict[str, float]:
     if result.metrics:
         last = result.metrics["entropy"][-_LAST_STEPS:]
         measures["final_entropy"] = float(running_mean(last, len(last))[0])
-        measures["tokens"] = float(result.metrics[_TOKENS].sum())
+        measures["tokens"] = float(sum(result.metrics[_TOKENS].tolist()))
     return measures
 
 

@@ -59,7 +59,7 @@ def read_record(directory: Path) -> Record:
     if not path.exists():
         return Record()
     try:
-        plain = json.loads(path.read_text())
+        plain = json.loads(path.read_text(encoding="utf-8"))
         return Record(**plain | {"done": tuple(plain["done"])})
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: must be the record of a unit ({error_text(error)})") from error
@@ -151,7 +151,7 @@ def read_problems(directory: Path) -> dict[int, ProblemTally]:
     """
     path = directory / _PROBLEMS_FILE
     try:
-        plain = json.loads(path.read_text())
+        plain = json.loads(path.read_text(encoding="utf-8"))
         return {int(problem): ProblemTally(**tally) for problem, tally in plain.items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: must be tallies of problems ({error_text(error)})") from error

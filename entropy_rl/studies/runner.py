@@ -155,8 +155,8 @@ def _start_child(
     code = _CHILD.format(parent=os.getpid(), cores=cores)
     arguments = design.command(units, phase)
     with (
-        (design.directory / _RUNNING_FILE).open("w") as running,
-        (design.directory_of(units[0]) / LOG_FILE).open("a") as log,
+        (design.directory / _RUNNING_FILE).open("w", encoding="utf-8") as running,
+        (design.directory_of(units[0]) / LOG_FILE).open("a", encoding="utf-8") as log,
     ):
         fcntl.flock(running, fcntl.LOCK_SH)
         log.write(f"$ {command_line(arguments)}\n")
@@ -219,7 +219,7 @@ def _record_end(
 
 
 def _failure(directory: Path, phase: str, code: int) -> str:
-    lines = (directory / LOG_FILE).read_text(errors="replace").split("\n")
+    lines = (directory / LOG_FILE).read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     how = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
     return f"{phase} failed ({how}): {last}" if last else f"{phase} failed ({how})"
@@ -227,7 +227,7 @@ def _failure(directory: Path, phase: str, code: int) -> str:
 
 def _wait_for_orphans(directory: Path, stop: StopRequest, log: Callable[[str], None]) -> None:
     """Wait for the children of a study that was killed, while they save their state."""
-    with (directory / _RUNNING_FILE).open("w") as file:
+    with (directory / _RUNNING_FILE).open("w", encoding="utf-8") as file:
         logged = False
         while True:
             try:

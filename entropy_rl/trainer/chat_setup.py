@@ -13,7 +13,7 @@ from entropy_rl.config.sft import SFTConfig
 from entropy_rl.distributed.sharding import check_rows, commit, make_mesh
 from entropy_rl.experience.chat_data import ChatRows, batch_of_step, make_rows, read_chats
 from entropy_rl.runs.digests import sha256_of_values
-from entropy_rl.runs.directory import check_no_writer, check_run
+from entropy_rl.runs.directory import check_only_writer, check_run
 from entropy_rl.runs.hub import pin_models
 from entropy_rl.runs.identity import Identity, adapter_identity, check_identity, model_identity
 from entropy_rl.runs.load_model import ModelFiles, check_length, load_model, read_model_files
@@ -60,7 +60,7 @@ def set_up_chats(config: SFTConfig) -> SupervisedSetup:
     mesh = make_mesh(config.mesh)
     loss = preference_loss(config)
     check_rows(mesh, config.batch_size, 1 if loss is None else 2, "batch_size")
-    check_no_writer(config)
+    check_only_writer(config)
     rows, files = read_rows_of(config)
     check_length(files, rows.length)
     identity = _identify(config, rows)

@@ -20,7 +20,7 @@ from entropy_rl.learner.replay_rule import build_replay
 from entropy_rl.losses.build import build_loss, check_traces
 from entropy_rl.losses.loss import Loss
 from entropy_rl.rewards import Rewards, build_rewards
-from entropy_rl.runs.directory import check_run
+from entropy_rl.runs.directory import check_only_writer, check_run
 from entropy_rl.runs.hub import pin_models
 from entropy_rl.runs.load_model import check_models
 from entropy_rl.runs.loggers import build_loggers
@@ -66,6 +66,7 @@ def check_config(config: TrainConfig) -> None:
       ValueError: If something in the config cannot work.
     """
     check_run(pin_models(config, Path(config.run.directory), ask=False))
+    check_only_writer(config)
     build_loggers(config.run)
     methods = build_methods(config)
     task = load_task(config.task.name, config.task.args, config.task.episodes)

@@ -18,7 +18,7 @@ from entropy_rl.experience.demonstrations import BATCHES_PER_BLOCK, PieceEncoder
 from entropy_rl.learner.sft import SupervisedBatch
 from entropy_rl.models import DecoderConfig, make_policy
 from entropy_rl.runs.digests import sha256_of_values
-from entropy_rl.runs.directory import MODEL_DIRECTORY, check_no_writer
+from entropy_rl.runs.directory import MODEL_DIRECTORY, check_only_writer
 from entropy_rl.runs.identity import Identity, check_identity
 from entropy_rl.runs.load_model import Model, make_model
 from entropy_rl.tasks.task import DemonstratedTask
@@ -54,7 +54,7 @@ def set_up_demonstrations(
     # Demonstrations are a function of the seed and the task: the first ones identify them.
     first = [[b.ids, b.weights] for b in map(batch, range(BATCHES_PER_BLOCK))]
     identity = {"demonstrations": {"": sha256_of_values(first)}} | identity
-    check_no_writer(config)
+    check_only_writer(config)
     check_identity(directory, identity, config.run.accept_changes)
     model = _untrained_model(config, tokenizer, Placement(mesh, config.architecture.num_kv_heads))
     start = supervised_start(model, config)

@@ -23,7 +23,7 @@ from entropy_rl.learner.critic import init_critic
 from entropy_rl.losses.loss import Loss
 from entropy_rl.rewards import Rewards
 from entropy_rl.rollout.stop_strings import check_stop_strings
-from entropy_rl.runs.directory import check_no_writer, check_run
+from entropy_rl.runs.directory import check_only_writer, check_run
 from entropy_rl.runs.hub import pin_models
 from entropy_rl.runs.identity import (
     Identity,
@@ -155,7 +155,7 @@ def set_up(config: TrainConfig, others: Sequence[Setup] | None = None) -> Setup:
     config = pin_models(config, directory)
     check_run(config)
     mesh = make_mesh(config.mesh)
-    hosts.on_first(lambda: check_no_writer(config))
+    hosts.on_first(lambda: check_only_writer(config))
     check_rows(mesh, batching.mini_batch_prompts, rollout.group_size, "batching.mini_batch_prompts")
     build_loggers(config.run)
     advantage, loss, rewards, curriculum = build_methods(config)

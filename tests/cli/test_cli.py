@@ -23,7 +23,7 @@ from entropy_rl.cli.main import main
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.rollout import DynamicSamplingConfig
 from entropy_rl.config.train import LossConfig, TrainConfig
-from entropy_rl.runs.directory import check_directory, claim_directory
+from entropy_rl.runs.directory import check_directory, claim_directory, claimed_run
 from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.runs.load_model import load_tokenizer
 from entropy_rl.tasks.countdown import Countdown
@@ -777,7 +777,8 @@ def test_an_option_that_a_run_did_not_know_is_at_its_default_there(here, tmp_pat
             "precious",
             "run.directory: taken is not empty and holds no run; choose another directory",
         ),
-        ("config.yaml", "steps: [1", "taken/config.yaml: must be YAML: "),
+        ("config.yaml", "steps: [1", "taken/config.yaml:1: must be YAML, got an error: expected "),
+        ("config.yaml", "a: 1\nb\nc: 2", "taken/config.yaml:3: must be YAML, got an error: could "),
         (
             "config.yaml",
             "precious",
@@ -796,13 +797,48 @@ def test_a_directory_with_something_else_is_refused_and_left_alone(
     assert (here / "taken" / name).read_text() == content
 
 
+@pytest.mark.parametrize("option", ["--run.directory", "--run.checkpoints"])
+@pytest.mark.parametrize("path", ["a[x]", "a[x]/b", "what?", "*"])
+def test_a_path_whose_checkpoints_could_not_be_read_back_is_refused(refused, here, option, path):
+    line = refused("train", "--config", "train.yaml", option, str(here / path))
+    where = option.removeprefix("--")
+    assert line == (
+        f"{where}: must be a path without the characters [ ] * ?, whose checkpoints could not be "
+        f"read back, got '{here / path}'"
+    )
+
+
+@pytest.mark.parametrize("option", ["--run.directory", "--run.checkpoints"])
+def test_a_directory_that_cannot_be_made_is_refused_before_the_weights(
+    refused, here, option, monkeypatch
+):
+    monkeypatch.setattr("entropy_rl.trainer.setup.load_model", None)
+    path = str(here / "luck.py" / "run")
+    line = refused("train", "--config", "train.yaml", option, path)
+    where = option.removeprefix("--")
+    assert line == (
+        f"{where}: must be a directory that can be created, got {path!r}, as {here / 'luck.py'} is "
+        "a file"
+    )
+    # --print_config checks it too.
+    assert main(["train", "--config", "train.yaml", option, path, "--print_config"]) == 2
+
+
+def test_checkpoints_that_are_a_file_are_noticed_before_the_first_one(refused, here):
+    with claimed_run(
+        parse_config(TrainConfig, "train", ["--config", "train.yaml", "--run.directory", "held"])
+    ):
+        (here / "held" / "checkpoints").write_text("")
+    line = refused("train", "--config", "train.yaml", "--run.directory", "held")
+    assert line.startswith("run.directory: must be a directory that can be created, got 'held/chec")
+    shutil.rmtree(here / "held")
+
+
 def test_a_file_in_place_of_a_directory_is_refused(refused):
     line = refused("train", "--config", "train.yaml", "--run.directory", "luck.py")
     assert line == "run.directory: luck.py is a file; choose another directory"
-    line = refused("train", "--config", "train.yaml", "--run.directory", "luck.py/run")
-    must_be = "run.directory: must be a directory that can be created, got "
-    assert line == f"{must_be}'luck.py/run' (Not a directory)"
     line = refused("train", "--config", "train.yaml", "--run.directory", "/proc/run")
+    must_be = "run.directory: must be a directory that can be created, got "
     assert line == f"{must_be}'/proc/run' (No such file or directory)"
 
 
@@ -940,7 +976,7 @@ def small_disk(tmp_path):
 def test_a_read_only_directory_ends_the_run_with_its_name(small_disk, refused):
     disk = small_disk("ro")
     line = refused("train", "--config", "train.yaml", "--run.directory", str(disk / "run"), code=1)
-    assert line == f"{disk / 'run'}: Read-only file system"
+    assert line == f"{disk}: Read-only file system"
     line = refused("export", "--model", "model", "--output", str(disk / "out"), code=1)
     assert "Read-only file system" in line
 

@@ -1,6 +1,8 @@
 """What ends a verb: one line and an exit code, and no memory left."""
 
+import os
 import re
+import subprocess
 import sys
 
 import pytest
@@ -147,3 +149,43 @@ def test_help_does_not_import_numpy_or_jax():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stderr.strip().endswith("[]")
+
+
+# --- output and caches ----------------------------------------------------------------------------
+
+
+def entropy_rl(*arguments, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "entropy_rl", *arguments],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        encoding="latin-1",
+    )
+
+
+def test_a_terminal_without_the_characters_of_the_help_gets_it_with_escapes():
+    done = entropy_rl("train", "--help", PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0 and "\\u03bb" in done.stdout
+
+
+def test_a_full_device_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "entropy_rl", "--version"], stdout=full, stderr=subprocess.PIPE
+        )
+    assert (done.returncode, done.stderr) == (1, b"entropy-rl: stdout: No space left on device\n")
+
+
+def test_without_a_place_for_compiled_programs_one_line_says_so(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    cli._keep_compiled_programs()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+    assert caplog.messages == [
+        "compiled programs are not kept: set JAX_COMPILATION_CACHE_DIR to a directory"
+    ]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cli._keep_compiled_programs()
+    assert os.environ.pop("JAX_COMPILATION_CACHE_DIR") == str(tmp_path / "entropy_rl" / "jax")

@@ -459,16 +459,17 @@ def test_help_fits_the_terminal(monkeypatch, capsys, columns):
     assert len("\n".join(lines)) < 9000
 
 
+@pytest.mark.parametrize("shell", ["bash", "sh"])  # of which sh may be another shell
 @pytest.mark.parametrize(
     "script", ["quickstart.sh", "real_model.sh", "test.sh", "evaluate_math.sh"]
 )
-def test_help_of_a_script_is_its_head_and_installs_nothing(tmp_path, script):
+def test_help_of_a_script_is_its_head_and_installs_nothing(tmp_path, script, shell):
     (tmp_path / "launch").mkdir()
     for name in (script, "common.sh"):
         (tmp_path / "launch" / name).write_text((ROOT / "launch" / name).read_text())
     for option in ("--help", "-h"):
         done = subprocess.run(
-            ["bash", str(tmp_path / "launch" / script), option], capture_output=True, text=True
+            [shell, str(tmp_path / "launch" / script), option], capture_output=True, text=True
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout and "#!" not in done.stdout and "source" not in done.stdout

@@ -61,7 +61,7 @@ def read_metadata(name: str, data_dir: str | None) -> dict[str, Any] | None:
     if not (directory / "dataset_info.json").is_file():
         return None
     try:
-        metadata = json.loads((directory / "metadata.json").read_text())
+        metadata = json.loads((directory / "metadata.json").read_text(encoding="utf-8"))
         metadata["splits"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
