@@ -158,17 +158,17 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     if not files[0].exists():
         raise ValueError(f"{path}: {_MUST_BE}, got no such file")
     for file in files:
-        lines = file.read_bytes().split(b"\n")
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    plain = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    if number == len(lines):  # incomplete last line
-                        break
-                    text = error_text(error)
-                    raise ValueError(f"{file}:{number}: must be JSON: {text}") from None
-                yield f"{file}:{number}", plain
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    try:
+                        plain = json.loads(line.removesuffix(b"\n"))
+                    except (ValueError, RecursionError) as error:
+                        if not line.endswith(b"\n"):  # incomplete last line
+                            break
+                        text = error_text(error)
+                        raise ValueError(f"{file}:{number}: must be JSON: {text}") from None
+                    yield f"{file}:{number}", plain
 
 
 def _row(where: str, plain: Any, problems: dict[int | str, int]) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -25,13 +26,18 @@ def write_atomically(path: AnyPath, text: str) -> None:
     """Replace a file atomically: readers see the old or the new content."""
     if is_bucket(path):  # writes of an object are atomic
         path.write_text(text, encoding="utf-8")
-        return
+    else:
+        _replace(path, [text])
+
+
+def _replace(path: Path, parts: Iterable[str]) -> None:
+    """Replace a local file atomically by a text in parts."""
     # With the process ID, because several processes may write the same file.
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     with naming(path):
         try:
             with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
+                file.writelines(parts)
                 file.flush()
                 # Otherwise a crash of the machine could leave the new name without content.
                 os.fsync(file.fileno())
@@ -65,13 +71,15 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def _complete_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines with their ends and their numbers; none if the file does not exist."""
     if path.exists():
-        yield from enumerate(path.read_bytes().split(b"\n")[:-1], 1)
+        with path.open("rb") as file:
+            yield from ((n, line) for n, line in enumerate(file, 1) if line.endswith(b"\n"))
 
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode())
+        row = json.loads(line.removesuffix(b"\n").decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}:{number}: must be JSON, got {error_text(error)}") from None
     if not isinstance(row, dict):
@@ -118,16 +126,20 @@ def keep_steps(
     Args:
       path: A JSONL file, ordered by steps; nothing happens if it does not exist.
       last_step: The last step to keep.
-      translate: Applied to the rows that are written again.
+      translate: Applied to the rows; where it changes one, the file is written again.
       once: Whether a step has at most one row.
 
     Returns:
       The steps that are kept.
 
     Raises:
-      ValueError: A line is damaged and may be of a step that is kept; names file and line.
+      ValueError: A line is damaged and may be of a step that is kept, or such a step comes after a
+        later one; names file and line.
     """
-    kept, latest = [], 0
+    # Samples may be many GB: no more than a line is held.
+    steps: set[int] = set()
+    latest = lines = size = 0  # lines and bytes to keep, which are the first ones
+    translated = False
     for number, line in _complete_lines(path):
         try:
             row = _parse(path, number, line)
@@ -141,11 +153,23 @@ def keep_steps(
             log.warning("%s:%d: damaged, and dropped because its step is repeated", path, number)
             continue
         latest = row["step"]
-        if latest <= last_step:
-            kept.append(translate(row))
-    if path.exists():
-        write_atomically(path, "".join(_line(row) for row in kept))
-    return {row["step"] for row in kept}
+        if latest > last_step:
+            continue
+        if lines < number - 1:
+            raise ValueError(
+                f"{path}:{number}: step: must be > {last_step}, as in the lines before it, got "
+                f"{latest}"
+            )
+        steps.add(latest)
+        lines, size = number, size + len(line)
+        translated = translated or translate(row) != row
+    if translated:
+        kept = itertools.islice(_complete_lines(path), lines)
+        _replace(path, (_line(translate(_parse(path, number, line))) for number, line in kept))
+    elif path.exists():
+        with naming(path), path.open("rb+") as file:
+            file.truncate(size)
+    return steps
 
 
 def _step_of_damaged(line: bytes, least: int) -> int:

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+import tracemalloc
 
 import pytest
 
@@ -92,6 +93,39 @@ def test_keep_steps_drops_what_comes_after(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
     keep_steps(path, 0)
     assert path.read_text() == ""
+
+
+def test_the_rows_of_the_steps_that_are_kept_are_left_as_they_are(tmp_path):
+    path = tmp_path / "a.jsonl"
+    first = b'{"step":1,  "old": 1}\n'
+    path.write_bytes(first + b'{"step": 2}\n{"step": 3')
+    inode = path.stat().st_ino
+    keep_steps(path, 1, lambda row: {"new" if name == "gone" else name: row[name] for name in row})
+    assert path.read_bytes() == first and path.stat().st_ino == inode
+    keep_steps(path, 1, lambda row: {"new" if name == "old" else name: row[name] for name in row})
+    assert path.read_text() == '{"step": 1, "new": 1}\n'
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_row_of_a_step_that_is_kept_after_those_of_later_steps_is_no_silent_loss(tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_jsonl(path, [{"step": step} for step in (1, 2, 3, 4, 2)])
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"a\.jsonl:5: step: must be > 3, as in the .*, got 2$"):
+        keep_steps(path, 3)
+    assert path.read_bytes() == before
+
+
+def test_the_steps_to_keep_are_found_without_holding_the_file(tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_jsonl(path, ({"step": step, "text": "x" * 1000} for step in range(1, 2001)))
+    tracemalloc.start()
+    try:
+        assert keep_steps(path, 1000) == set(range(1, 1001))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < path.stat().st_size / 4
 
 
 # --- damaged lines -------------------------------------------------------------------------------
