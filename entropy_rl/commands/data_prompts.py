@@ -96,7 +96,7 @@ def _play(
     from entropy_rl.experience.episodes import Episodes
     from entropy_rl.types import FinishReason
 
-    episodes = Episodes(task.pool.step, tokenizer, task.limits.max_turns, [problem], [0])
+    episodes = Episodes(task.pool, tokenizer, task.limits.max_turns, [problem], [0])
     for number, action in enumerate(actions, 1):
         ids = tokenizer.encode(action, add_special_tokens=False)
         require(bool(ids), f"actions[{number - 1}]", action, "a text of at least one token")

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from entropy_rl.config.checks import require
 from entropy_rl.config.rollout import DecodingConfig
 from entropy_rl.experience.observations import encode_observation
-from entropy_rl.tasks.environments.pool import Episode
+from entropy_rl.tasks.environments.pool import EnvironmentPool, Episode
 from entropy_rl.tasks.environments.task import EnvironmentTask
 from entropy_rl.tasks.task import Judgement, Problem, Task, Verdict
 from entropy_rl.types import FinishReason
@@ -61,7 +61,7 @@ class Episodes:
 
     def __init__(
         self,
-        step: Callable[[int, Episode], Future],
+        pool: EnvironmentPool,
         tokenizer: Any,
         max_turns: int,
         problems: Sequence[Problem],
@@ -69,13 +69,13 @@ class Episodes:
     ):
         """
         Args:
-          step: `EnvironmentPool.step`.
+          pool: Steps the environments.
           tokenizer: Decodes turns and encodes observations.
           max_turns: Turns of an episode.
           problems: The problem of each row.
           seeds: The seed of each row.
         """
-        self._step, self._tokenizer, self._max_turns = step, tokenizer, max_turns
+        self._pool, self._tokenizer, self._max_turns = pool, tokenizer, max_turns
         self.rows = [EpisodeRow(p, seed) for p, seed in zip(problems, seeds, strict=True)]
         self._waiting: dict[int, tuple[Future, int, FinishReason, int]] = {}
 
@@ -86,7 +86,7 @@ class Episodes:
         episode.actions += (text,)
         episode.length += len(ids)
         episode.ends += (episode.length - 1,)
-        future = self._step(row, Episode(episode.problem, episode.seed, episode.actions))
+        future = self._pool.step(row, _of_pool(episode))
         self._waiting[row] = future, ids[-1], reason, room
 
     def reply(self, row: int) -> Sequence[int] | FinishReason:
@@ -98,26 +98,26 @@ class Episodes:
         future, last_id, reason, room = self._waiting.pop(row)
         episode, reply = self.rows[row], future.result()
         if "failed" in reply:
-            return self._end(episode, Judgement(_FAILED[reply["failed"]]), FinishReason.FAILED)
+            return self._end(row, Judgement(_FAILED[reply["failed"]]), FinishReason.FAILED)
         if "judgement" in reply:
             verdict, reward, parts = (reply["judgement"][n] for n in ("verdict", "reward", "parts"))
             judgement = Judgement(Verdict(verdict), reward, parts)
             cut_off = reason == FinishReason.LENGTH and room == 0
-            return self._end(episode, judgement, reason if cut_off else FinishReason.DONE)
+            return self._end(row, judgement, reason if cut_off else FinishReason.DONE)
         episode.rewards += (reply["reward"],)
         _add(episode.parts, reply.get("parts", {}))
         texts = [reply["text"]] if isinstance(reply["text"], str) else reply["text"]
         if len(episode.actions) >= self._max_turns:
-            return self._end(episode, Judgement(Verdict.WRONG), FinishReason.TURNS)
+            return self._end(row, Judgement(Verdict.WRONG), FinishReason.TURNS)
         try:
             ids = encode_observation(
                 texts, reply["role"], episode.problem, last_id, self._tokenizer
             )
         except ValueError as error:
             log.warning("problem %d: %s", episode.problem.id, error)
-            return self._end(episode, Judgement(Verdict.CRASH), FinishReason.FAILED)
+            return self._end(row, Judgement(Verdict.CRASH), FinishReason.FAILED)
         if len(ids) >= room:
-            return self._end(episode, Judgement(Verdict.WRONG), FinishReason.LENGTH)
+            return self._end(row, Judgement(Verdict.WRONG), FinishReason.LENGTH)
         episode.length += len(ids)
         return ids
 
@@ -135,13 +135,19 @@ class Episodes:
             row[list(episode.ends[: len(episode.rewards)])] = episode.rewards
         return rewards
 
-    def _end(self, row: EpisodeRow, judgement: Judgement, reason: FinishReason) -> FinishReason:
-        if any(row.rewards) and judgement.verdict.is_judgement:
-            judgement = dataclasses.replace(judgement, turns=sum(row.rewards))
-        if row.parts and judgement.verdict.is_judgement:
-            judgement = dataclasses.replace(judgement, parts=_add(row.parts, judgement.parts))
-        row.judgement = judgement
+    def _end(self, row: int, judgement: Judgement, reason: FinishReason) -> FinishReason:
+        episode = self.rows[row]
+        self._pool.end(row, _of_pool(episode))
+        if any(episode.rewards) and judgement.verdict.is_judgement:
+            judgement = dataclasses.replace(judgement, turns=sum(episode.rewards))
+        if episode.parts and judgement.verdict.is_judgement:
+            judgement = dataclasses.replace(judgement, parts=_add(episode.parts, judgement.parts))
+        episode.judgement = judgement
         return reason
+
+
+def _of_pool(row: EpisodeRow) -> Episode:
+    return Episode(row.problem, row.seed, row.actions)
 
 
 def _add(parts: dict[str, float], more: Mapping[str, float]) -> dict[str, float]:
@@ -171,7 +177,7 @@ def begin_episodes(
     for problem in problems:
         seeds.append(_seed(words, problem.id, samples[problem.id]))
         samples[problem.id] += 1
-    return Episodes(task.pool.step, tokenizer, task.limits.max_turns, problems, seeds)
+    return Episodes(task.pool, tokenizer, task.limits.max_turns, problems, seeds)
 
 
 def environments_of(episodes: Episodes | None) -> dict[str, Episodes]:

@@ -28,7 +28,7 @@ def judged(verdict, reward=None, **parts):
 
 
 def begin(tokenizer, replies, max_turns=4):
-    """One episode, in which the environment says `replies`."""
+    """One episode, in which the environment says `replies`, and what the pool is told has ended."""
     replies = iter(replies)
 
     def step(row, episode):
@@ -36,15 +36,20 @@ def begin(tokenizer, replies, max_turns=4):
         future.set_result(next(replies))
         return future
 
-    return Episodes(step, tokenizer, max_turns, [PROBLEM], [7])
+    ended = []
+    pool = SimpleNamespace(step=step, end=lambda row, episode: ended.append(episode.name))
+    episodes = Episodes(pool, tokenizer, max_turns, [PROBLEM], [7])
+    return episodes, ended
 
 
 def play(tokenizer, replies, max_turns=4):
     """Play one episode to its end."""
-    episodes, reply = begin(tokenizer, replies, max_turns), []
+    (episodes, ended), reply = begin(tokenizer, replies, max_turns), []
     while not isinstance(reply, FinishReason):
+        assert not ended
         episodes.submit(0, tokenizer.encode("a"), FinishReason.STOP, ROOM)
         reply = episodes.reply(0)
+    assert ended == ["0/7"]
     return episodes.judgements()[0], reply
 
 
@@ -68,6 +73,11 @@ def test_an_episode_that_reaches_a_limit_keeps_its_counts_and_a_failed_one_does_
     assert play(tokenizer, [observation("a", calls=1), reply], max_turns=2)[0] == judgement
 
 
+def test_an_answer_without_room_ends_the_episode_in_its_environment_too(tokenizer):
+    _, reason = play(tokenizer, [observation("b" * ROOM)])
+    assert reason == FinishReason.LENGTH
+
+
 def test_the_means_of_parts_are_over_the_judgements_that_have_them():
     judgements = [Judgement(Verdict.WRONG, None, {"calls": n}) for n in (1, 2, 6)]
     scores = Scores(["a"] * 4, [*judgements, Judgement(Verdict.CRASH)], [None] * 4, {})
@@ -77,7 +87,7 @@ def test_the_means_of_parts_are_over_the_judgements_that_have_them():
 def test_the_reward_of_a_turn_is_at_its_last_token():
     tokenizer = build_tokenizer()
     said = [observation("2 7") | {"reward": 0.5}, observation("3") | {"reward": 0.25}]
-    episodes = begin(tokenizer, [*said, judged("correct", 1.0)])
+    episodes, _ = begin(tokenizer, [*said, judged("correct", 1.0)])
     column, expected = 0, np.zeros((1, 40), np.float32)
     for text, reward in (("7 + 2", 0.5), ("7", 0.25), ("2 2", 0.0)):
         turn = tokenizer.encode(text, add_special_tokens=False)
@@ -92,7 +102,7 @@ def test_the_reward_of_a_turn_is_at_its_last_token():
 
 def test_each_sample_of_a_problem_has_an_environment_seed_of_its_own():
     task = object.__new__(EnvironmentTask)  # without processes
-    task.pool, task.limits = SimpleNamespace(step=None), SimpleNamespace(max_turns=2)
+    task.pool, task.limits = SimpleNamespace(), SimpleNamespace(max_turns=2)
     problems = [Problem(i, "", "") for i in (5, 5, 5, 8, 8, 8)]
 
     def seeds(first_sample, key):

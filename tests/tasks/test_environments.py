@@ -1,5 +1,6 @@
 """Environments in killable processes: what a step does ends its own episode at most."""
 
+import json
 import sys
 
 import pytest
@@ -11,8 +12,10 @@ from entropy_rl.tasks.countdown.turns import CountdownTurns
 from entropy_rl.tasks.environments import Done, Observation
 from entropy_rl.tasks.environments.environment import is_environment
 from entropy_rl.tasks.environments.pool import EnvironmentPool, Episode
+from entropy_rl.tasks.environments.worker import stepping
 from entropy_rl.tasks.task import JudgeError, Verdict
 from entropy_rl.tasks.worker import describe
+from entropy_rl.tasks.worker_handle import WorkerHandle
 
 FILE = "environments_for_tests"
 PROBLEM = load_task(f"{FILE}:Guess").problems("train")[3]
@@ -41,6 +44,55 @@ def test_a_state_lives_on_between_steps_and_is_rebuilt_where_it_is_missing(pool)
     third = step(pool, "0", "1", "2")
     assert third["text"].startswith("no 3 ")
     assert step(pool, "0", seed=9)["text"] != first["text"]  # another seed
+
+
+@pytest.fixture
+def worker(monkeypatch):
+    """What a worker process does with a message, in this process; and the steps that it ran."""
+    steps, step_once = [], Guess.step
+    monkeypatch.setattr(Guess, "step", lambda self, a: steps.append(a) or step_once(self, a))
+    answer = stepping({"factory": f"{FILE}:Guess", "args": {}})
+    return lambda message: answer(json.loads(message), lambda: None), steps
+
+
+def test_the_states_of_any_number_of_episodes_live_on(worker):
+    answer, steps = worker
+    for turn in range(1, 4):
+        for seed in range(5000):
+            episode = Episode(PROBLEM, seed, ("0",) * turn)
+            assert answer(episode.message(history=turn == 1))["text"].startswith(f"no {turn} ")
+    assert len(steps) == 3 * 5000
+
+
+def test_the_state_of_an_episode_that_has_ended_is_released(worker):
+    answer, _ = worker
+    ended, other = (Episode(PROBLEM, seed, ("0",)) for seed in (1, 2))
+    answer(ended.message())
+    answer(other.message(ended=[ended.name]))
+    for seed, is_known in ((1, False), (2, True)):
+        again = Episode(PROBLEM, seed, ("0", "1"))
+        assert (answer(again.message(history=False)) == {"unknown": True}) is not is_known
+        assert answer(again.message())["text"].startswith("no 2 ")  # whichever way
+
+
+def test_the_messages_of_an_episode_are_linear_in_its_turns(monkeypatch):
+    sent, send = [], WorkerHandle.send
+    monkeypatch.setattr(
+        WorkerHandle, "send", lambda self, key, m, s: sent.append(m) or send(self, key, m, s)
+    )
+    pool = EnvironmentPool(f"{FILE}:Guess", {}, workers=1)
+    actions = [f"{'x' * 1000} {turn}" for turn in (0, 1, 2, 4) * 3]  # not 3, the right answer
+    try:
+        for turn in range(1, 13):
+            assert step(pool, *actions[:turn])["text"].startswith(f"no {turn} ")
+        assert len(sent) == 12 and max(map(len, sent)) < 1500
+        pool.end(0, Episode(PROBLEM, 7, tuple(actions)))
+        step(pool, "0", seed=8)
+        assert json.loads(sent[-1])["ended"] == [f"{PROBLEM.id}/7"]
+        assert step(pool, *actions, "0")["text"].startswith("no 13 ")  # rebuilt
+        assert len(sent) == 15 and json.loads(sent[-1])["ended"] == []
+    finally:
+        pool.close()
 
 
 def test_the_end_of_an_episode_has_a_judgement(pool):

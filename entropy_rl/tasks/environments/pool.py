@@ -8,7 +8,7 @@ import json
 import logging
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import wait
 from typing import Any
@@ -37,23 +37,35 @@ class Episode:
     seed: int
     actions: tuple[str, ...]
 
-    def message(self) -> bytes:
-        """The request to a worker, as JSON."""
-        # Those of a subclass would be unknown to the worker.
-        names = [field.name for field in dataclasses.fields(Problem)]
-        problem = {name: getattr(self.problem, name) for name in names}
-        problem["chat_template_kwargs"] = dict(self.problem.chat_template_kwargs)
-        name = f"{self.problem.id}/{self.seed}"
-        fields = dict(episode=name, problem=problem, seed=self.seed, actions=self.actions)
+    @property
+    def name(self) -> str:
+        """The name by which a worker keeps its state."""
+        return f"{self.problem.id}/{self.seed}"
+
+    def message(self, history: bool = True, ended: Sequence[str] = ()) -> bytes:
+        """The request to a worker, as JSON.
+
+        Args:
+          history: Whether it has what the state is rebuilt from: problem, seed and earlier actions.
+          ended: The names of episodes whose states the worker may release.
+        """
+        turn, action = len(self.actions), self.actions[-1]
+        fields = dict(episode=self.name, turn=turn, action=action, ended=ended)
+        if history:
+            # Those of a subclass would be unknown to the worker.
+            names = [field.name for field in dataclasses.fields(Problem)]
+            problem = {name: getattr(self.problem, name) for name in names}
+            problem["chat_template_kwargs"] = dict(self.problem.chat_template_kwargs)
+            fields |= dict(problem=problem, seed=self.seed, earlier=self.actions[:-1])
         return json.dumps(fields).encode()
 
 
 class EnvironmentPool:
     """Steps episodes in killable processes.
 
-    All steps of an episode go to the same worker, which keeps its state. If a worker was killed,
-    the states of its other episodes are rebuilt from their actions. Processes start at the first
-    step.
+    All steps of an episode go to the same worker, which keeps its state until the episode ends. If
+    a worker was killed, the states of its other episodes are rebuilt from their actions. Processes
+    start at the first step.
 
     Args:
       factory: `module:Class` of the environment.
@@ -102,7 +114,17 @@ class EnvironmentPool:
           started.
         """
         place = number % len(self._workers)
-        return self._threads[place].submit(self._workers[place].step, episode.message())
+        return self._threads[place].submit(self._workers[place].step, episode)
+
+    def end(self, number: int, episode: Episode) -> None:
+        """Release the state of an episode that takes no further step, without waiting.
+
+        Args:
+          number: As in `step`.
+          episode: The episode.
+        """
+        place = number % len(self._workers)
+        self._threads[place].submit(self._workers[place].end, episode.name)
 
     def close(self) -> None:
         """Kill the workers. A second call does nothing."""
@@ -114,9 +136,20 @@ class _Worker:
 
     def __init__(self, settings: dict[str, Any]):
         self._settings, self._handle, self._closed = settings, None, False
+        self._ended: list[str] = []  # names of episodes, for the next request
         self._crashes = CrashLog(log, f"environment {settings['factory']}: a step")
 
-    def step(self, message: bytes) -> Reply:
+    def step(self, episode: Episode) -> Reply:
+        # A message with all actions each time would be quadratic in the number of turns.
+        reply = self._ask(episode, history=len(episode.actions) == 1)
+        return self._ask(episode, history=True) if "unknown" in reply else reply
+
+    def end(self, name: str) -> None:
+        self._ended.append(name)
+
+    def _ask(self, episode: Episode, history: bool) -> Reply:
+        message = episode.message(history, self._ended)
+        self._ended = []
         for _ in range(_MAX_LOST):
             handle = self._ready()
             if handle.send(b"step", message, self._settings["clock_limit_s"]):

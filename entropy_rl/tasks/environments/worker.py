@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import errno
 import os
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,6 @@ from entropy_rl.tasks.judging import as_judgement, correct_at, is_finite, plain_
 from entropy_rl.tasks.task import Judgement, Problem, Verdict
 from entropy_rl.tasks.worker import describe, too_large
 
-_MAX_LIVE = 4096  # episodes; a state that was dropped is rebuilt from its actions
 _MAX_TEXT = 30_000  # characters of an observation; the message to the parent is limited too
 _ROLES = ("user", "tool")
 
@@ -27,25 +25,34 @@ def stepping(settings: dict[str, Any]) -> Callable[[Reply, Callable[[], None]], 
 
     Args:
       settings: `factory` "module:Class" and its `args`.
+
+    Returns:
+      A function of a message of `Episode`. Its reply is {"unknown": True} where the state is
+      missing and the message does not have what it is rebuilt from.
     """
     factory = import_object("task.name", settings["factory"])
     task = call_factory(factory, settings["args"], "task.args")
-    live: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+    live: dict[str, tuple[Any, int]] = {}  # the states of episodes, and the turns they have had
     least = correct_at(task)
 
     def step(message: Reply, restart: Callable[[], None]) -> Reply:
-        episode, actions = message["episode"], message["actions"]
+        for name in message["ended"]:
+            live.pop(name, None)
+        episode, turn = message["episode"], message["turn"]
+        environment, taken = live.pop(episode, (None, -1))
+        is_known = taken == turn - 1
+        if not is_known and "earlier" not in message:
+            return {"unknown": True}
         try:
-            environment, taken = live.pop(episode, (None, -1))
-            if taken != len(actions) - 1:
+            if not is_known:
                 environment = copy.copy(task)
                 environment.reset(problem_of(message["problem"]), message["seed"])
                 # Each earlier step has its own limit of time, as when it was taken.
                 restart()
-                for action in actions[:-1]:
+                for action in message["earlier"]:
                     environment.step(action)
                     restart()
-            value = environment.step(actions[-1])
+            value = environment.step(message["action"])
         except MemoryError:
             os._exit(errno.ENOMEM)  # the memory may not be freed: the next step gets a new process
         except BaseException as error:  # whatever a user's code raises
@@ -59,9 +66,7 @@ def stepping(settings: dict[str, Any]) -> Callable[[Reply, Callable[[], None]], 
         except BaseException as error:  # of a text, number or mapping of the user's own class
             return {"failed": "crash", "reason": describe(error)}
         if "judgement" not in reply:
-            live[episode] = environment, len(actions)
-            if len(live) > _MAX_LIVE:
-                live.popitem(last=False)
+            live[episode] = environment, turn
         return reply
 
     return step
