@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -151,11 +152,55 @@ def test_the_last_number_can_be_the_answer():
         (".5", "0.5"),
         ("wait... 5.", "5"),
         ("none", None),
+        ("x = - 12", "-12"),
+        ("Answer: \u2212 12", "-12"),
+        (r"\boxed{- 12}", "-12"),
+        ("- 128", "-128"),
+        ("It is\n- 1 000.", "-1000"),
+        ("- 2\n- 3", "3"),  # a list
+        ("15 - 3", "3"),
+        ("1 000", "1000"),
+        ("1\u202f234\u202f567.5", "1234567.5"),
+        (r"1{,}000 = 1\,000", "1000"),
+        ("1 2 345", "345"),
+        ("1000 200", "200"),
+        ("5 2000", "2000"),
+        ("007", "7"),
+        ("0", "0"),
+        ("03.0", "3"),
+        ("-3.00", "-3"),
+        ("0.50", "0.50"),
     ],
 )
 def test_the_last_number_is_read_whole(completion, number):
     loaded = task("chain_sum", train=2, test=2, answer="number")
     assert loaded.final_answers([completion]) == [number]
+    loaded.close()
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        ("I will write <answer> at the end. <answer>5</answer>", "5"),
+        ("<answer>4</answer> No: <answer> 5\n</answer>.", "5"),
+        ("<answer>5</answer>, in <answer> tags", "5"),
+        ("<answer>5</answer> and </answer>", "5"),
+        ("<answer><answer>5</answer></answer>", "5"),
+        ("<answer></answer>", ""),
+        ("</answer><answer>5", None),
+    ],
+)
+def test_the_last_tags_are_read_from_the_nearest_opening_one(mixture, completion, answer):
+    assert mixture.final_answers([completion]) == [answer]
+
+
+@pytest.mark.parametrize("answer", ["tags", "number"])
+def test_answers_are_found_in_time_that_is_linear_in_the_text(answer):
+    loaded = task("chain_sum", train=2, test=2, answer=answer)
+    hostile = ["<answer>", "</answer>", "- 1\n", "1 ", "123 ", "1,", "1{,}", "- ", ": ", "1e"]
+    begin = time.process_time()
+    loaded.final_answers([text * (160_000 // len(text)) for text in hostile])
+    assert time.process_time() - begin < 5  # a quadratic pattern takes 14 s
     loaded.close()
 
 

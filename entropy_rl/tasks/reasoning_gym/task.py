@@ -17,14 +17,25 @@ from entropy_rl.tasks.reasoning_gym.datasets import RUN_CODE, UNUSABLE, spec_of
 from entropy_rl.tasks.reasoning_gym.levels import settings_of_levels
 from entropy_rl.tasks.task import Judged, Problem, Verdict
 
-_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-# A minus behind a digit or a bracket subtracts. A comma in front of three digits groups them, but
-# not in 1,2,345.
-_NUMBER = re.compile(
-    r"(?:(?<![\w)\]}])[-\u2212])?"
-    r"(?:(?<![0-9],)[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+|(?<![\w.])(?=\.[0-9]))"
-    r"(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3}(?![0-9A-Za-z]))?"
+_OPEN, _CLOSE = "<answer>", "</answer>"
+# A minus behind a digit or a bracket subtracts. One in front of a space is a sign behind `=`, `:`,
+# an opening bracket or `$`, and at the start of a line.
+_SIGN = (
+    r"(?:(?P<item>^- )|^\u2212 |(?:(?<=[=\u2248:(\[{$])|(?<=[=\u2248:] ))[-\u2212] "
+    r"|(?<![\w)\]}])[-\u2212])?"
 )
+# A comma or a space in front of three digits groups them, but not in 1,2,345.
+_SPACES = r" \u00a0\u2009\u202f"
+_GROUPS = (
+    rf"(?<![0-9][,{_SPACES}])[1-9][0-9]{{0,2}}(?P<mark>,|\{{,\}}|\\,|[{_SPACES}])[0-9]{{3}}"
+    r"(?:(?P=mark)[0-9]{3})*(?![0-9])"
+)
+_NUMBER = re.compile(
+    rf"{_SIGN}(?:{_GROUPS}|[0-9]+|(?<![\w.])(?=\.[0-9]))"
+    r"(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3}(?![0-9A-Za-z]))?",
+    re.MULTILINE,
+)
+_ITEM = re.compile("^- ", re.MULTILINE)  # of a list
 _MAX_ANSWER = 20_000  # characters
 _STRIDE = 1_000_000  # between the ids of two datasets
 
@@ -57,7 +68,7 @@ class ReasoningGym:
       test: Problems of the split "test".
       seed: Seed of all problems.
       answer: What is judged: `tags` is the text of the last <answer>...</answer>, `number` the last
-        number of the completion in decimal digits, such as 10000 for 10,000 or 1e4.
+        number of the completion in decimal digits, such as 10000 for 10,000, 10 000.0 or 1e4.
       system: System message; one of reasoning-gym's by name (`default`, `simple`, `direct`,
         `DeepSeekZero`, `chain_of_draft`), or a text; null for none.
       suffix: Appended to every question.
@@ -148,8 +159,7 @@ class ReasoningGym:
         """The answer in each completion, or None."""
         if self._answer == "number":
             return [_last_number(text) for text in completions]
-        found = [_TAGS.findall(text) for text in completions]
-        return [answers[-1].strip() if answers else None for answers in found]
+        return [_last_tagged(text) for text in completions]
 
     def close(self) -> None:
         """Stop the worker processes."""
@@ -168,13 +178,25 @@ class ReasoningGym:
         )
 
 
+def _last_tagged(text: str) -> str | None:
+    """The text of the last <answer>...</answer>, which begins at the nearest <answer>."""
+    start = text.rfind(_OPEN, 0, max(text.rfind(_CLOSE), 0))
+    return None if start < 0 else text[start + len(_OPEN) :].partition(_CLOSE)[0].strip()
+
+
 def _last_number(text: str) -> str | None:
     """The last number of a text in decimal digits: 10000 for 10,000 or 1e4; None if it has none."""
-    found = _NUMBER.findall(text)
-    if not found:
+    found = None
+    for found in _NUMBER.finditer(text):  # noqa: B007
+        pass
+    if found is None:
         return None
-    number = found[-1].replace(",", "").replace("\u2212", "-")
-    return f"{Decimal(number):f}" if not number.lstrip("-").isdigit() else number
+    number = found[0]
+    if found["item"] and len(_ITEM.findall(text)) > 1:  # its - is no sign
+        number = number.removeprefix("- ")
+    number = re.sub(r"[^-.0-9eE+]", "", number.replace("\u2212", "-"))
+    whole, _, fraction = f"{Decimal(number):f}".partition(".")
+    return f"{whole}.{fraction}" if fraction.strip("0") else whole
 
 
 def _parts(
