@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Sequence, Set
 from types import MappingProxyType
 from typing import Literal
 
@@ -16,12 +17,13 @@ from entropy_rl.tasks.task import Verdict
 
 _DEADLINE_S = 1.0  # CPU seconds of one match; a pattern without backtracking needs microseconds
 
-# First words of the Unicode names of the letters of a script, where they are not its own name.
+# Words in the Unicode names of the letters of a script, where they are not its own name.
+_HAN, _KANA = {"CJK", "IDEOGRAPHIC"}, {"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"}
 _LETTERS = MappingProxyType(
     {
-        "chinese": ("CJK", "BOPOMOFO"),
-        "japanese": ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "CJK"),
-        "korean": ("HANGUL",),
+        "chinese": _HAN | {"BOPOMOFO"},
+        "japanese": _HAN | _KANA | {"KANA", "HENTAIGANA"},
+        "korean": {"HANGUL"},
     }
 )
 
@@ -101,7 +103,7 @@ def language(
     Args:
       script: The script, or the language that has it for itself.
     """
-    names = _LETTERS.get(script, (script.upper(),))
+    names = _LETTERS.get(script, {script.upper()})
 
     def share(completions: Sequence[str]) -> list[float]:
         return [_share_of_letters(text, names) for text in completions]
@@ -109,6 +111,15 @@ def language(
     return Reward(share)
 
 
-def _share_of_letters(text: str, names: Sequence[str]) -> float:
-    letters = [unicodedata.name(c, "?").split()[0] for c in text if c.isalpha()]
-    return sum(name in names for name in letters) / len(letters) if letters else 1.0
+def _share_of_letters(text: str, names: Set[str]) -> float:
+    of_script = letters = 0
+    for char, count in Counter(text).items():
+        if char.isalpha():
+            # Wide, bold and other variants of a letter have names that begin otherwise.
+            plain = unicodedata.normalize("NFKC", char)
+            words = {word for c in plain for word in unicodedata.name(c, "").split()}
+            if words & names:
+                of_script, letters = of_script + count, letters + count
+            elif "MODIFIER" not in words:  # those are of no script, such as an apostrophe
+                letters += count
+    return of_script / letters if letters else 1.0

@@ -2,6 +2,8 @@
 
 import re
 import sys
+import unicodedata
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,6 +100,37 @@ def test_repetition_is_the_share_of_ngrams_that_occurred_before():
 def test_language_is_the_share_of_letters_of_a_script(script, shares):
     texts = ["ab, c!", "ab \u0436\u0434", "1 + 2", "\u6f22\u306e", "\ud55c\uad6d"]
     assert values_of({"name": "language", "script": script}, texts) == shares
+
+
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [
+        (
+            "japanese",
+            "\uff76\uff9e\uff70\uff84\uff9e",
+        ),  # half-width katakana with voiced sound marks
+        ("japanese", "\u3005\u3006\u30fc\u4eba \u3031 \u309f"),
+        ("chinese", "\u3007 \u3005 \u4f60\u597d \u303b"),
+        ("korean", "\uffa1 \uac00"),
+        ("latin", "\uff46\uff55\uff4c\uff4c \U0001d431 \u2113 \ufb01 \u02b0"),
+        ("greek", "\U0001d6fc \u00b5"),
+        ("cyrillic", "\u043f\u02bc\u044f\u0442\u044c"),  # an apostrophe that is a letter
+    ],
+)
+def test_variants_of_letters_are_of_their_script(script, text):
+    twice = f"{text} {text} \u0e01"  # and a Thai letter
+    whole, less = values_of({"name": "language", "script": script}, [text, twice])
+    assert whole == 1 and 0.7 < less < 1
+
+
+def test_the_script_of_a_character_is_looked_up_once_in_a_text(monkeypatch):
+    names = []
+    looked_up = SimpleNamespace(
+        normalize=unicodedata.normalize, name=lambda *c: names.append(c) or unicodedata.name(*c)
+    )
+    monkeypatch.setattr("entropy_rl.rewards.text.unicodedata", looked_up)
+    assert values_of({"name": "language", "script": "latin"}, ["ab\u0436\u0434" * 1000]) == [0.5]
+    assert len(names) == 4
 
 
 def test_length_compares_the_completions_of_a_problem():
