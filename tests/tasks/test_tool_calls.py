@@ -26,6 +26,10 @@ ADDED = ToolCall("calculator", {"expression": "1 + 1"})
         # Llama's form, which is the whole turn; and OpenAI's, whose arguments are JSON in a string.
         (' {"name": "f", "parameters": {"x": 1}}\n', [ToolCall("f", {"x": 1})]),
         (call('{"name": "f", "arguments": "{\\"x\\": 1}"}'), [ToolCall("f", {"x": 1})]),
+        (
+            call('{"name": "python", "arguments": {"code": "a = 1\nprint(\ta)"}}'),
+            [ToolCall("python", {"code": "a = 1\nprint(\ta)"})],
+        ),
         ('The set {"name": 1} is none.', []),
         ('{"other": 1}', []),
     ],

@@ -67,7 +67,7 @@ def _parse(text: str) -> ToolCall:
 
 def _read(text: str, what: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, strict=False)  # line breaks in texts, such as code, are frequent
     except json.JSONDecodeError as error:
         reason = f"{error.msg} at character {error.pos}"
         raise CallError(f"{what} must be a JSON object, got {reason}") from None
