@@ -170,7 +170,7 @@ def check_config(config: AnalyzeConfig) -> Callable[[Path], list[Row]]:
     """Check the output and the model, and read the samples.
 
     Returns:
-      `read_rows`, which has the rows of these samples.
+      `read_rows`, which has the rows of these samples until they are asked for.
 
     Raises:
       ValueError: If something in the config cannot work.
@@ -185,10 +185,10 @@ def check_config(config: AnalyzeConfig) -> Callable[[Path], list[Row]]:
     if config.encoder is not None:
         load_embedding(config.encoder)
     check_models(config, fetch=False)
-    read = functools.cache(read_rows)
-    for samples in filter(None, (config.samples, config.base)):
-        read(Path(samples))
-    return read
+    found = {
+        path: read_rows(path) for path in map(Path, filter(None, (config.samples, config.base)))
+    }
+    return lambda path: found.pop(path, None) or read_rows(path)
 
 
 def _make_responses_of(

@@ -95,8 +95,9 @@ def score_tokens(
             zeros = np.zeros(_ROWS_AT_ONCE, np.float32)
             batch = make_batch(rollout, zeros, zeros > 0, pad_id=model.pad_id)
             log_probs, entropy = map(np.asarray, stats(model.params, batch))
+            # Copies, because views would keep the padding of all rows in memory.
             found += [
-                (log_probs[i, : len(tokens)], entropy[i, : len(tokens)])
+                (log_probs[i, : len(tokens)].copy(), entropy[i, : len(tokens)].copy())
                 for i, (_, tokens, _) in enumerate(part)
             ]
             progress.show(len(found), "scored")

@@ -19,11 +19,12 @@ from transformers import PreTrainedTokenizerFast
 
 from entropy_rl.analysis import REFLECTIVE, WORDS
 from entropy_rl.cli.main import main
+from entropy_rl.commands.analyze import AnalyzeConfig, check_config
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.evaluation import summarize
 from entropy_rl.evaluation.load_samples import Row, read_rows, responses_of, words_of
 from entropy_rl.evaluation.samples import write_result
-from entropy_rl.evaluation.score_texts import score_rows
+from entropy_rl.evaluation.score_texts import score_rows, score_tokens
 from entropy_rl.evaluation.sentence_encoder import load_embedding
 from entropy_rl.lm_head.log_probs import log_prob_and_entropy_from_logits
 from entropy_rl.runs.jsonl import write_jsonl
@@ -226,6 +227,21 @@ def test_texts_are_scored_like_a_plain_forward_pass(model, tmp_path):
         _, entropy = log_prob_and_entropy_from_logits(logits[0, :-1], ids[0, 1:])
         np.testing.assert_allclose(row.entropy, entropy[len(before) - 1 :], atol=2e-5)
     assert [row.problem for row in scored] == [0, 1, 2, 3]
+
+
+def test_the_scores_of_a_text_do_not_keep_those_of_others_in_memory(model):
+    loaded = load_model(ModelConfig(str(model)))
+    rows = [([1, 2], [3] * size, [True] * size) for size in (1, 9)]
+    scores = score_tokens(rows, loaded, temperature=1.0, max_tokens_per_micro_batch=64)
+    assert [array.shape for pair in scores for array in pair] == [(1,), (1,), (9,), (9,)]
+    assert all(array.base is None for pair in scores for array in pair)
+
+
+def test_samples_are_kept_until_their_use(samples, tmp_path):
+    path = Path(samples)
+    read = check_config(AnalyzeConfig(samples=str(path), output=str(tmp_path / "out")))
+    first, second = read(path), read(path)
+    assert first == second == read_rows(path) and first is not second
 
 
 def test_texts_are_analyzed_with_a_model_and_refused_without(model, tmp_path, capsys):
