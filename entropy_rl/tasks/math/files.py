@@ -10,6 +10,7 @@ import glob
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,8 @@ def _of_list(where: str, given: list[Any], role: str | None) -> tuple[Path, ...]
         if not parts:
             raise ValueError(f"{at}: must be a file, a directory or a pattern, got {shown(item)}")
         files += next(iter(parts.values()))
-    repeated = next((path for i, path in enumerate(files) if path in files[:i]), None)
-    if repeated is not None:
+    if len(set(files)) < len(files):
+        repeated = next(path for path, count in Counter(files).items() if count > 1)
         raise ValueError(f"{where}: must name each file once, got {str(repeated)!r} twice")
     if not files:
         raise ValueError(f"{where}: must be a list of at least one file, got []")
@@ -168,11 +169,12 @@ def _of_directory(where: str, given: str, path: Path) -> dict[str, tuple[Path, .
             f"{' and '.join(kinds)}; name the files by a pattern such as '*{kinds[0]}'"
         )
     _require_shards(where, files)
-    splits: dict[str, tuple[Path, ...]] = {}
+    found: dict[str, list[Path]] = {}
     for file in files:
         match = _SPLIT.match(file.name)
         split = _CALLED.get(match[1], match[1]) if match else ""
-        splits[split] = (*splits.get(split, ()), file)
+        found.setdefault(split, []).append(file)
+    splits = {split: tuple(of_split) for split, of_split in found.items()}
     if "" in splits and len(splits) > 1:
         raise ValueError(
             f"{where}: must be a directory whose files all begin with their split, or none, got "

@@ -76,8 +76,11 @@ _ATOM = (
     r"|\\(?:cdot|times|Omega)(?![A-Za-z])"
     r"|\{\}|[-.,]?\s|-"
 )
+# The tail is possessive: atoms split a run of letters in exponentially many ways.
 _MEASURE = re.compile(
-    rf"(?P<value>.*?(?:[0-9)}}\]!%]|\\pi))(?P<tail>(?!\s*\^\s*[{{0-9-])\s*(?:{_ATOM})+)", re.DOTALL
+    r"(?P<value>.*?(?:[0-9)}\]!%]|\\pi))"
+    rf"(?P<tail>(?!\s*\^\s*[{{0-9-])\s*(?:{_ATOM})++)",
+    re.DOTALL,
 )
 _ORDINAL = re.compile(r"(?<=[0-9])\s*(?:st|nd|rd|th|\^\s*\{\s*(?:st|nd|rd|th)\s*\})$")
 _TAIL_TOKEN = re.compile(rf"[^\W\d_]+|\^\{{?-?[0-9]\}}?|/|[{_CURRENCY}]")
