@@ -25,6 +25,7 @@ from entropy_rl.tasks.math.equality.structure import (
     distinct,
     is_plain,
     read_matrix,
+    read_named,
     read_parts,
     read_vector,
     row_ends,
@@ -100,7 +101,7 @@ def _may_round(value: str, text: str) -> bool:
     return not is_words(right) and is_near(right, number, is_heavy(right))
 
 
-_VARIABLE = re.compile(r"[A-Za-z]'*(?:\([A-Za-z]\))?")
+_VARIABLE = re.compile(r"[A-Za-z](?:'*|\^\{-1\})(?:\([A-Za-z]\))?")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -110,7 +111,10 @@ _VARIABLE = re.compile(r"[A-Za-z]'*(?:\([A-Za-z]\))?")
 
 _CHOICES = re.compile(r"[A-J]{1,10}")  # labels alone, written in either case; e and i are numbers
 # Another label, or a letter alone behind a separator.
-_SECOND_LABEL = re.compile(r"\([A-J]\)|^(?:[,;/&]|\\l(?:or|and))?\s*[A-J](?:[).:]|\s*$)")
+_SECOND_LABEL = re.compile(
+    r"\([A-J]\)|^(?:[,;/&]|\\l(?:or|and))?\s*[A-J](?:[).:]|\s*$)"
+    r"|(?:(?i:option|choice)\s+|\\text\s*\{\s*)[A-J](?![A-Za-z])"
+)
 
 
 def _compare_labels(gold: str, answer: str) -> bool | None:
@@ -164,6 +168,8 @@ def _equal(gold: str, answer: str, depth: int = 0) -> bool | None:
 
 
 _PERCENT = re.compile(r"\s*\\%")
+# The parser drops it as a transpose: (1+r)^T would be 1+r. That of a matrix is computed.
+_EXPONENT_T = re.compile(r"(?:\(([A-Z]{2,})\))?(?<!matrix\})\s*\^\s*(?:T|\{\s*T\s*\})")
 _PRIMED = re.compile(r"([A-Za-z])('+)(?!\s*\()")
 
 
@@ -173,15 +179,29 @@ def _parsed(gold: str, answer: str) -> bool | None:
             _PRIMED.sub(lambda found: f"{found[1]}_{{{'p' * len(found[2])}}}", side)
             for side in (gold, answer)
         )
+    gold, answer = (_EXPONENT_T.sub(_raise_to_t, side) for side in (gold, answer))
     gold, answer = (_PERCENT.sub(r"\\cdot\\frac{1}{100}", side) for side in (gold, answer))
     heavy = is_heavy(answer) or is_heavy(gold)
     return same_expression(gold, answer, heavy)
+
+
+def _raise_to_t(match: re.Match[str]) -> str:
+    """Write a power so that the parser reads it, and (AB)^T as B^TA^T."""
+    return "".join(f"{factor}^{{(T)}}" for factor in (match[1] or " ")[::-1])
+
+
+# 5\frac{m}{s}, where the right answer has a unit: otherwise it is an expression.
+_FRACTION_OF_UNITS = re.compile(
+    r"(?<=[0-9)}])\s*\\frac\s*\{\s*([A-Za-z]+)\s*\}\{\s*([A-Za-z]+)\s*((?:\^\s*\{?[0-9]\}?)?)\s*\}$"
+)
 
 
 def _compare_quantities(gold: str, answer: str) -> bool | None:
     """Compare values with units, numerals and percent signs; None if there are none."""
     right, given = read_quantity(gold), read_quantity(answer)
     plain = (gold, 1, (), False), (answer, 1, (), False)
+    if right.unit and not given.unit:
+        given = read_quantity(_FRACTION_OF_UNITS.sub(r"\\text{ \1/\2\3}", answer))
     if (tuple(right), tuple(given)) == plain:
         return None
     if _is_ambiguous(right.unit) and not given.unit and gold[-2:-1] == " ":
@@ -270,6 +290,9 @@ def _compare_collections(gold: str, answer: str, depth: int) -> bool | None:
         return None
     if kinds == ("", "") and len(a[1]) == len(b[1]) == 1:
         return None
+    same = _compare_named(a, b, depth)
+    if same is not None:
+        return same
     if any(kind[:1] in ("(", "[", "\\") for kind in kinds if kind):
         if a[0] != b[0]:
             closed = "" not in kinds and is_plain(a, b)
@@ -280,6 +303,19 @@ def _compare_collections(gold: str, answer: str, depth: int) -> bool | None:
     if not is_plain(a, b):
         return None
     return _match(distinct(a), distinct(b), depth)
+
+
+def _compare_named(
+    gold: tuple[str, list[str]], answer: tuple[str, list[str]], depth: int
+) -> bool | None:
+    """Compare values of different variables with values without names; None for other pairs."""
+    a, b = read_named(gold[1]), read_named(answer[1])
+    unnamed = answer[1] if a else gold[1]
+    if (a is None) == (b is None) or any(read_chain(part)[0] for part in unnamed):
+        return None
+    a, b = a or gold, b or answer
+    compare = _match if {a[0], b[0]} <= {"", "{"} else _in_order
+    return compare(a[1], b[1], depth)
 
 
 def _in_order(gold: Sequence[str], answer: Sequence[str], depth: int) -> bool:

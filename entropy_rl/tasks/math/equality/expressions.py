@@ -44,11 +44,10 @@ def same_expression(gold: str, answer: str, heavy: bool) -> bool | None:
         return None
     if not right:
         return False
-    same = _compare_symbols(right[0], given[0])
-    if same is None:
-        same = _compare_values(right[0], given[0])
-    if same is not None:
-        return same
+    for compare in (_compare_statements, _compare_symbols, _compare_values):
+        same = compare(right[0], given[0])
+        if same is not None:
+            return same
     if heavy:
         raise OverBudget
     if _same_for_positive(right[0], given[0]):
@@ -109,6 +108,27 @@ def _is_word(name: str) -> bool:
     from latex2sympy2_extended.symbols import GREEK_LETTER_MAP
 
     return len(name) > 1 and name.isalpha() and name not in GREEK_LETTER_MAP.values()
+
+
+def _compare_statements(gold: Any, given: Any) -> bool | None:
+    """Compare inequalities between numbers, such as 5<6, and those with finite sets; else None.
+
+    math-verify takes 5<6 for the empty set, and 1<x<2 for the set of 1 and 2.
+    """
+    from sympy import And, EmptySet, Eq, FiniteSet, Or
+    from sympy.core.relational import Relational
+
+    sides = [
+        side
+        for side in (gold, given)
+        if isinstance(side, Relational | And | Or) and not isinstance(side, Eq)
+    ]
+    is_finite = any(side == EmptySet or isinstance(side, FiniteSet) for side in (gold, given))
+    if not is_finite and all(side.free_symbols for side in sides):
+        return None
+    if len(sides) < 2 or not all(isinstance(side, Relational) for side in sides):
+        return False if sides else None
+    return bool(given in (gold, gold.reversed))
 
 
 def _compare_symbols(gold: Any, given: Any) -> bool | None:
@@ -234,15 +254,18 @@ def _compare_values(gold: Any, given: Any) -> bool | None:
     try:
         if variables:
             a, b = gold.evalf(50, subs=point), given.evalf(50, subs=point)
+            if not (_is_finite(a) and _is_finite(b)):
+                return None if _is_same_infinity(a, b) else False
             noise = 1e-15 if gold.has(Float) or given.has(Float) else 1e-40
             return False if abs(a - b) > max(abs(a) * float(ROUNDING), noise) else None
+        a, b = gold.evalf(), given.evalf()
+        if not (_is_finite(a) and _is_finite(b)):
+            return _is_same_infinity(a, b)
         if gold.has(Float) or given.has(Float):
-            a, b = gold.evalf(), given.evalf()
             # A decimal may be a rounding of the right answer.
             if abs(a - b) > abs(a) * float(ROUNDING):
                 return False
             return True if abs(a - b) <= abs(a) * 1e-13 else None
-        a, b = gold.evalf(), given.evalf()
         if abs(a - b) > max(abs(a) * float(ROUNDING), 1e-30):
             return False
         sizes = [int(log(abs(side), 10).evalf()) for side in (a, b) if side != 0]
@@ -261,6 +284,19 @@ def _compare_values(gold: Any, given: Any) -> bool | None:
         raise
     except Exception:  # sympy raises errors of any kind: there is no value to compare
         return None
+
+
+def _is_finite(value: Any) -> bool:
+    from sympy import S
+
+    return not value.has(S.Infinity, S.NegativeInfinity, S.ComplexInfinity, S.NaN)
+
+
+def _is_same_infinity(a: Any, b: Any) -> bool:
+    """Whether two values, of which one is infinite or NaN, are equal; NaN equals nothing."""
+    from sympy import S
+
+    return bool(a == b) and not a.has(S.NaN)
 
 
 def _is_zero(difference: Any, size: int) -> bool:

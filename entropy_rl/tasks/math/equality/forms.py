@@ -10,7 +10,8 @@ from entropy_rl.tasks.math.equality.plain_numbers import value_of
 from entropy_rl.tasks.math.equality.structure import squeeze
 
 _LABEL = re.compile(
-    r"(?:\\text\s*\{\s*)?(?:\((?P<a>[A-J])\)|(?P<b>[A-J])[).:]|(?P<c>[A-J])(?=\}|$))"
+    r"(?:\\text\s*\{\s*)?(?i:(?:option|choice)\s*\}?\s*)?"
+    r"(?:\((?P<a>[A-J])\)|(?P<b>[A-J])[).:]|(?P<c>[A-J])(?=\}|$))"
     r"(?P<close>\s*\})?\s*(?P<rest>.*?)\s*",
     re.DOTALL,
 )

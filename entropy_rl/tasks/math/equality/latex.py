@@ -88,7 +88,10 @@ _LETTER = re.compile(r"[A-Za-z]")
 _NOT_OF_A_NAME = [
     (re.compile(pattern), by)
     for pattern, by in [
-        (r"_(?:\{[^{}]*\}|\w)|\^(?:\{[0-9a-z]\}|[0-9a-z])|\[[0-9]\]", ""),  # x_1, x^2, a third root
+        (
+            r"_(?:\{[^{}]*\}|\w)|\^(?:\{(?:[0-9a-z]|-1(?=\}\())\}|[0-9a-z])|\[[0-9]\]",
+            "",
+        ),  # x_1, x^2, a third root
         (r"(?<=[A-Za-z])(?:\([^()]*\)|\[[^\[\]]*\])", ""),  # of a function
         (r"\((?:\s*[A-Za-z]\s*,)+\s*[A-Za-z]\s*\)", "x"),  # (x, y)
         (

@@ -1,4 +1,4 @@
-"""What the parser drops of an answer: primes, subscripts of numbers, words, bars."""
+"""What the parser drops of an answer: primes, subscripts of numbers, inverses, words, bars."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from collections import Counter
 from entropy_rl.tasks.math.equality.units import read_quantity
 
 _PRIMES = re.compile(r"([A-Za-z0-9)\]}])('+)")
+# The parser takes f^{-1}(x) for the reciprocal of f(x); x^{-1}(x+1) is a product.
+_INVERSES = re.compile(
+    r"(\\(?:var)?(?:phi|psi|sigma)|\\(?:Phi|Psi)|(?<![A-Za-z])[A-Za-z])"
+    r"\s*\^\s*\{\s*-\s*1\s*\}(?=\s*\([^()+-]*\))"
+)
 _SUBSCRIPTS = re.compile(r"([0-9])\s*_\s*\{?\s*(\w+)\s*\}?")
 _TEXTS = re.compile(r"\\text\s*\{([^{}]*)\}")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}(?![A-Za-z])")
@@ -18,6 +23,7 @@ def lost_parts(text: str) -> Counter[str]:
     quantity = read_quantity(text)
     text = quantity.value
     lost = Counter(f"{match[1]}{match[2]}" for match in _PRIMES.finditer(text))
+    lost.update(f"{name}^-1" for name in _INVERSES.findall(text))
     base = re.fullmatch(r"[0-9]+_\{?([0-9]+)\}?", text.replace(" ", ""))
     if not (base and 2 <= int(base[1]) <= 36):
         lost.update(f"_{match[2]}" for match in _SUBSCRIPTS.finditer(text))

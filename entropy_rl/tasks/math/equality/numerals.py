@@ -10,6 +10,7 @@ from fractions import Fraction
 
 _COMMA = r"(?:\{\s*,\s*\}|,\s*\\!\s*)"
 _GROUPED = re.compile(rf"(?<![0-9.])[0-9]{{1,3}}(?:{_COMMA}[0-9]{{3}})+(?![0-9])")
+_POINTS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:\.[0-9]{3}){2,}(?![0-9]|[.,][0-9])")
 _COMMAS = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])"
 # A group that begins with 0 is no number of its own, within brackets and lists neither.
 _WITH_ZERO = re.compile(
@@ -36,7 +37,8 @@ _MINUTES = re.compile(
 
 
 def join_groups(text: str) -> str:
-    r"""Remove the separators of thousands that are no commas: `1{,}000` and `1,\!000`."""
+    r"""Remove separators of thousands that are no commas: `1{,}000`, `1,\!000`, `1.000.000`."""
+    text = _POINTS.sub(lambda match: match[0].replace(".", ""), text)
     return _GROUPED.sub(lambda match: re.sub(_COMMA, "", match[0]), text)
 
 

@@ -27,7 +27,9 @@ def refuse(gold: str, answer: str) -> Verdict | None:
     """
     if any(unicodedata.category(c) in ("Cc", "Cf", "Cs") for c in answer) or is_over_budget(answer):
         return Verdict.UNPARSABLE
-    if is_over_budget(gold):
+    if _TWO_POINTS.search(answer):
+        return Verdict.UNPARSABLE
+    if is_over_budget(gold) or _TWO_POINTS.search(gold):
         return Verdict.WRONG  # only the same text would be right
     value = read_chain(answer)[1]
     new = (
@@ -44,6 +46,7 @@ def refuse(gold: str, answer: str) -> Verdict | None:
     return Verdict.WRONG if a and b and a[1] != b[1] else None
 
 
+_TWO_POINTS = re.compile(r"\.[0-9]+\s*\.[0-9]")  # math-verify takes 1.2.3 for a product
 # The task repeated instead of solved: sympy would solve it.
 _OPEN = re.compile(
     r"\\(?:i{0,3}nt|oint|sum|prod|lim|max|min|sup|gcd|lcm|b?mod|det|operatorname)(?![A-Za-z])"

@@ -13,6 +13,10 @@ _VARIABLE = re.compile(r"[A-Za-z](?:_\{?\w\}?)?|\\(?:alpha|beta|gamma|theta|lamb
 _BOUND = re.compile(
     r"(?:\\(?:frac|sqrt|pi|infty|cdot|times|ln|log)(?![A-Za-z])|[-+*/^(){}\s0-9.e])+"
 )
+_ABSOLUTE = re.compile(rf"\|\s*({_VARIABLE.pattern})\s*\|")
+_POSITIVE = re.compile(
+    r"0*[1-9][0-9]*(?:\.[0-9]*)?|[0-9]*\.0*[1-9][0-9]*|\\(?:sqrt|frac)\{[1-9][^-+]*"
+)
 _INFINITE = (r"-\infty", r"\infty")
 
 
@@ -109,12 +113,16 @@ def _is_below(low: str, high: str) -> bool:
 
 
 def _read_relation(text: str) -> tuple[str, list[Interval]] | None:
-    """One relation `x<2`, `2>x` or `1<x<2`, as its variable and intervals."""
+    """One relation `x<2`, `2>x`, `1<x<2` or `|x|<2`, as its variable and intervals."""
     terms = [term.strip() for term in _RELATION.split(text)]
     if len(terms) == 3:
         left, sign, right = terms
-        if _VARIABLE.fullmatch(right) and _BOUND.fullmatch(left):
+        is_value = _VARIABLE.fullmatch(right) or _ABSOLUTE.fullmatch(right)
+        if is_value and _BOUND.fullmatch(left):
             left, sign, right = right, _FLIPPED[sign], left
+        absolute = _ABSOLUTE.fullmatch(left)
+        if absolute and _POSITIVE.fullmatch(right) and sign not in ("=", r"\ne"):
+            return absolute[1], _both_sides(sign, right)
         if not (_VARIABLE.fullmatch(left) and _BOUND.fullmatch(right)):
             return None
         return left, _half_lines(sign, right)
@@ -129,6 +137,14 @@ def _read_relation(text: str) -> tuple[str, list[Interval]] | None:
         ends = ("[" if first == r"\le" else "("), ("]" if second == r"\le" else ")")
         return middle, [Interval(ends[0], low, high, ends[1])]
     return None
+
+
+def _both_sides(sign: str, bound: str) -> list[Interval]:
+    """The intervals of an absolute value, compared with a positive bound."""
+    below, above = (_half_lines(_FLIPPED[sign], f"-{bound}"), _half_lines(sign, bound))
+    if sign in ("<", r"\le"):
+        return [Interval(below[0].open, below[0].low, above[0].high, above[0].close)]
+    return below + above
 
 
 def _half_lines(sign: str, bound: str) -> list[Interval]:

@@ -55,6 +55,19 @@ def read_parts(text: str) -> tuple[str, list[str]] | None:
     return "", parts
 
 
+_NAME = re.compile(r"(\\?[A-Za-z]+)(?:_(?:\w|\{\w+\}))?'*")
+
+
+def read_named(parts: Sequence[str]) -> tuple[str, list[str]] | None:
+    """The values of different variables: a tuple for x=3, y=4, a list for x_1=3, x_2=4."""
+    chains = [read_chain(part) for part in parts]
+    names = [_NAME.fullmatch(chain[0][0]) for chain in chains if len(chain[0]) == 1]
+    if not 1 < len({name and name[0] for name in names}) == len(parts) or None in names:
+        return None
+    is_list = len({name[1] for name in names}) == 1
+    return "" if is_list else "()", [value for _, value, _ in chains]
+
+
 def distinct(collection: tuple[str, list[str]]) -> list[str]:
     kind, parts = collection
     return list({squeeze(part): part for part in parts}.values()) if kind == "{" else parts

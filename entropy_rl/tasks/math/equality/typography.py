@@ -59,6 +59,7 @@ _END = r"(?![A-Za-z])"  # of the name of a command
 _FUNCTIONS = (
     "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp"  # longest first
 )
+_TRANSPOSE = rf"(?:\\(?:top|intercal){_END}|\\text\s*\{{\s*T\s*\}})"
 # math-verify takes 2(3) for 2 + 3. The 2 of \log_2(3) is no factor.
 _PRODUCT = r"(?<=[0-9)])(?<![_^][0-9])(?<!_[0-9][0-9])\s*\((?=-?[0-9.]+\))"
 _RULES = [
@@ -119,10 +120,11 @@ _RULES = [
         (rf"\\(?:[lcv]|d)?dots[bcmio]?{_END}|\.\.\.", r"\\ldots "),
         (r"\^\s*\{?\s*((?:\\prime\s*)+)\}?", lambda m: "'" * m[1].count("prime")),
         (rf"\\ast{_END}", r"\\cdot "),
+        (rf"\^\s*(?:{_TRANSPOSE}|\{{\s*{_TRANSPOSE}\s*\}})", "^{T}"),
         (rf"\\varnothing{_END}", r"\\emptyset"),
         (r"\\text\s*\{([eij])\}", r" \1"),  # not to be dropped as units
-        (rf"\\(?:text|operatorname\*?)\s*\{{\s*({_FUNCTIONS})\s*\}}", r"\\\1 "),
-        (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?=\s*[({{\\^])", r"\\\1 "),
+        (rf"\\(?:text|operatorname\*?)\s*\{{\s*({_FUNCTIONS})\s*\}}(?!\s*$)", r"\\\1 "),
+        (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?=\s*[({{\\^]|\s[0-9]*[A-Za-z](?![A-Za-z]))", r"\\\1 "),
         # \sin^21 has the argument 1: its exponent is one digit, as nothing follows.
         (rf"\\({_FUNCTIONS})\s*\^\s*([0-9])(?=[0-9]+\s*(?:[-+=,)}}]|$))", r"\\\1^{\2} "),
         (r"(?<![\\A-Za-z])sqrt(?=\s*[({])", r"\\sqrt"),
