@@ -140,6 +140,26 @@ def test_the_solution_of_every_question_is_correct():
         ("5·9 = 45, 7 - 9 = -2", "correct"),
         (r"5 \times 9 = 45, 7-9=-2", "correct"),
         (r"$5 \cdot 9 = 45$ and $7 - 9 = -2$.", "correct"),
+        ("**5 * 9 = 45** and **7 - 9 = -2**", "correct"),
+        ("5 * 9 = **45**, 7 - 9 = **-2**", "correct"),
+        ("**5 * 9** = 45, 7 - 9 = *-2*", "correct"),
+        ("5 * 9 = 45 - and 7 - 9 = -2 -", "correct"),  # a dash
+        ("5 * 9 = 45 -\n7 - 9 = -2", "correct"),
+        (r"$5 * 9 = \boxed{45}$, $7 - 9 = \boxed{-2}$", "correct"),
+        (r"\boxed{5 * 9 = 45} \boxed{7 - 9 = -2}", "correct"),
+        (r"\begin{aligned}5 \times 9 &= 45 \\ 7 - 9 &= -2\end{aligned}", "correct"),
+        ("5 x 9 = 45. 7 - 9 = -2", "correct"),
+        ("5x9=45, 7-9=-2", "correct"),
+        (r"5 \* 9 = 45. 7 - 9 = -2", "correct"),
+        ("5 * 9 = **46**. 7 - 9 = -2", "wrong"),
+        ("5 * 9 = 45 - x. 7 - 9 = -2", "wrong"),
+        ("5 * 9 = 45 * (2). 7 - 9 = -2", "wrong"),
+        ("5 * 9 = 45 + .5, 7 - 9 = -2", "wrong"),
+        ("5 * 9 = 45**-2. 7 - 9 = -2", "wrong"),
+        ("5 * 9 = 45 ** 2. 7 - 9 = -2", "wrong"),
+        ("5 * 9 = 45 - -(2). 7 - 9 = -2", "wrong"),
+        ("5 * 9 = 45 - I see, 7 - 9 = -2", "correct"),
+        ("5 ** 9 = 45.", "unparsable"),
         ("5 * 9 = 45! 7 - 9 = -2!", "correct"),  # the end of a sentence
         ("5 * 9 = 45,000. 7 - 9 = -2", "wrong"),
         ("5 * 9 = 45,7 - 9 = -2", "correct"),
@@ -185,7 +205,8 @@ def test_reading_is_linear_in_the_length_of_the_text():
             times.append(time.process_time() - start)
         return min(times)
 
-    for part in ("1+", "1=", "-", "1.1.", "=\n", "9", "\u0663=", "1 - ", "9,999", "1/", "1e"):
+    parts = ["1+", "1=", "-", "1.1.", "=\n", "9", "\u0663=", "1 - ", "9,999", "1/", "1e"]
+    for part in (*parts, "**", "1 x ", "1-x"):
         assert seconds(part * 10_000) < 30 * max(seconds(part * 1_000), 1e-4), part
     assert verdict(f"5 * 9 = {'9' * 100_000}. 7 - 9 = -2") is Verdict.WRONG
 

@@ -15,7 +15,17 @@ _TOKEN = re.compile(
     r"[0-9]+(?:[.eE][0-9]+|,[0-9]{3}(?![0-9])|(?:/|\^|\*\*)[-({]?[0-9]+)*|[-+*=]|\n|[^\s0-9]"
 )
 _NUMBER = re.compile(r"-?[0-9]")  # the start of one
-_TIMES = re.compile(r"\\(?:times|cdot)(?![A-Za-z])|[\u00d7\u00b7\u22c5\u2217]")
+_TIMES = re.compile(
+    r"\\(?:times|cdot)(?![A-Za-z])|\\\*|[\u00d7\u00b7\u22c5\u2217]"
+    r"|(?<=[0-9])[xX](?=[0-9])|(?<=[0-9] )[xX](?= [0-9])"
+)
+# Bold type, boxes and alignment. 5**2 and 5 ** 2 are powers, **5 and 5** are not.
+_TYPOGRAPHY = re.compile(
+    r"(?<![0-9])\*\*(?=\S)|(?<=\S)\*\*(?![-({]?[0-9])|&|\\(?:boxed|fbox|text|textbf|mathbf|mathrm)\s*\{"
+)
+# What follows an operator that is none at the end: a bracket, a command, a variable (I and a are
+# words), a decimal, or the rest of a power.
+_OPERAND = re.compile(r"[-+]? ?(?:[(\[{\\.]|[b-zB-HJ-Z](?![A-Za-z]))|\* ?[-({]?[0-9]")
 
 Equations = dict[str, str]  # left side -> value, both as written with single spaces
 
@@ -24,9 +34,10 @@ def read_equations(text: str) -> Equations:
     r"""Read the first equation of each left side, in linear time for any text.
 
     An equation is `A op B = N`, or with more terms, on one line; spaces are free, and `×`, `·`,
-    `\times` and `\cdot` are `*`. In a chain, such as `4 + 5 - 8 = 9 - 8 = 1`, the value of each
-    side is the next side that is a number. Longer expressions are not searched for shorter ones:
-    `15 * 9 = 135` has no `5 * 9`, and `45,000`, `45/2` or `45^2` is not the number 45.
+    `\times`, `\cdot`, `\*` and `x` are `*`. In a chain, such as `4 + 5 - 8 = 9 - 8 = 1`, the value
+    of each side is the next side that is a number. Longer expressions are not searched for shorter
+    ones: `15 * 9 = 135` has no `5 * 9`, and `45,000`, `45/2` or `45^2` is not the number 45. Bold
+    type, `\boxed{}` and `&` are left out, and so is an operator without an operand, such as a dash.
 
     Args:
       text: The completion. Numbers are decimal and stay text, so that a long one costs nothing.
@@ -36,7 +47,7 @@ def read_equations(text: str) -> Equations:
     """
     equations: Equations = {}
     sides: list[list[str]] = [[]]
-    text = _TIMES.sub("*", text)
+    text = _TYPOGRAPHY.sub(" ", _TIMES.sub("*", text))
     for match in _TOKEN.finditer(text):
         token, side = match[0], sides[-1]
         ends_in_number = bool(side) and _is_number(side[-1])
@@ -53,18 +64,29 @@ def read_equations(text: str) -> Equations:
         elif token in "+-*" and ends_in_number:
             side.append(token)
             continue
+        elif token == "*" and not side and len(sides) > 1:  # = *45*
+            continue
         elif token == "-" and side[-1:] != ["sign"] and _NUMBER.match(text, match.end()):
             # After an operator, after `=`, or at the start; with a space it is a bullet.
             side.append("sign")
             continue
+        if not _OPERAND.match(text, match.start()):
+            _drop_operator(side)
         _add(equations, sides)
         sides = [[token]] if _is_number(token) else [[]]
+    _drop_operator(sides[-1])
     _add(equations, sides)
     return equations
 
 
 def _is_number(token: str) -> bool:
     return _NUMBER.match(token) is not None
+
+
+def _drop_operator(side: list[str]) -> None:
+    """Remove an operator at the end of a side, which has no operand."""
+    if side and not _is_number(side[-1]):
+        side.pop()
 
 
 def _add(equations: Equations, sides: list[list[str]]) -> None:
