@@ -31,6 +31,7 @@ Item = tuple[str, ...]  # the arguments of one check
 _MANY_FAILURES = 3  # checks of one call without a judgement
 _FAILURE_SHARE = 0.01
 _CLOCK_LIMIT = 4  # wall-clock seconds of a check for each CPU second of its deadline
+_LOG_EVERY_S = 60.0  # between two lines about timeouts
 _MAX_LOST = 3  # processes per worker that were lost in a row without an item
 
 
@@ -89,6 +90,8 @@ class VerifierPool:
         self._closed = False
         self._lost = 0
         self._failures = 0.0  # running mean of the fraction of checks without a judgement
+        self._timeouts = 0
+        self._logged_at: float | None = None  # when their number was logged
         self._crashes = CrashLog(logger, f"verifier {check}: a check")
         self._processes: list[WorkerHandle] = []
         self._finalizer = weakref.finalize(self, _kill_all, self._processes)
@@ -177,7 +180,7 @@ class VerifierPool:
                     self._receive(worker, judgements)
                 elif worker.deadline <= time.monotonic():
                     if worker.key is not None:
-                        judgements[worker.key] = Judgement(Verdict.TIMEOUT)
+                        judgements[worker.key] = self._time_out()
                     self._replace(worker)
 
     def _receive(self, worker: WorkerHandle, judgements: dict[bytes, Judgement]) -> None:
@@ -187,7 +190,7 @@ class VerifierPool:
             worker.wait_for_exit()
             reason = worker.describe_end(self._replace(worker))
             if worker.key is not None and reason is None:
-                judgements[worker.key] = Judgement(Verdict.TIMEOUT)
+                judgements[worker.key] = self._time_out()
             elif worker.key is not None:
                 judgements[worker.key] = Judgement(Verdict.CRASH)
                 self._crashes.note(reason)
@@ -210,6 +213,20 @@ class VerifierPool:
             if reply["reason"]:
                 self._crashes.note(reply["reason"])
         worker.ready, worker.key, worker.deadline = True, None, float("inf")
+
+    def _time_out(self) -> Judgement:
+        """Count a check that timed out, and log the first one, then their number once a minute."""
+        self._timeouts += 1
+        if self._logged_at is None or time.monotonic() - self._logged_at >= _LOG_EVERY_S:
+            self._logged_at = time.monotonic()
+            logger.warning(
+                "verifier %s: checks that timed out so far: %d (limit: %g CPU seconds); after each "
+                "one a new process must start",
+                self._check,
+                self._timeouts,
+                self._settings["deadline_s"],
+            )
+        return Judgement(Verdict.TIMEOUT)
 
     def _note_failures(self, verdicts: Sequence[Verdict]) -> None:
         """Warn if the fraction of checks without a judgement has risen."""

@@ -259,6 +259,21 @@ def test_a_rise_of_failed_checks_is_a_warning(caplog):
     assert sum("4 of 8 checks timed out or crashed" in line for line in lines) == 1
 
 
+def test_the_first_timeout_is_logged_while_the_call_runs_and_then_their_number(monkeypatch, caplog):
+    monkeypatch.setattr("entropy_rl.tasks.pool._LOG_EVERY_S", 0.0)
+    with (
+        VerifierPool(ACT, workers=1, deadline_s=0.1) as own,
+        caplog.at_level(logging.WARNING),
+    ):
+        own.map([("loop",), ("loop", "again")])
+        monkeypatch.setattr("entropy_rl.tasks.pool._LOG_EVERY_S", 1000.0)
+        own.map([("loop", "once more")])
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        f"verifier {ACT}: checks that timed out so far: {count} (limit: 0.1 CPU seconds)"
+        for count in (1, 2)
+    ]
+
+
 def test_what_a_killed_check_has_started_dies_with_it(pool, tmp_path):
     file = tmp_path / "pid"
     assert pool.map([("child", str(file))]) == [Verdict.TIMEOUT]
