@@ -102,6 +102,14 @@ def test_the_report_counts_and_gives_an_example():
     assert check_answers(["1", "2"]).message == ""
 
 
+def test_the_progress_of_many_answers_is_shown(monkeypatch, capsys):
+    monkeypatch.setattr("entropy_rl.tasks.math.right_answers._LONG", 3)
+    assert check_answers(["1", "2"]).total == 2
+    assert capsys.readouterr().err == ""
+    assert check_answers(["1", PROSE, "3"]).unusable == 1
+    assert capsys.readouterr().err.startswith("checking right answers 3/3")
+
+
 def test_raw_rows_of_gsm8k_are_read_by_their_mark(tmp_path):
     file = write_jsonl(tmp_path / "raw.jsonl", GSM8K_RAW)
     task = Math(train=str(file), problem_field="question")

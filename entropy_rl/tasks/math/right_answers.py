@@ -7,7 +7,7 @@ longer than what is parsed is met by its own text at most, and its problem never
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from entropy_rl.tasks.math.answers import MAX_ANSWER, canonical, final_answer, last_boxed
@@ -17,6 +17,7 @@ from entropy_rl.tasks.math.equality.typography import tidy
 from entropy_rl.tasks.math.equality.units import read_quantity
 from entropy_rl.tasks.task import Verdict
 
+_LONG = 50_000  # answers; fewer take less than five seconds
 _MAX_WORDS = 5  # of an answer in words
 _MAX_SIGNS = 12  # of an answer in Chinese, Japanese or Korean
 _PLAIN = re.compile(r"-?[0-9]{1,50}(?:\.[0-9]{1,50})?")
@@ -78,7 +79,7 @@ def check_answers(answers: Sequence[str], verifier: str = "math-verify") -> Answ
     """
     extracted = unusable = 0
     first: tuple[int | None, str, str] = (None, "", "")
-    for index, answer in enumerate(answers):
+    for index, answer in enumerate(_with_progress(answers)):
         final = final_answer(answer)
         extracted += final != answer
         reason = why_unusable(final, verifier)
@@ -87,6 +88,20 @@ def check_answers(answers: Sequence[str], verifier: str = "math-verify") -> Answ
             if first[0] is None:
                 first = (index, final, reason)
     return AnswerReport(len(answers), extracted, unusable, *first)
+
+
+def _with_progress(answers: Sequence[str]) -> Iterator[str]:
+    """Iterate over right answers; show the progress if there are many."""
+    if len(answers) < _LONG:
+        yield from answers
+        return
+    from entropy_rl.runs.logging import Progress  # slow to import
+
+    with Progress("checking right answers", len(answers), every=200_000) as progress:
+        for done, answer in enumerate(answers, 1):
+            yield answer
+            if done % 1000 == 0 or done == len(answers):
+                progress.show(done, "")
 
 
 def why_unusable(answer: str, verifier: str = "math-verify") -> str:
