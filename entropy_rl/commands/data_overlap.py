@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import textwrap
 from collections.abc import Iterator
 from typing import ClassVar
@@ -43,6 +44,7 @@ def overlap(config: OverlapConfig) -> None:
     """The verb `data overlap`."""
     from entropy_rl.tasks.math import sets
     from entropy_rl.tasks.math.overlap import (
+        common_grams,
         count_matches,
         find_overlap,
         split_words,
@@ -76,6 +78,9 @@ def overlap(config: OverlapConfig) -> None:
         f"  {'looked for as a whole':30}{short:6,} of {len(test):,} (less than {config.ngram} "
         "words)"
     )
+    common = len(common_grams(words, config.ngram))
+    if common:
+        echo(f"  left out: {common:,} {config.ngram}-grams of more than 1% of the test problems")
     for match in worst_matches(matches, 5):
         same = "the same as" if match.exact else f"{match.train_share:.0%} in"
         echo(
@@ -105,20 +110,34 @@ def contamination(name: str, data_dir: str | None) -> Iterator[str]:
         and name in (train[0], test[0])
     ]
     words = {}
-    for part in sorted({part[:2] for pair in pairs for part in pair}):
+    for part in sorted({test[:2] for _, test in pairs}):
         try:
-            rows = sets.read_prepared(sets.set_directory(part[0], data_dir), part[1])
+            words[part] = [split_words(text) for text in _prepared_problems(part, data_dir)]
         except ValueError as error:
             yield f"not looked for in {part[0]}: {error}"
+    # One training set at a time, as text: as words it takes many times the memory.
+    for train, of_train in itertools.groupby(pairs, key=lambda pair: pair[0][:2]):
+        try:
+            problems = _prepared_problems(train, data_dir)
+        except ValueError as error:
+            yield f"not looked for in {train[0]}: {error}"
             continue
-        words[part] = [split_words(row["problem"]) for row in rows]
-    for train, test in pairs:
-        if train[:2] not in words or test[:2] not in words:
-            continue
-        counts = count_matches(find_overlap(words[train[:2]], words[test[:2]]))
-        yield (
-            f"of {counts['problems']:,} problems of {test[0]}, {train[0]} has {counts['exact']:,}; "
-            f"{counts['half']:,} by half of their 13-grams, {counts['any']:,} by any"
-        )
+        for _, test in of_train:
+            if test[:2] not in words:
+                continue
+            counts = count_matches(find_overlap(map(split_words, problems), words[test[:2]]))
+            yield (
+                f"of {counts['problems']:,} problems of {test[0]}, {train[0]} has "
+                f"{counts['exact']:,}; {counts['half']:,} by half of their 13-grams, "
+                f"{counts['any']:,} by any"
+            )
     if not pairs:
         yield "not looked for: no set of the other role is prepared"
+
+
+def _prepared_problems(part: tuple[str, str], data_dir: str | None) -> list[str]:
+    """Read the problems of a prepared set, given as its name and split."""
+    from entropy_rl.tasks.math import sets
+
+    name, split = part
+    return [row["problem"] for row in sets.read_prepared(sets.set_directory(name, data_dir), split)]

@@ -10,6 +10,7 @@ from math_files import write_jsonl
 from entropy_rl.cli.main import main
 from entropy_rl.tasks.math.overlap import (
     Match,
+    common_grams,
     count_matches,
     find_overlap,
     n_grams,
@@ -65,6 +66,23 @@ def test_what_means_something_else_is_told_apart(one, other):
     assert split_words(one) != split_words(other)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("n² + x⁻¹", "$n^2 + x^{-1}$"),
+        ("x ≤ 3 ≥ y ≠ z", r"x \leq 3 \geqslant y \neq z"),
+        (r"x \le 3 \ge y", r"x \leq 3 \geq y"),
+        ("2 × 3 · 4", r"2 \times 3 \cdot 4"),  # noqa: RUF001
+        ("１２＋３", "12+3"),  # noqa: RUF001
+        ("cafe\u0301", "caf\u00e9"),
+        ("½ of √2, π and 30°", r"\frac{1}{2} of \sqrt{2}, \pi and 30^\circ"),
+        ("x₁ … x₉", r"x_1 \ldots x_9"),
+    ],
+)
+def test_a_sign_has_one_spelling(one, other):
+    assert split_words(one) == split_words(other)
+
+
 def test_numbers_are_the_same_with_separators_of_thousands():
     assert split_words("1,234,567 and 1{,}000") == ("1234567", "and", "1000")
     assert split_words("the pairs (1,2) and (1,23)") == ("the", "pairs", "1", "2", "and", "1", "23")
@@ -114,6 +132,22 @@ def test_a_short_problem_is_found_within_a_longer_one():
     train = f"{test} The answer is in the form $k\\sqrt{{m}}$, please find the value of k + m."
     (found,) = find_overlap([split_words("Another one."), split_words(train)], [split_words(test)])
     assert (found.exact, found.share, found.train, found.train_share) == (False, 1.0, 1, 1.0)
+
+
+def test_an_instruction_that_test_problems_share_is_no_overlap():
+    instruction = tuple(f"word{i}" for i in range(15))
+    test = [(*instruction, f"own{i}", *"abcdefghijklm") for i in range(40)]
+    train = [(*instruction, f"other{i}") for i in range(9)] + [test[7]]
+    assert common_grams(test[:20], 13) == set()
+    assert len(common_grams(test, 13)) == 4  # three of the instruction, one of the end
+    counts = count_matches(find_overlap(train, test))
+    assert counts == {"problems": 40, "exact": 1, "half": 1, "any": 1}
+    assert count_matches(find_overlap(train, test[:20]))["any"] == 20
+
+
+def test_equal_test_problems_without_a_gram_of_their_own_are_exact_matches():
+    same = [("a", "b", "c")] * 30
+    assert {(m.exact, m.share, m.train) for m in find_overlap([same[0]], same)} == {(True, 1.0, 0)}
 
 
 def test_counts_and_order_of_the_worst():
@@ -180,6 +214,14 @@ def test_the_verb_prints_counts_and_the_worst_pairs(two_files, capsys):
     assert lines[11] == "== test 1: 93% in the training set, 93% in train 1"  # 13 of 14 grams
     assert len(lines) == 14
     assert max(map(len, lines[2:])) <= 80
+
+
+def test_the_verb_says_how_many_grams_are_left_out(tmp_path, capsys):
+    shared = " ".join(f"word{letter}" for letter in "abcdefghijklm")
+    rows = [{"problem": f"{shared} own{i}", "answer": 1} for i in range(21)]
+    file = str(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert main(["data", "overlap", file, file]) == 0
+    assert "left out: 2 13-grams of more than 1% of the test problems" in capsys.readouterr().out
 
 
 def test_the_length_of_a_gram_can_be_set(two_files, capsys):

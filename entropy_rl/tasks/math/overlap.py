@@ -8,7 +8,10 @@ from __future__ import annotations
 import collections
 import dataclasses
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
+
+from entropy_rl.tasks.math.equality.typography import write_signs
 
 Words = tuple[str, ...]
 
@@ -17,8 +20,19 @@ _SPACING = re.compile(
     r"\\(?:left|right|quad|qquad|displaystyle|textstyle|limits)(?![A-Za-z])"
     r"|\\[!,;:>\s()\[\]]|~"  # spaces and math delimiters
 )
-_SPELLINGS = (("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\N{MINUS SIGN}", "-"))
+_SPELLINGS = [
+    (re.compile(pattern), by)
+    for pattern, by in [
+        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\leq(?:q|slant|qslant)?(?![A-Za-z])", r"\\le"),
+        (r"\\geq(?:q|slant|qslant)?(?![A-Za-z])", r"\\ge"),
+        (r"\\neq(?![A-Za-z])", r"\\ne"),
+        (r"\\(?:[lc]?dots)(?![A-Za-z])|\.\.\.", r"\\ldots "),
+        (r"√", r"\\sqrt "),
+    ]
+]
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:,|\{,\})(?=[0-9]{3}(?![0-9]))")
+_MOST_PROBLEMS, _MOST_SHARE = 20, 0.01  # an n-gram of more test problems is not counted
 _UNSPACED = (
     "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # Japanese, Chinese, Korean: each character is a word
 )
@@ -42,10 +56,12 @@ class Match:
 def split_words(text: str) -> Words:
     """Split a problem into lower-case words, without punctuation and LaTeX spacing.
 
-    Operators are words: x + 1 differs from x - 1.
+    Operators are words: x + 1 differs from x - 1. Signs have one spelling: n² is n^2, ≤ is \\leq.
     """
-    for before, after in _SPELLINGS:
-        text = text.replace(before, after)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", write_signs(text))
+    for pattern, by in _SPELLINGS:
+        text = pattern.sub(by, text)
     return tuple(_WORD.findall(_THOUSANDS.sub("", _SPACING.sub(" ", text)).lower()))
 
 
@@ -56,18 +72,30 @@ def n_grams(words: Words, n: int) -> set[Words]:
     return {words[i : i + n] for i in range(len(words) - n + 1)}
 
 
+def common_grams(test: Sequence[Words], n: int = 13) -> set[Words]:
+    """The n-grams of more than 20 and more than 1% of the test problems.
+
+    They are those of an instruction that problems share, and tell nothing about one of them.
+    """
+    counts = collections.Counter(gram for words in test for gram in n_grams(words, n))
+    most = max(_MOST_PROBLEMS, _MOST_SHARE * len(test))
+    return {gram for gram, count in counts.items() if count > most}
+
+
 def find_overlap(train: Iterable[Words], test: Sequence[Words], n: int = 13) -> list[Match]:
     """Find the n-grams of every test problem in the training problems.
 
     Args:
       train: Training problems as words; iterated once and not stored.
-      test: Test problems as words. One with fewer than n words is searched for as a whole.
+      test: Test problems as words. One with fewer than n words is searched for as a whole. Their
+        `common_grams` are left out.
       n: Number of words in a gram.
 
     Returns:
       One match per test problem, in order.
     """
-    grams = [n_grams(words, n) for words in test]
+    common = common_grams(test, n)
+    grams = [n_grams(words, n) - common for words in test]
     places = collections.defaultdict(list)  # gram -> test problems that contain it
     for i, own in enumerate(grams):
         for gram in own:
@@ -96,13 +124,13 @@ def find_overlap(train: Iterable[Words], test: Sequence[Words], n: int = 13) -> 
         for i, count in shared.items():
             if count > best[i][0]:
                 best[i] = (count, k)
-        for i in same.get(words, ()):
-            exact.setdefault(i, k)
+        for i in same.pop(words, ()):
+            exact[i] = k
     return [
         Match(
             test=i,
             exact=i in exact,
-            share=len(found[i]) / max(1, len(grams[i])),
+            share=1.0 if i in exact else len(found[i]) / max(1, len(grams[i])),
             train=exact.get(i, best[i][1]),
             train_share=1.0 if i in exact else best[i][0] / max(1, len(grams[i])),
         )

@@ -191,9 +191,7 @@ def tidy(text: str) -> str:
       The same answer in one spelling.
     """
     if not text.isascii():
-        text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda run: f"^{{{run[0].translate(_RAISED)}}}", text)
-        text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda run: f"_{{{run[0].translate(_LOWERED)}}}", text)
-        text = text.translate(_SIGNS)
+        text = write_signs(text)
         for sign, root in _ROOTS.items():
             if sign in text:
                 text = re.sub(
@@ -211,6 +209,13 @@ def tidy(text: str) -> str:
         if inner == text:
             return rewrite(text)
         text = inner.strip()
+
+
+def write_signs(text: str) -> str:
+    """Replace Unicode signs of mathematics, except roots, by LaTeX: ≤ by \\le, ² by ^{2}."""
+    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda run: f"^{{{run[0].translate(_RAISED)}}}", text)
+    text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda run: f"_{{{run[0].translate(_LOWERED)}}}", text)
+    return text.translate(_SIGNS)
 
 
 def _brace_roots(text: str) -> str:
