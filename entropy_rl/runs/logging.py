@@ -148,6 +148,7 @@ class DeviceWork:
 
 
 _SILENT_S = 20.0  # after which there is a plain line in any case
+_MANY, _PER_UPDATE = 10_000, 500  # items of `track`: those between two lines, two updates
 _WORKING = "working"
 
 
@@ -261,3 +262,22 @@ class Progress:
         steps, seconds = done - self._first[0], now - self._first[1]
         left = (self._total - done) * seconds / max(steps, 1)
         return f"{left / 60:.0f} min" if left >= 90 else ""
+
+
+def track(title: str, items: Iterable[Any], total: int, note: str) -> Iterator[Any]:
+    """Iterate over items, and show the progress if there are many.
+
+    Args:
+      title: Name of the work.
+      items: The items.
+      total: Their number.
+      note: What has been done with those that were passed.
+    """
+    if total <= _MANY:
+        yield from items
+        return
+    with Progress(title, total, every=_MANY) as progress:
+        for done, item in enumerate(items, 1):
+            yield item
+            if done % _PER_UPDATE == 0 or done == total:
+                progress.show(done, note)

@@ -11,7 +11,7 @@ import pytest
 from entropy_rl.runs.directory import SAMPLES_FILE
 from entropy_rl.runs.jsonl import keep_steps, read_jsonl, write_jsonl
 from entropy_rl.runs.loggers import tensorboard
-from entropy_rl.runs.logging import Clock, Progress, RunLog
+from entropy_rl.runs.logging import Clock, Progress, RunLog, track
 from entropy_rl.runs.stored import METRICS_FILE
 
 
@@ -334,6 +334,16 @@ def test_a_step_over_the_mark_counts_as_one_on_it(capsys):
             progress.show(done, "")
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[1] for line in lines] == ["16/64", "24/64", "32/64", "64/64"]
+
+
+def test_many_items_are_tracked_and_few_are_not(capsys):
+    assert list(track("rows", iter(range(10_000)), 10_000, "read")) == list(range(10_000))
+    assert capsys.readouterr().err == ""
+    assert sum(1 for _ in track("rows", range(20_001), 20_001, "read")) == 20_001
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1:3] for line in lines] == [
+        [f"{n}/20001", "read"] for n in (10_000, 20_000, 20_001)
+    ]
 
 
 @pytest.mark.parametrize("terminal", [False, True])
