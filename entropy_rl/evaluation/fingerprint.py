@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from entropy_rl.config.files import error_text
 from entropy_rl.distributed import multihost as hosts
@@ -49,7 +48,7 @@ def check_origin(directory: Path, model: Model, params: Params, prompts: Prompts
         "weights": fingerprint(params),
         "problems": _of_problems(prompts.problems),
         "all weights": checksum(params),
-        "prompts": sha256_of_values(np.array(ids, np.int32) for ids in prompts.encoded),
+        "prompts": sha256_of_values(prompts.encoded),
         "model files": sha256_of_values([model_file_digests(model.directory)]),
     }
     path = directory / ORIGIN_FILE

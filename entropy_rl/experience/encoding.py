@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
 import re
@@ -15,6 +16,9 @@ from entropy_rl.tasks.task import Problem
 
 # Stands for a message while a template is rendered. It is of the private-use area: no text has it.
 _MARKER = "\ue000message{}\ue001"
+# Today for chat templates: what that of Llama 3.2 takes where it has no clock.
+_TODAY = datetime.datetime(2024, 7, 26)
+_PADDED = "dHIjmMSUWVy"  # directives of strftime that a "-" writes without leading zeros
 
 
 def encode_prompt(problem: Problem, tokenizer: Any) -> list[int]:
@@ -29,7 +33,8 @@ def encode_prompt(problem: Problem, tokenizer: Any) -> list[int]:
 
     Raises:
       ValueError: If a chat template is needed and missing or fails or has no variable of a given
-        name, the text cannot be encoded, or there is no token.
+        name, the tokenizer ends every text as if it were finished, the text cannot be encoded, or
+        there is no token.
     """
     where = f"task: the prompt of problem {problem.id}"
     try:
@@ -39,17 +44,28 @@ def encode_prompt(problem: Problem, tokenizer: Any) -> list[int]:
         raise ValueError(f"{where}: must be Unicode text, got {error_text(error)}") from None
     text, plain = _chat(problem, tokenizer) if problem.chat else (problem.prompt, _spans(problem))
     is_special = special_tokens(tokenizer)
+    before, ends = _tokens_around(tokenizer)
+    if ends and not problem.chat:
+        raise ValueError(
+            f"{tokenizer.name_or_path}: the tokenizer ends every text with its end token; remove "
+            "it from the post_processor of tokenizer.json"
+        )
     with reading(where):
         if problem.special_tokens or not any(is_special.search(text, *span) for span in plain):
             ids = tokenizer.encode(text, add_special_tokens=not problem.chat)
         else:
             ids = encode_as_text(text, plain, tokenizer, add_special_tokens=not problem.chat)
-        before = tokenizer.encode("")
     if before and ids[: 2 * len(before)] == 2 * before:
         ids = ids[len(before) :]
     if not ids:
         raise ValueError(f"{where} has no tokens: {problem.prompt!r}")
     return ids
+
+
+@functools.lru_cache(maxsize=4)
+def _tokens_around(tokenizer: Any) -> tuple[list[int], bool]:
+    """Return the tokens that a tokenizer puts before a text, and whether it ends every text."""
+    return tokenizer.encode(""), tokenizer.encode("a")[-1:] == [tokenizer.eos_token_id]
 
 
 def _spans(problem: Problem) -> list[tuple[int, int]]:
@@ -117,7 +133,7 @@ def _places(text: str, parts: list[str], texts: tuple[str, ...]) -> list[tuple[i
     return None if end < start else [*places, (start, end)]
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=1024)
 def _around_messages(
     tokenizer: Any, template: str, roles: tuple[str, ...], kwargs: str
 ) -> list[str] | None:
@@ -146,7 +162,7 @@ def _around_messages(
     return [*parts, rest]
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=1024)
 def check_opened_turn(tokenizer: Any, template: str, roles: tuple[str, ...], kwargs: str) -> None:
     """Check that a chat template opens the turn of the assistant, as it begins in a conversation.
 
@@ -191,12 +207,47 @@ def render(tokenizer: Any, messages: Any, kwargs: Mapping[str, Any], open_turn: 
       kwargs: Variables of the template.
       open_turn: Whether to open the turn of the assistant after them.
     """
-    return tokenizer.apply_chat_template(
-        [{"role": role, "content": content} for role, content in messages],
-        tokenize=False,
-        add_generation_prompt=open_turn,
-        **kwargs,
-    )
+    return _apply(tokenizer, messages, kwargs, tokenize=False, add_generation_prompt=open_turn)
+
+
+def encode_marked(
+    tokenizer: Any, messages: Any, kwargs: Mapping[str, Any]
+) -> tuple[list[int], list[int]]:
+    """Encode messages by a chat template that marks what the assistant says.
+
+    Args:
+      tokenizer: The tokenizer.
+      messages: The messages.
+      kwargs: Variables of the template.
+
+    Returns:
+      The tokens, and 1 for each that is between marks, else 0.
+    """
+    options = dict(tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    found = _apply(tokenizer, messages, kwargs, **options)
+    return list(found["input_ids"]), list(found["assistant_masks"])
+
+
+def _apply(tokenizer: Any, messages: Any, kwargs: Mapping[str, Any], **options: Any) -> Any:
+    """Apply the chat template, for which today is always the same day."""
+    template = tokenizer.get_chat_template(tools=kwargs.get("tools"))
+    if "strftime_now" in template:
+        template = _STRFTIME_NOW + template
+    messages = [{"role": role, "content": content} for role, content in messages]
+    return tokenizer.apply_chat_template(messages, chat_template=template, **options, **kwargs)
+
+
+def _strftime_now() -> str:
+    """Return a Jinja macro `strftime_now`, as transformers passes no functions to templates."""
+    known = {f"%{c}": _TODAY.strftime(f"%{c}") for c in "aAbBcdDeFGhHIjmMprRSTuUVwWxXyYzZ"}
+    known |= {f"%-{c}": known[f"%{c}"].lstrip("0") or "0" for c in _PADDED}
+    known = {"%%": "\ue002"} | known | {"\ue002": "%"}
+    filters = "".join(f" | replace({old!r}, {new!r})" for old, new in known.items())
+    # The line break is dropped behind a block (trim_blocks), where that of a template would be.
+    return f"{{%- macro strftime_now(format) -%}}{{{{ format{filters} }}}}{{%- endmacro %}}\n"
+
+
+_STRFTIME_NOW = _strftime_now()
 
 
 def check_template_kwargs(tokenizer: Any, kwargs: Mapping[str, Any], where: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from entropy_rl.experience.encoding import encode_prompt
+from entropy_rl.runs.logging import track
 from entropy_rl.tasks.task import Problem
 
 log = logging.getLogger(__name__)
@@ -51,9 +52,8 @@ class Prompts:
         stay so in the order, and are left out together.
 
     Raises:
-      ValueError: If no problem is left, an id is not a number or occurs twice, a prompt is empty, a
-        chat prompt meets a tokenizer without a chat template, the tokenizer ends every text as if
-        it were finished, or the number of problems is no multiple of `together`.
+      ValueError: If no problem is left, an id is not a number or occurs twice, a prompt cannot be
+        encoded, or the number of problems is no multiple of `together`.
     """
 
     def __init__(
@@ -70,11 +70,10 @@ class Prompts:
                 f"task: the number of problems must be a multiple of {together}, the prompts of "
                 f"each problem, got {len(problems)}"
             )
-        if tokenizer.encode("a")[-1:] == [tokenizer.eos_token_id]:
-            raise ValueError(
-                f"{tokenizer.name_or_path}: the tokenizer ends every text with its end token"
-            )
-        encoded = [(problem, encode_prompt(problem, tokenizer)) for problem in problems]
+        encoded = [
+            (problem, np.array(encode_prompt(problem, tokenizer), np.int32))
+            for problem in track("prompts", problems, len(problems), "encoded")
+        ]
         runs = [encoded[i : i + together] for i in range(0, len(encoded), together)]
         runs = [run for run in runs if all(len(ids) <= max_tokens for _, ids in run)]
         self._kept, self._together = [item for run in runs for item in run], together
@@ -117,7 +116,7 @@ class Prompts:
         return [problem for problem, _ in self._kept]
 
     @property
-    def encoded(self) -> list[list[int]]:
+    def encoded(self) -> list[np.ndarray]:
         """The tokens of the prompts that are kept."""
         return [ids for _, ids in self._kept]
 
@@ -188,7 +187,7 @@ class Prompts:
         """The prompts from place `start` of the order on."""
         return self._pad([self._order[i] for i in range(start, start + count)])
 
-    def _pad(self, rows: Sequence[tuple[Problem, list[int]]]) -> PromptBatch:
+    def _pad(self, rows: Sequence[tuple[Problem, np.ndarray]]) -> PromptBatch:
         ids = np.full((len(rows), self.length), self._pad_id, np.int32)
         mask = np.zeros((len(rows), self.length), bool)
         for i, (_, row) in enumerate(rows):
@@ -202,10 +201,10 @@ class Prompts:
 class _Flat:
     """Elements of the runs of a sequence, which have equal lengths."""
 
-    runs: Sequence[Sequence[tuple[Problem, list[int]]]]
+    runs: Sequence[Sequence[tuple[Problem, np.ndarray]]]
     length: int
 
-    def __getitem__(self, i: int) -> tuple[Problem, list[int]]:
+    def __getitem__(self, i: int) -> tuple[Problem, np.ndarray]:
         run, place = divmod(i, self.length)
         return self.runs[run][place]
 

@@ -145,6 +145,49 @@ def test_templates_that_open_the_turn_or_need_no_header_are_taken(tokenizer, tem
     assert "7" in tokenizer.decode(encode_prompt(chat("7"), tokenizer))
 
 
+# --- the date
+# ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "shown"),
+    [
+        ("%d %b %Y", "26 Jul 2024"),
+        ("%A, %B %-d, %Y", "Friday, July 26, 2024"),
+        ("%Y-%m-%d %H:%M:%S", "2024-07-26 00:00:00"),
+        ("%-m/%d/%y is 100%%Y", "7/26/24 is 100%Y"),
+    ],
+)
+def test_a_template_that_prints_the_time_prints_the_same_every_day(tokenizer, form, shown):
+    """A run is resumed on another day, and evaluated as it was trained."""
+    tokenizer.chat_template = (
+        f"\n{{%- set today = strftime_now('{form}') %}}{{{{ '<' + today + '>' }}}}"
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+        "{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|im_end|>' }}"
+        "{% endgeneration %}{% else %}{{ strftime_now('%Y') + m.content + '<|im_end|>' }}"
+        "{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    prompt = encode_prompt(chat("7"), tokenizer)
+    text = f"<{shown}><|im_start|>user\n20247<|im_end|><|im_start|>assistant\n"
+    assert tokenizer.decode(prompt) == text
+    encoded = encode_chat((("user", "7"), ("assistant", "8")), tokenizer, (END,))
+    assert encoded.prompt.tolist() == prompt
+
+
+def test_a_template_may_take_another_date(tokenizer):
+    """As that of Llama 3.2."""
+    tokenizer.chat_template = (
+        "{% if not date_string is defined %}{% if strftime_now is defined %}"
+        "{% set date_string = strftime_now('%d %b %Y') %}{% else %}"
+        "{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}"
+        "{{ date_string + messages[0].content }}"
+    )
+    assert tokenizer.decode(encode_prompt(chat("7"), tokenizer)) == "26 Jul 20247"
+    dated = encode_prompt(chat("7", date_string="1 May 2025"), tokenizer)
+    assert tokenizer.decode(dated) == "1 May 20257"
+
+
 # --- variables of the template
 # ------------------------------------------------------------------------------------------
 

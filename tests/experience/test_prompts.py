@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hf_fixtures import save_tokenizer
 
+from entropy_rl.experience.chats import encode_completion
 from entropy_rl.experience.encoding import encode_prompt
 from entropy_rl.experience.prompts import Prompts
 from entropy_rl.tasks.countdown import build_tokenizer
@@ -245,8 +246,17 @@ def test_a_plain_prompt_gets_the_first_tokens_of_its_tokenizer_a_chat_prompt_of_
 
 
 def test_a_tokenizer_that_ends_every_text_is_refused():
-    with pytest.raises(ValueError, match="the tokenizer ends every text with its end token"):
-        Prompts([Problem(0, "7", "")], tokenizer_that_adds("$A <eos>"), 8)
+    tokenizer, line = tokenizer_that_adds("$A <eos>"), "the tokenizer ends every text with its end"
+    for encode in (
+        lambda: Prompts([Problem(0, "7", "")], tokenizer, 8),
+        lambda: encode_prompt(Problem(0, "7", ""), tokenizer),
+        lambda: encode_completion("7", "7", tokenizer, (2,)),
+    ):
+        with pytest.raises(ValueError, match=line):
+            encode()
+    # A chat prompt has the tokens of its template only.
+    (ids,) = Prompts([Problem(0, "7", "", chat=True)], tokenizer, 8).encoded
+    assert ids.tolist() == [1, 21]
 
 
 @pytest.mark.parametrize("id", [-1, 2**31, "x1", None])
