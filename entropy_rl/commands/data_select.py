@@ -178,7 +178,7 @@ def check_config(config: SelectConfig) -> _Texts:
     check_creatable(output)
     files = read_model_files(config.model)  # data come before weights
     tokenizer = files.tokenizer
-    rows = read_contents(config.data, "train", tokenizer, files.eos_ids)
+    rows = list(read_contents(config.data, "train", tokenizer, files.eos_ids))
     contents, texts = [content for content, _ in rows], [row[0] for _, row in rows]
     _check_json(contents)
     spans = TokenSpans(lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
@@ -219,14 +219,13 @@ def _first_of(text: EncodedText, spans: TokenSpans, rule: str, count: int) -> np
     """Mark the first `count` tokens of steps among the targets of a text, bool[targets]."""
     from entropy_rl.analysis.steps import first_tokens
 
-    ids, mask = np.array(text.ids), np.array(text.mask)
-    turns = np.split(ids, np.flatnonzero(np.diff(mask)) + 1)
-    said = turns[0 if mask[0] else 1 :: 2]
+    turns = np.split(text.ids, np.flatnonzero(np.diff(text.mask)) + 1)
+    said = turns[0 if text.mask[0] else 1 :: 2]
     return np.concatenate([first_tokens(*spans(turn.tolist()), rule, count) for turn in said])
 
 
 def _parts(texts: Sequence[EncodedText]) -> list[TextRow]:
-    starts = [text.mask.index(True) for text in texts]
+    starts = [len(text.prompt) for text in texts]
     return [
         (text.ids[:start], text.ids[start:], text.mask[start:])
         for text, start in zip(texts, starts, strict=True)
@@ -238,15 +237,13 @@ def _log_probs(parts: Sequence[TextRow], model: Model, size: int) -> list[np.nda
     from entropy_rl.evaluation.score_texts import score_tokens
 
     found = score_tokens(parts, model, temperature=1.0, max_tokens_per_micro_batch=size)
-    return [
-        log_probs[np.array(mask)] for (log_probs, _), (_, _, mask) in zip(found, parts, strict=True)
-    ]
+    return [log_probs[mask] for (log_probs, _), (_, _, mask) in zip(found, parts, strict=True)]
 
 
 def _groups(texts: Sequence[EncodedText], config: SelectConfig) -> list[Any]:
     if config.group_by == "all":
         return [()] * len(texts)
-    return [tuple(text.ids[: text.mask.index(True)]) for text in texts]
+    return [text.prompt.tobytes() for text in texts]
 
 
 def _sources(contents: Sequence[dict[str, Any]], config: SelectConfig) -> list[str]:

@@ -19,7 +19,7 @@ from entropy_rl.tasks.task import Problem
 from entropy_rl.types import Rollout
 
 # (prompt, completion, which of its tokens count), as ids.
-TextRow = tuple[list[int], list[int], list[bool]]
+TextRow = tuple[Sequence[int], Sequence[int], Sequence[bool]]
 
 _ROWS_AT_ONCE = 64
 _LENGTH_MULTIPLE = 8
@@ -134,7 +134,7 @@ def _as_rollout(
     )
 
 
-def _pad(rows: Sequence[list[int]], length: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+def _pad(rows: Sequence[Sequence[int]], length: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     ids = np.full((len(rows), length), pad_id, np.int32)
     mask = np.zeros((len(rows), length), bool)
     for i, row in enumerate(rows):

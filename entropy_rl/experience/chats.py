@@ -5,20 +5,30 @@ i of the assistant are the tokens of `b` behind `a`:
 
     a = ids(turns < i, with the turn of the assistant opened)           b = ids(turns <= i)
 
-Both must be prefixes of the whole conversation. Either way a turn ends with its end-of-sequence
-token: what the template puts behind it, such as a line break, is not the assistant's.
+Both must be prefixes of the whole conversation; with marks, `a` must, and the text of the turn must
+be between them. Either way a turn ends with its end-of-sequence token: what the template puts
+behind it, such as a line break, is not the assistant's.
 """
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
 
 from entropy_rl.config.files import reading
-from entropy_rl.experience.encoding import check_opened_turn, encode_prompt, render
-from entropy_rl.experience.special_tokens import special_tokens
+from entropy_rl.experience.encoding import (
+    check_opened_turn,
+    encode_marked,
+    encode_prompt,
+    render,
+)
+from entropy_rl.experience.special_tokens import special_ids, special_tokens
 from entropy_rl.tasks.task import Problem
 
 Message = tuple[str, str]  # role, content
@@ -26,16 +36,32 @@ Message = tuple[str, str]  # role, content
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
-class EncodedText(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class EncodedText:
     """A row of tokens.
 
     Attributes:
-      ids: The tokens, up to the last that is a target.
-      mask: Which of them are targets: what the assistant says, or a completion.
+      ids: The tokens, up to the last that is a target, int32[T].
+      mask: Which of them are targets: what the assistant says, or a completion; bool[T].
     """
 
-    ids: list[int]
-    mask: list[bool]
+    ids: np.ndarray
+    mask: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, EncodedText)
+            and np.array_equal(self.ids, other.ids)
+            and np.array_equal(self.mask, other.mask)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.ids.tobytes(), self.mask.tobytes()))
+
+    @property
+    def prompt(self) -> np.ndarray:
+        """The tokens before the first target."""
+        return self.ids[: self.mask.argmax()]
 
 
 def encode_chat(
@@ -44,6 +70,7 @@ def encode_chat(
     eos_ids: Collection[int],
     *,
     start: int = 0,
+    masked: Collection[int] = (),
     last_turn: bool = False,
     kwargs: Mapping[str, Any] | None = None,
     allow_special: bool = False,
@@ -55,30 +82,37 @@ def encode_chat(
       tokenizer: A Hugging Face tokenizer with a chat template.
       eos_ids: Tokens of which one ends each turn of the assistant.
       start: Turns of the assistant before this message are no targets.
-      last_turn: Whether the last of them alone is one.
+      masked: Messages that are no targets either.
+      last_turn: Whether the last of the others alone is one.
       kwargs: Variables of the template.
       allow_special: Whether special tokens in messages are encoded as such; else they are refused.
 
     Raises:
       ValueError: If there is no turn of the assistant, or its tokens cannot be told.
     """
-    turns = [i for i, (role, _) in enumerate(messages) if role == "assistant" and i >= start]
+    said = [i for i, (role, _) in enumerate(messages) if role == "assistant" and i >= start]
+    turns = [i for i in said if i not in masked]
     if not turns:
         roles = ", ".join(role for role, _ in messages)
-        raise ValueError(f"must have a message of the assistant, got the roles {roles:.80}")
+        needed = " that 'weight' or 'train' does not mask" if said else ""
+        raise ValueError(f"must have a message of the assistant{needed}, got the roles {roles:.80}")
     if last_turn:
         turns = turns[-1:]
+    if turns[0] == 0:
+        raise ValueError(
+            "must begin with a message of the user or the system, got one of the assistant"
+        )
     if not allow_special:
         _check_special(messages, tokenizer)
     messages = messages[: turns[-1] + 1]  # nothing is trained on behind it
     find = _marked_turns if _GENERATION.search(str(tokenizer.chat_template)) else _turns
     with reading("the chat template"):
         ids, spans = find(messages, turns, tokenizer, dict(kwargs or {}), last_turn)
-    mask = [False] * len(ids)
+    mask = np.zeros(len(ids), bool)
     for first, last in spans:
         end = _end_of_turn(ids, first, last, tokenizer, eos_ids)
-        mask[first:end] = [True] * (end - first)
-    return EncodedText(ids[:end], mask[:end])
+        mask[first:end] = True
+    return EncodedText(np.array(ids[:end], np.int32), mask[:end].copy())
 
 
 def encode_completion(
@@ -98,14 +132,15 @@ def encode_completion(
     before = encode_prompt(Problem(0, prompt, ""), tokenizer)
     ids = encode_prompt(Problem(0, prompt + completion, ""), tokenizer)
     if ids[: len(before)] != before:
+        ends_with_space = prompt[-1:].isspace()
+        remedy = "; move a space at the end of the prompt into the completion"
         raise ValueError(
             "the tokens of the prompt must begin those of prompt and completion, got other ones "
-            f"where {prompt[-20:]!r} meets {completion[:20]!r}; move a space at the end of the "
-            "prompt into the completion"
+            f"where {prompt[-20:]!r} meets {completion[:20]!r}{remedy if ends_with_space else ''}"
         )
     if ids[-1] not in eos_ids:
         ids = [*ids, eos_ids[0]]
-    return EncodedText(ids, [False] * len(before) + [True] * (len(ids) - len(before)))
+    return EncodedText(np.array(ids, np.int32), np.arange(len(ids)) >= len(before))
 
 
 def _check_special(messages: Sequence[Message], tokenizer: Any) -> None:
@@ -126,27 +161,20 @@ def _turns(
     last_turn: bool,
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Return the tokens of a conversation, and the places of turns by the rule of prefixes."""
-
-    def encode(part: Sequence[Message], open_turn: bool = False) -> list[int]:
-        text = render(tokenizer, part, kwargs, open_turn)
-        return tokenizer.encode(text, add_special_tokens=False)
-
-    ids, spans = encode(messages), []
-    if turns[0] > 0:
-        before = tuple(role for role, _ in messages[: turns[0]])
-        template = str(tokenizer.chat_template)
-        check_opened_turn(tokenizer, template, before, json.dumps(kwargs, sort_keys=True))
+    text = render(tokenizer, messages, kwargs, open_turn=False)
+    whole = _Encoded(text, tokenizer.encode(text, add_special_tokens=False), tokenizer)
+    before = tuple(role for role, _ in messages[: turns[0]])
+    template = str(tokenizer.chat_template)
+    check_opened_turn(tokenizer, template, before, json.dumps(kwargs, sort_keys=True))
+    spans = []
     for i in turns:
-        before, with_turn = encode(messages[:i], open_turn=True), encode(messages[: i + 1])
-        for part, what in ((before, "the opened turn"), (with_turn, "the turn")):
-            if ids[: len(part)] != part:
-                remedy = "" if last_turn else "; set data.turns to last if it changes earlier turns"
-                raise ValueError(
-                    f"must show {what} of message {i} in the whole conversation as it does at the "
-                    f"end of one, got other tokens{remedy}"
-                )
-        spans.append((len(before), len(with_turn)))
-    return ids, spans
+        first = whole.tokens_of(render(tokenizer, messages[:i], kwargs))
+        last = whole.tokens_of(render(tokenizer, messages[: i + 1], kwargs, open_turn=False))
+        for count, what in ((first, "the opened turn"), (last, "the turn")):
+            if count is None:
+                raise _differs(what, i, last_turn)
+        spans.append((first, last))
+    return whole.ids, spans
 
 
 def _marked_turns(
@@ -157,23 +185,81 @@ def _marked_turns(
     last_turn: bool,
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Return the tokens of a conversation, and the places of turns that the template marks."""
-    found = tokenizer.apply_chat_template(
-        [{"role": role, "content": content} for role, content in messages],
-        tokenize=True,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-        **kwargs,
-    )
-    ids, mask = list(found["input_ids"]), [0, *found["assistant_masks"], 0]
-    firsts = [t for t in range(len(ids)) if mask[t + 1] and not mask[t]]
-    lasts = [t + 1 for t in range(len(ids)) if mask[t + 1] and not mask[t + 2]]
-    spans = list(zip(firsts, lasts, strict=True))
+    ids, marks = encode_marked(tokenizer, messages, kwargs)
+    edges = np.flatnonzero(np.diff([0, *marks, 0])).tolist()
+    spans = list(zip(edges[::2], edges[1::2], strict=True))
     spoken = [i for i, (role, _) in enumerate(messages) if role == "assistant"]
     if len(spans) != len(spoken):
         raise ValueError(
             f"must mark each of the {len(spoken)} turns of the assistant, got {len(spans)} marks"
         )
-    return ids, [span for i, span in zip(spoken, spans, strict=True) if i in turns]
+    whole = _Encoded(render(tokenizer, messages, kwargs, open_turn=False), ids, tokenizer)
+    found = [(i, span) for i, span in zip(spoken, spans, strict=True) if i in turns]
+    for i, (first, last) in found:
+        # The mark may include the header of the turn, or begin after what a prompt ends with.
+        opened = whole.tokens_of(render(tokenizer, messages[:i], kwargs))
+        if opened is None or opened >= last:
+            raise _differs("the opened turn", i, last_turn)
+        text, shown = messages[i][1], _without_space(tokenizer.decode(ids[first:last]))
+        if _without_space(text) not in shown:
+            # The tokenizer may change texts too, such as to lower case.
+            text = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False))
+            if _without_space(text) not in shown:
+                raise _differs("the text", i, last_turn)
+    return ids, [span for _, span in found]
+
+
+class _Encoded:
+    """A text and its tokens, of which beginnings are looked up.
+
+    Args:
+      text: The text.
+      ids: Its tokens.
+      tokenizer: The tokenizer.
+    """
+
+    def __init__(self, text: str, ids: list[int], tokenizer: Any):
+        self.text, self.ids, self._tokenizer = text, ids, tokenizer
+        # Where special tokens begin in the text and among the tokens, and where they end.
+        self._splits: list[tuple[int, int]] = []
+        self._ends: list[int] = []
+        known = special_ids(tokenizer)
+        found = list(special_tokens(tokenizer).finditer(text))
+        of_ids = {i for i, _ in known.values()}
+        places = [place for place, i in enumerate(ids) if i in of_ids]
+        if [known[match[0]][0] for match in found] == [ids[place] for place in places]:
+            for match, place in zip(found, places, strict=True):
+                if known[match[0]][1]:
+                    self._splits.append((match.start(), place))
+                    self._ends.append(match.end())
+
+    def tokens_of(self, part: str) -> int | None:
+        """Return the number of tokens of a text if they begin these, else None.
+
+        As special tokens split a text, only what follows the last of them is encoded again.
+        """
+        if part == self.text:
+            return len(self.ids)
+        splits = [(0, 0)]
+        if self.text.startswith(part) and (i := bisect.bisect_right(self._ends, len(part))):
+            splits.insert(0, self._splits[i - 1])
+        for start, count in splits:
+            rest = self._tokenizer.encode(part[start:], add_special_tokens=False)
+            if self.ids[count : count + len(rest)] == rest:
+                return count + len(rest)
+        return None
+
+
+def _differs(what: str, i: int, last_turn: bool) -> ValueError:
+    remedy = "" if last_turn else "; set data.turns to last if it changes earlier turns"
+    return ValueError(
+        f"must show {what} of message {i} in the whole conversation as it does at the end of one, "
+        f"got other tokens{remedy}"
+    )
+
+
+def _without_space(text: str) -> str:
+    return "".join(text.split())
 
 
 def _end_of_turn(

@@ -22,6 +22,20 @@ def special_tokens(tokenizer: Any, every: bool = False) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
 
 
+@functools.lru_cache(maxsize=4)
+def special_ids(tokenizer: Any) -> dict[str, tuple[int, bool]]:
+    """Return (id, whether it splits a text as it is) of the special tokens by their texts.
+
+    Such a token is found before a text is normalized, whatever is around it: what follows it does
+    not change the tokens before it.
+    """
+    return {
+        token.content: (i, not (token.lstrip or token.single_word or token.normalized))
+        for i, token in tokenizer.added_tokens_decoder.items()
+        if token.special and token.content
+    }
+
+
 def encode_as_text(
     text: str,
     plain: list[tuple[int, int]],

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from entropy_rl.config.checks import require
 from entropy_rl.config.sft import SFTConfig
 from entropy_rl.distributed.sharding import check_rows, commit, make_mesh
-from entropy_rl.experience.chat_data import ChatRows, batch_of_step, make_rows, read_chats
+from entropy_rl.experience.chat_data import ChatRows, Row, batch_of_step, make_rows, read_chats
 from entropy_rl.runs.digests import sha256_of_values
 from entropy_rl.runs.directory import check_only_writer, check_run
 from entropy_rl.runs.hub import pin_models
@@ -95,12 +96,16 @@ def set_up_chats(config: SFTConfig) -> SupervisedSetup:
     )
 
 
+def _plain(row: Row) -> list[Any]:
+    return [[text.ids.tolist(), text.mask.tolist()] for text in row]
+
+
 def _identify(config: SFTConfig, rows: ChatRows) -> Identity:
     """Return digests of the encoded rows and of the model."""
     splits = {"train": rows.train, "validation": rows.validation}
     identity: Identity = {
         "conversations": {
-            f"data.{name}": sha256_of_values(list(map(list, row)) for row in found)
+            f"data.{name}": sha256_of_values(map(_plain, found))
             for name, found in splits.items()
             if found
         }

@@ -1,7 +1,6 @@
 """What the assistant says in a conversation, token by token, on the templates of real models."""
 
 import copy
-import json
 
 import numpy as np
 import pytest
@@ -10,7 +9,8 @@ from math_files import write_jsonl, write_parquet
 
 from entropy_rl.config.sft import ChatDataConfig
 from entropy_rl.experience.chat_data import batch_of_step, make_rows, read_chats
-from entropy_rl.experience.chats import encode_chat, encode_completion
+from entropy_rl.experience.chats import _Encoded, encode_chat, encode_completion
+from entropy_rl.experience.encoding import render
 
 END = 383  # <|im_end|>
 # The templates of Qwen2.5, SmolLM2, Llama 3 and Qwen3 as far as texts are concerned, with the
@@ -50,6 +50,10 @@ TAGGED = (
     "{{ message['content'] + '<|im_end|>\n' }}{% endgeneration %}"
     "{% else %}{{ message['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+INST = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m.content + '\n' }}{% endif %}{% endfor %}"
 )
 TEMPLATES = {
     "chatml": CHAT_TEMPLATE,
@@ -94,7 +98,7 @@ def test_the_targets_are_the_turns_of_the_assistant_with_their_end(tokenizer, na
     first = next(i for i, (role, _) in enumerate(messages) if role == "assistant")
     prompt = [{"role": role, "content": text} for role, text in messages[:first]]
     shown = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    assert encoded.ids[: encoded.mask.index(True)] == tokenizer.encode(shown)
+    assert encoded.prompt.tolist() == tokenizer.encode(shown)
 
 
 def test_the_mask_of_a_template_is_that_of_the_rule_of_prefixes(tokenizer):
@@ -112,7 +116,9 @@ def test_turns_can_be_the_last_one_or_those_of_a_completion(tokenizer, name):
     whole = encode_chat(CHAT, tokenizer, (END,))
     for options in ({"last_turn": True}, {"start": 3}):
         last = encode_chat(CHAT, tokenizer, (END,), **options)
-        assert last.ids == whole.ids and targets(last, tokenizer) == [f"{CHAT[4][1]}<|im_end|>"]
+        assert (last.ids == whole.ids).all() and targets(last, tokenizer) == [
+            f"{CHAT[4][1]}<|im_end|>"
+        ]
 
 
 def test_a_template_that_drops_earlier_thoughts_is_trained_on_its_last_turn_alone(tokenizer):
@@ -130,6 +136,51 @@ def test_a_template_that_drops_earlier_thoughts_is_trained_on_its_last_turn_alon
     # Without thinking, the opened turn has an empty thought, which the answer lacks.
     with pytest.raises(ValueError, match="must show the opened turn of message 4"):
         encode_chat(CHAT, tokenizer, (END,), last_turn=True, kwargs={"enable_thinking": False})
+
+
+def test_marks_must_not_hide_what_a_template_changes(tokenizer):
+    """As without them: a turn without its thought is not what was said."""
+    drops = "{% set content = m.content.split('</think>')[-1] if not loop.last else m.content %}"
+    tokenizer.chat_template = (
+        TAGGED.replace("message", "m")
+        .replace("ms", "messages")
+        .replace("%}{{ '<|im_start|>'", f"%}}{drops}{{{{ '<|im_start|>'", 1)
+        .replace("m['content']", "content")
+    )
+    thought = "<think>Well.</think>\n"
+    chat = tuple((r, thought + t if r == "assistant" else t) for r, t in CHAT[:-1])
+    with pytest.raises(ValueError, match=r"must show the text of message 2 .* set data\.turns to "):
+        encode_chat(chat, tokenizer, (END,))
+    last = encode_chat(chat, tokenizer, (END,), last_turn=True)
+    assert targets(last, tokenizer) == [f"{chat[4][1]}<|im_end|>"]
+
+
+@pytest.mark.parametrize("space", ["", " "])
+def test_a_marked_turn_begins_with_a_token_as_a_prompt_ends_with_one(tokenizer, space):
+    """A mark after "assistant: " would train " the" where sampling goes on from " "."""
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role + ':SPACE' }}{% if m.role == 'assistant' %}"
+        "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{% else %}"
+        "{{ m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:SPACE' }}{% endif %}"
+    ).replace("SPACE", space)
+    chat = (("user", "What?"), ("assistant", "the answer"))
+    if space:
+        with pytest.raises(ValueError, match="must show the opened turn of message 1 in the whole"):
+            encode_chat(chat, tokenizer, (END,))
+    else:
+        assert targets(encode_chat(chat, tokenizer, (END,)), tokenizer) == ["the answer<|im_end|>"]
+
+
+def test_a_mark_may_include_the_header_of_the_turn(tokenizer):
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
+        "{{ '<|im_start|>assistant\n' + m.content + '<|im_end|>\n' }}{% endgeneration %}{% else %}"
+        "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    encoded = encode_chat(CHAT[:3], tokenizer, (END,))
+    assert targets(encoded, tokenizer) == [f"<|im_start|>assistant\n{CHAT[2][1]}<|im_end|>"]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +209,42 @@ def test_special_tokens_in_a_message_are_refused_unless_they_are_asked_for(token
     with pytest.raises(ValueError, match=r"^message 1 of the assistant must have no special token"):
         encode_chat(chat, tokenizer, (END,))
     encoded = encode_chat(chat, tokenizer, (END,), allow_special=True)
-    assert 382 in np.array(encoded.ids)[encoded.mask]
+    assert 382 in encoded.ids[encoded.mask]
+
+
+def test_a_conversation_must_begin_with_the_user_or_the_system(tokenizer):
+    chat = (("assistant", "Hello."), *CHAT[1:3])
+    with pytest.raises(ValueError, match=r"^must begin with a message of the user or the system, "):
+        encode_chat(chat, tokenizer, (END,))
+    # A greeting that is no target is a part of the prompt.
+    for options in ({"last_turn": True}, {"masked": (0,)}):
+        encoded = encode_chat(chat, tokenizer, (END,), **options)
+        assert targets(encoded, tokenizer) == [f"{CHAT[2][1]}<|im_end|>"]
+
+
+@pytest.mark.parametrize("template", [QWEN2_5, INST], ids=["qwen2.5", "no special tokens"])
+def test_the_tokens_of_beginnings_are_those_of_their_whole_texts(tokenizer, template):
+    """Special tokens split a text, so that a beginning need not be encoded again as a whole."""
+    tokenizer.chat_template = template
+    messages = [("user", "Hi <|im_end|>"), ("assistant", " <|im_start|>\n\n"), ("user", "\n")] * 3
+    text = render(tokenizer, messages, {}, open_turn=False)
+    whole = _Encoded(text, tokenizer.encode(text), tokenizer)
+    for end in range(len(text) + 1):
+        part = tokenizer.encode(text[:end])
+        expected = len(part) if whole.ids[: len(part)] == part else None
+        assert whole.tokens_of(text[:end]) == expected
+    assert whole.tokens_of(text + "x") is None
+
+
+def test_a_long_conversation_is_tokenized_once(tokenizer, monkeypatch):
+    """Encoding all beginnings would take the square of the turns."""
+    encoded, encode = [], tokenizer.encode
+    note = lambda text, **options: encoded.append(len(text)) or encode(text, **options)  # noqa: E731
+    monkeypatch.setattr(tokenizer, "encode", note)
+    chat = [("user", "What is 3 + 5?"), ("assistant", "The answer is 8.")] * 40
+    encode_chat(chat, tokenizer, (END,))
+    text = render(tokenizer, chat, {}, open_turn=False)
+    assert encoded[0] == len(text) and sum(encoded) < 2 * len(text)
 
 
 # --- texts
@@ -171,6 +257,8 @@ def test_a_completion_is_its_tokens_behind_the_prompt_with_one_end(tokenizer):
         assert targets(encoded, tokenizer) == [" The answer is 8.<|im_end|>"]
     with pytest.raises(ValueError, match="move a space at the end of the prompt into the compl"):
         encode_completion("What is ", "the answer", tokenizer, (END,))
+    with pytest.raises(ValueError, match=r"got other ones where 'What i' meets 's it\?'$"):
+        encode_completion("What i", "s it?", tokenizer, (END,))
 
 
 # --- rows
@@ -308,8 +396,8 @@ def numbered(tokenizer, tmp_path):
 
 
 def test_held_out_rows_are_not_trained_on(numbered):
-    together = [json.dumps(row) for row in (*numbered.train, *numbered.validation)]
-    assert len(numbered.train) == 7 and len(set(together)) == 10
+    assert len(numbered.train) == 7
+    assert len({*numbered.train, *numbered.validation}) == 10
 
 
 def test_every_epoch_has_every_row_once_in_an_order_of_its_own(numbered):
