@@ -88,12 +88,14 @@ class ChatDataConfig:
       train: Files: JSONL (also .gz, .zst, .bz2, .xz), parquet or Arrow; a directory, a pattern such
         as `data/train-*.parquet`, NAMESPACE/NAME@REVISION of the Hub, or a list of these.
       validation: As `train`, for the validation loss; null for none.
-      held_out: Rows of `train`, chosen by the seed, that are held out for the validation loss.
+      held_out: Rows of `train`, chosen by the seed, that are held out for the validation loss; all
+        rows of a prompt together as far as the number allows.
       max_tokens: Rows with more tokens are left out, and the log counts them.
       chat: Wrap prompts and completions that are texts in the chat template, as messages of the
         user and the assistant; false to train on the texts as they are.
       turns: Turns of the assistant in `messages` that are trained on: `all`, or the `last` one, for
-        templates that show earlier turns differently.
+        templates that show earlier turns differently. Those with `weight: 0` or `train: false` are
+        not.
       chat_template_kwargs: Variables of the chat template, such as {enable_thinking: false}.
       special_tokens: Encode special tokens in messages, such as <|im_end|>, as tokens; false to
         refuse them.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,14 +17,30 @@ from entropy_rl.config.values import refuse_unused
 from entropy_rl.experience.chats import EncodedText, Message, encode_chat, encode_completion
 from entropy_rl.experience.encoding import check_template_kwargs
 from entropy_rl.learner.sft import SupervisedBatch
+from entropy_rl.runs.logging import track
 from entropy_rl.tasks.math.fields import take_text
-from entropy_rl.tasks.math.files import find_data_files, read_rows
-from entropy_rl.tasks.math.messages import is_messages, read_messages
+from entropy_rl.tasks.math.files import count_rows, find_data_files, read_rows
+from entropy_rl.tasks.math.messages import (
+    is_messages,
+    masked_messages,
+    read_messages,
+    unread_fields,
+)
 
 log = logging.getLogger(__name__)
 
 _LENGTH_MULTIPLE = 8
 _CONVERSATIONS = ("messages", "conversations")
+_FIELDS = (*_CONVERSATIONS, "prompt", "completion")
+_FIELDS_OF_PAIRS = ("prompt", "chosen", "rejected")
+# Fields of a row without which its texts would mean something else, and why they are refused.
+_REFUSED = {
+    "tools": "tools are not described to the model",
+    "system": "a system text is the first of the messages",
+    "chat_template_kwargs": "variables of the chat template are data.chat_template_kwargs",
+    "label": "labels of rows are not read",
+}
+_EMPTY = (None, "", "[]", [], {})
 _HELD_OUT = 2**31 - 3  # of the seed that chooses the rows; epochs have the numbers before
 
 # A conversation, or the two of a pair: the chosen and the rejected one.
@@ -29,10 +48,11 @@ Row = tuple[EncodedText, ...]
 
 
 class _Sample(NamedTuple):
-    """A conversation whose messages from `start` on are trained on; or two texts."""
+    """A conversation, trained on from message `start` on but for those masked; or two texts."""
 
     messages: tuple[Message, ...] = ()
     start: int = 0
+    masked: tuple[int, ...] = ()
     prompt: str = ""
     completion: str = ""
 
@@ -73,11 +93,41 @@ def read_chats(
     elif config.held_out:
         allowed = f"less than {len(train)}, the rows of data.train"
         require(config.held_out < len(train), "data.held_out", config.held_out, allowed)
-        order = np.random.default_rng([seed, _HELD_OUT]).permutation(len(train))
-        validation = [train[i] for i in sorted(order[: config.held_out])]
-        train = [train[i] for i in sorted(order[config.held_out :])]
+        held = _choose_held_out(train, config.held_out, seed)
+        validation = [row for i, row in enumerate(train) if i in held]
+        train = [row for i, row in enumerate(train) if i not in held]
+    if validation:
+        _warn_of_overlap(train, validation)
     longest = max(_length(row) for row in (*train, *validation))
     return ChatRows(train, validation, -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE)
+
+
+def _choose_held_out(rows: Sequence[Row], count: int, seed: int) -> set[int]:
+    """Choose rows in a random order, all those of a prompt together as long as they fit."""
+    order = np.random.default_rng([seed, _HELD_OUT]).permutation(len(rows)).tolist()
+    prompts = [_prompt(row) for row in rows]
+    sizes, held, chosen = Counter(prompts), 0, set()
+    for i in order:
+        if prompts[i] not in chosen and held + sizes[prompts[i]] <= count:
+            chosen.add(prompts[i])
+            held += sizes[prompts[i]]
+    whole = [i for i in order if prompts[i] in chosen]
+    return {*whole, *[i for i in order if prompts[i] not in chosen][: count - held]}
+
+
+def _warn_of_overlap(train: Sequence[Row], validation: Sequence[Row]) -> None:
+    """Warn of validation rows whose prompt is trained on: their loss measures memory."""
+    rows, prompts = set(map(hash, train)), set(map(_prompt, train))
+    if found := sum(_prompt(row) in prompts for row in validation):
+        log.warning(
+            "%d of %d validation rows have the prompt of a row that is trained on, %d are equal to "
+            "one: the validation loss measures memory too",
+            found, len(validation), sum(hash(row) in rows for row in validation),
+        )  # fmt: skip
+
+
+def _prompt(row: Row) -> int:
+    return hash(row[0].prompt.tobytes())
 
 
 def batch_of_step(
@@ -93,13 +143,17 @@ def batch_of_step(
       length: T.
       pad_id: Fills the end of rows.
     """
-    chosen, orders = [], {}
+    chosen = []
     for place in range(step * batch_size, (step + 1) * batch_size):
         epoch, i = divmod(place, len(rows))
-        if epoch not in orders:
-            orders[epoch] = np.random.default_rng([seed, epoch]).permutation(len(rows))
-        chosen.append(rows[orders[epoch][i]])
+        chosen.append(rows[_order(seed, epoch, len(rows))[i]])
     return make_rows(chosen, batch_size, length, pad_id)
+
+
+@functools.lru_cache(maxsize=2)  # a step can have rows of two epochs
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Return the order of the rows in an epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def make_rows(rows: Sequence[Row], batch_size: int, length: int, pad_id: int) -> SupervisedBatch:
@@ -126,13 +180,30 @@ def _length(row: Row) -> int:
 def _read_files(
     config: ChatDataConfig, split: str, tokenizer: Any, eos_ids: Sequence[int], pairs: bool
 ) -> list[Row]:
-    return [row for _, row in read_contents(config, split, tokenizer, eos_ids, pairs)]
+    rows, unused = [], set()
+    for content, row in read_contents(config, split, tokenizer, eos_ids, pairs):
+        rows.append(row)
+        unused.update(_unused_fields(content, pairs))
+    if unused:
+        log.warning("data.%s: fields unused: %s", split, ", ".join(sorted(unused)))
+    return rows
+
+
+def _unused_fields(content: Mapping[str, Any], pairs: bool) -> Iterator[str]:
+    """Yield the names of the fields of a row, and of its messages, that nothing reads."""
+    for name, value in content.items():
+        if value in _EMPTY:
+            continue
+        if name not in (_FIELDS_OF_PAIRS if pairs else _FIELDS):
+            yield name
+        elif is_messages(value):
+            yield from unread_fields(value, name)
 
 
 def read_contents(
     config: ChatDataConfig, split: str, tokenizer: Any, eos_ids: Sequence[int], pairs: bool = False
-) -> list[tuple[dict[str, Any], Row]]:
-    """Read the rows of files as they are, each with its encoding.
+) -> Iterator[tuple[dict[str, Any], Row]]:
+    """Iterate over the rows of files as they are, each with its encoding.
 
     Args:
       config: The section `data`.
@@ -151,8 +222,10 @@ def read_contents(
     where, given = f"data.{split}", getattr(config, split)
     files = find_data_files(where, given, split)
     require(bool(files), where, given, "a file, a directory or a pattern that exists")
-    rows, too_long, invalid, count, has_texts, has_messages = [], 0, 0, 0, False, False
-    for place, content in read_rows(next(iter(files.values()))):
+    paths = next(iter(files.values()))
+    used = too_long = invalid = count = 0
+    has_texts = has_messages = False
+    for place, content in track("rows", read_rows(paths), count_rows(paths), "encoded"):
         count += 1
         has_texts |= isinstance(content.get("prompt"), str)
         try:
@@ -171,8 +244,9 @@ def read_contents(
             too_long += 1
             reason = f"{place} with {_length(row)} tokens"
             continue
-        rows.append((content, row))
-    if not rows:
+        used += 1
+        yield content, row
+    if not used:
         raise ValueError(f"{where}: must have a row that can be used, got {count}; {reason}")
     if config.chat and not has_texts:
         raise ValueError(
@@ -188,7 +262,6 @@ def read_contents(
         )  # fmt: skip
     if invalid:
         log.warning("%s: %d of %d rows are left out, which cannot be used", where, invalid, count)
-    return rows
 
 
 def _encode(
@@ -202,6 +275,7 @@ def _encode(
         tokenizer,
         eos_ids,
         start=sample.start,
+        masked=sample.masked,
         last_turn=config.turns == "last",
         kwargs=config.chat_template_kwargs,
         allow_special=config.special_tokens,
@@ -222,10 +296,12 @@ def _require_template(tokenizer: Any) -> None:
 
 def _read_sample(row: Mapping[str, Any], config: ChatDataConfig) -> _Sample:
     """Read a conversation, or a prompt and its completion."""
+    _refuse_fields(row)
     name = next((name for name in _CONVERSATIONS if row.get(name) is not None), None)
     if name is not None:
         require(is_messages(row[name]), repr(name), row[name], "a list of messages")
-        return _Sample(read_messages(row[name], name))
+        messages, masked = _read_chat(row[name], name)
+        return _Sample(messages, masked=masked)
     if row.get("prompt") is None or row.get("completion") is None:
         raise ValueError(f"must have 'messages', or 'prompt' and 'completion', got {_names(row)}")
     return _join(row, row["prompt"], "completion", config)
@@ -237,27 +313,43 @@ def _read_pair(row: Mapping[str, Any], config: ChatDataConfig) -> tuple[_Sample,
     Without a prompt, or with a text that is that of the user, `chosen` and `rejected` may be whole
     conversations: what they have in common at the beginning is the prompt.
     """
+    _refuse_fields(row)
     names = ("chosen", "rejected")
     if any(row.get(name) is None for name in names):
         raise ValueError(f"must have 'prompt', 'chosen' and 'rejected', got {_names(row)}")
     prompt = row.get("prompt")
     whole = all(is_messages(row[name]) for name in names) and not is_messages(prompt)
     if whole and not all(_is_reply(row[name], name) for name in names):
-        chosen, rejected = (read_messages(row[name], name) for name in names)
+        (chosen, of_chosen), (rejected, of_rejected) = (_read_chat(row[n], n) for n in names)
         same = zip(chosen, rejected, strict=False)
         start = next(
             (i for i, (a, b) in enumerate(same) if a != b), min(len(chosen), len(rejected))
         )
+        _require_same_prompt(chosen, rejected)
         if prompt is not None and (start == 0 or chosen[start - 1] != ("user", prompt)):
             raise ValueError(
                 "'prompt' must be the last message of the user that 'chosen' and 'rejected' have "
                 f"in common, got {shown(prompt, 60)}"
             )
-        return _Sample(chosen, start), _Sample(rejected, start)
+        return _Sample(chosen, start, of_chosen), _Sample(rejected, start, of_rejected)
     if prompt is None:
         raise ValueError(f"must have 'prompt', 'chosen' and 'rejected', got {_names(row)}")
     chosen, rejected = (_join(row, prompt, name, config) for name in names)
+    _require_same_prompt(chosen.messages[chosen.start :], rejected.messages[rejected.start :])
     return chosen, rejected
+
+
+def _require_same_prompt(chosen: Sequence[Message], rejected: Sequence[Message]) -> None:
+    """Require two conversations to agree up to the first message of the assistant."""
+    before = [
+        list(itertools.takewhile(lambda message: message[0] != "assistant", messages))
+        for messages in (chosen, rejected)
+    ]
+    if before[0] != before[1]:
+        raise ValueError(
+            "'chosen' and 'rejected' must have the same messages before the first one of the "
+            f"assistant, got {shown(before[0], 80)} and {shown(before[1], 80)}"
+        )
 
 
 def _join(row: Mapping[str, Any], prompt: Any, name: str, config: ChatDataConfig) -> _Sample:
@@ -270,12 +362,29 @@ def _join(row: Mapping[str, Any], prompt: Any, name: str, config: ChatDataConfig
         if is_messages(prompt)
         else (("user", take_text(row, "prompt")),)
     )
-    after = (
-        read_messages(completion, name, needs_user=False)
-        if is_messages(completion)
-        else (("assistant", take_text(row, name)),)
-    )
-    return _Sample((*before, *after), len(before))
+    if is_messages(completion):
+        after, masked = _read_chat(completion, name, needs_user=False)
+    else:
+        after, masked = (("assistant", take_text(row, name)),), ()
+    return _Sample((*before, *after), len(before), tuple(len(before) + i for i in masked))
+
+
+def _read_chat(
+    value: Any, name: str, needs_user: bool = True
+) -> tuple[tuple[Message, ...], tuple[int, ...]]:
+    """Return the messages of a conversation, and which of them are not trained on."""
+    messages = read_messages(value, name, needs_user)
+    return messages, tuple(masked_messages(value, name))
+
+
+def _refuse_fields(row: Mapping[str, Any]) -> None:
+    """Refuse a row with a field that would change what is trained on."""
+    for name, why in _REFUSED.items():
+        value = row.get(name)
+        # A label that is a text, such as a topic, does not say whether the row is good.
+        is_topic = name == "label" and isinstance(value, str)
+        if value not in _EMPTY and not is_topic:
+            raise ValueError(f"{name!r}: must be absent or null, as {why}, got {shown(value, 60)}")
 
 
 def _is_reply(messages: Any, name: str) -> bool:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 from entropy_rl.tasks.math.fields import (
     PROMPTS,
     Fields,
-    check_unicode,
     find_fields,
     get_field,
     require_field,
@@ -114,8 +113,6 @@ def _read(index: int, row: dict, fields: Fields) -> Example:
     if not is_messages(value):
         return Example(index, take_text(row, fields.problem), take_answer(row, fields.answer))
     messages = read_messages(value, fields.problem)
-    for _, content in messages:
-        check_unicode(fields.problem, content)
     if fields.answer_is_reply and messages[-1][0] != "assistant":
         raise ValueError(
             f"{fields.problem!r}: must end with the assistant's message, which is the answer, got "

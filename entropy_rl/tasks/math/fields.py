@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from entropy_rl.tasks.math.messages import is_messages, refuse_text_of_messages
+from entropy_rl.tasks.math.messages import check_unicode, is_messages, refuse_text_of_messages
 
 # Looked for in this order where no field is named. `reward_model.ground_truth` is verl's.
 PROMPTS = ("problem", "question", "prompt")
@@ -183,14 +183,3 @@ def take_answer(row: Mapping[str, Any], field: str) -> str:
         raise ValueError(f"{field!r}: must be a number or a non-empty text, got {answer!r:.60}")
     check_unicode(field, answer)
     return answer.strip()
-
-
-def check_unicode(field: str, text: str) -> None:
-    """Refuse lone surrogates, which JSON can hold but which cannot be printed or stored."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = text[error.start]
-        raise ValueError(
-            f"{field!r}: must be Unicode text, got the lone surrogate {half!r}"
-        ) from error
