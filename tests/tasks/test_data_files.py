@@ -338,6 +338,28 @@ def test_a_source_that_is_not_clear_is_refused_in_one_line(tmp_path, files, give
     assert str(error.value).startswith(f"task.args.test: {line}") and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("files", "pattern"),
+    [
+        (["train_gen-00000-of-00001", "train_sft-00000-of-00001"], "train_gen-*"),
+        (["train-00000-of-00002-a1b2", "train-00001-of-00002-c3d4", "train_sft"], "train-*"),
+        (["train.en", "train.de"], "train.de.*"),
+        (["train1", "train2", "train_b3"], "train1*"),
+    ],
+)
+def test_several_sets_of_a_split_are_refused(tmp_path, files, pattern):
+    for name in (*files, "test-1", "test-2"):
+        write_jsonl(tmp_path / f"{name}.jsonl", ROWS)
+    with pytest.raises(ValueError) as error:
+        find_data_files("w", str(tmp_path), "train")
+    line = str(error.value)
+    assert line.startswith("w: must be a directory with one data set for each split, got '")
+    assert line.endswith(f"; name the files by a pattern such as '{tmp_path}/{pattern}'")
+    assert find_data_files("w", f"{tmp_path}/{pattern}", "train")[""]
+    # Parts of one set are one split, and other splits do not matter.
+    assert len(find_data_files("w", str(tmp_path), "test")["test"]) == 2
+
+
 @pytest.mark.parametrize("item", ["no/such.jsonl", "math_500", 3, None, ["a.jsonl"], "x\0"])
 def test_an_item_of_a_list_that_is_no_file_is_named(tmp_path, item):
     file = str(write_jsonl(tmp_path / "a.jsonl", ROWS))

@@ -21,6 +21,8 @@ from entropy_rl.tasks.math.formats import column_names, file_count, file_rows
 
 _SUFFIX = re.compile(r"(\.jsonl|\.ndjson|\.parquet|\.arrow)(\.gz|\.zst|\.bz2|\.xz)?$")
 _SHARD = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})")
+# What follows the name of a file's data set: the number of a shard, or of a part.
+_NUMBER = re.compile(r"-[0-9]+-of-[0-9]+.*|[-_.]*[0-9]*$")
 # The names of splits in file names, and what they are called here.
 _SPLIT = re.compile(r"(train|validation|valid|val|dev|test)(?![A-Za-z])")
 _CALLED = {"valid": "validation", "val": "validation", "dev": "validation"}
@@ -138,16 +140,17 @@ def _of_list(where: str, given: list[Any], role: str | None) -> tuple[Path, ...]
 def _pick(
     where: str, given: str, splits: dict[str, tuple[Path, ...]], role: str | None
 ) -> dict[str, tuple[Path, ...]]:
-    if role is None or len(splits) == 1:
-        return splits
-    for split in _FOR_ROLE[role]:
-        if split in splits:
-            return {split: splits[split]}
-    wanted = " or ".join(map(repr, _FOR_ROLE[role]))
-    raise ValueError(
-        f"{where}: must be a directory with the split {wanted}, got {given!r} with "
-        f"{', '.join(map(repr, splits))}; name its files"
-    )
+    if role is not None and len(splits) > 1:
+        split = next((split for split in _FOR_ROLE[role] if split in splits), None)
+        if split is None:
+            wanted = " or ".join(map(repr, _FOR_ROLE[role]))
+            raise ValueError(
+                f"{where}: must be a directory with the split {wanted}, got {given!r} with "
+                f"{', '.join(map(repr, splits))}; name its files"
+            )
+        splits = {split: splits[split]}
+    _require_one_set(where, given, splits)
+    return splits
 
 
 def _of_directory(where: str, given: str, path: Path) -> dict[str, tuple[Path, ...]]:
@@ -181,6 +184,19 @@ def _of_directory(where: str, given: str, path: Path) -> dict[str, tuple[Path, .
             f"{given!r} with {splits[''][0].name!r}; name the files"
         )
     return splits
+
+
+def _require_one_set(where: str, given: str, splits: dict[str, tuple[Path, ...]]) -> None:
+    """Refuse a split of several data sets, such as train_sft and train_prefs."""
+    for split, files in splits.items():
+        stems = list(dict.fromkeys(_NUMBER.sub("", _SUFFIX.sub("", file.name)) for file in files))
+        if split and len(stems) > 1:
+            pattern = files[0].parent / f"{stems[0]}{files[0].name[len(stems[0])]}*"
+            raise ValueError(
+                f"{where}: must be a directory with one data set for each split, got {given!r} "
+                f"with {' and '.join(map(repr, stems))}; name the files by a pattern such as "
+                f"'{pattern}'"
+            )
 
 
 def _data_files(path: Path) -> list[Path]:
