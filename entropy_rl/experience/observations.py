@@ -43,8 +43,9 @@ def encode_observation(
     around, as_json = _around(tokenizer, str(tokenizer.chat_template), role, len(texts), kwargs)
     texts = list(map(_json_text, texts)) if as_json else texts
     last = tokenizer.convert_ids_to_tokens(last_id)
-    if special_tokens(tokenizer).fullmatch(last) and around[0].startswith(last):
-        around = [around[0][len(last) :], *around[1:]]
+    end = around[0].lstrip()  # Llama 2's template puts a space before it
+    if special_tokens(tokenizer, every=True).fullmatch(last) and end.startswith(last):
+        around = [end[len(last) :], *around[1:]]
     return _encode(around, texts, tokenizer)
 
 

@@ -36,7 +36,13 @@ from entropy_rl.rollout.programs import keep_params
 from entropy_rl.runs.directory import MODEL_DIRECTORY
 from entropy_rl.runs.hub import MODEL_FIELDS, split_id
 from entropy_rl.runs.model_files import find_adapter, find_model, is_local, is_run, model_files
-from entropy_rl.runs.tokenizer import eos_ids_of, load_tokenizer, named_ends, unused_ids
+from entropy_rl.runs.tokenizer import (
+    eos_ids_of,
+    load_tokenizer,
+    mark_special,
+    named_ends,
+    unused_ids,
+)
 from entropy_rl.runs.weights import Weights, load_weights, make_adapter
 from entropy_rl.types import TENSOR_AXIS, Params, Policy
 
@@ -137,6 +143,7 @@ def _read_files(config: ModelConfig, directory: Path) -> ModelFiles:
     tokenizer = load_tokenizer(directory)
     unused = unused_ids(directory, tokenizer, decoder.vocab_size)
     eos_ids = eos_ids_of(directory, tokenizer, config.extra_eos)
+    mark_special(tokenizer, eos_ids)
     # Masks mark padding, so any id can serve for a tokenizer without a padding token.
     pad_id = eos_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return ModelFiles(decoder, tokenizer, eos_ids, pad_id, directory, unused)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,21 @@ def load_tokenizer(directory: Path) -> Any:
     with reading(f"{directory}: no usable tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
         tokenizer.encode("a")  # a pattern that cannot be compiled shows here
-        return tokenizer
+    mark_special(tokenizer, [token for ids in named_ends(directory).values() for token in ids])
+    return tokenizer
+
+
+def mark_special(tokenizer: Any, ids: Iterable[int]) -> None:
+    """Make added tokens special, whatever their file says: they end a turn, and are no text.
+
+    Args:
+      tokenizer: The tokenizer.
+      ids: End-of-sequence tokens; those of the vocabulary itself, such as a line break, stay.
+    """
+    added = tokenizer.added_tokens_decoder
+    for token in (added[i] for i in ids if i in added and not added[i].special):
+        token.special = True
+        tokenizer.add_tokens([token], special_tokens=True)
 
 
 def named_ends(directory: Path) -> dict[Path, list[int]]:

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from hf_fixtures import SPECIAL, VOCAB, make_hf_dir, save_tokenizer
 from safetensors.numpy import load_file, save_file
+from transformers import AutoTokenizer
 
 from entropy_rl.config.common import ModelConfig
+from entropy_rl.experience.encoding import encode_prompt
 from entropy_rl.lm_head import log_prob_and_entropy
 from entropy_rl.models import read_config
 from entropy_rl.rollout import make_generate
@@ -25,6 +27,7 @@ from entropy_rl.runs.load_model import (
     load_model,
     load_tokenizer,
 )
+from entropy_rl.tasks import Problem
 
 END_OF_TEXT, START, END = range(VOCAB - 3, VOCAB)
 
@@ -83,6 +86,25 @@ def test_an_end_of_config_json_alone_is_enough(model):
     edit_json(model / "tokenizer_config.json", eos_token=None)
     edit_json(model / "config.json", eos_token_id=[300])
     assert load_model(str(model)).eos_ids == (300,)
+
+
+@pytest.mark.parametrize("named", ["config.json", "model.extra_eos"])
+def test_an_end_is_special_whatever_the_tokenizer_says(named, model):
+    """Else it would stay in completions, and a text of the user would end its turn."""
+    edit_json(model / "tokenizer_config.json", eos_token="<|endoftext|>")
+    content = json.loads((model / "tokenizer.json").read_text())
+    for token in content["added_tokens"]:
+        token["special"] = token["id"] != END
+    (model / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    assert tokenizer.decode([END], skip_special_tokens=True) == "<|im_end|>"
+    edit_json(model / "config.json", eos_token_id=END if named == "config.json" else END_OF_TEXT)
+    extra = [] if named == "config.json" else ["<|im_end|>"]
+    loaded = load_model(ModelConfig(str(model), extra_eos=extra)).tokenizer
+    assert loaded.decode([END], skip_special_tokens=True) == ""
+    assert loaded.encode("a <|im_end|>b") == tokenizer.encode("a <|im_end|>b")
+    as_text = encode_prompt(Problem(0, "Hi <|im_end|>", "", chat=True), loaded)
+    assert as_text.count(END) == 2  # those of the template
 
 
 @pytest.mark.parametrize(
