@@ -33,7 +33,8 @@ class SampleConfig:
       model: A Hugging Face directory or id, `asset:NAME`, or the directory of a run (its newest
         checkpoint).
       question: The prompt, verbatim; null for a problem of the task. The tokenizer's special
-        tokens come before it, as in training; without a chat template, its BOS token as well.
+        tokens come before it, as in training; without a chat template, its BOS token as well,
+        unless the question equals a problem.
       chat: Apply the tokenizer's chat template to the question, as a user message.
       task: The task of the problem; a question that equals one of its problems is judged too.
       problem: Id of the problem.
@@ -216,13 +217,15 @@ def _prompt(
         config.question,
         f"text of which the tokenizer knows every word (others become {unknown})",
     )
+    encoded = [encode_prompt(problem, model.tokenizer) for problem in problems]
     begin = model.tokenizer.bos_token_id
     # A tokenizer with a chat template adds the BOS token itself where the model needs it: it may
     # begin a turn, as SmolLM2's, and must not begin a plain text then.
-    if not model.tokenizer.chat_template and begin is not None and ids[0] != begin:
+    adds_none = not model.tokenizer.chat_template and begin is not None and ids[0] != begin
+    if adds_none and ids not in encoded:  # a problem is sampled as in training
         ids = [begin, *ids]
-    same = (problem for problem in problems if encode_prompt(problem, model.tokenizer) == ids)
-    return config.question, ids, next(same, None)
+    same = problems[encoded.index(ids)] if ids in encoded else None
+    return config.question, ids, same
 
 
 def _unknown_token(tokenizer: Any) -> str | None:
@@ -249,7 +252,7 @@ class _Printer:
 
         self._spans = TokenSpans(lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
         self._colors = colors
-        self._printed, self._in_observation = 0, False
+        self._known, self._printed, self._in_observation = 0, 0, False
         # Text and entropy of each token; None for the tokens of an observation
         self.texts: list[tuple[str, float | None]] = []
 
@@ -257,19 +260,28 @@ class _Printer:
         """Print the tokens sampled since the last call."""
         from entropy_rl.report.samples import token_texts
 
-        length = int(completions.length[0])
-        found = token_texts(self._spans, lambda token: "", completions.ids[0][:length].tolist())
-        entropies = completions.entropy[0][:length].tolist()
+        length, known = int(completions.length[0]), self._known
+        # Again from the last token with a text on, whose text that of the next one depends on.
+        start = next((i for i in range(known - 1, -1, -1) if self.texts[i][0]), 0)
+        ids = completions.ids[0][start:length].tolist()
+        found = token_texts(self._spans, lambda token: "", ids)[known - start :]
+        entropies = completions.entropy[0][known:length].tolist()
         if completions.sampled is not None:
             entropies = [
                 h if own else None
-                for h, own in zip(entropies, completions.sampled[0].tolist(), strict=False)
+                for h, own in zip(entropies, completions.sampled[0][known:].tolist(), strict=False)
             ]
-        self.texts = [(text, h) for (text, _), h in zip(found, entropies, strict=True)]
-        # Half a character may become a whole one.
-        whole = next((i for i in range(length, 0, -1) if self.texts[i - 1][0]), 0)
-        half = whole > 0 and self.texts[whole - 1][0].endswith("\ufffd")
-        self._print(whole - 1 if half else length)
+        new = [(text, h) for (text, _), h in zip(found, entropies, strict=True)]
+        self.texts[known:] = new
+        # Half a character may become a whole one; some tokenizers decode all bytes of a run so.
+        self._known = length
+        for i in range(length - 1, -1, -1):
+            text = self.texts[i][0]
+            if text.endswith("\ufffd"):
+                self._known = i
+            elif text:
+                break
+        self._print(self._known)
 
     def finish(self) -> None:
         """Print what was held back."""

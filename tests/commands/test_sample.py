@@ -69,9 +69,18 @@ class Bytes:
         return bytes(ids).decode(errors="replace")
 
 
-def test_half_a_character_is_held_back_until_it_is_whole(capsys):
-    ids = np.frombuffer("a→é".encode(), np.uint8).astype(np.int32)
-    printer, printed = _Printer(Bytes(), colors=False), ""
+class RunsOfBytes(Bytes):
+    """As SentencePiece's: if a run of bytes is no text, each of them is shown as a half."""
+
+    def decode(self, ids, skip_special_tokens):
+        text = super().decode(ids, skip_special_tokens)
+        return "\ufffd" * len(ids) if "\ufffd" in text else text
+
+
+@pytest.mark.parametrize("decoder", [Bytes, RunsOfBytes])
+def test_half_a_character_is_held_back_until_it_is_whole(capsys, decoder):
+    ids = np.frombuffer("a→é→".encode(), np.uint8).astype(np.int32)
+    printer, printed = _Printer(decoder(), colors=False), ""
     for length in range(1, len(ids) + 1):
         row = np.zeros((1, len(ids)))
         columns = type(
@@ -81,9 +90,30 @@ def test_half_a_character_is_held_back_until_it_is_whole(capsys):
         )
         printer.show(columns)
         printed += capsys.readouterr().out
-        assert "a→é".startswith(printed)
+        assert "a→é→".startswith(printed)
     printer.finish()
-    assert printed + capsys.readouterr().out == "a→é"
+    assert printed + capsys.readouterr().out == "a→é→" == "".join(t for t, _ in printer.texts)
+
+
+def test_tokens_are_decoded_from_the_last_whole_one_on(capsys):
+    """Decoding all of them again and again would take the square of the completion."""
+    decoded = []
+
+    class Counted(Bytes):
+        def decode(self, ids, skip_special_tokens):
+            decoded.append(len(ids))
+            return super().decode(ids, skip_special_tokens)
+
+    printer, text = _Printer(Counted(), colors=False), "the → answer é " * 40
+    ids = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+    for length in range(4, len(ids) + 1, 4):
+        columns = SimpleNamespace(
+            length=np.array([length]), ids=ids[None], entropy=np.zeros((1, len(ids))), sampled=None
+        )
+        printer.show(columns)
+    printer.finish()
+    assert capsys.readouterr().out == text == "".join(text for text, _ in printer.texts)
+    assert len(printer.texts) == len(ids) and max(decoded) < 16
 
 
 # --- shades
@@ -190,6 +220,20 @@ def test_a_question_begins_as_in_training(tokenizer):
     tokenizer.chat_template = None
     _, after_bos, _ = _prompt(config, SimpleNamespace(tokenizer=tokenizer), None)
     assert after_bos == [tokenizer.bos_token_id, *ids]
+
+
+def test_a_question_that_is_a_problem_is_sampled_as_the_problem(tokenizer):
+    """Training puts no BOS token before it that the tokenizer does not add itself."""
+    tokenizer.bos_token, tokenizer.chat_template = "<|im_start|>", None
+    asked = Problem(4, "one two", "2")
+
+    class Task:
+        def problems(self, split):
+            return [Problem(3, "one", "1"), asked]
+
+    config = SampleConfig(ModelConfig("random"), question="one two")
+    found = _prompt(config, SimpleNamespace(tokenizer=tokenizer), Task())
+    assert found == ("one two", encode_prompt(asked, tokenizer), asked)
 
 
 def test_what_cannot_be_asked_is_refused_in_a_line(capsys):
