@@ -55,7 +55,8 @@ class PlannedProblems:
         if (
             places.shape != (self._count,)
             or not np.issubdtype(places.dtype, np.integer)
-            or not set(chosen) <= set(range(len(self._order)))
+            or min(chosen) < 0
+            or max(chosen) >= len(self._order)
             or len(set(chosen)) < len(chosen)
         ):
             raise ValueError(

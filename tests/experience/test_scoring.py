@@ -77,6 +77,9 @@ class FakeTask:
 def test_texts_end_with_the_mask_and_leave_special_tokens_out():
     rollout = make_rollout([[21, 5, 16, 2], [0, 1, 21, 3, 2, 16], [2], [21, 5]])
     assert decode_completions(TOKENIZER, rollout) == ["7 + 2", "7 <unk> 2", "", "7 +"]
+    # More rows than are decoded at once.
+    many = make_rollout([[21]] * 63 + [[21, 5]] * 63 + [[16]])
+    assert decode_completions(TOKENIZER, many) == ["7"] * 63 + ["7 +"] * 63 + ["2"]
 
 
 # --- judging
