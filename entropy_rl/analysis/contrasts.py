@@ -170,12 +170,13 @@ def _summary(moments: _Moments, resamples: int, seed: int) -> Summary:
     count, total = moments.count[here], moments.total[here]
     if not len(count):
         return Summary(0, 0, _NAN, _NAN, _NAN)
-    if len(count) == 1:  # the variance between problems is unknown
-        return Summary(int(count[0]), 1, float(total[0] / count[0]), -np.inf, np.inf)
-    means = [
+    means = total / count
+    if np.ptp(means) <= 1e-12 * np.abs(means).max():  # the variance between problems is unknown
+        return Summary(int(count.sum()), len(count), float(means[0]), -np.inf, np.inf)
+    resampled = [
         (draws @ total) / (draws @ count) for draws in resampled_counts(len(count), resamples, seed)
     ]
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    low, high = np.quantile(np.concatenate(resampled), [0.025, 0.975])
     return Summary(
         int(count.sum()), len(count), float(total.sum() / count.sum()), float(low), float(high)
     )

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ Interval = tuple[float, float, float]  # estimate, low, high
 DISTINCT = (1, 2, 3)  # the n of distinct-n
 REPETITION = 4  # the n of the repetition rate
 _PROBED_AT_ONCE = 256
+_fraction_interval = partial(bootstrap_interval, is_fraction=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Evaluation:
     """The result of an evaluation, with 95% intervals over problems.
 
     Intervals are those of `wilson_interval` for rates of success (Pass@K, avg@n, maj@n) and of
-    `bootstrap_interval` for the others; those of one problem are unbounded, null in JSON.
+    `bootstrap_interval` for the others; those of one problem, and those of lengths, entropies and
+    grades that are equal on all problems, are unbounded, null in JSON.
 
     Attributes:
       problems: Number of sampled problems.
@@ -171,9 +174,14 @@ def summarize(
         maj_at_n=_interval([tally.majority for tally in done if tally.judged], wilson_interval)
         if answers
         else None,
-        unique_answers=_interval([tally.unique for tally in done]) if answers else None,
-        distinct={n: _interval([tally.distinct[n] for tally in done]) for n in DISTINCT},
-        repetition=_interval([tally.repetition / tally.rows for tally in done]),
+        unique_answers=_interval([tally.unique for tally in done], _fraction_interval)
+        if answers
+        else None,
+        distinct={
+            n: _interval([tally.distinct[n] for tally in done], _fraction_interval)
+            for n in DISTINCT
+        },
+        repetition=_interval([tally.repetition / tally.rows for tally in done], _fraction_interval),
         mean_length=_interval([tally.tokens / tally.rows for tally in done]),
         mean_entropy=_interval([tally.entropy / tally.tokens for tally in done]),
         truncated=sum(tally.truncated for tally in done) / verdicts.total(),

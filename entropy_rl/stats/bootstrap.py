@@ -14,8 +14,12 @@ from entropy_rl.stats.pass_at_k import (
     block_rows,
     check_resampling,
     check_values,
+    clopper_pearson_upper,
     resampled_means,
 )
+
+# With fewer problems that differ, a bootstrap says little about those that were not sampled.
+_FEW_THAT_DIFFER = 10
 
 
 class PairedTest(NamedTuple):
@@ -36,6 +40,7 @@ def paired_bootstrap(
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
+    is_fraction: bool = False,
 ) -> PairedTest:
     """Paired bootstrap test of the mean difference of two runs over the same problems.
 
@@ -65,11 +70,12 @@ def paired_bootstrap(
       sign flips    0.042 0.051 0.050 0.002   0.044 0.053 0.052 0.019   0.050 0.051 0.049 0.039
 
     The second line is this test. It is slightly liberal with 30 problems (0.08 with 10, and 0.10
-    for runs of equal mean that differ on the problems). Bootstrap-t has less power: with 30
-    problems and k = 32 it found 0.06 of the gains, this test 0.21. `sign_flip_p_value` is nearest
-    to 0.05 and serves as a check. All are conservative at k = 64, the number of samples, where
-    pass@k is 0 or 1 and few problems differ. Percentile intervals exclude the true value 0 in up to
-    0.10 of the simulations (30 problems, k = 32).
+    for runs of equal mean that differ on the problems), and more so at smaller levels, where p is
+    too small by a factor of 2 to 4: take the p-value of `sign_flip_p_value`, which is nearest to
+    the level, above all for `holm`. Bootstrap-t has less power: with 30 problems and k = 32 it
+    found 0.06 of the gains, this test 0.21. All are conservative at k = 64, the number of samples,
+    where pass@k is 0 or 1 and few problems differ. Percentile intervals exclude the true value 0 in
+    up to 0.10 of the simulations (30 problems, k = 32).
 
     Args:
       values: f64[problems, ...] of the one run. All columns share the resamples.
@@ -77,10 +83,12 @@ def paired_bootstrap(
       confidence: As in `bootstrap_interval`.
       resamples: As in `bootstrap_interval`.
       seed: As in `bootstrap_interval`.
+      is_fraction: Whether all possible values of both runs are in [0, 1].
 
     Returns:
       Mean of values - baseline, low and high end, and the two-sided p-value of "no difference",
-      each f64[...]. Runs that agree on every problem have the interval [0, 0] and p = 1.
+      each f64[...]. Runs that agree on every problem have p = 1; their interval is unbounded, or
+      for fractions ± (1 - (1 - confidence)^(1 / problems)), as in `clopper_pearson_upper`.
 
     Raises:
       ValueError: The shapes differ; or as `bootstrap_interval`.
@@ -100,7 +108,8 @@ def paired_bootstrap(
     reach = np.sort(deviations, axis=0)[-1 - int((1 - confidence) * len(deviations))]
     if 2.0 ** (1 - problems) > 1 - confidence:
         reach = np.full(mean.shape, np.inf)
-    reach = np.where((differences == 0).all(axis=0), 0.0, reach)
+    if_equal = clopper_pearson_upper(0, problems, confidence=confidence) if is_fraction else np.inf
+    reach = np.where((differences == 0).all(axis=0), if_equal, reach)
     low, high = mean - reach, mean + reach
     # With few nonzero differences the interval must contain 0, as the sign test is not significant.
     few = least > 1 - confidence
@@ -118,6 +127,7 @@ def crossed_bootstrap(
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
+    is_fraction: bool = False,
 ) -> PairedTest:
     """Bootstrap test of the mean difference of two methods over training seeds and problems.
 
@@ -140,6 +150,11 @@ def crossed_bootstrap(
     count, by the mean squares Q_S, Q_P and Q of seeds, problems and interaction. With one seed or
     one problem the interval is unbounded.
 
+    Where only n < 10 of the P problems differ, in any seed, the bootstrap hardly varies, but other
+    problems may differ as well. Of fractions, an end of the interval that is not on the other side
+    of 0 is then at least as far as d ± (u - n / P), with u the bound on the fraction of problems
+    that differ (`clopper_pearson_upper`); without a bound on the values it is infinite.
+
     Type I error at p <= 0.05, by 1000 simulations of two equal methods (standard error 0.007), with
     normal effects of seeds, of problems and of their interaction with these standard deviations:
 
@@ -160,6 +175,7 @@ def crossed_bootstrap(
       confidence: As in `bootstrap_interval`.
       resamples: As in `bootstrap_interval`.
       seed: As in `bootstrap_interval`.
+      is_fraction: Whether all possible values of both methods are in [0, 1].
 
     Returns:
       Mean of values - baseline, low and high end, and the two-sided p-value of "no difference",
@@ -192,6 +208,15 @@ def crossed_bootstrap(
     ends = np.array([mean - reach, mean + reach])
     if p_value > 1 - confidence:  # against rounding of an end at 0
         ends = np.array([min(ends[0], 0.0), max(ends[1], 0.0)])
+    differ = int(np.count_nonzero(differences.any(axis=0)))
+    if differ < min(_FEW_THAT_DIFFER, problems):
+        upper = clopper_pearson_upper(differ, problems, confidence=confidence)
+        reach = upper - differ / problems if is_fraction else np.inf
+        # An end beyond 0 stays: the interval excludes 0 exactly where p <= 1 - confidence.
+        if ends[0] <= 0:
+            ends[0] = min(ends[0], mean - reach)
+        if ends[1] >= 0:
+            ends[1] = max(ends[1], mean + reach)
     return PairedTest(*map(np.asarray, (mean, *ends, p_value)))
 
 

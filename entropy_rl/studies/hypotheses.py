@@ -78,7 +78,7 @@ def decide(hypothesis: Hypothesis, low: float, high: float, p_adjusted: float) -
     Args:
       hypothesis: Defines s and alpha.
       low: Low end of the interval of coverage 1 - alpha, not adjusted.
-      high: High end; the difference is the midpoint.
+      high: High end. If p_adjusted <= alpha, both ends have the sign of the difference.
       p_adjusted: p-value after Holm's correction.
     """
     if -hypothesis.smallest_effect < low and high < hypothesis.smallest_effect:
@@ -193,25 +193,11 @@ def arm_difference(
         return Difference(
             *[math.nan] * 3, p_value=1.0, arm_mean=math.nan, against_mean=math.nan, **counts
         )
-    test = crossed_bootstrap(*values, confidence=1 - alpha)
-    if np.array_equal(*values):
-        half_width = _half_width_if_equal(endpoint, alpha, counts["problems"])
-        test = test._replace(low=min(test.low, -half_width), high=max(test.high, half_width))
+    is_fraction = endpoint not in ("length", "entropy")
+    test = crossed_bootstrap(*values, confidence=1 - alpha, is_fraction=is_fraction)
     return Difference(
         *map(float, test),
         arm_mean=float(values[0].mean()),
         against_mean=float(values[1].mean()),
         **counts,
     )
-
-
-def _half_width_if_equal(endpoint: str, alpha: float, problems: int) -> float:
-    """Half-width of the interval when two arms agree on all n problems: 1 - alpha^(1/n).
-
-    A bootstrap of identical values has width zero. If the arms differed on more than a fraction
-    1 - alpha^(1/n) of all problems, n sampled ones would all agree with probability below alpha.
-    Means of an endpoint in [0, 1] then differ by at most that fraction; unbounded endpoints get an
-    infinite interval.
-    """
-    is_bounded = endpoint not in ("length", "entropy")
-    return 1 - alpha ** (1 / problems) if is_bounded else math.inf

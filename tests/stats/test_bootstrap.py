@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from entropy_rl.stats.bootstrap import crossed_bootstrap, holm, paired_bootstrap, sign_flip_p_value
-from entropy_rl.stats.pass_at_k import bootstrap_interval, pass_at_k
+from entropy_rl.stats.pass_at_k import bootstrap_interval, clopper_pearson_upper, pass_at_k
 
 
 def sign_flips_by_hand(differences):
@@ -83,8 +83,13 @@ def test_the_interval_holds_the_shifts_that_the_bootstrap_does_not_reject(proble
 def test_runs_that_agree_everywhere_do_not_differ():
     for problems in (1, 2, 5, 30):
         values = np.random.default_rng(0).uniform(size=(problems, 3))
-        test = np.array(paired_bootstrap(values, values))
-        np.testing.assert_array_equal(test, np.array([[0], [0], [0], [1]]).repeat(3, axis=1))
+        # Fractions that differ on more than 1 - 0.05^(1/n) of all problems would all agree on n of
+        # them with probability below 0.05; nothing is known of other values.
+        reach = 1 - 0.05 ** (1 / problems)
+        for is_fraction, half_width in ((True, reach), (False, math.inf)):
+            test = np.array(paired_bootstrap(values, values, is_fraction=is_fraction))
+            expected = np.array([[0], [-half_width], [half_width], [1]]).repeat(3, axis=1)
+            np.testing.assert_allclose(test, expected)
         np.testing.assert_array_equal(sign_flip_p_value(values, values), 1)
 
 
@@ -306,7 +311,44 @@ def test_one_seed_or_one_problem_says_nothing(shape):
 
 def test_methods_that_agree_everywhere_do_not_differ():
     values = np.random.default_rng(0).random((3, 9))
-    assert tuple(map(float, crossed_bootstrap(values, values))) == (0, 0, 0, 1)
+    reach = 1 - 0.05 ** (1 / values.shape[1])
+    test = tuple(map(float, crossed_bootstrap(values, values, is_fraction=True)))
+    assert test == pytest.approx((0, -reach, reach, 1))
+    assert tuple(map(float, crossed_bootstrap(values, values))) == (0, -math.inf, math.inf, 1)
+
+
+@pytest.mark.parametrize("differ", [1, 2, 5, 9])
+def test_few_problems_that_differ_slightly_do_not_exclude_a_difference(differ):
+    # One more correct sample of 128, with one of 7 seeds, on a few of 64 problems.
+    values = np.full((7, 64), 0.5)
+    other = values.copy()
+    other[0, :differ] += 1 / 128
+    test = crossed_bootstrap(other, values, is_fraction=True)
+    assert test.low < -0.04 and test.high > 0.04 and test.p_value > 0.05
+    unbounded = crossed_bootstrap(other, values)
+    assert (unbounded.low, unbounded.high) == (-math.inf, math.inf)
+    # Where all problems differ, the bootstrap knows them.
+    other[0] += 1 / 128
+    assert crossed_bootstrap(other, values, is_fraction=True).high < 0.01
+
+
+def test_the_bound_of_a_fraction_is_that_of_the_binomial_distribution():
+    for count, problems in ((0, 64), (1, 64), (9, 30)):
+        bound = clopper_pearson_upper(count, problems, confidence=0.9)
+        at_most = sum(
+            math.comb(problems, i) * bound**i * (1 - bound) ** (problems - i)
+            for i in range(count + 1)
+        )
+        assert at_most == pytest.approx(0.1)
+    assert clopper_pearson_upper(7, 7) == 1
+
+
+def test_an_effect_on_few_problems_stays_on_its_side_of_zero():
+    values = np.zeros((8, 20))
+    other = values.copy()
+    other[:, :9] = 0.25
+    test = crossed_bootstrap(other, values, is_fraction=True)
+    assert test.p_value <= 0.05 and 0 < test.low < test.estimate < test.high
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,13 @@ def test_columns_share_the_resamples_and_the_seed_decides():
 
 
 def test_equal_values_have_an_interval_without_width():
-    np.testing.assert_allclose(bootstrap_interval(np.full(5, 0.3)), 0.3)
+    assert bootstrap_interval(np.full(5, 0.3)) == (0.3, -math.inf, math.inf)
+    reach = 1 - 0.05 ** (1 / 5)
+    for value in (0.3, 1.0):  # the upper one is cut at 1
+        np.testing.assert_allclose(
+            bootstrap_interval(np.full(5, value), is_fraction=True),
+            (value, max(value - reach, 0), min(value + reach, 1)),
+        )
     # As in the contrasts of an analysis, nothing is known of the variance between problems.
     assert bootstrap_interval([0.3]) == (0.3, -math.inf, math.inf)
     assert bootstrap_interval(np.ones((1, 2))).low.shape == (2,)
@@ -228,8 +234,9 @@ def test_the_percentile_bootstrap_loses_its_coverage_near_saturation():
     rng = np.random.default_rng(1)
     correct = rng.binomial(n, rng.uniform(size=(simulations, problems))).T
     interval = bootstrap_interval(pass_at_k(n, correct, n), resamples=400)
-    covered = np.mean((interval.low <= 64 / 65) & (interval.high >= 64 / 65))
-    assert covered < 0.5
+    # Where all problems are solved it has no width, and is returned as unbounded.
+    covers = (interval.low <= 64 / 65) & (interval.high >= 64 / 65) & np.isfinite(interval.low)
+    assert np.mean(covers) < 0.5
 
 
 @pytest.mark.parametrize(
