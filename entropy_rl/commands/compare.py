@@ -45,6 +45,7 @@ def main(config: CompareConfig) -> None:
         comparison_text,
         write_pass_at_k,
     )
+    from entropy_rl.report.reported_run import short_names
     from entropy_rl.runs.jsonl import write_atomically
 
     runs, directory = check_config(config), Path(config.output)
@@ -52,9 +53,10 @@ def main(config: CompareConfig) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     plain = {"run_a": str(runs[0]), "run_b": str(runs[1])} | comparison.to_plain()
     write_atomically(directory / "comparison.json", json.dumps(plain, indent=1) + "\n")
-    write_atomically(directory / "comparison.csv", comparison_csv(comparison))
-    write_atomically(directory / "comparison.tex", comparison_latex(comparison))
-    names = [f"{name}: {run}" for name, run in zip("AB", runs, strict=True)]
+    write_atomically(directory / "comparison.csv", comparison_csv(comparison, list(map(str, runs))))
+    short = short_names(runs)
+    write_atomically(directory / "comparison.tex", comparison_latex(comparison, short))
+    names = [f"{name}: {run}" for name, run in zip("AB", short, strict=True)]
     write_pass_at_k(directory, dict(zip(names, comparison.curves, strict=True)))
     echo(f"A: {runs[0]}\nB: {runs[1]}\n")
     echo(comparison_text(comparison))

@@ -43,9 +43,9 @@ class ComparisonRow:
         problems.
       low: See `difference`.
       high: See `difference`.
-      p_value: p-value of "no difference" by the paired bootstrap.
+      p_value: Two-sided p-value of "no difference" by the sign-flip test over problems. At the
+        margin it may disagree with the interval.
       p_adjusted: p-value after Holm's correction over the rows of the table.
-      p_sign_flips: p-value of "no difference" by the sign-flip test, as a check; not adjusted.
     """
 
     name: str
@@ -57,7 +57,6 @@ class ComparisonRow:
     high: float
     p_value: float
     p_adjusted: float
-    p_sign_flips: float
 
     @property
     def is_significant(self) -> bool:
@@ -311,17 +310,20 @@ def _grades(pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> list[
     values = [
         tuple(np.array([arm.get(name, np.nan) for name in names]) for arm in pair) for pair in pairs
     ]
-    return _table(names, values)
+    return _table(names, values, are_fractions=False)
 
 
 def _table(
-    names: Sequence[str], values: Sequence[tuple[np.ndarray, np.ndarray]]
+    names: Sequence[str],
+    values: Sequence[tuple[np.ndarray, np.ndarray]],
+    are_fractions: bool = True,
 ) -> list[ComparisonRow]:
     """Test each measure over the problems that have it in both runs.
 
     Args:
       names: Names of the measures.
       values: For each problem, f64[measures] of A and of B; NaN for missing values.
+      are_fractions: Whether all possible values are in [0, 1].
     """
     if not names:
         return []
@@ -336,7 +338,8 @@ def _table(
         if not problems.any():
             continue
         one, other = of_a[np.ix_(problems, columns)], of_b[np.ix_(problems, columns)]
-        test, sign_flips = paired_bootstrap(other, one), sign_flip_p_value(other, one)
+        test = paired_bootstrap(other, one, is_fraction=are_fractions)
+        p_values = sign_flip_p_value(other, one)
         for i, column in enumerate(columns.tolist()):
             rows[column] = ComparisonRow(
                 name=names[column],
@@ -346,9 +349,8 @@ def _table(
                 difference=float(test.estimate[i]),
                 low=float(test.low[i]),
                 high=float(test.high[i]),
-                p_value=float(test.p_value[i]),
+                p_value=float(p_values[i]),
                 p_adjusted=1.0,
-                p_sign_flips=float(sign_flips[i]),
             )
     ordered = [rows[column] for column in sorted(rows)]
     adjusted = holm([row.p_value for row in ordered]).tolist()

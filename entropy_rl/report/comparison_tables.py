@@ -6,12 +6,13 @@ import csv
 import dataclasses
 import io
 import textwrap
+from collections.abc import Sequence
 
 from entropy_rl.escape import csv_cell
 from entropy_rl.evaluation import Comparison, ComparisonRow
 from entropy_rl.evaluation.compare import LEVEL
 from entropy_rl.report.latex import latex_table
-from entropy_rl.report.terminal import aligned
+from entropy_rl.report.terminal import aligned, interval_text
 
 # Field of the comparison -> (title of the table, name of the measure).
 _TABLES = {
@@ -31,14 +32,19 @@ _TABLES = {
     "grades": ("Grades: means of the task's graded reward and of its parts", "grades"),
 }
 _OPTIONAL = ("grades",)  # tables that most tasks have no rows for
+_TESTS = f"""\
+p: sign-flip test over problems, two-sided. p adjusted: Holm's correction over the rows of the
+table, * where at most {LEVEL}. Intervals: paired bootstrap over problems, not adjusted."""
 COMPARISON_NOTES = f"""\
-p: paired bootstrap over problems, two-sided. p adjusted: Holm's correction over the rows of the
-table, * where <= {LEVEL}. p sign flips: permutation test, as a check, not adjusted. Length is
-itself a result of training: the table of equal length asks whether a gain is more than length, not
-whether it is real. The tests compare two runs; only more seeds show whether other runs of the same
-methods differ in the same way."""
+{_TESTS}
+At the margin interval and p may disagree. With few problems intervals are too narrow: those of 95%
+cover the true difference in 0.90 of simulations with 8 problems, 0.93 with 16 or 30, 0.94 with 64.
+Length is itself a result of training: the table of equal length asks whether a gain is more than
+length, not whether it is real. distinct-n falls with the length of the samples, at equal accuracy
+as well. The tests compare two runs; only more seeds show whether other runs of the same methods
+differ in the same way."""
 _WIDTH = 105
-_HEADINGS = ("", "A", "B", "B - A", "95% interval", "p", "p adjusted", "p sign flips", "problems")
+_HEADINGS = ("", "A", "B", "B - A", "95% interval", "p", "p adjusted", "problems")
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -81,23 +87,41 @@ def verdict(rows: list[ComparisonRow], measure: str) -> str:
     return f"{'; '.join(parts)}{others}"
 
 
-def comparison_latex(comparison: Comparison) -> str:
-    """The tables as LaTeX, with title and conclusion as caption."""
+def comparison_latex(comparison: Comparison, runs: Sequence[str]) -> str:
+    """The tables as LaTeX; the caption has the title, the two runs, the conclusion and the tests.
+
+    Args:
+      comparison: The comparison.
+      runs: Names of A and B.
+    """
+    a, b = runs
+    tests = " ".join(_TESTS.split())
     return "\n".join(
-        latex_table(rows[0], rows[1:], f"{title}. {sentence}.")
+        latex_table(
+            rows[0],
+            rows[1:],
+            f"{title}. A: {a}; B: {b}. {sentence[:1].upper()}{sentence[1:]}. {tests}",
+        )
         for title, rows, sentence in comparison_tables(comparison)
         if rows
     )
 
 
-def comparison_csv(comparison: Comparison) -> str:
-    """Write all tables as one CSV: the name of the table, then the fields of its rows."""
+def comparison_csv(comparison: Comparison, runs: Sequence[str]) -> str:
+    """Write all tables as one CSV: the table, the runs A and B, then the fields of its rows.
+
+    Args:
+      comparison: The comparison.
+      runs: Names of A and B.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["table", *(field.name for field in dataclasses.fields(ComparisonRow))])
+    fields = (field.name for field in dataclasses.fields(ComparisonRow))
+    writer.writerow(["table", "run_a", "run_b", *fields])
     for table in _TABLES:
         writer.writerows(
-            [table, *map(csv_cell, dataclasses.astuple(row))] for row in getattr(comparison, table)
+            map(csv_cell, (table, *runs, *dataclasses.astuple(row)))
+            for row in getattr(comparison, table)
         )
     return text.getvalue()
 
@@ -124,9 +148,8 @@ def _cells(row: ComparisonRow) -> tuple[str, ...]:
         f"{row.a:.{digits}f}",
         f"{row.b:.{digits}f}",
         f"{row.difference:+.{digits}f}",
-        f"[{row.low:+.{digits}f}, {row.high:+.{digits}f}]",
+        interval_text(row.low, row.high, f"+.{digits}f"),
         f"{row.p_value:.2g}",
         f"{row.p_adjusted:.2g}" + ("*" if row.is_significant else ""),
-        f"{row.p_sign_flips:.2g}",
         str(row.problems),
     )

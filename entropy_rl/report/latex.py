@@ -16,10 +16,13 @@ _SPECIAL = MappingProxyType(
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        "`": r"\textasciigrave{}",
         "±": r"$\pm$",
         "≤": r"$\le$",
     }
 )
+_NUMBER = r"[+-]?[\d.]+(e[+-]?\d+)?"
+_NUMERIC_CELL = re.compile(rf"-|{_NUMBER}( \[{_NUMBER}, {_NUMBER}\])?")
 _MINUS = re.compile(r"(?<!\w)-(?=[\d.])")
 
 
@@ -58,7 +61,7 @@ def latex_text(text: str) -> str:
 
 
 def csv_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return the cells as CSV."""
+    """Return the cells as CSV; all but numbers, their intervals and "-" pass through `csv_cell`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([*map(_csv_text, row)] for row in (header, *rows))
@@ -66,4 +69,4 @@ def csv_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _csv_text(cell: str) -> str:
-    return cell if re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", cell) else csv_cell(cell)
+    return cell if _NUMERIC_CELL.fullmatch(cell) else csv_cell(cell)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from entropy_rl.report.curves import COLORS
 from entropy_rl.runs.jsonl import write_atomically
 
 _STEM = "pass_at_k"
+_CHARACTERS_PER_INCH, _LINE_INCHES = 13, 0.16  # of a legend in 8 pt
 
 
 def curve_of(evaluation: Evaluation) -> Curve:
@@ -75,7 +77,9 @@ def pass_at_k_figure(
         estimate, low, high, problems = zip(*curve.values(), strict=True)
         fewest, most = min(problems), max(problems)
         count = most if fewest == most else f"{fewest} to {most}"
-        label, color = f"{name} ({count} problems)", colors[i % len(colors)]
+        width = int(_CHARACTERS_PER_INCH * figure.get_figwidth())
+        label = textwrap.fill(f"{name} ({count} problems)", width, break_on_hyphens=False)
+        color = colors[i % len(colors)]
         style = {"color": color, "linestyle": "--" if name in dashed else "-"}
         axis.plot(list(curve), estimate, marker="o", markersize=3, label=label, **style)
         axis.fill_between(list(curve), low, high, color=color, alpha=0.2, linewidth=0)
@@ -84,7 +88,10 @@ def pass_at_k_figure(
     axis.set_xlabel("K")
     axis.set_ylabel("Pass@K")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=small)
+    # Below the axes, where names of any length have room; many lines make the figure higher.
+    legend = figure.legend(fontsize=small, loc="outside lower center", frameon=False)
+    lines = sum(text.get_text().count("\n") + 1 for text in legend.get_texts())
+    figure.set_figheight(figure.get_figheight() + _LINE_INCHES * max(0, lines - 4))
     if not is_in_paper:
         axis.set_title("bands: 95% Wilson intervals over problems", fontsize=9)
     return figure

@@ -4,6 +4,7 @@ terminal.
 
 import csv
 import json
+import math
 import shutil
 import types
 
@@ -16,7 +17,7 @@ from entropy_rl.evaluation import compare_runs, find_evaluation, summarize
 from entropy_rl.evaluation.samples import write_result
 from entropy_rl.report.comparison_tables import comparison_text, verdict
 from entropy_rl.runs.jsonl import write_jsonl
-from entropy_rl.stats.bootstrap import holm, paired_bootstrap
+from entropy_rl.stats.bootstrap import holm, paired_bootstrap, sign_flip_p_value
 from entropy_rl.stats.pass_at_k import pass_at_k
 from entropy_rl.tasks.task import Problem
 
@@ -98,7 +99,7 @@ def test_rows_are_paired_tests_of_the_samples(runs):
     for k, line in zip((1, 2, 4, 8, 16), found.pass_at_k, strict=True):
         one, other = (pass_at_k(SAMPLES, correct_of(rows[name]), k) for name in ("base", "better"))
         test = paired_bootstrap(other, one)
-        p_values.append(float(test.p_value))
+        p_values.append(float(sign_flip_p_value(other, one)))
         assert (line.a, line.b) == pytest.approx((one.mean(), other.mean()), abs=1e-12)
         assert (line.difference, line.low, line.high) == pytest.approx(tuple(test[:3]), abs=1e-12)
         assert line.p_value == pytest.approx(p_values[-1]) and line.problems == PROBLEMS
@@ -127,18 +128,26 @@ def test_runs_that_differ_by_chance_have_no_significant_difference(runs):
     assert text.count("=> no significant difference") == 4 and "significantly higher" not in text
 
 
-def test_a_run_compared_with_itself_has_zero_difference(runs):
+def test_a_run_compared_with_itself_has_zero_difference_with_the_interval_of_its_problems(runs):
     directory, _ = runs
     found = compare_runs(directory / "base", directory / "base")
     for table in ("pass_at_k", "equal_budget", "equal_length", "diversity"):
         for line in getattr(found, table):
-            assert (line.difference, line.low, line.high, line.p_value, line.p_sign_flips) == (
-                0,
-                0,
-                0,
-                1,
-                1,
-            )
+            reach = 1 - 0.05 ** (1 / line.problems)
+            values = (line.difference, line.low, line.high, line.p_value)
+            assert values == pytest.approx((0, -reach, reach, 1))
+
+
+def test_grades_that_are_equal_have_an_unknown_interval(tmp_path):
+    for name in ("a", "b"):
+        rows = write_evaluation(tmp_path / name, 0, problems=3)
+        rows = [row | {"parts": {"steps": 3.0}} for row in rows]
+        (tmp_path / name / "samples.jsonl").unlink()
+        write_jsonl(tmp_path / name / "samples.jsonl", rows)
+    found = compare_runs(tmp_path / "a", tmp_path / "b")
+    (line,) = (line for line in found.grades if line.name == "steps")
+    assert (line.low, line.high, line.p_value) == (-math.inf, math.inf, 1)
+    assert "  [unknown]  1 " in comparison_text(found)
 
 
 def test_a_gain_that_is_paid_for_in_tokens_is_smaller_at_equal_budget(tmp_path):
@@ -261,6 +270,16 @@ def test_the_command_writes_numbers_and_curves_and_prints_verdicts(runs, tmp_pat
         line["name"] for line in plain["pass_at_k"]
     ]
     assert float(table[0]["p_adjusted"]) == plain["pass_at_k"][0]["p_adjusted"]
+    assert [table[0]["run_a"], table[0]["run_b"]] == names
+    captions = [
+        line
+        for line in (output / "comparison.tex").read_text().splitlines()
+        if line.startswith(r"\caption")
+    ]
+    assert len(captions) == 4
+    for caption in captions:
+        assert ". A: base; B: better. " in caption and "sign-flip test" in caption
+        assert "Holm's correction" in caption and "paired bootstrap over problems" in caption
     if "pass_at_k.png" in written:
         assert (output / "pass_at_k.png").read_bytes()[:4] == b"\x89PNG"
         assert "<svg" in (output / "pass_at_k.svg").read_text()

@@ -23,8 +23,10 @@ from entropy_rl.report.comparison_tables import verdict
 from entropy_rl.report.curves import COLORS, PANELS
 from entropy_rl.report.model_card import _public, _until
 from entropy_rl.report.paper_figures import draw_paper_figures
+from entropy_rl.report.pass_at_k import pass_at_k_figure
 from entropy_rl.report.reported_run import read_runs, short_names
 from entropy_rl.report.samples import LONGEST, Limits, select_responses, select_samples
+from entropy_rl.report.style import figure_style
 from entropy_rl.runs.jsonl import read_jsonl
 from entropy_rl.tasks.countdown import Countdown
 
@@ -388,6 +390,19 @@ def test_the_figures_are_written_as_svg_and_pdf(runs, tmp_path):
     assert b"/MediaBox [ 0 0 234 172.8 ]" in pdf  # 3.25 x 2.4 inches
     captions = (figures / "captions.txt").read_text()
     assert "pass_at_k: Pass@K; bands are 95% Wilson intervals" in captions
+
+
+@pytest.mark.parametrize("is_in_paper", [False, True])
+def test_long_names_leave_room_for_the_curves(is_in_paper):
+    pytest.importorskip("matplotlib")
+    curve = {1: (0.1, 0.05, 0.2, 9), 8: (0.4, 0.3, 0.5, 9)}
+    names = [f"{name}: runs/{'long' * 12}/{'evaluated-' * 4}" for name in "AB"]
+    with figure_style("column"):
+        figure = pass_at_k_figure(dict.fromkeys(names, curve), is_in_paper=is_in_paper)
+        figure.draw_without_rendering()
+    axes, legend = figure.axes[0].bbox, figure.legends[0].get_window_extent()
+    assert axes.width > 0.7 * figure.bbox.width and axes.height > 0.35 * figure.bbox.height
+    assert legend.x0 >= 0 and legend.x1 <= figure.bbox.width and legend.y1 <= axes.y0
 
 
 def test_figures_take_a_style_of_matplotlib_and_refuse_another(runs, tmp_path, capsys):

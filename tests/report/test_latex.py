@@ -1,5 +1,8 @@
 """Tables for papers: every text is plain in LaTeX, and numbers are numbers in CSV."""
 
+import csv
+import io
+
 from entropy_rl.report.latex import csv_table, latex_table, latex_text
 
 
@@ -9,6 +12,7 @@ def test_special_characters_are_escaped_and_signs_of_numbers_are_minus_signs():
     )
     assert latex_text("-0.05 [-0.1, +0.2]") == "$-$0.05 [$-$0.1, +0.2]"
     assert latex_text("top-5 1e-05") == "top-5 1e-05"
+    assert latex_text("`a`") == r"\textasciigrave{}a\textasciigrave{}"  # no quotation marks
 
 
 def test_a_table_has_booktabs_rules_and_as_many_cells_as_columns():
@@ -33,3 +37,6 @@ def test_numbers_stay_numbers_in_csv_and_formulas_do_not():
     assert csv_table(("arm", "d"), [("=1+1", "-0.5"), ("+x", "+1.5e-3")]) == (
         "arm,d\n'=1+1,-0.5\n'+x,+1.5e-3\n"
     )
+    cells = ("-", "+0.1843 [+0.1369, +0.2317]", "-1 [-2, 3e-5]", "-1 [A1, 2]", "-x")
+    (row,) = csv.reader(io.StringIO(csv_table(cells, [])))
+    assert row == ["-", "+0.1843 [+0.1369, +0.2317]", "-1 [-2, 3e-5]", "'-1 [A1, 2]", "'-x"]
