@@ -122,6 +122,7 @@ def _add_legend(figure: Any, axis: Any) -> Any:
         alignment="left",
         fontsize=8,
         title_fontsize=8,
+        handlelength=3.5,  # solid and dashed lines look alike in shorter ones
         frameon=False,
     )
     return figure

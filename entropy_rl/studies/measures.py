@@ -89,7 +89,8 @@ def measures_of(result: UnitResult) -> dict[str, float]:
 def mean_over_seeds(measures: Sequence[Mapping[str, float]]) -> dict[str, SeedMean]:
     """Mean of each measure over seeds, with Student's t interval: mean ± t s / √seeds.
 
-    Intervals of shares are cut at 0 and 1, where the mean cannot be beyond.
+    Intervals of shares are cut at 0 and 1, where the mean cannot be beyond; so are those of skills,
+    which a task defines, if all their values are in [0, 1].
 
     Args:
       measures: The measures of each seed, from `measures_of`.
@@ -107,21 +108,28 @@ def mean_over_seeds(measures: Sequence[Mapping[str, float]]) -> dict[str, SeedMe
             half_width = float(t * values.std(ddof=1) / math.sqrt(len(values)))
         mean = float(values.mean())
         low, high = mean - half_width, mean + half_width
-        if _is_share(name) and len(values) > 1:
+        if _is_share(name, values) and len(values) > 1:
             low, high = max(low, 0.0), min(high, 1.0)
         means[name] = (mean, low, high, len(values))
     return means
 
 
-def _is_share(name: str) -> bool:
+def _is_share(name: str, values: np.ndarray) -> bool:
+    if name.startswith("skill/"):
+        return bool(((values >= 0) & (values <= 1)).all())
     return name.startswith("pass@") or name in ("truncated", "unique_answers")
 
 
 def find_flags(config: FlagsConfig, results: Mapping[Unit, UnitResult]) -> dict[str, list[str]]:
-    """Find the arms with a doubtful run: arm -> one sentence for each reason."""
+    """Find the arms with a doubtful run: arm -> one sentence for each reason.
+
+    The skill is compared with that of `base`; without its result, `base` says so.
+    """
     base = next((measures_of(result) for unit, result in results.items() if unit.arm == BASE), {})
     skill = f"skill/{config.skill}"
     flags: dict[str, list[str]] = {}
+    if results and not base and config.skill is not None:
+        flags[BASE] = [f"skill: not checked, {BASE} is missing"]
     if base and config.skill is not None and skill not in base:
         skills = [name.removeprefix("skill/") for name in base if name.startswith("skill/")]
         flags[BASE] = [unknown("flags.skill", config.skill, skills)]

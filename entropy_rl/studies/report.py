@@ -23,9 +23,9 @@ Table = tuple[Sequence[str], list[tuple[str, ...]]]  # headings, cells
 RESULT_FILE = "study.json"
 PAGE_FILE = "study.md"
 _RULE = """The first rule that holds decides: *no material effect*, the interval is within ± the
-smallest effect of interest; *supports* or *contradicts*, p after Holm's correction over all
-registered hypotheses is at most alpha, and the difference is positive or negative; *not settled*
-otherwise. Intervals are not adjusted; they come from a bootstrap over seeds and problems
+smallest effect of interest; *supports* or *contradicts*, the two-sided p after Holm's correction
+over all registered hypotheses is at most alpha, and the difference is positive or negative; *not
+settled* otherwise. Intervals are not adjusted; they come from a bootstrap over seeds and problems
 (`entropy_rl.stats.bootstrap.crossed_bootstrap`). A verdict from fewer seeds than registered is
 interim and does not count as a result of the study."""
 _CONTROLS = ("length", "truncated", "unique_answers", "entropy", "final_entropy", "tokens")
@@ -52,22 +52,35 @@ def write_report(design: Design) -> str:
 def verdict(test: HypothesisTest, analysis: StudyAnalysis) -> str:
     """The verdict on a hypothesis, in sentences."""
     h = test.hypothesis
+    claim = f'{h.name}. Claim: "{h.claim}"'
     if not test.seeds:
-        return f"{h.name}: no data yet. {h.claim}"
+        return f"{claim} Verdict: no data yet."
     interim = "" if test.is_final else f"interim, {test.seeds} of {test.seeds_registered} seeds: "
+    left_out = f", {_count(test.problems_left_out, 'problem')} left out"
     text = (
-        f"{h.name}: {interim}{test.decision}. {h.claim} {h.endpoint} of {h.arm} minus "
-        f"{h.against}: {_signed(test.difference)}, {1 - h.alpha:.0%} interval "
+        f"{claim} Verdict: {interim}{test.decision}{_direction(test)}. {h.endpoint} of {h.arm} "
+        f"minus {h.against}: {_signed(test.difference)}, {1 - h.alpha:.0%} interval "
         f"{_interval(test.low, test.high)}, over {_count(test.seeds, 'seed')} and "
-        f"{_count(test.problems, 'problem')}; p {test.p_value:.2g}, after Holm's correction "
-        f"{test.p_adjusted:.2g}."
+        f"{_count(test.problems, 'problem')}{left_out if test.problems_left_out else ''}; "
+        f"two-sided p {test.p_value:.2g}, after Holm's correction {test.p_adjusted:.2g}."
     )
     doubtful = [arm for arm in (h.arm, h.against) if arm in analysis.flags]
     return text + (f" Doubtful: {' and '.join(doubtful)} flagged." if doubtful else "")
 
 
+def _direction(test: HypothesisTest) -> str:
+    """The decision in words of the rule: it compares two arms, whatever the claim says."""
+    h = test.hypothesis
+    return {
+        "supports": f" ({h.arm} is above {h.against})",
+        "contradicts": f" ({h.arm} is below {h.against})",
+        "no material effect": f" (the interval is within ±{h.smallest_effect:g})",
+    }.get(test.decision, "")
+
+
 def page(design: Design, analysis: StudyAnalysis, figures: Sequence[str]) -> str:
     """Render the Markdown page."""
+    differences = _table(*_baseline_differences(design, analysis))
     parts = [
         f"# Study: {design.directory.name}",
         _state(analysis),
@@ -82,8 +95,8 @@ def page(design: Design, analysis: StudyAnalysis, figures: Sequence[str]) -> str
         "`final_entropy`: training, mean over the last 10 steps; `tokens`: sampled in training, in "
         "millions. All other columns come from the evaluation. `unique_answers`: distinct answers "
         "of a problem, as a fraction of its samples with an answer.",
-        _exploratory(design) if analysis.baseline_differences else "",
-        _table(*_baseline_differences(design, analysis)),
+        _exploratory(design) if differences else "",
+        differences,
         _flags(analysis),
         *(f"![{name}]({name})" for name in figures),
         "## What was run",
@@ -116,18 +129,27 @@ def _state(analysis: StudyAnalysis) -> str:
 
 def _write_tables(design: Design, analysis: StudyAnalysis) -> None:
     """Write tables/*.csv and *.tex; a table without rows is left out."""
+    study = f"Study {design.directory.name}"
     interval = "mean over seeds, with the 95% interval of Student's t"
+    rule = " ".join(_RULE.replace("*", "").split())
     tables = {
-        "hypotheses": (_hypotheses(analysis), "Registered hypotheses"),
-        "pass_at_k": (_pass_at_k(analysis), f"Pass@K: {interval}"),
-        "controls": (_controls(analysis), f"Controls: {interval}"),
-        "differences": (_baseline_differences(design, analysis), _exploratory(design)),
+        "hypotheses": (
+            _hypotheses(analysis),
+            f"{study}: registered hypotheses, arm minus against. {rule}",
+        ),
+        "pass_at_k": (_pass_at_k(analysis), f"{study}: Pass@K, {interval}."),
+        "controls": (_controls(analysis), f"{study}: controls, {interval}."),
+        "differences": (
+            _baseline_differences(design, analysis),
+            f"{study}. {_exploratory(design)}",
+        ),
     }
     directory = design.directory / "tables"
     directory.mkdir(exist_ok=True)
     for name, ((header, rows), caption) in tables.items():
         if rows:
             write_atomically(directory / f"{name}.csv", csv_table(header, rows))
+            caption = caption.replace("`", "")  # of Markdown
             write_atomically(directory / f"{name}.tex", latex_table(header, rows, caption))
 
 
@@ -179,18 +201,27 @@ def _baseline_differences(design: Design, analysis: StudyAnalysis) -> Table:
     if not analysis.baseline_differences:
         return (), []
     endpoints = list(next(iter(analysis.baseline_differences.values())))
+    hypotheses = design.study.registered()
+    registered = {(frozenset((h.arm, h.against)), h.endpoint) for h in hypotheses}
+
+    def cell(arm: str, endpoint: str, difference: Difference) -> str:
+        pair = frozenset((arm, hypotheses[0].against))
+        return "registered" if (pair, endpoint) in registered else _difference(difference)
+
     rows = [
-        (arm, str(of_arm[endpoints[0]].seeds), *(_difference(of_arm[e]) for e in endpoints))
+        (arm, str(of_arm[endpoints[0]].seeds), *(cell(arm, e, of_arm[e]) for e in endpoints))
         for arm, of_arm in analysis.baseline_differences.items()
     ]
+    rows = [row for row in rows if set(row[2:]) != {"registered"}]
     return ("arm", "seeds", *endpoints), rows
 
 
 def _exploratory(design: Design) -> str:
     return (
         f"Each arm minus `{design.study.registered()[0].against}`, on the seeds and problems of "
-        "both, with the 95% interval of the same bootstrap; a single seed has no interval. These "
-        "comparisons are exploratory: not registered, and not corrected for multiple testing."
+        "both, with the 95% interval of a bootstrap over seeds and problems; a single seed has no "
+        "interval. These comparisons are exploratory: not registered, and not corrected for "
+        "multiple testing. Registered ones are in the table of hypotheses."
     )
 
 
@@ -220,7 +251,11 @@ def _cell(value: SeedMean | None, name: str, form: str) -> str:
 
 def _flags(analysis: StudyAnalysis) -> str:
     lines = [f"- {arm}: {reason}" for arm, reasons in analysis.flags.items() for reason in reasons]
-    return "\n".join(["Flags:", "", *lines]) if lines else "No arm is flagged."
+    if lines:
+        return "\n".join(["Flags:", "", *lines])
+    if analysis.missing():
+        return "Flags: not known before all runs are complete."
+    return "No arm is flagged."
 
 
 def _runs(analysis: StudyAnalysis) -> str:

@@ -41,12 +41,43 @@ def test_published_records_give_the_numbers_of_the_first_edition(name, tmp_path,
         {arm: re.findall(r"[\d.]+", " ".join(flags)) for arm, flags in of_study["flags"].items()}
         for of_study in (found, wanted["numbers"])
     )
+    cut_skills(wanted["numbers"])
     for key, value in found.items():
         assert without_added(value) == wanted["numbers"][KEYS.get(key, key)], key
     assert f"| truncated | {ADDED} |" in (output / "study.md").read_text()
-    assert tables((output / "study.md").read_text()) == wanted["tables"]
+    found_lines = tables((output / "study.md").read_text())
+    wanted_lines = [cut_cells(line) for line in wanted["tables"]]
+    assert unregistered(found_lines) == unregistered(wanted_lines)
     # What is written beside the records has current names.
     assert "mini_batch_prompts" in (output / "config.yaml").read_text()
+
+
+def cut_skills(numbers):
+    """Cut the intervals of skills that are fractions, which the first edition did not."""
+    for arm, measures in numbers["arms"].items():
+        units = [unit["measures"] for unit in numbers["units"] if unit["arm"] == arm]
+        for name, (mean, low, high, seeds) in measures.items():
+            values = [of_unit[name] for of_unit in units if name in of_unit]
+            is_fraction = name.startswith("skill/") and min(values) >= 0 and max(values) <= 1
+            if is_fraction and seeds > 1:
+                measures[name] = [mean, max(low, 0.0), min(high, 1.0), seeds]
+
+
+def cut_cells(line):
+    """The same for a line of a table; ends without a sign are those of no difference."""
+    line = re.sub(r"\[-[\d.]+, (?=\d)", "[0, ", line)
+    return re.sub(r"(\[0\.\d+), 1\.0\d*\]", r"\1, 1]", line)
+
+
+def unregistered(lines):
+    """Leave out what the table of exploratory differences, the third by arm, no longer repeats."""
+    kept, table = [], 0
+    for line in lines:
+        table += line.startswith(("| arm | seeds |", "| arm | complete seeds |"))
+        is_repeated = line.startswith(("| arm", "| ---", "| base ", "| shaped ", "| uniform "))
+        if not (table == 3 and is_repeated and "complete seeds" not in line):
+            kept.append(line)
+    return kept
 
 
 def without_added(value):

@@ -33,10 +33,16 @@ from entropy_rl.runs.preemption import Interrupted
 from entropy_rl.studies import design, machine, plan, runner
 from entropy_rl.studies.analysis import analyze_study
 from entropy_rl.studies.grid import Unit
-from entropy_rl.studies.hypotheses import baseline_differences, decide, hypothesis_tests
+from entropy_rl.studies.hypotheses import (
+    HypothesisTest,
+    baseline_differences,
+    decide,
+    hypothesis_tests,
+)
 from entropy_rl.studies.measures import UnitResult, find_flags, mean_over_seeds, measures_of
 from entropy_rl.studies.plan import expected_seconds, time_left
 from entropy_rl.studies.records import ProblemTally, Record, read_problems, write_problems
+from entropy_rl.studies.report import verdict
 
 ROOT = Path(__file__).parents[2]
 STUDY = {
@@ -164,8 +170,10 @@ def test_a_study_runs_its_grid_and_reports_verdicts(whole):
     text = (whole / "study.md").read_text()
     parts = (
         "Complete: 5 runs.",
-        "- more: ",
-        "| shaped | 2 |",
+        '- more. Claim: "Shaping solves more." Verdict: not settled.',
+        "; two-sided p ",
+        "| shaped | 2 | registered |",  # in pass@2, which has a verdict
+        "| base | 2 | ",
         "Each arm minus `plain`",
         "entropy-rl train ",
     )
@@ -173,6 +181,44 @@ def test_a_study_runs_its_grid_and_reports_verdicts(whole):
         assert part in text, part
     for name in ("pass_at_k.png", "curves.png"):
         assert f"![{name}]({name})" in text and (whole / name).stat().st_size > 5000
+
+
+def test_tables_of_a_study_say_what_they_show(whole):
+    tables = whole / "tables"
+    captions = {
+        path.stem: next(line for line in path.read_text().splitlines() if "caption" in line)
+        for path in tables.glob("*.tex")
+    }
+    assert set(captions) == {"hypotheses", "pass_at_k", "controls", "differences"}
+    assert all(caption.startswith(r"\caption{Study whole") for caption in captions.values())
+    assert "two-sided p after Holm" in captions["hypotheses"]
+    assert "Each arm minus plain, on" in captions["differences"]
+    assert "bootstrap over seeds and problems" in captions["differences"]
+    assert "'" not in (tables / "hypotheses.csv").read_text()  # "+0.1 [-0.2, +0.4]" is a number
+
+
+@pytest.mark.parametrize(
+    "low, high, p, words",
+    [
+        (0.04, 0.2, 0.01, "supports (a is above b)."),
+        (-0.2, -0.04, 0.01, "contradicts (a is below b)."),
+        (-0.02, 0.01, 0.5, "no material effect (the interval is within ±0.03)."),
+        (-0.2, 0.1, 0.5, "not settled."),
+    ],
+)
+def test_a_verdict_is_in_words_of_the_rule_and_names_problems_that_are_left_out(
+    low, high, p, words
+):
+    hypothesis = Hypothesis("h", "It matters where.", "a", "b", "pass@1", smallest_effect=0.03)
+    test = HypothesisTest(
+        *((low + high) / 2, low, high, p, 0.5, 0.5, 2, 2, 20, 3),
+        hypothesis=hypothesis,
+        decision=decide(hypothesis, low, high, p),
+        p_adjusted=p,
+    )
+    text = verdict(test, types.SimpleNamespace(flags={}))
+    assert text.startswith(f'h. Claim: "It matters where." Verdict: {words} pass@1 of a minus b:')
+    assert "over 2 seeds and 20 problems, 3 problems left out; two-sided p" in text
 
 
 def test_the_arms_of_a_seed_see_the_same_prompts_and_seeds_differ(whole):
@@ -515,7 +561,7 @@ def test_a_failed_run_is_recorded_and_the_others_continue(here, capsys):
         "**Incomplete**: 1 of 3 runs are missing" in text
         and "- failed: broken, seed 0: train" in text
     )
-    assert "learns: not settled." in out and "unbounded" in out
+    assert 'learns. Claim: "Training helps." Verdict: not settled.' in out and "unbounded" in out
     # Failures of arms that `only` leaves out do not count.
     assert main(["study", "--config", "failing.yaml", "--only", "[plain]"]) == 0
 
@@ -531,7 +577,7 @@ def test_plan_and_report_work_before_the_first_run(here, capsys):
     assert "5 of 5 units to do; time left not known before a run is complete" in text
     assert "--seed 0 --run.directory planned/runs/shaped/0/train" in text
     assert main(study("--do", "report", "--output", "planned")) == 0
-    assert "more: no data yet." in capsys.readouterr().out
+    assert "Verdict: no data yet." in capsys.readouterr().out
     assert "5 of 5 runs are missing" in (here / "planned" / "study.md").read_text()
 
 
@@ -600,9 +646,10 @@ def test_an_incomplete_study_is_reported_as_interim(whole, workspace, here, caps
     shutil.rmtree(interim / "runs" / "shaped" / "1")
     assert main(study("--do", "report", "--output", "interim")) == 0
     out = capsys.readouterr().out
-    assert "more: interim, 1 of 2 seeds: not settled." in out and "interval unbounded" in out
-    assert "learns: interim" not in out
-    assert "- shaped: seeds 1" in (interim / "study.md").read_text()
+    assert 'Claim: "Shaping solves more." Verdict: interim, 1 of 2 seeds: not settled.' in out
+    assert "interval unbounded" in out and 'Claim: "Training helps." Verdict: interim' not in out
+    page = (interim / "study.md").read_text()
+    assert "- shaped: seeds 1" in page and "Flags: not known before all runs are complete." in page
 
 
 # --- errors ---
@@ -965,6 +1012,10 @@ def test_loss_of_skill_and_truncation_are_flagged_with_the_seeds():
     assert skill.startswith("arithmetic fell by up to 0.030 below") and "in seed 0:" in skill
     assert cut.startswith("up to 0.250 of the responses were truncated (limit 0.2) in seed 1:")
     assert find_flags(FlagsConfig(), results) == {}
+    del results[Unit("base", 0)]
+    found = find_flags(FlagsConfig(skill="arithmetic", truncated=0.5), results)
+    assert found == {"base": ["skill: not checked, base is missing"]}
+    results[Unit("base", 0)] = result(0.99, 0.05)
     (line,) = find_flags(FlagsConfig(skill="arithmetics"), results)["base"]
     assert line.startswith(
         "flags.skill: must be arithmetic, got 'arithmetics' (did you mean 'arithmetic'?)"
@@ -978,6 +1029,14 @@ def test_a_study_runs_on_one_host(here, capsys, monkeypatch):
         "ENTROPY_RL_DISTRIBUTED: must be unset, because a study runs on one host (`--do "
         "plan` prints the commands for more), got 'auto'" in capsys.readouterr().err
     )
+
+
+def test_intervals_of_fractions_end_at_zero_and_one():
+    values = [{"skill/answered": 0.97, "skill/turns": 0.9, "pass@1": 1.0}]
+    values += [{"skill/answered": 1.0, "skill/turns": 1.1, "pass@1": 0.9}]
+    found = mean_over_seeds(values)
+    assert (found["skill/answered"][2], found["pass@1"][2]) == (1, 1)
+    assert found["skill/turns"][2] > 1.1  # a count, no fraction
 
 
 def test_intervals_over_seeds_are_students_t():
