@@ -44,6 +44,8 @@ class RareBehaviors:
 
     Attributes:
       contrast: Entropy of the rare sentences against the common ones.
+      base: Name of the base model's samples.
+      problems: Number of problems that the responses are to.
       sentences: Number of sentences of the responses.
       base_sentences: Number of sentences of the base model.
       threshold: Smallest distance of a rare sentence.
@@ -51,6 +53,8 @@ class RareBehaviors:
     """
 
     contrast: Contrast
+    base: str
+    problems: int
     sentences: int
     base_sentences: int
     threshold: float
@@ -118,6 +122,7 @@ def find_rare(
     annotated: Sequence[Annotated],
     base: Sequence[Annotated],
     *,
+    base_name: str = "the base",
     embed: Embed = tf_idf,
     neighbors: int = 5,
     share: float = 0.1,
@@ -128,7 +133,8 @@ def find_rare(
 
     Args:
       annotated: The responses.
-      base: Responses of the base model.
+      base: Responses of the base model to the same problems.
+      base_name: Name of their source, for tables and figures.
       embed: Maps texts to unit vectors; called once with all texts.
       neighbors: As in `rare_sentences`.
       share: As in `rare_sentences`.
@@ -138,6 +144,8 @@ def find_rare(
     Returns:
       The rare sentences; None without sentences, or with fewer base sentences than neighbors.
     """
+    if not annotated or not base:  # no common problems
+        return None
     texts, group = _sample_sentences(annotated, max_sentences, seed)
     base_texts, _ = _sample_sentences(base, max_sentences, seed)
     if not texts or len(base_texts) < neighbors:
@@ -162,6 +170,8 @@ def find_rare(
     ]
     return RareBehaviors(
         contrast=found.contrast,
+        base=base_name,
+        problems=len({a.response.problem for a in annotated}),
         sentences=len(texts),
         base_sentences=len(base_texts),
         threshold=float(found.distances[found.is_rare].min()),

@@ -58,7 +58,7 @@ def rare_sentences(
       vectors: f[n, features], embeddings of the sentences.
       base: f[m, features], embeddings of the base model's sentences, m >= neighbors.
       neighbors: The distance is the mean over this many nearest base sentences.
-      share: Fraction of the sentences that count as rare.
+      share: Fraction of the sentences that count as rare, as in `most_distant`.
       seed: Seed of the resampling.
     """
     distances = mean_nearest_distance(vectors, base, neighbors)
@@ -131,11 +131,16 @@ def mean_nearest_distance(vectors: Vectors, base: Vectors, k: int = 5) -> np.nda
 
 
 def most_distant(distances: np.ndarray, share: float) -> np.ndarray:
-    """bool[n]: the fraction of largest distances, rounded up; of ties the first ones."""
-    rare = np.zeros(len(distances), bool)
+    """bool[n]: the fraction of largest distances, rounded up.
+
+    Of distances that equal the last one, all count or none, whichever comes nearer to the fraction,
+    but at least one distance counts: equal sentences do not depend on their order.
+    """
     count = int(np.ceil(round(share * len(distances), 9)))  # 0.07 * 100 is more than 7
-    rare[np.argsort(-distances, kind="stable")[:count]] = True
-    return rare
+    last = np.sort(distances)[-count]
+    with_ties, without = distances >= last, distances > last
+    is_nearer = count - without.sum() < with_ties.sum() - count
+    return without if is_nearer and without.any() else with_ties
 
 
 def principal_components(vectors: Vectors, count: int = 2, *, seed: int = 0) -> np.ndarray:

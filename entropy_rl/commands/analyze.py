@@ -42,7 +42,7 @@ class AnalyzeConfig:
     Args:
       samples: Directory of an evaluation or a training run, or a JSONL file of recorded samples or
         of texts {"prompt": .., "completion": ..}.
-      base: Samples of the base model, for rare behaviors; null to skip these.
+      base: Samples of the base model on the same problems, for rare behaviors; null to skip these.
       encoder: Sentence encoder for the distances, `module:function` of a function (list of n
         texts) -> array [n, d]; null for TF-IDF.
       output: Directory for analysis.json, sentences.csv and the figures.
@@ -135,10 +135,16 @@ def main(config: AnalyzeConfig) -> None:
 
     own = annotated(path)
     result = analyze(own, min_count=config.min_count, seed=config.seed)
+    left_out = 0
     if config.base is not None:
+        base = Path(config.base)
+        prompts, of_base = ([row.prompt for row in read(name)] for name in (path, base))
+        common = set(prompts) & set(of_base)
+        left_out = len(set(prompts) ^ set(of_base))
         rare = find_rare(
-            own,
-            annotated(Path(config.base)),
+            [a for a, prompt in zip(own, prompts, strict=True) if prompt in common],
+            [a for a, prompt in zip(annotated(base), of_base, strict=True) if prompt in common],
+            base_name=config.base,
             embed=embed,
             neighbors=config.neighbors,
             share=config.rare_share,
@@ -158,6 +164,8 @@ def main(config: AnalyzeConfig) -> None:
     write_sentences(directory, result.rare)
     write_atomically(directory / "analysis.json", json.dumps(finite(plain), indent=1) + "\n")
     echo(analysis_text(result))
+    if left_out:
+        print(f"\nleft out of the rare sentences: {left_out} problems that only one of both has")
     if config.base is not None and result.rare is None:
         print("\n=> not tested: rare sentences (no sentences, or too few of the base)")
     if dynamics is not None:
@@ -188,6 +196,11 @@ def check_config(config: AnalyzeConfig) -> Callable[[Path], list[Row]]:
     found = {
         path: read_rows(path) for path in map(Path, filter(None, (config.samples, config.base)))
     }
+    if not set.intersection(*({row.prompt for row in rows} for rows in found.values())):
+        raise ValueError(
+            f"base: must have samples of problems of {config.samples}, got no common prompt in "
+            f"{config.base}"
+        )
     return lambda path: found.pop(path, None) or read_rows(path)
 
 

@@ -48,7 +48,8 @@ def read_rows(path: Path) -> list[Row]:
 
     Returns:
       All complete lines: either all recorded samples or all texts. Problems are identified by their
-      "problem" field, or by their prompt, and numbered in order of appearance.
+      "problem" field, or by their prompt, and numbered in its order: an analysis does not depend on
+      the order of the lines.
 
     Raises:
       ValueError: The file does not exist or is empty, or a line is neither.
@@ -63,7 +64,9 @@ def read_rows(path: Path) -> list[Row]:
         rows.append(row)
     if not rows:
         raise ValueError(f"{path}: must hold samples, got none")
-    return rows
+    in_order = sorted(problems, key=lambda problem: (isinstance(problem, str), problem))
+    numbers = {problems[problem]: number for number, problem in enumerate(in_order)}
+    return [dataclasses.replace(row, problem=numbers[row.problem]) for row in rows]
 
 
 def model_of(path: Path) -> Path:

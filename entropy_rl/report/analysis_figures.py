@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,26 +124,35 @@ def rare_map_figure(rare: RareBehaviors) -> Any:
     common = [s for s in rare.placed if s.rare is False]
     found = [s for s in rare.placed if s.rare]
     for sentences, label, style in (
-        (base, "base model", {"color": _GREY, "s": 10, "alpha": 0.5}),
+        (base, rare.base, {"color": _GREY, "s": 10, "alpha": 0.5}),
         (common, "common", {"color": COLORS[4], "s": 10, "alpha": 0.6}),
         (found, "rare", {"color": COLORS[1], "s": 22, "marker": "^", "alpha": 0.8}),
     ):
         places = np.array([(s.x, s.y) for s in sentences]).reshape(-1, 2)
-        left.scatter(*places.T, linewidths=0, label=f"{label} ({len(sentences):,})", **style)
+        label = textwrap.fill(f"{label} ({len(sentences):,})", 40)
+        left.scatter(*places.T, linewidths=0, label=label, **style)
     left.set_xlabel("first principal component")
     left.set_ylabel("second principal component")
     left.legend(fontsize=8, frameon=False, loc="best")
     left.set_title("sentences", fontsize=10)
-    edges = np.linspace(0, max(s.distance for s in (*common, *found)) or 1, 31)
+    edges = _edges(rare.threshold, max(s.distance for s in (*common, *found)))
     distances = [[s.distance for s in sentences] for sentences in (common, found)]
     right.hist(distances, edges, color=[COLORS[4], COLORS[1]], stacked=True)
     right.axvline(rare.threshold, color=_DARK, linewidth=1, linestyle="--")
-    right.set_xlabel("distance to the base sentences")
+    right.set_xlabel("distance to the gray sentences")
     right.set_ylabel("sentences")
     right.set_title("rare: right of the line", fontsize=10)
     for axis in (left, right):
         _clean(axis)
     return figure
+
+
+def _edges(threshold: float, largest: float, bins: int = 30) -> np.ndarray:
+    """Edges of about `bins` bins from 0 to the largest distance, one of them at the threshold."""
+    width = (largest or 1) / bins
+    below = np.linspace(0, threshold, 1 + round(threshold / width))
+    above = np.linspace(threshold, max(largest, threshold + width), 1 + max(1, bins - len(below)))
+    return np.unique([*below, *above])
 
 
 def _dynamics_figure(dynamics: RunDynamics) -> Any:
@@ -209,7 +219,7 @@ def _draw_metric(
     steps = np.array([row["step"] for row in dynamics.metrics])
     values = metric_values(dynamics.metrics, name)
     _draw_running(
-        axis, steps, values, color=color, label="|ψ| / |A|" if name == "bonus_share" else None
+        axis, steps, values, color=color, label="Σ|ψ| / Σ|A|" if name == "bonus_share" else None
     )
     axis.set_title(title, fontsize=10)
 

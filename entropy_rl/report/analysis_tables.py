@@ -46,8 +46,9 @@ def analysis_text(analysis: Analysis) -> str:
     parts.append(_section("Reflective sentences against other sentences", [a.reflective]))
     if a.rare is not None:
         title = (
-            f"Rare sentences (distance >= {a.rare.threshold:.3f} from the "
-            f"{a.rare.base_sentences} sentences of the base) against common sentences"
+            f"Rare sentences ({a.rare.contrast.group.count} of {a.rare.sentences}, over "
+            f"{a.rare.problems} problems of both: distance >= {a.rare.threshold:.3f} from the "
+            f"{a.rare.base_sentences} sentences of {a.rare.base}) against common sentences"
         )
         parts.append(_section(title, [a.rare.contrast]))
     return "\n\n".join([*parts, _NOTES])

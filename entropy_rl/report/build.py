@@ -8,6 +8,7 @@ from pathlib import Path
 
 from entropy_rl.analysis import (
     Analysis,
+    Annotated,
     WordLists,
     analyze,
     annotate,
@@ -15,7 +16,7 @@ from entropy_rl.analysis import (
     find_rare,
     word_patterns,
 )
-from entropy_rl.evaluation import Comparison, Curve, compare_runs
+from entropy_rl.evaluation import Comparison, Curve, compare_runs, read_samples
 from entropy_rl.evaluation.load_samples import words_of
 from entropy_rl.evaluation.samples import has_samples
 from entropy_rl.report.pass_at_k import curve_of
@@ -120,18 +121,24 @@ def build_report(
         selected = select_samples(source.directory, limits, config, _temperature(source))
         samples.append((source, selected))
     # The last source of each run, which is its last evaluation if there is one.
-    last = {source.run: selected.analyzed for source, selected in samples if selected.analyzed}
+    last = {
+        source.run: (source.directory, selected.analyzed)
+        for source, selected in samples
+        if selected.analyzed
+    }
     analyses = {}
-    for number, responses in last.items():
+    for number, (directory, responses) in last.items():
         of_task = words_of(runs[number].directory)
         patterns = word_patterns(words or of_task[0])
         expressions = compile_patterns(reflective or of_task[1])
         own = [annotate(response, patterns, expressions) for response in responses]
         analysis, base = analyze(own, min_count=_MIN_COUNT), _base(runs, number)
         if base is not None:
-            of_base = select_responses(base, _ANALYZED_TOKENS // len(runs))
+            label, other = base
+            of_base = select_responses(other, _ANALYZED_TOKENS // len(runs))
             of_base = [annotate(response, patterns, expressions) for response in of_base]
-            rare = find_rare(own, of_base, max_sentences=_SENTENCES)
+            common = _of_common_problems((directory, own), (other, of_base))
+            rare = find_rare(*common, base_name=label, max_sentences=_SENTENCES)
             analysis = dataclasses.replace(analysis, rare=rare)
         analyses[runs[number].name] = analysis
     return Report(list(runs), curves, compared, comparison, samples, analyses)
@@ -155,16 +162,33 @@ def _compare(runs: Sequence[ReportedRun]) -> tuple[list[str], Comparison | str |
         return [], str(error)
 
 
-def _base(runs: Sequence[ReportedRun], number: int) -> Path | None:
-    """The base of rare sentences: the first evaluation of the run, or the last of the baseline."""
-    own, baseline = runs[number].evaluations, runs[0].evaluations
+def _base(runs: Sequence[ReportedRun], number: int) -> tuple[str, Path] | None:
+    """The base of rare sentences: the first evaluation of the run, or the last of the baseline.
+
+    Returns:
+      Its label and its directory; None if there is none with samples.
+    """
+    own, baseline = (list(run.first_and_last.items()) for run in (runs[number], runs[0]))
     if len(own) > 1:
-        found = own[min(own)][0]
+        label, (_, found, _) = own[0]
     elif number and own and baseline:
-        found = baseline[max(baseline)][0]
+        label, (_, found, _) = baseline[-1]
     else:
         return None
-    return found if has_samples(found) else None
+    return (label, found) if has_samples(found) else None
+
+
+def _of_common_problems(*sources: tuple[Path, list[Annotated]]) -> list[list[Annotated]]:
+    """Of each directory, the responses to prompts that all of them have."""
+    prompts = [
+        {row["problem"]: row["prompt"] for row in read_samples(directory)}
+        for directory, _ in sources
+    ]
+    common = set.intersection(*(set(of_source.values()) for of_source in prompts))
+    return [
+        [a for a in responses if of_source[a.response.problem] in common]
+        for of_source, (_, responses) in zip(prompts, sources, strict=True)
+    ]
 
 
 def _sources(runs: Sequence[ReportedRun]) -> list[SampleSource]:

@@ -90,6 +90,7 @@ def draw_paper_figures(report: Report) -> dict[str, PaperFigure]:
         caption = f"mean entropy of word classes and sentences, {run}."
         figures[f"entropy_{name}"] = PaperFigure(behaviors_figure(analysis), caption)
         if analysis.rare is not None:
-            caption = f"sentences of {run} and their distance to those of the base model."
+            base = analysis.rare.base
+            caption = f"sentences of {run} and their distance to those of {base} (gray)."
             figures[f"rare_map_{name}"] = PaperFigure(rare_map_figure(analysis.rare), caption)
     return figures

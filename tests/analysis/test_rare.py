@@ -51,7 +51,7 @@ def test_more_neighbors_than_there_are_are_refused(k):
         mean_nearest_distance(random_vectors(3, 4, 0), random_vectors(40, 4, 1), k)
 
 
-def test_the_most_distant_are_a_share_rounded_up_whatever_ties():
+def test_the_most_distant_are_a_share_rounded_up_with_all_ties_or_none():
     assert most_distant(np.array([1.0, 3, 2, 3, 0]), 0.3).tolist() == [
         False,
         True,
@@ -59,7 +59,12 @@ def test_the_most_distant_are_a_share_rounded_up_whatever_ties():
         True,
         False,
     ]
-    assert most_distant(np.ones(11), 0.1).tolist() == [True] * 2 + [False] * 9
+    # Equal texts get equal labels, in any order of the file.
+    ties = np.array([3.0, 1, 3, 2, 3])
+    np.testing.assert_array_equal(most_distant(ties, 0.2), ties == 3)
+    many = np.append([2.0, 1, 2], np.zeros(9))
+    np.testing.assert_array_equal(most_distant(many, 0.3), many > 0)  # 3 of 4, and not all 12
+    assert most_distant(np.ones(11), 0.1).all()
     assert most_distant(np.arange(100), 0.07).sum() == 7  # 0.07 * 100 is above 7
 
 

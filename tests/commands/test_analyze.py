@@ -27,6 +27,7 @@ from entropy_rl.evaluation.samples import write_result
 from entropy_rl.evaluation.score_texts import score_rows, score_tokens
 from entropy_rl.evaluation.sentence_encoder import load_embedding
 from entropy_rl.lm_head.log_probs import log_prob_and_entropy_from_logits
+from entropy_rl.report.analysis_figures import _edges
 from entropy_rl.runs.jsonl import write_jsonl
 from entropy_rl.runs.load_model import load_model, load_tokenizer
 from entropy_rl.tasks.countdown import Countdown
@@ -226,7 +227,7 @@ def test_texts_are_scored_like_a_plain_forward_pass(model, tmp_path):
         logits = loaded.policy.apply(loaded.params, ids) @ loaded.policy.head(loaded.params).T / 0.7
         _, entropy = log_prob_and_entropy_from_logits(logits[0, :-1], ids[0, 1:])
         np.testing.assert_allclose(row.entropy, entropy[len(before) - 1 :], atol=2e-5)
-    assert [row.problem for row in scored] == [0, 1, 2, 3]
+    assert [row.problem for row in scored] == [1, 0, 2, 3]  # in the order of the prompts
 
 
 def test_the_scores_of_a_text_do_not_keep_those_of_others_in_memory(model):
@@ -531,6 +532,44 @@ def test_rare_sentences_are_not_tested_with_too_few_base_sentences(
     assert analyze(*arguments, "--model.path", model, "--neighbors", 7) == 0
     assert "not tested: rare sentences" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "analysis.json").read_text())["rare"] is None
+
+
+def test_rare_sentences_are_those_of_problems_that_both_have(samples, model, tmp_path, capsys):
+    lines = [json.loads(line) for line in (samples / "samples.jsonl").read_text().splitlines()]
+    base = tmp_path / "base.jsonl"
+    arguments = ("--samples", samples, "--base", base, "--output", tmp_path / "out")
+    write_jsonl(base, [line for line in lines if line["problem"] >= 8])  # 4 of 12
+    assert analyze(*arguments, "--model.path", model) == 0
+    out = capsys.readouterr().out
+    assert "left out of the rare sentences: 8 problems that only one of both has" in out
+    found = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert (found["problems"], found["rare"]["problems"]) == (12, 4)
+    assert found["rare"]["sentences"] == found["rare"]["base_sentences"] == 44
+    assert f"sentences of {base}) against common sentences" in out
+    base.unlink()
+    write_jsonl(base, [line | {"prompt": f"other {line['prompt']}"} for line in lines])
+    assert analyze(*arguments, "--model.path", model) == 2
+    assert "base: must have samples of problems of" in capsys.readouterr().err
+
+
+def test_the_order_of_the_lines_changes_nothing(samples, model, tmp_path):
+    lines = (samples / "samples.jsonl").read_text().splitlines()
+    (tmp_path / "turned.jsonl").write_text("".join(f"{line}\n" for line in lines[::-1]))
+    found = []
+    for path in (samples, tmp_path / "turned.jsonl"):
+        output = tmp_path / "out"
+        assert analyze("--samples", path, "--output", output, "--model.path", model) == 0
+        found.append(json.loads((output / "analysis.json").read_text())["reflective"])
+    assert found[0].pop("group") == pytest.approx(found[1].pop("group"))
+    assert found[0].pop("other") == pytest.approx(found[1].pop("other"))
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_a_bin_of_the_map_begins_at_the_threshold():
+    for threshold, largest in ((0.7, 0.9), (0.9, 0.9), (0.0, 0.0), (0.0, 0.5)):
+        edges = _edges(threshold, largest)
+        assert threshold in edges and edges[0] == 0 and edges[-1] >= largest
+        assert edges[-1] > threshold and (np.diff(edges) > 0).all() and len(edges) < 34
 
 
 def test_problems_are_identified_by_name_or_prompt(tmp_path):

@@ -27,7 +27,7 @@ from entropy_rl.report.pass_at_k import pass_at_k_figure
 from entropy_rl.report.reported_run import read_runs, short_names
 from entropy_rl.report.samples import LONGEST, Limits, select_responses, select_samples
 from entropy_rl.report.style import figure_style
-from entropy_rl.runs.jsonl import read_jsonl
+from entropy_rl.runs.jsonl import read_jsonl, write_jsonl
 from entropy_rl.tasks.countdown import Countdown
 
 CHROMIUM = next(
@@ -483,6 +483,15 @@ def test_the_first_evaluation_is_the_base_of_rare_sentences(page, runs):
         rows = {row["label"]: row for row in data["analysis"][number]["rows"]}
         assert rows["rare sentences"]["count"] == len(texts)
         assert rows["rare sentences"]["mean"] == pytest.approx(wanted.contrast.group.mean, rel=1e-4)
+
+
+def test_rare_sentences_need_common_problems(runs, tmp_path):
+    run = shutil.copytree(runs / "shaped", tmp_path / "run")
+    samples = run / "evaluations" / "0" / "samples.jsonl"
+    rows = read_jsonl(samples)
+    samples.unlink()
+    write_jsonl(samples, [row | {"prompt": f"other {row['prompt']}"} for row in rows])
+    assert data_of(make_page(tmp_path / "page.html", run))["maps"] == []
 
 
 def test_the_first_of_several_evaluations_is_the_base_of_the_others(runs, tmp_path):
