@@ -65,6 +65,10 @@ class Evaluation:
       by_source: Source of a mixture -> K -> (estimate, low, high), as `pass_at_k`.
       by_source_problems: Source -> K -> number of its problems with K or more judged samples;
         empty in results of earlier versions.
+      answered: Fraction of the samples with an answer, which alone have a vote in `maj_at_n`; None
+        for a task without answers and in results of earlier versions.
+      answered_problems: Number of problems with such a sample, those of `unique_answers`; None as
+        above.
     """
 
     problems: int
@@ -86,6 +90,8 @@ class Evaluation:
     grades: dict[str, Interval] = dataclasses.field(default_factory=dict)
     by_source: dict[str, dict[int, Interval]] = dataclasses.field(default_factory=dict)
     by_source_problems: dict[str, dict[int, int]] = dataclasses.field(default_factory=dict)
+    answered: float | None = None
+    answered_problems: int | None = None
 
     @property
     def pass_at_k_of_all(self) -> dict[int, Interval]:
@@ -192,6 +198,8 @@ def summarize(
         by_source_problems={
             name: _counts(judged[of], by_source[name]) for name, of in members.items()
         },
+        answered=sum(tally.answered for tally in done) / verdicts.total() if answers else None,
+        answered_problems=sum(tally.answered > 0 for tally in done) if answers else None,
     )
 
 
@@ -214,7 +222,7 @@ class _Tally:
 
     def __init__(self, samples: int):
         self._samples = samples
-        self.rows = self.judged = self.correct = self.tokens = self.truncated = 0
+        self.rows = self.judged = self.correct = self.tokens = self.truncated = self.answered = 0
         self.entropy = self.repetition = 0.0
         self.majority = self.unique = float("nan")
         self.distinct: dict[int, float] = {}
@@ -231,6 +239,7 @@ class _Tally:
         self.correct += verdict is Verdict.CORRECT
         self.tokens += tokens.size
         self.truncated += row["finish_reason"] == "length"
+        self.answered += row["answer"] is not None
         self.entropy += sum(row["entropy"])
         self.repetition += repetition_rate(tokens, REPETITION)
         self._answers[row["sample"]] = (

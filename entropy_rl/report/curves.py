@@ -17,7 +17,7 @@ PANELS = {
     "correct": "share of correct responses",
     "length": "response length (tokens)",
     "entropy": "entropy (nats per token)",
-    "bonus_share": "entropy bonus, |ψ| / |A|",
+    "bonus_share": "entropy bonus, Σ|ψ| / Σ|A|",
     "truncated": "share of truncated responses",
     "grad_norm": "gradient norm before clipping",
 }

@@ -14,7 +14,7 @@ import yaml
 from entropy_rl.models.peft import ADAPTER_CONFIG
 from entropy_rl.report.curves import CURVES_FILE
 from entropy_rl.report.reported_run import ReportedRun, read_runs
-from entropy_rl.report.summary import evaluation_rows
+from entropy_rl.report.summary import evaluation_rows, interval_note
 from entropy_rl.runs.checkpoint import newest_undamaged
 from entropy_rl.runs.directory import checkpoints_of
 from entropy_rl.runs.hub import HUB_ID, split_id
@@ -79,8 +79,9 @@ def model_card(
         split = (config.get("evaluation") or {}).get("split", "?")
         parts += [
             "## Evaluation",
-            f"Split `{split}` of the task; in brackets 95% intervals over problems. One run with "
-            "one seed does not show which method is better.",
+            f"Split `{split}` of the task; in brackets: "
+            f"{interval_note(list(columns.values()))}. One run with one seed does not show which "
+            "method is better.",
             _table(evaluation_rows(columns)),
         ]
     if has_curves:

@@ -29,7 +29,7 @@ from entropy_rl.report.comparison_tables import (
 )
 from entropy_rl.report.reported_run import ReportedRun, flat
 from entropy_rl.report.samples import LONGEST
-from entropy_rl.report.summary import evaluation_rows
+from entropy_rl.report.summary import evaluation_rows, interval_note
 from entropy_rl.runs.jsonl import finite
 from entropy_rl.version import __version__
 
@@ -68,7 +68,7 @@ def page(report: Report, command: str) -> str:
             for source, selected in report.samples
         ],
     }
-    comparison = report.comparison
+    comparison, columns = report.comparison, _evaluations(report.runs)
     return environment.get_template("report.html").render(
         style=(_TEMPLATE / "report.css").read_text(encoding="utf-8"),
         script=(_TEMPLATE / "report.js").read_text(encoding="utf-8"),
@@ -80,7 +80,8 @@ def page(report: Report, command: str) -> str:
         has_curves=bool(panels),
         constant=constant,
         binned=any(len(run.metrics) > POINTS for run in report.runs),
-        evaluations=_evaluations(report.runs),
+        evaluations=evaluation_rows(columns) if columns else [],
+        interval_note=interval_note(list(columns.values())) if columns else "",
         comparison_error=comparison if isinstance(comparison, str) else None,
         compared=report.compared,
         header=comparison_header(comparison) if isinstance(comparison, Comparison) else [],
@@ -138,12 +139,12 @@ def _first_to_last(run: ReportedRun, k: int | None) -> str:
     return f"{prefix}{values} [{last[k][1]:.3f}, {last[k][2]:.3f}]"
 
 
-def _evaluations(runs: Sequence[ReportedRun]) -> list[list[str]]:
-    """The table of `evaluate` for the first and last evaluation of each run."""
+def _evaluations(runs: Sequence[ReportedRun]) -> dict[str, Evaluation]:
+    """The first and last evaluation of each run: label -> result."""
     columns: dict[str, Evaluation] = {}
     for run in runs:
         columns |= {label: result for label, (_, _, result) in run.first_and_last.items()}
-    return evaluation_rows(columns) if columns else []
+    return columns
 
 
 def _settings(runs: Sequence[ReportedRun]) -> list[tuple[str, list[str], bool]]:

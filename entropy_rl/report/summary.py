@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from entropy_rl.config.extras import install_command
@@ -11,6 +11,8 @@ from entropy_rl.evaluation import Evaluation, read_result
 from entropy_rl.report.curves import write_curves
 from entropy_rl.report.terminal import interval_text
 from entropy_rl.runs.directory import EVALUATIONS_DIRECTORY, SAMPLES_FILE
+
+_FEW_PROBLEMS = 30  # with fewer, bootstrap intervals of 95% cover in at most 0.9 of simulations
 
 
 def run_summary(directory: Path, steps: int) -> str:
@@ -63,9 +65,16 @@ def evaluation_table(columns: Mapping[str, Evaluation]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
     ]
-    return "\n".join(
-        ["In brackets: 95% interval over problems", *(line.rstrip() for line in lines)]
-    )
+    note = f"In brackets: {interval_note(list(columns.values()))}"
+    return "\n".join([note, *(line.rstrip() for line in lines)])
+
+
+def interval_note(evaluations: Sequence[Evaluation]) -> str:
+    """What the intervals of `evaluation_rows` are."""
+    note = "95% interval over problems"
+    if min(e.problems for e in evaluations) < _FEW_PROBLEMS:
+        note += f", too narrow with fewer than {_FEW_PROBLEMS} (but for Pass@K, avg@n, maj@n)"
+    return note
 
 
 def evaluation_rows(columns: Mapping[str, Evaluation]) -> list[list[str]]:
@@ -83,7 +92,10 @@ def evaluation_rows(columns: Mapping[str, Evaluation]) -> list[list[str]]:
             rows.append([f"Pass@{k}, {source}", *(_pass_at_k(e, k, source) for e in evaluations)])
     rows.append(["avg@n", *(_interval(e.avg_at_n, ".3f") for e in evaluations)])
     rows.append(["maj@n", *(_interval(e.maj_at_n, ".3f") for e in evaluations)])
-    rows.append(["unique answers", *(_interval(e.unique_answers, ".3f") for e in evaluations)])
+    if any(e.answered is not None for e in evaluations):
+        cells = ("-" if e.answered is None else f"{e.answered:.3f}" for e in evaluations)
+        rows.append(["answered (others: no vote)", *cells])
+    rows.append(["unique answers", *map(_unique_answers, evaluations)])
     for n in dict.fromkeys(n for e in evaluations for n in e.distinct):
         rows.append([f"distinct-{n}", *(_interval(e.distinct.get(n), ".4f") for e in evaluations)])
     rows.append(["repetition of 4-grams", *(_interval(e.repetition, ".3f") for e in evaluations)])
@@ -107,8 +119,17 @@ def _pass_at_k(evaluation: Evaluation, k: int, source: str | None = None) -> str
     if source is not None:
         curve = evaluation.by_source.get(source, {})
         counts = evaluation.by_source_problems.get(source, {})
-    cell, problems = _interval(curve.get(k), ".3f"), counts.get(k, evaluation.problems)
-    return cell if problems == evaluation.problems else f"{cell} ({problems} problems)"
+    return _of_problems(_interval(curve.get(k), ".3f"), counts.get(k), evaluation)
+
+
+def _unique_answers(evaluation: Evaluation) -> str:
+    cell = _interval(evaluation.unique_answers, ".3f")
+    return _of_problems(cell, evaluation.answered_problems or None, evaluation)
+
+
+def _of_problems(cell: str, problems: int | None, evaluation: Evaluation) -> str:
+    """The cell, with the number of problems that it is over if they are not all."""
+    return cell if problems in (None, evaluation.problems) else f"{cell} ({problems} problems)"
 
 
 def _interval(value: tuple[float, float, float] | None, form: str) -> str:

@@ -1,6 +1,7 @@
 """Pass@K: the same however rows are grouped, and equal to a count of the rows."""
 
 import collections
+import dataclasses
 import functools
 import itertools
 import json
@@ -332,6 +333,9 @@ def test_votes_answers_and_ngrams_are_counted_per_problem(whole):
         unique += [len(count) / count.total()] if count else []
     assert result.maj_at_n[0] == pytest.approx(np.mean(votes), abs=1e-12)
     assert result.unique_answers[0] == pytest.approx(np.mean(unique), abs=1e-12)
+    given = [answer is not None for of_problem in answers for answer in of_problem]
+    assert result.answered == pytest.approx(np.mean(given), abs=1e-12)
+    assert result.answered_problems == len(unique)
     assert result.avg_at_n == pytest.approx(result.pass_at_k[1], abs=1e-12)
 
     def grams(tokens, n):
@@ -438,6 +442,19 @@ def test_sources_have_curves_of_their_own_in_the_result_and_its_table(whole):
     old = Evaluation.from_plain(json.loads(json.dumps(old)))
     assert old.by_source == result.by_source and old.by_source_problems == {}
     assert "problems)" not in evaluation_table({"model": old})
+
+
+def test_the_table_says_what_its_intervals_are_and_over_which_problems(whole):
+    result = dataclasses.replace(whole[0], answered=0.25, answered_problems=2)
+    few, *lines = evaluation_table({"model": result}).splitlines()
+    assert "too narrow with fewer than 30 (but for Pass@K" in few
+    cells = {line.split("  ")[0]: line for line in lines}
+    assert cells["unique answers"].endswith(" (2 problems)")
+    assert cells["answered (others: no vote)"].endswith(" 0.250")
+    many = evaluation_table({"model": dataclasses.replace(result, problems=30)})
+    assert many.startswith("In brackets: 95% interval over problems\n")
+    old = dataclasses.replace(result, answered=None, answered_problems=None)
+    assert "answered" not in evaluation_table({"model": old})
 
 
 def test_the_intervals_of_one_problem_are_unknown(whole):
