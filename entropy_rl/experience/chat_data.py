@@ -335,7 +335,6 @@ def _read_pair(row: Mapping[str, Any], config: ChatDataConfig) -> tuple[_Sample,
     if prompt is None:
         raise ValueError(f"must have 'prompt', 'chosen' and 'rejected', got {_names(row)}")
     chosen, rejected = (_join(row, prompt, name, config) for name in names)
-    _require_same_prompt(chosen.messages[chosen.start :], rejected.messages[rejected.start :])
     return chosen, rejected
 
 
@@ -364,6 +363,13 @@ def _join(row: Mapping[str, Any], prompt: Any, name: str, config: ChatDataConfig
     )
     if is_messages(completion):
         after, masked = _read_chat(completion, name, needs_user=False)
+        if after[: len(before)] == before:  # a whole conversation
+            return _Sample(after, len(before), masked)
+        if after[0][0] in ("system", "user"):
+            raise ValueError(
+                f"{name!r} must begin with a message of the assistant, or with those of 'prompt', "
+                f"got {shown(after[0], 60)}"
+            )
     else:
         after, masked = (("assistant", take_text(row, name)),), ()
     return _Sample((*before, *after), len(before), tuple(len(before) + i for i in masked))

@@ -107,14 +107,37 @@ SYSTEM = {"role": "system", "content": "Be brief."}
         {"chosen": turns("q", "x"), "rejected": turns("r", "y")},
         {"chosen": [SYSTEM, *turns("q", "x")], "rejected": turns("q", "y")},
         {"chosen": [SYSTEM, *turns("q", "x")], "rejected": [SYSTEM, *turns("r", "y")]},
-        {"prompt": turns("p"), "chosen": turns("q", "x"), "rejected": turns("r", "y")},
-        {"prompt": turns("p"), "chosen": "x", "rejected": turns("r", "y")},
     ],
 )
 def test_the_two_of_a_pair_must_have_one_prompt(tokenizer, tmp_path, row):
     line = "'chosen' and 'rejected' must have the same messages before the first one of the assista"
     with pytest.raises(ValueError, match=line):
         read([row], tokenizer, tmp_path, pairs=True)
+
+
+@pytest.mark.parametrize("prompt", [turns("q"), [{"role": "system", "content": "s"}, *turns("q")]])
+def test_a_completion_that_repeats_its_prompt_is_the_whole_conversation(
+    tokenizer, tmp_path, prompt
+):
+    reply = [{"role": "assistant", "content": "a"}]
+    rows = [{"prompt": prompt, "completion": [*prompt, *reply]}]
+    repeated = read(rows, tokenizer, tmp_path).train
+    assert repeated == read([{"prompt": prompt, "completion": reply}], tokenizer, tmp_path).train
+    pair = {
+        "prompt": prompt,
+        "chosen": [*prompt, *reply],
+        "rejected": [*prompt, *turns("", "b")[1:]],
+    }
+    chosen, rejected = read([pair], tokenizer, tmp_path, pairs=True).train[0]
+    assert chosen == repeated[0][0] and said(rejected, tokenizer) == ["b"]
+    pair = {"prompt": turns("p"), "chosen": "x", "rejected": turns("r", "y")}
+    with pytest.raises(ValueError, match="'rejected' must begin with a message of the assistant"):
+        read([pair], tokenizer, tmp_path, pairs=True)
+    rows[0]["completion"] = turns("another q", "a")
+    with pytest.raises(
+        ValueError, match=r"'completion' must begin with a message of the assistant"
+    ):
+        read(rows, tokenizer, tmp_path)
 
 
 @pytest.mark.parametrize("second", ["q2", "another q2"])
