@@ -7,6 +7,7 @@ no rights, no memory, a plan that does not fit); 128 + N stopped by signal N wit
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -174,7 +175,8 @@ _CACHE = "JAX_COMPILATION_CACHE_DIR"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program `entropy-rl` and return the exit code."""
     # Not every terminal has the characters of the help, of a data set or of a model.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # in a notebook it is something else
+        sys.stdout.reconfigure(errors="backslashreplace")
     if "_ARGCOMPLETE" in os.environ:  # set by argcomplete, where the shell completes a command
         from entropy_rl.cli.completion import complete
 

@@ -78,7 +78,7 @@ def test_a_right_answer_with_a_long_unit_is_checked():
 def test_the_last_closed_tag_is_the_answer():
     text = "<answer>1</answer> <answer>2</answer> <answer>3"
     assert _last_tagged(text) == "2"
-    assert _last_tagged("<answer>1 <answer> 2</answer>") == "1 <answer> 2"
+    assert _last_tagged("<answer>1 <answer> 2</answer>") == "2"
     assert _last_tagged("</answer><answer>") is None
 
 
