@@ -170,7 +170,7 @@ def main(config: EvaluateConfig) -> None:
     """The verb `evaluate` of the command line."""
     result = evaluate_model(config)
     if result is None:
-        echo(f"done; other processes are still adding samples to {config.output}")
+        echo(f"done; {config.output} lacks samples of other shards: the last one writes the result")
         return
     echo(evaluation_table({config.model.path: result}))
     echo(f"\neverything is in {config.output}")

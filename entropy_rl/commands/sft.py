@@ -36,7 +36,7 @@ from entropy_rl.tasks.task import DemonstratedTask
 from entropy_rl.trainer.chat_setup import read_rows_of, set_up_chats
 from entropy_rl.trainer.demonstration_setup import check_demonstrations, set_up_demonstrations
 from entropy_rl.trainer.open_run import open_run
-from entropy_rl.trainer.run import evaluation_directory
+from entropy_rl.trainer.run import evaluation_directory, has_settings
 from entropy_rl.trainer.supervised import (
     SupervisedSetup,
     count_validation,
@@ -78,6 +78,8 @@ def _train(
         setup.keep_model_files()
         clock, tokens, norms = Clock(), 0, []
         stopped = _has_stopped(config, state)
+        if stopped:
+            run.progress.say(f"stopped after step {int(state.step)} already, by patience")
         for step in range(int(state.step), config.steps):
             if stopped:
                 break
@@ -237,8 +239,13 @@ def main(config: SFTConfig) -> None:
     directory = Path(config.run.directory)
     if config.evaluation is None and config.gate != GateConfig():
         echo("entropy-rl sft: gate: not checked without evaluation", file=sys.stderr)
-    result = read_result(evaluation_directory(config, config.steps))
-    failures = gate_failures(config.gate, result) if config.evaluation and result else []
+    evaluation = evaluation_directory(config, config.steps)
+    result = read_result(evaluation) if config.evaluation is not None else None
+    if result is not None and config.gate != GateConfig() and not has_settings(evaluation, config):
+        raise ValueError(
+            f"gate: {evaluation} has other settings than `evaluation`; delete it to evaluate again"
+        )
+    failures = gate_failures(config.gate, result) if result is not None else []
     for line in failures:
         echo(f"entropy-rl sft: gate: {line}", file=sys.stderr)
     if failures:

@@ -42,6 +42,7 @@ def train_stacked(configs: Sequence[TrainConfig]) -> list[TrainState]:
             batches = [one.prompts(state, step) for one, state in zip(stages, states, strict=True)]
             sampled, correct = stack.sample(states, batches, step), []
             for i, (run, (_, collect, prepare, update)) in enumerate(runs):
+                stack.begin_run(i)
                 experience = collect.score(states[i], batches[i], *sampled[i])
                 data = prepare(states[i], experience)
                 states[i], metrics = update(states[i], data)

@@ -178,7 +178,8 @@ class SFTConfig:
       loss: Loss on pairs, as {name: FUNCTION, ARGUMENT: VALUE, ...}; null for the negative
         log-likelihood of what the assistant says. See docs/guides/dpo.md.
       patience: Stop after this many validations in a row without a lower loss; null to run all
-        steps. The model of the lowest one is in best/ of the run's directory.
+        steps. The model of the lowest one is in best/ of the run's directory. Needs a number of
+        steps that is a multiple of run.evaluate_every, as each validation counts.
       batching: Micro-batches.
       mesh: Device mesh. Changes speed and memory; results change only in the last digits.
       log_every: Steps between two lines of metrics; a line has those of its own step.
@@ -256,6 +257,13 @@ class SFTConfig:
             "patience",
             patience,
             "null without run.evaluate_every and a validation loss",
+        )
+        # A last validation in between would count, and not in a run with more steps.
+        require(
+            patience is None or self.steps % every == 0,
+            "steps",
+            self.steps,
+            f"a multiple of run.evaluate_every ({every}) with patience",
         )
 
     def _check_task(self) -> None:

@@ -61,7 +61,7 @@ def mean_metrics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
     Returns:
       name -> value. Loss, gradient norm and learning rate are means over the updates, `tokens` is a
-      sum.
+      sum. Means over no token are NaN.
     """
     means = mean_over_updates(metrics)
     return means | {
@@ -79,6 +79,7 @@ def mean_over_updates(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             means[name] = float(tokens.sum())
         elif name in ("loss", "grad_norm", "learning_rate"):
             means[name] = float(values.mean())
-        else:
-            means[name] = float((values * tokens).sum() / max(tokens.sum(), 1))
+        else:  # 0 would be an entropy that was measured
+            total = tokens.sum()
+            means[name] = float((values * tokens).sum() / total) if total else float("nan")
     return means

@@ -84,7 +84,7 @@ class Run:
         directory = evaluation_directory(self._config, step)
         result = read_result(directory)
         if result is not None:
-            if not self._has_our_settings(directory):
+            if not has_settings(directory, self._config):
                 self.progress.say(f"{directory} has other settings, and is kept")
             return result
         hosts.wait_for_all("no result yet")  # all have looked before one writes a result
@@ -134,19 +134,12 @@ class Run:
 
     def _begin_evaluation(self, directory: Path) -> None:
         """Create the directory, and delete samples that were drawn with other settings."""
-        if directory.exists() and not self._has_our_settings(directory):
+        if directory.exists() and not has_settings(directory, self._config):
             self.progress.say(f"{directory} has other settings, and is started again")
             shutil.rmtree(directory)
         directory.mkdir(parents=True, exist_ok=True)
         settings = dump_yaml(to_plain(self._config.evaluation))
         write_atomically(directory / CONFIG_FILE, settings)
-
-    def _has_our_settings(self, directory: Path) -> bool:
-        try:
-            check_directory(directory, self._config.evaluation, free=("rows_per_call",))
-        except ValueError:
-            return False
-        return (directory / CONFIG_FILE).exists()
 
     def rollout_watch(self, state: TrainState) -> Callable[[DecodingProgress], None]:
         """Build the callback of a rollout, which shows progress and handles a signal to stop.
@@ -214,6 +207,15 @@ def decoding_notes(progress: Progress) -> Callable[[DecodingProgress], None]:
         )
 
     return show
+
+
+def has_settings(directory: Path, config: TrainConfig | SFTConfig) -> bool:
+    """Whether the evaluation in a directory has the settings of a run's `evaluation`."""
+    try:
+        check_directory(directory, config.evaluation, free=("rows_per_call",))
+    except ValueError:
+        return False
+    return (directory / CONFIG_FILE).exists()
 
 
 def evaluation_directory(config: TrainConfig | SFTConfig, step: int) -> Path:

@@ -102,6 +102,11 @@ class Stack(NamedTuple):
     progress: Progress
     stop: StopRequest
 
+    def begin_run(self, i: int) -> None:
+        """Start the clock of a run, after its share of the rollout, and show whose turn it is."""
+        self.runs[i].clock.restart(rollout=self.sample.seconds)
+        self.progress.phase(f"verdicts and updates of run {i + 1} of {len(self.runs)}")
+
     def end_step(self, step: int, states: Sequence[TrainState], correct: Sequence[float]) -> None:
         """Show the progress, and stop if that was asked for.
 
@@ -180,7 +185,13 @@ def make_stacked_cast(model: Model) -> Any:
 
 
 class StackedSampler:
-    """Samples the completions of a step of several runs side by side."""
+    """Samples the completions of a step of several runs side by side.
+
+    Attributes:
+      seconds: The share of each run in the time of the last call.
+    """
+
+    seconds = 0.0
 
     def __init__(self, runs: Sequence[TrainingRun], progress: Progress, stop: StopRequest):
         """
@@ -199,7 +210,7 @@ class StackedSampler:
     def __call__(
         self, states: Sequence[TrainState], batches: Sequence[PromptBatch], step: int
     ) -> list[tuple[Sampled, Sampled | None]]:
-        """Sample a group of completions for each prompt; starts the clocks of the runs.
+        """Sample a group of completions for each prompt.
 
         Args:
           states: Give the adapters.
@@ -222,9 +233,7 @@ class StackedSampler:
             on_chunk=self._watch(states),
         )
         parts = split_rows(jax.device_get(rollout), len(states))
-        seconds = (time.perf_counter() - begin) / len(states)
-        for run in self._runs:
-            run.clock.restart(rollout=seconds)
+        self.seconds = (time.perf_counter() - begin) / len(states)
         sampled = [Sampled(part) for part in parts]
         return [split_greedy(one) if self._greedy else (one, None) for one in sampled]
 

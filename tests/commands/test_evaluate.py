@@ -144,7 +144,10 @@ def test_a_signal_stops_after_the_batch_and_the_same_command_goes_on(
 
 
 def test_processes_may_share_an_evaluation(whole, workspace, here, capsys):
-    for shard, last in ((1, "other processes are still adding"), (0, "everything is in shared")):
+    for shard, last in (
+        (1, "shared lacks samples of other shards"),
+        (0, "everything is in shared"),
+    ):
         assert main(evaluate("shared", "--shard", str(shard), "--shards", "2")) == 0
         assert last in capsys.readouterr().out
     one, other = (

@@ -184,6 +184,7 @@ def test_training_stops_where_the_validation_loss_no_longer_falls(at_work, here,
     assert line in capsys.readouterr().err
     # The same command again changes nothing.
     assert main(sft("chats", "patient", *more)) == 0
+    assert f"stopped after step {len(rows)} already, by patience" in capsys.readouterr().err
     assert lines_of(here / "patient" / "metrics.jsonl") == rows
     # Validations at other steps would stop it elsewhere.
     capsys.readouterr()
@@ -215,6 +216,10 @@ def test_training_stops_where_the_validation_loss_no_longer_falls(at_work, here,
         (["--loss.name", "dpo"], "chats.jsonl:1: must have 'prompt', 'chosen' and 'rejected', got"),
         (["--loss.name", "dop"], "loss.name: must be one of "),
         (["--patience", "2", "--run.evaluate_every", "0"], "patience: must be null without run.ev"),
+        (
+            ["--patience", "2", "--run.evaluate_every", "4", "--steps", "6"],
+            "steps: must be a multiple of run.evaluate_every (4) with patience, got 6",
+        ),
         (["--data.held_out", "0"], "run.evaluate_every: must be 0 without data.validation or data"),
         (["--model.path", "model"], "chats.jsonl:1: model: must have a chat template for messages"),
     ],

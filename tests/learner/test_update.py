@@ -346,6 +346,10 @@ def test_metrics_of_several_updates_are_means_over_all_their_tokens():
         "advantage": 1.25,
     }
     assert mean_metrics([one, two]) == pytest.approx(expected | {"bonus_share": 0.18})
+    # An entropy of 0 would be that of a policy that has collapsed.
+    nothing = mean_metrics([one | {"tokens": 0, "entropy": 0.0}])
+    assert nothing["tokens"] == 0 and nothing["grad_norm"] == one["grad_norm"]
+    assert all(np.isnan(nothing[name]) for name in ("entropy", "bonus", "advantage", "bonus_share"))
 
 
 def test_rewards_may_be_lists_or_of_another_type_and_have_one_entry_for_each_row():

@@ -68,6 +68,13 @@ def test_a_stacked_run_is_the_one_of_its_adapter_alone_up_to_rounding(whole, her
         np.testing.assert_allclose(one["log_probs"], other["log_probs"], atol=1e-4)
 
 
+def test_the_time_of_a_step_is_that_of_its_run(whole):
+    files = [whole / f"whole{i}" / "metrics.jsonl" for i in (0, 2)]
+    first, last = (json.loads(file.read_text().splitlines()[0]) for file in files)
+    rest = last["time/step"] - last["time/rollout"] - last["time/verdicts"] - last["time/updates"]
+    assert 0 <= rest < first["time/updates"]  # in which the first run compiled
+
+
 def test_stacked_runs_that_are_killed_end_as_ones_that_never_were(whole, here, capsys):
     # The first run has its checkpoint of step 4 by then, the second one begins it.
     die = {"DIE_WHERE_IT_EXISTS": "killed1/checkpoints/4.*tmp*"}
