@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +309,19 @@ def edit_config(directory: Path, **fields) -> None:
     """Change fields of config.json."""
     file = directory / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def set_type(file: Path, name: str, kind: str) -> None:
+    """Make a tensor zeros of any type of safetensors, also of one that numpy does not have."""
+    weights = load_file(file)
+    shape, size = weights[name].shape, {"F8_E4M3": 1, "I8": 1, "F64": 8}[kind]
+    save_file(weights | {name: np.zeros((math.prod(shape), size), np.uint8)}, file)
+    content = file.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header[name] |= {"dtype": kind, "shape": shape}
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
 
 
 def edit_weights(directory: Path, remove=(), **replace) -> None:

@@ -29,8 +29,10 @@ from safetensors.numpy import save_file
 from entropy_rl.models.decoder import DecoderConfig, make_policy
 from entropy_rl.models.hf_config import config_json
 from entropy_rl.models.hf_tensors import (
+    FLOAT_TYPES,
     INDEX,
     WEIGHTS,
+    check_float,
     open_tensors,
     read_checkpoint_config,
     some_of,
@@ -120,10 +122,7 @@ def _check_tensors(
             raise ValueError(
                 f"{file}: tensor {name} must have shape {shape} (config.json), got {found}"
             )
-        if tensor.get_dtype() not in ("F32", "F16", "BF16"):
-            raise ValueError(
-                f"{file}: tensor {name} must be F32, F16 or BF16, got {tensor.get_dtype()}"
-            )
+        check_float(file, name, tensor)
 
 
 def _check_frequencies(config: DecoderConfig, buffers: dict[str, tuple[Path, Any]]) -> None:
@@ -131,8 +130,9 @@ def _check_frequencies(config: DecoderConfig, buffers: dict[str, tuple[Path, Any
     expected = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     for name, (file, tensor) in sorted(buffers.items()):
         shape = tuple(tensor.get_shape())
+        is_read = shape == expected.shape and tensor.get_dtype() in (*FLOAT_TYPES, "F64")
         # They may be stored in bfloat16.
-        if shape != expected.shape or not np.allclose(
+        if not is_read or not np.allclose(
             np.asarray(tensor[:]).astype(np.float32), expected, rtol=1e-2
         ):
             log.warning("%s: %s is not used: it differs from config.json", file, name)

@@ -59,7 +59,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Fields:
+class Fields:
     """Typed access to a JSON object; errors name file and field.
 
     Attributes:
@@ -73,18 +73,20 @@ class _Fields:
     def refuse(self, name: str, found: Any, allowed: str) -> ValueError:
         return ValueError(f"{self.file}: {name}: must be {allowed}, got {shown(found)}")
 
-    def whole(self, name: str, default: int | None = None, most: int = 2**31 - 1) -> int:
+    def whole(
+        self, name: str, default: int | None = None, most: int = 2**31 - 1, least: int = 1
+    ) -> int:
         value = self.raw.get(name, default)
-        if type(value) is not int or value < 1:
-            raise self.refuse(name, value, "a whole number >= 1")
+        if type(value) is not int or value < least:
+            raise self.refuse(name, value, f"a whole number >= {least}")
         if value > most:
             raise self.refuse(name, value, f"a whole number <= {most}")
         return value
 
-    def number(self, name: str, default: float | None = None) -> float:
+    def number(self, name: str, default: float | None = None, least: float | None = None) -> float:
         value = self.raw.get(name, default)
-        if type(value) not in (int, float) or not value > 0:
-            raise self.refuse(name, value, "a number > 0")
+        if type(value) not in (int, float) or not value > 0 or (least and value < least):
+            raise self.refuse(name, value, f"a number >= {least}" if least else "a number > 0")
         if not fits_float32(value):
             raise self.refuse(name, value, "a number that float32 holds")
         return value
@@ -103,14 +105,14 @@ def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _read_rope(fields: _Fields, model_type: str, head_dim: int) -> tuple[float, RopeScaling | None]:
+def _read_rope(fields: Fields, model_type: str, head_dim: int) -> tuple[float, RopeScaling | None]:
     """Return theta and the scaling of the rotary embeddings."""
     # Newer files have rope_parameters; older ones have rope_theta and rope_scaling.
     name = "rope_scaling" if fields.raw.get("rope_scaling") else "rope_parameters"
     content = fields.raw.get(name) or {}
     if not isinstance(content, dict):
         raise fields.refuse(name, content, "a JSON object")
-    rope = _Fields(fields.file, _without_nulls(content))
+    rope = Fields(fields.file, _without_nulls(content))
     rope_type = rope.raw.get("rope_type", rope.raw.get("type", "default"))
     if any(isinstance(value, dict) for value in rope.raw.values()):
         rope_type = "one per layer type"
@@ -128,14 +130,17 @@ def _read_rope(fields: _Fields, model_type: str, head_dim: int) -> tuple[float, 
     above = "original_max_position_embeddings"
     original = (fields if above in fields.raw else rope).whole(above, longest)
     if rope_type == "linear":
-        return theta, LinearRopeScaling(float(rope.number("factor")))
+        return theta, LinearRopeScaling(float(rope.number("factor", least=1)))
     if rope_type == "dynamic":
-        return theta, DynamicRopeScaling(float(rope.number("factor")), longest)
+        return theta, DynamicRopeScaling(float(rope.number("factor", least=1)), longest)
     if rope_type == "llama3":
+        low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
+        if high <= low:
+            raise rope.refuse("high_freq_factor", high, f"> low_freq_factor ({low})")
         return theta, Llama3RopeScaling(
-            factor=float(rope.number("factor")),
-            low_freq_factor=float(rope.number("low_freq_factor")),
-            high_freq_factor=float(rope.number("high_freq_factor")),
+            factor=float(rope.number("factor", least=1)),
+            low_freq_factor=float(low),
+            high_freq_factor=float(high),
             original_max_position_embeddings=original,
         )
     if rope_type == "yarn":
@@ -143,7 +148,10 @@ def _read_rope(fields: _Fields, model_type: str, head_dim: int) -> tuple[float, 
             raise fields.refuse("rope_theta", theta, "> 1 with yarn")
         # A factor of null is the ratio of the lengths, as DeepSeek's files have it.
         ratio = longest / original if "factor" in content else None
-        factor = float(rope.number("factor", ratio))
+        factor = float(rope.number("factor", ratio, least=1))
+        fast, slow = rope.number("beta_fast", 32.0), rope.number("beta_slow", 1.0)
+        if fast < slow:
+            raise rope.refuse("beta_fast", fast, f">= beta_slow ({slow})")
         given = rope.optional_number("attention_factor")
         mscales = rope.raw.get("mscale"), rope.raw.get("mscale_all_dim")
         if all(mscales):
@@ -152,15 +160,15 @@ def _read_rope(fields: _Fields, model_type: str, head_dim: int) -> tuple[float, 
             factor=factor,
             original_max_position_embeddings=original,
             attention_factor=yarn_attention_factor(factor, *mscales) if given is None else given,
-            beta_fast=float(rope.number("beta_fast", 32.0)),
-            beta_slow=float(rope.number("beta_slow", 1.0)),
+            beta_fast=float(fast),
+            beta_slow=float(slow),
             truncate=rope.switch("truncate", True),
         )
     return theta, None
 
 
 def _read_windows(
-    fields: _Fields, content: Mapping[str, Any], model_type: str, num_layers: int
+    fields: Fields, content: Mapping[str, Any], model_type: str, num_layers: int
 ) -> tuple[int | None, tuple[bool, ...]]:
     """Return the sliding window, and which layers use it."""
     raw = fields.raw
@@ -172,7 +180,7 @@ def _read_windows(
     elif model_type in ("qwen2", "qwen3"):
         if fields.switch("use_sliding_window") and has_window:
             window = fields.whole("sliding_window", _SLIDING_WINDOW)
-        first = raw.get("max_window_layers", 28) if window else num_layers
+        first = fields.whole("max_window_layers", 28, least=0) if window else num_layers
         layer_types = raw.get("layer_types") or [
             "sliding_attention" if i >= first else "full_attention" for i in range(num_layers)
         ]
@@ -207,7 +215,7 @@ def read_config(directory: str | Path) -> DecoderConfig:
     """
     file = Path(directory) / "config.json"
     content = read_json(file)
-    fields = _Fields(file, _without_nulls(content))
+    fields = Fields(file, _without_nulls(content))
     model_type = fields.raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in _ARCHITECTURES:
         raise fields.refuse("model_type", model_type, f"one of {', '.join(_ARCHITECTURES)}")

@@ -19,6 +19,7 @@ from entropy_rl.models.hf_config import read_config, read_json
 log = logging.getLogger(__name__)
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+FLOAT_TYPES = ("F32", "F16", "BF16")  # of the tensors that are read
 _ROWS = 4096  # of a table that are compared at once
 
 
@@ -26,6 +27,13 @@ def some_of(names: Iterable[str]) -> str:
     """List the first names, and counts the others."""
     names = sorted(names)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def check_float(file: Path, name: str, tensor: Any) -> None:
+    """Refuse a tensor of another type than `FLOAT_TYPES`, before its values are read."""
+    dtype = tensor.get_dtype()
+    if dtype not in FLOAT_TYPES:
+        raise ValueError(f"{file}: tensor {name} must be F32, F16 or BF16, got {dtype}")
 
 
 def open_tensors(directory: Path, warn: bool = True) -> dict[str, tuple[Path, Any]]:
@@ -110,8 +118,12 @@ def read_checkpoint_config(directory: str | Path) -> DecoderConfig:
     if not config.tie_embeddings:
         return config
     tensors = open_tensors(directory, warn=False)
-    head, table = tensors.get("lm_head.weight"), tensors.get("model.embed_tokens.weight")
-    if head is None or table is None or _equal(head[1], table[1]):
+    names = ("lm_head.weight", "model.embed_tokens.weight")
+    if any(name not in tensors for name in names):
+        return config
+    for name in names:
+        check_float(tensors[name][0], name, tensors[name][1])
+    if _equal(*(tensors[name][1] for name in names)):
         return config
     log.warning(
         "%s: tie_word_embeddings is true, but lm_head.weight differs from the embedding: "
@@ -122,9 +134,9 @@ def read_checkpoint_config(directory: str | Path) -> DecoderConfig:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Compare two tensors of a file, some rows at a time."""
+    """Compare two tables of a file, some rows at a time; other tensors are never equal."""
     shape = tuple(a.get_shape())
-    if tuple(b.get_shape()) != shape:
+    if len(shape) != 2 or tuple(b.get_shape()) != shape:
         return False
     for first in range(0, shape[0], _ROWS):
         rows = slice(first, min(first + _ROWS, shape[0]))

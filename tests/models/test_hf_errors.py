@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from hf_fixtures import edit_config, edit_weights, make_hf_dir
+from hf_fixtures import edit_config, edit_weights, make_hf_dir, set_type
 from safetensors.numpy import load_file, save_file
 
 from entropy_rl.models import hf, load_hf, make_policy, read_config, save_hf
@@ -44,9 +44,59 @@ UNSUPPORTED = [
     ({"rope_scaling": {"rope_type": "mrope"}}, "rope_type", ROPES, "'mrope'"),
     ({"rope_scaling": {"rope_type": ["yarn"]}}, "rope_type", ROPES, "['yarn']"),
     ({"rope_scaling": {"full_attention": {}}}, "rope_type", ROPES, "'one per layer type'"),
-    ({"rope_scaling": {"rope_type": "linear"}}, "factor", "a number > 0", "None"),
-    ({"rope_scaling": {"type": "yarn"}}, "factor", "a number > 0", "None"),
-    ({"rope_scaling": {"type": "dynamic", "factor": "2"}}, "factor", "a number > 0", "'2'"),
+    ({"rope_scaling": {"rope_type": "linear"}}, "factor", "a number >= 1", "None"),
+    ({"rope_scaling": {"type": "yarn"}}, "factor", "a number >= 1", "None"),
+    ({"rope_scaling": {"type": "dynamic", "factor": "2"}}, "factor", "a number >= 1", "'2'"),
+    *(
+        (
+            {"rope_scaling": {"type": kind, "factor": 0.5, **bounds}},
+            "factor",
+            "a number >= 1",
+            "0.5",
+        )
+        for kind, bounds in (
+            ("linear", {}),
+            ("dynamic", {}),
+            ("yarn", {}),
+            ("llama3", {"low_freq_factor": 1, "high_freq_factor": 4}),
+        )
+    ),
+    *(
+        (
+            {
+                "rope_scaling": {
+                    "type": "llama3",
+                    "factor": 8,
+                    "low_freq_factor": 4,
+                    "high_freq_factor": high,
+                }
+            },
+            "high_freq_factor",
+            "> low_freq_factor (4)",
+            str(high),
+        )
+        for high in (1, 4)
+    ),
+    (
+        {"rope_scaling": {"type": "yarn", "factor": 2.0, "beta_slow": 33}},
+        "beta_fast",
+        ">= beta_slow (33)",
+        "32.0",
+    ),
+    *(
+        (
+            {
+                "model_type": "qwen2",
+                "use_sliding_window": True,
+                "sliding_window": 4,
+                "max_window_layers": layers,
+            },
+            "max_window_layers",
+            "a whole number >= 0",
+            repr(layers),
+        )
+        for layers in ("28", [1], -1, 1.0)
+    ),
     (
         {"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": 0}},
         "truncate",
@@ -232,6 +282,25 @@ def test_quantized_tensors_are_refused(broken):
     with pytest.raises(ValueError) as error:
         load_hf(broken)
     assert one_line(error).endswith("tensor model.norm.weight must be F32, F16 or BF16, got I8")
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.embed_tokens.weight"])
+def test_float8_tables_are_refused_though_numpy_cannot_read_them(tmp_path, name):
+    directory = make_hf_dir(tmp_path, "qwen2", dtype="float32")
+    weights = load_file(directory / "model.safetensors")
+    edit_weights(directory, **{"lm_head.weight": weights["model.embed_tokens.weight"]})
+    set_type(directory / "model.safetensors", name, "F8_E4M3")
+    with pytest.raises(ValueError) as error:
+        load_hf(directory)
+    assert one_line(error).endswith(f"tensor {name} must be F32, F16 or BF16, got F8_E4M3")
+
+
+def test_tables_without_dimensions_are_refused_by_their_shape(tmp_path):
+    directory = make_hf_dir(tmp_path, "qwen2", dtype="float32")
+    scalar = np.zeros((), np.float32)
+    edit_weights(directory, **{"lm_head.weight": scalar, "model.embed_tokens.weight": scalar})
+    with pytest.raises(ValueError, match=r"must have shape \(384, 64\) .*, got \(\)$"):
+        load_hf(directory)
 
 
 def test_a_tensor_in_two_shards_is_refused(tmp_path):

@@ -7,7 +7,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from hf_fixtures import CONFIGS, VARIANTS, edit_config, edit_weights, make_hf_dir, tensors
+from hf_fixtures import (
+    CONFIGS,
+    VARIANTS,
+    edit_config,
+    edit_weights,
+    make_hf_dir,
+    set_type,
+    tensors,
+)
 from safetensors.numpy import load_file, save_file
 from test_hf import assert_same_params, golden, greedy
 
@@ -208,6 +216,10 @@ def test_rotary_buffers_that_differ_from_the_config_are_named(tmp_path, caplog):
         assert not caplog.text
         edit_weights(directory, **{name: right / 2})
         load_hf(directory)
+    assert f"{name} is not used: it differs from config.json" in caplog.text
+    caplog.clear()
+    set_type(directory / "model.safetensors", name, "F8_E4M3")  # numpy cannot read it
+    load_hf(directory)
     assert f"{name} is not used: it differs from config.json" in caplog.text
 
 
