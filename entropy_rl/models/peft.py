@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,19 +18,20 @@ from typing import Any
 import jax
 import numpy as np
 from flax import traverse_util
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
-from entropy_rl.config.checks import shown
 from entropy_rl.config.files import error_text, require_file
 from entropy_rl.config.lora import LORA_TARGETS
 from entropy_rl.models.decoder import DecoderConfig
 from entropy_rl.models.hf import check_output, new_directory
-from entropy_rl.models.hf_config import read_json
-from entropy_rl.models.hf_tensors import some_of
+from entropy_rl.models.hf_config import Fields, read_json
+from entropy_rl.models.hf_tensors import check_float, some_of
 from entropy_rl.models.linear import LORA_A, LORA_B
 from entropy_rl.models.lora import LoraSpec, adapter_shapes, module_of
 from entropy_rl.types import Params
+
+log = logging.getLogger(__name__)
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _KINDS = {LORA_A: "lora_A", LORA_B: "lora_B"}
@@ -55,39 +57,69 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "fan_in_fan_out": (False,),
         "megatron_config": (),
         "arrow_config": (),
+        "kasa_config": ({},),
+    }
+)
+# Initializations that leave the base as it is; PiSSA, OLoRA, CorDA, LoftQ and others change it.
+_INITIALIZATIONS = ("gaussian", "eva", "orthogonal")
+# Fields that do not change what the tensors mean, or that are read by themselves.
+_OTHERS = frozenset(
+    {
+        *("peft_type", "peft_version", "task_type", "auto_mapping", "inference_mode"),
+        *("base_model_name_or_path", "revision", "target_modules", "exclude_modules"),
+        *("r", "lora_alpha", "lora_dropout", "use_rslora", "init_lora_weights", "eva_config"),
+        *("layers_pattern", "megatron_core", "qalora_group_size", "ensure_weight_tying"),
     }
 )
 _DEFAULT_RANK, _DEFAULT_ALPHA = 8, 8  # of fields that are absent
 
 
-def read_adapter_config(directory: Path) -> LoraSpec:
+def read_adapter_config(directory: Path, warn: bool = False) -> LoraSpec:
     """Read what an adapter is; only the names in `target_modules` that are targets are read.
+
+    Args:
+      directory: The adapter.
+      warn: Whether unknown fields that are set are named in the log.
 
     Raises:
       FileNotFoundError: If there is no adapter_config.json.
       ValueError: If it is not LoRA as here, by the name of the first field that differs.
     """
     path = directory / ADAPTER_CONFIG
-    fields = read_json(path)
-    kind = fields.get("peft_type")
+    raw = read_json(path)
+    fields = Fields(path, raw)
+    kind = raw.get("peft_type")
     if kind != "LORA":
-        raise ValueError(f"{path}: peft_type: must be LORA, got {shown(kind)}")
+        raise fields.refuse("peft_type", kind, "LORA")
     for name, neutral in _NEUTRAL.items():
-        value = fields.get(name)
+        value = raw.get(name)
         if value is not None and value not in neutral:
             allowed = " or ".join(["null", *map(repr, neutral)])
-            raise ValueError(
-                f"{path}: {name}: must be {allowed}, as nothing else is supported, got "
-                f"{shown(value)}"
-            )
-    rank, alpha = fields.get("r", _DEFAULT_RANK), fields.get("lora_alpha", _DEFAULT_ALPHA)
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise ValueError(f"{path}: r: must be an integer >= 1, got {shown(rank)}")
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not alpha > 0:
-        raise ValueError(f"{path}: lora_alpha: must be a number > 0, got {shown(alpha)}")
-    named = fields.get("target_modules")  # or a pattern, or full names: `load_adapter` ignores them
+            raise fields.refuse(name, value, f"{allowed}, as nothing else is supported")
+    how = raw.get("init_lora_weights")
+    if not (how is None or isinstance(how, bool) or str(how).lower() in _INITIALIZATIONS):
+        raise fields.refuse(
+            "init_lora_weights",
+            how,
+            f"null, true, false or one of {', '.join(_INITIALIZATIONS)}, as others change the "
+            "base too (`path_initial_model_for_weight_conversion` of PEFT's `save_pretrained` "
+            "converts such an adapter)",
+        )
+    unknown = {name for name, value in raw.items() if value} - _NEUTRAL.keys() - _OTHERS
+    if warn and unknown:
+        log.warning("%s: unknown fields, which are not used: %s", path, some_of(unknown))
+    rank = fields.whole("r", _DEFAULT_RANK)
+    alpha = float(fields.number("lora_alpha", _DEFAULT_ALPHA))
+    rslora = raw.get("use_rslora") is not None and fields.switch("use_rslora")
+    named = raw.get("target_modules")  # or a pattern, or full names: `load_adapter` ignores them
     targets = tuple(name for name in LORA_TARGETS if isinstance(named, list) and name in named)
-    return LoraSpec(rank, float(alpha), bool(fields.get("use_rslora", False)), targets)
+    return LoraSpec(rank, alpha, rslora, targets)
+
+
+def read_base_name(directory: Path) -> str | None:
+    """Return `base_model_name_or_path` of an adapter; None if it has none."""
+    name = read_json(directory / ADAPTER_CONFIG).get("base_model_name_or_path")
+    return name if isinstance(name, str) and name else None
 
 
 def load_adapter(directory: Path, config: DecoderConfig) -> tuple[LoraSpec, Params]:
@@ -104,13 +136,17 @@ def load_adapter(directory: Path, config: DecoderConfig) -> tuple[LoraSpec, Para
       FileNotFoundError: If a file does not exist.
       ValueError: If it has features that are not supported, is damaged, or fits another base.
     """
-    spec = read_adapter_config(directory)
+    spec = read_adapter_config(directory, warn=True)
     path = directory / ADAPTER_WEIGHTS
     require_file(path)
     try:
-        tensors = load_file(path)
+        handle = safe_open(path, framework="numpy")
     except (SafetensorError, ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: is damaged or truncated: {error_text(error)}") from None
+    tensors = {}
+    for name in handle.keys():  # noqa: SIM118  (the handle is not a mapping)
+        check_float(path, name, handle.get_slice(name))
+        tensors[name] = handle.get_tensor(name)
     unknown = [name for name in tensors if not _is_supported(name)]
     if unknown:
         raise ValueError(

@@ -1,6 +1,7 @@
 """PEFT files: written with PEFT's names and shapes, read back to the bit, and refused by name."""
 
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -8,14 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hf_fixtures import make_hf_dir
+from hf_fixtures import make_hf_dir, set_type
 from policies import TINY, tiny_policy
 from safetensors.numpy import load_file, save_file
 
 from entropy_rl.config.lora import LORA_TARGETS
 from entropy_rl.models import load_hf, make_policy
 from entropy_rl.models.lora import Base, LoraSpec, adapter_shapes, merge
-from entropy_rl.models.peft import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_adapter, save_adapter
+from entropy_rl.models.peft import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    load_adapter,
+    read_adapter_config,
+    save_adapter,
+)
 
 ALL = LoraSpec(4, 6.0, False, LORA_TARGETS)
 PREFIX = "base_model.model.model.layers"
@@ -117,6 +124,11 @@ def test_merged_kernels_are_those_of_the_formula_of_peft(tmp_path, rslora):
         ("use_bdlora", {"nblocks": 2}),
         ("use_qalora", True),
         ("fan_in_fan_out", True),
+        ("kasa_config", {"alpha": 1.0}),
+        *(
+            ("init_lora_weights", how)
+            for how in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", 5, ["eva"])
+        ),
     ],
 )
 def test_features_that_are_not_supported_are_refused_by_name(tmp_path, field, value):
@@ -128,12 +140,55 @@ def test_features_that_are_not_supported_are_refused_by_name(tmp_path, field, va
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("how", [True, False, None, "gaussian", "Gaussian", "eva", "orthogonal"])
+def test_initializations_that_leave_the_base_as_it_is_are_read(tmp_path, how):
+    adapter = saved(tmp_path, init_lora_weights=how)
+    jax.tree.map(np.testing.assert_array_equal, load_adapter(tmp_path, TINY)[1], adapter)
+
+
+def test_unknown_fields_that_are_set_are_named(tmp_path, caplog):
+    corda = {"corda_method": "ipm"}  # PEFT ignores it without that initialization
+    saved(
+        tmp_path,
+        new_kind=True,
+        corda_config=corda,
+        old=None,
+        off=False,
+        none={},
+        eva_config={"a": 1},
+    )
+    load_adapter(tmp_path, TINY)
+    (record,) = caplog.records
+    assert record.getMessage().endswith("fields, which are not used: corda_config, new_kind")
+
+
+def test_all_fields_that_peft_writes_are_known(caplog):
+    read_adapter_config(GOLDEN, warn=True)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("value", [None, False])
+def test_rslora_may_be_null(tmp_path, value):
+    saved(tmp_path, use_rslora=value)
+    assert load_adapter(tmp_path, TINY)[0] == ALL
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
         ({"peft_type": "IA3"}, "peft_type: must be LORA, got 'IA3'"),
-        ({"r": 0}, "r: must be an integer >= 1, got 0"),
+        ({"r": 0}, "r: must be a whole number >= 1, got 0"),
+        ({"r": 2**31}, "r: must be a whole number <= 2147483647, got 2147483648"),
+        ({"r": None}, "r: must be a whole number >= 1, got None"),
         ({"lora_alpha": "8"}, "lora_alpha: must be a number > 0, got '8'"),
+        (
+            {"lora_alpha": 10**400},
+            "lora_alpha: must be a number that float32 holds, got a number of about 400 digits",
+        ),
+        ({"lora_alpha": 1e300}, "lora_alpha: must be a number that float32 holds, got 1e+300"),
+        ({"lora_alpha": math.inf}, "lora_alpha: must be a number that float32 holds, got inf"),
+        ({"use_rslora": "false"}, "use_rslora: must be true or false, got 'false'"),
+        ({"use_rslora": 1}, "use_rslora: must be true or false, got 1"),
         ({"r": 8}, "must have shape (8, 32), by the rank and the base, got (4, 32)"),
     ],
 )
@@ -174,6 +229,26 @@ def test_an_adapter_of_some_layers_is_refused(tmp_path):
     save_file(tensors, tmp_path / ADAPTER_WEIGHTS)
     with pytest.raises(ValueError, match=r"got no base_model\S+layers.0.mlp.up_proj.lora_B.weight"):
         load_adapter(tmp_path, TINY)
+
+
+@pytest.mark.parametrize("kind", ["F8_E4M3", "I8", "F64"])
+def test_tensors_of_other_types_are_refused_by_name(tmp_path, kind):
+    saved(tmp_path)
+    name = f"{PREFIX}.0.mlp.up_proj.lora_B.weight"
+    set_type(tmp_path / ADAPTER_WEIGHTS, name, kind)
+    with pytest.raises(ValueError) as error:
+        load_adapter(tmp_path, TINY)
+    line = f"adapter_model.safetensors: tensor {name} must be F32, F16 or BF16, got {kind}"
+    assert str(error.value).endswith(line)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_tensors_of_half_the_size_are_read_as_float32(tmp_path, dtype):
+    adapter = random_adapter(ALL)
+    save_adapter(tmp_path, ALL, adapter, "org/base", dtype=dtype)
+    _, found = load_adapter(tmp_path, TINY)
+    expected = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)).astype(np.float32), adapter)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 # --------------------------------------------------------------------------------------------------
