@@ -59,8 +59,14 @@ def is_hub_id(path: str) -> bool:
 
 def split_id(path: str) -> tuple[str, str | None]:
     """Return (name, revision or None) of a Hub id; (path, None) of another path."""
-    match = HUB_ID.fullmatch(path)
+    match = HUB_ID.fullmatch(path) if is_hub_id(path) else None
     return (match["repo"], match["revision"]) if match else (path, None)
+
+
+def is_pinned(path: str) -> bool:
+    """Whether a path is a Hub id with a commit, as a run records it, whatever exists here now."""
+    match = HUB_ID.fullmatch(path)
+    return match is not None and _COMMIT.fullmatch(match["revision"] or "") is not None
 
 
 def pin_models(config: Any, directory: Path, ask: bool = True) -> Any:
@@ -116,11 +122,10 @@ def resolve(path: str, where: str = "model.path") -> str:
     Raises:
       ValueError: If the hub has no such model, or cannot be reached and nothing is cached.
     """
-    repository, revision = split_id(path)
-    if revision and _COMMIT.fullmatch(revision):
+    if is_pinned(path):
         return path
     # The download of the small files records the revision in the cache, for later without network.
-    return f"{repository}@{_download(path, _TEXTS, where).name}"
+    return f"{split_id(path)[0]}@{_download(path, _TEXTS, where).name}"
 
 
 def data_directory(path: str, where: str) -> Path:

@@ -208,7 +208,7 @@ def load_model(
     if config.lora is None:
         weights = load_weights(path, decoder, placement)
     else:
-        new = make_adapter(config.lora, decoder, key)
+        new = make_adapter(config.lora, decoder, key, config.path)
         weights = load_weights(path, decoder, placement, config.lora.base_dtype)
         weights = weights.on_top(config, *new)
     kept = files._asdict() | dict(config=decoder, base=weights.base, adapter=weights.adapter)

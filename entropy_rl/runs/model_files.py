@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from entropy_rl.config.checks import shown
+from entropy_rl.models.peft import ADAPTER_CONFIG, read_base_name
 from entropy_rl.runs.directory import CONFIG_FILE, MODEL_DIRECTORY
 from entropy_rl.runs.hub import MODEL_PATH, hub_directory, is_hub_id
 from entropy_rl.runs.smollm2 import smollm2_directory
@@ -21,7 +22,7 @@ def find_model(path: str, weights: bool = True) -> Path:
       weights: Whether a download needs the weights, beside config and tokenizer.
 
     Raises:
-      ValueError: If it does not exist.
+      ValueError: If it does not exist, or holds no model.
     """
     if path == "asset:smollm2":
         return smollm2_directory()
@@ -36,11 +37,20 @@ def find_model(path: str, weights: bool = True) -> Path:
         return found
     found = Path(os.path.expanduser(path))
     if is_hub_id(path):
-        return hub_directory(path, weights)
+        found = hub_directory(path, weights)
     # `os.path` takes a name that no file can have for one that does not exist.
-    if not path or not os.path.isdir(found):
+    elif not path or not os.path.isdir(found):
         raise ValueError(f"model.path: must be {MODEL_PATH}, got {shown(path)}")
-    return found
+    if is_run(found) or (found / "config.json").exists():
+        return found
+    if (found / ADAPTER_CONFIG).is_file():
+        base = read_base_name(found)
+        raise ValueError(
+            f"model.path: must be a model, got the adapter {shown(path)}: merge it into its base, "
+            f"or name it as model.lora.path, with its base{f' ({base})' if base else ''} as "
+            "model.path"
+        )
+    raise ValueError(f"model.path: must be {MODEL_PATH}, got {shown(path)} without a config.json")
 
 
 def find_adapter(path: str) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
 from pathlib import Path
 
 import jax
@@ -22,14 +24,17 @@ from entropy_rl.models.lora import (
     lora_spec,
     merge,
 )
-from entropy_rl.models.peft import load_adapter, read_adapter_config
+from entropy_rl.models.peft import load_adapter, read_adapter_config, read_base_name
 from entropy_rl.models.quantized import cast_floats, float_type, store
 from entropy_rl.runs.checkpoint import restore_params
 from entropy_rl.runs.directory import CONFIG_FILE, checkpoints_of
+from entropy_rl.runs.hub import is_hub_id, split_id
 from entropy_rl.runs.identity import model_identity, recorded_weights
 from entropy_rl.runs.model_files import find_adapter, find_model, is_run, model_files
 from entropy_rl.runs.stored import read_recorded_config
 from entropy_rl.types import Params
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Weights:
 
 
 def make_adapter(
-    config: LoraConfig, decoder: DecoderConfig, key: jax.Array | None
+    config: LoraConfig, decoder: DecoderConfig, key: jax.Array | None, path: str | None = None
 ) -> tuple[LoraSpec, Params]:
     """Read the adapter that a `model.lora` names, or draw a new one.
 
@@ -72,16 +77,22 @@ def make_adapter(
       config: The section.
       decoder: The architecture of the base.
       key: Draws a new one; None where nothing is trained.
+      path: The `model.path` of the base, to warn of an adapter of another one; None for no warning.
 
     Raises:
       ValueError: If it does not fit the base, cannot be read, or would change nothing.
     """
     if config.path is not None:
         try:
-            return load_adapter(find_adapter(config.path), decoder)
+            found = find_adapter(config.path)
+            adapter = load_adapter(found, decoder)
+            base = read_base_name(found)
         except (OSError, ValueError) as error:
             text = error_text(error).removeprefix("model.lora.path: ")
             raise ValueError(f"model.lora.path: {text}") from error
+        if path is not None and base is not None and _is_other(base, path):
+            log.warning("model.lora.path: trained on the base %s, got the base %s", base, path)
+        return adapter
     if key is None:
         raise ValueError(
             "model.lora.path: must be an adapter where nothing is trained, as a new one changes "
@@ -90,6 +101,14 @@ def make_adapter(
     spec = lora_spec(config)
     check_rank(spec, decoder)
     return spec, init_adapter(key, spec, decoder)
+
+
+def _is_other(base: str, path: str) -> bool:
+    """Whether the base that an adapter names is not a `model.path`, which may have been moved."""
+    if is_hub_id(base) and is_hub_id(path):
+        return split_id(base)[0] != split_id(path)[0]
+    names = (os.path.abspath(os.path.expanduser(split_id(name)[0])) for name in (base, path))
+    return len({os.path.basename(name) for name in names}) > 1
 
 
 def load_weights(
@@ -134,7 +153,9 @@ def _find_base(run: Path, path: str) -> Path:
         found = find_model(path)
     except ValueError as error:
         raise ValueError(
-            f"{run}: the base of its adapter must be where the run began, got none: {error}"
+            f"{run}: the base of its adapter must be where the run began, got none: {error}; put "
+            f"it or a symbolic link there, or change model.path in {run / CONFIG_FILE}; its "
+            "digests are checked"
         ) from error
     if recorded_weights(run) not in ({}, model_identity(path)["weights"]):
         raise ValueError(

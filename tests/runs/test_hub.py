@@ -19,7 +19,7 @@ from entropy_rl.cli.main import main
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.lora import LoraConfig
 from entropy_rl.models.peft import load_adapter
-from entropy_rl.runs.hub import is_hub_id, pin_models, resolve, upload
+from entropy_rl.runs.hub import is_hub_id, is_pinned, pin_models, resolve, split_id, upload
 from entropy_rl.runs.identity import adapter_identity
 from entropy_rl.runs.load_model import check_models, find_model, keep_model_files, load_model
 from entropy_rl.tasks.math.files import find_data_files
@@ -179,6 +179,22 @@ def test_a_path_beside_local_files_is_no_id(hub, tmp_path):
     with pytest.raises(ValueError, match=r"^model\.path: must be .* got 'runs/none'$"):
         find_model("runs/none")
     assert hub.asked == []
+
+
+def test_a_path_is_split_by_what_it_is_and_not_by_its_form(hub, tmp_path):
+    (tmp_path / "runs").mkdir()
+    commit = "0" * 40
+    assert split_id("runs/f1") == ("runs/f1", None)
+    assert split_id("lab/tiny@v1") == ("lab/tiny", "v1")
+    assert is_pinned(f"runs/f1@{commit}")  # as recorded by a run that began elsewhere
+    assert not any(is_pinned(path) for path in ("lab/tiny", "lab/tiny@v1", f"/lab/tiny@{commit}"))
+
+
+def test_an_adapter_of_the_hub_is_no_model(hub):
+    golden = ROOT / "tests" / "golden" / "peft"
+    hub.add("lab/adapter", {path.name: path.read_bytes() for path in golden.iterdir()})
+    with pytest.raises(ValueError, match=r"^model\.path: must be a model, got the adapter 'lab/ad"):
+        find_model("lab/adapter")
 
 
 # --- data sets

@@ -310,6 +310,25 @@ def test_a_path_that_is_no_directory_is_one_short_line(path):
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
+def test_a_directory_without_a_model_is_one_line_with_its_field(tmp_path):
+    with pytest.raises(ValueError, match=r"^model\.path: must be a Hugging Face dir") as error:
+        load_model(tmp_path)
+    assert str(error.value).endswith(f"got {str(tmp_path)!r} without a config.json")
+
+
+@pytest.mark.parametrize(
+    ("base", "named"), [("org/base", " (org/base)"), (None, ""), (5, ""), ("", "")]
+)
+def test_an_adapter_is_no_model_and_names_its_base(base, named, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    with pytest.raises(ValueError) as error:
+        load_model(tmp_path)
+    assert str(error.value) == (
+        f"model.path: must be a model, got the adapter {str(tmp_path)!r}: merge it into its base, "
+        f"or name it as model.lora.path, with its base{named} as model.path"
+    )
+
+
 # --- files of a tokenizer that cannot be read
 # ------------------------------------------------------------------------------------------
 
