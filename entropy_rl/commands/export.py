@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from entropy_rl.config.checks import require
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.files import check_creatable, expand_home
 from entropy_rl.escape import echo
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,7 @@ def export(config: ExportConfig) -> Path:
     from entropy_rl.models import save_hf  # `export --help` must not import jax
     from entropy_rl.models.peft import save_adapter
     from entropy_rl.report.model_card import write_model_card
-    from entropy_rl.runs.hub import split_id, upload
+    from entropy_rl.runs.hub import HUB_ID, is_hub_id, split_id, upload
     from entropy_rl.runs.load_model import load_model
     from entropy_rl.runs.model_files import find_model, is_run
 
@@ -63,9 +66,22 @@ def export(config: ExportConfig) -> Path:
     model, is_adapter = load_model(ModelConfig(path=config.model)), config.format == "peft"
     source = find_model(config.model)
     dtype = config.dtype or ("float32" if is_adapter else "bfloat16")
+    note = None
     if is_adapter:
-        base, revision = split_id(model.base.path)
+        path = model.base.path
+        base, revision = split_id(path)
+        if HUB_ID.fullmatch(path) and not is_hub_id(path):
+            base = f"./{path}"  # on another machine PEFT would take it for a Hub id
         save_adapter(config.output, model.base.spec, model.adapter, base, revision, dtype)
+        note = _base_note(source, path)
+        if note is not None:
+            log.warning("%s: %s", config.output, note)
+        if path.startswith("asset:") or is_run(find_model(path)):
+            log.warning(
+                "%s: PEFT cannot load the base %s: export it (`entropy-rl export --model %s "
+                "--output BASE --dtype float32`) and set base_model_name_or_path to that directory",
+                config.output, path, path,
+            )  # fmt: skip
     else:
         save_hf(
             config.output,
@@ -76,10 +92,30 @@ def export(config: ExportConfig) -> Path:
             source_config=model.directory,
         )
     if is_run(source):
-        write_model_card(source, Path(config.output), dtype)
+        write_model_card(source, Path(config.output), dtype, note)
     if config.push is not None:
         upload(Path(config.output), config.push)
     return Path(config.output)
+
+
+def _base_note(run: Path, base: str) -> str | None:
+    """Say how a LoRA run changed its base; None if it did not."""
+    from entropy_rl.models.hf_tensors import open_tensors
+    from entropy_rl.runs.model_files import find_model, is_run
+    from entropy_rl.runs.stored import CONFIG_FILE, read_recorded_config
+
+    dtype = read_recorded_config(run / CONFIG_FILE)["model"]["lora"].get("base_dtype", "float32")
+    if dtype == "float32":
+        return None
+    how = f"quantized to {dtype}"
+    if dtype == "bfloat16":
+        found = find_model(base)
+        tensors = {} if is_run(found) else open_tensors(found, warn=False)
+        weights = [x for name, (_, x) in tensors.items() if name.endswith(("weight", "bias"))]
+        if weights and all(x.get_dtype() == "BF16" for x in weights):
+            return None
+        how = "rounded to bfloat16"
+    return f"trained on the base {how}; `export --format merged --dtype float32` writes that model"
 
 
 def check_config(config: ExportConfig) -> None:

@@ -17,20 +17,21 @@ from entropy_rl.report.reported_run import ReportedRun, read_runs
 from entropy_rl.report.summary import evaluation_rows, interval_note
 from entropy_rl.runs.checkpoint import newest_undamaged
 from entropy_rl.runs.directory import checkpoints_of
-from entropy_rl.runs.hub import HUB_ID, split_id
+from entropy_rl.runs.hub import is_pinned, split_id
 from entropy_rl.yaml_text import dump_yaml
 
 CARD_FILE = "README.md"
 _OF_THE_MACHINE = ("run", "mesh")  # sections that change no result
 
 
-def write_model_card(run: Path, directory: Path, dtype: str) -> None:
+def write_model_card(run: Path, directory: Path, dtype: str, note: str | None = None) -> None:
     """Write README.md into an export, and copy the training curves of the run if there are any.
 
     Args:
       run: The directory of the run.
       directory: The export.
       dtype: Of the exported weights.
+      note: How the base of an exported adapter was changed for the run; None if it was not.
 
     Raises:
       ValueError: A file of the run cannot be read.
@@ -41,12 +42,16 @@ def write_model_card(run: Path, directory: Path, dtype: str) -> None:
     if has_curves:
         shutil.copy(run / CURVES_FILE, directory)
     is_adapter = (directory / ADAPTER_CONFIG).is_file()
-    text = model_card(found, dtype, has_curves, "peft" if is_adapter else "transformers")
+    text = model_card(found, dtype, has_curves, "peft" if is_adapter else "transformers", note)
     (directory / CARD_FILE).write_text(text, encoding="utf-8")
 
 
 def model_card(
-    run: ReportedRun, dtype: str, has_curves: bool, library: str = "transformers"
+    run: ReportedRun,
+    dtype: str,
+    has_curves: bool,
+    library: str = "transformers",
+    note: str | None = None,
 ) -> str:
     """The text: front matter of the hub, how the model was made, Pass@K, curves, config."""
     config = _public({k: v for k, v in run.config.items() if k not in _OF_THE_MACHINE})
@@ -55,7 +60,7 @@ def model_card(
     name = str(task.get("name") or (config.get("data") or {}).get("train", "?"))
     front: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation"}
     front["tags"] = ["entropy_rl", "reinforcement-learning" if "advantage" in config else "sft"]
-    if HUB_ID.fullmatch(base):
+    if is_pinned(base):  # any other path is of this machine, even if it looks like an id
         front["base_model"], _ = split_id(base)
     code = f"entropy_rl {(start.get('versions') or {}).get('entropy_rl', '?')}"
     facts = {
@@ -64,7 +69,7 @@ def model_card(
         "Method": run.method,
         "Steps": run.metrics[-1]["step"] if run.metrics else 0,
         "Seed": config.get("seed"),
-        "Weights": dtype,
+        "Weights": dtype if note is None else f"{dtype}, {note}",
         "Code": f"{code}, commit {start['commit']}" if start.get("commit") else code,
         "Devices": start.get("devices", "?"),
     }

@@ -1,23 +1,29 @@
 """A LoRA run trains, stores and resumes its adapter alone, and is opened like any other run."""
 
 import contextlib
+import json
 import shutil
 import signal
+from pathlib import Path
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
+import yaml
 from run_records import assert_same_run, lines_of, metrics_of, state_of
 from safetensors.numpy import load_file, save_file
 from tiny_runs import EVALUATION, TRAIN, run, write_yaml
 
 from entropy_rl.cli.main import main
 from entropy_rl.cli.parse import parse_config
+from entropy_rl.commands.export import _base_note
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.lora import LoraConfig
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.models.quantized import store
 from entropy_rl.runs.load_model import load_model
+from entropy_rl.runs.weights import _is_other
 from entropy_rl.trainer.setup import set_up
 
 LORA = {"rank": 4, "alpha": 8.0, "targets": ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]}
@@ -25,6 +31,7 @@ CONFIG = TRAIN | {
     "model": {"path": "model", "lora": LORA},
     "loss": {"kl_coef": 0.1},
 }
+PEFT = ("--format", "peft")
 
 
 def train(directory, *more):
@@ -38,6 +45,15 @@ def whole(workspace):
     with contextlib.chdir(workspace):
         assert main(train("whole")) == 0
     return workspace / "whole"
+
+
+def copy_run(whole, name, path="model", **lora):
+    """A copy of a run, as if it had begun with another `model.path` or other settings of LoRA."""
+    shutil.copytree(whole, name)
+    config = yaml.safe_load((whole / "config.yaml").read_text())
+    config["model"]["path"] = path
+    config["model"]["lora"].update(lora)
+    write_yaml(Path(name) / "config.yaml", config)
 
 
 def leaves_of(tree):
@@ -92,7 +108,7 @@ def test_a_loaded_run_has_its_base_and_its_adapter_to_the_bit(whole, here):
     assert model.base.spec.scale == 2 and model.base.path == "model"
 
 
-def test_a_run_on_a_quantized_base_is_loaded_and_exported_with_the_base_it_had(whole, here):
+def test_a_run_on_a_quantized_base_is_loaded_and_exported_with_the_base_it_had(whole, here, caplog):
     options = ["--steps", "2", "--model.lora.base_dtype", "int8"]
     assert main(train("int8", *options)) == 0
     model = load_model("int8")
@@ -110,6 +126,111 @@ def test_a_run_on_a_quantized_base_is_loaded_and_exported_with_the_base_it_had(w
     assert main(arguments) == 0
     dense = load_model("dense")
     np.testing.assert_allclose(dense.policy.apply(dense.params, ids), hidden, rtol=1e-5, atol=1e-5)
+    caplog.clear()
+    assert main(["export", "--model", "int8", "--output", "codes", *PEFT]) == 0
+    how = "`export --format merged --dtype float32`"
+    note = f"trained on the base quantized to int8; {how} writes that model"
+    assert [record.getMessage() for record in caplog.records] == [f"codes: {note}"]
+    assert f"| Weights | float32, {note} |" in (here / "codes" / "README.md").read_text()
+
+
+def test_an_adapter_on_a_rounded_base_is_exported_with_a_note(whole, here, caplog):
+    copy_run(whole, "rounded", base_dtype="bfloat16")
+    assert main(["export", "--model", "rounded", "--output", "rounded-peft", *PEFT]) == 0
+    line = "rounded-peft: trained on the base rounded to bfloat16; "
+    assert [record.getMessage().startswith(line) for record in caplog.records] == [True]
+    # The same of a base whose weights are bfloat16: nothing was rounded.
+    model, file = here / "model", here / "model" / "model.safetensors"
+    kept, tensors = file.read_bytes(), load_file(file)
+    caplog.clear()
+    try:
+        save_file({name: x.astype(ml_dtypes.bfloat16) for name, x in tensors.items()}, file)
+        assert _base_note(here / "rounded", str(model)) is None
+    finally:
+        file.write_bytes(kept)
+
+
+def test_an_adapter_on_a_run_is_exported_with_what_makes_its_base_loadable(whole, here, caplog):
+    copy_run(whole, "second", "whole")
+    (here / "second" / "identity.json").unlink()  # its weights are those of another base
+    assert main(["export", "--model", "second", "--output", "second-peft", *PEFT]) == 0
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "second-peft: PEFT cannot load the base whole: export it (`entropy-rl export --model whole "
+        "--output BASE --dtype float32`) and set base_model_name_or_path to that directory"
+    )
+    # It does what it says: with that base, the adapter is the model of the run.
+    base = ["export", "--model", "whole", "--output", "second-base", "--dtype", "float32"]
+    assert main(base) == 0
+    ids = jax.random.randint(jax.random.key(2), (2, 9), 0, 20)
+    lora = LoraConfig(path="second-peft")
+    found, expected = load_model(ModelConfig("second-base", lora=lora)), load_model("second")
+    hidden = expected.policy.apply(expected.params, ids)
+    np.testing.assert_allclose(found.policy.apply(found.params, ids), hidden, rtol=1e-5, atol=1e-5)
+
+
+def test_an_adapter_of_another_base_is_warned_of(whole, here, caplog):
+    assert main(["export", "--model", "whole", "--output", "own", *PEFT]) == 0
+    shutil.copytree("model", "elsewhere/model")
+    shutil.copytree("model", "other")
+    lora = LoraConfig(path="own")
+    for path in ("model", "elsewhere/model", "./model/"):  # a base may have been moved
+        load_model(ModelConfig(path, lora=lora))
+    assert not caplog.records
+    load_model(ModelConfig("other", lora=lora))
+    line = "model.lora.path: trained on the base model, got the base other"
+    assert [record.getMessage() for record in caplog.records] == [line]
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "is_other"),
+    [
+        ("org/one", f"org/one@{'0' * 40}", False),
+        ("org/one", "net/one", True),
+        ("org/one", "/models/one", False),
+        ("org/one", "/models/two", True),
+        ("asset:countdown", "asset:countdown", False),
+        ("asset:countdown", "model", True),
+    ],
+)
+def test_a_base_is_another_one_by_its_id_or_by_its_last_name(base, path, is_other):
+    assert _is_other(base, path) == is_other
+
+
+def test_a_local_path_that_looks_like_an_id_is_exported_as_a_path(whole, here):
+    shutil.copytree("model", "local/base")
+    copy_run(whole, "of-local", "local/base")
+    assert main(["export", "--model", "of-local", "--output", "local-peft", *PEFT]) == 0
+    fields = json.loads((here / "local-peft" / "adapter_config.json").read_text())
+    assert (fields["base_model_name_or_path"], fields["revision"]) == ("./local/base", None)
+    assert "base_model:" not in (here / "local-peft" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("way", ["link", "config"])
+def test_a_base_that_was_moved_is_found_as_the_error_says(way, whole, here):
+    copy_run(whole, f"by-{way}", "base")
+    shutil.copytree("model", f"moved-{way}")
+    with pytest.raises(ValueError) as error:
+        load_model(f"by-{way}")
+    assert str(error.value).endswith(
+        f"got 'base'; put it or a symbolic link there, or change model.path in by-{way}/"
+        "config.yaml; its digests are checked"
+    )
+    config = here / f"by-{way}" / "config.yaml"
+    if way == "link":
+        (here / "base").symlink_to(f"moved-{way}")
+    else:
+        config.write_text(config.read_text().replace("path: base\n", f"path: moved-{way}\n"))
+    assert load_model(f"by-{way}").adapter is not None
+    tensors = load_file(f"moved-{way}/model.safetensors")
+    save_file(
+        tensors | {"model.norm.weight": tensors["model.norm.weight"] + 1},
+        f"moved-{way}/model.safetensors",
+    )
+    with pytest.raises(ValueError, match="must have the weights that the run began with"):
+        load_model(f"by-{way}")
+    if way == "link":
+        (here / "base").unlink()
 
 
 def test_exports_are_a_peft_adapter_and_a_merged_model(whole, here, capsys):
