@@ -91,6 +91,7 @@ def main(config: SampleConfig) -> None:
     from entropy_rl.config.rollout import DecodingConfig
     from entropy_rl.escape import printable
     from entropy_rl.experience.episodes import begin_episodes, environments_of, turn_tokens
+    from entropy_rl.experience.sampler import check_finite
     from entropy_rl.experience.scoring import score
     from entropy_rl.report.answer_figure import answer_figure
     from entropy_rl.report.terminal import has_colors, scale
@@ -138,6 +139,7 @@ def main(config: SampleConfig) -> None:
         generate(params, ids, mask, index, key, on_tokens=printer.show, **answers)
     )
     printer.finish()
+    check_finite(f"{model.directory}", rollout, lambda row: "this sample")
     row = rollout.completion_mask[0]
     print(f"\n\n{scale()}" if colors else "\n")
     facts = {

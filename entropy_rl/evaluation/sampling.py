@@ -20,14 +20,14 @@ from entropy_rl.experience.episodes import (
 )
 from entropy_rl.experience.prompts import PromptBatch, Prompts
 from entropy_rl.experience.records import Row, completion_rows
-from entropy_rl.experience.sampler import Sampled, sampled_of
+from entropy_rl.experience.sampler import Sampled, check_finite, sampled_of
 from entropy_rl.experience.scoring import score
 from entropy_rl.rollout import DecodingProgress, GenerateFn, make_generate
 from entropy_rl.rollout.stop_strings import stop_rule
 from entropy_rl.runs.load_model import Model
 from entropy_rl.runs.logging import DeviceWork
 from entropy_rl.tasks.task import Task
-from entropy_rl.types import Params, Rollout
+from entropy_rl.types import Params
 
 # Keeps the keys apart from those of training, fold_in(key(seed), step).
 _STREAM = 2**31 - 1
@@ -217,7 +217,11 @@ def _judge(
     rollout = jax.tree.map(lambda x: x[rows if len(x) == size else rows // group], rollout)
     problems = [call.batch.problems[b // group] for b in rows]
     numbers = [int(b % group) + call.first_sample for b in rows]
-    _check_finite(model, rollout, [problem.id for problem in problems], numbers)
+    check_finite(
+        f"{model.directory}",
+        rollout,
+        lambda row: f"sample {numbers[row]} of problem {problems[row].id}",
+    )
     judgements = sampled.judgements
     if judgements is not None:
         judgements = [judgements[b] for b in rows]
@@ -226,15 +230,3 @@ def _judge(
         completion_rows(problems, numbers, rollout, scores),
         0.0 if next_work is None else next_work.waited(),
     )
-
-
-def _check_finite(model: Model, rollout: Rollout, problems: list[int], numbers: list[int]) -> None:
-    """Refuse samples with NaN log-probs or entropies."""
-    known = np.isfinite(rollout.log_probs) & np.isfinite(rollout.entropy)
-    bad = np.flatnonzero((rollout.completion_mask & ~known).any(axis=1))
-    if bad.size:
-        raise FloatingPointError(
-            f"{model.directory}: the model's log-probs are not finite, first in sample "
-            f"{numbers[bad[0]]} of problem {problems[bad[0]]}; its weights may be damaged, or too "
-            "large for its dtype"
-        )

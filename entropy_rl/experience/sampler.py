@@ -47,6 +47,26 @@ def sampled_of(rollout: Rollout, episodes: Episodes | None) -> Sampled:
     return Sampled(rollout, episodes.judgements(), episodes.turn_rewards(columns))
 
 
+def check_finite(where: str, rollout: Rollout, name: Callable[[int], str]) -> None:
+    """Refuse sampled tokens with log-probs or entropies that are not finite.
+
+    Args:
+      where: The model, for the error.
+      rollout: The samples, on the host.
+      name: Names the sample of a row.
+
+    Raises:
+      FloatingPointError: There is one.
+    """
+    known = np.isfinite(rollout.log_probs) & np.isfinite(rollout.entropy)
+    bad = np.flatnonzero((rollout.completion_mask & ~known).any(axis=1))
+    if bad.size:
+        raise FloatingPointError(
+            f"{where}: the model's log-probs are not finite, first in {name(int(bad[0]))}; its "
+            "weights may be damaged, or too large for its dtype"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampler:
     """Samples completions with the policy of a training state, and scores them.
@@ -163,6 +183,7 @@ class Sampler:
         rollout = sampled.rollout
         with self.clock("verdicts"):
             problems = prompts.rows(len(rollout.completion_ids) // len(prompts.index))
+            check_finite("rollout", rollout, lambda row: f"a sample of problem {problems[row].id}")
             scores = score(self.task, self.model.tokenizer, problems, rollout, sampled.judgements)
             ids = completion_ids(rollout)
             return scores, self.rewards(scores.texts, problems, scores.judgements, ids)

@@ -49,7 +49,8 @@ def sample(
     entropy = jnp.log(total) - jnp.sum(mass * z, axis=-1) / total
     if temperature == 0 or greedy is not None:
         # Index of the first maximum; argmax is slow on CPU.
-        likeliest = jnp.min(jnp.where(z == 0, jnp.arange(z.shape[-1])[None], z.shape[-1]), axis=-1)
+        last = z.shape[-1] - 1  # also where no logit is a number, so that the id is a token's
+        likeliest = jnp.min(jnp.where(z == 0, jnp.arange(z.shape[-1])[None], last), axis=-1)
     if temperature == 0:
         ids = likeliest
     else:

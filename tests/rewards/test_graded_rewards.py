@@ -83,6 +83,19 @@ def test_a_grade_is_the_reward_and_metrics_of_success_are_those_of_the_verdicts(
     assert mask.tolist() == [False, True, True, True, False, False]
 
 
+@pytest.mark.parametrize("name", ["log_probs", "entropy"])
+def test_a_rollout_of_a_model_whose_logits_are_not_finite_is_refused(name):
+    sampled, sampler = make_sampled(P, P * G), sampler_of([0.0] * P * G)
+    array = np.zeros((P * G, N), np.float32)
+    array[:, 1] = np.nan  # no token
+    off_mask = sampled.rollout.replace(**{name: array})
+    assert sampler.score(PROMPTS, Sampled(off_mask)).groups.rows["has_reward"].all()
+    array[3, 0] = np.nan
+    says = r"^rollout: the model's log-probs are not finite, first in a sample of problem 1; "
+    with pytest.raises(FloatingPointError, match=says):
+        sampler.score(PROMPTS, Sampled(sampled.rollout.replace(**{name: array})))
+
+
 def test_contrast_is_of_the_weighted_sum():
     judged = [Judgement(WRONG, a, {"b": b}) for a, b in ((1, 0), (0, 1), (1, 1), (1, 0))] * 2
     specs = [{"name": "graded"}, {"name": "part", "part": "b", "weight": 1}]

@@ -64,3 +64,12 @@ def test_log_probs_and_entropy_are_those_of_the_tempered_distribution_before_the
 def test_temperature_zero_takes_the_first_of_the_most_likely_tokens():
     ids, _, _ = sample(jnp.array([[0.0, 2.0, 2.0], [5.0, 1.0, 0.0]]), jnp.zeros(2), temperature=0)
     assert ids.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_logits_that_are_nan_give_an_id_of_the_vocabulary_and_a_nan_log_prob(
+    temperature,
+):
+    logits = jnp.full((1, 5), jnp.nan)
+    ids, log_probs, entropy = sample(logits, jnp.full(1, 0.5), temperature=temperature)
+    assert 0 <= ids[0] < 5 and jnp.isnan(log_probs[0]) and jnp.isnan(entropy[0])
