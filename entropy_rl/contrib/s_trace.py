@@ -20,9 +20,10 @@ def s_trace(
 
     log wₜ = Σ_{k≤t} λ^(t-k) m_k d_k / Σ_{k≤t} λ^(t-k) m_k,   d_k = log π_k - log π_old_k
 
-    with m_k = 1 for the `fraction` of the tokens of the sequence that had the highest entropy. λ =
-    0 is PPO, if every token is in the trace; with λ = 1 the ratio at the last token is that of
-    GSPO. A token before the first of the trace has w = 1.
+    with t and k among the tokens that count, so that the observations of an episode are no steps,
+    and m_k = 1 for the `fraction` of the tokens of the sequence that had the highest entropy. λ = 0
+    is PPO, if every token is in the trace; with λ = 1 the ratio at the last token is that of GSPO.
+    A token before the first of the trace has w = 1.
 
     S-trace (https://arxiv.org/abs/2605.05965) is known to be an eligibility trace that approximates
     the ratio of the past, in which tokens of low entropy are left out, and of which GSPO is a case.
@@ -45,21 +46,21 @@ def s_trace(
     require(0 < fraction <= 1, "s_trace.fraction", fraction, "a number > 0 and <= 1")
     check_clip_range("s_trace", clip_low, clip_high)
 
-    def faded(x: jax.Array) -> jax.Array:
-        """Σ_{k≤t} λ^(t-k) x_k along a sequence."""
+    def faded(x: jax.Array, mask: jax.Array) -> jax.Array:
+        """Σ_{k≤t} λ^(t-k) x_k along the tokens on the mask of a sequence."""
 
         def join(left: tuple[jax.Array, jax.Array], right: tuple[jax.Array, jax.Array]):
             return left[0] * right[0], left[1] * right[0] + right[1]
 
-        return jax.lax.associative_scan(join, (jnp.full(x.shape, decay), x), axis=1)[1]
+        return jax.lax.associative_scan(join, (jnp.where(mask, decay, 1.0), x), axis=1)[1]
 
     def loss(advantages: jax.Array, stats: TokenStats) -> tuple[jax.Array, ClipMasks]:
         entropy = jnp.where(stats.mask, stats.old_entropy, -jnp.inf)
         place = jnp.argsort(jnp.argsort(-entropy, axis=1, stable=True), axis=1)
         length = jnp.sum(stats.mask, axis=1, keepdims=True)
         traced = (stats.mask & (place < rounded_up(fraction, length))).astype(jnp.float32)
-        total = faded(traced)
-        d = faded(traced * log_ratio(stats.log_probs, stats.old_log_probs))
+        total = faded(traced, stats.mask)
+        d = faded(traced * log_ratio(stats.log_probs, stats.old_log_probs), stats.mask)
         ratio = with_gradient_of(d / jnp.where(total > 0, total, 1), stats.log_probs)
         return clipped_loss(ratio, advantages, 1 - clip_low, 1 + clip_high)
 

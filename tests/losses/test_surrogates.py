@@ -269,6 +269,20 @@ def test_the_gradient_of_a_row_is_that_of_its_ratio_by_finite_differences(name):
             np.testing.assert_allclose(gradient[:, t], slope, rtol=1e-5, atol=1e-8)
 
 
+def test_the_trace_does_not_decay_over_the_observations_of_an_episode():
+    advantages, stats = make_tokens()
+    apart = np.sort(np.random.default_rng(0).permutation(2 * N)[:N])
+
+    def spread(x):
+        shape = (len(x), 2 * N)
+        return jnp.zeros(shape, x.dtype).at[:, apart].set(x) if x.shape[1:] == (N,) else x
+
+    surrogate = s_trace(0.5, 0.7)
+    loss, _ = surrogate(advantages, stats)
+    with_gaps, _ = surrogate(*jax.tree.map(spread, (advantages, stats)))
+    np.testing.assert_allclose(jnp.where(stats.mask, with_gaps[:, apart] - loss, 0), 0, atol=1e-6)
+
+
 @every_surrogate
 def test_on_policy_every_surrogate_has_the_gradient_of_the_policy_gradient(name):
     advantages, stats = make_tokens()
