@@ -27,7 +27,7 @@ def replay_failed(fraction: float = 0.25, capacity: int = 1024) -> Curriculum:
 
     def choose(state: State, order: ProblemOrder, count: int) -> tuple[np.ndarray, State]:
         waiting = state["waiting"][state["waiting"] >= 0]
-        most = int(fraction * count)
+        most = int(round(fraction * count, 9))  # 1/49 * 49 is less than 1
         require(most > 0, "fraction", fraction, f">= 1/{count}, a problem of the {count} of a step")
         again = waiting[:most]
         # Too few others would be left of a small set.

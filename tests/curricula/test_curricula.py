@@ -180,6 +180,13 @@ def test_the_other_problems_come_once_an_epoch_whatever_is_replayed():
     assert len(others) == len(set(others)) > 40
 
 
+def test_a_fraction_of_one_problem_of_a_step_is_one_problem():
+    rule, order = replay_failed(1 / 49), order_of(a=200)
+    state = rule.observe(rule.init(order), order, np.arange(3), np.zeros(3))
+    assert int(1 / 49 * 49) == 0  # in floating point
+    assert rule.choose(state, order, 49)[1]["replayed"] == 1
+
+
 def test_no_more_wait_than_the_capacity_and_the_newest_stay():
     order = order_of(a=64)
     drawn, state = play(replay_failed(0.25, capacity=5), order, 3, lambda place, step: 0.0)
