@@ -34,6 +34,7 @@ from entropy_rl.runs.logging import Clock
 from entropy_rl.tasks import load_task
 from entropy_rl.tasks.task import DemonstratedTask
 from entropy_rl.trainer.chat_setup import read_rows_of, set_up_chats
+from entropy_rl.trainer.check_config import warn_of_warmup
 from entropy_rl.trainer.demonstration_setup import check_demonstrations, set_up_demonstrations
 from entropy_rl.trainer.open_run import open_run
 from entropy_rl.trainer.run import evaluation_directory, has_settings
@@ -74,6 +75,7 @@ def _train(
     setup: SupervisedSetup, task: DemonstratedTask | None = None, prompts: Prompts | None = None
 ) -> TrainState:
     config = setup.config
+    warn_of_warmup("optimizer.warmup_updates", config.optimizer.warmup_updates, config.steps)
     with open_run(config, setup.start, "sft", setup.identity) as (run, state):
         setup.keep_model_files()
         clock, tokens, norms = Clock(), 0, []

@@ -47,6 +47,10 @@ def build_methods(config: TrainConfig) -> Methods:
     """
     if config.critic is not None and 0 < config.steps <= config.critic.warmup_steps:
         log.warning("critic.warmup_steps: in all %d steps the critic learns alone", config.steps)
+    for section, is_critic in (("optimizer", False), ("critic", True)):
+        if (of := getattr(config, section)) is not None:
+            total = config.total_updates(is_critic)
+            warn_of_warmup(f"{section}.warmup_updates", of.warmup_updates, total)
     advantage = advantage_of(config)
     loss = build_loss(config.loss, config.rollout.max_new_tokens)
     check_traces(loss, abstract_stats(config, advantage))
@@ -57,6 +61,18 @@ def build_methods(config: TrainConfig) -> Methods:
     _check_reads_teacher(config, advantage)
     rewards = build_rewards(config.rewards, config.reward, config.rollout.max_new_tokens)
     return Methods(advantage, loss, rewards, build_curriculum(config.curriculum))
+
+
+def warn_of_warmup(field: str, warmup_updates: int, total_updates: int) -> None:
+    """Warn of a warm-up that is not over before the last update of a run.
+
+    Args:
+      field: The config field of the warm-up.
+      warmup_updates: Its updates.
+      total_updates: Those of the run.
+    """
+    if warmup_updates > 1 and 0 < total_updates <= warmup_updates:
+        log.warning("%s: the learning rate rises in all %d updates", field, total_updates)
 
 
 def check_config(config: TrainConfig) -> None:
