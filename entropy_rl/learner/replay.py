@@ -25,6 +25,7 @@ from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.replay_rule import REPLAY_WEIGHT, Replay
 from entropy_rl.learner.rollout_advantages import make_base_advantages
 from entropy_rl.learner.update import UpdateFn, make_update
+from entropy_rl.losses.build import check_traces
 from entropy_rl.losses.controller import (
     Coefficients,
     checked_update,
@@ -33,7 +34,7 @@ from entropy_rl.losses.controller import (
 )
 from entropy_rl.losses.loss import Loss
 from entropy_rl.models.lora import Base, on_base
-from entropy_rl.types import Policy, TrainBatch
+from entropy_rl.types import Policy, TokenStats, TrainBatch
 
 Rows = dict[str, jax.Array]  # the fields of a `TrainBatch` that are stored
 _TOKEN_FIELDS = ("old_log_probs", "old_entropy", "sampler_log_probs")
@@ -93,9 +94,22 @@ def replay_advantage(replay: Replay, advantage: Transform) -> Transform:
 
 
 def check_replay(
-    spec: Mapping[str, Any], replay: Replay, advantage: Transform, loss: Loss, has_critic: bool
+    spec: Mapping[str, Any],
+    replay: Replay,
+    advantage: Transform,
+    loss: Loss,
+    has_critic: bool,
+    stats: TokenStats,
 ) -> None:
     """Check that critic, loss and advantage of a run allow a replay buffer.
+
+    Args:
+      spec: The section `replay`.
+      replay: The rule that it names.
+      advantage: The chain of the run.
+      loss: The loss.
+      has_critic: Whether there is a critic.
+      stats: Shapes of the statistics of a mini-batch.
 
     Raises:
       ValueError: They do not.
@@ -124,6 +138,16 @@ def check_replay(
                 f"'sequence' behind one of these, with {path}; got scope {member.scope!r}, "
                 f"needs_policy={member.needs_policy}"
             )
+    stored = stats.replace(values=None, greedy_rewards=None, extras={})
+    rewards = jax.ShapeDtypeStruct((stats.mask.shape[0], 1), jnp.float32)
+    try:
+        jax.eval_shape(replay_advantage(replay, advantage), rewards, stored)
+        check_traces(loss, stored)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            "replay: must be null with an advantage or a loss that reads extras or rewards, which "
+            f"the rows of {spec['name']} do not have, got {error}"
+        ) from error
 
 
 def make_replay_programs(

@@ -53,10 +53,11 @@ def build_methods(config: TrainConfig) -> Methods:
             warn_of_warmup(f"{section}.warmup_updates", of.warmup_updates, total)
     advantage = advantage_of(config)
     loss = build_loss(config.loss, config.rollout.max_new_tokens)
-    check_traces(loss, abstract_stats(config, advantage))
+    stats = abstract_stats(config, advantage)
+    check_traces(loss, stats)
     replay = build_replay(config.replay, config.rollout.group_size)
     if replay is not None:
-        check_replay(config.replay, replay, advantage, loss, config.critic is not None)
+        check_replay(config.replay, replay, advantage, loss, config.critic is not None, stats)
     _check_sampler_correction(config, loss)
     _check_reads_teacher(config, advantage)
     rewards = build_rewards(config.rewards, config.reward, config.rollout.max_new_tokens)

@@ -16,7 +16,7 @@ from run_records import assert_same_run, lines_of, state_of
 from tiny_runs import ROOT, TRAIN, write_yaml
 from update_problem import ALPHA, KAPPA, SHAPED, G, N, P, V, make_data
 
-from entropy_rl.advantages import chain, group_normalize, whiten
+from entropy_rl.advantages import Transform, chain, group_normalize, whiten
 from entropy_rl.cli.main import main
 from entropy_rl.config.common import MeshConfig
 from entropy_rl.config.registry import factories_of
@@ -31,6 +31,7 @@ from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.replay import BufferShape, check_replay, make_replay_programs
 from entropy_rl.learner.replay_rule import REPLAY_WEIGHT, Replay, build_replay
 from entropy_rl.learner.update import init_state, make_update
+from entropy_rl.losses import ppo_clip
 from entropy_rl.losses.build import build_loss
 from entropy_rl.losses.controller import BatchSummary, Controller
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates
@@ -103,7 +104,8 @@ def test_a_replay_comes_every_so_many_rollouts_and_keeps_what_is_above_the_thres
 def programs_of(spec, advantage=SHAPED, loss=LossConfig(), critic=None, mesh=None):
     """Of a run with steps of two updates of P prompts."""
     replay, loss = build_replay(spec, G), build_loss(loss)
-    check_replay(spec, replay, advantage, loss, critic is not None)
+    stats = token_stats(make_data(), jnp.zeros((B, N)), jnp.zeros((B, N)))
+    check_replay(spec, replay, advantage, loss, critic is not None, stats)
     settings = PassSettings(max_tokens_per_micro_batch=32, mesh=mesh)
     shape = BufferShape(updates=2 * replay.rollouts, rows=B, prompt_tokens=3, new_tokens=N)
     policy = table_policy(V)
@@ -350,6 +352,14 @@ def test_what_is_no_replay_rule_is_refused_in_a_line(spec, message):
     assert message in str(error.value)
 
 
+def weigh(advantages, stats):
+    return stats.extras["own"]
+
+
+def weighted_loss(advantages, stats):
+    return ppo_clip()(advantages * stats.extras["own"], stats)
+
+
 @pytest.mark.parametrize(
     ("advantage", "more", "message"),
     [
@@ -378,6 +388,21 @@ def test_what_is_no_replay_rule_is_refused_in_a_line(spec, message):
             gtpo(G),
             {},
             "advantage: must have one value for each row",
+        ),
+        (
+            chain(SHAPED, Transform(lambda a, stats: a * stats.extras["own"], "token")),
+            {},
+            "replay: must be null with an advantage or a loss that reads extras .*, got 'own'",
+        ),
+        (
+            SHAPED,
+            {"loss": LossConfig(token_weights=[{"name": f"{__name__}:weigh"}])},
+            "replay: must be null with an advantage or a loss that reads extras .*, got 'own'",
+        ),
+        (
+            SHAPED,
+            {"loss": LossConfig(surrogate={"name": f"{__name__}:weighted_loss"})},
+            "replay: must be null with an advantage or a loss that reads extras .*, got 'own'",
         ),
     ],
 )
