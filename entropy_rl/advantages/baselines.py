@@ -70,7 +70,7 @@ def group_center(group_size: int) -> Transform:
     def center(rewards: jax.Array, has_reward: jax.Array, stats: TokenStats) -> jax.Array:
         return masked_center(rewards, has_reward, axis=1)
 
-    return group_transform("group_center", group_size, center)
+    return group_transform("group_center", group_size, center, shifts=True)
 
 
 def rloo(group_size: int) -> Transform:
@@ -97,7 +97,7 @@ def rloo(group_size: int) -> Transform:
         # A single scored sequence is its own mean: max() replaces 1 / 0, and is multiplied by 0.
         return masked_center(rewards, has_reward, axis=1) * n / jnp.maximum(n - 1, 1)
 
-    return group_transform("rloo", group_size, leave_out)
+    return group_transform("rloo", group_size, leave_out, shifts=True)
 
 
 def maxrl(group_size: int) -> Transform:
@@ -112,9 +112,10 @@ def maxrl(group_size: int) -> Transform:
       group_size: Completions per prompt (G), at least 2.
 
     Returns:
-      A transform f32[B, 1] -> f32[B, 1] of scope "group". It requires rewards >= 0: a group with a
-      negative one gets NaN, so that the update is counted as not finite and not applied. With -1
-      and 1, say, the mean is no success rate, and the division could flip signs.
+      A transform f32[B, 1] -> f32[B, 1] of scope "group". It requires rewards >= 0: with -1 and 1,
+      say, the mean is no success rate, and the division could flip signs. A run whose `reward`,
+      `rewards` or penalties can make a negative one is refused; where a task or a reward of your
+      own does, its group gets NaN, so that the update is counted as not finite and not applied.
 
     Raises:
       ValueError: As `group_normalize`.
@@ -126,7 +127,7 @@ def maxrl(group_size: int) -> Transform:
         negative = jnp.any(has_reward & (rewards < 0), axis=1, keepdims=True)
         return jnp.where(has_reward & negative, jnp.nan, jnp.where(mean > 0, advantages, 0))
 
-    return group_transform("maxrl", group_size, divide)
+    return group_transform("maxrl", group_size, divide, reads="nonnegative rewards")
 
 
 def opo(group_size: int) -> Transform:
@@ -156,7 +157,7 @@ def opo(group_size: int) -> Transform:
         total = jnp.maximum(jnp.sum(lengths, axis=1, keepdims=True), 1)
         return jnp.where(has_reward, centered - weighted / total, 0)
 
-    return group_transform("opo", group_size, center)
+    return group_transform("opo", group_size, center, shifts=True)
 
 
 def gpg(group_size: int, eps: float = 1e-5) -> Transform:
@@ -221,7 +222,14 @@ def remax() -> Transform:
         rewards, has_reward = in_groups("remax", 1, advantages, stats)
         return jnp.where(has_reward, rewards - stats.greedy_rewards[:, None], 0)
 
-    return Transform(subtract, "group", requires=("greedy_rewards",))
+    return Transform(
+        subtract,
+        "group",
+        requires=("greedy_rewards",),
+        reads="rewards",
+        is_baseline=True,
+        shifts=True,
+    )
 
 
 def whiten(eps: float = 1e-8) -> Transform:
@@ -231,11 +239,11 @@ def whiten(eps: float = 1e-8) -> Transform:
     count.
 
     The statistics are those of all mini-batches of a rollout, as in veRL, and do not depend on how
-    many there are. Behind a transform that reads the policy being updated they are those of the
-    mini-batch. One advantage for each sequence is broadcast to its tokens first, so a long sequence
-    has a larger weight than a short one. Source: REINFORCE++ ("global batch"),
-    https://arxiv.org/abs/2501.03262; variance and ε as in veRL. Chain it before `shape_by_entropy`,
-    whose bound |A| / κ is meant for the advantage that enters the loss.
+    many there are. Behind a transform that reads the policy being updated, or one of scope "token"
+    or "sequence", they are those of the mini-batch. One advantage for each sequence is broadcast to
+    its tokens first, so a long sequence has a larger weight than a short one. Source: REINFORCE++
+    ("global batch"), https://arxiv.org/abs/2501.03262; variance and ε as in veRL. Chain it before
+    `shape_by_entropy`, whose bound |A| / κ is meant for the advantage that enters the loss.
 
     Args:
       eps: Added to the variance.
@@ -254,4 +262,4 @@ def whiten(eps: float = 1e-8) -> Transform:
         variance = masked_var(advantages, stats.mask, ddof=1)
         return masked_center(advantages, stats.mask) * jax.lax.rsqrt(variance + eps)
 
-    return Transform(standardize, "batch")
+    return Transform(standardize, "batch", is_baseline=True)

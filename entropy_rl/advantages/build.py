@@ -129,8 +129,9 @@ def build_advantage(
 
     Raises:
       ValueError: A name, an argument or a value is wrong; the chain reads values without a critic,
-        or there is a critic whose values are not read; or a transform that reads greedy rewards or
-        single rewards is not the first. The message starts with the dotted path.
+        or there is a critic whose values are not read; a transform that reads greedy rewards or
+        single rewards is not the first; or one that reads rewards is behind a baseline, or one that
+        reads advantages is not. The message starts with the dotted path.
     """
     if specs is None:
         advantage = chain(Transform(lambda advantages, _: jnp.zeros_like(advantages), "group"))
@@ -154,13 +155,14 @@ def build_advantage(
         )
     )
     _check_values(advantage, gamma is not None)
-    _check_first(advantage)
+    _check_order(advantage)
     return advantage
 
 
-def _check_first(advantage: Transform) -> None:
-    """Check that nothing is before a transform that starts from other rewards than the sum."""
+def _check_order(advantage: Transform) -> None:
+    """Check that the transforms before each one make what it reads."""
     for i, member in enumerate(advantage.members):
+        before = advantage.members[:i]
         reads = "the reward of the greedy completion" if "greedy_rewards" in member.requires else ""
         reads = reads or ("single rewards" if named_rewards(member) else "")
         if reads and i > 0:
@@ -168,6 +170,22 @@ def _check_first(advantage: Transform) -> None:
                 f"advantage[{i}]: must be the first transform, as those before it do not apply to "
                 f"{reads}, got {i} before it"
             )
+        if member.reads == "advantages" and all(
+            one.reads is not None and not one.is_baseline for one in before
+        ):
+            raise ValueError(
+                f"advantage[{i}]: must be after a baseline, as it reads advantages, got none"
+            )
+        if member.reads not in ("rewards", "nonnegative rewards"):
+            continue
+        for j, one in enumerate(before):
+            # `remax` is always the first, and two shifts may change places.
+            commutes = member.shifts and "greedy_rewards" in one.requires
+            if one.is_baseline and not commutes:
+                raise ValueError(
+                    f"advantage[{i}]: must be before every baseline, as it reads rewards, got "
+                    f"advantage[{j}] before it"
+                )
 
 
 def _check_values(advantage: Transform, has_critic: bool) -> None:

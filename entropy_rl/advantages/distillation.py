@@ -45,4 +45,4 @@ def on_policy_distillation(coef: float = 1.0, add: bool = False) -> Transform:
         difference = coef * jnp.where(stats.mask, difference, 0)
         return advantages + difference if add else difference
 
-    return Transform(distill, "token", requires=(TEACHER,))
+    return Transform(distill, "token", requires=(TEACHER,), is_baseline=not add)

@@ -73,7 +73,7 @@ def generalized_advantages(
         )
         return jnp.where(stats.mask, returns - stats.values, 0)
 
-    return Transform(advantages_of, "group", requires=("values",))
+    return Transform(advantages_of, "group", requires=("values",), is_baseline=True)
 
 
 def check_discount(who: str, *, gamma: float, lam: float = 1.0) -> None:

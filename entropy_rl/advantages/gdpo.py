@@ -74,4 +74,4 @@ def gdpo(
         std = jnp.sqrt(masked_var(total, counts, ddof=1))
         return masked_center(total, counts) / jnp.where(std > 0, std + eps, 1)
 
-    return Transform(combine, "batch", requires=tuple(weights))
+    return Transform(combine, "batch", requires=tuple(weights), reads="rewards", is_baseline=True)

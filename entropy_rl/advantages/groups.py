@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from entropy_rl.advantages.transform import Scope, Transform
+from entropy_rl.advantages.transform import Reads, Scope, Transform
 from entropy_rl.config.checks import require
 from entropy_rl.masked import masked_var
 from entropy_rl.types import TokenStats
@@ -15,7 +15,15 @@ from entropy_rl.types import TokenStats
 GroupFn = Callable[[jax.Array, jax.Array, TokenStats], jax.Array]
 
 
-def group_transform(name: str, group_size: int, fn: GroupFn, scope: Scope = "group") -> Transform:
+def group_transform(
+    name: str,
+    group_size: int,
+    fn: GroupFn,
+    scope: Scope = "group",
+    *,
+    reads: Reads | None = None,
+    shifts: bool = False,
+) -> Transform:
     """Make a transform from a function of the rewards of groups.
 
     Args:
@@ -24,9 +32,11 @@ def group_transform(name: str, group_size: int, fn: GroupFn, scope: Scope = "gro
       fn: (rewards f32[P, G], has_reward bool[P, G], stats) -> advantages f32[P, G], 0 where there
         is no reward.
       scope: Scope of the transform.
+      reads: As in `Transform`.
+      shifts: As in `Transform`.
 
     Returns:
-      A transform f32[B, 1] -> f32[B, 1].
+      A transform f32[B, 1] -> f32[B, 1], a baseline unless it reads advantages.
 
     Raises:
       ValueError: The group size is below 2; when called: as `in_groups`.
@@ -37,7 +47,9 @@ def group_transform(name: str, group_size: int, fn: GroupFn, scope: Scope = "gro
         rewards, has_reward = in_groups(name, group_size, advantages, stats)
         return fn(rewards, has_reward, stats).reshape(advantages.shape)
 
-    return Transform(transform, scope)
+    return Transform(
+        transform, scope, reads=reads, is_baseline=reads != "advantages", shifts=shifts
+    )
 
 
 def check_group_size(name: str, group_size: int) -> None:

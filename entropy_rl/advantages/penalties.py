@@ -43,7 +43,7 @@ def overlong_penalty(max_tokens: int, buffer_tokens: int, factor: float = 1.0) -
         length = jnp.sum(stats.mask, axis=1, dtype=jnp.float32, keepdims=True)
         return rewards - factor * soft_overlong(length, max_tokens, buffer_tokens)
 
-    return Transform(penalize, "group")
+    return Transform(penalize, "group", reads="rewards", shifts=True)
 
 
 def soft_overlong(length: Array, max_tokens: int, buffer_tokens: int) -> Array:

@@ -26,6 +26,7 @@ SCOPES = get_args(Scope)
 LOCAL_SCOPES = ("token", "sequence")  # evaluated in the gradient pass itself
 OTHER_PROMPT = "other_prompt"
 TEACHER = "teacher"
+Reads = Literal["rewards", "nonnegative rewards", "advantages"]
 REQUIRABLE = ("values", "greedy_rewards", OTHER_PROMPT, TEACHER)
 
 
@@ -47,7 +48,7 @@ class Transform:
     - "sequence": the tokens of its own sequence. It is evaluated in the gradient pass.
     - "group": the sequences of its group, which are the G completions of a prompt.
     - "batch": the whole rollout, or the whole mini-batch if it reads the policy that is being
-      updated or is behind a member that does.
+      updated, or is behind a member that does or that has the scope "token" or "sequence".
 
     A transform of scope "token" or "sequence" may read all statistics but `greedy_rewards`. One of
     scope "group" or "batch" is evaluated before the gradient pass; to read `log_probs` or `entropy`
@@ -67,6 +68,12 @@ class Transform:
         row whose problem is of that source, "other_prompt", `other_log_probs` and
         `other_entropy` under the other one of the two prompts of a problem, or "teacher",
         `teacher_log_probs` of the teacher of the run.
+      reads: What its input must be: "rewards", so that no baseline may be before it; "nonnegative
+        rewards", the same without negative ones; "advantages", so that a baseline must be before
+        it; None for either.
+      is_baseline: Whether it makes advantages of rewards.
+      shifts: Whether it only adds numbers to its input, as r - b does. With rewards of turns, no
+        other transform may be before one that requires values.
     """
 
     fn: AdvantageFn
@@ -74,6 +81,9 @@ class Transform:
     members: tuple[Transform, ...] | None = None
     needs_policy: bool = False
     requires: tuple[str, ...] = ()
+    reads: Reads | None = None
+    is_baseline: bool = False
+    shifts: bool = False
 
     def __post_init__(self):
         require(self.scope in SCOPES, "Transform.scope", self.scope, f"one of {', '.join(SCOPES)}")
@@ -90,6 +100,8 @@ class Transform:
                 name,
                 f"one of {', '.join(REQUIRABLE)}, {REWARD_EXTRA}LABEL, {SOURCE_EXTRA}NAME",
             )
+        reads = (None, *get_args(Reads))
+        require(self.reads in reads, "Transform.reads", self.reads, f"one of {reads}")
 
     @property
     def is_local(self) -> bool:

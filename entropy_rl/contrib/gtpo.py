@@ -63,7 +63,7 @@ def gtpo(group_size: int) -> Transform:
         of_wrong = standardize(shares(1 / (entropy + _EPS), wrong), stats.replace(mask=wrong))
         return of_correct - of_wrong
 
-    return Transform(reward, "batch")
+    return Transform(reward, "batch", reads="rewards", is_baseline=True)
 
 
 def grpo_s(group_size: int, beta_1: float = 1.0, beta_2: float = 0.1) -> Transform:
@@ -103,7 +103,7 @@ def grpo_s(group_size: int, beta_1: float = 1.0, beta_2: float = 0.1) -> Transfo
         centered = masked_center(shaped, has_reward, axis=1)
         return over_std(centered, shaped, has_reward, eps=_EPS)
 
-    return group_transform("grpo_s", group_size, reward)
+    return group_transform("grpo_s", group_size, reward, reads="rewards")
 
 
 def _recorded_entropy(stats: TokenStats) -> jax.Array:

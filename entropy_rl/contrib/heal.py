@@ -11,6 +11,8 @@ from entropy_rl.advantages.transform import Transform
 from entropy_rl.config.checks import require
 from entropy_rl.types import SOURCE_EXTRA, TokenStats
 
+_STEP = 1024  # makes lengths up to 2^20 safe from overflow
+
 
 def heal(general: str, weight: float = 1.0, min_tokens: int = 50) -> Transform:
     """HEAL: reward completions whose entropies over time are closer to those of the other domain.
@@ -53,7 +55,7 @@ def heal(general: str, weight: float = 1.0, min_tokens: int = 50) -> Transform:
         closer = _closer_to_other(stats.old_entropy, stats.mask, domain, min_tokens)
         return rewards + weight * closer[:, None]
 
-    return Transform(add, "batch", requires=(source,))
+    return Transform(add, "batch", requires=(source,), reads="rewards", shifts=True)
 
 
 def _closer_to_other(
@@ -76,8 +78,12 @@ def _closer_to_other(
 
     def stretched(values: jax.Array, own: jax.Array, both: jax.Array) -> jax.Array:
         """Log of the softmax over `both` columns of rows with `own` tokens; f32[B, N]."""
-        at = columns * own[:, None] // jnp.maximum(both, 1)[:, None]
-        values = jnp.take_along_axis(values, jnp.minimum(at, mask.shape[1] - 1), axis=1)
+        own, divisor = own[:, None], jnp.maximum(both, 1)[:, None]
+        # columns * own // both in two steps: the product of two lengths may overflow int32.
+        high, low = columns // _STEP, columns % _STEP
+        rest = high * own % divisor * _STEP + low * own
+        at = high * own // divisor * _STEP + rest // divisor
+        values = jnp.take_along_axis(values, at, axis=1)
         return jax.nn.log_softmax(jnp.where(columns < both[:, None], values, -jnp.inf), axis=1)
 
     def reward(i: jax.Array) -> jax.Array:

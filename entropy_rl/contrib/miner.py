@@ -67,4 +67,4 @@ def miner(group_size: int, gamma: float = 2.0, max_share: float = 0.0015) -> Tra
         scale = jnp.minimum(1, limit / jnp.where(total > 0, total, 1))
         return external + scale * internal
 
-    return Transform(mine, "batch")
+    return Transform(mine, "batch", reads="rewards", is_baseline=True)

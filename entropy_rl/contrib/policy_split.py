@@ -85,4 +85,4 @@ def policy_split(
             bonus = jnp.clip(bonus, -limit, limit)
         return jnp.where(stats.mask, advantages + bonus, advantages)
 
-    return Transform(add, "group", requires=(OTHER_PROMPT, source))
+    return Transform(add, "group", requires=(OTHER_PROMPT, source), reads="advantages")

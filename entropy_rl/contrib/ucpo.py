@@ -51,4 +51,4 @@ def ucpo(group_size: int, tau: float = 0.2) -> Transform:
         weight = (1 - tau) + tau * n * inverse / jnp.where(total > 0, total, 1)
         return jnp.where(correct, values * weight, values)
 
-    return group_transform("ucpo", group_size, reweight)
+    return group_transform("ucpo", group_size, reweight, reads="advantages")

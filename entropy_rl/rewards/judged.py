@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from entropy_rl.config.checks import require
@@ -23,7 +24,8 @@ def correct(right: float = 1.0, wrong: float = -1.0) -> Reward:
     return Reward(
         lambda judgements: [
             right if one.verdict is Verdict.CORRECT else wrong for one in judgements
-        ]
+        ],
+        bounds=(wrong, right),
     )
 
 
@@ -41,7 +43,9 @@ def graded(right: float = 1.0, wrong: float = 0.0) -> Reward:
     """
     require(right > wrong, "graded.right", right, f"> wrong ({wrong})")
     return Reward(
-        lambda judgements: [one.grade(right, wrong) for one in judgements], has_turns=True
+        lambda judgements: [one.grade(right, wrong) for one in judgements],
+        has_turns=True,
+        bounds=(wrong, right),
     )
 
 
@@ -61,4 +65,5 @@ def part(part: str, missing: float | None = None) -> Reward:
                 raise ValueError(f"the task must give the part {part!r}, got {names}")
         return [judgement.parts.get(part, missing) for judgement in judgements]
 
-    return Reward(of_part)
+    bounds = None if missing is None else (min(missing, 0.0), math.inf)
+    return Reward(of_part, bounds=bounds)

@@ -40,7 +40,7 @@ def length() -> Reward:
             values.append(value if correct else min(0.0, value))
         return values
 
-    return Reward(compare)
+    return Reward(compare, bounds=(-0.5, 0.5))
 
 
 def overlong(max_new_tokens: int, buffer_tokens: int) -> Reward:
@@ -65,4 +65,4 @@ def overlong(max_new_tokens: int, buffer_tokens: int) -> Reward:
         lengths = np.array([len(ids) for ids in completion_ids], np.float32)
         return -soft_overlong(lengths, max_new_tokens, buffer_tokens)
 
-    return Reward(penalize)
+    return Reward(penalize, bounds=(-1.0, 0.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from entropy_rl.tasks.worker import describe
 
 # What a reward function may have as parameters, each with one entry per completion.
 INPUTS = ("completions", "problems", "judgements", "completion_ids")
+# float32 holds the sum of the squares of as many as there are tokens in a rollout.
+MOST_REWARD = 1e15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +36,14 @@ class Reward:
       fn: The function.
       close: Releases what the function holds, such as worker processes.
       has_turns: Whether the rewards of the turns of an episode are part of the number.
+      bounds: The smallest and the largest number, but for grades and turns of the task; None if
+        unknown.
     """
 
     fn: Callable[..., Sequence[float | None]]
     close: Callable[[], None] = lambda: None
     has_turns: bool = False
+    bounds: tuple[float, float] | None = None
 
     def __post_init__(self):
         require(
@@ -101,6 +107,15 @@ class Rewards:
         """The factor of the rewards of turns in the sum."""
         return sum(entry.weight for entry in self.entries if entry.reward.has_turns)
 
+    @property
+    def lowest(self) -> float:
+        """The smallest weighted sum, where a reward without known bounds is at least 0."""
+        return sum(
+            min(entry.weight * bound for bound in entry.reward.bounds or (0.0, math.inf))
+            for entry in self.entries
+            if entry.weight
+        )
+
     def __call__(
         self,
         completions: Sequence[str],
@@ -118,7 +133,8 @@ class Rewards:
 
         Raises:
           ValueError: A function failed, or did not return a finite number or None for each
-            completion; one line that names the function and the problem.
+            completion, one line that names the function and the problem; or a number or a sum is
+            above 1e15.
         """
         judged = np.array([one.verdict.is_judgement for one in judgements], bool)
         arrays = (completions, problems, judgements, completion_ids)
@@ -136,8 +152,10 @@ class Rewards:
                 has_reward &= ~np.isnan(values)
                 total += weight * np.nan_to_num(values)
         # Summed in float64, so that equal sums of several rewards are equal in float32.
-        total = np.where(has_reward, total, 0).astype(np.float32)
-        return RewardValues(total, has_reward, by_label if self.is_named else {})
+        total = np.where(has_reward, total, 0)
+        largest = float(np.abs(total).max(initial=0))
+        require(largest <= MOST_REWARD, "rewards", largest, f"a weighted sum up to {MOST_REWARD:g}")
+        return RewardValues(total.astype(np.float32), has_reward, by_label if self.is_named else {})
 
     def close(self) -> None:
         """Release what the functions hold."""
@@ -166,10 +184,10 @@ def _evaluate(reward: Reward, inputs: dict[str, list[Any]], where: str) -> list[
             f"{len(found)}"
         )
     for problem, value in zip(problems, found, strict=True):
-        if value is not None and not is_finite(value):
+        if value is not None and not (is_finite(value) and abs(value) <= MOST_REWARD):
             raise ValueError(
-                f"{where}: must return finite numbers or None, got {shown(value)} for problem "
-                f"{problem.id}"
+                f"{where}: must return finite numbers up to {MOST_REWARD:g} or None, got "
+                f"{shown(value)} for problem {problem.id}"
             )
     return [float("nan") if value is None else float(value) for value in found]
 

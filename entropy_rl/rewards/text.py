@@ -50,7 +50,7 @@ def format(pattern: str) -> Reward:
         values = {Verdict.CORRECT: 1.0, Verdict.WRONG: 0.0}
         return [values.get(verdict) for verdict in pool.map([(pattern, t) for t in completions])]
 
-    return Reward(match, pool.close)
+    return Reward(match, pool.close, bounds=(0.0, 1.0))
 
 
 def repetition(n: int = 4) -> Reward:
@@ -71,7 +71,7 @@ def repetition(n: int = 4) -> Reward:
     def penalize(completions: Sequence[str]) -> list[float]:
         return [-_repeated_share(text.lower().split(), n) for text in completions]
 
-    return Reward(penalize)
+    return Reward(penalize, bounds=(-1.0, 0.0))
 
 
 def _repeated_share(words: Sequence[str], n: int) -> float:
@@ -108,7 +108,7 @@ def language(
     def share(completions: Sequence[str]) -> list[float]:
         return [_share_of_letters(text, names) for text in completions]
 
-    return Reward(share)
+    return Reward(share, bounds=(0.0, 1.0))
 
 
 def _share_of_letters(text: str, names: Set[str]) -> float:

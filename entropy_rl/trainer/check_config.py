@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from entropy_rl.advantages import Transform, advantage_of
+from entropy_rl.advantages import Transform, advantage_of, before_values
 from entropy_rl.advantages.build import abstract_stats
 from entropy_rl.advantages.transform import OTHER_PROMPT, TEACHER, named_sources
 from entropy_rl.config.checks import require
@@ -61,6 +61,7 @@ def build_methods(config: TrainConfig) -> Methods:
     _check_sampler_correction(config, loss)
     _check_reads_teacher(config, advantage)
     rewards = build_rewards(config.rewards, config.reward, config.rollout.max_new_tokens)
+    _check_lowest_reward(config, advantage, rewards)
     return Methods(advantage, loss, rewards, build_curriculum(config.curriculum))
 
 
@@ -105,6 +106,7 @@ def check_problems(config: TrainConfig, methods: Methods, task: Task) -> None:
     """
     check_prompts_per_problem(config, methods.advantage, task)
     check_parts(config, task)
+    check_rewards_of_turns(methods.advantage, methods.rewards, task)
     problems = problems_of(task, config.task.train_split, "task.train_split")
     check_sources(methods.advantage, problems)
     prompts, allowed = config.rollout.prompts, f"at most {len(problems)}, the problems"
@@ -133,6 +135,35 @@ def check_parts(config: TrainConfig, task: Task) -> None:
             None,
             "a number with a task of several turns: an episode that reaches a limit has no parts",
         )
+
+
+def check_rewards_of_turns(advantage: Transform, rewards: Rewards, task: Task) -> None:
+    """Check that the advantage keeps the scale of the rewards of turns before it reads values."""
+    if not isinstance(task, EnvironmentTask) or not rewards.weight_of_turns:
+        return
+    before = before_values(advantage).members if "values" in advantage.requires else ()
+    for i, member in enumerate(before):
+        require(
+            member.shifts,
+            f"advantage[{i}]",
+            "shifts=False",
+            "a transform that only shifts the rewards, such as group_center, before one that reads "
+            "values, in a task of several turns: rewards of turns keep their scale",
+        )
+
+
+def _check_lowest_reward(config: TrainConfig, advantage: Transform, rewards: Rewards) -> None:
+    """Check that there are no negative rewards for a transform that needs this."""
+    for i, member in enumerate(advantage.members):
+        if member.reads == "nonnegative rewards":
+            before = [s for s in config.advantage[:i] if s["name"] == "overlong_penalty"]
+            lowest = rewards.lowest - sum(spec.get("factor", 1.0) for spec in before)
+            require(
+                lowest >= 0,
+                f"advantage[{i}]",
+                lowest,
+                "used with rewards >= 0 (reward.wrong, rewards, and penalties before it)",
+            )
 
 
 def _check_reads_teacher(config: TrainConfig, advantage: Transform) -> None:

@@ -50,6 +50,7 @@ from entropy_rl.trainer.check_config import (
     build_methods,
     check_parts,
     check_prompts_per_problem,
+    check_rewards_of_turns,
     check_sources,
     plan_problems,
 )
@@ -169,6 +170,7 @@ def set_up(config: TrainConfig, others: Sequence[Setup] | None = None) -> Setup:
             f"task.name: must be a task of a single turn in runs that train together, got {name!r}"
         )
     check_parts(config, task)
+    check_rewards_of_turns(advantage, rewards, task)
     problems = problems_of(task, config.task.train_split, "task.train_split")
     check_teacher(config)
     if config.critic is not None and config.critic.path is not None:

@@ -436,6 +436,20 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
         ),
         (["--rollout.group_size", "1"], "advantage[0]"),
         (
+            ["--advantage", "[{name: maxrl}]"],
+            "advantage[0]: must be used with rewards >= 0 (reward.wrong, rewards, and penalties "
+            "before it), got -1.0",
+        ),
+        (
+            [
+                "--advantage",
+                "[{name: overlong_penalty, max_tokens: 12, buffer_tokens: 3}, {name: maxrl}]",
+                "--reward.wrong",
+                "0",
+            ],
+            "advantage[1]: must be used with rewards >= 0",
+        ),
+        (
             ["--advantage", "[{name: group_normalise}]"],
             "advantage[0].name: must be one of gpg, group_center, ..., got 'group_normalise' "
             "(did you mean 'group_normalize'?)",

@@ -18,6 +18,7 @@ from entropy_rl.advantages import (
     Transform,
     advantage_of,
     build_advantage,
+    chain,
     gpg,
     group_center,
     group_normalize,
@@ -65,13 +66,13 @@ def test_a_punishment_that_no_completion_is_long_enough_for_is_refused():
 
     def chain_of(max_tokens):
         penalty = {"name": "overlong_penalty", "max_tokens": max_tokens, "buffer_tokens": 10}
-        transforms = [{"name": "group_normalize"}, penalty]
+        transforms = [penalty, {"name": "group_normalize"}]
         named = ["--advantage", yaml.safe_dump(transforms, default_flow_style=True)]
         return advantage_of(parse_config(TrainConfig, "train", [*recipe, *named]))
 
     assert len(chain_of(29).members) == 2  # a completion of 20 tokens is 1 above 29 - 10
     says = (
-        "advantage[1].max_tokens: must be less than rollout.max_new_tokens + buffer_tokens (30), "
+        "advantage[0].max_tokens: must be less than rollout.max_new_tokens + buffer_tokens (30), "
         "or the penalty has no effect, got 30"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
@@ -265,13 +266,56 @@ WITHOUT_GROUPS = ("eapo", "overlong_penalty")
 @pytest.mark.parametrize("spec", CONFIG, ids=lambda spec: spec["name"])
 def test_a_config_reaches_a_method_by_its_name(spec):
     rewards, stats = make_problem()
+    rewards, before = jnp.nan_to_num(rewards), []
+    if spec["name"] == "ucpo":
+        before = [{"name": "group_center"}]
+    direct = chain(*(made(one) for one in (*before, spec)))
+    built = build_advantage([*before, spec], G)
+    np.testing.assert_array_equal(built(rewards, stats), direct(rewards, stats))
+
+
+def made(spec, group_size=G):
+    """The transform of an entry, by its factory."""
     arguments = {key: value for key, value in spec.items() if key != "name"}
-    group_size = {} if spec["name"] in WITHOUT_GROUPS else {"group_size": G}
-    direct = factories_of(Transform, ["group_size"])[spec["name"]](**group_size, **arguments)
-    rewards = jnp.nan_to_num(rewards)
-    np.testing.assert_array_equal(
-        build_advantage([spec], G)(rewards, stats), direct(rewards, stats)
-    )
+    if spec["name"] not in WITHOUT_GROUPS:
+        arguments["group_size"] = group_size
+    return factories_of(Transform, ["group_size"])[spec["name"]](**arguments)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            "group_normalize miner",
+            r"advantage\[1\]: must be before every baseline, as it reads",
+        ),
+        ("group_normalize overlong_penalty", r"advantage\[1\]: must be before .* advantage\[0\]"),
+        ("group_normalize maxrl", r"advantage\[1\]: must be before every baseline"),
+        ("group_center heal", r"advantage\[1\]: must be before every baseline"),
+        ("group_normalize scale_by_sign gtpo", r"advantage\[2\]: must be before .* advantage\[0\]"),
+        ("whiten overlong_penalty", r"advantage\[1\]: must be before every baseline"),
+        ("remax grpo_s", r"advantage\[1\]: must be before every baseline"),
+        ("ucpo", r"advantage\[0\]: must be after a baseline, as it reads advantages, got none"),
+        ("overlong_penalty ucpo", r"advantage\[1\]: must be after a baseline"),
+        ("policy_split group_normalize", r"advantage\[0\]: must be after a baseline"),
+        ("overlong_penalty heal miner", None),
+        ("remax overlong_penalty group_normalize ucpo", None),
+        ("group_center whiten policy_split", None),
+        ("group_normalize on_policy_distillation policy_split", None),
+    ],
+)
+def test_a_transform_reads_rewards_before_a_baseline_and_advantages_behind_it(names, message):
+    arguments = {
+        "heal": {"general": "a"},
+        "overlong_penalty": {"max_tokens": 6, "buffer_tokens": 4},
+        "policy_split": {"alpha": 0.5, "eta_high": 0.1},
+    }
+    specs = [{"name": name, **arguments.get(name, {})} for name in names.split()]
+    if message is None:
+        assert len(build_advantage(specs, G).members) == len(specs)
+    else:
+        with pytest.raises(ValueError, match=f"^{message}"):
+            build_advantage(specs, G)
 
 
 def test_the_page_of_methods_has_every_transform_and_lines_that_a_config_accepts():
@@ -299,9 +343,9 @@ def test_a_method_that_compares_rows_refuses_what_are_no_groups_of_rows(spec):
     with pytest.raises(
         ValueError, match=rf"{spec['name']}: .* must be a multiple of group_size \(3\), got 40"
     ):
-        build_advantage([spec], 3)(rewards, stats)
+        made(spec, 3)(rewards, stats)
     with pytest.raises(ValueError, match=rf"{spec['name']}: .* must have shape .*, got \(40, 6\)"):
-        build_advantage([spec], G)(jnp.zeros((40, N)), stats)
+        made(spec)(jnp.zeros((40, N)), stats)
 
 
 @pytest.mark.parametrize(

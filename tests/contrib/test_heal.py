@@ -80,6 +80,15 @@ def test_padding_changes_no_reward_and_short_or_lonely_rows_have_none():
     assert added(entropy, mask, np.array([0, 0, 0, 0, 0, 1]))[5] == 0
 
 
+def test_entropies_of_completions_above_46340_tokens_are_stretched_without_overflow():
+    """The short wave is the long one without every other value, so its own domain is nearest."""
+    long = np.arange(60_000) // 11_583 % 2.0
+    short, constant = np.pad(long[::2], (0, 30_000)), np.full(60_000, 0.5)
+    mask = np.ones((3, 60_000), bool)
+    mask[1, 30_000:] = False
+    assert not added(np.stack([long, short, constant]), mask, np.array([0, 0, 1]))[:2].any()
+
+
 def test_it_compares_the_completions_of_all_mini_batches_on_any_number_of_devices():
     rng = np.random.default_rng(2)
     domain = jnp.asarray(np.repeat(rng.integers(0, 2, P), G)[:, None], jnp.float32)

@@ -340,8 +340,8 @@ def test_a_wrong_entry_is_one_line_that_begins_with_its_path(specs, message):
     [
         ("fails", "failed for problem 8: ZeroDivisionError: division by zero"),
         ("exits", "failed for problem 7: SystemExit: several lines"),
-        ("gives_nan", "must return finite numbers or None, got nan for problem 8"),
-        ("gives_text", "must return finite numbers or None, got 'high' for problem 7"),
+        ("gives_nan", "must return finite numbers up to 1e+15 or None, got nan for problem 8"),
+        ("gives_text", "must return finite numbers up to 1e+15 or None, got 'high' for problem 7"),
         ("gives_one", "must return one number for each of 2 completions, got 1"),
         ("is_lazy", "failed for problem 8: ZeroDivisionError: division by zero"),
         ("gives_set", "must return a list of numbers, got {1.0}"),
@@ -351,6 +351,34 @@ def test_a_function_that_fails_or_gives_no_number_is_named_with_the_problem(name
     expected = f"rewards[0] ({MINE}{name}): {message}"
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
         compute([{"name": MINE + name}], ["a", ""], None, [7, 8])
+
+
+def test_a_number_or_a_weighted_sum_whose_square_float32_cannot_add_up_is_refused():
+    large = {"name": "part", "part": "steps", "missing": 1e16}
+    with pytest.raises(ValueError, match=r"\(part\): must return finite numbers up to 1e\+15 or"):
+        compute([large], [""])
+    with pytest.raises(ValueError, match=r"^rewards: must be a weighted sum up to 1e\+15, got 2"):
+        compute([{"name": "correct", "weight": 2e15}], [""])
+    assert compute([{"name": "correct", "weight": 1e15}], [""]).total == np.float32(1e15)
+
+
+def test_the_lowest_sum_of_rewards_is_known_from_their_bounds_and_weights():
+    part = {"name": "part", "part": "steps", "missing": -2}
+    own = {"name": MINE + "ends"}
+    for lowest, *specs in [
+        (0.5, {"name": "correct", "right": 2, "wrong": 0.5}),
+        (-0.5, {"name": "graded"}, {"name": "overlong", "buffer_tokens": 1, "weight": 0.5}),
+        (0.0, {"name": "correct", "right": 3, "wrong": 1}, {"name": "repetition"}),
+        (-1.0, {**FORMAT, "weight": -1}, {"name": "language", "script": "latin"}),
+        (-2.5, {"name": "length"}, part),
+        (0.0, own),
+        (-np.inf, {**own, "weight": -1}),
+        (0.0, {"name": "graded"}, {"name": "length", "weight": 0}),
+    ]:
+        rewards = build_rewards(specs, max_new_tokens=LIMIT)
+        rewards.close()
+        assert rewards.lowest == lowest, specs
+    assert build_rewards(()).lowest == -1
 
 
 def test_a_part_that_the_task_does_not_give_is_named():

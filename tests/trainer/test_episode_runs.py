@@ -156,5 +156,8 @@ def test_settings_that_cannot_work_are_refused(workspace, config, refused):
     assert line.startswith("task.episodes: must be null for a task without")
     line = refused(*train("r4", "--rewards", "[{name: part, part: x}]"))
     assert line.startswith("rewards[0].missing: must be a number with a task of several turns")
+    critic = ["--critic", "{learning_rate: 0.1}", "--advantage"]
+    line = refused(*train("r5", *critic, "[{name: group_normalize}, {name: gae}]"))
+    assert line.startswith("advantage[0]: must be a transform that only shifts the rewards")
     line = refused(*train("r3", "--task.episodes.max_turns", "0"))
     assert line.startswith("task.episodes.max_turns: must be")
