@@ -13,7 +13,7 @@ directory="runs/quickstart-seed$seed"
 
 echo "== 1/2  SFT: the first 100 of 9000 steps (the finished model ships as asset:countdown)"
 entropy-rl sft --config configs/countdown_sft.yaml \
-    --steps 100 --optimizer.decay_updates 9000 --evaluation null \
+    --steps 100 --optimizer.warmup_updates 50 --evaluation null \
     --gate.at_least '{}' --gate.at_most '{}' --run.directory "$directory/sft"
 
 echo

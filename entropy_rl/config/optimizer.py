@@ -96,26 +96,18 @@ class OptimizerConfig:
             )
 
 
-def check_decay(
-    config: OptimizerConfig, warmup_updates: int, field: str, total_updates: int | None = None
-) -> None:
-    """Check that a decay ends behind a warm-up.
+def check_decay(config: OptimizerConfig, warmup_updates: int, field: str) -> None:
+    """Check that a decay with a given end ends behind a warm-up.
 
     Args:
       config: The optimizer, with the end of the decay.
       warmup_updates: Of the policy or the critic.
       field: The config field of these.
-      total_updates: Updates of the run, where a decay without a given end ends; None to check a
-        given end alone.
     """
     last = config.decay_updates
     is_behind = last is None or last > warmup_updates
     must_be = f"null or > {warmup_updates}, which is {field}"
     require(is_behind, "optimizer.decay_updates", last, must_be)
-    # A run without updates has no schedule.
-    if total_updates and last is None and config.schedule != "constant":
-        must_be = f"< {total_updates}, the updates of the run, or its decay has no effect"
-        require(warmup_updates < total_updates, field, warmup_updates, must_be)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from entropy_rl.config.checks import MOST_LAYERS, check_numbers, require, require_at_least
 from entropy_rl.config.common import MeshConfig, ModelConfig, RunConfig, TaskConfig
-from entropy_rl.config.optimizer import SFTOptimizerConfig, check_decay
+from entropy_rl.config.optimizer import SFTOptimizerConfig
 from entropy_rl.config.rollout import EvaluationConfig
 from entropy_rl.config.values import refuse_unused
 
@@ -221,8 +221,6 @@ class SFTConfig:
         check_numbers(self, "")
         require_at_least(0, "", self, "seed")
         require_at_least(1, "", self, "steps", "batch_size", "log_every")
-        warmup_updates = self.optimizer.warmup_updates
-        check_decay(self.optimizer, warmup_updates, "optimizer.warmup_updates", self.steps)
         step, allowed = self.run.profile_step, f"null or <= steps ({self.steps})"
         require(step is None or step <= self.steps, "run.profile_step", step, allowed)
         source, needed, unused = "data", _OF_DATA, _OF_TASK

@@ -248,10 +248,8 @@ class TrainConfig:
             self.evaluation.stop if self.evaluation else [], "evaluation.stop", self.decoding
         )
         require_at_least(0, "", self, "seed", "steps")
-        for section, is_critic in (("optimizer", False), ("critic", True)):
-            if (config := getattr(self, section)) is not None:
-                field, total = f"{section}.warmup_updates", self.total_updates(is_critic)
-                check_decay(self.optimizer, config.warmup_updates, field, total)
+        if self.critic is not None:
+            check_decay(self.optimizer, self.critic.warmup_updates, "critic.warmup_updates")
         require(
             self.rollout.prompts % self.batching.mini_batch_prompts == 0,
             "batching.mini_batch_prompts",

@@ -137,7 +137,6 @@ def test_sft_that_fails_its_gate_says_so_and_ends_with_exit_code_1(tmp_path, cap
         str(tmp_path),
         *SMALL,
         "--steps=2",
-        "--optimizer.warmup_updates=1",
     ]
     arguments += [
         "--evaluation.problems=4",
@@ -148,6 +147,13 @@ def test_sft_that_fails_its_gate_says_so_and_ends_with_exit_code_1(tmp_path, cap
         main([*arguments, "--gate.at_least={arithmetic: 0.98}", "--gate.at_most={}"])
     assert ended.value.code == 1
     assert "entropy-rl sft: gate: arithmetic could not be measured" in capsys.readouterr().err
+    # The evaluation is of 4 samples: it says nothing about one of 8.
+    arguments += ["--evaluation.samples=8", "--gate.at_least={pass@8: 0.0}", "--gate.at_most={}"]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.endswith(
+        f"entropy-rl sft: gate: {tmp_path / 'evaluations' / '2'} has other settings than "
+        "`evaluation`; delete it to evaluate again\n"
+    )
 
 
 @pytest.mark.parametrize("saved_by", ["checkpoint_every", "signal"])

@@ -269,7 +269,6 @@ def test_a_recipe_runs_on_the_files_of_its_guide(at_work, here, recipe, tmp_path
     exec(compile(script, "sft.md", "exec"), {})
     small = {
         "steps": 2,
-        "optimizer.warmup_updates": 1,
         "model.path": here / "talker",
         "model.lora.rank": 4,
         "model.lora.targets": "[q_proj]",
