@@ -179,7 +179,7 @@ class SFTConfig:
         log-likelihood of what the assistant says. See docs/guides/dpo.md.
       patience: Stop after this many validations in a row without a lower loss; null to run all
         steps. The model of the lowest one is in best/ of the run's directory. Needs a number of
-        steps that is a multiple of run.evaluate_every, as each validation counts.
+        steps that ends with one of these validations.
       batching: Micro-batches.
       mesh: Device mesh. Changes speed and memory; results change only in the last digits.
       log_every: Steps between two lines of metrics; a line has those of its own step.

@@ -65,8 +65,11 @@ def refused(refused, here, monkeypatch):
         ),
         ((*TRAINED, "--curriculum", "{name: learnability}"), "curriculum: must be null or"),
         (
-            (*TRAINED, "--task.name", "odd:Odd", "--advantage+", "{name: heal, general: two}"),
-            "advantage[2]: must name a source of some of the problems and not of all, got 'two'",
+            (
+                *(*TRAINED, "--task.name", "odd:Odd", "--advantage"),
+                "[{name: heal, general: two}, {name: group_normalize}]",
+            ),
+            "advantage[0]: must name a source of some of the problems and not of all, got 'two'",
         ),
         (
             (
