@@ -334,8 +334,7 @@ def _read_pair(row: Mapping[str, Any], config: ChatDataConfig) -> tuple[_Sample,
         return _Sample(chosen, start, of_chosen), _Sample(rejected, start, of_rejected)
     if prompt is None:
         raise ValueError(f"must have 'prompt', 'chosen' and 'rejected', got {_names(row)}")
-    chosen, rejected = (_join(row, prompt, name, config) for name in names)
-    return chosen, rejected
+    return _join(row, prompt, "chosen", config), _join(row, prompt, "rejected", config)
 
 
 def _require_same_prompt(chosen: Sequence[Message], rejected: Sequence[Message]) -> None:

@@ -28,7 +28,7 @@ def judged(verdict, reward=None, **parts):
 
 
 def begin(tokenizer, replies, max_turns=4):
-    """One episode, in which the environment says `replies`, and what the pool is told has ended."""
+    """Return one episode with these replies of the environment, and the list of ended episodes."""
     replies = iter(replies)
 
     def step(row, episode):
