@@ -89,20 +89,32 @@ def select(config: SelectConfig) -> None:
     """The verb `data select`.
 
     Raises:
-      ValueError: If the data cannot be used, or the output exists.
+      ValueError: If the data cannot be used, the output exists, or another process writes it.
     """
-    import jax
-
-    from entropy_rl.config.common import MeshConfig
-    from entropy_rl.distributed.sharding import make_mesh
     from entropy_rl.runs.hub import pin_models
-    from entropy_rl.runs.jsonl import write_atomically
-    from entropy_rl.runs.load_model import load_model
-    from entropy_rl.stats.step_length import step_scores
+    from entropy_rl.runs.lock import LOCK_FILE, one_writer
 
     output = Path(config.output)
     config = pin_models(config, output)
     read = check_config(config)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    lock = output.with_name(f"{output.name}.{LOCK_FILE}")
+    with one_writer(lock, f"output: {output}"):
+        _check_output(config)  # another process may have written it meanwhile
+        statistics = _select(config, read, output)
+    _show(statistics, output)
+
+
+def _select(config: SelectConfig, read: _Texts, output: Path) -> dict[str, Any]:
+    """Score the texts, write the directory at once, and return the statistics."""
+    import jax
+
+    from entropy_rl.config.common import MeshConfig
+    from entropy_rl.distributed.sharding import make_mesh
+    from entropy_rl.models.hf import new_directory
+    from entropy_rl.runs.load_model import load_model
+    from entropy_rl.stats.step_length import step_scores
+
     contents, texts, length = read.contents, read.texts, read.step_length
     mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
     model = load_model(config.model, mesh, files=read.files)
@@ -128,11 +140,12 @@ def select(config: SelectConfig) -> None:
         "regressions": {source: fit._asdict() for source, fit in fits.items()},
     }
     chosen = (contents[i] | {"scores": _scores_of(i, scores, values, config.score)} for i in kept)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen)
-    output.mkdir(parents=True)
-    write_atomically(output / SELECTED, lines)
-    write_atomically(output / STATISTICS, json.dumps(statistics, indent=1) + "\n")
-    _show(statistics, output)
+    with new_directory(output) as temporary:
+        with (temporary / SELECTED).open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen)
+        text = json.dumps(statistics, indent=1) + "\n"
+        (temporary / STATISTICS).write_text(text, encoding="utf-8")
+    return statistics
 
 
 class _Texts(NamedTuple):
@@ -173,9 +186,7 @@ def check_config(config: SelectConfig) -> _Texts:
     from entropy_rl.experience.chat_data import read_contents
     from entropy_rl.runs.load_model import read_model_files
 
-    output = Path(config.output)
-    require(not output.exists(), "output", config.output, "a directory that does not exist yet")
-    check_creatable(output)
+    _check_output(config)
     files = read_model_files(config.model)  # data come before weights
     tokenizer = files.tokenizer
     rows = list(read_contents(config.data, "train", tokenizer, files.eos_ids))
@@ -200,6 +211,12 @@ def check_config(config: SelectConfig) -> _Texts:
     require(size >= longest, "max_tokens_per_micro_batch", size, f">= {longest}, {allowed}")
     without = len(usable) - len(texts)
     return _Texts(files, contents, texts, parts, first, length, sources, without)
+
+
+def _check_output(config: SelectConfig) -> None:
+    output = Path(config.output)
+    require(not output.exists(), "output", config.output, "a directory that does not exist yet")
+    check_creatable(output)
 
 
 def _check_json(contents: Sequence[dict[str, Any]]) -> None:

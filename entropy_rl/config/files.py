@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from entropy_rl.config.checks import at_place
+
 _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a FIFO",
@@ -83,11 +85,14 @@ def check_writable(file: Path, field: str = "output") -> None:
     """Check that a file can be created or replaced. Writes nothing.
 
     Raises:
-      ValueError: If it is a directory; also as `check_creatable` for the directory above it.
+      ValueError: If it is a directory, a device or the like; also as `check_creatable` for the
+        directory above it.
     """
-    if file.is_dir():
-        raise ValueError(f"{field}: must be a file, got the directory {str(file)!r}")
-    check_creatable(file.parent, field)
+    if file.exists():
+        with at_place(field):
+            require_file(file)
+    # The file that a link names is replaced.
+    check_creatable((file.resolve() if file.is_symlink() else file).parent, field)
 
 
 def read_text(file: Path) -> str:

@@ -23,7 +23,10 @@ TEMPORARY = ".tmp"  # at the end of a name: about to become the file without it
 
 
 def write_atomically(path: AnyPath, text: str) -> None:
-    """Replace a file atomically: readers see the old or the new content."""
+    """Replace a file atomically: readers see the old or the new content.
+
+    A symbolic link stays, and the file that it names is replaced.
+    """
     if is_bucket(path):  # writes of an object are atomic
         path.write_text(text, encoding="utf-8")
     else:
@@ -32,6 +35,8 @@ def write_atomically(path: AnyPath, text: str) -> None:
 
 def _replace(path: Path, parts: Iterable[str]) -> None:
     """Replace a local file atomically by a text in parts."""
+    if path.is_symlink():
+        path = path.resolve()
     # With the process ID, because several processes may write the same file.
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     with naming(path):
@@ -41,10 +46,10 @@ def _replace(path: Path, parts: Iterable[str]) -> None:
                 file.flush()
                 # Otherwise a crash of the machine could leave the new name without content.
                 os.fsync(file.fileno())
-        except OSError as error:
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            if error.filename == str(temporary):
+            if isinstance(error, OSError) and error.filename == str(temporary):
                 raise OSError(error.errno, error.strerror, str(path)) from error
             raise
         temporary.replace(path)

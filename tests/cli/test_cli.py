@@ -930,6 +930,22 @@ def test_what_cannot_be_written_is_named_without_its_temporary_file(here):
     assert error.value.filename == "luck.py/table.csv"
 
 
+def test_a_link_stays_and_the_file_that_it_names_is_replaced(here):
+    (here / "table.csv").write_text("old")
+    (here / "link.csv").symlink_to("table.csv")
+    write_atomically(here / "link.csv", "new")
+    assert (here / "link.csv").is_symlink() and (here / "table.csv").read_text() == "new"
+
+
+def test_a_device_or_a_pipe_is_never_replaced_by_a_file(refused, here):
+    os.mkfifo(here / "pipe.svg")
+    (here / "link.svg").symlink_to("pipe.svg")
+    sample = ("sample", "model", "1?", "--figure")
+    for name in ("pipe.svg", "link.svg"):
+        assert refused(*sample, name) == f"figure: {name}: must be a regular file, got a FIFO"
+    assert (here / "pipe.svg").is_fifo()
+
+
 def test_prompts_that_are_too_long_are_counted_and_reported_and_never_cut(here, capsys, caplog):
     tokenizer, task = load_tokenizer(here / "model"), Countdown(counts={"train": 16})
     lengths = {p.id: len(tokenizer.encode(p.prompt)) for p in task.problems("train")}

@@ -191,6 +191,34 @@ def test_a_replacement_that_fails_leaves_the_old_set(run, tmp_path, math_500):
     assert everything_in(tmp_path / "data") == before
 
 
+def test_an_interruption_between_the_old_set_and_the_new_one_loses_neither(
+    run, tmp_path, math_500, monkeypatch
+):
+    run("prepare", "math_500", "--source", math_500)
+    before = everything_in(tmp_path / "data")
+    other = write_jsonl(tmp_path / "other.jsonl", MATH_500[1:])
+    rename = Path.rename
+
+    def interrupted(path, target):
+        if path.parent.parent.name == "incomplete.math_500":  # the new set
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    again = ("prepare", "math_500", "--source", other, "--overwrite", "true")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", interrupted)
+        run(*again, code=130)
+    assert everything_in(tmp_path / "data") == before
+    # As a process leaves it that is killed there:
+    aside = tmp_path / "data" / "incomplete.math_500"
+    aside.mkdir()
+    (tmp_path / "data" / "math_500" / "1.0.0").rename(aside / "replaced")
+    wrong = write_jsonl(tmp_path / "wrong.jsonl", [MATH_500[0] | {"level": "5"}])
+    run("prepare", "math_500", "--source", wrong, "--overwrite", "true", code=2)
+    assert everything_in(tmp_path / "data") == before
+    assert columns(run(*again))["kept"] == "1"
+
+
 @pytest.mark.parametrize("moment", ["_generate_examples", "_collect"], ids=["writing", "reading"])
 def test_a_killed_preparation_leaves_nothing_that_looks_prepared(run, tmp_path, math_500, moment):
     code = (

@@ -16,6 +16,7 @@ from tiny_runs import save_tiny_model
 from entropy_rl.cli.main import main
 from entropy_rl.experience.chats import encode_chat
 from entropy_rl.runs.load_model import load_model
+from entropy_rl.runs.lock import one_writer
 
 ARGUMENTS = {
     "model.path": "talker",
@@ -132,6 +133,27 @@ def test_what_is_selected_can_be_trained_on(scored, at_work, here):
     data = ["--data.train", "all/selected.jsonl", "--data.max_tokens", "128"]
     model = ["--model.path", "talker", "--batching.max_tokens_per_micro_batch", "256"]
     assert main(["sft", *settings, *data, *model, "--optimizer.learning_rate", "0.01"]) == 0
+
+
+def test_an_interrupted_selection_leaves_nothing_and_can_be_repeated(at_work, here, monkeypatch):
+    def interrupted(self, *_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.write_text", interrupted)  # of the second file
+        assert select("again/selected") == 130
+    assert list((at_work / "again").iterdir()) == []
+    assert select("again/selected") == 0
+    assert [path.name for path in (at_work / "again").iterdir()] == ["selected"]
+
+
+def test_a_second_selection_into_the_same_directory_is_refused_before_it_scores(
+    at_work, here, monkeypatch, capsys
+):
+    monkeypatch.delattr("entropy_rl.runs.load_model.load_weights")
+    with one_writer(at_work / "twice.lock", "output: twice"):
+        assert select("twice") == 2
+    assert "output: twice: must have one writer, got a second process" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -648,7 +648,7 @@ ON_8 = ("--devices", "8")
             (*ON_8, "--mean_new_tokens", "33"),
             "mean_new_tokens: must be null or from 1 to 32, got 33.0",
         ),
-        ((*ON_8, "--output", "model"), "output: must be a file, got the directory 'model'"),
+        ((*ON_8, "--output", "model"), "output: model: must be a regular file, got a directory"),
         (
             (*ON_8, "--efficiency", "0"),
             "efficiency: must be > 0 and <= 1, got 0.0",

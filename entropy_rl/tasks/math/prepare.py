@@ -8,9 +8,9 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,7 @@ def _build(
     root = directory.parents[1 if name in BUILDERS else 2]
     # Built in a temporary directory and renamed when it is complete: TFDS would delete the old set
     # before it reads the new file.
-    with tempfile.TemporaryDirectory(prefix=f"incomplete.{name}.", dir=root) as aside:
+    with _aside(root / f"incomplete.{name}", directory) as (aside, replaced):
         if name in BUILDERS:
             builder = BUILDERS[name](data_dir=aside, **arguments)
         else:
@@ -185,15 +185,31 @@ def _build(
                 f"{directory}: cannot be written: {str(error).partition('; writing ')[0]}"
             ) from error
         directory.parent.mkdir(parents=True, exist_ok=True)
-        replaced = Path(aside, "replaced")
         if directory.exists():
             directory.rename(replaced)
-        try:
-            Path(builder.data_dir).rename(directory)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(directory)  # or it would be deleted with the temporary directory
-            raise
+        Path(builder.data_dir).rename(directory)
+
+
+@contextlib.contextmanager
+def _aside(path: Path, directory: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield a temporary directory and the path in it that the old set gets while it is replaced.
+
+    Before and after, an old set without a new one is put back, and the rest is deleted, also that
+    of a killed process: the lock of the set is held.
+    """
+    replaced = path / "replaced"
+
+    def clear() -> None:
+        if replaced.exists() and not directory.exists():
+            replaced.rename(directory)
+        shutil.rmtree(path, ignore_errors=True)
+
+    clear()
+    try:
+        path.mkdir()
+        yield path, replaced
+    finally:
+        clear()
 
 
 def _make_directory(path: Path) -> None:
