@@ -1,4 +1,4 @@
-"""Precision of matrix products: float32 means float32 on every device."""
+"""Precision of matrix products: float32 means float32 on every device; no 64-bit types."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+
+def check_32_bit() -> None:
+    """Refuse the 64-bit mode of JAX, in which programs of float32 arrays get mixed types.
+
+    Raises:
+      ValueError: `jax_enable_x64` is on.
+    """
+    if jax.config.jax_enable_x64:
+        raise ValueError("jax_enable_x64 (JAX_ENABLE_X64): must be false, got true")
 
 
 def product_precision(dtype: Any) -> jax.lax.Precision | None:

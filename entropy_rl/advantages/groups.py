@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from entropy_rl.advantages.transform import Reads, Scope, Transform
-from entropy_rl.config.checks import require
+from entropy_rl.config.checks import is_count, require
 from entropy_rl.masked import masked_var
 from entropy_rl.types import TokenStats
 
@@ -59,10 +59,10 @@ def check_group_size(name: str, group_size: int) -> None:
       ValueError: It has fewer.
     """
     require(
-        group_size >= 2,
+        is_count(group_size, 2),
         f"{name}.group_size",
         group_size,
-        "at least 2 completions per prompt (rollout.group_size)",
+        "an integer, at least 2 completions per prompt (rollout.group_size)",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import numbers
 import re
 import reprlib
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,11 @@ def require(condition: bool, path: str, value: Any, must_be: str) -> None:
     """
     if not condition:
         raise ValueError(f"{path}: must be {must_be}, got {shown(value)}")
+
+
+def is_count(value: Any, minimum: int) -> bool:
+    """Return whether an argument is an integer of at least `minimum`."""
+    return isinstance(value, numbers.Integral) and value >= minimum
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from entropy_rl.learner.optimizer import Optimizer
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.losses.controller import Controller, update_controller
 from entropy_rl.losses.loss import Loss
+from entropy_rl.precision import check_32_bit
 from entropy_rl.types import Params, Policy, TrainBatch, TrainState
 
 UpdateFn = Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, jax.Array]]]
@@ -93,6 +94,7 @@ def make_update(
     Raises:
       ValueError: `settings.fuse_loss` is True and a scope does not allow it.
     """
+    check_32_bit()
     gradient = make_gradient(policy, advantage, loss, settings, teacher)
     controller = loss.controller
 

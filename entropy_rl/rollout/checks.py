@@ -32,15 +32,20 @@ def typed_key(key: Any, adapters: int = 1) -> jax.Array:
 
 
 def check_prompts(
-    prompt_ids: jax.Array, prompt_mask: jax.Array, prompt_index: jax.Array, limits: jax.Array
+    prompt_ids: jax.Array,
+    prompt_mask: jax.Array,
+    prompt_index: jax.Array,
+    limits: jax.Array,
+    vocab_size: int,
 ) -> None:
     """Check the prompts of a rollout.
 
-    The padding is read where it is at hand: not while it is traced, nor of a mesh, from where a
-    training loop would have to wait for it.
+    Padding and tokens are read where they are at hand: not while they are traced, nor of a mesh,
+    from where a training loop would have to wait for them.
 
     Raises:
-      ValueError: A type or shape is wrong, or a prompt is not right-padded or has no token.
+      ValueError: A type or shape is wrong, a prompt is not right-padded or has no token, or a token
+        is not in the vocabulary.
     """
     of_tokens = getattr(prompt_ids, "shape", ())
     if len(of_tokens) != 2 or 0 in of_tokens:
@@ -64,6 +69,13 @@ def check_prompts(
                 "generate: prompt_mask must be right-padded, with at least one token in each row, "
                 f"got {mask[wrong[0]].astype(int).tolist()!s:.80} in row {wrong[0]}"
             )
+        if _is_at_hand(prompt_ids):
+            ids = np.asarray(prompt_ids)[mask]
+            if ids.min() < 0 or ids.max() >= vocab_size:
+                raise ValueError(
+                    f"generate: prompt_ids must be tokens from 0 to {vocab_size - 1}, the "
+                    f"vocabulary of the policy, got {ids.min()} to {ids.max()}"
+                )
 
 
 def _is_at_hand(array: jax.Array | np.ndarray) -> bool:

@@ -18,8 +18,9 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from entropy_rl.config.checks import require
+from entropy_rl.config.checks import is_count, require
 from entropy_rl.config.rollout import DecodingConfig, check_sampling
+from entropy_rl.precision import check_32_bit
 from entropy_rl.rollout.batching import DecodingPlan
 from entropy_rl.rollout.checks import check_prompts, typed_key
 from entropy_rl.rollout.chunks import DecodingProgress, StopRule, generate_in_chunks
@@ -72,7 +73,8 @@ class GenerateFn(Protocol):
 
         Raises:
           ValueError: A shape or type is wrong, a prompt is not right-padded (where the mask is on
-            the host or one device), or there is no key.
+            the host or one device), a token of the prompts is not in the vocabulary (likewise), or
+            there is no key.
         """
         ...
 
@@ -128,12 +130,13 @@ def make_generate(
       ValueError: If a number is out of range, `eos_ids` is empty, `stop` or `max_turn_tokens` is
         given for a rollout that is one program, or `max_turn_tokens` with several adapters.
     """
+    check_32_bit()
     check_sampling("", temperature, top_p)
     counts = dict(
         group_size=group_size, max_new_tokens=max_new_tokens, shards=shards, adapters=adapters
     )
     for name, count in counts.items():
-        require(count >= 1, name, count, ">= 1")
+        require(is_count(count, 1), name, count, "an integer >= 1")
     if not eos_ids:
         raise ValueError("eos_ids: must have at least one end-of-sequence token, got none")
     if stop is not None and (decoding.chunk_steps is None or static):
@@ -168,7 +171,8 @@ def make_generate(
     ) -> Rollout:
         if limits is None:
             limits = np.full(len(prompt_ids), max_new_tokens, np.int32)
-        check_prompts(prompt_ids, prompt_mask, prompt_index, limits)
+        vocab_size = jax.eval_shape(policy.head, params).shape[0]
+        check_prompts(prompt_ids, prompt_mask, prompt_index, limits, vocab_size)
         key = typed_key(key, adapters)
         rows = len(prompt_ids) * sampling.group_size
         plan = DecodingPlan("static", rows, None)

@@ -32,6 +32,7 @@ from entropy_rl.models.hf_config import read_json
 from entropy_rl.models.lora import Base, adapter_shapes
 from entropy_rl.models.peft import ADAPTER_CONFIG, read_adapter_config, write_adapter_config
 from entropy_rl.models.rope import DynamicRopeScaling, LinearRopeScaling, YarnRopeScaling
+from entropy_rl.precision import check_32_bit
 from entropy_rl.rollout.programs import keep_params
 from entropy_rl.runs.directory import MODEL_DIRECTORY
 from entropy_rl.runs.hub import MODEL_FIELDS, split_id
@@ -197,6 +198,7 @@ def load_model(
     """
     if not isinstance(config, ModelConfig):
         config = ModelConfig(os.fspath(config))
+    check_32_bit()
     # What is small comes first: weights may take minutes.
     path = find_model(config.path)
     files = files or _read_files(config, model_files(path))

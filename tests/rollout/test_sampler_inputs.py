@@ -1,22 +1,28 @@
 """A sampler, a pass and a loss refuse what they cannot mean, in one line."""
 
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from policies import table_policy
 
+from entropy_rl.advantages import shape_by_entropy
+from entropy_rl.learner import make_update
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.losses import Loss
 from entropy_rl.rollout import make_generate
 from entropy_rl.rollout.checks import check_prompts, typed_key
+from entropy_rl.runs.load_model import load_model
 
 IDS = np.array([[2, 3, 4], [2, 0, 0]], np.int32)
 MASK = np.array([[1, 1, 1], [1, 0, 0]], bool)
 INDEX = np.arange(2)
 LIMITS = np.full(2, 4, np.int32)
+VOCABULARY = 7
 
 
 def says(message):
@@ -44,22 +50,56 @@ def says(message):
             )
             for row in ([0, 1, 1], [1, 0, 1], [0, 0, 0])
         ],
+        (
+            {0: IDS + 5000},
+            "prompt_ids must be tokens from 0 to 6, the vocabulary of the policy, got "
+            f"{IDS[MASK].min() + 5000} to {IDS[MASK].max() + 5000}",
+        ),
+        (
+            {0: IDS - 6},
+            "prompt_ids must be tokens from 0 to 6, the vocabulary of the policy, got "
+            f"{IDS[MASK].min() - 6} to {IDS[MASK].max() - 6}",
+        ),
     ],
 )
 def test_prompts_that_would_be_read_in_another_way_are_refused(changed, message):
     arrays = [changed.get(i, x) for i, x in enumerate((IDS, MASK, INDEX, LIMITS))]
     with says(f"generate: {message}"):
-        check_prompts(*arrays)
-    if all(isinstance(x, np.ndarray) for x in arrays) and "padded" in message:
+        check_prompts(*arrays, VOCABULARY)
+    if all(isinstance(x, np.ndarray) for x in arrays) and ("padded" in message or "to" in message):
         with says(f"generate: {message}"):  # on one device too
-            check_prompts(*map(jnp.asarray, arrays))
+            check_prompts(*map(jnp.asarray, arrays), VOCABULARY)
 
 
 def test_what_is_traced_is_checked_without_its_values():
     left = MASK[:, ::-1]
-    jax.eval_shape(check_prompts, IDS, left, INDEX, LIMITS)
+    check = functools.partial(check_prompts, vocab_size=VOCABULARY)
+    jax.eval_shape(check, IDS + 5000, left, INDEX, LIMITS)
     with pytest.raises(ValueError, match=r"^generate: limits must be int32\[2\], got int32\[1\]"):
-        jax.eval_shape(check_prompts, IDS, left, INDEX, LIMITS[:1])
+        jax.eval_shape(check, IDS, left, INDEX, LIMITS[:1])
+
+
+def test_tokens_of_another_model_are_refused_and_padding_may_be_any():
+    policy = table_policy(VOCABULARY)
+    params = policy.init(jax.random.key(1))
+    run = make_generate(policy, group_size=2, max_new_tokens=4, eos_ids=[1], pad_id=0)
+    with pytest.raises(ValueError, match=r"^generate: prompt_ids must be tokens"):
+        run(params, IDS + 5000, MASK, INDEX, jax.random.key(0))
+    padded = [np.where(MASK, IDS, pad) for pad in (0, -1)]
+    first, second = (run(params, ids, MASK, INDEX, jax.random.key(0)) for ids in padded)
+    np.testing.assert_array_equal(first.completion_ids, second.completion_ids)
+
+
+def test_64_bit_mode_is_refused_in_one_line():
+    policy = table_policy(VOCABULARY)
+    with jax.enable_x64(True):
+        for make in (
+            lambda: make_generate(policy, group_size=2, max_new_tokens=4, eos_ids=[1], pad_id=0),
+            lambda: make_update(policy, shape_by_entropy(), optax.sgd(0.1)),
+            lambda: load_model("asset:countdown"),
+        ):
+            with says("jax_enable_x64 (JAX_ENABLE_X64): must be false, got true"):
+                make()
 
 
 def test_a_key_of_the_old_style_gives_the_same_samples():
@@ -95,8 +135,8 @@ def test_what_is_no_key_is_refused(key, adapters, message):
         ({"top_p": 95}, "top_p: must be > 0 and <= 1, got 95"),
         ({"temperature": -1}, "temperature: must be >= 0, got -1"),
         ({"temperature": float("nan")}, "temperature: must be >= 0, got nan"),
-        ({"group_size": 0}, "group_size: must be >= 1, got 0"),
-        ({"max_new_tokens": 0}, "max_new_tokens: must be >= 1, got 0"),
+        ({"group_size": 0}, "group_size: must be an integer >= 1, got 0"),
+        ({"max_new_tokens": 8.0}, "max_new_tokens: must be an integer >= 1, got 8.0"),
     ],
 )
 def test_settings_of_a_sampler_are_checked_as_those_of_a_config(changed, message):
