@@ -241,7 +241,7 @@ class TrainConfig:
             not self.rewards or self.reward == RewardConfig(),
             "reward",
             dataclasses.asdict(self.reward),
-            "absent with rewards, whose {name: correct, right: NUMBER, wrong: NUMBER} is the same",
+            "absent with rewards, whose {name: graded, right: NUMBER, wrong: NUMBER} is the same",
         )
         check_stop(self.rollout.stop, "rollout.stop", self.decoding)
         check_stop(

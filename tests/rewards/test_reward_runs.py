@@ -117,7 +117,8 @@ def test_wrong_rewards_are_refused_before_anything_is_written(here, refused):
     line = refused("train", "--config", "wrong.yaml")
     assert "rewards[0].name: must be one of correct, graded" in line and "'format'" in line
     write_yaml(here / "wrong.yaml", SETTINGS | {"reward": {"correct": 1.0, "wrong": 0.0}})
-    assert "reward: must be absent with rewards" in refused("train", "--config", "wrong.yaml")
+    line = refused("train", "--config", "wrong.yaml")
+    assert "reward: must be absent with rewards, whose {name: graded, right: NUMBER" in line
     write_yaml(here / "wrong.yaml", TRAIN | {"rewards": [{"name": "correct", "weight": 0}]})
     assert "at least one weight other than 0" in refused("train", "--config", "wrong.yaml")
     write_yaml(here / "wrong.yaml", TRAIN | {"advantage": [{"name": "gdpo"}]})

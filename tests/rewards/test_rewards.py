@@ -232,9 +232,13 @@ def test_equal_sums_of_several_rewards_are_equal():
 
 def test_the_section_reward_is_short_for_one_reward_without_records():
     short = RewardConfig(correct=0.7, wrong=-0.3)
-    found = compute([], [""] * 4, [CORRECT, WRONG, 0.5, TIMEOUT], short=short)
+    texts, judged = [""] * 4, [CORRECT, WRONG, 0.5, TIMEOUT]
+    found = compute([], texts, judged, short=short)
     assert found.by_label == {} and found.has_reward.tolist() == [True, True, True, False]
     assert found.total.tolist() == np.float32([0.7, -0.3, 0.5, 0]).tolist()
+    same = compute([{"name": "graded", "right": 0.7, "wrong": -0.3}], texts, judged)
+    np.testing.assert_array_equal(same.total, found.total)
+    np.testing.assert_array_equal(same.has_reward, found.has_reward)
 
 
 # --- what is refused
