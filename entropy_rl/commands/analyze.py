@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +22,6 @@ from entropy_rl.analysis import (
     word_patterns,
 )
 from entropy_rl.analysis.behaviors import check_expressions
-from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.files import check_creatable, expand_home
@@ -234,7 +232,3 @@ def _make_responses_of(
         return responses_of(score_rows(rows, model, **settings), model.tokenizer)
 
     return of_path
-
-
-if __name__ == "__main__":
-    sys.exit(run_verb("analyze", sys.argv[1:]))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import ClassVar
 
-from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import require
 from entropy_rl.config.files import check_creatable, expand_home
 from entropy_rl.escape import echo
@@ -78,7 +76,3 @@ def check_config(config: CompareConfig) -> list[Path]:
     is_other = runs[0].resolve() != runs[1].resolve()
     require(is_other, "run_b", str(runs[1]), f"another evaluation than that of {config.run_a}")
     return runs
-
-
-if __name__ == "__main__":
-    sys.exit(run_verb("compare", sys.argv[1:]))

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from entropy_rl.cli.main import main
 from entropy_rl.commands.data_fields import describe_fields
 from entropy_rl.commands.data_overlap import contamination
 from entropy_rl.config.checks import check_numbers, require_at_least
@@ -281,7 +279,3 @@ def show(config: ShowConfig) -> None:
 def _echo_text(text: str) -> None:
     for line in text.splitlines():
         echo(textwrap.fill(line, 80, break_long_words=False, break_on_hyphens=False))
-
-
-if __name__ == "__main__":
-    sys.exit(main(["data", *sys.argv[1:]]))

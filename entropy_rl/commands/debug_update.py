@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from entropy_rl.cli.main import run_verb
 from entropy_rl.config.files import expand_home
 from entropy_rl.escape import echo
 
@@ -188,7 +186,3 @@ def _first(x: Any) -> str:
 def main(config: DebugUpdateConfig) -> None:
     """The verb `debug-update` of the command line."""
     echo(debug_update(Path(config.dump)))
-
-
-if __name__ == "__main__":
-    sys.exit(run_verb("debug-update", sys.argv[1:]))

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-import sys
 from pathlib import Path
 from typing import Literal
 
-from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import require
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.files import check_creatable, expand_home
@@ -146,7 +144,3 @@ def main(config: ExportConfig) -> None:
     echo(f"wrote {export(config)}")
     if config.push is not None:
         echo(f"uploaded to {config.push}")
-
-
-if __name__ == "__main__":
-    sys.exit(run_verb("export", sys.argv[1:]))

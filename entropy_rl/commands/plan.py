@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from entropy_rl.cli.failure import DoesNotFit
-from entropy_rl.cli.main import run_verb
 from entropy_rl.config.files import check_writable
 from entropy_rl.config.plan import PlanConfig, PlanSFTConfig
 from entropy_rl.escape import echo
@@ -105,7 +103,3 @@ def _finish(plan: Plan, output: str | None, more: dict[str, Any]) -> None:
         write_atomically(Path(output), json.dumps(plan.to_plain() | more, indent=1) + "\n")
     if plan.too_large is not None:
         raise DoesNotFit(plan.too_large)
-
-
-if __name__ == "__main__":
-    sys.exit(run_verb("plan", sys.argv[1:]))

@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import ClassVar
 
 from entropy_rl.analysis.behaviors import check_expressions
-from entropy_rl.cli.main import run_verb
 from entropy_rl.commands.analyze import AnalyzeConfig
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.files import check_creatable, check_writable, expand_home
@@ -102,7 +100,3 @@ def _command(config: ReportConfig) -> str:
         if value != getattr(defaults, field.name):
             options += [f"--{field.name}", value if isinstance(value, str) else json.dumps(value)]
     return shlex.join(["entropy-rl", "report", *config.runs, *options])
-
-
-if __name__ == "__main__":
-    sys.exit(run_verb("report", sys.argv[1:]))

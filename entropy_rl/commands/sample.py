@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import check_numbers, require, require_at_least
 from entropy_rl.config.common import ModelConfig, TaskConfig
 from entropy_rl.config.files import check_writable, expand_home
@@ -301,7 +300,3 @@ class _Printer:
             else:
                 print(shaded(text, entropy, self._colors), end="", flush=True)
         self._printed = max(self._printed, until)
-
-
-if __name__ == "__main__":
-    sys.exit(run_verb("sample", sys.argv[1:]))

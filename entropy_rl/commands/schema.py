@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from typing import ClassVar
 
-from entropy_rl.cli.main import config_classes, run_verb
+from entropy_rl.cli.main import config_classes
 from entropy_rl.cli.schema import config_schema
 from entropy_rl.config.registry import import_object
 from entropy_rl.config.values import unknown
@@ -34,7 +33,3 @@ def main(config: SchemaConfig) -> None:
     """The verb `schema` of the command line."""
     cls = import_object("verb", config_classes()[config.verb])
     print(json.dumps(config_schema(cls, config.verb), indent=1, ensure_ascii=False))
-
-
-if __name__ == "__main__":
-    sys.exit(run_verb("schema", sys.argv[1:]))

@@ -18,7 +18,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from entropy_rl.cli.main import run_verb
 from entropy_rl.config.sft import GateConfig, SFTConfig
 from entropy_rl.config.values import unknown
 from entropy_rl.escape import echo
@@ -256,7 +255,3 @@ def main(config: SFTConfig) -> None:
     echo(f"\nnext: entropy-rl export --model {of_shell} --output DIRECTORY")
     if _best(config).is_dir():
         echo(f"the model of the lowest validation loss: {_best(config)}")
-
-
-if __name__ == "__main__":
-    sys.exit(run_verb("sft", sys.argv[1:]))

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import require
 from entropy_rl.config.files import check_creatable
 from entropy_rl.config.study import StudyConfig
@@ -104,7 +103,3 @@ def _check_failures(found: Design) -> None:
             f"{len(failed)} of {len(records)} runs failed, the first: {failed[0]}: "
             f"{records[failed[0]].failed}; the same command retries them"
         )
-
-
-if __name__ == "__main__":
-    sys.exit(run_verb("study", sys.argv[1:]))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from entropy_rl.cli.main import run_verb
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.checks import at_place
 from entropy_rl.config.stack import StackConfig
@@ -84,7 +82,3 @@ def check_config(config: StackConfig) -> None:
 def main(config: StackConfig) -> None:
     """The verb `train-stacked` of the command line."""
     train_stacked(parse_runs(config))
-
-
-if __name__ == "__main__":
-    sys.exit(run_verb("train-stacked", sys.argv[1:]))
