@@ -3,6 +3,7 @@
 import ast
 import functools
 import graphlib
+import itertools
 import json
 import os
 import re
@@ -16,22 +17,11 @@ import entropy_rl
 
 PACKAGE = Path(entropy_rl.__file__).parent
 
-# The packages and top-level modules of the library, from the bottom to the top.
-FLOORS = (
-    "config types masked precision version escape",
-    "stats lm_head losses advantages",
-    "models distributed",
-    "learner rollout contrib",
-    "tasks rewards curricula runs yaml_text",
-    "experience",
-    "analysis evaluation report cli",
-    "trainer",
-    "studies planning",
-    "commands",
-    "train evaluate",
-    "api __main__",
-)
-FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
+# The names of each line of the tree in docs/design.md, from the top to the bottom.
+DESIGN = (Path(__file__).parents[1] / "docs/design.md").read_text()
+(TREE,) = re.findall(r"```\nentropy_rl/\n(.*?)```", DESIGN, re.S)
+FLOORS = [line.strip().partition("  ")[0].split() for line in TREE.splitlines()]
+FLOOR_OF = {Path(name).stem: floor for floor, names in enumerate(FLOORS[::-1]) for name in names}
 HOST_FLOOR = FLOOR_OF["tasks"]  # from here on, libraries of the host may be imported
 MAIN_PROGRAMS = {"entropy_rl.train", "entropy_rl.evaluate"}
 MOST_MODULES = 20  # of a folder
@@ -145,11 +135,10 @@ def later():
 # --------------------------------------------------------------------------------------------
 
 
-def test_every_file_has_a_floor():
-    homeless = [where(module) for module in ROOMS if room(module) not in FLOOR_OF]
-    assert not homeless, f"in no floor, add to FLOORS in this test: {', '.join(homeless)}"
-    gone = set(FLOOR_OF) - {room(module) for module in ROOMS}
-    assert not gone, f"in FLOORS, but there is no such file: {', '.join(sorted(gone))}"
+def test_the_tree_of_the_design_has_every_file_and_folder_of_the_package():
+    folders = {f"{path.name}/" for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__/"}
+    files = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
+    assert sorted(itertools.chain(*FLOORS)) == sorted(folders | files)
 
 
 def test_an_arrow_points_down_or_stays_on_its_floor():

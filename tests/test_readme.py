@@ -139,16 +139,6 @@ def test_a_file_that_a_page_names_exists(page):
         assert list(ROOT.glob(name)), name
 
 
-def test_the_tree_of_the_design_has_every_package_of_the_library():
-    (tree,) = re.findall(r"```\nentropy_rl/\n(.*?)```", (ROOT / "docs/design.md").read_text(), re.S)
-    named = {word.strip("/") for word in re.findall(r"\b\w+/", tree)}
-    assert named == {path.parent.name for path in (ROOT / "entropy_rl").glob("*/__init__.py")} | {
-        path.name
-        for path in (ROOT / "entropy_rl").iterdir()
-        if path.is_dir() and path.name[0] != "_"
-    }
-
-
 @pages
 def test_the_commands_of_a_page_are_accepted(page, monkeypatch):
     monkeypatch.chdir(ROOT)
