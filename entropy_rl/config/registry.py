@@ -13,6 +13,7 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
+from entropy_rl.config.checks import at_place
 from entropy_rl.config.values import check_value, unknown
 
 Kind = TypeVar("Kind")
@@ -281,12 +282,9 @@ def build_named(
         if unknown_names:  # with any keyword, it may be a function of the data or a factory
             parameters = ", ".join(unknown_names)
             raise ValueError(f"{path}.name: must be {returns}, got {name} of {parameters}")
-    try:
-        built = call_factory(found, arguments, path)
-    except ValueError as error:
-        raise ValueError(
-            str(error) if str(error).startswith(path) else f"{path}: {error}"
-        ) from error
+    checked = _checked_arguments(found, arguments, path)
+    with at_place(path):
+        built = found(**checked)
     if isinstance(built, kind):
         return built
     if wrap is None or not callable(built):

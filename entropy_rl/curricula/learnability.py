@@ -30,12 +30,11 @@ def learnability(rate: float = 0.1, floor: float = 0.2) -> Curriculum:
     require(0 < floor <= 1, "floor", floor, "> 0 and <= 1")
 
     def init(order: ProblemOrder) -> State:
-        require(
-            len(order.sources) > 1,
-            "curriculum",
-            "learnability",
-            "null or another one for a task whose problems have a single source",
-        )
+        if len(order.sources) == 1:
+            raise ValueError(
+                "must be null or another one for a task whose problems have a single source, got "
+                "'learnability'"
+            )
         sources = len(order.sources)
         return {
             "success": np.full(sources, 0.5, np.float32),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from entropy_rl.config.checks import shown
+from entropy_rl.config.checks import at_place, shown
 from entropy_rl.curricula import Curriculum
 from entropy_rl.curricula.curriculum import ProblemOrder, State
 from entropy_rl.distributed import multihost as hosts
@@ -34,7 +33,7 @@ class PlannedProblems:
         self._rule, self._order = curriculum, ProblemOrder(problems, seed)
         self._place = {problem.id: place for place, problem in enumerate(problems)}
         self._count = count
-        with _naming_the_field():
+        with at_place("curriculum"):
             self.start = curriculum.init(self._order)
         # A rule that cannot choose or observe is refused here; no problem has been judged yet.
         self._observed(self.start, lambda places: np.full(count, np.nan, np.float32))
@@ -48,7 +47,7 @@ class PlannedProblems:
         return self._choose(state)[0]
 
     def _choose(self, state: State) -> tuple[np.ndarray, State]:
-        with _naming_the_field():
+        with at_place("curriculum"):
             places, drawn = self._rule.choose(state, self._order, self._count)
         places = np.asarray(places)
         chosen = places.tolist()
@@ -81,7 +80,7 @@ class PlannedProblems:
         self, state: State, fractions_of: Callable[[np.ndarray], np.ndarray]
     ) -> tuple[State, dict[str, float]]:
         places, drawn = self._choose(state)
-        with _naming_the_field():
+        with at_place("curriculum"):
             new = self._rule.observe(drawn, self._order, places, fractions_of(places))
             if _layout(new) != _layout(self.start):
                 raise ValueError(
@@ -99,18 +98,6 @@ def _layout(state: Any) -> Any:
     return {
         name: f"{(x := np.asarray(value)).dtype}{list(x.shape)}" for name, value in state.items()
     }
-
-
-@contextlib.contextmanager
-def _naming_the_field() -> Iterator[None]:
-    """Begin the message of a ValueError with the field `curriculum`."""
-    try:
-        yield
-    except ValueError as error:
-        message = str(error)
-        if message.startswith("curriculum"):
-            raise
-        raise ValueError(f"curriculum: {message}") from error
 
 
 def outcomes_of(experience: Experience) -> dict[int, float]:

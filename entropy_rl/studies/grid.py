@@ -117,11 +117,9 @@ def design(config: StudyConfig) -> Design:
     shared = _parse(config, Unit(BASE, config.seeds[0]), TRAIN, "train", "")
     for arm, overrides in config.arms.items():
         _check_overrides(f"arms.{arm}", overrides, TRAIN)
-        try:
-            of_arm = _parse(config, Unit(arm, config.seeds[0]), TRAIN, f"arms.{arm}", "")
+        of_arm = _parse(config, Unit(arm, config.seeds[0]), TRAIN, f"arms.{arm}", "")
+        with at_place(f"arms.{arm}"):
             build_methods(of_arm)
-        except ValueError as error:
-            raise ValueError(f"arms.{arm}: {str(error).removeprefix(f'arms.{arm}: ')}") from error
         require(
             of_arm.model == shared.model,
             f"arms.{arm}",
@@ -145,12 +143,10 @@ def design(config: StudyConfig) -> Design:
         )
     found = Design(config, shared, evaluate)
     if config.stacked > 1:
-        try:
+        with at_place("stacked"):
             check_stack(
                 [_parse(config, unit, TRAIN, "", "") for unit in found.units() if unit.arm != BASE]
             )
-        except ValueError as error:
-            raise ValueError(f"stacked: {error}") from error
     return found
 
 

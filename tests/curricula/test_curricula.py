@@ -204,7 +204,7 @@ def test_problems_that_were_not_judged_neither_fail_nor_count():
 
 def test_a_curriculum_that_has_no_meaning_is_refused_in_a_line():
     with pytest.raises(ValueError, match=r"^curriculum: must be null or another one for a task"):
-        learnability().init(order_of(a=4))
+        PlannedProblems(learnability(), [Problem(i, "?", "") for i in range(4)], 0, 2)
     with pytest.raises(ValueError, match=r"^curriculum: fraction: must be > 0 and < 1, got 1.5"):
         build_curriculum({"name": "replay_failed", "fraction": 1.5})
     with pytest.raises(ValueError, match=r"^curriculum.name: .*'replay_failed'"):
