@@ -18,6 +18,7 @@ from entropy_rl.learner.optimizer import make_optimizer
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.stats_pass import make_stats_pass
 from entropy_rl.learner.update import init_state, make_update
+from entropy_rl.models.decoder import DecoderConfig
 from entropy_rl.planning import counting
 from entropy_rl.planning.counting import Cost
 from entropy_rl.rollout import make_generate
@@ -49,9 +50,40 @@ def _check(metrics: dict[str, jax.Array], tokens: int) -> None:
         raise ValueError(f"update: {found} tokens of {tokens}, with a gradient of norm {norm}")
 
 
+def decode_rows(
+    c: DecoderConfig, lengths: np.ndarray, group_size: int, prompt_tokens: int, itemsize: int
+) -> Cost:
+    """Count all decode steps after the first token, as arrays over the steps.
+
+    A row costs nothing after its end. The rows of a group share a copy of their prompt.
+
+    Args:
+      c: The architecture.
+      lengths: int[B], tokens of each completion; rows of a group are contiguous.
+      group_size: Rows of a group.
+      prompt_tokens: Tokens of a prompt.
+      itemsize: Bytes of a weight, key or value.
+    """
+    longest = lengths.reshape(-1, group_size).max(-1)
+    step = np.arange(1, lengths.max())  # computes token `step`, from the `step` tokens before it
+    alive, prompts = ((x[:, None] > step[None]).sum(0).astype(float) for x in (lengths, longest))
+    return counting.decode_step(c, alive, step, prompts, prompt_tokens, itemsize)
+
+
+def cast_weights(c: DecoderConfig, itemsize: int) -> Cost:
+    """Count the cast of float32 master weights to the decoding dtype: one read and one write."""
+    moved = counting.parameters(c) * (counting.F32 + itemsize)
+    return Cost(0.0, moved if itemsize < counting.F32 else 0)
+
+
+def training_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndarray) -> float:
+    """Count forward and backward pass: 6 N FLOPs per token, plus attention."""
+    return 3 * counting.forward_flops(c, prompt_lengths, lengths)
+
+
 def _update_costs(setup: Setup, lengths: np.ndarray) -> tuple[Cost, Cost]:
     """Of an update with completions of these lengths: the products, then the optimizer."""
-    flops = counting.training_flops(setup.config, np.full(len(lengths), setup.prompt), lengths)
+    flops = training_flops(setup.config, np.full(len(lengths), setup.prompt), lengths)
     moved = counting.optimizer_bytes(counting.parameters(setup.config), OptimizerConfig(_RATE))
     return Cost(flops, 0.0), Cost(0.0, moved)
 
@@ -159,9 +191,9 @@ def step(setup: Setup, rows: int, micro_batch: int, fused_loss: bool) -> list[di
     _check(metrics, int(lengths.sum()))
     size = setup.itemsize
     sampling = (
-        counting.cast_weights(c, size),
+        cast_weights(c, size),
         counting.prefill(c, rows // setup.group, setup.prompt, rows, size),
-        counting.decode_rows(c, lengths, setup.group, setup.prompt, size),
+        decode_rows(c, lengths, setup.group, setup.prompt, size),
     )
     costs = {
         "rollout": sampling,

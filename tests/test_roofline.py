@@ -103,7 +103,7 @@ def test_training_computes_what_the_traced_program_computes():
     traced = jax.make_jaxpr(jax.grad(lambda params, ids: policy.apply(params, ids).sum()))(
         shapes, ids
     )
-    counted = counting.training_flops(TINY, np.full(rows, length), np.zeros(rows, int))
+    counted = roofline_train.training_flops(TINY, np.full(rows, length), np.zeros(rows, int))
     # In plain XLA short rows compute the pairs behind the causal mask, too.
     masked = rows * (length**2 - counting.causal_pairs(length))
     assert counted + 3 * counting.attention_flops(TINY, masked) == dot_flops(traced.jaxpr)
@@ -141,7 +141,7 @@ def test_a_prompt_is_read_once_for_all_rows_that_share_it_and_attended_to_by_eac
 
 def test_rows_cost_nothing_after_their_end():
     lengths = np.array([1, 4, 2, 2])  # a group of two each; the first token comes with the prompt
-    cost = counting.decode_rows(SMALL, lengths, 2, 10, BF16)
+    cost = roofline_train.decode_rows(SMALL, lengths, 2, 10, BF16)
     by_hand = [
         counting.decode_step(SMALL, 3, 1, 2, 10, BF16),
         counting.decode_step(SMALL, 1, 2, 1, 10, BF16),
@@ -156,13 +156,13 @@ def test_rows_cost_nothing_after_their_end():
 @pytest.mark.parametrize("config, gigaflop", [(SMALL, 9.53), (LARGE, 43.0)])
 def test_training_on_a_token_takes_six_operations_per_weight_and_attention(config, gigaflop):
     rows, length = 3, 1024
-    flops = counting.training_flops(config, np.zeros(rows, int), np.full(rows, length))
+    flops = roofline_train.training_flops(config, np.zeros(rows, int), np.full(rows, length))
     assert flops / (rows * length) / 1e9 == pytest.approx(gigaflop, rel=0.003)
 
 
 def test_the_head_runs_on_tokens_of_completions_only():
-    whole = counting.training_flops(SMALL, np.zeros(1, int), np.array([1024]))
-    half = counting.training_flops(SMALL, np.array([512]), np.array([512]))
+    whole = roofline_train.training_flops(SMALL, np.zeros(1, int), np.array([1024]))
+    half = roofline_train.training_flops(SMALL, np.array([512]), np.array([512]))
     assert whole - half == 6 * 512 * 151936 * 1536
 
 

@@ -159,31 +159,6 @@ def prefill(
     return Cost(flops, moved) + _logits(c, rows)
 
 
-def decode_rows(
-    c: DecoderConfig, lengths: np.ndarray, group_size: int, prompt_tokens: int, itemsize: int
-) -> Cost:
-    """Count all decode steps after the first token, as arrays over the steps.
-
-    A row costs nothing after its end. The rows of a group share a copy of their prompt.
-
-    Args:
-      c: The architecture.
-      lengths: int[B], tokens of each completion; rows of a group are contiguous.
-      group_size: Rows of a group.
-      prompt_tokens: Tokens of a prompt.
-      itemsize: Bytes of a weight, key or value.
-    """
-    longest = lengths.reshape(-1, group_size).max(-1)
-    step = np.arange(1, lengths.max())  # computes token `step`, from the `step` tokens before it
-    alive, prompts = ((x[:, None] > step[None]).sum(0).astype(float) for x in (lengths, longest))
-    return decode_step(c, alive, step, prompts, prompt_tokens, itemsize)
-
-
-def cast_weights(c: DecoderConfig, itemsize: int) -> Cost:
-    """Count the cast of float32 master weights to the decoding dtype: one read and one write."""
-    return Cost(0.0, parameters(c) * (F32 + itemsize) if itemsize < F32 else 0)
-
-
 # --- training
 # ----------------------------------------------------------------------------------------------
 
@@ -204,11 +179,6 @@ def backbone_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.nda
 def forward_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndarray) -> float:
     """Count a forward pass with the LM head on completion tokens only."""
     return backbone_flops(c, prompt_lengths, lengths) + 2 * head_weights(c) * float(np.sum(lengths))
-
-
-def training_flops(c: DecoderConfig, prompt_lengths: np.ndarray, lengths: np.ndarray) -> float:
-    """Count forward and backward pass: 6 N FLOPs per token, plus attention."""
-    return 3 * forward_flops(c, prompt_lengths, lengths)
 
 
 def optimizer_bytes(weights: int, optimizer: OptimizerConfig) -> int:
