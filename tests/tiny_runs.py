@@ -16,7 +16,7 @@ import yaml
 from conftest import CACHE
 
 from entropy_rl.models import DecoderConfig, make_policy, save_hf
-from entropy_rl.tasks.countdown import build_tokenizer, save_tokenizer
+from entropy_rl.tasks.countdown import build_tokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,10 +103,9 @@ def save_tiny_model(directory: Path, tokenizer: Any = None) -> Path:
     tokenizer_dir = directory.with_name("tokenizer")
     if tokenizer is None:
         tokenizer = build_tokenizer()
-        save_tokenizer(tokenizer_dir)
     else:
         tokenizer_dir = directory.with_name(f"{directory.name}_tokenizer")
-        tokenizer.save_pretrained(tokenizer_dir)
+    tokenizer.save_pretrained(tokenizer_dir)
     config = DecoderConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,

@@ -16,7 +16,6 @@ from entropy_rl.tasks.countdown import (
     build_tokenizer,
     game,
     judge,
-    save_tokenizer,
     traces,
 )
 from entropy_rl.tasks.task import DemonstratedTask, ProbedTask, Problem, Verdict
@@ -464,7 +463,7 @@ def test_tokenizer_round_trip(tmp_path, written):
     from transformers import AutoTokenizer
 
     built = build_tokenizer()
-    save_tokenizer(tmp_path / "new")
+    built.save_pretrained(tmp_path / "new")
     loaded = AutoTokenizer.from_pretrained(tmp_path / "new")
     assert len(loaded) == len(built) == 64
     assert loaded.get_vocab() == built.get_vocab()

@@ -8,6 +8,6 @@ task.py       the task class `Countdown`
 """
 
 from entropy_rl.tasks.countdown.task import Countdown
-from entropy_rl.tasks.countdown.tokenizer import build_tokenizer, save_tokenizer
+from entropy_rl.tasks.countdown.tokenizer import build_tokenizer
 
-__all__ = ["Countdown", "build_tokenizer", "save_tokenizer"]
+__all__ = ["Countdown", "build_tokenizer"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from entropy_rl.tasks.countdown.game import MAX_NUMBER
@@ -46,12 +45,3 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         padding_side="right",
     )
-
-
-def save_tokenizer(directory: str | os.PathLike[str]) -> None:
-    """Save the tokenizer for `AutoTokenizer.from_pretrained`.
-
-    Args:
-      directory: Output directory; created if it does not exist.
-    """
-    build_tokenizer().save_pretrained(os.fspath(directory))
