@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,25 +13,9 @@ from entropy_rl.tasks.task import DemonstratedTask
 BATCHES_PER_BLOCK = 64
 
 
-class PieceEncoder:
-    """Token ids of short texts, remembered: demonstrations repeat the same few pieces all the
-    time.
-    """
-
-    def __init__(self, tokenizer):
-        self._tokenizer = tokenizer
-        self._ids: dict[str, list[int]] = {}
-
-    def __call__(self, piece: str) -> list[int]:
-        """The ids of one piece, without any token added."""
-        if piece not in self._ids:
-            self._ids[piece] = self._tokenizer.encode(piece, add_special_tokens=False)
-        return self._ids[piece]
-
-
 def batch_block(
     task: DemonstratedTask,
-    encode: PieceEncoder,
+    encode: Callable[[str], Sequence[int]],
     *,
     seed: int,
     block: int,
@@ -43,7 +27,7 @@ def batch_block(
 
     Args:
       task: Where they come from.
-      encode: From piece to ids.
+      encode: (text of a piece) -> its token ids, without special tokens.
       seed: Seed of the demonstrations and of the order of the batches.
       block: Which block; blocks follow one another without overlap.
       batch_size: Rows of a batch.

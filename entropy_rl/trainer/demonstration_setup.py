@@ -14,7 +14,7 @@ import numpy as np
 
 from entropy_rl.config.sft import SFTConfig
 from entropy_rl.distributed.sharding import Placement, check_rows, make_mesh
-from entropy_rl.experience.demonstrations import BATCHES_PER_BLOCK, PieceEncoder, batch_block
+from entropy_rl.experience.demonstrations import BATCHES_PER_BLOCK, batch_block
 from entropy_rl.learner.sft import SupervisedBatch
 from entropy_rl.models import DecoderConfig, make_policy
 from entropy_rl.runs.digests import sha256_of_values
@@ -71,7 +71,8 @@ def set_up_demonstrations(
 def _demonstrations(
     config: SFTConfig, task: DemonstratedTask, tokenizer: Any
 ) -> Callable[[int], SupervisedBatch]:
-    encode = PieceEncoder(tokenizer)
+    # Demonstrations repeat the same few pieces.
+    encode = functools.cache(functools.partial(tokenizer.encode, add_special_tokens=False))
 
     @functools.lru_cache(maxsize=1)
     def block_of(block: int) -> list[tuple[np.ndarray, np.ndarray]]:

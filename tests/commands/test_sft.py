@@ -1,5 +1,6 @@
 """SFT: batches are a function of (seed, block), training lowers the loss, the gate is checked."""
 
+import functools
 import itertools
 import json
 import signal
@@ -13,7 +14,7 @@ from entropy_rl.cli.parse import parse_config
 from entropy_rl.commands.sft import gate_failures, sft
 from entropy_rl.config.sft import GateConfig, SFTConfig
 from entropy_rl.evaluation import Evaluation
-from entropy_rl.experience.demonstrations import BATCHES_PER_BLOCK, PieceEncoder, batch_block
+from entropy_rl.experience.demonstrations import BATCHES_PER_BLOCK, batch_block
 from entropy_rl.models import load_hf
 from entropy_rl.runs.model_files import ASSETS
 from entropy_rl.tasks.countdown import Countdown
@@ -40,7 +41,7 @@ def block(number, batch_size=4, buckets=(32, 48, 80, 112, 176)):
     task = Countdown()
     return batch_block(
         task,
-        PieceEncoder(task.tokenizer()),
+        functools.cache(functools.partial(task.tokenizer().encode, add_special_tokens=False)),
         seed=0,
         block=number,
         batch_size=batch_size,
