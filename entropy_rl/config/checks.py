@@ -8,6 +8,7 @@ import math
 import numbers
 import re
 import reprlib
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -60,10 +61,13 @@ def at_place(place: str, caught: tuple[type[Exception], ...] = (ValueError,)) ->
 
 
 def require_at_least(minimum: int, section: str, config: Any, *names: str) -> None:
-    """Require that fields of a section are at least `minimum`; see `require`."""
+    """Require that fields of a section are at least `minimum`, or None where their type has it."""
+    hints = typing.get_type_hints(type(config))
     for name in names:
-        value = getattr(config, name)
-        require(value >= minimum, f"{section}{name}", value, f">= {minimum}")
+        value, is_optional = getattr(config, name), type(None) in typing.get_args(hints[name])
+        must_be = f"null or >= {minimum}" if is_optional else f">= {minimum}"
+        is_absent = is_optional and value is None
+        require(is_absent or value >= minimum, f"{section}{name}", value, must_be)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -82,16 +82,10 @@ class EpisodesConfig:
 
     def __post_init__(self):
         check_numbers(self, "task.episodes")
-        require_at_least(1, "task.episodes.", self, "max_turns", "workers")
+        require_at_least(1, "task.episodes.", self, "max_turns", "workers", "max_turn_tokens")
         for name, most in (("deadline_s", MOST_DEADLINE_S), ("memory_gib", _MOST_GIB)):
             value = getattr(self, name)
             require(0 < value <= most, f"task.episodes.{name}", value, f"> 0 and <= {most}")
-        require(
-            self.max_turn_tokens is None or self.max_turn_tokens >= 1,
-            "task.episodes.max_turn_tokens",
-            self.max_turn_tokens,
-            "null or >= 1",
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +180,5 @@ class RunConfig:
         path = self.checkpoints
         elsewhere = path is None or path.startswith("/") or re.fullmatch("gs://[^/]+/.+", path)
         require(elsewhere, "run.checkpoints", path, "null, gs://BUCKET/NAME, or an absolute path")
-        require_at_least(1, "run.", self, "checkpoint_every", "max_to_keep")
+        require_at_least(1, "run.", self, "checkpoint_every", "max_to_keep", "profile_step")
         require_at_least(0, "run.", self, "samples_per_step", "evaluate_every")
-        step = self.profile_step
-        require(step is None or step >= 1, "run.profile_step", step, "null or >= 1")

@@ -74,11 +74,9 @@ class OptimizerConfig:
             require(0 <= value < 1, f"optimizer.{name}", value, ">= 0 and < 1")
         require(self.eps > 0, "optimizer.eps", self.eps, "> 0")
         require(self.max_grad_norm > 0, "optimizer.max_grad_norm", self.max_grad_norm, "> 0")
-        rate, last = self.final_rate, self.decay_updates
+        rate = self.final_rate
         require(0 <= rate <= 1, "optimizer.final_rate", rate, ">= 0 and <= 1")
-        require(
-            last is None or last >= 1, "optimizer.decay_updates", last, "null or an integer >= 1"
-        )
+        require_at_least(1, "optimizer.", self, "decay_updates")
         # Otherwise the update after the warm-up would have the final rate already.
         check_decay(self, self.warmup_updates, "optimizer.warmup_updates")
         # A setting without an effect is an error.

@@ -30,16 +30,12 @@ class DecodingConfig:
 
     def __post_init__(self):
         check_numbers(self, "decoding")
-        require(self.slots is None or self.slots >= 1, "decoding.slots", self.slots, "null or >= 1")
+        require_at_least(1, "decoding.", self, "slots", "chunk_steps")
         if self.slots is not None:
             refuse_unused(self, "decoding.", "because decoding.slots is set", "memory_share")
         require(
             0 < self.memory_share <= 1, "decoding.memory_share", self.memory_share, "> 0 and <= 1"
         )
-        require(
-            self.chunk_steps is None or self.chunk_steps >= 1,
-            "decoding.chunk_steps", self.chunk_steps, "null or >= 1",
-        )  # fmt: skip
 
 
 def check_sampling(section: str, temperature: float, top_p: float) -> None:
@@ -168,12 +164,7 @@ class EvaluationConfig:
 
     def __post_init__(self):
         check_numbers(self, "evaluation")
-        require_at_least(1, "evaluation.", self, "samples", "max_new_tokens", "rows_per_call")
-        require(
-            self.problems is None or self.problems >= 1,
-            "evaluation.problems",
-            self.problems,
-            "null or >= 1",
-        )
+        names = ("samples", "max_new_tokens", "problems", "rows_per_call")
+        require_at_least(1, "evaluation.", self, *names)
         check_sampling("evaluation.", self.temperature, self.top_p)
         require(all(self.stop), "evaluation.stop", self.stop, "a list of non-empty strings")

@@ -144,13 +144,7 @@ class SFTBatchingConfig:
 
     def __post_init__(self):
         check_numbers(self, "batching")
-        tokens = self.max_tokens_per_micro_batch
-        require(
-            tokens is None or tokens >= 1,
-            "batching.max_tokens_per_micro_batch",
-            tokens,
-            "null or >= 1",
-        )
+        require_at_least(1, "batching.", self, "max_tokens_per_micro_batch")
 
 
 # Settings of one of the two sources of rows: the demonstrations of a task, or files of chats.
@@ -251,7 +245,7 @@ class SFTConfig:
         every, patience = self.run.evaluate_every, self.patience
         reason = "without data.validation or data.held_out"
         require(every == 0 or self.data.validates, "run.evaluate_every", every, f"0 {reason}")
-        require(patience is None or patience >= 1, "patience", patience, "null or >= 1")
+        require_at_least(1, "", self, "patience")
         require(
             patience is None or every > 0,
             "patience",

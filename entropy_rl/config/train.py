@@ -134,7 +134,7 @@ class TeacherConfig:
 
     def __post_init__(self):
         check_numbers(self, "teacher")
-        require(self.top_k is None or self.top_k >= 1, "teacher.top_k", self.top_k, "null or >= 1")
+        require_at_least(1, "teacher.", self, "top_k")
         require(self.coef > 0, "teacher.coef", self.coef, "> 0")
         require(
             self.top_k is not None or self.coef == 1,
