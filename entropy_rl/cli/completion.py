@@ -10,7 +10,7 @@ from typing import Any
 from entropy_rl.cli.help import positional_fields
 from entropy_rl.config.recipes import recipe_names
 from entropy_rl.config.registry import import_object
-from entropy_rl.config.values import leaf_fields
+from entropy_rl.config.values import leaf_fields, option_of, options_of
 
 
 def complete(verbs: Mapping[str, str]) -> None:
@@ -53,11 +53,10 @@ def _add_options(parser: argparse.ArgumentParser, cls: type) -> None:
 
 
 def _choices(hint: Any) -> list[str] | None:
-    options = [hint, *typing.get_args(hint)]
-    if bool in options:
+    if bool in options_of(hint):
         return ["true", "false"]
-    literals = [o for o in options if typing.get_origin(o) is typing.Literal]
-    return [str(value) for value in typing.get_args(literals[0])] if literals else None
+    literal = option_of(hint, typing.Literal)
+    return [str(value) for value in typing.get_args(literal)] or None
 
 
 def _recipes_and_files(prefix: str, **_: Any) -> Iterable[str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from entropy_rl.config.synonyms import suggested_field
-from entropy_rl.config.values import default_of, has_default, section_of, unknown
+from entropy_rl.config.values import default_of, has_default, option_of, section_of, unknown
 
 
 def type_at(cls: type, where: str, path: Sequence[str]) -> Any:
@@ -44,7 +43,7 @@ def _inner_type(cls: type, hint: Any, where: str, path: Sequence[str]) -> Any:
         raise ValueError(unknown(where, name, allowed, suggested and f"{dashes}{suggested}"))
     if hint is Any:
         return Any
-    items, mapping = _option(hint, list), _option(hint, dict)
+    items, mapping = option_of(hint, list), option_of(hint, dict)
     if items is not None and (name.isdecimal() or mapping is None):
         if not name.isdecimal():
             raise ValueError(f"{where}: must have an index of the list in place of {name!r}")
@@ -57,22 +56,15 @@ def _inner_type(cls: type, hint: Any, where: str, path: Sequence[str]) -> Any:
 
 def inside(hint: Any, name: str) -> Any:
     """Return the type of an item of a list type, or of a value of a mapping type; else `Any`."""
-    items, mapping = _option(hint, list), _option(hint, dict)
+    items, mapping = option_of(hint, list), option_of(hint, dict)
     if items is not None and name.isdecimal():
         return typing.get_args(items)[0]
     return Any if mapping is None else typing.get_args(mapping)[1]
 
 
-def _option(hint: Any, kind: type) -> Any:
-    """Return the option of a type whose values are of a kind; None if there is none."""
-    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    options = typing.get_args(hint) if is_union else (hint,)
-    return next((option for option in options if typing.get_origin(option) is kind), None)
-
-
 def item_type(hint: Any) -> Any:
     """Return the type of the items of a list type; None for another type."""
-    items = _option(hint, list)
+    items = option_of(hint, list)
     return None if items is None else typing.get_args(items)[0]
 
 
@@ -106,7 +98,7 @@ def put(
     hint = None if cls is None else typing.get_type_hints(cls)[name]
     section = section_of(hint)
     if rest:
-        if into.get(name) is None and _option(hint, list) is not None:
+        if into.get(name) is None and option_of(hint, list) is not None:
             (field,) = (field for field in dataclasses.fields(cls) if field.name == name)
             usual = default_of(field) if has_default(field) and name not in into else None
             into[name] = usual or []

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shutil
 import textwrap
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import docstring_parser
 
 from entropy_rl.cli.method_names import method_names
 from entropy_rl.config.recipes import recipe_names
-from entropy_rl.config.values import default_of, has_default, section_of, unused_fields
+from entropy_rl.config.values import default_of, has_default, options_of, section_of, unused_fields
 
 _ABOUT = (
     "Settings are given in YAML files and on the command line, which overrides the files; among "
@@ -162,9 +161,8 @@ def field_documents(cls: type) -> dict[str, str]:
 
 
 def _setting(field: dataclasses.Field, hint: Any, path: str, document: str) -> Setting:
-    options = [option for option in typing.get_args(hint) if option is not type(None)]
-    inner = options if typing.get_origin(hint) in (typing.Union, types.UnionType) else [hint]
-    type_ = "|".join(map(_type_text, inner))
+    options = [option for option in options_of(hint) if option is not type(None)]
+    type_ = "|".join(map(_type_text, options))
     if names := method_names(path):
         document += f" Names: {', '.join(names)}, or your own as module:function."
     return Setting(path, type_, document, _default_text(field))

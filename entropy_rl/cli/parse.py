@@ -11,7 +11,6 @@ import dataclasses
 import errno
 import json
 import os
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from entropy_rl.config.values import (
     check_value,
     default_of,
     has_default,
+    options_of,
     section_of,
     unused_fields,
 )
@@ -308,9 +308,7 @@ def _read_value(option: str, value: str, hint: Any) -> Any:
 
 def _kinds(hint: Any) -> set[Any]:
     """Return the types of a union, or the one type, without their arguments."""
-    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    options = typing.get_args(hint) if is_union else (hint,)
-    return {typing.get_origin(option) or option for option in options}
+    return {typing.get_origin(option) or option for option in options_of(hint)}
 
 
 def _takes_text(hint: Any) -> bool:

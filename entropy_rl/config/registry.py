@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 from entropy_rl.config.checks import at_place
-from entropy_rl.config.values import check_value, unknown
+from entropy_rl.config.values import check_value, options_of, unknown
 
 Kind = TypeVar("Kind")
 
@@ -151,10 +151,10 @@ def _takes_plain(function: Callable[..., Any], given: set[str]) -> bool:
 
 
 def _is_plain(hint: Any) -> bool:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return all(_is_plain(option) for option in typing.get_args(hint))
-    return hint in (int, float, bool, str, type(None)) or (
-        typing.get_origin(hint) in (Literal, list, dict)
+    return all(
+        option in (int, float, bool, str, type(None))
+        or typing.get_origin(option) in (Literal, list, dict)
+        for option in options_of(hint)
     )
 
 

@@ -63,7 +63,8 @@ def _check_type(value: Any, type_: Any, path: str) -> Any:
             return None
         options = [option for option in options if option is not type(None)]
         if len(options) > 1:
-            options = [o for o in options if (o is mapping_of(type_)) == isinstance(value, Mapping)]
+            mapping, is_mapping = option_of(type_, dict), isinstance(value, Mapping)
+            options = [option for option in options if (option is mapping) == is_mapping]
         return _check_type(value, options[0], path) if len(options) == 1 else value
     if origin is Literal:
         if value not in options:
@@ -109,17 +110,20 @@ def _as_float(value: Any, path: str) -> float:
     raise ValueError(f"{path}: must be a number, got {shown(value)}")
 
 
-def mapping_of(hint: Any) -> Any:
-    """Return the mapping option of a type; None if there is none."""
-    return next((o for o in (hint, *typing.get_args(hint)) if typing.get_origin(o) is dict), None)
+def options_of(hint: Any) -> tuple[Any, ...]:
+    """Return the options of a union, or the one type."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+def option_of(hint: Any, kind: Any) -> Any:
+    """Return the option of a type whose origin is `kind`, such as `list`; None if there is none."""
+    return next((o for o in options_of(hint) if typing.get_origin(o) is kind), None)
 
 
 def section_of(hint: Any) -> type | None:
     """Return the dataclass of a section or optional section; None for other types."""
-    for option in (hint, *typing.get_args(hint)):
-        if dataclasses.is_dataclass(option):
-            return option
-    return None
+    return next((option for option in options_of(hint) if dataclasses.is_dataclass(option)), None)
 
 
 def leaf_fields(cls: type, above: str = "") -> Iterator[tuple[str, Any]]:
