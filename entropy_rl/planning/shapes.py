@@ -123,10 +123,8 @@ def _find(section: str, path: str, option: str, shape: str | None) -> DecoderCon
     if shape is not None:
         return SHAPES[shape]
     try:
-        return read_config(model_files(find_model(path, weights=False)))
+        found = find_model(path, weights=False, field=f"{section}.path")
+        return read_config(model_files(found))
     except ValueError as error:
-        reason = str(error).removeprefix("model.path: ")
-        where = f"{section}.path: " if reason != str(error) else ""
-        raise ValueError(
-            f"{where}{reason}; or --{option} {'|'.join(SHAPES)} without the files"
-        ) from None
+        shapes = "|".join(SHAPES)
+        raise ValueError(f"{error}; or --{option} {shapes} without the files") from None

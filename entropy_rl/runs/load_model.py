@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from entropy_rl.config.checks import at_place
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.files import error_text
 from entropy_rl.distributed.sharding import Placement, commit
@@ -254,9 +255,9 @@ def check_models(config: Any, fetch: bool = True) -> None:
             if names[-2] == "lora":
                 read_adapter_config(find_adapter(path))
             else:
-                find_model(path, weights=False)
+                find_model(path, weights=False, field=field)
         except (OSError, ValueError) as error:
-            text = error_text(error).removeprefix("model.path: ").removeprefix(f"{field}: ")
+            text = error_text(error).removeprefix(f"{field}: ")
             raise ValueError(f"{field}: {text}") from error
 
 
@@ -299,10 +300,9 @@ def load_other(path: str, config: ModelConfig, mesh: Mesh | None, field: str) ->
       ValueError: As `load_model`.
     """
     other = dataclasses.replace(config, path=path, decode_attention="auto", lora=None)
-    try:
+    find_model(path, field=field)  # its errors name the field themselves
+    with at_place(field):
         return load_model(other, mesh).merged()
-    except ValueError as error:
-        raise ValueError(f"{field}: {str(error).removeprefix('model.path: ')}") from error
 
 
 def check_same_tokenizer(path: str, of: str, field: str) -> int:
@@ -319,10 +319,7 @@ def check_same_tokenizer(path: str, of: str, field: str) -> int:
     Raises:
       ValueError: If they have not, or there is no usable tokenizer.
     """
-    try:
-        directory = model_files(find_model(path, weights=False))
-    except ValueError as error:
-        raise ValueError(f"{field}: {str(error).removeprefix('model.path: ')}") from error
+    directory = model_files(find_model(path, weights=False, field=field))
     own = load_tokenizer(model_files(find_model(of, weights=False))).get_vocab()
     if load_tokenizer(directory).get_vocab() != own:
         raise ValueError(f"{field}: must have the tokenizer of {of}, got another one in {path}")

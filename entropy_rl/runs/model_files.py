@@ -14,43 +14,44 @@ from entropy_rl.runs.smollm2 import smollm2_directory
 ASSETS = Path(__file__).parent.parent / "assets"
 
 
-def find_model(path: str, weights: bool = True) -> Path:
+def find_model(path: str, weights: bool = True, field: str = "model.path") -> Path:
     """The directory that a `model.path` names; a Hub model is downloaded.
 
     Args:
       path: As `model.path`.
       weights: Whether a download needs the weights, beside config and tokenizer.
+      field: The config field that names it, for errors.
 
     Raises:
       ValueError: If it does not exist, or holds no model.
     """
     if path == "asset:smollm2":
-        return smollm2_directory()
+        return smollm2_directory(field)
     if path.startswith("asset:"):
         found = ASSETS / path.removeprefix("asset:")
         names = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
         if found.name not in names or found.parent != ASSETS:
             raise ValueError(
-                f"model.path: must be asset:NAME with a NAME of {', '.join(names + ['smollm2'])}, "
+                f"{field}: must be asset:NAME with a NAME of {', '.join(names + ['smollm2'])}, "
                 f"got {shown(path)}"
             )
         return found
     found = Path(os.path.expanduser(path))
     if is_hub_id(path):
-        found = hub_directory(path, weights)
+        found = hub_directory(path, weights, field)
     # `os.path` takes a name that no file can have for one that does not exist.
     elif not path or not os.path.isdir(found):
-        raise ValueError(f"model.path: must be {MODEL_PATH}, got {shown(path)}")
+        raise ValueError(f"{field}: must be {MODEL_PATH}, got {shown(path)}")
     if is_run(found) or (found / "config.json").exists():
         return found
     if (found / ADAPTER_CONFIG).is_file():
         base = read_base_name(found)
         raise ValueError(
-            f"model.path: must be a model, got the adapter {shown(path)}: merge it into its base, "
+            f"{field}: must be a model, got the adapter {shown(path)}: merge it into its base, "
             f"or name it as model.lora.path, with its base{f' ({base})' if base else ''} as "
             "model.path"
         )
-    raise ValueError(f"model.path: must be {MODEL_PATH}, got {shown(path)} without a config.json")
+    raise ValueError(f"{field}: must be {MODEL_PATH}, got {shown(path)} without a config.json")
 
 
 def find_adapter(path: str) -> Path:

@@ -39,10 +39,10 @@ def cache_directory() -> Path:
     return Path(os.path.expanduser(own)) if own else Path(xdg) / "entropy_rl"
 
 
-def smollm2_directory() -> Path:
+def smollm2_directory(field: str) -> Path:
     """The Hugging Face directory of SmolLM2-135M-Instruct; converted where it is not complete.
 
-    Several processes may ask at once: one converts, the others wait.
+    Several processes may ask at once: one converts, the others wait. Errors begin with `field`.
 
     Raises:
       ValueError: If the package is not installed, or is another one, or the cache cannot hold it.
@@ -51,7 +51,7 @@ def smollm2_directory() -> Path:
     directory = cache / _NAME
     if _is_complete(directory):
         return directory
-    source = _find_gguf()
+    source = _find_gguf(f"{field}: asset:smollm2")
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache / f"{_NAME}.lock"):
@@ -79,9 +79,8 @@ def _sizes(directory: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in sorted(files)}
 
 
-def _find_gguf() -> Path:
+def _find_gguf(path: str) -> Path:
     """The GGUF file of the installed package, after a check of its version and checksum."""
-    path = "model.path: asset:smollm2"
     try:
         metadata.distribution("gguf")
         package = metadata.distribution(PACKAGE)

@@ -83,13 +83,11 @@ def make_adapter(
       ValueError: If it does not fit the base, cannot be read, or would change nothing.
     """
     if config.path is not None:
+        found = find_adapter(config.path)
         try:
-            found = find_adapter(config.path)
-            adapter = load_adapter(found, decoder)
-            base = read_base_name(found)
+            adapter, base = load_adapter(found, decoder), read_base_name(found)
         except (OSError, ValueError) as error:
-            text = error_text(error).removeprefix("model.lora.path: ")
-            raise ValueError(f"model.lora.path: {text}") from error
+            raise ValueError(f"model.lora.path: {error_text(error)}") from error
         if path is not None and base is not None and _is_other(base, path):
             log.warning("model.lora.path: trained on the base %s, got the base %s", base, path)
         return adapter
