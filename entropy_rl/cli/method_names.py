@@ -10,9 +10,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-_PACKAGE = Path(__file__).parents[1]
-# As in `config.registry`, which finds the same names by import.
-_NAMESPACES = ("advantages", "losses", "rewards", "curricula", "contrib")
+from entropy_rl.config.registry import NAMESPACES
+
+_ROOT = Path(__file__).parents[2]  # has the directory entropy_rl
 _TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 _PLAIN = re.compile(r"int|float|bool|str|None|(Literal|list|dict)(\[.*\])?", re.S)
 
@@ -94,11 +94,11 @@ def _type_of(annotation: ast.expr | None) -> Any:
 
 
 def _public_functions() -> Iterator[tuple[str, ast.FunctionDef]]:
-    for namespace in _NAMESPACES:
-        for node in _parsed(_PACKAGE / namespace / "__init__.py").body:
+    for namespace in NAMESPACES:
+        for node in _parsed(_ROOT / namespace.replace(".", "/") / "__init__.py").body:
             if not isinstance(node, ast.ImportFrom) or not node.module:
                 continue
-            file = _PACKAGE.parent / f"{node.module.replace('.', '/')}.py"
+            file = _ROOT / f"{node.module.replace('.', '/')}.py"
             names = [alias.name for alias in node.names if alias.name == alias.asname]
             if not names or not file.is_file():
                 continue

@@ -101,7 +101,7 @@ def _parameters(function: Callable[..., Any], path: str) -> list[inspect.Paramet
 
 # Where a name of a config is looked up, in this order. They are imported by name, when a config is
 # read: they themselves import this module, and no core package may import contrib.
-_NAMESPACES = (
+NAMESPACES = (
     "entropy_rl.advantages",
     "entropy_rl.losses",
     "entropy_rl.rewards",
@@ -133,7 +133,7 @@ def factories_of(kind: type, given: Iterable[str] = ()) -> dict[str, Callable[..
 
 
 def _public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
-    for namespace in _NAMESPACES:
+    for namespace in NAMESPACES:
         module = importlib.import_module(namespace)
         for name in module.__all__:
             if inspect.isfunction(function := getattr(module, name)):

@@ -46,7 +46,7 @@ STATS = TokenStats(
 GIVEN = ("group_size", "gamma", "surrogate", "reward_weights", "max_new_tokens")
 KINDS = (Transform, Surrogate, TokenWeighting, Controller, Replay, Reward, PreferenceLoss)
 KINDS += (Curriculum,)
-SPACES = [importlib.import_module(name) for name in registry._NAMESPACES]
+SPACES = [importlib.import_module(name) for name in registry.NAMESPACES]
 
 
 # --- the library's own names
