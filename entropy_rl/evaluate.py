@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 
+from entropy_rl.cli.main import run_verb
 from entropy_rl.config.checks import require
 from entropy_rl.config.common import EpisodesConfig, TaskConfig
 from entropy_rl.config.evaluate import EvaluateConfig
@@ -172,3 +174,7 @@ def main(config: EvaluateConfig) -> None:
         return
     echo(evaluation_table({config.model.path: result}))
     echo(f"\neverything is in {config.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("evaluate", sys.argv[1:]))

@@ -14,6 +14,9 @@ its last checkpoint with identical results.
 
 from __future__ import annotations
 
+import sys
+
+from entropy_rl.cli.main import run_verb
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.trainer.setup import set_up
 from entropy_rl.trainer.stages import make_stages
@@ -52,3 +55,7 @@ def train(config: TrainConfig) -> TrainState:
 def main(config: TrainConfig) -> None:
     """The verb `train` of the command line."""
     train(config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("train", sys.argv[1:]))
