@@ -80,12 +80,22 @@ def shown(value: Any, limit: int = 200) -> str:
     try:
         if isinstance(value, str | bytes) and len(value) > limit:
             return f"{value[: limit // 2]!r}... ({len(value)} characters)"
-        if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**limit:
+        if is_int(value) and abs(value) >= 10**limit:
             return f"a number of about {int(value.bit_length() * math.log10(2))} digits"
         text = repr(value)
     except (ValueError, RecursionError):
         text = reprlib.repr(value)
     return text if len(text) <= limit else f"{text[: limit // 2]}...{text[-limit // 4 :]}"
+
+
+def is_int(value: Any) -> bool:
+    """True for an int, but not for a bool, which is a subclass of int."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """True for an int or a float, but not for a bool; see `is_int`."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def fits_float32(value: float) -> bool:
@@ -108,7 +118,7 @@ def check_number(value: Any, path: str, own: bool = True) -> None:
     Raises:
       ValueError: If it is out of range.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         return
     if isinstance(value, float):
         if not fits_float32(value):

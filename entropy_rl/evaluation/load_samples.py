@@ -14,7 +14,7 @@ import numpy as np
 
 from entropy_rl.analysis import REFLECTIVE, WORDS, Response, TokenSpans, WordLists
 from entropy_rl.analysis.behaviors import check_expressions
-from entropy_rl.config.checks import at_place
+from entropy_rl.config.checks import at_place, is_int
 from entropy_rl.config.files import error_text
 from entropy_rl.lm_head.vocabulary import is_unused, unused_ranges
 from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY, SAMPLES_FILE
@@ -182,13 +182,13 @@ def _row(where: str, plain: Any, problems: dict[int | str, int]) -> Row:
             raise ValueError(f"{where}: {name}: must be a string, got {plain.get(name)!r:.60}")
     problem = plain.get("problem", plain["prompt"])
     tokens, entropy, step = (plain.get(name) for name in ("tokens", "entropy", "step"))
-    if not (_is_whole(problem) or isinstance(problem, str)):
+    if not (is_int(problem) or isinstance(problem, str)):
         raise ValueError(f"{where}: problem: must be an integer or a string, got {problem!r:.60}")
-    if not (step is None or _is_whole(step)):
+    if not (step is None or is_int(step)):
         raise ValueError(f"{where}: step: must be an integer, got {step!r:.60}")
     if entropy is None:
         tokens = None  # the text is encoded again when it is scored
-    elif not (isinstance(tokens, list) and all(map(_is_whole, tokens))):
+    elif not (isinstance(tokens, list) and all(map(is_int, tokens))):
         raise ValueError(f"{where}: tokens: must be a list of token ids, got {tokens!r:.60}")
     elif not (
         isinstance(entropy, list) and all(map(_is_entropy, entropy)) and len(entropy) == len(tokens)
@@ -199,10 +199,6 @@ def _row(where: str, plain: Any, problems: dict[int | str, int]) -> Row:
         )
     number = problems.setdefault(problem, len(problems))
     return Row(where, number, plain["prompt"], plain["completion"], tokens, entropy, step)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_entropy(value: Any) -> bool:

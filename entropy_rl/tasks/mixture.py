@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from entropy_rl.config.checks import require
+from entropy_rl.config.checks import is_number, require
 
 
 def split_weight(path: str, given: Any) -> tuple[float, dict[str, Any]]:
@@ -17,8 +17,7 @@ def split_weight(path: str, given: Any) -> tuple[float, dict[str, Any]]:
     require(isinstance(given, Mapping | None), path, given, "a mapping of settings")
     rest = dict(given or {})
     weight = rest.pop("weight", 1)
-    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    require(is_number and 0 < weight < 1e6, f"{path}.weight", weight, "a number > 0")
+    require(is_number(weight) and 0 < weight < 1e6, f"{path}.weight", weight, "a number > 0")
     return weight, rest
 
 

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
-from entropy_rl.config.checks import require
+from entropy_rl.config.checks import is_int, require
 from entropy_rl.config.values import unknown
 from entropy_rl.tasks.arithmetic import judge
 from entropy_rl.tasks.arithmetic.expressions import (
@@ -74,18 +74,18 @@ class Arithmetic:
         examples: int = 2,
         chat: bool = True,
     ):
-        _require(_is_int(seed), "seed", seed, "an integer")
+        _require(is_int(seed), "seed", seed, "an integer")
         self._seed = seed
         _require(isinstance(counts, Mapping | None), "counts", counts, "a mapping from splits")
         for split, count in (counts or {}).items():
             if split not in SPLITS:
                 raise ValueError(unknown("task.args.counts", split, SPLITS))
-            _require(_is_int(count) and count >= 1, f"counts.{split}", count, "an integer >= 1")
+            _require(is_int(count) and count >= 1, f"counts.{split}", count, "an integer >= 1")
         self._counts = _COUNTS | dict(counts or {})
         self._kinds = _read_kinds("kinds", kinds, _KINDS)
         self._unseen = _read_kinds("unseen_kinds", unseen_kinds, _UNSEEN)
         _require(
-            _is_int(examples) and 0 <= examples <= _MOST_EXAMPLES,
+            is_int(examples) and 0 <= examples <= _MOST_EXAMPLES,
             "examples", examples, f"an integer in 0..{_MOST_EXAMPLES}",
         )  # fmt: skip
         self._examples = examples
@@ -178,10 +178,6 @@ def _require(condition: bool, name: str, value: Any, must_be: str) -> None:
     require(condition, f"task.args.{name}", value, must_be)
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _read_kinds(
     name: str, value: Sequence[Mapping[str, Any]] | None, default: Sequence[Sequence[str]]
 ) -> tuple[tuple[tuple[str, ...], int], ...]:
@@ -207,6 +203,6 @@ def _read_kinds(
         for j, type_ in enumerate(types):
             if type_ not in list(TYPES):  # may be of any type
                 raise ValueError(unknown(f"task.args.{at}.expressions[{j}]", type_, TYPES))
-        _require(_is_int(share) and share >= 1, f"{at}.share", share, "an integer >= 1")
+        _require(is_int(share) and share >= 1, f"{at}.share", share, "an integer >= 1")
         kinds.append((tuple(types), share))
     return tuple(kinds)

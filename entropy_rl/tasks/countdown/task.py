@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from entropy_rl.config.checks import require
+from entropy_rl.config.checks import is_int, is_number, require
 from entropy_rl.tasks.countdown import game, judge, traces
 from entropy_rl.tasks.countdown.tokenizer import build_tokenizer
 from entropy_rl.tasks.task import Demonstration, Problem, Verdict
@@ -81,11 +81,11 @@ class Countdown:
         bands: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
         traces: Mapping[str, Any] | None = None,
     ):
-        _require(_is_int(seed), "seed", seed, "an integer")
+        _require(is_int(seed), "seed", seed, "an integer")
         self._seed = seed
         self._counts = _COUNTS | _by_split("counts", counts)
         for split, count in self._counts.items():
-            _require(_is_int(count) and count >= 1, f"counts.{split}", count, "an integer >= 1")
+            _require(is_int(count) and count >= 1, f"counts.{split}", count, "an integer >= 1")
         self._bands = _BANDS | {
             split: _read_bands(f"bands.{split}", value)
             for split, value in _by_split("bands", bands).items()
@@ -188,14 +188,6 @@ def _require(condition: bool, name: str, value: Any, must_be: str) -> None:
     require(condition, f"task.args.{name}", value, must_be)
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _by_split(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
     _require(isinstance(value, Mapping | None), name, value, "a mapping from splits")
     for split in value or {}:
@@ -221,15 +213,15 @@ def _read_bands(name: str, value: Sequence[Mapping[str, Any]]) -> tuple[Band, ..
         for needed in ("size", "low", "high"):
             _require(needed in given, at, item, f"a mapping with a field {needed!r}")
         band = Band(**given)
-        _require(_is_int(band.size) and 2 <= band.size <= 6, f"{at}.size", band.size, "in 2..6")
+        _require(is_int(band.size) and 2 <= band.size <= 6, f"{at}.size", band.size, "in 2..6")
         for end in ("low", "high"):
             p1 = getattr(band, end)
-            _require(_is_number(p1) and 0 <= p1 <= 1, f"{at}.{end}", p1, "a probability")
+            _require(is_number(p1) and 0 <= p1 <= 1, f"{at}.{end}", p1, "a probability")
         _require(band.low < band.high, f"{at}.high", band.high, f"> low ({band.low})")
         # A target that no attempt reaches has p1 = 0: a problem without a solution.
         _require(band.low > 0, f"{at}.low", band.low, "> 0")
         _require(
-            _is_int(band.share) and band.share >= 1, f"{at}.share", band.share, "an integer >= 1"
+            is_int(band.share) and band.share >= 1, f"{at}.share", band.share, "an integer >= 1"
         )
         for other in bands:
             apart = other.size != band.size or other.high <= band.low or band.high <= other.low
@@ -247,13 +239,13 @@ def _read_traces(value: Mapping[str, Any]) -> traces.TraceConfig:
     config = traces.TraceConfig(**given)
     for name, low, high in (("sizes", 3, 6), ("chains", 1, 64)):
         numbers = getattr(config, name)
-        good = numbers and all(_is_int(n) and low <= n <= high for n in numbers)
+        good = numbers and all(is_int(n) and low <= n <= high for n in numbers)
         _require(good, f"traces.{name}", numbers, f"a list of integers in {low}..{high}")
     for name in ("p_solve", "p_near", "p_stop", "p_undo", "p_undo_two", "p_fix", "drills"):
         p = getattr(config, name)
-        _require(_is_number(p) and 0 <= p <= 1, f"traces.{name}", p, "a probability")
+        _require(is_number(p) and 0 <= p <= 1, f"traces.{name}", p, "a probability")
     _require(config.p_solve + config.p_near <= 1, "traces.p_near", config.p_near, "<= 1 - p_solve")
     for name in ("facts", "max_pieces"):
         n = getattr(config, name)
-        _require(_is_int(n) and n >= 1, f"traces.{name}", n, "an integer >= 1")
+        _require(is_int(n) and n >= 1, f"traces.{name}", n, "an integer >= 1")
     return config

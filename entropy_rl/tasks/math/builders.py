@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from entropy_rl.config.checks import is_int
 from entropy_rl.tasks.math import fields, files, sets
 from entropy_rl.tasks.math.builder import CACHED, MathBuilder, base_fields, text_fields
 from entropy_rl.tasks.math.catalog import DAPO_PROMPT
@@ -79,7 +80,7 @@ class Math500(MathBuilder, skip_registration=True):
 
     def convert(self, row: dict[str, Any]) -> dict[str, Any]:
         level = row["level"]
-        if not isinstance(level, int) or isinstance(level, bool):
+        if not is_int(level):
             raise ValueError(f"'level': must be an integer, got {level!r:.60}")
         texts = text_fields(row, solution="solution", subject="subject", source_id="unique_id")
         return base_fields(row, "problem", "answer") | texts | {"level": level}

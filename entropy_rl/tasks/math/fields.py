@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from entropy_rl.config.checks import is_number
 from entropy_rl.tasks.math.messages import check_unicode, is_messages, refuse_text_of_messages
 
 # Looked for in this order where no field is named. `reward_model.ground_truth` is verl's.
@@ -176,7 +177,7 @@ def take_answer(row: Mapping[str, Any], field: str) -> str:
         (answer,) = answer
     if isinstance(answer, Decimal) and answer.is_finite():
         answer = str(int(answer)) if answer == int(answer) else f"{answer.normalize():f}"
-    if isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer):
+    if is_number(answer) and math.isfinite(answer):
         # Without an exponent: 142.0 is "142".
         answer = str(int(answer)) if answer == int(answer) else f"{Decimal(repr(answer)):f}"
     if not isinstance(answer, str) or not answer.strip():
