@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from entropy_rl.config.checks import is_number, require
+
+ID_STRIDE = 1_000_000  # between the ids of two parts
+
+
+class Part(NamedTuple):
+    """One source of a mixture, and its problems in each split."""
+
+    name: str
+    settings: dict[str, Any]
+    counts: dict[str, int]
+
+    def indices(self, split: str) -> range:
+        """Indices of a split: the test problems come first, so that `train` may grow."""
+        first = 0 if split == "test" else self.counts["test"]
+        return range(first, first + self.counts[split])
 
 
 def split_weight(path: str, given: Any) -> tuple[float, dict[str, Any]]:
@@ -21,18 +36,36 @@ def split_weight(path: str, given: Any) -> tuple[float, dict[str, Any]]:
     return weight, rest
 
 
-def share_out(weights: Mapping[str, float], total: int, path: str, what: str) -> dict[str, int]:
-    """Share a number of problems out by weights; the largest remainders are rounded up.
+def make_parts(
+    weights: Mapping[str, float],
+    settings: Mapping[str, dict[str, Any]],
+    sizes: Mapping[str, int],
+    what: str,
+) -> list[Part]:
+    """Share the problems of each split out by weights; the largest remainders are rounded up.
 
     Args:
       weights: Of the sources.
-      total: Problems.
-      path: Dotted path of the number.
+      settings: Of the sources.
+      sizes: Problems of each split.
       what: A source is, for errors.
 
     Raises:
-      ValueError: A source would have no problem.
+      ValueError: A split is too small for a problem of every source, or too large for the ids.
     """
+    counts = {
+        split: _share_out(weights, total, f"task.args.{split}", what)
+        for split, total in sizes.items()
+    }
+    return [
+        Part(name, settings[name], {split: counts[split][name] for split in sizes})
+        for name in weights
+    ]
+
+
+def _share_out(weights: Mapping[str, float], total: int, path: str, what: str) -> dict[str, int]:
+    allowed = f"from 1 to {ID_STRIDE // 2 - 1}"
+    require(1 <= total < ID_STRIDE // 2, path, total, allowed)
     whole = sum(weights.values())
     exact = {name: total * weight / whole for name, weight in weights.items()}
     counts = {name: int(share) for name, share in exact.items()}

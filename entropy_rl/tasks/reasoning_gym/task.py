@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from entropy_rl.config.checks import require
 from entropy_rl.config.extras import install_command
 from entropy_rl.config.values import unknown
-from entropy_rl.tasks.mixture import interleave, share_out, split_weight
+from entropy_rl.tasks.mixture import ID_STRIDE, Part, interleave, make_parts, split_weight
 from entropy_rl.tasks.pool import VerifierPool
 from entropy_rl.tasks.reasoning_gym import worker
 from entropy_rl.tasks.reasoning_gym.datasets import RUN_CODE, UNUSABLE, spec_of
@@ -37,20 +37,6 @@ _NUMBER = re.compile(
 )
 _ITEM = re.compile("^- ", re.MULTILINE)  # of a list
 _MAX_ANSWER = 20_000  # characters
-_STRIDE = 1_000_000  # between the ids of two datasets
-
-
-class _Part(NamedTuple):
-    """One dataset of the mixture, and its problems in each split."""
-
-    name: str
-    spec: str
-    counts: dict[str, int]
-
-    def range(self, split: str) -> tuple[int, int]:
-        """Indices of a split: the test problems come first, so that `train` may grow."""
-        first = 0 if split == "test" else self.counts["test"]
-        return first, first + self.counts[split]
 
 
 class ReasoningGym:
@@ -98,9 +84,6 @@ class ReasoningGym:
         deadline_s: float = 5.0,
         workers: int = 2,
     ):
-        for name, value in (("train", train), ("test", test)):
-            allowed = f"from 1 to {_STRIDE // 2 - 1}"
-            require(1 <= value < _STRIDE // 2, f"task.args.{name}", value, allowed)
         require(answer in ("tags", "number"), "task.args.answer", answer, "tags or number")
         require(seed >= 0, "task.args.seed", seed, ">= 0")
         has_own = system not in (None, "default")
@@ -110,7 +93,12 @@ class ReasoningGym:
         form = "a name, or a mapping of names to settings"
         require(isinstance(datasets, str | Mapping), "task.args.datasets", datasets, form)
         mixture = {datasets: {}} if isinstance(datasets, str) else datasets
-        self._parts = _parts(mixture, {"train": train, "test": test}, seed, run_code)
+        self._parts = _parts(mixture, {"train": train, "test": test}, run_code)
+        self._specs = [
+            # Some datasets cannot be indexed beyond their size.
+            spec_of(part.name.partition("/")[0], part.settings, seed, sum(part.counts.values()))
+            for part in self._parts
+        ]
         self._answer, self._suffix, self._chat = answer, suffix, chat
         self._messages = _system_message(system) if chat else ()
         self._kwargs = chat_template_kwargs or {}
@@ -131,12 +119,12 @@ class ReasoningGym:
         if split not in ("train", "test"):
             raise ValueError(unknown("split", split, ["train", "test"]))
         if split not in self._splits:
-            ranges = [part.range(split) for part in self._parts]
-            found = worker.generate([part.spec for part in self._parts], ranges)
+            indices = [part.indices(split) for part in self._parts]
+            found = worker.generate(self._specs, [(of.start, of.stop) for of in indices])
             for part, entries in zip(self._parts, found, strict=True):
                 _check_own_answers(part.name, entries)
             self._splits[split] = [
-                self._problem(number * _STRIDE + ranges[number][0] + i, found[number][i])
+                self._problem(number, indices[number][i], found[number][i])
                 for number, i in interleave([len(entries) for entries in found])
             ]
         return self._splits[split]
@@ -147,8 +135,8 @@ class ReasoningGym:
         items, places = [], []
         for i, (problem, answer) in enumerate(zip(problems, answers, strict=True)):
             if answer is not None and len(answer) <= _MAX_ANSWER:
-                number, index = divmod(problem.id, _STRIDE)
-                items.append((self._parts[number].spec, str(index), answer))
+                number, index = divmod(problem.id, ID_STRIDE)
+                items.append((self._specs[number], str(index), answer))
                 places.append(i)
         judged: list[Judged] = [Verdict.UNPARSABLE] * len(problems)
         for place, judgement in zip(places, self._pool.judge(items), strict=True):
@@ -165,16 +153,15 @@ class ReasoningGym:
         """Stop the worker processes."""
         self._pool.close()
 
-    def _problem(self, id: int, entry: dict[str, Any]) -> Problem:
-        part = self._parts[id // _STRIDE]
+    def _problem(self, number: int, index: int, entry: dict[str, Any]) -> Problem:
         return Problem(
-            id=id,
+            id=number * ID_STRIDE + index,
             prompt=entry["question"] + self._suffix,
             answer=entry["answer"],
             chat=self._chat,
             messages=self._messages,
             chat_template_kwargs=self._kwargs,
-            source=part.name if len(self._parts) > 1 else "",
+            source=self._parts[number].name if len(self._parts) > 1 else "",
         )
 
 
@@ -201,10 +188,9 @@ def _last_number(text: str) -> str | None:
 
 def _parts(
     mixture: Mapping[str, Mapping[str, Any] | None],
-    totals: dict[str, int],
-    seed: int,
+    sizes: dict[str, int],
     run_code: bool,
-) -> list[_Part]:
+) -> list[Part]:
     """Check the datasets of a mixture, and share the problems out by weights."""
     try:
         from reasoning_gym.factory import DATASETS
@@ -236,17 +222,7 @@ def _parts(
             twice = [setting for setting in more if setting in given]
             require(not twice, path, twice, "without settings that its levels decide")
             weights[source], settings[source] = weight / len(levels), given | more
-    counts = {
-        split: share_out(weights, total, f"task.args.{split}", "dataset")
-        for split, total in totals.items()
-    }
-    parts = []
-    for name in weights:
-        of_split = {split: counts[split][name] for split in totals}
-        # Some datasets cannot be indexed beyond their size.
-        spec = spec_of(name.partition("/")[0], settings[name], seed, sum(of_split.values()))
-        parts.append(_Part(name, spec, of_split))
-    return parts
+    return make_parts(weights, settings, sizes, "dataset")
 
 
 def _system_message(system: str | None) -> tuple[tuple[str, str], ...]:

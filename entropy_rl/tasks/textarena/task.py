@@ -5,32 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from entropy_rl.config.checks import require
 from entropy_rl.config.extras import install_command
 from entropy_rl.config.values import unknown
 from entropy_rl.tasks.environments.environment import Done, Observation
 from entropy_rl.tasks.fresh_process import call_in_fresh_process
-from entropy_rl.tasks.mixture import interleave, share_out, split_weight
+from entropy_rl.tasks.mixture import ID_STRIDE, Part, interleave, make_parts, split_weight
 from entropy_rl.tasks.task import Judgement, Problem, Verdict
 from entropy_rl.tasks.textarena import games
 from entropy_rl.tasks.textarena.games import Game
-
-_STRIDE = 1_000_000  # between the ids of two games
-
-
-class _Part(NamedTuple):
-    """One game of the mixture, and its problems in each split."""
-
-    name: str
-    settings: dict[str, Any]
-    counts: dict[str, int]
-
-    def indices(self, split: str) -> range:
-        """Indices of a split: the test problems come first, so that `train` may grow."""
-        first = 0 if split == "test" else self.counts["test"]
-        return range(first, first + self.counts[split])
 
 
 class TextArena:
@@ -64,9 +49,6 @@ class TextArena:
         chat: bool = True,
         chat_template_kwargs: dict[str, Any] | None = None,
     ):
-        for name, value in (("train", train), ("test", test)):
-            allowed = f"from 1 to {_STRIDE // 2 - 1}"
-            require(1 <= value < _STRIDE // 2, f"task.args.{name}", value, allowed)
         require(chat or system is None, "task.args.system", system, "null without chat messages")
         kwargs, where = chat_template_kwargs, "task.args.chat_template_kwargs"
         require(chat or not kwargs, where, kwargs, "null without chat messages")
@@ -116,7 +98,7 @@ class TextArena:
             return Observation(self._game.text)
         return Done(Judgement(Verdict.CORRECT if reward >= 1 else Verdict.WRONG, reward))
 
-    def _seed_of(self, part: _Part, index: int) -> int:
+    def _seed_of(self, part: Part, index: int) -> int:
         """The seed of a game: the games of neighboring seeds of the task share none."""
         text = json.dumps([self._seed, part.name, index]).encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest())
@@ -126,7 +108,7 @@ class TextArena:
         seed = self._seed_of(part, index)
         game = {"name": part.name, "settings": part.settings, "seed": seed}
         return Problem(
-            id=number * _STRIDE + index,
+            id=number * ID_STRIDE + index,
             prompt=text,
             answer=json.dumps(game),
             chat=self._chat,
@@ -136,7 +118,7 @@ class TextArena:
         )
 
 
-def _parts(mixture: Mapping[str, Any], totals: dict[str, int]) -> list[_Part]:
+def _parts(mixture: Mapping[str, Any], sizes: dict[str, int]) -> list[Part]:
     """Check the games of a mixture, and share the problems out by weights."""
     try:
         playable = games.playable()
@@ -154,11 +136,4 @@ def _parts(mixture: Mapping[str, Any], totals: dict[str, int]) -> list[_Part]:
         if name not in playable:
             raise ValueError(unknown("task.args.games", name, playable))
         weights[name], settings[name] = split_weight(path, given)
-    counts = {
-        split: share_out(weights, total, f"task.args.{split}", "game")
-        for split, total in totals.items()
-    }
-    return [
-        _Part(name, settings[name], {split: counts[split][name] for split in totals})
-        for name in weights
-    ]
+    return make_parts(weights, settings, sizes, "game")
