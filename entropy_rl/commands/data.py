@@ -75,7 +75,7 @@ def _watch(
     stack: contextlib.ExitStack, sources: Mapping[str, Sequence[Path]]
 ) -> Callable[[str, int], None]:
     """Show the progress of reading long files until the stack is closed."""
-    from entropy_rl.tasks.math.files import count_rows
+    from entropy_rl.tasks.data_files.files import count_rows
 
     total = sum(map(count_rows, sources.values()))
     if total < _LONG:

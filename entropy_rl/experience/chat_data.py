@@ -18,9 +18,9 @@ from entropy_rl.experience.chats import EncodedText, Message, encode_chat, encod
 from entropy_rl.experience.encoding import check_template_kwargs
 from entropy_rl.learner.sft import SupervisedBatch
 from entropy_rl.runs.logging import track
-from entropy_rl.tasks.math.fields import take_text
-from entropy_rl.tasks.math.files import count_rows, find_data_files, read_rows
-from entropy_rl.tasks.math.messages import (
+from entropy_rl.tasks.data_files.fields import take_text
+from entropy_rl.tasks.data_files.files import count_rows, find_data_files, read_rows
+from entropy_rl.tasks.data_files.messages import (
     is_messages,
     masked_messages,
     read_messages,

@@ -7,7 +7,7 @@ from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.common import RunConfig
 from entropy_rl.config.recipes import find_config
 from entropy_rl.config.registry import import_object
-from entropy_rl.tasks.math.files import find_data_files
+from entropy_rl.tasks.data_files.files import find_data_files
 from entropy_rl.tasks.math.sets import data_root
 
 RECIPES = {

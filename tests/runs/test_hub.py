@@ -22,7 +22,7 @@ from entropy_rl.models.peft import load_adapter
 from entropy_rl.runs.hub import is_hub_id, is_pinned, pin_models, resolve, split_id, upload
 from entropy_rl.runs.identity import adapter_identity
 from entropy_rl.runs.load_model import check_models, find_model, keep_model_files, load_model
-from entropy_rl.tasks.math.files import find_data_files
+from entropy_rl.tasks.data_files.files import find_data_files
 
 NAME = "lab/tiny"
 

@@ -9,8 +9,8 @@ import pytest
 from math_files import DAPO_SCHEMA, dapo_row, write_jsonl, write_parquet
 
 from entropy_rl.cli.main import main
+from entropy_rl.tasks.data_files.messages import is_messages, read_messages, split_prompt
 from entropy_rl.tasks.math import Math
-from entropy_rl.tasks.math.messages import is_messages, read_messages, split_prompt
 from entropy_rl.tasks.task import Verdict
 
 BOXED = r"Let's think step by step and output the final answer within \boxed{}."

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from math_files import write_jsonl, write_parquet
 
+from entropy_rl.tasks.data_files.files import count_rows, field_names, find_data_files, read_rows
 from entropy_rl.tasks.math import Math
-from entropy_rl.tasks.math.files import count_rows, field_names, find_data_files, read_rows
 
 ROWS = [{"problem": f"P{i}?", "answer": i} for i in range(5)]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

@@ -7,9 +7,9 @@ import pytest
 from math_files import write_jsonl, write_parquet
 
 from entropy_rl.cli.main import main
+from entropy_rl.tasks.data_files.fields import Fields, find_fields, get_field, take_answer
 from entropy_rl.tasks.math import Math
 from entropy_rl.tasks.math.examples import read_examples
-from entropy_rl.tasks.math.fields import Fields, find_fields, get_field, take_answer
 
 BOXED = r"Let's think step by step and output the final answer within \boxed{}."
 VERL = {

@@ -5,10 +5,10 @@ import time
 import pytest
 
 from entropy_rl.tasks.arithmetic.judge import read_equations
+from entropy_rl.tasks.data_files.formats import file_rows
 from entropy_rl.tasks.math.answers import MAX_ANSWER, compare_simple, final_answer, last_boxes
 from entropy_rl.tasks.math.dapo import judge_dapo
 from entropy_rl.tasks.math.equality.units import read_quantity
-from entropy_rl.tasks.math.formats import file_rows
 from entropy_rl.tasks.math.overlap import split_words
 from entropy_rl.tasks.math.right_answers import check_answers, why_unusable
 from entropy_rl.tasks.reasoning_gym.task import _last_number, _last_tagged

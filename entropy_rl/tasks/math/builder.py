@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from entropy_rl.tasks.math import catalog, fields, files, sets
+from entropy_rl.tasks.data_files import fields, files
+from entropy_rl.tasks.math import catalog, sets
 from entropy_rl.tasks.math.answers import canonical
 
 _REPORT_EVERY = 10_000  # rows

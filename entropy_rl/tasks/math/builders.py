@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from entropy_rl.config.checks import is_int
-from entropy_rl.tasks.math import fields, files, sets
+from entropy_rl.tasks.data_files import fields, files
+from entropy_rl.tasks.data_files.messages import is_messages
+from entropy_rl.tasks.math import sets
 from entropy_rl.tasks.math.builder import CACHED, MathBuilder, base_fields, text_fields
 from entropy_rl.tasks.math.catalog import DAPO_PROMPT
-from entropy_rl.tasks.math.messages import is_messages
 
 
 class DapoMath17k(MathBuilder, skip_registration=True):

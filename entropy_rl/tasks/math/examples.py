@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from entropy_rl.tasks.math.fields import (
+from entropy_rl.tasks.data_files.fields import (
     PROMPTS,
     Fields,
     find_fields,
@@ -16,8 +16,8 @@ from entropy_rl.tasks.math.fields import (
     take_answer,
     take_text,
 )
-from entropy_rl.tasks.math.files import read_rows
-from entropy_rl.tasks.math.messages import Message, is_messages, read_messages, split_prompt
+from entropy_rl.tasks.data_files.files import read_rows
+from entropy_rl.tasks.data_files.messages import Message, is_messages, read_messages, split_prompt
 
 
 class Example(NamedTuple):

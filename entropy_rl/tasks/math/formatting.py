@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from entropy_rl.config.checks import require, shown
+from entropy_rl.tasks.data_files.fields import Fields
 from entropy_rl.tasks.math.catalog import DAPO_PROMPT
 from entropy_rl.tasks.math.examples import Example
-from entropy_rl.tasks.math.fields import Fields
 from entropy_rl.tasks.task import Problem
 
 logger = logging.getLogger(__name__)

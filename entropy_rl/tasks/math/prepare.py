@@ -18,9 +18,9 @@ from entropy_rl.config.checks import at_place
 from entropy_rl.config.values import unknown
 from entropy_rl.runs.hub import hub_reason, within_deadline
 from entropy_rl.runs.lock import LOCK_FILE, one_writer
+from entropy_rl.tasks.data_files.fields import find_fields
+from entropy_rl.tasks.data_files.files import find_data_files, read_rows
 from entropy_rl.tasks.math import catalog, sets
-from entropy_rl.tasks.math.fields import find_fields
-from entropy_rl.tasks.math.files import find_data_files, read_rows
 
 Progress = Callable[[str, int], None]
 Sources = Mapping[str, Sequence[Path]]  # the files of each split

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from entropy_rl.config.checks import shown
+from entropy_rl.tasks.data_files.files import find_data_files
 from entropy_rl.tasks.math.catalog import PUBLISHED
 from entropy_rl.tasks.math.examples import Example, Examples, read_examples
-from entropy_rl.tasks.math.files import find_data_files
 
 VERSION = "1.0.0"  # format of the builders' output; a change invalidates prepared sets
 USER = "user_maths"  # the TFDS data set of all user sets

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Collection
 
-from entropy_rl.tasks.math.files import read_rows
+from entropy_rl.tasks.data_files.files import read_rows
 from entropy_rl.tasks.math.formatting import DAPO_FORMAT, READS
 from entropy_rl.tasks.math.sets import Source
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from entropy_rl.config.checks import shown
 from entropy_rl.runs.hub import data_directory, is_hub_id
-from entropy_rl.tasks.math.formats import column_names, file_count, file_rows
+from entropy_rl.tasks.data_files.formats import column_names, file_count, file_rows
 
 _SUFFIX = re.compile(r"(\.jsonl|\.ndjson|\.parquet|\.arrow)(\.gz|\.zst|\.bz2|\.xz)?$")
 _SHARD = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})")

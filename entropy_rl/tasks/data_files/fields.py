@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from entropy_rl.config.checks import is_number
-from entropy_rl.tasks.math.messages import check_unicode, is_messages, refuse_text_of_messages
+from entropy_rl.tasks.data_files.messages import check_unicode, is_messages, refuse_text_of_messages
 
 # Looked for in this order where no field is named. `reward_model.ground_truth` is verl's.
 PROMPTS = ("problem", "question", "prompt")
