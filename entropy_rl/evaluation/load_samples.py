@@ -16,6 +16,7 @@ from entropy_rl.analysis import REFLECTIVE, WORDS, Response, TokenSpans, WordLis
 from entropy_rl.analysis.behaviors import check_expressions
 from entropy_rl.config.checks import at_place, is_int
 from entropy_rl.config.files import error_text
+from entropy_rl.evaluation.samples import find_samples_files
 from entropy_rl.lm_head.vocabulary import is_unused, unused_ranges
 from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY, SAMPLES_FILE
 from entropy_rl.runs.model_files import find_model, is_run
@@ -154,8 +155,7 @@ def responses_of(rows: list[Row], tokenizer: Any, vocab_size: int | None = None)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    stem, _, suffix = SAMPLES_FILE.partition(".")
-    files = sorted(path.glob(f"{stem}*.{suffix}")) if path.is_dir() else [path]
+    files = find_samples_files(path) if path.is_dir() else [path]
     if not files:
         raise ValueError(f"{path}: {_MUST_BE}, got a directory without {SAMPLES_FILE}")
     if not files[0].exists():

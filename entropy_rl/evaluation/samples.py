@@ -16,15 +16,14 @@ from entropy_rl.evaluation.check_sample import check_sample
 from entropy_rl.evaluation.result import Evaluation
 from entropy_rl.experience.records import Row
 from entropy_rl.runs.directory import CONFIG_FILE, SAMPLES_FILE
-from entropy_rl.runs.jsonl import write_atomically
+from entropy_rl.runs.jsonl import complete_lines, write_atomically
 
 RESULT_FILE = "evaluation.json"
 
 
 def has_samples(directory: Path) -> bool:
     """Whether an evaluation has its samples, which users may have deleted, as they are large."""
-    stem, _, suffix = SAMPLES_FILE.partition(".")
-    return any(path.stat().st_size for path in directory.glob(f"{stem}*.{suffix}"))
+    return any(path.stat().st_size for path in find_samples_files(directory))
 
 
 def refuse_run(output: Path) -> None:
@@ -45,6 +44,12 @@ def samples_file(directory: Path, shard: int, shards: int) -> Path:
     return directory / f"{stem}-{shard:05}-of-{shards:05}.{suffix}"
 
 
+def find_samples_files(directory: Path) -> list[Path]:
+    """The samples files of all shards, sorted."""
+    stem, _, suffix = SAMPLES_FILE.partition(".")
+    return sorted(directory.glob(f"{stem}*.{suffix}"))
+
+
 def read_samples(directory: Path) -> Iterator[Row]:
     """Read all samples of an evaluation, in the order of files and lines.
 
@@ -57,21 +62,17 @@ def read_samples(directory: Path) -> Iterator[Row]:
     Raises:
       ValueError: A complete line is not a sample.
     """
-    stem, _, suffix = SAMPLES_FILE.partition(".")
-    for path in sorted(directory.glob(f"{stem}*.{suffix}")):
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise ValueError(
-                        f"{path}:{number}: must be a sample ({error_text(error)})"
-                    ) from error
-                with at_place(f"{path}:{number}"):
-                    check_sample(row)
-                yield row
+    for path in find_samples_files(directory):
+        for number, line in complete_lines(path):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"{path}:{number}: must be a sample ({error_text(error)})"
+                ) from error
+            with at_place(f"{path}:{number}"):
+                check_sample(row)
+            yield row
 
 
 def read_samples_once(directory: Path) -> Iterator[Row]:

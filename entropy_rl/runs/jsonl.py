@@ -72,10 +72,10 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     Raises:
       ValueError: A complete line is not a JSON object; names file and line.
     """
-    return [_parse(path, number, line) for number, line in _complete_lines(path)]
+    return [_parse(path, number, line) for number, line in complete_lines(path)]
 
 
-def _complete_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def complete_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the lines with their ends and their numbers; none if the file does not exist."""
     if path.exists():
         with path.open("rb") as file:
@@ -145,7 +145,7 @@ def keep_steps(
     steps: set[int] = set()
     latest = lines = size = 0  # lines and bytes to keep, which are the first ones
     translated = False
-    for number, line in _complete_lines(path):
+    for number, line in complete_lines(path):
         try:
             row = _parse(path, number, line)
             if type(row.get("step")) is not int:
@@ -169,7 +169,7 @@ def keep_steps(
         lines, size = number, size + len(line)
         translated = translated or translate(row) != row
     if translated:
-        kept = itertools.islice(_complete_lines(path), lines)
+        kept = itertools.islice(complete_lines(path), lines)
         _replace(path, (_line(translate(_parse(path, number, line))) for number, line in kept))
     elif path.exists():
         with naming(path), path.open("rb+") as file:
