@@ -25,8 +25,7 @@ from entropy_rl.evaluation import (
     evaluation_problems,
     evaluation_prompts,
 )
-from entropy_rl.evaluation.fingerprint import check_free
-from entropy_rl.evaluation.samples import samples_file
+from entropy_rl.evaluation.samples import check_free, samples_file
 from entropy_rl.report import curve_of, evaluation_table, write_pass_at_k
 from entropy_rl.rollout.stop_strings import check_stop_strings
 from entropy_rl.runs.compile_log import compile_log

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from entropy_rl.config.rollout import DecodingConfig, EvaluationConfig
-from entropy_rl.evaluation.fingerprint import check_origin, exclusive
+from entropy_rl.evaluation.origin import check_origin
 from entropy_rl.evaluation.result import Evaluation, summarize
 from entropy_rl.evaluation.samples import (
+    exclusive,
     read_samples,
     read_samples_once,
     samples_file,

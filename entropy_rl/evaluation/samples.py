@@ -6,6 +6,7 @@ and its own file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from entropy_rl.evaluation.result import Evaluation
 from entropy_rl.experience.records import Row
 from entropy_rl.runs.directory import CONFIG_FILE, SAMPLES_FILE
 from entropy_rl.runs.jsonl import complete_lines, write_atomically
+from entropy_rl.runs.lock import LOCK_FILE, check_unlocked, one_writer
 
 RESULT_FILE = "evaluation.json"
 
@@ -48,6 +50,24 @@ def find_samples_files(directory: Path) -> list[Path]:
     """The samples files of all shards, sorted."""
     stem, _, suffix = SAMPLES_FILE.partition(".")
     return sorted(directory.glob(f"{stem}*.{suffix}"))
+
+
+def exclusive(file: Path) -> contextlib.AbstractContextManager[None]:
+    """Lock a samples file against other writers.
+
+    Raises:
+      ValueError: Another process holds the lock; each needs its own shard.
+    """
+    return one_writer(_lock_of(file), str(file))
+
+
+def check_free(file: Path) -> None:
+    """Check that no process writes to a samples file; see `exclusive`."""
+    check_unlocked(_lock_of(file), str(file))
+
+
+def _lock_of(file: Path) -> Path:
+    return file.with_name(f"{file.name}.{LOCK_FILE}")
 
 
 def read_samples(directory: Path) -> Iterator[Row]:

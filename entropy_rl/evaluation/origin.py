@@ -1,8 +1,7 @@
-"""Origin of the samples in a directory (model and problems), and a lock for writers."""
+"""Origin of the samples in a directory: model and problems."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ from entropy_rl.runs.digests import sha256_of_values
 from entropy_rl.runs.identity import model_file_digests
 from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.runs.load_model import Model
-from entropy_rl.runs.lock import LOCK_FILE, check_unlocked, one_writer
 from entropy_rl.tasks.task import Problem
 from entropy_rl.types import Params
 
@@ -108,24 +106,6 @@ def _hash(leaves: Sequence[tuple[Any, jax.Array]], values: Sequence[jax.Array]) 
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
         digest.update(value.tobytes())
     return digest.hexdigest()
-
-
-def exclusive(file: Path) -> contextlib.AbstractContextManager[None]:
-    """Lock a samples file against other writers.
-
-    Raises:
-      ValueError: Another process holds the lock; each needs its own shard.
-    """
-    return one_writer(_lock_of(file), str(file))
-
-
-def check_free(file: Path) -> None:
-    """Check that no process writes to a samples file; see `exclusive`."""
-    check_unlocked(_lock_of(file), str(file))
-
-
-def _lock_of(file: Path) -> Path:
-    return file.with_name(f"{file.name}.{LOCK_FILE}")
 
 
 def _of_problems(problems: Sequence[Problem]) -> str:
