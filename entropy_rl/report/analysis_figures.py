@@ -38,13 +38,9 @@ def write_analysis_figures(
         for suffix in _SUFFIXES:
             (directory / f"{stem}.{suffix}").unlink(missing_ok=True)
     try:
-        import matplotlib
+        figures = {"entropy_of_behaviors": behaviors_figure(analysis)}
     except ImportError:
         return []
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figures = {"entropy_of_behaviors": behaviors_figure(analysis)}
     if analysis.rare is not None:
         figures["rare_map"] = rare_map_figure(analysis.rare)
     if dynamics is not None and dynamics.metrics:
@@ -54,7 +50,6 @@ def write_analysis_figures(
         for suffix in _SUFFIXES:
             written.append(directory / f"{name}.{suffix}")
             figure.savefig(written[-1], dpi=_DPI)
-        plt.close(figure)
     return written
 
 
@@ -157,9 +152,10 @@ def _edges(threshold: float, largest: float, bins: int = 30) -> np.ndarray:
 
 def _dynamics_figure(dynamics: RunDynamics) -> Any:
     """Draw six panels over the steps; dots are evaluations, all on the same problems."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(2, 3, figsize=(11.5, 6.2), sharex=True, layout="constrained")
+    figure = Figure(figsize=(11.5, 6.2), layout="constrained")
+    axes = figure.subplots(2, 3, sharex=True)
     names = list((dynamics.training or dynamics.evaluations)[0].behaviors)
     for i, name in enumerate(names):
         style = {"color": COLORS[i % len(COLORS)], "label": name}

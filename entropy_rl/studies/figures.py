@@ -32,8 +32,6 @@ def write_figures(directory: Path, analysis: StudyAnalysis) -> list[str]:
         import matplotlib
     except ImportError:
         return []
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
     arms: dict[str, list[UnitResult]] = {}
     for unit, result in analysis.results.items():
@@ -51,7 +49,6 @@ def write_figures(directory: Path, analysis: StudyAnalysis) -> list[str]:
         figure.savefig(directory / name, dpi=_DPI)
         with matplotlib.rc_context({"pdf.fonttype": 42}):  # fonts that publishers accept
             figure.savefig((directory / name).with_suffix(".pdf"))
-        plt.close(figure)
     return list(figures)
 
 
@@ -64,9 +61,10 @@ def _styles(arms: Iterable[str]) -> dict[str, Style]:
 
 
 def _pass_at_k(arms: Mapping[str, Sequence[UnitResult]], styles: Mapping[str, Style]) -> Any:
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    figure, axis = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    axis = figure.subplots()
     for arm, results in arms.items():
         curves = [result.evaluation.pass_at_k_of_all for result in results]
         ks = sorted(set.intersection(*map(set, curves)))
@@ -80,10 +78,10 @@ def _pass_at_k(arms: Mapping[str, Sequence[UnitResult]], styles: Mapping[str, St
 
 
 def _curves(arms: Mapping[str, Sequence[UnitResult]], styles: Mapping[str, Style]) -> Any:
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    size = (5.5 * len(CURVES), 4.2)
-    figure, axes = plt.subplots(1, len(CURVES), figsize=size, layout="constrained")
+    figure = Figure(figsize=(5.5 * len(CURVES), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(CURVES))
     for axis, name, title in zip(axes, CURVES, _CURVE_TITLES, strict=True):
         for arm, results in arms.items():
             steps = min(len(result.metrics[name]) for result in results)
