@@ -12,7 +12,7 @@ import numpy as np
 from entropy_rl.analysis import Analysis, Contrast, Point, RareBehaviors
 from entropy_rl.evaluation.compare import LEVEL
 from entropy_rl.evaluation.dynamics import RunDynamics
-from entropy_rl.report.curves import COLORS, metric_values, running_mean
+from entropy_rl.report.curves import COLORS, METRIC_TITLES, metric_values, running_mean
 
 _GREY, _DARK = "#B5B5B5", "#444444"
 _DPI = 160
@@ -172,8 +172,8 @@ def _dynamics_figure(dynamics: RunDynamics) -> Any:
     axes[0, 2].set_title("Pass@K (95% intervals over problems)", fontsize=10)
     if dynamics.pass_at_k:
         axes[0, 2].legend(fontsize=7, frameon=False)
-    _draw_metric(axes[1, 0], dynamics, "length", "response length (tokens)")
-    _draw_metric(axes[1, 1], dynamics, "entropy", "entropy (nats per token)")
+    _draw_metric(axes[1, 0], dynamics, "length", METRIC_TITLES["length"])
+    _draw_metric(axes[1, 1], dynamics, "entropy", METRIC_TITLES["entropy"])
     _draw_points(axes[1, 0], dynamics, lambda p: p.length, training=False, color=_DARK)
     _draw_points(axes[1, 1], dynamics, lambda p: p.entropy, training=False, color=_DARK)
     _draw_points(

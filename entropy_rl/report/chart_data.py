@@ -9,34 +9,18 @@ import numpy as np
 
 from entropy_rl.analysis import Analysis, PlacedSentence, RareBehaviors
 from entropy_rl.report.build import LabeledCurve
-from entropy_rl.report.curves import metric_values, running_mean
+from entropy_rl.report.curves import METRIC_TITLES, metric_values, running_mean
 from entropy_rl.report.reported_run import ReportedRun
 
 POINTS = 600  # of a curve; longer runs are binned
 _ROUNDING = 1e-9
 _MOST_TEXT = 200  # characters of a sentence on the map
-_PANELS = {
-    "correct": "share of correct responses",
-    "reward": "mean reward",
-    "entropy": "entropy (nats per token)",
-    "length": "response length (tokens)",
-    "bonus_share": "entropy bonus, Σ|ψ| / Σ|A|",
-    "kl_sampler": "KL(sampler ‖ current), k3",
-    "kl_reference": "KL to the starting policy",
-    "clip_low": "share of tokens clipped below",
-    "clip_high": "share of tokens clipped above",
-    "truncated": "share of truncated responses",
-    "groups_all_correct": "groups all correct",
-    "groups_none_correct": "groups none correct",
-    "grad_norm": "gradient norm before clipping",
-    "loss": "loss",
-}
 
 
 def training_panels(runs: Sequence[ReportedRun]) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """The panels, with a curve for each run, and the constant metrics with their values."""
     panels, constant = [], {}
-    for name, title in (_PANELS | _reward_panels(runs)).items():
+    for name, title in (METRIC_TITLES | _reward_panels(runs)).items():
         known = [row[name] for run in runs for row in run.metrics if row.get(name) is not None]
         if not known:
             continue

@@ -13,14 +13,23 @@ from entropy_rl.runs.stored import METRICS_FILE, read_metrics
 CURVES_FILE = "curves.png"
 # Six colors of Okabe and Ito, distinguishable with any color vision, and two more.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#6B4FBB", "#77777C")
-PANELS = {
+METRIC_TITLES = {
     "correct": "share of correct responses",
-    "length": "response length (tokens)",
+    "reward": "mean reward",
     "entropy": "entropy (nats per token)",
+    "length": "response length (tokens)",
     "bonus_share": "entropy bonus, Σ|ψ| / Σ|A|",
+    "kl_sampler": "KL(sampler ‖ current), k3",
+    "kl_reference": "KL to the starting policy",
+    "clip_low": "share of tokens clipped below",
+    "clip_high": "share of tokens clipped above",
     "truncated": "share of truncated responses",
+    "groups_all_correct": "groups all correct",
+    "groups_none_correct": "groups none correct",
     "grad_norm": "gradient norm before clipping",
+    "loss": "loss",
 }
+PANELS = ("correct", "length", "entropy", "bonus_share", "truncated", "grad_norm")
 
 
 def write_curves(directory: Path) -> Path:
@@ -58,9 +67,9 @@ def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
 
     figure = Figure(figsize=(11, 6), layout="constrained")
     axes = figure.subplots(2, 3, sharex=True)
-    for axis, (name, title) in zip(axes.flat, PANELS.items(), strict=True):
+    for axis, name in zip(axes.flat, PANELS, strict=True):
         _draw_metric(axis, runs, name, COLORS)
-        axis.set_title(title, fontsize=10)
+        axis.set_title(METRIC_TITLES[name], fontsize=10)
     for axis in axes[-1]:
         axis.set_xlabel("step")
     if len(runs) > 1:
@@ -78,7 +87,7 @@ def curve_figure(
 
     Args:
       runs: As in `curves_figure`.
-      name: One of `PANELS`.
+      name: One of `METRIC_TITLES`.
       colors: Colors of the runs, in the same order.
 
     Returns:
@@ -90,7 +99,7 @@ def curve_figure(
     axis = figure.subplots()
     _draw_metric(axis, runs, name, colors)
     axis.set_xlabel("step")
-    axis.set_ylabel(PANELS[name])
+    axis.set_ylabel(METRIC_TITLES[name])
     if len(runs) > 1:
         axis.legend()
     return figure

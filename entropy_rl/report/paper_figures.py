@@ -11,7 +11,7 @@ import numpy as np
 from entropy_rl.config.extras import install_command
 from entropy_rl.report.analysis_figures import behaviors_figure, rare_map_figure
 from entropy_rl.report.build import Report
-from entropy_rl.report.curves import COLORS, PANELS, curve_figure, metric_values
+from entropy_rl.report.curves import COLORS, METRIC_TITLES, PANELS, curve_figure, metric_values
 from entropy_rl.report.pass_at_k import pass_at_k_figure
 from entropy_rl.report.style import figure_style
 
@@ -70,8 +70,9 @@ def draw_paper_figures(report: Report) -> dict[str, PaperFigure]:
     trained = {i: run for i, run in enumerate(report.runs) if run.metrics}
     metrics = {run.name: run.metrics for run in trained.values()}
     colors = [COLORS[i] for i in trained]
-    for name, title in PANELS.items():
+    for name in PANELS:
         if any(np.isfinite(metric_values(rows, name)).any() for rows in metrics.values()):
+            title = METRIC_TITLES[name]
             caption = f"{title}; thin: each step, thick: mean over a tenth of the run."
             figures[f"curve_{name}"] = PaperFigure(curve_figure(metrics, name, colors), caption)
     if report.curves:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from entropy_rl.config.study import BASE
-from entropy_rl.report.curves import running_mean
+from entropy_rl.report.curves import METRIC_TITLES, running_mean
 from entropy_rl.studies.analysis import StudyAnalysis
 from entropy_rl.studies.measures import CURVES, UnitResult
 
@@ -19,7 +19,6 @@ Style = dict[str, str]  # keyword arguments of `Axes.plot`
 _DPI = 140
 _COLORS = [f"C{i}" for i in range(10)]
 _DASHES = ["-", "--", ":", "-."]  # one for each ten arms
-_CURVE_TITLES = ("entropy (nats per token)", "response length (tokens)", "bonus share, Σ|ψ| / Σ|A|")
 
 
 def write_figures(directory: Path, analysis: StudyAnalysis) -> list[str]:
@@ -82,7 +81,7 @@ def _curves(arms: Mapping[str, Sequence[UnitResult]], styles: Mapping[str, Style
 
     figure = Figure(figsize=(5.5 * len(CURVES), 4.2), layout="constrained")
     axes = figure.subplots(1, len(CURVES))
-    for axis, name, title in zip(axes, CURVES, _CURVE_TITLES, strict=True):
+    for axis, name in zip(axes, CURVES, strict=True):
         for arm, results in arms.items():
             steps = min(len(result.metrics[name]) for result in results)
             window = max(1, steps // 10)
@@ -90,7 +89,7 @@ def _curves(arms: Mapping[str, Sequence[UnitResult]], styles: Mapping[str, Style
             _draw_mean(axis, np.arange(window, steps + 1), values, arm, styles[arm])
         axis.set_xlabel("step")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_title(f"{title}, in training", fontsize=10)
+        axis.set_title(f"{METRIC_TITLES[name]}, in training", fontsize=10)
     return _add_legend(figure, axes[0])
 
 
