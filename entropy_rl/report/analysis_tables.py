@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
 import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from entropy_rl.analysis import Analysis, Contrast, RareBehaviors
-from entropy_rl.escape import csv_cell
 from entropy_rl.evaluation.compare import LEVEL
 from entropy_rl.evaluation.dynamics import RunDynamics
+from entropy_rl.report.tables import csv_text
 from entropy_rl.report.terminal import aligned, interval_text
 from entropy_rl.runs.jsonl import write_atomically
 
@@ -121,18 +118,12 @@ def write_sentences(directory: Path, rare: RareBehaviors | None) -> None:
     if rare is None:
         (directory / SENTENCES_FILE).unlink(missing_ok=True)
         return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     fields = ("distance", "rare", "entropy", "x", "y", "text")
-    writer.writerow(fields)
     order = sorted(
         rare.placed, key=lambda s: -math.inf if s.distance is None else s.distance, reverse=True
     )
-    plain = map(dataclasses.asdict, order)
-    writer.writerows(
-        ["" if s[name] is None else csv_cell(s[name]) for name in fields] for s in plain
-    )
-    write_atomically(directory / SENTENCES_FILE, text.getvalue())
+    rows = [[getattr(sentence, name) for name in fields] for sentence in order]
+    write_atomically(directory / SENTENCES_FILE, csv_text([fields, *rows]))
 
 
 def _section(title: str, lines: Sequence[Contrast]) -> str:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import textwrap
 from collections.abc import Sequence
 
-from entropy_rl.escape import csv_cell
 from entropy_rl.evaluation import Comparison, ComparisonRow
 from entropy_rl.evaluation.compare import LEVEL
-from entropy_rl.report.latex import latex_table
+from entropy_rl.report.tables import csv_text, latex_table
 from entropy_rl.report.terminal import aligned, interval_text
 
 # Field of the comparison -> (title of the table, name of the measure).
@@ -114,16 +111,13 @@ def comparison_csv(comparison: Comparison, runs: Sequence[str]) -> str:
       comparison: The comparison.
       runs: Names of A and B.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     fields = (field.name for field in dataclasses.fields(ComparisonRow))
-    writer.writerow(["table", "run_a", "run_b", *fields])
-    for table in _TABLES:
-        writer.writerows(
-            map(csv_cell, (table, *runs, *dataclasses.astuple(row)))
-            for row in getattr(comparison, table)
-        )
-    return text.getvalue()
+    rows = [
+        (table, *runs, *dataclasses.astuple(row))
+        for table in _TABLES
+        for row in getattr(comparison, table)
+    ]
+    return csv_text([("table", "run_a", "run_b", *fields), *rows])
 
 
 def comparison_header(comparison: Comparison) -> list[str]:

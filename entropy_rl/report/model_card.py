@@ -15,6 +15,7 @@ from entropy_rl.models.peft import ADAPTER_CONFIG
 from entropy_rl.report.curves import CURVES_FILE
 from entropy_rl.report.reported_run import ReportedRun, read_runs
 from entropy_rl.report.summary import evaluation_rows, interval_note
+from entropy_rl.report.tables import markdown_table
 from entropy_rl.runs.checkpoint import newest_undamaged
 from entropy_rl.runs.directory import checkpoints_of
 from entropy_rl.runs.hub import is_pinned, split_id
@@ -77,17 +78,18 @@ def model_card(
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {run.name}",
         "Trained with entropy_rl.",
-        _table([["", ""], *([name, str(value)] for name, value in facts.items())]),
+        markdown_table(("", ""), [(name, str(value)) for name, value in facts.items()]),
     ]
     if run.evaluations:
         columns = {label: result for label, (_, _, result) in run.first_and_last.items()}
+        header, *rows = evaluation_rows(columns)
         split = (config.get("evaluation") or {}).get("split", "?")
         parts += [
             "## Evaluation",
             f"Split `{split}` of the task; in brackets: "
             f"{interval_note(list(columns.values()))}. One run with one seed does not show which "
             "method is better.",
-            _table(evaluation_rows(columns)),
+            markdown_table(header, rows),
         ]
     if has_curves:
         parts += ["## Training", f"![training curves]({CURVES_FILE})"]
@@ -113,9 +115,3 @@ def _public(value: Any) -> Any:
     # A text, such as a prompt, may begin with a slash too.
     is_text = any(c.isspace() or c in "{}" for c in value) and not os.path.exists(value)
     return value if is_text else Path(value).name
-
-
-def _table(rows: list[list[str]]) -> str:
-    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    lines = [f"| {' | '.join(row)} |" for row in escaped]
-    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])

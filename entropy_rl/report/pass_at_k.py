@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from entropy_rl.escape import csv_cell
 from entropy_rl.evaluation import Curve, Evaluation
 from entropy_rl.report.curves import COLORS
+from entropy_rl.report.tables import csv_text
 from entropy_rl.runs.jsonl import write_atomically
 
 _STEM = "pass_at_k"
@@ -33,13 +31,10 @@ def write_pass_at_k(directory: Path, curves: Mapping[str, Curve]) -> list[Path]:
     Returns:
       Paths of the files; without matplotlib (the extra `report`) only the CSV.
     """
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["name", "k", "pass_at_k", "low", "high", "problems"])
-    for name, curve in curves.items():
-        writer.writerows([csv_cell(name), k, *values] for k, values in curve.items())
+    header = ("name", "k", "pass_at_k", "low", "high", "problems")
+    rows = [(name, k, *values) for name, curve in curves.items() for k, values in curve.items()]
     written = [directory / f"{_STEM}.csv"]
-    write_atomically(written[0], table.getvalue())
+    write_atomically(written[0], csv_text([header, *rows]))
     try:
         figure = pass_at_k_figure(curves)
     except ImportError:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from entropy_rl.config.study import BASE
-from entropy_rl.report.latex import csv_table, latex_table
+from entropy_rl.report.tables import csv_table, latex_table, markdown_table
 from entropy_rl.runs.directory import to_plain
 from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.studies.analysis import StudyAnalysis, analyze_study
@@ -80,18 +80,18 @@ def _direction(test: HypothesisTest) -> str:
 
 def page(design: Design, analysis: StudyAnalysis, figures: Sequence[str]) -> str:
     """Render the Markdown page."""
-    differences = _table(*_baseline_differences(design, analysis))
+    differences = markdown_table(*_baseline_differences(design, analysis))
     parts = [
         f"# Study: {design.directory.name}",
         _state(analysis),
         "## Verdicts",
         "\n".join(f"- {verdict(test, analysis)}" for test in analysis.tests),
-        _table(*_hypotheses(analysis)),
+        markdown_table(*_hypotheses(analysis)),
         _RULE,
         "## Arms",
         "Mean over seeds, with the 95% interval of Student's t; a single seed has no interval.",
-        _table(*_pass_at_k(analysis)),
-        _table(*_controls(analysis)),
+        markdown_table(*_pass_at_k(analysis)),
+        markdown_table(*_controls(analysis)),
         "`final_entropy`: training, mean over the last 10 steps; `tokens`: sampled in training, in "
         "millions. All other columns come from the evaluation. `unique_answers`: distinct answers "
         "of a problem, as a fraction of its samples with an answer.",
@@ -276,19 +276,10 @@ def _runs(analysis: StudyAnalysis) -> str:
     spent = sum(record.total_seconds for record in analysis.records.values())
     header = ("arm", "complete seeds", "time", "machine")
     return (
-        _table(header, rows)
+        markdown_table(header, rows)
         + f"\n\nAll runs took {format_duration(spent)} in total; parallel runs count separately, "
         "and starts that were killed are not included. "
         f"The seed of `{BASE}` is that of its samples."
-    )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return ""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
     )
 
 

@@ -1,9 +1,9 @@
-"""Tables for papers: every text is plain in LaTeX, and numbers are numbers in CSV."""
+"""Tables: every text is plain in LaTeX and Markdown, and numbers are numbers in CSV."""
 
 import csv
 import io
 
-from entropy_rl.report.latex import csv_table, latex_table, latex_text
+from entropy_rl.report.tables import csv_table, latex_table, latex_text, markdown_table
 
 
 def test_special_characters_are_escaped_and_signs_of_numbers_are_minus_signs():
@@ -40,3 +40,10 @@ def test_numbers_stay_numbers_in_csv_and_formulas_do_not():
     cells = ("-", "+0.1843 [+0.1369, +0.2317]", "-1 [-2, 3e-5]", "-1 [A1, 2]", "-x")
     (row,) = csv.reader(io.StringIO(csv_table(cells, [])))
     assert row == ["-", "+0.1843 [+0.1369, +0.2317]", "-1 [-2, 3e-5]", "'-1 [A1, 2]", "'-x"]
+
+
+def test_a_cell_of_markdown_is_one_line_and_does_not_end_early():
+    assert markdown_table(("arm", "n"), [("a|b\nc", "1")]) == (
+        "| arm | n |\n| --- | --- |\n| a\\|b c | 1 |"
+    )
+    assert markdown_table(("arm", "n"), []) == ""

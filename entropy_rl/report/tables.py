@@ -1,12 +1,13 @@
-"""Tables for papers: LaTeX with booktabs, and CSV."""
+"""Tables as CSV, as Markdown, and as LaTeX with booktabs."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from entropy_rl.escape import csv_cell
 
@@ -62,11 +63,22 @@ def latex_text(text: str) -> str:
 
 def csv_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return the cells as CSV; all but numbers, their intervals and "-" pass through `csv_cell`."""
+    return csv_text([header, *rows], lambda c: c if _NUMERIC_CELL.fullmatch(c) else csv_cell(c))
+
+
+def csv_text(rows: Iterable[Iterable[Any]], cell: Callable[[Any], Any] = csv_cell) -> str:
+    """Return rows as CSV, all values passed through `cell`; None is an empty cell."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([*map(_csv_text, row)] for row in (header, *rows))
+    csv.writer(text, lineterminator="\n").writerows(map(cell, row) for row in rows)
     return text.getvalue()
 
 
-def _csv_text(cell: str) -> str:
-    return cell if _NUMERIC_CELL.fullmatch(cell) else csv_cell(cell)
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return the cells as Markdown, each in one line; an empty text without rows."""
+    if not rows:
+        return ""
+    escaped = [
+        [cell.replace("|", "\\|").replace("\n", " ") for cell in row]
+        for row in (header, ["---"] * len(header), *rows)
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
