@@ -1,8 +1,10 @@
-"""Policies for tests: a table whose probabilities are known exactly, and a tiny decoder."""
+"""Policies for tests: a table whose probabilities are known exactly, and a tiny decoder; meshes."""
 
 import jax
 import jax.numpy as jnp
 
+from entropy_rl.config.common import MeshConfig
+from entropy_rl.distributed.sharding import make_mesh
 from entropy_rl.models.decoder import DecoderConfig, make_policy
 from entropy_rl.models.rope import Llama3RopeScaling
 from entropy_rl.types import Policy
@@ -53,3 +55,8 @@ TINY = DecoderConfig(
 def tiny_policy(**kwargs) -> Policy:
     """A decoder with every switch on, small enough to compile in a second."""
     return make_policy(TINY, **kwargs)
+
+
+def mesh_of(data: int, fsdp: int, tensor: int) -> jax.sharding.Mesh:
+    """A mesh of the first of the eight devices."""
+    return make_mesh(MeshConfig(data, fsdp, tensor))

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from policies import TINY, table_policy, tiny_policy
+from policies import TINY, mesh_of, table_policy, tiny_policy
 from run_records import assert_same_run, lines_of, state_of
 from tiny_runs import TRAIN, make_workspace, write_yaml
 from update_problem import EOS, PAD, G, N, P, V, make_data, sgd_update
@@ -34,7 +34,6 @@ from entropy_rl.learner.update import init_state
 from entropy_rl.losses.loss import Loss
 from entropy_rl.models import backbone_params
 from entropy_rl.runs.load_model import check_same_tokenizer, load_backbone, load_model
-from entropy_rl.types import DATA_AXES, TENSOR_AXIS
 
 CRITIC = CriticConfig(learning_rate=0.01, gamma=0.9, lam=0.8)
 
@@ -185,8 +184,7 @@ def test_a_row_that_is_not_learned_from_is_to_the_critic_as_one_without_a_judgem
 
 @pytest.mark.slow
 def test_a_mesh_of_eight_devices_gives_what_one_device_gives(key):
-    axes = (*DATA_AXES, TENSOR_AXIS)
-    mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    mesh = mesh_of(2, 2, 2)
     placement, optimizer = Placement(mesh, TINY.num_kv_heads), optax.sgd(0.1)
     data = with_values(make_data(has_reward=np.arange(P * G) != 6))
     results = []

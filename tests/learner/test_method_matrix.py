@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from policies import table_policy
+from policies import mesh_of, table_policy
 
 from entropy_rl.advantages import (
     Transform,
@@ -75,7 +75,7 @@ from entropy_rl.losses import (
     unclipped,
 )
 from entropy_rl.losses.build import build_loss
-from entropy_rl.types import DATA_AXES, TENSOR_AXIS, TrainBatch
+from entropy_rl.types import DATA_AXES, TrainBatch
 
 P, G, N, V = 4, 4, 6, 128
 ROWS = P * G
@@ -301,8 +301,7 @@ def run(
     policy, params, batch, directions = problem()
     mesh = None
     if devices > 1:
-        axes = (*DATA_AXES, TENSOR_AXIS)
-        mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+        mesh = mesh_of(2, 2, 2)
         rows, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((DATA_AXES,), ()))
         batch, (params, directions) = (
             jax.device_put(batch, rows),

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from policies import table_policy
+from policies import mesh_of, table_policy
 from tiny_runs import TRAIN, write_yaml
 from update_problem import G, N, P, V, make_data
 
@@ -21,7 +21,7 @@ from entropy_rl.learner.batch import token_stats
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.rollout_advantages import make_base_advantages, make_rollout_advantages
 from entropy_rl.learner.update import init_state, make_update
-from entropy_rl.types import DATA_AXES, TENSOR_AXIS, TrainBatch
+from entropy_rl.types import DATA_AXES, TrainBatch
 
 OF_ROLLOUT = {
     "REINFORCE++": whiten(),
@@ -137,8 +137,7 @@ def test_micro_batches_do_not_change_an_update_with_advantages_of_the_rollout(li
 
 
 def test_eight_devices_give_the_advantages_of_one():
-    axes = (*DATA_AXES, TENSOR_AXIS)
-    mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    mesh = mesh_of(2, 2, 2)
     by_rows = NamedSharding(mesh, PartitionSpec(DATA_AXES))
     advantage, batches = OF_ROLLOUT["shaped"], mini_batches()
     on_mesh = make_rollout_advantages(advantage, mesh)(jax.device_put(batches, by_rows))

@@ -9,14 +9,14 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from policies import TINY, table_policy, tiny_policy
+from policies import TINY, mesh_of, table_policy, tiny_policy
 from update_problem import SHAPED, G, N, P, V, make_data
 
 from entropy_rl.advantages import build_advantage
 from entropy_rl.learner import PassSettings, Teacher, init_state, make_gradient, make_update
 from entropy_rl.losses import Loss
 from entropy_rl.models.decoder import make_policy
-from entropy_rl.types import DATA_AXES, TENSOR_AXIS
+from entropy_rl.types import DATA_AXES
 
 PLAIN = Loss()
 NOTHING = build_advantage(None, G)
@@ -120,9 +120,7 @@ def test_micro_batches_and_shared_prompts_change_nothing(models, group_size):
 
 def test_two_devices_give_what_one_device_gives(models):
     _, params, teacher, expected = models
-    mesh = jax.make_mesh(
-        (1, 2, 1), (*DATA_AXES, TENSOR_AXIS), axis_types=(jax.sharding.AxisType.Auto,) * 3
-    )
+    mesh = mesh_of(1, 2, 1)
     rows, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((DATA_AXES,), ()))
     on_mesh = Teacher(
         make_policy(WIDE, mesh=mesh), jax.device_put(teacher.params, whole), teacher.top_k

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from policies import table_policy, tiny_policy
+from policies import mesh_of, table_policy, tiny_policy
 from update_problem import (
     ALPHA,
     BATCH_SCOPE,
@@ -43,7 +43,7 @@ from entropy_rl.learner.stats_pass import make_stats_pass
 from entropy_rl.learner.update import apply_gradient, init_state, make_update
 from entropy_rl.losses.build import build_loss
 from entropy_rl.rollout import make_generate
-from entropy_rl.types import DATA_AXES, TENSOR_AXIS
+from entropy_rl.types import DATA_AXES
 
 
 def float64_gradient(table, data, temperature):
@@ -240,8 +240,7 @@ def test_whitening_what_was_recorded_takes_no_forward_pass_and_changes_no_number
 
 
 def test_a_fused_loss_on_a_mesh_of_eight_devices_gives_what_one_device_gives(key):
-    axes = (*DATA_AXES, TENSOR_AXIS)
-    mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    mesh = mesh_of(2, 2, 2)
     rows, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((DATA_AXES,), ()))
     policy, optimizer = tiny_policy(), optax.sgd(0.1)
     data, params = make_data(has_reward=np.arange(P * G) != 6), policy.init(key)

@@ -13,7 +13,7 @@ import optax
 import pytest
 import yaml
 from jax.sharding import NamedSharding, PartitionSpec
-from policies import table_policy
+from policies import mesh_of, table_policy
 from run_records import assert_same_run, state_of
 from tiny_runs import ROOT, TRAIN, write_yaml
 from update_problem import SHAPED, G, N, P, V, make_data
@@ -44,7 +44,7 @@ from entropy_rl.losses.controllers import (
 )
 from entropy_rl.losses.loss import LossTerms
 from entropy_rl.runs.nonfinite_updates import NonfiniteUpdates, read_controller
-from entropy_rl.types import DATA_AXES, TENSOR_AXIS
+from entropy_rl.types import DATA_AXES
 
 COEF = {ENTROPY_COEF: jnp.float32(0)}
 SHARED = jnp.float32(2)
@@ -318,8 +318,7 @@ def test_micro_batches_and_a_fused_loss_change_neither_the_memory_nor_the_update
 
 @pytest.mark.parametrize("fused_loss", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_eight_devices_change_neither_the_memory_nor_the_update(key, fused_loss):
-    axes = (*DATA_AXES, TENSOR_AXIS)
-    mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    mesh = mesh_of(2, 2, 2)
     settings = dict(max_tokens_per_micro_batch=15, fuse_loss=fused_loss)
     policy = table_policy(V)
     assert_close(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from policies import TINY
+from policies import TINY, mesh_of
 
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.models.attention import dispatch
@@ -24,7 +24,6 @@ from entropy_rl.models.attention.xla import Prefix, xla_attention
 from entropy_rl.models.decoder import make_policy
 from entropy_rl.models.packing import make_packing, pack_tokens
 from entropy_rl.runs import load_model as loading
-from entropy_rl.types import DATA_AXES, TENSOR_AXIS
 
 
 def qkv(key, rows=2, length=37, heads=4, kv_heads=2, h=8, dtype=jnp.float32):
@@ -250,11 +249,6 @@ def test_splash_agrees_with_xla(name, key):
     x = qkv(key, rows=1, length=case.pop("length"), heads=2, kv_heads=1, h=16)
     splash = value_and_gradients(lambda *x: splash_attention(*x, **case, interpret=True), *x)
     assert_close(splash, value_and_gradients(lambda *x: xla_attention(*x, **case), *x), atol=2e-5)
-
-
-def mesh_of(data, fsdp, tensor):
-    axes = (*DATA_AXES, TENSOR_AXIS)
-    return jax.make_mesh((data, fsdp, tensor), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
 
 
 # A KV head on each device; on two of them; rows that do not divide.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from policies import TINY
+from policies import TINY, mesh_of
 
 from entropy_rl.models import make_policy
 from entropy_rl.models.attention import cached as cached_attention
@@ -15,7 +15,7 @@ from entropy_rl.models.attention.parts import Part, attention_part, merge_parts
 from entropy_rl.models.attention.ragged import ragged_attention
 from entropy_rl.models.attention.ragged_gpu import ragged_attention_gpu
 from entropy_rl.runs.load_model import check_heads
-from entropy_rl.types import DATA_AXES, TENSOR_AXIS, DecodeCache
+from entropy_rl.types import DecodeCache
 
 
 def case(key, rows=5, kv_heads=2, r=3, columns=300, h=16, dtype=jnp.float32):
@@ -136,11 +136,6 @@ def test_no_block_is_fetched_but_those_with_columns_that_are_seen():
         (3, 2),
         (4, 1),
     }  # (0, 0): the first of all
-
-
-def mesh_of(data, fsdp, tensor):
-    axes = (*DATA_AXES, TENSOR_AXIS)
-    return jax.make_mesh((data, fsdp, tensor), axes, axis_types=(jax.sharding.AxisType.Auto,) * 3)
 
 
 def test_the_kernel_over_a_mesh_agrees_with_the_reference(key):
