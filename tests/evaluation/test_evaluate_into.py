@@ -3,7 +3,6 @@ twice.
 """
 
 import dataclasses
-import functools
 import json
 import random
 import re
@@ -14,19 +13,9 @@ from fake_evaluation import MAX_PROMPT, MODEL, NEW, FakeTask
 
 from entropy_rl.config.rollout import EvaluationConfig
 from entropy_rl.evaluation import evaluate_into, evaluation_prompts, read_result, read_samples
-from entropy_rl.rollout import make_generate
 from entropy_rl.tasks.task import Verdict
 
 CONFIG = EvaluationConfig("dev", samples=6, max_new_tokens=NEW, rows_per_call=4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def each_sampler_is_compiled_once():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "entropy_rl.evaluation.sampling.make_generate", functools.cache(make_generate)
-        )
-        yield
 
 
 class Killed(Exception):

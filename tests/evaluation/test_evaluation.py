@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import functools
 import itertools
 import json
 import math
@@ -22,7 +21,6 @@ from entropy_rl.evaluation.sampling import draw_samples
 from entropy_rl.experience.records import completion_rows
 from entropy_rl.experience.scoring import Scores
 from entropy_rl.report import evaluation_table
-from entropy_rl.rollout import make_generate
 from entropy_rl.tasks.countdown import Countdown
 from entropy_rl.tasks.countdown.tokenizer import VOCABULARY
 from entropy_rl.tasks.task import Judgement, Problem, Verdict
@@ -46,15 +44,6 @@ def run(task=None, *, params=MODEL.params, seed=11, **changes):
         for row in drawn.rows
     ]
     return summarize(rows, task, prompts, config.samples), rows
-
-
-@pytest.fixture(scope="module", autouse=True)
-def each_sampler_is_compiled_once():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "entropy_rl.evaluation.sampling.make_generate", functools.cache(make_generate)
-        )
-        yield
 
 
 @pytest.fixture(scope="module")
