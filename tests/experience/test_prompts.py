@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-from hf_fixtures import save_tokenizer
 
 from entropy_rl.experience.chats import encode_completion
 from entropy_rl.experience.encoding import encode_prompt
@@ -24,15 +23,6 @@ def make_problems(count: int) -> list[Problem]:
 
 def order(prompts: Prompts, start: int, count: int) -> list[int]:
     return prompts.batch(start, count).index.tolist()
-
-
-@pytest.fixture(scope="module")
-def chat_tokenizer(tmp_path_factory):
-    from transformers import AutoTokenizer
-
-    directory = tmp_path_factory.mktemp("tokenizer")
-    save_tokenizer(directory)
-    return AutoTokenizer.from_pretrained(directory)
 
 
 # --- the order
@@ -218,11 +208,11 @@ def test_a_tokenizer_without_padding_is_padded_with_some_token_under_the_mask():
 # ------------------------------------------------------------------------------------------
 
 
-def test_a_plain_prompt_is_encoded_as_it_stands(chat_tokenizer):
+def test_a_plain_prompt_is_encoded_as_it_stands(tokenizer):
     assert encode_prompt(Problem(0, "<bos> 2 3 : 6", ""), WORDS) == [1, 16, 17, 4, 20]
     text = "What is 3 + 5?\n"
-    ids = encode_prompt(Problem(0, text, ""), chat_tokenizer)
-    assert chat_tokenizer.decode(ids) == text
+    ids = encode_prompt(Problem(0, text, ""), tokenizer)
+    assert tokenizer.decode(ids) == text
 
 
 def tokenizer_that_adds(template):
@@ -286,23 +276,21 @@ def test_a_step_of_more_prompts_than_there_are_is_refused():
         Prompts(make_problems(10), WORDS, 8, seed=0).step(0, 11)
 
 
-def test_a_chat_prompt_is_what_the_tokenizers_own_template_makes_of_it(chat_tokenizer):
+def test_a_chat_prompt_is_what_the_tokenizers_own_template_makes_of_it(tokenizer):
     question = "What is 3 + 5?\nPut the answer in a \\boxed{}. <|im_end|>"
     problem = Problem(0, question, "", chat=True, special_tokens=True)
-    ids = encode_prompt(problem, chat_tokenizer)
+    ids = encode_prompt(problem, tokenizer)
     message = [{"role": "user", "content": question}]
-    whole = chat_tokenizer.apply_chat_template(
-        message, add_generation_prompt=True, return_dict=True
-    )
+    whole = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)
     assert ids == whole["input_ids"]
-    assert chat_tokenizer.decode(ids) == (
+    assert tokenizer.decode(ids) == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
     )
     assert ids[0] == 382  # <|im_start|> is one token
 
 
-def test_a_missing_chat_template_names_the_tokenizer_and_the_way_out(chat_tokenizer):
+def test_a_missing_chat_template_names_the_tokenizer_and_the_way_out(tokenizer):
     problem = Problem(0, "7", "", chat=True)
     with pytest.raises(ValueError, match=r"no chat template; set task\.args\.chat to false"):
         encode_prompt(problem, WORDS)

@@ -1,19 +1,9 @@
 """Stop strings that could never occur are refused."""
 
 import pytest
-from hf_fixtures import save_tokenizer
 
 from entropy_rl.rollout.stop_strings import StopStrings, stop_rule
 from entropy_rl.tasks.countdown import build_tokenizer
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    from transformers import AutoTokenizer
-
-    directory = tmp_path_factory.mktemp("tokenizer")
-    save_tokenizer(directory)
-    return AutoTokenizer.from_pretrained(directory)
 
 
 @pytest.mark.parametrize(
