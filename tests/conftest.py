@@ -130,6 +130,15 @@ def cloud(tmp_path, checkout):
         yield cloud
 
 
+@pytest.fixture(scope="session")
+def decoder():
+    """`policies.tiny_policy` and parameters of it."""
+    from policies import tiny_policy
+
+    policy = tiny_policy()
+    return policy, policy.init(jax.random.key(3))
+
+
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)

@@ -74,14 +74,8 @@ def assert_same(rollout, reference):
 
 
 @pytest.fixture(scope="module")
-def model():
-    policy = tiny_policy()
-    return policy, policy.init(jax.random.key(3))
-
-
-@pytest.fixture(scope="module")
-def references(model):
-    return [run(*model, STATIC, seed) for seed in SEEDS]
+def references(decoder):
+    return [run(*decoder, STATIC, seed) for seed in SEEDS]
 
 
 def test_the_lengths_of_the_reference_are_spread(references):
@@ -91,8 +85,8 @@ def test_the_lengths_of_the_reference_are_spread(references):
 
 
 @pytest.mark.parametrize("name", DECODING)
-def test_every_decoding_gives_the_samples_of_the_static_one(model, references, name):
-    policy, params = model
+def test_every_decoding_gives_the_samples_of_the_static_one(decoder, references, name):
+    policy, params = decoder
     for seed, reference in zip(SEEDS, references, strict=True):
         assert_same(run(policy, params, DECODING[name], seed), reference)
 
@@ -107,8 +101,8 @@ def test_every_decoding_gives_the_samples_of_the_static_one(model, references, n
         pytest.param(dict(decoding=DecodingConfig(slots=16, chunk_steps=9)), id="refill"),
     ],
 )
-def test_eight_devices_give_the_samples_of_one(model, decoding):
-    policy, params = model
+def test_eight_devices_give_the_samples_of_one(decoder, decoding):
+    policy, params = decoder
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
@@ -155,9 +149,9 @@ def test_rows_of_one_token_and_rows_that_never_end_need_no_special_case(name):
 
 
 @pytest.mark.parametrize("name", ["all rows in chunks of 7", "8 slots in one program"])
-def test_each_prompt_can_have_a_limit_of_its_own(model, references, name):
+def test_each_prompt_can_have_a_limit_of_its_own(decoder, references, name):
     limits = np.array([1, 3, NEW, 1000, 9], np.int32)
-    out = run(*model, DECODING[name], limits=limits)
+    out = run(*decoder, DECODING[name], limits=limits)
     per_row = np.repeat(np.minimum(limits, NEW), GROUP)
     whole = references[0].completion_mask.sum(-1)
     np.testing.assert_array_equal(out.completion_mask.sum(-1), np.minimum(whole, per_row))
@@ -168,9 +162,9 @@ def test_each_prompt_can_have_a_limit_of_its_own(model, references, name):
     np.testing.assert_array_equal(out.finish_reason == FinishReason.LENGTH, was_cut)
 
 
-def test_the_cache_grows_and_the_slots_shrink_as_rows_end(model, references):
+def test_the_cache_grows_and_the_slots_shrink_as_rows_end(decoder, references):
     seen = []
-    run(*model, DECODING["all rows in chunks of 7"], on_chunk=seen.append)
+    run(*decoder, DECODING["all rows in chunks of 7"], on_chunk=seen.append)
     slots, columns = [p.slots for p in seen], [p.columns for p in seen]
     assert slots == sorted(slots, reverse=True) and (slots[0], slots[-1]) == (20, 16)
     assert columns == sorted(columns) and (columns[0], columns[-1]) == (64, 96)
@@ -179,24 +173,24 @@ def test_the_cache_grows_and_the_slots_shrink_as_rows_end(model, references):
     assert seen[-1].tokens <= references[0].completion_mask.sum(-1).max()
 
 
-def test_refilled_slots_take_fewer_steps_than_batches_would(model, references):
+def test_refilled_slots_take_fewer_steps_than_batches_would(decoder, references):
     seen = []
-    run(*model, DECODING["3 slots in chunks of 1"], on_chunk=seen.append)
+    run(*decoder, DECODING["3 slots in chunks of 1"], on_chunk=seen.append)
     lengths = references[0].completion_mask.sum(-1)
     batches = sum(lengths[i : i + 3].max() for i in range(0, 20, 3))
     assert -(-lengths.sum() // 3) <= len(seen) < batches
 
 
-def test_an_exception_in_on_chunk_ends_the_rollout(model):
+def test_an_exception_in_on_chunk_ends_the_rollout(decoder):
     def refuse(progress):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(*model, DecodingConfig(), on_chunk=refuse)
+        run(*decoder, DecodingConfig(), on_chunk=refuse)
 
 
-def test_a_second_rollout_of_the_same_lengths_compiles_nothing(model):
-    policy, params = model
+def test_a_second_rollout_of_the_same_lengths_compiles_nothing(decoder):
+    policy, params = decoder
     run(policy, params, DecodingConfig())
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
@@ -206,8 +200,8 @@ def test_a_second_rollout_of_the_same_lengths_compiles_nothing(model):
     assert not compiled
 
 
-def test_the_state_is_donated_and_the_cache_is_not_copied_in_a_step(model):
-    policy, params = model
+def test_the_state_is_donated_and_the_cache_is_not_copied_in_a_step(decoder):
+    policy, params = decoder
     programs = Programs(policy, Sampling(GROUP, NEW, (EOS,), PAD, 1.0, 1.0))
     rows, columns = 512, 4096  # so large that a copy could not hide
     decode_params = jax.eval_shape(policy.to_decode, params)
@@ -273,8 +267,8 @@ def test_slots_with_their_own_prompts_count_one_and_a_half_times_because_rows_mo
     assert fit(300) == 0
 
 
-def test_the_cache_of_a_row_is_counted_from_the_model(model):
-    policy, params = model
+def test_the_cache_of_a_row_is_counted_from_the_model(decoder):
+    policy, params = decoder
     per_token = (
         2 * TINY.num_layers * TINY.num_kv_heads * TINY.head_dim * 4
     )  # keys and values, float32
@@ -323,10 +317,12 @@ def stopped(ids, reason):
         )
     ],
 )
-def test_a_completion_ends_with_the_token_that_completes_a_stop_string(model, references, decoding):
+def test_a_completion_ends_with_the_token_that_completes_a_stop_string(
+    decoder, references, decoding
+):
     rule = StopStrings(Letters(), STOPS)
     for seed, reference in zip(SEEDS, references, strict=True):
-        out = run(*model, decoding, seed, stop=rule)
+        out = run(*decoder, decoding, seed, stop=rule)
         reasons = []
         for b, mask in enumerate(reference.completion_mask):
             ids, reason = stopped(
@@ -342,19 +338,19 @@ def test_a_completion_ends_with_the_token_that_completes_a_stop_string(model, re
         assert reasons.count(FinishReason.STOP) > 3 and reasons.count(FinishReason.EOS) > 3
 
 
-def test_stop_strings_save_the_tokens_after_them(model, references):
+def test_stop_strings_save_the_tokens_after_them(decoder, references):
     seen = []
     everywhere = StopStrings(Letters(), ["a", "b", "c"])
-    out = run(*model, DECODING["all rows in chunks of 7"], stop=everywhere, on_chunk=seen.append)
+    out = run(*decoder, DECODING["all rows in chunks of 7"], stop=everywhere, on_chunk=seen.append)
     assert len(seen) <= 2 and out.completion_mask.sum(-1).max() <= 2
 
 
 @pytest.mark.parametrize(
     "slots, group, stops", [(3, 4, ["bb"]), pytest.param(32, 16, ["a"], marks=pytest.mark.slow)]
 )
-def test_queued_rows_get_the_slots_of_rows_that_stop_strings_end(model, slots, group, stops):
+def test_queued_rows_get_the_slots_of_rows_that_stop_strings_end(decoder, slots, group, stops):
     """Stop strings may free all slots between two chunks, or more than compaction waits for."""
-    policy, params = model
+    policy, params = decoder
     settings = dict(group_size=group, max_new_tokens=NEW, eos_ids=[EOS, 7], pad_id=PAD)
     rule, calls = StopStrings(Letters(), stops), []
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from policies import TINY, tiny_policy
+from policies import TINY
 
 from entropy_rl.config.rollout import DecodingConfig
 from entropy_rl.learner.batch import make_batch
@@ -54,12 +54,6 @@ class Silent:
     def reply(self, row):
         reason, room = self.last.pop(row)
         return [] if reason == FinishReason.LENGTH and room > 0 else reason
-
-
-@pytest.fixture(scope="module")
-def decoder():
-    policy = tiny_policy()
-    return policy, policy.init(jax.random.key(3))
 
 
 @functools.cache

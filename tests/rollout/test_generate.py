@@ -76,12 +76,6 @@ def test_sampled_frequencies_are_those_of_the_table(key):
     assert (abs(frequency - p) < 5 * np.sqrt(p * (1 - p) / 20_000)).all()
 
 
-@pytest.fixture(scope="module")
-def decoder():
-    policy = tiny_policy()
-    return policy, policy.init(jax.random.key(3))
-
-
 def test_cached_decoding_has_the_log_probs_and_entropies_of_a_full_forward_pass(decoder, key):
     policy, params = decoder
     prompts = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
