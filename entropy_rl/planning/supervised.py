@@ -133,7 +133,7 @@ def abstract_setup(
         validation=(),
         identity={},
         start=place(devices, model.placement, start),
-        has_reference=has_reference,
+        loss=loss,
     )
     return setup, batch
 

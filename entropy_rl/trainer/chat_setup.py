@@ -19,11 +19,7 @@ from entropy_rl.runs.hub import pin_models
 from entropy_rl.runs.identity import Identity, adapter_identity, check_identity, model_identity
 from entropy_rl.runs.load_model import ModelFiles, check_length, load_model, read_model_files
 from entropy_rl.runs.loggers import build_loggers
-from entropy_rl.trainer.supervised import (
-    SupervisedSetup,
-    preference_loss,
-    supervised_start,
-)
+from entropy_rl.trainer.supervised import SupervisedSetup, preference_loss, supervised_start
 
 
 def read_rows_of(config: SFTConfig) -> tuple[ChatRows, ModelFiles]:
@@ -35,9 +31,8 @@ def read_rows_of(config: SFTConfig) -> tuple[ChatRows, ModelFiles]:
     Raises:
       ValueError: If they cannot be trained on, or the longest does not fit into a micro-batch.
     """
-    loss = preference_loss(config)
-    files = read_model_files(config.model)
-    rows = read_chats(config.data, files.tokenizer, files.eos_ids, loss is not None, config.seed)
+    files, pairs = read_model_files(config.model), config.loss is not None
+    rows = read_chats(config.data, files.tokenizer, files.eos_ids, pairs, config.seed)
     tokens = config.batching.max_tokens_per_micro_batch
     require(
         tokens >= rows.length,
@@ -69,15 +64,10 @@ def set_up_chats(config: SFTConfig) -> SupervisedSetup:
     model = load_model(config.model, mesh, jax.random.key(config.seed), files)
     if config.model.lora is None:  # a LoRA run to go on from, with all parameters
         model = model.merged()
-    start = supervised_start(model, config)
-    has_reference = loss is not None and loss.needs_reference
-    # The reference shares the base of an adapter.
-    reference = commit(model.params) if has_reference else None
-    model = dataclasses.replace(model, params=reference, adapter=None)
     size, length, pad_id = config.batch_size, rows.length, model.pad_id
     make = functools.partial(make_rows, batch_size=size, length=length, pad_id=pad_id)
     places = range(0, len(rows.validation), size)
-    return SupervisedSetup(
+    setup = SupervisedSetup(
         config=config,
         model=model,
         batch=functools.partial(
@@ -90,10 +80,14 @@ def set_up_chats(config: SFTConfig) -> SupervisedSetup:
         ),
         validation=[make(rows.validation[i : i + size]) for i in places],
         identity=identity,
-        start=start,
+        start=supervised_start(model, config),
+        loss=loss,
         rows=len(rows.train),
-        has_reference=has_reference,
     )
+    # The reference shares the base of an adapter.
+    reference = commit(model.params) if setup.has_reference else None
+    model = dataclasses.replace(model, params=reference, adapter=None)
+    return dataclasses.replace(setup, model=model)
 
 
 def _plain(row: Row) -> list[Any]:

@@ -45,8 +45,8 @@ class SupervisedSetup:
       validation: Batches of the validation loss, on the host.
       identity: Digests of data and model, which a resumption must repeat.
       start: The state before the first step.
+      loss: The loss on pairs; None for the negative log-likelihood.
       rows: Conversations or pairs of an epoch; None for demonstrations, which do not end.
-      has_reference: Whether the loss reads the log-probs of the starting policy.
     """
 
     config: SFTConfig
@@ -55,17 +55,29 @@ class SupervisedSetup:
     validation: Sequence[SupervisedBatch]
     identity: Identity
     start: TrainState
+    loss: PreferenceLoss | None = None
     rows: int | None = None
-    has_reference: bool = False
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the loss reads the log-probs of the starting policy."""
+        return self.loss is not None and self.loss.needs_reference
+
+    @property
+    def _settings(self) -> PassSettings:
+        placement = self.model.placement
+        return PassSettings(
+            max_tokens_per_micro_batch=self.config.batching.max_tokens_per_micro_batch,
+            mesh=placement.mesh,
+            constrain=placement.constrain,
+        )
 
     @functools.cached_property
     def update(self) -> Callable[[TrainState, SupervisedBatch], tuple[TrainState, Any]]:
         """The compiled update."""
-        config, model = self.config, self.model
-        optimizer, loss = make_optimizer(config.optimizer, config.steps), preference_loss(config)
-        settings = _pass_settings(config, model.placement)
+        model, optimizer = self.model, make_optimizer(self.config.optimizer, self.config.steps)
         return on_base(
-            lambda policy: make_supervised_update(policy, optimizer, loss, settings),
+            lambda policy: make_supervised_update(policy, optimizer, self.loss, self._settings),
             model.policy,
             model.base,
             (0,),
@@ -74,24 +86,20 @@ class SupervisedSetup:
     @functools.cached_property
     def micro_batch_fill(self) -> Callable[[Sequence[SupervisedBatch]], float]:
         """The fraction of useful tokens of updates, of their batches."""
-        settings = _pass_settings(self.config, self.model.placement)
         return make_micro_batch_fill(
-            self.model.policy, settings, lambda batch: batch.completion_mask
+            self.model.policy, self._settings, lambda batch: batch.completion_mask
         )
 
     @functools.cached_property
     def validation_sums(self) -> Callable[[Params, SupervisedBatch], Any]:
         """The compiled sums of the validation loss of a batch."""
-        config, model = self.config, self.model
-        loss, settings = preference_loss(config), _pass_settings(config, model.placement)
-        make = functools.partial(make_validation, loss=loss, settings=settings)
-        return on_base(make, model.policy, model.base)
+        make = functools.partial(make_validation, loss=self.loss, settings=self._settings)
+        return on_base(make, self.model.policy, self.model.base)
 
     @functools.cached_property
     def stats(self) -> Callable[[Params, Any], tuple[jax.Array, jax.Array]]:
         """The compiled log-probs of a batch, which the reference policy needs."""
-        settings = _pass_settings(self.config, self.model.placement)
-        return jax.jit(make_stats_pass(self.model.policy, settings))
+        return jax.jit(make_stats_pass(self.model.policy, self._settings))
 
     @functools.cached_property
     def _put_validation(self) -> list[SupervisedBatch]:
@@ -191,11 +199,3 @@ def supervised_start(model: Model, config: SFTConfig) -> TrainState:
         return state
     new = {_LOWEST: np.float32(np.inf), _SINCE: np.int32(0)}
     return state.replace(controller=model.placement.put_whole(new))
-
-
-def _pass_settings(config: SFTConfig, placement: Placement) -> PassSettings:
-    return PassSettings(
-        max_tokens_per_micro_batch=config.batching.max_tokens_per_micro_batch,
-        mesh=placement.mesh,
-        constrain=placement.constrain,
-    )
