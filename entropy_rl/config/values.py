@@ -147,6 +147,11 @@ def unused_fields(cls: type) -> tuple[str, ...]:
     return getattr(cls, "UNUSED", ())
 
 
+def field_at(config: Any, path: str) -> Any:
+    """Return the value at a dotted path; None without it, or below an absent section."""
+    return functools.reduce(lambda part, name: getattr(part, name, None), path.split("."), config)
+
+
 def has_default(field: dataclasses.Field) -> bool:
     """Whether a field has a default."""
     return not (
@@ -169,8 +174,8 @@ def refuse_unused(config: Any, section: str, why: str, *names: str) -> None:
       *names: Dotted paths of the fields within the section. Those of an absent section are fine.
     """
     for name in names:
-        *above, last = name.split(".")
-        part = functools.reduce(lambda part, name: getattr(part, name, None), above, config)
+        above, _, last = name.rpartition(".")
+        part = field_at(config, above) if above else config
         if part is not None:
             field = next(field for field in dataclasses.fields(part) if field.name == last)
             usual, value = default_of(field), getattr(part, last)

@@ -15,6 +15,7 @@ from entropy_rl.config.common import RunConfig
 from entropy_rl.config.files import check_creatable
 from entropy_rl.config.values import default_of, has_default
 from entropy_rl.runs.gcs import AnyPath, is_bucket, open_path
+from entropy_rl.runs.hub import MODEL_FIELDS
 from entropy_rl.runs.jsonl import TEMPORARY, write_atomically
 from entropy_rl.runs.lock import LOCK_FILE, check_unlocked, one_writer
 from entropy_rl.runs.stored import CONFIG_FILE, read_recorded_config
@@ -34,8 +35,6 @@ FREE_OF_RUN = tuple(
     f"run.{f.name}" for f in dataclasses.fields(RunConfig) if f.name != "checkpoints"
 )
 IDENTITY_FILE = "identity.json"
-# The files that these name have digests in that file.
-_IDENTIFIED = ("model.path", "model.lora.path", "critic.path", "teacher.path")
 # Kernels and memory of a model.
 FREE_OF_MODEL = ("model.remat", "model.attention", "model.decode_attention")
 # How training is computed, and where.
@@ -68,7 +67,7 @@ def free_fields(config: Any) -> Collection[str]:
         fixed.append("run.evaluate_every")
     free = tuple(name for name in _FREE if name not in fixed)
     identified = (Path(config.run.directory) / IDENTITY_FILE).exists()
-    return (*free, *_IDENTIFIED) if identified else free
+    return (*free, *MODEL_FIELDS) if identified else free
 
 
 def check_run(config: Any) -> None:

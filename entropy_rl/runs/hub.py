@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from entropy_rl.config.checks import shown
+from entropy_rl.config.values import field_at
 from entropy_rl.runs.stored import CONFIG_FILE, read_recorded_config
 
 log = logging.getLogger(__name__)
@@ -37,12 +38,8 @@ _DEADLINE_S = 10  # for the first answer of the hub
 _WEIGHTS = ("*.safetensors",)
 _TEXTS = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
 _ROWS = ("*.jsonl*", "*.ndjson*", "*.parquet", "*.arrow")
-MODEL_FIELDS = (
-    ("model", "path"),
-    ("model", "lora", "path"),
-    ("critic", "path"),
-    ("teacher", "path"),
-)
+# The config fields that name a model or an adapter.
+MODEL_FIELDS = ("model.path", "model.lora.path", "critic.path", "teacher.path")
 
 
 def is_hub_id(path: str) -> bool:
@@ -90,16 +87,17 @@ def pin_models(config: Any, directory: Path, ask: bool = True) -> Any:
 
     recorded = None
     for field in MODEL_FIELDS:
-        path = functools.reduce(lambda part, name: getattr(part, name, None), field, config)
+        path = field_at(config, field)
         if path is None or not is_hub_id(path):
             continue
         recorded = read_recorded_config(directory / CONFIG_FILE) if recorded is None else recorded
-        known = functools.reduce(lambda part, name: (part or {}).get(name), field, recorded)
+        names = field.split(".")
+        known = functools.reduce(lambda part, name: (part or {}).get(name), names, recorded)
         if isinstance(known, str) and known.startswith(f"{path}@"):
             path = known
         elif ask:
-            path = hosts.on_first(functools.partial(resolve, path, ".".join(field)))
-        config = _replaced(config, field, path)
+            path = hosts.on_first(functools.partial(resolve, path, field))
+        config = _replaced(config, names, path)
     return config
 
 

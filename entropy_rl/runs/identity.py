@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from entropy_rl.config.files import error_text, require_file
+from entropy_rl.config.values import field_at
 from entropy_rl.models.peft import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from entropy_rl.runs.checkpoint import newest_undamaged
 from entropy_rl.runs.digests import DIGESTS_FILE, SIZES_FILE, sha256_of, sha256_of_values
 from entropy_rl.runs.directory import IDENTITY_FILE, checkpoints_of
 from entropy_rl.runs.gcs import file_sizes, is_bucket
+from entropy_rl.runs.hub import MODEL_FIELDS
 from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.runs.model_files import find_adapter, find_model, is_run, model_files
 from entropy_rl.runs.tokenizer import TOKENIZER_PARTS
@@ -27,6 +29,21 @@ Identity = dict[str, dict[str, str]]
 
 # Their parts may be added and dropped between two starts, as the split of the evaluations.
 _OPEN = ("data",)
+
+
+def models_identity(config: Any) -> Identity:
+    """Return digests of the models that a config names; components as in `model_identity`."""
+    identity: Identity = {"weights": {}, "model files": {}}
+    for field in MODEL_FIELDS:
+        path = field_at(config, field)
+        if path is None:
+            continue
+        if field == "model.lora.path":  # recorded one level deeper than the others
+            identity["weights"] |= adapter_identity(path)
+        else:
+            for name, parts in model_identity(path, field).items():
+                identity[name] |= parts
+    return identity
 
 
 def model_identity(path: str, field: str = "model.path") -> Identity:

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from entropy_rl.config.checks import at_place
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.files import error_text
+from entropy_rl.config.values import field_at
 from entropy_rl.distributed.sharding import Placement, commit
 from entropy_rl.lm_head.vocabulary import Ranges, is_unused
 from entropy_rl.models import (
@@ -246,13 +247,12 @@ def check_models(config: Any, fetch: bool = True) -> None:
     Raises:
       ValueError: If one is not, or an adapter has no readable config.
     """
-    for names in MODEL_FIELDS:
-        path = functools.reduce(lambda part, name: getattr(part, name, None), names, config)
+    for field in MODEL_FIELDS:
+        path = field_at(config, field)
         if path is None or not (fetch or is_local(path)):
             continue
-        field = ".".join(names)
         try:
-            if names[-2] == "lora":
+            if field == "model.lora.path":
                 read_adapter_config(find_adapter(path))
             else:
                 find_model(path, weights=False, field=field)

@@ -16,7 +16,7 @@ from entropy_rl.experience.chat_data import ChatRows, Row, batch_of_step, make_r
 from entropy_rl.runs.digests import sha256_of_values
 from entropy_rl.runs.directory import check_only_writer, check_run
 from entropy_rl.runs.hub import pin_models
-from entropy_rl.runs.identity import Identity, adapter_identity, check_identity, model_identity
+from entropy_rl.runs.identity import Identity, check_identity, models_identity
 from entropy_rl.runs.load_model import ModelFiles, check_length, load_model, read_model_files
 from entropy_rl.runs.loggers import build_loggers
 from entropy_rl.trainer.supervised import SupervisedSetup, preference_loss, supervised_start
@@ -97,14 +97,9 @@ def _plain(row: Row) -> list[Any]:
 def _identify(config: SFTConfig, rows: ChatRows) -> Identity:
     """Return digests of the encoded rows and of the model."""
     splits = {"train": rows.train, "validation": rows.validation}
-    identity: Identity = {
-        "conversations": {
-            f"data.{name}": sha256_of_values(map(_plain, found))
-            for name, found in splits.items()
-            if found
-        }
+    conversations = {
+        f"data.{name}": sha256_of_values(map(_plain, found))
+        for name, found in splits.items()
+        if found
     }
-    identity |= model_identity(config.model.path)
-    if config.model.lora is not None and config.model.lora.path is not None:
-        identity["weights"] |= adapter_identity(config.model.lora.path)
-    return identity
+    return {"conversations": conversations} | models_identity(config)

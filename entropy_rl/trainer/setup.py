@@ -27,10 +27,9 @@ from entropy_rl.runs.directory import check_only_writer, check_run
 from entropy_rl.runs.hub import pin_models
 from entropy_rl.runs.identity import (
     Identity,
-    adapter_identity,
     check_identity,
     data_identity,
-    model_identity,
+    models_identity,
     prompts_identity,
 )
 from entropy_rl.runs.load_model import (
@@ -244,16 +243,7 @@ def _identify(config: TrainConfig, task: Task, tokenizer: Any, prompts: Prompts)
     splits = {config.task.train_split, *([config.evaluation.split] if config.evaluation else [])}
     identity = data_identity({split: task.problems(split) for split in sorted(splits)})
     identity |= prompts_identity(prompts.problems, prompts.encoded, tokenizer)
-    identity |= model_identity(config.model.path)
-    if config.model.lora is not None and config.model.lora.path is not None:
-        identity["weights"] |= adapter_identity(config.model.lora.path)
-    if config.critic is not None and config.critic.path is not None:
-        for name, parts in model_identity(config.critic.path, "critic.path").items():
-            identity[name] |= parts
-    if config.teacher is not None:
-        for name, parts in model_identity(config.teacher.path, "teacher.path").items():
-            identity[name] |= parts
-    return identity
+    return identity | models_identity(config)
 
 
 def _differs_in_seed(one: TrainConfig, other: TrainConfig) -> bool:
