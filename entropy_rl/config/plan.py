@@ -79,6 +79,11 @@ class PlanConfig(Target, TrainConfig):
     search: int = 0
     stacked: int = 1
 
+    @property
+    def new_tokens(self) -> float:
+        """Assumed tokens per completion."""
+        return self.mean_new_tokens or self.rollout.max_new_tokens
+
     def __post_init__(self):
         super().__post_init__()
         require(self.stacked >= 1, "stacked", self.stacked, ">= 1")

@@ -16,7 +16,6 @@ from entropy_rl.planning.estimate import (
     Layout,
     Work,
     estimate,
-    sampled_group,
     step_seconds,
 )
 from entropy_rl.planning.fit import suggest_for_training, what_is_too_large
@@ -41,6 +40,10 @@ class Plan:
       step: The compiled programs.
       works: Work of the phases of a step, counted from the shapes.
       too_large: Description of what does not fit; None if everything fits.
+      rows: Description of the rows of a step in a line.
+      assumption: Description of the assumed lengths.
+      step_tokens: Assumed tokens of a step: of the completions of all runs that train together, or
+        of rows in supervised training.
     """
 
     config: PlanConfig | PlanSFTConfig
@@ -51,6 +54,9 @@ class Plan:
     step: Step
     works: list[Work]
     too_large: str | None
+    rows: str
+    assumption: str
+    step_tokens: float
 
     @property
     def step_seconds(self) -> float | None:
@@ -61,19 +67,6 @@ class Plan:
     def run_seconds(self) -> float | None:
         """Minimum seconds of all steps; None without rates."""
         return None if self.step_seconds is None else self.step_seconds * self.config.steps
-
-    @property
-    def step_tokens(self) -> float:
-        """Assumed tokens of a step: of completions, or of rows in supervised training."""
-        raise NotImplementedError
-
-    def rows_text(self) -> str:
-        """Describe the rows of a step in a line."""
-        raise NotImplementedError
-
-    def assumption_text(self) -> str:
-        """Describe the assumed lengths."""
-        raise NotImplementedError
 
     def totals(self) -> dict[str, float]:
         """Return seconds, tokens per second, hours and chip-hours; empty without rates."""
@@ -133,17 +126,6 @@ class TrainPlan(Plan):
     decoding: DecodingPlan
 
     @property
-    def new_tokens(self) -> float:
-        """Assumed tokens per completion."""
-        return self.config.mean_new_tokens or self.config.rollout.max_new_tokens
-
-    @property
-    def step_tokens(self) -> float:
-        """Assumed tokens of the completions of a step, of all runs that train together."""
-        rows = self.config.rollout.prompts * self.config.rollout.group_size
-        return self.config.stacked * rows * self.new_tokens
-
-    @property
     def run_seconds(self) -> float | None:
         """Minimum seconds of all steps; in the warm-up of a critic the policy is not updated."""
         if self.step_seconds is None:
@@ -153,25 +135,12 @@ class TrainPlan(Plan):
         of_policy = sum(work.seconds for work in self.works if work.name in UPDATE_OF_POLICY)
         return self.step_seconds * steps - of_policy * alone
 
-    def rows_text(self) -> str:
-        """Describe the rollout of a host in a line."""
-        rows = self.layout.sampled_prompts * sampled_group(self.config)
-        runs = "" if self.config.stacked == 1 else f" of {self.config.stacked} runs"
-        return (
-            f"rollout of a host: {rows} rows{runs}, {self.decoding.slots} decoding slots, "
-            f"prompts of {self.config.rollout.max_prompt_tokens} tokens"
-        )
-
-    def assumption_text(self) -> str:
-        """Describe the assumed completions."""
-        return f"every completion has {self.new_tokens:g} tokens"
-
     def to_plain(self) -> dict[str, Any]:
         """Convert to plain values for JSON."""
         return super().to_plain() | {
             "decoding": self.decoding._asdict(),
             "cache": self.step.cache,
-            "new_tokens": self.new_tokens,
+            "new_tokens": self.config.new_tokens,
         }
 
 
@@ -192,6 +161,8 @@ def make_plan(config: PlanConfig, architecture: Architecture, devices: Devices) 
         compile_step(run, programs, decoding, say),
         Layout.of(run.mesh, run.local_chips, run.local_prompts, run.stacked),
     )
+    rollout, rows = config.rollout, layout.sampled_prompts * programs.sampling.group_size
+    runs = "" if config.stacked == 1 else f" of {config.stacked} runs"
     return TrainPlan(
         config=config,
         devices=devices,
@@ -204,6 +175,10 @@ def make_plan(config: PlanConfig, architecture: Architecture, devices: Devices) 
         too_large=what_is_too_large(
             step.phases, memory, lambda phase: suggest_for_training(phase, config, decoding)
         ),
+        rows=f"rollout of a host: {rows} rows{runs}, {decoding.slots} decoding slots, "
+        f"prompts of {rollout.max_prompt_tokens} tokens",
+        assumption=f"every completion has {config.new_tokens:g} tokens",
+        step_tokens=config.stacked * rollout.prompts * rollout.group_size * config.new_tokens,
     )
 
 
@@ -226,5 +201,6 @@ def work_of(
     devices: Devices,
 ) -> list[Work]:
     """Count the work of the phases of a step at the config's completion length."""
-    new = config.mean_new_tokens or config.rollout.max_new_tokens
-    return estimate(config, architecture, layout, decoding, new, devices.chip, config.efficiency)
+    return estimate(
+        config, architecture, layout, decoding, config.new_tokens, devices.chip, config.efficiency
+    )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,36 +32,9 @@ from entropy_rl.planning.step import Phases, Step
 from entropy_rl.trainer.supervised import SupervisedSetup, preference_loss
 
 
-@dataclasses.dataclass(frozen=True)
-class SupervisedPlan(Plan):
-    """Plan of supervised training."""
-
-    @property
-    def mean_tokens(self) -> float:
-        """Assumed tokens of a row."""
-        return self.config.mean_tokens or self.config.longest
-
-    @property
-    def step_tokens(self) -> float:
-        """Assumed tokens of the rows of a step."""
-        return _rows(self.config) * self.mean_tokens
-
-    def rows_text(self) -> str:
-        """Describe the rows of a step in a line."""
-        return (
-            f"a step: {_rows(self.config)} rows of at most {self.config.longest} tokens, "
-            f"{self.config.batching.max_tokens_per_micro_batch} tokens per micro-batch"
-        )
-
-    def assumption_text(self) -> str:
-        """Describe the assumed rows."""
-        targets = self.config.mean_targets or self.mean_tokens
-        return f"every row has {self.mean_tokens:g} tokens, of which {targets:g} are trained on"
-
-
 def make_supervised_plan(
     config: PlanSFTConfig, architecture: tuple[DecoderConfig, LoraSpec | None], devices: Devices
-) -> SupervisedPlan:
+) -> Plan:
     """Compile the programs of a run and count its work.
 
     Args:
@@ -83,10 +54,12 @@ def make_supervised_plan(
     setup, batch = abstract_setup(config, architecture, devices)
     memory, mesh = chip_memory(devices), setup.model.placement.mesh
     chips = 1 if mesh is None else mesh.size
-    layout = Layout.of(mesh, chips, _rows(config))
+    rows, tokens = _rows(config), config.mean_tokens or config.longest
+    layout = Layout.of(mesh, chips, rows)
     resident = resident_bytes(setup, batch)
     step = _compile(setup, batch, resident, devices, chips)
-    return SupervisedPlan(
+    targets, micro_batch = config.mean_targets or tokens, config.batching.max_tokens_per_micro_batch
+    return Plan(
         config=config,
         devices=devices,
         layout=layout,
@@ -97,6 +70,10 @@ def make_supervised_plan(
         too_large=what_is_too_large(
             step.phases, memory, lambda phase: suggest_for_supervised(phase, config)
         ),
+        rows=f"a step: {rows} rows of at most {config.longest} tokens, "
+        f"{micro_batch} tokens per micro-batch",
+        assumption=f"every row has {tokens:g} tokens, of which {targets:g} are trained on",
+        step_tokens=rows * tokens,
     )
 
 

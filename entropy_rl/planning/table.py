@@ -26,7 +26,7 @@ def _head(plan: Plan) -> str:
             f"{plan.devices.name}: {layout.chips} chips, {plan.devices.hosts} hosts; "
             f"mesh data {layout.data} x fsdp {layout.fsdp} x tensor {layout.tensor}",
             f"of a chip: {plan.memory / GiB:.2f} GiB{usable}, {rates}",
-            plan.rows_text(),
+            plan.rows,
         ]
     )
 
@@ -91,7 +91,7 @@ def _work(plan: Plan) -> str:
 
 def _totals(plan: Plan) -> str:
     efficiency, steps = plan.config.efficiency, plan.config.steps
-    assumed = f"{plan.assumption_text()}; {efficiency:.0%} of the peak rates"
+    assumed = f"{plan.assumption}; {efficiency:.0%} of the peak rates"
     totals = plan.totals()
     if not totals:
         return f"no estimate of time: say --chip; {assumed}"

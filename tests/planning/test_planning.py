@@ -20,12 +20,13 @@ from entropy_rl.planning.abstract import abstract_run
 from entropy_rl.planning.chips import CHIPS
 from entropy_rl.planning.collectives import Amount, Collective, find_collectives
 from entropy_rl.planning.compiled import Program, _refused
-from entropy_rl.planning.devices import Devices, topology_devices, virtual_devices
+from entropy_rl.planning.devices import topology_devices, virtual_devices
 from entropy_rl.planning.estimate import Layout, estimate
-from entropy_rl.planning.plan import chip_memory
+from entropy_rl.planning.plan import chip_memory, make_plan
 from entropy_rl.planning.search import rough_bytes
 from entropy_rl.planning.shapes import SHAPES, Architecture, find_architecture
 from entropy_rl.planning.step import Phase, Step
+from entropy_rl.planning.table import plan_text
 from entropy_rl.rollout.batching import DecodingPlan
 
 # Two layers of 4 heads and 2 KV heads of 16 dimensions.
@@ -420,13 +421,10 @@ def test_the_least_time_of_a_step_is_that_counted_by_hand(directory):
 def test_greedy_rows_cost_what_other_rows_cost_to_sample_and_nothing_to_train_on():
     from entropy_rl.cli.parse import parse_config
     from entropy_rl.config.plan import PlanConfig
-    from entropy_rl.planning.plan import TrainPlan
-    from entropy_rl.planning.table import plan_text
 
     recipe = str(ROOT / "configs/qwen2_5_7b_grpo_entropy.yaml")
     layout = Layout(data=1, fsdp=16, tensor=1, local_chips=4, local_prompts=128)
     chip, decoding = CHIPS["v5p"], DecodingPlan("compact", 256, 128)
-    devices = Devices("v5p:2x2x4", "tpu", [], [], 4, chip)
 
     def plan(group_size, advantage):
         more = [
@@ -441,21 +439,23 @@ def test_greedy_rows_cost_what_other_rows_cost_to_sample_and_nothing_to_train_on
         works = estimate(
             config, Architecture(SHAPES["qwen2.5-7b"]), layout, decoding, 8192, chip, 1.0
         )
-        step = Step([], None)
-        of_plan = TrainPlan(config, devices, layout, chip.hbm, {}, step, works, None, decoding)
-        return {work.name: work for work in works}, plan_text(of_plan)
+        return {work.name: work for work in works}
 
-    (greedy, text), (two, _), (one, _) = (
-        plan(1, "remax"),
-        plan(2, "whiten"),
-        plan(1, "whiten"),
-    )
+    greedy, two, one = plan(1, "remax"), plan(2, "whiten"), plan(1, "whiten")
     sampling = ("prefill", "decode")
     assert [greedy[name] for name in sampling] == [two[name] for name in sampling]
-    assert "rollout of a host: 256 rows, 256 decoding slots" in text
     assert {k: v for k, v in greedy.items() if k not in sampling} == {
         k: v for k, v in one.items() if k not in sampling
     }
+
+
+def test_the_rows_of_a_rollout_are_printed_with_the_greedy_ones(config_of, monkeypatch):
+    step = Step([Phase(Program("update", 0.0), {})], None)
+    monkeypatch.setattr("entropy_rl.planning.plan.compile_step", lambda *_: step)
+    greedy = config_of("--rollout.group_size", "1", "--advantage", "[{name: remax}]")
+    plan = make_plan(greedy, find_architecture(greedy), virtual_devices(1, "l4"))
+    line = "rollout of a host: 16 rows, 16 decoding slots, prompts of 16 tokens"
+    assert plan_text(plan).splitlines()[2] == line
 
 
 def np_mean(steps: int) -> float:
