@@ -48,6 +48,7 @@ class AbstractRun:
       devices: The devices.
       mesh: The mesh of all devices; None for one device.
       model: The model, with shapes for parameters and without a tokenizer.
+      advantage: The advantage.
       programs: The compiled functions of a step.
       state: The training state.
       batch: A mini-batch.
@@ -60,6 +61,7 @@ class AbstractRun:
     devices: Devices
     mesh: Mesh | None
     model: Model
+    advantage: Transform
     programs: Programs
     state: TrainState
     batch: TrainBatch
@@ -167,6 +169,7 @@ def abstract_run(config: PlanConfig, architecture: Architecture, devices: Device
         devices,
         mesh,
         model,
+        advantage,
         programs,
         state,
         batch,

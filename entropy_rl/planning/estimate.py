@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from entropy_rl.advantages import advantage_of
-from entropy_rl.advantages.transform import OTHER_PROMPT, TEACHER
+from entropy_rl.advantages.transform import OTHER_PROMPT, TEACHER, Transform
 from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.learner.pass_settings import shares_prompts
@@ -174,7 +174,9 @@ def estimate(
     c, critic, lora, teacher = architecture
     tensor, size = layout.tensor, jnp.dtype(config.model.compute_dtype).itemsize
     copies, group = layout.local_chips / tensor, config.rollout.group_size
-    sampled = sampled_group(config)
+    advantage = advantage_of(config)
+    loss = build_loss(config.loss, config.rollout.max_new_tokens)
+    sampled = sampled_group(config, advantage)
     prompt, new = config.rollout.max_prompt_tokens, int(new_tokens)
     rows, slots = layout.sampled_prompts * sampled / copies, decoding.slots / copies
     shared = decoding.slots == layout.sampled_prompts * sampled
@@ -218,7 +220,7 @@ def estimate(
 
     adapter = 0 if lora is None else count_parameters(lora, c)
     micro_batch = config.batching.max_tokens_per_micro_batch
-    passes = 3 + _passes_before(config)
+    passes = 3 + needs_whole_batch(advantage, loss)  # which is a forward pass before
     one_pass, update = training(layers, of_head, passes, weights, adapter, micro_batch)
     of_teacher = None
     if teacher is not None:
@@ -235,11 +237,11 @@ def estimate(
         ),
         "prefill": on_chip(prefill, tensor),
         "decode": on_chip(decode, tensor, rows / slots),
-        "log-probs": (one_pass, stats_passes(config)),
+        "log-probs": (one_pass, stats_passes(config, advantage)),
         "update": (update, 1),
         "optimizer": (of_optimizer(adapter or weights), updates),
     }
-    if teacher is not None and TEACHER in advantage_of(config).requires:
+    if teacher is not None and TEACHER in advantage.requires:
         parts["teacher's log-probs"] = of_teacher, 1
     if critic is not None:
         layers, of_critic = (
@@ -263,9 +265,9 @@ def estimate(
     ]
 
 
-def sampled_group(config: TrainConfig) -> int:
+def sampled_group(config: TrainConfig, advantage: Transform) -> int:
     """Return the rows sampled per prompt: its group, and a greedy row if the advantage needs it."""
-    return config.rollout.group_size + ("greedy_rewards" in advantage_of(config).requires)
+    return config.rollout.group_size + ("greedy_rewards" in advantage.requires)
 
 
 def phase_work(name: str, cost: Cost, repeats: float, chip: Chip | None, efficiency: float) -> Work:
@@ -295,15 +297,9 @@ def _tokens_forward(config: TrainConfig, prompt: int, new: int, shares: bool) ->
     return prompts * group * (prompt + new) - shares * prompts * (group - 1) * prompt
 
 
-def _passes_before(config: TrainConfig) -> int:
-    """Return the number of forward passes over a mini-batch before its gradient."""
-    loss = build_loss(config.loss, config.rollout.max_new_tokens)
-    return int(needs_whole_batch(advantage_of(config), loss))
-
-
-def stats_passes(config: TrainConfig) -> int:
+def stats_passes(config: TrainConfig, advantage: Transform) -> int:
     """Return the number of log-prob passes over a mini-batch: of the old policy, the reference."""
-    other_prompt = OTHER_PROMPT in advantage_of(config).requires
+    other_prompt = OTHER_PROMPT in advantage.requires
     return (config.old_log_probs == "trainer") + bool(config.loss.kl_coef) + other_prompt
 
 

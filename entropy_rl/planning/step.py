@@ -66,7 +66,7 @@ def sampler(run: AbstractRun, memory: float) -> tuple[Programs, DecodingPlan]:
       memory: Memory of a device in bytes.
     """
     rollout, model = run.config.rollout, run.model
-    sampled = sampled_group(run.config)
+    sampled = sampled_group(run.config, run.advantage)
     sampling = Sampling(
         sampled,
         rollout.max_new_tokens,
@@ -196,7 +196,7 @@ def compile_step(
     cast, sampled = run.cast()
     add("weight sync", cast.lower(*sampled.values()), sampled, "parameters", of_sampler)
     cache = _add_rollout(run, programs, decoding, lambda *program: add(*program, of_sampler), add)
-    if stats_passes(run.config):
+    if stats_passes(run.config, run.advantage):
         arguments = {"params": params, "batch": new_batch}
         lowered = run.programs.stats.lower(*arguments.values())
         add("log-probs", lowered, arguments, "parameters", of_sampler)
