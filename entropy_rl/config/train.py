@@ -223,6 +223,11 @@ class TrainConfig:
     curriculum: dict[str, Any] | None = None
     teacher: TeacherConfig | None = None
 
+    @property
+    def updates_per_step(self) -> int:
+        """Number of mini-batches of a rollout."""
+        return self.rollout.prompts // self.batching.mini_batch_prompts
+
     def total_updates(self, critic: bool = False) -> int:
         """Return the number of updates of the run, without those on a replay buffer.
 
@@ -231,8 +236,7 @@ class TrainConfig:
             critic warms up.
         """
         alone = 0 if critic or self.critic is None else self.critic.warmup_steps
-        updates = self.rollout.prompts // self.batching.mini_batch_prompts
-        return max(0, self.steps - alone) * updates
+        return max(0, self.steps - alone) * self.updates_per_step
 
     def __post_init__(self):
         check_numbers(self, "")

@@ -20,7 +20,7 @@ from entropy_rl.config.rollout import DynamicSamplingConfig
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.experience.experience import Experience, ScoredGroups, concatenate, has_contrast
 from entropy_rl.experience.metrics import pool_rows
-from entropy_rl.experience.prompts import PromptBatch
+from entropy_rl.experience.prompts import PromptBatch, own_places
 from entropy_rl.types import TrainState
 
 
@@ -96,7 +96,7 @@ class DynamicSamplingCollector:
         """
         everywhere = np.array(hosts.gather(contrast.tolist()), bool)
         host, number, is_kept = choose(everywhere, self.wanted)
-        own = own_groups(self.wanted, self.updates, hosts.index(), hosts.count())
+        own = own_places(self.wanted, hosts.index(), hosts.count(), self.updates)
         taken = exchange(groups, host, number, own)
         has_reward = taken.rows["has_reward"] & np.repeat(is_kept[own], taken.group_size)
         return taken.with_rows(has_reward=has_reward)
@@ -119,21 +119,6 @@ def choose(has_contrast: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarra
     taken = np.argsort(~in_order.reshape(-1), stable=True)[:wanted]
     round_, host, place = np.unravel_index(taken, in_order.shape)
     return host, round_ * in_order.shape[2] + place, in_order.reshape(-1)[taken]
-
-
-def own_groups(wanted: int, updates: int, host: int, host_count: int) -> list[int]:
-    """The groups of a step that a process trains on: a contiguous part of each mini-batch.
-
-    Args:
-      wanted: Groups of the step.
-      updates: Mini-batches of the step.
-      host: The process.
-      host_count: The number of processes.
-    """
-    of_update = wanted // updates
-    part = of_update // host_count
-    starts = (update * of_update + host * part for update in range(updates))
-    return [k for start in starts for k in range(start, start + part)]
 
 
 def exchange(

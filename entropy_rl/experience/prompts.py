@@ -144,7 +144,7 @@ class Prompts:
           ValueError: There are fewer problems than a step needs, or they are not divisible by the
             hosts.
         """
-        own = _own_places(len(self), count, shard, shards, updates, self._together)
+        own = _checked_places(len(self), count, shard, shards, updates, self._together)
         epoch, place = divmod(step, len(self) // count)
         # Without a seed, every epoch has the order of the problems.
         first = (0 if self._order is self._kept else epoch * len(self)) + place * count
@@ -164,7 +164,7 @@ class Prompts:
         Raises:
           ValueError: As in `step`.
         """
-        own = _own_places(len(self), len(places), shard, shards, updates)
+        own = _checked_places(len(self), len(places), shard, shards, updates)
         return self._pad([self._kept[places[i]] for i in own])
 
     def shard(self, index: int, count: int) -> Prompts:
@@ -209,10 +209,26 @@ class _Flat:
         return self.runs[run][place]
 
 
-def _own_places(
+def own_places(count: int, shard: int, shards: int, updates: int) -> list[int]:
+    """Return the places of the prompts of a host among those of a step, of which it has a
+    contiguous part in each mini-batch.
+
+    Args:
+      count: Prompts of the step.
+      shard: Index of the host.
+      shards: Number of hosts.
+      updates: Mini-batches of the step.
+    """
+    of_update = count // updates
+    own = of_update // shards
+    starts = (update * of_update + shard * own for update in range(updates))
+    return [i for start in starts for i in range(start, start + own)]
+
+
+def _checked_places(
     problems: int, count: int, shard: int, shards: int, updates: int, together: int = 1
 ) -> list[int]:
-    """Return the places of the prompts of a host among those of a step.
+    """As `own_places`.
 
     Raises:
       ValueError: There are fewer problems than a step needs, or they are not divisible by the
@@ -229,9 +245,7 @@ def _own_places(
             f"{'rollout.prompts' if updates == 1 else 'batching.mini_batch_prompts'}: must be "
             f"a multiple of the number of hosts ({shards}){several}, got {of_update}"
         )
-    own = of_update // shards
-    starts = (update * of_update + shard * own for update in range(updates))
-    return [i for start in starts for i in range(start, start + own)]
+    return own_places(count, shard, shards, updates)
 
 
 def _check_ids(problems: Sequence[Problem]) -> None:

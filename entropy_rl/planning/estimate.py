@@ -204,7 +204,7 @@ def estimate(
     responses = new * config.rollout.prompts * group
     of_head = 2 * counting.head_weights(c) * responses
     whole = _tokens_forward(config, prompt, new, shares)
-    updates = config.rollout.prompts // config.batching.mini_batch_prompts
+    updates = config.updates_per_step
     tokens = whole * tensor / layout.chips  # of a data shard
 
     def training(

@@ -88,11 +88,10 @@ def sampler(run: AbstractRun, memory: float) -> tuple[Programs, DecodingPlan]:
 
 def resident_bytes(run: AbstractRun) -> dict[str, int]:
     """Return the bytes of the arrays that a run keeps on a device, by name."""
-    updates = run.config.rollout.prompts // run.config.batching.mini_batch_prompts
     parts = {
         "parameters": tree_bytes(run.model.params),  # with the frozen ones
         "optimizer state": tree_bytes(run.state.opt_state),
-        MINI_BATCHES: updates * tree_bytes(run.batch),
+        MINI_BATCHES: run.config.updates_per_step * tree_bytes(run.batch),
         "decoding parameters": tree_bytes(run.decode_params()),
     }
     if run.state.critic is not None:

@@ -225,10 +225,10 @@ def make_sampler(
 
 def _buffer_shape(config: TrainConfig, rollouts: int) -> BufferShape:
     """The size of a replay buffer with a capacity of some rollouts."""
-    rollout, prompts = config.rollout, config.batching.mini_batch_prompts
+    rollout = config.rollout
     return BufferShape(
-        updates=rollouts * (rollout.prompts // prompts),
-        rows=prompts * rollout.group_size,
+        updates=rollouts * config.updates_per_step,
+        rows=config.batching.mini_batch_prompts * rollout.group_size,
         prompt_tokens=rollout.max_prompt_tokens,
         new_tokens=rollout.max_new_tokens,
     )

@@ -103,15 +103,11 @@ class Setup:
     planned: PlannedProblems | None = None
     teacher: TeacherFn | None = None
 
-    @property
-    def updates(self) -> int:
-        """Mini-batches of a step."""
-        return _updates(self.config)
-
     def prompts_of_round(self, round: int) -> PromptBatch:
         """The prompts of this process in a round of the run; without dynamic sampling, a step."""
         whole = self.config.rollout.dynamic_sampling is not None  # no mini-batches yet
-        return _prompts_of_round(self.config, self.prompts, round, 1 if whole else self.updates)
+        updates = 1 if whole else self.config.updates_per_step
+        return _prompts_of_round(self.config, self.prompts, round, updates)
 
     def next_prompts(self, state: TrainState, step: int) -> PromptBatch:
         """The prompts of this process in a step, or in its first round.
@@ -123,7 +119,8 @@ class Setup:
         """
         if self.planned is not None:
             places = self.planned.places(hosts.fetch(state.curriculum))
-            return self.prompts.at(places, hosts.index(), hosts.count(), self.updates)
+            updates = self.config.updates_per_step
+            return self.prompts.at(places, hosts.index(), hosts.count(), updates)
         return self.prompts_of_round(step if state.rounds is None else int(state.rounds))
 
     def observe(
@@ -180,7 +177,7 @@ def set_up(config: TrainConfig, others: Sequence[Setup] | None = None) -> Setup:
     together = check_prompts_per_problem(config, advantage, task)
     prompts = Prompts(problems, tokenizer, limit, config.seed, together)
     check_sources(advantage, prompts.problems)
-    _prompts_of_round(config, prompts, 0, _updates(config))
+    _prompts_of_round(config, prompts, 0, config.updates_per_step)
     planned = plan_problems(config, curriculum, prompts.problems)
     longest = prompts.length + rollout.max_new_tokens
     check_micro_batches(config, longest)
@@ -250,10 +247,6 @@ def _differs_in_seed(one: TrainConfig, other: TrainConfig) -> bool:
     """Whether two configs have the same compiled functions: all but seed and directories agree."""
     run = dataclasses.replace(other.run, samples_per_step=one.run.samples_per_step)
     return dataclasses.replace(one, seed=other.seed, run=run) == other
-
-
-def _updates(config: TrainConfig) -> int:
-    return config.rollout.prompts // config.batching.mini_batch_prompts
 
 
 def _prompts_of_round(

@@ -51,7 +51,7 @@ def make_stages(run: TrainingRun) -> Stages:
     prepare = Prepare(
         programs=setup.programs,
         model=setup.model,
-        updates=setup.updates,
+        updates=config.updates_per_step,
         old_log_probs=config.old_log_probs,
         mask_truncated=config.loss.mask_truncated,
         has_curriculum=setup.planned is not None,
@@ -63,7 +63,7 @@ def make_stages(run: TrainingRun) -> Stages:
         sampler,
         setup.programs.explore,
         setup.prompts_of_round,
-        setup.updates,
+        config.updates_per_step,
         on_sampled=prepare.dispatch,
     )
     update = Update(

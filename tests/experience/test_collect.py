@@ -17,13 +17,13 @@ from entropy_rl.cli.main import main
 from entropy_rl.config.rollout import DynamicSamplingConfig, ExplorationConfig, RolloutConfig
 from entropy_rl.distributed import multihost as hosts
 from entropy_rl.experience.collect import make_collector
-from entropy_rl.experience.dynamic_sampling import DynamicSamplingCollector, exchange, own_groups
+from entropy_rl.experience.dynamic_sampling import DynamicSamplingCollector, exchange
 from entropy_rl.experience.experience import Experience, ScoredGroups, concatenate
 from entropy_rl.experience.exploration import ExplorationCollector, failed_prompts
 from entropy_rl.experience.metrics import ScoredRows
 from entropy_rl.experience.plain import PlainCollector
 from entropy_rl.experience.planned_problems import outcomes_of
-from entropy_rl.experience.prompts import PromptBatch
+from entropy_rl.experience.prompts import PromptBatch, own_places
 from entropy_rl.experience.sampler import Sampler
 from entropy_rl.experience.scoring import VERDICTS
 from entropy_rl.rewards import build_rewards
@@ -291,7 +291,7 @@ def test_processes_exchange_groups_wherever_they_were_sampled(monkeypatch):
             patch.setattr(hosts, "count", lambda: 2)
             patch.setattr(hosts, "index", lambda me=me: me)
             patch.setattr(hosts, "concatenate", lambda _, sent=sent: concatenate(sent))
-            taken = exchange(of_host[me], host, number, own_groups(4, 1, me, 2))
+            taken = exchange(of_host[me], host, number, own_places(4, me, 2, 1))
         assert taken.prompt_index.tolist() == expected[me]
 
 

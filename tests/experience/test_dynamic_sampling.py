@@ -12,8 +12,9 @@ from run_records import assert_same_run, groups_of, lines_of, state_of
 from tiny_runs import TRAIN, make_workspace, write_yaml
 
 from entropy_rl.cli.main import main
-from entropy_rl.experience.dynamic_sampling import choose, own_groups
+from entropy_rl.experience.dynamic_sampling import choose
 from entropy_rl.experience.experience import has_contrast
+from entropy_rl.experience.prompts import own_places
 
 G = TRAIN["rollout"]["group_size"]
 
@@ -49,7 +50,7 @@ def test_any_number_of_hosts_trains_on_the_same_groups_in_the_same_updates(updat
         assert is_kept.tolist() == [not dropped[at] for at in in_order]
         for update in range(updates):
             of_update = wanted // updates
-            parts = [own_groups(wanted, updates, host, host_count) for host in range(host_count)]
+            parts = [own_places(wanted, host, host_count, updates) for host in range(host_count)]
             step = of_update // host_count
             joined = [k for part in parts for k in part[update * step : (update + 1) * step]]
             assert joined == list(range(update * of_update, (update + 1) * of_update))

@@ -19,6 +19,7 @@ def stages_of(**settings):
         loss=SimpleNamespace(mask_truncated=True),
         optimizer=SimpleNamespace(offload=True),
         old_log_probs="sampler",
+        updates_per_step=2,
         **settings,
     )
     names = ("model", "task", "rewards", "planned", "teacher", "nonfinite_updates")
@@ -26,7 +27,6 @@ def stages_of(**settings):
         config=config,
         programs=SimpleNamespace(generate=None, explore=None),
         advantage=group_normalize(2),
-        updates=2,
         next_prompts=None,
         prompts_of_round=None,
         **dict.fromkeys(names),
