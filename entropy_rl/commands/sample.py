@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from entropy_rl.tasks.task import Problem, Task
 
 _CHUNK = 4  # decode steps between host synchronizations
-_MULTIPLE = 8  # prompts are padded to a multiple, so that few programs are compiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +89,7 @@ def main(config: SampleConfig) -> None:
     from entropy_rl.config.rollout import DecodingConfig
     from entropy_rl.escape import printable
     from entropy_rl.experience.episodes import begin_episodes, environments_of, turn_tokens
+    from entropy_rl.experience.padding import pad_rows, padded_length
     from entropy_rl.experience.sampler import check_finite
     from entropy_rl.experience.scoring import score
     from entropy_rl.report.answer_figure import answer_figure
@@ -107,10 +107,9 @@ def main(config: SampleConfig) -> None:
     files = read_model_files(config.model)
     prompt, ids, problem = _prompt(config, files, task)
     stop = stop_rule(files.tokenizer, config.stop, "stop")
-    ids = np.array([ids], np.int32)
-    mask = np.arange(-(-ids.size // _MULTIPLE) * _MULTIPLE)[None] < ids.size
-    check_length(files, ids.size + config.max_new_tokens)
-    ids = np.pad(ids, ((0, 0), (0, mask.size - ids.size)))
+    check_length(files, len(ids) + config.max_new_tokens)
+    mask = np.arange(padded_length(len(ids)))[None] < len(ids)
+    ids = pad_rows([ids], mask.size, 0, np.int32)
     model = load_model(config.model, files=files)
     key, decoding = jax.random.key(config.seed), DecodingConfig(slots=1, chunk_steps=_CHUNK)
     episodes, of_turn = None, None

@@ -10,6 +10,7 @@ import numpy as np
 
 from entropy_rl.evaluation.load_samples import Row
 from entropy_rl.experience.encoding import encode_prompt
+from entropy_rl.experience.padding import pad_rows, padded_length
 from entropy_rl.learner.batch import make_batch
 from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.stats_pass import make_stats_pass
@@ -22,7 +23,6 @@ from entropy_rl.types import Rollout
 TextRow = tuple[Sequence[int], Sequence[int], Sequence[bool]]
 
 _ROWS_AT_ONCE = 64
-_LENGTH_MULTIPLE = 8
 
 
 def score_rows(
@@ -112,8 +112,7 @@ def _encode(row: Row, model: Model) -> tuple[list[int], list[int]]:
 def padded_lengths(rows: Sequence[TextRow]) -> tuple[int, int]:
     """Return the padded lengths of prompts and completions; a micro-batch holds their sum."""
     prompt, completion = (
-        max(1, -(-max(len(row[part]) for row in rows) // _LENGTH_MULTIPLE)) * _LENGTH_MULTIPLE
-        for part in (0, 1)
+        padded_length(max(1, *(len(row[part]) for row in rows))) for part in (0, 1)
     )
     return prompt, completion
 
@@ -124,19 +123,14 @@ def _as_rollout(
     length: int,
     pad_id: int,
 ) -> Rollout:
-    prompts, prompt_mask = _pad([prompt for prompt, _, _ in rows], prompt_length, pad_id)
-    completions, mask = _pad([completion for _, completion, _ in rows], length, pad_id)
-    for i, (_, _, counts) in enumerate(rows):
-        mask[i, : len(counts)] = counts
-    zeros = np.zeros(mask.shape, np.float32)
+    prompts, completions, counts = zip(*rows, strict=True)
+    zeros = np.zeros((len(rows), length), np.float32)
     return Rollout(
-        prompts, prompt_mask, completions, mask, zeros, zeros, np.zeros(len(rows), np.int32)
+        prompt_ids=pad_rows(prompts, prompt_length, pad_id, np.int32),
+        prompt_mask=np.arange(prompt_length) < np.array([len(ids) for ids in prompts])[:, None],
+        completion_ids=pad_rows(completions, length, pad_id, np.int32),
+        completion_mask=pad_rows(counts, length, False, bool),
+        log_probs=zeros,
+        entropy=zeros,
+        finish_reason=np.zeros(len(rows), np.int32),
     )
-
-
-def _pad(rows: Sequence[Sequence[int]], length: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    ids = np.full((len(rows), length), pad_id, np.int32)
-    mask = np.zeros((len(rows), length), bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)], mask[i, : len(row)] = row, True
-    return ids, mask

@@ -16,6 +16,7 @@ from entropy_rl.config.sft import ChatDataConfig
 from entropy_rl.config.values import refuse_unused
 from entropy_rl.experience.chats import EncodedText, Message, encode_chat, encode_completion
 from entropy_rl.experience.encoding import check_template_kwargs
+from entropy_rl.experience.padding import pad_rows, padded_length
 from entropy_rl.learner.sft import SupervisedBatch
 from entropy_rl.runs.logging import track
 from entropy_rl.tasks.data_files.fields import take_text
@@ -29,7 +30,6 @@ from entropy_rl.tasks.data_files.messages import (
 
 log = logging.getLogger(__name__)
 
-_LENGTH_MULTIPLE = 8
 _CONVERSATIONS = ("messages", "conversations")
 _FIELDS = (*_CONVERSATIONS, "prompt", "completion")
 _FIELDS_OF_PAIRS = ("prompt", "chosen", "rejected")
@@ -99,7 +99,7 @@ def read_chats(
     if validation:
         _warn_of_overlap(train, validation)
     longest = max(_length(row) for row in (*train, *validation))
-    return ChatRows(train, validation, -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE)
+    return ChatRows(train, validation, padded_length(longest))
 
 
 def _choose_held_out(rows: Sequence[Row], count: int, seed: int) -> set[int]:
@@ -159,13 +159,11 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
 def make_rows(rows: Sequence[Row], batch_size: int, length: int, pad_id: int) -> SupervisedBatch:
     """Pad rows to one array, and their number to `batch_size` by rows without weights."""
     texts = [text for row in rows for text in row]
-    count = batch_size * len(rows[0])
-    ids = np.full((count, length), pad_id, np.int32)
-    weights = np.zeros((count, length), np.float32)
-    for i, text in enumerate(texts):
-        ids[i, : len(text.ids)] = text.ids
-        weights[i, : len(text.ids)] = text.mask
-    return SupervisedBatch(ids, weights)
+    none = [()] * (batch_size * len(rows[0]) - len(texts))
+    return SupervisedBatch(
+        pad_rows([text.ids for text in texts] + none, length, pad_id, np.int32),
+        pad_rows([text.mask for text in texts] + none, length, 0, np.float32),
+    )
 
 
 def _length(row: Row) -> int:

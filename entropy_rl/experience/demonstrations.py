@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from entropy_rl.experience.padding import pad_rows
 from entropy_rl.tasks.task import DemonstratedTask
 
 # Demonstrations are sorted by length within a block of this many batches: little padding, and the
@@ -62,11 +63,7 @@ def batch_block(
     for start in range(0, size, batch_size):
         part = rows[start : start + batch_size]
         length = next(bucket for bucket in length_buckets if bucket >= len(part[-1][0]))
-        ids = np.full((batch_size, length), pad_id, np.int32)
-        weights = np.zeros((batch_size, length), np.float32)
-        for i, (row_ids, row_weights) in enumerate(part):
-            ids[i, : len(row_ids)] = row_ids
-            weights[i, : len(row_ids)] = row_weights
-        batches.append((ids, weights))
+        ids = pad_rows([ids for ids, _ in part], length, pad_id, np.int32)
+        batches.append((ids, pad_rows([weights for _, weights in part], length, 0, np.float32)))
     order = np.random.default_rng([seed, block]).permutation(len(batches))
     return [batches[i] for i in order]

@@ -13,12 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from entropy_rl.experience.encoding import encode_prompt
+from entropy_rl.experience.padding import pad_rows, padded_length
 from entropy_rl.runs.logging import track
 from entropy_rl.tasks.task import Problem
 
 log = logging.getLogger(__name__)
-
-_LENGTH_MULTIPLE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +93,7 @@ class Prompts:
         # Masks mark padding, so any id can serve for a tokenizer without a padding token.
         self._pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         longest = max(len(ids) for _, ids in self._kept)
-        self.length = min(
-            -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE, max(max_tokens, longest)
-        )
+        self.length = min(padded_length(longest), max(max_tokens, longest))
         self._by_id = {problem.id: problem for problem, _ in self._kept}
         self._order = self._kept
         if seed is not None:
@@ -188,12 +185,9 @@ class Prompts:
         return self._pad([self._order[i] for i in range(start, start + count)])
 
     def _pad(self, rows: Sequence[tuple[Problem, np.ndarray]]) -> PromptBatch:
-        ids = np.full((len(rows), self.length), self._pad_id, np.int32)
-        mask = np.zeros((len(rows), self.length), bool)
-        for i, (_, row) in enumerate(rows):
-            ids[i, : len(row)] = row
-            mask[i, : len(row)] = True
-        problems = [problem for problem, _ in rows]
+        problems, encoded = [problem for problem, _ in rows], [ids for _, ids in rows]
+        ids = pad_rows(encoded, self.length, self._pad_id, np.int32)
+        mask = np.arange(self.length) < np.array([len(row) for row in encoded])[:, None]
         return PromptBatch(problems, ids, mask, np.array([p.id for p in problems], np.int32))
 
 
