@@ -43,7 +43,6 @@ from entropy_rl.runs.tokenizer import (
     eos_ids_of,
     load_tokenizer,
     mark_special,
-    named_ends,
     unused_ids,
 )
 from entropy_rl.runs.weights import Weights, load_weights, make_adapter
@@ -142,7 +141,6 @@ def read_model_files(config: ModelConfig) -> ModelFiles:
 
 def _read_files(config: ModelConfig, directory: Path) -> ModelFiles:
     decoder = read_config(directory)
-    named_ends(directory)  # raises early, and in other words than transformers
     tokenizer = load_tokenizer(directory)
     unused = unused_ids(directory, tokenizer, decoder.vocab_size)
     eos_ids = eos_ids_of(directory, tokenizer, config.extra_eos)

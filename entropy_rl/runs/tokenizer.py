@@ -34,6 +34,7 @@ def load_tokenizer(directory: Path) -> Any:
     Raises:
       ValueError: If there is none, or it cannot be read.
     """
+    ends = named_ends(directory)  # raises early, and in other words than transformers
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # or it warns that torch is missing
     from transformers import AutoTokenizer
 
@@ -49,7 +50,7 @@ def load_tokenizer(directory: Path) -> Any:
     with reading(f"{directory}: no usable tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
         tokenizer.encode("a")  # a pattern that cannot be compiled shows here
-    mark_special(tokenizer, [token for ids in named_ends(directory).values() for token in ids])
+    mark_special(tokenizer, [token for ids in ends.values() for token in ids])
     return tokenizer
 
 
