@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -108,6 +107,7 @@ def _locked(file: Path) -> Iterator[None]:
 def _make(source: Path, directory: Path) -> None:
     """Convert into a directory beside it, which replaces it when all is written."""
     from entropy_rl.models.from_gguf import convert_gguf
+    from entropy_rl.models.hf import new_directory
 
     free = shutil.disk_usage(directory.parent).free
     require(
@@ -118,17 +118,11 @@ def _make(source: Path, directory: Path) -> None:
     )
     echo(f"converting {PACKAGE} {VERSION} to {directory} (once)", file=sys.stderr)
     # What a killed process left; the lock is held, so nobody writes there.
-    for old in directory.parent.glob(f"{_NAME}.*.tmp"):
+    for old in directory.parent.glob(f"*{_NAME}.*.tmp"):
         shutil.rmtree(old)
-    temporary = Path(tempfile.mkdtemp(".tmp", f"{_NAME}.", directory.parent))
-    try:
-        temporary.chmod(0o755)
+    with new_directory(directory) as temporary:
         convert_gguf(source, temporary)
         manifest = json.dumps(_sizes(temporary), indent=2) + "\n"
         (temporary / _MANIFEST).write_text(manifest, encoding="utf-8")
         if directory.exists():
             shutil.rmtree(directory)
-        temporary.rename(directory)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

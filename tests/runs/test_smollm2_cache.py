@@ -78,11 +78,14 @@ def test_a_conversion_that_was_cut_short_leaves_nothing_that_is_used(calls, monk
     )
     assert line.endswith(": [Errno 28] No space left on device")
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
-    # What a killed process leaves: a directory under another name.
-    killed = tmp_path / "cache" / "smollm2-135m-instruct-q4_1.abc.tmp"
-    killed.mkdir()
-    (killed / "config.json").write_text("{}")
-    assert find_model("asset:smollm2") not in (killed, None) and not killed.exists()
+    # What a killed process leaves, of this version and of earlier ones.
+    names = (".smollm2-135m-instruct-q4_1.1.tmp", "smollm2-135m-instruct-q4_1.abc.tmp")
+    killed = [tmp_path / "cache" / name for name in names]
+    for directory in killed:
+        directory.mkdir()
+        (directory / "config.json").write_text("{}")
+    assert find_model("asset:smollm2").name == "smollm2-135m-instruct-q4_1"
+    assert not any(directory.exists() for directory in killed)
 
 
 def test_of_several_at_once_one_converts_and_the_others_wait(calls):
