@@ -15,7 +15,7 @@ from roofline_setup import Setup, measurement
 
 from entropy_rl.planning import counting
 from entropy_rl.planning.counting import Cost
-from entropy_rl.rollout.programs import Programs
+from entropy_rl.rollout.programs import SamplerPrograms
 from entropy_rl.rollout.state import Sampling, State, Status
 
 
@@ -69,7 +69,7 @@ def decode(setup: Setup, rows: int, steps: int, room: int | None) -> list[dict]:
     # No row ends: no token is a last one, and the limit is out of reach.
     limit = first + steps + 1
     sampling = Sampling(setup.group, limit, (c.vocab_size,), 0, 1.0, 1.0)
-    programs = Programs(setup.policy, sampling)
+    programs = SamplerPrograms(setup.policy, sampling)
     shapes = jax.eval_shape(
         lambda key: setup.policy.to_decode(setup.policy.init(key)), jax.random.key(0)
     )

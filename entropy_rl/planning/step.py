@@ -14,7 +14,7 @@ from entropy_rl.planning.abstract import AbstractRun
 from entropy_rl.planning.compiled import Program, compile_program, tree_bytes
 from entropy_rl.planning.estimate import sampled_group, stats_passes
 from entropy_rl.rollout.batching import DecodingPlan, column_counts, row_counts
-from entropy_rl.rollout.programs import Programs
+from entropy_rl.rollout.programs import SamplerPrograms
 from entropy_rl.rollout.state import Sampling
 from entropy_rl.types import TrainState
 
@@ -58,7 +58,7 @@ class Step:
     process: int | None = None
 
 
-def sampler(run: AbstractRun, memory: float) -> tuple[Programs, DecodingPlan]:
+def sampler(run: AbstractRun, memory: float) -> tuple[SamplerPrograms, DecodingPlan]:
     """Return the sampler of a host and its decoding plan.
 
     Args:
@@ -78,7 +78,7 @@ def sampler(run: AbstractRun, memory: float) -> tuple[Programs, DecodingPlan]:
         sampled > rollout.group_size,
         adapters=run.stacked,
     )
-    programs = Programs(model.sampler, sampling, model.placement.constrain_rows)
+    programs = SamplerPrograms(model.sampler, sampling, model.placement.constrain_rows)
     shape = (run.stacked * run.local_prompts, rollout.max_prompt_tokens)
     memory_of_host = lambda: memory * run.local_chips  # noqa: E731
     return programs, programs.decoding(
@@ -173,7 +173,7 @@ class Phases:
 
 
 def compile_step(
-    run: AbstractRun, programs: Programs, decoding: DecodingPlan, say: Callable[[str], None]
+    run: AbstractRun, programs: SamplerPrograms, decoding: DecodingPlan, say: Callable[[str], None]
 ) -> Step:
     """Compile every large program of a step.
 
@@ -237,7 +237,7 @@ def _checkpoint(state: TrainState) -> Program:
 
 def _add_rollout(
     run: AbstractRun,
-    programs: Programs,
+    programs: SamplerPrograms,
     decoding: DecodingPlan,
     add: Callable,
     add_without_params: Callable,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from entropy_rl.rollout.batching import DecodingPlan, column_counts, row_counts
-from entropy_rl.rollout.programs import Programs
+from entropy_rl.rollout.programs import SamplerPrograms
 from entropy_rl.rollout.state import Completions, Request, State, Status
 from entropy_rl.types import FinishReason, Params, Rollout
 
@@ -48,7 +48,7 @@ class StopRule(Protocol):
 
 
 def generate_in_chunks(
-    programs: Programs,
+    programs: SamplerPrograms,
     decoding: DecodingPlan,
     params: Params,
     prompts: tuple,
@@ -93,7 +93,7 @@ def generate_in_chunks(
 
 
 def _stop_alive(
-    programs: Programs, request: Request, state: State, stop: StopRule, new: int
+    programs: SamplerPrograms, request: Request, state: State, stop: StopRule, new: int
 ) -> tuple[State, Status]:
     """End unfinished rows that contain a stop string."""
     width = new + stop.overlap
@@ -101,7 +101,7 @@ def _stop_alive(
     return programs.stop(request, state, _stop_lengths(stop, ids, ends, np.flatnonzero(alive)))
 
 
-def _stop_ended(programs: Programs, rollout: Rollout, stop: StopRule, new: int) -> Rollout:
+def _stop_ended(programs: SamplerPrograms, rollout: Rollout, stop: StopRule, new: int) -> Rollout:
     """Truncate rows that reached EOS or the limit in their last chunk, after a stop string."""
     ids, mask, reason = jax.device_get(
         (rollout.completion_ids, rollout.completion_mask, rollout.finish_reason)

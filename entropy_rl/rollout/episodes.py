@@ -17,7 +17,7 @@ import numpy as np
 
 from entropy_rl.rollout.batching import DecodingPlan, column_counts, row_counts
 from entropy_rl.rollout.chunks import DecodingProgress, StopRule
-from entropy_rl.rollout.programs import Programs
+from entropy_rl.rollout.programs import SamplerPrograms
 from entropy_rl.rollout.state import Completions, State
 from entropy_rl.rollout.turns import TurnPrograms, TurnView
 from entropy_rl.types import FinishReason, Params, Rollout
@@ -52,7 +52,7 @@ class Environments(Protocol):
 
 
 def generate_episodes(
-    programs: Programs,
+    programs: SamplerPrograms,
     turns: TurnPrograms,
     decoding: DecodingPlan,
     params: Params,

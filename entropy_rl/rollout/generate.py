@@ -25,7 +25,7 @@ from entropy_rl.rollout.batching import DecodingPlan
 from entropy_rl.rollout.checks import check_prompts, typed_key
 from entropy_rl.rollout.chunks import DecodingProgress, StopRule, generate_in_chunks
 from entropy_rl.rollout.episodes import Environments, generate_episodes
-from entropy_rl.rollout.programs import Programs
+from entropy_rl.rollout.programs import SamplerPrograms
 from entropy_rl.rollout.state import Completions, Sampling
 from entropy_rl.rollout.turns import TurnPrograms
 from entropy_rl.types import Params, Policy, Rollout
@@ -153,7 +153,7 @@ def make_generate(
         group_size + greedy, max_new_tokens, eos, pad_id, temperature, top_p, shards, greedy,
         max_turn_tokens, adapters,
     )  # fmt: skip
-    programs = Programs(policy, sampling, constrain)
+    programs = SamplerPrograms(policy, sampling, constrain)
     turns = None if max_turn_tokens is None else TurnPrograms(policy, sampling, constrain)
 
     def generate(

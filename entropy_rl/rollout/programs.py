@@ -40,7 +40,7 @@ def keep_params(params: Params) -> Params:
     return params
 
 
-class Programs:
+class SamplerPrograms:
     """Jitted functions of a sampler, compiled per shape on first use."""
 
     def __init__(

@@ -27,7 +27,7 @@ from entropy_rl.learner.pass_settings import PassSettings
 from entropy_rl.learner.update import init_state, make_update
 from entropy_rl.models import make_policy
 from entropy_rl.models.embedding import embed_tokens
-from entropy_rl.rollout.programs import Programs
+from entropy_rl.rollout.programs import SamplerPrograms
 from entropy_rl.rollout.state import Sampling
 from entropy_rl.types import DATA_AXES
 
@@ -324,7 +324,7 @@ def test_a_row_that_takes_a_slot_gathers_no_prompts_and_is_that_of_one_device(ke
             to_decode=lambda params: params
         )
         sampling = Sampling(4, 16, (1,), 0, 1.0, 1.0, placement.local_shards)
-        programs = Programs(sampler, sampling, placement.constrain_rows)
+        programs = SamplerPrograms(sampler, sampling, placement.constrain_rows)
         put = (*placement.put_prompts(prompts[:3]), prompts[3])
         request, state, _ = programs.begin(8, 16, params, put, jax.random.key(0), 0)
         decode = programs.decode.lower(params, request, state, 999, 0).compile()
@@ -346,7 +346,9 @@ def test_decoding_gathers_neither_weights_nor_cache_and_the_cache_stays_sharded(
     policy = make_policy(TINY, mesh=placement.mesh)
     params = placement.make_to_decode(policy)(policy.init(key))
     sampler = make_policy(TINY, mesh=placement.local_mesh)._replace(to_decode=lambda params: params)
-    programs = Programs(sampler, Sampling(4, 16, (1,), 0, 1.0, 1.0), placement.constrain_rows)
+    programs = SamplerPrograms(
+        sampler, Sampling(4, 16, (1,), 0, 1.0, 1.0), placement.constrain_rows
+    )
     ids, index = np.ones((8, 6), np.int32), np.arange(8, dtype=np.int32)
     prompts = placement.put_prompts((ids, ids > 0, index, np.full(8, 16, np.int32)))
     request, state, _ = programs.begin(32, 16, params, prompts, jax.random.key(0), 0)

@@ -22,7 +22,7 @@ from entropy_rl.learner.update import init_state, make_update
 from entropy_rl.models.attention import causal_attention
 from entropy_rl.models.attention.ragged import ragged_attention
 from entropy_rl.models.decoder import make_policy
-from entropy_rl.rollout.programs import Programs
+from entropy_rl.rollout.programs import SamplerPrograms
 from entropy_rl.rollout.state import Sampling
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
 
@@ -133,7 +133,7 @@ def test_ragged_attention_compiles_and_a_decode_loop_never_copies_its_cache(r, h
 def test_the_loop_of_the_rollout_compiles_with_the_ragged_kernel(slots, mesh):
     config = dataclasses.replace(TINY, head_dim=64, hidden_size=128)
     policy = make_policy(config, jnp.bfloat16, decode_attention="ragged", mesh=mesh)
-    programs = Programs(policy, Sampling(2, 256, (1,), 0, 1.0, 1.0))
+    programs = SamplerPrograms(policy, Sampling(2, 256, (1,), 0, 1.0, 1.0))
     params = jax.eval_shape(lambda: policy.to_decode(policy.init(jax.random.key(0))))
     i32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
     prompts = (i32(4, 16), jax.ShapeDtypeStruct((4, 16), bool), i32(4), i32(4))

@@ -21,7 +21,7 @@ from entropy_rl.rollout.batching import (
     row_counts,
     rows_that_fit,
 )
-from entropy_rl.rollout.programs import Programs
+from entropy_rl.rollout.programs import SamplerPrograms
 from entropy_rl.rollout.state import Sampling
 from entropy_rl.rollout.stop_strings import StopStrings
 from entropy_rl.types import FinishReason
@@ -202,7 +202,7 @@ def test_a_second_rollout_of_the_same_lengths_compiles_nothing(decoder):
 
 def test_the_state_is_donated_and_the_cache_is_not_copied_in_a_step(decoder):
     policy, params = decoder
-    programs = Programs(policy, Sampling(GROUP, NEW, (EOS,), PAD, 1.0, 1.0))
+    programs = SamplerPrograms(policy, Sampling(GROUP, NEW, (EOS,), PAD, 1.0, 1.0))
     rows, columns = 512, 4096  # so large that a copy could not hide
     decode_params = jax.eval_shape(policy.to_decode, params)
     key = jax.eval_shape(lambda: jax.random.key(0))
