@@ -168,7 +168,7 @@ def _common_step(configs: Sequence[TrainConfig]) -> int:
 def save_all(runs: Sequence[TrainingRun], states: Sequence[TrainState]) -> None:
     """Save the states of all runs."""
     for run, state in zip(runs, states, strict=True):
-        run.run.save(state)
+        run.on_disk.save(state)
 
 
 def make_stacked_cast(model: Model) -> Any:

@@ -44,7 +44,7 @@ def make_stages(run: TrainingRun) -> Stages:
         key=jax.random.key(config.seed),
         group_size=config.rollout.group_size,
         clock=run.clock,
-        watch=run.run.rollout_watch,
+        watch=run.on_disk.rollout_watch,
         greedy="greedy_rewards" in setup.advantage.requires,
         sources=named_sources(setup.advantage),
     )

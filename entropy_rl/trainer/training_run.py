@@ -34,12 +34,12 @@ class TrainingRun:
 
     Attributes:
       setup: What the run is made of.
-      run: The run on disk.
+      on_disk: Its checkpoints, records and evaluations, and the stop signal.
       clock: Times the phases of a step.
     """
 
-    def __init__(self, setup: Setup, run: Run, compiled: CompileLog):
-        self.setup, self.run, self.clock = setup, run, Clock(run.progress.phase)
+    def __init__(self, setup: Setup, on_disk: Run, compiled: CompileLog):
+        self.setup, self.on_disk, self.clock = setup, on_disk, Clock(on_disk.progress.phase)
         self._compiled, self._evaluation_steps = compiled, _evaluation_steps(setup.config)
 
     def begin(self, step: int, state: TrainState) -> None:
@@ -53,7 +53,7 @@ class TrainingRun:
           Interrupted: If the run was asked to stop during the evaluation.
         """
         self._evaluate(step, state)
-        self.run.begin_step(step + 1)
+        self.on_disk.begin_step(step + 1)
         self.clock.restart()
 
     def record(
@@ -86,12 +86,12 @@ class TrainingRun:
             metrics["trainable_parameters"] = count_numbers(state.params)
         metrics |= self.clock.metrics(tokens=tokens)
         metrics |= _verdict_speed(metrics, experience.scored)
-        self.run.records.metrics(step + 1, metrics)
+        self.on_disk.records.metrics(step + 1, metrics)
         samples = self._samples(experience, data)
-        self.run.records.samples({"step": step + 1} | row for row in samples)
-        self._compiled.report(self.run.progress.say)
-        self.run.progress.show(step + 1, _note(metrics))
-        self.run.end_step(step + 1, state)
+        self.on_disk.records.samples({"step": step + 1} | row for row in samples)
+        self._compiled.report(self.on_disk.progress.say)
+        self.on_disk.progress.show(step + 1, _note(metrics))
+        self.on_disk.end_step(step + 1, state)
         return metrics
 
     def finish(self, state: TrainState) -> None:
@@ -106,10 +106,10 @@ class TrainingRun:
         if step not in self._evaluation_steps:
             return
         if step > 0:  # before the first step there is nothing to lose
-            self.run.save(state)
+            self.on_disk.save(state)
         setup = self.setup
         params = setup.model.params_with(state.params)
-        self.run.evaluate(step, setup.model, params, setup.task, setup.test_prompts)
+        self.on_disk.evaluate(step, setup.model, params, setup.task, setup.test_prompts)
 
     def _samples(self, experience: Experience, data: TrainData) -> list[Row]:
         setup = self.setup

@@ -31,7 +31,7 @@ def stages_of(**settings):
         prompts_of_round=None,
         **dict.fromkeys(names),
     )
-    run = SimpleNamespace(setup=setup, clock=Clock(), run=SimpleNamespace(rollout_watch=None))
+    run = SimpleNamespace(setup=setup, clock=Clock(), on_disk=SimpleNamespace(rollout_watch=None))
     return make_stages(run)
 
 
