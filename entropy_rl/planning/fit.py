@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from entropy_rl.config.plan import PlanConfig
 from entropy_rl.config.sft import SFTConfig
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.planning.chips import GiB
@@ -37,21 +38,27 @@ def what_is_too_large(
     )
 
 
-def suggest_for_training(worst: Phase, config: TrainConfig, decoding: DecodingPlan) -> list[str]:
+def suggest_for_training(
+    worst: Phase, config: PlanConfig, decoding: DecodingPlan, on_host: bool
+) -> list[str]:
     """Return what may help a phase of reinforcement learning.
 
     Args:
       worst: The phase.
       config: The config.
       decoding: Decoding plan of the rollout.
+      on_host: Whether the memory of the devices is that of their host, so that neither a mesh nor
+        offloading helps.
     """
-    ideas = []
-    if not config.optimizer.offload and any("optimizer state" in name for name in worst.beside):
+    ideas, has_mesh = [], not on_host and config.stacked == 1
+    moments = any("optimizer state" in name for name in worst.beside)
+    if moments and not config.optimizer.offload and not on_host:
         ideas.append("--optimizer.offload true")
     if worst.program.name in _OF_ROLLOUT:
         if decoding.slots > 1:
             ideas.append(f"--decoding.slots N with N < {decoding.slots}")
-        ideas.append("a larger mesh.tensor, which splits decoding parameters and caches")
+        if has_mesh:
+            ideas.append("a larger mesh.tensor, which splits decoding parameters and caches")
     elif worst.program.name in _OF_MINI_BATCH:
         longest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
         section, own = "batching", config.critic and config.critic.max_tokens_per_micro_batch
@@ -60,35 +67,42 @@ def suggest_for_training(worst: Phase, config: TrainConfig, decoding: DecodingPl
         tokens = getattr(config, section).max_tokens_per_micro_batch
         updates = worst.program.name in ("update", "critic update")
         remat = config.model.remat if updates else "full"
-        ideas += _of_micro_batches(section, tokens, longest, remat)
-    else:
+        ideas += _of_micro_batches(section, tokens, longest, remat, has_mesh)
+    elif has_mesh:
         ideas.append("a larger mesh.tensor, or more devices along fsdp")
-    return ideas
+    return _or_lora(ideas, config)
 
 
-def suggest_for_supervised(worst: Phase, config: SFTConfig) -> list[str]:
+def suggest_for_supervised(worst: Phase, config: SFTConfig, on_host: bool) -> list[str]:
     """Return what may help a phase of supervised training.
 
     Args:
       worst: The phase.
       config: The config.
+      on_host: As in `suggest_for_training`.
     """
     ideas = []
     if worst.program.name != "checkpoint":
         tokens, longest = config.batching.max_tokens_per_micro_batch, config.data.max_tokens
         remat = config.model.remat if worst.program.name == "update" else "full"
-        ideas += _of_micro_batches("batching", tokens, longest, remat)
+        ideas += _of_micro_batches("batching", tokens, longest, remat, not on_host)
+    return _or_lora(ideas, config)
+
+
+def _or_lora(ideas: list[str], config: TrainConfig | SFTConfig) -> list[str]:
     lora = "a section model.lora, which trains an adapter of frozen parameters"
     return [*ideas, lora] if config.model.lora is None else ideas or ["more memory"]
 
 
-def _of_micro_batches(section: str, tokens: int, longest: int, remat: str) -> list[str]:
+def _of_micro_batches(
+    section: str, tokens: int, longest: int, remat: str, has_mesh: bool
+) -> list[str]:
     ideas = []
     if tokens > longest:
         ideas.append(f"a smaller {section}.max_tokens_per_micro_batch, {longest} at least")
     if remat != "full":
         ideas.append("--model.remat full")
-    return [*ideas, "a mesh with more devices along fsdp or tensor"]
+    return [*ideas, "a mesh with more devices along fsdp or tensor"] if has_mesh else ideas
 
 
 def _gib(size: float) -> str:

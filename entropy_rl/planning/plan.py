@@ -173,7 +173,9 @@ def make_plan(config: PlanConfig, architecture: Architecture, devices: Devices) 
         step=step,
         works=work_of(config, architecture, layout, decoding, devices),
         too_large=what_is_too_large(
-            step.phases, memory, lambda phase: suggest_for_training(phase, config, decoding)
+            step.phases,
+            memory,
+            lambda phase: suggest_for_training(phase, config, decoding, devices.chip is None),
         ),
         rows=f"rollout of a host: {rows} rows{runs}, {decoding.slots} decoding slots, "
         f"prompts of {rollout.max_prompt_tokens} tokens",

@@ -105,7 +105,7 @@ def resident_bytes(run: AbstractRun) -> dict[str, int]:
         parts["reference parameters"] = tree_bytes(run.state.params)
     if run.stacked > 1:  # the base and a mini-batch are those of all
         names = ("critic", "replay buffer", "reference parameters")
-        names += () if run.config.optimizer.offload else _MOMENTS
+        names += () if _offloads(run) else _MOMENTS
         own = tree_bytes(run.state.params) + sum(parts.get(name, 0) for name in names)
         parts["the other runs"] = (run.stacked - 1) * own
     return parts
@@ -189,7 +189,7 @@ def compile_step(
     # Its log-probs and values are computed before it has them.
     new_batch = run.batch.replace(ref_log_probs=None, values=None, rollout_advantages=None)
 
-    phases = Phases(resident_bytes(run), say, _MOMENTS if run.config.optimizer.offload else ())
+    phases = Phases(resident_bytes(run), say, _MOMENTS if _offloads(run) else ())
     add = phases.add
     params, of_sampler = run.model.params, "decoding parameters"
     cast, sampled = run.cast()
@@ -226,6 +226,11 @@ def compile_step(
     if run.devices.chip is None:
         process = phases.add_process(run.state, absent, run.local_chips)
     return Step(phases.compiled, cache, process)
+
+
+def _offloads(run: AbstractRun) -> bool:
+    """Whether moments leave the memory of a device, which on a CPU is that of the host."""
+    return run.config.optimizer.offload and run.devices.chip is not None
 
 
 def _checkpoint(state: TrainState) -> Program:

@@ -68,7 +68,9 @@ def make_supervised_plan(
         step=step,
         works=supervised_work(config, architecture, layout, devices),
         too_large=what_is_too_large(
-            step.phases, memory, lambda phase: suggest_for_supervised(phase, config)
+            step.phases,
+            memory,
+            lambda phase: suggest_for_supervised(phase, config, devices.chip is None),
         ),
         rows=f"a step: {rows} rows of at most {config.longest} tokens, "
         f"{micro_batch} tokens per micro-batch",

@@ -235,6 +235,18 @@ def test_what_does_not_fit_ends_with_1_and_a_line_that_names_buffers_and_a_way_o
     )
 
 
+def test_no_mesh_and_no_offloading_is_advised_where_the_memory_is_that_of_the_host(
+    refused, monkeypatch
+):
+    monkeypatch.setattr("entropy_rl.planning.plan.chip_memory", lambda _: 2**19)
+    line = refused(*("--devices", "1", "--mesh.fsdp", "1", "--mesh.tensor", "1"), code=1)
+    assert line.partition("; try ")[2] in (
+        "a section model.lora, which trains an adapter of frozen parameters",  # of a checkpoint
+        "a smaller batching.max_tokens_per_micro_batch, 48 at least; or --model.remat full; or a "
+        "section model.lora, which trains an adapter of frozen parameters",
+    )
+
+
 @pytest.mark.slow
 def test_a_checkpoint_counts_where_the_memory_is_that_of_the_host(directory, planned, monkeypatch):
     monkeypatch.chdir(directory)
@@ -252,6 +264,16 @@ def test_a_checkpoint_counts_where_the_memory_is_that_of_the_host(directory, pla
     assert "checkpoint" not in [program["name"] for program in planned["programs"]]
     # The old log-probs are the sampler's, so there is no pass for them.
     assert "log-probs" not in [program["name"] for program in plan["programs"]]
+    # Moments that are moved to the host stay in the same memory.
+    assert main(["plan", "--config", "train.yaml", *one, "--optimizer.offload", "true"]) == 0
+    offloaded = json.loads((directory / "host.json").read_text())
+    assert [_but_process(program) for program in offloaded["programs"]] == [
+        _but_process(program) for program in plan["programs"]
+    ]
+
+
+def _but_process(program):
+    return program["name"], program["peak"] - program["beside"]["process"]
 
 
 def test_the_compilers_own_refusal_becomes_sizes_and_names():
