@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from entropy_rl.tasks import worker, worker_handle
+from entropy_rl.tasks.fresh_process import call_in_fork
 from entropy_rl.tasks.pool import VerifierPool
 from entropy_rl.tasks.task import Judgement, Verdict
 
@@ -71,6 +72,8 @@ def act(kind: str, value: str = "") -> Verdict | Judgement:
         raise ValueError("x" * 10_000_000)
     elif kind == "modules":
         assert value in sys.modules
+    elif kind == "in a fork":
+        return call_in_fork(lambda: float(act(value) is Verdict.CORRECT))
     elif kind == "limits":
         assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
         assert resource.getrlimit(resource.RLIMIT_AS)[0] == int(value)
@@ -132,6 +135,10 @@ def pool():
         (("shouting",), Verdict.CRASH),
         (("too", "many", "arguments"), Verdict.CRASH),
         (("verdict", "unparsable"), Verdict.UNPARSABLE),
+        (("in a fork", "right"), Verdict.CORRECT),
+        (("in a fork", "loop"), Verdict.TIMEOUT),
+        (("in a fork", "memory"), Verdict.CRASH),
+        (("in a fork", "exit"), Verdict.CRASH),
     ],
     ids=lambda value: ascii(value)[:30] if isinstance(value, tuple) else value.value,
 )

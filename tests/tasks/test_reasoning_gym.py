@@ -18,8 +18,9 @@ pytest.importorskip("reasoning_gym", reason="needs the extra environments")
 from reasoning_gym.factory import DATASETS
 
 from entropy_rl.tasks import as_judgement, load_task
+from entropy_rl.tasks.pool import VerifierPool
 from entropy_rl.tasks.reasoning_gym import worker
-from entropy_rl.tasks.reasoning_gym.datasets import RUN_CODE, UNUSABLE
+from entropy_rl.tasks.reasoning_gym.datasets import RUN_CODE, UNUSABLE, spec_of
 from entropy_rl.tasks.reasoning_gym.levels import settings_of_levels
 from entropy_rl.tasks.task import Verdict
 
@@ -243,6 +244,20 @@ def test_settings_that_a_dataset_refuses_are_named_with_it(settings):
     with pytest.raises(ValueError, match=r"task\.args\.datasets\.chain_sum: must have settings"):
         loaded.problems("train")
     loaded.close()
+
+
+def test_an_answer_that_is_run_as_code_changes_no_later_verdict():
+    spec = spec_of("n_queens", {}, 0, 2)
+    judge = "import reasoning_gym.games.n_queens as m; m.NQueensDataset.score_answer = "
+    answers = [
+        f'exec("{judge} lambda self, answer, entry: 1.0")',
+        'exec("import builtins; builtins.min = lambda *values: 1.0")',
+        "[[]]",
+        worker.dataset_of(spec)[1]["metadata"]["valid_answers"][0],
+    ]
+    with VerifierPool(f"{worker.__name__}:check", workers=1) as pool:
+        found = pool.map([(spec, "1", answer) for answer in answers])
+    assert found == [Verdict.WRONG] * 3 + [Verdict.CORRECT]
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ import functools
 import json
 from typing import Any
 
-from entropy_rl.tasks.fresh_process import call_in_fresh_process
+from entropy_rl.tasks.fresh_process import call_in_fork, call_in_fresh_process
+from entropy_rl.tasks.reasoning_gym.datasets import RUN_CODE
 
 # Answers of datasets whose `answer` is None, by the name of the field in the metadata.
 _OWN_ANSWERS = {
@@ -34,10 +35,18 @@ def dataset_of(spec: str) -> Any:
 def check(spec: str, index: str, answer: str) -> float:
     """Grade an answer, from 0 to 1.
 
-    A judge may raise an error on a text that it cannot read: that is a wrong answer.
+    Where the judge runs the answer as code, it does so in a fork: code can change the judge, which
+    would then grade all later answers.
     """
     dataset = dataset_of(spec)
     entry = dataset[int(index)]
+    if json.loads(spec)["name"] in RUN_CODE:
+        return call_in_fork(lambda: _grade(dataset, entry, answer))
+    return _grade(dataset, entry, answer)
+
+
+def _grade(dataset: Any, entry: dict[str, Any], answer: str) -> float:
+    # A judge may raise an error on a text that it cannot read: that is a wrong answer.
     try:
         return min(1.0, max(0.0, float(dataset.score_answer(answer, entry))))
     except MemoryError:
@@ -90,9 +99,9 @@ def generate_here(specs: list[str], ranges: list[list[int]]) -> list[list[dict[s
                 f"task.args.datasets.{name}: must have settings of it, got {got:.200}"
             ) from error
         found = []
-        for i, entry in zip(range(first, last), entries, strict=True):
+        for entry in entries:
             answer = own_answer(name, entry)
-            score = 0.0 if answer is None else check(spec, str(i), answer)
+            score = 0.0 if answer is None else _grade(dataset, entry, answer)
             found.append({"question": entry["question"], "answer": str(answer), "own_score": score})
         problems.append(found)
     return problems
