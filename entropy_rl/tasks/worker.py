@@ -11,10 +11,12 @@ import contextlib
 import errno
 import functools
 import json
+import math
 import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -27,6 +29,8 @@ from entropy_rl.tasks.task import Verdict
 # character as six.
 MOST_BYTES = 1 << 18
 RESTARTED = "restarted"  # in messages of progress, which are no replies
+
+_item_ends = math.inf  # by time.monotonic
 
 
 def serve(fd: int) -> None:
@@ -67,7 +71,14 @@ def serve(fd: int) -> None:
             connection.send_bytes(encode({"nonce": nonce, **reply}))
 
 
+def remaining_s() -> float:
+    """Wall-clock seconds until the current item is late; infinite outside of a worker."""
+    return _item_ends - time.monotonic()
+
+
 def _start_timers(settings: dict[str, Any]) -> None:
+    global _item_ends
+    _item_ends = time.monotonic() + settings["clock_limit_s"]
     signal.setitimer(signal.ITIMER_REAL, settings["clock_limit_s"] + 1)
     signal.setitimer(signal.ITIMER_PROF, settings["deadline_s"])
 

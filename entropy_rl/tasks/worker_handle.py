@@ -8,10 +8,12 @@ import functools
 import json
 import logging
 import os
+import shutil
 import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from multiprocessing.connection import Pipe
 from typing import Any
@@ -73,6 +75,8 @@ class WorkerHandle:
             _BOOT,
             json.dumps([theirs.fileno(), [str(p) for p in sys.path]]),
         ]
+        # A process that is killed removes nothing, so what it makes is removed here.
+        self._folder = tempfile.mkdtemp(prefix="entropy_rl_")
         try:
             self.process = subprocess.Popen(
                 boot,
@@ -82,9 +86,15 @@ class WorkerHandle:
                 start_new_session=True,  # no Ctrl-C; its children are killed with it
                 # A verifier must not open the trainer's device.
                 # A verdict must not depend on the order of sets.
-                env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONHASHSEED": "0"},
+                env={
+                    **os.environ,
+                    "JAX_PLATFORMS": "cpu",
+                    "PYTHONHASHSEED": "0",
+                    "TMPDIR": self._folder,
+                },
             )
         except OSError as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
             raise JudgeError(f"no verifier process can be started: {error}") from error
         finally:
             theirs.close()
@@ -173,9 +183,15 @@ class WorkerHandle:
         return f"the process died with status {status}{memory}"
 
     def kill(self) -> int:
-        """Kill the process and the children of the check; returns its exit status."""
+        """Kill the process and the children of the check, and remove their temporary files.
+
+        Returns:
+          Its exit status.
+        """
         # macOS does not permit it where the process has ended.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)  # including child processes of the check
         self.connection.close()
-        return self.process.wait()
+        status = self.process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return status

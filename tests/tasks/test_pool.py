@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -72,6 +73,9 @@ def act(kind: str, value: str = "") -> Verdict | Judgement:
         raise ValueError("x" * 10_000_000)
     elif kind == "modules":
         assert value in sys.modules
+    elif kind == "scratch":
+        Path(value).write_text(tempfile.mkdtemp())
+        os._exit(3)
     elif kind == "in a fork":
         return call_in_fork(lambda: float(act(value) is Verdict.CORRECT))
     elif kind == "limits":
@@ -285,6 +289,13 @@ def test_what_a_killed_check_has_started_dies_with_it(pool, tmp_path):
     file = tmp_path / "pid"
     assert pool.map([("child", str(file))]) == [Verdict.TIMEOUT]
     wait_for_death(int(file.read_text()))
+
+
+def test_the_temporary_files_of_a_process_are_removed_with_it(pool, tmp_path):
+    file = tmp_path / "folder"
+    assert pool.map([("scratch", str(file))]) == [Verdict.CRASH]
+    folder = Path(file.read_text())
+    assert not folder.exists() and not folder.parent.exists() and folder.parents[1].exists()
 
 
 def test_ctrl_c_does_not_reach_the_workers(pool):

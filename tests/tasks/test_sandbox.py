@@ -1,9 +1,13 @@
 """The sandbox: code computes, and can do nothing else. Each attack is run as it would be tried."""
 
+import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import docstring_parser
 import pytest
 
 from entropy_rl.tasks.tools import confined, sandbox
@@ -38,6 +42,40 @@ def test_an_exception_is_shown_with_its_line():
     assert BOX.run("print('a'); raise SystemExit(3)") == "a"
     assert BOX.run("exit = __import__('sys').exit; exit('no')") == "no"
     assert BOX.run("'\ud800'") == "" and BOX.run("print('\\ud800')") == "\\ud800"
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("import unittest\nclass T(unittest.TestCase):\n  def test(self): pass\n"
+         "unittest.main()", "Ran 1 test in"),
+        ("def f():\n  \"\"\"\n  >>> f()\n  1\n  \"\"\"\n  return 1\nimport doctest\n"
+         "print(doctest.testmod())", "TestResults(failed=0, attempted=1)"),
+        ("import pickle\nclass A: x = 1\nprint(pickle.loads(pickle.dumps(A())).x)", "1"),
+        ("import threading\nthreading.Thread(target=lambda: (sum(range(10**5)), print(1))).start()",
+         "1"),
+        ("from concurrent.futures import ThreadPoolExecutor as T\n"
+         "T(1).submit(lambda: (sum(range(10**5)), print(1)))", "1"),
+        ("import atexit; atexit.register(print, 1); raise SystemExit(2)", "1"),
+    ],
+    ids=["unittest", "doctest", "pickle", "threading", "futures", "atexit"],
+)  # fmt: skip
+def test_code_is_the_main_module_and_ends_like_a_script(code, shown):
+    assert shown in BOX.run(code)
+
+
+@pytest.mark.parametrize("change", [{"size": 100}, {"parent": 1}], ids=["size", "parent"])
+def test_nothing_is_run_for_a_parent_that_has_died(change):
+    first, code = BOX._request("/nonexistent", "print('done')", 0).split(b"\n", 1)
+    settings = json.loads(first) | {"isolate": False}
+    script = [sys.executable, confined.__file__]
+
+    def output(settings):
+        request = json.dumps(settings).encode() + b"\n" + code
+        return subprocess.run(script, input=request, capture_output=True, check=True).stdout
+
+    assert output(settings) == b"+done\n"
+    assert output(settings | change) == b""
 
 
 def test_the_output_is_the_same_in_every_process():
@@ -75,6 +113,14 @@ ATTACKS = {
     "call fork directly": "import ctypes; assert ctypes.CDLL(None).syscall(57) >= 0",
     "open a ring": "import ctypes; assert ctypes.CDLL(None).syscall(425, 4, 0) >= 0",
     "sleep": "import time; time.sleep(3600)",
+    "read a package": "open({package!r}).read()",
+    "import a package": (
+        "import os, sys; sys.path.append(os.path.dirname(os.path.dirname({package!r})))\n"
+        "import docstring_parser"
+    ),
+    "change the signal of the parent's death": (
+        "import ctypes; assert ctypes.CDLL(None).prctl(1, 0) == 0"
+    ),
 }
 
 
@@ -82,12 +128,23 @@ ATTACKS = {
 def test_an_attack_is_refused(attack):
     with socket.create_server(("127.0.0.1", 0)) as server:
         names = {"home": str(Path.home()), "file": __file__, "parent": os.getpid()}
+        names["package"] = docstring_parser.__file__
         code = ATTACKS[attack].format(port=server.getsockname()[1], **names)
         shown = BOX.run(f"{code}\nprint('done')")
     assert "done" not in shown.splitlines()
     refusals = ("PermissionError", "OSError", "ValueError: not allowed", "AssertionError")
+    refusals += ("ModuleNotFoundError",)
     assert shown.splitlines()[-1].startswith(refusals)
     assert not Path("/tmp/entropy_rl_was_here").exists()
+
+
+def test_packages_cannot_be_read():
+    readable, listed = sandbox._readable()
+    for name in ("site-packages", "dist-packages"):
+        assert not any(name in path for path in [*readable, *listed])
+        for folder in (*listed, "/usr/lib/python3", "/usr/local/lib/python3"):
+            packages = Path(folder, name)
+            assert not any(packages.is_relative_to(path) for path in readable)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +160,17 @@ def test_an_attack_is_refused(attack):
         ("open('a', 'wb').write(bytes(2 << 20))", "OSError: [Errno 27] File too large"),
         ("import ctypes; ctypes.string_at(0)", "error: ended by SIGSEGV"),
         ("import os; os._exit(7)", ""),
-        ("import threading\nwhile True: threading.Thread(target=input).start()", None),
+        ("import os; print(5, flush=True); os._exit(120)", "5"),
+        (
+            "import signal; signal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass",
+            "error: stopped at the limit of 1 CPU seconds",
+        ),
+        ("import os; os.close(1); os.close(2)\nwhile True: pass", "limit of 1 CPU seconds"),
+        (
+            "import threading\nthreading.stack_size(1 << 15)\nwait = threading.Event().wait\n"
+            "while True: threading.Thread(target=wait).start()",
+            "error: stopped at the limit of 64 threads",
+        ),
     ],
 )
 def test_a_process_ends_at_its_limits(code, end):

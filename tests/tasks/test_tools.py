@@ -2,13 +2,15 @@
 
 import inspect
 import json
+import sys
+import time
 
 import pytest
 from tools_for_tests import Lookup, shouting
 
 from entropy_rl.config.common import EpisodesConfig
 from entropy_rl.experience.encoding import encode_prompt
-from entropy_rl.tasks import load_task
+from entropy_rl.tasks import load_task, worker
 from entropy_rl.tasks.environments import Done, Observation
 from entropy_rl.tasks.environments.pool import Episode
 from entropy_rl.tasks.task import AnsweringTask, Judgement, Verdict
@@ -140,7 +142,7 @@ def test_a_tool_that_exits_or_hangs_ends_its_episode_only():
 
 def test_a_script_sees_the_seed_of_the_episode_only():
     try:
-        task = tools("python")
+        task = tools("python", max_calls=2)
     except ValueError as error:
         pytest.skip(str(error))
     problem, script = (
@@ -156,6 +158,38 @@ def test_a_script_sees_the_seed_of_the_episode_only():
     assert results(1, call("python", code="x = 6 * 7")) == ["(no output; use print)"]
     (shown,) = results(1, call("python", code="open('/etc/passwd')"))
     assert "PermissionError" in shown
+
+
+def test_calls_that_wait_are_stopped_before_the_time_of_the_turn_ends(monkeypatch):
+    task = tools(tools={"python": {"sandbox": False}}, max_calls=3)
+    task.environment.reset(task.problems("train")[0], 7)
+    monkeypatch.setattr(worker, "_item_ends", time.monotonic() + 2.5)
+    wait = call("python", code="print(1, flush=True); import threading; threading.Event().wait()")
+    first, *others = task.environment.step(wait * 3).text
+    assert worker.remaining_s() > 1.5
+    line = "error: stopped at the limit of the time for all calls"
+    assert first == f"1\n{line}" and others == [line] * 2
+
+
+def test_limits_of_calls_that_do_not_fit_a_turn_are_refused():
+    python = {"python": {"sandbox": False, "cpu_s": 3}}
+    line = (
+        "task.episodes.deadline_s: must be >= 3.5, so that 4 calls (task.args.max_calls) of the "
+        "tools fit, got 2"
+    )
+    with pytest.raises(ValueError) as error:
+        tools(tools=python)
+    assert str(error.value) == line
+    tools(tools=python, max_calls=2)
+
+
+@pytest.mark.parametrize("sandbox", [True, False])
+def test_code_is_refused_where_the_system_is_not_linux(monkeypatch, sandbox):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(
+        ValueError, match=r"^task\.args\.tools\.python: must be used on Linux, got 'd"
+    ):
+        tools(tools={"python": {"sandbox": sandbox}})
 
 
 @pytest.mark.parametrize(
@@ -231,4 +265,4 @@ def test_a_kernel_without_isolation_is_refused_unless_the_sandbox_is_off(monkeyp
     )
     with pytest.raises(ValueError, match=line):
         tools("python")
-    tools(tools={"python": {"sandbox": False}})
+    tools(tools={"python": {"sandbox": False, "cpu_s": 1}})

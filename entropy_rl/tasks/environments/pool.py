@@ -19,7 +19,7 @@ from entropy_rl.tasks.worker_handle import CrashLog, WorkerHandle
 
 log = logging.getLogger(__name__)
 
-_CLOCK_LIMIT = 4  # wall-clock seconds of a step for each CPU second of its deadline
+CLOCK_LIMIT = 4  # wall-clock seconds of a step for each CPU second of its deadline
 _MAX_LOST = 3  # processes that were lost in a row without a step
 
 
@@ -92,7 +92,7 @@ class EnvironmentPool:
             "factory": factory,
             "args": dict(args),
             "deadline_s": deadline_s,
-            "clock_limit_s": _CLOCK_LIMIT * deadline_s,
+            "clock_limit_s": CLOCK_LIMIT * deadline_s,
             "memory_limit_bytes": memory_limit_bytes,
             "warm_up_s": warm_up_s,
         }

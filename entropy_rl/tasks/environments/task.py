@@ -35,7 +35,13 @@ class EnvironmentTask:
           factory: Its class as "module:Class", for the workers.
           args: Its keyword arguments.
           limits: Of episodes.
+
+        Raises:
+          ValueError: A limit contradicts a setting of the environment, which checks it by its
+            method `check_limits`, if it has one.
         """
+        if hasattr(environment, "check_limits"):
+            environment.check_limits(limits)
         self.environment, self.limits = environment, limits
         # From Python 3.12 on, an isinstance check of a protocol does not ask `__getattr__`.
         for name in ("final_answers", "probe"):

@@ -1,4 +1,4 @@
-"""The program in the sandbox: give up all rights, then run the code on stdin.
+"""The program in the sandbox: give up all rights, then run the code.
 
 It is started as a script, with the standard library alone, by `entropy_rl.tasks.tools.sandbox`.
 """
@@ -17,14 +17,15 @@ import resource
 import struct
 import sys
 import traceback
+import types
 
-NO_ISOLATION = 120  # exit status; the reason is on stdout
+READY = b"+"  # the first byte of stdout if the code is run; else the reason is there
 
 # Of linux/landlock.h. Rights of files that are refused unless a rule admits them, those of Linux
 # 6.2; and those that rules admit.
 _LANDLOCK_VERSION = 3
 _ALL_RIGHTS = (1 << 15) - 1
-_READ = 1 << 2 | 1 << 3  # files, directories
+_READ_FILE, _LIST = 1 << 2, 1 << 3  # list directories
 _WRITE = 1 << 1 | 1 << 5 | 1 << 8 | 1 << 14  # files; remove, make and truncate them
 
 # System calls of x86-64 that code may make; all others fail with EPERM. None of them opens a
@@ -56,30 +57,31 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
-    """Run the code on stdin under the settings of the first argument, as JSON."""
-    settings = json.loads(sys.argv[1])
-    code = sys.stdin.read()
+    """Run the code on stdin, which follows a line with the settings as JSON."""
+    # First of all: without it, this process would outlive a parent that is killed.
+    _prctl(1, 9)  # PR_SET_PDEATHSIG: SIGKILL
+    settings = json.loads(sys.stdin.buffer.readline())
+    code = sys.stdin.buffer.read()
+    if os.getppid() != settings["parent"] or len(code) != settings["size"]:
+        return  # the parent died before that, and may not have written all of the code
     os.environ.clear()
     try:
-        if sys.platform != "linux":
-            raise OSError(f"the sandbox: the system must be Linux, got {sys.platform}")
-        _prctl(1, 9)  # PR_SET_PDEATHSIG: SIGKILL
         _limit(settings)
         if settings["isolate"]:
-            _isolate(settings["folder"], settings["readable"])
+            _isolate(settings)
     except OSError as error:
         print(error)
-        sys.stdout.flush()
-        os._exit(NO_ISOLATION)
+        return
+    os.write(1, READY)
     random.seed(settings["seed"])
     sys.argv[:] = [""]
-    _run(code)
+    _run(code.decode())
 
 
 def _limit(settings: dict) -> None:
     cpu_s, memory, file_size = settings["cpu_s"], settings["memory"], settings["file_size"]
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
     for which, value in (
+        (resource.RLIMIT_CPU, cpu_s),  # as the hard limit: SIGXCPU could be ignored
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_FSIZE, file_size),
         (resource.RLIMIT_NOFILE, 32),
@@ -88,7 +90,7 @@ def _limit(settings: dict) -> None:
         resource.setrlimit(which, (value, value))
 
 
-def _isolate(folder: str, readable: list[str]) -> None:
+def _isolate(settings: dict) -> None:
     """Refuse all files but some, and all system calls but those listed.
 
     Raises:
@@ -101,7 +103,11 @@ def _isolate(folder: str, readable: list[str]) -> None:
         found = f"version {version}" if version > 0 else os.strerror(ctypes.get_errno())
         raise OSError(f"Landlock: must be of version {_LANDLOCK_VERSION} (Linux 6.2), got {found}")
     ruleset = _syscall("Landlock", 444, struct.pack("Q", _ALL_RIGHTS), 8, 0)
-    for path, rights in ((folder, _READ | _WRITE), *((path, _READ) for path in readable)):
+    rules = [(settings["folder"], _READ_FILE | _LIST | _WRITE)]
+    rules += [(path, _LIST) for path in settings["listed"]]
+    for path in settings["readable"]:
+        rules.append((path, _READ_FILE | _LIST if os.path.isdir(path) else _READ_FILE))
+    for path, rights in rules:
         fd = os.open(path, os.O_PATH)
         _syscall("Landlock", 445, ruleset, 1, struct.pack("=Qi", rights, fd), 0)
         os.close(fd)
@@ -155,25 +161,26 @@ def _syscall(what: str, number: int, *values: int | bytes) -> int:
 
 
 def _run(code: str) -> None:
-    """Run code as a script; an exception is shown with the lines of the code."""
+    """Run code as a script; an exception is shown with the lines of the code.
+
+    What follows is the end of any script: threads are joined, and functions of atexit are called.
+    """
     linecache.cache["<code>"] = (len(code), None, code.splitlines(keepends=True), "<code>")
-    status = 0
+    # The module in which unittest, doctest and pickle look names of the code up.
+    module = sys.modules["__main__"] = types.ModuleType("__main__")
+    module.__builtins__ = builtins
     try:
-        exec(compile(code, "<code>", "exec"), {"__name__": "__main__", "__builtins__": builtins})
+        exec(compile(code, "<code>", "exec"), module.__dict__)
     except SystemExit as error:
         if isinstance(error.code, str):
             print(error.code)
     except BaseException as error:
-        status = 1
         with contextlib.suppress(BaseException):
             sys.stdout.flush()
             shown = traceback.TracebackException.from_exception(error)
             frames = [frame for frame in shown.stack if frame.filename == "<code>"]
             shown.stack = traceback.StackSummary.from_list(frames)
             sys.stdout.write("".join(shown.format(chain=False)))
-    with contextlib.suppress(BaseException):
-        sys.stdout.flush()
-    os._exit(status)
 
 
 if __name__ == "__main__":

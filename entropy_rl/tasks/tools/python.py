@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from entropy_rl.config.checks import require
 from entropy_rl.tasks.tools.sandbox import Sandbox
 from entropy_rl.tasks.tools.tool import Tool
@@ -22,6 +24,7 @@ def python_tool(sandbox: bool = True, cpu_s: int = 2, memory_mib: int = 512) -> 
     Raises:
       ValueError: A setting is out of range, or the kernel cannot isolate a process.
     """
+    require(sys.platform == "linux", _PATH, sys.platform, "used on Linux")
     require(cpu_s >= 1, f"{_PATH}.cpu_s", cpu_s, ">= 1")
     require(memory_mib >= 64, f"{_PATH}.memory_mib", memory_mib, ">= 64")
     box = Sandbox(sandbox, cpu_s, memory_mib)
@@ -38,4 +41,4 @@ def python_tool(sandbox: bool = True, cpu_s: int = 2, memory_mib: int = 512) -> 
 
     about = "Run a Python script and return what it prints."
     code = {"type": "string", "description": "The script; the standard library is available."}
-    return Tool("python", python, about, {"code": code}, ("code",), takes_seed=True)
+    return Tool("python", python, about, {"code": code}, ("code",), takes_seed=True, seconds=cpu_s)

@@ -8,15 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from entropy_rl.config.checks import require
+from entropy_rl.config.common import EpisodesConfig
 from entropy_rl.config.registry import call_factory, import_object, require_module
 from entropy_rl.config.values import unknown
 from entropy_rl.tasks.environments.environment import Done, Observation
+from entropy_rl.tasks.environments.pool import CLOCK_LIMIT
 from entropy_rl.tasks.judging import as_judgements, correct_at
 from entropy_rl.tasks.nested import load_nested, read_dialogues
 from entropy_rl.tasks.task import Problem
 from entropy_rl.tasks.tools.calculator import calculator
 from entropy_rl.tasks.tools.calls import CallError, parse_calls
 from entropy_rl.tasks.tools.python import python_tool
+from entropy_rl.tasks.tools.sandbox import RESERVE_S
 from entropy_rl.tasks.tools.tool import Tool, call_tool, tool_of
 
 # Functions of the settings of a tool.
@@ -93,6 +96,20 @@ class Tools:
         )  # fmt: skip
         self._describe, self._max_calls = describe, max_calls
         self._max_characters = max_characters
+
+    def check_limits(self, limits: EpisodesConfig) -> None:
+        """Check that the calls of a turn can take the time that their tools give them.
+
+        Raises:
+          ValueError: The step would end before.
+        """
+        seconds = self._max_calls * max(tool.seconds for tool in self._tools.values())
+        least = (seconds + RESERVE_S) / CLOCK_LIMIT if seconds else 0.0
+        require(
+            limits.deadline_s >= least,
+            "task.episodes.deadline_s", limits.deadline_s,
+            f">= {least:g}, so that {self._max_calls} calls (task.args.max_calls) of the tools fit",
+        )  # fmt: skip
 
     def problems(self, split: str) -> Sequence[Problem]:
         """The problems of the task, whose prompts describe the tools.

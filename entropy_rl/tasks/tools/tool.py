@@ -28,6 +28,7 @@ class Tool:
       parameters: JSON schemas of the arguments, by name; all of them are plain types.
       required: Names of the arguments without a default.
       takes_seed: Whether the function also takes `seed`, that of the episode.
+      seconds: How long a call may take, where the function has a limit of its own.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Tool:
     parameters: Mapping[str, Mapping[str, str]]
     required: tuple[str, ...]
     takes_seed: bool = False
+    seconds: float = 0.0
 
     @property
     def schema(self) -> dict[str, Any]:
