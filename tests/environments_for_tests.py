@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+import threading
 import time
 
 import numpy as np
@@ -70,6 +71,8 @@ class Hostile(Guess):
         fail(action)
         if action == "sleep":
             time.sleep(60)
+        if action == "leave a thread":
+            threading.Timer(0.1, os._exit, (3,)).start()
         if action == "nap":
             time.sleep(0.25)
         if action == "burn":

@@ -1,5 +1,8 @@
 """A pool of killable verifier processes: a check that hangs or crashes affects only its item.
 
+What a check leaves behind, such as a thread, may end its process during a later item. So an item
+whose process is lost is judged once more, by a new process, where that may be the cause.
+
 A worker is a new Python interpreter with its own session and a pipe, not a
 `multiprocessing.Process`: that would run the trainer's main module again, require
 `if __name__ == "__main__"` in every script, and leave a resource tracker behind. Written for Linux
@@ -156,20 +159,22 @@ class VerifierPool:
     def _settle(self, waiting: deque[tuple[bytes, bytes]]) -> dict[bytes, Judgement]:
         """Send the items (key, message) to workers and collects the judgements."""
         judgements: dict[bytes, Judgement] = {}
+        again: deque[tuple[bytes, bytes]] = deque()  # at most as many as there are new processes
         while True:
             # Also after the last item, so that the next call finds a replaced worker warmed up.
             while len(self._processes) < self._workers:
                 self._processes.append(WorkerHandle(self._settings))
             for worker in list(self._processes):
-                if waiting and worker.ready and worker.key is None:
-                    key, message = waiting[0]
+                source = again if again and not worker.answered else waiting
+                if source and worker.ready and worker.key is None:
+                    key, message = source[0]
                     if worker.send(key, message, self._settings["clock_limit_s"]):
-                        waiting.popleft()
+                        source.popleft()
                     else:
                         self._replace(worker)
             if len(self._processes) < self._workers:
                 continue
-            if not waiting and all(worker.key is None for worker in self._processes):
+            if not waiting and not again and all(w.key is None for w in self._processes):
                 return judgements
             pause = min(worker.deadline for worker in self._processes) - time.monotonic()
             answered = wait(
@@ -177,29 +182,27 @@ class VerifierPool:
             )
             for worker in list(self._processes):
                 if worker.connection in answered:
-                    self._receive(worker, judgements)
+                    self._receive(worker, judgements, again)
                 elif worker.deadline <= time.monotonic():
-                    if worker.key is not None:
-                        judgements[worker.key] = self._time_out()
                     self._replace(worker)
+                    self._lose(worker, None, judgements, again)
 
-    def _receive(self, worker: WorkerHandle, judgements: dict[bytes, Judgement]) -> None:
+    def _receive(
+        self,
+        worker: WorkerHandle,
+        judgements: dict[bytes, Judgement],
+        again: deque[tuple[bytes, bytes]],
+    ) -> None:
         try:
             reply = worker.receive()
         except (EOFError, OSError):  # the process has died
             worker.wait_for_exit()
             reason = worker.describe_end(self._replace(worker))
-            if worker.key is not None and reason is None:
-                judgements[worker.key] = self._time_out()
-            elif worker.key is not None:
-                judgements[worker.key] = Judgement(Verdict.CRASH)
-                self._crashes.note(reason)
+            self._lose(worker, reason, judgements, again)
             return
         except ValueError:
             self._replace(worker)
-            if worker.key is not None:
-                judgements[worker.key] = Judgement(Verdict.CRASH)
-                self._crashes.note("it wrote into the pipe of the worker")
+            self._lose(worker, "it wrote into the pipe of the worker", judgements, again)
             return
         if reply is None:
             return
@@ -210,9 +213,35 @@ class VerifierPool:
                 Verdict(reply["verdict"]), reply["reward"], reply["parts"]
             )
             self._lost = 0
+            worker.answered += 1
             if reply["reason"]:
                 self._crashes.note(reply["reason"])
         worker.ready, worker.key, worker.deadline = True, None, float("inf")
+
+    def _lose(
+        self,
+        worker: WorkerHandle,
+        reason: str | None,
+        judgements: dict[bytes, Judgement],
+        again: deque[tuple[bytes, bytes]],
+    ) -> None:
+        """Settle the item of a lost process, if it had one.
+
+        Args:
+          worker: The process.
+          reason: Of a crash; None for a timeout.
+          judgements: Gets the judgement.
+          again: Gets the item if an earlier one may be to blame.
+        """
+        if worker.key is None:
+            return
+        if worker.may_have_failed_before(timed_out=reason is None):
+            again.append((worker.key, worker.message))
+        elif reason is None:
+            judgements[worker.key] = self._time_out()
+        else:
+            judgements[worker.key] = Judgement(Verdict.CRASH)
+            self._crashes.note(reason)
 
     def _time_out(self) -> Judgement:
         """Count a check that timed out, and log the first one, then their number once a minute."""

@@ -16,6 +16,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -68,7 +69,8 @@ def serve(fd: int) -> None:
             reply = handle(item, restart)
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            connection.send_bytes(encode({"nonce": nonce, **reply}))
+            threads = threading.active_count()
+            connection.send_bytes(encode({"nonce": nonce, "threads": threads, **reply}))
 
 
 def remaining_s() -> float:

@@ -100,6 +100,9 @@ class WorkerHandle:
             theirs.close()
         self.ready = False
         self.key: bytes | None = None  # the current item
+        self.message = b""
+        self.answered = 0  # items before the current one
+        self._threads = 1  # of the process, after the last of them
         self.nonce = ""  # of the current item; its reply repeats it
         self._clock_limit_s = 0.0  # of the current item
         self._buffer = b""
@@ -125,7 +128,8 @@ class WorkerHandle:
             self.connection.send_bytes(b'["%s", %s]' % (nonce.encode(), message))
         except OSError:
             return False
-        self.key, self.nonce, self._clock_limit_s = key, nonce, clock_limit_s
+        self.key, self.message, self.nonce = key, message, nonce
+        self._clock_limit_s = clock_limit_s
         self.deadline = time.monotonic() + clock_limit_s
         return True
 
@@ -147,6 +151,7 @@ class WorkerHandle:
             if RESTARTED not in message:
                 if self._buffer:
                     raise ValueError("more than a reply")
+                self._threads = message.pop("threads", 1)
                 return message
             self.deadline = time.monotonic() + self._clock_limit_s
         return None
@@ -165,6 +170,13 @@ class WorkerHandle:
         message = json.loads(self._buffer[_HEADER.size : end])
         self._buffer = self._buffer[end:]
         return message
+
+    def may_have_failed_before(self, timed_out: bool) -> bool:
+        """Whether an earlier item may be why the process of the current one was lost.
+
+        It may have left anything that ends the process, but only threads take the time of others.
+        """
+        return self.answered > 0 and (self._threads > 1 or not timed_out)
 
     def wait_for_exit(self) -> None:
         """Wait a moment for a process that has closed its pipe, so that its status is its own."""

@@ -144,6 +144,17 @@ def test_what_a_step_raises_is_described_in_a_line(error, line):
     assert describe(error) == line
 
 
+def test_what_a_step_leaves_behind_costs_no_other_episode_its_judgement():
+    pool = EnvironmentPool(f"{FILE}:Hostile", {}, workers=1)
+    try:
+        assert step(pool, "0")["text"].startswith("no 1 ")
+        assert step(pool, "leave a thread", seed=8)["text"].startswith("no 1 ")
+        assert step(pool, "0", "nap")["text"].startswith("no 2 ")
+        assert pool._workers[0]._handle.answered == 1  # in another process
+    finally:
+        pool.close()
+
+
 def test_a_step_that_waits_is_stopped_by_the_clock():
     pool = EnvironmentPool(f"{FILE}:Hostile", {}, workers=1, deadline_s=0.1)
     assert step(pool, "sleep") == {"failed": "timeout"}

@@ -54,9 +54,13 @@ def act(kind: str, value: str = "") -> Verdict | Judgement:
         return "correct"
     elif kind == "parts":
         return Judgement(Verdict.CORRECT, 1.0, {f"{i:0102}": 1.0 for i in range(3000)})
-    elif kind == "log":
+    elif kind.startswith("log"):
         with open(value, "a") as file:
             file.write("x")
+        if kind == "log and sleep":
+            time.sleep(1)
+        if kind == "log and exit":
+            os._exit(3)
     elif kind == "child":
         Path(value).write_text(str(subprocess.Popen(["sleep", "1000"]).pid))
         time.sleep(1000)
@@ -73,6 +77,10 @@ def act(kind: str, value: str = "") -> Verdict | Judgement:
         raise ValueError("x" * 10_000_000)
     elif kind == "modules":
         assert value in sys.modules
+    elif kind == "leaves":
+        ends = {"exit": lambda: os._exit(3), "loop": lambda: act("loop")}
+        ends["stray"] = lambda: act("stray", "x")
+        threading.Timer(0.3, ends[value]).start()
     elif kind == "scratch":
         Path(value).write_text(tempfile.mkdtemp())
         os._exit(3)
@@ -151,6 +159,23 @@ def test_a_check_that_fails_costs_only_itself(pool, item, verdict):
     got = pool.map([("verdict", "correct"), item, ("verdict", "wrong"), ("right", item[0])])
     assert got == [Verdict.CORRECT, verdict, Verdict.WRONG, Verdict.CORRECT]
     assert time.monotonic() - started < 4 * DEADLINE_S + 10
+
+
+@pytest.mark.parametrize("end", ["exit", "loop", "stray"])
+def test_what_a_check_leaves_behind_costs_no_later_item_its_verdict(end, tmp_path):
+    log = tmp_path / "log"
+    with VerifierPool(ACT, workers=1, deadline_s=0.3) as own:
+        assert own.map([("leaves", end), ("log and sleep", str(log))]) == [Verdict.CORRECT] * 2
+    # Judged twice, unless a busy machine gave the thread too little time.
+    assert log.read_text() == "xx" or end == "loop"
+
+
+def test_an_item_that_kills_two_processes_has_crashed(pool, tmp_path):
+    log = tmp_path / "log"
+    with VerifierPool(ACT, workers=1) as own:
+        items = [("right", "before"), ("log and exit", str(log)), ("right", "after")]
+        assert own.map(items) == [Verdict.CORRECT, Verdict.CRASH, Verdict.CORRECT]
+    assert log.read_text() == "xx"
 
 
 def test_a_right_answer_after_three_killed_ones_is_right(pool):

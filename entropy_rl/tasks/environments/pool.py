@@ -64,8 +64,9 @@ class EnvironmentPool:
     """Steps episodes in killable processes.
 
     All steps of an episode go to the same worker, which keeps its state until the episode ends. If
-    a worker was killed, the states of its other episodes are rebuilt from their actions. Processes
-    start at the first step.
+    a worker was killed, the states of its other episodes are rebuilt from their actions, and a step
+    is taken once more where one before it may have left what killed it.
+    Processes start at the first step.
 
     Args:
       factory: `module:Class` of the environment.
@@ -153,7 +154,14 @@ class _Worker:
         for _ in range(_MAX_LOST):
             handle = self._ready()
             if handle.send(b"step", message, self._settings["clock_limit_s"]):
-                return self._answer(handle)
+                reply = self._answer(handle)
+                timed_out = reply.get("failed") == "timeout"
+                if self._handle is None and handle.may_have_failed_before(timed_out):
+                    return self._ask(episode, history=True)
+                if "failed" in reply and (reason := reply.pop("reason", None)):
+                    self._crashes.note(reason)
+                handle.answered += 1
+                return reply
             self._drop()
         raise JudgeError(
             f"the environment {self._settings['factory']!r} cannot start: {_MAX_LOST} processes in "
@@ -193,21 +201,16 @@ class _Worker:
                 if (reply := handle.receive()) is not None:
                     handle.key, handle.deadline = None, float("inf")
                     del reply["nonce"]
-                    if "failed" in reply:
-                        self._crashes.note(reply.pop("reason"))
                     return reply
             self._drop()
             return {"failed": "timeout"}
         except (EOFError, OSError):  # the process has died
             handle.wait_for_exit()
             reason = handle.describe_end(self._drop())
-            if reason is None:
-                return {"failed": "timeout"}
-            self._crashes.note(reason)
+            return {"failed": "crash", "reason": reason} if reason else {"failed": "timeout"}
         except ValueError:
             self._drop()
-            self._crashes.note("it wrote into the pipe of the worker")
-        return {"failed": "crash"}
+            return {"failed": "crash", "reason": "it wrote into the pipe of the worker"}
 
     def _drop(self) -> int | None:
         handle, self._handle = self._handle, None
