@@ -48,7 +48,15 @@ def load_tokenizer(directory: Path) -> Any:
             require_file(directory / name)
     # Several libraries read it, and each raises its own.
     with reading(f"{directory}: no usable tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+        try:
+            # Without a value, transformers asks in the terminal, and runs code of the checkpoint.
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(directory), local_files_only=True, trust_remote_code=False
+            )
+        except ValueError as error:
+            if "trust_remote_code" in str(error):
+                raise ValueError("it needs code of its own, which is not supported") from error
+            raise
         tokenizer.encode("a")  # a pattern that cannot be compiled shows here
     mark_special(tokenizer, [token for ids in ends.values() for token in ids])
     return tokenizer

@@ -64,6 +64,8 @@ def load_task(
         set for a task that is no environment.
     """
     factory = _factory(name)
+    # Before the call, which might be one of `os.system`.
+    _require_method(factory, "problems", name)
     try:
         task = call_factory(factory, args, "task.args")
     except ValueError as error:
@@ -78,11 +80,14 @@ def load_task(
         raise ValueError(
             f"task.episodes: must be null for a task without `reset` and `step`, got that of {name}"
         )
-    for method in ("problems", "judge"):
-        if not callable(getattr(task, method, None)):
-            raise ValueError(f"task.name: must be a class with a method {method!r}, got {name!r}")
+    _require_method(task, "judge", name)
     correct_at(task)
     return task
+
+
+def _require_method(task: object, method: str, name: str) -> None:
+    if not callable(getattr(task, method, None)):
+        raise ValueError(f"task.name: must be a class with a method {method!r}, got {name!r}")
 
 
 def argument_types(name: str) -> dict[str, Any]:

@@ -75,9 +75,9 @@ class WorkerHandle:
             _BOOT,
             json.dumps([theirs.fileno(), [str(p) for p in sys.path]]),
         ]
-        # A process that is killed removes nothing, so what it makes is removed here.
-        self._folder = tempfile.mkdtemp(prefix="entropy_rl_")
         try:
+            # A process that is killed removes nothing, so its temporary files are removed here.
+            self._folder = tempfile.mkdtemp(prefix="entropy_rl_")
             self.process = subprocess.Popen(
                 boot,
                 stdin=subprocess.DEVNULL,
@@ -94,7 +94,6 @@ class WorkerHandle:
                 },
             )
         except OSError as error:
-            shutil.rmtree(self._folder, ignore_errors=True)
             raise JudgeError(f"no verifier process can be started: {error}") from error
         finally:
             theirs.close()

@@ -345,6 +345,21 @@ def test_a_tokenizer_file_that_cannot_be_read_is_one_line(name, content, model):
     assert str(error.value).startswith(str(model)) and "\n" not in str(error.value)
 
 
+def test_code_of_a_checkpoint_is_not_run(model):
+    (model / "own.py").write_text(f"open({str(model / 'was_run')!r}, 'w')")
+    own = {"auto_map": {"AutoTokenizer": ["own.Own", "own.Own"], "AutoConfig": "own.Config"}}
+    for name, removed in (("tokenizer_config.json", "tokenizer_class"), ("config.json", "")):
+        content = json.loads((model / name).read_text())
+        content.pop(removed, None)
+        more = {"model_type": "own"} if name == "config.json" else {}
+        (model / name).write_text(json.dumps(content | own | more))
+    with pytest.raises(ValueError) as error:
+        load_tokenizer(model)
+    line = "no usable tokenizer: it needs code of its own, which is not supported"
+    assert str(error.value) == f"{model}: {line}"
+    assert not (model / "was_run").exists()
+
+
 @pytest.mark.parametrize("pattern", ["(", "*a", "[z-a]", "(?P<", "\\p{Nonsense}"])
 def test_a_pattern_of_a_tokenizer_that_cannot_be_compiled_is_one_line(pattern, model):
     file = model / "tokenizer.json"

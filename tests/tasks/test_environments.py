@@ -216,6 +216,16 @@ def test_a_class_with_reset_and_step_is_loaded_as_an_environment():
     assert not is_environment(load_task("countdown"))
 
 
+def test_what_is_no_task_is_not_called(tmp_path):
+    file = tmp_path / "was_called"
+    with pytest.raises(ValueError) as caught:
+        load_task("os:system", {"command": f"touch {file}"})
+    assert str(caught.value) == (
+        "task.name: must be a class with a method 'problems', got 'os:system'"
+    )
+    assert not file.exists()
+
+
 def test_an_environment_that_workers_cannot_import_is_refused(monkeypatch):
     monkeypatch.setattr(sys.modules["__main__"], "Own", Guess, raising=False)
     with pytest.raises(ValueError) as caught:

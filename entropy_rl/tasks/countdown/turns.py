@@ -35,7 +35,11 @@ class CountdownTurns:
         counts: Mapping[str, int] | None = None,
         bands: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     ):
-        self.problems = Countdown(seed=seed, counts=counts, bands=bands).problems
+        self._countdown = Countdown(seed=seed, counts=counts, bands=bands)
+
+    def problems(self, split: str) -> Sequence[Problem]:
+        """The problems of `Countdown`."""
+        return self._countdown.problems(split)
 
     def reset(self, problem: Problem, seed: int) -> None:
         """Begin an episode; the game has no randomness."""

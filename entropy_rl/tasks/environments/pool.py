@@ -65,8 +65,8 @@ class EnvironmentPool:
 
     All steps of an episode go to the same worker, which keeps its state until the episode ends. If
     a worker was killed, the states of its other episodes are rebuilt from their actions, and a step
-    is taken once more where one before it may have left what killed it.
-    Processes start at the first step.
+    is taken once more where one before it may have left what killed it. Processes start at the
+    first step.
 
     Args:
       factory: `module:Class` of the environment.
