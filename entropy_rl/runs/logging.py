@@ -48,7 +48,13 @@ class RunLog:
                 "%s: must have a line for each of %d steps, got %d; the others are lost",
                 file, last_step, len(steps),
             )  # fmt: skip
-        keep_steps(directory / SAMPLES_FILE, last_step)
+        file = directory / SAMPLES_FILE
+        steps = keep_steps(file, last_step)
+        if steps and max(steps) < last_step:
+            log.warning(
+                "%s: must have samples of %d steps, got none after step %d",
+                file, last_step, max(steps),
+            )  # fmt: skip
         self._directory = directory
         self._loggers = Loggers(loggers, LoggedRun(directory, last_step, config))
 

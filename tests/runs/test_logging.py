@@ -201,6 +201,18 @@ def test_a_reader_names_file_and_line_of_a_damaged_line(tmp_path, damage):
     assert str(error.value).startswith(f"{path}:2: must be ")
 
 
+def test_samples_that_end_before_the_step_of_a_resumption_are_reported(tmp_path, caplog):
+    RunLog(tmp_path, 5, [], {})  # a run without samples
+    for last, said in ((5, False), (3, True)):
+        caplog.clear()
+        rows = [{"step": step} for step in range(1, last + 1) for _ in range(2)]
+        (tmp_path / SAMPLES_FILE).unlink(missing_ok=True)
+        write_jsonl(tmp_path / SAMPLES_FILE, rows)
+        RunLog(tmp_path, 5, [], {})
+        line = f"{tmp_path / SAMPLES_FILE}: must have samples of 5 steps, got none after step 3"
+        assert caplog.messages == [line] * said
+
+
 def test_metrics_that_are_lost_are_reported(tmp_path, caplog):
     write_jsonl(tmp_path / METRICS_FILE, [{"step": 1}, {"step": 3}])
     for every_step, last_step, lines in ((True, 1, 0), (False, 3, 0), (True, 3, 1)):
