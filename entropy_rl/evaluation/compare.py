@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from entropy_rl.evaluation.result import Evaluation
 from entropy_rl.evaluation.samples import RESULT_FILE, read_result, read_samples_once
 from entropy_rl.experience.records import grades_of
 from entropy_rl.runs.directory import CONFIG_FILE, EVALUATIONS_DIRECTORY
 from entropy_rl.runs.jsonl import finite
+from entropy_rl.runs.logging import track
 from entropy_rl.runs.stored import read_recorded_config
 from entropy_rl.stats.bootstrap import holm, paired_bootstrap, sign_flip_p_value
 from entropy_rl.stats.matched import (
@@ -186,7 +188,11 @@ def _read(directory: Path) -> _Samples:
     rows: dict[int, dict[int, tuple]] = {}
     unjudged = 0
     counts: Counter[int] = Counter()
-    for row in read_samples_once(directory):
+    result = read_result(directory)
+    if result is None:
+        raise ValueError(f"{directory}: must have {RESULT_FILE}, got an incomplete evaluation")
+    total = result.problems * result.samples
+    for row in track("samples", read_samples_once(directory), total, f"of {directory} read"):
         counts[row["problem"]] += 1
         problems[row["problem"]] = (row["prompt"], row["right_answer"])
         verdict = Verdict(row["verdict"])
@@ -202,7 +208,7 @@ def _read(directory: Path) -> _Samples:
         raise ValueError(
             f"{directory}: must hold the samples of the evaluation, got only {RESULT_FILE}"
         )
-    _check_counts(directory, counts)
+    _check_counts(directory, counts, result)
     judged, graded = {}, {}
     for problem in sorted(rows):
         samples = [sample for _, sample in sorted(rows[problem].items())]
@@ -217,16 +223,14 @@ def _read(directory: Path) -> _Samples:
     return _Samples(problems, judged, graded, unjudged)
 
 
-def _check_counts(directory: Path, counts: Mapping[int, int]) -> None:
+def _check_counts(directory: Path, counts: Mapping[int, int], result: Evaluation) -> None:
     """Check that an evaluation has the samples that its result is of.
 
     Args:
       directory: Its directory.
       counts: Problem id -> number of its samples.
+      result: The result.
     """
-    result = read_result(directory)
-    if result is None:
-        raise ValueError(f"{directory}: must have {RESULT_FILE}, got an incomplete evaluation")
     where = f"{directory}: must hold what {RESULT_FILE} is of,"
     if len(counts) != result.problems:
         raise ValueError(f"{where} {result.problems} problems, got {len(counts)}")
