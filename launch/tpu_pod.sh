@@ -231,7 +231,7 @@ supervise() {
         # The other workers may be saving, or hang in a collective operation.
         if [ "$RUN_STATE" = broken ]; then on all "$(worker_script clear "$RUN_ID" 120)" || true; fi
         leave_if_stopped
-        if deploy && on all "$(worker_script start "$RUN_ID" "${TRAIN[@]}")"; then
+        if deploy && leave_if_stopped && on all "$(worker_script start "$RUN_ID" "${TRAIN[@]}")"; then
             if [ "$DRY_RUN" = 1 ]; then return; fi
             say "$RUN_ID runs on $TPU_NAME; looking at it every $POLL s"
         fi

@@ -55,23 +55,38 @@ mkdir -p "$run"
 running() { ! flock --shared --nonblock "$run/lock" true; }
 exited() { [ -e "$run/exit" ]; }
 report() { echo "entropy_rl-worker: $(hostname) $*"; }
+send() { # SIGNAL, to the command, or to what runs before it
+    if [ -s "$run/pid" ]; then
+        kill "-$1" "$(cat "$run/pid")" || true
+    elif [ -s "$run/group" ]; then
+        kill "-$1" -- "-$(cat "$run/group")" || true
+    fi
+}
 
 case "$verb" in
     start)
         if running; then report running && exit; fi
-        rm -f "$run/exit" "$run/pid"
+        rm -f "$run/exit" "$run/pid" "$run/group" "$run/stopped"
         setsid nohup bash "${BASH_SOURCE[0]}" hold "$(basename "$run")" "$@" >>"$run/log" 2>&1 </dev/null &
+        # MOUNT may take minutes.
         for ((tenths = 0; tenths < 300; tenths++)); do
             if [ -e "$run/pid" ]; then report started && exit; fi
+            if [ -e "$run/group" ]; then
+                running || break
+                tenths=0
+            fi
             sleep 0.1
         done
+        if [ -e "$run/pid" ]; then report started && exit; fi # and ended since
         report "did not start, see $run/log" && exit 1
         ;;
     hold) # internal: in the background, for as long as the run lives
         exec 9>>"$run/lock"
         flock --timeout 5 9 || exit 0
+        echo $$ >"$run/group" # `setsid` has made it one
         enter
-        bash -euo pipefail .mount # a machine may have come up again
+        bash -euo pipefail .mount 9>&- # a machine may have come up again
+        if [ -e "$run/stopped" ]; then exit; fi
         export ENTROPY_RL_DISTRIBUTED=auto
         printf '== %s' "$(date -u +%FT%TZ)" && printf ' %q' "$@" && echo
         "$@" 9>&- &
@@ -93,14 +108,15 @@ case "$verb" in
         fi
         ;;
     stop | clear)
-        if running && [ "$verb" = stop ]; then kill -TERM "$(cat "$run/pid")" || true; fi
+        touch "$run/stopped" # before the command: it does not start any more
+        if running && [ "$verb" = stop ]; then send TERM; fi
         for ((tenths = 0; tenths < ${1:?SECONDS} * 10; tenths++)); do
             running || break
             sleep 0.1
         done
         if running; then
             report "still there after $1 s: killed"
-            kill -KILL "$(cat "$run/pid")" || true
+            send KILL
             while running; do sleep 0.1; done
         fi
         bash "${BASH_SOURCE[0]}" status "$(basename "$run")"

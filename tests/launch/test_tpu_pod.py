@@ -129,6 +129,31 @@ def test_a_run_that_dies_is_restarted_on_all_workers_and_not_for_ever(cloud, cod
     assert ("bad input" if code == 2 else "restarted 2 times") in printed
 
 
+def test_a_run_that_is_stopped_during_its_mount_does_not_begin(cloud):
+    cloud.does("entropy-rl", FOREVER)
+    cloud.run("tpu_pod.sh", "create")
+    # Before the command: `setup` and `run` mount before, too.
+    mount = (
+        "if [ -e ~/slow ] && [ -e ~/entropy_rl/runs/r/group ]; then touch ~/mounting; sleep 99; fi"
+    )
+    cloud.run("tpu_pod.sh", "setup", MOUNT=mount)
+    for vm in cloud.workers():
+        (vm / "slow").touch()
+    watcher = cloud.start("tpu_pod.sh", "run", "--config", "c", RUN_ID="r")
+    until(lambda: all((vm / "mounting").exists() for vm in cloud.workers()))
+    printed = cloud.run("tpu_pod.sh", "stop")
+    assert printed.count("absent") == 2 and "No such file" not in printed
+    _, err = watcher.communicate(timeout=10)
+    assert watcher.returncode == 143, err
+    assert not cloud.trained()
+
+    for vm in cloud.workers():
+        (vm / "slow").unlink()
+    cloud.does("entropy-rl", "")
+    cloud.run("tpu_pod.sh", "run")
+    assert len(cloud.trained()) == 2
+
+
 def test_a_slice_that_is_refused_is_asked_for_a_bounded_number_of_times(cloud):
     (cloud.path / "fail-create").write_text("99")
     printed = cloud.run("tpu_pod.sh", "create", code=1, TRIES="3")
