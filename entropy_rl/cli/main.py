@@ -169,6 +169,11 @@ class _Printable(logging.Formatter):
 log = logging.getLogger(__name__)
 
 _ON_SEVERAL_HOSTS = ("train", "evaluate")
+# Those that need devices, and would run in each of several processes by itself.
+_IN_ONE_PROCESS = (
+    *("train-stacked", "sft", "sample", "study", "analyze", "debug-update", "export"),
+    "data select",
+)
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
@@ -264,6 +269,10 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
             from entropy_rl.distributed import multihost as hosts
 
             hosts.join()
+        elif verb in _IN_ONE_PROCESS:
+            from entropy_rl.distributed import multihost as hosts
+
+            hosts.refuse(verb)
         program(config)
         sys.stdout.flush()  # a reader that has exited is noticed here, not at the exit
     except Interrupted as interrupted:

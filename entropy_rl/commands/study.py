@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from entropy_rl.config.checks import require
 from entropy_rl.config.files import check_creatable
 from entropy_rl.config.study import StudyConfig
-from entropy_rl.distributed.multihost import VARIABLE
 from entropy_rl.escape import echo
 from entropy_rl.runs.directory import (
     FREE_OF_EVALUATION,
@@ -73,12 +70,6 @@ def check_config(config: StudyConfig) -> None:
 
 
 def _check_design(config: StudyConfig) -> Design:
-    require(
-        not os.environ.get(VARIABLE),
-        VARIABLE,
-        os.environ.get(VARIABLE),
-        "unset, because a study runs on one host (`--do plan` prints the commands for more)",
-    )
     found = design(config)
     check_characters(found.directory, "output")
     check_creatable(found.directory)

@@ -180,3 +180,13 @@ def refuse_unused(config: Any, section: str, why: str, *names: str) -> None:
             field = next(field for field in dataclasses.fields(part) if field.name == last)
             usual, value = default_of(field), getattr(part, last)
             require(value == usual, f"{section}{name}", value, f"{usual!r}, {why}")
+
+
+def differences(theirs: Any, ours: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (dotted path, their value, our value) where two nested plain values differ."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for name in [*theirs, *(n for n in ours if n not in theirs)]:
+            inner = f"{path}.{name}" if path else name
+            yield from differences(theirs.get(name), ours.get(name), inner)
+    elif theirs != ours:
+        yield path, theirs, ours

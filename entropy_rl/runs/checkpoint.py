@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 # Beside the arrays, a checkpoint has descriptions of them.
 _DESCRIPTION_BYTES = 2**20
+# In errors of collective operations, some of which jax raises as a ValueError.
+_COLLECTIVE = re.compile("Gloo|NCCL|All(Gather|Reduce)|[Cc]oordination")
 
 
 class Checkpoints:
@@ -201,10 +203,13 @@ def reported_failure(directory: AnyPath, what: str) -> Iterator[None]:
 
     Raises:
       OSError: Instead of orbax's errors.
+      JaxRuntimeError: If it is the connection to another process that has failed.
     """
     try:
         yield
     except (OSError, ValueError) as error:
+        if _COLLECTIVE.search(str(error)):
+            raise jax.errors.JaxRuntimeError(str(error)) from error
         code = re.search(
             r"os_error_code='(\d+)'|Errno (\d+)", str(error)
         )  # tensorstore's, Python's

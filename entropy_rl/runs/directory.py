@@ -6,6 +6,9 @@ import contextlib
 import dataclasses
 import json
 import re
+import socket
+import time
+import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from typing import Any
 from entropy_rl.config.checks import require, shown
 from entropy_rl.config.common import RunConfig
 from entropy_rl.config.files import check_creatable
-from entropy_rl.config.values import default_of, has_default
+from entropy_rl.config.values import default_of, differences, has_default
 from entropy_rl.runs.gcs import AnyPath, is_bucket, open_path
 from entropy_rl.runs.hub import MODEL_FIELDS
 from entropy_rl.runs.jsonl import TEMPORARY, write_atomically
@@ -35,6 +38,7 @@ FREE_OF_RUN = tuple(
     f"run.{f.name}" for f in dataclasses.fields(RunConfig) if f.name != "checkpoints"
 )
 IDENTITY_FILE = "identity.json"
+_VISIBLE_SECONDS = 3
 # Kernels and memory of a model.
 FREE_OF_MODEL = ("model.remat", "model.attention", "model.decode_attention")
 # How training is computed, and where.
@@ -135,6 +139,57 @@ def check_only_writer(config: Any) -> None:
         check_unlocked(file, where)
 
 
+def check_run_visible(config: Any) -> None:
+    """Check that all processes see the directories of a run; see `check_visible`."""
+    for directory, field, _ in _directories(config, ()):
+        if not is_bucket(directory):
+            check_visible(directory, field)
+
+
+def check_visible(directory: Path, field: str) -> None:
+    """Check that all processes see a directory, or the one that it will be created in; collective.
+
+    Args:
+      directory: The directory. The first process must be able to write to it.
+      field: The config field that names it, for the error.
+
+    Raises:
+      ValueError: In all processes, if one does not see a file of the first one.
+    """
+    from entropy_rl.distributed import multihost as hosts  # imports jax
+
+    if hosts.count() == 1:
+        return
+    # A name that no process has looked for: a network file system may remember a missing file.
+    # Left by a killed process, it is taken for a temporary file of a run.
+    name = f"{CONFIG_FILE}.{uuid.uuid4().int}{TEMPORARY}"
+
+    def write() -> str:
+        existing = next(path for path in (directory, *directory.parents) if path.exists())
+        (existing / name).touch()
+        return str(existing / name)
+
+    file = Path(hosts.on_first(write))
+    found = hosts.gather([_appears(file), socket.gethostname()])
+    if hosts.is_first():
+        file.unlink()
+    for number, (seen, host) in enumerate(found):
+        if not seen:
+            raise ValueError(
+                f"{field}: must be visible to all processes, got {directory}, which process "
+                f"{number} on {host} does not share with process 0"
+            )
+
+
+def _appears(file: Path) -> bool:
+    """Whether a file exists, or does so within seconds, as on a network file system."""
+    for _ in range(_VISIBLE_SECONDS):
+        if file.exists():
+            return True
+        time.sleep(1)
+    return file.exists()
+
+
 @contextlib.contextmanager
 def claimed_run(config: Any) -> Iterator[list[str]]:
     """Hold the directories of a run as their only writer; create them, or resume from them.
@@ -164,8 +219,8 @@ def _changed_settings(directory: Path, config: Any) -> list[str]:
     if not path.exists():
         return []
     theirs = _completed(read_recorded_config(path), config)
-    differences = _differences(_without(theirs, ["run"]), _without(to_plain(config), ["run"]))
-    return [f"{name}: {shown(old, 60)} -> {shown(new, 60)}" for name, old, new in differences]
+    found = differences(_without(theirs, ["run"]), _without(to_plain(config), ["run"]))
+    return [f"{name}: {shown(old, 60)} -> {shown(new, 60)}" for name, old, new in found]
 
 
 def _locks(config: Any) -> list[tuple[Path, str]]:
@@ -230,8 +285,8 @@ def check_directory(
     path = directory / CONFIG_FILE
     if path.exists():
         theirs = _completed(read_recorded_config(path), config)
-        differences = _differences(_without(theirs, free), _without(to_plain(config), free))
-        for name, old, new in differences:
+        found = differences(_without(theirs, free), _without(to_plain(config), free))
+        for name, old, new in found:
             raise ValueError(
                 f"{field}: {directory} holds another run (its {name} is {old!r}, here it is "
                 f"{new!r}); "
@@ -314,13 +369,3 @@ def _without(plain: dict[str, Any], free: Collection[str]) -> dict[str, Any]:
             inner = [path.removeprefix(f"{name}.") for path in free if path.startswith(f"{name}.")]
             kept[name] = _without(value, inner) if inner and isinstance(value, dict) else value
     return kept
-
-
-def _differences(theirs: Any, ours: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (path, their value, our value) where two nested plain values differ."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for name in [*theirs, *(n for n in ours if n not in theirs)]:
-            inner = f"{path}.{name}" if path else name
-            yield from _differences(theirs.get(name), ours.get(name), inner)
-    elif theirs != ours:
-        yield path, theirs, ours

@@ -85,20 +85,24 @@ def pin_models(config: Any, directory: Path, ask: bool = True) -> Any:
     """
     from entropy_rl.distributed import multihost as hosts  # imports jax
 
-    recorded = None
     for field in MODEL_FIELDS:
         path = field_at(config, field)
-        if path is None or not is_hub_id(path):
-            continue
-        recorded = read_recorded_config(directory / CONFIG_FILE) if recorded is None else recorded
-        names = field.split(".")
-        known = functools.reduce(lambda part, name: (part or {}).get(name), names, recorded)
-        if isinstance(known, str) and known.startswith(f"{path}@"):
-            path = known
-        elif ask:
-            path = hosts.on_first(functools.partial(resolve, path, field))
-        config = _replaced(config, names, path)
+        if path is not None and is_hub_id(path):
+            pinned = functools.partial(_pinned, path, field, directory, ask)
+            # One process reads what is recorded.
+            config = _replaced(
+                config, field.split("."), hosts.on_first(pinned) if ask else pinned()
+            )
     return config
+
+
+def _pinned(path: str, field: str, directory: Path, ask: bool) -> str:
+    """Return an id with its commit, which is recorded in a directory or asked for."""
+    recorded = read_recorded_config(directory / CONFIG_FILE)
+    known = functools.reduce(lambda part, name: (part or {}).get(name), field.split("."), recorded)
+    if isinstance(known, str) and known.startswith(f"{path}@"):
+        return known
+    return resolve(path, field) if ask else path
 
 
 def _replaced(section: Any, field: Sequence[str], value: Any) -> Any:

@@ -5,34 +5,41 @@ The config names paths, and the files there may change between two starts.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jaxlib
 import numpy as np
 
 from entropy_rl.config.files import error_text, require_file
 from entropy_rl.config.values import field_at
+from entropy_rl.distributed import multihost as hosts
 from entropy_rl.models.peft import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from entropy_rl.runs.checkpoint import newest_undamaged
 from entropy_rl.runs.digests import DIGESTS_FILE, SIZES_FILE, sha256_of, sha256_of_values
-from entropy_rl.runs.directory import IDENTITY_FILE, checkpoints_of
+from entropy_rl.runs.directory import IDENTITY_FILE, checkpoints_of, to_plain
 from entropy_rl.runs.gcs import file_sizes, is_bucket
 from entropy_rl.runs.hub import MODEL_FIELDS
 from entropy_rl.runs.jsonl import write_atomically
 from entropy_rl.runs.model_files import find_adapter, find_model, is_run, model_files
 from entropy_rl.runs.tokenizer import TOKENIZER_PARTS
+from entropy_rl.version import __version__
 
 # Component of a run -> {name of a part of it, such as a file or a split: digest}.
 Identity = dict[str, dict[str, str]]
 
 # Their parts may be added and dropped between two starts, as the split of the evaluations.
 _OPEN = ("data",)
+_END_BYTES = 2**16
 
 
-def models_identity(config: Any) -> Identity:
-    """Return digests of the models that a config names; components as in `model_identity`."""
+def models_identity(config: Any, whole: bool = True) -> Identity:
+    """Return digests of the models that a config names, as `model_identity`."""
     identity: Identity = {"weights": {}, "model files": {}}
     for field in MODEL_FIELDS:
         path = field_at(config, field)
@@ -41,17 +48,33 @@ def models_identity(config: Any) -> Identity:
         if field == "model.lora.path":  # recorded one level deeper than the others
             identity["weights"] |= adapter_identity(path)
         else:
-            for name, parts in model_identity(path, field).items():
+            for name, parts in model_identity(path, field, whole).items():
                 identity[name] |= parts
     return identity
 
 
-def model_identity(path: str, field: str = "model.path") -> Identity:
+def check_same_config(config: Any, but: str | None = None) -> None:
+    """Check that all processes run the same config with the same versions; collective.
+
+    Args:
+      config: The config of this process.
+      but: A field that may differ.
+
+    Raises:
+      ValueError: In all processes; names the first difference.
+    """
+    plain = {name: value for name, value in to_plain(config).items() if name != but}
+    versions = {f"version of {package.__name__}": package.__version__ for package in (jax, jaxlib)}
+    hosts.check_same({"version of entropy_rl": __version__} | versions | plain)
+
+
+def model_identity(path: str, field: str = "model.path", whole: bool = True) -> Identity:
     """Return digests of the files of a model, or of the newest checkpoint of a run.
 
     Args:
       path: As `model.path`.
       field: The config field, which begins the names of the files.
+      whole: Whether to read whole files of weights, rather than their ends, which is cheap.
 
     Returns:
       The components "weights" and "model files", which are the config and the tokenizer.
@@ -61,12 +84,23 @@ def model_identity(path: str, field: str = "model.path") -> Identity:
         weights = _checkpoint_identity(found)
     else:
         names = sorted(p.name for p in found.iterdir() if ".safetensors" in p.name and p.is_file())
-        weights = sha256_of(found, names)
+        weights = sha256_of(found, names) if whole else _digests_of_ends(found, names)
     components = {"weights": weights, "model files": model_file_digests(model_files(found))}
     return {
         name: {f"{field}/{part}": digest for part, digest in found.items()}
         for name, found in components.items()
     }
+
+
+def _digests_of_ends(directory: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return digests of the size and the last bytes of files, by name."""
+    digests = {}
+    for name in names:
+        with (directory / name).open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _END_BYTES))
+            digests[name] = hashlib.sha256(b"%d " % size + file.read()).hexdigest()
+    return digests
 
 
 def adapter_identity(path: str) -> Identity:

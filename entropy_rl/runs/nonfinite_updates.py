@@ -45,9 +45,10 @@ class NonfiniteUpdates:
 
     def __init__(self, run: Path, limit: int):
         self._directory, self._limit = find_file(run, NONFINITE_UPDATES_DIRECTORY), limit
-        if self._count() >= limit:
+        count = self._count()
+        if count >= limit:
             raise ValueError(
-                f"{self._directory} holds {self._count()} updates that were not applied; "
+                f"{self._directory} holds {count} updates that were not applied; "
                 f"look at them with `entropy-rl debug-update {self._directory}/NAME`, then delete "
                 "them, or raise batching.max_nonfinite_updates"
             )
@@ -84,7 +85,7 @@ class NonfiniteUpdates:
         self, name: str, whose: str, params: Params, batch: TrainBatch, controller: Any = None
     ) -> None:
         path = self._directory / name
-        if not path.exists():  # a run that was killed repeats its steps
+        if not hosts.on_first(path.exists):  # a run that was killed repeats its steps
             temporary = path.with_name(path.name + TEMPORARY)
             batch, controller = hosts.fetch((batch, controller))
             if hosts.is_first():
@@ -103,9 +104,10 @@ class NonfiniteUpdates:
             if hosts.is_first():
                 temporary.replace(path)
             hosts.wait_for_all("bad update: parameters")
-        if self._count() >= self._limit:
+        count = self._count()
+        if count >= self._limit:
             raise FloatingPointError(
-                f"{self._directory} holds {self._count()} updates whose gradient was not finite "
+                f"{self._directory} holds {count} updates whose gradient was not finite "
                 "(batching.max_nonfinite_updates); none was applied; see `entropy-rl debug-update "
                 f"{path}`"
             )
@@ -119,7 +121,9 @@ class NonfiniteUpdates:
             )
 
     def _count(self) -> int:
-        return sum(not path.name.endswith(TEMPORARY) for path in self._directory.glob("step_*"))
+        """Count the updates; one process does, so that all stop alike."""
+        names = lambda: [path.name for path in self._directory.glob("step_*")]  # noqa: E731
+        return sum(not name.endswith(TEMPORARY) for name in hosts.on_first(names))
 
 
 def is_of_critic(path: Path) -> bool:

@@ -23,11 +23,12 @@ from entropy_rl.learner.critic import init_critic
 from entropy_rl.losses.loss import Loss
 from entropy_rl.rewards import Rewards
 from entropy_rl.rollout.stop_strings import check_stop_strings
-from entropy_rl.runs.directory import check_only_writer, check_run
+from entropy_rl.runs.directory import check_only_writer, check_run, check_run_visible
 from entropy_rl.runs.hub import pin_models
 from entropy_rl.runs.identity import (
     Identity,
     check_identity,
+    check_same_config,
     data_identity,
     models_identity,
     prompts_identity,
@@ -149,10 +150,12 @@ def set_up(config: TrainConfig, others: Sequence[Setup] | None = None) -> Setup:
       ValueError: If something in the config cannot work; before any training.
     """
     directory, rollout, batching = Path(config.run.directory), config.rollout, config.batching
+    check_same_config(config)
     config = pin_models(config, directory)
     check_run(config)
     mesh = make_mesh(config.mesh)
     hosts.on_first(lambda: check_only_writer(config))
+    check_run_visible(config)
     check_rows(mesh, batching.mini_batch_prompts, rollout.group_size, "batching.mini_batch_prompts")
     build_loggers(config.run)
     advantage, loss, rewards, curriculum = build_methods(config)
@@ -188,7 +191,10 @@ def set_up(config: TrainConfig, others: Sequence[Setup] | None = None) -> Setup:
         longest = max(longest, test_prompts.length + config.evaluation.max_new_tokens)
     check_length(files, longest)
     of_turn = turn_tokens(task, config.decoding, rollout.max_new_tokens)
-    identity = hosts.on_first(lambda: _identify(config, task, tokenizer, prompts))
+    data = _identify_data(config, task, tokenizer, prompts)
+    hosts.check_same(data)
+    identity = hosts.on_first(lambda: data | models_identity(config))
+    hosts.check_same(models_identity(config, whole=False))
     hosts.on_first(lambda: check_identity(directory, identity, config.run.accept_changes))
     # From here on, weights are read.
     key = jax.random.key(config.seed)
@@ -235,12 +241,11 @@ def set_up(config: TrainConfig, others: Sequence[Setup] | None = None) -> Setup:
     )
 
 
-def _identify(config: TrainConfig, task: Task, tokenizer: Any, prompts: Prompts) -> Identity:
-    """Return digests of the data, prompts, chat template and models of a run."""
+def _identify_data(config: TrainConfig, task: Task, tokenizer: Any, prompts: Prompts) -> Identity:
+    """Return digests of the data, prompts and chat template of a run."""
     splits = {config.task.train_split, *([config.evaluation.split] if config.evaluation else [])}
     identity = data_identity({split: task.problems(split) for split in sorted(splits)})
-    identity |= prompts_identity(prompts.problems, prompts.encoded, tokenizer)
-    return identity | models_identity(config)
+    return identity | prompts_identity(prompts.problems, prompts.encoded, tokenizer)
 
 
 def _differs_in_seed(one: TrainConfig, other: TrainConfig) -> bool:

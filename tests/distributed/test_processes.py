@@ -10,7 +10,7 @@ import socket
 import numpy as np
 import pytest
 from run_records import lines_of, metrics_of
-from tiny_runs import EVALUATION, TRAIN, finish, run_two, start, write_yaml
+from tiny_runs import EVALUATION, ROOT, TRAIN, finish, run_two, start, write_yaml
 
 from entropy_rl.cli.main import main
 from entropy_rl.runs.lock import one_writer
@@ -138,6 +138,23 @@ def test_two_processes_learn_from_the_same_rows(workspace, here):
 
 
 @pytest.mark.slow
+def test_two_processes_evaluate_together_and_a_signal_to_one_stops_both(workspace, here):
+    own = ["--task.name", "luck:Luck", "--task.args", "{counts: {test: 4}}", "--seed", "0"]
+    more = ["--evaluation.rows_per_call", "1", "--output", "together"]
+    command = ["evaluate", "--model.path", "model", *own, *SETTINGS, *more]
+    for process in run_two(workspace, *command, SIGNAL_AT_CALL="SIGTERM:1"):
+        assert process.returncode == 143, process.stderr
+        line = process.stderr.splitlines()[-1]
+        assert re.fullmatch(r"entropy-rl evaluate: stopped after \d of \d samples; .*", line)
+    first, second = run_two(workspace, *command)
+    for process in (first, second):
+        assert process.returncode == 0, process.stderr
+    assert first.stdout.endswith("everything is in together\n")
+    assert "everything" not in second.stdout
+    assert (here / "together" / "evaluation.json").exists()
+
+
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_other_with_a_line(workspace):
     first, second = run_two(workspace, *train("lost", *MESH), SIGNAL_AT_CALL="SIGKILL:2")
     assert second.returncode == -9
@@ -159,7 +176,7 @@ def test_a_process_that_is_killed_ends_the_other_with_a_line(workspace):
     ],
     ids=["line", "traceback"],
 )
-def test_a_process_that_fails_alone_keeps_its_exit_code_and_ends_at_once(
+def test_a_process_that_fails_alone_ends_all_with_its_exit_code_at_once(
     workspace, method, code, told
 ):
     (workspace / "fails.py").write_text(FAILS)
@@ -168,7 +185,11 @@ def test_a_process_that_fails_alone_keeps_its_exit_code_and_ends_at_once(
     assert second.returncode == code, second.stderr
     assert second.stderr.endswith(told)
     assert ("Traceback" in second.stderr) == (method == "judge")
-    assert first.returncode in (1, -6), first.stderr  # as where the other one is killed
+    assert first.returncode == code, first.stderr
+    assert first.stderr.endswith(
+        "entropy-rl: process 0 of 2 cannot go on: process 1 has ended with exit code "
+        f"{code}; its log says why\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,6 +211,25 @@ def test_a_mistyped_list_of_processes_is_refused_in_a_line(here, value, told, mo
     assert error.startswith("entropy-rl train: ENTROPY_RL_DISTRIBUTED: must be ")
     assert told in error
     assert error.count("\n") == 1 and not (here / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sft", "--config", "sft.yaml"],
+        ["sample", "--model.path", "model", "--question", "3 4 5 6"],
+        ["export", "--model", "run", "--output", "exported"],
+        ["study", "--config", str(ROOT / "configs" / "study" / "tiny.yaml")],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_verb_of_one_process_refuses_to_be_one_of_several(here, command, monkeypatch, capsys):
+    monkeypatch.setenv("ENTROPY_RL_DISTRIBUTED", "auto")
+    assert main(command) == 2
+    assert capsys.readouterr().err == (
+        f"entropy-rl {command[0]}: ENTROPY_RL_DISTRIBUTED: must be unset, because {command[0]} "
+        "runs in one process, got 'auto'\n"
+    )
 
 
 def test_auto_outside_of_a_cluster_names_the_variable(workspace):

@@ -1022,15 +1022,6 @@ def test_loss_of_skill_and_truncation_are_flagged_with_the_seeds():
     )
 
 
-def test_a_study_runs_on_one_host(here, capsys, monkeypatch):
-    monkeypatch.setenv("ENTROPY_RL_DISTRIBUTED", "auto")
-    assert main(study()) == 2
-    assert (
-        "ENTROPY_RL_DISTRIBUTED: must be unset, because a study runs on one host (`--do "
-        "plan` prints the commands for more), got 'auto'" in capsys.readouterr().err
-    )
-
-
 def test_intervals_of_fractions_end_at_zero_and_one():
     values = [{"skill/answered": 0.97, "skill/turns": 0.9, "pass@1": 1.0}]
     values += [{"skill/answered": 1.0, "skill/turns": 1.1, "pass@1": 0.9}]
