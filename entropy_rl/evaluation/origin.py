@@ -28,7 +28,7 @@ _FACTOR = 1_000_003  # odd, so that the weights of a checksum are odd
 
 
 def check_origin(directory: Path, model: Model, params: Params, prompts: Prompts) -> None:
-    """Check that the samples of a directory come from this model and these problems.
+    """Check that the samples of a directory come from this model and these problems; collective.
 
     The config names paths, and the files there may change between two starts. The first call
     records the origin. What an earlier version did not record is not compared.
@@ -40,7 +40,8 @@ def check_origin(directory: Path, model: Model, params: Params, prompts: Prompts
       prompts: The problems, encoded.
 
     Raises:
-      ValueError: The directory holds samples of something else; names what has changed.
+      ValueError: The directory holds samples of something else, or another process has a model or
+        problems of its own; names what differs.
     """
     ours = {
         "weights": fingerprint(params),
@@ -49,6 +50,7 @@ def check_origin(directory: Path, model: Model, params: Params, prompts: Prompts
         "prompts": sha256_of_values(prompts.encoded),
         "model files": sha256_of_values([model_file_digests(model.directory)]),
     }
+    hosts.check_same(ours)
     path = directory / ORIGIN_FILE
     if path.exists():
         try:

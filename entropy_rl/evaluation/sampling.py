@@ -128,7 +128,7 @@ def _calls(
     prompts: Prompts, config: EvaluationConfig, done: Collection[tuple[int, int]]
 ) -> Iterator[_Call]:
     group = min(config.samples, config.rows_per_call)
-    count = min(len(prompts), max(1, config.rows_per_call // group))
+    count = max(1, min(len(prompts), config.rows_per_call // group))
     for first in range(0, len(prompts), count):
         # The last batch is shifted back to be full; rows of the previous batch are dropped.
         start = min(first, len(prompts) - count)

@@ -135,11 +135,11 @@ def test_another_number_of_processes_goes_on_where_the_first_ended(tmp_path, who
     assert run(tmp_path)[0].maj_at_n == whole[0].maj_at_n
 
 
-def test_more_processes_than_problems_are_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"^shard: must be .* at most 5, the number of problems, got 0 of 6"
-    ):
-        run(tmp_path, shard=(0, 6))
+def test_processes_beyond_the_number_of_problems_have_no_samples_to_draw(tmp_path, whole):
+    results = [run(tmp_path, shard=(i, 7))[0] for i in (5, 0, 1, 2, 3, 4, 6)]
+    assert results[:5] == [None] * 5
+    assert results[5].pass_at_k == results[6].pass_at_k == whole[0].pass_at_k
+    assert in_order(tmp_path) == in_order(whole[1])
 
 
 def test_samples_of_another_model_or_other_problems_are_not_mixed(tmp_path, whole, monkeypatch):
