@@ -288,12 +288,13 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
             from entropy_rl.distributed import multihost as hosts
 
             # The others may be gone: to leave in good order would be to wait for them.
-            echo(
-                f"entropy-rl {verb}: process {hosts.index()} of {hosts.count()} cannot go on: "
-                f"{error_line(error):.300}; if another process has ended, its log says why",
-                file=sys.stderr,
-            )
-            os._exit(1)
+            with hosts.leaving:
+                echo(
+                    f"entropy-rl {verb}: process {hosts.index()} of {hosts.count()} cannot go on: "
+                    f"{error_line(error):.300}; if another process has ended, its log says why",
+                    file=sys.stderr,
+                )
+                os._exit(1)
         line = failure_line(error, type(config))
         if line is None or wants_traceback():
             if not _is_one_of_several():

@@ -34,7 +34,7 @@ _POLL_SECONDS = 1
 # From the failure of another process until this one ends as well, unless it fails alike before.
 _GRACE_SECONDS = 5
 _FAILED = "failed"
-_leaving = threading.Lock()
+leaving = threading.Lock()  # held by the thread that ends this process, until it has
 
 
 def join() -> None:
@@ -139,7 +139,7 @@ def _end_with_others() -> None:
         except jax.errors.JaxRuntimeError:  # the connection has ended
             return
     time.sleep(_GRACE_SECONDS)
-    if _leaving.locked():
+    if leaving.locked():
         return
     number, code = next(iter(failed.items()))
     echo(
@@ -158,11 +158,13 @@ def leave(code: int) -> NoReturn:
     here is short. It is for processes that fail alike, and for the others, which end as well when
     they learn of the error: the first process must not end before them.
     """
-    _leaving.acquire()  # never released: the first thread to come ends the process
+    leaving.acquire()
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         if code - 128 not in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             tell(_FAILED, code)
         _client().wait_at_barrier("entropy_rl leaves", _LEAVING_TIMEOUT_MS)
+    if is_first():  # the others, when they lose the connection to it, log that
+        time.sleep(_POLL_SECONDS)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # its reader has exited, or it is closed
             stream.flush()

@@ -160,7 +160,7 @@ def test_processes_may_share_an_evaluation(whole, workspace, here, capsys):
     assert main(evaluate("shared", "--shard", "2", "--shards", "2")) == 2
     assert "shard: must be >= 0 and < shards (2), got 2" in capsys.readouterr().err
     assert main(evaluate("other", "--shard", "0", "--shards", "99")) == 2
-    assert "shards: must be at most 4, the number of problems, got 99" in capsys.readouterr().err
+    assert "shards: must be at most 8, the number of problems, got 99" in capsys.readouterr().err
 
 
 def test_other_settings_are_refused_and_what_is_complete_is_only_read(whole, here, capsys):

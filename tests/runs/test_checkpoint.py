@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from entropy_rl.runs.checkpoint import Checkpoints, restore_params
+from entropy_rl.runs.checkpoint import Checkpoints, reported_failure, restore_params
 from entropy_rl.types import TrainState
 
 PARAMS = {
@@ -53,6 +53,17 @@ def test_a_checkpoint_with_parameters_of_another_model_is_refused_in_a_line(
     with pytest.raises(ValueError) as error:
         restore_params(checkpoints, shapes(model))
     assert str(error.value) == f"{checkpoints / '3'}: {difference}"
+
+
+def test_a_lost_process_is_not_reported_as_a_checkpoint_that_could_not_be_written(tmp_path):
+    def fail(text):
+        with reported_failure(tmp_path, "a checkpoint"):
+            raise ValueError(text)
+
+    with pytest.raises(OSError, match="a checkpoint could not be written: Permission denied"):
+        fail("writing failed [os_error_code='13']")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Connection closed by peer"):
+        fail("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
 
 
 def test_after_a_checkpoint_of_a_cpu_the_next_update_reuses_the_memory_of_the_state(tmp_path):

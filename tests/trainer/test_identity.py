@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_runs import EVALUATION, finish, start
 
 from entropy_rl.cli.main import main
+from entropy_rl.runs.identity import model_identity
 from entropy_rl.runs.lock import one_writer
 
 # The problems of `Luck`, changed as a file says.
@@ -208,6 +209,20 @@ def test_a_changed_initial_model_is_refused_and_accepted_by_the_flag(
     refused_for(capsys, changed)
     if changed.startswith("weights (model.path/model.safe"):
         accepted(capsys, [changed])
+
+
+def test_the_ends_of_weights_tell_trained_ones_apart_without_reading_them_whole(tmp_path):
+    for name in ("one", "same", "longer", "trained"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        weights = b"w" * 2**17 + (b"new" if name == "trained" else b"old")
+        (tmp_path / name / "model.safetensors").write_bytes(b"w" * (name == "longer") + weights)
+    one, same, longer, trained = (
+        model_identity(str(tmp_path / name), whole=False)
+        for name in ("one", "same", "longer", "trained")
+    )
+    assert one == same
+    assert one["weights"] != longer["weights"] != trained["weights"] != one["weights"]
 
 
 def test_a_model_that_was_moved_is_the_same_and_another_one_there_is_refused(begun, capsys):
