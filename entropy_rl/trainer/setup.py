@@ -194,7 +194,8 @@ def set_up(config: TrainConfig, others: Sequence[Setup] | None = None) -> Setup:
     data = _identify_data(config, task, tokenizer, prompts)
     hosts.check_same(data)
     identity = hosts.on_first(lambda: data | models_identity(config))
-    hosts.check_same(models_identity(config, whole=False))
+    if hosts.count() > 1:
+        hosts.check_same(models_identity(config, whole=False))
     hosts.on_first(lambda: check_identity(directory, identity, config.run.accept_changes))
     # From here on, weights are read.
     key = jax.random.key(config.seed)
