@@ -56,6 +56,13 @@ class Luck(Countdown):
             os.kill(os.getpid(), signal.Signals[name])
         coins = [zlib.crc32(text.encode()) % 2 for text in completions]
         return [Verdict.CORRECT if coin else Verdict.WRONG for coin in coins]
+
+
+class Unlucky(Countdown):
+    """Fails with an error of Python."""
+
+    def __init__(self, number: str):
+        int(number)
 '''
 
 TRAIN = {

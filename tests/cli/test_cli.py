@@ -400,13 +400,17 @@ def test_arguments_of_a_task_can_be_lists_that_are_added_to(here):
             "task.name: cannot import 'luck:Lukc': module 'luck' has no attribute",
         ),
         (
-            ["--task.name", "fractions:Fraction", "--task.args", "{numerator: x}"],
-            "task.name: fractions:Fraction: Invalid literal for Fraction: 'x'",
+            ["--task.name", "luck:Unlucky", "--task.args", "{number: x}"],
+            "task.name: luck:Unlucky: invalid literal for int() with base 10: 'x'",
+        ),
+        (
+            ["--task.name", "fractions:Fraction", "--task.args", "{numerator: 1}"],
+            "task.name: must be a class with a method 'problems', got 'fractions:Fraction'",
         ),
         (["--task.name", "./luck:Luck"], "task.name: cannot import './luck:Luck': "),
         (
             ["--task.name", "luck:zlib"],
-            "task.args: must be arguments of a function or class, got <module",
+            "task.name: must be a class with a method 'problems', got 'luck:zlib'",
         ),
         (
             ["--task.args.coutns", "{}"],
