@@ -45,8 +45,8 @@ def models_identity(config: Any, whole: bool = True) -> Identity:
         path = field_at(config, field)
         if path is None:
             continue
-        if field == "model.lora.path":  # recorded one level deeper than the others
-            identity["weights"] |= adapter_identity(path)
+        if field == "model.lora.path":
+            identity["weights"] |= adapter_digests(path)
         else:
             for name, parts in model_identity(path, field, whole).items():
                 identity[name] |= parts
@@ -103,8 +103,8 @@ def _digests_of_ends(directory: Path, names: Sequence[str]) -> dict[str, str]:
     return digests
 
 
-def adapter_identity(path: str) -> Identity:
-    """Return the digest of the adapter of a `model.lora.path`, as a part of the weights."""
+def adapter_digests(path: str) -> dict[str, str]:
+    """Return digests of the adapter of a `model.lora.path`, as parts of the weights."""
     found, names = find_adapter(path), (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
     try:
         for name in names:
@@ -112,7 +112,7 @@ def adapter_identity(path: str) -> Identity:
     except (OSError, ValueError) as error:
         raise ValueError(f"model.lora.path: {error_text(error)}") from error
     digests = sha256_of(found, names)
-    return {"weights": {f"model.lora.path/{name}": digest for name, digest in digests.items()}}
+    return {f"model.lora.path/{name}": digest for name, digest in digests.items()}
 
 
 def model_file_digests(directory: Path) -> dict[str, str]:
@@ -222,6 +222,10 @@ def _read(directory: Path) -> Identity:
             f"{path}: must be the digests of a run, got other content; delete it to record those "
             "of the next start"
         )
+    # Earlier versions recorded those of an adapter one level deeper.
+    deeper = recorded.get("weights", {}).pop("weights", {})
+    if isinstance(deeper, dict) and deeper:
+        recorded["weights"] |= deeper
     return recorded
 
 

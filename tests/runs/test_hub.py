@@ -20,7 +20,7 @@ from entropy_rl.config.common import ModelConfig
 from entropy_rl.config.lora import LoraConfig
 from entropy_rl.models.peft import load_adapter
 from entropy_rl.runs.hub import is_hub_id, is_pinned, pin_models, resolve, split_id, upload
-from entropy_rl.runs.identity import adapter_identity
+from entropy_rl.runs.identity import adapter_digests
 from entropy_rl.runs.load_model import check_models, find_model, keep_model_files, load_model
 from entropy_rl.tasks.data_files.files import find_data_files
 
@@ -130,7 +130,7 @@ def test_an_adapter_of_the_hub_is_pinned_and_recorded_with_the_revision_of_its_b
     assert pinned.path == f"{NAME}@{commits[NAME]}"
     assert pinned.lora.path == f"lab/adapter@{commits['lab/adapter']}"
     check_models(Config(pinned))
-    assert adapter_identity(pinned.lora.path) == adapter_identity(str(golden))
+    assert adapter_digests(pinned.lora.path) == adapter_digests(str(golden))
     model = load_model(pinned)
     assert model.base.spec == load_adapter(golden, model.config)[0]
     keep_model_files(model, tmp_path)

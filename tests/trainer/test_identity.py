@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_runs import EVALUATION, finish, start
 
 from entropy_rl.cli.main import main
-from entropy_rl.runs.identity import model_identity
+from entropy_rl.runs.identity import check_identity, model_identity
 from entropy_rl.runs.lock import one_writer
 
 # The problems of `Luck`, changed as a file says.
@@ -269,6 +269,17 @@ def test_a_damaged_identity_is_named(begun, capsys, content):
         "those of the next start\n"
     )
     assert capsys.readouterr().err.endswith(line)
+
+
+def test_a_changed_adapter_is_named_also_where_it_was_recorded_one_level_deeper(tmp_path):
+    name = "model.lora.path/adapter_model.safetensors"
+    identity = {"weights": {"model.path/model.safetensors": "a", name: "b"}}
+    before = {"weights": {"model.path/model.safetensors": "a", "weights": {name: "b"}}}
+    for recorded in (identity, before):
+        (tmp_path / "identity.json").write_text(json.dumps(recorded))
+        assert check_identity(tmp_path, identity, accept=False) == []
+        changed = {"weights": identity["weights"] | {name: "c"}}
+        assert check_identity(tmp_path, changed, accept=True) == [f"weights ({name})"]
 
 
 def test_a_checkpoint_of_a_run_as_initial_model_is_part_of_the_identity(begun, capsys):
