@@ -167,7 +167,12 @@ class Prompts:
     def shard(self, index: int, count: int) -> Prompts:
         """Every count-th problem from the index-th on, padded as all of them; for orders without a
         seed. A shard of more than there are problems may be empty.
+
+        Raises:
+          ValueError: If the index is out of range.
         """
+        if not 0 <= index < count:
+            raise ValueError(f"shard: must be >= 0 and < shards, got {index} of {count}")
         part = copy.copy(self)
         part._kept = part._order = self._kept[index::count]
         return part

@@ -135,6 +135,13 @@ def test_another_number_of_processes_goes_on_where_the_first_ended(tmp_path, who
     assert run(tmp_path)[0].maj_at_n == whole[0].maj_at_n
 
 
+@pytest.mark.parametrize("shard", [(-1, 2), (2, 2), (0, 0)])
+def test_a_shard_that_is_none_of_those_is_refused(tmp_path, shard):
+    index, count = shard
+    with pytest.raises(ValueError, match=rf"^shard: must be .* < shards, got {index} of {count}$"):
+        run(tmp_path, shard=shard)
+
+
 def test_processes_beyond_the_number_of_problems_have_no_samples_to_draw(tmp_path, whole):
     results = [run(tmp_path, shard=(i, 7))[0] for i in (5, 0, 1, 2, 3, 4, 6)]
     assert results[:5] == [None] * 5
