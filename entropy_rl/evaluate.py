@@ -105,7 +105,8 @@ def evaluate_model(config: EvaluateConfig) -> Evaluation | None:
         config.shards,
         f"at most {len(prompts)}, the number of problems",
     )
-    hosts.check_same(prompts_identity(prompts.problems, prompts.encoded, files.tokenizer))
+    if hosts.count() > 1:
+        hosts.check_same(prompts_identity(prompts.problems, prompts.encoded, files.tokenizer))
     check_free(samples_file(directory, *shard))
     model = load_model(config.model, mesh, files=files)
     # All processes write the same config.
