@@ -57,7 +57,7 @@ esac
 """
 STUBS = ["gcloud", "sky", "sbatch", "srun", "scancel", "scontrol", "squeue"]
 STUBS += ["ssh", "scp", "uv", "entropy-rl"]
-# What the stub of entropy-rl does unless a test says otherwise: run until it is told to stop.
+# The default of the stub of entropy-rl: run until it receives a signal.
 FOREVER = "trap 'exit 143' TERM INT; while :; do sleep 0.05; done"
 
 

@@ -50,7 +50,7 @@ CONFIG = TRAIN | {
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """A model of which there is config.json only, and a config."""
+    """A directory with the config.json of a model, without weights, and a training config."""
     path = tmp_path_factory.mktemp("plan")
     (path / "model").mkdir()
     (path / "model/config.json").write_text(json.dumps(MODEL))
