@@ -11,6 +11,8 @@ from entropy_rl.config.checks import check_numbers, require
 from entropy_rl.config.values import check_value
 
 LABEL = re.compile(r"[A-Za-z0-9][\w.-]*")
+# float32 holds the sum of the squares of as many as there are tokens in a rollout.
+MOST_REWARD = 1e15
 # Fields of an entry that are no arguments of its function.
 OWN_FIELDS = ("name", "weight", "label")
 
@@ -23,8 +25,8 @@ class RewardConfig:
     task grades has its grade instead.
 
     Args:
-      correct: Reward of a correct completion.
-      wrong: Reward of a wrong or unparsable one.
+      correct: Reward of a correct completion, at most 1e15.
+      wrong: Reward of a wrong or unparsable one, at least -1e15.
     """
 
     correct: float = 1.0
@@ -32,6 +34,10 @@ class RewardConfig:
 
     def __post_init__(self):
         check_numbers(self, "reward")
+        for name in ("correct", "wrong"):
+            value = getattr(self, name)
+            expected = f"at most {MOST_REWARD:g} in size"
+            require(abs(value) <= MOST_REWARD, f"reward.{name}", value, expected)
         require(
             self.correct > self.wrong,
             "reward.correct",

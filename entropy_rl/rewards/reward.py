@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from entropy_rl.config.checks import require, shown
+from entropy_rl.config.rewards import MOST_REWARD
 from entropy_rl.tasks.judging import is_finite, listed, plain_scalar
 from entropy_rl.tasks.task import JudgeError, Judgement, Problem
 from entropy_rl.tasks.worker import describe
 
 # What a reward function may have as parameters, each with one entry per completion.
 INPUTS = ("completions", "problems", "judgements", "completion_ids")
-# float32 holds the sum of the squares of as many as there are tokens in a rollout.
-MOST_REWARD = 1e15
 
 
 @dataclasses.dataclass(frozen=True)

@@ -157,6 +157,8 @@ def test_the_reason_a_seed_of_2_to_the_32_repeats_that_of_0():
         (lambda: LossConfig(entropy_coef={"name": "x", "target": NAN}), "loss.entropy_coef.target"),
         (lambda: RewardConfig(correct=INF), "reward.correct"),
         (lambda: RewardConfig(wrong=-1e39), "reward.wrong"),
+        (lambda: RewardConfig(correct=1.1e15), "reward.correct"),
+        (lambda: RewardConfig(wrong=-1.1e15), "reward.wrong"),
         (lambda: CriticConfig(learning_rate=1e-3, gamma=NAN), "critic.gamma"),
         (lambda: BatchingConfig(2**40, 64), "batching.mini_batch_prompts"),
         (lambda: RolloutConfig(4, 2, 8, 8, temperature=INF), "rollout.temperature"),
