@@ -1,4 +1,5 @@
-# shellcheck shell=bash Sourced by the scripts for clouds and clusters: messages, quoting, and
+# shellcheck shell=bash
+# Sourced by the scripts for clouds and clusters: messages, quoting, and
 # running or printing commands. It creates no environment and writes no file. Exit codes are those
 # of entropy-rl: 2 for bad input, 1 for other failures.
 set -euo pipefail

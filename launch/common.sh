@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: goes to the checkout and makes its own environment, .venv, once.
 set -euo pipefail
 
