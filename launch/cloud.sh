@@ -48,6 +48,14 @@ need() {
     [ -n "${!1:-}" ] || die "$1 is not set: $2; for example: export $1=$3"
 }
 
+# need_tools NAME...: programs that must be on the PATH.
+need_tools() {
+    local name
+    for name in "$@"; do
+        command -v "$name" >/dev/null || die "$name is not on the PATH"
+    done
+}
+
 # need_numbers NAME...: variables that must be whole numbers; 08 is not an octal number.
 need_numbers() {
     local name

@@ -48,9 +48,12 @@ free_port() {
 }
 
 port="$(free_port)"
+# A device that waits 40 seconds for the others ends the process, by default: too few for a busy machine.
+xla_flags="--xla_cpu_collective_call_terminate_timeout_seconds=600 ${XLA_FLAGS:+$XLA_FLAGS }"
+xla_flags+="--xla_force_host_platform_device_count=$devices"
 command_of() { # of process $1, into COMMAND
     COMMAND=(
-        env --default-signal=INT JAX_PLATFORMS=cpu "XLA_FLAGS=${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=$devices"
+        env JAX_PLATFORMS=cpu "XLA_FLAGS=$xla_flags"
         "ENTROPY_RL_DISTRIBUTED=127.0.0.1:$port,$processes,$1" entropy-rl train "${@:2}"
     )
 }
@@ -62,6 +65,7 @@ if [ "$DRY_RUN" = 1 ]; then
     exit
 fi
 
+need_tools setsid
 command -v entropy-rl >/dev/null || die "entropy-rl is not on the PATH; for example: source .venv/bin/activate"
 if [ -z "$logs" ]; then logs="$(mktemp -d)"; fi
 mkdir -p "$logs"
@@ -92,8 +96,9 @@ trap 'forward TERM' EXIT
 
 for ((i = 0; i < processes; i++)); do
     command_of "$i" "$@"
-    # In a session of its own, so that Ctrl-C reaches it once, from here.
-    setsid "${COMMAND[@]}" >"$logs/process-$i.log" 2>&1 </dev/null &
+    # In a session of its own, so that Ctrl-C reaches it once, from here. In the background, bash
+    # ignores it.
+    (trap - INT && exec setsid "${COMMAND[@]}") >"$logs/process-$i.log" 2>&1 </dev/null &
     pids+=("$!")
     say "process $i: $logs/process-$i.log"
 done

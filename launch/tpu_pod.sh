@@ -28,7 +28,7 @@
 #
 # What a restart needs is kept in ~/.local/state/entropy_rl/ZONE/TPU_NAME, without secrets.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started by another shell
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+root="$(CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # shellcheck source=launch/cloud.sh
 source "$root/launch/cloud.sh"
 
@@ -63,6 +63,7 @@ need ZONE "the slice's zone" us-central2-b
 for name in TPU_NAME ZONE; do
     [[ "${!name}" =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || die "$name=${!name}: small letters, digits and '-' only"
 done
+if [ "$DRY_RUN" = 0 ]; then need_tools gcloud git flock; fi
 state="${XDG_STATE_HOME:-$HOME/.local/state}/entropy_rl/$ZONE/$TPU_NAME"
 
 make_state() { (umask 077 && mkdir -p "$state"); }
@@ -102,7 +103,7 @@ describe() {
         SLICE="$PRETEND" PRETEND=ACTIVE
         return
     fi
-    errors="$(mktemp)"
+    errors="$(mktemp)" || exit 1
     SLICE="$(tpu queued-resources describe "$TPU_NAME" "--format=value(state.state)" 2>"$errors")" || code=$?
     if [ "$code" != 0 ] && grep -q NOT_FOUND "$errors"; then
         SLICE=NONE code=0
@@ -267,7 +268,9 @@ case "$verb" in
         if [ "$DRY_RUN" = 0 ]; then
             make_state
             exec 9>>"$state/lock"
-            flock --nonblock 9 || die "another \`run\` watches $TPU_NAME already"
+            locked=0
+            flock --nonblock 9 || locked=$? # not 1 on a file system without locks, which it reports
+            [ "$locked" != 1 ] || die "another \`run\` watches $TPU_NAME already"
         fi
         if [ -e "$state/run" ]; then
             recall run

@@ -14,7 +14,7 @@
 # including secrets, are read from ~/.entropy_rl.env, if it exists (NAME=value lines, sourced by bash).
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started by another shell
 set -euo pipefail
-checkout="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+checkout="$(CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 verb="${1:---help}"
 case "$verb" in
     install | start | status | stop | clear | log | hold) shift ;;

@@ -19,10 +19,13 @@ if jaxlib.version.__version_info__ < (
     0,
     11,
 ):  # later ones do not know the first of these, and abort
-    _FAST_COMPILATION = (
-        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    _FLAGS = (
+        # Less than half the time.
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+        # A device that waits 40 seconds for the others ends the process, by default.
+        "--xla_cpu_collective_call_terminate_timeout_seconds=600"
     )
-    os.environ.setdefault("XLA_FLAGS", _FAST_COMPILATION)  # in less than half the time
+    os.environ.setdefault("XLA_FLAGS", _FLAGS)
 
 import jax
 import pytest

@@ -15,7 +15,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from entropy_rl.cli.failure import (
@@ -25,7 +24,7 @@ from entropy_rl.cli.failure import (
     is_out_of_memory,
     wants_traceback,
 )
-from entropy_rl.config.files import check_creatable
+from entropy_rl.config.files import check_creatable, user_cache
 from entropy_rl.config.registry import import_object
 from entropy_rl.config.values import unknown
 from entropy_rl.escape import echo, printable
@@ -332,14 +331,13 @@ def _is_of_other_host(error: Exception) -> bool:
 def _keep_compiled_programs() -> None:
     """Set JAX's compilation cache to the user's cache directory, unless it is set already."""
     if _CACHE not in os.environ:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        directory = os.path.join(base, "entropy_rl", "jax")
         try:
-            check_creatable(Path(directory))
+            directory = user_cache() / "jax"
+            check_creatable(directory)
         except (OSError, ValueError):  # jax would warn of each program
             log.warning("compiled programs are not kept: set %s to a directory", _CACHE)
             return
-        os.environ[_CACHE] = directory
+        os.environ[_CACHE] = str(directory)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 

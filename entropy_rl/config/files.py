@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from entropy_rl.config.checks import at_place
+from entropy_rl.config.checks import at_place, require
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -37,6 +37,17 @@ def expand_home(config: Any, *names: str) -> None:
         elif value is not None:
             value = [os.path.expanduser(path) for path in value]
         object.__setattr__(config, name, value)
+
+
+def user_cache() -> Path:
+    """Return `entropy_rl` in the user's cache directory: `$XDG_CACHE_HOME`, else `~/.cache`.
+
+    Raises:
+      ValueError: If that is no absolute path, as for a user without a home directory.
+    """
+    base = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    require(os.path.isabs(base), "XDG_CACHE_HOME", base, "an absolute path")
+    return Path(base) / "entropy_rl"
 
 
 def require_file(file: Path) -> None:

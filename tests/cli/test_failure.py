@@ -1,6 +1,7 @@
 """What ends a verb: one line and an exit code, and no memory left."""
 
 import os
+import pwd
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from entropy_rl.cli import main as cli
 from entropy_rl.cli.failure import error_line, exit_code, failure_line, is_out_of_memory
 from entropy_rl.config.registry import import_object
 from entropy_rl.config.values import leaf_fields
+from entropy_rl.runs.smollm2 import cache_directory
+from entropy_rl.tasks.math.sets import data_root
 
 
 class JaxRuntimeError(RuntimeError):
@@ -189,3 +192,24 @@ def test_without_a_place_for_compiled_programs_one_line_says_so(tmp_path, monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cli._keep_compiled_programs()
     assert os.environ.pop("JAX_COMPILATION_CACHE_DIR") == str(tmp_path / "entropy_rl" / "jax")
+
+
+def test_a_user_without_a_home_gets_no_directory_named_tilde(tmp_path, monkeypatch, caplog):
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "TFDS_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    cli._keep_compiled_programs()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+    assert len(caplog.messages) == 1
+    line = "XDG_CACHE_HOME: must be an absolute path, got '~/.cache'"
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+        cache_directory()
+    with pytest.raises(ValueError, match=r"^data_dir: must be absolute without a home directory"):
+        data_root(None)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # invalid by the specification
+    cli._keep_compiled_programs()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ

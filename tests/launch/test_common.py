@@ -1,6 +1,7 @@
 """launch/common.sh: the environment of the checkout is made once."""
 
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -11,8 +12,9 @@ PYTHON = """#!/bin/bash
 if [ "$2" = venv ]; then
     echo made >>venvs
     rm -rf .venv && mkdir -p .venv/bin
-    printf '#!/bin/bash\\nsleep 0.2\\ntest -d .venv\\n' >.venv/bin/python
-    chmod +x .venv/bin/python
+    printf '#!/bin/bash\\nsleep 0.2\\ntest -d .venv -a -z "$FAILS"\\n' >.venv/bin/python
+    echo "#!$PWD/.venv/bin/python" >.venv/bin/entropy-rl
+    chmod +x .venv/bin/*
 fi
 """
 
@@ -58,3 +60,67 @@ def test_without_flock_and_after_a_change_of_the_lock_file_the_environment_is_ma
             error = process.communicate(timeout=20)[1]
             assert process.returncode == 0, error
     assert (checkout / "venvs").read_text() == "made\n" * 2
+
+
+def run(checkout, **env):
+    process = start(checkout, **env)
+    out, error = process.communicate(timeout=20)
+    return process.returncode, out, error
+
+
+def test_the_environment_of_a_copied_checkout_and_one_whose_python_is_gone_are_made_anew(checkout):
+    assert run(checkout)[0] == 0
+    copy = checkout.parent / "copy é"
+    shutil.copytree(checkout, copy)
+    assert run(copy)[0] == 0  # not the programs of the first, which run its code
+    assert str(copy) in (copy / ".venv" / "bin" / "entropy-rl").read_text()
+    (checkout / ".venv" / "bin" / "python").unlink()
+    assert run(checkout)[0] == 0
+    assert (checkout / ".venv" / "bin" / "python").exists()
+
+
+def test_an_environment_of_the_user_is_used_and_never_cleared(checkout):
+    own = checkout / ".venv" / "bin"
+    own.mkdir(parents=True)
+    code, _, error = run(checkout)
+    assert (code, error) == (
+        2,
+        f"launch: {own.parent} must have entropy_rl or be moved away: "
+        "this script did not make it\n",
+    )
+    (own / "entropy-rl").write_text("")
+    (own / "entropy-rl").chmod(0o755)
+    assert "installed: No such file" in run(checkout)[2]  # of `cat` in the script: it went on
+    assert list(own.iterdir()) == [own / "entropy-rl"]
+    assert not (checkout / "venvs").exists()
+
+
+def test_an_installation_that_fails_is_begun_again(checkout):
+    assert run(checkout, FAILS="1")[0] == 1
+    assert run(checkout)[0] == 0
+    assert (checkout / "venvs").read_text() == "made\n" * 2
+
+
+def test_a_python_that_is_named_and_unfit_is_refused(checkout):
+    code, out, error = run(checkout, PYTHON="/none/python")
+    assert (code, out) == (1, "")
+    assert error == "launch: PYTHON must be Python 3.11 or newer, got /none/python\n"
+
+
+def test_cdpath_leads_no_script_astray(cloud, tmp_path):
+    for where in (tmp_path / "elsewhere" / "launch", cloud.checkout / ".venv" / "bin"):
+        where.mkdir(parents=True)
+    (cloud.checkout / ".venv" / "bin" / "entropy-rl").symlink_to("/bin/true")
+    env = cloud.env | {"CDPATH": f"{tmp_path / 'elsewhere'}:.", "RUNS": "/runs"}
+    for command in (
+        ["launch/tpu_pod.sh", "run", "--dry-run", "--config", "c"],
+        ["launch/slurm.sbatch", "--dry-run", "--config", "c"],
+        ["launch/tpu_worker.sh", "status", "x"],
+        ["launch/quickstart.sh"],
+    ):
+        done = subprocess.run(
+            ["bash", *command], cwd=cloud.checkout, env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert "elsewhere" not in done.stdout + done.stderr
+        assert not done.stdout.startswith("/")

@@ -33,7 +33,11 @@ def test_local_processes_are_joined_by_one_address_and_have_devices_of_their_own
         host, port = joined.split(",")[0].split(":")
         ports.add(port)
         assert (host, *joined.split(",")[1:]) == ("127.0.0.1", "3", str(number))
-        assert (platform, flags) == ("cpu", "--a=b --xla_force_host_platform_device_count=4")
+        assert platform == "cpu"
+        assert flags == (
+            "--xla_cpu_collective_call_terminate_timeout_seconds=600 "
+            "--a=b --xla_force_host_platform_device_count=4"
+        )
     assert len(ports) == 1
 
 

@@ -32,12 +32,14 @@ def data_root(data_dir: str | None) -> Path:
     """The directory of all prepared sets; None is the default of TFDS.
 
     Raises:
-      ValueError: If it is a URL or a file.
+      ValueError: If it is a URL or a file, or in the home directory of a user without one.
     """
     given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     if "://" in given:
         raise ValueError(f"data_dir: must be a directory on this machine, got {given!r}")
     path = Path(os.path.expanduser(given))
+    if path.parts[:1] == ("~",):
+        raise ValueError(f"data_dir: must be absolute without a home directory, got {given!r}")
     if path.exists() and not path.is_dir():
         raise ValueError(
             f"data_dir: must be a directory or a path that does not exist, got the file {given!r}"
