@@ -104,9 +104,9 @@ class AbstractRun:
         adapters = [self.at(model.adapter)] * self.stacked
         return make_stacked_cast(model), {"base": model.base.params, "adapters": adapters}
 
-    def prompts(self) -> tuple:
-        """Return (ids, mask, index, limits) of the prompts of a host."""
-        count, length = self.stacked * self.local_prompts, self.config.rollout.max_prompt_tokens
+    def prompts(self, count: int) -> tuple:
+        """Return (ids, mask, index, limits) of `count` prompts of a host."""
+        length = self.config.rollout.max_prompt_tokens
         where = None if self.mesh is None else self.model.placement.of_prompts(count)
         i32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
         mask = jax.ShapeDtypeStruct((count, length), bool)

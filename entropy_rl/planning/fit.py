@@ -8,7 +8,7 @@ from entropy_rl.config.plan import PlanConfig
 from entropy_rl.config.sft import SFTConfig
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.planning.chips import GiB
-from entropy_rl.planning.step import Phase
+from entropy_rl.planning.step import EVALUATION, Phase
 from entropy_rl.rollout.batching import DecodingPlan
 
 _OF_ROLLOUT = ("prefill", "cache growth", "decode", "rollout")
@@ -54,18 +54,21 @@ def suggest_for_training(
     moments = any("optimizer state" in name for name in worst.beside)
     if moments and not config.optimizer.offload and not on_host:
         ideas.append("--optimizer.offload true")
-    if worst.program.name in _OF_ROLLOUT:
-        if decoding.slots > 1:
+    name = worst.program.name.removeprefix(EVALUATION)
+    if name in _OF_ROLLOUT:
+        if name != worst.program.name:
+            ideas.append("a smaller evaluation.rows_per_call")
+        elif decoding.slots > 1:
             ideas.append(f"--decoding.slots N with N < {decoding.slots}")
         if has_mesh:
             ideas.append("a larger mesh.tensor, which splits decoding parameters and caches")
-    elif worst.program.name in _OF_MINI_BATCH:
+    elif name in _OF_MINI_BATCH:
         longest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
         section, own = "batching", config.critic and config.critic.max_tokens_per_micro_batch
-        if worst.program.name in ("values", "critic update") and own:
+        if name in ("values", "critic update") and own:
             section = "critic"
         tokens = getattr(config, section).max_tokens_per_micro_batch
-        updates = worst.program.name in ("update", "critic update")
+        updates = name in ("update", "critic update")
         remat = config.model.remat if updates else "full"
         ideas += _of_micro_batches(section, tokens, longest, remat, has_mesh)
     elif has_mesh:

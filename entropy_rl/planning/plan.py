@@ -10,6 +10,7 @@ from entropy_rl.config.plan import PlanConfig, PlanSFTConfig
 from entropy_rl.escape import echo
 from entropy_rl.planning.abstract import abstract_run
 from entropy_rl.planning.chips import usable_memory
+from entropy_rl.planning.decoding import evaluation_of, rollout_of
 from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.estimate import (
     UPDATE_OF_POLICY,
@@ -20,7 +21,7 @@ from entropy_rl.planning.estimate import (
 )
 from entropy_rl.planning.fit import suggest_for_training, what_is_too_large
 from entropy_rl.planning.shapes import Architecture
-from entropy_rl.planning.step import Step, compile_step, resident_bytes, sampler
+from entropy_rl.planning.step import Step, compile_step, resident_bytes
 from entropy_rl.rollout.batching import DecodingPlan, device_memory
 from entropy_rl.types import DATA_AXES, TENSOR_AXIS
 
@@ -156,12 +157,13 @@ def make_plan(config: PlanConfig, architecture: Architecture, devices: Devices) 
       ValueError: If the config does not fit the devices or the models.
     """
     run, memory = abstract_run(config, architecture, devices), chip_memory(devices)
-    programs, decoding = sampler(run, memory)
+    of_step, evaluation = rollout_of(run, memory), evaluation_of(run, memory)
+    decoding = of_step.decoding
     step, layout = (
-        compile_step(run, programs, decoding, say),
+        compile_step(run, of_step, evaluation, say),
         Layout.of(run.mesh, run.local_chips, run.local_prompts, run.stacked),
     )
-    rollout, rows = config.rollout, layout.sampled_prompts * programs.sampling.group_size
+    rollout, rows = config.rollout, layout.sampled_prompts * of_step.programs.sampling.group_size
     runs = "" if config.stacked == 1 else f" of {config.stacked} runs"
     return TrainPlan(
         config=config,

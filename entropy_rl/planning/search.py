@@ -13,11 +13,11 @@ from entropy_rl.config.plan import PlanConfig
 from entropy_rl.planning.abstract import AbstractRun, abstract_run
 from entropy_rl.planning.chips import GiB
 from entropy_rl.planning.compiled import tree_bytes
+from entropy_rl.planning.decoding import rollout_of
 from entropy_rl.planning.devices import Devices
 from entropy_rl.planning.estimate import Layout, step_seconds
 from entropy_rl.planning.plan import TrainPlan, chip_memory, make_plan, say, work_of
 from entropy_rl.planning.shapes import Architecture
-from entropy_rl.planning.step import sampler
 from entropy_rl.report.terminal import aligned
 
 _HEAD_BYTES = GiB  # a few chunks of logits in float32, and what the head gathers
@@ -61,7 +61,7 @@ def search(config: PlanConfig, architecture: Architecture, devices: Devices) -> 
         layout = Layout.of(run.mesh, run.local_chips, run.local_prompts)
         if rough_bytes(run, architecture, layout) > memory:
             continue
-        decoding = sampler(run, memory)[1]
+        decoding = rollout_of(run, memory).decoding
         works = work_of(candidate, architecture, layout, decoding, devices)
         found.append(Candidate(step_seconds(works), candidate, layout))
     if not found:

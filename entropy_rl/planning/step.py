@@ -6,20 +6,16 @@ import dataclasses
 from collections.abc import Callable, Collection
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from entropy_rl.distributed.host_memory import process_bytes, trim_heap
 from entropy_rl.planning.abstract import AbstractRun
 from entropy_rl.planning.compiled import Program, compile_program, tree_bytes
-from entropy_rl.planning.estimate import sampled_group, stats_passes
-from entropy_rl.rollout.batching import DecodingPlan, column_counts, row_counts
-from entropy_rl.rollout.programs import SamplerPrograms
-from entropy_rl.rollout.state import Sampling
+from entropy_rl.planning.decoding import AbstractRollout, at_places, compile_rollout
+from entropy_rl.planning.estimate import stats_passes
 from entropy_rl.types import TrainState
 
 # The resident arrays of which a phase may take a part.
 MINI_BATCHES = "mini-batches"
+EVALUATION = "evaluation's "  # before the names of its programs
 # Those that may be in the memory of the host until the updates.
 _MOMENTS = ("optimizer state", "critic's optimizer state")
 
@@ -56,34 +52,6 @@ class Step:
     phases: list[Phase]
     cache: int | None
     process: int | None = None
-
-
-def sampler(run: AbstractRun, memory: float) -> tuple[SamplerPrograms, DecodingPlan]:
-    """Return the sampler of a host and its decoding plan.
-
-    Args:
-      run: The run.
-      memory: Memory of a device in bytes.
-    """
-    rollout, model = run.config.rollout, run.model
-    sampled = sampled_group(run.config, run.advantage)
-    sampling = Sampling(
-        sampled,
-        rollout.max_new_tokens,
-        model.eos_ids,
-        model.pad_id,
-        rollout.temperature,
-        rollout.top_p,
-        model.placement.local_shards,
-        sampled > rollout.group_size,
-        adapters=run.stacked,
-    )
-    programs = SamplerPrograms(model.sampler, sampling, model.placement.constrain_rows)
-    shape = (run.stacked * run.local_prompts, rollout.max_prompt_tokens)
-    memory_of_host = lambda: memory * run.local_chips  # noqa: E731
-    return programs, programs.decoding(
-        run.config.decoding, run.decode_params(), *shape, memory_of_host
-    )
 
 
 def resident_bytes(run: AbstractRun) -> dict[str, int]:
@@ -146,7 +114,7 @@ class Phases:
         if "batch" in arguments and MINI_BATCHES in beside:  # one of them is an argument
             beside[MINI_BATCHES] -= tree_bytes(arguments["batch"])
         self.compiled.append(Phase(program, beside))
-        return None if places is None else _at(lowered.out_info, places)
+        return None if places is None else at_places(lowered.out_info, places)
 
     def add_process(self, state: TrainState, absent: Collection[str], local_chips: int) -> int:
         """Add what is only where the memory of a device is that of the host: the write of a
@@ -173,14 +141,17 @@ class Phases:
 
 
 def compile_step(
-    run: AbstractRun, programs: SamplerPrograms, decoding: DecodingPlan, say: Callable[[str], None]
+    run: AbstractRun,
+    rollout: AbstractRollout,
+    evaluation: AbstractRollout | None,
+    say: Callable[[str], None],
 ) -> Step:
-    """Compile every large program of a step.
+    """Compile every large program of a step, and of an evaluation.
 
     Args:
       run: The run.
-      programs: From `sampler`.
-      decoding: From `sampler`.
+      rollout: The rollout of a step.
+      evaluation: A call of an evaluation that is larger; None for none.
       say: Prints a line of progress.
 
     Returns:
@@ -194,7 +165,9 @@ def compile_step(
     params, of_sampler = run.model.params, "decoding parameters"
     cast, sampled = run.cast()
     add("weight sync", cast.lower(*sampled.values()), sampled, "parameters", of_sampler)
-    cache = _add_rollout(run, programs, decoding, lambda *program: add(*program, of_sampler), add)
+    cache = compile_rollout(rollout, add)
+    if evaluation is not None:
+        compile_rollout(evaluation, add, EVALUATION)
     if stats_passes(run.config, run.advantage):
         arguments = {"params": params, "batch": new_batch}
         lowered = run.programs.stats.lower(*arguments.values())
@@ -238,43 +211,3 @@ def _checkpoint(state: TrainState) -> Program:
     size = tree_bytes(state)
     largest = ((size, "state"), (size, "buffers of its write"))
     return Program("checkpoint", 0.0, arguments=size, temporaries=size, largest=largest)
-
-
-def _add_rollout(
-    run: AbstractRun,
-    programs: SamplerPrograms,
-    decoding: DecodingPlan,
-    add: Callable,
-    add_without_params: Callable,
-) -> int | None:
-    """Add the programs of a rollout, each at its largest shape; return the bytes of the cache."""
-    params, prompts = run.decode_params(), run.prompts()
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    keys = () if run.stacked == 1 else (run.stacked,)
-    key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), keys))
-    request = (params, prompts, key, number)
-    named = {"params": params, "prompts": prompts}
-    if decoding.chunk_steps is None:
-        add("rollout", programs.run.lower(decoding, *request), named)
-        return None
-    rows, rooms = row_counts(decoding.slots)[0], column_counts(programs.sampling.max_new_tokens)
-    begun = add("prefill", programs.begin.lower(rows, rooms[0], *request), named)
-    if begun is None:
-        return None
-    asked, state, _ = begun
-    if len(rooms) > 1:  # the cache before it grows for the last time lies like the first
-        before = jax.eval_shape(lambda state: programs.resize(state, rows, rooms[-2]), state)
-        state = _at(before, jax.tree.map(lambda x: x.sharding, state))
-        lowered = programs.resize.lower(state, rows, rooms[-1])
-        state = add_without_params("cache growth", lowered, {"state": state})
-        if state is None:
-            return None
-    named = {"params": params, "request": asked, "state": state}
-    add("decode", programs.decode.lower(params, asked, state, number, number), named)
-    return tree_bytes((state.slots.cache, state.queue and state.queue.prompts))
-
-
-def _at(shapes: Any, places: Any) -> Any:
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places
-    )

@@ -15,9 +15,9 @@ from entropy_rl.cli.main import main
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.plan import PlanConfig
 from entropy_rl.planning.abstract import abstract_run
+from entropy_rl.planning.decoding import rollout_of
 from entropy_rl.planning.devices import virtual_devices
 from entropy_rl.planning.shapes import find_architecture
-from entropy_rl.planning.step import sampler
 from entropy_rl.trainer.programs import make_sampler
 
 LORA = {"rank": 4, "alpha": 8.0}
@@ -114,9 +114,9 @@ def test_the_planned_rollout_is_that_of_the_runs(whole, here, monkeypatch):
     plan = abstract_run(config, find_architecture(config), virtual_devices(1, None))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 3))
     shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
-    assert shapes(seen["args"]) == shapes((plan.decode_params(), *plan.prompts()[:3], keys))
-    programs, decoding = sampler(plan, memory=1e12)
-    assert (programs.sampling.adapters, decoding.slots) == (3, 3 * 4 * 4)
+    rollout = rollout_of(plan, memory=1e12)
+    assert shapes(seen["args"]) == shapes((rollout.params, *rollout.prompts[:3], keys))
+    assert (rollout.programs.sampling.adapters, rollout.decoding.slots) == (3, 3 * 4 * 4)
 
 
 @pytest.mark.slow
