@@ -124,3 +124,19 @@ def test_cdpath_leads_no_script_astray(cloud, tmp_path):
         assert done.returncode == 0, done.stderr
         assert "elsewhere" not in done.stdout + done.stderr
         assert not done.stdout.startswith("/")
+
+
+def test_the_sets_of_an_evaluation_are_all_checked_before_the_first_is_sampled(cloud):
+    program = cloud.checkout / ".venv" / "bin" / "entropy-rl"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/bash\necho "$*" >>calls\n[[ "$*" != *"split $MISSING"* ]]\n')
+    program.chmod(0o755)
+    command = ["bash", "launch/evaluate_math.sh", "MODEL", "OUTPUT", "--seed", "1"]
+    for missing, calls in (("math_500", 4), ("none", 8)):
+        (cloud.checkout / "calls").unlink(missing_ok=True)
+        env = cloud.env | {"MISSING": missing}
+        done = subprocess.run(command, cwd=cloud.checkout, env=env, capture_output=True, text=True)
+        assert done.returncode == (missing != "none"), done.stderr
+        called = (cloud.checkout / "calls").read_text().splitlines()
+        assert ["--print_config" in call for call in called] == [i < 4 for i in range(calls)]
+        assert all("--model.path MODEL" in call and "--seed 1" in call for call in called)
