@@ -3,6 +3,7 @@ commands and configs are accepted.
 """
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import re
@@ -22,7 +23,7 @@ from entropy_rl.cli.main import _VERBS
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.commands.analyze import AnalyzeConfig
 from entropy_rl.commands.train_stacked import parse_runs
-from entropy_rl.config.common import EpisodesConfig
+from entropy_rl.config.common import EpisodesConfig, RunConfig
 from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.config.plan import PlanConfig
 from entropy_rl.config.registry import factories_of, import_object
@@ -35,6 +36,8 @@ from entropy_rl.config.train import TrainConfig
 from entropy_rl.learner.replay_rule import Replay
 from entropy_rl.losses import Controller, PreferenceLoss, Surrogate, TokenWeighting
 from entropy_rl.rewards import Reward, build_rewards
+from entropy_rl.runs.directory import free_fields
+from entropy_rl.runs.hub import MODEL_FIELDS
 from entropy_rl.studies import design
 from entropy_rl.tasks import _BUILT_IN, load_task
 from entropy_rl.tasks.environments import Done
@@ -190,6 +193,44 @@ def test_every_python_example_of_a_page_uses_names_that_exist(page):
                 assert attrgetter(ast.unparse(node).removeprefix("er."))(er) is not None
 
 
+def trains_smollm2(path):
+    """Whether the model of a recipe, or of one that it names, is that of the extra `smollm2`."""
+    text = path.read_text()
+    named = re.findall(r"^ +config: (configs/\S+)", text, flags=re.M)
+    return "asset:smollm2" in text or any(trains_smollm2(ROOT / name) for name in named)
+
+
+@pages
+def test_a_page_whose_commands_need_smollm2_says_where_it_is_installed(page):
+    recipes = [f"{path.relative_to(ROOT / 'configs')}" for path in CONFIGS if trains_smollm2(path)]
+    words = " ".join(word for line in commands(page.read_text()) for word in line)
+    shown = words + "".join(blocks(page.read_text(), "yaml"))
+    if page.name in ("smollm2.md", "planning.md"):  # a plan needs no weights
+        return
+    if any(name in shown for name in ("asset:smollm2", *recipes)):
+        assert re.search(r"\]\([./]*smollm2\.md", page.read_text())
+
+
+def test_the_data_of_a_guide_is_written_before_it_is_read():
+    sft, dpo = ((ROOT / f"docs/guides/{name}.md").read_text() for name in ("sft", "dpo"))
+    for name in ("chats", "pairs"):
+        assert sft.index(f'open("{name}.jsonl", "w")') < sft.index("```bash\nentropy-rl sft")
+    assert "(sft.md#an-example)" in dpo
+
+
+def test_the_page_on_resumption_names_every_setting_that_may_change():
+    text = (ROOT / "docs/guides/resume-and-debug.md").read_text()
+    allowed = text[text.index("**Settings that do not affect") : text.index("**Only one process")]
+    named = set(re.findall(r"`([\w.]+)`", allowed))
+    config = ["--config", str(ROOT / "configs/smollm2_sft.yaml")]
+    config = parse_config(SFTConfig, "sft", [*config, "--optimizer.schedule", "constant"])
+    free = set(free_fields(config)) | set(MODEL_FIELDS)
+    fixed = {f"run.{field.name}" for field in dataclasses.fields(RunConfig)} - free
+    assert fixed == {"run.checkpoints", "run.evaluate_every"} and {*fixed, "patience"} <= named
+    for name in free:
+        assert name in named or name.rpartition(".")[2] in named or name.startswith("run."), name
+
+
 def test_the_pages_show_how_each_program_is_started():
     verbs = {words[0] for page in PAGES for words in commands(page.read_text())}
     assert {verb.split()[0] for verb in _VERBS} - {"debug-update"} <= verbs
@@ -291,7 +332,7 @@ def test_every_method_has_a_card_in_the_paper_index_with_a_status_and_a_file_tha
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_recipe_is_a_page_with_a_header_and_is_accepted_by_its_own_command(path, monkeypatch):
     header = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
-    for word in ("hardware", "time", "command"):
+    for word in ("hardware", "time", "command", *["needs"] * trains_smollm2(path)):
         assert f"#   {word}" in header, word
     verb, file = re.search(r"entropy-rl (\w+) --config (\S+)", header).groups()
     assert ROOT / file == path
