@@ -1,7 +1,8 @@
-"""The published records of the study, made by the first edition, give the report that it gave.
+"""The published records of the studies.
 
-All of study.json is compared, of the texts of its flags the numbers, and every line of a table of
-study.md; the text around the tables differs, and so does a column that was added since.
+Those of the first edition give the report that it gave: all of study.json is compared, of the texts
+of its flags the numbers, and every line of a table of study.md; the text around the tables differs,
+and so does a column that was added since. Pages have the numbers of the records of SmolLM2.
 """
 
 import json
@@ -98,3 +99,43 @@ def tables(page):
         if cells:
             lines.append(" | ".join(cell for i, cell in enumerate(cells) if i != at))
     return lines
+
+
+def read_archive(name):
+    """Yield the arm, the seed and the result of each run of an archive."""
+    with tarfile.open(ROOT / "docs" / "study" / name) as archive:
+        for file in archive.getnames():
+            if found := re.fullmatch(r"runs/(\w+)/(\d+)/evaluate/evaluation.json", file):
+                yield found[1], int(found[2]), json.load(archive.extractfile(file))
+
+
+def test_the_pages_have_the_numbers_of_the_published_records_of_the_language_model():
+    def short(value):
+        return f"{value:.3f}".removeprefix("0")
+
+    def cells(result):
+        pass_at = {k: short(value) for k, (value, *_) in result["pass_at_k"].items()}
+        return [
+            *(pass_at[k] for k in ("1", "4", "16", "64", "128")),
+            *(short(result[name][0]) for name in ("mean_entropy", "unique_answers")),
+            f"{result['mean_length'][0]:.1f}",
+            f"{result['truncated']:.1%}",
+            short(result["skill"]["equations"]),
+        ]
+
+    page = (ROOT / "docs" / "study_smollm2.md").read_text()
+    found = {}
+    for line in re.findall(r"^\| \w+(?:, seed \d)? \| .*$", page, flags=re.M):
+        run, *row = (cell.strip(" *") for cell in line.strip("|").split("|"))
+        if len(row) == 12 and run != "run":  # the table of runs, without its head
+            arm, _, seed = run.partition(", seed ")
+            found[arm, int(seed or 0)] = row[:5] + row[6:11]  # all but "chance" and "sampled"
+    results = {(arm, seed): result for arm, seed, result in read_archive("smollm2_records.tar.gz")}
+    assert found == {run: cells(result) for run, result in results.items()}
+    for text in (page, (ROOT / "README.md").read_text()):
+        assert f"{len(results)} of 28 runs" in text
+    header = (ROOT / "configs" / "arithmetic_grpo.yaml").read_text()
+    low, high, seeds = re.search(r"between (\S+) and (\S+) \((\w+) seeds", header).groups()
+    plain = [result["pass_at_k"]["1"][0] for (arm, _), result in results.items() if arm == "plain"]
+    assert (low, high) == (f"{min(plain):.2f}", f"{max(plain):.2f}")
+    assert ["three", "four", "five", "six", "seven"].index(seeds) == len(plain) - 3
