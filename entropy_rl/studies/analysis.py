@@ -14,6 +14,7 @@ from entropy_rl.studies.hypotheses import (
     baseline_differences,
     hypothesis_tests,
 )
+from entropy_rl.studies.matched import matched_differences
 from entropy_rl.studies.measures import (
     SeedMean,
     UnitResult,
@@ -35,6 +36,7 @@ class StudyAnalysis:
       measures: Arm -> measure -> mean over the seeds of the arm, with an interval.
       flags: Arm -> reasons to doubt its result; arms without any are left out.
       tests: The tests of the hypotheses, in the order of the config.
+      matched: Hypothesis -> control -> difference with matched samples; exploratory.
       baseline_differences: Arm -> endpoint -> its difference from the `against` arm of the first
         hypothesis; exploratory, without correction.
     """
@@ -44,6 +46,7 @@ class StudyAnalysis:
     measures: dict[str, dict[str, SeedMean]]
     flags: dict[str, list[str]]
     tests: list[HypothesisTest]
+    matched: dict[str, dict[str, Difference]]
     baseline_differences: dict[str, dict[str, Difference]]
 
     def missing(self) -> list[Unit]:
@@ -66,14 +69,19 @@ class StudyAnalysis:
                     dataclasses.asdict(test) | {"is_final": test.is_final} for test in self.tests
                 ],
                 "arms": self.measures,
-                "baseline_differences": {
-                    arm: {endpoint: dataclasses.asdict(d) for endpoint, d in of_arm.items()}
-                    for arm, of_arm in self.baseline_differences.items()
-                },
+                "matched": _plain(self.matched),
+                "baseline_differences": _plain(self.baseline_differences),
                 "flags": self.flags,
                 "units": units,
             }
         )
+
+
+def _plain(differences: dict[str, dict[str, Difference]]) -> dict[str, Any]:
+    return {
+        name: {other: dataclasses.asdict(d) for other, d in of.items()}
+        for name, of in differences.items()
+    }
 
 
 def analyze_study(design: Design) -> StudyAnalysis:
@@ -98,5 +106,6 @@ def analyze_study(design: Design) -> StudyAnalysis:
         measures=measures,
         flags=find_flags(design.study.flags, results),
         tests=hypothesis_tests(design, results),
+        matched=matched_differences(design, results),
         baseline_differences=baseline_differences(design, results),
     )

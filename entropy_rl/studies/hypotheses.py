@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,9 @@ from entropy_rl.config.study import BASE, Hypothesis
 from entropy_rl.stats.bootstrap import crossed_bootstrap, holm
 from entropy_rl.studies.grid import Design, Unit
 from entropy_rl.studies.measures import CONFIDENCE, UnitResult
+from entropy_rl.studies.records import ProblemTally
+
+Tallies = Mapping[int, ProblemTally]  # problem id -> its tally
 
 Decision = Literal["supports", "contradicts", "no material effect", "not settled"]
 
@@ -162,6 +165,38 @@ def arm_difference(
       endpoint: Endpoint of a hypothesis, such as "pass@8".
       alpha: The interval has coverage 1 - alpha.
     """
+
+    def values(*arms: Tallies) -> np.ndarray:
+        return np.array([[tally.endpoint(endpoint) for tally in of.values()] for of in arms])
+
+    is_fraction = endpoint not in ("length", "entropy")
+    return difference_in(
+        values, design, results, arm, against, confidence=1 - alpha, is_fraction=is_fraction
+    )
+
+
+def difference_in(
+    values: Callable[[Tallies, Tallies], np.ndarray],
+    design: Design,
+    results: Mapping[Unit, UnitResult],
+    arm: str,
+    against: str,
+    *,
+    confidence: float = CONFIDENCE,
+    is_fraction: bool = True,
+) -> Difference:
+    """Difference of two arms in a measure of two runs, over the seeds and problems of both.
+
+    Args:
+      values: (tallies of a run of `arm`, those of one of `against`, of the same problems) ->
+        f64[2, problems], the measure of both; NaN where a problem has none.
+      design: As in `arm_difference`.
+      results: As in `arm_difference`.
+      arm: As in `arm_difference`.
+      against: As in `arm_difference`.
+      confidence: Of the interval.
+      is_fraction: Whether all values are in [0, 1].
+    """
     pair = (arm, against)
     registered = [set(design.seeds(arm)) for arm in pair if arm != BASE]
     seeds = sorted(set.intersection(*registered))
@@ -170,19 +205,15 @@ def arm_difference(
         return Unit(arm, design.seeds(BASE)[0] if arm == BASE else seed)
 
     complete = [seed for seed in seeds if all(unit(arm, seed) in results for arm in pair)]
-    tallies = [[results[unit(arm, seed)].problems for seed in complete] for arm in pair]
-    ids = sorted(set().union(*(problems for of_arm in tallies for problems in of_arm)))
-    values = np.array(
-        [
-            [
-                [problems[i].endpoint(endpoint) if i in problems else math.nan for i in ids]
-                for problems in of_arm
-            ]
-            for of_arm in tallies
-        ]
-    ).reshape(2, len(complete), len(ids))
-    has_value = np.isfinite(values).all(axis=(0, 1))
-    values = values[:, :, has_value]
+    runs = [[results[unit(arm, seed)].problems for arm in pair] for seed in complete]
+    ids = sorted(set().union(*(problems for of_seed in runs for problems in of_seed)))
+    found = np.full((2, len(complete), len(ids)), np.nan)
+    for seed, of_seed in enumerate(runs):
+        both = [problem for problem in ids if all(problem in of_arm for of_arm in of_seed)]
+        common = [{problem: of_arm[problem] for problem in both} for of_arm in of_seed]
+        found[:, seed, np.searchsorted(ids, both)] = values(*common)
+    has_value = np.isfinite(found).all(axis=(0, 1))
+    found = found[:, :, has_value]
     counts = dict(
         seeds=len(complete),
         seeds_registered=len(seeds),
@@ -193,11 +224,10 @@ def arm_difference(
         return Difference(
             *[math.nan] * 3, p_value=1.0, arm_mean=math.nan, against_mean=math.nan, **counts
         )
-    is_fraction = endpoint not in ("length", "entropy")
-    test = crossed_bootstrap(*values, confidence=1 - alpha, is_fraction=is_fraction)
+    test = crossed_bootstrap(*found, confidence=confidence, is_fraction=is_fraction)
     return Difference(
         *map(float, test),
-        arm_mean=float(values[0].mean()),
-        against_mean=float(values[1].mean()),
+        arm_mean=float(found[0].mean()),
+        against_mean=float(found[1].mean()),
         **counts,
     )

@@ -107,6 +107,8 @@ class ProblemTally:
       truncated: Samples cut off at the token limit.
       tokens: Tokens of all samples.
       entropy: Sum of the token entropies, nats.
+      lengths: Tokens of each judged sample; empty in records of earlier versions.
+      is_correct: 1 for each of these that is correct, and 0.
     """
 
     samples: int = 0
@@ -115,6 +117,8 @@ class ProblemTally:
     truncated: int = 0
     tokens: int = 0
     entropy: float = 0.0
+    lengths: list[int] = dataclasses.field(default_factory=list)
+    is_correct: list[int] = dataclasses.field(default_factory=list)
 
     def endpoint(self, name: str) -> float:
         """Value of an endpoint of a hypothesis; NaN if there are too few judged samples."""
@@ -131,14 +135,23 @@ class ProblemTally:
 def write_problems(directory: Path, evaluation: Path) -> None:
     """Tally the samples of an evaluation by problem; reports read the tallies, not the samples."""
     tallies: dict[int, ProblemTally] = {}
+    judged: dict[int, list[tuple[int, int, bool]]] = {}
     for row in read_samples(evaluation):
+        verdict, tokens = Verdict(row["verdict"]), len(row["tokens"])
+        correct = verdict is Verdict.CORRECT
         tally = tallies.setdefault(row["problem"], ProblemTally())
         tally.samples += 1
-        tally.judged += Verdict(row["verdict"]).is_judgement
-        tally.correct += Verdict(row["verdict"]) is Verdict.CORRECT
+        tally.judged += verdict.is_judgement
+        tally.correct += correct
         tally.truncated += row["finish_reason"] == "length"
-        tally.tokens += len(row["tokens"])
+        tally.tokens += tokens
         tally.entropy += sum(row["entropy"])
+        if verdict.is_judgement:
+            judged.setdefault(row["problem"], []).append((row["sample"], tokens, correct))
+    for problem, samples in judged.items():
+        for _, tokens, correct in sorted(samples):
+            tallies[problem].lengths.append(tokens)
+            tallies[problem].is_correct.append(int(correct))
     plain = {problem: dataclasses.asdict(tally) for problem, tally in sorted(tallies.items())}
     write_atomically(directory / _PROBLEMS_FILE, json.dumps(plain) + "\n")
 

@@ -28,6 +28,13 @@ over all registered hypotheses is at most alpha, and the difference is positive 
 settled* otherwise. Intervals are not adjusted; they come from a bootstrap over seeds and problems
 (`entropy_rl.stats.bootstrap.crossed_bootstrap`). A verdict from fewer seeds than registered is
 interim and does not count as a result of the study."""
+_MATCHED = """Pass@K of the hypotheses with matched samples, arm minus against: *equal length* draws
+equally many samples of both runs from each stratum of length
+(`entropy_rl.stats.matched.pass_at_k_at_equal_length`), *equal budget* counts what is found within K
+times the mean length of both runs, in tokens (`pass_at_budget`). A problem counts if it has a value
+in all seeds, and a seed if its records have the lengths of the samples. The intervals are those of
+a bootstrap over seeds and problems. These comparisons are exploratory: not registered, and not
+corrected for multiple testing."""
 _CONTROLS = ("length", "truncated", "unique_answers", "entropy", "final_entropy", "tokens")
 
 
@@ -95,6 +102,8 @@ def page(design: Design, analysis: StudyAnalysis, figures: Sequence[str]) -> str
         "`final_entropy`: training, mean over the last 10 steps; `tokens`: sampled in training, in "
         "millions. All other columns come from the evaluation. `unique_answers`: distinct answers "
         "of a problem, as a fraction of its samples with an answer.",
+        _MATCHED if analysis.matched else "",
+        markdown_table(*_matched(analysis)),
         _exploratory(design) if differences else "",
         differences,
         _flags(analysis),
@@ -131,14 +140,14 @@ def _write_tables(design: Design, analysis: StudyAnalysis) -> None:
     """Write tables/*.csv and *.tex; a table without rows is left out."""
     study = f"Study {design.directory.name}"
     interval = "mean over seeds, with the 95% interval of Student's t"
-    rule = " ".join(_RULE.replace("*", "").split())
     tables = {
         "hypotheses": (
             _hypotheses(analysis),
-            f"{study}: registered hypotheses, arm minus against. {rule}",
+            f"{study}: registered hypotheses, arm minus against. {_plain_text(_RULE)}",
         ),
         "pass_at_k": (_pass_at_k(analysis), f"{study}: Pass@K, {interval}."),
         "controls": (_controls(analysis), f"{study}: controls, {interval}."),
+        "matched": (_matched(analysis), f"{study}. {_plain_text(_MATCHED)}"),
         "differences": (
             _baseline_differences(design, analysis),
             f"{study}. {_exploratory(design)}",
@@ -223,6 +232,22 @@ def _exploratory(design: Design) -> str:
         "interval. These comparisons are exploratory: not registered, and not corrected for "
         "multiple testing. Registered ones are in the table of hypotheses."
     )
+
+
+def _matched(analysis: StudyAnalysis) -> Table:
+    rows = [
+        (
+            *(name, control, _difference(difference) if difference.problems else "-"),
+            *map(str, (difference.seeds, difference.problems, difference.problems_left_out)),
+        )
+        for name, controls in analysis.matched.items()
+        for control, difference in controls.items()
+    ]
+    return ("hypothesis", "control", "difference", "seeds", "problems", "left out"), rows
+
+
+def _plain_text(markdown: str) -> str:
+    return " ".join(markdown.replace("*", "").split())
 
 
 def _difference(d: Difference) -> str:

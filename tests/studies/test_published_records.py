@@ -37,6 +37,7 @@ def test_published_records_give_the_numbers_of_the_first_edition(name, tmp_path,
     assert main(["study", "--config", f"configs/study/{name}.yaml", "--do", "report"]) == 0
     found = json.loads((output / "study.json").read_text())
     del found["design"]
+    assert found.pop("matched") == {}  # which needs the lengths of samples
     assert {KEYS.get(key, key) for key in found} == set(wanted["numbers"])
     found["flags"], wanted["numbers"]["flags"] = (
         {arm: re.findall(r"[\d.]+", " ".join(flags)) for arm, flags in of_study["flags"].items()}

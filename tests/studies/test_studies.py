@@ -1,6 +1,7 @@
 """Studies: a grid of runs survives stops and crashes, and the registered rule decides."""
 
 import contextlib
+import dataclasses
 import fcntl
 import importlib
 import json
@@ -27,6 +28,7 @@ from entropy_rl.cli.main import main
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.study import FlagsConfig, Hypothesis, StudyConfig
 from entropy_rl.evaluation import Evaluation
+from entropy_rl.evaluation.compare import compare_runs
 from entropy_rl.runs.jsonl import write_jsonl
 from entropy_rl.runs.lock import one_writer
 from entropy_rl.runs.preemption import Interrupted
@@ -39,6 +41,7 @@ from entropy_rl.studies.hypotheses import (
     decide,
     hypothesis_tests,
 )
+from entropy_rl.studies.matched import matched_differences
 from entropy_rl.studies.measures import UnitResult, find_flags, mean_over_seeds, measures_of
 from entropy_rl.studies.plan import expected_seconds, time_left
 from entropy_rl.studies.records import ProblemTally, Record, read_problems, write_problems
@@ -167,6 +170,10 @@ def test_a_study_runs_its_grid_and_reports_verdicts(whole):
     assert learns["against_mean"] == plain["arms"]["base"]["pass@1"][0]
     assert plain["arms"]["shaped"]["pass@1"][3] == 2 and plain["arms"]["base"]["pass@1"][1] is None
     assert plain["arms"]["plain"]["tokens"][0] > 0
+    budget, length = (plain["matched"]["more"][f"equal {name}"] for name in ("budget", "length"))
+    for control in (budget, length):
+        assert (control["seeds"], control["problems"] + control["problems_left_out"]) == (2, 3)
+    assert budget["problems"] > 0
     text = (whole / "study.md").read_text()
     parts = (
         "Complete: 5 runs.",
@@ -175,6 +182,7 @@ def test_a_study_runs_its_grid_and_reports_verdicts(whole):
         "| shaped | 2 | registered |",  # in pass@2, which has a verdict
         "| base | 2 | ",
         "Each arm minus `plain`",
+        "| more | equal budget | ",
         "entropy-rl train ",
     )
     for part in parts:
@@ -189,7 +197,7 @@ def test_tables_of_a_study_say_what_they_show(whole):
         path.stem: next(line for line in path.read_text().splitlines() if "caption" in line)
         for path in tables.glob("*.tex")
     }
-    assert set(captions) == {"hypotheses", "pass_at_k", "controls", "differences"}
+    assert set(captions) == {"hypotheses", "pass_at_k", "controls", "matched", "differences"}
     assert all(caption.startswith(r"\caption{Study whole") for caption in captions.values())
     assert "two-sided p after Holm" in captions["hypotheses"]
     assert "Each arm minus plain, on" in captions["differences"]
@@ -632,10 +640,10 @@ def test_tallies_are_sums_over_the_samples_of_a_problem(tmp_path):
         | {"tokens": tokens, "log_probs": entropy, "entropy": entropy, "length": len(tokens)}
         for i, (verdict, reason, tokens, entropy) in enumerate(samples)
     ]
-    write_jsonl(tmp_path / "samples.jsonl", rows)
+    write_jsonl(tmp_path / "samples.jsonl", rows[::-1])  # as shards of several processes may be
     write_problems(tmp_path, tmp_path)
     found = read_problems(tmp_path)
-    assert found == {3: ProblemTally(3, 2, 1, 1, 6, 6.0)}
+    assert found == {3: ProblemTally(3, 2, 1, 1, 6, 6.0, lengths=[2, 1], is_correct=[1, 0])}
     endpoints = [found[3].endpoint(name) for name in ("length", "entropy", "truncated")]
     assert endpoints == [2.0, 1.0, 1 / 3]
 
@@ -909,6 +917,50 @@ def test_agreement_on_a_few_problems_does_not_exclude_a_difference(problems, end
     results = {Unit(arm, seed): UnitResult(None, tallies, {}) for arm in "ab" for seed in (0, 1)}
     (test,) = hypothesis_tests(found, results)
     assert (test.difference, test.p_adjusted, test.decision) == (0.0, 1.0, decision)
+
+
+def test_a_comparison_with_matched_samples_is_that_of_compare(whole):
+    """For one seed, over the problems that have a value."""
+    pair = [whole / "runs" / arm / "1" for arm in ("plain", "shaped")]
+    results = {
+        Unit(directory.parent.name, 1): UnitResult(None, read_problems(directory), {})
+        for directory in pair
+    }
+    found = types.SimpleNamespace(
+        seeds=lambda arm: [1],
+        study=types.SimpleNamespace(
+            registered=lambda: (
+                [
+                    Hypothesis(f"k{k}", "c", "shaped", "plain", f"pass@{k}", smallest_effect=0.03)
+                    for k in (1, 2)
+                ]
+                + [Hypothesis("longer", "c", "shaped", "plain", "length", smallest_effect=1.0)]
+            )
+        ),
+    )
+    matched = matched_differences(found, results)
+    assert set(matched) == {"k1", "k2"}
+    compared = compare_runs(*(directory / "evaluate" for directory in pair))
+    for i, controls in enumerate(matched.values()):
+        for name, rows in (
+            ("equal length", compared.equal_length),
+            ("equal budget", compared.equal_budget),
+        ):
+            mine = controls[name]
+            assert mine.seeds == 1
+            if i < len(rows):  # `compare` leaves out budgets that few problems have samples for
+                assert mine.problems == rows[i].problems
+                assert (mine.against_mean, mine.arm_mean) == (rows[i].a, rows[i].b)
+        assert compared.equal_length[i].problems and len(compared.equal_budget) > 0
+    # Records of earlier versions have no lengths; without verdicts there is nothing to match.
+    of_shaped = results[Unit("shaped", 1)].problems
+    for changed in ({"lengths": []}, {"judged": 0, "lengths": [], "is_correct": []}):
+        problems = {i: dataclasses.replace(t, **changed) for i, t in of_shaped.items()}
+        other = results | {Unit("shaped", 1): UnitResult(None, problems, {})}
+        controls = matched_differences(found, other).get("k1", {})
+        assert [difference.problems for difference in controls.values()] == (
+            [0, 0] if "judged" in changed else []
+        )
 
 
 def test_all_arms_are_compared_with_the_first_baseline_on_the_seeds_of_both():
