@@ -182,6 +182,7 @@ def _with_task(config: EvaluateConfig) -> EvaluateConfig:
     recorded = read_recorded_config(find_model(path) / CONFIG_FILE)
     require(recorded.get("task") is not None, "task", None, f"set, as the run {path} has none")
     of_task = dict(recorded["task"])
+    of_task.pop("train_split", None)  # refused as a setting, as an evaluation does not use it
     if of_task.get("episodes") is not None:
         of_task["episodes"] = EpisodesConfig(**of_task["episodes"])
     return dataclasses.replace(config, task=TaskConfig(**of_task))

@@ -48,8 +48,11 @@ FREE_OF_TRAINING = (
     *("decoding", "mesh", "optimizer.offload"),
     *("batching.max_tokens_per_micro_batch", "critic.max_tokens_per_micro_batch"),
 )
-# How an evaluation is computed.
-FREE_OF_EVALUATION = (*FREE_OF_MODEL, "evaluation.rows_per_call", "decoding", "mesh")
+# How an evaluation is computed. Earlier versions took a split to train on, and did not use it.
+FREE_OF_EVALUATION = (
+    *FREE_OF_MODEL,
+    *("evaluation.rows_per_call", "decoding", "mesh", "task.train_split"),
+)
 _FREE = (
     *FREE_OF_TRAINING,
     *("steps", "evaluation", "gate", "log_every", "batching.max_nonfinite_updates"),

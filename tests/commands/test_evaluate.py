@@ -81,13 +81,22 @@ def test_a_run_is_evaluated_on_its_own_task_unless_another_is_named(here, capsys
     line = capsys.readouterr().err
     assert "task: must be set, as model is no training run, got None" in line
     shutil.copytree(here / "model", here / "trained" / "model")
-    task = {"name": "arithmetic", "args": {"counts": {"unseen": 4}}}
+    task = {"name": "arithmetic", "args": {"counts": {"unseen": 4}}, "train_split": "longer"}
     write_yaml(here / "trained" / "config.yaml", {"model": CONFIG["model"], "task": task})
     of_run = ["--model.path", "trained", "--evaluation.split", "unseen"]
     with pytest.raises(SystemExit, match="0"):  # accepted and printed
         main([*command, *of_run])
     assert main([*command, *of_run, "--task.name", "luck:Luck"]) == 2  # it has no such split
     assert "split: " in capsys.readouterr().err
+
+
+def test_an_evaluation_that_an_earlier_version_began_with_a_split_to_train_on_goes_on(here):
+    command = evaluate("earlier", "--print_config")
+    (here / "earlier").mkdir()
+    task = CONFIG["task"] | {"train_split": "longer"}
+    write_yaml(here / "earlier" / "config.yaml", CONFIG | {"task": task, "output": "earlier"})
+    with pytest.raises(SystemExit, match="0"):
+        main(command)
 
 
 def test_rows_beyond_what_the_model_was_made_for_are_told(here, caplog):
