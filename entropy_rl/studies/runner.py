@@ -36,7 +36,8 @@ from entropy_rl.studies.records import (
 LOG_FILE = "log.txt"
 _RUNNING_FILE = "running"  # held by the children, which may outlive a study that was killed
 _POLL_SECONDS = 0.1
-_STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_STOPPED = tuple(code for number in _SIGNALS for code in (128 + number, -number))
 # If the study is killed, the kernel sends SIGTERM to its children, so that they save and exit.
 _CHILD = """
 import ctypes, os, sys
@@ -60,6 +61,7 @@ class _RunningPhase:
     cores: list[int]  # as in `Machine`
     child: subprocess.Popen
     started: float
+    asked: bool = False  # to stop; a second signal would end it at once
 
 
 def run_units(design: Design, log: Callable[[str], None]) -> None:
@@ -173,15 +175,14 @@ def _start_child(
 
 def _wait_for_one(running: list[_RunningPhase], stop: StopRequest) -> _RunningPhase:
     """Wait for the first child that exits; a request to stop is forwarded to all of them."""
-    forwarded = False
     while True:
         for one in running:
             if one.child.poll() is not None:
                 return one
-        if stop and not forwarded:
-            for one in running:
+        for one in running:
+            if stop and not one.asked:
                 one.child.terminate()
-            forwarded = True
+                one.asked = True
         time.sleep(_POLL_SECONDS)
 
 

@@ -358,6 +358,54 @@ time.sleep(100)
 )
 
 
+class Saving:
+    """A child that saves before it ends, unless it is asked to stop a second time."""
+
+    def __init__(self, polls: int):
+        self.polls, self.asked, self.returncode = polls, 0, None
+
+    def terminate(self) -> None:
+        self.asked += 1
+
+    def poll(self) -> int | None:
+        self.polls -= self.asked
+        if self.polls < 0:
+            self.returncode = 128 + signal.SIGTERM if self.asked == 1 else -signal.SIGTERM
+        return self.returncode
+
+
+def test_children_that_take_longer_to_save_are_asked_to_stop_once(here, monkeypatch):
+    found = design(
+        parse_config(StudyConfig, "study", study("--output", "once", "--parallel", "3")[1:])
+    )
+    found.directory.mkdir()
+    children = []
+
+    def start(*_):
+        children.append(Saving(polls=9 * len(children)))
+        if len(children) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return children[-1]
+
+    monkeypatch.setattr(runner, "_start_child", start)
+    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.0)
+    with pytest.raises(Interrupted):
+        runner.run_units(found, lambda line: None)
+    assert [(child.asked, child.returncode) for child in children] == [(1, 143)] * 3
+
+
+@pytest.mark.parametrize("code", [129, -1, 130, -2, 143, -15])
+def test_a_run_that_was_asked_to_stop_is_not_recorded_as_failed(code, here, monkeypatch):
+    found = design(parse_config(StudyConfig, "study", study("--output", f"ended{code}")[1:]))
+    found.directory.mkdir()
+    ended = types.SimpleNamespace(returncode=code, poll=lambda: code)
+    monkeypatch.setattr(runner, "_start_child", lambda *_: ended)
+    with pytest.raises(Interrupted) as caught:
+        runner.run_units(found, lambda line: None)
+    assert caught.value.exit_code == 128 + abs(code) % 128
+    assert not any(record.failed for record in runner.read_records(found).values())
+
+
 def test_a_stop_request_is_forwarded_to_all_children(here, monkeypatch):
     found = design(
         parse_config(StudyConfig, "study", study("--output", "asked", "--parallel", "3")[1:])
