@@ -8,7 +8,8 @@ DRY_RUN=0
 TRIES="${TRIES:-5}"  # for a command that may fail temporarily
 PAUSE="${PAUSE:-10}" # seconds before the second try; doubled each time, 300 at most
 
-say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
+# A message, also to a terminal that has gone.
+say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2 || true; }
 # A message about something done; none in a dry run.
 tell() { if [ "$DRY_RUN" = 0 ]; then say "$@"; fi; }
 die() { say "$*" && exit 2; }

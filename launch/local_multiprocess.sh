@@ -86,11 +86,12 @@ badness() {
 }
 # shellcheck disable=SC2329
 on_signal() {
-    say "$1: passed on to every process"
     asked=1
     forward "$1"
+    say "$1: passed on to every process"
 }
-trap 'on_signal TERM' TERM HUP
+trap 'on_signal TERM' TERM
+trap '[ "$asked" = 1 ] || on_signal TERM' HUP # twice, from the shell and the kernel, as a terminal ends
 trap 'on_signal INT' INT
 trap 'forward TERM' EXIT
 

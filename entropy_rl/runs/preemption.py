@@ -38,11 +38,12 @@ class StopRequest:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[StopRequest]:
-    """Turn the first SIGTERM, SIGINT or SIGHUP into a stop request; a second one has its default
-    effect.
+    """Turn the first SIGTERM, SIGINT or SIGHUP into a stop request; a second SIGTERM or SIGINT has
+    its default effect.
 
     SIGHUP, the end of a terminal or of its connection, is left alone where it is ignored, as under
-    nohup. Only the main thread of a process can catch signals; in other threads nothing changes.
+    nohup. A further one has no effect: it comes twice, from the shell and from the kernel. Only the
+    main thread of a process can catch signals; in other threads nothing changes.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -51,9 +52,11 @@ def catch_signals() -> Iterator[StopRequest]:
     previous = {}
 
     def remember(number: int, _: object) -> None:
-        request.signal_number = number
+        if not request:
+            request.signal_number = number
         for caught, handler in previous.items():
-            signal.signal(caught, handler)
+            if caught != signal.SIGHUP:
+                signal.signal(caught, handler)
 
     for number in (signal.SIGINT, *_ending_signals()):
         previous[number] = signal.signal(number, remember)
@@ -77,6 +80,8 @@ def ending_on_sigterm(message: str) -> Iterator[None]:
         return
 
     def end(number: int, _: object) -> None:
+        if signal.SIGHUP in previous:  # it comes twice, and the second would end the cleanup
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         raise Interrupted(message, number)
 
     previous = {number: signal.signal(number, end) for number in _ending_signals()}

@@ -41,16 +41,26 @@ def test_local_processes_are_joined_by_one_address_and_have_devices_of_their_own
     assert len(ports) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_local_processes_are_told_of_a_signal_once_and_waited_for(cloud, number):
-    # Not ignored, as where the suite runs in the background of a shell: bash could not trap it
-    # then.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    save = f"sleep 0.3; echo saved; exit {128 + number}"
-    cloud.does(
-        "entropy-rl",
-        f"{SHOW} trap 'echo told; {save}' {number.value}; while :; do sleep 0.05; done",
-    )
+@pytest.mark.parametrize(
+    ("sent", "number"),
+    [
+        ([signal.SIGTERM], signal.SIGTERM),
+        ([signal.SIGINT], signal.SIGINT),
+        ([signal.SIGHUP, signal.SIGHUP], signal.SIGTERM),  # a terminal that ends sends two
+    ],
+)
+def test_local_processes_are_told_of_a_signal_once_and_waited_for(cloud, sent, number):
+    # Not ignored, as where the suite runs in the background of a shell or under nohup: bash could
+    # not trap it then.
+    for one, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, lambda *_: None),
+    ):
+        if signal.getsignal(one) is signal.SIG_IGN:
+            signal.signal(one, handler)
+    # A second signal ends it at once, as it does a run.
+    save = f"trap - {number.value}; echo told; sleep 0.6; echo saved; exit {128 + number}"
+    cloud.does("entropy-rl", f"{SHOW} trap '{save}' {number.value}; while :; do sleep 0.05; done")
     process, logs = local(cloud, "--config", "c")
     until(
         lambda: (
@@ -58,11 +68,26 @@ def test_local_processes_are_told_of_a_signal_once_and_waited_for(cloud, number)
         )
     )
     time.sleep(0.1)  # the trap is set
-    process.send_signal(number)
+    for one in sent:
+        process.send_signal(one)
+        time.sleep(0.25)
     _, err = process.communicate(timeout=10)
     assert process.returncode == 128 + number, err
     for path in logs.iterdir():
         assert path.read_text().splitlines()[1:] == ["told", "saved"]
+
+
+def test_a_message_to_a_terminal_that_has_gone_ends_no_script(cloud):
+    script = 'source "$1"; say gone; echo "goes on"'
+    with Path("/dev/full").open("w") as full:
+        said = subprocess.run(
+            ["bash", "-c", script, "bash", str(cloud.checkout / "launch" / "cloud.sh")],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            check=False,
+        ).stdout
+    assert said == "goes on\n"
 
 
 @pytest.mark.parametrize("code", [1, 2, 137])

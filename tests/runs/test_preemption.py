@@ -23,7 +23,7 @@ def handled(number, handler):
         signal.signal(number, previous)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_asks_to_stop_and_a_second_one_has_its_own_effect(number):
     seen = []
     with handled(number, lambda *_: seen.append("own")):
@@ -37,6 +37,29 @@ def test_a_signal_asks_to_stop_and_a_second_one_has_its_own_effect(number):
             assert seen == ["own"]
         signal.raise_signal(number)
         assert seen == ["own", "own"]
+
+
+@pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_the_end_of_a_terminal_never_ends_a_run_that_saves_its_state(first):
+    # Its shell sends SIGHUP, and then the kernel does; systemd sends it behind SIGTERM.
+    seen, cleaned = [], []
+
+    def own(*_):
+        seen.append("own")
+
+    with handled(signal.SIGHUP, own):
+        with catch_signals() as stop:
+            signal.raise_signal(first)
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.signal_number == first
+        with pytest.raises(Interrupted), ending_on_sigterm("stopped"):
+            try:
+                signal.raise_signal(signal.SIGHUP)
+            finally:
+                signal.raise_signal(signal.SIGHUP)
+                cleaned.append("all")
+        assert cleaned and not seen
+        assert signal.getsignal(signal.SIGHUP) is own
 
 
 def test_a_terminal_may_go_away_under_nohup():
