@@ -36,7 +36,7 @@ _item_ends = math.inf  # by time.monotonic
 
 def serve(fd: int) -> None:
     """Warm up, report ready and answer until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _outlive_stop_requests()
     # If the parent dies while a check is stuck, the alarm ends this process, even inside C code
     # that holds the interpreter.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -71,6 +71,25 @@ def serve(fd: int) -> None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             threads = threading.active_count()
             connection.send_bytes(encode({"nonce": nonce, "threads": threads, **reply}))
+
+
+def _outlive_stop_requests() -> None:
+    """Leave signals that end a run to its main process, which finishes the step before it saves.
+
+    systemd sends them to all processes of a service or a session, as when a machine is taken back.
+    Processes that a check starts get their own again, so that it can end them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            previous[number] = signal.signal(number, lambda *_: None)
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    os.register_at_fork(after_in_child=restore)
 
 
 def remaining_s() -> float:

@@ -86,6 +86,15 @@ def act(kind: str, value: str = "") -> Verdict | Judgement:
         os._exit(3)
     elif kind == "in a fork":
         return call_in_fork(lambda: float(act(value) is Verdict.CORRECT))
+    elif kind == "ends a fork":
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writer, b"x")
+            time.sleep(1000)
+        os.read(reader, 1)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
     elif kind == "limits":
         assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
         assert resource.getrlimit(resource.RLIMIT_AS)[0] == int(value)
@@ -323,14 +332,20 @@ def test_the_temporary_files_of_a_process_are_removed_with_it(pool, tmp_path):
     assert not folder.exists() and not folder.parent.exists() and folder.parents[1].exists()
 
 
-def test_ctrl_c_does_not_reach_the_workers(pool):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_all_processes_of_a_run_costs_no_verdict(pool, number):
     warm_up(pool)
     before = pids(pool)
     assert all(os.getsid(pid) == pid for pid in before)
     for pid in before:
-        os.kill(pid, signal.SIGINT)
-    assert pool.map([("right", "one"), ("right", "two")]) == [Verdict.CORRECT] * 2
+        os.kill(pid, number)
+    items = [("right", f"one {number}"), ("right", f"two {number}")]
+    assert pool.map(items) == [Verdict.CORRECT] * 2
     assert pids(pool) == before
+
+
+def test_a_check_can_end_a_process_that_it_starts(pool):
+    assert pool.map([("ends a fork",)]) == [Verdict.CORRECT]
 
 
 def test_an_interrupted_call_leaves_no_answer_for_the_next_one(pool):
