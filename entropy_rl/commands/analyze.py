@@ -126,22 +126,25 @@ def main(config: AnalyzeConfig) -> None:
     words, reflective = word_patterns(lists[0]), compile_patterns(lists[1])
     embed = tf_idf if config.encoder is None else load_embedding(config.encoder)
     config = pin_models(config, directory)
-    responses_of = _make_responses_of(config, read)
+    responses_of = _make_responses_of(config)
+    prompts: dict[Path, list[str]] = {}
 
     def annotated(path: Path) -> list[Annotated]:
-        return [annotate(response, words, reflective) for response in responses_of(path)]
+        rows = read(path)
+        prompts[path] = [row.prompt for row in rows]
+        return [annotate(response, words, reflective) for response in responses_of(path, rows)]
 
     own = annotated(path)
     result = analyze(own, min_count=config.min_count, seed=config.seed)
     left_out = 0
     if config.base is not None:
         base = Path(config.base)
-        prompts, of_base = ([row.prompt for row in read(name)] for name in (path, base))
-        common = set(prompts) & set(of_base)
-        left_out = len(set(prompts) ^ set(of_base))
+        of_base = annotated(base)
+        one, other = set(prompts[path]), set(prompts[base])
+        left_out = len(one ^ other)
         rare = find_rare(
-            [a for a, prompt in zip(own, prompts, strict=True) if prompt in common],
-            [a for a, prompt in zip(annotated(base), of_base, strict=True) if prompt in common],
+            [a for a, prompt in zip(own, prompts[path], strict=True) if prompt in other],
+            [a for a, prompt in zip(of_base, prompts[base], strict=True) if prompt in one],
             base_name=config.base,
             embed=embed,
             neighbors=config.neighbors,
@@ -202,10 +205,8 @@ def check_config(config: AnalyzeConfig) -> Callable[[Path], list[Row]]:
     return lambda path: found.pop(path, None) or read_rows(path)
 
 
-def _make_responses_of(
-    config: AnalyzeConfig, read: Callable[[Path], list[Row]]
-) -> Callable[[Path], list[Response]]:
-    """Make a function from files to responses; the model is loaded once, if needed."""
+def _make_responses_of(config: AnalyzeConfig) -> Callable[[Path, list[Row]], list[Response]]:
+    """Make a function from a file and its rows to responses; a model is loaded once, if needed."""
     from entropy_rl.evaluation.load_samples import model_of, responses_of
     from entropy_rl.evaluation.score_texts import score_rows
     from entropy_rl.models.hf_config import read_json
@@ -213,8 +214,7 @@ def _make_responses_of(
 
     load = functools.cache(load_model)
 
-    def of_path(path: Path) -> list[Response]:
-        rows = read(path)
+    def of_path(path: Path, rows: list[Row]) -> list[Response]:
         if rows[0].tokens is not None:
             model = model_of(path) if config.model is None else find_model(config.model.path)
             directory = model_files(model)

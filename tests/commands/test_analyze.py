@@ -552,6 +552,26 @@ def test_rare_sentences_are_those_of_problems_that_both_have(samples, model, tmp
     assert "base: must have samples of problems of" in capsys.readouterr().err
 
 
+def test_samples_of_a_run_that_goes_on_are_read_once(samples, model, tmp_path, monkeypatch):
+    growing = tmp_path / "growing.jsonl"
+    text = (samples / "samples.jsonl").read_text()
+    base = tmp_path / "base.jsonl"
+    for path in (growing, base):
+        path.write_text(text)
+
+    def go_on(rows, *rest):
+        for path in (growing, base):
+            with path.open("a") as file:
+                file.write(text.splitlines()[0] + "\n")
+        return responses_of(rows, *rest)
+
+    monkeypatch.setattr("entropy_rl.evaluation.load_samples.responses_of", go_on)
+    arguments = ("--samples", growing, "--base", base, "--output", tmp_path / "out")
+    assert analyze(*arguments, "--model.path", model) == 0
+    found = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert found["rare"]["sentences"] == found["rare"]["base_sentences"] == 132
+
+
 def test_the_order_of_the_lines_changes_nothing(samples, model, tmp_path):
     lines = (samples / "samples.jsonl").read_text().splitlines()
     (tmp_path / "turned.jsonl").write_text("".join(f"{line}\n" for line in lines[::-1]))
