@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TextIO
 
 from entropy_rl.config.registry import import_object
 from entropy_rl.tasks.judging import as_judgement
@@ -37,6 +37,7 @@ _item_ends = math.inf  # by time.monotonic
 def serve(fd: int) -> None:
     """Warm up, report ready and answer until the pipe closes."""
     _outlive_stop_requests()
+    sys.stdout, sys.stderr = _Output(sys.stdout), _Output(sys.stderr)
     # If the parent dies while a check is stuck, the alarm ends this process, even inside C code
     # that holds the interpreter.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -71,6 +72,25 @@ def serve(fd: int) -> None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             threads = threading.active_count()
             connection.send_bytes(encode({"nonce": nonce, "threads": threads, **reply}))
+
+
+class _Output:
+    """A stream whose reader may have gone, such as a terminal: a check that prints goes on."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def _outlive_stop_requests() -> None:

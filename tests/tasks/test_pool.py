@@ -86,6 +86,9 @@ def act(kind: str, value: str = "") -> Verdict | Judgement:
         os._exit(3)
     elif kind == "in a fork":
         return call_in_fork(lambda: float(act(value) is Verdict.CORRECT))
+    elif kind == "print":
+        print(value, flush=True)
+        print(value, file=sys.stderr)
     elif kind == "ends a fork":
         reader, writer = os.pipe()
         child = os.fork()
@@ -417,6 +420,22 @@ def test_a_pool_needs_no_main_guard_and_its_workers_die_with_a_killed_parent(tmp
     assert verdict == "correct", run.stderr
     assert run.returncode == -signal.SIGKILL
     wait_for_death(*map(int, workers.split()))
+
+
+def test_a_check_that_prints_needs_no_reader(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path[:0] = {[str(path) for path in Path(__file__).parents[:2]]!r}\n"
+        "from entropy_rl.tasks.pool import VerifierPool\n"
+        f"with VerifierPool({ACT!r}, workers=1) as pool:\n"
+        "    print(pool.map([('print', 'x' * 10_000)])[0].value)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        run.stderr.close()  # as the end of `tee` in `... 2>&1 | tee log`
+        assert run.stdout.read() == "correct\n"
 
 
 @pytest.mark.parametrize(
