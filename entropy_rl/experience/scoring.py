@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from entropy_rl.config.checks import shown
+from entropy_rl.config.checks import require, shown
 from entropy_rl.config.rewards import RewardConfig
 from entropy_rl.tasks.judging import as_judgements, correct_at, is_finite, listed, plain_scalar
 from entropy_rl.tasks.task import (
@@ -94,10 +94,18 @@ def score(
       The scores of the rows.
 
     Raises:
+      ValueError: There is not one problem for each row.
       JudgeError: If the task does not return one judgement and one final answer per completion, or
         measures that are no numbers, or its code raises a ValueError, which would be taken for one
         of the config.
     """
+    rows = len(rollout.completion_ids)
+    require(
+        len(problems) == rows,
+        "score: problems",
+        f"{len(problems)} problems",
+        f"one for each of {rows} rows, as of PromptBatch.rows(group_size)",
+    )
     texts = decode_completions(tokenizer, rollout)
     seen: list[list[tuple[int, str]]] = []
     if judgements is None:

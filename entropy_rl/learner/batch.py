@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from entropy_rl.config.checks import require
@@ -30,7 +31,8 @@ def make_batch(
     Args:
       rollout: P prompts with G completions each.
       rewards: f32[B].
-      has_reward: bool[B], False for completions whose check timed out or crashed.
+      has_reward: bool[B], or numbers 0 and 1; False for completions whose check timed out or
+        crashed.
       pad_id: Fills the end of the rows.
       mask_truncated: Whether completions that were cut off at the limit of new tokens have no loss.
 
@@ -38,13 +40,31 @@ def make_batch(
       The batch.
 
     Raises:
-      ValueError: `rewards` or `has_reward` has another shape.
+      ValueError: `rewards` or `has_reward` has another shape, or `has_reward` other values, such
+        as rewards or verdicts, which would all be True.
     """
+    _check_flags("make_batch: has_reward", has_reward)
     rewards, has_reward = jnp.asarray(rewards, jnp.float32), jnp.asarray(has_reward, bool)
     for name, array in (("rewards", rewards), ("has_reward", has_reward)):
         shape = rollout.completion_ids.shape[:1]
         require(array.shape == shape, f"make_batch: {name}", array.shape, f"of shape {shape}")
     return _make_batch(rollout, rewards, has_reward, pad_id=pad_id, mask_truncated=mask_truncated)
+
+
+def _check_flags(name: str, values: ArrayLike | Sequence[bool]) -> None:
+    """Check that values are booleans or 0 and 1, unless they are traced.
+
+    Raises:
+      ValueError: They are something else, which a cast to bool would make True.
+    """
+    if isinstance(values, jax.Array) and (
+        values.dtype == jnp.bool_ or isinstance(values, jax.core.Tracer)
+    ):
+        return
+    values = np.asarray(values)
+    is_number = values.dtype == np.bool_ or np.issubdtype(values.dtype, np.number)
+    flags = is_number and np.isin(values, (0, 1)).all()
+    require(bool(flags), name, values.tolist(), "booleans, or 0 and 1")
 
 
 @functools.partial(jax.jit, static_argnames=("pad_id", "mask_truncated"))

@@ -111,6 +111,13 @@ def test_each_row_is_judged_against_its_own_problem():
     assert scores.probe["false_done"] == (1, 4)
 
 
+def test_problems_are_those_of_the_rows_and_not_of_the_prompts():
+    task = FakeTask([CORRECT])  # as of a `zip` of problems and completions that is not strict
+    with pytest.raises(ValueError, match=r"^score: problems: must be one for each of 2 rows, as"):
+        score(task, TOKENIZER, [PROBLEM], make_rollout([[21], [16]]))
+    assert task.asked is None
+
+
 def test_a_task_without_a_probe_has_no_skill_measures():
     task = FakeTask([WRONG, CORRECT])
     scores = score(task, TOKENIZER, [PROBLEM] * 2, make_rollout([[21], [16, 2]]))

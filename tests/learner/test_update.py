@@ -43,6 +43,7 @@ from entropy_rl.learner.stats_pass import make_stats_pass
 from entropy_rl.learner.update import apply_gradient, init_state, make_update
 from entropy_rl.losses.build import build_loss
 from entropy_rl.rollout import make_generate
+from entropy_rl.tasks.task import Verdict
 from entropy_rl.types import DATA_AXES
 
 
@@ -353,7 +354,7 @@ def test_metrics_of_several_updates_are_means_over_all_their_tokens():
 
 def test_rewards_may_be_lists_or_of_another_type_and_have_one_entry_for_each_row():
     rollout, count = make_rollout(), P * G
-    rewards, judged = np.arange(count) % 2, np.arange(count) % 3
+    rewards, judged = np.arange(count) % 2, (np.arange(count) % 3 > 0).astype(int)
     expected = make_batch(rollout, rewards.astype(np.float32), judged.astype(bool), pad_id=0)
     for given in ((rewards.tolist(), judged.tolist()), (rewards.astype(bool), judged)):
         found = make_batch(rollout, *given, pad_id=0)
@@ -362,6 +363,17 @@ def test_rewards_may_be_lists_or_of_another_type_and_have_one_entry_for_each_row
     for wrong in ((rewards[:, None], judged), (rewards, judged[1:]), (1.0, judged)):
         with pytest.raises(ValueError, match=r"^make_batch: .*: must be of shape \(16,\), got \("):
             make_batch(rollout, *wrong, pad_id=0)
+
+
+@pytest.mark.parametrize(
+    "not_flags",
+    [np.linspace(-1, 1, P * G), [np.nan] * P * G, [Verdict.TIMEOUT] * P * G, [None] * P * G],
+)
+def test_what_says_which_rows_have_a_reward_is_not_the_rewards_nor_the_verdicts(not_flags):
+    # A cast to bool makes them True, and rows whose check timed out would be trained on.
+    for given in (not_flags, np.array(not_flags)):
+        with pytest.raises(ValueError, match=r"^make_batch: has_reward: must be booleans, or 0 "):
+            make_batch(make_rollout(), np.zeros(P * G), given, pad_id=0)
 
 
 def test_a_row_that_does_not_fit_into_a_micro_batch_is_refused(key):
