@@ -113,23 +113,26 @@ class Transform:
 
         Args:
           advantages: f32[B, 1], one for each sequence, or f32[B, N], one for each token. A chain
-            starts from `rewards[:, None]`.
+            starts from `rewards[:, None]`. Numbers of another type are cast.
           stats: Statistics of the same sequences.
 
         Returns:
           f32[B, 1] or f32[B, N].
 
         Raises:
-          ValueError: Input or output has neither of the two shapes.
+          ValueError: Input or output has neither of the two shapes, or a mask is not of type bool.
         """
-        _check_shape("input", advantages, stats)
+        advantages = _as_advantages("input", advantages, stats)
+        for name in ("mask", "has_reward"):
+            dtype = getattr(stats, name).dtype
+            require(dtype == jnp.bool_, f"advantage transform: stats.{name}", dtype, "of type bool")
         if stats.log_probs is None:
             stats = stats.replace(log_probs=_NOT_YET_KNOWN, entropy=_NOT_YET_KNOWN)
         if stats.greedy_rewards is not None and self.members is None and self.is_local:
             stats = stats.replace(greedy_rewards=_NOT_LOCAL)
         result = self.fn(advantages, stats)
-        _check_shape(f"result of {getattr(self.fn, '__qualname__', self.fn)}", result, stats)
-        return result
+        who = f"result of {getattr(self.fn, '__qualname__', self.fn)}"
+        return _as_advantages(who, result, stats)
 
 
 class _Unreadable:
@@ -269,7 +272,12 @@ def is_local(baseline: Transform, shaping: Transform) -> bool:
     return not baseline.needs_policy and shaping.is_local
 
 
-def _check_shape(what: str, advantages: jax.Array, stats: TokenStats) -> None:
+def _as_advantages(what: str, advantages: jax.Array, stats: TokenStats) -> jax.Array:
+    """Advantages as float32, with their shape checked.
+
+    Differences of unsigned numbers wrap around, those of bool are refused, and half precision loses
+    digits of a small one.
+    """
     sequences, tokens = stats.mask.shape
     shape = getattr(advantages, "shape", None)
     if shape not in ((sequences, 1), (sequences, tokens)):
@@ -278,3 +286,4 @@ def _check_shape(what: str, advantages: jax.Array, stats: TokenStats) -> None:
             f"{(sequences, tokens)}, as stats.mask has shape {stats.mask.shape}, got "
             f"{type(advantages).__name__ if shape is None else shape}"
         )
+    return jnp.asarray(advantages, jnp.float32)

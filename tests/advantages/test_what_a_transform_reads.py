@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tiny_runs import ROOT
 
-from entropy_rl.advantages import Transform, advantage_of, chain, group_center
+from entropy_rl.advantages import Transform, advantage_of, chain, group_center, shape_by_entropy
 from entropy_rl.cli.parse import parse_config
 from entropy_rl.config.train import TrainConfig
 from entropy_rl.types import TokenStats
@@ -42,6 +42,30 @@ BEFORE = TokenStats(None, ONES, None, ONES, mask=ONES > 0, has_reward=jnp.ones(B
 def test_reading_the_policy_too_early_is_named_however_it_is_read(read):
     with pytest.raises(ValueError, match=NEEDS):
         Transform(read, "group")(ONES, BEFORE)
+
+
+@pytest.mark.parametrize("kind", [bool, jnp.uint8, jnp.int32, jnp.bfloat16])
+def test_advantages_are_float32_whatever_the_type_of_the_rewards(kind):
+    rewards = jnp.array([[1], [0], [0], [1]])
+    stats = BEFORE.replace(log_probs=ONES, entropy=ONES)
+    shaped = chain(
+        group_center(2), lambda a, stats: jnp.sign(a).astype(jnp.int8), shape_by_entropy()
+    )
+    expected = [[1.4] * N, [-0.6] * N, [-0.6] * N, [1.4] * N]
+    found = shaped(rewards.astype(kind), stats)
+    assert found.dtype == jnp.float32
+    assert found.tolist() == [pytest.approx(row) for row in expected]
+    last = chain(group_center(2), lambda a, stats: a > 0)(rewards.astype(kind), stats)
+    assert last.dtype == jnp.float32 and last.tolist() == [[1], [0], [0], [1]]
+
+
+@pytest.mark.parametrize("name", ["mask", "has_reward"])
+def test_a_mask_of_numbers_is_refused(name):
+    # Its complement ~mask would be -1 and -2, which are both True.
+    stats = BEFORE.replace(**{name: getattr(BEFORE, name).astype(jnp.int32)})
+    message = f"^advantage transform: stats.{name}: must be of type bool, got dtype"
+    with pytest.raises(ValueError, match=message):
+        group_center(2)(ONES[:, :1], stats)
 
 
 def test_every_operator_on_what_is_not_known_is_named():
