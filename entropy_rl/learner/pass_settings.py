@@ -8,7 +8,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from entropy_rl.config.checks import require
+from entropy_rl.config.checks import is_count, require
 from entropy_rl.distributed.sharding import row_shards
 
 _MIN_SAVED = 1 / 2  # of the tokens
@@ -46,7 +46,8 @@ class PassSettings:
         require(self.temperature > 0, "PassSettings.temperature", self.temperature, "> 0")
         for name in ("max_tokens_per_micro_batch", "group_size"):
             value = getattr(self, name)
-            require(value is None or value >= 1, f"PassSettings.{name}", value, "None or >= 1")
+            is_valid = value is None or is_count(value, 1)
+            require(is_valid, f"PassSettings.{name}", value, "None or an integer >= 1")
 
     @property
     def shards(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import NamedTuple, get_args
 
 import jax
@@ -74,7 +75,13 @@ class Loss:
             self.max_tokens,
             "the limit of new tokens with the aggregation 'constant', which divides by it",
         )
-        require(self.kl_coef >= 0, "Loss.kl_coef", self.kl_coef, ">= 0")
+        require(0 <= self.kl_coef < math.inf, "Loss.kl_coef", self.kl_coef, "a number >= 0")
+        require(
+            isinstance(self.entropy_coef, Controller) or math.isfinite(self.entropy_coef),
+            "Loss.entropy_coef",
+            self.entropy_coef,
+            "a finite number or a Controller",
+        )
         require(
             self.max_tokens is None or self.max_tokens >= 1,
             "Loss.max_tokens",

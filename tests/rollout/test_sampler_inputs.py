@@ -1,6 +1,7 @@
 """A sampler, a pass and a loss refuse what they cannot mean, in one line."""
 
 import functools
+import math
 import re
 
 import jax
@@ -151,13 +152,22 @@ def test_settings_of_a_sampler_are_checked_as_those_of_a_config(changed, message
         (lambda: PassSettings(temperature=0), "PassSettings.temperature: must be > 0, got 0"),
         (
             lambda: PassSettings(max_tokens_per_micro_batch=0),
-            "PassSettings.max_tokens_per_micro_batch: must be None or >= 1, got 0",
+            "PassSettings.max_tokens_per_micro_batch: must be None or an integer >= 1, got 0",
+        ),
+        (
+            lambda: PassSettings(max_tokens_per_micro_batch=2e3),
+            "PassSettings.max_tokens_per_micro_batch: must be None or an integer >= 1, got 2000.0",
         ),
         (
             lambda: PassSettings(group_size=0),
-            "PassSettings.group_size: must be None or >= 1, got 0",
+            "PassSettings.group_size: must be None or an integer >= 1, got 0",
         ),
-        (lambda: Loss(kl_coef=-1), "Loss.kl_coef: must be >= 0, got -1"),
+        (lambda: Loss(kl_coef=-1), "Loss.kl_coef: must be a number >= 0, got -1"),
+        (lambda: Loss(kl_coef=math.inf), "Loss.kl_coef: must be a number >= 0, got inf"),
+        (
+            lambda: Loss(entropy_coef=math.nan),
+            "Loss.entropy_coef: must be a finite number or a Controller, got nan",
+        ),
         (lambda: Loss(max_tokens=0), "Loss.max_tokens: must be None or >= 1, got 0"),
     ],
 )
