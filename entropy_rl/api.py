@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, overload
 
 from entropy_rl.cli.failure import BAD_INPUT, error_line
-from entropy_rl.cli.parse import parse_config
+from entropy_rl.cli.parse import check_built, parse_config
+from entropy_rl.config.checks import require
 from entropy_rl.config.evaluate import EvaluateConfig
 from entropy_rl.config.train import TrainConfig
 
@@ -42,6 +43,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), cls: type = Tra
     Raises:
       ValueError: If a name, type or value is wrong; one line, as on the command line.
     """
+    for override in overrides:
+        require(isinstance(override, str), "overrides", override, "strings, as on the command line")
     return parse_config(cls, "train", ["--config", str(path), *overrides])
 
 
@@ -49,7 +52,8 @@ def train(config: TrainConfig) -> TrainState:
     """Train a policy, or resume the run in `config.run.directory`.
 
     Args:
-      config: All settings of the run; see `load_config`.
+      config: All settings of the run; see `load_config`. Their types are checked as in a file;
+        numbers of NumPy and JAX, tuples and paths are converted.
 
     Returns:
       The last state.
@@ -63,14 +67,14 @@ def train(config: TrainConfig) -> TrainState:
     """
     from entropy_rl.train import train as run
 
-    return _call(run, config)
+    return _call(lambda: run(check_built(TrainConfig, "train", config)))
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation | None:
     """Evaluate a model or a run: sample every problem and estimate Pass@K.
 
     Args:
-      config: All settings of the evaluation; see `load_config`.
+      config: All settings of the evaluation; see `load_config`, and `train`.
 
     Returns:
       The result; None while other processes have samples to add.
@@ -84,11 +88,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation | None:
     """
     from entropy_rl.evaluate import evaluate_model
 
-    return _call(evaluate_model, config)
+    return _call(lambda: evaluate_model(check_built(EvaluateConfig, "evaluate", config)))
 
 
-def _call(program: Callable[[C], T], config: C) -> T:
+def _call(program: Callable[[], T]) -> T:
     try:
-        return program(config)
+        return program()
     except BAD_INPUT as error:
         raise ValueError(error_line(error)) from error

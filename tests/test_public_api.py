@@ -1,12 +1,16 @@
 """The public API: its names, its types for a checker, and its programs."""
 
+import dataclasses
+import importlib
 import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -135,11 +139,60 @@ print("done")
 def test_an_error_of_the_file_system_is_the_line_of_the_command_line(monkeypatch):
     from entropy_rl import api
 
-    def refuse(config):
+    def refuse():
         raise FileExistsError(17, "File exists", "/a/run")
 
     with pytest.raises(ValueError, match=r"^/a/run: File exists$"):
-        api._call(refuse, None)
+        api._call(refuse)
+
+
+def test_a_config_that_is_built_in_python_is_checked_as_one_of_a_file(tmp_path, monkeypatch):
+    seen = []
+    module = importlib.import_module("entropy_rl.train")  # the attribute is the function
+    monkeypatch.setattr(module, "train", seen.append)
+    config = er.load_config("countdown_grpo_entropy", ["--run.directory", str(tmp_path / "run")])
+
+    def change(config, path, value):
+        name, _, below = path.partition(".")
+        value = change(getattr(config, name), below, value) if below else value
+        return dataclasses.replace(config, **{name: value})
+
+    built = config
+    for path, value in {
+        "steps": np.int64(4),
+        "optimizer.learning_rate": np.float32(0.5),
+        "run.directory": tmp_path / "run",
+        "advantage": ({"name": "group_normalize"}, {"name": "shape_by_entropy", "alpha": 1}),
+        "task.args": {"counts": {"train": jnp.int32(8)}},
+    }.items():
+        built = change(built, path, value)
+    er.train(built)
+    er.train(config)
+    found, same = seen
+    assert same == config
+    assert (found.steps, found.optimizer.learning_rate) == (4, 0.5)
+    assert [type(x) for x in (found.steps, found.optimizer.learning_rate)] == [int, float]
+    assert found.run == config.run and found.advantage[1] == {
+        "name": "shape_by_entropy",
+        "alpha": 1,
+    }
+    assert found.task.args == {"counts": {"train": 8}}
+    for path, value, message in (
+        ("steps", 4.5, "steps: must be an integer, got 4.5"),
+        ("seed", True, "seed: must be an integer, got True"),
+        ("advantage", [er.shape_by_entropy()], "advantage[0]: must be a value that a config file"),
+        ("task.args", {"f": print}, "task.args.f: must be a value that a config file can have"),
+        ("task", "countdown", "task: must be a mapping, got 'countdown'"),
+        ("optimizer.learning_rate", "fast", "optimizer.learning_rate: must be a number"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+            er.train(change(config, path, value))
+    for wrong in ("countdown_grpo", {"steps": 4}, er.EvaluateConfig):
+        with pytest.raises(ValueError, match=r"^train: config: must be a TrainConfig, as of "):
+            er.train(wrong)
+    with pytest.raises(ValueError, match=r"^overrides: must be strings, as on the command line"):
+        er.load_config("countdown_grpo", ["--steps", 4])
+    assert len(seen) == 2
 
 
 def test_a_model_and_the_values_of_a_run_have_short_reprs():

@@ -32,6 +32,7 @@ from entropy_rl.config.values import (
     default_of,
     has_default,
     options_of,
+    plain_value,
     section_of,
     unused_fields,
 )
@@ -97,6 +98,30 @@ def parse_config(
             check(config)
         raise SystemExit(0)
     return config
+
+
+def check_built(cls: type[Config], who: str, config: object) -> Config:
+    """Check a config that was built in Python as one that is read from a file.
+
+    Args:
+      cls: Its class.
+      who: The function that takes it, for the error.
+      config: The config.
+
+    Returns:
+      The config of plain values.
+
+    Raises:
+      ValueError: It is none of this class, or a value is none that a file can have.
+    """
+    if not isinstance(config, cls):
+        raise ValueError(
+            f"{who}: config: must be a {cls.__name__}, as of load_config, got {shown(config)}"
+        )
+    given = {}
+    for name, value in _without(plain_value(config, ""), unused_fields(cls)).items():
+        given[name] = _check(cls, [name], type_at(cls, name, [name]), value, name)
+    return _build(type(config), given)
 
 
 def recipe_arguments(cls: type, config: str, overrides: Mapping[str, Any]) -> list[str]:

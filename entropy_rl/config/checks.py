@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import numbers
 import re
@@ -133,13 +134,27 @@ def check_number(value: Any, path: str, own: bool = True) -> None:
         raise ValueError(f"{path}: must be an integer below 2^31, got {shown(value)}")
 
 
+@functools.cache
+def _number_fields(section: type) -> list[str]:
+    """The fields of a dataclass that hold a number, or None."""
+    kinds = {int, float, int | None, float | None}
+    return [name for name, hint in typing.get_type_hints(section).items() if hint in kinds]
+
+
 def check_numbers(value: Any, path: str, own: bool = True) -> None:
     """Apply `check_number` to all numbers of a nest of mappings, lists and dataclasses.
+
+    A field of a dataclass that is annotated as a number must hold one, unless it is None.
 
     What is inside a mapping or a list may be of a user: see `own` of `check_number`.
     """
     is_section = dataclasses.is_dataclass(value) and not isinstance(value, type)
     if is_section:
+        above = f"{path}." if path else ""
+        for name in _number_fields(type(value)):
+            found = getattr(value, name)
+            is_number = found is None or isinstance(found, numbers.Number)
+            require(is_number, f"{above}{name}", found, "a number")
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         for name, item in value.items():

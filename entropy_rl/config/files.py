@@ -32,7 +32,7 @@ def expand_home(config: Any, *names: str) -> None:
     """
     for name in names:
         value = getattr(config, name)
-        if isinstance(value, str):
+        if isinstance(value, str | os.PathLike):
             value = os.path.expanduser(value)
         elif value is not None:
             value = [os.path.expanduser(path) for path in value]

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import os
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -108,6 +109,39 @@ def _as_float(value: Any, path: str) -> float:
         check_number(number, path)
         return number
     raise ValueError(f"{path}: must be a number, got {shown(value)}")
+
+
+def plain_value(value: Any, path: str) -> Any:
+    """Convert a value of a config that was built in Python to what a file has.
+
+    Sections become mappings, tuples lists, numbers of NumPy and JAX those of Python, and paths
+    texts.
+
+    Args:
+      value: The value.
+      path: Its dotted path, for the error; empty for a whole config.
+
+    Raises:
+      ValueError: A value has no form in a file, such as an array or a function.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        above, names = f"{path}." if path else "", [f.name for f in dataclasses.fields(value)]
+        return {name: plain_value(getattr(value, name), f"{above}{name}") for name in names}
+    return _plain(value, path)
+
+
+def _plain(value: Any, path: str) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(inner, f"{path}.{name}") for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, f"{path}[{i}]") for i, inner in enumerate(value)]
+    if getattr(value, "shape", None) == ():
+        value = value.item()
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"{path}: must be a value that a config file can have, got {shown(value)}")
 
 
 def options_of(hint: Any) -> tuple[Any, ...]:
