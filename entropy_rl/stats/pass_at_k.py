@@ -93,13 +93,17 @@ def pass_at_k_curve(
       The curve, with a `wilson_interval` over problems at each k.
 
     Raises:
-      ValueError: As `pass_at_k` and `wilson_interval`.
+      ValueError: As `pass_at_k` and `wilson_interval`, or a problem without samples.
     """
     n, c = np.broadcast_arrays(n, c)
     if c.ndim != 1 or not c.size:
         raise ValueError(f"pass_at_k_curve: n and c must have shape [problems], got {c.shape}")
+    if n.min() < 1:
+        raise ValueError(f"pass_at_k_curve: n must be >= 1 for every problem, got {n.min()}")
     if ks is None:
         ks = [2**i for i in range(int(n.min()).bit_length())]
+    elif np.ndim(ks) != 1:
+        raise ValueError(f"pass_at_k_curve: ks must be a list, got {ks!r}")
     values = pass_at_k(n[:, None], c[:, None], np.asarray(ks)[None, :])
     return PassAtKCurve(np.asarray(ks, np.int64), *wilson_interval(values, confidence=confidence))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from entropy_rl.config.checks import require
 from entropy_rl.config.common import EpisodesConfig
 from entropy_rl.config.files import error_text
 from entropy_rl.config.registry import call_factory, import_object, require_module, type_hints
@@ -63,6 +64,8 @@ def load_task(
       ValueError: If there is no such task or argument, the task rejects a value, or `episodes` is
         set for a task that is no environment.
     """
+    what = 'a name, such as "math" or "module:Class"'
+    require(isinstance(name, str), "load_task: name", name, what)
     factory = _factory(name)
     # Before the call, which might be one of `os.system`.
     _require_method(factory, "problems", name)

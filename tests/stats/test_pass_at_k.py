@@ -118,6 +118,10 @@ def test_the_curve_takes_powers_of_two_and_averages_over_problems():
     assert (curve.low <= curve.estimate).all() and (curve.estimate <= curve.high).all()
     np.testing.assert_array_equal(pass_at_k_curve([16, 8], [1, 1]).ks, [1, 2, 4, 8])
     np.testing.assert_array_equal(pass_at_k_curve(10, c, ks=[3, 10]).ks, [3, 10])
+    with pytest.raises(ValueError, match=r"^pass_at_k_curve: n must be >= 1 for every problem, "):
+        pass_at_k_curve([8, 0], [1, 0])
+    with pytest.raises(ValueError, match=r"^pass_at_k_curve: ks must be a list, got 4$"):
+        pass_at_k_curve(10, c, ks=4)
 
 
 def test_the_curve_has_intervals_of_the_given_confidence():

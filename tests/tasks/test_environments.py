@@ -214,6 +214,9 @@ def test_a_class_with_reset_and_step_is_loaded_as_an_environment():
     with pytest.raises(ValueError, match=r"task\.episodes: must be null for a task without"):
         load_task("countdown", {}, EpisodesConfig())
     assert not is_environment(load_task("countdown"))
+    for no_name in (Guess, Guess()):
+        with pytest.raises(ValueError, match=r"^load_task: name: must be a name, such as "):
+            load_task(no_name)
 
 
 def test_what_is_no_task_is_not_called(tmp_path):
