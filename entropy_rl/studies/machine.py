@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -9,6 +10,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Machine:
     """Where the runs of a study are made.
 
     Attributes:
-      text: Devices, cores and jax version, for the records.
+      text: Devices, jax version and CPU, for the records.
       cores: CPU cores of each parallel run; an empty list means all of them.
     """
 
@@ -34,13 +36,23 @@ def find_machine(parallel: int) -> Machine:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     devices = found.stdout.strip() if found.returncode == 0 else "devices unknown"
     shared = f"; {parallel} runs at once" if parallel > 1 else ""
-    text = f"{devices}; {os.cpu_count()} cores, {platform.system()} {platform.machine()}{shared}"
+    text = f"{devices}; {os.cpu_count()} cores of {processor()}, {platform.system()}{shared}"
     # On a CPU device every run uses threads on all cores, and parallel runs slow one another down.
     # With an accelerator a run uses the cores only for verdicts and records.
     cores: list[list[int]] = [[]] * parallel
     if parallel > 1 and " x cpu," in devices and hasattr(os, "sched_setaffinity"):
         cores = share_cores(sorted(os.sched_getaffinity(0)), parallel)
     return Machine(text, cores)
+
+
+def processor(file: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the model of the CPU, which decides how sums are rounded; else its architecture."""
+    with contextlib.suppress(OSError):
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, model = line.partition(":")
+            if name.strip() == "model name" and model.strip():
+                return " ".join(model.split())
+    return platform.machine()
 
 
 def share_cores(cores: Sequence[int], parallel: int) -> list[list[int]]:

@@ -7,6 +7,7 @@ import importlib
 import json
 import math
 import os
+import platform
 import re
 import shutil
 import signal
@@ -468,6 +469,15 @@ class Slow:
             self.running.remove(self)
             self.returncode = 0
         return self.returncode
+
+
+def test_a_machine_is_named_by_its_processor(tmp_path):
+    """Other CPUs round differently, so that a seed gives other samples."""
+    found = tmp_path / "cpuinfo"
+    found.write_text("processor\t: 0\nmodel name\t: AMD  EPYC 9B14\nflags : fpu\n")
+    assert machine.processor(found) == "AMD EPYC 9B14"
+    found.write_text("processor\t: 0\n")  # as on ARM
+    assert machine.processor(found) == machine.processor(tmp_path / "none") == platform.machine()
 
 
 @pytest.mark.parametrize("parallel", [1, 2, 3])
