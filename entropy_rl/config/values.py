@@ -135,13 +135,17 @@ def _plain(value: Any, path: str) -> Any:
         return {name: _plain(inner, f"{path}.{name}") for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner, f"{path}[{i}]") for i, inner in enumerate(value)]
-    if getattr(value, "shape", None) == ():
-        value = value.item()
+    value = plain_scalar(value)
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(f"{path}: must be a value that a config file can have, got {shown(value)}")
+
+
+def plain_scalar(value: Any) -> Any:
+    """The Python number of a scalar of numpy or jax; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def options_of(hint: Any) -> tuple[Any, ...]:

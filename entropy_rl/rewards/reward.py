@@ -12,7 +12,8 @@ import numpy as np
 
 from entropy_rl.config.checks import require, shown
 from entropy_rl.config.rewards import MOST_REWARD
-from entropy_rl.tasks.judging import is_finite, listed, plain_scalar
+from entropy_rl.config.values import plain_scalar
+from entropy_rl.tasks.judging import is_finite, listed
 from entropy_rl.tasks.task import JudgeError, Judgement, Problem
 from entropy_rl.tasks.worker import describe
 

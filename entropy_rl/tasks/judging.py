@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from entropy_rl.config.checks import FLOAT32_MAX, shown
+from entropy_rl.config.values import plain_scalar
 from entropy_rl.tasks.task import JudgeError, Judgement, Problem, Verdict
 
 CORRECT_AT = 1.0  # the default of a task's attribute `correct_at`
@@ -130,11 +131,6 @@ def listed(values: Any) -> list[Any] | None:
     """
     is_none = isinstance(values, str | bytes | Mapping | Set) or getattr(values, "ndim", 1) == 0
     return None if is_none or not hasattr(values, "__iter__") else list(values)
-
-
-def plain_scalar(value: Any) -> Any:
-    """The Python number of a scalar of numpy or jax; anything else as it is."""
-    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def is_finite(value: Any) -> bool:

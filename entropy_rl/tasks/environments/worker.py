@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from entropy_rl.config.registry import call_factory, import_object
+from entropy_rl.config.values import plain_scalar
 from entropy_rl.tasks.environments.environment import Done, Observation
-from entropy_rl.tasks.judging import as_judgement, correct_at, is_finite, plain_scalar
+from entropy_rl.tasks.judging import as_judgement, correct_at, is_finite
 from entropy_rl.tasks.task import Judgement, Problem, Verdict
 from entropy_rl.tasks.worker import describe, too_large
 
