@@ -26,7 +26,7 @@ def record(directory, loggers, last_step=0, steps=(1, 2)):
 
 
 class FakeRun:
-    """A run of W&B or Trackio that keeps what it is told."""
+    """A stand-in for a run of W&B or Trackio that records its calls."""
 
     def __init__(self, **settings):
         self.settings, self.logged, self.finished = settings, [], False

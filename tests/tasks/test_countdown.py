@@ -432,7 +432,7 @@ def test_a_weight_does_not_depend_on_the_word_that_stands_there(demonstrations):
         for i in range(len(demonstration.pieces)):
             before = list(demonstration.pieces[:i])
             for word in ("wait", "undo", "stop", "done", "7", ":", "="):
-                # Whatever stands there, and with nothing after it, the weight at i is the same.
+                # The weight at i depends neither on the word there nor on what follows.
                 assert traces.position_weights([*before, word])[i] == demonstration.weights[i]
 
 
