@@ -52,7 +52,7 @@ class MicroBatches:
         rows, length = batch.ids.shape
         tokens, shards = settings.max_tokens_per_micro_batch, settings.shards
         self._policy, self._settings, self._shards = policy, settings, shards
-        self._tokens, self._group_size = tokens, None if tokens is None else settings.group_size
+        self._tokens, self._group_size = tokens, settings.group_size
         group_size = self._group_size
         needed = mask.any(-1)
         # The last token of a row predicts nothing; that of a prompt predicts the first token of

@@ -27,7 +27,7 @@ class PassSettings:
         many tokens, on each group of devices with its own rows. None computes all rows at once,
         padding included.
       group_size: Compute each prompt once for its group of this many contiguous rows. None computes
-        it with each row. Only with `max_tokens_per_micro_batch`.
+        it with each row. It needs `max_tokens_per_micro_batch`.
       fuse_loss: Compute the loss in the loop of the LM head over chunks, with `fused_head_loss`.
         None lets `fuses_loss` decide.
       mesh: The mesh that the arrays are sharded over; None for one device.
@@ -48,6 +48,9 @@ class PassSettings:
             value = getattr(self, name)
             is_valid = value is None or is_count(value, 1)
             require(is_valid, f"PassSettings.{name}", value, "None or an integer >= 1")
+        if self.max_tokens_per_micro_batch is None:
+            expected = "None where max_tokens_per_micro_batch is None"
+            require(self.group_size is None, "PassSettings.group_size", self.group_size, expected)
 
     @property
     def shards(self) -> int:

@@ -162,6 +162,10 @@ def test_settings_of_a_sampler_are_checked_as_those_of_a_config(changed, message
             lambda: PassSettings(group_size=0),
             "PassSettings.group_size: must be None or an integer >= 1, got 0",
         ),
+        (
+            lambda: PassSettings(group_size=4),
+            "PassSettings.group_size: must be None where max_tokens_per_micro_batch is None, got 4",
+        ),
         (lambda: Loss(kl_coef=-1), "Loss.kl_coef: must be a number >= 0, got -1"),
         (lambda: Loss(kl_coef=math.inf), "Loss.kl_coef: must be a number >= 0, got inf"),
         (
