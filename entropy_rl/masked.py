@@ -59,8 +59,24 @@ def masked_center(x: jax.Array, mask: jax.Array, *, axis: Axis = None) -> jax.Ar
     _check_mask(x, mask)
     # Any entry serves as origin; the maximum is found without an index.
     origin = jnp.max(x, axis=axis, keepdims=True, where=mask, initial=-jnp.inf)
-    shifted = jnp.where(mask, x - origin, 0)
+    shifted = jnp.where(mask, _difference(x, origin), 0)
     return jnp.where(mask, shifted - masked_mean(shifted, mask, axis=axis, keepdims=True), 0)
+
+
+@jax.custom_jvp
+def _difference(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x - y, exactly 0 where they are equal.
+
+    A compiler may fuse a subtraction with the product that x is (FMA). That product is not rounded,
+    and x differs from y, which is the same number, rounded. Comparisons read rounded numbers.
+    """
+    return jnp.where((x == y) & jnp.isfinite(x), 0, x - y)
+
+
+_difference.defjvps(
+    lambda dx, difference, x, y: dx,
+    lambda dy, difference, x, y: jnp.broadcast_to(-dy, difference.shape),
+)
 
 
 def masked_var(

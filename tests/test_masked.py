@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from optimized import optimized
 
 from entropy_rl.masked import masked_center, masked_mean, masked_sum, masked_var
 
@@ -45,6 +46,19 @@ def test_equal_entries_have_exactly_zero_deviation_and_variance(value, n):
     x, mask = jnp.full((n,), value), jnp.arange(n) != 1
     assert not np.any(masked_center(x, mask))
     assert masked_var(x, mask, ddof=1) == 0
+
+
+@pytest.mark.parametrize("weight", [0.3, 0.7, 1 / 3])
+def test_equal_products_have_exactly_zero_deviation_where_they_are_fused(weight):
+    x, mask = jnp.full((4, 7), 0.1), jnp.ones((4, 7), bool)
+    deviation = optimized(lambda x: masked_center(weight * x, mask, axis=1))
+    assert not np.any(deviation(x))
+
+
+def test_the_gradient_is_that_of_a_plain_difference_also_of_equal_entries():
+    x, mask, cotangent = jnp.array([3.0, 5, 5, 1]), jnp.ones(4, bool), jnp.array([1.0, 2, 7, -3])
+    _, pull = jax.vjp(lambda x: masked_center(x, mask), x)
+    np.testing.assert_allclose(pull(cotangent)[0], cotangent - cotangent.mean(), rtol=1e-6)
 
 
 def test_masked_entries_get_a_zero_gradient_even_where_they_are_not_finite():

@@ -43,14 +43,16 @@ def sample(
     z = logits.astype(jnp.float32) / (temperature if temperature > 0 else 1.0)
     if unused:
         z = jnp.where(is_unused(jnp.arange(z.shape[-1])[None], unused), _UNUSED_LOGIT, z)
-    z -= jnp.max(z, axis=-1, keepdims=True)
+    top = jnp.max(z, axis=-1, keepdims=True)
+    is_top = z == top  # not `z - top == 0`: compilers fuse the division with the subtraction
+    z -= top
     mass = jnp.exp(z)
     total = jnp.sum(mass, axis=-1)
     entropy = jnp.log(total) - jnp.sum(mass * z, axis=-1) / total
     if temperature == 0 or greedy is not None:
         # Index of the first maximum; argmax is slow on CPU.
         last = z.shape[-1] - 1  # also where no logit is a number, so that the id is a token's
-        likeliest = jnp.min(jnp.where(z == 0, jnp.arange(z.shape[-1])[None], last), axis=-1)
+        likeliest = jnp.min(jnp.where(is_top, jnp.arange(z.shape[-1])[None], last), axis=-1)
     if temperature == 0:
         ids = likeliest
     else:

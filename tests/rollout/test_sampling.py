@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from optimized import optimized
 
 from entropy_rl.rollout.sampling import inverse_cdf, nucleus, sample
 
@@ -64,6 +65,31 @@ def test_log_probs_and_entropy_are_those_of_the_tempered_distribution_before_the
 def test_temperature_zero_takes_the_first_of_the_most_likely_tokens():
     ids, _, _ = sample(jnp.array([[0.0, 2.0, 2.0], [5.0, 1.0, 0.0]]), jnp.zeros(2), temperature=0)
     assert ids.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("vocab", [5, 37, 1000])
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0, 1.3])
+def test_a_greedy_row_takes_the_most_likely_token_as_compiled_for_users(key, vocab, temperature):
+    logits = 3 * jax.random.normal(key, (64, vocab))
+    greedy, uniforms = jnp.arange(64) % 2 == 0, jnp.full(64, 0.99)
+    draw = optimized(lambda *given: sample(*given, temperature=temperature, greedy=greedy)[0])
+    found = np.asarray(draw(logits, uniforms))
+    np.testing.assert_array_equal(found[::2], np.asarray(logits).argmax(-1)[::2])
+    assert temperature == 0 or (found[1::2] != np.asarray(logits).argmax(-1)[1::2]).any()
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.9])
+@pytest.mark.parametrize("temperature", [0.6, 1.3])
+def test_a_token_is_of_the_nucleus_as_compiled_for_users(key, temperature, top_p):
+    logits = 3 * jax.random.normal(key, (256, 37))
+    draw = optimized(lambda *given: sample(*given, temperature=temperature, top_p=top_p)[0])
+    found = np.asarray(draw(logits, jax.random.uniform(key, (256,))))
+    z = np.asarray(logits, np.float64) / temperature
+    mass = np.exp(z - z.max(-1, keepdims=True))
+    mass /= mass.sum(-1, keepdims=True)
+    of_token = np.take_along_axis(mass, found[:, None], -1)
+    likelier = np.where(mass > of_token * (1 + 1e-5), mass, 0).sum(-1)
+    assert (likelier < top_p).all()  # the tokens before it do not have the wanted mass yet
 
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
