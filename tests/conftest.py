@@ -10,7 +10,8 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-# Compiling is what the suite spends its time on, in its children too.
+# Compiling is what the suite spends its time on, in its children too. With 0, programs are compiled
+# as for users.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jaxlib
@@ -19,12 +20,10 @@ if jaxlib.version.__version_info__ < (
     0,
     11,
 ):  # later ones do not know the first of these, and abort
-    _FLAGS = (
-        # Less than half the time.
-        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
-        # A device that waits 40 seconds for the others ends the process, by default.
-        "--xla_cpu_collective_call_terminate_timeout_seconds=600"
-    )
+    # A device that waits 40 seconds for the others ends the process, by default.
+    _FLAGS = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
+    if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0":  # less than half the time
+        _FLAGS += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ.setdefault("XLA_FLAGS", _FLAGS)
 
 import jax
