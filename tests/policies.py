@@ -52,9 +52,12 @@ TINY = DecoderConfig(
 )
 
 
+_INIT = jax.jit(make_policy(TINY).init)  # else each of its operations is a program
+
+
 def tiny_policy(**kwargs) -> Policy:
     """A decoder with every switch on, small enough to compile in a second."""
-    return make_policy(TINY, **kwargs)
+    return make_policy(TINY, **kwargs)._replace(init=_INIT)
 
 
 def mesh_of(data: int, fsdp: int, tensor: int) -> jax.sharding.Mesh:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from policies import TINY
+from policies import TINY, tiny_policy
 from run_records import metrics_of
 from tiny_runs import EVALUATION, make_workspace
 from update_problem import SHAPED, G, make_data
@@ -113,7 +113,8 @@ CONFIGS = {
 def test_every_parameter_and_moment_has_a_rule_and_is_sharded_by_it(name):
     placement = placement_of(1, 4, 2)
     policy = make_policy(CONFIGS[name])
-    state = init_state(policy.init(jax.random.key(0)), optax.adam(1e-3), placement.constrain)
+    params = jax.jit(policy.init)(jax.random.key(0))
+    state = init_state(params, optax.adam(1e-3), placement.constrain)
     params, moments = state.params, state.opt_state[0].mu
     for tree in (params, moments):
         attention, mlp = tree["layers"]["self_attn"], tree["layers"]["mlp"]
@@ -133,7 +134,7 @@ def test_an_update_by_each_optimizer_on_a_mesh_is_that_of_one_device(name, key):
     shape = dataclasses.replace(TINY, hidden_size=128, intermediate_size=256)
     placement = placement_of(1, 4, 2)
     optimizer = make_optimizer(OptimizerConfig(0.1, name=name, weight_decay=0.1))
-    params = make_policy(shape).init(key)
+    params = jax.jit(make_policy(shape).init)(key)
     gradient = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size).reshape(x.shape)), params)
 
     def step(state, gradient):
@@ -203,7 +204,7 @@ def test_an_update_of_a_sharded_state_is_that_of_one_device_and_stays_sharded(
     placement = placement_of(*sizes)
     rows = NamedSharding(placement.mesh, PartitionSpec(DATA_AXES))
     data, optimizer = make_data(), optax.adam(0.1)
-    params = make_policy(TINY).init(key)
+    params = tiny_policy().init(key)
     results = []
     for mesh in (None, placement.mesh):
         constrain = None if mesh is None else placement.constrain
@@ -211,7 +212,7 @@ def test_an_update_of_a_sharded_state_is_that_of_one_device_and_stays_sharded(
             max_tokens_per_micro_batch=15, mesh=mesh, constrain=constrain, group_size=group_size
         )
         update = make_update(
-            make_policy(TINY, mesh=mesh), SHAPED, optimizer, settings=PassSettings(**settings)
+            tiny_policy(mesh=mesh), SHAPED, optimizer, settings=PassSettings(**settings)
         )
         state = init_state(params, optimizer, constrain)
         before = jax.tree.map(lambda x: x.sharding, state.params)
@@ -227,7 +228,7 @@ def test_an_update_of_a_sharded_state_is_that_of_one_device_and_stays_sharded(
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 2, 4)])
 def test_the_weight_sync_gives_the_same_parameters_sharded_over_tensor_only(sizes, key):
     placement = placement_of(*sizes)
-    policy = make_policy(TINY, jnp.bfloat16, mesh=placement.mesh)
+    policy = tiny_policy(compute_dtype=jnp.bfloat16, mesh=placement.mesh)
     params = init_state(policy.init(key), optax.sgd(0.1), placement.constrain).params
     decode = placement.make_to_decode(policy)(params)
     whole = policy.to_decode(jax.device_get(params))
@@ -318,11 +319,9 @@ def test_a_row_that_takes_a_slot_gathers_no_prompts_and_is_that_of_one_device(ke
 
     def sample(*sizes):
         placement = placement_of(*sizes)
-        policy = make_policy(TINY, mesh=placement.mesh)
+        policy = tiny_policy(mesh=placement.mesh)
         params = placement.make_to_decode(policy)(policy.init(key))
-        sampler = make_policy(TINY, mesh=placement.local_mesh)._replace(
-            to_decode=lambda params: params
-        )
+        sampler = tiny_policy(mesh=placement.local_mesh)._replace(to_decode=lambda params: params)
         sampling = Sampling(4, 16, (1,), 0, 1.0, 1.0, placement.local_shards)
         programs = SamplerPrograms(sampler, sampling, placement.constrain_rows)
         put = (*placement.put_prompts(prompts[:3]), prompts[3])
@@ -343,9 +342,9 @@ def test_a_row_that_takes_a_slot_gathers_no_prompts_and_is_that_of_one_device(ke
 def test_decoding_gathers_neither_weights_nor_cache_and_the_cache_stays_sharded(key):
     """Communicates two sums over the tensor group per layer, of one vector per row each."""
     placement = placement_of(2, 1, 2)
-    policy = make_policy(TINY, mesh=placement.mesh)
+    policy = tiny_policy(mesh=placement.mesh)
     params = placement.make_to_decode(policy)(policy.init(key))
-    sampler = make_policy(TINY, mesh=placement.local_mesh)._replace(to_decode=lambda params: params)
+    sampler = tiny_policy(mesh=placement.local_mesh)._replace(to_decode=lambda params: params)
     programs = SamplerPrograms(
         sampler, Sampling(4, 16, (1,), 0, 1.0, 1.0), placement.constrain_rows
     )

@@ -70,7 +70,7 @@ def test_the_update_itself_is_given_the_same(batch):
     policy = table_policy(VOCAB)
     params = policy.init(jax.random.key(0))
     chained = chain(group_normalize(4), shape_by_entropy(), whiten())
-    make_gradient(policy, chain(chained, spy))(params, jax.tree.map(jnp.asarray, batch))
+    jax.jit(make_gradient(policy, chain(chained, spy)))(params, jax.tree.map(jnp.asarray, batch))
     jax.effects_barrier()
     shaped, entropy = seen[-1]
     recorded = make_advantages(chained, rows=ROWS)(batch.replace(old_entropy=entropy))

@@ -104,7 +104,7 @@ def models():
     """A tiny student and a wider teacher, and the gradient without micro-batches."""
     policy, wide = tiny_policy(), make_policy(WIDE)
     params = policy.init(jax.random.key(0))
-    teacher = Teacher(wide, wide.init(jax.random.key(1)), top_k=5)
+    teacher = Teacher(wide, jax.jit(wide.init)(jax.random.key(1)), top_k=5)
     return policy, params, teacher, gradient(policy, params, teacher=teacher)
 
 
