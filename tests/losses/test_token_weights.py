@@ -211,17 +211,18 @@ def test_without_a_token_there_is_no_weight(name):
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.3, 0.7, 1.0])
 def test_exactly_the_fraction_is_kept_rounded_up_and_the_mean_is_over_the_kept_ones(fraction):
     rng = np.random.default_rng(0)
-    losses = rng.normal(size=(10, 30))
+    losses, weigh = rng.normal(size=(10, 30)), jax.jit(forking_tokens(fraction))
     for tokens in (1, 4, 10, 20, 30, 99, 100, 300):
         mask = (np.arange(300) < tokens).reshape(10, 30)
         _, stats = make_tokens()
         zeros = jnp.zeros((10, 30))
-        entropy = jnp.asarray(rng.exponential(1, (10, 30)), jnp.float32)
+        entropy = rng.exponential(1, (10, 30)).astype(np.float32)
         stats = stats.replace(
-            log_probs=zeros, old_log_probs=zeros, entropy=entropy, old_entropy=entropy,
-            sampler_log_probs=zeros, mask=jnp.asarray(mask), has_reward=jnp.asarray(mask.any(1)),
+            log_probs=zeros, old_log_probs=zeros, entropy=jnp.asarray(entropy),
+            old_entropy=jnp.asarray(entropy), sampler_log_probs=zeros, mask=jnp.asarray(mask),
+            has_reward=jnp.asarray(mask.any(1)),
         )  # fmt: skip
-        weight = np.asarray(forking_tokens(fraction)(zeros, stats).weight)
+        weight = np.asarray(weigh(zeros, stats).weight)
         kept = -(-tokens * round(fraction * 10) // 10)
         assert (weight > 0).sum() == kept
         # token-mean divides by all tokens, and the weight makes that the kept ones
