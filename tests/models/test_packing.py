@@ -20,9 +20,12 @@ def pack(seed=0, shards=1, extra=0):
     last = np.where(draw.random(R) < 0.8, draw.integers(PROMPT, T + 1, R), first)
     room = int((last - first).reshape(shards, -1).sum(-1).max()) + extra
     shapes = ((8, R // shards), (T, R // shards))
-    return pack_tokens(
-        jnp.array(first), jnp.array(last), jnp.int32(1), shapes, room=room, shards=shards
-    )
+
+    @jax.jit
+    def packed(first, last):
+        return pack_tokens(first, last, jnp.int32(1), shapes, room=room, shards=shards)
+
+    return packed(first, last)
 
 
 def inside(tokens):
@@ -32,34 +35,46 @@ def inside(tokens):
 
 @pytest.mark.parametrize(("shards", "extra"), [(1, 0), (1, 7), (2, 0), (3, 4)])
 def test_packing_keeps_the_order_of_tokens_and_unpacking_inverts_it(key, shards, extra):
-    tokens, x = pack(0, shards, extra), jax.random.normal(key, (R, T, 3))
-    packing = make_packing(tokens, T)
-    packed, mask, per_shard = packing.pack(x), inside(tokens), R // shards
+    tokens, x = pack(0, shards, extra), np.array(jax.random.normal(key, (R, T, 3)))
+
+    @jax.jit
+    def round_trip(tokens, x):
+        packing = make_packing(tokens, T)
+        packed = packing.pack(x)
+        return packed, packing.unpack(packed)
+
+    packed, unpacked = jax.device_get(round_trip(tokens, x))
+    mask, per_shard = inside(tokens), R // shards
     for c in range(shards):
         shard = slice(c * per_shard, (c + 1) * per_shard)
         rows, columns = np.nonzero(mask[shard])
         np.testing.assert_array_equal(packed[c, : len(rows)], x[shard][rows, columns])
         np.testing.assert_array_equal(packed[c, len(rows) :], 0)
         np.testing.assert_array_equal(
-            tokens.segment_ids[c],
+            np.array(tokens.segment_ids)[c],
             np.pad(rows, (0, packed.shape[1] - len(rows)), constant_values=per_shard),
         )
-        np.testing.assert_array_equal(tokens.positions[c, : len(rows)], columns)
-    np.testing.assert_array_equal(packing.unpack(packed), np.where(mask[..., None], x, 0))
+        np.testing.assert_array_equal(np.array(tokens.positions)[c, : len(rows)], columns)
+    np.testing.assert_array_equal(unpacked, np.where(mask[..., None], x, 0))
 
 
 @pytest.mark.parametrize("shards", [1, 2])
 def test_the_window_of_an_array_can_begin_elsewhere_in_each_row(key, shards):
-    tokens, begin, columns = pack(2, shards), jnp.array([-2, 0, 1, 3, 4, 9]), 6
-    x = jax.random.normal(key, (R, columns, 3))
-    packing = make_packing(tokens, columns, begin=begin)
+    tokens, begin, columns = pack(2, shards), np.array([-2, 0, 1, 3, 4, 9]), 6
+    x = np.array(jax.random.normal(key, (R, columns, 3)))
+
+    @jax.jit
+    def round_trip(tokens, x):
+        packing = make_packing(tokens, columns, begin=begin)
+        return packing.unpack(packing.pack(x))
+
     mask = inside(tokens)
     expected = np.zeros((R, columns, 3))
     for r in range(R):
         for t in range(columns):
             if 0 <= begin[r] + t < T and mask[r, begin[r] + t]:
                 expected[r, t] = x[r, t]
-    np.testing.assert_array_equal(packing.unpack(packing.pack(x)), expected)
+    np.testing.assert_array_equal(round_trip(tokens, x), expected)
 
 
 def test_the_gradients_of_packing_and_unpacking_are_those_of_the_library(key):
@@ -71,7 +86,9 @@ def test_the_gradients_of_packing_and_unpacking_are_those_of_the_library(key):
         (packing.pack, lambda x: x[rows, columns][None], x),
         (packing.unpack, lambda y: jnp.zeros((R, T, 3)).at[rows, columns].set(y[0]), y),
     ):
-        gradients = (jax.grad(lambda v, f=f: jnp.sum(jnp.sin(f(v))))(value) for f in (ours, plain))
+        gradients = (
+            jax.jit(jax.grad(lambda v, f=f: jnp.sum(jnp.sin(f(v)))))(value) for f in (ours, plain)
+        )
         np.testing.assert_allclose(*gradients, atol=1e-6)
 
 
@@ -88,7 +105,7 @@ WINDOWED = dataclasses.replace(TINY, sliding_window=4, sliding_layers=(True, Fal
 )
 def test_packed_tokens_after_shared_prompts_are_those_of_whole_rows(key, config, shards, remat):
     policy = make_policy(config, remat=remat)
-    params = policy.init(key)
+    params = jax.jit(policy.init)(key)
     prompts = jax.random.randint(key, (4, PROMPT), 0, 37)
     tokens = pack(3, shards)
     owner = jnp.array([0, 1, 1, 0, 0, 1])  # in its shard

@@ -79,16 +79,20 @@ def test_sampled_frequencies_are_those_of_the_table(key):
 def test_cached_decoding_has_the_log_probs_and_entropies_of_a_full_forward_pass(decoder, key):
     policy, params = decoder
     prompts = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
-    out = generate(policy, params, prompts, key, new=12, temperature=0.7)
+    out = jax.device_get(generate(policy, params, prompts, key, new=12, temperature=0.7))
+
+    @jax.jit
+    def score(row):
+        hidden = policy.apply(params, row[None, :-1])[0]
+        return log_prob_and_entropy(hidden, policy.head(params), row[1:], temperature=0.7)
+
     for b, (ids, mask) in enumerate(zip(out.completion_ids, out.completion_mask, strict=True)):
         prompt, n = prompts[b // 2], int(mask.sum())
-        row = jnp.array([prompt + ids[:n].tolist()])
-        hidden = policy.apply(params, row[:, :-1])[:, len(prompt) - 1 :]
-        lp, ent = log_prob_and_entropy(
-            hidden, policy.head(params), row[:, len(prompt) :], temperature=0.7
-        )
-        np.testing.assert_allclose(out.log_probs[b, :n], lp[0], atol=2e-5)
-        np.testing.assert_allclose(out.entropy[b, :n], ent[0], atol=2e-5)
+        row = prompt + ids[:n].tolist()
+        lp, ent = score(np.array(row + [PAD] * (5 + 12 - len(row))))
+        completion = slice(len(prompt) - 1, len(row) - 1)
+        np.testing.assert_allclose(out.log_probs[b, :n], lp[completion], atol=2e-5)
+        np.testing.assert_allclose(out.entropy[b, :n], ent[completion], atol=2e-5)
 
 
 def test_a_sample_does_not_depend_on_the_other_rows_or_on_padding_or_on_how_samples_are_split(
