@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -149,23 +150,9 @@ def pass_settings(config: TrainConfig, placement: Placement | None = None) -> Pa
       config: The config.
       placement: Where arrays are sharded; None for one device.
     """
-    return _pass_settings(config, config.batching.max_tokens_per_micro_batch, placement)
-
-
-def critic_pass_settings(config: TrainConfig, placement: Placement | None = None) -> PassSettings:
-    """The settings of the critic's passes over a mini-batch; arguments as in `pass_settings`."""
-    own = config.critic.max_tokens_per_micro_batch
-    return _pass_settings(
-        config, config.batching.max_tokens_per_micro_batch if own is None else own, placement
-    )
-
-
-def _pass_settings(
-    config: TrainConfig, tokens: int | None, placement: Placement | None
-) -> PassSettings:
     rollout, batching = config.rollout, config.batching
     mesh = None if placement is None else placement.mesh
-    shares = tokens is not None and shares_prompts(
+    shares = shares_prompts(
         batching.mini_batch_prompts,
         rollout.group_size,
         rollout.max_prompt_tokens,
@@ -174,11 +161,19 @@ def _pass_settings(
     )
     return PassSettings(
         temperature=rollout.temperature,
-        max_tokens_per_micro_batch=tokens,
+        max_tokens_per_micro_batch=batching.max_tokens_per_micro_batch,
         group_size=rollout.group_size if shares else None,
         mesh=mesh,
         constrain=None if placement is None else placement.constrain,
     )
+
+
+def critic_pass_settings(config: TrainConfig, placement: Placement | None = None) -> PassSettings:
+    """The settings of the critic's passes over a mini-batch; arguments as in `pass_settings`."""
+    settings, tokens = pass_settings(config, placement), config.critic.max_tokens_per_micro_batch
+    if tokens is None:
+        return settings
+    return dataclasses.replace(settings, max_tokens_per_micro_batch=tokens)
 
 
 def describe_update(config: TrainConfig, model: Model, advantage: Transform, loss: Loss) -> str:
