@@ -44,15 +44,15 @@ def sample(
     if unused:
         z = jnp.where(is_unused(jnp.arange(z.shape[-1])[None], unused), _UNUSED_LOGIT, z)
     top = jnp.max(z, axis=-1, keepdims=True)
-    is_top = z == top  # not `z - top == 0`: compilers fuse the division with the subtraction
+    if temperature == 0 or greedy is not None:
+        # Index of the first maximum; argmax is slow on CPU. Not of `z - top == 0`: compilers fuse
+        # the division with the subtraction, which then does not round the quotient.
+        last = z.shape[-1] - 1  # also where no logit is a number, so that the id is a token's
+        likeliest = jnp.min(jnp.where(z == top, jnp.arange(z.shape[-1])[None], last), axis=-1)
     z -= top
     mass = jnp.exp(z)
     total = jnp.sum(mass, axis=-1)
     entropy = jnp.log(total) - jnp.sum(mass * z, axis=-1) / total
-    if temperature == 0 or greedy is not None:
-        # Index of the first maximum; argmax is slow on CPU.
-        last = z.shape[-1] - 1  # also where no logit is a number, so that the id is a token's
-        likeliest = jnp.min(jnp.where(is_top, jnp.arange(z.shape[-1])[None], last), axis=-1)
     if temperature == 0:
         ids = likeliest
     else:

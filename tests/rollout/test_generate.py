@@ -78,8 +78,9 @@ def test_sampled_frequencies_are_those_of_the_table(key):
 
 def test_cached_decoding_has_the_log_probs_and_entropies_of_a_full_forward_pass(decoder, key):
     policy, params = decoder
-    prompts = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
-    out = jax.device_get(generate(policy, params, prompts, key, new=12, temperature=0.7))
+    prompts, new = [[5, 6, 7, 8, 9], [10], [11, 12, 13]], 12
+    longest = max(map(len, prompts)) + new
+    out = jax.device_get(generate(policy, params, prompts, key, new=new, temperature=0.7))
 
     @jax.jit
     def score(row):
@@ -89,7 +90,7 @@ def test_cached_decoding_has_the_log_probs_and_entropies_of_a_full_forward_pass(
     for b, (ids, mask) in enumerate(zip(out.completion_ids, out.completion_mask, strict=True)):
         prompt, n = prompts[b // 2], int(mask.sum())
         row = prompt + ids[:n].tolist()
-        lp, ent = score(np.array(row + [PAD] * (5 + 12 - len(row))))
+        lp, ent = score(np.array(row + [PAD] * (longest - len(row))))
         completion = slice(len(prompt) - 1, len(row) - 1)
         np.testing.assert_allclose(out.log_probs[b, :n], lp[completion], atol=2e-5)
         np.testing.assert_allclose(out.entropy[b, :n], ent[completion], atol=2e-5)
